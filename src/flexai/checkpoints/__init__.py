@@ -1,0 +1,1 @@
+"""The checkpoint system itself: it knows no Prefect and no terminal."""
