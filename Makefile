@@ -1,0 +1,71 @@
+# Everything a contributor runs. `make` alone lists it.
+# All paths are relative, so a checkout whose path holds a space works.
+
+VENV ?= .venv
+PYTHON ?= python3
+# What gets installed: the working tree, so that edits count at once. CI names the wheel it has just built.
+PACKAGE ?= --editable .
+# Test processes at once.
+N ?= auto
+# Kill points per scenario in `make chaos`.
+ROUNDS ?= 200
+# Passed on to the program that the target runs, as in `make test ARGS="-k manifest"`.
+ARGS ?=
+
+RUN := $(VENV)/bin/python
+INSTALLED := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test lint format docs chaos bench install constraints clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+
+demo: $(INSTALLED) ## See the product work, on this machine alone
+	@$(RUN) examples/demo.py $(ARGS)
+
+test: $(INSTALLED) ## Run the tests (N=2 sets the processes, ARGS="-k words" picks some)
+	$(RUN) -m pytest -n $(N) $(ARGS)
+
+lint: $(INSTALLED) ## Check style, types and the direction of imports
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+	$(VENV)/bin/lint-imports --no-logo
+
+format: $(INSTALLED) ## Rewrite the code in the project's style
+	$(RUN) -m ruff check --fix .
+	$(RUN) -m ruff format .
+
+docs: $(INSTALLED) ## Write docs/reference from the program itself
+	$(RUN) docs/generate.py $(ARGS)
+
+chaos: $(INSTALLED) ## Kill the program at ROUNDS=200 random instants per scenario, look for damage
+	FLEXAI_CHAOS_ROUNDS=$(ROUNDS) $(RUN) -m pytest tests/chaos $(ARGS)
+
+bench: $(INSTALLED) ## Race the peers, side by side, in one run
+	$(RUN) -m benchmarks $(ARGS)
+
+install: $(INSTALLED) ## Make the virtual environment, if it is not there or out of date
+
+# The stamp is written last: an installation that was broken off starts again.
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo 'Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11' >&2; exit 1; }
+	@echo 'Installing into $(VENV); this happens once and takes a minute or two.'
+	@test -x $(RUN) || $(PYTHON) -m venv $(VENV)
+	@$(RUN) -m pip install --quiet --upgrade 'pip>=25.1'
+	@$(RUN) -m pip install --quiet --constraint constraints.txt --group dev $(PACKAGE)
+	@touch $@
+
+# Not after $(INSTALLED): that would install by the very pins which may no longer fit pyproject.toml.
+constraints: ## Fit constraints.txt to pyproject.toml (ARGS=--upgrade: newest of everything)
+	@test -x $(RUN) || $(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet uv
+	$(RUN) -m uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --group dev --extra postgresql \
+	  --custom-compile-command 'make constraints' --no-annotate --no-emit-index-url --no-emit-find-links \
+	  --output-file constraints.txt $(ARGS)
+
+clean: ## Remove everything the other targets made
+	rm -rf $(VENV) build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
