@@ -55,14 +55,14 @@ $(INSTALLED): pyproject.toml constraints.txt
 	  || { echo 'Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11' >&2; exit 1; }
 	@echo 'Installing into $(VENV); this happens once and takes a minute or two.'
 	@test -x $(RUN) || $(PYTHON) -m venv $(VENV)
-	@$(RUN) -m pip install --quiet --upgrade 'pip>=25.1'
-	@$(RUN) -m pip install --quiet --constraint constraints.txt --group dev $(PACKAGE)
+	@$(RUN) -m pip install -qq --upgrade 'pip>=25.1'
+	@$(RUN) -m pip install -qq --constraint constraints.txt --group dev $(PACKAGE)
 	@touch $@
 
 # Not after $(INSTALLED): that would install by the very pins which may no longer fit pyproject.toml.
 constraints: ## Fit constraints.txt to pyproject.toml (ARGS=--upgrade: newest of everything)
 	@test -x $(RUN) || $(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --quiet uv
+	$(RUN) -m pip install -qq uv
 	$(RUN) -m uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --group dev --extra postgresql \
 	  --custom-compile-command 'make constraints' --no-annotate --no-emit-index-url --no-emit-find-links \
 	  --output-file constraints.txt $(ARGS)

@@ -1,0 +1,64 @@
+"""What holds for the whole suite.
+
+Two environment variables make the suite stricter, for CI:
+
+``FLEXAI_NO_SKIPS=1``
+    a test that skips itself fails, so that a missing server can not pass for a tested one
+``FLEXAI_TEST_INSTALLED=1``
+    the suite refuses to start unless ``flexai`` comes from the environment's ``site-packages``
+"""
+
+from __future__ import annotations
+
+import os
+import sysconfig
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+
+import flexai
+
+# Prefect reports usage to its makers unless told not to; tests talk to this machine alone.
+os.environ.setdefault("DO_NOT_TRACK", "1")
+os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+
+PACKAGE = Path(flexai.__file__).resolve().parent
+
+
+def _wanted(variable: str) -> bool:
+    return os.environ.get(variable) == "1"
+
+
+def pytest_report_header() -> str:
+    return f"flexai: {flexai.__version__}, from {PACKAGE}"
+
+
+def pytest_sessionstart() -> None:
+    site_packages = Path(sysconfig.get_path("purelib")).resolve()
+    if _wanted("FLEXAI_TEST_INSTALLED") and not PACKAGE.is_relative_to(site_packages):
+        raise pytest.UsageError(f"flexai must come from {site_packages}, but comes from {PACKAGE}")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    # An expected failure is reported as a skip with ``wasxfail``; it did run.
+    if report.skipped and not hasattr(report, "wasxfail"):
+        _refuse_skip(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    report = yield
+    if report.skipped:
+        _refuse_skip(report)
+    return report
+
+
+def _refuse_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
+    if _wanted("FLEXAI_NO_SKIPS"):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longreprtext
+        report.outcome = "failed"
+        report.longrepr = f"Skips are failures here. {reason}"
