@@ -1,0 +1,295 @@
+"""Blobs and contents: what the managed store holds, what is arriving, and who needs it.
+
+A blob's life is ``writing`` → ``stored`` → ``deleting``; each step is a conditional update. A push refers to a blob
+before it relies on it, in the transaction that finds it ``stored``; gc marks a blob ``deleting`` only in a transaction
+that finds no reference. On PostgreSQL both lock the blob's row first, on SQLite there is one writer at a time, so one
+of them always sees the other.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any, TypeVar
+
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Exists,
+    Select,
+    and_,
+    delete,
+    exists,
+    func,
+    insert,
+    select,
+    update,
+)
+from sqlalchemy.dialects import postgresql, sqlite
+
+from flexai.checkpoints.catalog.database import Database
+from flexai.checkpoints.catalog.records import (
+    ArrivedPart,
+    NewContent,
+    StoredContent,
+    StoredFile,
+    UnfinishedBlob,
+)
+from flexai.checkpoints.catalog.tables import blob_parts, blob_references, blobs, contents, files
+from flexai.checkpoints.catalog.times import to_text
+from flexai.checkpoints.models import now
+
+_BATCH = 500
+"""Values in one statement: databases limit them (SQLite: 32,766)."""
+
+_T = TypeVar("_T")
+
+_CONTENT_COLUMNS = (
+    contents.c.id,
+    contents.c.blob_id,
+    contents.c.start,
+    contents.c.size,
+    contents.c.part_size,
+    contents.c.digest,
+    contents.c.part_digests,
+    contents.c.checksums,
+)
+
+
+class Blobs:
+    """The blobs of one managed store."""
+
+    def __init__(self, database: Database, store_id: str) -> None:
+        self._database = database
+        self.store_id = store_id
+
+    def begin(self, *, writer_id: str, path: str, size: int, part_size: int) -> str:
+        """Announce a blob before its first byte is stored; returns its id."""
+        blob_id = uuid.uuid4().hex
+        with self._database.writing() as connection:
+            connection.execute(
+                insert(blobs).values(
+                    id=blob_id,
+                    store_id=self.store_id,
+                    size=size,
+                    status="writing",
+                    writer_id=writer_id,
+                    writer_path=path,
+                    part_size=part_size,
+                    created_at=to_text(now()),
+                )
+            )
+            connection.execute(insert(blob_references).values(checkpoint_id=writer_id, blob_id=blob_id))
+        return blob_id
+
+    def set_upload(self, blob_id: str, upload_id: str) -> None:
+        """Record the upload that the blob arrives by; parts of an earlier one are forgotten."""
+        with self._database.writing() as connection:
+            connection.execute(delete(blob_parts).where(blob_parts.c.blob_id == blob_id))
+            connection.execute(update(blobs).where(blobs.c.id == blob_id).values(upload_id=upload_id))
+
+    def record_part(self, blob_id: str, part: ArrivedPart) -> None:
+        """Record that the store acknowledged a part."""
+        with self._database.writing() as connection:
+            connection.execute(
+                delete(blob_parts).where(blob_parts.c.blob_id == blob_id, blob_parts.c.number == part.number)
+            )
+            connection.execute(
+                insert(blob_parts).values(blob_id=blob_id, number=part.number, digest=part.digest, receipt=part.receipt)
+            )
+
+    def finish(self, blob_id: str, new: Sequence[NewContent]) -> list[StoredContent]:
+        """Record that all of a blob is stored, and which contents its ranges are."""
+        with self._database.writing() as connection:
+            connection.execute(
+                update(blobs)
+                .where(blobs.c.id == blob_id, blobs.c.status == "writing")
+                .values(status="stored", writer_id=None, writer_path=None, upload_id=None)
+            )
+            connection.execute(delete(blob_parts).where(blob_parts.c.blob_id == blob_id))
+            rows = connection.execute(
+                insert(contents).returning(*_CONTENT_COLUMNS, sort_by_parameter_order=True),
+                [
+                    {
+                        "blob_id": blob_id,
+                        "start": content.start,
+                        "size": content.size,
+                        "part_size": content.part_size,
+                        "digest": None if content.digest is None else content.digest.hex(),
+                        "part_digests": content.part_digests,
+                        "checksums": json.dumps(dict(content.checksums)),
+                    }
+                    for content in new
+                ],
+            )
+            return [_content(row) for row in rows]
+
+    def unfinished(self, writer_id: str) -> dict[str, UnfinishedBlob]:
+        """What an earlier try of a push left unfinished, by the file's path."""
+        with self._database.reading() as connection:
+            rows = connection.execute(
+                select(blobs).where(
+                    blobs.c.writer_id == writer_id,
+                    blobs.c.status == "writing",
+                    blobs.c.upload_id.is_not(None),
+                )
+            ).all()
+            found = {}
+            for row in rows:
+                parts = connection.execute(select(blob_parts).where(blob_parts.c.blob_id == row.id))
+                found[row.writer_path] = UnfinishedBlob(
+                    id=row.id,
+                    path=row.writer_path,
+                    size=row.size,
+                    part_size=row.part_size,
+                    upload_id=row.upload_id,
+                    parts={part.number: ArrivedPart(part.number, bytes(part.digest), part.receipt) for part in parts},
+                )
+            return found
+
+    def hold_by_digest(self, checkpoint_id: str, digests: Iterable[str]) -> dict[str, StoredContent]:
+        """Find stored contents by their digests (hex) and refer to their blobs, all at once."""
+        found: dict[str, StoredContent] = {}
+        for batch in _batches(dict.fromkeys(digests)):
+            query = self._stored(contents.c.digest.in_(batch))
+            with self._database.writing() as connection:
+                held = [_content(row) for row in connection.execute(self._locked(query))]
+                self._refer(connection, checkpoint_id, {content.blob_id for content in held})
+            for content in held:
+                assert content.digest is not None
+                found[content.digest.hex()] = content
+        return found
+
+    def find_by_size(self, size: int) -> list[StoredContent]:
+        """Stored contents of ``size`` bytes: the only ones that a file of that size can equal."""
+        query = self._stored(and_(contents.c.size == size, contents.c.digest.is_not(None)))
+        with self._database.reading() as connection:
+            return [_content(row) for row in connection.execute(query)]
+
+    def hold(self, checkpoint_id: str, content: StoredContent) -> bool:
+        """Refer to the blob of a content found before; False where gc was faster."""
+        query = self._stored(contents.c.id == content.id)
+        with self._database.writing() as connection:
+            if connection.execute(self._locked(query)).first() is None:
+                return False
+            self._refer(connection, checkpoint_id, {content.blob_id})
+            return True
+
+    def files_of(self, checkpoint_id: str) -> list[StoredFile]:
+        """The files of a checkpoint with their contents, in order of their paths."""
+        query = (
+            select(files.c.path, *_CONTENT_COLUMNS)
+            .join(contents, contents.c.id == files.c.content_id)
+            .where(files.c.checkpoint_id == checkpoint_id)
+        )
+        with self._database.reading() as connection:
+            found = [StoredFile(path=row.path, content=_content(row)) for row in connection.execute(query)]
+        # Not ORDER BY: PostgreSQL orders texts by its locale.
+        return sorted(found, key=lambda file: file.path)
+
+    def users_of(self, content_ids: Sequence[int]) -> dict[int, list[tuple[str, str]]]:
+        """Which checkpoints need contents, and as which of their files: (checkpoint id, path) by content."""
+        users: dict[int, list[tuple[str, str]]] = {}
+        for batch in _batches(content_ids):
+            query = select(files.c.content_id, files.c.checkpoint_id, files.c.path).where(files.c.content_id.in_(batch))
+            with self._database.reading() as connection:
+                for row in connection.execute(query):
+                    users.setdefault(row.content_id, []).append((row.checkpoint_id, row.path))
+        return users
+
+    def all_contents(self) -> Iterator[StoredContent]:
+        """Every stored content, blob by blob."""
+        last = 0
+        while True:
+            query = self._stored(contents.c.id > last).order_by(contents.c.id).limit(_BATCH)
+            with self._database.reading() as connection:
+                found = [_content(row) for row in connection.execute(query)]
+            if not found:
+                return
+            yield from found
+            last = found[-1].id
+
+    def unreferenced(self) -> list[tuple[str, int, str]]:
+        """Blobs that no checkpoint refers to, or that gc did not finish deleting: (id, bytes, upload id)."""
+        query = select(blobs.c.id, blobs.c.size, blobs.c.upload_id).where(
+            blobs.c.store_id == self.store_id, ~_is_referenced()
+        )
+        with self._database.reading() as connection:
+            return [(row.id, row.size, row.upload_id or "") for row in connection.execute(query)]
+
+    def mark_deleting(self, blob_id: str) -> bool:
+        """Take a blob out of use; False where a push refers to it after all."""
+        with self._database.writing() as connection:
+            # The row first, in a statement of its own: the check below then sees what its holder has committed.
+            connection.execute(self._locked(select(blobs.c.id).where(blobs.c.id == blob_id)))
+            marked = connection.execute(
+                update(blobs).where(blobs.c.id == blob_id, ~_is_referenced()).values(status="deleting")
+            )
+            return bool(marked.rowcount)
+
+    def forget(self, blob_id: str) -> None:
+        """Remove the record of a blob whose bytes are gone, and its contents'."""
+        with self._database.writing() as connection:
+            connection.execute(delete(blobs).where(blobs.c.id == blob_id, blobs.c.status == "deleting"))
+
+    def known(self, blob_ids: Iterable[str]) -> set[str]:
+        """Which of the ids the catalog knows."""
+        found: set[str] = set()
+        for batch in _batches(blob_ids):
+            with self._database.reading() as connection:
+                found.update(connection.execute(select(blobs.c.id).where(blobs.c.id.in_(batch))).scalars())
+        return found
+
+    def totals(self) -> Mapping[str, int]:
+        """Bytes of the store's blobs by status."""
+        query = (
+            select(blobs.c.status, func.sum(blobs.c.size))
+            .where(blobs.c.store_id == self.store_id)
+            .group_by(blobs.c.status)
+        )
+        with self._database.reading() as connection:
+            return {status: int(size or 0) for status, size in connection.execute(query)}
+
+    def _stored(self, condition: ColumnElement[bool]) -> Select[*tuple[Any, ...]]:
+        return (
+            select(*_CONTENT_COLUMNS)
+            .join(blobs, blobs.c.id == contents.c.blob_id)
+            .where(blobs.c.store_id == self.store_id, blobs.c.status == "stored", condition)
+        )
+
+    def _locked(self, query: Select[*tuple[Any, ...]]) -> Select[*tuple[Any, ...]]:
+        return query.with_for_update(of=blobs) if self._database.is_postgresql else query
+
+    def _refer(self, connection: Connection, checkpoint_id: str, blob_ids: set[str]) -> None:
+        if not blob_ids:
+            return
+        dialect_insert = postgresql.insert if self._database.is_postgresql else sqlite.insert
+        connection.execute(
+            dialect_insert(blob_references).on_conflict_do_nothing(),
+            [{"checkpoint_id": checkpoint_id, "blob_id": blob_id} for blob_id in sorted(blob_ids)],
+        )
+
+
+def _batches(values: Iterable[_T]) -> Iterator[list[_T]]:
+    iterator = iter(values)
+    while batch := list(islice(iterator, _BATCH)):
+        yield batch
+
+
+def _is_referenced() -> Exists:
+    return exists().where(blob_references.c.blob_id == blobs.c.id)
+
+
+def _content(row: Any) -> StoredContent:
+    return StoredContent(
+        id=row.id,
+        blob_id=row.blob_id,
+        start=row.start,
+        size=row.size,
+        part_size=row.part_size,
+        digest=None if row.digest is None else bytes.fromhex(row.digest),
+        part_digests=bytes(row.part_digests),
+        checksums=json.loads(row.checksums),
+    )

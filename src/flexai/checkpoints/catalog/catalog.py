@@ -1,0 +1,41 @@
+"""The catalog as a whole."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+from sqlalchemy import text
+
+from flexai.checkpoints.catalog.blobs import Blobs
+from flexai.checkpoints.catalog.checkpoints import Checkpoints
+from flexai.checkpoints.catalog.database import MIGRATION_LOCK, Database
+
+
+class Catalog:
+    """The database of checkpoints, training jobs and blobs."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self.checkpoints = Checkpoints(database)
+
+    @classmethod
+    def open(cls, url: str) -> Catalog:
+        """Open the catalog at an SQLAlchemy URL; see ``Database.open``."""
+        return cls(Database.open(url))
+
+    def blobs(self, store_id: str) -> Blobs:
+        """The blobs of one managed store."""
+        return Blobs(self.database, store_id)
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Hold off every other process that asks for the same, for what must be done once."""
+        with self.database.writing() as connection:
+            if self.database.is_postgresql:
+                connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
+            yield
+
+    def close(self) -> None:
+        """Close every connection."""
+        self.database.close()

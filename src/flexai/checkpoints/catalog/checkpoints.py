@@ -1,0 +1,573 @@
+"""Checkpoints in the catalog: names, status changes, and the claim on an interrupted push.
+
+Every change is one conditional statement or one transaction; what may not happen is refused by a constraint of the
+database, not by a look before the write.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, RowMapping, delete, func, insert, select, update
+from sqlalchemy.exc import IntegrityError
+
+from flexai.checkpoints.catalog.claims import NO_CLAIM, Claim, lease_end
+from flexai.checkpoints.catalog.database import Database
+from flexai.checkpoints.catalog.tables import blob_references, blobs, checkpoints, exports, files, jobs
+from flexai.checkpoints.catalog.times import from_text, to_text
+from flexai.checkpoints.errors import AlreadyExistsError, ConflictError, NotFoundError
+from flexai.checkpoints.models import (
+    Checkpoint,
+    CheckpointKind,
+    CheckpointStatus,
+    ExportRecord,
+    Manifest,
+    Source,
+    TrainingFacts,
+    now,
+)
+from flexai.checkpoints.names import Name, Reference, name_key
+from flexai.checkpoints.owner import Owner
+
+_FILES_BATCH = 5000
+"""Rows of one statement when a checkpoint's files are recorded."""
+
+
+class NameTakenError(AlreadyExistsError):
+    """The name belongs to a finished checkpoint, which the caller may compare with what it meant to push."""
+
+    def __init__(self, existing: Checkpoint) -> None:
+        super().__init__(f"checkpoint {existing.name!r} already exists")
+        self.existing = existing
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (NameTakenError, (self.existing,))
+
+
+class Checkpoints:
+    """The checkpoints of a catalog."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def begin_push(
+        self,
+        name: Name,
+        *,
+        owner: Owner,
+        source: Source,
+        status: CheckpointStatus,
+        store_id: str,
+        parent_id: str | None,
+    ) -> tuple[Checkpoint, Claim]:
+        """Take a name for a push, or take over the unfinished push that holds it.
+
+        Raises NameTakenError where the name's checkpoint is available, ConflictError where another owner
+        or a live process holds it.
+        """
+        claim = Claim.new()
+        try:
+            row = _new_row(
+                kind=CheckpointKind.PUSHED,
+                name=name,
+                owner=owner,
+                source=source,
+                status=status,
+                store_id=store_id,
+                claim=claim,
+            )
+            row |= {"name_key": name_key(name), "parent_id": parent_id}
+            with self._database.writing() as connection:
+                connection.execute(insert(checkpoints).values(row))
+            return self.get_by_id(row["id"]), claim
+        except IntegrityError:
+            return self._take_over(name, claim, owner=owner, source=source, status=status, parent_id=parent_id)
+
+    def _take_over(
+        self,
+        name: Name,
+        claim: Claim,
+        *,
+        owner: Owner,
+        source: Source,
+        status: CheckpointStatus,
+        parent_id: str | None,
+    ) -> tuple[Checkpoint, Claim]:
+        with self._database.reading() as connection:
+            row = connection.execute(_select().where(checkpoints.c.name_key == name_key(name))).mappings().first()
+        busy = ConflictError(f"checkpoint {name!r} is being pushed or deleted by another process")
+        if row is None:
+            raise busy  # deleted between the two statements
+        existing = _checkpoint(row)
+        if existing.status is CheckpointStatus.AVAILABLE:
+            raise NameTakenError(existing)
+        if existing.creator_user_id != owner.user_id:
+            raise ConflictError(f"checkpoint {name!r} is being pushed by another owner")
+        holder = Claim.of_row(row)
+        if holder is not None and holder.is_alive:
+            raise ConflictError(f"checkpoint {name!r} is being pushed by {holder.holder}")
+        with self._database.writing() as connection:
+            taken = connection.execute(
+                update(checkpoints)
+                .where(
+                    checkpoints.c.id == row["id"],
+                    checkpoints.c.status == row["status"],
+                    checkpoints.c.claim_token.is_not_distinct_from(row["claim_token"]),
+                )
+                .values(
+                    status=status,
+                    reason="",
+                    source=source.model_dump_json(),
+                    parent_id=parent_id,
+                    updated_at=to_text(now()),
+                    **claim.columns(),
+                )
+            )
+            if not taken.rowcount:
+                raise busy
+        return self.get_by_id(row["id"]), claim
+
+    def begin_capture(
+        self, *, job_id: str, name: str, node: str, owner: Owner, source: Source, store_id: str, parent_id: str | None
+    ) -> tuple[Checkpoint, Claim]:
+        """Announce a checkpoint that a training job wrote; its place in the job's order is given here."""
+        claim = Claim.new()
+        row = _new_row(
+            kind=CheckpointKind.CAPTURED,
+            name=name,
+            owner=owner,
+            source=source,
+            status=CheckpointStatus.UPLOADING,
+            store_id=store_id,
+            claim=claim,
+        )
+        with self._database.writing() as connection:
+            # The job's row serialises captures of one job, so that no two get one number.
+            connection.execute(update(jobs).where(jobs.c.id == job_id).values(updated_at=to_text(now())))
+            last = connection.execute(
+                select(func.max(checkpoints.c.sequence)).where(checkpoints.c.job_id == job_id)
+            ).scalar()
+            row |= {"job_id": job_id, "node": node, "parent_id": parent_id, "sequence": (last or 0) + 1}
+            connection.execute(insert(checkpoints).values(row))
+        return self.get_by_id(row["id"]), claim
+
+    def renew(self, checkpoint_id: str, claim: Claim) -> bool:
+        """Extend the lease; False where the claim is no longer ours."""
+        with self._database.writing() as connection:
+            renewed = connection.execute(
+                update(checkpoints).where(_held(checkpoint_id, claim)).values(claim_until=lease_end())
+            )
+            return bool(renewed.rowcount)
+
+    def set_source(self, checkpoint_id: str, claim: Claim, source: Source) -> None:
+        """Record where the files come from once that is known exactly."""
+        self._update_held(checkpoint_id, claim, source=source.model_dump_json())
+
+    def commit(
+        self,
+        checkpoint_id: str,
+        claim: Claim,
+        *,
+        manifest: Manifest,
+        content_ids: Mapping[str, int],
+        blob_ids: set[str],
+        facts: TrainingFacts | None = None,
+    ) -> Checkpoint:
+        """Say that a checkpoint is available: its files, its size and its manifest's digest, in one transaction.
+
+        References to blobs that only earlier tries needed are dropped. Raises ConflictError where the claim is lost.
+        """
+        with self._database.writing() as connection:
+            values = {
+                "status": CheckpointStatus.AVAILABLE,
+                "reason": "",
+                "size": manifest.size,
+                "file_count": len(manifest.files),
+                "manifest_digest": manifest.digest(),
+                "updated_at": to_text(now()),
+                **_facts_columns(facts or TrainingFacts()),
+                **NO_CLAIM,
+            }
+            done = connection.execute(update(checkpoints).where(_held(checkpoint_id, claim)).values(values))
+            if not done.rowcount:
+                raise _lost(checkpoint_id)
+            connection.execute(delete(files).where(files.c.checkpoint_id == checkpoint_id))
+            rows = [
+                {"checkpoint_id": checkpoint_id, "path": path, "content_id": content_id}
+                for path, content_id in content_ids.items()
+            ]
+            for start in range(0, len(rows), _FILES_BATCH):
+                connection.execute(insert(files), rows[start : start + _FILES_BATCH])
+            held = connection.execute(
+                select(blob_references.c.blob_id).where(blob_references.c.checkpoint_id == checkpoint_id)
+            )
+            _drop_references(connection, checkpoint_id, set(held.scalars()) - blob_ids)
+        return self.get_by_id(checkpoint_id)
+
+    def fail(self, checkpoint_id: str, claim: Claim, reason: str) -> None:
+        """Give up a push or a capture for now; what has arrived stays for the next try."""
+        self._update_held(
+            checkpoint_id, claim, status=CheckpointStatus.FAILED, reason=reason, updated_at=to_text(now()), **NO_CLAIM
+        )
+
+    def discard(self, checkpoint_id: str, claim: Claim) -> None:
+        """Undo the announcement of a checkpoint that turned out to be none; its blobs are gc's."""
+        with self._database.writing() as connection:
+            connection.execute(delete(checkpoints).where(_held(checkpoint_id, claim)))
+
+    def get(self, reference: Reference) -> Checkpoint:
+        """The checkpoint that a reference means; NotFoundError where there is none, or only a deleted one."""
+        with self._database.reading() as connection:
+            query = _select().where(checkpoints.c.deleted_at.is_(None), _means(reference))
+            row = connection.execute(query).mappings().first()
+        if row is None:
+            raise not_found(reference)
+        return _checkpoint(row)
+
+    def get_by_id(self, checkpoint_id: str) -> Checkpoint:
+        """The checkpoint of an id, deleted or not."""
+        with self._database.reading() as connection:
+            row = connection.execute(_select().where(checkpoints.c.id == checkpoint_id)).mappings().first()
+        if row is None:
+            raise NotFoundError(f"there is no checkpoint {checkpoint_id}")
+        return _checkpoint(row)
+
+    def names_of(self, checkpoint_ids: Sequence[str]) -> dict[str, str]:
+        """What to call checkpoints: their names, or ``JOB/NAME`` for captured ones."""
+        query = _select().where(checkpoints.c.id.in_(checkpoint_ids))
+        with self._database.reading() as connection:
+            found = [_checkpoint(row) for row in connection.execute(query).mappings()]
+        return {str(found_one.id): title(found_one) for found_one in found}
+
+    def of_job(self, job_id: str) -> list[Checkpoint]:
+        """The checkpoints that a job wrote and nobody deleted, in the order of their capture."""
+        query = (
+            _select()
+            .where(checkpoints.c.job_id == job_id, checkpoints.c.deleted_at.is_(None))
+            .order_by(checkpoints.c.sequence)
+        )
+        with self._database.reading() as connection:
+            return [_checkpoint(row) for row in connection.execute(query).mappings()]
+
+    def of_store(self, store_id: str) -> list[Checkpoint]:
+        """Every checkpoint of a managed store, deleted ones that are still there included."""
+        with self._database.reading() as connection:
+            query = _select().where(checkpoints.c.store_id == store_id)
+            return [_checkpoint(row) for row in connection.execute(query).mappings()]
+
+    def delete(self, reference: Reference) -> Checkpoint:
+        """Free the name at once and leave the bytes to gc.
+
+        Raises NotFoundError where there is none (any more), ConflictError while somebody pushes it.
+        """
+        checkpoint = self.get(reference)
+        with self._database.writing() as connection:
+            row = connection.execute(_select().where(checkpoints.c.id == str(checkpoint.id))).mappings().one()
+            holder = Claim.of_row(row)
+            if holder is not None and holder.is_alive:
+                raise ConflictError(
+                    f"checkpoint {reference} is being pushed by {holder.holder}", hint="stop that push first"
+                )
+            deleted = connection.execute(
+                update(checkpoints)
+                .where(
+                    checkpoints.c.id == str(checkpoint.id),
+                    checkpoints.c.deleted_at.is_(None),
+                    checkpoints.c.claim_token.is_not_distinct_from(row["claim_token"]),
+                )
+                .values(
+                    status=CheckpointStatus.DELETING,
+                    name_key=None,
+                    deleted_at=to_text(now()),
+                    updated_at=to_text(now()),
+                    **NO_CLAIM,
+                )
+            )
+            if not deleted.rowcount:
+                raise not_found(reference)
+        return self.get_by_id(str(checkpoint.id))
+
+    def undelete(self, reference: Reference, *, new_name: Name | None = None) -> Checkpoint:
+        """Bring back a deleted checkpoint whose bytes gc has not taken, the newest one where several had the name.
+
+        Raises NotFoundError where there is none, AlreadyExistsError where the name is in use again.
+        """
+        query = (
+            _select()
+            .where(
+                checkpoints.c.status == CheckpointStatus.DELETING,
+                checkpoints.c.manifest_digest.is_not(None),
+                checkpoints.c.id == reference.id
+                if reference.id
+                else func.lower(checkpoints.c.name) == name_key(reference.text),
+            )
+            .order_by(checkpoints.c.deleted_at.desc())
+        )
+        with self._database.reading() as connection:
+            row = connection.execute(query).mappings().first()
+        if row is None:
+            raise NotFoundError(
+                f"there is no deleted checkpoint {reference.text!r} that could come back",
+                hint="flexai checkpoint list --deleted shows which can",
+            )
+        name = new_name or row["name"]
+        key = name_key(name) if row["kind"] == CheckpointKind.PUSHED else None
+        try:
+            with self._database.writing() as connection:
+                done = connection.execute(
+                    update(checkpoints)
+                    .where(
+                        checkpoints.c.id == row["id"],
+                        checkpoints.c.status == CheckpointStatus.DELETING,
+                        checkpoints.c.manifest_digest.is_not(None),
+                    )
+                    .values(
+                        status=CheckpointStatus.AVAILABLE,
+                        name=name,
+                        name_key=key,
+                        deleted_at=None,
+                        updated_at=to_text(now()),
+                    )
+                )
+                if not done.rowcount:
+                    raise not_found(reference)
+        except IntegrityError:
+            raise AlreadyExistsError(
+                f"the name {name!r} is in use again",
+                hint=f"flexai checkpoint undelete {row['id']} --name ANOTHER-NAME",
+            ) from None
+        return self.get_by_id(row["id"])
+
+    def deleted(self) -> list[Checkpoint]:
+        """The deleted checkpoints that can still come back."""
+        query = (
+            _select()
+            .where(checkpoints.c.deleted_at.is_not(None), checkpoints.c.manifest_digest.is_not(None))
+            .order_by(checkpoints.c.deleted_at)
+        )
+        with self._database.reading() as connection:
+            return [_checkpoint(row) for row in connection.execute(query).mappings()]
+
+    def purge_deleted(self, store_id: str, *, before: datetime) -> list[str]:
+        """Take the files and references of checkpoints deleted before a time; returns the ids of all so purged.
+
+        From here on such a checkpoint cannot come back. Ids that an earlier gc did not finish are returned again.
+        """
+        with self._database.writing() as connection:
+            purgeable = (
+                checkpoints.c.store_id == store_id,
+                checkpoints.c.status == CheckpointStatus.DELETING,
+                checkpoints.c.deleted_at <= to_text(before),
+            )
+            connection.execute(update(checkpoints).where(*purgeable).values(manifest_digest=None))
+            ids = list(connection.execute(select(checkpoints.c.id).where(*purgeable)).scalars())
+            for checkpoint_id in ids:
+                connection.execute(delete(files).where(files.c.checkpoint_id == checkpoint_id))
+                connection.execute(delete(blob_references).where(blob_references.c.checkpoint_id == checkpoint_id))
+            return ids
+
+    def forget(self, checkpoint_id: str) -> None:
+        """Remove the record of a purged checkpoint whose bytes are gone."""
+        with self._database.writing() as connection:
+            connection.execute(
+                delete(checkpoints).where(
+                    checkpoints.c.id == checkpoint_id,
+                    checkpoints.c.status == CheckpointStatus.DELETING,
+                    checkpoints.c.manifest_digest.is_(None),
+                )
+            )
+
+    def abandoned(self, store_id: str, *, before: datetime) -> list[str]:
+        """Give up pushes and captures that nobody has worked on since a time; returns their ids.
+
+        Their blobs are nobody's afterwards. The checkpoint stays, failed, and its name with it.
+        """
+        given_up = []
+        query = _select().where(
+            checkpoints.c.store_id == store_id,
+            checkpoints.c.status.in_((CheckpointStatus.UPLOADING, CheckpointStatus.SYNCING, CheckpointStatus.FAILED)),
+            checkpoints.c.updated_at <= to_text(before),
+        )
+        with self._database.reading() as connection:
+            rows = connection.execute(query).mappings().all()
+        for row in rows:
+            holder = Claim.of_row(row)
+            if holder is not None and holder.is_alive:
+                continue
+            with self._database.writing() as connection:
+                reason = row["reason"] or "interrupted, and not continued within the grace period"
+                done = connection.execute(
+                    update(checkpoints)
+                    .where(
+                        checkpoints.c.id == row["id"],
+                        checkpoints.c.status == row["status"],
+                        checkpoints.c.claim_token.is_not_distinct_from(row["claim_token"]),
+                    )
+                    .values(status=CheckpointStatus.FAILED, reason=reason, **NO_CLAIM)
+                )
+                if done.rowcount:
+                    connection.execute(delete(blob_references).where(blob_references.c.checkpoint_id == row["id"]))
+                    given_up.append(row["id"])
+        return given_up
+
+    def insert_recovered(self, checkpoint: Checkpoint) -> bool:
+        """Enter a checkpoint that the store's own manifest describes, not yet available; False where it is known.
+
+        Its name is lost where another checkpoint has taken it.
+        """
+        row = _row_of(checkpoint)
+        for key in (row["name_key"], None):
+            try:
+                with self._database.writing() as connection:
+                    connection.execute(insert(checkpoints).values(row | {"name_key": key}))
+                return True
+            except IntegrityError:
+                with self._database.reading() as connection:
+                    known = connection.execute(select(checkpoints.c.id).where(checkpoints.c.id == row["id"])).first()
+                if known is not None or key is None:
+                    return False
+        return False
+
+    def record_export(self, record: ExportRecord) -> None:
+        """Record an export; one to the same place replaces the earlier record."""
+        with self._database.writing() as connection:
+            connection.execute(
+                delete(exports).where(
+                    exports.c.checkpoint_id == str(record.checkpoint_id),
+                    exports.c.storage_provider == record.storage_provider,
+                    exports.c.destination_path == record.destination_path,
+                )
+            )
+            connection.execute(
+                insert(exports).values(
+                    id=str(record.id),
+                    checkpoint_id=str(record.checkpoint_id),
+                    storage_provider=record.storage_provider,
+                    destination_path=record.destination_path,
+                    manifest_digest=record.manifest_digest,
+                    exported_at=to_text(record.exported_at),
+                )
+            )
+
+    def exports_of(self, checkpoint_id: str) -> list[ExportRecord]:
+        """Where a checkpoint was exported, oldest first."""
+        query = select(exports).where(exports.c.checkpoint_id == checkpoint_id).order_by(exports.c.exported_at)
+        with self._database.reading() as connection:
+            return [
+                ExportRecord.model_validate(dict(row) | {"exported_at": from_text(row["exported_at"])})
+                for row in connection.execute(query).mappings()
+            ]
+
+    def _update_held(self, checkpoint_id: str, claim: Claim, **values: Any) -> None:
+        with self._database.writing() as connection:
+            done = connection.execute(update(checkpoints).where(_held(checkpoint_id, claim)).values(values))
+            if not done.rowcount:
+                raise _lost(checkpoint_id)
+
+
+def title(checkpoint: Checkpoint) -> str:
+    """What to call a checkpoint in a sentence: its name, or ``JOB/FOLDER`` for a captured one."""
+    if checkpoint.kind is CheckpointKind.PUSHED:
+        return checkpoint.name
+    return f"{checkpoint.job_name}/{checkpoint.name or '.'}"
+
+
+def not_found(reference: Reference) -> NotFoundError:
+    """The one error for "not there", whether it never was or was deleted."""
+    return NotFoundError(f"there is no checkpoint {reference.text!r}")
+
+
+def _lost(checkpoint_id: str) -> ConflictError:
+    return ConflictError(f"another process has taken over checkpoint {checkpoint_id} meanwhile")
+
+
+def _select() -> Any:
+    return select(checkpoints, jobs.c.name.label("job_name")).outerjoin(jobs, jobs.c.id == checkpoints.c.job_id)
+
+
+def _means(reference: Reference) -> Any:
+    if reference.id is not None:
+        return checkpoints.c.id == reference.id
+    return checkpoints.c.name_key == name_key(reference.text)
+
+
+def _held(checkpoint_id: str, claim: Claim) -> Any:
+    return (checkpoints.c.id == checkpoint_id) & (checkpoints.c.claim_token == claim.token)
+
+
+def _drop_references(connection: Connection, checkpoint_id: str, blob_ids: set[str]) -> None:
+    for blob_id in blob_ids:
+        # A part-written blob is found by its writer as well; whoever it was, it is nobody's now.
+        connection.execute(update(blobs).where(blobs.c.id == blob_id).values(writer_id=None))
+        connection.execute(
+            delete(blob_references).where(
+                blob_references.c.checkpoint_id == checkpoint_id, blob_references.c.blob_id == blob_id
+            )
+        )
+
+
+def _new_row(
+    *,
+    kind: CheckpointKind,
+    name: str,
+    owner: Owner,
+    source: Source,
+    status: CheckpointStatus,
+    store_id: str,
+    claim: Claim,
+) -> dict[str, Any]:
+    time = now()
+    checkpoint = Checkpoint(
+        id=uuid.uuid4(),
+        kind=kind,
+        name=name,
+        creator_user_id=owner.user_id,
+        owner_org_id=owner.org_id,
+        source=source,
+        status=status,
+        store_id=store_id,
+        created_at=time,
+        updated_at=time,
+    )
+    return _row_of(checkpoint) | {"name_key": None} | claim.columns()
+
+
+def _row_of(checkpoint: Checkpoint) -> dict[str, Any]:
+    document = checkpoint.model_dump(mode="json", exclude={"source", "facts", "job_name"})
+    return document | {
+        "name_key": name_key(checkpoint.name) if checkpoint.kind is CheckpointKind.PUSHED else None,
+        "source": checkpoint.source.model_dump_json(),
+        "created_at": to_text(checkpoint.created_at),
+        "updated_at": to_text(checkpoint.updated_at),
+        "deleted_at": None if checkpoint.deleted_at is None else to_text(checkpoint.deleted_at),
+        **_facts_columns(checkpoint.facts),
+    }
+
+
+def _facts_columns(facts: TrainingFacts) -> dict[str, Any]:
+    document = facts.model_dump(mode="json")
+    for name in ("inference_missing", "resumable_missing"):
+        document[name] = json.dumps(document[name])
+    return document
+
+
+def _checkpoint(row: RowMapping) -> Checkpoint:
+    values = {name: row[name] for name in Checkpoint.model_fields if name in row and name != "source"}
+    facts = {name: row[name] for name in TrainingFacts.model_fields}
+    for name in ("inference_missing", "resumable_missing"):
+        facts[name] = json.loads(facts[name])
+    return Checkpoint(
+        **values
+        | {
+            "source": Source.model_validate_json(row["source"]),
+            "facts": TrainingFacts(**facts),
+            "job_name": row["job_name"] or "",
+            "created_at": from_text(row["created_at"]),
+            "updated_at": from_text(row["updated_at"]),
+            "deleted_at": None if row["deleted_at"] is None else from_text(row["deleted_at"]),
+        }
+    )

@@ -1,0 +1,157 @@
+"""Who is at work on a checkpoint or a job, so that an interrupted one can be taken over and a live one cannot.
+
+A claim is a lease with a fencing token. Its holder renews it while it works and writes only where the token is still
+its own, so a holder that slept through its lease cannot undo what its successor did. On one machine a dead holder is
+known at once, from its process; elsewhere its lease must run out first.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import socket
+import threading
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from sqlalchemy import RowMapping
+
+from flexai.checkpoints.catalog.times import from_text, to_text
+from flexai.checkpoints.models import now
+
+_IS_LINUX = platform.system() == "Linux"
+
+LEASE = timedelta(seconds=60)
+RENEWAL = timedelta(seconds=15)
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Who holds a row."""
+
+    token: str
+    host: str
+    pid: int
+    started: str
+    until: str
+
+    @classmethod
+    def new(cls) -> Claim:
+        """A claim of this process, from now."""
+        return cls(
+            token=uuid.uuid4().hex,
+            host=this_host(),
+            pid=os.getpid(),
+            started=process_start(os.getpid()) or "",
+            until=lease_end(),
+        )
+
+    @classmethod
+    def of_row(cls, row: RowMapping) -> Claim | None:
+        """The claim that a row shows, if any."""
+        if row["claim_token"] is None:
+            return None
+        return cls(
+            token=row["claim_token"],
+            host=row["claim_host"],
+            pid=row["claim_pid"],
+            started=row["claim_started"],
+            until=row["claim_until"],
+        )
+
+    def columns(self) -> dict[str, Any]:
+        """The columns that hold it."""
+        return {
+            "claim_token": self.token,
+            "claim_host": self.host,
+            "claim_pid": self.pid,
+            "claim_started": self.started,
+            "claim_until": self.until,
+        }
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether its holder may still be at work."""
+        if self.host == this_host():
+            started = process_start(self.pid)
+            return started is not None and started == self.started
+        return from_text(self.until) > now()
+
+    @property
+    def holder(self) -> str:
+        """The holder, for people."""
+        return f"process {self.pid} on {self.host.split('/')[0]}"
+
+
+NO_CLAIM: dict[str, Any] = dict.fromkeys(
+    ("claim_token", "claim_host", "claim_pid", "claim_started", "claim_until"), None
+)
+
+
+def lease_end() -> str:
+    """When a lease renewed now runs out."""
+    return to_text(now() + LEASE)
+
+
+def this_host() -> str:
+    """Where a pid has a meaning: this machine since its last start, and the process namespace within it."""
+    boot, namespace = "", ""
+    if _IS_LINUX:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        namespace = str(Path("/proc/self/ns/pid").readlink())
+    return "/".join((socket.gethostname() or platform.node(), boot, namespace))
+
+
+def process_start(pid: int) -> str | None:
+    """When a process of this machine began, as the system counts it; None where there is no such process."""
+    if _IS_LINUX:
+        try:
+            fields = Path(f"/proc/{pid}/stat").read_text()
+        except (FileNotFoundError, ProcessLookupError):
+            return None
+        # The second field is the program's name in brackets and may hold anything; the times follow it
+        # (man 5 proc: field 3 is the state, field 22 the start).
+        state, *rest = fields.rpartition(")")[2].split()
+        return None if state == "Z" else rest[18]
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return None
+    except PermissionError:
+        return ""
+    return ""
+
+
+class ClaimKeeper:
+    """Renews a claim from a thread of its own while a ``with`` block works."""
+
+    def __init__(self, renew: Callable[[], bool]) -> None:
+        """``renew`` extends the lease and says whether the claim is still ours."""
+        self._renew = renew
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="claim-keeper", daemon=True)
+
+    def __enter__(self) -> ClaimKeeper:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        from sqlalchemy.exc import DBAPIError
+
+        while not self._stop.wait(RENEWAL.total_seconds()):
+            try:
+                if not self._renew():
+                    return  # taken over: the next write under the old token says so
+            except DBAPIError:
+                continue  # a passing failure of the database: the lease outlasts several renewals

@@ -1,0 +1,172 @@
+"""Opening the catalog's database and bringing its tables to their newest form."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import sqlalchemy
+from sqlalchemy import Connection, Engine, event, text
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError
+
+from flexai.checkpoints.catalog.schema import BUSY_TIMEOUT_SECONDS, HEAD_REVISION
+from flexai.checkpoints.errors import SettingsError, StorageUnavailableError
+
+MIGRATION_LOCK = 0x666C6578
+"""PostgreSQL advisory lock held while the tables change."""
+
+
+class Database:
+    """The catalog's database: transactions that read, and transactions that write."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    @classmethod
+    def open(cls, url: str) -> Database:
+        """Open the catalog at an SQLAlchemy URL, making or migrating its tables on first use.
+
+        Raises SettingsError for a URL that cannot be used, StorageUnavailableError for a server that does not answer.
+        """
+        parsed = _parse(url)
+        engine = _sqlite_engine(parsed) if parsed.get_backend_name() == "sqlite" else _postgresql_engine(parsed)
+        with database_errors(parsed):
+            _migrate(engine)
+        return cls(engine)
+
+    @property
+    def is_postgresql(self) -> bool:
+        """Whether rows can be locked one by one; SQLite has one writer at a time."""
+        return self._engine.dialect.name == "postgresql"
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[Connection]:
+        """A transaction that writes: committed at the end of the block, undone by an error.
+
+        A violated constraint leaves as SQLAlchemy's IntegrityError, for the caller to say what it means.
+        """
+        with database_errors(self._engine.url), self._engine.begin() as connection:
+            yield connection
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """A transaction that only reads, and waits for no writer."""
+        with database_errors(self._engine.url), self._engine.connect() as connection:
+            yield connection.execution_options(**{_READ_ONLY: True})
+
+    def close(self) -> None:
+        """Close every connection."""
+        self._engine.dispose()
+
+
+_READ_ONLY = "flexai_read_only"
+
+
+@contextlib.contextmanager
+def database_errors(url: URL) -> Iterator[None]:
+    """Say the database's errors in our words, without its password."""
+    try:
+        yield
+    except IntegrityError:
+        raise
+    except DBAPIError as error:
+        shown = url.render_as_string(hide_password=True)
+        reason = str(error.orig).strip().splitlines()[0] if error.orig else type(error).__name__
+        raise StorageUnavailableError(
+            f"the catalog {shown} cannot be used: {reason}", hint="flexai config show prints where it is set"
+        ) from error
+
+
+def _parse(url: str) -> URL:
+    try:
+        parsed = make_url(url)
+        backend = parsed.get_backend_name()
+    except (ArgumentError, NoSuchModuleError):
+        # The text may hold a password, so it is not repeated.
+        raise SettingsError("the setting database_url is not an SQLAlchemy URL", hint=_URL_HINT) from None
+    if backend == "sqlite":
+        if not parsed.database or parsed.database == ":memory:":
+            raise SettingsError("the catalog must be a file that all processes can open", hint=_URL_HINT)
+        return parsed
+    if backend == "postgresql":
+        return parsed.set(drivername="postgresql+psycopg") if parsed.drivername == "postgresql" else parsed
+    raise SettingsError(f"the catalog cannot be a database of kind {backend!r}", hint=_URL_HINT)
+
+
+_URL_HINT = "use sqlite:////path/to/catalog.db or postgresql://user:password@host/database"
+
+
+def _sqlite_engine(url: URL) -> Engine:
+    path = Path(str(url.database))
+    if not path.parent.is_dir():
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not path.exists():
+        # Made before SQLite does, so that the catalog is its owner's alone whatever the umask.
+        with contextlib.suppress(FileExistsError):
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    engine = sqlalchemy.create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_SECONDS, "check_same_thread": False})
+
+    @event.listens_for(engine, "connect")
+    def configure(connection: sqlite3.Connection, _record: object) -> None:
+        # SQLAlchemy begins transactions itself (below): sqlite3 would begin too late for BEGIN IMMEDIATE.
+        connection.isolation_level = None
+        cursor = connection.cursor()
+        cursor.execute("PRAGMA journal_mode=WAL")
+        cursor.execute("PRAGMA foreign_keys=ON")
+        cursor.execute("PRAGMA synchronous=FULL")
+        cursor.close()
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        # A transaction that reads first and writes later would fail at once where another one wrote between.
+        read_only = connection.get_execution_options().get(_READ_ONLY, False)
+        connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+
+    return engine
+
+
+def _postgresql_engine(url: URL) -> Engine:
+    try:
+        return sqlalchemy.create_engine(url, pool_pre_ping=True, pool_size=5, max_overflow=20)
+    except ModuleNotFoundError as error:
+        raise SettingsError(
+            f"PostgreSQL needs the Python package {error.name!r}",
+            hint="pip install 'flexai-checkpoints[postgresql]'",
+        ) from error
+
+
+def _migrate(engine: Engine) -> None:
+    with engine.connect() as connection:
+        if _read_revision(connection.execution_options(**{_READ_ONLY: True})) == HEAD_REVISION:
+            return
+    # Only now: importing Alembic takes a third of a second.
+    from alembic import command
+    from alembic.config import Config
+    from alembic.script import ScriptDirectory
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).with_name("migrations")).replace("%", "%%"))
+    with engine.begin() as connection:
+        if connection.dialect.name == "postgresql":
+            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
+        revision = _read_revision(connection)
+        if revision is not None and revision not in {
+            script.revision for script in ScriptDirectory.from_config(config).walk_revisions()
+        }:
+            raise SettingsError(
+                f"the catalog is of a newer form ({revision}) than this program knows ({HEAD_REVISION})",
+                hint="upgrade flexai-checkpoints on this machine",
+            )
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+
+
+def _read_revision(connection: Connection) -> str | None:
+    if not sqlalchemy.inspect(connection).has_table("alembic_version"):
+        return None
+    revision = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+    return None if revision is None else str(revision)

@@ -1,0 +1,1 @@
+"""The history of the catalog's tables, one Alembic revision a module."""

@@ -1,0 +1,73 @@
+"""What the catalog hands to those who move bytes: plain records of contents, files and unfinished blobs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+DIGEST_SIZE = 32
+"""Bytes of a BLAKE3 digest."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewContent:
+    """Content that has just been stored: a range of a blob."""
+
+    start: int
+    """Bytes from the blob's beginning."""
+    size: int
+    """Bytes."""
+    part_size: int
+    """Bytes of each part but the last."""
+    digest: bytes | None
+    """The file's digest; None where the provider copied it and nobody has read it yet."""
+    part_digests: bytes
+    """The parts' digests, 32 bytes each, one after the other."""
+    checksums: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredContent:
+    """Content in the managed store: which range of which blob, and what it must hash to."""
+
+    id: int
+    blob_id: str
+    start: int
+    size: int
+    part_size: int
+    digest: bytes | None
+    part_digests: bytes
+    checksums: Mapping[str, str] = field(default_factory=dict)
+
+    def part_digest(self, number: int) -> bytes:
+        """The digest of part ``number`` (from 1)."""
+        return self.part_digests[(number - 1) * DIGEST_SIZE : number * DIGEST_SIZE]
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    """A file of a checkpoint and where its content lies."""
+
+    path: str
+    content: StoredContent
+
+
+@dataclass(frozen=True, slots=True)
+class ArrivedPart:
+    """A part of an unfinished blob that the store has acknowledged."""
+
+    number: int
+    digest: bytes
+    receipt: str
+
+
+@dataclass(frozen=True, slots=True)
+class UnfinishedBlob:
+    """A blob that a push has begun: what a later try can go on with."""
+
+    id: str
+    path: str
+    size: int
+    part_size: int
+    upload_id: str
+    parts: Mapping[int, ArrivedPart]

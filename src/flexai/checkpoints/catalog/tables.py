@@ -1,0 +1,202 @@
+"""The catalog's tables.
+
+Times are ISO 8601 texts in UTC with microseconds: they sort as they are, and read the same through SQLAlchemy and
+through the plain ``sqlite3`` of the fast reader. Digests of files are hex texts; the digests of a content's parts
+lie one after the other in one binary value.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+_ID = String(36)
+_TIME = String(32)
+# SQLite gives only INTEGER PRIMARY KEY columns their numbers by itself.
+_SERIAL = BigInteger().with_variant(Integer, "sqlite")
+
+
+def _claim_columns() -> list[Column[object]]:
+    """Who is at work on a row; all empty where nobody is (see ``claims``)."""
+    return [
+        Column("claim_token", String(32)),
+        Column("claim_host", Text),
+        Column("claim_pid", Integer),
+        Column("claim_started", Text),
+        Column("claim_until", _TIME),
+    ]
+
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("id", _ID, primary_key=True),
+    Column("name", String(63), nullable=False),
+    # The name as it is compared; empty (NULL) once the job is deleted, so that the name is free.
+    Column("name_key", String(63), unique=True),
+    Column("creator_user_id", _ID, nullable=False),
+    Column("owner_org_id", _ID, nullable=False),
+    Column("status", String(16), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("command", Text, nullable=False),
+    Column("env_names", Text, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("exit_code", Integer),
+    Column("input_checkpoint_id", _ID),
+    Column("output_dir", Text, nullable=False),
+    Column("log_path", Text, nullable=False),
+    Column("stop_requested", Boolean, nullable=False),
+    Column("created_at", _TIME, nullable=False),
+    Column("started_at", _TIME, nullable=False),
+    Column("ended_at", _TIME),
+    Column("updated_at", _TIME, nullable=False),
+    *_claim_columns(),
+    CheckConstraint(
+        "status IN ('in progress', 'stop in progress', 'succeeded', 'failed', 'stopped', 'interrupted')",
+        name="status",
+    ),
+)
+
+checkpoints = Table(
+    "checkpoints",
+    metadata,
+    Column("id", _ID, primary_key=True),
+    Column("kind", String(8), nullable=False),
+    Column("name", Text, nullable=False),
+    # The name as it is compared; empty (NULL) for captured checkpoints, and once deleted, so that the name is free.
+    Column("name_key", String(63), unique=True),
+    Column("creator_user_id", _ID, nullable=False),
+    Column("owner_org_id", _ID, nullable=False),
+    Column("source", Text, nullable=False),
+    Column("status", String(10), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("file_count", Integer, nullable=False),
+    Column("manifest_digest", String(64)),
+    Column("store_id", _ID, nullable=False),
+    Column("parent_id", _ID),
+    Column("job_id", _ID, ForeignKey("jobs.id")),
+    Column("node", String(16), nullable=False),
+    Column("sequence", Integer, nullable=False),
+    Column("step", BigInteger),
+    Column("train_loss", Float),
+    Column("eval_loss", Float),
+    Column("model", Text, nullable=False),
+    Column("version", Text, nullable=False),
+    Column("inference_ready", Boolean, nullable=False),
+    Column("inference_missing", Text, nullable=False),
+    Column("resumable", Boolean, nullable=False),
+    Column("resumable_missing", Text, nullable=False),
+    Column("created_at", _TIME, nullable=False),
+    Column("updated_at", _TIME, nullable=False),
+    Column("deleted_at", _TIME),
+    *_claim_columns(),
+    CheckConstraint("kind IN ('pushed', 'captured')", name="kind"),
+    CheckConstraint("status IN ('uploading', 'syncing', 'available', 'failed', 'deleting')", name="status"),
+    CheckConstraint("status <> 'available' OR manifest_digest IS NOT NULL", name="available"),
+    Index(None, "kind", "deleted_at", "created_at"),
+    Index(None, "deleted_at"),
+    Index(None, "job_id", "sequence"),
+    UniqueConstraint("job_id", "node", "sequence"),
+)
+
+blobs = Table(
+    "blobs",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("store_id", _ID, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    # writing: its bytes are arriving; stored: all are there; deleting: nobody may use it any more.
+    Column("status", String(8), nullable=False),
+    # While it is being written: by which checkpoint, from which of its files, and as which upload in which parts.
+    Column("writer_id", _ID),
+    Column("writer_path", Text),
+    Column("upload_id", Text),
+    Column("part_size", BigInteger),
+    Column("created_at", _TIME, nullable=False),
+    CheckConstraint("status IN ('writing', 'stored', 'deleting')", name="status"),
+    Index(None, "writer_id"),
+    Index(None, "status"),
+)
+
+blob_parts = Table(
+    "blob_parts",
+    metadata,
+    Column("blob_id", String(32), ForeignKey("blobs.id", ondelete="CASCADE"), primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("digest", LargeBinary(32), nullable=False),
+    Column("receipt", Text, nullable=False),
+)
+
+contents = Table(
+    "contents",
+    metadata,
+    Column("id", _SERIAL, primary_key=True),
+    Column("blob_id", String(32), ForeignKey("blobs.id", ondelete="CASCADE"), nullable=False),
+    Column("start", BigInteger, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("part_size", BigInteger, nullable=False),
+    Column("digest", String(64)),
+    Column("part_digests", LargeBinary, nullable=False),
+    Column("checksums", Text, nullable=False),
+    Index(None, "blob_id"),
+    Index(None, "digest"),
+    Index(None, "size"),
+)
+
+files = Table(
+    "files",
+    metadata,
+    Column("checkpoint_id", _ID, ForeignKey("checkpoints.id", ondelete="CASCADE"), primary_key=True),
+    Column("path", Text, primary_key=True),
+    Column("content_id", _SERIAL, ForeignKey("contents.id"), nullable=False),
+    Index(None, "content_id"),
+    sqlite_with_rowid=False,
+)
+
+# Which checkpoints need a blob, whether they are available or still on their way. A blob without a row here is
+# nobody's, and gc may take it.
+blob_references = Table(
+    "blob_references",
+    metadata,
+    Column("checkpoint_id", _ID, ForeignKey("checkpoints.id", ondelete="CASCADE"), primary_key=True),
+    Column("blob_id", String(32), ForeignKey("blobs.id"), primary_key=True),
+    Index(None, "blob_id"),
+    sqlite_with_rowid=False,
+)
+
+exports = Table(
+    "exports",
+    metadata,
+    Column("id", _ID, primary_key=True),
+    Column("checkpoint_id", _ID, ForeignKey("checkpoints.id", ondelete="CASCADE"), nullable=False),
+    Column("storage_provider", Text, nullable=False),
+    Column("destination_path", Text, nullable=False),
+    Column("manifest_digest", String(64), nullable=False),
+    Column("exported_at", _TIME, nullable=False),
+    UniqueConstraint("checkpoint_id", "storage_provider", "destination_path"),
+)

@@ -1,0 +1,149 @@
+"""Every error the checkpoint system raises on purpose, in one tree.
+
+::
+
+    CheckpointError                    1  something failed
+    ├── UsageError                     2  the request makes no sense
+    │   ├── InvalidNameError           2  a name that breaks the naming rules
+    │   ├── UnsafePathError            2  a path that could leave its root, or that two systems read differently
+    │   ├── SourceError                2  a source that is missing, empty, unreadable, doubled or linked
+    │   └── SettingsError              2  a setting that cannot be used
+    ├── NotFoundError                  3  no checkpoint, job, connection or object of that name
+    ├── ConflictError                  4  the name is taken, or somebody else is at work on it
+    │   ├── AlreadyExistsError         4  the name is taken by something finished
+    │   └── DestinationExistsError     4  other content is already where the files should go
+    ├── AccessDeniedError              5  a provider refused the credentials or a permission
+    ├── IntegrityError                 6  content whose digest does not match
+    ├── SourceChangedError             1  a source that changed while it was read
+    ├── StorageError                   1  a store that failed: full, read-only, unreachable
+    │   └── StorageUnavailableError    1  a passing failure: worth another try
+    ├── JobFailedError                 1  a training command that did not succeed
+    └── InterruptedByUserError       130  stopped by a signal
+
+Each class carries its exit code and a hint: the next thing to try. A hint given to an instance wins over
+its class's. Messages are one sentence without a full stop.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class CheckpointError(Exception):
+    """Something failed."""
+
+    exit_code: ClassVar[int] = 1
+    default_hint: ClassVar[str] = ""
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = self.default_hint if hint is None else hint
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Keyword-only arguments are lost by the default pickling, which task runners in other processes use.
+        return (_rebuild, (type(self), self.message, self.hint))
+
+
+def _rebuild(kind: type[CheckpointError], message: str, hint: str) -> CheckpointError:
+    return kind(message, hint=hint)
+
+
+class UsageError(CheckpointError):
+    """The request makes no sense: wrong flags, a wrong name, a wrong source."""
+
+    exit_code = 2
+    default_hint = "flexai --help shows the right form"
+
+
+class InvalidNameError(UsageError):
+    """A name that breaks the naming rules."""
+
+    default_hint = "use 3 to 63 letters, digits, '-' or '_', beginning and ending with a letter or digit"
+
+
+class UnsafePathError(UsageError):
+    """A path inside a checkpoint that could leave its root, or that two systems read differently."""
+
+    default_hint = "paths inside a checkpoint are relative, use '/', and have no '..' or reserved parts"
+
+
+class SourceError(UsageError):
+    """A source that is missing, empty, unreadable, given twice, or a link."""
+
+    default_hint = "flexai checkpoint push NAME -f SOURCE[=DESTINATION]"
+
+
+class SettingsError(UsageError):
+    """A setting that cannot be used."""
+
+    default_hint = "flexai config show prints the settings in force and where each came from"
+
+
+class NotFoundError(CheckpointError):
+    """No checkpoint, training job, connection or object of that name."""
+
+    exit_code = 3
+    default_hint = "flexai checkpoint list shows what there is"
+
+
+class ConflictError(CheckpointError):
+    """The name is taken, or somebody else is at work on it."""
+
+    exit_code = 4
+    default_hint = "try again when the other one has finished, or use another name"
+
+
+class AlreadyExistsError(ConflictError):
+    """The name is taken by something that is finished."""
+
+    default_hint = "use another name, or delete the old one first"
+
+
+class DestinationExistsError(ConflictError):
+    """Other content is already where the files should go."""
+
+    default_hint = "choose another destination, or replace what is there with --overwrite"
+
+
+class AccessDeniedError(CheckpointError):
+    """A provider refused the credentials or a permission."""
+
+    exit_code = 5
+    default_hint = "flexai storage check NAME shows what the connection may do"
+
+
+class IntegrityError(CheckpointError):
+    """Content whose digest does not match what was recorded."""
+
+    exit_code = 6
+    default_hint = "flexai checkpoint verify names every damaged file and the checkpoints that need it"
+
+
+class SourceChangedError(CheckpointError):
+    """A source that changed while it was read."""
+
+    default_hint = "run the same command again once nothing writes to the source"
+
+
+class StorageError(CheckpointError):
+    """A store that failed: full, read-only or unreachable."""
+
+    default_hint = "nothing stored so far is lost: run the same command again to continue"
+
+
+class StorageUnavailableError(StorageError):
+    """A passing failure of a store: worth another try."""
+
+
+class JobFailedError(CheckpointError):
+    """A training command that did not succeed."""
+
+    default_hint = "flexai training logs NAME shows what it printed"
+
+
+class InterruptedByUserError(CheckpointError):
+    """Stopped by a signal."""
+
+    exit_code = 130
+    default_hint = "run the same command again to continue where it stopped"

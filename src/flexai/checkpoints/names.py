@@ -1,0 +1,72 @@
+"""Names of resources, and references to checkpoints by NAME or UUID.
+
+The naming rule is FlexAI's resource naming convention
+(https://docs.flex.ai/resource-naming-conventions): 3 to 63 characters, letters, digits, ``-`` and ``_``,
+the first and last a letter or digit. Two rules are ours: a name never has the shape of a UUID, so that
+NAME|UUID arguments are never ambiguous, and names are compared without regard to case.
+"""
+
+from __future__ import annotations
+
+import re
+import uuid
+from dataclasses import dataclass
+from typing import NewType
+
+from flexai.checkpoints.errors import InvalidNameError
+
+Name = NewType("Name", str)
+"""A name that obeys the rules; made by :func:`parse_name` alone."""
+
+RESERVED_NAMES = frozenset({"latest", "best"})
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{1,61}[A-Za-z0-9]", re.ASCII)
+_UUID = re.compile(r"[0-9A-Fa-f]{8}-(?:[0-9A-Fa-f]{4}-){3}[0-9A-Fa-f]{12}", re.ASCII)
+
+
+def is_uuid(text: str) -> bool:
+    """Whether the text has the shape of a UUID: 36 characters in five groups."""
+    return _UUID.fullmatch(text) is not None
+
+
+def parse_name(text: str, *, what: str = "name") -> Name:
+    """Return the text as a name; ``what`` is how an error calls it.
+
+    Raises InvalidNameError for anything that breaks the naming rules.
+    """
+    if is_uuid(text):
+        raise InvalidNameError(
+            f"{what} {text!r} has the form of a UUID", hint="choose a name that cannot be mistaken for an ID"
+        )
+    if text.casefold() in RESERVED_NAMES:
+        raise InvalidNameError(f"{what} {text!r} is reserved", hint="'latest' and 'best' select checkpoints")
+    if _NAME.fullmatch(text) is None:
+        raise InvalidNameError(f"{what} {text!r} breaks the naming rules")
+    return Name(text)
+
+
+def name_key(name: str) -> str:
+    """The form under which names are compared: without regard to case."""
+    return name.casefold()
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """What a user typed to mean one checkpoint: its name or its UUID."""
+
+    text: str
+    id: str | None
+    """The UUID in canonical (lower-case) form, or None where the text is a name."""
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def parse_reference(text: str) -> Reference:
+    """Read a NAME or UUID argument.
+
+    Raises InvalidNameError for a text that can be neither.
+    """
+    if is_uuid(text):
+        return Reference(text=text, id=str(uuid.UUID(text)))
+    return Reference(text=parse_name(text, what="checkpoint"), id=None)

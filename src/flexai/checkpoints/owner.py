@@ -1,0 +1,62 @@
+"""Who owns what is made here: a stable identity, made on first use and kept in the home folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import UUID
+
+from flexai.checkpoints.errors import SettingsError
+
+IDENTITY_FILE = "identity.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """A user and the organisation that owns what the user makes."""
+
+    user_id: UUID
+    org_id: UUID
+
+
+def load_owner(home: Path) -> Owner:
+    """Read the identity in the home folder, making it first where there is none.
+
+    Two processes that make it at the same time agree on one. Raises SettingsError for a damaged file.
+    """
+    path = home / IDENTITY_FILE
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        _create(path, Owner(user_id=uuid.uuid4(), org_id=uuid.uuid4()))
+        text = path.read_text(encoding="utf-8")
+    try:
+        document = json.loads(text)
+        return Owner(user_id=UUID(document["userID"]), org_id=UUID(document["orgID"]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise SettingsError(
+            f"{path} is damaged: {error}",
+            hint=f"restore {path} from a backup; a new one would be a new owner",
+        ) from error
+
+
+def _create(path: Path, owner: Owner) -> None:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    content = json.dumps({"userID": str(owner.user_id), "orgID": str(owner.org_id)}, indent=2) + "\n"
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            # A link, unlike a rename, never replaces an identity that another process has made meanwhile.
+            os.link(temporary, path)
+        except FileExistsError:
+            return
+    finally:
+        Path(temporary).unlink()

@@ -1,0 +1,130 @@
+"""The one type that holds a path inside a checkpoint.
+
+Everything that takes such a path takes :class:`CheckpointPath`, and only :func:`parse_path` makes one. The rules
+are those of every system at once, because a checkpoint pushed on one is fetched on another: what POSIX or Windows
+would read as absolute, as a step upwards, as a device, or as something other than what it says, is refused.
+Paths are never URL-decoded, so ``%2e%2e`` can only be refused, never turned into ``..`` further down.
+
+Windows' reserved names and characters: https://learn.microsoft.com/windows/win32/fileio/naming-a-file.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Callable, Iterable
+from typing import NewType
+
+from flexai.checkpoints.errors import UnsafePathError
+
+CheckpointPath = NewType("CheckpointPath", str)
+"""A relative, normalised path with ``/`` between its parts."""
+
+MAX_PATH_BYTES = 1000
+"""UTF-8 bytes. Object stores allow keys of 1,024 bytes; the rest is room for a prefix."""
+MAX_PART_BYTES = 200
+"""UTF-8 bytes of one part: ext4, xfs, APFS and NTFS allow 255, and unfinished files have longer names."""
+
+_WINDOWS_DEVICES = frozenset(
+    {"con", "prn", "aux", "nul", "conin$", "conout$", "clock$"}
+    | {f"{device}{number}" for device in ("com", "lpt") for number in "0123456789¹²³"}
+)
+_FORBIDDEN_CHARACTERS = re.compile(r'[\\:*?"<>|]')
+_ENCODED = re.compile(r"%(?:25)*(?:2e|2f|5c|00)", re.IGNORECASE)
+_Refusal = Callable[[str], UnsafePathError]
+
+_INVISIBLE_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp", "Cn"})
+
+
+def parse_path(text: str) -> CheckpointPath:
+    """Return the text as a path inside a checkpoint.
+
+    Raises UnsafePathError, naming what is wrong, for anything that is not plainly a relative path.
+    """
+
+    def refuse(why: str) -> UnsafePathError:
+        return UnsafePathError(f"path {text!r} {why}")
+
+    if not text:
+        raise refuse("is empty")
+    if text.isascii():
+        if not text.isprintable():
+            raise refuse("has a control character")
+    else:
+        _check_unicode(text, refuse)
+    if _FORBIDDEN_CHARACTERS.search(text):
+        raise refuse("has a character that not every file system can hold ('\\', ':', '*', '?', '\"', '<', '>' or '|')")
+    if _ENCODED.search(text):
+        raise refuse("has a percent-encoded '.', '/', '\\' or NUL")
+    if len(text.encode()) > MAX_PATH_BYTES:
+        raise refuse(f"is longer than {MAX_PATH_BYTES} bytes")
+    if text.startswith("/"):
+        raise refuse("is absolute")
+    if text.startswith("~"):
+        raise refuse("begins with '~'")
+    for part in text.split("/"):
+        _check_part(part, refuse)
+    return CheckpointPath(text)
+
+
+def _check_unicode(text: str, refuse: _Refusal) -> None:
+    if any(unicodedata.category(character) in _INVISIBLE_CATEGORIES for character in text):
+        raise refuse("has a control, invisible or unassigned character")
+    if unicodedata.normalize("NFC", text) != text:
+        raise refuse("is not in Unicode's composed form (NFC)")
+    compatible = unicodedata.normalize("NFKC", text)
+    if any(compatible.count(character) > text.count(character) for character in "./\\:~"):
+        raise refuse("has a look-alike of '.', '/', '\\', ':' or '~'")
+
+
+def _check_part(part: str, refuse: _Refusal) -> None:
+    if not part:
+        raise refuse("has an empty part")
+    if part in {".", ".."}:
+        raise refuse(f"has the part {part!r}")
+    if part[-1] in ". ":
+        raise refuse("has a part that ends with a dot or a space")
+    if part[0] == " ":
+        raise refuse("has a part that begins with a space")
+    if len(part.encode()) > MAX_PART_BYTES:
+        raise refuse(f"has a part longer than {MAX_PART_BYTES} bytes")
+    if part.split(".", 1)[0].rstrip(" ").casefold() in _WINDOWS_DEVICES:
+        raise refuse(f"has the reserved device name {part!r}")
+
+
+def join_path(*parts: str) -> CheckpointPath:
+    """Join parts with ``/``, leaving out empty ones; UnsafePathError where the result is no safe path."""
+    return parse_path("/".join(part for part in parts if part))
+
+
+def twin_key(path: str) -> str:
+    """The form under which two paths are the same file on a file system that ignores case or Unicode form."""
+    if path.isascii():
+        return path.lower()
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", path).casefold())
+
+
+def check_path_set(paths: Iterable[CheckpointPath]) -> None:
+    """Check that the paths can lie beside each other on every system.
+
+    Raises UnsafePathError when two are twins (they differ only by case or Unicode form), or when one is
+    a folder of another.
+    """
+    seen: dict[str, str] = {}
+    folders: dict[str, str] = {}
+    for path in paths:
+        key = twin_key(path)
+        if key in seen:
+            if seen[key] == path:
+                raise UnsafePathError(f"path {path!r} is given twice")
+            raise UnsafePathError(f"paths {seen[key]!r} and {path!r} are the same file where case is ignored")
+        seen[key] = path
+        parent: str = path
+        while "/" in parent:
+            parent = parent.rpartition("/")[0]
+            known = folders.setdefault(twin_key(parent), parent)
+            if known != parent:
+                raise UnsafePathError(f"folders {known!r} and {parent!r} are the same where case is ignored")
+    for key, folder in folders.items():
+        if key in seen:
+            raise UnsafePathError(f"path {seen[key]!r} is both a file and a folder ({folder!r})")

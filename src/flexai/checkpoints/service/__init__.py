@@ -1,0 +1,1 @@
+"""The operations on checkpoints, each a page: push, fetch, export, inspect, delete, undelete, gc, verify, recover."""

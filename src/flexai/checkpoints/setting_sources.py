@@ -1,0 +1,79 @@
+"""Where settings come from, without validating them: the environment, then a TOML file, then the defaults.
+
+Apart from :mod:`flexai.checkpoints.settings` because commands that only read the catalog cannot afford to import
+pydantic (a quarter of a second), yet must find the same catalog.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from flexai.checkpoints.errors import SettingsError
+
+ENVIRONMENT_PREFIX = "FLEXAI_"
+DEFAULT_HOME = "~/.flexai"
+CONFIG_FILE = "config.toml"
+DATABASE_FILE = "catalog.db"
+STORE_FOLDER = "store"
+
+
+@dataclass(frozen=True, slots=True)
+class RawSetting:
+    """A value as it was written, and where."""
+
+    value: object
+    origin: str
+    """``environment FLEXAI_…``, a file's path, or ``default``."""
+
+
+def read_raw_settings(environment: Mapping[str, str] | None = None) -> dict[str, RawSetting]:
+    """Collect the settings that somebody set, by field name; the environment wins over the file.
+
+    Raises SettingsError for a file that cannot be read.
+    """
+    environment = os.environ if environment is None else environment
+    found: dict[str, RawSetting] = {}
+    config = config_path(environment)
+    if config.is_file():
+        for name, value in _read_toml(config).items():
+            found[name] = RawSetting(value, str(config))
+    for variable, text in environment.items():
+        if variable.startswith(ENVIRONMENT_PREFIX) and text:
+            name = variable.removeprefix(ENVIRONMENT_PREFIX).lower()
+            found[name] = RawSetting(text, f"environment {variable}")
+    return found
+
+
+def home_path(environment: Mapping[str, str] | None = None) -> Path:
+    """The home folder: FLEXAI_HOME or ``~/.flexai``. The TOML file lies in it, so only the environment moves it."""
+    environment = os.environ if environment is None else environment
+    return Path(environment.get("FLEXAI_HOME") or DEFAULT_HOME).expanduser().absolute()
+
+
+def config_path(environment: Mapping[str, str] | None = None) -> Path:
+    """The TOML file: ``config.toml`` in the home folder."""
+    return home_path(environment) / CONFIG_FILE
+
+
+def database_url(environment: Mapping[str, str] | None = None) -> str:
+    """The catalog's URL: the setting ``database_url``, or an SQLite file in the home folder."""
+    raw = read_raw_settings(environment).get("database_url")
+    return str(raw.value) if raw else default_database_url(home_path(environment))
+
+
+def default_database_url(home: Path) -> str:
+    """The embedded catalog below a home folder."""
+    return f"sqlite:///{home / DATABASE_FILE}"
+
+
+def _read_toml(path: Path) -> dict[str, object]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path} is not valid TOML: {error}", hint=f"correct or remove {path}") from error
+    except OSError as error:
+        raise SettingsError(f"{path} cannot be read: {error.strerror}") from error

@@ -1,0 +1,151 @@
+"""The settings in force, from the environment (``FLEXAI_…``), ``config.toml`` in the home folder, and defaults."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from flexai.checkpoints import setting_sources
+from flexai.checkpoints.errors import SettingsError
+from flexai.checkpoints.limits import DEFAULT_PART_SIZE
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw]?)", re.IGNORECASE)
+_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+
+
+def parse_size(value: object) -> object:
+    """Read ``64MiB`` (1024-based), ``64MB`` (1000-based) or plain bytes; other things are left to pydantic."""
+    match = _SIZE.fullmatch(value.strip()) if isinstance(value, str) else None
+    if match is None:
+        return value
+    number, unit, binary = match.groups()
+    base = 1024 if binary else 1000
+    return int(float(number) * base ** " kmgt".index(unit.lower() or " "))
+
+
+def parse_duration(value: object) -> object:
+    """Read ``90s``, ``15m``, ``24h``, ``7d``, ``2w`` or plain seconds; other things are left to pydantic."""
+    match = _DURATION.fullmatch(value.strip()) if isinstance(value, str) else None
+    if match is None:
+        return value
+    return timedelta(seconds=float(match[1]) * _SECONDS[match[2].lower()])
+
+
+Size = Annotated[int, BeforeValidator(parse_size)]
+Duration = Annotated[timedelta, BeforeValidator(parse_duration)]
+
+
+class Settings(BaseSettings):
+    """Every setting, with its unit in its description."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="forbid")
+
+    home: Path = Field(
+        default_factory=setting_sources.home_path,
+        description="Folder of the catalog, the store, training jobs and the configuration file (environment only)",
+    )
+    database_url: SecretStr = Field(
+        default=SecretStr(""),
+        description="The catalog: the URL of an SQLite file or of PostgreSQL; `catalog.db` in the home folder if unset",
+    )
+    store: str = Field(
+        default="",
+        description="The managed store: a directory; the folder `store` in the home folder by default",
+    )
+    concurrency: int = Field(default=8, ge=1, le=256, description="Parts that are moved at a time")
+    part_size: Size = Field(
+        default=DEFAULT_PART_SIZE,
+        ge=64 * 1024,
+        le=5 * 1024**3,
+        description="Bytes of a part (`64MiB`); more where a provider's limit of 10,000 parts asks for it",
+    )
+    pack_threshold: Size = Field(
+        default=4 * 1024**2, ge=0, description="Files below this many bytes are stored in packs"
+    )
+    pack_size: Size = Field(
+        default=32 * 1024**2,
+        ge=64 * 1024,
+        le=1024**3,
+        description="Bytes of a pack, and of memory for each one in the making",
+    )
+    grace_period: Duration = Field(
+        default=timedelta(days=7),
+        ge=timedelta(0),
+        description="How long the bytes of deleted and abandoned checkpoints are kept (`7d`, `24h`, seconds)",
+    )
+    quiet_period: Duration = Field(
+        default=timedelta(seconds=5),
+        ge=timedelta(0),
+        description="How long a folder of unknown format must not change before a training job's checkpoint is whole",
+    )
+
+    @field_validator("concurrency", mode="before")
+    @classmethod
+    def _no_boolean(cls, value: object) -> object:
+        if isinstance(value, bool):
+            raise ValueError("a number is needed")
+        return value
+
+    @property
+    def effective_database_url(self) -> str:
+        """The catalog's URL, password included: never print it."""
+        return self.database_url.get_secret_value() or setting_sources.default_database_url(self.home)
+
+    @property
+    def effective_store(self) -> str:
+        """The managed store: a directory, or the URL of a bucket and prefix."""
+        return self.store or str(self.home / setting_sources.STORE_FOLDER)
+
+    @property
+    def jobs_path(self) -> Path:
+        """Where training jobs of this machine keep their output and logs."""
+        return self.home / "jobs"
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Read our one chain of sources instead of pydantic's, so that every command finds the same values."""
+        return init_settings, _RawSource(settings_cls)
+
+
+class _RawSource(PydanticBaseSettingsSource):
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        raw = setting_sources.read_raw_settings().get(field_name)
+        return (None if raw is None else raw.value), field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        known = self.settings_cls.model_fields
+        # Other programs may use variables of our prefix; a wrong key in our own file is a mistake.
+        return {
+            name: raw.value
+            for name, raw in setting_sources.read_raw_settings().items()
+            if name in known or not raw.origin.startswith("environment")
+        }
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """The settings in force; ``overrides`` win over every source.
+
+    Raises SettingsError naming the setting, what is wrong with it, and where it was set.
+    """
+    try:
+        return Settings(**overrides)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0]) if first["loc"] else "settings"
+        raw = setting_sources.read_raw_settings().get(name)
+        origin = f" (from {raw.origin})" if raw else ""
+        raise SettingsError(f"setting {name!r}{origin}: {first['msg'].lower()}") from None

@@ -1,0 +1,57 @@
+"""What the checkpoint system needs of a storage provider connection; the Prefect blocks implement it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+from uuid import UUID
+
+from flexai.checkpoints.errors import UsageError
+from flexai.checkpoints.storage.protocol import ObjectStorage
+
+
+@dataclass(frozen=True, slots=True)
+class RemotePath:
+    """A place on a provider: a bucket and what lies below it."""
+
+    storage: ObjectStorage
+    """The bucket."""
+    key: str
+    """A key, or a prefix without its final ``/``; empty for the whole bucket."""
+    revision: str = ""
+    """What a movable path (a branch) meant when it was opened."""
+
+    @property
+    def prefix(self) -> str:
+        """What the keys below begin with."""
+        return f"{self.key}/" if self.key else ""
+
+
+class StorageConnection(Protocol):
+    """Credentials and endpoint of a remote object store, under a name."""
+
+    @property
+    def connection_name(self) -> str:
+        """The name that users gave it."""
+
+    @property
+    def connection_id(self) -> UUID:
+        """The id of the saved block."""
+
+    def open(self, path: str) -> RemotePath:
+        """Open ``BUCKET/PREFIX-or-KEY``.
+
+        Raises UsageError for a path without a bucket, AccessDeniedError for refused credentials,
+        NotFoundError for a bucket that is not there.
+        """
+
+
+def split_bucket(path: str) -> tuple[str, str]:
+    """Split ``BUCKET/PREFIX-or-KEY`` at its first ``/``; UsageError where there is no bucket."""
+    bucket, _, key = path.strip().partition("/")
+    parts = key.rstrip("/").split("/") if key.rstrip("/") else []
+    if not bucket or bucket in {".", ".."} or any(part in {"", ".", ".."} for part in parts):
+        raise UsageError(
+            f"{path!r} is no path on a storage provider", hint="write BUCKET/PREFIX, for instance my-bucket/checkpoints"
+        )
+    return bucket, "/".join(parts)

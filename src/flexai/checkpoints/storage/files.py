@@ -1,0 +1,101 @@
+"""Reading and writing open files in blocks, holes included."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from flexai.checkpoints.storage.protocol import BLOCK_SIZE, ZERO_BLOCK, Block
+
+
+def read_blocks(descriptor: int, start: int, length: int) -> Iterator[Block]:
+    """Yield ``length`` bytes of an open file from ``start`` without moving its position.
+
+    Holes of a sparse file are not read: slices of ``ZERO_BLOCK`` stand for them. Raises EOFError where the file
+    ends too early.
+    """
+    buffer = bytearray(BLOCK_SIZE)
+    view = memoryview(buffer)
+    position, end = start, start + length
+    data_begins, data_ends = start, start
+    while position < end:
+        if position >= data_ends:
+            data_begins, data_ends = _next_data(descriptor, position, end)
+        if position < data_begins:
+            hole = min(data_begins - position, BLOCK_SIZE)
+            yield ZERO_BLOCK[:hole]
+            position += hole
+            continue
+        wanted = min(BLOCK_SIZE, data_ends - position)
+        got = os.preadv(descriptor, [view[:wanted]], position)
+        if got == 0:
+            raise EOFError(f"the file ends at byte {position}, {end - position} bytes too early")
+        yield view[:got]
+        position += got
+
+
+def _next_data(descriptor: int, position: int, end: int) -> tuple[int, int]:
+    """Where the next data begins and ends, at or after ``position``; all is data where holes are unknown."""
+    if os.fstat(descriptor).st_size < end:
+        return position, end
+    try:
+        begins = os.lseek(descriptor, position, os.SEEK_DATA)
+    except OSError as error:
+        # ENXIO: only a hole follows. Anything else: this file system does not tell.
+        return (end, end) if error.errno == errno.ENXIO else (position, end)
+    if begins >= end:
+        return end, end
+    return begins, min(os.lseek(descriptor, begins, os.SEEK_HOLE), end)
+
+
+def write_blocks(descriptor: int, start: int, blocks: Iterator[Block], *, keep_holes: bool) -> int:
+    """Write blocks from ``start`` on and return how many bytes that was.
+
+    With ``keep_holes`` nothing is written for a hole: the caller knows that the file reads as zeros there.
+    """
+    position = start
+    for block in blocks:
+        if keep_holes and block.obj is ZERO_BLOCK.obj:
+            position += len(block)
+            continue
+        while block:
+            written = os.pwrite(descriptor, block, position)
+            position += written
+            block = block[written:]
+    return position - start
+
+
+def is_hole(descriptor: int, start: int, length: int) -> bool:
+    """Whether a range of an open file holds no data, so that it reads as zeros."""
+    try:
+        return os.lseek(descriptor, start, os.SEEK_DATA) >= start + length
+    except OSError as error:
+        return error.errno == errno.ENXIO
+
+
+def sync_directory(path: Path) -> None:
+    """Make the names in a directory durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def make_directories(path: Path, *, mode: int = 0o777) -> None:
+    """Make a directory and its missing parents, durably."""
+    if path.is_dir():
+        return
+    make_directories(path.parent, mode=mode)
+    with contextlib.suppress(FileExistsError):
+        path.mkdir(mode=mode)
+    sync_directory(path.parent)
+
+
+def sync_data(descriptor: int) -> None:
+    """Make the content of an open file durable."""
+    # macOS has no fdatasync.
+    getattr(os, "fdatasync", os.fsync)(descriptor)

@@ -1,0 +1,112 @@
+"""The managed store: blobs under ids of their own, manifests beside them, on any object storage.
+
+::
+
+    store.json               what this is: format and the store's own id
+    blobs/AB/ABCDEF…         the bytes of one large file, or of many small ones one after the other (a pack)
+    manifests/ID.json        what a checkpoint is made of and where that lies, so that a lost catalog can be rebuilt
+
+A blob's id is random and never used again, so an upload can start before its digest is known, and what gc deletes
+can never be what another push has just brought back.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from flexai.checkpoints.errors import NotFoundError, StorageError
+from flexai.checkpoints.storage.protocol import Block, BytesBody, ObjectInfo, ObjectStorage, UnfinishedUpload
+
+FORMAT = 1
+_STORE_KEY = "store.json"
+_BLOBS = "blobs/"
+_MANIFESTS = "manifests/"
+_MAX_DOCUMENT = 1024**3
+
+
+class ManagedStore:
+    """Where pushed content lives."""
+
+    def __init__(self, storage: ObjectStorage, *, prefix: str = "") -> None:
+        """Use the objects of ``storage`` below ``prefix`` (empty, or ending in ``/``)."""
+        self.storage = storage
+        self._prefix = prefix
+
+    @property
+    def location(self) -> str:
+        """Where this is, for people."""
+        return f"{self.storage.location}/{self._prefix}".rstrip("/") if self._prefix else self.storage.location
+
+    def read_id(self) -> str | None:
+        """The store's own id; None before its first use. Raises StorageError where something else is in its place."""
+        try:
+            document = json.loads(self._read(_STORE_KEY))
+            if document["format"] != FORMAT:
+                raise StorageError(
+                    f"the store {self.location} is of format {document['format']}; this program knows {FORMAT}",
+                    hint="upgrade flexai-checkpoints on this machine",
+                )
+            return str(uuid.UUID(document["id"]))
+        except NotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError) as error:
+            raise StorageError(f"{self.location}/{_STORE_KEY} is damaged: {error}") from error
+
+    def create(self) -> str:
+        """Make the store and return its id. The caller sees to it that only one process does."""
+        store_id = str(uuid.uuid4())
+        self._write(_STORE_KEY, {"format": FORMAT, "id": store_id})
+        return store_id
+
+    def blob_key(self, blob_id: str) -> str:
+        """The object that holds a blob."""
+        return f"{self._prefix}{_BLOBS}{blob_id[:2]}/{blob_id}"
+
+    def read_blob(self, blob_id: str, *, start: int, length: int) -> Iterator[Block]:
+        """Yield a range of a blob."""
+        return self.storage.get(self.blob_key(blob_id), start=start, length=length)
+
+    def delete_blobs(self, blob_ids: Iterable[str]) -> None:
+        """Delete blobs; those that are not there are no error."""
+        self.storage.delete(self.blob_key(blob_id) for blob_id in blob_ids)
+
+    def list_blobs(self) -> Iterator[tuple[str, ObjectInfo]]:
+        """Yield every blob that is there: its id and its object."""
+        for info in self.storage.list(self._prefix + _BLOBS):
+            yield info.key.rpartition("/")[2], info
+
+    def list_unfinished(self) -> Iterator[tuple[str, UnfinishedUpload]]:
+        """Yield unfinished uploads of blobs: the blob's id and the upload."""
+        for upload in self.storage.list_uploads(self._prefix + _BLOBS):
+            yield upload.key.rpartition("/")[2], upload
+
+    def write_manifest(self, checkpoint_id: str, document: dict[str, Any]) -> None:
+        """Store what describes a checkpoint."""
+        self._write(f"{_MANIFESTS}{checkpoint_id}.json", document)
+
+    def read_manifest(self, checkpoint_id: str) -> dict[str, Any]:
+        """What describes a checkpoint; NotFoundError where there is none."""
+        document: dict[str, Any] = json.loads(self._read(f"{_MANIFESTS}{checkpoint_id}.json"))
+        return document
+
+    def list_manifests(self) -> Iterator[str]:
+        """Yield the ids of the checkpoints that the store describes."""
+        for info in self.storage.list(self._prefix + _MANIFESTS):
+            yield info.key.rpartition("/")[2].removesuffix(".json")
+
+    def delete_manifest(self, checkpoint_id: str) -> None:
+        """Delete what describes a checkpoint, if it is there."""
+        self.storage.delete([f"{self._prefix}{_MANIFESTS}{checkpoint_id}.json"])
+
+    def _read(self, key: str) -> bytes:
+        info = self.storage.head(self._prefix + key)
+        if info.size > _MAX_DOCUMENT:
+            raise StorageError(f"{self.location}/{key} is too large to be ours")
+        return b"".join(bytes(block) for block in self.storage.get(self._prefix + key))
+
+    def _write(self, key: str, document: dict[str, Any]) -> None:
+        content = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+        self.storage.put(self._prefix + key, BytesBody(content))

@@ -1,0 +1,160 @@
+"""The protocol every kind of store speaks, and the few types it needs.
+
+Keys are ``/``-separated texts below the root of the store object; nothing here knows checkpoints. A store object
+is safe to use from many threads. Every method may raise
+
+- ``NotFoundError`` for a key (or an upload) that is not there,
+- ``AccessDeniedError`` where credentials or a permission are missing,
+- ``StorageUnavailableError`` for a failure that may pass (the caller tries again),
+- ``StorageError`` for one that will not.
+
+What is acknowledged is durable: when ``put``, ``put_part`` or ``complete_upload`` returns, the bytes survive a
+power loss as far as the store can promise that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias, runtime_checkable
+
+BLOCK_SIZE = 1024 * 1024
+"""Bytes moved at a time. Larger ones fall out of the processor's cache, smaller ones cost interpreter time."""
+
+Block: TypeAlias = memoryview
+"""A run of bytes, valid only until the next one is asked for: its buffer is used again."""
+
+ZERO_BLOCK: Block = memoryview(bytes(BLOCK_SIZE))
+"""What a reader yields (or a slice of it) for a hole in a sparse file, so that a writer may leave a hole too."""
+
+
+class Body(Protocol):
+    """Bytes to be stored: a known number of them, readable from the start more than once (for a retry)."""
+
+    @property
+    def size(self) -> int:
+        """Bytes in all."""
+
+    def blocks(self) -> Iterator[Block]:
+        """Yield the content from its start; each call starts over."""
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectInfo:
+    """One stored object."""
+
+    key: str
+    size: int
+    """Bytes."""
+    etag: str
+    """Changes whenever the content does; comparable only within one store. Not a digest."""
+    checksums: Mapping[str, str] | None = None
+    """Checksums the provider keeps, by algorithm (``crc32c``, ``crc64nvme``, ``sha256``, ``md5``), in hex."""
+
+
+@dataclass(frozen=True, slots=True)
+class PartReceipt:
+    """What a store gives for a stored part, to be handed back when the upload is completed."""
+
+    number: int
+    """From 1."""
+    token: str
+
+
+@dataclass(frozen=True, slots=True)
+class UnfinishedUpload:
+    """An upload, or a put that was cut off, whose bytes take room without being visible."""
+
+    key: str
+    upload_id: str
+    started_at: float
+    """Seconds since the epoch; for a directory the time of the last write."""
+
+
+class ObjectStorage(Protocol):
+    """A store of objects under keys."""
+
+    @property
+    def location(self) -> str:
+        """Where this is, for people: a directory or a URL without credentials."""
+
+    @property
+    def service_identity(self) -> str:
+        """Equal for two stores exactly when ``copy`` works from one to the other."""
+
+    @property
+    def max_parts(self) -> int:
+        """How many parts an upload may have (S3: 10,000)."""
+
+    @property
+    def min_part_size(self) -> int:
+        """Bytes below which only the last part may be (S3: 5 MiB)."""
+
+    def put(self, key: str, body: Body) -> ObjectInfo:
+        """Store an object under a key, replacing what was there, all at once or not at all."""
+
+    def get(self, key: str, *, start: int = 0, length: int | None = None, etag: str = "") -> Iterator[Block]:
+        """Yield ``length`` bytes of an object from ``start`` (to its end where None).
+
+        With an ``etag`` the object must still be that one: SourceChangedError otherwise. Fewer bytes than asked
+        for raise StorageUnavailableError.
+        """
+
+    def head(self, key: str) -> ObjectInfo:
+        """Describe an object; NotFoundError where there is none."""
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        """Yield every object whose key begins with the prefix, in order of keys, fetched page by page."""
+
+    def copy(self, source: ObjectStorage, source_key: str, key: str, *, etag: str = "") -> ObjectInfo:
+        """Copy an object from a store of the same ``service_identity`` without moving its bytes through here."""
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """Delete objects; a key that is not there is no error."""
+
+    def start_upload(self, key: str, *, size: int) -> str:
+        """Begin to store an object of ``size`` bytes in parts; returns the upload's id."""
+
+    def has_upload(self, key: str, upload_id: str) -> bool:
+        """Whether the upload can go on: neither completed, aborted nor expired."""
+
+    def put_part(self, key: str, upload_id: str, *, number: int, offset: int, body: Body) -> PartReceipt:
+        """Store part ``number`` (from 1), whose first byte is at ``offset``, replacing an earlier try."""
+
+    def complete_upload(self, key: str, upload_id: str, receipts: Iterable[PartReceipt]) -> ObjectInfo:
+        """Make the object of its parts visible under its key, all at once."""
+
+    def abort_upload(self, key: str, upload_id: str) -> None:
+        """Give up an upload and the bytes of its parts; one that is not there is no error."""
+
+    def list_uploads(self, prefix: str) -> Iterator[UnfinishedUpload]:
+        """Yield what ``abort_upload`` could give up below a prefix."""
+
+
+@runtime_checkable
+class ClonesFiles(Protocol):
+    """A store that can take a local file's range by sharing its disk blocks (reflink) instead of copying."""
+
+    def clone_part(self, key: str, upload_id: str, *, offset: int, descriptor: int, start: int, length: int) -> bool:
+        """Share a range of an open file as a part; False where the file system cannot, and nothing happened."""
+
+    def read_upload(self, key: str, upload_id: str, *, start: int, length: int) -> Iterator[Block]:
+        """Yield bytes that an unfinished upload holds."""
+
+
+@dataclass(frozen=True, slots=True)
+class BytesBody:
+    """A body held in memory."""
+
+    content: bytes | bytearray | memoryview
+
+    @property
+    def size(self) -> int:
+        """Bytes in all."""
+        return len(self.content)
+
+    def blocks(self) -> Iterator[Block]:
+        """Yield the content from its start."""
+        view = memoryview(self.content)
+        for start in range(0, len(view), BLOCK_SIZE):
+            yield view[start : start + BLOCK_SIZE]

@@ -1,0 +1,1 @@
+"""Moving bytes: scan, digest, plan, engine, journal."""

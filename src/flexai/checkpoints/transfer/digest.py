@@ -1,0 +1,80 @@
+"""Digests: BLAKE3 of every part, and of a file by its parts.
+
+A file's digest is the BLAKE3 of its parts' digests, one after the other; the digest of a file of one part is that
+part's, which is what ``b3sum`` prints. So ranges fetched in parallel verify one by one, and a transfer that goes on
+where it stopped verifies too. BLAKE3: https://github.com/BLAKE3-team/BLAKE3-specs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from blake3 import blake3
+
+from flexai.checkpoints.limits import DEFAULT_PART_SIZE, MAX_PARTS
+from flexai.checkpoints.storage.protocol import Block, Body
+
+
+def part_size_for(size: int, *, part_size: int = DEFAULT_PART_SIZE, max_parts: int = MAX_PARTS) -> int:
+    """The part size in bytes for a file of ``size`` bytes: ``part_size``, doubled until the parts are few enough."""
+    while size > part_size * max_parts:
+        part_size *= 2
+    return part_size
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One part of a file."""
+
+    number: int
+    """From 1."""
+    offset: int
+    """Bytes from the file's beginning."""
+    size: int
+    """Bytes."""
+
+
+def parts_of(size: int, part_size: int) -> Sequence[Part]:
+    """Cut a file of ``size`` bytes into parts; an empty file is one empty part."""
+    offsets = range(0, size, part_size) if size else range(1)
+    return [
+        Part(number=number, offset=offset, size=min(part_size, size - offset))
+        for number, offset in enumerate(offsets, start=1)
+    ]
+
+
+def digest_blocks(blocks: Iterable[Block]) -> bytes:
+    """BLAKE3 of blocks one after the other: 32 bytes."""
+    hasher = blake3()
+    for block in blocks:
+        hasher.update(block)
+    return hasher.digest()
+
+
+def digest_parts(parts: Sequence[bytes]) -> bytes:
+    """A file's digest, 32 bytes, from its parts' digests."""
+    if len(parts) == 1:
+        return parts[0]
+    return blake3(b"".join(parts)).digest()
+
+
+class DigestingBody:
+    """A body whose digest is taken while it is read; a retry that reads it again takes it anew."""
+
+    def __init__(self, body: Body) -> None:
+        self._body = body
+        self._hasher = blake3()
+        self.size = body.size
+
+    def blocks(self) -> Iterator[Block]:
+        """Yield the content, feeding the digest."""
+        self._hasher.reset()
+        for block in self._body.blocks():
+            self._hasher.update(block)
+            yield block
+
+    @property
+    def digest(self) -> bytes:
+        """BLAKE3 of what the last reading yielded: 32 bytes."""
+        return self._hasher.digest()
