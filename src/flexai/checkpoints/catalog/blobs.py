@@ -30,7 +30,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 
 from flexai.checkpoints.catalog.database import Database
-from flexai.checkpoints.catalog.records import (
+from flexai.checkpoints.contents import (
     ArrivedPart,
     NewContent,
     StoredContent,

@@ -1,4 +1,4 @@
-"""What the catalog hands to those who move bytes: plain records of contents, files and unfinished blobs."""
+"""Content as plain records: what is stored where, what has just been stored, what is still arriving."""
 
 from __future__ import annotations
 
