@@ -14,15 +14,16 @@ import threading
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
-from typing import Any
-
-from sqlalchemy import RowMapping
+from typing import TYPE_CHECKING, Any
 
 from flexai.checkpoints.catalog.times import from_text, to_text
-from flexai.checkpoints.models import now
+
+if TYPE_CHECKING:
+    # The fast reader asks who is alive, and cannot wait for SQLAlchemy.
+    from sqlalchemy import RowMapping
 
 _IS_LINUX = platform.system() == "Linux"
 
@@ -80,7 +81,7 @@ class Claim:
         if self.host == this_host():
             started = process_start(self.pid)
             return started is not None and started == self.started
-        return from_text(self.until) > now()
+        return from_text(self.until) > datetime.now(UTC)
 
     @property
     def holder(self) -> str:
@@ -95,7 +96,7 @@ NO_CLAIM: dict[str, Any] = dict.fromkeys(
 
 def lease_end() -> str:
     """When a lease renewed now runs out."""
-    return to_text(now() + LEASE)
+    return to_text(datetime.now(UTC) + LEASE)
 
 
 def this_host() -> str:
