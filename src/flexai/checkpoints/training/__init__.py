@@ -1,0 +1,1 @@
+"""Training jobs: running a command, capturing the checkpoints it writes, reading what they are."""
