@@ -33,7 +33,12 @@ _FORBIDDEN_CHARACTERS = re.compile(r'[\\:*?"<>|]')
 _ENCODED = re.compile(r"%(?:25)*(?:2e|2f|5c|00)", re.IGNORECASE)
 _Refusal = Callable[[str], UnsafePathError]
 
-_INVISIBLE_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp", "Cn"})
+# Private-use characters among them: Samba, WSL and macOS write a colon, a backslash or a dot at the end as such.
+_INVISIBLE_CATEGORIES = frozenset({"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp"})
+# The rest of Unicode's Default_Ignorable_Code_Point: letters and marks that show nothing and that ext4 ignores.
+_IGNORABLE = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]")
+# Windows' best-fit tables turn most of these into real ones; NFKC does not know them.
+_SLASH_LOOK_ALIKES = re.compile("[\u2044\u2215\u2216\u29f5\u29f8\u29f9]")
 
 
 def parse_path(text: str) -> CheckpointPath:
@@ -68,12 +73,12 @@ def parse_path(text: str) -> CheckpointPath:
 
 
 def _check_unicode(text: str, refuse: _Refusal) -> None:
-    if any(unicodedata.category(character) in _INVISIBLE_CATEGORIES for character in text):
-        raise refuse("has a control, invisible or unassigned character")
+    if _IGNORABLE.search(text) or any(unicodedata.category(character) in _INVISIBLE_CATEGORIES for character in text):
+        raise refuse("has a control, invisible, private or unassigned character")
     if unicodedata.normalize("NFC", text) != text:
         raise refuse("is not in Unicode's composed form (NFC)")
     compatible = unicodedata.normalize("NFKC", text)
-    if any(compatible.count(character) > text.count(character) for character in "./\\:~"):
+    if _SLASH_LOOK_ALIKES.search(text) or any(compatible.count(mark) > text.count(mark) for mark in "./\\:~"):
         raise refuse("has a look-alike of '.', '/', '\\', ':' or '~'")
 
 
@@ -98,10 +103,14 @@ def join_path(*parts: str) -> CheckpointPath:
 
 
 def twin_key(path: str) -> str:
-    """The form under which two paths are the same file on a file system that ignores case or Unicode form."""
+    """The form under which two paths are the same file on a file system that ignores case or Unicode form.
+
+    Unicode's compatibility caseless match: https://www.unicode.org/versions/latest/core-spec/chapter-3/, D146.
+    """
     if path.isascii():
         return path.lower()
-    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", path).casefold())
+    folded = unicodedata.normalize("NFD", path).casefold()
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", folded).casefold())
 
 
 def check_path_set(paths: Iterable[CheckpointPath]) -> None:
