@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import string
+import uuid
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flexai.checkpoints.errors import InvalidNameError
+from flexai.checkpoints.names import RESERVED_NAMES, Reference, is_uuid, name_key, parse_name, parse_reference
+
+_ENDS = string.ascii_letters + string.digits
+_INNER = _ENDS + "-_"
+_NEAR_NAMES = st.one_of(
+    st.text(max_size=70),
+    st.text(alphabet=_INNER, max_size=70),
+    st.text(alphabet=_INNER + " ./éſK٣\n", max_size=8),
+    st.sampled_from(["latest", "BEST", "Latest", "lateſt", "best1", "abc\n", "a_b", "---", "a--", "١٢٣", "éab", "abé"]),
+    st.uuids().map(str),
+    st.uuids().map(lambda value: str(value).upper()),
+    st.uuids().map(lambda value: value.hex),
+)
+good_names = st.from_regex(r"\A[A-Za-z0-9][A-Za-z0-9_-]{1,61}[A-Za-z0-9]\Z").filter(
+    lambda text: not _has_uuid_shape(text) and text.lower() not in {"latest", "best"}
+)
+
+
+def _has_uuid_shape(text: str) -> bool:
+    groups = text.split("-")
+    return [len(group) for group in groups] == [8, 4, 4, 4, 12] and set("".join(groups)) <= set(string.hexdigits)
+
+
+def _is_name(text: str) -> bool:
+    """The rule of the naming convention and the two of ours, said without a regular expression."""
+    return (
+        3 <= len(text) <= 63
+        and set(text) <= set(_INNER)
+        and text[0] in _ENDS
+        and text[-1] in _ENDS
+        and not _has_uuid_shape(text)
+        and text.lower() not in {"latest", "best"}
+    )
+
+
+@given(_NEAR_NAMES)
+def test_a_text_is_a_name_exactly_when_it_obeys_the_rules(text: str) -> None:
+    if _is_name(text):
+        assert parse_name(text) == text
+    else:
+        with pytest.raises(InvalidNameError):
+            parse_name(text)
+
+
+@given(good_names)
+def test_a_name_is_kept_as_it_was_written(text: str) -> None:
+    assert parse_name(text) == text
+    assert parse_reference(text) == Reference(text=text, id=None)
+
+
+@pytest.mark.parametrize("text", ["abc", "a1-", "-ab", "_ab", "ab_", "ab", "a", "", "a" * 63, "a" * 64, "a b", "a.b"])
+def test_the_edges_of_the_rule(text: str) -> None:
+    accepted = text in {"abc", "a" * 63}
+    if accepted:
+        parse_name(text)
+    else:
+        with pytest.raises(InvalidNameError) as caught:
+            parse_name(text)
+        assert "3 to 63" in caught.value.hint
+
+
+@pytest.mark.parametrize("text", ["abc\n", "\nabc", "abc\0", "äbc", "abç", "a\u0301bc", "１２３", "abc", "a\u200bbc"])
+def test_only_ascii_letters_and_digits_make_a_name(text: str) -> None:
+    if text.isascii() and text.isalnum():
+        parse_name(text)
+    else:
+        with pytest.raises(InvalidNameError):
+            parse_name(text)
+
+
+@given(st.uuids(), st.booleans())
+def test_a_name_of_uuid_shape_is_refused_and_read_as_an_id(value: uuid.UUID, capital: bool) -> None:
+    text = str(value).upper() if capital else str(value)
+    with pytest.raises(InvalidNameError, match="form of a UUID"):
+        parse_name(text)
+    assert is_uuid(text)
+    assert parse_reference(text) == Reference(text=text, id=str(value))
+
+
+@pytest.mark.parametrize("shape", ["{%s}", "urn:uuid:%s", "%s\n", " %s", "%s-"])
+def test_another_way_to_write_a_uuid_is_neither_a_name_nor_an_id(shape: str) -> None:
+    text = shape % uuid.UUID(int=1)
+    assert not is_uuid(text)
+    with pytest.raises(InvalidNameError):
+        parse_reference(text)
+
+
+def test_a_uuid_without_dashes_is_a_plain_name() -> None:
+    text = uuid.UUID(int=7).hex
+    assert parse_reference(text) == Reference(text=text, id=None)
+
+
+@pytest.mark.parametrize("word", sorted(RESERVED_NAMES))
+def test_a_reserved_name_is_refused_however_it_is_written(word: str) -> None:
+    for text in (word, word.upper(), word.title()):
+        with pytest.raises(InvalidNameError, match="is reserved"):
+            parse_name(text)
+        with pytest.raises(InvalidNameError, match="is reserved"):
+            parse_reference(text)
+    parse_name(f"{word}-1")
+
+
+def test_the_reserved_names_are_those_that_select_checkpoints() -> None:
+    assert {"latest", "best"} == RESERVED_NAMES
+
+
+@given(good_names)
+def test_names_are_compared_without_regard_to_case(text: str) -> None:
+    assert name_key(text) == name_key(text.upper()) == name_key(text.lower()) == name_key(text.swapcase())
+    assert name_key(name_key(text)) == name_key(text)
+    assert len(name_key(text)) == len(text)
+
+
+@given(good_names, good_names)
+def test_names_that_differ_by_more_than_case_have_different_keys(first: str, second: str) -> None:
+    assert (name_key(first) == name_key(second)) == (first.lower() == second.lower())
+
+
+def test_an_error_calls_the_name_what_the_caller_calls_it() -> None:
+    with pytest.raises(InvalidNameError, match=r"^connection 'a b' breaks the naming rules$"):
+        parse_name("a b", what="connection")
+
+
+def test_a_reference_shows_what_was_typed() -> None:
+    text = str(uuid.UUID(int=5)).upper()
+    assert str(parse_reference(text)) == text
