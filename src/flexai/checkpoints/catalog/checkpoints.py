@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -46,6 +47,16 @@ class NameTakenError(AlreadyExistsError):
 
     def __reduce__(self) -> tuple[object, ...]:
         return (NameTakenError, (self.existing,))
+
+
+@dataclass(frozen=True, slots=True)
+class PurgePlan:
+    """What garbage collection would do."""
+
+    deleted: int
+    abandoned: int
+    blobs: int
+    freed_bytes: int
 
 
 class Checkpoints:
@@ -214,10 +225,16 @@ class Checkpoints:
             checkpoint_id, claim, status=CheckpointStatus.FAILED, reason=reason, updated_at=to_text(now()), **NO_CLAIM
         )
 
-    def discard(self, checkpoint_id: str, claim: Claim) -> None:
-        """Undo the announcement of a checkpoint that turned out to be none; its blobs are gc's."""
+    def discard_failed(self, checkpoint_id: str) -> None:
+        """Undo the announcement of a capture that turned out to be no checkpoint; its blobs are gc's."""
         with self._database.writing() as connection:
-            connection.execute(delete(checkpoints).where(_held(checkpoint_id, claim)))
+            connection.execute(
+                delete(checkpoints).where(
+                    checkpoints.c.id == checkpoint_id,
+                    checkpoints.c.status == CheckpointStatus.FAILED,
+                    checkpoints.c.claim_token.is_(None),
+                )
+            )
 
     def get(self, reference: Reference) -> Checkpoint:
         """The checkpoint that a reference means; NotFoundError where there is none, or only a deleted one."""
@@ -370,6 +387,38 @@ class Checkpoints:
                 connection.execute(delete(blob_references).where(blob_references.c.checkpoint_id == checkpoint_id))
             return ids
 
+    def plan_purge(self, store_id: str, *, before: datetime) -> PurgePlan:
+        """What ``purge_deleted`` and ``abandoned`` would give up, and the blobs that only those need."""
+        with self._database.reading() as connection:
+            deleted = set(
+                connection.execute(
+                    select(checkpoints.c.id).where(
+                        checkpoints.c.store_id == store_id,
+                        checkpoints.c.status == CheckpointStatus.DELETING,
+                        checkpoints.c.deleted_at <= to_text(before),
+                    )
+                ).scalars()
+            )
+            idle = {row["id"] for row in self._idle(connection, store_id, before)}
+            needed: dict[str, bool] = {}
+            sizes: dict[str, int] = {}
+            query = (
+                select(blobs.c.id, blobs.c.size, blob_references.c.checkpoint_id)
+                .outerjoin(blob_references, blob_references.c.blob_id == blobs.c.id)
+                .where(blobs.c.store_id == store_id)
+            )
+            for blob_id, size, checkpoint_id in connection.execute(query):
+                sizes[blob_id] = size
+                keeps = checkpoint_id is not None and checkpoint_id not in deleted and checkpoint_id not in idle
+                needed[blob_id] = needed.get(blob_id, False) or keeps
+        garbage = [blob_id for blob_id, is_needed in needed.items() if not is_needed]
+        return PurgePlan(
+            deleted=len(deleted),
+            abandoned=len(idle),
+            blobs=len(garbage),
+            freed_bytes=sum(sizes[blob_id] for blob_id in garbage),
+        )
+
     def forget(self, checkpoint_id: str) -> None:
         """Remove the record of a purged checkpoint whose bytes are gone."""
         with self._database.writing() as connection:
@@ -387,17 +436,9 @@ class Checkpoints:
         Their blobs are nobody's afterwards. The checkpoint stays, failed, and its name with it.
         """
         given_up = []
-        query = _select().where(
-            checkpoints.c.store_id == store_id,
-            checkpoints.c.status.in_((CheckpointStatus.UPLOADING, CheckpointStatus.SYNCING, CheckpointStatus.FAILED)),
-            checkpoints.c.updated_at <= to_text(before),
-        )
         with self._database.reading() as connection:
-            rows = connection.execute(query).mappings().all()
+            rows = self._idle(connection, store_id, before)
         for row in rows:
-            holder = Claim.of_row(row)
-            if holder is not None and holder.is_alive:
-                continue
             with self._database.writing() as connection:
                 reason = row["reason"] or "interrupted, and not continued within the grace period"
                 done = connection.execute(
@@ -413,24 +454,6 @@ class Checkpoints:
                     connection.execute(delete(blob_references).where(blob_references.c.checkpoint_id == row["id"]))
                     given_up.append(row["id"])
         return given_up
-
-    def insert_recovered(self, checkpoint: Checkpoint) -> bool:
-        """Enter a checkpoint that the store's own manifest describes, not yet available; False where it is known.
-
-        Its name is lost where another checkpoint has taken it.
-        """
-        row = _row_of(checkpoint)
-        for key in (row["name_key"], None):
-            try:
-                with self._database.writing() as connection:
-                    connection.execute(insert(checkpoints).values(row | {"name_key": key}))
-                return True
-            except IntegrityError:
-                with self._database.reading() as connection:
-                    known = connection.execute(select(checkpoints.c.id).where(checkpoints.c.id == row["id"])).first()
-                if known is not None or key is None:
-                    return False
-        return False
 
     def record_export(self, record: ExportRecord) -> None:
         """Record an export; one to the same place replaces the earlier record."""
@@ -461,6 +484,16 @@ class Checkpoints:
                 ExportRecord.model_validate(dict(row) | {"exported_at": from_text(row["exported_at"])})
                 for row in connection.execute(query).mappings()
             ]
+
+    def _idle(self, connection: Connection, store_id: str, before: datetime) -> list[RowMapping]:
+        """Unfinished pushes and captures that nobody is at work on."""
+        query = _select().where(
+            checkpoints.c.store_id == store_id,
+            checkpoints.c.status.in_((CheckpointStatus.UPLOADING, CheckpointStatus.SYNCING, CheckpointStatus.FAILED)),
+            checkpoints.c.updated_at <= to_text(before),
+        )
+        rows = connection.execute(query).mappings().all()
+        return [row for row in rows if (holder := Claim.of_row(row)) is None or not holder.is_alive]
 
     def _update_held(self, checkpoint_id: str, claim: Claim, **values: Any) -> None:
         with self._database.writing() as connection:
@@ -533,10 +566,11 @@ def _new_row(
         created_at=time,
         updated_at=time,
     )
-    return _row_of(checkpoint) | {"name_key": None} | claim.columns()
+    return row_of(checkpoint) | {"name_key": None} | claim.columns()
 
 
-def _row_of(checkpoint: Checkpoint) -> dict[str, Any]:
+def row_of(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The columns that hold a checkpoint, its claim left out."""
     document = checkpoint.model_dump(mode="json", exclude={"source", "facts", "job_name"})
     return document | {
         "name_key": name_key(checkpoint.name) if checkpoint.kind is CheckpointKind.PUSHED else None,

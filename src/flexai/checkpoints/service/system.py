@@ -9,7 +9,10 @@ from types import TracebackType
 
 from flexai.checkpoints.catalog.blobs import Blobs
 from flexai.checkpoints.catalog.catalog import Catalog
-from flexai.checkpoints.errors import SettingsError
+from flexai.checkpoints.catalog.checkpoints import title
+from flexai.checkpoints.errors import ConflictError, NotFoundError, SettingsError
+from flexai.checkpoints.models import Checkpoint, CheckpointStatus
+from flexai.checkpoints.names import parse_reference
 from flexai.checkpoints.owner import Owner, load_owner
 from flexai.checkpoints.settings import Settings, load_settings
 from flexai.checkpoints.storage.local import LocalStorage
@@ -52,6 +55,23 @@ class System:
     def blobs(self) -> Blobs:
         """The catalog's blobs of the managed store."""
         return self.catalog.blobs(self.store_id)
+
+    def available(self, reference: str) -> Checkpoint:
+        """The checkpoint that NAME or UUID means, if its content can be read.
+
+        Raises NotFoundError where there is none, or where its bytes lie in another store than the one in force;
+        ConflictError where it is not available.
+        """
+        checkpoint = self.catalog.checkpoints.get(parse_reference(reference))
+        if checkpoint.status is not CheckpointStatus.AVAILABLE:
+            why = f": {checkpoint.reason}" if checkpoint.reason else ""
+            raise ConflictError(f"checkpoint {title(checkpoint)!r} is {checkpoint.status}, not available{why}")
+        if checkpoint.store_id != self.store_id:
+            raise NotFoundError(
+                f"checkpoint {title(checkpoint)!r} lies in another store than {self.store.location}",
+                hint="set FLEXAI_STORE to the store that it was pushed to",
+            )
+        return checkpoint
 
     def close(self) -> None:
         """Close the catalog's connections."""

@@ -1,0 +1,121 @@
+"""Entering a checkpoint that only the store's manifest still describes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+from sqlalchemy import Connection, Table, insert, select
+from sqlalchemy.exc import IntegrityError
+
+from flexai.checkpoints.catalog.checkpoints import row_of
+from flexai.checkpoints.catalog.database import Database
+from flexai.checkpoints.catalog.tables import blob_references, blobs, checkpoints, contents, files, jobs
+from flexai.checkpoints.catalog.times import to_text
+from flexai.checkpoints.contents import NewContent
+from flexai.checkpoints.models import Checkpoint, CheckpointStatus, JobStatus, Manifest
+from flexai.checkpoints.names import name_key
+
+
+def enter_recovered(
+    database: Database,
+    checkpoint: Checkpoint,
+    manifest: Manifest,
+    ranges: Mapping[str, tuple[str, NewContent]],
+    blob_sizes: Mapping[str, int],
+) -> bool:
+    """Enter a checkpoint with its files, contents and blobs as available; False where the catalog knows it.
+
+    ``ranges`` gives each file's blob and range, ``blob_sizes`` the bytes of each blob. A name that another
+    checkpoint has by now is left to it.
+    """
+    row = row_of(checkpoint) | {
+        "status": CheckpointStatus.AVAILABLE,
+        "size": manifest.size,
+        "file_count": len(manifest.files),
+        "manifest_digest": manifest.digest(),
+    }
+    with database.writing() as connection:
+        if connection.execute(select(checkpoints.c.id).where(checkpoints.c.id == row["id"])).first():
+            return False
+        if checkpoint.job_id is not None:
+            _enter_job(connection, checkpoint)
+        _insert_named(connection, checkpoints, row)
+        for blob_id in sorted({blob_id for blob_id, _ in ranges.values()}):
+            if connection.execute(select(blobs.c.id).where(blobs.c.id == blob_id)).first() is None:
+                connection.execute(
+                    insert(blobs).values(
+                        id=blob_id,
+                        store_id=checkpoint.store_id,
+                        size=blob_sizes[blob_id],
+                        status="stored",
+                        created_at=row["created_at"],
+                    )
+                )
+            connection.execute(insert(blob_references).values(checkpoint_id=row["id"], blob_id=blob_id))
+        for path, (blob_id, content) in ranges.items():
+            content_id = _enter_content(connection, blob_id, content)
+            connection.execute(insert(files).values(checkpoint_id=row["id"], path=path, content_id=content_id))
+        return True
+
+
+def _insert_named(connection: Connection, table: Table, row: dict[str, object]) -> None:
+    """Insert a row with its name, or without where another one has the name."""
+    try:
+        with connection.begin_nested():
+            connection.execute(insert(table).values(row))
+    except IntegrityError:
+        connection.execute(insert(table).values(row | {"name_key": None}))
+
+
+def _enter_job(connection: Connection, checkpoint: Checkpoint) -> None:
+    """Enter the job of a captured checkpoint as far as the checkpoint tells of it."""
+    job_id = str(checkpoint.job_id)
+    if connection.execute(select(jobs.c.id).where(jobs.c.id == job_id)).first():
+        return
+    time = to_text(checkpoint.created_at)
+    row = {
+        "id": job_id,
+        "name": checkpoint.job_name,
+        "name_key": name_key(checkpoint.job_name),
+        "creator_user_id": str(checkpoint.creator_user_id),
+        "owner_org_id": str(checkpoint.owner_org_id),
+        "status": JobStatus.INTERRUPTED,
+        "reason": "recovered from the managed store, which does not tell how the job ended",
+        "command": "[]",
+        "env_names": "[]",
+        "attempt": 1,
+        "output_dir": "",
+        "log_path": "",
+        "stop_requested": False,
+        "created_at": time,
+        "started_at": time,
+        "ended_at": time,
+        "updated_at": time,
+    }
+    _insert_named(connection, jobs, row)
+
+
+def _enter_content(connection: Connection, blob_id: str, content: NewContent) -> int:
+    known = connection.execute(
+        select(contents.c.id).where(
+            contents.c.blob_id == blob_id, contents.c.start == content.start, contents.c.size == content.size
+        )
+    ).scalar()
+    if known is not None:
+        return int(known)
+    return int(
+        connection.execute(
+            insert(contents)
+            .values(
+                blob_id=blob_id,
+                start=content.start,
+                size=content.size,
+                part_size=content.part_size,
+                digest=None if content.digest is None else content.digest.hex(),
+                part_digests=content.part_digests,
+                checksums=json.dumps(dict(content.checksums)),
+            )
+            .returning(contents.c.id)
+        ).scalar_one()
+    )

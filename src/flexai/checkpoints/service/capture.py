@@ -1,0 +1,58 @@
+"""Capture: store what a training job wrote as a checkpoint of that job."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from flexai.checkpoints.errors import SourceChangedError, SourceError
+from flexai.checkpoints.models import Checkpoint, Source, TrainingFacts, TrainingJob
+from flexai.checkpoints.paths import parse_path
+from flexai.checkpoints.progress import NoProgress, Progress
+from flexai.checkpoints.service import storing
+from flexai.checkpoints.service.system import System
+from flexai.checkpoints.transfer.scan import check_sources
+from flexai.checkpoints.transfer.sources import LocalSource
+
+
+def capture(
+    system: System,
+    *,
+    job: TrainingJob,
+    name: str,
+    node: str,
+    files: Mapping[str, Path],
+    facts: TrainingFacts,
+    progress: Progress | None = None,
+) -> Checkpoint:
+    """Store files (path in the checkpoint → local file) as a captured checkpoint of a job and return it, available.
+
+    Raises SourceError where there is none, UnsafePathError for a path that a checkpoint cannot hold,
+    SourceChangedError where a file is gone or changes while it is read.
+    """
+    if not files:
+        raise SourceError(f"captured checkpoint {name!r} holds no file")
+    sources = []
+    for path, local_path in files.items():
+        try:
+            status = local_path.lstat()
+        except FileNotFoundError as error:
+            raise SourceChangedError(f"source {local_path} vanished before it was read") from error
+        sources.append(LocalSource.of(parse_path(path), local_path, status))
+    checkpoint, claim = system.catalog.checkpoints.begin_capture(
+        job_id=str(job.id),
+        name=name,
+        node=node,
+        owner=system.owner,
+        source=Source(from_local_files=(str(Path(job.output_dir, name)),)),
+        store_id=system.store_id,
+        parent_id=None if job.input_checkpoint_id is None else str(job.input_checkpoint_id),
+    )
+    try:
+        return storing.store(
+            system, checkpoint, claim, check_sources(sources), facts=facts, progress=progress or NoProgress()
+        )
+    except SourceChangedError:
+        # It was no checkpoint yet: the one that the change leads to is captured under a number of its own.
+        system.catalog.checkpoints.discard_failed(str(checkpoint.id))
+        raise

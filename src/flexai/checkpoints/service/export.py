@@ -1,0 +1,129 @@
+"""Export: bring a checkpoint's files to a storage provider."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from dataclasses import dataclass
+from typing import Any
+
+from flexai.checkpoints.catalog.checkpoints import title
+from flexai.checkpoints.errors import DestinationExistsError, NotFoundError, SourceError, UsageError
+from flexai.checkpoints.models import Checkpoint, ExportRecord, Manifest, canonical_json, now
+from flexai.checkpoints.progress import NoProgress, Progress
+from flexai.checkpoints.service.manifests import manifest_of
+from flexai.checkpoints.service.storing import limits_of
+from flexai.checkpoints.service.system import System
+from flexai.checkpoints.storage.connection import RemotePath, StorageConnection
+from flexai.checkpoints.storage.protocol import BytesBody
+from flexai.checkpoints.transfer.deliver import deliver
+
+EXPORT_MANIFEST = "flexai-manifest.json"
+"""The object that says what an export holds. It says ``complete`` only once everything else is there."""
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class ExportReport:
+    """What an export did."""
+
+    checkpoint: Checkpoint
+    record: ExportRecord
+    exported_files: int
+    skipped_files: int
+    """Files that were there already with the right content."""
+    moved_bytes: int
+
+
+def export(
+    system: System,
+    reference: str,
+    connection: StorageConnection,
+    destination_path: str,
+    *,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> ExportReport:
+    """Bring a checkpoint's files below ``BUCKET/PREFIX`` of a connection; a rerun continues a broken export.
+
+    A manifest object is written first, saying that the export is not complete, and replaced last, so that a reader
+    can tell a whole export from a torn one. Objects that are there with the same content are left as they are.
+
+    Raises NotFoundError for a checkpoint that is not there, ConflictError for one that is not available,
+    DestinationExistsError for other content in the way (unless ``overwrite``), and what the provider raises.
+    """
+    progress = progress or NoProgress()
+    checkpoint = system.available(reference)
+    files = system.blobs.files_of(str(checkpoint.id))
+    if any(file.path == EXPORT_MANIFEST for file in files):
+        raise SourceError(
+            f"checkpoint {title(checkpoint)!r} holds a file {EXPORT_MANIFEST!r}, the name of an export's own manifest",
+            hint="push the checkpoint without that file",
+        )
+    place = connection.open(destination_path)
+    if not place.key:
+        raise UsageError(
+            f"{destination_path!r} names a bucket without a folder",
+            hint="write BUCKET/PREFIX: an export has a place of its own",
+        )
+    manifest = manifest_of(files)
+    progress.begin(f"export {title(checkpoint)}", total_bytes=checkpoint.size, total_files=checkpoint.file_count)
+    try:
+        found = _read_manifest(place)
+        if found is not None and found.get("manifestDigest") != manifest.digest() and not overwrite:
+            raise DestinationExistsError(f"another checkpoint was exported to {place.storage.location}/{place.key}")
+        done = deliver(
+            files,
+            place,
+            store=system.store,
+            limits=limits_of(system.settings),
+            overwrite=overwrite,
+            before_writing=lambda: _write_manifest(place, checkpoint, manifest, complete=False),
+            progress=progress,
+        )
+        if done.sent or found is None or not found.get("complete"):
+            _write_manifest(place, checkpoint, manifest, complete=True)
+    finally:
+        progress.end()
+    record = ExportRecord(
+        id=uuid.uuid4(),
+        checkpoint_id=checkpoint.id,
+        storage_provider=connection.connection_name,
+        destination_path=destination_path,
+        manifest_digest=manifest.digest(),
+        exported_at=now(),
+    )
+    system.catalog.checkpoints.record_export(record)
+    return ExportReport(
+        checkpoint=checkpoint,
+        record=record,
+        exported_files=len(done.sent),
+        skipped_files=len(done.skipped),
+        moved_bytes=sum(info.size for info in done.sent.values()),
+    )
+
+
+def _write_manifest(place: RemotePath, checkpoint: Checkpoint, manifest: Manifest, *, complete: bool) -> None:
+    document = {
+        "kind": "CheckpointExport",
+        "format": FORMAT,
+        "complete": complete,
+        "checkpoint": {"id": str(checkpoint.id), "name": title(checkpoint)},
+        "manifest": manifest.model_dump(mode="json"),
+        "manifestDigest": manifest.digest(),
+    }
+    place.storage.put(place.prefix + EXPORT_MANIFEST, BytesBody(canonical_json(document)))
+
+
+def _read_manifest(place: RemotePath) -> dict[str, Any] | None:
+    """The manifest object that is there; an unreadable one is a torn export's."""
+    try:
+        content = b"".join(bytes(block) for block in place.storage.get(place.prefix + EXPORT_MANIFEST))
+    except NotFoundError:
+        return None
+    try:
+        document = json.loads(content)
+    except ValueError:
+        return {}
+    return document if isinstance(document, dict) else {}

@@ -1,0 +1,60 @@
+"""Fetch: bring a checkpoint's files to a directory of this machine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from flexai.checkpoints.catalog.checkpoints import title
+from flexai.checkpoints.models import Checkpoint
+from flexai.checkpoints.progress import NoProgress, Progress
+from flexai.checkpoints.service.storing import limits_of
+from flexai.checkpoints.service.system import System
+from flexai.checkpoints.transfer.download import download
+
+
+@dataclass(frozen=True, slots=True)
+class FetchReport:
+    """What a fetch did."""
+
+    checkpoint: Checkpoint
+    destination: Path
+    fetched_files: int
+    kept_files: int
+    """Files that were there already with the right content."""
+    moved_bytes: int
+    """Bytes of the files that were fetched; what an interrupted fetch had brought counts too."""
+
+
+def fetch(
+    system: System, reference: str, destination: Path, *, overwrite: bool = False, progress: Progress | None = None
+) -> FetchReport:
+    """Bring a checkpoint's files into a directory, which is made where it is missing; a rerun continues a broken fetch.
+
+    A file that is there with the right content is kept. Raises NotFoundError for a checkpoint that is not there,
+    ConflictError for one that is not available, DestinationExistsError for other content in the way (unless
+    ``overwrite``), IntegrityError for stored content that is damaged.
+    """
+    progress = progress or NoProgress()
+    checkpoint = system.available(reference)
+    files = system.blobs.files_of(str(checkpoint.id))
+    progress.begin(f"fetch {title(checkpoint)}", total_bytes=checkpoint.size, total_files=checkpoint.file_count)
+    try:
+        done = download(
+            files,
+            destination,
+            store=system.store,
+            limits=limits_of(system.settings),
+            overwrite=overwrite,
+            progress=progress,
+        )
+    finally:
+        progress.end()
+    sizes = {file.path: file.content.size for file in files}
+    return FetchReport(
+        checkpoint=checkpoint,
+        destination=destination,
+        fetched_files=len(done.fetched),
+        kept_files=len(done.kept),
+        moved_bytes=sum(sizes[path] for path in done.fetched),
+    )

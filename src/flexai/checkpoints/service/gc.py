@@ -1,0 +1,95 @@
+"""Garbage collection: the bytes that nobody needs any more go.
+
+In this order, so that whatever the instant it dies, a rerun finishes and nobody misses a byte: the catalog forgets who
+needed a blob, then the store forgets the manifest, then each blob is re-checked and taken out of use by one conditional
+update, then its bytes go, and last the catalog forgets that it was.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from datetime import timedelta
+
+from flexai.checkpoints.models import now
+from flexai.checkpoints.progress import NoProgress, Progress
+from flexai.checkpoints.service.system import System
+
+
+@dataclass(frozen=True, slots=True)
+class GarbageReport:
+    """What gc took, or with ``dry_run`` would take; and what it leaves alone because it is not ours."""
+
+    checkpoints: int
+    """Deleted checkpoints that are gone for good."""
+    abandoned: int
+    """Interrupted pushes that nobody continued."""
+    blobs: int
+    freed_bytes: int
+    strangers: tuple[str, ...]
+    """Blobs in the store that the catalog does not know, and that gc never touches (see ``recover``)."""
+
+
+def collect_garbage(
+    system: System,
+    *,
+    grace_period: timedelta | None = None,
+    dry_run: bool = False,
+    progress: Progress | None = None,
+) -> GarbageReport:
+    """Take what was deleted, or left by an interrupted push, longer ago than the grace period.
+
+    Raises what the store raises; what was taken by then stays taken, and a rerun goes on.
+    """
+    progress = progress or NoProgress()
+    before = now() - (system.settings.grace_period if grace_period is None else grace_period)
+    checkpoints = system.catalog.checkpoints
+    if dry_run:
+        plan = checkpoints.plan_purge(system.store_id, before=before)
+        return GarbageReport(
+            checkpoints=plan.deleted,
+            abandoned=plan.abandoned,
+            blobs=plan.blobs,
+            freed_bytes=plan.freed_bytes,
+            strangers=_strangers(system),
+        )
+    purged = checkpoints.purge_deleted(system.store_id, before=before)
+    abandoned = checkpoints.abandoned(system.store_id, before=before)
+    for checkpoint_id in [*purged, *abandoned]:
+        system.store.delete_manifest(checkpoint_id)
+    unreferenced = system.blobs.unreferenced()
+    progress.begin("gc", total_bytes=sum(size for _, size, _ in unreferenced), total_files=len(unreferenced))
+    blobs = freed = 0
+    try:
+        for blob_id, size, upload_id in unreferenced:
+            if not system.blobs.mark_deleting(blob_id):
+                continue
+            if upload_id:
+                system.store.storage.abort_upload(system.store.blob_key(blob_id), upload_id)
+            system.store.delete_blobs([blob_id])
+            system.blobs.forget(blob_id)
+            blobs, freed = blobs + 1, freed + size
+            progress.advance(moved=size, files=1)
+        _abort_strays(system, before=before.timestamp())
+    finally:
+        progress.end()
+    for checkpoint_id in purged:
+        checkpoints.forget(checkpoint_id)
+    return GarbageReport(
+        checkpoints=len(purged), abandoned=len(abandoned), blobs=blobs, freed_bytes=freed, strangers=_strangers(system)
+    )
+
+
+def _abort_strays(system: System, *, before: float) -> None:
+    """Give up uploads that no push will go on with: cut off between their start and their entry in the journal."""
+    uploads = [found for found in system.store.list_unfinished() if found[1].started_at <= min(before, time.time())]
+    journalled = system.blobs.uploads_in_progress()
+    for _, upload in uploads:
+        if upload.upload_id not in journalled:
+            system.store.storage.abort_upload(upload.key, upload.upload_id)
+
+
+def _strangers(system: System) -> tuple[str, ...]:
+    there = [blob_id for blob_id, _ in system.store.list_blobs()]
+    known = system.blobs.known(there)
+    return tuple(blob_id for blob_id in there if blob_id not in known)

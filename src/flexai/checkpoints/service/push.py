@@ -1,0 +1,137 @@
+"""Push: bring files into the managed store under a name."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from flexai.checkpoints.catalog.checkpoints import NameTakenError
+from flexai.checkpoints.contents import StoredContent, StoredFile
+from flexai.checkpoints.errors import AlreadyExistsError, NotFoundError
+from flexai.checkpoints.models import Checkpoint, CheckpointStatus, Source
+from flexai.checkpoints.names import parse_name
+from flexai.checkpoints.progress import NoProgress, Progress
+from flexai.checkpoints.service import storing
+from flexai.checkpoints.service.system import System
+from flexai.checkpoints.storage.connection import StorageConnection
+from flexai.checkpoints.transfer.compare import same_content
+from flexai.checkpoints.transfer.scan import scan_local, scan_remote
+from flexai.checkpoints.transfer.sources import Source as FileSource
+
+
+@dataclass(frozen=True, slots=True)
+class LocalFiles:
+    """Files of this machine."""
+
+    specs: tuple[str, ...]
+    """``SOURCE[=DESTINATION]`` each."""
+    follow_symlinks: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderPath:
+    """A prefix or an object on a storage provider."""
+
+    connection: StorageConnection
+    path: str
+    """``BUCKET/PREFIX-or-KEY``."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExistingCheckpoint:
+    """A checkpoint that is here already, captured or pushed: it gets another name, and no byte moves."""
+
+    reference: str
+
+
+PushSource: TypeAlias = LocalFiles | ProviderPath | ExistingCheckpoint
+
+
+def push(
+    system: System, name: str, source: PushSource, *, if_not_exists: bool = False, progress: Progress | None = None
+) -> Checkpoint:
+    """Push a checkpoint and return it, available.
+
+    A push of the same name by the same owner that failed or was interrupted is continued. With ``if_not_exists`` a name
+    that is available with the same content is no error.
+
+    Raises InvalidNameError, SourceError or UnsafePathError for what cannot be pushed, SourceChangedError for a source
+    that changes meanwhile, AlreadyExistsError for a name that is available, ConflictError for one that another process
+    or owner is pushing, NotFoundError for an existing checkpoint that is not there, and what a store raises.
+    """
+    progress = progress or NoProgress()
+    checked = parse_name(name, what="checkpoint name")
+    sources: Sequence[FileSource] = ()
+    original: Checkpoint | None = None
+    status = CheckpointStatus.UPLOADING
+    match source:
+        case LocalFiles(specs, follow_symlinks):
+            sources = scan_local(specs, follow_symlinks=follow_symlinks)
+            described = Source(from_local_files=specs)
+        case ProviderPath(connection, path):
+            place = connection.open(path)
+            sources = scan_remote(place)
+            status = CheckpointStatus.SYNCING
+            described = Source(
+                storage_provider=connection.connection_name,
+                storage_provider_id=connection.connection_id,
+                source_path=path,
+                revision=place.revision,
+            )
+        case ExistingCheckpoint(reference):
+            original = system.available(reference)
+            described = original.source
+    try:
+        checkpoint, claim = system.catalog.checkpoints.begin_push(
+            checked,
+            owner=system.owner,
+            source=described,
+            status=status,
+            store_id=system.store_id,
+            parent_id=str(original.id) if original else None,
+        )
+    except NameTakenError as taken:
+        return _settle(system, taken.existing, sources, original, if_not_exists=if_not_exists)
+    if original is not None:
+        try:
+            contents = _hold_all(system, str(checkpoint.id), system.blobs.files_of(str(original.id)))
+            return storing.commit(system, checkpoint, claim, contents, facts=original.facts)
+        except BaseException as error:
+            storing.give_up(system, checkpoint, claim, error)
+            raise
+    return storing.store(system, checkpoint, claim, sources, progress=progress)
+
+
+def _hold_all(system: System, checkpoint_id: str, files: Sequence[StoredFile]) -> dict[str, StoredContent]:
+    for file in files:
+        if not system.blobs.hold(checkpoint_id, file.content):
+            raise NotFoundError("the checkpoint was deleted meanwhile")
+    return {file.path: file.content for file in files}
+
+
+def _settle(
+    system: System,
+    existing: Checkpoint,
+    sources: Sequence[FileSource],
+    original: Checkpoint | None,
+    *,
+    if_not_exists: bool,
+) -> Checkpoint:
+    """Decide what a push of a name that is available means: done already, or an error that says why."""
+    if original is not None:
+        same = original.manifest_digest == existing.manifest_digest
+    else:
+        same = same_content(system.blobs.files_of(str(existing.id)), sources, concurrency=os.cpu_count() or 1)
+    if same and if_not_exists:
+        return existing
+    if same:
+        raise AlreadyExistsError(
+            f"checkpoint {existing.name!r} already exists with the same content",
+            hint="nothing needs to be pushed; with --if-not-exists this is no error",
+        )
+    raise AlreadyExistsError(
+        f"checkpoint {existing.name!r} already exists with other content",
+        hint=f"use another name, or: flexai checkpoint delete {existing.name}",
+    )

@@ -1,0 +1,69 @@
+"""Recover: rebuild a lost catalog from the manifests that lie beside the blobs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from flexai.checkpoints.catalog.checkpoints import title
+from flexai.checkpoints.catalog.recovery import enter_recovered
+from flexai.checkpoints.errors import CheckpointError, IntegrityError
+from flexai.checkpoints.models import now
+from flexai.checkpoints.progress import NoProgress, Progress
+from flexai.checkpoints.service.manifests import read_manifest_document
+from flexai.checkpoints.service.system import System
+
+
+@dataclass
+class RecoverReport:
+    """What was found in the store."""
+
+    recovered: list[str] = field(default_factory=list)
+    """Titles of checkpoints that the catalog knows again."""
+    known: int = 0
+    problems: dict[str, str] = field(default_factory=dict)
+    """Why a checkpoint could not be recovered, by its id."""
+
+
+def recover(system: System, *, progress: Progress | None = None) -> RecoverReport:
+    """Enter every checkpoint that the store describes and the catalog does not know.
+
+    A checkpoint whose blobs are not all there is left out and named. Names that are taken by now are left to their
+    holders; such a checkpoint is found by its UUID. Raises what the store raises.
+    """
+    progress = progress or NoProgress()
+    report = RecoverReport()
+    sizes = {blob_id: info.size for blob_id, info in system.store.list_blobs()}
+    ids = list(system.store.list_manifests())
+    progress.begin("recover", total_bytes=0, total_files=len(ids))
+    try:
+        for checkpoint_id in ids:
+            try:
+                document = system.store.read_manifest(checkpoint_id)
+                _recover_one(system, document, sizes, report)
+            except (IntegrityError, ValueError) as error:
+                report.problems[checkpoint_id] = error.message if isinstance(error, CheckpointError) else str(error)
+            progress.advance(files=1)
+    finally:
+        progress.end()
+    return report
+
+
+def _recover_one(system: System, document: dict[str, Any], sizes: dict[str, int], report: RecoverReport) -> None:
+    checkpoint, manifest, ranges = read_manifest_document(document)
+    missing = sorted(
+        path for path, (blob_id, content) in ranges.items() if sizes.get(blob_id, -1) < content.start + content.size
+    )
+    if missing:
+        raise IntegrityError(f"the content of {missing[0]!r} and {len(missing) - 1} more is not in the store")
+    entered = enter_recovered(
+        system.catalog.database,
+        checkpoint.model_copy(update={"store_id": system.store_id, "updated_at": now()}),
+        manifest,
+        ranges,
+        sizes,
+    )
+    if entered:
+        report.recovered.append(title(checkpoint))
+    else:
+        report.known += 1

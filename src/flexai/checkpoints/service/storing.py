@@ -1,0 +1,104 @@
+"""What push and capture share: store the sources, write the manifest, say that the checkpoint is available."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Sequence
+
+from flexai.checkpoints.catalog.checkpoints import title
+from flexai.checkpoints.catalog.claims import Claim, ClaimKeeper
+from flexai.checkpoints.contents import StoredContent, StoredFile
+from flexai.checkpoints.errors import CheckpointError
+from flexai.checkpoints.models import Checkpoint, TrainingFacts
+from flexai.checkpoints.progress import Progress
+from flexai.checkpoints.service.manifests import manifest_document, manifest_of
+from flexai.checkpoints.service.system import System
+from flexai.checkpoints.settings import Settings
+from flexai.checkpoints.transfer.sources import Source
+from flexai.checkpoints.transfer.upload import Limits, upload
+
+
+def limits_of(settings: Settings) -> Limits:
+    """How the settings let a transfer use the machine."""
+    return Limits(
+        concurrency=settings.concurrency,
+        part_size=settings.part_size,
+        pack_threshold=min(settings.pack_threshold, settings.pack_size),
+        pack_size=settings.pack_size,
+    )
+
+
+def store(
+    system: System,
+    checkpoint: Checkpoint,
+    claim: Claim,
+    sources: Sequence[Source],
+    *,
+    facts: TrainingFacts | None = None,
+    progress: Progress,
+) -> Checkpoint:
+    """Bring the sources into the store for a checkpoint that this process holds, and make it available.
+
+    The order is the design: blobs, then the manifest, then the catalog's word. An error, or a signal, leaves the
+    checkpoint ``failed`` with the reason; what has arrived stays, and the next try goes on with it.
+    """
+    checkpoint_id = str(checkpoint.id)
+    progress.begin(
+        f"push {title(checkpoint)}",
+        total_bytes=sum(source.size for source in sources),
+        total_files=len(sources),
+    )
+    try:
+        with ClaimKeeper(lambda: system.catalog.checkpoints.renew(checkpoint_id, claim)):
+            contents = upload(
+                sources,
+                checkpoint_id=checkpoint_id,
+                store=system.store,
+                journal=system.blobs,
+                limits=limits_of(system.settings),
+                progress=progress,
+            )
+            return commit(system, checkpoint, claim, contents, facts=facts)
+    except BaseException as error:
+        give_up(system, checkpoint, claim, error)
+        raise
+    finally:
+        progress.end()
+
+
+def commit(
+    system: System,
+    checkpoint: Checkpoint,
+    claim: Claim,
+    contents: dict[str, StoredContent],
+    *,
+    facts: TrainingFacts | None = None,
+) -> Checkpoint:
+    """Write the manifest and make the checkpoint available."""
+    manifest = manifest_of([StoredFile(path, content) for path, content in contents.items()])
+    described = checkpoint.model_copy(update={"facts": facts or checkpoint.facts})
+    system.store.write_manifest(str(checkpoint.id), manifest_document(described, manifest, contents))
+    return system.catalog.checkpoints.commit(
+        str(checkpoint.id),
+        claim,
+        manifest=manifest,
+        content_ids={path: content.id for path, content in contents.items()},
+        blob_ids={content.blob_id for content in contents.values()},
+        facts=facts,
+    )
+
+
+def give_up(system: System, checkpoint: Checkpoint, claim: Claim, error: BaseException) -> None:
+    """Record why a checkpoint could not be stored."""
+    reason = error.message if isinstance(error, CheckpointError) else _reason(error)
+    try:
+        system.catalog.checkpoints.fail(str(checkpoint.id), claim, reason)
+    except CheckpointError as second:
+        # The catalog is gone as well, or another process has taken over: the first error is the one to tell.
+        error.add_note(f"the failure could not be recorded: {second.message}")
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, KeyboardInterrupt):
+        return f"interrupted by {signal.Signals.SIGINT.name}"
+    return f"{type(error).__name__}: {error}"

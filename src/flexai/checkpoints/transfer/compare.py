@@ -1,0 +1,39 @@
+"""Whether sources have the content that a checkpoint has."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from functools import partial
+
+from flexai.checkpoints.contents import StoredContent, StoredFile
+from flexai.checkpoints.transfer.crew import Crew
+from flexai.checkpoints.transfer.digest import digest_blocks, parts_of
+from flexai.checkpoints.transfer.sources import Source
+
+
+def same_content(files: Sequence[StoredFile], sources: Sequence[Source], *, concurrency: int) -> bool:
+    """Whether the sources are exactly these files: the same paths with the same bytes.
+
+    Sources are read only where paths and sizes agree. Raises SourceChangedError or SourceError for a source.
+    """
+    contents = {file.path: file.content for file in files}
+    if {source.path: source.size for source in sources} != {path: one.size for path, one in contents.items()}:
+        return False
+    differing: list[str] = []
+    crew = Crew(concurrency)
+
+    def compare(source: Source, content: StoredContent) -> None:
+        with contextlib.closing(source.open()) as opened:
+            for part in parts_of(content.size, content.part_size):
+                crew.check()
+                if differing:
+                    return
+                if digest_blocks(opened.blocks(part.offset, part.size)) != content.part_digest(part.number):
+                    differing.append(source.path)
+                    return
+
+    for source in sources:
+        crew.add(partial(compare, source, contents[source.path]))
+    crew.run()
+    return not differing

@@ -1,0 +1,186 @@
+"""The engine that brings a checkpoint's files out of the managed store to a storage provider."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+from flexai.checkpoints.contents import StoredContent, StoredFile
+from flexai.checkpoints.errors import DestinationExistsError
+from flexai.checkpoints.progress import Progress
+from flexai.checkpoints.storage.connection import RemotePath
+from flexai.checkpoints.storage.managed import ManagedStore
+from flexai.checkpoints.storage.protocol import BytesBody, ObjectInfo, ObjectStorage, PartReceipt
+from flexai.checkpoints.transfer.crew import CountedBody, Crew
+from flexai.checkpoints.transfer.digest import DigestingBody, Part, digest_blocks, parts_of
+from flexai.checkpoints.transfer.download import damaged
+from flexai.checkpoints.transfer.reading import StoredBody
+from flexai.checkpoints.transfer.upload import Limits
+
+
+@dataclass
+class Delivery:
+    """What an export did, by path in the checkpoint."""
+
+    sent: dict[str, ObjectInfo] = field(default_factory=dict)
+    skipped: dict[str, ObjectInfo] = field(default_factory=dict)
+
+
+def deliver(
+    files: Sequence[StoredFile],
+    place: RemotePath,
+    *,
+    store: ManagedStore,
+    limits: Limits,
+    overwrite: bool,
+    before_writing: Callable[[], None],
+    progress: Progress,
+) -> Delivery:
+    """Bring files below a provider's prefix; an object that is there with the same content is left as it is.
+
+    ``before_writing`` is called once, before the first file leaves, if any does.
+
+    Raises DestinationExistsError for other content in the way, before anything is written; IntegrityError for stored
+    content that is not what was recorded.
+    """
+    delivery = _Delivery(place, store, limits, progress)
+    existing = {info.key: info for info in place.storage.list(place.prefix)}
+    others = delivery.compare(files, existing)
+    if others and not overwrite:
+        first = min(place.prefix + file.path for file in others)
+        more = f" and {len(others) - 1} more" if len(others) > 1 else ""
+        raise DestinationExistsError(f"other content is already at {place.storage.location}/{first}{more}")
+    missing = [file for file in files if place.prefix + file.path not in existing]
+    if missing or others:
+        before_writing()
+        delivery.send(missing + others)
+    return delivery.done
+
+
+class _Delivery:
+    def __init__(self, place: RemotePath, store: ManagedStore, limits: Limits, progress: Progress) -> None:
+        self.place = place
+        self.store = store
+        self.limits = limits
+        self.progress = progress
+        self.crew = Crew(limits.concurrency)
+        self.done = Delivery()
+        self.uploads: set[tuple[str, str]] = set()
+        source, target = store.storage.service_identity, place.storage.service_identity
+        self._copies = bool(target) and source == target
+
+    def key(self, file: StoredFile) -> str:
+        """Where a file goes."""
+        return self.place.prefix + file.path
+
+    def compare(self, files: Sequence[StoredFile], existing: Mapping[str, ObjectInfo]) -> list[StoredFile]:
+        """Note which files are there already; returns those in whose place lies something else."""
+        others: list[StoredFile] = []
+        crew = Crew(self.limits.concurrency)
+
+        def compare(file: StoredFile, info: ObjectInfo) -> None:
+            if info.size == file.content.size and _has_content(self.place.storage, info, file.content, crew):
+                self.done.skipped[file.path] = info
+                self.progress.advance(skipped=info.size, files=1)
+            else:
+                others.append(file)
+
+        for file in files:
+            if info := existing.get(self.key(file)):
+                crew.add(partial(compare, file, info))
+        crew.run()
+        return others
+
+    def send(self, files: Sequence[StoredFile]) -> None:
+        """Bring files there."""
+        for file in sorted(files, key=lambda file: -file.content.size):
+            self.crew.add(partial(self._send, file))
+        try:
+            self.crew.run()
+        finally:
+            for key, upload_id in self.uploads:
+                self.place.storage.abort_upload(key, upload_id)
+
+    def sent(self, file: StoredFile, info: ObjectInfo) -> None:
+        """Note that a file has arrived."""
+        self.done.sent[file.path] = info
+        self.progress.advance(files=1)
+
+    def _send(self, file: StoredFile) -> None:
+        self.crew.check()
+        if self._copies and self._copy(file):
+            return
+        if file.content.size < self.limits.pack_threshold:
+            self._send_small(file)
+        else:
+            _ObjectDelivery(self, file).begin()
+
+    def _copy(self, file: StoredFile) -> bool:
+        """Let the provider copy a file that is a blob of its own; False for one in a pack."""
+        key = self.store.blob_key(file.content.blob_id)
+        if self.store.storage.head(key).size != file.content.size:
+            return False
+        info = self.place.storage.copy(self.store.storage, key, self.key(file))
+        self.progress.advance(skipped=file.content.size)
+        self.sent(file, info)
+        return True
+
+    def _send_small(self, file: StoredFile) -> None:
+        """Send a file that fits in memory, where it is verified before the first byte leaves."""
+        stored = StoredBody(self.store, file.content.blob_id, file.content.start, file.content.size)
+        content = b"".join(bytes(block) for block in stored.blocks())
+        if digest_blocks([memoryview(content)]) != file.content.digest:
+            raise damaged(file)
+        body = CountedBody(BytesBody(content), crew=self.crew, progress=self.progress)
+        self.sent(file, self.place.storage.put(self.key(file), body))
+
+
+class _ObjectDelivery:
+    """One large file on its way to the provider, part by part."""
+
+    def __init__(self, delivery: _Delivery, file: StoredFile) -> None:
+        self._delivery = delivery
+        self._file = file
+        self._key = delivery.key(file)
+        self._receipts: dict[int, PartReceipt] = {}
+        self._parts: Sequence[Part] = ()
+        self._upload_id = ""
+        self._lock = threading.Lock()
+
+    def begin(self) -> None:
+        """Start the upload and queue its parts; the parts are those of the digests, so that each verifies."""
+        content = self._file.content
+        self._upload_id = self._delivery.place.storage.start_upload(self._key, size=content.size)
+        self._delivery.uploads.add((self._key, self._upload_id))
+        self._parts = parts_of(content.size, content.part_size)
+        for part in reversed(self._parts):
+            self._delivery.crew.add(partial(self._send_part, part), next_up=True)
+
+    def _send_part(self, part: Part) -> None:
+        storage = self._delivery.place.storage
+        self._delivery.crew.check()
+        content = self._file.content
+        stored = StoredBody(self._delivery.store, content.blob_id, content.start + part.offset, part.size)
+        body = DigestingBody(CountedBody(stored, crew=self._delivery.crew, progress=self._delivery.progress))
+        receipt = storage.put_part(self._key, self._upload_id, number=part.number, offset=part.offset, body=body)
+        if body.digest != content.part_digest(part.number):
+            raise damaged(self._file)
+        with self._lock:
+            self._receipts[part.number] = receipt
+            is_last = len(self._receipts) == len(self._parts)
+        if is_last:
+            receipts = [self._receipts[part.number] for part in self._parts]
+            info = storage.complete_upload(self._key, self._upload_id, receipts)
+            self._delivery.uploads.discard((self._key, self._upload_id))
+            self._delivery.sent(self._file, info)
+
+
+def _has_content(storage: ObjectStorage, info: ObjectInfo, content: StoredContent, crew: Crew) -> bool:
+    for part in parts_of(content.size, content.part_size):
+        crew.check()
+        blocks = storage.get(info.key, start=part.offset, length=part.size, etag=info.etag)
+        if digest_blocks(blocks) != content.part_digest(part.number):
+            return False
+    return True

@@ -1,0 +1,36 @@
+"""What a transfer writes down as it goes, so that a rerun continues; the catalog's blobs implement it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+from flexai.checkpoints.contents import ArrivedPart, NewContent, StoredContent, UnfinishedBlob
+
+
+class Journal(Protocol):
+    """Which blobs and parts have arrived, and which contents the store already holds."""
+
+    def begin(self, *, writer_id: str, path: str, size: int, part_size: int) -> str:
+        """Announce a blob before its first byte is stored; returns its id."""
+
+    def set_upload(self, blob_id: str, upload_id: str) -> None:
+        """Record the upload that a blob arrives by."""
+
+    def record_part(self, blob_id: str, part: ArrivedPart) -> None:
+        """Record that the store acknowledged a part."""
+
+    def finish(self, blob_id: str, new: Sequence[NewContent]) -> list[StoredContent]:
+        """Record that all of a blob is stored, and which contents its ranges are."""
+
+    def unfinished(self, writer_id: str) -> dict[str, UnfinishedBlob]:
+        """What an earlier try left unfinished, by the file's path."""
+
+    def hold_by_digest(self, checkpoint_id: str, digests: Iterable[str]) -> dict[str, StoredContent]:
+        """Find stored contents by their digests (hex) and refer to their blobs."""
+
+    def find_by_size(self, size: int) -> list[StoredContent]:
+        """Stored contents of a size in bytes."""
+
+    def hold(self, checkpoint_id: str, content: StoredContent) -> bool:
+        """Refer to the blob of a content found before; False where it is gone."""

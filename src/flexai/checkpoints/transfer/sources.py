@@ -1,0 +1,178 @@
+"""What can be pushed: a local file, or an object on a provider."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from flexai.checkpoints.errors import SourceChangedError, SourceError, StorageError
+from flexai.checkpoints.paths import CheckpointPath
+from flexai.checkpoints.storage.files import read_blocks
+from flexai.checkpoints.storage.protocol import Block, ObjectInfo, ObjectStorage
+from flexai.checkpoints.transfer.digest import digest_blocks
+
+_SAMPLE = 64 * 1024
+
+
+class OpenSource(Protocol):
+    """A source that is being read."""
+
+    def blocks(self, start: int, length: int) -> Iterator[Block]:
+        """Yield a range of it; SourceChangedError where it is no longer what was scanned."""
+
+    def check(self) -> None:
+        """Raise SourceChangedError where it is no longer what was scanned."""
+
+    def close(self) -> None:
+        """Let go of it."""
+
+
+class Source(Protocol):
+    """A file to be pushed: where it goes in the checkpoint, and its bytes."""
+
+    @property
+    def path(self) -> CheckpointPath:
+        """Its path in the checkpoint."""
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+
+    @property
+    def is_local(self) -> bool:
+        """Whether reading it twice costs no transfer."""
+
+    def open(self) -> OpenSource:
+        """Open it; SourceError where it cannot be read, SourceChangedError where it is gone or another one."""
+
+
+@dataclass(frozen=True, slots=True)
+class LocalSource:
+    """A file of this machine, as the scan found it."""
+
+    path: CheckpointPath
+    local_path: Path
+    size: int
+    identity: tuple[int, int, int, int]
+    """Device, inode, bytes and time of the last write (ns). Not the inode's change time: pinning changes that."""
+    is_local: bool = field(default=True, init=False)
+
+    @classmethod
+    def of(cls, path: CheckpointPath, local_path: Path, status: os.stat_result) -> LocalSource:
+        """The source that a file's status describes."""
+        return cls(path=path, local_path=local_path, size=status.st_size, identity=_identity(status))
+
+    def open(self) -> OpenLocalSource:
+        """Open the file and check that it is still the one that was scanned."""
+        try:
+            descriptor = os.open(self.local_path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except FileNotFoundError as error:
+            raise SourceChangedError(f"source {self.local_path} vanished after it was listed") from error
+        except PermissionError as error:
+            raise SourceError(
+                f"source {self.local_path} cannot be read: permission denied", hint="check the file's permissions"
+            ) from error
+        except OSError as error:
+            raise SourceError(f"source {self.local_path} cannot be read: {error.strerror}") from error
+        opened = OpenLocalSource(self, descriptor)
+        try:
+            opened.check()
+        except SourceChangedError:
+            opened.close()
+            raise
+        return opened
+
+    def check(self) -> None:
+        """Raise SourceChangedError where the name no longer means the file that was scanned."""
+        try:
+            status = self.local_path.stat()
+        except FileNotFoundError as error:
+            raise SourceChangedError(f"source {self.local_path} vanished while it was read") from error
+        if _identity(status) != self.identity:
+            raise SourceChangedError(f"source {self.local_path} changed while it was read")
+
+    def sample(self) -> bytes:
+        """The digest of some of its bytes: files with different samples differ."""
+        starts = (0, self.size // 2, max(0, self.size - _SAMPLE))
+        with contextlib.closing(self.open()) as opened:
+            return digest_blocks(
+                block for start in starts for block in opened.blocks(start, min(_SAMPLE, self.size - start))
+            )
+
+
+class OpenLocalSource:
+    """An open file; ranges of it are read from many threads."""
+
+    def __init__(self, source: LocalSource, descriptor: int) -> None:
+        self.source = source
+        self.descriptor = descriptor
+
+    def blocks(self, start: int, length: int) -> Iterator[Block]:
+        """Yield a range of the file."""
+        try:
+            yield from read_blocks(self.descriptor, start, length)
+        except EOFError as error:
+            raise SourceChangedError(f"source {self.source.local_path} shrank while it was read") from error
+        except OSError as error:
+            raise StorageError(f"source {self.source.local_path} cannot be read: {error.strerror}") from error
+
+    def check(self) -> None:
+        """Raise SourceChangedError where the file has been written to since it was scanned."""
+        if _identity(os.fstat(self.descriptor)) != self.source.identity:
+            raise SourceChangedError(f"source {self.source.local_path} changed while it was read")
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self.descriptor)
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectSource:
+    """An object on a provider, as the listing showed it."""
+
+    path: CheckpointPath
+    storage: ObjectStorage
+    info: ObjectInfo
+    is_local: bool = field(default=False, init=False)
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return self.info.size
+
+    def open(self) -> ObjectSource:
+        """Itself: each range is a request of its own."""
+        return self
+
+    def blocks(self, start: int, length: int) -> Iterator[Block]:
+        """Yield a range of the object, pinned to the version that was listed."""
+        return self.storage.get(self.info.key, start=start, length=length, etag=self.info.etag)
+
+    def check(self) -> None:
+        """Raise SourceChangedError where the object is another one by now."""
+        if self.storage.head(self.info.key).etag != self.info.etag:
+            raise SourceChangedError(f"{self.storage.location}/{self.info.key} changed while it was read")
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+
+@dataclass(frozen=True, slots=True)
+class RangeBody:
+    """A range of an open source as a body."""
+
+    source: OpenSource
+    start: int
+    size: int
+
+    def blocks(self) -> Iterator[Block]:
+        """Yield the range from its start."""
+        return self.source.blocks(self.start, self.size)
+
+
+def _identity(status: os.stat_result) -> tuple[int, int, int, int]:
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns

@@ -1,0 +1,340 @@
+"""The engine that brings sources into the managed store.
+
+Parts of all files share one crew of threads. Each part is read once: it is digested from the buffer that is sent. What
+an earlier try brought in is found through the journal and through the contents that the catalog knows; it is
+read again and compared, never sent again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from flexai.checkpoints.contents import ArrivedPart, NewContent, StoredContent, UnfinishedBlob
+from flexai.checkpoints.errors import NotFoundError
+from flexai.checkpoints.progress import Progress
+from flexai.checkpoints.storage.managed import ManagedStore
+from flexai.checkpoints.storage.protocol import BytesBody, ClonesFiles, PartReceipt
+from flexai.checkpoints.transfer.crew import CountedBody, Crew
+from flexai.checkpoints.transfer.digest import (
+    DigestingBody,
+    Part,
+    digest_blocks,
+    digest_parts,
+    part_size_for,
+    parts_of,
+)
+from flexai.checkpoints.transfer.journal import Journal
+from flexai.checkpoints.transfer.plan import UploadPlan, chain_twins, plan_upload
+from flexai.checkpoints.transfer.sources import LocalSource, OpenLocalSource, OpenSource, RangeBody, Source
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How a transfer uses the machine; sizes in bytes."""
+
+    concurrency: int
+    part_size: int
+    pack_threshold: int
+    pack_size: int
+
+
+def upload(
+    sources: Sequence[Source],
+    *,
+    checkpoint_id: str,
+    store: ManagedStore,
+    journal: Journal,
+    limits: Limits,
+    progress: Progress,
+) -> dict[str, StoredContent]:
+    """Store every source for a checkpoint; returns each one's content by its path.
+
+    Raises SourceChangedError or SourceError for a source, and what the store raises.
+    """
+    transfer = _Upload(checkpoint_id, store, journal, limits, progress)
+    transfer.run(plan_upload(sources, pack_threshold=limits.pack_threshold, pack_size=limits.pack_size))
+    for source in sources:
+        if isinstance(source, LocalSource):
+            # Once more at the end, so that all files are of one moment.
+            source.check()
+    return transfer.stored
+
+
+class _Upload:
+    def __init__(
+        self, checkpoint_id: str, store: ManagedStore, journal: Journal, limits: Limits, progress: Progress
+    ) -> None:
+        self.checkpoint_id = checkpoint_id
+        self.store = store
+        self.journal = journal
+        self.limits = limits
+        self.progress = progress
+        self.crew = Crew(limits.concurrency)
+        self.stored: dict[str, StoredContent] = {}
+        self.unfinished = journal.unfinished(checkpoint_id)
+        self.can_clone = isinstance(store.storage, ClonesFiles)
+        self.opened: set[OpenSource] = set()
+
+    def run(self, plan: UploadPlan[Source]) -> None:
+        for chain in chain_twins(plan.whole, _samples(plan.whole)):
+            self.add_chain(chain)
+        for pack in plan.packs:
+            self.crew.add(partial(self._store_pack, pack))
+        try:
+            self.crew.run()
+        finally:
+            for opened in self.opened:
+                opened.close()
+
+    def add_chain(self, chain: Sequence[Source]) -> None:
+        """Store large files one after the other; an empty chain is no work."""
+        if chain:
+            self.crew.add(partial(self._begin_file, chain[0], chain[1:]))
+
+    def close(self, opened: OpenSource) -> None:
+        """Let go of a source that has been read."""
+        self.opened.discard(opened)
+        opened.close()
+
+    def keep(self, paths: Iterable[str], content: StoredContent, *, skipped: bool) -> None:
+        """Note where the content of files lies."""
+        for path in paths:
+            self.stored[path] = content
+            self.progress.advance(files=1, skipped=content.size if skipped else 0)
+
+    # Small files: read whole, looked up by their digests, and what is new stored as one blob.
+
+    def _store_pack(self, sources: Sequence[Source]) -> None:
+        buffer = bytearray()
+        paths: dict[bytes, list[str]] = {}
+        ranges: dict[bytes, tuple[int, int]] = {}
+        for source in sources:
+            self.crew.check()
+            start = len(buffer)
+            with contextlib.closing(source.open()) as opened:
+                for block in opened.blocks(0, source.size):
+                    buffer += block
+                opened.check()
+            with memoryview(buffer) as view:
+                digest = digest_blocks([view[start:]])
+            if digest in ranges:
+                del buffer[start:]
+            else:
+                ranges[digest] = (start, source.size)
+            paths.setdefault(digest, []).append(source.path)
+        held = self.journal.hold_by_digest(self.checkpoint_id, [digest.hex() for digest in ranges])
+        for digest in list(ranges):
+            if content := held.get(digest.hex()):
+                self.keep(paths[digest], content, skipped=True)
+                del ranges[digest]
+        if ranges:
+            self._send_pack(buffer, ranges, paths)
+
+    def _send_pack(
+        self, buffer: bytearray, ranges: dict[bytes, tuple[int, int]], paths: dict[bytes, list[str]]
+    ) -> None:
+        kept: bytes | bytearray
+        if sum(size for _, size in ranges.values()) < len(buffer):
+            with memoryview(buffer) as view:
+                kept = b"".join(view[start : start + size] for start, size in ranges.values())
+        else:
+            kept = buffer
+        new = []
+        position = 0
+        for digest, (_, size) in ranges.items():
+            new.append(
+                NewContent(start=position, size=size, part_size=max(size, 1), digest=digest, part_digests=digest)
+            )
+            position += size
+        blob_id = self.journal.begin(
+            writer_id=self.checkpoint_id, path="", size=position, part_size=self.limits.pack_size
+        )
+        self.store.storage.put(
+            self.store.blob_key(blob_id), CountedBody(BytesBody(kept), crew=self.crew, progress=self.progress)
+        )
+        for digest, content in zip(ranges, self.journal.finish(blob_id, new), strict=True):
+            self.keep(paths[digest], content, skipped=False)
+
+    # Large files: compared with contents of the same size, else sent part by part.
+
+    def _begin_file(self, source: Source, twins: Sequence[Source]) -> None:
+        opened = source.open()
+        self.opened.add(opened)
+        content = self._find_equal(source, opened) or self._find_complete(source, opened)
+        if content is not None:
+            opened.check()
+            self.close(opened)
+            self.keep([source.path], content, skipped=True)
+            self.add_chain(twins)
+            return
+        file = _FileUpload(self, source, opened, self._begin_blob(source), twins)
+        for part in reversed(file.parts):
+            self.crew.add(partial(file.store_part, part), next_up=True)
+
+    def _find_equal(self, source: Source, opened: OpenSource) -> StoredContent | None:
+        """Content that the store holds already; reading ends at the first part that no candidate has."""
+        if not source.is_local:
+            return None
+        candidates = self.journal.find_by_size(source.size)
+        for part_size in {candidate.part_size for candidate in candidates}:
+            alike = [candidate for candidate in candidates if candidate.part_size == part_size]
+            for part in parts_of(source.size, part_size):
+                self.crew.check()
+                digest = digest_blocks(opened.blocks(part.offset, part.size))
+                alike = [candidate for candidate in alike if candidate.part_digest(part.number) == digest]
+                if not alike:
+                    break
+            for candidate in alike:
+                if self.journal.hold(self.checkpoint_id, candidate):
+                    return candidate
+        return None
+
+    def _find_complete(self, source: Source, opened: OpenSource) -> StoredContent | None:
+        """A blob that an earlier try completed, dying before it could say so."""
+        known = self.unfinished.get(source.path)
+        if known is None or known.size != source.size or not source.is_local:
+            return None
+        parts = parts_of(known.size, known.part_size)
+        key = self.store.blob_key(known.id)
+        if len(known.parts) < len(parts) or self.store.storage.has_upload(key, known.upload_id):
+            return None
+        try:
+            if self.store.storage.head(key).size != known.size:
+                return None
+        except NotFoundError:
+            return None
+        for part in parts:
+            self.crew.check()
+            if digest_blocks(opened.blocks(part.offset, part.size)) != known.parts[part.number].digest:
+                return None
+        del self.unfinished[source.path]
+        return self.finish(known, [known.parts[part.number] for part in parts])
+
+    def _begin_blob(self, source: Source) -> UnfinishedBlob:
+        storage = self.store.storage
+        known = self.unfinished.pop(source.path, None)
+        if (
+            known is not None
+            and known.size == source.size
+            and storage.has_upload(self.store.blob_key(known.id), known.upload_id)
+        ):
+            return known
+        part_size = part_size_for(
+            source.size, part_size=max(self.limits.part_size, storage.min_part_size), max_parts=storage.max_parts
+        )
+        blob_id = self.journal.begin(
+            writer_id=self.checkpoint_id, path=source.path, size=source.size, part_size=part_size
+        )
+        upload_id = storage.start_upload(self.store.blob_key(blob_id), size=source.size)
+        self.journal.set_upload(blob_id, upload_id)
+        return UnfinishedBlob(
+            id=blob_id, path=source.path, size=source.size, part_size=part_size, upload_id=upload_id, parts={}
+        )
+
+    def finish(self, blob: UnfinishedBlob, arrived: Sequence[ArrivedPart]) -> StoredContent:
+        """Record a blob whose bytes are all there as the content of one file."""
+        digests = [part.digest for part in arrived]
+        new = NewContent(
+            start=0,
+            size=blob.size,
+            part_size=blob.part_size,
+            digest=digest_parts(digests),
+            part_digests=b"".join(digests),
+        )
+        (content,) = self.journal.finish(blob.id, [new])
+        return content
+
+
+class _FileUpload:
+    """One large file on its way; its parts are stored by any threads in any order."""
+
+    def __init__(
+        self, upload: _Upload, source: Source, opened: OpenSource, blob: UnfinishedBlob, twins: Sequence[Source]
+    ) -> None:
+        self._upload = upload
+        self._source = source
+        self._opened = opened
+        self._blob = blob
+        self._twins = twins
+        self._key = upload.store.blob_key(blob.id)
+        self.parts = parts_of(source.size, blob.part_size)
+        self._arrived: dict[int, ArrivedPart] = {}
+        self._lock = threading.Lock()
+
+    def store_part(self, part: Part) -> None:
+        """Store one part, or find that it has arrived before; the last one finishes the file."""
+        self._upload.crew.check()
+        arrived = self._already_arrived(part) or self._clone(part) or self._send(part)
+        with self._lock:
+            self._arrived[part.number] = arrived
+            is_last = len(self._arrived) == len(self.parts)
+        if is_last:
+            self._finish()
+
+    def _already_arrived(self, part: Part) -> ArrivedPart | None:
+        known = self._blob.parts.get(part.number)
+        if known is None or digest_blocks(self._opened.blocks(part.offset, part.size)) != known.digest:
+            return None
+        self._upload.progress.advance(skipped=part.size)
+        return known
+
+    def _clone(self, part: Part) -> ArrivedPart | None:
+        storage = self._upload.store.storage
+        if not (self._upload.can_clone and isinstance(self._opened, OpenLocalSource)):
+            return None
+        assert isinstance(storage, ClonesFiles)
+        if not storage.clone_part(
+            self._key,
+            self._blob.upload_id,
+            offset=part.offset,
+            descriptor=self._opened.descriptor,
+            start=part.offset,
+            length=part.size,
+        ):
+            self._upload.can_clone = False
+            return None
+        # From the clone, which nobody else writes to, not from the source.
+        blocks = storage.read_upload(self._key, self._blob.upload_id, start=part.offset, length=part.size)
+        self._upload.progress.advance(moved=part.size)
+        return self._record(part, PartReceipt(number=part.number, token=""), digest_blocks(blocks))
+
+    def _send(self, part: Part) -> ArrivedPart:
+        body = DigestingBody(
+            CountedBody(
+                RangeBody(self._opened, part.offset, part.size),
+                crew=self._upload.crew,
+                progress=self._upload.progress,
+            )
+        )
+        receipt = self._upload.store.storage.put_part(
+            self._key, self._blob.upload_id, number=part.number, offset=part.offset, body=body
+        )
+        return self._record(part, receipt, body.digest)
+
+    def _record(self, part: Part, receipt: PartReceipt, digest: bytes) -> ArrivedPart:
+        arrived = ArrivedPart(number=part.number, digest=digest, receipt=receipt.token)
+        self._upload.journal.record_part(self._blob.id, arrived)
+        return arrived
+
+    def _finish(self) -> None:
+        self._opened.check()
+        self._upload.close(self._opened)
+        arrived = [self._arrived[part.number] for part in self.parts]
+        self._upload.store.storage.complete_upload(
+            self._key, self._blob.upload_id, [PartReceipt(part.number, part.receipt) for part in arrived]
+        )
+        self._upload.keep([self._source.path], self._upload.finish(self._blob, arrived), skipped=False)
+        self._upload.add_chain(self._twins)
+
+
+def _samples(sources: Sequence[Source]) -> dict[str, bytes]:
+    """A sample of each local file that shares its size with another."""
+    by_size: dict[int, list[LocalSource]] = {}
+    for source in sources:
+        if isinstance(source, LocalSource):
+            by_size.setdefault(source.size, []).append(source)
+    return {source.path: source.sample() for group in by_size.values() if len(group) > 1 for source in group}
