@@ -10,6 +10,7 @@ from sqlalchemy import text
 from flexai.checkpoints.catalog.blobs import Blobs
 from flexai.checkpoints.catalog.checkpoints import Checkpoints
 from flexai.checkpoints.catalog.database import MIGRATION_LOCK, Database
+from flexai.checkpoints.catalog.jobs import Jobs
 
 
 class Catalog:
@@ -18,6 +19,7 @@ class Catalog:
     def __init__(self, database: Database) -> None:
         self.database = database
         self.checkpoints = Checkpoints(database)
+        self.jobs = Jobs(database)
 
     @classmethod
     def open(cls, url: str) -> Catalog:

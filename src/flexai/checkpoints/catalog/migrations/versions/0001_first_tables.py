@@ -45,6 +45,7 @@ def upgrade() -> None:
         sa.Column("input_checkpoint_id", sa.String(length=36), nullable=True),
         sa.Column("output_dir", sa.Text(), nullable=False),
         sa.Column("log_path", sa.Text(), nullable=False),
+        sa.Column("host", sa.Text(), nullable=False),
         sa.Column("stop_requested", sa.Boolean(), nullable=False),
         sa.Column("created_at", sa.String(length=32), nullable=False),
         sa.Column("started_at", sa.String(length=32), nullable=False),

@@ -1,0 +1,317 @@
+"""Training jobs in the catalog: names, attempts, and who runs them.
+
+Like checkpoints: every change is one conditional statement or one transaction, and what may not happen is refused by
+a constraint of the database. A job that says it is running while its runner is gone is shown as ``interrupted``, the
+same to every reader, whether or not anybody has written that down yet.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import RowMapping, delete, exists, insert, select, update
+from sqlalchemy.exc import IntegrityError
+
+from flexai.checkpoints.catalog.claims import NO_CLAIM, Claim, lease_end
+from flexai.checkpoints.catalog.database import Database
+from flexai.checkpoints.catalog.tables import checkpoints, jobs
+from flexai.checkpoints.catalog.times import from_text, to_text
+from flexai.checkpoints.errors import AlreadyExistsError, ConflictError, NotFoundError
+from flexai.checkpoints.models import JobStatus, TrainingJob, now
+from flexai.checkpoints.names import Name, Reference, is_uuid, name_key, parse_name
+from flexai.checkpoints.owner import Owner
+
+RUNNER_GONE = "the process that ran it is gone"
+
+_RUNNING = (JobStatus.IN_PROGRESS, JobStatus.STOP_IN_PROGRESS)
+
+
+class JobExistsError(AlreadyExistsError):
+    """The name belongs to a job that has succeeded, which the caller may take instead of running it again."""
+
+    default_hint = "use another name, or delete the old job first: flexai training delete NAME"
+
+    def __init__(self, existing: TrainingJob) -> None:
+        super().__init__(f"training job {existing.name!r} has already succeeded")
+        self.existing = existing
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (JobExistsError, (self.existing,))
+
+
+@dataclass(frozen=True, slots=True)
+class BegunJob:
+    """A job's new attempt, the right to write about it, and what the attempt before left."""
+
+    job: TrainingJob
+    claim: Claim
+    previous: TrainingJob | None
+
+
+Layout = Callable[[UUID, int], tuple[str, str]]
+"""Where an attempt of a job keeps its output and its log: two paths from the job's id and the attempt's number."""
+
+
+def parse_job_reference(text: str) -> Reference:
+    """Read a training job's NAME or UUID; InvalidNameError for a text that can be neither."""
+    if is_uuid(text):
+        return Reference(text=text, id=str(UUID(text)))
+    return Reference(text=parse_name(text, what="training job"), id=None)
+
+
+class Jobs:
+    """The training jobs of a catalog."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def begin(
+        self,
+        name: Name,
+        *,
+        owner: Owner,
+        command: Sequence[str],
+        env_names: Sequence[str],
+        layout: Layout,
+    ) -> BegunJob:
+        """Take a name for a new job, or begin the next attempt of the unsuccessful job that holds it.
+
+        Raises JobExistsError where the name's job has succeeded, ConflictError where it is running or another
+        owner's.
+        """
+        claim = Claim.new()
+        job_id = uuid.uuid4()
+        values = _attempt_values(command, env_names, claim) | {"attempt": 1}
+        values |= _places(layout, job_id, 1)
+        try:
+            with self._database.writing() as connection:
+                connection.execute(
+                    insert(jobs).values(
+                        id=str(job_id),
+                        name=name,
+                        name_key=name_key(name),
+                        creator_user_id=str(owner.user_id),
+                        owner_org_id=str(owner.org_id),
+                        created_at=values["started_at"],
+                        **values,
+                    )
+                )
+            return BegunJob(self.get_by_id(str(job_id)), claim, previous=None)
+        except IntegrityError:
+            return self._begin_next(name, claim, owner=owner, command=command, env_names=env_names, layout=layout)
+
+    def _begin_next(
+        self,
+        name: Name,
+        claim: Claim,
+        *,
+        owner: Owner,
+        command: Sequence[str],
+        env_names: Sequence[str],
+        layout: Layout,
+    ) -> BegunJob:
+        with self._database.reading() as connection:
+            row = connection.execute(select(jobs).where(jobs.c.name_key == name_key(name))).mappings().first()
+        busy = ConflictError(f"training job {name!r} is being started or deleted by another process")
+        if row is None:
+            raise busy  # deleted between the two statements
+        previous = _job(row)
+        if previous.status is JobStatus.SUCCEEDED:
+            raise JobExistsError(previous)
+        if previous.creator_user_id != owner.user_id:
+            raise ConflictError(f"training job {name!r} belongs to another owner", hint="use another name")
+        if not previous.status.is_final:
+            holder = Claim.of_row(row)
+            who = f" by {holder.holder}" if holder else ""
+            raise ConflictError(
+                f"training job {name!r} is being run{who}",
+                hint=f"wait for its end, or stop it first: flexai training stop {previous.name}",
+            )
+        attempt = previous.attempt + 1
+        values = _attempt_values(command, env_names, claim) | {"attempt": attempt}
+        values |= _places(layout, previous.id, attempt)
+        with self._database.writing() as connection:
+            taken = connection.execute(update(jobs).where(_as_read(row)).values(values))
+            if not taken.rowcount:
+                raise busy
+        return BegunJob(self.get_by_id(row["id"]), claim, previous)
+
+    def renew(self, job_id: str, claim: Claim) -> bool:
+        """Extend the lease; False where the claim is no longer ours."""
+        with self._database.writing() as connection:
+            renewed = connection.execute(update(jobs).where(_held(job_id, claim)).values(claim_until=lease_end()))
+            return bool(renewed.rowcount)
+
+    def set_input(self, job_id: str, claim: Claim, checkpoint_id: UUID) -> TrainingJob:
+        """Record which checkpoint the job starts from."""
+        self._update_held(job_id, claim, input_checkpoint_id=str(checkpoint_id))
+        return self.get_by_id(job_id)
+
+    def stop_requested(self, job_id: str, claim: Claim) -> bool:
+        """Whether somebody asked for the job's stop; ConflictError where the job is no longer this runner's."""
+        with self._database.reading() as connection:
+            query = select(jobs.c.stop_requested).where(_held(job_id, claim))
+            requested = connection.execute(query).scalar()
+        if requested is None:
+            raise _lost(job_id)
+        return bool(requested)
+
+    def finish(
+        self, job_id: str, claim: Claim, *, status: JobStatus, exit_code: int | None, reason: str
+    ) -> TrainingJob:
+        """Record a job's end and give up the claim; ConflictError where the job is no longer this runner's."""
+        time = to_text(now())
+        self._update_held(
+            job_id, claim, status=status, exit_code=exit_code, reason=reason, ended_at=time, updated_at=time, **NO_CLAIM
+        )
+        return self.get_by_id(job_id)
+
+    def request_stop(self, reference: Reference) -> TrainingJob:
+        """Ask the runner to stop its job; a job whose runner is gone is recorded as interrupted.
+
+        A job that has ended stays as it is. Raises NotFoundError where there is none.
+        """
+        row = self._row(reference)
+        job = _job(row)
+        if row["status"] in _RUNNING:
+            values: dict[str, Any] = {"stop_requested": True, "status": JobStatus.STOP_IN_PROGRESS}
+            if job.status is JobStatus.INTERRUPTED:
+                values = {"status": job.status, "reason": job.reason, "ended_at": to_text(now()), **NO_CLAIM}
+            with self._database.writing() as connection:
+                # Where it ended, or was taken over, in this very moment there is nothing left to ask.
+                connection.execute(update(jobs).where(_as_read(row)).values(updated_at=to_text(now()), **values))
+        return self.get_by_id(row["id"])
+
+    def get(self, reference: Reference) -> TrainingJob:
+        """The job that a reference means; NotFoundError where there is none, or only a deleted one."""
+        return _job(self._row(reference))
+
+    def find(self, name: Name) -> TrainingJob | None:
+        """The job of a name, if there is one."""
+        with self._database.reading() as connection:
+            row = connection.execute(select(jobs).where(jobs.c.name_key == name_key(name))).mappings().first()
+        return None if row is None else _job(row)
+
+    def get_by_id(self, job_id: str) -> TrainingJob:
+        """The job of an id, deleted or not."""
+        with self._database.reading() as connection:
+            row = connection.execute(select(jobs).where(jobs.c.id == job_id)).mappings().first()
+        if row is None:
+            raise NotFoundError(f"there is no training job {job_id}", hint=_LIST_HINT)
+        return _job(row)
+
+    def list(self) -> list[TrainingJob]:
+        """Every job that nobody deleted, oldest first."""
+        query = select(jobs).where(jobs.c.name_key.is_not(None)).order_by(jobs.c.created_at, jobs.c.id)
+        with self._database.reading() as connection:
+            return [_job(row) for row in connection.execute(query).mappings()]
+
+    def delete(self, reference: Reference) -> TrainingJob:
+        """Free the name of a job that has ended; its record goes when no checkpoint names it any more.
+
+        Raises NotFoundError where there is none (any more), ConflictError while it runs.
+        """
+        row = self._row(reference)
+        job = _job(row)
+        if not job.status.is_final:
+            raise ConflictError(
+                f"training job {job.name!r} is {job.status}", hint=f"stop it first: flexai training stop {job.name}"
+            )
+        with self._database.writing() as connection:
+            values = {"name_key": None, "status": job.status, "reason": job.reason, "updated_at": to_text(now())}
+            deleted = connection.execute(update(jobs).where(_as_read(row)).values(**values, **NO_CLAIM))
+            if not deleted.rowcount:
+                raise ConflictError(f"training job {job.name!r} was started again or deleted meanwhile")
+        self.forget_deleted()
+        return job
+
+    def forget_deleted(self) -> None:
+        """Remove the records of deleted jobs that no checkpoint, deleted ones included, names any more."""
+        with self._database.writing() as connection:
+            connection.execute(
+                delete(jobs).where(jobs.c.name_key.is_(None), ~exists().where(checkpoints.c.job_id == jobs.c.id))
+            )
+
+    def _row(self, reference: Reference) -> RowMapping:
+        means = jobs.c.id == reference.id if reference.id else jobs.c.name_key == name_key(reference.text)
+        with self._database.reading() as connection:
+            query = select(jobs).where(jobs.c.name_key.is_not(None), means)
+            row = connection.execute(query).mappings().first()
+        if row is None:
+            raise NotFoundError(f"there is no training job {reference.text!r}", hint=_LIST_HINT)
+        return row
+
+    def _update_held(self, job_id: str, claim: Claim, **values: Any) -> None:
+        with self._database.writing() as connection:
+            done = connection.execute(update(jobs).where(_held(job_id, claim)).values(values))
+            if not done.rowcount:
+                raise _lost(job_id)
+
+
+_LIST_HINT = "flexai training list shows what there is"
+
+
+def _lost(job_id: str) -> ConflictError:
+    return ConflictError(f"another process has taken over training job {job_id} meanwhile")
+
+
+def _held(job_id: str, claim: Claim) -> Any:
+    return (jobs.c.id == job_id) & (jobs.c.claim_token == claim.token)
+
+
+def _as_read(row: RowMapping) -> Any:
+    """The job is still what the row showed: nobody ended it, took it over or deleted it."""
+    return (
+        (jobs.c.id == row["id"])
+        & (jobs.c.name_key == row["name_key"])
+        & (jobs.c.status == row["status"])
+        & (jobs.c.attempt == row["attempt"])
+        & jobs.c.claim_token.is_not_distinct_from(row["claim_token"])
+    )
+
+
+def _attempt_values(command: Sequence[str], env_names: Sequence[str], claim: Claim) -> dict[str, Any]:
+    time = to_text(now())
+    return {
+        "status": JobStatus.IN_PROGRESS,
+        "reason": "",
+        "command": json.dumps(list(command)),
+        "env_names": json.dumps(sorted(env_names)),
+        "exit_code": None,
+        "input_checkpoint_id": None,
+        "host": claim.host.partition("/")[0],
+        "stop_requested": False,
+        "started_at": time,
+        "ended_at": None,
+        "updated_at": time,
+        **claim.columns(),
+    }
+
+
+def _places(layout: Layout, job_id: UUID, attempt: int) -> Mapping[str, str]:
+    output_dir, log_path = layout(job_id, attempt)
+    return {"output_dir": output_dir, "log_path": log_path}
+
+
+def _job(row: RowMapping) -> TrainingJob:
+    values = {name: row[name] for name in TrainingJob.model_fields}
+    if row["status"] in _RUNNING:
+        holder = Claim.of_row(row)
+        if holder is None or not holder.is_alive:
+            values |= {"status": JobStatus.INTERRUPTED, "reason": RUNNER_GONE}
+    return TrainingJob(
+        **values
+        | {
+            "command": json.loads(row["command"]),
+            "env_names": json.loads(row["env_names"]),
+            "created_at": from_text(row["created_at"]),
+            "started_at": from_text(row["started_at"]),
+            "ended_at": None if row["ended_at"] is None else from_text(row["ended_at"]),
+            "updated_at": from_text(row["updated_at"]),
+        }
+    )
