@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import uuid
 from dataclasses import dataclass
-from typing import Any
 
 from flexai.checkpoints.catalog.checkpoints import title
-from flexai.checkpoints.errors import DestinationExistsError, NotFoundError, SourceError, UsageError
-from flexai.checkpoints.models import Checkpoint, ExportRecord, Manifest, canonical_json, now
+from flexai.checkpoints.errors import DestinationExistsError, SourceError, UsageError
+from flexai.checkpoints.models import Checkpoint, ExportRecord, now
 from flexai.checkpoints.progress import NoProgress, Progress
+from flexai.checkpoints.service.exports import EXPORT_MANIFEST, read_export_manifest, write_export_manifest
 from flexai.checkpoints.service.manifests import manifest_of
 from flexai.checkpoints.service.storing import limits_of
 from flexai.checkpoints.service.system import System
-from flexai.checkpoints.storage.connection import RemotePath, StorageConnection
-from flexai.checkpoints.storage.protocol import BytesBody
+from flexai.checkpoints.storage.connection import StorageConnection
 from flexai.checkpoints.transfer.deliver import deliver
-
-EXPORT_MANIFEST = "flexai-manifest.json"
-"""The object that says what an export holds. It says ``complete`` only once everything else is there."""
-
-FORMAT = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +63,8 @@ def export(
     manifest = manifest_of(files)
     progress.begin(f"export {title(checkpoint)}", total_bytes=checkpoint.size, total_files=checkpoint.file_count)
     try:
-        found = _read_manifest(place)
-        if found is not None and found.get("manifestDigest") != manifest.digest() and not overwrite:
+        found = None if overwrite else read_export_manifest(place)
+        if found is not None and found.manifest != manifest:
             raise DestinationExistsError(f"another checkpoint was exported to {place.storage.location}/{place.key}")
         done = deliver(
             files,
@@ -79,11 +72,11 @@ def export(
             store=system.store,
             limits=limits_of(system.settings),
             overwrite=overwrite,
-            before_writing=lambda: _write_manifest(place, checkpoint, manifest, complete=False),
+            before_writing=lambda: write_export_manifest(place, checkpoint, manifest, complete=False),
             progress=progress,
         )
-        if done.sent or found is None or not found.get("complete"):
-            _write_manifest(place, checkpoint, manifest, complete=True)
+        if done.sent or found is None or not found.complete:
+            write_export_manifest(place, checkpoint, manifest, complete=True)
     finally:
         progress.end()
     record = ExportRecord(
@@ -102,28 +95,3 @@ def export(
         skipped_files=len(done.skipped),
         moved_bytes=sum(info.size for info in done.sent.values()),
     )
-
-
-def _write_manifest(place: RemotePath, checkpoint: Checkpoint, manifest: Manifest, *, complete: bool) -> None:
-    document = {
-        "kind": "CheckpointExport",
-        "format": FORMAT,
-        "complete": complete,
-        "checkpoint": {"id": str(checkpoint.id), "name": title(checkpoint)},
-        "manifest": manifest.model_dump(mode="json"),
-        "manifestDigest": manifest.digest(),
-    }
-    place.storage.put(place.prefix + EXPORT_MANIFEST, BytesBody(canonical_json(document)))
-
-
-def _read_manifest(place: RemotePath) -> dict[str, Any] | None:
-    """The manifest object that is there; an unreadable one is a torn export's."""
-    try:
-        content = b"".join(bytes(block) for block in place.storage.get(place.prefix + EXPORT_MANIFEST))
-    except NotFoundError:
-        return None
-    try:
-        document = json.loads(content)
-    except ValueError:
-        return {}
-    return document if isinstance(document, dict) else {}

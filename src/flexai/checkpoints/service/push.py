@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from flexai.checkpoints.catalog.checkpoints import NameTakenError
 from flexai.checkpoints.contents import StoredContent, StoredFile
-from flexai.checkpoints.errors import AlreadyExistsError, NotFoundError
+from flexai.checkpoints.errors import AlreadyExistsError, IntegrityError, NotFoundError
 from flexai.checkpoints.models import Checkpoint, CheckpointStatus, Source
 from flexai.checkpoints.names import parse_name
+from flexai.checkpoints.paths import parse_path
 from flexai.checkpoints.progress import NoProgress, Progress
 from flexai.checkpoints.service import storing
+from flexai.checkpoints.service.exports import EXPORT_MANIFEST, read_export_manifest
 from flexai.checkpoints.service.system import System
-from flexai.checkpoints.storage.connection import StorageConnection
+from flexai.checkpoints.storage.connection import RemotePath, StorageConnection
 from flexai.checkpoints.transfer.compare import same_content
 from flexai.checkpoints.transfer.scan import scan_local, scan_remote
 from flexai.checkpoints.transfer.sources import Source as FileSource
@@ -72,7 +74,7 @@ def push(
             described = Source(from_local_files=specs)
         case ProviderPath(connection, path):
             place = connection.open(path)
-            sources = scan_remote(place)
+            sources = _scan_export(place) or scan_remote(place)
             status = CheckpointStatus.SYNCING
             described = Source(
                 storage_provider=connection.connection_name,
@@ -102,6 +104,24 @@ def push(
             storing.give_up(system, checkpoint, claim, error)
             raise
     return storing.store(system, checkpoint, claim, sources, progress=progress)
+
+
+def _scan_export(place: RemotePath) -> Sequence[FileSource]:
+    """The files of an export of ours, if one lies there: exactly those that its manifest lists.
+
+    Raises IntegrityError for a torn export, or one whose objects are missing or of another size.
+    """
+    if place.key.rpartition("/")[2] == EXPORT_MANIFEST or (found := read_export_manifest(place)) is None:
+        return ()
+    where = f"{place.storage.location}/{place.key}"
+    if not found.complete:
+        raise IntegrityError(f"the export at {where} is not complete", hint="run the export again to finish it")
+    sources = {source.path: source for source in scan_remote(place)}
+    for entry in found.manifest.files:
+        source = sources.get(parse_path(entry.path))
+        if source is None or source.size != entry.size:
+            raise IntegrityError(f"{entry.path!r} of the export at {where} is missing or of another size")
+    return [replace(sources[parse_path(entry.path)], expected=entry) for entry in found.manifest.files]
 
 
 def _hold_all(system: System, checkpoint_id: str, files: Sequence[StoredFile]) -> dict[str, StoredContent]:

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from flexai.checkpoints.errors import SourceChangedError, SourceError, StorageError
+from flexai.checkpoints.errors import IntegrityError, SourceChangedError, SourceError, StorageError
+from flexai.checkpoints.models import FileEntry
 from flexai.checkpoints.paths import CheckpointPath
 from flexai.checkpoints.storage.files import read_blocks
 from flexai.checkpoints.storage.protocol import Block, ObjectInfo, ObjectStorage
@@ -46,6 +47,10 @@ class Source(Protocol):
     def is_local(self) -> bool:
         """Whether reading it twice costs no transfer."""
 
+    @property
+    def expected(self) -> FileEntry | None:
+        """What a manifest beside it says that it is, if there is one."""
+
     def open(self) -> OpenSource:
         """Open it; SourceError where it cannot be read, SourceChangedError where it is gone or another one."""
 
@@ -60,6 +65,7 @@ class LocalSource:
     identity: tuple[int, int, int, int]
     """Device, inode, bytes and time of the last write (ns). Not the inode's change time: pinning changes that."""
     is_local: bool = field(default=True, init=False)
+    expected: None = field(default=None, init=False)
 
     @classmethod
     def of(cls, path: CheckpointPath, local_path: Path, status: os.stat_result) -> LocalSource:
@@ -137,6 +143,7 @@ class ObjectSource:
     path: CheckpointPath
     storage: ObjectStorage
     info: ObjectInfo
+    expected: FileEntry | None = None
     is_local: bool = field(default=False, init=False)
 
     @property
@@ -176,3 +183,17 @@ class RangeBody:
 
 def _identity(status: os.stat_result) -> tuple[int, int, int, int]:
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def check_expected(source: Source, digest: bytes, part_size: int) -> None:
+    """Raise IntegrityError where a source's digest is not the one that the manifest beside it gives."""
+    expected = source.expected
+    if expected is None or expected.digest is None:
+        return
+    if max(source.size, 1) > min(part_size, expected.part_size) and part_size != expected.part_size:
+        return  # digests over different parts cannot be compared
+    if digest.hex() != expected.digest:
+        raise IntegrityError(
+            f"{source.path!r} does not match the digest in the manifest of its export",
+            hint="export the checkpoint again with --overwrite",
+        )

@@ -29,7 +29,14 @@ from flexai.checkpoints.transfer.digest import (
 )
 from flexai.checkpoints.transfer.journal import Journal
 from flexai.checkpoints.transfer.plan import UploadPlan, chain_twins, plan_upload
-from flexai.checkpoints.transfer.sources import LocalSource, OpenLocalSource, OpenSource, RangeBody, Source
+from flexai.checkpoints.transfer.sources import (
+    LocalSource,
+    OpenLocalSource,
+    OpenSource,
+    RangeBody,
+    Source,
+    check_expected,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +128,7 @@ class _Upload:
                 opened.check()
             with memoryview(buffer) as view:
                 digest = digest_blocks([view[start:]])
+            check_expected(source, digest, max(source.size, 1))
             if digest in ranges:
                 del buffer[start:]
             else:
@@ -177,6 +185,9 @@ class _Upload:
 
     def _find_equal(self, source: Source, opened: OpenSource) -> StoredContent | None:
         """Content that the store holds already; reading ends at the first part that no candidate has."""
+        if source.expected is not None and source.expected.digest is not None:
+            digest = source.expected.digest
+            return self.journal.hold_by_digest(self.checkpoint_id, [digest]).get(digest)
         if not source.is_local:
             return None
         candidates = self.journal.find_by_size(source.size)
@@ -184,8 +195,8 @@ class _Upload:
             alike = [candidate for candidate in candidates if candidate.part_size == part_size]
             for part in parts_of(source.size, part_size):
                 self.crew.check()
-                digest = digest_blocks(opened.blocks(part.offset, part.size))
-                alike = [candidate for candidate in alike if candidate.part_digest(part.number) == digest]
+                found = digest_blocks(opened.blocks(part.offset, part.size))
+                alike = [candidate for candidate in alike if candidate.part_digest(part.number) == found]
                 if not alike:
                     break
             for candidate in alike:
@@ -223,8 +234,9 @@ class _Upload:
             and storage.has_upload(self.store.blob_key(known.id), known.upload_id)
         ):
             return known
+        wanted = self.limits.part_size if source.expected is None else source.expected.part_size
         part_size = part_size_for(
-            source.size, part_size=max(self.limits.part_size, storage.min_part_size), max_parts=storage.max_parts
+            source.size, part_size=max(wanted, storage.min_part_size), max_parts=storage.max_parts
         )
         blob_id = self.journal.begin(
             writer_id=self.checkpoint_id, path=source.path, size=source.size, part_size=part_size
@@ -324,6 +336,7 @@ class _FileUpload:
         self._opened.check()
         self._upload.close(self._opened)
         arrived = [self._arrived[part.number] for part in self.parts]
+        check_expected(self._source, digest_parts([part.digest for part in arrived]), self._blob.part_size)
         self._upload.store.storage.complete_upload(
             self._key, self._blob.upload_id, [PartReceipt(part.number, part.receipt) for part in arrived]
         )

@@ -1,0 +1,63 @@
+"""The object that describes an export, so that a reader can tell a whole export from a torn one."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+from flexai.checkpoints.catalog.checkpoints import title
+from flexai.checkpoints.errors import IntegrityError, NotFoundError
+from flexai.checkpoints.models import Checkpoint, Manifest, canonical_json
+from flexai.checkpoints.storage.connection import RemotePath
+from flexai.checkpoints.storage.protocol import BytesBody
+
+EXPORT_MANIFEST = "flexai-manifest.json"
+"""Its name below the export's prefix."""
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class ExportManifest:
+    """What an export says of itself."""
+
+    complete: bool
+    """Whether everything is there: written as true only after everything else."""
+    manifest: Manifest
+
+
+def write_export_manifest(place: RemotePath, checkpoint: Checkpoint, manifest: Manifest, *, complete: bool) -> None:
+    """Say what is being exported, or that it is all there."""
+    document = {
+        "kind": "CheckpointExport",
+        "format": FORMAT,
+        "complete": complete,
+        "checkpoint": {"id": str(checkpoint.id), "name": title(checkpoint)},
+        "manifest": manifest.model_dump(mode="json"),
+        "manifestDigest": manifest.digest(),
+    }
+    place.storage.put(place.prefix + EXPORT_MANIFEST, BytesBody(canonical_json(document)))
+
+
+def read_export_manifest(place: RemotePath) -> ExportManifest | None:
+    """What the export at a place says of itself; None where there is no export.
+
+    Raises IntegrityError for an object of that name that is damaged or none of ours.
+    """
+    try:
+        content = b"".join(bytes(block) for block in place.storage.get(place.prefix + EXPORT_MANIFEST))
+    except NotFoundError:
+        return None
+    where = f"{place.storage.location}/{place.prefix}{EXPORT_MANIFEST}"
+    try:
+        document = json.loads(content)
+        found = ExportManifest(
+            complete=document["complete"] is True, manifest=Manifest.model_validate(document["manifest"])
+        )
+        if document["format"] != FORMAT or found.manifest.digest() != document["manifestDigest"]:
+            raise IntegrityError(f"{where} does not match its digest")
+    except (ValueError, KeyError, TypeError) as error:
+        raise IntegrityError(
+            f"{where} is not the manifest of an export", hint="remove it, or export again with --overwrite"
+        ) from error
+    return found
