@@ -129,9 +129,9 @@ class Source(Frozen):
 class TrainingFacts(Frozen):
     """What a captured checkpoint's own files say about it."""
 
-    step: int | None = None
-    train_loss: float | None = None
-    eval_loss: float | None = None
+    step: int | None = Field(default=None, ge=-(2**63), lt=2**63)
+    train_loss: float | None = Field(default=None, allow_inf_nan=False)
+    eval_loss: float | None = Field(default=None, allow_inf_nan=False)
     model: str = ""
     version: str = ""
     inference_ready: bool = False

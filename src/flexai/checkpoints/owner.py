@@ -26,22 +26,30 @@ class Owner:
 def load_owner(home: Path) -> Owner:
     """Read the identity in the home folder, making it first where there is none.
 
-    Two processes that make it at the same time agree on one. Raises SettingsError for a damaged file.
+    Two processes that make it at the same time agree on one. Raises SettingsError for a file that is damaged, or that
+    cannot be read or made.
     """
     path = home / IDENTITY_FILE
     try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        _create(path, Owner(user_id=uuid.uuid4(), org_id=uuid.uuid4()))
-        text = path.read_text(encoding="utf-8")
+        content = _read_or_create(path)
+    except OSError as error:
+        raise SettingsError(f"{error.filename or path} cannot be read or made: {error.strerror}") from error
     try:
-        document = json.loads(text)
-        return Owner(user_id=UUID(document["userID"]), org_id=UUID(document["orgID"]))
+        document = json.loads(content)
+        return Owner(user_id=UUID(str(document["userID"])), org_id=UUID(str(document["orgID"])))
     except (ValueError, KeyError, TypeError) as error:
         raise SettingsError(
             f"{path} is damaged: {error}",
             hint=f"restore {path} from a backup; a new one would be a new owner",
         ) from error
+
+
+def _read_or_create(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        _create(path, Owner(user_id=uuid.uuid4(), org_id=uuid.uuid4()))
+        return path.read_bytes()
 
 
 def _create(path: Path, owner: Owner) -> None:

@@ -40,6 +40,10 @@ def read_raw_settings(environment: Mapping[str, str] | None = None) -> dict[str,
     config = config_path(environment)
     if config.is_file():
         for name, value in _read_toml(config).items():
+            if name == "home":
+                raise SettingsError(
+                    f"setting 'home' (from {config}) cannot be set there", hint="set FLEXAI_HOME instead"
+                )
             found[name] = RawSetting(value, str(config))
     for variable, text in environment.items():
         if variable.startswith(ENVIRONMENT_PREFIX) and text:
@@ -49,9 +53,18 @@ def read_raw_settings(environment: Mapping[str, str] | None = None) -> dict[str,
 
 
 def home_path(environment: Mapping[str, str] | None = None) -> Path:
-    """The home folder: FLEXAI_HOME or ``~/.flexai``. The TOML file lies in it, so only the environment moves it."""
+    """The home folder: FLEXAI_HOME or ``~/.flexai``. The TOML file lies in it, so only the environment moves it.
+
+    Raises SettingsError where ``~`` means nothing, as for a container's user without a home directory.
+    """
     environment = os.environ if environment is None else environment
-    return Path(environment.get("FLEXAI_HOME") or DEFAULT_HOME).expanduser().absolute()
+    written = environment.get("FLEXAI_HOME") or DEFAULT_HOME
+    try:
+        return Path(written).expanduser().absolute()
+    except RuntimeError as error:
+        raise SettingsError(
+            f"the home folder {written} cannot be found", hint="set FLEXAI_HOME to a directory"
+        ) from error
 
 
 def config_path(environment: Mapping[str, str] | None = None) -> Path:
@@ -62,7 +75,7 @@ def config_path(environment: Mapping[str, str] | None = None) -> Path:
 def database_url(environment: Mapping[str, str] | None = None) -> str:
     """The catalog's URL: the setting ``database_url``, or an SQLite file in the home folder."""
     raw = read_raw_settings(environment).get("database_url")
-    return str(raw.value) if raw else default_database_url(home_path(environment))
+    return str(raw.value) if raw and raw.value else default_database_url(home_path(environment))
 
 
 def default_database_url(home: Path) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import timedelta
+from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,6 +18,7 @@ from flexai.checkpoints.limits import DEFAULT_PART_SIZE
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw]?)", re.IGNORECASE)
+_LONGEST = timedelta(days=36_500)
 _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 
 
@@ -27,7 +29,7 @@ def parse_size(value: object) -> object:
         return value
     number, unit, binary = match.groups()
     base = 1024 if binary else 1000
-    return int(float(number) * base ** " kmgt".index(unit.lower() or " "))
+    return int(Fraction(number) * base ** " kmgt".index(unit.lower() or " "))
 
 
 def parse_duration(value: object) -> object:
@@ -35,7 +37,8 @@ def parse_duration(value: object) -> object:
     match = _DURATION.fullmatch(value.strip()) if isinstance(value, str) else None
     if match is None:
         return value
-    return timedelta(seconds=float(match[1]) * _SECONDS[match[2].lower()])
+    seconds = float(match[1]) * _SECONDS[match[2].lower()]
+    return timedelta(seconds=seconds) if seconds < timedelta.max.total_seconds() else timedelta.max
 
 
 Size = Annotated[int, BeforeValidator(parse_size)]
@@ -78,15 +81,19 @@ class Settings(BaseSettings):
     grace_period: Duration = Field(
         default=timedelta(days=7),
         ge=timedelta(0),
+        le=_LONGEST,
         description="How long the bytes of deleted and abandoned checkpoints are kept (`7d`, `24h`, seconds)",
     )
     quiet_period: Duration = Field(
         default=timedelta(seconds=5),
         ge=timedelta(0),
+        le=_LONGEST,
         description="How long a folder of unknown format must not change before a training job's checkpoint is whole",
     )
 
-    @field_validator("concurrency", mode="before")
+    @field_validator(
+        "concurrency", "part_size", "pack_threshold", "pack_size", "grace_period", "quiet_period", mode="before"
+    )
     @classmethod
     def _no_boolean(cls, value: object) -> object:
         if isinstance(value, bool):
@@ -101,6 +108,8 @@ class Settings(BaseSettings):
     @property
     def effective_store(self) -> str:
         """The managed store: a directory, or the URL of a bucket and prefix."""
+        if self.store.startswith("~"):
+            return str(Path(self.store).expanduser())
         return self.store or str(self.home / setting_sources.STORE_FOLDER)
 
     @property
@@ -132,7 +141,7 @@ class _RawSource(PydanticBaseSettingsSource):
         return {
             name: raw.value
             for name, raw in setting_sources.read_raw_settings().items()
-            if name in known or not raw.origin.startswith("environment")
+            if name != "home" and (name in known or not raw.origin.startswith("environment"))
         }
 
 
@@ -146,6 +155,6 @@ def load_settings(**overrides: Any) -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         name = str(first["loc"][0]) if first["loc"] else "settings"
-        raw = setting_sources.read_raw_settings().get(name)
+        raw = None if name in overrides else setting_sources.read_raw_settings().get(name)
         origin = f" (from {raw.origin})" if raw else ""
         raise SettingsError(f"setting {name!r}{origin}: {first['msg'].lower()}") from None
