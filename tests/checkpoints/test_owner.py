@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import json
+import stat
+import subprocess
+import sys
+import uuid
+from pathlib import Path
+
+import pytest
+
+from flexai.checkpoints.errors import SettingsError
+from flexai.checkpoints.owner import IDENTITY_FILE, Owner, load_owner
+
+_LOAD = """
+import sys, pathlib
+from flexai.checkpoints.owner import load_owner
+print("ready", flush=True)
+sys.stdin.readline()
+for home in sys.argv[1:]:
+    owner = load_owner(pathlib.Path(home))
+    print(owner.user_id, owner.org_id)
+"""
+
+
+def test_an_owner_is_made_once_and_found_again(tmp_path: Path) -> None:
+    home = tmp_path / "not" / "yet" / "there"
+    made = load_owner(home)
+    assert load_owner(home) == made
+    assert made.user_id != made.org_id
+    assert made.user_id.version == made.org_id.version == 4
+
+
+def test_two_homes_have_two_owners(tmp_path: Path) -> None:
+    assert load_owner(tmp_path / "a") != load_owner(tmp_path / "b")
+
+
+def test_an_owner_is_read_as_it_was_written(tmp_path: Path) -> None:
+    owner = Owner(user_id=uuid.uuid4(), org_id=uuid.uuid4())
+    document = {"userID": str(owner.user_id).upper(), "orgID": str(owner.org_id), "comment": "kept"}
+    (tmp_path / IDENTITY_FILE).write_text(json.dumps(document))
+    assert load_owner(tmp_path) == owner
+
+
+def test_the_identity_is_its_owner_s_alone_and_nothing_else_is_left(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    load_owner(home)
+    assert stat.S_IMODE((home / IDENTITY_FILE).stat().st_mode) == 0o600
+    assert stat.S_IMODE(home.stat().st_mode) == 0o700
+    assert [path.name for path in home.iterdir()] == [IDENTITY_FILE]
+
+
+def test_processes_that_make_an_owner_at_once_agree(tmp_path: Path) -> None:
+    homes = [str(tmp_path / str(number)) for number in range(50)]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", _LOAD, *homes], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        for _ in range(4)
+    ]
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    found = [process.communicate()[0] for process in processes]
+    assert [process.returncode for process in processes] == [0] * len(processes)
+    assert len(set(found)) == 1
+    assert len(set(found[0].splitlines())) == len(homes)
+    assert {path.name for path in tmp_path.glob("*/*")} == {IDENTITY_FILE}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b"{}",
+        b'"text"',
+        b"\xff\xfe",
+        b'{"userID": "x", "orgID": "y"}',
+        b'{"userID": 5, "orgID": 6}',
+        b'{"userID": null, "orgID": null}',
+        b'{"userID": [], "orgID": {}}',
+        json.dumps({"userID": str(uuid.UUID(int=1))}).encode(),
+    ],
+)
+def test_a_damaged_identity_is_an_error_and_is_left_as_it_is(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / IDENTITY_FILE
+    path.write_bytes(content)
+    with pytest.raises(SettingsError) as caught:
+        load_owner(tmp_path)
+    assert str(path) in caught.value.message
+    assert "backup" in caught.value.hint
+    assert path.read_bytes() == content
+
+
+def test_an_identity_that_cannot_be_read_is_an_error_that_names_it(tmp_path: Path) -> None:
+    (tmp_path / IDENTITY_FILE).mkdir()
+    with pytest.raises(SettingsError, match=IDENTITY_FILE):
+        load_owner(tmp_path)
+
+
+def test_a_home_that_cannot_be_made_is_an_error_that_names_it(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SettingsError, match="file"):
+        load_owner(tmp_path / "file" / "home")
