@@ -136,7 +136,7 @@ class OpenLocalSource:
         os.close(self.descriptor)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class ObjectSource:
     """An object on a provider, as the listing showed it."""
 
