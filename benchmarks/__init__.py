@@ -1,0 +1,1 @@
+"""What must be measured, measured on this machine: `python -m benchmarks [CASE…]`."""
