@@ -73,7 +73,7 @@ class Settings(BaseSettings):
         default=4 * 1024**2, ge=0, description="Files below this many bytes are stored in packs"
     )
     pack_size: Size = Field(
-        default=32 * 1024**2,
+        default=16 * 1024**2,
         ge=64 * 1024,
         le=1024**3,
         description="Bytes of a pack, and of memory for each one in the making",
