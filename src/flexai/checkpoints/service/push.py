@@ -19,7 +19,7 @@ from flexai.checkpoints.service.exports import EXPORT_MANIFEST, read_export_mani
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.storage.connection import RemotePath, StorageConnection
 from flexai.checkpoints.transfer.compare import same_content
-from flexai.checkpoints.transfer.scan import scan_local, scan_remote
+from flexai.checkpoints.transfer.scan import scan_local, scan_remote, split_spec
 from flexai.checkpoints.transfer.sources import Source as FileSource
 
 
@@ -71,7 +71,7 @@ def push(
     match source:
         case LocalFiles(specs, follow_symlinks):
             sources = scan_local(specs, follow_symlinks=follow_symlinks)
-            described = Source(from_local_files=specs)
+            described = Source(from_local_files=tuple(split_spec(spec)[0] for spec in specs))
         case ProviderPath(connection, path):
             place = connection.open(path)
             sources = _scan_export(place) or scan_remote(place)

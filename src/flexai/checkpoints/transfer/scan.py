@@ -26,7 +26,8 @@ def scan_local(specs: Sequence[str], *, follow_symlinks: bool = False) -> list[L
     """
     found: list[LocalSource] = []
     for spec in specs:
-        root, destination = split_spec(spec)
+        text, destination = split_spec(spec)
+        root = _source_path(text)
         status = _status(root, follow_symlinks=follow_symlinks)
         if stat.S_ISDIR(status.st_mode):
             prefix = parse_path(destination.rstrip("/")) if destination.strip("/") else ""
@@ -65,22 +66,21 @@ def scan_remote(place: RemotePath) -> list[ObjectSource]:
     return sorted(check_sources(found), key=lambda source: source.path)
 
 
-def split_spec(spec: str) -> tuple[Path, str]:
+def split_spec(spec: str) -> tuple[str, str]:
     """Split ``SOURCE[=DESTINATION]``. A ``=`` in a name that exists is part of the name."""
-    if Path(spec).expanduser().is_symlink() or Path(spec).expanduser().exists() or "=" not in spec:
-        return _source_path(spec), ""
-    position = spec.find("=")
-    while position >= 0:
-        source = Path(spec[:position]).expanduser()
-        if source.is_symlink() or source.exists():
-            break
-        position = spec.find("=", position + 1)
-    else:
-        position = spec.find("=")
-    source_text, destination = spec[:position], spec[position + 1 :]
+    if "=" not in spec or _exists(spec):
+        return spec, ""
+    positions = [position for position, character in enumerate(spec) if character == "="]
+    cut = next((position for position in positions if _exists(spec[:position])), positions[0])
+    source, destination = spec[:cut], spec[cut + 1 :]
     if not destination:
         raise SourceError(f"{spec!r} has nothing after '='", hint="write SOURCE=DESTINATION, or SOURCE alone")
-    return _source_path(source_text), destination
+    return source, destination
+
+
+def _exists(text: str) -> bool:
+    path = Path(text).expanduser()
+    return bool(text) and (path.is_symlink() or path.exists())
 
 
 def check_sources(sources: Sequence[S]) -> Sequence[S]:
