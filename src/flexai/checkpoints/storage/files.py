@@ -58,14 +58,19 @@ def write_blocks(descriptor: int, start: int, blocks: Iterator[Block], *, keep_h
     """
     position = start
     for block in blocks:
-        if keep_holes and block.obj is ZERO_BLOCK.obj:
-            position += len(block)
-            continue
-        while block:
-            written = os.pwrite(descriptor, block, position)
-            position += written
-            block = block[written:]
+        write_block(descriptor, position, block, keep_hole=keep_holes)
+        position += len(block)
     return position - start
+
+
+def write_block(descriptor: int, position: int, block: Block, *, keep_hole: bool) -> None:
+    """Write one block; with ``keep_hole`` nothing is written for a hole."""
+    if keep_hole and block.obj is ZERO_BLOCK.obj:
+        return
+    while block:
+        written = os.pwrite(descriptor, block, position)
+        position += written
+        block = block[written:]
 
 
 def is_hole(descriptor: int, start: int, length: int) -> bool:
@@ -77,10 +82,14 @@ def is_hole(descriptor: int, start: int, length: int) -> bool:
 
 
 def sync_directory(path: Path) -> None:
-    """Make the names in a directory durable."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    """Make the names in a directory durable, where the file system can."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        # Some network and FUSE file systems cannot sync a directory (fsync(2): EINVAL, EROFS).
+        if error.errno not in {errno.EINVAL, errno.ENOTSUP, errno.EROFS}:
+            raise
     finally:
         os.close(descriptor)
 

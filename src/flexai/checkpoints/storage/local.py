@@ -6,6 +6,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import re
 import shutil
 import stat
 import struct
@@ -29,8 +30,10 @@ from flexai.checkpoints.storage.files import (
     read_blocks,
     sync_data,
     sync_directory,
-    write_blocks,
+    write_block,
 )
+from flexai.checkpoints.storage.keys import PARTIAL_SUFFIX as PARTIAL_SUFFIX
+from flexai.checkpoints.storage.keys import check_key
 from flexai.checkpoints.storage.protocol import (
     Block,
     Body,
@@ -39,10 +42,10 @@ from flexai.checkpoints.storage.protocol import (
     PartReceipt,
     UnfinishedUpload,
 )
+from flexai.checkpoints.storage.uploads import exact_blocks, sort_receipts
 
-PARTIAL_SUFFIX = ".flexai-partial"
-"""Ends the name of a file that is still being written: ``.NAME.ID.flexai-partial`` beside its final name."""
-
+_UPLOAD_ID = re.compile(r"[0-9a-f]{32}")
+_PARTIAL_NAME = re.compile(rf"\.(?P<name>.+)\.(?P<upload_id>[0-9a-f]{{32}}){re.escape(PARTIAL_SUFFIX)}", re.DOTALL)
 _FOLDER_ATTEMPTS = 10
 _FICLONERANGE = 0x4020940D
 """Linux's ioctl to share a range of blocks between two files (man 2 ioctl_ficlonerange)."""
@@ -69,8 +72,8 @@ class LocalStorage:
 
     @property
     def service_identity(self) -> str:
-        """All directories of a machine can copy to each other."""
-        return "local"
+        """Empty: a copy would read the bytes here, so it is better read by who can verify them."""
+        return ""
 
     def put(self, key: str, body: Body) -> ObjectInfo:
         """Store an object: written beside its name, made durable, renamed."""
@@ -85,33 +88,24 @@ class LocalStorage:
     def get(self, key: str, *, start: int = 0, length: int | None = None, etag: str = "") -> Iterator[Block]:
         """Yield a range of an object."""
         path = self._path(key)
-        with self._errors(path), _opened(path, os.O_RDONLY | os.O_NOFOLLOW) as descriptor:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode):
-                raise NotFoundError(f"there is no object {key!r} in {self.location}")
-            if etag and _etag(status) != etag:
-                raise SourceChangedError(f"{path} changed while it was read")
-            wanted = status.st_size - start if length is None else length
+        with self._object(path, etag) as (descriptor, status):
+            wanted = max(0, status.st_size - start) if length is None else length
             if start + wanted > status.st_size:
                 raise IntegrityError(f"{path} is shorter than recorded: {status.st_size} bytes")
-            try:
-                yield from read_blocks(descriptor, start, wanted)
-            except EOFError as error:
-                raise SourceChangedError(f"{path} changed while it was read: {error}") from error
+            yield from _FileRange(path, descriptor, start, wanted).blocks()
 
     def head(self, key: str) -> ObjectInfo:
         """Describe an object."""
         path = self._path(key)
         with self._errors(path):
             status = path.lstat()
-        if not stat.S_ISREG(status.st_mode):
-            raise NotFoundError(f"there is no object {key!r} in {self.location}")
+        _check_is_file(path, status)
         return ObjectInfo(key=key, size=status.st_size, etag=_etag(status))
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """Yield the objects whose keys begin with the prefix, in order of keys."""
         for key, path in self._walk(prefix):
-            if path.name.endswith(PARTIAL_SUFFIX):
+            if path.name.endswith(PARTIAL_SUFFIX) or not key.startswith(prefix):
                 continue
             with self._errors(path):
                 try:
@@ -119,9 +113,7 @@ class LocalStorage:
                 except FileNotFoundError:
                     continue
             if stat.S_ISLNK(status.st_mode):
-                raise UnsafePathError(
-                    f"{path} is a symbolic link", hint="replace the link by the file or folder that it means"
-                )
+                raise _link_error(path)
             if stat.S_ISREG(status.st_mode):
                 yield ObjectInfo(key=key, size=status.st_size, etag=_etag(status))
 
@@ -130,14 +122,15 @@ class LocalStorage:
         if not isinstance(source, LocalStorage):
             raise StorageError(f"cannot copy from {source.location} to {self.location} directly")
         path = source._path(source_key)
-        with source._errors(path), _opened(path, os.O_RDONLY | os.O_NOFOLLOW) as descriptor:
-            status = os.fstat(descriptor)
-            if etag and _etag(status) != etag:
-                raise SourceChangedError(f"{path} changed before it was copied")
-            upload_id = self.start_upload(key, size=status.st_size)
+        with source._object(path, etag) as (descriptor, status):
+            size = status.st_size
+            upload_id = self.start_upload(key, size=size)
             try:
-                if not self.clone_part(key, upload_id, offset=0, descriptor=descriptor, start=0, length=status.st_size):
-                    self.put_part(key, upload_id, number=1, offset=0, body=_FileRange(descriptor, status.st_size))
+                if not self.clone_part(key, upload_id, offset=0, descriptor=descriptor, start=0, length=size):
+                    body = _FileRange(path, descriptor, 0, size)
+                    self.put_part(key, upload_id, number=1, offset=0, body=body)
+                if _etag(os.fstat(descriptor)) != _etag(status):
+                    raise SourceChangedError(f"{path} changed while it was copied")
                 return self.complete_upload(key, upload_id, ())
             except BaseException:
                 self.abort_upload(key, upload_id)
@@ -147,8 +140,8 @@ class LocalStorage:
         """Delete objects, and the folders that this leaves empty."""
         for key in keys:
             path = self._path(key)
-            with self._errors(path), contextlib.suppress(FileNotFoundError):
-                path.unlink()
+            with contextlib.suppress(NotFoundError), self._errors(path):
+                _unlink(path)
             self._remove_empty_parents(path)
 
     def start_upload(self, key: str, *, size: int) -> str:
@@ -157,69 +150,95 @@ class LocalStorage:
         upload_id = uuid.uuid4().hex
         with self._errors(path):
             for attempt in range(_FOLDER_ATTEMPTS):
-                make_directories(path.parent, mode=self._directory_mode)
                 try:
+                    make_directories(path.parent, mode=self._directory_mode)
                     self._create(_partial(path, upload_id), size)
                     break
                 except FileNotFoundError:
                     # A delete in another process has just removed the empty folder.
                     if attempt + 1 == _FOLDER_ATTEMPTS:
                         raise
+                except NotADirectoryError as error:
+                    raise StorageError(f"{path} cannot be written: a file is where its folder should be") from error
         return upload_id
 
     def _create(self, path: Path, size: int) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
         with _opened(path, flags, self._file_mode) as descriptor:
-            os.ftruncate(descriptor, size)
+            try:
+                os.ftruncate(descriptor, size)
+            except OSError:
+                path.unlink()
+                raise
 
     def has_upload(self, key: str, upload_id: str) -> bool:
         """Whether the unfinished file is still there."""
-        return _partial(self._path(key), upload_id).is_file()
+        path = self._path(key)
+        with self._errors(path):
+            return _is_upload_id(upload_id) and _partial(path, upload_id).is_file()
 
     def put_part(self, key: str, upload_id: str, *, number: int, offset: int, body: Body) -> PartReceipt:
         """Write a part at its offset and make it durable."""
-        with self._upload(key, upload_id, os.O_WRONLY) as descriptor:
-            write_blocks(descriptor, offset, body.blocks(), keep_holes=is_hole(descriptor, offset, body.size))
-            sync_data(descriptor)
+        path = self._path(key)
+        with self._upload(path, upload_id, os.O_WRONLY) as descriptor:
+            keep_holes = is_hole(descriptor, offset, body.size)
+            position = offset
+            # An error of the body is not one of this store, so it passes as it is.
+            for block in exact_blocks(body):
+                with self._errors(path):
+                    write_block(descriptor, position, block, keep_hole=keep_holes)
+                position += len(block)
+            with self._errors(path):
+                sync_data(descriptor)
         return PartReceipt(number=number, token="")
 
     def complete_upload(self, key: str, upload_id: str, receipts: Iterable[PartReceipt]) -> ObjectInfo:
         """Give the file its name."""
         path = self._path(key)
+        sort_receipts(receipts, str(path))
         with self._errors(path):
             try:
-                _partial(path, upload_id).replace(path)
-            except FileNotFoundError as error:
-                raise NotFoundError(f"the upload of {path} is gone") from error
-            sync_directory(path.parent)
-        return self.head(key)
+                partial = _known_partial(path, upload_id)
+                # Before the file gets its name: afterwards it can be replaced or deleted at any moment.
+                status = partial.lstat()
+                partial.replace(path)
+            except (FileNotFoundError, NotADirectoryError) as error:
+                raise _upload_gone(path) from error
+            except IsADirectoryError as error:
+                raise StorageError(f"{path} cannot be written: a folder is in its place") from error
+            with contextlib.suppress(FileNotFoundError):
+                sync_directory(path.parent)
+        return ObjectInfo(key=key, size=status.st_size, etag=_etag(status))
 
     def abort_upload(self, key: str, upload_id: str) -> None:
         """Remove the unfinished file."""
         path = self._path(key)
-        with self._errors(path):
-            _partial(path, upload_id).unlink(missing_ok=True)
+        with contextlib.suppress(NotFoundError), self._errors(path):
+            _known_partial(path, upload_id).unlink()
         self._remove_empty_parents(path)
 
     def list_uploads(self, prefix: str) -> Iterator[UnfinishedUpload]:
         """Yield the unfinished files."""
         for key, path in self._walk(prefix):
-            if not path.name.endswith(PARTIAL_SUFFIX):
+            match = _PARTIAL_NAME.fullmatch(path.name)
+            if match is None:
                 continue
-            name, _, upload_id = path.name.removesuffix(PARTIAL_SUFFIX).removeprefix(".").rpartition(".")
-            with contextlib.suppress(FileNotFoundError):
-                folder = key.rpartition("/")[0]
-                yield UnfinishedUpload(
-                    key=f"{folder}/{name}" if folder else name,
-                    upload_id=upload_id,
-                    started_at=path.stat().st_mtime,
-                )
+            final_key = key[: -len(path.name)] + match["name"]
+            if not final_key.startswith(prefix):
+                continue
+            try:
+                with self._errors(path):
+                    written_at = path.lstat().st_mtime
+            except NotFoundError:
+                continue  # completed or given up while this list was read
+            yield UnfinishedUpload(key=final_key, upload_id=match["upload_id"], started_at=written_at)
 
     def clone_part(self, key: str, upload_id: str, *, offset: int, descriptor: int, start: int, length: int) -> bool:
         """Share a range of an open file's blocks (btrfs, xfs and other file systems with reflinks)."""
         if sys.platform != "linux" or length == 0:
             return False
-        with self._upload(key, upload_id, os.O_WRONLY) as target:
+        path = self._path(key)
+        with self._upload(path, upload_id, os.O_WRONLY) as target, self._errors(path):
             try:
                 fcntl.ioctl(target, _FICLONERANGE, struct.pack("=qQQQ", descriptor, start, length, offset))
             except OSError as error:
@@ -231,26 +250,25 @@ class LocalStorage:
 
     def read_upload(self, key: str, upload_id: str, *, start: int, length: int) -> Iterator[Block]:
         """Yield bytes of an unfinished file."""
-        with self._upload(key, upload_id, os.O_RDONLY) as descriptor:
-            yield from read_blocks(descriptor, start, length)
+        path = self._path(key)
+        with self._upload(path, upload_id, os.O_RDONLY) as descriptor:
+            yield from _FileRange(path, descriptor, start, length).blocks()
 
     def _path(self, key: str) -> Path:
         """The file of a key; its parts are checked and no folder on the way may be a link."""
-        parts = key.split("/")
-        if any(part in {"", ".", ".."} or "\0" in part for part in parts):
-            raise UnsafePathError(f"key {key!r} could leave {self.location}")
+        parts = check_key(key, self.location).split("/")
         path = self.root
         for part in parts[:-1]:
             path = path / part
             if path.is_symlink():
-                raise UnsafePathError(f"{path} is a symbolic link", hint="links below a store are not followed")
+                raise _link_error(path)
         return path / parts[-1]
 
     def _walk(self, prefix: str) -> Iterator[tuple[str, Path]]:
         folder = prefix.rpartition("/")[0]
         start = self._path(folder) if folder else self.root
         if start.is_symlink() and start != self.root:
-            raise UnsafePathError(f"{start} is a symbolic link", hint="links below a store are not followed")
+            raise _link_error(start)
         pending = [(f"{folder}/" if folder else "", start)]
         while pending:
             base, directory = pending.pop()
@@ -264,22 +282,37 @@ class LocalStorage:
                     continue
             for entry in entries:
                 key = base + entry.name
-                is_folder = entry.is_dir(follow_symlinks=False)
-                if key.startswith(prefix) or (is_folder and prefix.startswith(f"{key}/")):
-                    pending.append((f"{key}/" if is_folder else key, directory / entry.name))
+                if not entry.is_dir(follow_symlinks=False):
+                    pending.append((key, directory / entry.name))
+                elif key.startswith(prefix):
+                    pending.append((f"{key}/", directory / entry.name))
 
     @contextlib.contextmanager
-    def _upload(self, key: str, upload_id: str, flags: int) -> Iterator[int]:
-        path = self._path(key)
+    def _object(self, path: Path, etag: str) -> Iterator[tuple[int, os.stat_result]]:
+        """An object's file, open for reading, and its status; it is the one of the etag, if one is given."""
+        with self._errors(path):
+            # A FIFO would otherwise keep us waiting for its writer.
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            status = os.fstat(descriptor)
+            _check_is_file(path, status)
+            if etag and _etag(status) != etag:
+                raise SourceChangedError(f"{path} changed while it was read")
+            yield descriptor, status
+        finally:
+            os.close(descriptor)
+
+    @contextlib.contextmanager
+    def _upload(self, path: Path, upload_id: str, flags: int) -> Iterator[int]:
         with self._errors(path):
             try:
-                descriptor = os.open(_partial(path, upload_id), flags | os.O_NOFOLLOW)
-            except FileNotFoundError as error:
-                raise NotFoundError(f"the upload of {path} is gone") from error
-            try:
-                yield descriptor
-            finally:
-                os.close(descriptor)
+                descriptor = os.open(_known_partial(path, upload_id), flags | os.O_NOFOLLOW | os.O_CLOEXEC)
+            except (FileNotFoundError, NotADirectoryError) as error:
+                raise _upload_gone(path) from error
+        try:
+            yield descriptor
+        finally:
+            os.close(descriptor)
 
     def _remove_empty_parents(self, path: Path) -> None:
         for parent in path.parents:
@@ -295,9 +328,7 @@ class LocalStorage:
         """Say an operating system's error in our words."""
         try:
             yield
-        except (CheckpointError, FileNotFoundError, NotADirectoryError) as error:
-            if isinstance(error, CheckpointError):
-                raise
+        except (FileNotFoundError, NotADirectoryError) as error:
             raise NotFoundError(f"there is no {path.name!r} in {path.parent}") from error
         except OSError as error:
             raise storage_error(error, path) from error
@@ -314,6 +345,8 @@ def storage_error(error: OSError, path: Path) -> CheckpointError:
     if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
         reason = os.strerror(error.errno).lower()
         return AccessDeniedError(f"{path} cannot be used: {reason}", hint=f"check the permissions of {path.parent}")
+    if error.errno == errno.ELOOP:
+        return _link_error(path)
     return StorageError(f"{path} cannot be used: {error.strerror or error}")
 
 
@@ -325,12 +358,26 @@ def _free_bytes(path: Path) -> str:
 
 
 class _FileRange:
-    def __init__(self, descriptor: int, size: int) -> None:
+    """A range of an open file of a store."""
+
+    def __init__(self, path: Path, descriptor: int, start: int, size: int) -> None:
+        self._path = path
         self._descriptor = descriptor
+        self._start = start
         self.size = size
 
     def blocks(self) -> Iterator[Block]:
-        return read_blocks(self._descriptor, 0, self.size)
+        blocks = read_blocks(self._descriptor, self._start, self.size)
+        while True:
+            try:
+                block = next(blocks)
+            except StopIteration:
+                return
+            except EOFError as error:
+                raise SourceChangedError(f"{self._path} changed while it was read: {error}") from error
+            except OSError as error:
+                raise storage_error(error, self._path) from error
+            yield block
 
 
 @contextlib.contextmanager
@@ -344,6 +391,42 @@ def _opened(path: Path, flags: int, mode: int = 0o666) -> Iterator[int]:
 
 def _partial(path: Path, upload_id: str) -> Path:
     return path.with_name(f".{path.name}.{upload_id}{PARTIAL_SUFFIX}")
+
+
+def _known_partial(path: Path, upload_id: str) -> Path:
+    """The unfinished file of an upload id that comes from outside; NotFoundError for what is no such id."""
+    if not _is_upload_id(upload_id):
+        raise _upload_gone(path)
+    return _partial(path, upload_id)
+
+
+def _is_upload_id(text: str) -> bool:
+    return _UPLOAD_ID.fullmatch(text) is not None
+
+
+def _upload_gone(path: Path) -> NotFoundError:
+    return NotFoundError(f"the upload of {path} is gone", hint="run the same command again: it starts a new one")
+
+
+def _unlink(path: Path) -> None:
+    """Remove a file; a folder is no object and stays."""
+    try:
+        path.unlink()
+    except (IsADirectoryError, PermissionError):
+        # macOS says EPERM for a folder.
+        if not path.is_dir():
+            raise
+
+
+def _check_is_file(path: Path, status: os.stat_result) -> None:
+    if stat.S_ISLNK(status.st_mode):
+        raise _link_error(path)
+    if not stat.S_ISREG(status.st_mode):
+        raise NotFoundError(f"there is no {path.name!r} in {path.parent}: a folder or device is no object")
+
+
+def _link_error(path: Path) -> UnsafePathError:
+    return UnsafePathError(f"{path} is a symbolic link", hint="replace the link by the file or folder that it means")
 
 
 def _etag(status: os.stat_result) -> str:

@@ -17,7 +17,7 @@ import uuid
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from flexai.checkpoints.errors import NotFoundError, StorageError
+from flexai.checkpoints.errors import IntegrityError, NotFoundError, StorageError
 from flexai.checkpoints.storage.protocol import Block, BytesBody, ObjectInfo, ObjectStorage, UnfinishedUpload
 
 FORMAT = 1
@@ -49,7 +49,7 @@ class ManagedStore:
                     f"the store {self.location} is of format {document['format']}; this program knows {FORMAT}",
                     hint="upgrade flexai-checkpoints on this machine",
                 )
-            return str(uuid.UUID(document["id"]))
+            return str(uuid.UUID(str(document["id"])))
         except NotFoundError:
             return None
         except (ValueError, KeyError, TypeError) as error:
@@ -76,30 +76,42 @@ class ManagedStore:
     def list_blobs(self) -> Iterator[tuple[str, ObjectInfo]]:
         """Yield every blob that is there: its id and its object."""
         for info in self.storage.list(self._prefix + _BLOBS):
-            yield info.key.rpartition("/")[2], info
+            blob_id = info.key.rpartition("/")[2]
+            if info.key == self.blob_key(blob_id):  # anything else is not ours
+                yield blob_id, info
 
     def list_unfinished(self) -> Iterator[tuple[str, UnfinishedUpload]]:
         """Yield unfinished uploads of blobs: the blob's id and the upload."""
         for upload in self.storage.list_uploads(self._prefix + _BLOBS):
-            yield upload.key.rpartition("/")[2], upload
+            blob_id = upload.key.rpartition("/")[2]
+            if upload.key == self.blob_key(blob_id):
+                yield blob_id, upload
 
     def write_manifest(self, checkpoint_id: str, document: dict[str, Any]) -> None:
         """Store what describes a checkpoint."""
-        self._write(f"{_MANIFESTS}{checkpoint_id}.json", document)
+        self._write(_manifest_key(checkpoint_id), document)
 
     def read_manifest(self, checkpoint_id: str) -> dict[str, Any]:
-        """What describes a checkpoint; NotFoundError where there is none."""
-        document: dict[str, Any] = json.loads(self._read(f"{_MANIFESTS}{checkpoint_id}.json"))
+        """What describes a checkpoint; NotFoundError where there is none, IntegrityError where it is damaged."""
+        key = _manifest_key(checkpoint_id)
+        try:
+            document = json.loads(self._read(key))
+        except ValueError as error:
+            raise IntegrityError(f"{self.location}/{key} is damaged: {error}") from error
+        if not isinstance(document, dict):
+            raise IntegrityError(f"{self.location}/{key} is damaged: it is no JSON object")
         return document
 
     def list_manifests(self) -> Iterator[str]:
         """Yield the ids of the checkpoints that the store describes."""
         for info in self.storage.list(self._prefix + _MANIFESTS):
-            yield info.key.rpartition("/")[2].removesuffix(".json")
+            checkpoint_id = info.key.rpartition("/")[2].removesuffix(".json")
+            if info.key == self._prefix + _manifest_key(checkpoint_id):
+                yield checkpoint_id
 
     def delete_manifest(self, checkpoint_id: str) -> None:
         """Delete what describes a checkpoint, if it is there."""
-        self.storage.delete([f"{self._prefix}{_MANIFESTS}{checkpoint_id}.json"])
+        self.storage.delete([self._prefix + _manifest_key(checkpoint_id)])
 
     def _read(self, key: str) -> bytes:
         info = self.storage.head(self._prefix + key)
@@ -110,3 +122,7 @@ class ManagedStore:
     def _write(self, key: str, document: dict[str, Any]) -> None:
         content = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
         self.storage.put(self._prefix + key, BytesBody(content))
+
+
+def _manifest_key(checkpoint_id: str) -> str:
+    return f"{_MANIFESTS}{checkpoint_id}.json"

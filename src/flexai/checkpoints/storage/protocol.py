@@ -3,6 +3,7 @@
 Keys are ``/``-separated texts below the root of the store object; nothing here knows checkpoints. A store object
 is safe to use from many threads. Every method may raise
 
+- ``UnsafePathError`` for a key that is not safe in every store (``keys.check_key``),
 - ``NotFoundError`` for a key (or an upload) that is not there,
 - ``AccessDeniedError`` where credentials or a permission are missing,
 - ``StorageUnavailableError`` for a failure that may pass (the caller tries again),
@@ -80,7 +81,10 @@ class ObjectStorage(Protocol):
 
     @property
     def service_identity(self) -> str:
-        """Equal for two stores exactly when ``copy`` works from one to the other."""
+        """Equal for two stores exactly when ``copy`` from one to the other moves no byte through here.
+
+        Empty for a store whose copies do, which nobody needs to prefer.
+        """
 
     @property
     def max_parts(self) -> int:
@@ -91,13 +95,18 @@ class ObjectStorage(Protocol):
         """Bytes below which only the last part may be (S3: 5 MiB)."""
 
     def put(self, key: str, body: Body) -> ObjectInfo:
-        """Store an object under a key, replacing what was there, all at once or not at all."""
+        """Store an object under a key, replacing what was there, all at once or not at all.
+
+        A body with more or fewer bytes than it said raises SourceChangedError, here and in ``put_part``; what the
+        body itself raises passes as it is.
+        """
 
     def get(self, key: str, *, start: int = 0, length: int | None = None, etag: str = "") -> Iterator[Block]:
         """Yield ``length`` bytes of an object from ``start`` (to its end where None).
 
-        With an ``etag`` the object must still be that one: SourceChangedError otherwise. Fewer bytes than asked
-        for raise StorageUnavailableError.
+        With an ``etag`` the object must still be that one: SourceChangedError otherwise. An object that has not
+        got the range raises IntegrityError. A transfer that breaks off goes on where it stopped, as long as the
+        object is the same; StorageUnavailableError when that does not help.
         """
 
     def head(self, key: str) -> ObjectInfo:
@@ -107,7 +116,10 @@ class ObjectStorage(Protocol):
         """Yield every object whose key begins with the prefix, in order of keys, fetched page by page."""
 
     def copy(self, source: ObjectStorage, source_key: str, key: str, *, etag: str = "") -> ObjectInfo:
-        """Copy an object from a store of the same ``service_identity`` without moving its bytes through here."""
+        """Copy an object from a store of the same ``service_identity`` without moving its bytes through here.
+
+        With an ``etag`` the source must still be that one: SourceChangedError otherwise.
+        """
 
     def delete(self, keys: Iterable[str]) -> None:
         """Delete objects; a key that is not there is no error."""
@@ -122,7 +134,11 @@ class ObjectStorage(Protocol):
         """Store part ``number`` (from 1), whose first byte is at ``offset``, replacing an earlier try."""
 
     def complete_upload(self, key: str, upload_id: str, receipts: Iterable[PartReceipt]) -> ObjectInfo:
-        """Make the object of its parts visible under its key, all at once."""
+        """Make the object of its parts visible under its key, all at once.
+
+        Receipts come in any order; StorageError where one is missing in between. The caller compares the size with
+        what it sent. Completed twice, it describes the object again or raises NotFoundError.
+        """
 
     def abort_upload(self, key: str, upload_id: str) -> None:
         """Give up an upload and the bytes of its parts; one that is not there is no error."""

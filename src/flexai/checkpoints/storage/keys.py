@@ -1,0 +1,40 @@
+"""What every store asks of a key before it uses it.
+
+Object stores take nearly any text as a key, but HTTP clients and servers that keep objects as files normalise ``..``
+and ``//``, XML cannot hold control characters, and a directory has no name for ``a/``. So such keys are refused at
+every door of every store, whatever the provider would make of them. A listing still yields what others have put there.
+"""
+
+from __future__ import annotations
+
+import re
+
+from flexai.checkpoints.errors import UnsafePathError
+
+PARTIAL_SUFFIX = ".flexai-partial"
+"""Ends the name of what is still being written: ``.NAME.ID.flexai-partial`` beside its final name."""
+
+MAX_KEY_BYTES = 1024
+"""UTF-8 bytes; S3's and GCS's limit: https://docs.aws.amazon.com/AmazonS3/latest/userguide/object-keys.html,
+https://cloud.google.com/storage/docs/objects#naming."""
+
+# Control characters, halves of surrogate pairs and non-characters: none can stand in XML 1.0.
+_UNSAYABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
+
+
+def check_key(key: str, location: str) -> str:
+    """Return the key if it is safe in every store; ``location`` is how an error calls the store.
+
+    Raises UnsafePathError for a key with an empty part, ``.``, ``..``, or a character that a protocol cannot carry, for
+    one that is too long, and for one with the name of an unfinished upload.
+    """
+    parts = key.split("/")
+    if any(part in {"", ".", ".."} for part in parts):
+        raise UnsafePathError(f"key {key!r} could leave {location}")
+    if _UNSAYABLE.search(key):
+        raise UnsafePathError(f"key {key!r} has a character that cannot be sent to every store")
+    if len(key.encode()) > MAX_KEY_BYTES:
+        raise UnsafePathError(f"key {key[:40]!r}… is longer than {MAX_KEY_BYTES} bytes")
+    if any(part.endswith(PARTIAL_SUFFIX) for part in parts):
+        raise UnsafePathError(f"key {key!r} ends like an unfinished upload's ({PARTIAL_SUFFIX})")
+    return key

@@ -1,0 +1,129 @@
+"""The managed store on an object storage."""
+
+from __future__ import annotations
+
+import uuid
+from pathlib import Path
+
+import pytest
+
+from flexai.checkpoints.errors import IntegrityError, NotFoundError, StorageError
+from flexai.checkpoints.storage.local import LocalStorage
+from flexai.checkpoints.storage.managed import ManagedStore
+from flexai.checkpoints.storage.protocol import BytesBody
+
+BLOB = "0123456789abcdef0123456789abcdef"
+
+
+@pytest.fixture(params=["", "team/store/"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> ManagedStore:
+    return ManagedStore(LocalStorage(tmp_path / "root"), prefix=request.param)
+
+
+def _path(store: ManagedStore, tmp_path: Path, name: str) -> Path:
+    prefix = store.blob_key(BLOB).partition("blobs/")[0]
+    return tmp_path / "root" / prefix / name
+
+
+def _put_blob(store: ManagedStore, content: bytes, blob_id: str = BLOB) -> None:
+    store.storage.put(store.blob_key(blob_id), BytesBody(content))
+
+
+def test_a_store_has_no_id_before_its_first_use_and_one_for_ever_after(store: ManagedStore) -> None:
+    assert store.read_id() is None
+    store_id = store.create()
+    assert store.read_id() == store_id == str(uuid.UUID(store_id))
+    assert ManagedStore(store.storage, prefix=store.blob_key(BLOB).partition("blobs/")[0]).read_id() == store_id
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{", b"[]", b"\xff", b"{}", b'{"format": 1}', b'{"format": 1, "id": "x"}', b'{"format": 1, "id": 5}'],
+)
+def test_a_damaged_description_of_the_store_is_refused(store: ManagedStore, tmp_path: Path, content: bytes) -> None:
+    store.create()
+    _path(store, tmp_path, "store.json").write_bytes(content)
+    with pytest.raises(StorageError, match=r"store\.json is damaged"):
+        store.read_id()
+
+
+def test_a_store_of_a_later_format_asks_for_an_upgrade(store: ManagedStore, tmp_path: Path) -> None:
+    store.create()
+    _path(store, tmp_path, "store.json").write_text('{"format": 2, "id": "whatever it is then"}')
+    with pytest.raises(StorageError, match="format 2") as raised:
+        store.read_id()
+    assert "upgrade" in raised.value.hint
+
+
+def test_blobs_are_spread_over_folders_and_read_by_range(store: ManagedStore) -> None:
+    _put_blob(store, b"0123456789")
+    assert store.blob_key(BLOB).endswith(f"blobs/01/{BLOB}")
+    assert b"".join(bytes(block) for block in store.read_blob(BLOB, start=2, length=5)) == b"23456"
+
+
+def test_a_blob_that_is_too_short_is_damaged(store: ManagedStore) -> None:
+    _put_blob(store, b"01234")
+    with pytest.raises(IntegrityError):
+        list(store.read_blob(BLOB, start=2, length=5))
+
+
+def test_every_blob_is_listed_and_nothing_else(store: ManagedStore, tmp_path: Path) -> None:
+    blob_ids = [f"{number:02x}{uuid.uuid4().hex[2:]}" for number in range(5)]
+    for blob_id in blob_ids:
+        _put_blob(store, blob_id.encode(), blob_id)
+    store.create()
+    store.write_manifest("m", {})
+    for foreign in ("blobs/notes.txt", "blobs/01/23", f"blobs/xx/{BLOB}"):
+        path = _path(store, tmp_path, foreign)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"foreign")
+    assert [(blob_id, info.size) for blob_id, info in store.list_blobs()] == [(blob_id, 32) for blob_id in blob_ids]
+
+
+def test_deleting_blobs_leaves_others_alone_and_minds_no_missing_one(store: ManagedStore) -> None:
+    _put_blob(store, b"one")
+    _put_blob(store, b"two", "ff" + BLOB[2:])
+    store.delete_blobs(iter([BLOB, "aa" + BLOB[2:]]))
+    assert [blob_id for blob_id, _ in store.list_blobs()] == ["ff" + BLOB[2:]]
+
+
+def test_unfinished_blobs_are_listed_by_their_ids(store: ManagedStore) -> None:
+    upload_id = store.storage.start_upload(store.blob_key(BLOB), size=10)
+    assert [(blob_id, upload.upload_id) for blob_id, upload in store.list_unfinished()] == [(BLOB, upload_id)]
+    store.storage.abort_upload(store.blob_key(BLOB), upload_id)
+    assert list(store.list_unfinished()) == []
+
+
+def test_a_manifest_comes_back_as_it_went_in_and_can_be_deleted(store: ManagedStore) -> None:
+    document = {"name": "ünïcödé", "files": [{"path": "a", "size": 2**60}], "none": None}
+    store.write_manifest("one", document)
+    store.write_manifest("two", {})
+    assert store.read_manifest("one") == document
+    assert list(store.list_manifests()) == ["one", "two"]
+    store.delete_manifest("one")
+    store.delete_manifest("one")
+    assert list(store.list_manifests()) == ["two"]
+    with pytest.raises(NotFoundError):
+        store.read_manifest("one")
+
+
+def test_foreign_files_among_the_manifests_are_not_taken_for_manifests(store: ManagedStore, tmp_path: Path) -> None:
+    store.write_manifest("one", {})
+    for foreign in ("notes.txt", "one.json.bak", "sub/two.json"):
+        path = _path(store, tmp_path, f"manifests/{foreign}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"foreign")
+    assert list(store.list_manifests()) == ["one"]
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"5", b"\xff\xfe", b'{"a": 1}}'])
+def test_a_damaged_manifest_says_which(store: ManagedStore, tmp_path: Path, content: bytes) -> None:
+    store.write_manifest("one", {})
+    _path(store, tmp_path, "manifests/one.json").write_bytes(content)
+    with pytest.raises(IntegrityError, match=r"manifests/one\.json is damaged"):
+        store.read_manifest("one")
+
+
+def test_its_location_is_where_it_lies(store: ManagedStore, tmp_path: Path) -> None:
+    prefix = store.blob_key(BLOB).partition("blobs/")[0]
+    assert store.location == f"{tmp_path / 'root'}/{prefix}".rstrip("/")

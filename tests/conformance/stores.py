@@ -1,0 +1,225 @@
+"""The stores that the suite runs against, and what each of them cannot do.
+
+A store is a kind of :class:`ObjectStorage` on a real server (or directory). ``TRAITS`` says where one differs from what
+the protocol asks for; a test then expects exactly that difference, so a server that learns something fails its test
+until the table says so.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+
+from flexai.checkpoints.storage.protocol import (
+    BLOCK_SIZE,
+    ZERO_BLOCK,
+    Block,
+    Body,
+    BytesBody,
+    ObjectInfo,
+    ObjectStorage,
+    PartReceipt,
+)
+
+PAGE_SIZE = 7
+"""Objects per page of a listing, and per request of a deletion: few, so that small tests cross pages."""
+PART_SIZE = 300_000
+"""Bytes of a part where the store has no minimum."""
+
+
+@dataclass(frozen=True, slots=True)
+class Traits:
+    """What a kind of store does differently; the defaults are what the protocol asks for."""
+
+    holds_file_and_folder: bool = True
+    """Whether ``a`` and ``a/b`` can both be objects. A directory cannot."""
+    completes_twice: bool = False
+    """Whether completing an upload a second time describes the object again, rather than raising NotFoundError."""
+    notices_a_missing_last_part: bool = True
+    """Whether an upload that is completed without its last part fails or has fewer bytes."""
+
+
+TRAITS: dict[str, Traits] = {
+    "local": Traits(holds_file_and_folder=False, notices_a_missing_last_part=False),
+}
+
+
+@dataclass
+class Store:
+    """One store, and a prefix in it that belongs to one test alone."""
+
+    kind: str
+    prefix: str
+    """Ends in ``/``."""
+    open: Callable[[], ObjectStorage]
+    """Opens the same store once more, as another process would."""
+    open_other: Callable[[], ObjectStorage]
+    """Opens another bucket of the same service."""
+    storage: ObjectStorage = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.storage = self.open()
+
+    @property
+    def traits(self) -> Traits:
+        """What this kind of store does differently."""
+        return TRAITS[self.kind]
+
+    @property
+    def part_size(self) -> int:
+        """Bytes of a part in these tests."""
+        return max(self.storage.min_part_size, PART_SIZE)
+
+    def key(self, name: str) -> str:
+        """A key of this test's own."""
+        return self.prefix + name
+
+    def put(self, name: str, content: bytes) -> ObjectInfo:
+        """Store some bytes."""
+        return self.storage.put(self.key(name), BytesBody(content))
+
+    def read(self, name: str, *, start: int = 0, length: int | None = None, etag: str = "") -> bytes:
+        """The bytes that are stored."""
+        return content_of(self.storage.get(self.key(name), start=start, length=length, etag=etag))
+
+    def names(self, prefix: str = "") -> list[str]:
+        """The names of this test's own objects, as listed."""
+        return [info.key.removeprefix(self.prefix) for info in self.storage.list(self.key(prefix))]
+
+    def delete(self, *names: str) -> None:
+        """Delete some objects."""
+        self.storage.delete(self.key(name) for name in names)
+
+    def start(self, name: str, size: int) -> Upload:
+        """Begin an upload of ``size`` bytes."""
+        return Upload(self, name, self.storage.start_upload(self.key(name), size=size))
+
+    def upload(self, name: str, content: bytes) -> ObjectInfo:
+        """Store some bytes in parts."""
+        upload = self.start(name, len(content))
+        return upload.complete(upload.put_all(content))
+
+
+@dataclass
+class Upload:
+    """One upload in parts."""
+
+    store: Store
+    name: str
+    upload_id: str
+
+    @property
+    def key(self) -> str:
+        """The key that the object will have."""
+        return self.store.key(self.name)
+
+    def put(self, number: int, content: bytes, *, part_size: int | None = None) -> PartReceipt:
+        """Store a part."""
+        return self.put_body(number, BytesBody(content), part_size=part_size)
+
+    def put_body(self, number: int, body: Body, *, part_size: int | None = None) -> PartReceipt:
+        """Store a part."""
+        offset = (number - 1) * (part_size or self.store.part_size)
+        return self.store.storage.put_part(self.key, self.upload_id, number=number, offset=offset, body=body)
+
+    def put_all(self, content: bytes) -> list[PartReceipt]:
+        """Store the content part by part."""
+        return [self.put(number, part) for number, part in enumerate(cut(content, self.store.part_size), start=1)]
+
+    def complete(self, receipts: Iterable[PartReceipt]) -> ObjectInfo:
+        """Make the object of its parts."""
+        return self.store.storage.complete_upload(self.key, self.upload_id, receipts)
+
+    def abort(self) -> None:
+        """Give it up."""
+        self.store.storage.abort_upload(self.key, self.upload_id)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it can go on."""
+        return self.store.storage.has_upload(self.key, self.upload_id)
+
+
+def pattern(size: int, seed: int = 0) -> bytes:
+    """Bytes without repetition, the same for the same seed."""
+    return random.Random(seed).randbytes(size)
+
+
+def cut(content: bytes, part_size: int) -> list[bytes]:
+    """The content in parts; of nothing, one empty part."""
+    return [content[start : start + part_size] for start in range(0, max(1, len(content)), part_size)]
+
+
+def content_of(blocks: Iterator[Block]) -> bytes:
+    """The bytes of some blocks, each copied before the next is asked for."""
+    return b"".join(bytes(block) for block in blocks)
+
+
+@dataclass
+class OddBody:
+    """A body that does not keep its word: it has other bytes than its size says, or fails on the way."""
+
+    size: int
+    content: bytes
+    error: BaseException | None = None
+    """Raised after the content."""
+    readings: int = 0
+
+    def blocks(self) -> Iterator[Block]:
+        """Yield the content, in blocks smaller than most."""
+        self.readings += 1
+        for start in range(0, len(self.content), BLOCK_SIZE // 4):
+            yield memoryview(self.content)[start : start + BLOCK_SIZE // 4]
+        if self.error is not None:
+            raise self.error
+
+
+@dataclass
+class ReusedBufferBody:
+    """A body that yields the same buffer again and again, as a reader of files does."""
+
+    content: bytes
+
+    @property
+    def size(self) -> int:
+        """Bytes in all."""
+        return len(self.content)
+
+    def blocks(self) -> Iterator[Block]:
+        """Yield the content; each block is overwritten by the next."""
+        buffer = bytearray(BLOCK_SIZE // 8)
+        view = memoryview(buffer)
+        for start in range(0, len(self.content), len(buffer)):
+            piece = self.content[start : start + len(buffer)]
+            view[: len(piece)] = piece
+            yield view[: len(piece)]
+            view[: len(piece)] = bytes(len(piece))
+
+
+@dataclass
+class HollowBody:
+    """Some bytes, a long hole, and the same bytes again."""
+
+    edge: bytes
+    hole: int
+
+    @property
+    def size(self) -> int:
+        """Bytes in all."""
+        return 2 * len(self.edge) + self.hole
+
+    @property
+    def content(self) -> bytes:
+        """What a reader should see."""
+        return self.edge + bytes(self.hole) + self.edge
+
+    def blocks(self) -> Iterator[Block]:
+        """Yield the content, the hole as slices of ``ZERO_BLOCK``."""
+        yield memoryview(self.edge)
+        rest = self.hole
+        while rest:
+            block = ZERO_BLOCK[: min(rest, BLOCK_SIZE)]
+            yield block
+            rest -= len(block)
+        yield memoryview(self.edge)
