@@ -11,10 +11,11 @@ from pathlib import Path
 import sqlalchemy
 from sqlalchemy import Connection, Engine, event, text
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError
+from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from flexai.checkpoints.catalog.schema import BUSY_TIMEOUT_SECONDS, HEAD_REVISION
-from flexai.checkpoints.errors import SettingsError, StorageUnavailableError
+from flexai.checkpoints.errors import SettingsError, StorageError, StorageUnavailableError
 
 MIGRATION_LOCK = 0x666C6578
 """PostgreSQL advisory lock held while the tables change."""
@@ -30,12 +31,17 @@ class Database:
     def open(cls, url: str) -> Database:
         """Open the catalog at an SQLAlchemy URL, making or migrating its tables on first use.
 
-        Raises SettingsError for a URL that cannot be used, StorageUnavailableError for a server that does not answer.
+        Raises SettingsError for a URL that cannot be used, StorageUnavailableError for a server that does not answer,
+        StorageError for what is no catalog.
         """
         parsed = _parse(url)
         engine = _sqlite_engine(parsed) if parsed.get_backend_name() == "sqlite" else _postgresql_engine(parsed)
-        with database_errors(parsed):
-            _migrate(engine)
+        try:
+            with database_errors(parsed):
+                _migrate(engine)
+        except BaseException:
+            engine.dispose()
+            raise
         return cls(engine)
 
     @property
@@ -73,10 +79,14 @@ def database_errors(url: URL) -> Iterator[None]:
         yield
     except IntegrityError:
         raise
-    except DBAPIError as error:
-        shown = url.render_as_string(hide_password=True)
-        reason = str(error.orig).strip().splitlines()[0] if error.orig else type(error).__name__
-        raise StorageUnavailableError(
+    except (DBAPIError, PoolTimeoutError) as error:
+        # A password can also stand in the query, where SQLAlchemy does not hide it.
+        shown = url.set(query={}).render_as_string(hide_password=True)
+        cause = error.orig if isinstance(error, DBAPIError) else error
+        reason = next(iter(str(cause).strip().splitlines()), type(error).__name__)
+        passing = isinstance(error, (OperationalError, InterfaceError, PoolTimeoutError))
+        kind = StorageUnavailableError if passing else StorageError
+        raise kind(
             f"the catalog {shown} cannot be used: {reason}", hint="flexai config show prints where it is set"
         ) from error
 
@@ -85,15 +95,16 @@ def _parse(url: str) -> URL:
     try:
         parsed = make_url(url)
         backend = parsed.get_backend_name()
-    except (ArgumentError, NoSuchModuleError):
+    except (ArgumentError, ValueError):
         # The text may hold a password, so it is not repeated.
         raise SettingsError("the setting database_url is not an SQLAlchemy URL", hint=_URL_HINT) from None
     if backend == "sqlite":
         if not parsed.database or parsed.database == ":memory:":
             raise SettingsError("the catalog must be a file that all processes can open", hint=_URL_HINT)
-        return parsed
+        return parsed.set(drivername="sqlite")
     if backend == "postgresql":
-        return parsed.set(drivername="postgresql+psycopg") if parsed.drivername == "postgresql" else parsed
+        # Whatever driver the URL was written for: Prefect's own URLs name one (asyncpg) that cannot be used here.
+        return parsed.set(drivername="postgresql+psycopg")
     raise SettingsError(f"the catalog cannot be a database of kind {backend!r}", hint=_URL_HINT)
 
 
@@ -102,12 +113,14 @@ _URL_HINT = "use sqlite:////path/to/catalog.db or postgresql://user:password@hos
 
 def _sqlite_engine(url: URL) -> Engine:
     path = Path(str(url.database))
-    if not path.parent.is_dir():
+    try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if not path.exists():
-        # Made before SQLite does, so that the catalog is its owner's alone whatever the umask.
-        with contextlib.suppress(FileExistsError):
-            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        if not path.exists():
+            # Made before SQLite does, so that the catalog is its owner's alone whatever the umask.
+            with contextlib.suppress(FileExistsError):
+                os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    except OSError as error:
+        raise SettingsError(f"the catalog {path} cannot be made: {error.strerror}", hint=_URL_HINT) from error
     engine = sqlalchemy.create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_SECONDS, "check_same_thread": False})
 
     @event.listens_for(engine, "connect")
