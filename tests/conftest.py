@@ -18,10 +18,13 @@ from pathlib import Path
 import pytest
 
 import flexai
+from tests.servers.postgresql import postgresql
 
 # Prefect reports usage to its makers unless told not to; tests talk to this machine alone.
 os.environ.setdefault("DO_NOT_TRACK", "1")
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+
+__all__ = ["postgresql"]
 
 PACKAGE = Path(flexai.__file__).resolve().parent
 

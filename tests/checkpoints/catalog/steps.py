@@ -1,0 +1,190 @@
+"""The steps of a push as the catalog sees them, without a store: what tests and their other processes are made of."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+
+from blake3 import blake3
+from sqlalchemy import insert, select, update
+
+from flexai.checkpoints.catalog.blobs import Blobs
+from flexai.checkpoints.catalog.catalog import Catalog
+from flexai.checkpoints.catalog.claims import Claim
+from flexai.checkpoints.catalog.tables import blob_references, blobs, checkpoints, jobs
+from flexai.checkpoints.contents import NewContent, StoredContent
+from flexai.checkpoints.models import (
+    Checkpoint,
+    CheckpointStatus,
+    FileEntry,
+    JobStatus,
+    Manifest,
+    Source,
+    TrainingFacts,
+)
+from flexai.checkpoints.names import parse_name
+from flexai.checkpoints.owner import Owner
+from tests.checkpoints.samples import OWNER
+
+STORE_ID = "11111111-2222-3333-4444-555555555555"
+OTHER_STORE_ID = "99999999-2222-3333-4444-555555555555"
+LATER = datetime(9000, 1, 1, tzinfo=UTC)
+PART_SIZE = 1024
+
+
+def begin(
+    catalog: Catalog,
+    name: str = "llama",
+    *,
+    owner: Owner = OWNER,
+    status: CheckpointStatus = CheckpointStatus.UPLOADING,
+    store_id: str = STORE_ID,
+    parent_id: str | None = None,
+) -> tuple[str, Claim]:
+    """Begin a push; returns the checkpoint's id and the claim."""
+    checkpoint, claim = catalog.checkpoints.begin_push(
+        parse_name(name),
+        owner=owner,
+        source=Source(from_local_files=(f"{name}.bin",)),
+        status=status,
+        store_id=store_id,
+        parent_id=parent_id,
+    )
+    return str(checkpoint.id), claim
+
+
+def content_of(text: bytes, *, start: int = 0) -> NewContent:
+    """A small content as a transfer hands it over."""
+    digest = blake3(text).digest()
+    return NewContent(start=start, size=len(text), part_size=PART_SIZE, digest=digest, part_digests=digest)
+
+
+def store(blobs: Blobs, checkpoint_id: str, text: bytes, path: str = "model.bin") -> StoredContent:
+    """Announce a blob, and say that all of it arrived."""
+    blob_id = blobs.begin(writer_id=checkpoint_id, path=path, size=len(text), part_size=PART_SIZE)
+    (stored,) = blobs.finish(blob_id, [content_of(text)])
+    return stored
+
+
+def manifest_of(contents: Mapping[str, StoredContent]) -> Manifest:
+    """The manifest of stored contents by path."""
+    return Manifest(
+        files=tuple(
+            FileEntry(
+                path=path,
+                size=content.size,
+                digest=None if content.digest is None else content.digest.hex(),
+                part_size=content.part_size,
+            )
+            for path, content in sorted(contents.items())
+        )
+    )
+
+
+def commit(
+    catalog: Catalog,
+    checkpoint_id: str,
+    claim: Claim,
+    contents: Mapping[str, StoredContent],
+    facts: TrainingFacts | None = None,
+) -> Checkpoint:
+    """Say that a checkpoint is available with these contents."""
+    return catalog.checkpoints.commit(
+        checkpoint_id,
+        claim,
+        manifest=manifest_of(contents),
+        content_ids={path: content.id for path, content in contents.items()},
+        blob_ids={content.blob_id for content in contents.values()},
+        facts=facts,
+    )
+
+
+def push(catalog: Catalog, name: str = "llama", files: Mapping[str, bytes] | None = None) -> Checkpoint:
+    """A whole push: every file a blob of its own, contents that are there already used again."""
+    files = files or {"model.bin": name.encode()}
+    blobs = catalog.blobs(STORE_ID)
+    checkpoint_id, claim = begin(catalog, name)
+    held = blobs.hold_by_digest(checkpoint_id, [blake3(text).hexdigest() for text in files.values()])
+    contents = {}
+    for path, text in files.items():
+        digest = blake3(text).hexdigest()
+        if digest not in held:
+            held[digest] = store(blobs, checkpoint_id, text, path)
+        contents[path] = held[digest]
+    return commit(catalog, checkpoint_id, claim, contents)
+
+
+def add_job(catalog: Catalog, name: str = "train") -> str:
+    """A training job's row; returns its id."""
+    job_id = str(uuid.uuid4())
+    time = "2025-02-03T13:14:37.730471Z"
+    with catalog.database.writing() as connection:
+        connection.execute(
+            insert(jobs).values(
+                id=job_id,
+                name=name,
+                name_key=name,
+                creator_user_id=str(OWNER.user_id),
+                owner_org_id=str(OWNER.org_id),
+                status=JobStatus.IN_PROGRESS,
+                reason="",
+                command="[]",
+                env_names="[]",
+                attempt=1,
+                output_dir="/out",
+                log_path="/log",
+                stop_requested=False,
+                created_at=time,
+                started_at=time,
+                updated_at=time,
+            )
+        )
+    return job_id
+
+
+def capture(catalog: Catalog, job_id: str, name: str = "checkpoint-5", *, node: str = "0") -> tuple[str, Claim]:
+    """Announce a checkpoint of a training job; returns its id and the claim."""
+    checkpoint, claim = catalog.checkpoints.begin_capture(
+        job_id=job_id, name=name, node=node, owner=OWNER, source=Source(), store_id=STORE_ID, parent_id=None
+    )
+    return str(checkpoint.id), claim
+
+
+def collect(catalog: Catalog, *, store_id: str = STORE_ID) -> list[str]:
+    """What gc does once every grace period is over; returns the ids of the blobs it removed."""
+    found = catalog.blobs(store_id)
+    catalog.checkpoints.abandoned(store_id, before=LATER)
+    purged = catalog.checkpoints.purge_deleted(store_id, before=LATER)
+    removed = [blob_id for blob_id, _, _ in found.unreferenced() if found.mark_deleting(blob_id)]
+    for blob_id in removed:
+        found.forget(blob_id)
+    for checkpoint_id in purged:
+        catalog.checkpoints.forget(checkpoint_id)
+    return removed
+
+
+def referenced(catalog: Catalog, checkpoint_id: str) -> set[str]:
+    """The ids of the blobs that a checkpoint refers to."""
+    query = select(blob_references.c.blob_id).where(blob_references.c.checkpoint_id == checkpoint_id)
+    with catalog.database.reading() as connection:
+        return set(connection.execute(query).scalars())
+
+
+def blob_statuses(catalog: Catalog) -> dict[str, str]:
+    """Every blob's status."""
+    with catalog.database.reading() as connection:
+        return {row.id: row.status for row in connection.execute(select(blobs.c.id, blobs.c.status))}
+
+
+def set_columns(catalog: Catalog, checkpoint_id: str, **values: object) -> None:
+    """Change a checkpoint's row as time or another machine would have."""
+    with catalog.database.writing() as connection:
+        connection.execute(update(checkpoints).where(checkpoints.c.id == checkpoint_id).values(values))
+
+
+def columns(catalog: Catalog, checkpoint_id: str, *names: str) -> Sequence[object]:
+    """Some columns of a checkpoint's row."""
+    query = select(*(checkpoints.c[name] for name in names)).where(checkpoints.c.id == checkpoint_id)
+    with catalog.database.reading() as connection:
+        return tuple(connection.execute(query).one())

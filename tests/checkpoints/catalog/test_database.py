@@ -1,0 +1,334 @@
+from __future__ import annotations
+
+import os
+import re
+import sqlite3
+import stat
+import threading
+import traceback
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Engine, insert, select, text
+from sqlalchemy.exc import IntegrityError
+
+from flexai.checkpoints.catalog import database as database_module
+from flexai.checkpoints.catalog import migrations
+from flexai.checkpoints.catalog.catalog import Catalog
+from flexai.checkpoints.catalog.database import Database
+from flexai.checkpoints.catalog.schema import HEAD_REVISION
+from flexai.checkpoints.catalog.tables import blobs, metadata
+from flexai.checkpoints.errors import CheckpointError, SettingsError, StorageError, StorageUnavailableError
+from tests.checkpoints.catalog.others import OtherProcesses
+from tests.checkpoints.catalog.steps import STORE_ID, push
+from tests.servers.postgresql import PostgreSQL
+
+_BLOB = {"store_id": STORE_ID, "size": 1, "status": "stored", "created_at": "now"}
+
+
+def _engine(url: str) -> Engine:
+    return sqlalchemy.create_engine(url.replace("postgresql:", "postgresql+psycopg:"))
+
+
+@pytest.fixture
+def plain(database_url: str) -> Iterator[Engine]:
+    """A plain connection to a catalog's database, with none of our own settings."""
+    engine = _engine(database_url)
+    yield engine
+    engine.dispose()
+
+
+def _scripts() -> ScriptDirectory:
+    config = Config()
+    config.set_main_option("script_location", str(Path(migrations.__file__).parent))
+    return ScriptDirectory.from_config(config)
+
+
+def _migrate(engine: Engine, revision: str) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(Path(migrations.__file__).parent))
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.downgrade(config, revision) if revision == "base" else command.upgrade(config, revision)
+
+
+def _snapshot(engine: Engine) -> dict[str, Any]:
+    """Everything that SQLAlchemy can read of a database's tables, and the texts that SQLite keeps of its own."""
+    found: dict[str, Any] = {}
+    inspector = sqlalchemy.inspect(engine)
+    for table in inspector.get_table_names():
+        if table == "alembic_version":
+            continue
+        found[table] = {
+            "columns": [
+                (column["name"], repr(column["type"]), column["nullable"], column["default"])
+                for column in inspector.get_columns(table)
+            ],
+            "primary key": inspector.get_pk_constraint(table),
+            "foreign keys": sorted(map(repr, inspector.get_foreign_keys(table))),
+            "unique": sorted(map(repr, inspector.get_unique_constraints(table))),
+            "checks": sorted(map(repr, inspector.get_check_constraints(table))),
+            "indexes": sorted(map(repr, inspector.get_indexes(table))),
+        }
+        if engine.dialect.name == "sqlite":
+            with engine.connect() as connection:
+                made = connection.execute(text("SELECT sql FROM sqlite_master WHERE name = :name"), {"name": table})
+                found[table]["without rowid"] = "WITHOUT ROWID" in str(made.scalar_one())
+    return found
+
+
+def test_the_migrations_make_exactly_the_tables(plain: Engine) -> None:
+    with plain.connect() as connection:
+        context = MigrationContext.configure(
+            connection, opts={"compare_type": True, "compare_server_default": True, "target_metadata": metadata}
+        )
+        assert compare_metadata(context, metadata) == []
+    assert set(sqlalchemy.inspect(plain).get_table_names()) == {*metadata.tables, "alembic_version"}
+
+
+def test_the_migrations_make_the_same_constraints_as_the_tables(plain: Engine) -> None:
+    migrated = _snapshot(plain)
+    metadata.drop_all(plain)
+    assert _snapshot(plain) == {}
+    metadata.create_all(plain)
+    assert migrated == _snapshot(plain)
+
+
+def test_the_newest_revision_is_the_one_that_the_fast_reader_knows(plain: Engine) -> None:
+    assert _scripts().get_heads() == [HEAD_REVISION]
+    assert len(HEAD_REVISION) <= 32
+    with plain.connect() as connection:
+        assert connection.execute(text("SELECT version_num FROM alembic_version")).scalars().all() == [HEAD_REVISION]
+
+
+def test_the_migrations_can_be_undone_and_done_again(plain: Engine) -> None:
+    before = _snapshot(plain)
+    _migrate(plain, "base")
+    assert _snapshot(plain) == {}
+    _migrate(plain, "head")
+    assert _snapshot(plain) == before
+
+
+def test_a_catalog_is_made_on_first_use_and_kept(empty_database_url: str) -> None:
+    catalog = Catalog.open(empty_database_url)
+    pushed = push(catalog)
+    catalog.close()
+    again = Catalog.open(empty_database_url)
+    assert again.checkpoints.get_by_id(str(pushed.id)) == pushed
+    again.close()
+
+
+def test_processes_that_open_an_empty_catalog_at_once_make_one(empty_database_url: str, others: OtherProcesses) -> None:
+    processes = [others.start("open", empty_database_url) for _ in range(8)]
+    assert [process.answer() for process in processes] == [0] * 8
+
+
+def test_threads_that_open_an_empty_catalog_at_once_make_one(empty_database_url: str) -> None:
+    barrier = threading.Barrier(6)
+
+    def open_and_close() -> None:
+        barrier.wait()
+        Catalog.open(empty_database_url).close()
+
+    with ThreadPoolExecutor(6) as pool:
+        for done in [pool.submit(open_and_close) for _ in range(6)]:
+            done.result()
+
+
+def test_a_catalog_of_a_newer_form_is_refused_and_left_alone(database_url: str, plain: Engine) -> None:
+    with plain.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    with pytest.raises(SettingsError, match=r"newer form \(9999\)") as caught:
+        Catalog.open(database_url)
+    assert "upgrade" in caught.value.hint
+    with plain.connect() as connection:
+        assert connection.execute(text("SELECT version_num FROM alembic_version")).scalar() == "9999"
+
+
+def test_a_catalog_whose_first_migration_was_cut_off_is_made_whole(empty_database_url: str) -> None:
+    Catalog.open(empty_database_url).close()
+    engine = _engine(empty_database_url)
+    _migrate(engine, "base")
+    assert sqlalchemy.inspect(engine).get_table_names() == ["alembic_version"]
+    Catalog.open(empty_database_url).close()
+    assert set(sqlalchemy.inspect(engine).get_table_names()) == {*metadata.tables, "alembic_version"}
+    engine.dispose()
+
+
+def test_a_transaction_that_writes_is_undone_by_an_error(catalog: Catalog) -> None:
+    with pytest.raises(RuntimeError, match="no"), catalog.database.writing() as connection:
+        connection.execute(insert(blobs).values(id="a", **_BLOB))
+        raise RuntimeError("no")
+    with catalog.database.reading() as connection:
+        assert connection.execute(select(blobs.c.id)).all() == []
+
+
+def test_a_violated_constraint_leaves_as_it_is(catalog: Catalog) -> None:
+    with pytest.raises(IntegrityError), catalog.database.writing() as connection:
+        connection.execute(insert(blobs).values(id="a", **_BLOB | {"status": "unknown"}))
+
+
+def test_foreign_keys_are_enforced(catalog: Catalog) -> None:
+    with pytest.raises(IntegrityError):
+        catalog.blobs(STORE_ID).begin(writer_id="nobody", path="a", size=1, part_size=1)
+
+
+def test_a_reader_waits_for_no_writer_and_sees_nothing_half_written(catalog: Catalog) -> None:
+    with catalog.database.writing() as connection:
+        connection.execute(insert(blobs).values(id="a", **_BLOB))
+        with catalog.database.reading() as reader:
+            assert reader.execute(select(blobs.c.id)).all() == []
+    with catalog.database.reading() as reader:
+        assert reader.execute(select(blobs.c.id)).scalars().all() == ["a"]
+
+
+def test_many_threads_write_without_an_error(catalog: Catalog) -> None:
+    def write(number: int) -> None:
+        with catalog.database.writing() as connection:
+            connection.execute(insert(blobs).values(id=str(number), **_BLOB))
+
+    with ThreadPoolExecutor(40) as pool:
+        for done in [pool.submit(write, number) for number in range(80)]:
+            done.result()
+    assert catalog.blobs(STORE_ID).totals() == {"stored": 80}
+
+
+def test_what_must_be_done_once_is_done_by_one_at_a_time(catalog: Catalog) -> None:
+    inside = 0
+    most = 0
+
+    def work() -> None:
+        nonlocal inside, most
+        with catalog.alone():
+            inside += 1
+            most = max(most, inside)
+            inside -= 1
+
+    with ThreadPoolExecutor(8) as pool:
+        for done in [pool.submit(work) for _ in range(16)]:
+            done.result()
+    assert most == 1
+
+
+def test_an_sqlite_catalog_is_its_owner_s_alone(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "b" / "catalog.db"
+    previous = os.umask(0)
+    try:
+        catalog = Catalog.open(f"sqlite:///{path}")
+        push(catalog)
+        for file in path.parent.iterdir():
+            assert stat.S_IMODE(file.stat().st_mode) == 0o600, file
+        catalog.close()
+    finally:
+        os.umask(previous)
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+
+
+def test_an_sqlite_catalog_survives_a_power_cut(tmp_path: Path) -> None:
+    database = Database.open(f"sqlite:///{tmp_path}/catalog.db")
+    with database.reading() as connection:
+        for pragma, value in (("journal_mode", "wal"), ("synchronous", 2), ("foreign_keys", 1)):
+            assert connection.execute(text(f"PRAGMA {pragma}")).scalar() == value
+    database.close()
+
+
+def test_a_catalog_in_a_folder_with_odd_characters_is_opened(tmp_path: Path) -> None:
+    folder = tmp_path / "100% é #1?"
+    catalog = Catalog.open(f"sqlite:///{folder}/catalog.db")
+    push(catalog)
+    catalog.close()
+
+
+def test_a_writer_that_waits_too_long_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database_module, "BUSY_TIMEOUT_SECONDS", 0.05)
+    catalog = Catalog.open(f"sqlite:///{tmp_path}/catalog.db")
+    blocker = sqlite3.connect(tmp_path / "catalog.db", isolation_level=None)
+    blocker.execute("BEGIN IMMEDIATE")
+    with pytest.raises(StorageUnavailableError, match="database is locked"):
+        push(catalog)
+    blocker.close()
+    push(catalog)
+    catalog.close()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "catalog.db",
+        "",
+        "sqlite://",
+        "sqlite:///:memory:",
+        "mysql://user:s3cr3t-word@host/db",
+        "oracle://user:s3cr3t-word@host/db",
+        "postgresql://user:s3cr3t-word@host:port/db",
+        "://user:s3cr3t-word@host",
+    ],
+)
+def test_a_url_that_cannot_be_used_is_an_error_without_its_password(url: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        Catalog.open(url)
+    assert "s3cr3t" not in "".join(traceback.format_exception(caught.value))
+    assert "sqlite:////path" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://user:s3cr3t-word@127.0.0.1:1/db",
+        "postgresql+psycopg://user:s3cr3t-word@127.0.0.1:1/db",
+        "postgresql+asyncpg://user:s3cr3t-word@127.0.0.1:1/db",
+        "postgresql://127.0.0.1:1/db?user=user&password=s3cr3t-word&connect_timeout=2",
+    ],
+)
+def test_a_server_that_does_not_answer_is_an_error_without_its_password(url: str) -> None:
+    with pytest.raises(StorageUnavailableError, match=r"127\.0\.0\.1") as caught:
+        Catalog.open(url)
+    assert "s3cr3t" not in caught.value.message + caught.value.hint
+    assert "s3cr3t" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_a_url_for_another_driver_means_the_same_database(tmp_path: Path, postgresql: PostgreSQL) -> None:
+    name = postgresql.create_database()
+    url = postgresql.url(name).removeprefix("postgresql")
+    for number, driver in enumerate(("postgresql", "postgresql+psycopg", "postgresql+asyncpg")):
+        _push_one_more(driver + url, already=number)
+    postgresql.drop_database(name)
+    for number, driver in enumerate(("sqlite", "sqlite+pysqlite", "sqlite+aiosqlite")):
+        _push_one_more(f"{driver}:///{tmp_path}/catalog.db", already=number)
+
+
+def _push_one_more(url: str, *, already: int) -> None:
+    catalog = Catalog.open(url)
+    assert len(catalog.checkpoints.of_store(STORE_ID)) == already
+    push(catalog, f"name-{already}")
+    catalog.close()
+
+
+def test_a_file_that_is_no_database_is_an_error_and_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "catalog.db"
+    path.write_bytes(b"these are my notes" * 1000)
+    with pytest.raises(StorageError, match=r"catalog\.db") as caught:
+        Catalog.open(f"sqlite:///{path}")
+    assert not isinstance(caught.value, StorageUnavailableError), "another try would not help"
+    assert path.read_bytes() == b"these are my notes" * 1000
+
+
+def test_a_catalog_below_a_file_is_an_error_that_names_it(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SettingsError, match=re.escape(str(tmp_path / "file"))):
+        Catalog.open(f"sqlite:///{tmp_path}/file/catalog.db")
+
+
+def test_a_catalog_that_is_a_folder_is_an_error_that_names_it(tmp_path: Path) -> None:
+    (tmp_path / "catalog.db").mkdir()
+    with pytest.raises(CheckpointError, match=r"catalog\.db"):
+        Catalog.open(f"sqlite:///{tmp_path}/catalog.db")
