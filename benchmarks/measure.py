@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import statistics
 import subprocess
 import sys
-import time
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,22 +25,34 @@ class Cost:
     """Bytes of the largest resident set."""
 
 
+# A small process that starts the command: a child's peak begins at that of the process it was forked from.
+_LAUNCHER = """
+import json, os, resource, subprocess, sys, time
+started = time.monotonic()
+code = subprocess.run(sys.argv[2:], stdin=subprocess.DEVNULL).returncode
+wall = time.monotonic() - started
+usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+with open(sys.argv[1], "w") as report:
+    json.dump([code, wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss], report)
+"""
+
+
 def run(command: Sequence[str], environment: Mapping[str, str], *, cwd: Path | None = None) -> Cost:
     """Run a command to its end and measure it; CalledProcessError with its output where it fails."""
-    started = time.monotonic()
-    process = subprocess.Popen(
-        command, env={**os.environ, **environment}, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
-    assert process.stdout is not None
-    output = process.stdout.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    wall = time.monotonic() - started
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode != 0:
-        raise subprocess.CalledProcessError(process.returncode, command, output)
+    with tempfile.NamedTemporaryFile("r") as report:
+        done = subprocess.run(
+            [sys.executable, "-S", "-c", _LAUNCHER, report.name, *command],
+            env={**os.environ, **environment},
+            cwd=cwd,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            check=True,
+        )
+        code, wall, cpu, peak = json.load(report)
+    if code != 0:
+        raise subprocess.CalledProcessError(code, command, done.stdout)
     # Kilobytes on Linux, bytes on macOS (man 2 getrusage).
-    unit = 1 if sys.platform == "darwin" else 1024
-    return Cost(wall=wall, cpu=usage.ru_utime + usage.ru_stime, peak=usage.ru_maxrss * unit)
+    return Cost(wall=wall, cpu=cpu, peak=peak * (1 if sys.platform == "darwin" else 1024))
 
 
 def alternate(contestants: Mapping[str, Callable[[], Cost]], *, rounds: int) -> dict[str, list[Cost]]:
