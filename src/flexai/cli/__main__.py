@@ -1,0 +1,5 @@
+"""``python -m flexai.cli`` is ``flexai``."""
+
+from flexai.cli import main
+
+main()

@@ -1,0 +1,37 @@
+"""``flexai checkpoint``."""
+
+from __future__ import annotations
+
+import click
+
+from flexai.cli.commands import LazyGroup
+
+
+@click.group(
+    "checkpoint",
+    cls=LazyGroup,
+    lazy={
+        "push": ("flexai.cli.checkpoint.push:push", "Push a new checkpoint."),
+        "fetch": ("flexai.cli.checkpoint.fetch:fetch", "Download a checkpoint."),
+        "export": ("flexai.cli.checkpoint.export:export", "Copy a checkpoint to a storage provider."),
+        "inspect": ("flexai.cli.checkpoint.inspect:inspect", "Show everything about a checkpoint."),
+        "list": ("flexai.cli.checkpoint.list:list_checkpoints", "List the pushed checkpoints."),
+        "delete": ("flexai.cli.checkpoint.delete:delete", "Delete a checkpoint."),
+        "undelete": ("flexai.cli.checkpoint.undelete:undelete", "Bring back a deleted checkpoint."),
+        "verify": ("flexai.cli.checkpoint.verify:verify", "Read checkpoints and compare their digests."),
+        "gc": ("flexai.cli.checkpoint.gc:collect_garbage", "Free the room that deleted checkpoints take."),
+        "recover": ("flexai.cli.checkpoint.recover:recover", "Rebuild a lost catalog from the store."),
+    },
+)
+def checkpoint() -> None:
+    """Push, fetch, export and look after checkpoints.
+
+    A checkpoint is a named set of files that never changes: weights, optimizer state, configuration. Commands
+    that take a checkpoint take its NAME or its UUID.
+
+    \b
+    flexai checkpoint push mistral-500-checkpoint --file output/ckpt.pt
+    flexai checkpoint list
+    flexai checkpoint inspect mistral-500-checkpoint
+    flexai checkpoint fetch mistral-500-checkpoint --destination restored
+    """

@@ -1,0 +1,63 @@
+"""``flexai checkpoint export``."""
+
+from __future__ import annotations
+
+import click
+
+from flexai.checkpoints.documents import human_size
+from flexai.checkpoints.names import parse_reference
+from flexai.cli import terminal
+from flexai.cli.commands import command
+from flexai.cli.parameters import checkpoint_argument, track_option
+from flexai.cli.tracking import load_connection, run_tracked, tracking_api
+
+
+@command(
+    "export",
+    usage="NAME|UUID --storage-provider CONNECTION --destination-path BUCKET/PREFIX [OPTIONS]",
+    resumable=True,
+)
+@checkpoint_argument
+@click.option(
+    "--storage-provider", metavar="CONNECTION", required=True, help="The storage provider connection to write to."
+)
+@click.option(
+    "--destination-path",
+    metavar="BUCKET/PREFIX",
+    required=True,
+    help="The bucket, and the folder in it, that the files go to.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace objects that are there with other content.")
+@track_option
+def export(reference: str, storage_provider: str, destination_path: str, overwrite: bool, track: bool | None) -> None:
+    """Copy a checkpoint to a storage provider.
+
+    The provider copies by itself where it can. The object flexai-manifest.json is finished last, so that a
+    reader can tell a whole export from a torn one; an export that was interrupted goes on where it stopped
+    when it is run again.
+
+    \b
+    flexai checkpoint export 90c8f215-e131-4f9c-936c-12fe1fe9a6f1 --storage-provider aws-storage-conn-eu \\
+      --destination-path my-bucket/checkpoints/mistral-train/
+    """
+    parse_reference(reference)
+    api = tracking_api(track)
+    if api is not None:
+        done = run_tracked(api, "export_checkpoint", reference, storage_provider, destination_path, overwrite=overwrite)
+        exported, kept, size = done["exportedFiles"], done["skippedFiles"], done["movedBytes"]
+    else:
+        from flexai.checkpoints.service.export import export as export_checkpoint
+        from flexai.checkpoints.service.system import System
+        from flexai.cli.progress import shown_progress
+
+        connection = load_connection(storage_provider)
+        with System.open() as system, shown_progress() as progress:
+            report = export_checkpoint(
+                system, reference, connection, destination_path, overwrite=overwrite, progress=progress
+            )
+        exported, kept, size = report.exported_files, report.skipped_files, report.moved_bytes
+    already = f"; {terminal.count(kept, 'file')} there already" if kept else ""
+    terminal.say(
+        f"exported {reference} to {storage_provider}:{destination_path}:"
+        f" {terminal.count(exported, 'file')}, {human_size(size)}{already}"
+    )

@@ -1,0 +1,58 @@
+"""``flexai checkpoint fetch``."""
+
+from __future__ import annotations
+
+import click
+
+from flexai.checkpoints.documents import human_size
+from flexai.checkpoints.names import parse_reference
+from flexai.cli import terminal
+from flexai.cli.commands import command
+from flexai.cli.completion import complete_directory
+from flexai.cli.parameters import checkpoint_argument, track_option
+from flexai.cli.tracking import run_tracked, tracking_api
+
+
+@command("fetch", usage="NAME|UUID [-d DIRECTORY] [OPTIONS]", resumable=True)
+@checkpoint_argument
+@click.option(
+    "-d",
+    "--destination",
+    metavar="DIRECTORY",
+    default=".",
+    shell_complete=complete_directory,
+    help="Where the files go; made where it is missing. The working directory by default.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace files that are there with other content.")
+@track_option
+def fetch(reference: str, destination: str, overwrite: bool, track: bool | None) -> None:
+    """Download a checkpoint.
+
+    The files land in DIRECTORY itself. One that is there already with the right content is kept; one with
+    other content is refused, unless --overwrite is given. Every file is checked against its digest before it
+    gets its name, and a fetch that was interrupted goes on where it stopped when it is run again.
+
+    \b
+    flexai checkpoint fetch mistral-500-checkpoint
+    flexai checkpoint fetch mistral-500-checkpoint --destination saved-checkpoints/mistral
+    flexai checkpoint fetch 90c8f215-e131-4f9c-936c-12fe1fe9a6f1 -d restored --overwrite
+    """
+    parse_reference(reference)
+    api = tracking_api(track)
+    if api is not None:
+        done = run_tracked(api, "fetch_checkpoint", reference, destination, overwrite=overwrite)
+        fetched, kept, size = done["fetchedFiles"], done["keptFiles"], done["movedBytes"]
+    else:
+        from pathlib import Path
+
+        from flexai.checkpoints.service.fetch import fetch as fetch_checkpoint
+        from flexai.checkpoints.service.system import System
+        from flexai.cli.progress import shown_progress
+
+        with System.open() as system, shown_progress() as progress:
+            report = fetch_checkpoint(system, reference, Path(destination), overwrite=overwrite, progress=progress)
+        fetched, kept, size = report.fetched_files, report.kept_files, report.moved_bytes
+    already = f"; {terminal.count(kept, 'file')} there already" if kept else ""
+    terminal.say(
+        f"fetched {reference} to {destination}: {terminal.count(fetched, 'file')}, {human_size(size)}{already}"
+    )

@@ -1,0 +1,186 @@
+"""``flexai checkpoint push``."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from flexai.checkpoints.documents import checkpoint_document, human_size
+from flexai.checkpoints.errors import UsageError
+from flexai.checkpoints.names import parse_name, parse_reference
+from flexai.cli import terminal
+from flexai.cli.commands import command
+from flexai.cli.completion import complete_checkpoint, complete_file
+from flexai.cli.parameters import json_option, track_option
+from flexai.cli.tracking import load_connection, run_tracked, tracking_api
+
+if TYPE_CHECKING:
+    from flexai.checkpoints.service.push import PushSource
+
+_FROM_FILES = "flexai checkpoint push NAME --file SOURCE[=DESTINATION] …"
+_FROM_PROVIDER = "flexai checkpoint push NAME --storage-provider CONNECTION --source-path BUCKET/PATH"
+_FROM_CHECKPOINT = "flexai checkpoint push NAME --from-checkpoint NAME|UUID"
+_FORMS = f"use one of: {_FROM_FILES}; {_FROM_PROVIDER}; {_FROM_CHECKPOINT}"
+
+
+@command(
+    "push",
+    usage="NAME (-f SOURCE[=DESTINATION]… | --storage-provider CONNECTION --source-path BUCKET/PATH"
+    " | --from-checkpoint NAME|UUID) [OPTIONS]",
+    resumable=True,
+)
+@click.argument("name", metavar="NAME")
+@click.option(
+    "-f",
+    "--file",
+    "files",
+    metavar="SOURCE[=DESTINATION]",
+    multiple=True,
+    shell_complete=complete_file,
+    help="A file or folder of this machine, and its path in the checkpoint. Can be given several times.",
+)
+@click.option(
+    "--storage-provider", metavar="CONNECTION", default="", help="The storage provider connection to read from."
+)
+@click.option(
+    "--source-path",
+    metavar="BUCKET/PATH",
+    default="",
+    help="The file or folder on the storage provider; a folder's content lands at the checkpoint's root.",
+)
+@click.option(
+    "--from-checkpoint",
+    metavar="NAME|UUID",
+    default="",
+    shell_complete=complete_checkpoint,
+    help="A checkpoint that is here already, such as a captured one: it gets a name, and no byte moves.",
+)
+@click.option("--if-not-exists", is_flag=True, help="Succeed where the name is taken by the same content.")
+@click.option("--follow-symlinks", is_flag=True, help="Push what symbolic links lead to instead of refusing them.")
+@track_option
+@json_option
+def push(
+    name: str,
+    files: tuple[str, ...],
+    storage_provider: str,
+    source_path: str,
+    from_checkpoint: str,
+    if_not_exists: bool,
+    follow_symlinks: bool,
+    track: bool | None,
+    as_json: bool,
+) -> None:
+    """Push a new checkpoint.
+
+    From files and folders of this machine, from a storage provider, or from a checkpoint that a training job
+    wrote. Without a DESTINATION a file keeps its name, and a folder's content lands at the checkpoint's root.
+    The command returns when the checkpoint is available; one that was interrupted goes on where it stopped
+    when it is run again.
+
+    \b
+    flexai checkpoint push mistral-500-checkpoint --file output/ckpt.pt
+    flexai checkpoint push mistral-500-checkpoint --file output/ckpt.pt=sd-xl-2500.ckpt --file config.json
+    flexai checkpoint push llama-base --file ./Llama-2-7b-hf --if-not-exists
+    flexai checkpoint push mistral-s3 --storage-provider aws-storage-conn-eu --source-path my-bucket/mistral/
+    flexai checkpoint push best-run --from-checkpoint 90c8f215-e131-4f9c-936c-12fe1fe9a6f1
+    """
+    parse_name(name, what="checkpoint name")
+    _check_source(name, files, storage_provider, source_path, from_checkpoint, follow_symlinks)
+    api = tracking_api(track)
+    if api is not None:
+        done = run_tracked(
+            api,
+            "push_checkpoint",
+            name,
+            files=list(files),
+            follow_symlinks=follow_symlinks,
+            storage_provider=storage_provider,
+            source_path=source_path,
+            from_checkpoint=from_checkpoint,
+            if_not_exists=if_not_exists,
+        )
+        checkpoint_id = str(done["metadata"]["id"])
+    else:
+        checkpoint_id = _push_directly(
+            name, files, storage_provider, source_path, from_checkpoint, if_not_exists, follow_symlinks
+        )
+    _report(checkpoint_id, as_json)
+
+
+def _check_source(
+    name: str,
+    files: Sequence[str],
+    storage_provider: str,
+    source_path: str,
+    from_checkpoint: str,
+    follow_symlinks: bool,
+) -> None:
+    provider_flags = [
+        flag for flag, value in (("--storage-provider", storage_provider), ("--source-path", source_path)) if value
+    ]
+    sources = [
+        flags
+        for flags in (["--file"] if files else [], provider_flags, ["--from-checkpoint"] if from_checkpoint else [])
+        if flags
+    ]
+    if len(sources) > 1:
+        raise UsageError(f"{sources[0][0]} and {sources[1][-1]} cannot be used together", hint=_FORMS)
+    if not sources:
+        raise UsageError("there is nothing to push: no source is given", hint=_FORMS)
+    if provider_flags == ["--source-path"]:
+        is_local = os.path.lexists(source_path)
+        as_file = shlex.join(["flexai", "checkpoint", "push", name, "--file", source_path])
+        raise UsageError(
+            "--source-path needs --storage-provider: it is a path on a storage provider",
+            hint=as_file if is_local else _FROM_PROVIDER,
+        )
+    if provider_flags == ["--storage-provider"]:
+        raise UsageError("--storage-provider needs --source-path: what to push from it", hint=_FROM_PROVIDER)
+    if follow_symlinks and not files:
+        raise UsageError("--follow-symlinks and " + sources[0][-1] + " cannot be used together", hint=_FROM_FILES)
+    if from_checkpoint:
+        parse_reference(from_checkpoint)
+
+
+def _push_directly(
+    name: str,
+    files: tuple[str, ...],
+    storage_provider: str,
+    source_path: str,
+    from_checkpoint: str,
+    if_not_exists: bool,
+    follow_symlinks: bool,
+) -> str:
+    from flexai.checkpoints.service.push import ExistingCheckpoint, LocalFiles, ProviderPath
+    from flexai.checkpoints.service.push import push as push_checkpoint
+    from flexai.checkpoints.service.system import System
+    from flexai.cli.progress import shown_progress
+
+    source: PushSource
+    if files:
+        source = LocalFiles(files, follow_symlinks=follow_symlinks)
+    elif from_checkpoint:
+        source = ExistingCheckpoint(from_checkpoint)
+    else:
+        source = ProviderPath(load_connection(storage_provider), source_path)
+    with System.open() as system, shown_progress() as progress:
+        return str(push_checkpoint(system, name, source, if_not_exists=if_not_exists, progress=progress).id)
+
+
+def _report(checkpoint_id: str, as_json: bool) -> None:
+    from flexai.checkpoints.catalog.reader import open_reader
+
+    with open_reader() as reader:
+        checkpoint = reader.checkpoint(checkpoint_id)
+        files = reader.files(checkpoint_id) if as_json else []
+    terminal.say(
+        f"checkpoint {checkpoint.name!r} is {checkpoint.status}:"
+        f" {terminal.count(checkpoint.file_count, 'file')}, {human_size(checkpoint.size)} ({checkpoint_id})"
+    )
+    if as_json:
+        document: dict[str, Any] = checkpoint_document(checkpoint, files)
+        terminal.write_document(document, as_json=True)

@@ -1,0 +1,35 @@
+"""``flexai checkpoint undelete``."""
+
+from __future__ import annotations
+
+import click
+
+from flexai.checkpoints.names import parse_name, parse_reference
+from flexai.cli import terminal
+from flexai.cli.commands import command
+
+
+@command("undelete", usage="NAME|UUID [--name NEW-NAME]")
+@click.argument("reference", metavar="NAME|UUID")
+@click.option("--name", "new_name", metavar="NEW-NAME", default="", help="Bring it back under another name.")
+def undelete(reference: str, new_name: str) -> None:
+    """Bring back a deleted checkpoint.
+
+    As long as gc has not taken its bytes. Where several deleted checkpoints had the name, the one deleted
+    last comes back.
+
+    \b
+    flexai checkpoint list --deleted
+    flexai checkpoint undelete mistral-500-checkpoint
+    flexai checkpoint undelete 431a0ecb-cd8f-4508-8ae3-0990833a4f16 --name mistral-500-again
+    """
+    parse_reference(reference)
+    if new_name:
+        parse_name(new_name, what="checkpoint name")
+    from flexai.checkpoints.catalog.checkpoints import title
+    from flexai.checkpoints.service.delete import undelete as undelete_checkpoint
+    from flexai.checkpoints.service.system import System
+
+    with System.open() as system:
+        checkpoint = undelete_checkpoint(system, reference, new_name=new_name)
+    terminal.say(f"checkpoint {title(checkpoint)!r} is {checkpoint.status} again ({checkpoint.id})")

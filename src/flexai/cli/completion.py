@@ -1,0 +1,79 @@
+"""``flexai completion``, and the completion of names."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from flexai.checkpoints.errors import CheckpointError
+from flexai.cli import terminal
+from flexai.cli.commands import command
+
+SHELLS = ("bash", "zsh", "fish")
+
+
+@command("completion", usage="(bash | zsh | fish)")
+@click.argument("shell", type=click.Choice(SHELLS))
+@click.pass_context
+def completion(ctx: click.Context, shell: str) -> None:
+    """Print the completion script of a shell.
+
+    It completes commands, options, and the names of checkpoints and training jobs. Load it once to try it, or from the
+    shell's start-up file to keep it:
+
+    \b
+    eval "$(flexai completion bash)"                                        # in ~/.bashrc
+    eval "$(flexai completion zsh)"                                         # in ~/.zshrc
+    flexai completion fish > ~/.config/fish/completions/flexai.fish
+    """
+    from click.shell_completion import get_completion_class
+
+    from flexai.cli.root import COMPLETE_VARIABLE, PROGRAM
+
+    kind = get_completion_class(shell)
+    assert kind is not None
+    program = ctx.find_root().command
+    terminal.write(kind(program, {}, PROGRAM, COMPLETE_VARIABLE).source())
+
+
+def complete_checkpoint(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[Any]:
+    """The names of checkpoints, and once something is typed the UUIDs of captured ones."""
+    from click.shell_completion import CompletionItem
+
+    from flexai.checkpoints.catalog.reader import open_reader
+
+    try:
+        with open_reader() as reader:
+            names = [CompletionItem(name) for name in reader.checkpoint_names()]
+            if incomplete:
+                names += [CompletionItem(found, help=title) for found, title in reader.captured_ids()]
+    except CheckpointError:
+        return []  # a shell's line is no place for errors
+    return [item for item in names if item.value.lower().startswith(incomplete.lower())]
+
+
+def complete_job(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[Any]:
+    """The names of training jobs."""
+    from flexai.checkpoints.catalog.reader import open_reader
+
+    try:
+        with open_reader() as reader:
+            names = reader.job_names()
+    except CheckpointError:
+        return []
+    return [name for name in names if name.lower().startswith(incomplete.lower())]
+
+
+def complete_file(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[Any]:
+    """Files and folders of this machine: the shell knows them best."""
+    from click.shell_completion import CompletionItem
+
+    return [CompletionItem(incomplete, type="file")]
+
+
+def complete_directory(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[Any]:
+    """Folders of this machine."""
+    from click.shell_completion import CompletionItem
+
+    return [CompletionItem(incomplete, type="dir")]

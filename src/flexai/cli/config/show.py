@@ -1,0 +1,107 @@
+"""``flexai config show``."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+from typing import Any
+
+from flexai.checkpoints.errors import SettingsError
+from flexai.cli import terminal
+from flexai.cli.commands import command
+from flexai.cli.parameters import json_option
+
+# Greedy up to the last `@`: a password may hold one.
+_PASSWORD = re.compile(r"(://[^:/@\s]*):.*@")
+_PASSWORD_PARAMETER = re.compile(r"([?&]password=)[^&]*", re.IGNORECASE)
+
+
+@command("show", usage="[--json]")
+@json_option
+def show(as_json: bool) -> None:
+    """Show every setting and where it comes from.
+
+    From its environment variable, else from config.toml in the home folder, else its default. Passwords are
+    left out. Shows also which Prefect API operations are tracked by, if any.
+
+    \b
+    flexai config show
+    flexai config show --json
+    """
+    from flexai.cli.prefect_api import find_api
+
+    problem, settings = _settings(as_json)
+    api = find_api()
+    if as_json:
+        found = None if api is None else {"url": hide_password(api.url), "origin": api.origin}
+        terminal.write_document({"settings": settings, "prefectAPI": found}, as_json=True)
+    else:
+        from flexai.cli.tables import dashed_table
+
+        rows = [(name, str(entry["value"]), str(entry["origin"])) for name, entry in settings.items()]
+        rows.append(("Prefect API", hide_password(api.url) if api else "none", api.origin if api else "not configured"))
+        terminal.write(dashed_table(("SETTING", "VALUE", "FROM"), rows))
+    if problem is not None:
+        raise problem
+
+
+def _settings(as_json: bool) -> tuple[SettingsError | None, dict[str, dict[str, Any]]]:
+    """Every setting; where one cannot be used, what was written stands for what is in force."""
+    from flexai.checkpoints import setting_sources
+    from flexai.checkpoints.settings import Settings, load_settings
+
+    raw = setting_sources.read_raw_settings()
+    values: dict[str, object] = {name: entry.value for name, entry in raw.items()}
+    problem = None
+    try:
+        settings = load_settings()
+    except SettingsError as error:
+        problem = SettingsError(error.message, hint="correct it where it is set")
+        names = dict.fromkeys([*Settings.model_fields, *values])
+    else:
+        names = dict.fromkeys(Settings.model_fields)
+        values = {name: getattr(settings, name) for name in names} | {
+            "database_url": settings.effective_database_url,
+            "store": settings.effective_store,
+        }
+    return problem, {
+        name: {
+            "value": _shown(name, values.get(name, ""), as_json),
+            "origin": raw[name].origin if name in raw else "default",
+        }
+        for name in names
+    }
+
+
+def _shown(name: str, value: object, as_json: bool) -> str | int:
+    if isinstance(value, timedelta):
+        return _duration(int(value.total_seconds()))
+    if isinstance(value, int):
+        return value if as_json or not _is_size(name) else _size(value)
+    return hide_password(str(value)) if name in {"database_url", "store"} else str(value)
+
+
+def _duration(seconds: int) -> str:
+    for unit, length in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds and seconds % length == 0:
+            return f"{seconds // length}{unit}"
+    return f"{seconds}s"
+
+
+def _is_size(name: str) -> bool:
+    from flexai.checkpoints.settings import Settings, parse_size
+
+    return any(getattr(rule, "func", None) is parse_size for rule in Settings.model_fields[name].metadata)
+
+
+def _size(size: int) -> str:
+    """Bytes as the setting takes them."""
+    for unit, length in (("GiB", 1024**3), ("MiB", 1024**2), ("KiB", 1024)):
+        if size and size % length == 0:
+            return f"{size // length}{unit}"
+    return str(size)
+
+
+def hide_password(url: str) -> str:
+    """A URL without the password it may hold."""
+    return _PASSWORD_PARAMETER.sub(r"\1***", _PASSWORD.sub(r"\1:***@", url))

@@ -1,0 +1,19 @@
+"""Arguments and options that several commands take."""
+
+from __future__ import annotations
+
+import click
+
+from flexai.cli.completion import complete_checkpoint, complete_job
+
+checkpoint_argument = click.argument("reference", metavar="NAME|UUID", shell_complete=complete_checkpoint)
+job_argument = click.argument("reference", metavar="NAME|UUID", shell_complete=complete_job)
+json_option = click.option("-j", "--json", "as_json", is_flag=True, help="Print JSON.")
+storage_provider_option = click.option(
+    "--storage-provider", metavar="CONNECTION", default="", help="Name of a storage provider connection."
+)
+track_option = click.option(
+    "--track/--no-track",
+    default=None,
+    help="Run as a Prefect task run, or without Prefect. By default as one where a Prefect API is configured.",
+)

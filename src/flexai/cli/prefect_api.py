@@ -1,0 +1,101 @@
+"""Which Prefect API is configured, found without importing Prefect: that alone takes two seconds.
+
+The sources and their order are Prefect's (https://docs.prefect.io/v3/concepts/settings-and-profiles): the environment,
+``.env``, ``prefect.toml`` and ``pyproject.toml`` in the working directory, and the active profile.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+VARIABLE = "PREFECT_API_URL"
+_TEST_MODES = (
+    "PREFECT_TEST_MODE",
+    "PREFECT_UNIT_TEST_MODE",
+    "PREFECT_TESTING_UNIT_TEST_MODE",
+    "PREFECT_TESTING_TEST_MODE",
+)
+_PROJECT_FILES = (("prefect.toml", ()), ("pyproject.toml", ("tool", "prefect")))
+
+
+@dataclass(frozen=True, slots=True)
+class PrefectAPI:
+    """A Prefect API that somebody configured."""
+
+    url: str
+    origin: str
+    """Where: a variable or a file."""
+
+
+def find_api(environment: Mapping[str, str] | None = None) -> PrefectAPI | None:
+    """The Prefect API that Prefect itself would use, or None where it has to start one of its own.
+
+    The first source that sets it decides, even to nothing.
+    """
+    environment = os.environ if environment is None else environment
+    for url, origin in _configured(environment):
+        if isinstance(url, str):
+            return PrefectAPI(url, origin) if url else None
+    return None
+
+
+def _configured(environment: Mapping[str, str]) -> Iterator[tuple[object, str]]:
+    yield _variable(environment, VARIABLE), f"environment {VARIABLE}"
+    dotenv = _read_dotenv()
+    yield _variable(dotenv, VARIABLE), ".env"
+    for name, table in _PROJECT_FILES:
+        yield _read_toml(Path(name), *table, "api").get("url"), name
+    if not any(environment.get(variable) for variable in _TEST_MODES):
+        path = _profiles_path(environment, dotenv)
+        yield _active_profile(path, environment).get(VARIABLE), str(path)
+
+
+def _variable(variables: Mapping[str, str], name: str) -> str | None:
+    """A variable's value; Prefect reads variables without regard to case."""
+    return next((value for variable, value in variables.items() if variable.upper() == name), None)
+
+
+def _profiles_path(environment: Mapping[str, str], dotenv: Mapping[str, str]) -> Path:
+    for place in (environment.get("PREFECT_PROFILES_PATH"), dotenv.get("PREFECT_PROFILES_PATH")):
+        if place:
+            return Path(place)
+    for name, table in _PROJECT_FILES:
+        place = _read_toml(Path(name), *table).get("profiles_path")
+        if isinstance(place, str) and place:
+            return Path(place)
+    home = environment.get("PREFECT_HOME")
+    return (Path(home) if home else Path.home() / ".prefect") / "profiles.toml"
+
+
+def _active_profile(path: Path, environment: Mapping[str, str]) -> Mapping[str, Any]:
+    document = _read_toml(path)
+    active = environment.get("PREFECT_PROFILE") or document.get("active")
+    return _below(document, "profiles", str(active))
+
+
+def _read_dotenv() -> dict[str, str]:
+    if not Path(".env").is_file():
+        return {}
+    from dotenv import dotenv_values
+
+    return {name: value for name, value in dotenv_values(".env").items() if value is not None}
+
+
+def _read_toml(path: Path, *tables: str) -> Mapping[str, Any]:
+    """A table of a TOML file; empty where there is none, or none that can be read: Prefect itself says why."""
+    try:
+        return _below(tomllib.loads(path.read_text(encoding="utf-8")), *tables)
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError):
+        return {}
+
+
+def _below(document: Mapping[str, Any], *tables: str) -> Mapping[str, Any]:
+    for table in tables:
+        found = document.get(table)
+        document = found if isinstance(found, dict) else {}
+    return document

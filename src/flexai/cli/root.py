@@ -1,0 +1,99 @@
+"""The ``flexai`` program: its groups, its global options, and how it ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from types import FrameType
+from typing import Any
+
+import click
+
+from flexai import __version__
+from flexai.cli import failures, terminal
+from flexai.cli.commands import ARGUMENTS, LazyGroup
+
+PROGRAM = "flexai"
+COMPLETE_VARIABLE = "_FLEXAI_COMPLETE"
+
+
+class Program(LazyGroup):
+    """The outermost group: one place where every failure is reported and gets its exit code."""
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        windows_expand_args: bool = True,
+        **extra: Any,
+    ) -> Any:
+        """Run the program and exit with its code."""
+        if COMPLETE_VARIABLE in os.environ:
+            return super().main(args, PROGRAM, COMPLETE_VARIABLE, standalone_mode, **extra)
+        arguments = list(sys.argv[1:] if args is None else args)
+        terminal.verbosity.__init__()  # type: ignore[misc]
+        try:
+            with self.make_context(PROGRAM, list(arguments), **extra) as ctx:
+                ctx.meta[ARGUMENTS] = arguments
+                self.invoke(ctx)
+            code = failures.DONE
+        except click.exceptions.Exit as leaving:
+            code = leaving.exit_code
+        except click.exceptions.NoArgsIsHelpError as error:
+            click.echo(error.ctx.get_help() if error.ctx else "", err=True)
+            code = error.exit_code
+        except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the one place where all failures end
+            code = failures.report(error, arguments)
+        sys.exit(code)
+
+
+@click.group(
+    PROGRAM,
+    cls=Program,
+    lazy={
+        "checkpoint": ("flexai.cli.checkpoint:checkpoint", "Push, fetch, export and look after checkpoints."),
+        "training": ("flexai.cli.training:training", "Run training commands and capture their checkpoints."),
+        "storage": ("flexai.cli.storage:storage", "Keep connections to storage providers."),
+        "config": ("flexai.cli.config:config", "Show the settings in force."),
+        "completion": ("flexai.cli.completion:completion", "Print the completion script of a shell."),
+    },
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="""\b
+Exit codes:
+  0  done                          4  already exists, or a conflict
+  1  failed                        5  refused by a provider
+  2  wrong usage                   6  a digest does not match
+  3  not found                   130  interrupted""",
+)
+@click.version_option(__version__, prog_name=PROGRAM, message="%(prog)s %(version)s")
+def cli() -> None:
+    """Keep the checkpoints of your models: push, fetch, export, and capture them while you train.
+
+    \b
+    flexai checkpoint push mistral-500 --file output/ckpt.pt
+    flexai checkpoint fetch mistral-500 --destination restored
+    flexai training run my-run -- python train.py
+    """
+
+
+cli.params += terminal.verbosity_options()
+
+
+def main() -> None:
+    """Run ``flexai`` as a program: a signal interrupts it once, a second one ends it at once."""
+    for stream in (sys.stdout, sys.stderr):
+        # A name that the terminal's encoding lacks is no reason to fail.
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
+    cli.main(prog_name=PROGRAM)
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, failures.exit_at_once)
+    raise KeyboardInterrupt

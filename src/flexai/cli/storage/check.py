@@ -1,0 +1,41 @@
+"""``flexai storage check``."""
+
+from __future__ import annotations
+
+import click
+
+from flexai.checkpoints.errors import CheckpointError
+from flexai.checkpoints.names import parse_name
+from flexai.cli import terminal
+from flexai.cli.commands import command
+from flexai.cli.tracking import open_api
+
+
+@command("check", usage="NAME [BUCKET[/PREFIX]]")
+@click.argument("name", metavar="NAME")
+@click.argument("path", metavar="[BUCKET[/PREFIX]]", default="")
+def check(name: str, path: str) -> None:
+    """Try out what a connection may do.
+
+    Without a bucket only whether the provider answers. With one, each ability of the store is tried on small
+    objects below a scratch prefix, which is empty again afterwards, and what was found is saved with the
+    connection. Exits with 1 where something failed.
+
+    \b
+    flexai storage check models-share
+    flexai storage check models-share checkpoints
+    """
+    parse_name(name, what="connection name")
+    open_api("to read the connection")
+    from flexai import blocks
+    from flexai.cli.tables import dashed_table
+
+    probes = blocks.check_connection(name, path)
+    rows = [(probe.name, probe.outcome.value, probe.detail) for probe in probes]
+    terminal.write(dashed_table(("PROBE", "OUTCOME", "DETAIL"), rows))
+    failed = [probe.name for probe in probes if probe.outcome is blocks.Outcome.FAILED]
+    if failed:
+        raise CheckpointError(
+            f"connection {name!r} failed {terminal.count(len(failed), 'probe')}: {', '.join(failed)}",
+            hint="" if path else f"flexai storage inspect {name} shows what is saved",
+        )

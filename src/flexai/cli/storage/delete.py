@@ -1,0 +1,28 @@
+"""``flexai storage delete``."""
+
+from __future__ import annotations
+
+import click
+
+from flexai.checkpoints.names import parse_name
+from flexai.cli import terminal
+from flexai.cli.commands import command
+from flexai.cli.tracking import open_api
+
+
+@command("delete", usage="NAME")
+@click.argument("name", metavar="NAME")
+def delete(name: str) -> None:
+    """Delete a connection.
+
+    What was pushed from it, or exported to it, stays as it is.
+
+    \b
+    flexai storage delete models-share
+    """
+    parse_name(name, what="connection name")
+    open_api("to delete the connection")
+    from flexai import blocks
+
+    blocks.delete_connection(name)
+    terminal.say(f"deleted connection {name!r}")

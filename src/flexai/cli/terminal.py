@@ -1,0 +1,167 @@
+"""Writing: data to standard output, everything else to standard error."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from typing import Any, TextIO
+
+import click
+
+
+@dataclass
+class Verbosity:
+    """How much the user wants to read."""
+
+    verbose: bool = False
+    debug: bool = False
+
+
+verbosity = Verbosity()
+
+
+class OutputClosedError(Exception):
+    """Whoever read standard output has closed it."""
+
+
+def verbosity_options(*, hidden: bool = False) -> list[click.Parameter]:
+    """The options that every command takes."""
+    return [
+        click.Option(
+            ["-v", "--verbose"],
+            is_flag=True,
+            expose_value=False,
+            hidden=hidden,
+            callback=_set_verbose,
+            help="Say more about what is done.",
+        ),
+        click.Option(
+            ["--debug"],
+            is_flag=True,
+            expose_value=False,
+            hidden=hidden,
+            callback=_set_debug,
+            help="Show the whole traceback of an error.",
+        ),
+    ]
+
+
+def _set_verbose(_ctx: click.Context, _param: click.Parameter, value: bool) -> None:
+    if value and not verbosity.verbose:
+        verbosity.verbose = True
+        _log("INFO")
+
+
+def _set_debug(_ctx: click.Context, _param: click.Parameter, value: bool) -> None:
+    if value and not verbosity.debug:
+        verbosity.debug = True
+        _log("DEBUG")
+
+
+def _log(level: str) -> None:
+    import logging
+
+    logging.basicConfig(stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
+    # Ours alone: cloud SDKs log signed requests.
+    logging.getLogger("flexai").setLevel(level)
+
+
+def write(text: str) -> None:
+    """Write data to standard output, ending the line.
+
+    Raises OutputClosedError where nobody reads any more.
+    """
+    try:
+        click.echo(text)
+    except BrokenPipeError:
+        raise OutputClosedError from None
+
+
+def write_bytes(data: bytes) -> None:
+    """Write bytes to standard output as they are; OutputClosedError where nobody reads any more."""
+    try:
+        click.echo(data, nl=False)
+    except BrokenPipeError:
+        raise OutputClosedError from None
+
+
+def write_document(document: Any, *, as_json: bool) -> None:
+    """Write a document as JSON, or as YAML."""
+    if as_json:
+        import json
+
+        write(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False))
+    else:
+        from flexai.cli.yaml import to_yaml
+
+        write(to_yaml(document).rstrip("\n"))
+
+
+def say(text: str, *, label: str = "", colour: str = "") -> None:
+    """Write a line to standard error, behind a coloured label."""
+    shown = f"{label}: " if label else ""
+    if shown and colour and has_colours(sys.stderr):
+        shown = click.style(shown, fg=colour, bold=True)
+    try:
+        click.echo(shown + printable(text), err=True)
+    except BrokenPipeError:
+        # The work matters more than what is said about it.
+        _discard(sys.stderr)
+
+
+def hint(text: str) -> None:
+    """Say what to try next."""
+    say(text, label="hint", colour="cyan")
+
+
+def warn(text: str) -> None:
+    """Say what is not as it should be."""
+    say(text, label="warning", colour="yellow")
+
+
+def detail(text: str) -> None:
+    """Say something that only those who asked for more want to know."""
+    if verbosity.verbose or verbosity.debug:
+        say(text)
+
+
+def has_colours(stream: TextIO) -> bool:
+    """Whether to colour what is written: on terminals, unless NO_COLOR is set (https://no-color.org)."""
+    return stream.isatty() and not os.environ.get("NO_COLOR") and has_cursor()
+
+
+def has_cursor() -> bool:
+    """Whether a terminal can draw over what it has shown."""
+    return os.environ.get("TERM") != "dumb"
+
+
+def count(number: int, noun: str, plural: str = "") -> str:
+    """``1 file``, ``2 files``."""
+    return f"{number} {noun if number == 1 else plural or noun + 's'}"
+
+
+def printable(text: str) -> str:
+    """The text with control characters spelled out, so that a name cannot command the terminal."""
+    if text.isprintable():
+        return text
+    return "".join(
+        character if character.isprintable() or character == "\n" else character.encode("unicode_escape").decode()
+        for character in text
+    )
+
+
+def close_output() -> None:
+    """Stop writing to standard output, which nobody reads any more."""
+    _discard(sys.stdout)
+
+
+def _discard(stream: TextIO) -> None:
+    # Python writes what is left in its buffers when it exits, and would complain.
+    try:
+        descriptor = stream.fileno()
+    except OSError:
+        return  # not a real file: nothing to be flushed into
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, descriptor)
+    os.close(nowhere)

@@ -1,0 +1,107 @@
+"""Whether an operation runs as a Prefect task run, and how.
+
+Where a Prefect API is configured, an operation that moves bytes is a task run there: people see it, its log and its
+artifacts in Prefect's UI. Where none is, the same operation runs directly and Prefect is not even imported.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from flexai.checkpoints.errors import AccessDeniedError, StorageUnavailableError, UsageError
+from flexai.cli import terminal
+from flexai.cli.prefect_api import PrefectAPI, find_api
+
+if TYPE_CHECKING:
+    from flexai.checkpoints.storage.connection import StorageConnection
+
+_REFUSALS = frozenset({401, 403})
+
+
+def tracking_api(track: bool | None) -> PrefectAPI | None:
+    """The Prefect API to run under, or None to run directly; ``track`` is what the user asked for, if anything.
+
+    Raises UsageError where tracking is asked for and no API is configured.
+    """
+    if track is False:
+        return None
+    api = find_api()
+    if track and api is None:
+        raise UsageError(
+            "--track needs a Prefect API, and none is configured",
+            hint="prefect server start, then: prefect config set PREFECT_API_URL=http://127.0.0.1:4200/api",
+        )
+    return api
+
+
+def run_tracked(api: PrefectAPI, task_name: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    """Run one of the tasks as a task run of a Prefect API and return its document.
+
+    Raises what the operation raises, and StorageUnavailableError where the API does not answer.
+    """
+    terminal.detail(f"running as a task run of the Prefect API {api.url} (from {api.origin})")
+    prepare_prefect(api)
+    from flexai import tasks
+
+    with api_errors(api, hint="--no-track runs the same without Prefect"):
+        document: dict[str, Any] = getattr(tasks, task_name)(*args, **kwargs)
+    return document
+
+
+def load_connection(name: str) -> StorageConnection:
+    """Load a storage provider connection for an operation that runs directly.
+
+    Connections are saved as Prefect blocks, so without a configured API one is started for as long as this takes.
+    """
+    api = open_api("to read the connection")
+    from flexai import blocks
+
+    with api_errors(api):
+        connection: StorageConnection = blocks.load_connection(name)
+    return connection
+
+
+def open_api(purpose: str) -> PrefectAPI | None:
+    """Make Prefect ready for saved connections: by the configured API, or else by one that it starts itself."""
+    api = find_api()
+    if api is None:
+        terminal.say(f"starting an embedded Prefect API {purpose}…")
+    prepare_prefect(api)
+    return api
+
+
+def prepare_prefect(api: PrefectAPI | None) -> None:
+    """Set what Prefect has to know before it is imported; ``api`` None lets it start an API of its own."""
+    if api is not None:
+        os.environ["PREFECT_SERVER_ALLOW_EPHEMERAL_MODE"] = "false"
+    elif "PREFECT_SERVER_EPHEMERAL_ENABLED" not in os.environ:
+        os.environ.setdefault("PREFECT_SERVER_ALLOW_EPHEMERAL_MODE", "true")
+    if not (terminal.verbosity.verbose or terminal.verbosity.debug):
+        # What fails is reported here, in one sentence. The log that the API keeps is not affected.
+        os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+
+
+@contextmanager
+def api_errors(api: PrefectAPI | None, *, hint: str = "") -> Iterator[None]:
+    """Say in our words that a Prefect API does not answer, or refuses."""
+    import httpx
+
+    name = "the embedded Prefect API" if api is None else f"the Prefect API {api.url}"
+    try:
+        yield
+    except httpx.HTTPStatusError as error:
+        if error.response.status_code in _REFUSALS:
+            raise AccessDeniedError(f"{name} refused the credentials", hint=hint or "check PREFECT_API_KEY") from error
+        raise StorageUnavailableError(f"{name} answered {error.response.status_code}", hint=hint) from error
+    except httpx.TransportError as error:
+        raise StorageUnavailableError(f"{name} does not answer", hint=hint or _CHECK) from error
+    except RuntimeError as error:
+        if "Failed to reach API" not in str(error):
+            raise
+        raise StorageUnavailableError(f"{name} does not answer", hint=hint or _CHECK) from error
+
+
+_CHECK = "flexai config show prints which Prefect API is configured, and where"

@@ -1,0 +1,79 @@
+"""``flexai training checkpoints``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from flexai.checkpoints.documents import ROOT_TITLE, CapturedRow, captured_list_document
+from flexai.cli import terminal
+from flexai.cli.commands import command
+from flexai.cli.parameters import job_argument, json_option
+
+_TITLES = (
+    "ID",
+    "NAME",
+    "NODE",
+    "STEP",
+    "TRAIN LOSS",
+    "EVAL LOSS",
+    "MODEL",
+    "VERSION",
+    "INFERENCE READY",
+    "TIMESTAMP",
+)
+_RIGHT = frozenset({3, 4, 5})
+
+
+@command("checkpoints", usage="NAME|UUID [--json]")
+@job_argument
+@json_option
+def checkpoints(reference: str, as_json: bool) -> None:
+    """List the checkpoints that a job wrote.
+
+    In the order of their capture, also while the job is running. The one that the output directory itself is
+    has the name "." here and "" in JSON.
+
+    \b
+    flexai training checkpoints my-run
+    flexai training checkpoints my-run --json
+    """
+    from flexai.checkpoints.catalog.reader import open_reader
+
+    with open_reader() as reader:
+        found = reader.captured_checkpoints(reader.job(reference).id)
+    rows = [row for row in found if row.status == "available"]
+    if as_json:
+        terminal.write_document(captured_list_document(rows), as_json=True)
+    else:
+        terminal.write(_table(rows))
+    for row in found:
+        if row.status == "failed":
+            terminal.warn(f"checkpoint {row.name or ROOT_TITLE!r} was not captured: {row.reason}")
+
+
+def _table(rows: Sequence[CapturedRow]) -> str:
+    from flexai.cli.tables import box_table
+
+    return box_table(
+        _TITLES,
+        [
+            (
+                row.id,
+                row.name or ROOT_TITLE,
+                row.node,
+                "-" if row.step is None else str(row.step),
+                _loss(row.train_loss),
+                _loss(row.eval_loss),
+                row.model or "-",
+                row.version or "-",
+                "true" if row.inference_ready else "false",
+                row.created_at.partition(".")[0] + "Z",
+            )
+            for row in rows
+        ],
+        right=_RIGHT,
+    )
+
+
+def _loss(loss: float | None) -> str:
+    return "-" if loss is None else f"{loss:.4g}"

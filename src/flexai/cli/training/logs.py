@@ -1,0 +1,27 @@
+"""``flexai training logs``."""
+
+from __future__ import annotations
+
+import click
+
+from flexai.cli import terminal
+from flexai.cli.commands import command
+from flexai.cli.parameters import job_argument
+
+
+@command("logs", usage="NAME|UUID [--follow]")
+@job_argument
+@click.option("-f", "--follow", is_flag=True, help="Go on showing what it prints until the job ends.")
+def logs(reference: str, follow: bool) -> None:
+    """Show what a training job printed.
+
+    \b
+    flexai training logs my-run
+    flexai training logs my-run --follow
+    """
+    from flexai.checkpoints.service.system import System
+    from flexai.checkpoints.service.training import job_log
+
+    with System.open() as system:
+        for block in job_log(system, reference, follow=follow):
+            terminal.write_bytes(block)

@@ -1,0 +1,124 @@
+"""``flexai training run``."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import click
+
+from flexai.checkpoints.errors import UsageError
+from flexai.checkpoints.names import parse_name, parse_reference
+from flexai.cli import terminal
+from flexai.cli.commands import command
+from flexai.cli.completion import complete_checkpoint, complete_directory
+from flexai.cli.parameters import track_option
+from flexai.cli.tracking import run_tracked, tracking_api
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+# https://docs.flex.ai/resource-naming-conventions, keys of KEY=VALUE pairs.
+_KEY = re.compile(r"[A-Za-z._-][A-Za-z0-9._-]*", re.ASCII)
+
+
+@command("run", usage="NAME [OPTIONS] -- COMMAND [ARGUMENT…]")
+@click.argument("name", metavar="NAME")
+@click.argument("words", metavar="COMMAND [ARGUMENT]...", nargs=-1, required=True, type=click.UNPROCESSED)
+@click.option(
+    "-C",
+    "--checkpoint",
+    metavar="NAME|UUID",
+    default="",
+    shell_complete=complete_checkpoint,
+    help="The checkpoint to start from; its files are in FLEXAI_INPUT_CHECKPOINT_DIR.",
+)
+@click.option(
+    "-E",
+    "--env",
+    "pairs",
+    metavar="KEY=VALUE",
+    multiple=True,
+    help="A variable of the command's environment. Can be given several times.",
+)
+@click.option(
+    "--output-dir",
+    metavar="DIRECTORY",
+    default="",
+    shell_complete=complete_directory,
+    help="Where the command writes its checkpoints; a folder in the home folder by default.",
+)
+@track_option
+def run(
+    name: str,
+    words: tuple[str, ...],
+    checkpoint: str,
+    pairs: tuple[str, ...],
+    output_dir: str,
+    track: bool | None,
+) -> None:
+    """Run a training command and capture its checkpoints.
+
+    The command writes its checkpoints into FLEXAI_OUTPUT_CHECKPOINT_DIR: each folder in it is one checkpoint,
+    named after the folder, and files in the directory itself are one more. They are stored while the command
+    runs, each as soon as it is whole. Exits with the command's exit code.
+
+    \b
+    flexai training run my-run -- python train.py --epochs 3
+    flexai training run my-run-2 --checkpoint mistral-500 --env WANDB_MODE=offline -- python train.py
+    flexai training checkpoints my-run
+    """
+    parse_name(name, what="training job name")
+    if checkpoint:
+        parse_reference(checkpoint)
+    env = _parse_env(pairs)
+    api = tracking_api(track)
+    if api is not None:
+        done = run_tracked(
+            api, "run_training", name, list(words), checkpoint=checkpoint, env=env, output_dir=output_dir
+        )["runtime"]
+        status, exit_code, reason = str(done["status"]), done["exitCode"], str(done["reason"])
+    else:
+        from pathlib import Path
+
+        from flexai.checkpoints.service.system import System
+        from flexai.checkpoints.service.training import run_training
+
+        with System.open() as system:
+            job = run_training(
+                system,
+                name,
+                words,
+                checkpoint=checkpoint or None,
+                env=env,
+                output_dir=Path(output_dir) if output_dir else None,
+            )
+        status, exit_code, reason = job.status.value, job.exit_code, job.reason
+    terminal.say(f"training job {name!r} {status}" + (f": {reason}" if reason else ""))
+    terminal.hint(f"flexai training checkpoints {name} lists what it wrote")
+    raise click.exceptions.Exit(_exit_code(status, exit_code))
+
+
+def _parse_env(pairs: Sequence[str]) -> dict[str, str]:
+    """Read ``KEY=VALUE`` pairs. Errors never repeat a value: it may be a secret."""
+    env: dict[str, str] = {}
+    for pair in pairs:
+        key, separator, value = pair.partition("=")
+        if not separator:
+            raise UsageError("--env needs KEY=VALUE", hint="flexai training run NAME --env KEY=VALUE -- COMMAND")
+        if _KEY.fullmatch(key) is None:
+            raise UsageError(
+                f"--env: {key!r} is no name of a variable",
+                hint="use letters, digits, '_', '-' and '.', and begin with no digit",
+            )
+        if key in env:
+            raise UsageError(f"--env {key} is given twice", hint="give each variable once")
+        env[key] = value
+    return env
+
+
+def _exit_code(status: str, exit_code: int | None) -> int:
+    """The command's exit code, as a shell would give it."""
+    if exit_code is None:
+        return 0 if status == "succeeded" else 1
+    return 128 - exit_code if exit_code < 0 else exit_code

@@ -1,0 +1,25 @@
+"""``flexai training stop``."""
+
+from __future__ import annotations
+
+from flexai.cli import terminal
+from flexai.cli.commands import command
+from flexai.cli.parameters import job_argument
+
+
+@command("stop", usage="NAME|UUID")
+@job_argument
+def stop(reference: str) -> None:
+    """Stop a running training job.
+
+    The command is asked to end; what it has written by then is captured.
+
+    \b
+    flexai training stop my-run
+    """
+    from flexai.checkpoints.service.system import System
+    from flexai.checkpoints.service.training import stop_job
+
+    with System.open() as system:
+        job = stop_job(system, reference)
+    terminal.say(f"training job {job.name!r} is {job.status}")

@@ -1,0 +1,87 @@
+"""Writing documents as YAML.
+
+PyYAML takes 50 ms to import and seconds for a checkpoint of many files, and quotes by other rules than the documents
+that users know: empty and doubtful texts in double quotes, lists not indented below their key.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+# Plain only what no reader of YAML 1.1 or 1.2 takes for anything but a text: words and paths that begin with a letter
+# or a slash, UUIDs, and sizes.
+_PLAIN = re.compile(
+    r"[A-Za-z/](?:[A-Za-z0-9_./ +=,()-]*[A-Za-z0-9_./=+)-])?"
+    r"|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+    r"|[0-9]+(?:\.[0-9]+)? (?:bytes?|[KMGTPE]B)"
+)
+_SPECIAL = frozenset({"y", "n", "yes", "no", "on", "off", "true", "false", "null"})
+
+
+def to_yaml(document: Mapping[str, Any]) -> str:
+    """A document as YAML, keys in their order."""
+    return "".join(f"{line}\n" for line in _mapping(document, ""))
+
+
+def _mapping(document: Mapping[str, Any], indent: str) -> Iterator[str]:
+    for key, value in document.items():
+        if isinstance(value, Mapping) and value:
+            yield f"{indent}{_scalar(key)}:"
+            yield from _mapping(value, indent + "  ")
+        elif isinstance(value, list | tuple) and value:
+            yield f"{indent}{_scalar(key)}:"
+            yield from _sequence(value, indent)
+        else:
+            yield f"{indent}{_scalar(key)}: {_scalar(value)}"
+
+
+def _sequence(values: Sequence[Any], indent: str) -> Iterator[str]:
+    for value in values:
+        if isinstance(value, Mapping) and value:
+            lines = _mapping(value, indent + "  ")
+            yield f"{indent}- {next(lines)[len(indent) + 2 :]}"
+            yield from lines
+        elif isinstance(value, list | tuple) and value:
+            lines = _sequence(value, indent + "  ")
+            yield f"{indent}- {next(lines)[len(indent) + 2 :]}"
+            yield from lines
+        else:
+            yield f"{indent}- {_scalar(value)}"
+
+
+def _scalar(value: Any) -> str:
+    if isinstance(value, str):
+        return value if _is_plain(value) else _quoted(value)
+    if isinstance(value, Mapping):
+        return "{}"
+    if isinstance(value, list | tuple):
+        return "[]"
+    if isinstance(value, float):
+        # YAML 1.1 takes a number for a float only where it has a point and a signed exponent.
+        text = repr(value)
+        return text.replace("e", ".0e") if "e" in text and "." not in text else text
+    return json.dumps(value)
+
+
+def _is_plain(text: str) -> bool:
+    return _PLAIN.fullmatch(text) is not None and text.lower() not in _SPECIAL
+
+
+def _quoted(text: str) -> str:
+    if text.isprintable():
+        return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    return '"' + "".join(map(_escaped, text)) + '"'
+
+
+def _escaped(character: str) -> str:
+    if character in '\\"':
+        return f"\\{character}"
+    if character.isprintable():
+        return character
+    code = ord(character)
+    if code <= 0xFF:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"
