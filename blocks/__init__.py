@@ -1,0 +1,34 @@
+"""Storage provider connections as Prefect blocks: where checkpoints come from and go to.
+
+``prefect block register -m flexai.blocks`` makes them known to a Prefect server; a server in whose environment this
+package is installed knows them by itself.
+"""
+
+from __future__ import annotations
+
+from flexai.blocks.connections import (
+    PROVIDERS,
+    SavedConnection,
+    check_connection,
+    delete_connection,
+    list_connections,
+    load_connection,
+    save_connection,
+)
+from flexai.blocks.local import LocalStorageProvider
+from flexai.blocks.probes import Outcome, Probe
+from flexai.blocks.provider import StorageProvider
+
+__all__ = [
+    "PROVIDERS",
+    "LocalStorageProvider",
+    "Outcome",
+    "Probe",
+    "SavedConnection",
+    "StorageProvider",
+    "check_connection",
+    "delete_connection",
+    "list_connections",
+    "load_connection",
+    "save_connection",
+]

@@ -1,0 +1,283 @@
+"""Saving, finding and deleting connections: Prefect block documents, one name for one connection of whatever kind."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TypeVar
+from uuid import UUID
+
+import httpx
+from prefect.client.orchestration import PrefectClient, get_client
+from prefect.client.schemas.objects import BlockDocument
+from prefect.context import FlowRunContext, TaskRunContext
+from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
+from prefect.settings import get_current_settings
+from prefect.utilities.asyncutils import run_coro_as_sync
+from pydantic import ValidationError
+
+from flexai.blocks.local import LocalStorageProvider
+from flexai.blocks.probes import Probe
+from flexai.blocks.provider import StorageProvider
+from flexai.checkpoints.errors import (
+    AccessDeniedError,
+    AlreadyExistsError,
+    ConflictError,
+    InvalidNameError,
+    NotFoundError,
+    SettingsError,
+    StorageUnavailableError,
+)
+from flexai.checkpoints.names import parse_name
+
+T = TypeVar("T")
+
+PROVIDERS: dict[str, type[StorageProvider]] = {kind.provider: kind for kind in (LocalStorageProvider,)}
+"""The kinds of connections, by what ``flexai storage create --provider`` calls them."""
+
+_PAGE = 200
+
+
+@dataclass(frozen=True, slots=True)
+class SavedConnection:
+    """A connection as it is saved; one that cannot be used any more has no block but a problem."""
+
+    name: str
+    id: UUID
+    provider: str
+    created_at: datetime | None
+    updated_at: datetime | None
+    block: StorageProvider | None
+    problem: str = ""
+
+
+def parse_connection_name(text: str) -> str:
+    """Return the text as a connection's name.
+
+    It is the name of a Prefect block document as well, so it obeys the naming rules and Prefect's narrower one:
+    lower-case letters, digits and dashes (``prefect.types.names.BlockDocumentName``). Raises InvalidNameError.
+    """
+    name = parse_name(text, what="connection name")
+    if name != name.lower() or "_" in name:
+        raise InvalidNameError(
+            f"connection name {text!r} breaks Prefect's rule for blocks",
+            hint=f"use lower-case letters, digits and '-', for instance {name.lower().replace('_', '-')}",
+        )
+    return name
+
+
+def save_connection(block: StorageProvider, name: str, *, overwrite: bool = False) -> UUID:
+    """Save a connection under a name, and return its id; ``overwrite`` replaces one of the same kind.
+
+    Raises InvalidNameError, AlreadyExistsError for a name that is taken (by another kind even with ``overwrite``), and
+    StorageUnavailableError where the Prefect API does not answer.
+    """
+    name = parse_connection_name(name)
+
+    async def save(client: PrefectClient) -> UUID:
+        for kind, document in await _find(client, name):
+            if not overwrite or kind is not type(block):
+                raise _taken(name, kind)
+            # Prefect would overwrite the document that the block was loaded from, whatever its name.
+            block._block_document_id = document.id
+        try:
+            return await block.asave(name, overwrite=overwrite, client=client)
+        except ValueError as error:
+            # Saved by somebody else since we looked.
+            if isinstance(error.__cause__, ObjectAlreadyExists):
+                raise _taken(name, type(block)) from error
+            raise
+
+    return _with_api(save)
+
+
+def load_connection(name: str) -> StorageProvider:
+    """Load a connection, whatever its kind, and check that its fields make sense.
+
+    Raises NotFoundError where there is none, SettingsError for one whose saved fields cannot be used (the Prefect API
+    saves what it is given), ConflictError where two kinds share the name, StorageUnavailableError where the API does
+    not answer.
+    """
+    name = parse_connection_name(name)
+
+    async def load(client: PrefectClient) -> StorageProvider:
+        kind, document = await _find_one(client, name)
+        block, problem = _read(kind, document)
+        if block is None:
+            raise SettingsError(
+                f"connection {name!r} cannot be used: {problem}",
+                hint=f"correct it in Prefect's UI, or: flexai storage delete {name}",
+            )
+        return block
+
+    return _with_api(load)
+
+
+def list_connections() -> list[SavedConnection]:
+    """Every saved connection, in order of names; one that cannot be used comes with its problem."""
+
+    async def read_all(client: PrefectClient) -> list[SavedConnection]:
+        found = []
+        for kind in PROVIDERS.values():
+            for document in await _documents(client, kind):
+                block, problem = _read(kind, document)
+                found.append(
+                    SavedConnection(
+                        name=document.name or "",
+                        id=document.id,
+                        provider=kind.provider,
+                        created_at=document.created,
+                        updated_at=document.updated,
+                        block=block,
+                        problem=problem,
+                    )
+                )
+        return sorted(found, key=lambda connection: (connection.name, connection.provider))
+
+    return _with_api(read_all)
+
+
+def delete_connection(name: str) -> None:
+    """Delete a connection; what was pushed from it stays. Raises NotFoundError where there is none."""
+    name = parse_connection_name(name)
+
+    async def delete(client: PrefectClient) -> None:
+        _, document = await _find_one(client, name)
+        # ObjectNotFound: somebody else has just done it.
+        with contextlib.suppress(ObjectNotFound):
+            await client.delete_block_document(document.id)
+
+    _with_api(delete)
+
+
+def check_connection(name: str, path: str = "") -> list[Probe]:
+    """Try out what a connection may do (below ``BUCKET[/PREFIX]``, if that is given) and save what was found.
+
+    Raises what ``load_connection`` raises.
+    """
+    block = load_connection(name)
+    found = block.check(path)
+    if path:
+        block.capabilities = {probe.name: probe.outcome.value for probe in found}
+        save_connection(block, name, overwrite=True)
+    return found
+
+
+async def _find_one(client: PrefectClient, name: str) -> tuple[type[StorageProvider], BlockDocument]:
+    found = await _find(client, name)
+    if not found:
+        raise NotFoundError(
+            f"there is no storage provider connection {name!r}",
+            hint="flexai storage list shows what there is, flexai storage create makes one",
+        )
+    if len(found) > 1:
+        kinds = " and ".join(repr(kind.provider) for kind, _ in found)
+        raise ConflictError(
+            f"connection {name!r} is there more than once, as {kinds}", hint="delete all but one in Prefect's UI"
+        )
+    return found[0]
+
+
+async def _find(client: PrefectClient, name: str) -> list[tuple[type[StorageProvider], BlockDocument]]:
+    found = []
+    for kind in PROVIDERS.values():
+        with contextlib.suppress(ObjectNotFound):
+            found.append((kind, await client.read_block_document_by_name(name, kind.get_block_type_slug())))
+    return found
+
+
+async def _documents(client: PrefectClient, kind: type[StorageProvider]) -> list[BlockDocument]:
+    found: list[BlockDocument] = []
+    slug = kind.get_block_type_slug()
+    while True:
+        try:
+            page = await client.read_block_documents_by_type(slug, offset=len(found), limit=_PAGE)
+        except httpx.HTTPStatusError as error:
+            if error.response.status_code == httpx.codes.NOT_FOUND:
+                return found  # a kind of which nobody has saved a connection yet
+            raise
+        found += page
+        if len(page) < _PAGE:
+            return found
+
+
+def _read(kind: type[StorageProvider], document: BlockDocument) -> tuple[StorageProvider | None, str]:
+    try:
+        # Prefect's own loading also emits an event, and without a configured API starts a server to send it to.
+        block = kind.model_validate(document.data)
+    except ValidationError as error:
+        # Not the error's own text: it quotes what was put in, which may be a secret.
+        first = error.errors(include_input=False, include_url=False)[0]
+        field = ".".join(str(part) for part in first["loc"])
+        problem = first["msg"].removeprefix("Value error, ")
+        return None, f"{field}: {problem[:1].lower()}{problem[1:]}" if field else problem
+    block._block_document_id, block._block_document_name = document.id, document.name
+    return block, ""
+
+
+def _taken(name: str, kind: type[StorageProvider]) -> AlreadyExistsError:
+    return AlreadyExistsError(
+        f"connection {name!r} ({kind.provider}) already exists",
+        hint=f"use another name, or: flexai storage delete {name}",
+    )
+
+
+def _with_api(work: Callable[[PrefectClient], Awaitable[T]]) -> T:
+    """Run something with a client of the Prefect API, from wherever we are called."""
+
+    async def call() -> T:
+        async with _client() as client:
+            return await work(client)
+
+    with _api_errors():
+        return run_coro_as_sync(call())
+
+
+@asynccontextmanager
+async def _client() -> AsyncIterator[PrefectClient]:
+    settings = get_current_settings()
+    is_in_a_run = FlowRunContext.get() is not None or TaskRunContext.get() is not None
+    if settings.api.url or is_in_a_run or not settings.server.ephemeral.enabled:
+        async with get_client() as client:
+            yield client
+        return
+    # Without a configured API Prefect starts a server as another process, for us alone, which takes 12 seconds. Its
+    # application answers in this process after 4; the lifespan, left out, is that of services nobody needs here.
+    from prefect.server.api.server import create_app
+    from prefect.server.database import provide_database_interface
+
+    await provide_database_interface().create_db()
+    embedded = PrefectClient(create_app(ephemeral=True))
+    embedded.manage_lifespan = False
+    async with embedded as client:
+        yield client
+
+
+@contextlib.contextmanager
+def _api_errors() -> Iterator[None]:
+    """Say what goes wrong between us and the Prefect API in our words."""
+    url = get_current_settings().api.url
+    if not url and not get_current_settings().server.ephemeral.enabled:
+        raise SettingsError(
+            "connections are saved in Prefect, and no Prefect API is configured",
+            hint="set PREFECT_API_URL, or PREFECT_SERVER_ALLOW_EPHEMERAL_MODE=true for an embedded one",
+        )
+    try:
+        yield
+    except httpx.HTTPStatusError as error:
+        status = error.response.status_code
+        if status in {httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN}:
+            raise AccessDeniedError(
+                f"the Prefect API refused the request ({status})", hint="prefect config view shows the key in use"
+            ) from error
+        raise StorageUnavailableError(f"the Prefect API failed ({status})", hint="see the server's log") from error
+    except (httpx.TransportError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "Failed to reach API" not in str(error):
+            raise
+        raise StorageUnavailableError(
+            f"the Prefect API at {url or 'this machine'} does not answer",
+            hint="start it (prefect server start) or correct PREFECT_API_URL",
+        ) from error

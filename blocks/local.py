@@ -1,0 +1,112 @@
+"""A directory as a storage provider: a mounted share, a disk, a folder that something else synchronises."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import ClassVar
+
+from pydantic import Field, HttpUrl, field_validator
+
+from flexai.blocks.provider import StorageProvider
+from flexai.checkpoints.errors import AccessDeniedError, NotFoundError
+from flexai.checkpoints.storage.connection import RemotePath, split_bucket
+from flexai.checkpoints.storage.keys import check_key
+from flexai.checkpoints.storage.local import LocalStorage, storage_error
+
+
+class LocalStorageProvider(StorageProvider):
+    """A directory whose folders are its buckets, for instance a mounted network share.
+
+    Every machine that uses the connection has to see the directory under the same path.
+
+    Example:
+        Save a connection and open a folder of its bucket `checkpoints`:
+        ```python
+        from flexai.blocks import LocalStorageProvider, save_connection
+
+        save_connection(LocalStorageProvider(root="/mnt/models"), "models-share")
+        place = LocalStorageProvider.load("BLOCK_NAME").open("checkpoints/mistral")
+        ```
+    """
+
+    _block_type_name = "FlexAI Local Storage Provider"
+    _block_type_slug = "flexai-local-storage-provider"
+    # The picture of Prefect's own block for local files.
+    _logo_url = HttpUrl(
+        "https://cdn.sanity.io/images/3ugk85nk/production/ad39089fa66d273b943394a68f003f7a19aa850e-48x48.png"
+    )
+    _documentation_url = HttpUrl("https://docs.flex.ai/commands/checkpoint")
+
+    provider: ClassVar[str] = "local"
+
+    root: str = Field(
+        title="Root directory",
+        description="The directory whose folders are the buckets, as an absolute path.",
+        examples=["/mnt/models"],
+        min_length=1,
+    )
+    create_buckets: bool = Field(
+        default=True,
+        title="Create buckets",
+        description="Whether an export may make the bucket's folder; the root directory itself is never made.",
+    )
+
+    @field_validator("root", mode="before")
+    @classmethod
+    def _root_means_the_same_everywhere(cls, value: object) -> object:
+        if isinstance(value, os.PathLike):
+            value = os.fspath(value)
+        if not isinstance(value, str) or not value:
+            return value
+        path = Path(value).expanduser()
+        if not path.is_absolute() or "\0" in value:
+            raise ValueError("the root directory must be an absolute path")
+        return os.path.normpath(path)
+
+    @property
+    def location(self) -> str:
+        """The root directory."""
+        return self.root
+
+    def open(self, path: str) -> RemotePath:
+        """Open a folder or a file of a bucket, which is a folder of the root directory."""
+        bucket, key = split_bucket(path)
+        check_key(bucket, self.root)
+        root = self._usable_root()
+        folder = root / bucket
+        if folder.is_symlink() and not folder.resolve().is_relative_to(root.resolve()):
+            raise AccessDeniedError(
+                f"bucket {bucket!r} is a symbolic link that leaves {root}",
+                hint="create a connection whose root directory holds the link's target",
+            )
+        if folder.exists() and not folder.is_dir():
+            raise NotFoundError(f"{folder} is no bucket but a file", hint="the path's first part must be a folder")
+        if not folder.exists() and not self.create_buckets:
+            raise NotFoundError(f"there is no bucket {bucket!r} in {root}", hint=f"make it first: mkdir '{folder}'")
+        return RemotePath(LocalStorage(folder.resolve()), key)
+
+    def reach(self) -> str:
+        """Look at the root directory."""
+        root = self._usable_root()
+        try:
+            buckets = sum(1 for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
+        except OSError as error:
+            raise storage_error(error, root) from error
+        return f"{root} has {buckets} bucket{'' if buckets == 1 else 's'}"
+
+    def _usable_root(self) -> Path:
+        root = Path(self.root)
+        # Made on the fly, the directory would stand where a share is to be mounted.
+        if not root.is_dir():
+            raise NotFoundError(
+                f"the root directory {root} of {self._called} is not there",
+                hint="mount it, or make it if it should be an ordinary directory",
+            )
+        if not os.access(root, os.R_OK | os.X_OK):
+            raise AccessDeniedError(f"the root directory {root} of {self._called} may not be read")
+        return root
+
+    @property
+    def _called(self) -> str:
+        return f"connection {self.connection_name!r}" if self.connection_name else "the connection"

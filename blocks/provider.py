@@ -1,0 +1,96 @@
+"""What every kind of storage provider connection is: a Prefect block that opens ``BUCKET/PREFIX`` paths."""
+
+from __future__ import annotations
+
+import uuid
+from abc import ABC, abstractmethod
+from typing import ClassVar, Self
+from uuid import UUID
+
+from prefect.blocks.core import Block
+from pydantic import Field, model_validator
+
+from flexai.blocks import probes
+from flexai.blocks.probes import Outcome, Probe
+from flexai.checkpoints.errors import CheckpointError
+from flexai.checkpoints.models import NIL_UUID
+from flexai.checkpoints.storage.connection import RemotePath
+
+SCRATCH_PREFIX = ".flexai-check-"
+
+
+class StorageProvider(Block, ABC):
+    """Credentials and endpoint of a remote object store. The bucket is part of the path, not of the connection.
+
+    A kind of provider is a subclass with flat fields. The Prefect API stores what it is given without looking, and a
+    saved connection outlives the version that saved it, so a field that is added has a default, and one that goes is
+    named in ``retired_fields``; a field is never renamed.
+    """
+
+    provider: ClassVar[str]
+    """What ``flexai storage create --provider`` calls this kind."""
+    schema_generation: ClassVar[int] = 1
+    """Raised when an older version could misread what this one saves."""
+    retired_fields: ClassVar[frozenset[str]] = frozenset()
+    """Fields of earlier versions: accepted in a saved connection and forgotten."""
+
+    schema_version: int = Field(default=1, ge=1, description="The form in which this connection was saved.")
+    capabilities: dict[str, str] = Field(
+        default_factory=dict, description="What the last check found: each ability, and whether it passed."
+    )
+
+    @model_validator(mode="after")
+    def _holds_only_what_is_known(self) -> Self:
+        if self.schema_version > self.schema_generation:
+            raise ValueError(
+                f"it was saved by a newer version (form {self.schema_version}): upgrade flexai-checkpoints"
+            )
+        # Blocks accept any field, so that a mistyped one would silently mean its default.
+        extra = self.__pydantic_extra__ or {}
+        for name in [name for name in extra if name in self.retired_fields]:
+            del extra[name]
+        unknown = sorted(name for name in extra if not name.startswith("_") and name != "block_type_slug")
+        if unknown:
+            raise ValueError(f"there is no field {unknown[0]!r}")
+        return self
+
+    @property
+    def connection_name(self) -> str:
+        """The name it is saved under; empty while it is not saved."""
+        return self._block_document_name or ""
+
+    @property
+    def connection_id(self) -> UUID:
+        """The id of the saved block; the nil UUID while it is not saved."""
+        return self._block_document_id or NIL_UUID
+
+    @property
+    @abstractmethod
+    def location(self) -> str:
+        """Where it leads, for people: a directory or an endpoint, without credentials."""
+
+    @abstractmethod
+    def open(self, path: str) -> RemotePath:
+        """Open ``BUCKET/PREFIX-or-KEY``.
+
+        Raises UsageError for a path without a bucket, AccessDeniedError for refused credentials, NotFoundError for a
+        bucket (or a whole provider) that is not there.
+        """
+
+    @abstractmethod
+    def reach(self) -> str:
+        """Touch the provider with these credentials and say what was found, in a few words; raises as ``open`` does."""
+
+    def check(self, path: str = "") -> list[Probe]:
+        """Try out what this connection may do.
+
+        Without a path only whether the provider answers; with ``BUCKET[/PREFIX]`` each ability of the store, on objects
+        below a scratch prefix of its own, which is empty again afterwards. Failures are reported, not raised.
+        """
+        try:
+            found = [Probe("reach", Outcome.PASSED, self.reach())]
+            if path:
+                scratch = self.open(f"{path.rstrip('/')}/{SCRATCH_PREFIX}{uuid.uuid4().hex[:12]}")
+        except CheckpointError as error:
+            return [Probe("reach", Outcome.FAILED, error.message), *(probes.not_tried() if path else [])]
+        return found + (probes.try_out(scratch) if path else [])
