@@ -7,6 +7,7 @@ known at once, from its process; elsewhere its lease must run out first.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import socket
@@ -20,6 +21,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from flexai.checkpoints.catalog.times import from_text, to_text
+from flexai.checkpoints.errors import StorageError
 
 if TYPE_CHECKING:
     # The fast reader asks who is alive, and cannot wait for SQLAlchemy.
@@ -103,8 +105,11 @@ def this_host() -> str:
     """Where a pid has a meaning: this machine since its last start, and the process namespace within it."""
     boot, namespace = "", ""
     if _IS_LINUX:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        namespace = str(Path("/proc/self/ns/pid").readlink())
+        # Sandboxes such as gVisor lack one or the other.
+        with contextlib.suppress(OSError):
+            boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        with contextlib.suppress(OSError):
+            namespace = str(Path("/proc/self/ns/pid").readlink())
     return "/".join((socket.gethostname() or platform.node(), boot, namespace))
 
 
@@ -112,13 +117,13 @@ def process_start(pid: int) -> str | None:
     """When a process of this machine began, as the system counts it; None where there is no such process."""
     if _IS_LINUX:
         try:
-            fields = Path(f"/proc/{pid}/stat").read_text()
+            fields = Path(f"/proc/{pid}/stat").read_bytes()
         except (FileNotFoundError, ProcessLookupError):
             return None
         # The second field is the program's name in brackets and may hold anything; the times follow it
         # (man 5 proc: field 3 is the state, field 22 the start).
-        state, *rest = fields.rpartition(")")[2].split()
-        return None if state == "Z" else rest[18]
+        state, *rest = fields.rpartition(b")")[2].split()
+        return None if state == b"Z" else rest[18].decode()
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -148,11 +153,9 @@ class ClaimKeeper:
         self._thread.join()
 
     def _run(self) -> None:
-        from sqlalchemy.exc import DBAPIError
-
         while not self._stop.wait(RENEWAL.total_seconds()):
             try:
                 if not self._renew():
                     return  # taken over: the next write under the old token says so
-            except DBAPIError:
+            except StorageError:
                 continue  # a passing failure of the database: the lease outlasts several renewals

@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import uuid
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from flexai.checkpoints.catalog import claims
+from flexai.checkpoints.catalog.claims import LEASE, RENEWAL, Claim, ClaimKeeper, lease_end, process_start, this_host
+from flexai.checkpoints.catalog.times import from_text, to_text
+from flexai.checkpoints.errors import StorageError, StorageUnavailableError
+from flexai.checkpoints.models import now
+
+linux_only = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells when a process began")
+
+
+_RENAMED = """
+import ctypes, sys, time
+set_name = 15  # PR_SET_NAME of <linux/prctl.h>
+ctypes.CDLL(None).prctl(set_name, bytes.fromhex(sys.argv[1]))
+print("renamed", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Renew as often as can be."""
+    monkeypatch.setattr(claims, "RENEWAL", timedelta(milliseconds=1))
+
+
+def test_a_claim_of_this_process_is_alive_and_names_it() -> None:
+    claim = Claim.new()
+    assert claim.is_alive
+    assert claim.pid == os.getpid()
+    assert str(os.getpid()) in claim.holder
+    assert claim.host == this_host()
+    assert len(claim.token) == 32
+    assert Claim.new().token != claim.token
+
+
+def test_a_claim_fills_every_column_of_a_row() -> None:
+    assert set(Claim.new().columns()) == set(claims.NO_CLAIM)
+    assert all(value is not None for value in Claim.new().columns().values())
+
+
+def test_the_claim_of_a_process_that_has_ended_is_dead_however_long_its_lease() -> None:
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    claim = replace(Claim.new(), pid=process.pid, started=process_start(process.pid) or "")
+    assert claim.is_alive
+    process.communicate(b"\n")
+    assert from_text(claim.until) > now()
+    assert not claim.is_alive
+
+
+def test_the_claim_of_a_stopped_process_is_alive() -> None:
+    process = subprocess.Popen(["sleep", "60"])
+    claim = replace(Claim.new(), pid=process.pid, started=process_start(process.pid) or "")
+    process.send_signal(signal.SIGSTOP)
+    assert claim.is_alive
+    process.kill()
+    process.wait()
+
+
+@linux_only
+def test_a_process_that_ended_and_that_nobody_asked_about_is_dead() -> None:
+    process = subprocess.Popen(["true"])
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    assert process_start(process.pid) is None
+    process.wait()
+
+
+@linux_only
+def test_another_process_with_the_same_number_is_not_the_holder() -> None:
+    assert not replace(Claim.new(), started="1").is_alive
+
+
+@linux_only
+@pytest.mark.parametrize("name", [b"we) S (ird", b"a b c", b"\xff) Z 1", b"(", b"new\nline"])
+def test_a_process_may_have_any_name(name: bytes) -> None:
+    process = subprocess.Popen([sys.executable, "-c", _RENAMED, name.hex()], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"renamed\n"
+    assert Path(f"/proc/{process.pid}/comm").read_bytes() == name + b"\n"
+    claim = replace(Claim.new(), pid=process.pid, started=process_start(process.pid) or "")
+    assert claim.started.isdigit()
+    assert claim.is_alive
+    process.kill()
+    process.communicate()
+    assert not claim.is_alive
+
+
+@pytest.mark.parametrize("host", ["elsewhere/boot/pid:[1]", ""])
+def test_the_claim_of_another_machine_lasts_as_long_as_its_lease(host: str) -> None:
+    elsewhere = replace(Claim.new(), host=host)
+    assert elsewhere.is_alive
+    assert not replace(elsewhere, until=to_text(now() - timedelta(microseconds=1))).is_alive
+
+
+def test_a_host_is_one_start_of_a_machine_and_one_space_of_process_numbers() -> None:
+    hostname, boot, namespace = this_host().split("/", 2)
+    assert hostname
+    assert this_host() == this_host()
+    if sys.platform == "linux":
+        assert uuid.UUID(boot)
+        assert namespace.startswith("pid:")
+
+
+def test_a_lease_outlasts_several_renewals() -> None:
+    assert LEASE >= 3 * RENEWAL
+    assert now() < from_text(lease_end()) <= now() + LEASE
+
+
+def _keep_until(renew: Callable[[int], bool], times: int) -> int:
+    """Renew until it was tried so many times, and return how often that was when the block was left."""
+    enough = threading.Event()
+    tries = 0
+
+    def count() -> bool:
+        nonlocal tries
+        tries += 1
+        if tries >= times:
+            enough.set()
+        return renew(tries)
+
+    with ClaimKeeper(count):
+        assert enough.wait(30)
+    return tries
+
+
+def test_a_claim_is_renewed_while_its_holder_works(often: None) -> None:
+    assert _keep_until(lambda _: True, times=5) >= 5
+    assert not [thread for thread in threading.enumerate() if thread.name == "claim-keeper"]
+
+
+@pytest.mark.parametrize("error", [StorageUnavailableError("gone for a moment"), StorageError("full")])
+def test_a_database_that_fails_for_a_moment_does_not_end_the_renewals(often: None, error: StorageError) -> None:
+    def renew(tries: int) -> bool:
+        if tries < 4:
+            raise error
+        return True
+
+    assert _keep_until(renew, times=6) >= 6
+
+
+def test_a_claim_that_is_lost_is_renewed_no_more(often: None) -> None:
+    tried: list[int] = []
+
+    def renew() -> bool:
+        tried.append(1)
+        return False
+
+    keeper = ClaimKeeper(renew)
+    with keeper:
+        keeper._thread.join(30)
+        assert not keeper._thread.is_alive()
+    assert tried == [1]
+
+
+def test_the_keeper_ends_with_its_block_whatever_happened_there() -> None:
+    with pytest.raises(RuntimeError, match="work"), ClaimKeeper(lambda: True):
+        raise RuntimeError("work failed")
+    assert not [thread for thread in threading.enumerate() if thread.name == "claim-keeper"]
