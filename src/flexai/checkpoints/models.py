@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Any
 from uuid import UUID
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from flexai.checkpoints import paths
 
@@ -67,21 +69,40 @@ class Frozen(BaseModel):
 
 
 class FileEntry(Frozen):
-    """One file of a manifest."""
+    """One file of a manifest.
 
-    path: SafePath
-    size: int = Field(ge=0, description="Bytes")
+    The fields stand in order of their names, so that pydantic writes them in canonical order.
+    """
+
+    checksums: dict[str, str] = Field(default_factory=dict, description="The provider's own checksums, in hex")
     digest: Digest | None = Field(
         default=None, description="BLAKE3 of the file's parts' digests; None until it is read"
     )
     part_size: int = Field(gt=0, description="Bytes of each part but the last")
     parts: tuple[Digest, ...] = Field(default=(), description="BLAKE3 of each part, where there is more than one")
-    checksums: dict[str, str] = Field(default_factory=dict, description="The provider's own checksums, in hex")
+    path: SafePath
+    size: int = Field(ge=0, description="Bytes")
+
+    @field_validator("checksums")
+    @classmethod
+    def _in_order(cls, value: dict[str, str]) -> dict[str, str]:
+        return dict(sorted(value.items()))
 
     @property
     def digest_origin(self) -> DigestOrigin:
         """Whether the digest was computed here or only the provider's checksum is known."""
         return DigestOrigin.PROVIDER if self.digest is None else DigestOrigin.COMPUTED
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestSummary:
+    """What the catalog keeps of a manifest."""
+
+    digest: str
+    """BLAKE3 of the manifest's canonical form, in hex."""
+    size: int
+    """Bytes of all files."""
+    file_count: int
 
 
 class Manifest(Frozen):
@@ -107,13 +128,28 @@ class Manifest(Frozen):
 
     def canonical(self) -> bytes:
         """The manifest's one byte form: JSON with sorted keys, no spaces, UTF-8."""
-        return canonical_json(self.model_dump(mode="json"))
+        return canonical_manifest(self.files)
 
     def digest(self) -> str:
         """BLAKE3 of the canonical form, in hex."""
-        from blake3 import blake3
+        return digest_manifest(self.canonical())
 
-        return blake3(self.canonical()).hexdigest()
+    @property
+    def summary(self) -> ManifestSummary:
+        """What the catalog keeps of it."""
+        return ManifestSummary(digest=self.digest(), size=self.size, file_count=len(self.files))
+
+
+def canonical_manifest(entries: Iterable[FileEntry]) -> bytes:
+    """The one byte form of the manifest of entries, which may be made one at a time."""
+    return b'{"files":[' + b",".join(entry.model_dump_json().encode() for entry in entries) + b"]}"
+
+
+def digest_manifest(canonical: bytes) -> str:
+    """BLAKE3 of a manifest's canonical form, in hex."""
+    from blake3 import blake3
+
+    return blake3(canonical).hexdigest()
 
 
 class Source(Frozen):

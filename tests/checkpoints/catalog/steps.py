@@ -93,7 +93,7 @@ def commit(
     return catalog.checkpoints.commit(
         checkpoint_id,
         claim,
-        manifest=manifest_of(contents),
+        manifest=manifest_of(contents).summary,
         content_ids={path: content.id for path, content in contents.items()},
         blob_ids={content.blob_id for content in contents.values()},
         facts=facts,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from pathlib import Path
 
@@ -72,7 +73,7 @@ def test_every_blob_is_listed_and_nothing_else(store: ManagedStore, tmp_path: Pa
     for blob_id in blob_ids:
         _put_blob(store, blob_id.encode(), blob_id)
     store.create()
-    store.write_manifest("m", {})
+    store.write_manifest("m", b"{}")
     for foreign in ("blobs/notes.txt", "blobs/01/23", f"blobs/xx/{BLOB}"):
         path = _path(store, tmp_path, foreign)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -96,8 +97,8 @@ def test_unfinished_blobs_are_listed_by_their_ids(store: ManagedStore) -> None:
 
 def test_a_manifest_comes_back_as_it_went_in_and_can_be_deleted(store: ManagedStore) -> None:
     document = {"name": "ünïcödé", "files": [{"path": "a", "size": 2**60}], "none": None}
-    store.write_manifest("one", document)
-    store.write_manifest("two", {})
+    store.write_manifest("one", json.dumps(document).encode())
+    store.write_manifest("two", b"{}")
     assert store.read_manifest("one") == document
     assert list(store.list_manifests()) == ["one", "two"]
     store.delete_manifest("one")
@@ -108,7 +109,7 @@ def test_a_manifest_comes_back_as_it_went_in_and_can_be_deleted(store: ManagedSt
 
 
 def test_foreign_files_among_the_manifests_are_not_taken_for_manifests(store: ManagedStore, tmp_path: Path) -> None:
-    store.write_manifest("one", {})
+    store.write_manifest("one", b"{}")
     for foreign in ("notes.txt", "one.json.bak", "sub/two.json"):
         path = _path(store, tmp_path, f"manifests/{foreign}")
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -118,7 +119,7 @@ def test_foreign_files_among_the_manifests_are_not_taken_for_manifests(store: Ma
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"5", b"\xff\xfe", b'{"a": 1}}'])
 def test_a_damaged_manifest_says_which(store: ManagedStore, tmp_path: Path, content: bytes) -> None:
-    store.write_manifest("one", {})
+    store.write_manifest("one", b"{}")
     _path(store, tmp_path, "manifests/one.json").write_bytes(content)
     with pytest.raises(IntegrityError, match=r"manifests/one\.json is damaged"):
         store.read_manifest("one")

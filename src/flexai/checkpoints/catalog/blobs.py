@@ -109,8 +109,8 @@ class Blobs:
                 .values(status="stored", writer_id=None, writer_path=None, upload_id=None)
             )
             connection.execute(delete(blob_parts).where(blob_parts.c.blob_id == blob_id))
-            rows = connection.execute(
-                insert(contents).returning(*_CONTENT_COLUMNS, sort_by_parameter_order=True),
+            connection.execute(
+                insert(contents),
                 [
                     {
                         "blob_id": blob_id,
@@ -124,7 +124,10 @@ class Blobs:
                     for content in new
                 ],
             )
-            return [_content(row) for row in rows]
+            # Read back by the ranges they have: to have their ids returned, SQLite would insert them one by one.
+            query = select(*_CONTENT_COLUMNS).where(contents.c.blob_id == blob_id)
+            stored = {(row.start, row.size): _content(row) for row in connection.execute(query)}
+        return [stored[content.start, content.size] for content in new]
 
     def unfinished(self, writer_id: str) -> dict[str, UnfinishedBlob]:
         """What an earlier try of a push left unfinished, by the file's path."""

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from flexai.checkpoints.contents import DIGEST_SIZE, NewContent, StoredContent, StoredFile
+from flexai.checkpoints.contents import DIGEST_SIZE, NewContent, StoredFile
 from flexai.checkpoints.errors import IntegrityError
-from flexai.checkpoints.models import Checkpoint, FileEntry, Manifest
+from flexai.checkpoints.models import (
+    Checkpoint,
+    FileEntry,
+    Manifest,
+    ManifestSummary,
+    canonical_manifest,
+    digest_manifest,
+)
+from flexai.checkpoints.paths import check_path_set, parse_path
+from flexai.checkpoints.storage.managed import ManagedStore
 
 FORMAT = 1
 
 
-def manifest_of(files: list[StoredFile]) -> Manifest:
-    """The manifest of files, in order of their paths."""
+def manifest_of(files: Iterable[StoredFile]) -> Manifest:
+    """The manifest of files."""
     return Manifest(files=tuple(_entry(file) for file in sorted(files, key=lambda file: file.path)))
 
 
@@ -22,25 +33,34 @@ def _entry(file: StoredFile) -> FileEntry:
         content.part_digests[start : start + DIGEST_SIZE].hex()
         for start in range(0, len(content.part_digests), DIGEST_SIZE)
     )
+    # Of what does not tell contents apart (the part size of a single part, checksums beside a digest) nothing is
+    # said, so that equal content has equal manifests however it was stored.
     return FileEntry(
+        checksums=dict(content.checksums) if content.digest is None else {},
+        digest=None if content.digest is None else content.digest.hex(),
+        part_size=content.part_size if content.size > content.part_size else max(content.size, 1),
+        parts=parts if len(parts) > 1 else (),
         path=file.path,
         size=content.size,
-        digest=None if content.digest is None else content.digest.hex(),
-        part_size=content.part_size,
-        parts=parts if len(parts) > 1 else (),
-        checksums=dict(content.checksums),
     )
 
 
-def manifest_document(checkpoint: Checkpoint, manifest: Manifest, contents: dict[str, StoredContent]) -> dict[str, Any]:
-    """What is stored: the checkpoint, its manifest, and where each file's content lies (blob and first byte)."""
-    return {
-        "format": FORMAT,
-        "checkpoint": checkpoint.model_dump(mode="json"),
-        "manifest": manifest.model_dump(mode="json"),
-        "manifestDigest": manifest.digest(),
-        "contents": {path: [content.blob_id, content.start] for path, content in contents.items()},
-    }
+def write_manifest(store: ManagedStore, checkpoint: Checkpoint, files: Sequence[StoredFile]) -> ManifestSummary:
+    """Store what describes a checkpoint: itself, its manifest, and where each file's content lies.
+
+    It is put together entry by entry: as models, 100,000 files would take hundreds of megabytes.
+    """
+    ordered = sorted(files, key=lambda file: file.path)
+    check_path_set([parse_path(file.path) for file in ordered])
+    canonical = canonical_manifest(map(_entry, ordered))
+    digest = digest_manifest(canonical)
+    contents = ",".join(json.dumps([file.content.blob_id, file.content.start]) for file in ordered)
+    store.write_manifest(
+        str(checkpoint.id),
+        b'{"checkpoint":%s,"contents":[%s],"format":%d,"manifest":%s,"manifestDigest":"%s"}'
+        % (checkpoint.model_dump_json().encode(), contents.encode(), FORMAT, canonical, digest.encode()),
+    )
+    return ManifestSummary(digest=digest, size=sum(file.content.size for file in ordered), file_count=len(ordered))
 
 
 def read_manifest_document(
@@ -58,8 +78,8 @@ def read_manifest_document(
         if manifest.digest() != document["manifestDigest"]:
             raise IntegrityError(f"the manifest of checkpoint {checkpoint.id} does not match its digest")
         ranges = {
-            entry.path: (str(document["contents"][entry.path][0]), _content(entry, document["contents"][entry.path][1]))
-            for entry in manifest.files
+            entry.path: (str(blob_id), _content(entry, int(start)))
+            for entry, (blob_id, start) in zip(manifest.files, document["contents"], strict=True)
         }
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise IntegrityError(f"a manifest in the store is damaged: {error}") from error

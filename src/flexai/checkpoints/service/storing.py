@@ -11,7 +11,7 @@ from flexai.checkpoints.contents import StoredContent, StoredFile
 from flexai.checkpoints.errors import CheckpointError
 from flexai.checkpoints.models import Checkpoint, TrainingFacts
 from flexai.checkpoints.progress import Progress
-from flexai.checkpoints.service.manifests import manifest_document, manifest_of
+from flexai.checkpoints.service.manifests import write_manifest
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.settings import Settings
 from flexai.checkpoints.transfer.sources import Source
@@ -75,9 +75,9 @@ def commit(
     facts: TrainingFacts | None = None,
 ) -> Checkpoint:
     """Write the manifest and make the checkpoint available."""
-    manifest = manifest_of([StoredFile(path, content) for path, content in contents.items()])
     described = checkpoint.model_copy(update={"facts": facts or checkpoint.facts})
-    system.store.write_manifest(str(checkpoint.id), manifest_document(described, manifest, contents))
+    files = [StoredFile(path, content) for path, content in contents.items()]
+    manifest = write_manifest(system.store, described, files)
     return system.catalog.checkpoints.commit(
         str(checkpoint.id),
         claim,

@@ -5,6 +5,7 @@
     store.json               what this is: format and the store's own id
     blobs/AB/ABCDEF…         the bytes of one large file, or of many small ones one after the other (a pack)
     manifests/ID.json        what a checkpoint is made of and where that lies, so that a lost catalog can be rebuilt
+    logs/ID.txt              what a training job printed in its last attempt
 
 A blob's id is random and never used again, so an upload can start before its digest is known, and what gc deletes
 can never be what another push has just brought back.
@@ -18,12 +19,13 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from flexai.checkpoints.errors import IntegrityError, NotFoundError, StorageError
-from flexai.checkpoints.storage.protocol import Block, BytesBody, ObjectInfo, ObjectStorage, UnfinishedUpload
+from flexai.checkpoints.storage.protocol import Block, Body, BytesBody, ObjectInfo, ObjectStorage, UnfinishedUpload
 
 FORMAT = 1
 _STORE_KEY = "store.json"
 _BLOBS = "blobs/"
 _MANIFESTS = "manifests/"
+_LOGS = "logs/"
 _MAX_DOCUMENT = 1024**3
 
 
@@ -87,9 +89,9 @@ class ManagedStore:
             if upload.key == self.blob_key(blob_id):
                 yield blob_id, upload
 
-    def write_manifest(self, checkpoint_id: str, document: dict[str, Any]) -> None:
-        """Store what describes a checkpoint."""
-        self._write(_manifest_key(checkpoint_id), document)
+    def write_manifest(self, checkpoint_id: str, document: bytes) -> None:
+        """Store the JSON document that describes a checkpoint."""
+        self.storage.put(self._prefix + _manifest_key(checkpoint_id), BytesBody(document))
 
     def read_manifest(self, checkpoint_id: str) -> dict[str, Any]:
         """What describes a checkpoint; NotFoundError where there is none, IntegrityError where it is damaged."""
@@ -113,6 +115,18 @@ class ManagedStore:
         """Delete what describes a checkpoint, if it is there."""
         self.storage.delete([self._prefix + _manifest_key(checkpoint_id)])
 
+    def write_log(self, job_id: str, log: Body) -> None:
+        """Store what a training job printed, in place of an earlier attempt's."""
+        self.storage.put(self._prefix + _log_key(job_id), log)
+
+    def read_log(self, job_id: str) -> Iterator[Block]:
+        """Yield what a training job printed; NotFoundError where that was not stored."""
+        return self.storage.get(self._prefix + _log_key(job_id))
+
+    def delete_log(self, job_id: str) -> None:
+        """Delete what a training job printed, if it is there."""
+        self.storage.delete([self._prefix + _log_key(job_id)])
+
     def _read(self, key: str) -> bytes:
         info = self.storage.head(self._prefix + key)
         if info.size > _MAX_DOCUMENT:
@@ -126,3 +140,7 @@ class ManagedStore:
 
 def _manifest_key(checkpoint_id: str) -> str:
     return f"{_MANIFESTS}{checkpoint_id}.json"
+
+
+def _log_key(job_id: str) -> str:
+    return f"{_LOGS}{job_id}.txt"
