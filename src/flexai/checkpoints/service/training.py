@@ -1,0 +1,178 @@
+"""Training jobs: run a command with managed capture, look at jobs, stop them, read their logs, delete them."""
+
+from __future__ import annotations
+
+import codecs
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from flexai.checkpoints.catalog.claims import ClaimKeeper, this_host
+from flexai.checkpoints.catalog.jobs import parse_job_reference
+from flexai.checkpoints.errors import ConflictError, NotFoundError
+from flexai.checkpoints.models import Checkpoint, JobStatus, TrainingJob
+from flexai.checkpoints.names import parse_reference
+from flexai.checkpoints.progress import NoProgress, Progress
+from flexai.checkpoints.service.attempt import Attempt, JobRequest
+from flexai.checkpoints.service.system import System
+from flexai.checkpoints.training.joblog import read_log
+from flexai.checkpoints.training.places import job_folder
+from flexai.checkpoints.training.runner import GRACE_SECONDS, OnOutput, SignalRelay, pass_through
+
+__all__ = [
+    "delete_job",
+    "inspect_job",
+    "job_checkpoints",
+    "job_log",
+    "list_jobs",
+    "run_training",
+    "stop_job",
+]
+
+
+def run_training(
+    system: System,
+    name: str,
+    command: Sequence[str],
+    *,
+    checkpoint: str = "",
+    env: Mapping[str, str] | None = None,
+    output_dir: Path | None = None,
+    reuse_succeeded: bool = False,
+    on_output: OnOutput | None = None,
+    grace: float = GRACE_SECONDS,
+    progress: Progress | None = None,
+) -> TrainingJob:
+    """Run a command as a training job, capture its checkpoints while it runs, and return the job as it ended.
+
+    The command gets FLEXAI_OUTPUT_CHECKPOINT_DIR and, with ``checkpoint``, FLEXAI_INPUT_CHECKPOINT_DIR in its
+    environment. ``checkpoint`` is a NAME or UUID, or ``latest`` or ``best`` of the resumable checkpoints that earlier
+    attempts of this very job have captured (``latest`` starts from scratch where there is none). ``env`` adds
+    variables, whose values are stored nowhere. ``output_dir``, which must be empty or absent, is used and kept instead of a folder
+    of ours. ``on_output`` is handed what the command prints, instead of our own standard output and error. Signals that
+    reach this process are passed on; ``grace`` is how many seconds the command has after one before it is killed.
+
+    A command that fails is no error here: the job says so (``status``, ``exit_code``, ``reason``). With
+    ``reuse_succeeded`` a job of this name that has succeeded is returned at once.
+
+    Raises UsageError for a request that makes no sense, JobExistsError for a job that has succeeded, ConflictError for
+    one that is running, NotFoundError for a checkpoint that is not there, JobFailedError for a command that cannot be
+    started, InterruptedByUserError for a signal before the command began, and what the catalog and the store raise.
+    """
+    progress = progress or NoProgress()
+    request = JobRequest.of(
+        system, name, command, checkpoint=checkpoint, env=env or {}, output_dir=output_dir, grace=grace
+    )
+    if reuse_succeeded:
+        known = system.catalog.jobs.find(request.name)
+        if known is not None and known.status is JobStatus.SUCCEEDED:
+            return known
+    begun = request.begin(system)
+    job_id = str(begun.job.id)
+    with ClaimKeeper(lambda: system.catalog.jobs.renew(job_id, begun.claim)), SignalRelay() as relay:
+        return Attempt(system, request, begun, relay, on_output=on_output or pass_through, progress=progress).run()
+
+
+def list_jobs(system: System) -> list[TrainingJob]:
+    """Every training job, oldest first."""
+    return system.catalog.jobs.list()
+
+
+def inspect_job(system: System, reference: str) -> TrainingJob:
+    """The training job of a NAME or UUID; NotFoundError where there is none."""
+    return system.catalog.jobs.get(parse_job_reference(reference))
+
+
+def job_checkpoints(system: System, reference: str) -> list[Checkpoint]:
+    """The checkpoints that a training job wrote, in the order of their capture; NotFoundError where there is no job."""
+    return system.catalog.checkpoints.of_job(str(inspect_job(system, reference).id))
+
+
+def stop_job(system: System, reference: str) -> TrainingJob:
+    """Ask for a job's stop, wherever it runs, and return it as it is then; its runner notices within a second or two.
+
+    A job whose runner is gone becomes ``interrupted``; one that has ended stays as it is. Raises NotFoundError where
+    there is none.
+    """
+    return system.catalog.jobs.request_stop(parse_job_reference(reference))
+
+
+def job_log(system: System, reference: str, *, follow: bool = False) -> Iterator[str]:
+    """Yield what a job's last attempt printed, in pieces of text; with ``follow`` until the job ends.
+
+    On the machine that runs it a job's log can be read at once, elsewhere when the job has ended. Raises NotFoundError
+    where there is no job or no log, ConflictError where the log is on another machine and the job still runs.
+    """
+    job = inspect_job(system, reference)
+    path = Path(job.log_path)
+    if _is_here(job) and path.is_file():
+        return read_log(path, is_over=(lambda: _has_ended(system, job)) if follow else (lambda: True))
+    if not job.status.is_final:
+        raise ConflictError(
+            f"training job {job.name!r} runs on {job.host}, and its log can be read elsewhere only when it has ended",
+            hint=f"read it on {job.host}, or wait for the job's end",
+        )
+    return _stored_log(system, job)
+
+
+def delete_job(
+    system: System, reference: str, *, keep_checkpoints: bool = False, progress: Progress | None = None
+) -> TrainingJob:
+    """Delete a job that has ended, with its log and, unless they are to be kept, the checkpoints that it wrote.
+
+    Its name is free afterwards. Output that was not captured goes with it, except in a directory that the user named.
+    Raises NotFoundError where there is none, ConflictError while it runs or while one of its checkpoints is in use.
+    """
+    progress = progress or NoProgress()
+    job = inspect_job(system, reference)
+    if not job.status.is_final:
+        raise ConflictError(
+            f"training job {job.name!r} is {job.status}", hint=f"stop it first: flexai training stop {job.name}"
+        )
+    if not keep_checkpoints:
+        for checkpoint in system.catalog.checkpoints.of_job(str(job.id)):
+            # One that somebody else has just deleted is no obstacle.
+            with suppress(NotFoundError):
+                system.catalog.checkpoints.delete(parse_reference(str(checkpoint.id)))
+    deleted = system.catalog.jobs.delete(parse_job_reference(str(job.id)))
+    system.store.delete_log(str(job.id))
+    folder = job_folder(system.settings.jobs_path, job.id)
+    if folder.is_dir():
+        try:
+            shutil.rmtree(folder)
+        except OSError as error:
+            progress.note(f"{folder} could not be removed: {error.strerror}")
+    return deleted
+
+
+def _is_here(job: TrainingJob) -> bool:
+    return job.host == this_host().partition("/")[0]
+
+
+def _has_ended(system: System, job: TrainingJob) -> bool:
+    try:
+        present = system.catalog.jobs.get_by_id(str(job.id))
+    except NotFoundError:
+        return True
+    return present.status.is_final or present.attempt != job.attempt
+
+
+def _stored_log(system: System, job: TrainingJob) -> Iterator[str]:
+    blocks = system.store.read_log(str(job.id))
+    decode: Callable[..., str] = codecs.getincrementaldecoder("utf-8")(errors="replace").decode
+    try:
+        first = next(blocks, None)
+    except NotFoundError:
+        raise NotFoundError(
+            f"the log of training job {job.name!r} was not stored", hint=f"it may still be on {job.host}"
+        ) from None
+
+    def texts() -> Iterator[str]:
+        if first is not None:
+            yield decode(bytes(first))
+        for block in blocks:
+            yield decode(bytes(block))
+        yield decode(b"", final=True)
+
+    return filter(None, texts())

@@ -1,0 +1,331 @@
+"""Running a training command: its processes, its output, its signals and its end."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import IO, Any, Literal, TypeAlias
+
+from flexai.checkpoints.errors import InterruptedByUserError, JobFailedError
+from flexai.checkpoints.training import guard
+from flexai.checkpoints.training.joblog import JobLog
+
+GRACE_SECONDS = 20.0
+"""How long a command may take to end after SIGTERM before it gets SIGKILL. Less than the 30 s that Kubernetes gives
+us (https://kubernetes.io/docs/concepts/workloads/pods/pod-lifecycle/#pod-termination)."""
+
+CHECK_SECONDS = 1.0
+"""How often the runner asks whether the job is to be stopped."""
+
+_LINGER_SECONDS = 2.0
+"""How long what the command started may go on printing after the command's own end."""
+_READ_BYTES = 64 * 1024
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+Stream: TypeAlias = Literal["stdout", "stderr"]
+OnOutput: TypeAlias = Callable[[Stream, bytes], None]
+"""Is handed what a command prints, as it prints it, from a thread of the runner."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a command ended."""
+
+    exit_code: int
+    """As a shell reports it: 128 + N for a command that signal N ended."""
+    signal_name: str
+    """The signal that ended it; empty where it ended by itself."""
+
+
+def pass_through(stream: Stream, data: bytes) -> None:
+    """Print what a command prints, on our own standard output or error."""
+    target = sys.stdout if stream == "stdout" else sys.stderr
+    if target is None or target.closed:
+        return
+    buffer = getattr(target, "buffer", None)
+    if buffer is None:
+        target.write(data.decode(errors="replace"))
+    else:
+        target.flush()
+        buffer.write(data)
+    target.flush()
+
+
+class TrainingCommand:
+    """A running command, in a session and a process group of its own.
+
+    The thread that makes it waits for it: signals are sent from that thread (a handler in the main thread, or the
+    waiting itself), so none is ever sent to a process id that has been given up.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        *,
+        log: JobLog,
+        on_output: OnOutput,
+        grace: float = GRACE_SECONDS,
+    ) -> None:
+        """Start the command. Raises JobFailedError where it cannot be started."""
+        self.was_stopped = False
+        self._grace = grace
+        self._kill_at: float | None = None
+        self._is_reaped = False
+        control_read, self._control = os.pipe()
+        report_read, report_write = os.pipe()
+        launcher = [sys.executable, "-I", "-S", guard.__file__, str(control_read), str(report_write), str(grace)]
+        try:
+            self._process = subprocess.Popen(
+                [*launcher, *command],
+                # A background session cannot read a terminal: it would wait for ever, or fail.
+                stdin=subprocess.DEVNULL if os.isatty(0) else None,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env=dict(environment),
+                pass_fds=(control_read, report_write),
+                start_new_session=True,
+            )
+        except BaseException:
+            os.close(self._control)
+            os.close(report_read)
+            raise
+        finally:
+            os.close(control_read)
+            os.close(report_write)
+        self.pid = self._process.pid
+        with os.fdopen(report_read, "rb") as report:
+            failure = report.read()
+        if failure:
+            self._discard()
+            raise JobFailedError(
+                f"the command {command[0]!r} cannot be started: {os.strerror(int(failure)).lower()}",
+                hint="check the command after '--': it is searched for in PATH and run as it is, without a shell",
+            )
+        self._output = _Output(self._process, log, on_output)
+        self._ended = threading.Event()
+        threading.Thread(target=self._wait_for_end, name="command-wait", daemon=True).start()
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the command itself is over; what it has started may not be."""
+        return self._ended.is_set()
+
+    def stop(self, number: int = signal.SIGTERM) -> None:
+        """Send a signal to the whole process group, and SIGKILL when the grace time is over, or at the second call.
+
+        Called by signal handlers: takes no lock.
+        """
+        self._signal(signal.SIGKILL if self.was_stopped else number)
+        if not self.was_stopped:
+            self._kill_at = time.monotonic() + self._grace
+        self.was_stopped = True
+
+    def wait(self, should_stop: Callable[[], bool]) -> Ended:
+        """Wait for the end of the command and of all it has started; ``should_stop`` is asked once a second."""
+        while not self._ended.wait(self._next_check()):
+            if self._kill_at is not None and time.monotonic() >= self._kill_at:
+                self._signal(signal.SIGKILL)
+            if self._output.has_failed():
+                self._signal(signal.SIGKILL)
+            if not self.was_stopped and should_stop():
+                self.stop()
+        return self._end()
+
+    def kill(self) -> None:
+        """End the command at once, and all it has started."""
+        self._signal(signal.SIGKILL)
+        self._ended.wait()
+        self._end()
+
+    def _next_check(self) -> float:
+        if self._kill_at is None:
+            return CHECK_SECONDS
+        return min(CHECK_SECONDS, max(0.01, self._kill_at - time.monotonic()))
+
+    def _end(self) -> Ended:
+        if not self._output.wait(_LINGER_SECONDS):
+            self._signal(signal.SIGTERM)
+            self._output.wait(self._grace)
+        # Nobody may write to the output directory any more.
+        self._signal(signal.SIGKILL)
+        try:
+            self._output.close()
+        finally:
+            self._is_reaped = True
+            code = self._process.wait()
+            with contextlib.suppress(BrokenPipeError):
+                os.write(self._control, b".")
+            os.close(self._control)
+        if code < 0:
+            return Ended(128 - code, signal.Signals(-code).name)
+        return Ended(code, "")
+
+    def _wait_for_end(self) -> None:
+        if hasattr(os, "waitid"):
+            # Not reaped yet, so that its id, which is its group's as well, cannot become another process's.
+            os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
+        else:
+            self._process.wait()
+        self._ended.set()
+
+    def _signal(self, number: int) -> None:
+        if not self._is_reaped:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, number)
+
+    def _discard(self) -> None:
+        self._process.wait()
+        self._is_reaped = True
+        os.close(self._control)
+        for pipe in (self._process.stdout, self._process.stderr):
+            if pipe is not None:
+                pipe.close()
+
+
+class _Output:
+    """Hands what the command prints to the log and onwards, from a thread of its own."""
+
+    def __init__(self, process: subprocess.Popen[bytes], log: JobLog, on_output: OnOutput) -> None:
+        self._log = log
+        self._on_output = on_output
+        self._streams: dict[Stream, IO[bytes]] = {}
+        if process.stdout is not None and process.stderr is not None:
+            self._streams = {"stdout": process.stdout, "stderr": process.stderr}
+        self._deaf: set[Stream] = set()
+        self._stop_read, self._stop_write = os.pipe()
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="command-output")
+        self._pumping = self._executor.submit(self._pump)
+
+    def has_failed(self) -> bool:
+        """Whether whoever is handed the output has raised something."""
+        return self._pumping.done() and self._pumping.exception() is not None
+
+    def wait(self, seconds: float) -> bool:
+        """Wait until nobody holds the streams any more; False where somebody still does after the time."""
+        return bool(wait([self._pumping], timeout=seconds).done)
+
+    def close(self) -> None:
+        """Read what is left and let go of the streams, whoever holds them; raises what a receiver has raised."""
+        os.write(self._stop_write, b".")
+        self._executor.shutdown()
+        for descriptor in (self._stop_read, self._stop_write):
+            os.close(descriptor)
+        for stream in self._streams.values():
+            stream.close()
+        self._pumping.result()
+
+    def _pump(self) -> None:
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._stop_read, selectors.EVENT_READ)
+            for name, stream in self._streams.items():
+                selector.register(stream, selectors.EVENT_READ, name)
+            deadline = math.inf
+            while len(selector.get_map()) > 1 and time.monotonic() < deadline:
+                ready = selector.select()
+                for key, _ in ready:
+                    if key.data is None:
+                        # Told to stop: what has arrived is read, but nobody waits for a process that never stops.
+                        deadline = min(deadline, time.monotonic() + _LINGER_SECONDS)
+                        continue
+                    data = os.read(key.fd, _READ_BYTES)
+                    if data:
+                        self._hand_on(key.data, data)
+                    else:
+                        selector.unregister(key.fileobj)
+                if all(key.data is None for key, _ in ready):
+                    return
+
+    def _hand_on(self, stream: Stream, data: bytes) -> None:
+        self._log.write(data)
+        if stream in self._deaf:
+            return
+        try:
+            self._on_output(stream, data)
+        except OSError:
+            self._deaf.add(stream)  # nobody reads our own output any more; the training goes on
+
+
+class SignalRelay:
+    """Passes the signals that reach this process on to the command, as long as there is one.
+
+    Works in the main thread only, where Python runs handlers; elsewhere signals are left to whoever owns them.
+    """
+
+    def __init__(self) -> None:
+        self.received: list[int] = []
+        self._command: TrainingCommand | None = None
+        self._is_starting = False
+        self._previous: dict[int, Any] = {}
+
+    def start(self, make: Callable[[], TrainingCommand]) -> TrainingCommand:
+        """Make the command and pass signals on to it from now on, those that came meanwhile included."""
+        self._is_starting = True
+        try:
+            self._command = make()
+        finally:
+            self._is_starting = False
+        if self.received:
+            self._command.stop(self.received[-1])
+        return self._command
+
+    def __enter__(self) -> SignalRelay:
+        if threading.current_thread() is threading.main_thread():
+            for number in _SIGNALS:
+                # What is ignored stays ignored: that is how `nohup` and shells protect background jobs.
+                if signal.getsignal(number) not in {signal.SIG_IGN, None}:
+                    self._previous[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, _frame: FrameType | None) -> None:
+        self.received.append(number)
+        name = signal.Signals(number).name
+        if self._is_starting:
+            return  # half a command could be neither signalled nor ended
+        if self._command is None:
+            raise InterruptedByUserError(f"stopped by {name} before the command began")
+        if not self._command.has_ended:
+            self._command.stop(number)
+        elif len(self.received) > 1:
+            # The first one is no reason to lose the last checkpoints.
+            raise InterruptedByUserError(f"stopped by {name} while the last checkpoints were being stored")
+
+
+def end_orphan(pid: int, grace: float, is_same: Callable[[], bool]) -> None:
+    """End a command whose runner is gone, and wait until it is; ``is_same`` says whether the id is still its own."""
+    if not is_same():
+        return
+    guard.end_group(pid, grace)
+    while is_same():
+        time.sleep(0.05)
+
+
+def command_environment(env: Mapping[str, str], places: Mapping[str, Path | None]) -> dict[str, str]:
+    """The environment of a command: ours, the user's variables, and the places that we set (or unset, where None)."""
+    environment = dict(os.environ)
+    # Python holds back what it prints to a pipe; a log that is empty for an hour helps nobody.
+    environment.setdefault("PYTHONUNBUFFERED", "1")
+    environment |= env
+    for name, place in places.items():
+        environment.pop(name, None)
+        if place is not None:
+            environment[name] = str(place)
+    return environment
