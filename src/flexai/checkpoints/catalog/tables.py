@@ -70,7 +70,7 @@ jobs = Table(
     Column("output_dir", Text, nullable=False),
     Column("log_path", Text, nullable=False),
     # The machine that the paths are on; the claim forgets it when the job ends.
-    Column("host", Text, nullable=False),
+    Column("host", Text, nullable=False, default=""),
     Column("stop_requested", Boolean, nullable=False),
     Column("created_at", _TIME, nullable=False),
     Column("started_at", _TIME, nullable=False),
