@@ -157,6 +157,9 @@ class Blobs:
         found: dict[str, StoredContent] = {}
         for batch in _batches(dict.fromkeys(digests)):
             query = self._stored(contents.c.digest.in_(batch))
+            with self._database.reading() as connection:
+                if connection.execute(query.limit(1)).first() is None:
+                    continue  # the usual case, which need not wait for a writer's turn
             with self._database.writing() as connection:
                 held = [_content(row) for row in connection.execute(self._locked(query))]
                 self._refer(connection, checkpoint_id, {content.blob_id for content in held})

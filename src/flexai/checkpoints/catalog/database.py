@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,6 +27,9 @@ class Database:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        # SQLite has one writer at a time, and lets others wait by sleeping for up to a tenth of a second. Threads of
+        # this process wait for each other here instead, and go on at once.
+        self._turn = contextlib.nullcontext() if self.is_postgresql else threading.Lock()
 
     @classmethod
     def open(cls, url: str) -> Database:
@@ -55,7 +59,7 @@ class Database:
 
         A violated constraint leaves as SQLAlchemy's IntegrityError, for the caller to say what it means.
         """
-        with database_errors(self._engine.url), self._engine.begin() as connection:
+        with self._turn, database_errors(self._engine.url), self._engine.begin() as connection:
             yield connection
 
     @contextlib.contextmanager

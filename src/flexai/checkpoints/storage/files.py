@@ -11,6 +11,10 @@ from pathlib import Path
 from flexai.checkpoints.storage.protocol import BLOCK_SIZE, ZERO_BLOCK, Block
 
 
+_SMALLEST_HOLE = 256 * 1024
+"""Bytes below which to look for a hole costs more than to read it."""
+
+
 def read_blocks(descriptor: int, start: int, length: int) -> Iterator[Block]:
     """Yield ``length`` bytes of an open file from ``start`` without moving its position.
 
@@ -39,7 +43,7 @@ def read_blocks(descriptor: int, start: int, length: int) -> Iterator[Block]:
 
 def _next_data(descriptor: int, position: int, end: int) -> tuple[int, int]:
     """Where the next data begins and ends, at or after ``position``; all is data where holes are unknown."""
-    if os.fstat(descriptor).st_size < end:
+    if end - position < _SMALLEST_HOLE or os.fstat(descriptor).st_size < end:
         return position, end
     try:
         begins = os.lseek(descriptor, position, os.SEEK_DATA)
