@@ -1,0 +1,31 @@
+"""The operations on checkpoints as Prefect tasks, one each: thin wrappers around ``flexai.checkpoints.service``.
+
+Each takes plain values and returns a plain dict (or a list of them) that serialises to JSON: the documents of the
+``flexai`` command. Nothing is cached, because the store itself knows what is there already, and a cache could not know
+what was deleted since. Nothing is persisted, because a result is a description and not the data.
+
+A task is tried again only after a passing failure of a store. It has no timeout of Prefect's, which could not
+interrupt a thread that waits for a socket: the stores' clients have connect and read timeouts of their own.
+"""
+
+from __future__ import annotations
+
+from flexai.tasks.delete import delete_checkpoint
+from flexai.tasks.export import export_checkpoint
+from flexai.tasks.fetch import fetch_checkpoint
+from flexai.tasks.inspect import inspect_checkpoint, list_checkpoints
+from flexai.tasks.push import push_checkpoint
+from flexai.tasks.training import list_training_checkpoints, run_training
+from flexai.tasks.verify import verify_checkpoints
+
+__all__ = [
+    "delete_checkpoint",
+    "export_checkpoint",
+    "fetch_checkpoint",
+    "inspect_checkpoint",
+    "list_checkpoints",
+    "list_training_checkpoints",
+    "push_checkpoint",
+    "run_training",
+    "verify_checkpoints",
+]

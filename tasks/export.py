@@ -1,0 +1,70 @@
+"""Export, as a task."""
+
+from __future__ import annotations
+
+from prefect import task
+
+from flexai.blocks import load_connection
+from flexai.checkpoints.documents import Document
+from flexai.checkpoints.service.export import export as export_to_provider
+from flexai.checkpoints.service.system import System
+from flexai.tasks import artifacts
+from flexai.tasks.documents import identity
+from flexai.tasks.progress import RunProgress
+from flexai.tasks.running import RETRIED, TAGS, run_logger, telling
+
+
+@task(
+    name="export-checkpoint",
+    description="Bring a checkpoint's files to a storage provider.",
+    tags=TAGS | {"export"},
+    task_run_name="export {reference} to {storage_provider}",
+    **RETRIED,
+)
+def export_checkpoint(
+    reference: str, storage_provider: str, destination_path: str, overwrite: bool = False
+) -> Document:
+    """Export a checkpoint; a rerun continues a broken export, and moves nothing where all is there.
+
+    Args:
+        reference: NAME or UUID of the checkpoint.
+        storage_provider: The name of a storage provider connection.
+        destination_path: ``BUCKET/PREFIX`` on that provider.
+        overwrite: Replace objects that are there with other content.
+
+    Returns:
+        ``checkpoint``, ``storageProvider``, ``destinationPath``, ``manifestDigest``, ``exportedAt`` (ISO 8601),
+        ``exportedFiles``, ``skippedFiles`` and ``movedBytes``.
+
+    Raises:
+        CheckpointError: What ``flexai.checkpoints.service.export.export`` and ``flexai.blocks.load_connection`` raise.
+    """
+    logger = run_logger()
+    progress = RunProgress(logger, key=artifacts.artifact_key("export", reference))
+    with telling(logger), System.open() as system:
+        report = export_to_provider(
+            system,
+            reference,
+            load_connection(storage_provider),
+            destination_path,
+            overwrite=overwrite,
+            progress=progress,
+        )
+    logger.info(
+        "exported %s to %s:%s: %d files, %d there already",
+        reference,
+        storage_provider,
+        destination_path,
+        report.exported_files,
+        report.skipped_files,
+    )
+    return {
+        "checkpoint": identity(report.checkpoint),
+        "storageProvider": report.record.storage_provider,
+        "destinationPath": report.record.destination_path,
+        "manifestDigest": report.record.manifest_digest,
+        "exportedAt": report.record.exported_at.isoformat(),
+        "exportedFiles": report.exported_files,
+        "skippedFiles": report.skipped_files,
+        "movedBytes": report.moved_bytes,
+    }

@@ -1,0 +1,47 @@
+"""Inspect and list, as tasks."""
+
+from __future__ import annotations
+
+from prefect import task
+
+from flexai.checkpoints.catalog.reader import open_reader
+from flexai.checkpoints.documents import Document, checkpoint_document, checkpoint_list_document
+from flexai.tasks.running import RETRIED, TAGS, run_logger, telling
+
+
+@task(
+    name="inspect-checkpoint",
+    description="Look up everything that is known of a checkpoint.",
+    tags=TAGS | {"inspect"},
+    task_run_name="inspect {reference}",
+    **RETRIED,
+)
+def inspect_checkpoint(reference: str) -> Document:
+    """Return a checkpoint's document, as ``flexai checkpoint inspect --json`` prints it.
+
+    Args:
+        reference: NAME or UUID of the checkpoint.
+
+    Raises:
+        CheckpointError: NotFoundError where there is none.
+    """
+    with telling(run_logger()), open_reader() as reader:
+        checkpoint = reader.checkpoint(reference)
+        return checkpoint_document(checkpoint, reader.files(checkpoint.id), reader.exports(checkpoint.id))
+
+
+@task(
+    name="list-checkpoints",
+    description="List the checkpoints that users pushed.",
+    tags=TAGS | {"inspect"},
+    task_run_name="list checkpoints",
+    **RETRIED,
+)
+def list_checkpoints() -> list[Document]:
+    """Return the pushed checkpoints, oldest first, as ``flexai checkpoint list --json`` prints them.
+
+    Raises:
+        CheckpointError: StorageUnavailableError where the catalog does not answer.
+    """
+    with telling(run_logger()), open_reader() as reader:
+        return checkpoint_list_document(reader.pushed_checkpoints())

@@ -1,0 +1,91 @@
+"""Push, as a task."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from prefect import task
+
+from flexai.blocks import load_connection
+from flexai.checkpoints.documents import Document, human_size
+from flexai.checkpoints.errors import UsageError
+from flexai.checkpoints.service.push import ExistingCheckpoint, LocalFiles, ProviderPath, PushSource
+from flexai.checkpoints.service.push import push as push_to_store
+from flexai.checkpoints.service.system import System
+from flexai.tasks import artifacts
+from flexai.tasks.documents import document_of_checkpoint
+from flexai.tasks.progress import RunProgress
+from flexai.tasks.running import RETRIED, TAGS, run_logger, telling
+
+_FORMS = "give one of: files; storage_provider and source_path; from_checkpoint"
+
+
+@task(
+    name="push-checkpoint",
+    description="Bring files into the managed store as a checkpoint.",
+    tags=TAGS | {"push"},
+    task_run_name="push {name}",
+    **RETRIED,
+)
+def push_checkpoint(
+    name: str,
+    files: Sequence[str] = (),
+    follow_symlinks: bool = False,
+    storage_provider: str = "",
+    source_path: str = "",
+    from_checkpoint: str = "",
+    if_not_exists: bool = False,
+) -> Document:
+    """Push a checkpoint and return its document.
+
+    A push that failed or was cancelled is continued by the next one of the same name.
+
+    Args:
+        name: The checkpoint's name.
+        files: Local sources, ``SOURCE[=DESTINATION]`` each; a folder's content goes below its destination.
+        follow_symlinks: Push what links inside a source folder lead to, instead of refusing them.
+        storage_provider: The name of a storage provider connection to push from.
+        source_path: ``BUCKET/PREFIX-or-KEY`` on that provider.
+        from_checkpoint: NAME or UUID of a checkpoint that is here already; no byte moves.
+        if_not_exists: Succeed where the name is taken by the same content.
+
+    Raises:
+        CheckpointError: What ``flexai.checkpoints.service.push.push`` raises; UsageError for no source or several.
+    """
+    logger = run_logger()
+    progress = RunProgress(logger, key=artifacts.artifact_key("push", name))
+    with telling(logger), System.open() as system:
+        source = _source(files, follow_symlinks, storage_provider, source_path, from_checkpoint)
+        checkpoint = push_to_store(system, name, source, if_not_exists=if_not_exists, progress=progress)
+        document = document_of_checkpoint(system, checkpoint)
+    logger.info(
+        "checkpoint %r is available: %d files, %s (%s)",
+        checkpoint.name,
+        checkpoint.file_count,
+        human_size(checkpoint.size),
+        checkpoint.id,
+    )
+    artifacts.create_markdown(
+        artifacts.artifact_key("checkpoint", name),
+        artifacts.describe_checkpoint(document, moved=progress.moved, skipped=progress.skipped),
+        description=f"Checkpoint {name}",
+        logger=logger,
+    )
+    return document
+
+
+def _source(
+    files: Sequence[str], follow_symlinks: bool, storage_provider: str, source_path: str, from_checkpoint: str
+) -> PushSource:
+    given = [bool(files), bool(storage_provider or source_path), bool(from_checkpoint)]
+    if sum(given) != 1:
+        raise UsageError(
+            "there is nothing to push" if not any(given) else "sources of two kinds are given", hint=_FORMS
+        )
+    if files:
+        return LocalFiles(tuple(files), follow_symlinks=follow_symlinks)
+    if from_checkpoint:
+        return ExistingCheckpoint(from_checkpoint)
+    if not storage_provider or not source_path:
+        raise UsageError("storage_provider and source_path need each other", hint=_FORMS)
+    return ProviderPath(load_connection(storage_provider), source_path)

@@ -1,0 +1,62 @@
+"""What every task shares: when it is tried again, where it logs, and what it tells when it fails."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TypeAlias
+
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.exceptions import MissingContextError
+from prefect.logging import get_logger, get_run_logger
+from prefect.tasks import exponential_backoff
+
+from flexai.checkpoints.errors import CheckpointError, StorageUnavailableError
+
+Logger: TypeAlias = "logging.Logger | logging.LoggerAdapter[logging.Logger]"
+
+TAGS = frozenset({"flexai"})
+
+
+def is_passing_failure(_task: object, _task_run: TaskRun, state: State[Any]) -> bool:
+    """Whether a failed task is worth another try.
+
+    Only a store that was unavailable is. Wrong usage, a missing or conflicting name, refused credentials, a digest that
+    does not match: the same call would fail the same way.
+    """
+    failure = state.result(raise_on_failure=False)
+    return isinstance(failure, StorageUnavailableError)
+
+
+ONCE: dict[str, Any] = {"cache_policy": NO_CACHE, "persist_result": False, "retries": 0}
+"""Options of a task that is never tried again by itself."""
+
+RETRIED: dict[str, Any] = ONCE | {
+    "retries": 3,
+    # 2, 4 and 8 seconds, each up to half as long again, so that many tasks do not come back at once.
+    "retry_delay_seconds": exponential_backoff(backoff_factor=2),
+    "retry_jitter_factor": 0.5,
+    "retry_condition_fn": is_passing_failure,
+}
+"""Options of a task that goes on where it stopped when it is tried again."""
+
+
+def run_logger() -> Logger:
+    """The logger of the task run, or an ordinary one where a task's function is called without a run."""
+    try:
+        return get_run_logger()
+    except MissingContextError:
+        return get_logger("flexai")
+
+
+@contextmanager
+def telling(logger: Logger) -> Iterator[None]:
+    """Log what helps, when the operation fails: Prefect logs the error but knows nothing of its hint."""
+    try:
+        yield
+    except CheckpointError as error:
+        if error.hint:
+            logger.error("%s (hint: %s)", error.message, error.hint)
+        raise

@@ -1,0 +1,102 @@
+"""Training jobs, as tasks."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from prefect import task
+from pydantic import SecretStr
+
+from flexai.checkpoints.catalog.reader import open_reader
+from flexai.checkpoints.documents import Document, captured_list_document
+from flexai.checkpoints.errors import JobFailedError
+from flexai.checkpoints.models import JobStatus
+from flexai.checkpoints.service.system import System
+from flexai.checkpoints.service.training import run_training as run_command
+from flexai.tasks.documents import document_of_job
+from flexai.tasks.output import LoggedOutput
+from flexai.tasks.progress import RunProgress
+from flexai.tasks.running import ONCE, RETRIED, TAGS, run_logger, telling
+
+
+@task(
+    name="run-training",
+    description="Run a training command and capture the checkpoints that it writes.",
+    tags=TAGS | {"training"},
+    task_run_name="train {name}",
+    **ONCE,
+)
+def run_training(
+    name: str,
+    command: Sequence[str],
+    checkpoint: str = "",
+    env: Mapping[str, str | SecretStr] | None = None,
+    output_dir: str = "",
+    reuse_succeeded: bool = False,
+) -> Document:
+    """Run a command as a training job, and return the job's document once it has succeeded.
+
+    Nothing of this is tried again by itself: the next run of the same name trains again, as the job's next attempt.
+    What the command prints is logged, thinned out where it is too much; ``flexai training logs NAME`` has it all.
+
+    Args:
+        name: The training job's name.
+        command: The program and its arguments; no shell is involved.
+        checkpoint: NAME or UUID of the checkpoint to start from, or ``latest`` or ``best`` of this job's own.
+        env: Environment variables for the command, added to those of the process that runs this. Prefect does not
+            record the arguments of a task, and the catalog keeps only the names.
+        output_dir: Where the command writes its checkpoints; a folder of the job's own where empty.
+        reuse_succeeded: Return a job of this name that has succeeded already, instead of refusing it.
+
+    Raises:
+        CheckpointError: JobFailedError for a command that did not succeed, and what
+            ``flexai.checkpoints.service.training.run_training`` raises.
+    """
+    logger = run_logger()
+    values = {
+        key: value.get_secret_value() if isinstance(value, SecretStr) else value for key, value in (env or {}).items()
+    }
+    with telling(logger), System.open() as system, LoggedOutput(logger) as output:
+        logger.info("training job %r: %s", name, shlex.join(command))
+        job = run_command(
+            system,
+            name,
+            list(command),
+            checkpoint=checkpoint,
+            env=values,
+            output_dir=Path(output_dir).expanduser() if output_dir else None,
+            reuse_succeeded=reuse_succeeded,
+            on_output=output,
+            progress=RunProgress(logger),
+        )
+        if job.status is not JobStatus.SUCCEEDED:
+            reason = job.reason or f"exit code {job.exit_code}"
+            raise JobFailedError(
+                f"training job {job.name!r} {job.status}: {reason}",
+                hint=f"flexai training logs {job.name} shows what it printed",
+            )
+        document = document_of_job(system, str(job.id))
+    logger.info("training job %r succeeded (attempt %d)", job.name, job.attempt)
+    return document
+
+
+@task(
+    name="list-training-checkpoints",
+    description="List the checkpoints that a training job wrote.",
+    tags=TAGS | {"training"},
+    task_run_name="list checkpoints of {job}",
+    **RETRIED,
+)
+def list_training_checkpoints(job: str) -> list[Document]:
+    """Return a job's checkpoints in the order of their capture, as ``flexai training checkpoints --json`` prints them.
+
+    Args:
+        job: NAME or UUID of the training job.
+
+    Raises:
+        CheckpointError: NotFoundError where there is no such job.
+    """
+    with telling(run_logger()), open_reader() as reader:
+        return captured_list_document(reader.captured_checkpoints(reader.job(job).id))
