@@ -14,6 +14,7 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, RowMapping, delete, func, insert, select, update
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 
 from flexai.checkpoints.catalog.claims import NO_CLAIM, Claim, lease_end
@@ -34,6 +35,7 @@ from flexai.checkpoints.models import (
 from flexai.checkpoints.names import Name, Reference, name_key
 from flexai.checkpoints.owner import Owner
 
+_AGAIN = "run the same command again"
 _FILES_BATCH = 5000
 """Rows of one statement when a checkpoint's files are recorded."""
 
@@ -96,7 +98,9 @@ class Checkpoints:
                 connection.execute(insert(checkpoints).values(row))
             return self.get_by_id(row["id"]), claim
         except IntegrityError:
-            return self._take_over(name, claim, owner=owner, source=source, status=status, parent_id=parent_id)
+            return self._take_over(
+                name, claim, owner=owner, source=source, status=status, store_id=store_id, parent_id=parent_id
+            )
 
     def _take_over(
         self,
@@ -106,6 +110,7 @@ class Checkpoints:
         owner: Owner,
         source: Source,
         status: CheckpointStatus,
+        store_id: str,
         parent_id: str | None,
     ) -> tuple[Checkpoint, Claim]:
         with self._database.reading() as connection:
@@ -130,9 +135,11 @@ class Checkpoints:
                     checkpoints.c.claim_token.is_not_distinct_from(row["claim_token"]),
                 )
                 .values(
+                    name=name,
                     status=status,
                     reason="",
                     source=source.model_dump_json(),
+                    store_id=store_id,
                     parent_id=parent_id,
                     updated_at=to_text(now()),
                     **claim.columns(),
@@ -190,7 +197,8 @@ class Checkpoints:
     ) -> Checkpoint:
         """Say that a checkpoint is available: its files, its size and its manifest's digest, in one transaction.
 
-        References to blobs that only earlier tries needed are dropped. Raises ConflictError where the claim is lost.
+        References to blobs that only earlier tries needed are dropped. Raises ConflictError where the claim, or the
+        reference to a blob, is lost.
         """
         with self._database.writing() as connection:
             values = {
@@ -213,10 +221,12 @@ class Checkpoints:
             ]
             for start in range(0, len(rows), _FILES_BATCH):
                 connection.execute(insert(files), rows[start : start + _FILES_BATCH])
-            held = connection.execute(
-                select(blob_references.c.blob_id).where(blob_references.c.checkpoint_id == checkpoint_id)
-            )
-            _drop_references(connection, checkpoint_id, set(held.scalars()) - blob_ids)
+            query = select(blob_references.c.blob_id).where(blob_references.c.checkpoint_id == checkpoint_id)
+            held = set(connection.execute(query).scalars())
+            if not blob_ids <= held:
+                # gc may take what nobody refers to, so nothing available may rest on it.
+                raise ConflictError(f"content of checkpoint {checkpoint_id} was given up meanwhile", hint=_AGAIN)
+            _drop_references(connection, checkpoint_id, held - blob_ids)
         return self.get_by_id(checkpoint_id)
 
     def fail(self, checkpoint_id: str, claim: Claim, reason: str) -> None:
@@ -320,7 +330,8 @@ class Checkpoints:
                 checkpoints.c.manifest_digest.is_not(None),
                 checkpoints.c.id == reference.id
                 if reference.id
-                else func.lower(checkpoints.c.name) == name_key(reference.text),
+                else (checkpoints.c.kind == CheckpointKind.PUSHED)
+                & (func.lower(checkpoints.c.name) == name_key(reference.text)),
             )
             .order_by(checkpoints.c.deleted_at.desc())
         )
@@ -380,8 +391,9 @@ class Checkpoints:
                 checkpoints.c.status == CheckpointStatus.DELETING,
                 checkpoints.c.deleted_at <= to_text(before),
             )
-            connection.execute(update(checkpoints).where(*purgeable).values(manifest_digest=None))
-            ids = list(connection.execute(select(checkpoints.c.id).where(*purgeable)).scalars())
+            # What it returns, not what a second look finds: another one may be deleted between.
+            purged = update(checkpoints).where(*purgeable).values(manifest_digest=None).returning(checkpoints.c.id)
+            ids = list(connection.execute(purged).scalars())
             for checkpoint_id in ids:
                 connection.execute(delete(files).where(files.c.checkpoint_id == checkpoint_id))
                 connection.execute(delete(blob_references).where(blob_references.c.checkpoint_id == checkpoint_id))
@@ -458,23 +470,19 @@ class Checkpoints:
     def record_export(self, record: ExportRecord) -> None:
         """Record an export; one to the same place replaces the earlier record."""
         with self._database.writing() as connection:
-            connection.execute(
-                delete(exports).where(
-                    exports.c.checkpoint_id == str(record.checkpoint_id),
-                    exports.c.storage_provider == record.storage_provider,
-                    exports.c.destination_path == record.destination_path,
-                )
-            )
-            connection.execute(
-                insert(exports).values(
-                    id=str(record.id),
-                    checkpoint_id=str(record.checkpoint_id),
-                    storage_provider=record.storage_provider,
-                    destination_path=record.destination_path,
-                    manifest_digest=record.manifest_digest,
-                    exported_at=to_text(record.exported_at),
-                )
-            )
+            place = {
+                "checkpoint_id": str(record.checkpoint_id),
+                "storage_provider": record.storage_provider,
+                "destination_path": record.destination_path,
+            }
+            values = {
+                "id": str(record.id),
+                "manifest_digest": record.manifest_digest,
+                "exported_at": to_text(record.exported_at),
+            }
+            dialect_insert = postgresql.insert if self._database.is_postgresql else sqlite.insert
+            statement = dialect_insert(exports).values(**place, **values)
+            connection.execute(statement.on_conflict_do_update(index_elements=list(place), set_=values))
 
     def exports_of(self, checkpoint_id: str) -> list[ExportRecord]:
         """Where a checkpoint was exported, oldest first."""
@@ -533,7 +541,7 @@ def _held(checkpoint_id: str, claim: Claim) -> Any:
 
 
 def _drop_references(connection: Connection, checkpoint_id: str, blob_ids: set[str]) -> None:
-    for blob_id in blob_ids:
+    for blob_id in sorted(blob_ids):  # in one order, so that two commits never wait for each other
         # A part-written blob is found by its writer as well; whoever it was, it is nobody's now.
         connection.execute(update(blobs).where(blobs.c.id == blob_id).values(writer_id=None))
         connection.execute(
