@@ -26,16 +26,19 @@ class Crew:
         """``size`` threads, at least 1."""
         self._size = size
         self._tasks: deque[Task] = deque()
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        # Apart, so that a task that is added wakes a thread that can do it.
+        self._added = threading.Condition(self._lock)
+        self._ended = threading.Condition(self._lock)
         self._busy = 0
         self._stopped = False
         self._error: BaseException | None = None
 
     def add(self, task: Task, *, next_up: bool = False) -> None:
         """Add a task; ``next_up`` puts it before all that wait (the parts of a file that is open already)."""
-        with self._changed:
+        with self._lock:
             (self._tasks.appendleft if next_up else self._tasks.append)(task)
-            self._changed.notify()
+            self._added.notify()
 
     def check(self) -> None:
         """Raise StoppedError where the work is being given up."""
@@ -48,13 +51,13 @@ class Crew:
         try:
             for thread in threads:
                 thread.start()
-            with self._changed:
+            with self._lock:
                 while not self._stopped and (self._tasks or self._busy):
-                    self._changed.wait()
+                    self._ended.wait()
         finally:
-            with self._changed:
+            with self._lock:
                 self._stopped = True
-                self._changed.notify_all()
+                self._added.notify_all()
             for thread in threads:
                 if thread.ident is not None:
                     thread.join()
@@ -63,11 +66,9 @@ class Crew:
 
     def _work(self) -> None:
         while True:
-            with self._changed:
-                while not self._tasks:
-                    if self._stopped:
-                        return
-                    self._changed.wait()
+            with self._lock:
+                while not (self._tasks or self._stopped):
+                    self._added.wait()
                 if self._stopped:
                     return
                 task = self._tasks.popleft()
@@ -77,13 +78,14 @@ class Crew:
             except StoppedError:
                 pass
             except BaseException as error:  # noqa: BLE001 - carried to the thread that waits, and raised there
-                with self._changed:
+                with self._lock:
                     self._error = self._error or error
                     self._stopped = True
             finally:
-                with self._changed:
+                with self._lock:
                     self._busy -= 1
-                    self._changed.notify_all()
+                    if self._stopped or not (self._tasks or self._busy):
+                        self._ended.notify()
 
 
 class CountedBody:

@@ -79,14 +79,21 @@ def split_spec(spec: str) -> tuple[str, str]:
 
 
 def _exists(text: str) -> bool:
-    path = Path(text).expanduser()
-    return bool(text) and (path.is_symlink() or path.exists())
+    try:
+        return bool(text) and os.path.lexists(Path(text).expanduser())
+    except RuntimeError:
+        return False  # `~` of a user whom nobody knows
 
 
 def check_sources(sources: Sequence[S]) -> Sequence[S]:
     """Check that the sources' paths can lie beside each other; SourceError where two mean one path."""
     seen: set[CheckpointPath] = set()
     for source in sources:
+        if source.path.endswith(PARTIAL_SUFFIX):
+            raise SourceError(
+                f"path {source.path!r} has the name of an unfinished file",
+                hint="finish the fetch that left it, or remove it",
+            )
         if source.path in seen:
             raise SourceError(f"two sources are meant for the path {source.path!r}")
         seen.add(source.path)
@@ -97,8 +104,11 @@ def check_sources(sources: Sequence[S]) -> Sequence[S]:
 def _source_path(text: str) -> Path:
     if not text:
         raise SourceError("a source is empty")
-    # Not resolved: a link must be seen as one. Normalised, so that `dir/..` and `./` have a base name.
-    return Path(os.path.abspath(Path(text).expanduser()))  # noqa: PTH100
+    try:
+        # Not resolved: a link must be seen as one. Normalised, so that `dir/..` and `./` have a base name.
+        return Path(os.path.abspath(Path(text).expanduser()))  # noqa: PTH100
+    except RuntimeError as error:
+        raise SourceError(f"source {text} cannot be found: nobody's home") from error
 
 
 def _status(path: Path, *, follow_symlinks: bool) -> os.stat_result:
@@ -112,6 +122,8 @@ def _status(path: Path, *, follow_symlinks: bool) -> os.stat_result:
         raise SourceError(f"source {path} does not exist") from error
     except OSError as error:
         raise SourceError(f"source {path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise SourceError(f"source {str(path)!r} cannot be a path: {error}") from error
     if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
         raise SourceError(f"source {path} is neither a file nor a folder")
     return status

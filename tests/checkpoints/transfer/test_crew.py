@@ -1,0 +1,229 @@
+from __future__ import annotations
+
+import _thread
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flexai.checkpoints.progress import NoProgress
+from flexai.checkpoints.storage.protocol import BLOCK_SIZE, BytesBody
+from flexai.checkpoints.transfer.crew import CountedBody, Crew, StoppedError
+
+
+def _wait_until(reached: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not reached():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+@pytest.mark.parametrize("size", [1, 4])
+def test_all_tasks_are_done(size: int) -> None:
+    crew = Crew(size)
+    done: set[int] = set()
+    for number in range(100):
+        crew.add(partial(done.add, number))
+    crew.run()
+    assert done == set(range(100))
+
+
+def test_a_crew_without_tasks_ends_at_once() -> None:
+    Crew(4).run()
+
+
+@given(st.integers(1, 4), st.lists(st.integers(0, 3), min_size=1, max_size=8))
+def test_tasks_may_add_tasks_which_may_add_tasks(size: int, shape: list[int]) -> None:
+    crew = Crew(size)
+    done: list[tuple[int, ...]] = []
+
+    def work(trail: tuple[int, ...]) -> None:
+        done.append(trail)
+        if len(trail) < 3:
+            for number in range(shape[len(trail) % len(shape)]):
+                crew.add(partial(work, (*trail, number)), next_up=number % 2 == 0)
+
+    crew.add(partial(work, ()))
+    crew.run()
+    expected: list[tuple[int, ...]] = [()]
+    for trail in expected:
+        if len(trail) < 3:
+            expected.extend((*trail, number) for number in range(shape[len(trail) % len(shape)]))
+    assert sorted(done) == sorted(expected)
+
+
+def test_a_task_that_is_next_up_comes_before_all_that_wait() -> None:
+    crew = Crew(1)
+    order: list[str] = []
+
+    def first() -> None:
+        order.append("first")
+        crew.add(partial(order.append, "urgent"), next_up=True)
+
+    crew.add(first)
+    crew.add(partial(order.append, "second"))
+    crew.run()
+    assert order == ["first", "urgent", "second"]
+
+
+def test_as_many_tasks_run_at_a_time_as_the_crew_has_threads() -> None:
+    crew = Crew(3)
+    together = threading.Barrier(3, timeout=30)
+    for _ in range(6):
+        crew.add(together.wait)  # type: ignore[arg-type]
+    crew.run()
+
+
+def test_tasks_that_one_task_adds_are_shared_out_while_it_still_runs() -> None:
+    # Many times, because it depends on the order in which the threads begin to wait.
+    for _ in range(50):
+        crew = Crew(2)
+        together = threading.Barrier(2, timeout=30)
+
+        def begin(crew: Crew = crew, together: threading.Barrier = together) -> None:
+            crew.add(together.wait)  # type: ignore[arg-type]
+            together.wait()
+
+        crew.add(begin)
+        crew.run()
+
+
+def test_the_first_error_is_raised_and_ends_the_rest() -> None:
+    crew = Crew(2)
+    begun: list[int] = []
+    others_wait = threading.Event()
+
+    def fail() -> None:
+        others_wait.wait(30)
+        raise ValueError("first")
+
+    def wait_for_the_end() -> None:
+        others_wait.set()
+        while True:
+            crew.check()
+            time.sleep(0.001)
+
+    crew.add(fail)
+    crew.add(wait_for_the_end)
+    for number in range(100):
+        crew.add(partial(begun.append, number))
+    with pytest.raises(ValueError, match="first"):
+        crew.run()
+    assert begun == []
+
+
+def test_of_two_errors_the_first_one_counts() -> None:
+    crew = Crew(2)
+    first_is_over = threading.Event()
+
+    def fail_first() -> None:
+        try:
+            raise ValueError("first")
+        finally:
+            first_is_over.set()
+
+    def fail_later() -> None:
+        first_is_over.wait(30)
+        _wait_until(lambda: crew._stopped)
+        raise ValueError("second")
+
+    crew.add(fail_later)
+    crew.add(fail_first)
+    with pytest.raises(ValueError, match="first"):
+        crew.run()
+
+
+def test_an_error_s_traceback_shows_where_it_was_raised() -> None:
+    def culprit() -> None:
+        raise ValueError("here")
+
+    crew = Crew(1)
+    crew.add(culprit)
+    with pytest.raises(ValueError, match="here") as caught:
+        crew.run()
+    assert any(entry.name == "culprit" for entry in caught.traceback)
+
+
+def test_an_interruption_ends_the_tasks_before_it_is_raised() -> None:
+    crew = Crew(2)
+    ended = threading.Event()
+
+    def work() -> None:
+        _thread.interrupt_main()
+        try:
+            while True:
+                crew.check()
+                time.sleep(0.001)
+        finally:
+            ended.set()
+
+    crew.add(work)
+    with pytest.raises(KeyboardInterrupt):
+        crew.run()
+    assert ended.is_set()
+
+
+def test_no_thread_is_left_after_an_error_or_an_end() -> None:
+    before = set(threading.enumerate())
+    for fails in (False, True):
+        crew = Crew(3)
+        crew.add(partial(int, "no number" if fails else "1"))  # type: ignore[arg-type]
+        if fails:
+            with pytest.raises(ValueError, match="no number"):
+                crew.run()
+        else:
+            crew.run()
+    assert set(threading.enumerate()) <= before
+
+
+def test_work_that_was_stopped_says_so_at_the_next_check() -> None:
+    crew = Crew(1)
+    crew.check()
+    crew.run()
+    with pytest.raises(StoppedError):
+        crew.check()
+
+
+class _Counter(NoProgress):
+    def __init__(self) -> None:
+        self.moved = 0
+
+    def advance(self, *, moved: int = 0, skipped: int = 0, files: int = 0) -> None:
+        self.moved += moved
+
+
+def test_bytes_are_reported_as_they_move() -> None:
+    progress = _Counter()
+    body = CountedBody(BytesBody(bytes(3 * BLOCK_SIZE + 1)), crew=Crew(1), progress=progress)
+    assert body.size == 3 * BLOCK_SIZE + 1
+    reading = body.blocks()
+    next(reading)
+    next(reading)
+    assert progress.moved == BLOCK_SIZE
+    for _ in reading:
+        pass
+    assert progress.moved == body.size
+
+
+def test_bytes_that_are_sent_again_are_counted_once() -> None:
+    progress = _Counter()
+    body = CountedBody(BytesBody(bytes(3 * BLOCK_SIZE)), crew=Crew(1), progress=progress)
+    broken = body.blocks()
+    next(broken)
+    next(broken)
+    for _ in range(2):
+        assert b"".join(bytes(block) for block in body.blocks()) == bytes(body.size)
+        assert progress.moved == body.size
+
+
+def test_a_body_ends_early_when_the_crew_stops() -> None:
+    crew = Crew(1)
+    reading = CountedBody(BytesBody(bytes(2 * BLOCK_SIZE)), crew=crew, progress=NoProgress()).blocks()
+    next(reading)
+    crew.run()
+    with pytest.raises(StoppedError):
+        next(reading)

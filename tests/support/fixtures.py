@@ -1,0 +1,62 @@
+"""The machine that a test works on."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.machine import Machine, copy_home, fast_folder, make_template
+
+_OF_THE_TESTS = ("FLEXAI_TEST", "FLEXAI_CHAOS", "FLEXAI_NO_SKIPS")
+
+NewMachine = Callable[..., Machine]
+
+
+@pytest.fixture(autouse=True)
+def no_settings_of_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No setting comes from whoever runs the tests."""
+    for variable in list(os.environ):
+        if variable.startswith("FLEXAI_") and not variable.startswith(
+            ("FLEXAI_TEST", "FLEXAI_CHAOS", "FLEXAI_NO_SKIPS")
+        ):
+            monkeypatch.delenv(variable)
+    monkeypatch.setenv("FLEXAI_HOME", str(tmp_path / "no-home"))
+
+
+@pytest.fixture(scope="session")
+def home_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home folder with an empty catalog and store, to be copied."""
+    return make_template(tmp_path_factory.mktemp("template") / "home")
+
+
+@pytest.fixture
+def fast_path() -> Iterator[Path]:
+    """An empty folder in memory where there is such a thing, for tests that sync many files."""
+    with tempfile.TemporaryDirectory(prefix="flexai-", dir=fast_folder()) as folder:
+        yield Path(folder)
+
+
+@pytest.fixture
+def new_machine(home_template: Path, fast_path: Path) -> Iterator[NewMachine]:
+    """Makes machines; settings may be given."""
+    with ExitStack() as stack:
+        count = iter(range(1_000_000))
+
+        def make(**changes: Any) -> Machine:
+            root = fast_path / f"machine-{next(count)}"
+            copy_home(home_template, root)
+            return stack.enter_context(Machine.start(root, **changes))
+
+        yield make
+
+
+@pytest.fixture
+def machine(new_machine: NewMachine) -> Machine:
+    """A machine with an empty catalog and store, whose transfers have one thread."""
+    return new_machine()

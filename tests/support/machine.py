@@ -1,0 +1,250 @@
+"""One machine of a user: a home folder with a catalog and a store, some files, and a provider's buckets."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import select
+
+from flexai.checkpoints.catalog.tables import blob_references, blobs, checkpoints
+from flexai.checkpoints.models import Checkpoint, CheckpointKind, CheckpointStatus
+from flexai.checkpoints.service.export import ExportReport, export
+from flexai.checkpoints.service.exports import EXPORT_MANIFEST
+from flexai.checkpoints.service.fetch import FetchReport, fetch
+from flexai.checkpoints.service.gc import GarbageReport, collect_garbage
+from flexai.checkpoints.service.manifests import manifest_of, read_manifest_document
+from flexai.checkpoints.service.push import LocalFiles, ProviderPath, push
+from flexai.checkpoints.service.system import System
+from flexai.checkpoints.service.verify import verify
+from flexai.checkpoints.settings import Settings, load_settings
+from flexai.checkpoints.storage.connection import RemotePath, split_bucket
+from flexai.checkpoints.storage.local import LocalStorage
+from flexai.checkpoints.storage.managed import ManagedStore
+from flexai.checkpoints.storage.protocol import ObjectStorage
+from flexai.checkpoints.transfer.digest import part_size_for
+from tests.support.faults import FaultyStorage
+from tests.support.trees import Tree, read_tree, write_tree
+
+KIB = 1024
+PART = 64 * KIB
+"""Bytes of a part here."""
+THRESHOLD = 16 * KIB
+"""Bytes below which a file goes into a pack here."""
+
+NO_GRACE = timedelta(0)
+
+
+def small_settings(home: Path, **changes: Any) -> Settings:
+    """Settings with which a few hundred kilobytes are a large checkpoint."""
+    sizes = {"part_size": PART, "pack_threshold": THRESHOLD, "pack_size": PART, "concurrency": 1}
+    return load_settings(**{"home": home, **sizes, **changes})
+
+
+def fast_folder() -> str | None:
+    """Where to make folders for tests that write often: in memory, if this machine has that."""
+    return "/dev/shm" if Path("/dev/shm").is_dir() else tempfile.gettempdir()
+
+
+@dataclass
+class Buckets:
+    """A storage provider whose buckets are folders; it counts and fails as it is told."""
+
+    root: Path
+    connection_name: str = "lab"
+    connection_id: uuid.UUID = field(default_factory=uuid.uuid4)
+    storage: FaultyStorage = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.storage = FaultyStorage(LocalStorage(self.root))
+
+    def open(self, path: str) -> RemotePath:
+        """Open ``BUCKET/PREFIX-or-KEY``."""
+        bucket, key = split_bucket(path)
+        self.storage.inner = LocalStorage(self.root / bucket)
+        return RemotePath(storage=self.storage, key=key)
+
+    def tree(self, path: str) -> Tree:
+        """What lies at a path, the manifest of an export left out."""
+        found = read_tree(self.root / path)
+        found.pop(EXPORT_MANIFEST, None)
+        return found
+
+
+@dataclass
+class Machine:
+    """A home folder and the system opened on it."""
+
+    root: Path
+    settings: Settings
+    system: System
+    storage: FaultyStorage
+
+    @classmethod
+    def start(cls, root: Path, **changes: Any) -> Machine:
+        """Open the system of the home folder below ``root``, as a new process would."""
+        settings = small_settings(root / "home", **changes)
+        system = System.open(settings)
+        storage = FaultyStorage(system.store.storage)
+        system.store = ManagedStore(storage)
+        return cls(root=root, settings=settings, system=system, storage=storage)
+
+    def again(self, **changes: Any) -> Machine:
+        """The same machine in another process's eyes; nothing is counted yet and nothing fails."""
+        return Machine.start(self.root, **changes)
+
+    @property
+    def store_folder(self) -> Path:
+        """Where the store is."""
+        return Path(self.settings.effective_store)
+
+    @cached_property
+    def buckets(self) -> Buckets:
+        """A provider."""
+        return Buckets(self.root / "buckets")
+
+    def write(self, name: str, files: Tree) -> Path:
+        """Make a folder of files to be pushed."""
+        return write_tree(self.root / name, files)
+
+    def push(self, name: str, *specs: Path | str, **options: Any) -> Checkpoint:
+        """Push files of this machine."""
+        return push(self.system, name, LocalFiles(tuple(map(str, specs))), **options)
+
+    def push_from(self, name: str, path: str, **options: Any) -> Checkpoint:
+        """Push what lies on the provider."""
+        return push(self.system, name, ProviderPath(self.buckets, path), **options)
+
+    def fetch(self, reference: str, folder: str = "out", **options: Any) -> FetchReport:
+        """Fetch into a folder of this machine."""
+        return fetch(self.system, reference, self.root / folder, **options)
+
+    def fetched(self, reference: str) -> Tree:
+        """The files that a fetch into an empty folder brings."""
+        with tempfile.TemporaryDirectory(dir=self.root) as folder:
+            fetch(self.system, reference, Path(folder))
+            return read_tree(Path(folder))
+
+    def export(self, reference: str, path: str = "bucket/place", **options: Any) -> ExportReport:
+        """Export to the provider."""
+        return export(self.system, reference, self.buckets, path, **options)
+
+    def collect(self, grace_period: timedelta = NO_GRACE, **options: Any) -> GarbageReport:
+        """Collect garbage, without a grace period unless one is given."""
+        return collect_garbage(self.system, grace_period=grace_period, **options)
+
+    def checkpoints(self, *statuses: CheckpointStatus) -> list[Checkpoint]:
+        """The checkpoints of the catalog that have one of these statuses, deleted ones included; all without any."""
+        found = self.system.catalog.checkpoints.of_store(self.system.store_id)
+        return [one for one in found if not statuses or one.status in statuses]
+
+    def checkpoint(self, name: str) -> Checkpoint:
+        """The checkpoint of a name that is not deleted."""
+        (found,) = [one for one in self.checkpoints() if one.name == name and one.deleted_at is None]
+        return found
+
+    def blob_ids(self) -> set[str]:
+        """The blobs whose bytes are in the store."""
+        return {blob_id for blob_id, _ in self.system.store.list_blobs()}
+
+    def blob_path(self, blob_id: str) -> Path:
+        """The file of a blob."""
+        return self.store_folder / self.system.store.blob_key(blob_id)
+
+    def blob_of(self, name: str, path: str) -> Path:
+        """The file that holds the content of a checkpoint's file."""
+        files = self.system.blobs.files_of(str(self.checkpoint(name).id))
+        return self.blob_path(next(file.content.blob_id for file in files if file.path == path))
+
+    def close(self) -> None:
+        """Close the catalog."""
+        self.system.close()
+
+    def __enter__(self) -> Machine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def make_template(root: Path) -> Path:
+    """A home folder with an empty catalog and a store, to be copied: making one takes half a second."""
+    settings = load_settings(home=root, store=str(root / "store"), database_url=f"sqlite:///{root}/catalog.db")
+    with System.open(settings) as system:
+        assert system.store_id
+    # What SQLite had in its log is in the file now.
+    assert {path.name for path in root.iterdir()} <= {"catalog.db", "identity.json", "store"}
+    return root
+
+
+def copy_home(template: Path, root: Path) -> None:
+    """Give a new machine the template's home."""
+    shutil.copytree(template, root / "home")
+
+
+def check_nothing_is_torn(machine: Machine) -> None:
+    """Every available checkpoint is whole: its manifest, its blobs and every byte of them."""
+    system = machine.system
+    for checkpoint in machine.checkpoints(CheckpointStatus.AVAILABLE):
+        checkpoint_id = str(checkpoint.id)
+        files = system.blobs.files_of(checkpoint_id)
+        manifest = manifest_of(files)
+        assert manifest.digest() == checkpoint.manifest_digest
+        assert (manifest.size, len(files)) == (checkpoint.size, checkpoint.file_count)
+        described, written, ranges = read_manifest_document(system.store.read_manifest(checkpoint_id))
+        assert described.id == checkpoint.id
+        assert written == manifest
+        assert {path: blob_id for path, (blob_id, _) in ranges.items()} == {
+            file.path: file.content.blob_id for file in files
+        }
+        _check_references(machine, checkpoint_id, {file.content.blob_id for file in files})
+    assert verify(system).damaged == []
+
+
+def _check_references(machine: Machine, checkpoint_id: str, blob_ids: set[str]) -> None:
+    """gc may take none of a checkpoint's blobs."""
+    with machine.system.catalog.database.reading() as connection:
+        query = (
+            select(blobs.c.id)
+            .join(blob_references, blob_references.c.blob_id == blobs.c.id)
+            .where(blob_references.c.checkpoint_id == checkpoint_id, blobs.c.status == "stored")
+        )
+        assert blob_ids <= set(connection.execute(query).scalars())
+
+
+def check_nothing_is_left_over(machine: Machine) -> None:
+    """The store's files, and the catalog's rows, are exactly those that its checkpoints need."""
+    system = machine.system
+    needed = {"store.json"}
+    for checkpoint in machine.checkpoints(CheckpointStatus.AVAILABLE, CheckpointStatus.DELETING):
+        checkpoint_id = str(checkpoint.id)
+        needed.add(f"manifests/{checkpoint_id}.json")
+        needed |= {system.store.blob_key(file.content.blob_id) for file in system.blobs.files_of(checkpoint_id)}
+    assert set(read_tree(machine.store_folder)) == needed
+    with system.catalog.database.reading() as connection:
+        assert {system.store.blob_key(one) for one in connection.execute(select(blobs.c.id)).scalars()} <= needed
+        assert set(connection.execute(select(checkpoints.c.kind)).scalars()) <= set(CheckpointKind)
+
+
+def check_all(machine: Machine, names: Iterable[str], source: Tree) -> None:
+    """The named checkpoints hold exactly the source's bytes; nothing is torn, and after gc nothing left over."""
+    check_nothing_is_torn(machine)
+    for name in names:
+        assert machine.checkpoint(name).status is CheckpointStatus.AVAILABLE
+        assert machine.fetched(name) == source
+    machine.collect()
+    check_nothing_is_torn(machine)
+    check_nothing_is_left_over(machine)
+
+
+def parts_in(size: int, storage: ObjectStorage) -> int:
+    """How many parts a file of ``size`` bytes has here."""
+    part_size = part_size_for(size, part_size=PART, max_parts=storage.max_parts)
+    return max(1, -(-size // part_size))
