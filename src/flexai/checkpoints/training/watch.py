@@ -6,6 +6,7 @@ Each look lists the output directory, pins what is new and compares with the loo
   ever grown;
 - after the quiet period where that cannot be told: no known format, a format without such a file, a folder that is
   being rewritten (its old last-written file says nothing about the new content), and the output directory's root;
+  after several where the format has such a file and it is missing;
 - from its pins where the trainer deletes the folder first: nobody will write to it again, and it is judged by all
   that was ever seen of it. A folder that loses files is never judged by what is left while it is being deleted;
 - by ``sweep`` when the command has ended.
@@ -35,6 +36,10 @@ from flexai.checkpoints.training.pins import Pins, PinSet
 
 _FULL_LOOK_SECONDS = 1.0
 """How often the files of a checkpoint are looked at whose present content has been handed over."""
+
+_PATIENCE = 6
+"""Quiet periods for a folder of a known layout whose last file is missing: gathering a large optimizer's state takes
+a while in which nothing is written, but not everybody who uses a layout writes all of its files."""
 
 
 class Fate(Enum):
@@ -299,7 +304,8 @@ class Watch:
             and not candidate.fullest
             and not candidate.unfinished
         )
-        is_quiet = time - candidate.changed_at >= self._quiet_period
+        patience = _PATIENCE if verdict.rule and verdict.outcome is Outcome.UNKNOWN else 1
+        is_quiet = time - candidate.changed_at >= self._quiet_period * patience
         # Where files were lost, all of them rather than those that are left: the deletion may only have stalled.
         if is_quiet and candidate.fullest and self._take_fullest(candidate, folder_stays=True):
             return
@@ -343,8 +349,10 @@ class Watch:
             return False
         last = {path: Stamp.of(candidate.pins.local_path(path).lstat()) for path in files}
         verdict = self._completeness(candidate, last)
-        # Seen twice as it was in the end, so no file was missing; or its last-written file is there.
+        # Seen twice as it was in the end, so no file was missing; or its last-written file is there. A folder that was
+        # being rewritten may have been half the one and half the other.
         was_seen_whole = (looks > 1 and last == files) or (verdict.conclusive and not folder_stays)
+        was_seen_whole = was_seen_whole and not candidate.is_rewritten
         if verdict.outcome is Outcome.PARTIAL or not was_seen_whole:
             if not folder_stays:
                 why = verdict.reason or "it was deleted too soon after its last file was written"

@@ -1,0 +1,104 @@
+"""What training commands do with checkpoints, for tests to run as programs of their own and to know what was written.
+
+Imports nothing but the standard library, and little of that, so that such a program starts at once.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import sys
+import time
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+Files = Mapping[str, bytes]
+
+
+def weights(step: int, size: int = 64) -> bytes:
+    """A safetensors file whose content depends on the step."""
+    header = json.dumps({"w": {"dtype": "U8", "shape": [size], "data_offsets": [0, size]}}).encode()
+    return len(header).to_bytes(8, "little") + header + bytes((step + place) % 256 for place in range(size))
+
+
+def archive(step: int) -> bytes:
+    """A zip archive as ``torch.save`` writes one."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as file:
+        file.writestr(zipfile.ZipInfo("data.pkl"), f"state {step}")
+    return buffer.getvalue()
+
+
+def trainer_files(step: int, *, eval_loss: float | None = None) -> dict[str, bytes]:
+    """A checkpoint of the Transformers Trainer: its files in the order in which they are written."""
+    log = [{"loss": 1 / step, "step": step}]
+    if eval_loss is not None:
+        log.append({"eval_loss": eval_loss, "step": step})
+    return {
+        "config.json": json.dumps({"architectures": ["TinyModel"], "transformers_version": "4.57.6"}).encode(),
+        "model.safetensors": weights(step),
+        "optimizer.pt": archive(step),
+        "trainer_state.json": json.dumps({"global_step": step, "log_history": log}).encode(),
+    }
+
+
+def model_files(step: int) -> dict[str, bytes]:
+    """A final model: no optimizer, no state of a trainer."""
+    files = trainer_files(step)
+    return {name: files[name] for name in ("config.json", "model.safetensors")}
+
+
+def unknown_files(step: int) -> dict[str, bytes]:
+    """A checkpoint of no known format."""
+    return {"net.weights": f"weights {step}".encode() * 100, "nested/net.moments": f"moments {step}".encode() * 100}
+
+
+def save(folder: Path, files: Files, *, pause: float = 0.0) -> None:
+    """Write files one after the other, each in two halves with a pause (seconds) before and between them."""
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("wb", buffering=0) as file:
+            file.write(content[: len(content) // 2])
+            time.sleep(pause)
+            file.write(content[len(content) // 2 :])
+        time.sleep(pause)
+
+
+def save_by_rename(folder: Path, files: Files, *, pause: float = 0.0) -> None:
+    """Write each file beside its name and rename it over what is there."""
+    for name, content in files.items():
+        save(folder, {f"{name}.tmp": content}, pause=pause)
+        (folder / f"{name}.tmp").replace(folder / name)
+
+
+def output() -> Path:
+    """The output directory that the job gives."""
+    return Path(os.environ["FLEXAI_OUTPUT_CHECKPOINT_DIR"])
+
+
+def rotate(keep: int, saved: list[Path]) -> None:
+    """Delete all but the newest checkpoints (``save_total_limit``)."""
+    while len(saved) > keep:
+        shutil.rmtree(saved.pop(0))
+
+
+def wait_for(path: Path) -> None:
+    """Wait until a file is there."""
+    while not path.exists():
+        time.sleep(0.01)
+
+
+def program(text: str) -> list[str]:
+    """The command that runs a Python program which can use all of the above."""
+    lines = [
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})",
+        "from trainers import *",
+        "import signal, subprocess",
+        "",
+        text,
+    ]
+    return [sys.executable, "-I", "-S", "-c", "\n".join(lines)]
