@@ -74,7 +74,7 @@ def test_a_copy_of_any_sparse_file_is_the_same_and_keeps_whole_holes(
         assert is_hole(copy, 0, size)
         assert write_blocks(copy, 0, read_blocks(source, 0, size), keep_holes=True) == size
     assert (tmp_path / "copy").read_bytes() == content
-    if not islands:
+    if not islands and size >= 256 * KIB:  # smaller holes are not worth looking for
         assert (tmp_path / "copy").stat().st_blocks == 0
 
 
