@@ -2,23 +2,50 @@
 
 from __future__ import annotations
 
+import functools
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from flexai.checkpoints.storage.local import LocalStorage
+from flexai.checkpoints.storage.retry import RetryPolicy
+from flexai.checkpoints.storage.s3 import S3Storage
+from flexai.checkpoints.storage.s3_service import S3Credentials, S3Service
+from tests.servers.fixtures import S3Server
 
-from .stores import TRAITS, Store
+from .stores import PAGE_SIZE, TRAITS, Store
+
+S3_SERVERS = ("seaweedfs", "juicefs", "rclone")
+POLICY = RetryPolicy(attempts=4, base_delay=0.05, max_delay=0.5)
+
+
+@functools.cache
+def s3_service(server: S3Server) -> S3Service:
+    """One client for all tests of a server: making one takes longer than most tests."""
+    credentials = S3Credentials(server.access_key_id, server.secret_access_key)
+    return S3Service(endpoint_url=server.url, credentials=credentials)
 
 
 @pytest.fixture(params=list(TRAITS))
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     """A store of each kind, with a prefix of the test's own."""
-    prefix = f"{uuid.uuid4().hex[:8]}/"
+    kind: str = request.param
+    open_bucket: Callable[[str], LocalStorage | S3Storage]
+    if kind in S3_SERVERS:
+        server: S3Server = request.getfixturevalue(kind)
+        buckets = (server.bucket, server.other_bucket)
+        open_bucket = functools.partial(S3Storage, s3_service(server), page_size=PAGE_SIZE, policy=POLICY)
+    else:
+        buckets = ("bucket", "other")
+
+        def open_bucket(bucket: str) -> LocalStorage:
+            return LocalStorage(tmp_path / bucket)
+
     return Store(
-        kind="local",
-        prefix=prefix,
-        open=lambda: LocalStorage(tmp_path / "bucket"),
-        open_other=lambda: LocalStorage(tmp_path / "other"),
+        kind=kind,
+        prefix=f"{uuid.uuid4().hex[:8]}/",
+        open=lambda: open_bucket(buckets[0]),
+        open_other=lambda: open_bucket(buckets[1]),
     )

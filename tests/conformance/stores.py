@@ -34,14 +34,28 @@ class Traits:
 
     holds_file_and_folder: bool = True
     """Whether ``a`` and ``a/b`` can both be objects. A directory cannot."""
+    keeps_backslashes: bool = True
+    """Whether a backslash in a key stays one."""
+    lists_in_order: bool = True
+    """Whether a listing is in order of the keys' bytes."""
+    takes_folders_for_objects: bool = False
+    """Whether deleting a folder's name fails, deleting what would lie below an object deletes that object, and storing
+    an object in a folder's place fails but removes the folder."""
     completes_twice: bool = False
     """Whether completing an upload a second time describes the object again, rather than raising NotFoundError."""
+    replaces_parts: bool = True
+    """Whether a part can be sent again, even the first one."""
+    ties_uploads_to_keys: bool = True
+    """Whether an upload's id is good for its own key alone."""
     notices_a_missing_last_part: bool = True
     """Whether an upload that is completed without its last part fails or has fewer bytes."""
 
 
 TRAITS: dict[str, Traits] = {
     "local": Traits(holds_file_and_folder=False, notices_a_missing_last_part=False),
+    "seaweedfs": Traits(completes_twice=True, keeps_backslashes=False, lists_in_order=False),
+    "juicefs": Traits(completes_twice=True, holds_file_and_folder=False, ties_uploads_to_keys=False),
+    "rclone": Traits(holds_file_and_folder=False, takes_folders_for_objects=True, replaces_parts=False),
 }
 
 

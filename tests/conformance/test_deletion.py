@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from flexai.checkpoints.errors import NotFoundError
+from flexai.checkpoints.errors import NotFoundError, StorageError
 
 from .stores import PAGE_SIZE, Store
 
@@ -19,8 +19,20 @@ def test_a_deleted_object_is_gone(store: Store) -> None:
 
 def test_deleting_what_is_not_there_is_no_error(store: Store) -> None:
     store.put("folder/file", b"stays")
-    store.delete("missing", "folder", "folder/missing", "folder/file/below", "missing/missing")
+    store.delete("missing", "folder/missing", "missing/missing")
     assert store.names() == ["folder/file"]
+
+
+def test_a_folders_name_and_what_would_lie_below_an_object_are_not_there(store: Store) -> None:
+    store.put("folder/file", b"stays")
+    if store.traits.takes_folders_for_objects:
+        with pytest.raises(StorageError):
+            store.delete("folder")
+        store.delete("folder/file/below")
+        assert store.names() == []
+    else:
+        store.delete("folder", "folder/file/below")
+        assert store.names() == ["folder/file"]
 
 
 def test_deleting_nothing_is_no_error(store: Store) -> None:

@@ -25,7 +25,6 @@ UNUSUAL = [
     "semi;colon:and,comma",
     "at@equals=dollar$",
     "brackets[0](1){2}",
-    "back\\slash",
     "star*pipe|caret^tilde~",
     "exclamation!grave`",
     ".hidden",
@@ -85,6 +84,12 @@ def test_an_unusual_key_comes_back_as_it_went_in(store: Store, name: str) -> Non
     assert store.read("copy") == b"content"
     store.delete(name)
     assert sorted(store.names()) == ["copy", "other"]
+
+
+def test_a_backslash_in_a_key_stays_a_backslash(store: Store) -> None:
+    store.put("back\\slash", b"content")
+    assert store.read("back\\slash") == b"content"
+    assert store.names() == ["back\\slash" if store.traits.keeps_backslashes else "back/slash"]
 
 
 def test_an_unusual_key_can_be_uploaded_in_parts(store: Store) -> None:

@@ -16,7 +16,8 @@
     ├── IntegrityError                 6  content whose digest does not match
     ├── SourceChangedError             1  a source that changed while it was read
     ├── StorageError                   1  a store that failed: full, read-only, unreachable
-    │   └── StorageUnavailableError    1  a passing failure: worth another try
+    │   ├── StorageUnavailableError    1  a passing failure: worth another try
+    │   └── UnsupportedError           1  what this store cannot do at all
     ├── JobFailedError                 1  a training command that did not succeed
     └── InterruptedByUserError       130  stopped by a signal
 
@@ -134,6 +135,15 @@ class StorageError(CheckpointError):
 
 class StorageUnavailableError(StorageError):
     """A passing failure of a store: worth another try."""
+
+    retry_after: float = 0.0
+    """Seconds that the store asked to be left alone."""
+
+
+class UnsupportedError(StorageError):
+    """What this store cannot do at all."""
+
+    default_hint = "flexai storage check NAME shows what the provider can do"
 
 
 class JobFailedError(CheckpointError):

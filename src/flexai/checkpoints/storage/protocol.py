@@ -113,7 +113,10 @@ class ObjectStorage(Protocol):
         """Describe an object; NotFoundError where there is none."""
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        """Yield every object whose key begins with the prefix, in order of keys, fetched page by page."""
+        """Yield every object whose key begins with the prefix, fetched page by page.
+
+        In order of their keys' bytes, but for services that list folder by folder (SeaweedFS).
+        """
 
     def copy(self, source: ObjectStorage, source_key: str, key: str, *, etag: str = "") -> ObjectInfo:
         """Copy an object from a store of the same ``service_identity`` without moving its bytes through here.

@@ -1,0 +1,77 @@
+"""One policy for trying again, for every store.
+
+SDKs have policies of their own, each with other errors, waits and limits; they are switched off, so that a failure is
+tried again here alone. Only ``StorageUnavailableError`` is: a refused credential does not get better.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from flexai.checkpoints.errors import StorageUnavailableError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """How often and after which waits something is tried again.
+
+    The wait is drawn evenly from zero to a limit that doubles with each failure ("full jitter":
+    https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/), so that many clients of a service that
+    says "slow down" do not come back all at once.
+    """
+
+    attempts: int = 8
+    """Tries in all, the first included."""
+    base_delay: float = 0.5
+    """Seconds: the limit of the first wait."""
+    max_delay: float = 20.0
+    """Seconds: no wait of our own is longer."""
+    max_retry_after: float = 120.0
+    """Seconds: no wait that a service asks for is longer."""
+    sleep: Callable[[float], None] = time.sleep
+    random: Callable[[], float] = random.random
+    """From 0 to 1."""
+
+    def delay(self, failures: int, error: StorageUnavailableError) -> float:
+        """Seconds to wait after so many failures, the last one being ``error``."""
+        # Beyond 2 ** 32 the limit is reached whatever the base; a float overflows at 2 ** 1024.
+        limit = min(self.max_delay, self.base_delay * float(2 ** min(failures - 1, 32)))
+        return max(self.random() * limit, min(error.retry_after, self.max_retry_after))
+
+
+class Attempts:
+    """The tries of one operation."""
+
+    def __init__(self, policy: RetryPolicy) -> None:
+        self._policy = policy
+        self._failures = 0
+
+    def failed(self, error: StorageUnavailableError) -> None:
+        """Wait after a failure; raises it again where it was the last try."""
+        self._failures += 1
+        if self._failures >= self._policy.attempts:
+            raise error
+        self._policy.sleep(self._policy.delay(self._failures, error))
+
+    def progressed(self) -> None:
+        """Start counting anew: the operation has got further than before."""
+        self._failures = 0
+
+
+def retrying(operation: Callable[[], T], policy: RetryPolicy) -> T:
+    """Do an operation, again after a passing failure, and return its result.
+
+    Raises the last StorageUnavailableError when the tries are used up, and any other error at once.
+    """
+    attempts = Attempts(policy)
+    while True:
+        try:
+            return operation()
+        except StorageUnavailableError as error:
+            attempts.failed(error)

@@ -1,0 +1,186 @@
+"""How to reach a service that speaks S3: endpoint, credentials, and one client for all buckets and threads."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from flexai.checkpoints.storage.s3_errors import translate
+
+AWS_NAME = "AWS"
+DEFAULT_REGION = "us-east-1"
+"""What services of one's own are signed for: MinIO and most others take it, whatever they are told."""
+
+
+@dataclass(frozen=True, slots=True)
+class S3Credentials:
+    """What a request is signed with. The secrets are no part of its representation."""
+
+    access_key_id: str
+    secret_access_key: str = field(repr=False)
+    session_token: str = field(default="", repr=False)
+
+
+class S3Service:
+    """One endpoint with one set of credentials; safe to use from many threads."""
+
+    def __init__(
+        self,
+        *,
+        endpoint_url: str = "",
+        region: str = "",
+        credentials: S3Credentials | Callable[[], S3Credentials] | None = None,
+        credentials_identity: str = "",
+        profile: str = "",
+        anonymous: bool = False,
+        addressing_style: Literal["auto", "path", "virtual"] = "auto",
+        ca_bundle: str = "",
+        connect_timeout: float = 10.0,
+        read_timeout: float = 60.0,
+        connections: int = 32,
+    ) -> None:
+        """Describe the service; nothing is sent yet.
+
+        ``credentials`` may be a function: it is asked for every request, so what it gives may expire soon. None means
+        the SDK's own chain (environment, profile, instance role). ``credentials_identity`` tells sets of credentials
+        apart that a function gives. Timeouts are in seconds, ``read_timeout`` for the silence between two bytes.
+        ``connections`` is how many stay open for reuse; it should be no less than the threads.
+        """
+        self.endpoint_url = endpoint_url.rstrip("/")
+        self.region = region
+        self._credentials = credentials
+        self._credentials_identity = credentials_identity
+        self._profile = profile
+        self._anonymous = anonymous
+        self._addressing_style = addressing_style
+        self._ca_bundle = ca_bundle
+        self._connect_timeout = connect_timeout
+        self._read_timeout = read_timeout
+        self._connections = connections
+        self._lock = threading.Lock()
+        self._client: Any = None
+
+    @property
+    def name(self) -> str:
+        """How messages call it: the endpoint's host, or AWS."""
+        return urlsplit(self.endpoint_url).netloc.rpartition("@")[2] or AWS_NAME
+
+    @property
+    def identity(self) -> str:
+        """Equal for two services exactly when the one's requests may name the other's objects."""
+        return f"s3:{self.endpoint_url or AWS_NAME}:{self._identity_of_credentials()}"
+
+    def _identity_of_credentials(self) -> str:
+        if self._anonymous:
+            return "anonymous"
+        if isinstance(self._credentials, S3Credentials):
+            return f"key:{self._credentials.access_key_id}"
+        if self._credentials is not None:
+            # Without a name for what a function gives, only itself is surely the same.
+            return f"function:{self._credentials_identity or id(self._credentials)}"
+        return f"chain:{self._profile}"
+
+    @property
+    def client(self) -> Any:
+        """The boto3 client, made when it is first needed.
+
+        Raises AccessDeniedError where there are no credentials.
+        """
+        with self._lock:
+            if self._client is None:
+                self._client = self._make_client()
+            return self._client
+
+    def close(self) -> None:
+        """Close the connections; the next request opens new ones."""
+        with self._lock:
+            if self._client is not None:
+                self._client.close()
+            self._client = None
+
+    def _make_client(self) -> Any:
+        import boto3
+        import botocore.session
+        from botocore.exceptions import BotoCoreError
+
+        try:
+            core = botocore.session.Session(profile=self._profile or None)
+            if self._credentials is not None:
+                core.register_component("credential_provider", _AskedProvider(self._credentials))
+            client = boto3.session.Session(botocore_session=core).client(
+                "s3",
+                endpoint_url=self.endpoint_url or None,
+                region_name=self.region or (DEFAULT_REGION if self.endpoint_url else None),
+                verify=self._ca_bundle or None,
+                config=self._config(),
+            )
+        except (BotoCoreError, ValueError) as error:
+            raise translate(error, service=self.name) from error
+        client.meta.events.register("before-call.s3.DeleteObjects", _digest_with_md5)
+        return client
+
+    def _config(self) -> Any:
+        import botocore
+        from botocore.config import Config
+
+        style = self._addressing_style
+        if style == "auto":
+            style = "path" if self.endpoint_url else "virtual"
+        return Config(
+            signature_version=botocore.UNSIGNED if self._anonymous else "s3v4",
+            s3={
+                "addressing_style": style,
+                # Otherwise a body that carries no checksum is read twice, once for the SHA-256 that signs it.
+                "payload_signing_enabled": False,
+                "us_east_1_regional_endpoint": "regional",
+            },
+            # R2, B2, older MinIO and others refuse the checksums that newer SDKs send unasked, and rclone
+            # answers ranges with the checksum of the whole object.
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+            connect_timeout=self._connect_timeout,
+            read_timeout=self._read_timeout,
+            max_pool_connections=self._connections,
+            tcp_keepalive=True,
+            retries={"total_max_attempts": 1, "mode": "standard"},
+            user_agent_extra="flexai-checkpoints",
+        )
+
+
+class _AskedProvider:
+    """Gives the SDK credentials that it asks for again with each request it signs."""
+
+    def __init__(self, credentials: S3Credentials | Callable[[], S3Credentials]) -> None:
+        self._credentials = credentials
+
+    def load_credentials(self) -> Any:
+        """What the SDK keeps."""
+        from botocore.credentials import Credentials, ReadOnlyCredentials
+
+        def current() -> S3Credentials:
+            return self._credentials if isinstance(self._credentials, S3Credentials) else self._credentials()
+
+        class AskedCredentials(Credentials):  # type: ignore[misc]
+            def __init__(self) -> None:
+                super().__init__("", "", method="flexai")
+
+            def get_frozen_credentials(self) -> Any:
+                now = current()
+                return ReadOnlyCredentials(now.access_key_id, now.secret_access_key, now.session_token or None)
+
+        return AskedCredentials()
+
+
+def _digest_with_md5(params: dict[str, Any], **_: Any) -> None:
+    """Send ``Content-MD5`` with DeleteObjects: older MinIO and its kin accept nothing else, and AWS accepts it too."""
+    headers = params["headers"]
+    for name in [name for name in headers if name.lower().startswith(("x-amz-checksum-", "x-amz-sdk-checksum-"))]:
+        del headers[name]
+    params["context"].pop("checksum", None)
+    digest = hashlib.md5(params["body"], usedforsecurity=False).digest()
+    headers["Content-MD5"] = base64.b64encode(digest).decode()
