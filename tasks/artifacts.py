@@ -76,7 +76,8 @@ def describe_checkpoint(document: Mapping[str, Any], *, moved: int, skipped: int
         "ID": code(metadata["id"]),
         "Status": status["status"],
         "Size": f"{status['size']} in {status['filesCount']} file{'' if status['filesCount'] == 1 else 's'}",
-        "Moved": f"{human_size(moved)}; {human_size(skipped)} were in the store already",
+        "Moved": (human_size(moved) if moved else "nothing")
+        + (f", {human_size(skipped)} were there" if skipped else ""),
         "Source": code(source or spec["fromCheckpoint"] or ", ".join(spec["fromLocalFiles"])),
         "Manifest digest": code(status["manifestDigest"]),
     }

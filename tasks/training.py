@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import re
 import shlex
+import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from prefect import task
+from prefect.exceptions import TerminationSignal
+from prefect.utilities.engine import is_prefect_sigterm_handler_installed
 from pydantic import SecretStr
 
 from flexai.checkpoints.catalog.reader import open_reader
 from flexai.checkpoints.documents import Document, captured_list_document
-from flexai.checkpoints.errors import JobFailedError
-from flexai.checkpoints.models import JobStatus
+from flexai.checkpoints.errors import InterruptedByUserError, JobFailedError
+from flexai.checkpoints.models import JobStatus, now
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.service.training import run_training as run_command
 from flexai.tasks.documents import document_of_job
 from flexai.tasks.output import LoggedOutput
 from flexai.tasks.progress import RunProgress
 from flexai.tasks.running import ONCE, RETRIED, TAGS, run_logger, telling
+
+_STOPPED_BY = re.compile("stopped by (SIG[A-Z]+)")
+"""How a job's reason begins when its runner got a signal."""
 
 
 @task(
@@ -60,17 +67,24 @@ def run_training(
     }
     with telling(logger), System.open() as system, LoggedOutput(logger) as output:
         logger.info("training job %r: %s", name, shlex.join(command))
-        job = run_command(
-            system,
-            name,
-            list(command),
-            checkpoint=checkpoint,
-            env=values,
-            output_dir=Path(output_dir).expanduser() if output_dir else None,
-            reuse_succeeded=reuse_succeeded,
-            on_output=output,
-            progress=RunProgress(logger),
-        )
+        began = now()
+        try:
+            job = run_command(
+                system,
+                name,
+                list(command),
+                checkpoint=checkpoint,
+                env=values,
+                output_dir=Path(output_dir).expanduser() if output_dir else None,
+                reuse_succeeded=reuse_succeeded,
+                on_output=output,
+                progress=RunProgress(logger),
+            )
+        except InterruptedByUserError as error:
+            _pass_on_signal(error.message)
+            raise
+        if job.status is JobStatus.STOPPED:
+            _pass_on_signal(job.reason)
         if job.status is not JobStatus.SUCCEEDED:
             reason = job.reason or f"exit code {job.exit_code}"
             raise JobFailedError(
@@ -78,8 +92,25 @@ def run_training(
                 hint=f"flexai training logs {job.name} shows what it printed",
             )
         document = document_of_job(system, str(job.id))
-    logger.info("training job %r succeeded (attempt %d)", job.name, job.attempt)
+    was_run = job.ended_at is None or job.ended_at >= began
+    logger.info(
+        "training job %r %s (attempt %d)",
+        job.name,
+        "succeeded" if was_run else "had succeeded before and was not run again",
+        job.attempt,
+    )
     return document
+
+
+def _pass_on_signal(reason: str) -> None:
+    """Let Prefect have the signal that ended a job: it tells a cancelled or terminated run from a failed one."""
+    received = _STOPPED_BY.match(reason)
+    if received is None:
+        return
+    if received[1] == signal.SIGINT.name:
+        raise KeyboardInterrupt
+    if is_prefect_sigterm_handler_installed():
+        raise TerminationSignal(signal=signal.Signals[received[1]])
 
 
 @task(

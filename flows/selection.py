@@ -1,0 +1,78 @@
+"""Which of a job's checkpoints are meant, and what they are to be called: computed, without doing anything."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+from flexai.checkpoints.errors import NotFoundError, UsageError
+from flexai.checkpoints.names import name_key, parse_name
+from flexai.flows.specs import Metric, PushSpec, Selection
+from flexai.flows.templates import name_part, render
+
+Row: TypeAlias = Mapping[str, Any]
+"""A captured checkpoint as ``flexai training checkpoints --json`` prints it."""
+
+ROOT_NAME = "final"
+"""What templates call the checkpoint that a job's output directory itself is."""
+
+_COLUMNS = {Metric.EVAL_LOSS: "evalLoss", Metric.TRAIN_LOSS: "trainLoss"}
+
+
+def select_checkpoints(rows: Sequence[Row], spec: PushSpec, *, job: str) -> list[Row]:
+    """Choose among a job's checkpoints, which come in the order of their capture.
+
+    Raises NotFoundError where nothing is left to choose from.
+    """
+    whole: dict[tuple[str, str], Row] = {}
+    for row in rows:
+        if row["status"] == "available":
+            key = (row["node"], row["name"])
+            whole.pop(key, None)  # so that the newest also has the newest's place
+            whole[key] = row
+    fitting = [
+        row
+        for row in whole.values()
+        if (row["inferenceReady"] or not spec.only_inference_ready) and (row["resumable"] or not spec.only_resumable)
+    ]
+    hint = f"flexai training checkpoints {job} shows what there is"
+    if not fitting:
+        what = "no checkpoint" if not whole else f"{len(whole)} checkpoints, but none as it is wanted"
+        raise NotFoundError(f"training job {job!r} has {what}", hint=hint)
+    if spec.select is Selection.ALL:
+        return fitting
+    if spec.select is Selection.LATEST:
+        return [max(reversed(fitting), key=lambda row: -1 if row["step"] is None else row["step"])]
+    column = _COLUMNS[spec.metric]
+    measured = [row for row in fitting if row[column] is not None and math.isfinite(row[column])]
+    if not measured:
+        raise NotFoundError(
+            f"no checkpoint of training job {job!r} tells its {spec.metric}, so none is best", hint=hint
+        )
+    return [min(reversed(measured), key=lambda row: float(row[column]))]
+
+
+def name_checkpoints(selected: Sequence[Row], spec: PushSpec, *, job: str) -> dict[str, str]:
+    """The name that each selected checkpoint is to be pushed under, by its UUID.
+
+    Raises InvalidNameError for a name that breaks the naming rules, UsageError for one that two checkpoints would get.
+    """
+    names: dict[str, str] = {}
+    taken: dict[str, str] = {}
+    for row in selected:
+        name = parse_name(render(spec.name_template, fields_of(row, job)), what="checkpoint name")
+        if name_key(name) in taken:
+            raise UsageError(
+                f"{spec.name_template!r} gives two checkpoints of training job {job!r} the name {name!r}",
+                hint="add {id} to the template",
+            )
+        taken[name_key(name)] = names[row["id"]] = name
+    return names
+
+
+def fields_of(row: Row, job: str) -> dict[str, str | int]:
+    """What templates may say about a captured checkpoint."""
+    folder = name_part(row["name"]) or ROOT_NAME
+    step = folder if row["step"] is None else int(row["step"])
+    return {"job": job, "checkpoint": folder, "step": step, "id": str(row["id"])[:8]}

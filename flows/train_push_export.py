@@ -1,0 +1,232 @@
+"""Train, push what came out, export it: one flow that can be run again at any point and moves nothing twice."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from prefect import flow, runtime, task
+from prefect.blocks.system import Secret
+from prefect.utilities.asyncutils import run_coro_as_sync
+from pydantic import SecretStr
+
+from flexai.blocks import load_connection
+from flexai.checkpoints.catalog.reader import open_reader
+from flexai.checkpoints.documents import Document
+from flexai.checkpoints.errors import NotFoundError, StorageUnavailableError, UsageError
+from flexai.checkpoints.names import parse_name
+from flexai.checkpoints.storage.connection import split_bucket
+from flexai.flows.selection import fields_of, name_checkpoints, select_checkpoints
+from flexai.flows.specs import PATH_FIELDS, ExportSpec, PushSpec, TrainingSpec, check_told_apart
+from flexai.flows.templates import check_template, render
+from flexai.tasks import artifacts, export_checkpoint, list_training_checkpoints, push_checkpoint, run_training
+from flexai.tasks.running import RETRIED, TAGS, Logger, run_logger
+
+_SAMPLE = {**PushSpec.SAMPLE, "name": "checkpoint-1"}
+
+
+def _run_name() -> str:
+    training = TrainingSpec.model_validate(runtime.flow_run.parameters["training"])
+    return f"train {_job_name(training.name)}"
+
+
+@flow(
+    name="train-push-export",
+    description="Train with a command, push the checkpoints that come out, and export them to a storage provider.",
+    flow_run_name=_run_name,
+    persist_result=False,
+    log_prints=True,
+)
+def train_push_export(
+    training: TrainingSpec, push: PushSpec | None = None, export: ExportSpec | None = None
+) -> Document:
+    """Train, push the selected checkpoints under names of their own, and export them.
+
+    Run again after a failure, it does what is not done yet: a job that has succeeded is not trained again, a checkpoint
+    that is pushed or exported already is not moved again. What can be known to go wrong is checked before the training
+    starts. It makes at most four task runs, however many checkpoints there are.
+
+    Args:
+        training: The command to train with.
+        push: Which checkpoints to push, and under which names; the best by its eval loss where left out.
+        export: Where to export them; nowhere where left out.
+
+    Returns:
+        ``job`` (the training job's document) and ``checkpoints``: what was selected, each with its ``pushed`` name and
+        id and with its ``export``, or None.
+
+    Raises:
+        CheckpointError: What the tasks raise; NotFoundError where no checkpoint fits the selection.
+    """
+    logger = run_logger()
+    push = push or PushSpec()
+    job = parse_name(_job_name(training.name), what="training job name")
+    _check_ahead(job, push, export, logger)
+    document = run_training(
+        job,
+        training.command,
+        checkpoint=_start_from(training, job, logger),
+        env=_environment(training),
+        reuse_succeeded=True,
+    )
+    selected = select_checkpoints(list_training_checkpoints(job), push, job=job)
+    names = name_checkpoints(selected, push, job=job)
+    pushed = push_selection(names)
+    rows = [dict(row) | {"pushed": pushed[row["id"]], "export": None} for row in selected]
+    if export is not None:
+        places = {
+            row["pushed"]["id"]: render(export.path_template, fields_of(row, job) | {"name": row["pushed"]["name"]})
+            for row in rows
+        }
+        exported = export_selection(places, export.storage_provider, overwrite=export.overwrite)
+        for row in rows:
+            row["export"] = exported[row["pushed"]["id"]]
+    summary = {"job": document, "checkpoints": rows}
+    artifacts.create_markdown(
+        artifacts.artifact_key("train-push-export", job),
+        describe_summary(summary),
+        description=f"What came out of training job {job}",
+        logger=logger,
+    )
+    return summary
+
+
+@task(
+    name="push-selection",
+    description="Give captured checkpoints names of their own in the managed store; no byte moves.",
+    tags=TAGS | {"push"},
+    task_run_name="push selected checkpoints",
+    **RETRIED,
+)
+def push_selection(names: Mapping[str, str]) -> dict[str, Document]:
+    """Push checkpoints by UUID under names, and return which name and id each got.
+
+    Args:
+        names: The name for each UUID.
+
+    Raises:
+        CheckpointError: What ``push_checkpoint`` raises.
+    """
+    pushed = {}
+    for checkpoint_id, name in names.items():
+        metadata = push_checkpoint.fn(name, from_checkpoint=checkpoint_id, if_not_exists=True)["metadata"]
+        pushed[checkpoint_id] = {"name": metadata["name"], "id": metadata["id"]}
+    return pushed
+
+
+@task(
+    name="export-selection",
+    description="Bring the files of checkpoints to a storage provider.",
+    tags=TAGS | {"export"},
+    task_run_name="export selected checkpoints to {storage_provider}",
+    **RETRIED,
+)
+def export_selection(places: Mapping[str, str], storage_provider: str, overwrite: bool = False) -> dict[str, Document]:
+    """Export checkpoints by UUID, one after the other: each uses all the bandwidth there is.
+
+    Args:
+        places: ``BUCKET/PREFIX`` for each UUID.
+        storage_provider: The name of a storage provider connection.
+        overwrite: Replace objects that are there with other content.
+
+    Raises:
+        CheckpointError: What ``export_checkpoint`` raises.
+    """
+    return {
+        checkpoint_id: export_checkpoint.fn(checkpoint_id, storage_provider, place, overwrite=overwrite)
+        for checkpoint_id, place in places.items()
+    }
+
+
+def describe_summary(summary: Document) -> str:
+    """The flow's result as a page of Markdown."""
+    job = summary["job"]
+    name = artifacts.code(job["metadata"]["name"])
+    lines = [
+        f"# Training job {name}",
+        "",
+        f"{job['runtime']['status']}, attempt {job['runtime']['attempt']},"
+        f" {job['runtime']['checkpointsCount']} checkpoints captured",
+        "",
+        "| Captured | Step | Train loss | Eval loss | Pushed as | Exported to |",
+        "|---|---:|---:|---:|---|---|",
+    ]
+    for row in summary["checkpoints"]:
+        export = row["export"]
+        place = artifacts.code(f"{export['storageProvider']}:{export['destinationPath']}") if export else ""
+        cells = (
+            artifacts.code(row["name"] or "."),
+            _cell(row["step"]),
+            _cell(row["trainLoss"]),
+            _cell(row["evalLoss"]),
+            artifacts.code(row["pushed"]["name"]),
+            place,
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(value: float | int | None) -> str:
+    return "" if value is None else f"{value:.6g}"
+
+
+def _job_name(template: str) -> str:
+    """The job's name; a retry of a scheduled run gives the same one."""
+    scheduled: datetime = runtime.flow_run.scheduled_start_time or datetime.now(UTC)
+    moment = scheduled.astimezone(UTC)
+    return render(template, {"date": f"{moment:%Y%m%d}", "time": f"{moment:%H%M}"})
+
+
+def _check_ahead(job: str, push: PushSpec, export: ExportSpec | None, logger: Logger) -> None:
+    """Find what would fail after hours of training."""
+    parse_name(render(push.name_template, {**_SAMPLE, "job": job}), what="checkpoint name")
+    if export is None:
+        return
+    try:
+        check_told_apart(check_template(export.path_template, PATH_FIELDS), push.select, export.path_template)
+    except ValueError as error:
+        raise UsageError(str(error), hint="my-bucket/checkpoints/{name}") from error
+    _, key = split_bucket(render(export.path_template, {**_SAMPLE, "job": job}))
+    if not key:
+        raise UsageError(
+            f"{export.path_template!r} names a bucket without a folder", hint="my-bucket/checkpoints/{name}"
+        )
+    try:
+        logger.info("%s: %s", export.storage_provider, load_connection(export.storage_provider).reach())
+    except StorageUnavailableError as error:
+        logger.warning(
+            "%s does not answer now, but may do when the training is over: %s", export.storage_provider, error
+        )
+
+
+def _start_from(training: TrainingSpec, job: str, logger: Logger) -> str:
+    if not training.continue_failed:
+        return training.checkpoint
+    try:
+        with open_reader() as reader:
+            captured = reader.captured_checkpoints(reader.job(job).id)
+    except NotFoundError:
+        return training.checkpoint
+    if not any(row.resumable and row.status == "available" for row in captured):
+        return training.checkpoint
+    logger.info("training job %r goes on from its latest resumable checkpoint", job)
+    return "latest"
+
+
+def _environment(training: TrainingSpec) -> dict[str, str | SecretStr]:
+    found: dict[str, str | SecretStr] = dict(training.env)
+    for variable, name in training.secrets.items():
+        found[variable] = _secret(name)
+    return found
+
+
+def _secret(name: str) -> SecretStr:
+    try:
+        # Not `load`: that returns a coroutine where an asynchronous flow runs this one.
+        secret: Secret[Any] = run_coro_as_sync(Secret.aload(name))
+    except ValueError as error:
+        raise NotFoundError(
+            f"there is no Prefect Secret block {name!r}", hint="make it in Prefect's UI, under Blocks"
+        ) from error
+    return SecretStr(str(secret.get()))

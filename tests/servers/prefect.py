@@ -1,0 +1,87 @@
+"""A real Prefect server for the tests: one for all processes of a run, since it takes ten seconds to start.
+
+Runs and blocks of all tests are in one database: a test uses names of its own.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from .lease import Lease
+
+
+@dataclass(frozen=True)
+class PrefectServer:
+    """A running Prefect server."""
+
+    api_url: str
+    folder: Path
+    """Its home, with its database."""
+
+    def environment(self, home: Path) -> dict[str, str]:
+        """What a process needs to use it, with a Prefect home of its own."""
+        return {
+            "PREFECT_API_URL": self.api_url,
+            "PREFECT_HOME": str(home),
+            "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false",
+            "DO_NOT_TRACK": "1",
+        }
+
+    def post(self, path: str, document: dict[str, Any] | None = None) -> Any:
+        """Ask its API."""
+        answer = requests.post(f"{self.api_url}{path}", json=document or {}, timeout=60)
+        answer.raise_for_status()
+        return answer.json()
+
+    def get(self, path: str) -> Any:
+        """Read from its API."""
+        answer = requests.get(f"{self.api_url}{path}", timeout=60)
+        answer.raise_for_status()
+        return answer.json()
+
+    def database_holds(self, text: str) -> list[str]:
+        """The tables of its database in which a text occurs anywhere."""
+        found = []
+        with closing(sqlite3.connect(f"file:{self.folder / 'prefect.db'}?mode=ro", uri=True)) as database:
+            tables = [row[0] for row in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+            for table in tables:
+                columns = [row[1] for row in database.execute(f'PRAGMA table_info("{table}")')]
+                where = " OR ".join(f'instr(CAST("{column}" AS TEXT), :text) > 0' for column in columns)
+                if database.execute(f'SELECT 1 FROM "{table}" WHERE {where} LIMIT 1', {"text": text}).fetchone():
+                    found.append(table)
+        return found
+
+
+@pytest.fixture(scope="session")
+def prefect_server(lease: Lease) -> PrefectServer:
+    """A running Prefect server; ``prefect_api`` points this process to it."""
+    address = lease.server("prefect")
+    return PrefectServer(f"{address.url}/api", lease.directory / "prefect")
+
+
+@pytest.fixture
+def prefect_api(
+    prefect_server: PrefectServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Iterator[PrefectServer]:
+    """The Prefect server, for this process and those that a test starts."""
+    from prefect.settings import PREFECT_API_URL, PREFECT_HOME, PREFECT_SERVER_ALLOW_EPHEMERAL_MODE, temporary_settings
+
+    home = tmp_path / "prefect-home"
+    for name, value in prefect_server.environment(home).items():
+        monkeypatch.setenv(name, value)
+    with temporary_settings(
+        {
+            PREFECT_API_URL: prefect_server.api_url,
+            PREFECT_HOME: home,
+            PREFECT_SERVER_ALLOW_EPHEMERAL_MODE: False,
+        }
+    ):
+        yield prefect_server
