@@ -8,6 +8,7 @@ of them always sees the other.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -28,6 +29,7 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import IntegrityError
 
 from flexai.checkpoints.catalog.database import Database
 from flexai.checkpoints.catalog.tables import blob_parts, blob_references, blobs, contents, files
@@ -39,6 +41,7 @@ from flexai.checkpoints.contents import (
     StoredFile,
     UnfinishedBlob,
 )
+from flexai.checkpoints.errors import ConflictError
 from flexai.checkpoints.models import now
 
 _BATCH = 500
@@ -66,9 +69,12 @@ class Blobs:
         self.store_id = store_id
 
     def begin(self, *, writer_id: str, path: str, size: int, part_size: int) -> str:
-        """Announce a blob before its first byte is stored; returns its id."""
+        """Announce a blob before its first byte is stored; returns its id.
+
+        Raises ConflictError for a checkpoint that is gone.
+        """
         blob_id = uuid.uuid4().hex
-        with self._database.writing() as connection:
+        with _gone(f"checkpoint {writer_id}"), self._database.writing() as connection:
             connection.execute(
                 insert(blobs).values(
                     id=blob_id,
@@ -91,8 +97,8 @@ class Blobs:
             connection.execute(update(blobs).where(blobs.c.id == blob_id).values(upload_id=upload_id))
 
     def record_part(self, blob_id: str, part: ArrivedPart) -> None:
-        """Record that the store acknowledged a part."""
-        with self._database.writing() as connection:
+        """Record that the store acknowledged a part; ConflictError where gc took the blob."""
+        with _gone(f"blob {blob_id}"), self._database.writing() as connection:
             connection.execute(
                 delete(blob_parts).where(blob_parts.c.blob_id == blob_id, blob_parts.c.number == part.number)
             )
@@ -101,13 +107,15 @@ class Blobs:
             )
 
     def finish(self, blob_id: str, new: Sequence[NewContent]) -> list[StoredContent]:
-        """Record that all of a blob is stored, and which contents its ranges are."""
+        """Record that all of a blob is stored, and which contents its ranges are; ConflictError where gc took it."""
         with self._database.writing() as connection:
-            connection.execute(
+            done = connection.execute(
                 update(blobs)
                 .where(blobs.c.id == blob_id, blobs.c.status == "writing")
                 .values(status="stored", writer_id=None, writer_path=None, upload_id=None)
             )
+            if not done.rowcount:
+                raise _taken(f"blob {blob_id}")
             connection.execute(delete(blob_parts).where(blob_parts.c.blob_id == blob_id))
             connection.execute(
                 insert(contents),
@@ -130,15 +138,23 @@ class Blobs:
         return [stored[content.start, content.size] for content in new]
 
     def unfinished(self, writer_id: str) -> dict[str, UnfinishedBlob]:
-        """What an earlier try of a push left unfinished, by the file's path."""
+        """What an earlier try of a push left unfinished, by the file's path.
+
+        Not what was given up since: gc may take that at any moment.
+        """
+        query = (
+            select(blobs)
+            .join(blob_references, blob_references.c.blob_id == blobs.c.id)
+            .where(
+                blob_references.c.checkpoint_id == writer_id,
+                blobs.c.writer_id == writer_id,
+                blobs.c.store_id == self.store_id,
+                blobs.c.status == "writing",
+                blobs.c.upload_id.is_not(None),
+            )
+        )
         with self._database.reading() as connection:
-            rows = connection.execute(
-                select(blobs).where(
-                    blobs.c.writer_id == writer_id,
-                    blobs.c.status == "writing",
-                    blobs.c.upload_id.is_not(None),
-                )
-            ).all()
+            rows = connection.execute(query).all()
             found = {}
             for row in rows:
                 parts = connection.execute(select(blob_parts).where(blob_parts.c.blob_id == row.id))
@@ -153,15 +169,20 @@ class Blobs:
             return found
 
     def hold_by_digest(self, checkpoint_id: str, digests: Iterable[str]) -> dict[str, StoredContent]:
-        """Find stored contents by their digests (hex) and refer to their blobs, all at once."""
+        """Find stored contents by their digests (hex) and refer to their blobs, all at once.
+
+        Raises ConflictError for a checkpoint that is gone.
+        """
         found: dict[str, StoredContent] = {}
         for batch in _batches(dict.fromkeys(digests)):
             query = self._stored(contents.c.digest.in_(batch))
             with self._database.reading() as connection:
                 if connection.execute(query.limit(1)).first() is None:
                     continue  # the usual case, which need not wait for a writer's turn
-            with self._database.writing() as connection:
-                held = [_content(row) for row in connection.execute(self._locked(query))]
+            with _gone(f"checkpoint {checkpoint_id}"), self._database.writing() as connection:
+                # Rows are locked in one order, so that two pushes never wait for each other.
+                rows = connection.execute(self._locked(query.order_by(blobs.c.id)))
+                held = [_content(row) for row in rows]
                 self._refer(connection, checkpoint_id, {content.blob_id for content in held})
             for content in held:
                 assert content.digest is not None
@@ -175,9 +196,12 @@ class Blobs:
             return [_content(row) for row in connection.execute(query)]
 
     def hold(self, checkpoint_id: str, content: StoredContent) -> bool:
-        """Refer to the blob of a content found before; False where gc was faster."""
+        """Refer to the blob of a content found before; False where gc was faster.
+
+        Raises ConflictError for a checkpoint that is gone.
+        """
         query = self._stored(contents.c.id == content.id)
-        with self._database.writing() as connection:
+        with _gone(f"checkpoint {checkpoint_id}"), self._database.writing() as connection:
             if connection.execute(self._locked(query)).first() is None:
                 return False
             self._refer(connection, checkpoint_id, {content.blob_id})
@@ -284,6 +308,19 @@ class Blobs:
             dialect_insert(blob_references).on_conflict_do_nothing(),
             [{"checkpoint_id": checkpoint_id, "blob_id": blob_id} for blob_id in sorted(blob_ids)],
         )
+
+
+@contextlib.contextmanager
+def _gone(what: str) -> Iterator[None]:
+    """Say in our words that a row was about to refer to one that is gone."""
+    try:
+        yield
+    except IntegrityError as error:
+        raise _taken(what) from error
+
+
+def _taken(what: str) -> ConflictError:
+    return ConflictError(f"{what} was given up meanwhile", hint="run the same command again")
 
 
 def _batches(values: Iterable[_T]) -> Iterator[list[_T]]:
