@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,11 +62,17 @@ class PostgreSQL:
         """Remove a database and whoever is still connected to it."""
         self.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
-    def execute(self, statement: str) -> list[Any]:
+    def empty_tables(self, database: str, tables: Sequence[str]) -> None:
+        """Remove every row, in the tables' order, and whoever is still connected to the database."""
+        others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()"
+        self.execute(f"{others} AND pid <> pg_backend_pid()", database=database)
+        self.execute(";".join(f"DELETE FROM {table}" for table in tables), database=database)
+
+    def execute(self, statement: str, *, database: str = "postgres") -> list[Any]:
         """Run a statement of the server's administrator and return its rows."""
         import psycopg
 
-        with psycopg.connect(host=str(self.folder), user=self.user, dbname="postgres", autocommit=True) as connection:
+        with psycopg.connect(host=str(self.folder), user=self.user, dbname=database, autocommit=True) as connection:
             cursor = connection.execute(statement.encode())
             return cursor.fetchall() if cursor.description else []
 

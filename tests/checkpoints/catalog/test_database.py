@@ -40,9 +40,9 @@ def _engine(url: str) -> Engine:
 
 
 @pytest.fixture
-def plain(database_url: str) -> Iterator[Engine]:
+def plain(own_database_url: str) -> Iterator[Engine]:
     """A plain connection to a catalog's database, with none of our own settings."""
-    engine = _engine(database_url)
+    engine = _engine(own_database_url)
     yield engine
     engine.dispose()
 
@@ -144,11 +144,11 @@ def test_threads_that_open_an_empty_catalog_at_once_make_one(empty_database_url:
             done.result()
 
 
-def test_a_catalog_of_a_newer_form_is_refused_and_left_alone(database_url: str, plain: Engine) -> None:
+def test_a_catalog_of_a_newer_form_is_refused_and_left_alone(own_database_url: str, plain: Engine) -> None:
     with plain.begin() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
     with pytest.raises(SettingsError, match=r"newer form \(9999\)") as caught:
-        Catalog.open(database_url)
+        Catalog.open(own_database_url)
     assert "upgrade" in caught.value.hint
     with plain.connect() as connection:
         assert connection.execute(text("SELECT version_num FROM alembic_version")).scalar() == "9999"

@@ -1,0 +1,759 @@
+from __future__ import annotations
+
+import math
+import threading
+import uuid
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import event
+
+from flexai.checkpoints.catalog.blobs import Blobs
+from flexai.checkpoints.catalog.catalog import Catalog
+from flexai.checkpoints.catalog.checkpoints import NameTakenError, title
+from flexai.checkpoints.catalog.claims import Claim, this_host
+from flexai.checkpoints.catalog.times import to_text
+from flexai.checkpoints.errors import AlreadyExistsError, ConflictError, NotFoundError
+from flexai.checkpoints.models import (
+    Checkpoint,
+    CheckpointKind,
+    CheckpointStatus,
+    ExportRecord,
+    Source,
+    TrainingFacts,
+    now,
+)
+from flexai.checkpoints.names import parse_name, parse_reference
+from tests.checkpoints.catalog.others import OtherProcesses
+from tests.checkpoints.catalog.steps import (
+    LATER,
+    OTHER_STORE_ID,
+    STORE_ID,
+    add_job,
+    begin,
+    blob_statuses,
+    capture,
+    collect,
+    columns,
+    commit,
+    manifest_of,
+    push,
+    referenced,
+    set_columns,
+    store,
+)
+from tests.checkpoints.samples import OTHER_OWNER, OWNER
+
+CLAIM_COLUMNS = ("claim_token", "claim_host", "claim_pid", "claim_started", "claim_until")
+
+
+def _get(catalog: Catalog, reference: object) -> Checkpoint:
+    return catalog.checkpoints.get(parse_reference(str(reference)))
+
+
+def _delete(catalog: Catalog, reference: object) -> Checkpoint:
+    return catalog.checkpoints.delete(parse_reference(str(reference)))
+
+
+def _undelete(catalog: Catalog, reference: object, new_name: str = "") -> Checkpoint:
+    return catalog.checkpoints.undelete(
+        parse_reference(str(reference)), new_name=parse_name(new_name) if new_name else None
+    )
+
+
+def _fail(catalog: Catalog, name: str = "llama", reason: str = "the disk is full") -> str:
+    checkpoint_id, claim = begin(catalog, name)
+    catalog.checkpoints.fail(checkpoint_id, claim, reason)
+    return checkpoint_id
+
+
+def _move_elsewhere(catalog: Catalog, checkpoint_id: str, *, lapsed: bool) -> None:
+    """Let another machine hold the claim, in time or not."""
+    until = now() + timedelta(seconds=-1 if lapsed else 60)
+    set_columns(catalog, checkpoint_id, claim_host="elsewhere/boot/pid:[1]", claim_until=to_text(until))
+
+
+def _at_once(work: Callable[[int], Any], times: int = 8) -> list[Any]:
+    """Do something in many threads at the same moment; returns results and errors."""
+    barrier = threading.Barrier(times)
+
+    def run(number: int) -> Any:
+        barrier.wait()
+        try:
+            return work(number)
+        except (ConflictError, NotFoundError) as error:
+            return error
+
+    with ThreadPoolExecutor(times) as pool:
+        return list(pool.map(run, range(times)))
+
+
+# Beginning a push
+
+
+def test_a_push_takes_its_name_and_is_its_process_s(catalog: Catalog) -> None:
+    parent = str(uuid.uuid4())
+    checkpoint_id, claim = begin(catalog, "Llama-7b", parent_id=parent, status=CheckpointStatus.SYNCING)
+    found = _get(catalog, "Llama-7b")
+    assert str(found.id) == checkpoint_id
+    assert found.kind is CheckpointKind.PUSHED
+    assert found.status is CheckpointStatus.SYNCING
+    assert (found.name, found.creator_user_id, found.owner_org_id) == ("Llama-7b", OWNER.user_id, OWNER.org_id)
+    assert found.source == Source(from_local_files=("Llama-7b.bin",))
+    assert (found.store_id, str(found.parent_id)) == (STORE_ID, parent)
+    assert (found.manifest_digest, found.size, found.file_count, found.deleted_at) == (None, 0, 0, None)
+    assert found.created_at == found.updated_at
+    assert tuple(columns(catalog, checkpoint_id, *CLAIM_COLUMNS)) == tuple(claim.columns().values())
+
+
+def test_a_name_that_is_available_is_taken(catalog: Catalog) -> None:
+    pushed = push(catalog, "llama")
+    for name in ("llama", "LLAMA", "Llama"):
+        with pytest.raises(NameTakenError) as caught:
+            begin(catalog, name)
+        assert caught.value.existing == pushed
+    with pytest.raises(NameTakenError):
+        begin(catalog, "llama", owner=OTHER_OWNER)
+
+
+def test_a_push_that_failed_is_taken_over(catalog: Catalog) -> None:
+    checkpoint_id = _fail(catalog)
+    before = _get(catalog, "llama")
+    assert (before.status, before.reason) == (CheckpointStatus.FAILED, "the disk is full")
+    parent = str(uuid.uuid4())
+    checkpoint, claim = catalog.checkpoints.begin_push(
+        parse_name("LLama"),
+        owner=OWNER,
+        source=Source(source_path="bucket/prefix"),
+        status=CheckpointStatus.SYNCING,
+        store_id=STORE_ID,
+        parent_id=parent,
+    )
+    assert str(checkpoint.id) == checkpoint_id
+    assert checkpoint.name == "LLama", "as it was written last"
+    assert (checkpoint.status, checkpoint.reason) == (CheckpointStatus.SYNCING, "")
+    assert (checkpoint.source.source_path, str(checkpoint.parent_id)) == ("bucket/prefix", parent)
+    assert checkpoint.created_at == before.created_at
+    assert checkpoint.updated_at >= before.updated_at
+    assert catalog.checkpoints.renew(checkpoint_id, claim)
+
+
+def test_a_push_taken_over_goes_to_the_store_in_force(catalog: Catalog) -> None:
+    checkpoint_id, claim = begin(catalog)
+    old = store(catalog.blobs(STORE_ID), checkpoint_id, b"old")
+    catalog.checkpoints.fail(checkpoint_id, claim, "the store was lost")
+    again, claim = begin(catalog, store_id=OTHER_STORE_ID)
+    assert again == checkpoint_id
+    assert catalog.blobs(OTHER_STORE_ID).unfinished(again) == {}
+    new = store(catalog.blobs(OTHER_STORE_ID), again, b"new")
+    committed = commit(catalog, again, claim, {"model.bin": new})
+    assert committed.store_id == OTHER_STORE_ID
+    assert referenced(catalog, again) == {new.blob_id}
+    assert collect(catalog) == [old.blob_id]
+
+
+def test_a_push_of_this_living_process_is_not_taken_over(catalog: Catalog) -> None:
+    begin(catalog)
+    with pytest.raises(ConflictError, match="is being pushed by process") as caught:
+        begin(catalog, "LLAMA")
+    assert not isinstance(caught.value, AlreadyExistsError)
+
+
+def test_a_push_of_a_process_that_died_is_taken_over_at_once(
+    catalog: Catalog, database_url: str, others: OtherProcesses
+) -> None:
+    other = others.start("begin", database_url, stay=True, name="llama")
+    begun = other.answer()
+    with pytest.raises(ConflictError, match=f"process {other.pid} on"):
+        begin(catalog)
+    with pytest.raises(ConflictError, match=f"process {other.pid} on"):
+        _delete(catalog, "llama")
+    assert catalog.checkpoints.abandoned(STORE_ID, before=LATER) == []
+    other.kill()
+    checkpoint_id, claim = begin(catalog)
+    assert checkpoint_id == begun["id"]
+    assert claim.token != begun["token"]
+
+
+def test_a_push_of_another_machine_is_taken_over_when_its_lease_has_run_out(catalog: Catalog) -> None:
+    checkpoint_id, lost = begin(catalog)
+    _move_elsewhere(catalog, checkpoint_id, lapsed=False)
+    with pytest.raises(ConflictError, match="on elsewhere"):
+        begin(catalog)
+    _move_elsewhere(catalog, checkpoint_id, lapsed=True)
+    again, _ = begin(catalog)
+    assert again == checkpoint_id
+    assert not catalog.checkpoints.renew(checkpoint_id, lost)
+
+
+@pytest.mark.parametrize("is_failed", [True, False])
+def test_a_push_of_another_owner_is_never_taken_over(catalog: Catalog, is_failed: bool) -> None:
+    checkpoint_id, claim = begin(catalog)
+    if is_failed:
+        catalog.checkpoints.fail(checkpoint_id, claim, "stopped")
+    else:
+        _move_elsewhere(catalog, checkpoint_id, lapsed=True)
+    with pytest.raises(ConflictError, match="another owner"):
+        begin(catalog, owner=OTHER_OWNER)
+
+
+def test_of_many_that_begin_a_push_of_one_name_at_once_one_wins(catalog: Catalog) -> None:
+    results = _at_once(lambda number: begin(catalog, "llama" if number % 2 else "LLAMA"))
+    won = [result for result in results if isinstance(result, tuple)]
+    assert len(won) == 1
+    assert all(isinstance(result, ConflictError) for result in results if result not in won)
+    assert len(catalog.checkpoints.of_store(STORE_ID)) == 1
+    assert catalog.checkpoints.renew(*won[0])
+
+
+def test_of_many_that_take_over_a_push_at_once_one_wins(catalog: Catalog) -> None:
+    checkpoint_id = _fail(catalog)
+    results = _at_once(lambda _: begin(catalog))
+    won = [result for result in results if isinstance(result, tuple)]
+    assert len(won) == 1
+    assert won[0][0] == checkpoint_id
+    assert catalog.checkpoints.renew(*won[0])
+
+
+def test_of_many_processes_that_begin_a_push_of_one_name_at_once_one_wins(
+    catalog: Catalog, database_url: str, others: OtherProcesses
+) -> None:
+    running = [others.start("begin", database_url, stay=True, name="llama") for _ in range(6)]
+    answers = [other.answer() for other in running]
+    assert len([answer for answer in answers if "token" in answer]) == 1
+    assert {answer.get("exit_code", 4) for answer in answers} == {4}
+    assert len(catalog.checkpoints.of_store(STORE_ID)) == 1
+
+
+# What a claim allows
+
+
+def test_a_claim_that_is_lost_can_do_nothing_more(catalog: Catalog, blobs: Blobs) -> None:
+    checkpoint_id, lost = begin(catalog)
+    stored = store(blobs, checkpoint_id, b"weights")
+    _move_elsewhere(catalog, checkpoint_id, lapsed=True)
+    _, held = begin(catalog)
+    before = catalog.checkpoints.get_by_id(checkpoint_id)
+    assert not catalog.checkpoints.renew(checkpoint_id, lost)
+    for write in (
+        lambda: commit(catalog, checkpoint_id, lost, {"model.bin": stored}),
+        lambda: catalog.checkpoints.fail(checkpoint_id, lost, "mine"),
+        lambda: catalog.checkpoints.set_source(checkpoint_id, lost, Source(source_path="mine")),
+    ):
+        with pytest.raises(ConflictError, match="taken over"):
+            write()
+    assert catalog.checkpoints.get_by_id(checkpoint_id) == before
+    assert blobs.files_of(checkpoint_id) == []
+    assert catalog.checkpoints.renew(checkpoint_id, held)
+    commit(catalog, checkpoint_id, held, {"model.bin": stored})
+
+
+@pytest.mark.parametrize("end", ["commit", "fail", "abandon"])
+def test_a_claim_ends_with_the_push(catalog: Catalog, blobs: Blobs, end: str) -> None:
+    checkpoint_id, claim = begin(catalog)
+    stored = store(blobs, checkpoint_id, b"weights")
+    if end == "commit":
+        commit(catalog, checkpoint_id, claim, {"model.bin": stored})
+    elif end == "fail":
+        catalog.checkpoints.fail(checkpoint_id, claim, "stopped")
+    else:
+        _move_elsewhere(catalog, checkpoint_id, lapsed=True)
+        assert catalog.checkpoints.abandoned(STORE_ID, before=LATER) == [checkpoint_id]
+    assert set(columns(catalog, checkpoint_id, *CLAIM_COLUMNS)) == {None}
+    assert not catalog.checkpoints.renew(checkpoint_id, claim)
+    with pytest.raises(ConflictError, match="taken over"):
+        commit(catalog, checkpoint_id, claim, {"model.bin": stored})
+    with pytest.raises(ConflictError, match="taken over"):
+        catalog.checkpoints.fail(checkpoint_id, claim, "again")
+
+
+def test_a_claim_on_one_checkpoint_is_none_on_another(catalog: Catalog) -> None:
+    one, _ = begin(catalog, "one")
+    _, claim = begin(catalog, "two")
+    assert not catalog.checkpoints.renew(one, claim)
+    with pytest.raises(ConflictError):
+        catalog.checkpoints.fail(one, claim, "not mine")
+
+
+def test_a_lease_that_is_renewed_lasts_longer(catalog: Catalog) -> None:
+    checkpoint_id, claim = begin(catalog)
+    set_columns(catalog, checkpoint_id, claim_until=to_text(now()))
+    assert catalog.checkpoints.renew(checkpoint_id, claim)
+    (until,) = columns(catalog, checkpoint_id, "claim_until")
+    assert str(until) > to_text(now() + timedelta(seconds=30))
+
+
+def test_the_source_is_recorded_once_it_is_known_exactly(catalog: Catalog) -> None:
+    checkpoint_id, claim = begin(catalog)
+    catalog.checkpoints.set_source(checkpoint_id, claim, Source(source_path="bucket/prefix", revision="abc"))
+    assert catalog.checkpoints.get_by_id(checkpoint_id).source.revision == "abc"
+
+
+# Commit
+
+
+def test_a_committed_checkpoint_says_what_it_holds(catalog: Catalog, blobs: Blobs) -> None:
+    checkpoint_id, claim = begin(catalog)
+    contents = {path: store(blobs, checkpoint_id, path.encode(), path) for path in ("b.bin", "a.bin", "名前.txt")}
+    facts = TrainingFacts(
+        step=2**40,
+        train_loss=0.1,
+        eval_loss=1e-300,
+        model="LlamaForCausalLM",
+        version="4.57.0",
+        inference_ready=True,
+        inference_missing=("nothing",),
+        resumable=True,
+        resumable_missing=("a", "b"),
+    )
+    committed = commit(catalog, checkpoint_id, claim, contents, facts)
+    assert committed == _get(catalog, "llama") == _get(catalog, checkpoint_id)
+    assert committed.status is CheckpointStatus.AVAILABLE
+    assert committed.reason == ""
+    assert committed.facts == facts
+    assert committed.size == sum(len(path.encode()) for path in contents)
+    assert committed.file_count == 3
+    assert committed.manifest_digest == manifest_of(contents).digest()
+    assert {file.path: file.content for file in blobs.files_of(checkpoint_id)} == contents
+    assert referenced(catalog, checkpoint_id) == {content.blob_id for content in contents.values()}
+
+
+def test_a_commit_drops_what_only_earlier_tries_needed(catalog: Catalog, blobs: Blobs) -> None:
+    checkpoint_id, claim = begin(catalog)
+    kept = store(blobs, checkpoint_id, b"kept", "a")
+    dropped = store(blobs, checkpoint_id, b"dropped", "b")
+    half = blobs.begin(writer_id=checkpoint_id, path="c", size=10, part_size=5)
+    blobs.set_upload(half, "upload-1")
+    catalog.checkpoints.fail(checkpoint_id, claim, "stopped")
+    _, claim = begin(catalog)
+    commit(catalog, checkpoint_id, claim, {"a": kept})
+    assert referenced(catalog, checkpoint_id) == {kept.blob_id}
+    assert blobs.unfinished(checkpoint_id) == {}
+    assert {blob_id for blob_id, _, _ in blobs.unreferenced()} == {dropped.blob_id, half}
+
+
+def test_a_commit_of_content_that_was_given_up_meanwhile_is_refused(catalog: Catalog, blobs: Blobs) -> None:
+    checkpoint_id, _ = begin(catalog, "one")
+    theirs = store(blobs, checkpoint_id, b"weights")
+    other, other_claim = begin(catalog, "other")
+    with pytest.raises(ConflictError):
+        commit(catalog, other, other_claim, {"model.bin": theirs})
+    assert catalog.checkpoints.get_by_id(other).status is CheckpointStatus.UPLOADING
+    assert blobs.files_of(other) == []
+    assert blobs.hold(other, theirs)
+    commit(catalog, other, other_claim, {"model.bin": theirs})
+
+
+def test_a_push_that_goes_on_after_it_was_given_up_loses_nothing(catalog: Catalog, blobs: Blobs) -> None:
+    """gc gives up an old failed push; its owner tries again before, or after, gc has taken the bytes."""
+    checkpoint_id, claim = begin(catalog)
+    half = blobs.begin(writer_id=checkpoint_id, path="model.bin", size=7, part_size=7)
+    blobs.set_upload(half, "upload-1")
+    catalog.checkpoints.fail(checkpoint_id, claim, "the connection broke")
+    assert catalog.checkpoints.abandoned(STORE_ID, before=LATER) == [checkpoint_id]
+    again, claim = begin(catalog)
+    for blob in blobs.unfinished(again).values():
+        assert blob.id in referenced(catalog, again), "what a push goes on with, gc must not take"
+    assert blobs.mark_deleting(half) == (half not in blobs.unfinished(again))
+
+
+def test_a_commit_is_whole_or_not_at_all(catalog: Catalog, blobs: Blobs) -> None:
+    checkpoint_id, claim = begin(catalog)
+    stored = store(blobs, checkpoint_id, b"weights")
+    with pytest.raises(Exception, match=r"(?i)foreign key"):
+        catalog.checkpoints.commit(
+            checkpoint_id,
+            claim,
+            manifest=manifest_of({"a": stored, "b": stored}).summary,
+            content_ids={"a": stored.id, "b": 999_999},
+            blob_ids={stored.blob_id},
+        )
+    assert catalog.checkpoints.get_by_id(checkpoint_id).status is CheckpointStatus.UPLOADING
+    assert catalog.checkpoints.renew(checkpoint_id, claim)
+    assert blobs.files_of(checkpoint_id) == []
+
+
+def test_a_checkpoint_of_many_files_is_committed(catalog: Catalog, blobs: Blobs) -> None:
+    checkpoint_id, claim = begin(catalog)
+    stored = store(blobs, checkpoint_id, b"the same")
+    contents = {f"{number:05}": stored for number in range(12_000)}
+    assert commit(catalog, checkpoint_id, claim, contents).file_count == 12_000
+    assert [file.path for file in blobs.files_of(checkpoint_id)] == list(contents)
+
+
+@pytest.mark.parametrize("loss", [0.0, -1.5, 1e308, 5e-324, None])
+def test_a_loss_is_kept_as_it_is(catalog: Catalog, blobs: Blobs, loss: float | None) -> None:
+    checkpoint_id, claim = begin(catalog)
+    contents = {"a": store(blobs, checkpoint_id, b"a")}
+    committed = commit(catalog, checkpoint_id, claim, contents, TrainingFacts(train_loss=loss, eval_loss=math.pi))
+    assert (committed.facts.train_loss, committed.facts.eval_loss) == (loss, math.pi)
+
+
+# Finding
+
+
+def test_a_checkpoint_is_found_by_its_name_in_any_case_and_by_its_id_in_any_case(catalog: Catalog) -> None:
+    pushed = push(catalog, "Llama-7b")
+    for reference in ("Llama-7b", "llama-7B", "LLAMA-7B", pushed.id, str(pushed.id).upper()):
+        assert _get(catalog, reference) == pushed
+
+
+@pytest.mark.parametrize("reference", ["llam", "llama_7b", "unknown", uuid.UUID(int=4)])
+def test_a_checkpoint_that_is_not_there_is_not_found(catalog: Catalog, reference: object) -> None:
+    push(catalog, "llama-7b")
+    with pytest.raises(NotFoundError) as caught:
+        _get(catalog, reference)
+    assert str(reference) in caught.value.message
+    with pytest.raises(NotFoundError):
+        catalog.checkpoints.get_by_id(str(uuid.UUID(int=4)))
+
+
+def test_checkpoints_are_called_by_name_or_by_job_and_folder(catalog: Catalog) -> None:
+    pushed = push(catalog, "llama")
+    job = add_job(catalog, "finetune")
+    captured, _ = capture(catalog, job, "checkpoint-5")
+    root, _ = capture(catalog, job, "")
+    wanted = [str(pushed.id), captured, root, str(uuid.uuid4())]
+    assert catalog.checkpoints.names_of(wanted) == {
+        str(pushed.id): "llama",
+        captured: "finetune/checkpoint-5",
+        root: "finetune/.",
+    }
+    assert title(catalog.checkpoints.get_by_id(root)) == "finetune/."
+    assert catalog.checkpoints.names_of([]) == {}
+
+
+def test_the_checkpoints_of_a_store_are_its_own(catalog: Catalog) -> None:
+    here = push(catalog, "here")
+    begin(catalog, "there", store_id=OTHER_STORE_ID)
+    assert [checkpoint.name for checkpoint in catalog.checkpoints.of_store(OTHER_STORE_ID)] == ["there"]
+    _delete(catalog, "here")
+    assert [checkpoint.id for checkpoint in catalog.checkpoints.of_store(STORE_ID)] == [here.id]
+
+
+# Captured checkpoints
+
+
+def test_captures_of_one_job_are_numbered_in_their_order_however_many_come_at_once(catalog: Catalog) -> None:
+    job, other = add_job(catalog, "one"), add_job(catalog, "two")
+    done = _at_once(lambda number: capture(catalog, job if number % 2 else other, f"checkpoint-{number}")[0], times=10)
+    assert all(isinstance(checkpoint_id, str) for checkpoint_id in done)
+    for each in (job, other):
+        found = catalog.checkpoints.of_job(each)
+        assert [checkpoint.sequence for checkpoint in found] == [1, 2, 3, 4, 5]
+        assert {str(checkpoint.job_id) for checkpoint in found} == {each}
+        assert {checkpoint.kind for checkpoint in found} == {CheckpointKind.CAPTURED}
+
+
+def test_captured_checkpoints_may_share_a_name_with_each_other_and_with_pushed_ones(catalog: Catalog) -> None:
+    job = add_job(catalog)
+    pushed = push(catalog, "checkpoint-5")
+    first, _ = capture(catalog, job, "checkpoint-5")
+    second, _ = capture(catalog, job, "checkpoint-5", node="1")
+    assert _get(catalog, "checkpoint-5") == pushed
+    assert {str(checkpoint.id): checkpoint.node for checkpoint in catalog.checkpoints.of_job(job)} == {
+        first: "0",
+        second: "1",
+    }
+
+
+@pytest.mark.parametrize("name", ["", "a folder's name", "名前", "x" * 255, "latest", str(uuid.UUID(int=3))])
+def test_a_captured_checkpoint_may_have_any_folder_s_name(catalog: Catalog, name: str) -> None:
+    checkpoint_id, _ = capture(catalog, add_job(catalog), name)
+    assert catalog.checkpoints.get_by_id(checkpoint_id).name == name
+
+
+def test_a_capture_that_turned_out_to_be_none_leaves_no_trace(catalog: Catalog, blobs: Blobs) -> None:
+    job = add_job(catalog)
+    checkpoint_id, claim = capture(catalog, job)
+    stored = store(blobs, checkpoint_id, b"half")
+    catalog.checkpoints.discard_failed(checkpoint_id)
+    assert catalog.checkpoints.get_by_id(checkpoint_id).status is CheckpointStatus.UPLOADING, "it is still being made"
+    catalog.checkpoints.fail(checkpoint_id, claim, "it was removed meanwhile")
+    catalog.checkpoints.discard_failed(checkpoint_id)
+    with pytest.raises(NotFoundError):
+        catalog.checkpoints.get_by_id(checkpoint_id)
+    assert [blob_id for blob_id, _, _ in blobs.unreferenced()] == [stored.blob_id]
+
+
+# Delete and undelete
+
+
+def test_a_deleted_checkpoint_is_gone_by_name_and_by_id_and_its_name_is_free(catalog: Catalog, blobs: Blobs) -> None:
+    first = push(catalog, "llama")
+    gone = _delete(catalog, "LLAMA")
+    assert gone.id == first.id
+    assert gone.status is CheckpointStatus.DELETING
+    assert gone.deleted_at is not None
+    for reference in ("llama", first.id):
+        with pytest.raises(NotFoundError):
+            _get(catalog, reference)
+        with pytest.raises(NotFoundError):
+            _delete(catalog, reference)
+    second = push(catalog, "Llama")
+    assert second.id != first.id
+    assert len(blobs.files_of(str(first.id))) == 1, "its bytes stay until gc comes"
+    assert [checkpoint.id for checkpoint in catalog.checkpoints.deleted()] == [first.id]
+
+
+def test_a_failed_push_can_be_deleted_but_does_not_come_back(catalog: Catalog) -> None:
+    _fail(catalog)
+    _delete(catalog, "llama")
+    assert catalog.checkpoints.deleted() == []
+    with pytest.raises(NotFoundError, match="could come back"):
+        _undelete(catalog, "llama")
+
+
+def test_a_push_that_somebody_is_at_work_on_is_not_deleted(catalog: Catalog) -> None:
+    checkpoint_id, claim = begin(catalog)
+    with pytest.raises(ConflictError, match="is being pushed by process"):
+        _delete(catalog, "llama")
+    _move_elsewhere(catalog, checkpoint_id, lapsed=True)
+    _delete(catalog, "llama")
+    assert not catalog.checkpoints.renew(checkpoint_id, claim)
+
+
+def test_of_many_that_delete_a_checkpoint_at_once_one_does(catalog: Catalog) -> None:
+    push(catalog)
+    results = _at_once(lambda _: _delete(catalog, "llama"))
+    assert len([result for result in results if isinstance(result, Checkpoint)]) == 1
+    assert len([result for result in results if isinstance(result, NotFoundError)]) == 7
+
+
+def test_an_undeleted_checkpoint_is_as_it_was(catalog: Catalog, blobs: Blobs) -> None:
+    first = push(catalog, "llama")
+    _delete(catalog, "llama")
+    again = _undelete(catalog, "LLAMA")
+    assert again.model_copy(update={"updated_at": first.updated_at}) == first
+    assert _get(catalog, "llama").id == first.id
+    assert len(blobs.files_of(str(first.id))) == 1
+
+
+def test_of_several_deleted_checkpoints_of_a_name_the_newest_comes_back(catalog: Catalog) -> None:
+    ids = []
+    for number in range(3):
+        ids.append(push(catalog, "llama", {"a": str(number).encode()}).id)
+        _delete(catalog, "llama")
+    assert _undelete(catalog, "llama").id == ids[-1]
+    with pytest.raises(AlreadyExistsError, match="in use again") as caught:
+        _undelete(catalog, "llama")
+    assert str(ids[-2]) in caught.value.hint
+    assert _undelete(catalog, ids[0], "llama-0").name == "llama-0"
+    assert [checkpoint.id for checkpoint in catalog.checkpoints.deleted()] == [ids[1]]
+
+
+def test_a_checkpoint_comes_back_under_another_name_where_its_own_is_in_use(catalog: Catalog) -> None:
+    first = push(catalog, "llama")
+    _delete(catalog, "llama")
+    push(catalog, "Llama")
+    with pytest.raises(AlreadyExistsError, match="in use again"):
+        _undelete(catalog, first.id)
+    with pytest.raises(AlreadyExistsError, match="in use again"):
+        _undelete(catalog, first.id, "LLAMA")
+    assert _undelete(catalog, first.id, "llama-old").id == first.id
+    assert _get(catalog, "llama-OLD").id == first.id
+
+
+def test_a_captured_checkpoint_comes_back_by_its_id_alone(catalog: Catalog, blobs: Blobs) -> None:
+    job = add_job(catalog)
+    pushed = push(catalog, "checkpoint-5")
+    _delete(catalog, "checkpoint-5")
+    checkpoint_id, claim = capture(catalog, job, "checkpoint-5")
+    commit(catalog, checkpoint_id, claim, {"a": store(blobs, checkpoint_id, b"captured")})
+    _delete(catalog, checkpoint_id)
+    assert catalog.checkpoints.of_job(job) == []
+    assert _undelete(catalog, "checkpoint-5").id == pushed.id
+    assert str(_undelete(catalog, checkpoint_id).id) == checkpoint_id
+    assert [str(checkpoint.id) for checkpoint in catalog.checkpoints.of_job(job)] == [checkpoint_id]
+
+
+def test_what_was_never_deleted_does_not_come_back(catalog: Catalog) -> None:
+    push(catalog, "llama")
+    for reference in ("llama", "unknown", uuid.uuid4()):
+        with pytest.raises(NotFoundError, match="could come back"):
+            _undelete(catalog, reference)
+
+
+def test_of_many_that_undelete_a_checkpoint_at_once_one_does(catalog: Catalog) -> None:
+    push(catalog)
+    _delete(catalog, "llama")
+    results = _at_once(lambda _: _undelete(catalog, "llama"))
+    assert len([result for result in results if isinstance(result, Checkpoint)]) == 1
+
+
+# What garbage collection asks of the catalog
+
+
+def test_only_what_was_deleted_long_enough_ago_is_purged(catalog: Catalog, blobs: Blobs) -> None:
+    old, young, kept = (push(catalog, name) for name in ("old", "young", "kept"))
+    for checkpoint in (old, young):
+        _delete(catalog, checkpoint.id)
+    set_columns(catalog, str(old.id), deleted_at=to_text(now() - timedelta(days=8)))
+    before = now() - timedelta(days=7)
+    for _ in range(2):
+        assert catalog.checkpoints.purge_deleted(STORE_ID, before=before) == [str(old.id)], "until it is forgotten"
+        assert referenced(catalog, str(old.id)) == set()
+        assert blobs.files_of(str(old.id)) == []
+    assert catalog.checkpoints.purge_deleted(OTHER_STORE_ID, before=LATER) == []
+    with pytest.raises(NotFoundError):
+        _undelete(catalog, old.id)
+    assert _undelete(catalog, young.id).id == young.id
+    assert len(referenced(catalog, str(kept.id))) == 1
+    catalog.checkpoints.forget(str(old.id))
+    with pytest.raises(NotFoundError):
+        catalog.checkpoints.get_by_id(str(old.id))
+
+
+def test_only_a_purged_checkpoint_is_forgotten(catalog: Catalog) -> None:
+    pushed, deleted = push(catalog, "llama"), push(catalog, "other")
+    _delete(catalog, "other")
+    failed = _fail(catalog, "third")
+    for checkpoint_id in (str(pushed.id), str(deleted.id), failed):
+        catalog.checkpoints.forget(checkpoint_id)
+        catalog.checkpoints.get_by_id(checkpoint_id)
+
+
+def test_a_checkpoint_deleted_while_gc_purges_others_is_purged_whole_or_not_at_all(catalog: Catalog) -> None:
+    old, late = push(catalog, "old"), push(catalog, "late")
+    _delete(catalog, "old")
+    if not catalog.database.is_postgresql:
+        # One writer at a time: nothing comes between.
+        assert catalog.checkpoints.purge_deleted(STORE_ID, before=LATER) == [str(old.id)]
+        return
+    engine = catalog.database._engine
+
+    done: list[Checkpoint] = []
+
+    def delete_another(*arguments: Any) -> None:
+        if not done and str(arguments[2]).startswith("UPDATE checkpoints"):
+            done.append(late)
+            _delete(catalog, "late")
+
+    event.listen(engine, "after_cursor_execute", delete_another)
+    purged = catalog.checkpoints.purge_deleted(STORE_ID, before=LATER)
+    can_come_back = [checkpoint.id for checkpoint in catalog.checkpoints.deleted()]
+    assert (str(late.id) in purged) == (late.id not in can_come_back)
+    assert (str(late.id) in purged) == (referenced(catalog, str(late.id)) == set())
+
+
+def test_a_checkpoint_that_comes_back_while_gc_comes_is_whole_or_gone(catalog: Catalog, blobs: Blobs) -> None:
+    for number in range(10):
+        pushed = push(catalog, f"llama-{number}")
+        _delete(catalog, pushed.id)
+        work: list[Callable[[], Any]] = [
+            lambda pushed=pushed: _undelete(catalog, pushed.id),  # type: ignore[misc]
+            lambda: catalog.checkpoints.purge_deleted(STORE_ID, before=LATER),
+        ]
+        back, purged = _at_once(lambda index, work=work: work[index](), times=2)  # type: ignore[misc]
+        if isinstance(back, Checkpoint):
+            assert str(pushed.id) not in purged
+            assert len(blobs.files_of(str(pushed.id))) == len(referenced(catalog, str(pushed.id))) == 1
+        else:
+            assert str(pushed.id) in purged
+
+
+def test_a_push_that_nobody_continues_is_given_up(catalog: Catalog, blobs: Blobs) -> None:
+    failed = _fail(catalog, "failed")
+    store(blobs, failed, b"half", "a")
+    lapsed, _ = begin(catalog, "lapsed")
+    _move_elsewhere(catalog, lapsed, lapsed=True)
+    begin(catalog, "at-work")
+    elsewhere, _ = begin(catalog, "elsewhere")
+    _move_elsewhere(catalog, elsewhere, lapsed=False)
+    push(catalog, "done")
+    assert catalog.checkpoints.abandoned(STORE_ID, before=now() - timedelta(days=1)) == [], "too young"
+    assert catalog.checkpoints.abandoned(OTHER_STORE_ID, before=LATER) == []
+    assert sorted(catalog.checkpoints.abandoned(STORE_ID, before=LATER)) == sorted([failed, lapsed])
+    assert referenced(catalog, failed) == set()
+    assert catalog.checkpoints.get_by_id(failed).reason == "the disk is full"
+    given_up = catalog.checkpoints.get_by_id(lapsed)
+    assert given_up.status is CheckpointStatus.FAILED
+    assert "interrupted" in given_up.reason
+    assert begin(catalog, "failed")[0] == failed, "its name is still its owner's"
+
+
+def test_a_plan_says_what_gc_then_does(catalog: Catalog, blobs: Blobs) -> None:
+    shared = {"own": b"own-1", "shared": b"shared"}
+    push(catalog, "kept", {"shared": b"shared"})
+    push(catalog, "gone", shared)
+    _delete(catalog, "gone")
+    failed = _fail(catalog, "failed")
+    store(blobs, failed, b"half")
+    begin(catalog, "at-work")
+    assert catalog.checkpoints.plan_purge(STORE_ID, before=now() - timedelta(days=1)).deleted == 0
+    plan = catalog.checkpoints.plan_purge(STORE_ID, before=LATER)
+    assert (plan.deleted, plan.abandoned, plan.blobs, plan.freed_bytes) == (1, 1, 2, len(b"own-1") + len(b"half"))
+    assert catalog.checkpoints.plan_purge(OTHER_STORE_ID, before=LATER).blobs == 0
+    before = blobs.totals()["stored"]
+    assert len(collect(catalog)) == plan.blobs
+    assert before - blobs.totals()["stored"] == plan.freed_bytes
+
+
+def test_after_gc_only_what_is_needed_is_left(catalog: Catalog, blobs: Blobs) -> None:
+    kept = push(catalog, "kept", {"shared": b"shared", "own": b"kept"})
+    gone = push(catalog, "gone", {"shared": b"shared", "own": b"gone"})
+    _delete(catalog, "gone")
+    collect(catalog)
+    assert set(blob_statuses(catalog)) == referenced(catalog, str(kept.id))
+    assert [file.path for file in blobs.files_of(str(kept.id))] == ["own", "shared"]
+    with pytest.raises(NotFoundError):
+        catalog.checkpoints.get_by_id(str(gone.id))
+
+
+# Exports
+
+
+def _export(checkpoint_id: object, place: str, provider: str = "backup") -> ExportRecord:
+    return ExportRecord(
+        id=uuid.uuid4(),
+        checkpoint_id=uuid.UUID(str(checkpoint_id)),
+        storage_provider=provider,
+        destination_path=place,
+        manifest_digest=uuid.uuid4().hex * 2,
+        exported_at=now(),
+    )
+
+
+def test_exports_are_remembered_oldest_first_and_one_to_the_same_place_replaces_the_last(catalog: Catalog) -> None:
+    one, two = push(catalog, "one"), push(catalog, "two")
+    records = [_export(one.id, "bucket/a"), _export(one.id, "bucket/b"), _export(one.id, "bucket/a", "other")]
+    for record in [*records, _export(two.id, "bucket/a")]:
+        catalog.checkpoints.record_export(record)
+    assert catalog.checkpoints.exports_of(str(one.id)) == records
+    again = _export(one.id, "bucket/a")
+    catalog.checkpoints.record_export(again)
+    assert catalog.checkpoints.exports_of(str(one.id)) == [records[1], records[2], again]
+    assert len(catalog.checkpoints.exports_of(str(two.id))) == 1
+    assert catalog.checkpoints.exports_of(str(uuid.uuid4())) == []
+
+
+def test_exports_to_one_place_at_once_leave_one_record(catalog: Catalog) -> None:
+    pushed = push(catalog)
+    records = [_export(pushed.id, "bucket/a") for _ in range(8)]
+    _at_once(lambda number: catalog.checkpoints.record_export(records[number]))
+    (left,) = catalog.checkpoints.exports_of(str(pushed.id))
+    assert left in records
+
+
+def test_the_exports_of_a_checkpoint_are_forgotten_with_it(catalog: Catalog) -> None:
+    pushed = push(catalog)
+    catalog.checkpoints.record_export(_export(pushed.id, "bucket/a"))
+    _delete(catalog, pushed.id)
+    collect(catalog)
+    assert catalog.checkpoints.exports_of(str(pushed.id)) == []
+
+
+# Claims as the rows show them
+
+
+def test_a_row_shows_the_claim_that_it_holds(catalog: Catalog) -> None:
+    checkpoint_id, claim = begin(catalog)
+    values = dict(zip(CLAIM_COLUMNS, columns(catalog, checkpoint_id, *CLAIM_COLUMNS), strict=True))
+    assert Claim.of_row(values) == claim  # type: ignore[arg-type]
+    assert claim.host == this_host()
+    catalog.checkpoints.fail(checkpoint_id, claim, "stopped")
+    values = dict(zip(CLAIM_COLUMNS, columns(catalog, checkpoint_id, *CLAIM_COLUMNS), strict=True))
+    assert Claim.of_row(values) is None  # type: ignore[arg-type]
