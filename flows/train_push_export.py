@@ -23,6 +23,7 @@ from flexai.flows.templates import check_template, render
 from flexai.tasks import artifacts, export_checkpoint, list_training_checkpoints, push_checkpoint, run_training
 from flexai.tasks.running import RETRIED, TAGS, Logger, run_logger
 
+_BEST = PushSpec()
 _SAMPLE = {**PushSpec.SAMPLE, "name": "checkpoint-1"}
 
 
@@ -38,9 +39,7 @@ def _run_name() -> str:
     persist_result=False,
     log_prints=True,
 )
-def train_push_export(
-    training: TrainingSpec, push: PushSpec | None = None, export: ExportSpec | None = None
-) -> Document:
+def train_push_export(training: TrainingSpec, push: PushSpec = _BEST, export: ExportSpec | None = None) -> Document:
     """Train, push the selected checkpoints under names of their own, and export them.
 
     Run again after a failure, it does what is not done yet: a job that has succeeded is not trained again, a checkpoint
@@ -60,7 +59,6 @@ def train_push_export(
         CheckpointError: What the tasks raise; NotFoundError where no checkpoint fits the selection.
     """
     logger = run_logger()
-    push = push or PushSpec()
     job = parse_name(_job_name(training.name), what="training job name")
     _check_ahead(job, push, export, logger)
     document = run_training(
