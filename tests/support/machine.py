@@ -94,6 +94,8 @@ class Machine:
         system = System.open(settings)
         storage = FaultyStorage(system.store.storage)
         system.store = ManagedStore(storage)
+        assert system.store_id
+        storage.reset()
         return cls(root=root, settings=settings, system=system, storage=storage)
 
     def again(self, **changes: Any) -> Machine:

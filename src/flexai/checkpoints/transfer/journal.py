@@ -27,7 +27,10 @@ class Journal(Protocol):
         """What an earlier try left unfinished, by the file's path."""
 
     def hold_by_digest(self, checkpoint_id: str, digests: Iterable[str]) -> dict[str, StoredContent]:
-        """Find stored contents by their digests (hex) and refer to their blobs."""
+        """Find stored contents by their digests (hex) and refer to their blobs.
+
+        Their sizes are the caller's to compare: a file that holds the digests of another one's parts has its digest.
+        """
 
     def find_by_size(self, size: int) -> list[StoredContent]:
         """Stored contents of a size in bytes."""

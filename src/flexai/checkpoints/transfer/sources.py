@@ -76,7 +76,7 @@ class LocalSource:
         """Open the file and check that it is still the one that was scanned."""
         try:
             descriptor = os.open(self.local_path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        except FileNotFoundError as error:
+        except (FileNotFoundError, NotADirectoryError) as error:
             raise SourceChangedError(f"source {self.local_path} vanished after it was listed") from error
         except PermissionError as error:
             raise SourceError(
@@ -96,7 +96,7 @@ class LocalSource:
         """Raise SourceChangedError where the name no longer means the file that was scanned."""
         try:
             status = self.local_path.stat()
-        except FileNotFoundError as error:
+        except OSError as error:
             raise SourceChangedError(f"source {self.local_path} vanished while it was read") from error
         if _identity(status) != self.identity:
             raise SourceChangedError(f"source {self.local_path} changed while it was read")

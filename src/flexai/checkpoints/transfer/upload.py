@@ -18,6 +18,7 @@ from flexai.checkpoints.errors import NotFoundError
 from flexai.checkpoints.progress import Progress
 from flexai.checkpoints.storage.managed import ManagedStore
 from flexai.checkpoints.storage.protocol import BytesBody, ClonesFiles, PartReceipt
+from flexai.checkpoints.storage.uploads import exact_blocks
 from flexai.checkpoints.transfer.crew import CountedBody, Crew
 from flexai.checkpoints.transfer.digest import (
     DigestingBody,
@@ -123,7 +124,7 @@ class _Upload:
             self.crew.check()
             start = len(buffer)
             with contextlib.closing(source.open()) as opened:
-                for block in opened.blocks(0, source.size):
+                for block in exact_blocks(RangeBody(opened, 0, source.size)):
                     buffer += block
                 opened.check()
             with memoryview(buffer) as view:
@@ -135,8 +136,8 @@ class _Upload:
                 ranges[digest] = (start, source.size)
             paths.setdefault(digest, []).append(source.path)
         held = self.journal.hold_by_digest(self.checkpoint_id, [digest.hex() for digest in ranges])
-        for digest in list(ranges):
-            if content := held.get(digest.hex()):
+        for digest, (_, size) in list(ranges.items()):
+            if (content := held.get(digest.hex())) and content.size == size:
                 self.keep(paths[digest], content, skipped=True)
                 del ranges[digest]
         if ranges:
@@ -187,7 +188,8 @@ class _Upload:
         """Content that the store holds already; reading ends at the first part that no candidate has."""
         if source.expected is not None and source.expected.digest is not None:
             digest = source.expected.digest
-            return self.journal.hold_by_digest(self.checkpoint_id, [digest]).get(digest)
+            content = self.journal.hold_by_digest(self.checkpoint_id, [digest]).get(digest)
+            return content if content is not None and content.size == source.size else None
         if not source.is_local:
             return None
         candidates = self.journal.find_by_size(source.size)
