@@ -5,16 +5,20 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
-from sqlalchemy import Connection, Table, insert, select
+from sqlalchemy import Connection, Table, insert, select, text
 from sqlalchemy.exc import IntegrityError
 
+from flexai.checkpoints import errors
 from flexai.checkpoints.catalog.checkpoints import row_of
-from flexai.checkpoints.catalog.database import Database
+from flexai.checkpoints.catalog.database import MIGRATION_LOCK, Database
 from flexai.checkpoints.catalog.tables import blob_references, blobs, checkpoints, contents, files, jobs
 from flexai.checkpoints.catalog.times import to_text
 from flexai.checkpoints.contents import NewContent
 from flexai.checkpoints.models import Checkpoint, CheckpointStatus, JobStatus, Manifest
 from flexai.checkpoints.names import name_key
+
+RECOVERY_LOCK = MIGRATION_LOCK + 1
+"""PostgreSQL advisory lock held while a checkpoint is entered."""
 
 
 def enter_recovered(
@@ -27,7 +31,7 @@ def enter_recovered(
     """Enter a checkpoint with its files, contents and blobs as available; False where the catalog knows it.
 
     ``ranges`` gives each file's blob and range, ``blob_sizes`` the bytes of each blob. A name that another
-    checkpoint has by now is left to it.
+    checkpoint has by now is left to it. Raises IntegrityError where gc is taking one of the blobs.
     """
     row = row_of(checkpoint) | {
         "status": CheckpointStatus.AVAILABLE,
@@ -36,13 +40,19 @@ def enter_recovered(
         "manifest_digest": manifest.digest(),
     }
     with database.writing() as connection:
+        if database.is_postgresql:
+            # One at a time: what two recoveries enter may overlap in jobs, blobs and contents.
+            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": RECOVERY_LOCK})
         if connection.execute(select(checkpoints.c.id).where(checkpoints.c.id == row["id"])).first():
             return False
         if checkpoint.job_id is not None:
             _enter_job(connection, checkpoint)
         _insert_named(connection, checkpoints, row)
         for blob_id in sorted({blob_id for blob_id, _ in ranges.values()}):
-            if connection.execute(select(blobs.c.id).where(blobs.c.id == blob_id)).first() is None:
+            status = connection.execute(select(blobs.c.status).where(blobs.c.id == blob_id).with_for_update()).scalar()
+            if status not in {None, "stored"}:
+                raise errors.IntegrityError(f"blob {blob_id} is being deleted or is not whole")
+            if status is None:
                 connection.execute(
                     insert(blobs).values(
                         id=blob_id,
