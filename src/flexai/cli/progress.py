@@ -14,7 +14,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TextIO
 
-from flexai.checkpoints.documents import human_size
+from flexai.checkpoints.documents import human_size, short_size
+from flexai.checkpoints.progress import NoProgress
 from flexai.cli import terminal
 
 if TYPE_CHECKING:
@@ -81,21 +82,26 @@ class Snapshot:
     """Bytes moved a second, lately."""
 
     @property
+    def done(self) -> int:
+        """Bytes that are where they belong. A part that is tried again is taken back first, for a moment below zero."""
+        return max(0, self.moved + self.skipped)
+
+    @property
     def fraction(self) -> float:
         """How much is done, from 0 to 1: by bytes, or by files where there are none."""
         if self.total_bytes:
-            return min(1.0, max(0.0, (self.moved + self.skipped) / self.total_bytes))
+            return min(1.0, self.done / self.total_bytes)
         return min(1.0, self.files / self.total_files) if self.total_files else 1.0
 
     @property
     def seconds_left(self) -> float | None:
         """How long the rest takes at this rate; None where nobody knows."""
-        rest = self.total_bytes - self.moved - self.skipped
+        rest = self.total_bytes - self.done
         return rest / self.rate if self.rate > 0 and rest > 0 else None
 
     def line(self) -> str:
         """All of it in one line, for a log."""
-        parts = [f"{human_size(self.moved + self.skipped, digits=1)} of {human_size(self.total_bytes, digits=1)}"]
+        parts = [f"{human_size(self.done, digits=1)} of {human_size(self.total_bytes, digits=1)}"]
         parts[0] += f" ({self.fraction:.0%})"
         parts.append(f"{self.files} of {terminal.count(self.total_files, 'file')}")
         if self.skipped:
@@ -108,9 +114,8 @@ class Snapshot:
 
     def last_line(self) -> str:
         """What was done in all."""
-        done = self.moved + self.skipped
-        whole = done >= self.total_bytes and self.files >= self.total_files
-        size, count = human_size(done, digits=1), terminal.count(self.files, "file")
+        whole = self.done >= self.total_bytes and self.files >= self.total_files
+        size, count = human_size(self.done, digits=1), terminal.count(self.files, "file")
         if not whole:
             size = f"{size} of {human_size(self.total_bytes, digits=1)}"
             count = f"{self.files} of {terminal.count(self.total_files, 'file')}"
@@ -123,14 +128,14 @@ class Snapshot:
 
     def figures(self, width: int) -> str:
         """What stands right of the bar, as much of it as fits into ``width`` columns."""
-        done, total = human_size(self.moved + self.skipped, digits=1), human_size(self.total_bytes, digits=1)
+        done, total = short_size(self.done), short_size(self.total_bytes)
         number, _, unit = done.partition(" ")
-        sizes = f"{number}/{total}" if total.endswith(unit) else f"{done}/{total}"
+        sizes = f"{number}/{total}" if total.endswith(f" {unit}") else f"{done}/{total}"
         parts = [f"{self.fraction:>4.0%}", sizes]
-        parts.append(f"{human_size(int(self.rate), digits=1)}/s" if self.rate else "")
+        parts.append(f"{short_size(int(self.rate))}/s" if self.rate else "")
         parts.append(clock(self.seconds_left) if self.seconds_left is not None else "")
         parts.append(f"{self.files}/{terminal.count(self.total_files, 'file')}")
-        parts.append(f"{human_size(self.skipped, digits=0)} kept" if self.skipped else "")
+        parts.append(f"{short_size(self.skipped)} kept" if self.skipped else "")
         shown = ""
         for part in filter(None, parts):
             longer = f"{shown}  {part}" if shown else part
@@ -245,7 +250,8 @@ class ShownProgress:
         assert self._console is not None
         now = self.snapshot()
         width = self._console.width
-        verb = now.verb if len(now.verb) <= width // 4 else f"{now.verb[: width // 4 - 1]}…"
+        # The bar needs the room more than a name that the user has just typed.
+        verb = now.verb if len(now.verb) <= width // 6 else f"{now.verb[: width // 6 - 1]}…"
         figures = now.figures(width - len(verb) - 12)
         bar = Table.grid(padding=(0, 1), expand=True)
         bar.add_column(no_wrap=True)
@@ -259,6 +265,14 @@ class ShownProgress:
             self._console.print(terminal.printable(text), markup=False, highlight=False, soft_wrap=True)
         else:
             terminal.say(text)
+
+
+class Notes(NoProgress):
+    """Progress of which only the remarks are shown: a training command has the terminal to itself."""
+
+    def note(self, message: str) -> None:
+        """Show a remark."""
+        terminal.say(message)
 
 
 @contextmanager

@@ -67,21 +67,13 @@ def _log(level: str) -> None:
     logging.getLogger("flexai").setLevel(level)
 
 
-def write(text: str) -> None:
-    """Write data to standard output, ending the line.
+def write(text: str, *, newline: bool = True) -> None:
+    """Write data to standard output, by default a whole line.
 
     Raises OutputClosedError where nobody reads any more.
     """
     try:
-        click.echo(text)
-    except BrokenPipeError:
-        raise OutputClosedError from None
-
-
-def write_bytes(data: bytes) -> None:
-    """Write bytes to standard output as they are; OutputClosedError where nobody reads any more."""
-    try:
-        click.echo(data, nl=False)
+        click.echo(text, nl=newline)
     except BrokenPipeError:
         raise OutputClosedError from None
 

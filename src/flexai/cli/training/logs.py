@@ -23,5 +23,5 @@ def logs(reference: str, follow: bool) -> None:
     from flexai.checkpoints.service.training import job_log
 
     with System.open() as system:
-        for block in job_log(system, reference, follow=follow):
-            terminal.write_bytes(block)
+        for text in job_log(system, reference, follow=follow):
+            terminal.write(text, newline=False)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from flexai.checkpoints.errors import UsageError
-from flexai.checkpoints.names import parse_name, parse_reference
+from flexai.checkpoints.names import RESERVED_NAMES, parse_name, parse_reference
 from flexai.cli import terminal
 from flexai.cli.commands import command
 from flexai.cli.completion import complete_checkpoint, complete_directory
@@ -31,7 +31,8 @@ _KEY = re.compile(r"[A-Za-z._-][A-Za-z0-9._-]*", re.ASCII)
     metavar="NAME|UUID",
     default="",
     shell_complete=complete_checkpoint,
-    help="The checkpoint to start from; its files are in FLEXAI_INPUT_CHECKPOINT_DIR.",
+    help="The checkpoint to start from; its files are in FLEXAI_INPUT_CHECKPOINT_DIR."
+    " 'latest' and 'best' mean those that earlier attempts of this job have captured.",
 )
 @click.option(
     "-E",
@@ -66,10 +67,11 @@ def run(
     \b
     flexai training run my-run -- python train.py --epochs 3
     flexai training run my-run-2 --checkpoint mistral-500 --env WANDB_MODE=offline -- python train.py
+    flexai training run my-run --checkpoint latest -- python train.py --epochs 3
     flexai training checkpoints my-run
     """
     parse_name(name, what="training job name")
-    if checkpoint:
+    if checkpoint and checkpoint.casefold() not in RESERVED_NAMES:
         parse_reference(checkpoint)
     env = _parse_env(pairs)
     api = tracking_api(track)
@@ -83,20 +85,23 @@ def run(
 
         from flexai.checkpoints.service.system import System
         from flexai.checkpoints.service.training import run_training
+        from flexai.cli.progress import Notes
 
         with System.open() as system:
             job = run_training(
                 system,
                 name,
                 words,
-                checkpoint=checkpoint or None,
+                checkpoint=checkpoint,
                 env=env,
                 output_dir=Path(output_dir) if output_dir else None,
+                progress=Notes(),
             )
         status, exit_code, reason = job.status.value, job.exit_code, job.reason
     terminal.say(f"training job {name!r} {status}" + (f": {reason}" if reason else ""))
     terminal.hint(f"flexai training checkpoints {name} lists what it wrote")
-    raise click.exceptions.Exit(_exit_code(status, exit_code))
+    # A job without an exit code was ended before the command was.
+    raise click.exceptions.Exit(exit_code if exit_code is not None else status != "succeeded")
 
 
 def _parse_env(pairs: Sequence[str]) -> dict[str, str]:
@@ -115,10 +120,3 @@ def _parse_env(pairs: Sequence[str]) -> dict[str, str]:
             raise UsageError(f"--env {key} is given twice", hint="give each variable once")
         env[key] = value
     return env
-
-
-def _exit_code(status: str, exit_code: int | None) -> int:
-    """The command's exit code, as a shell would give it."""
-    if exit_code is None:
-        return 0 if status == "succeeded" else 1
-    return 128 - exit_code if exit_code < 0 else exit_code

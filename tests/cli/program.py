@@ -1,0 +1,100 @@
+"""The real program, run as a process of its own with a home of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+PROGRAM = Path(sys.executable).with_name("flexai")
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a run of the program left."""
+
+    code: int
+    out: str
+    err: str
+
+    def json(self) -> Any:
+        """Standard output as JSON."""
+        return json.loads(self.out)
+
+    @property
+    def error(self) -> str:
+        """The sentence after ``error:``; empty where there is none."""
+        return self._labelled("error")
+
+    @property
+    def hint(self) -> str:
+        """The sentence after the last ``hint:``; empty where there is none."""
+        return self._labelled("hint")
+
+    def _labelled(self, label: str) -> str:
+        lines = [line.removeprefix(f"{label}: ") for line in self.err.splitlines() if line.startswith(f"{label}: ")]
+        return lines[-1] if lines else ""
+
+
+class Program:
+    """``flexai`` with a home folder and a working directory of its own, and no Prefect API."""
+
+    def __init__(self, folder: Path) -> None:
+        self.home = folder / "home"
+        self.cwd = folder / "cwd"
+        self.cwd.mkdir(parents=True)
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("FLEXAI_", "PREFECT_"))}
+        self.environment = kept | {
+            "FLEXAI_HOME": str(self.home),
+            "HOME": str(folder),
+            "PREFECT_HOME": str(folder / "prefect"),
+            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "DO_NOT_TRACK": "1",
+        }
+
+    def start(self, *arguments: str, env: Mapping[str, str] | None = None, **options: Any) -> subprocess.Popen[str]:
+        """Start the program and do not wait for it."""
+        pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        return subprocess.Popen(
+            [PROGRAM, *arguments],
+            cwd=self.cwd,
+            env=self.environment | dict(env or {}),
+            text=True,
+            **(pipes | options),
+        )
+
+    def run(self, *arguments: str, env: Mapping[str, str] | None = None, input: str = "") -> Done:
+        """Run the program to its end."""
+        done = subprocess.run(
+            [PROGRAM, *arguments],
+            cwd=self.cwd,
+            env=self.environment | dict(env or {}),
+            input=input,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return Done(done.returncode, done.stdout, done.stderr)
+
+    def python(self, code: str, env: Mapping[str, str] | None = None) -> str:
+        """Run Python code in the program's surroundings and return what it printed."""
+        return subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=self.cwd,
+            env=self.environment | dict(env or {}),
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+
+    def file(self, path: str, content: str | bytes = "content") -> Path:
+        """Write a file below the working directory."""
+        target = self.cwd / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(content.encode() if isinstance(content, str) else content)
+        return target

@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import sys
+from io import StringIO
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flexai.cli import terminal
+
+
+class _Terminal(StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_colours_are_for_terminals_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    assert terminal.has_colours(_Terminal())
+    assert not terminal.has_colours(StringIO())
+
+
+@pytest.mark.parametrize(("variable", "value"), [("NO_COLOR", "1"), ("TERM", "dumb")])
+def test_colours_can_be_refused(monkeypatch: pytest.MonkeyPatch, variable: str, value: str) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv(variable, value)
+    assert not terminal.has_colours(_Terminal())
+
+
+def test_an_empty_no_color_refuses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("NO_COLOR", "")
+    assert terminal.has_colours(_Terminal())
+
+
+def test_only_the_label_is_coloured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    stream = _Terminal()
+    monkeypatch.setattr(sys, "stderr", stream)
+    terminal.say("it broke", label="error", colour="red")
+    assert stream.getvalue() == "\x1b[31m\x1b[1merror: \x1b[0mit broke\n"
+
+
+@given(st.text())
+def test_what_is_printable_holds_no_control_character(text: str) -> None:
+    shown = terminal.printable(text)
+    assert all(character.isprintable() or character == "\n" for character in shown)
+    if text.isprintable():
+        assert shown == text
+
+
+def test_numbers_agree_with_their_nouns() -> None:
+    assert terminal.count(1, "file") == "1 file"
+    assert terminal.count(0, "file") == "0 files"
+    assert terminal.count(2, "abandoned push", "abandoned pushes") == "2 abandoned pushes"
