@@ -12,12 +12,34 @@ from urllib.parse import urlsplit
 
 _Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 
-_METADATA_NAMES = frozenset({"metadata", "metadata.google.internal", "instance-data", "instance-data.ec2.internal"})
-# Amazon's over IPv6, Alibaba's, Oracle's and Azure's; all others are link-local.
-_METADATA_ADDRESSES = frozenset(
-    ipaddress.ip_address(text) for text in ("fd00:ec2::254", "100.100.100.200", "192.0.0.192", "168.63.129.16")
+_METADATA_NAMES = frozenset(
+    {
+        "instance-data",
+        "instance-data.ec2.internal",
+        "metadata",
+        "metadata.goog",
+        "metadata.google.internal",
+        "metadata.tencentyun.com",
+    }
 )
-_TRANSLATED = ipaddress.IPv6Network("64:ff9b::/96")  # NAT64: the last 32 bits are an IPv4 address
+# Amazon's (two), Google's, Oracle's and Scaleway's over IPv6, Alibaba's, Oracle's and Azure's; all others are
+# link-local.
+_METADATA_ADDRESSES = frozenset(
+    ipaddress.ip_address(text)
+    for text in (
+        "fd00:ec2::254",
+        "fd00:ec2::23",
+        "fd20:ce::254",
+        "fd00:c1::a9fe:a9fe",
+        "fd00:42::42",
+        "100.100.100.200",
+        "192.0.0.192",
+        "168.63.129.16",
+    )
+)
+# NAT64, a network's own NAT64, and what IPv6 once had for IPv4: the last 32 bits are an IPv4 address.
+_TRANSLATED = tuple(ipaddress.IPv6Network(text) for text in ("64:ff9b::/96", "64:ff9b:1::/48", "::/96"))
+_LITERAL = (ipaddress.IPv6Address("::"), ipaddress.IPv6Address("::1"))
 
 
 def origin_of(url: str) -> tuple[str, str, int]:
@@ -74,7 +96,7 @@ def _resolve(host: str) -> list[_Address]:
 def _embedded(address: _Address) -> _Address:
     """The IPv4 address that an IPv6 one stands for, if it does."""
     if isinstance(address, ipaddress.IPv6Address):
-        if address in _TRANSLATED:
+        if address not in _LITERAL and any(address in network for network in _TRANSLATED):
             return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
-        return address.ipv4_mapped or address.sixtofour or address
+        return address.ipv4_mapped or address.sixtofour or (address.teredo or (None, None))[1] or address
     return address
