@@ -101,4 +101,4 @@ def program(text: str) -> list[str]:
         "",
         text,
     ]
-    return [sys.executable, "-I", "-S", "-c", "\n".join(lines)]
+    return [sys.executable, "-u", "-I", "-S", "-c", "\n".join(lines)]

@@ -1,0 +1,161 @@
+"""Hard links on real file systems."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from flexai.checkpoints.training.output import list_checkpoint
+from flexai.checkpoints.training.pins import Pins, PinSet
+
+
+class Notes(list[str]):
+    """What was noted."""
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    folder = tmp_path / "output" / "checkpoint-5"
+    (folder / "nested").mkdir(parents=True)
+    (folder / "model.bin").write_bytes(b"model")
+    (folder / "nested" / "optimizer.bin").write_bytes(b"optimizer")
+    return folder
+
+
+@pytest.fixture
+def notes() -> Notes:
+    return Notes()
+
+
+@pytest.fixture
+def pins(tmp_path: Path, notes: Notes) -> Pins:
+    return Pins(tmp_path / "pins", notes.append)
+
+
+@pytest.fixture
+def pinned(pins: Pins, source: Path) -> PinSet:
+    found = pins.new_set("checkpoint-5")
+    held = found.refresh(source, list_checkpoint(source).files)
+    assert list(held) == ["model.bin", "nested/optimizer.bin"]
+    return found
+
+
+def test_a_pin_is_the_file_itself_and_no_copy(pinned: PinSet, source: Path) -> None:
+    assert pinned.local_path("model.bin").samefile(source / "model.bin")
+    assert pinned.holds(["model.bin", "nested/optimizer.bin"])
+
+
+def test_a_pinned_file_outlives_its_deletion(pinned: PinSet, source: Path) -> None:
+    shutil.rmtree(source)
+    assert pinned.local_path("nested/optimizer.bin").read_bytes() == b"optimizer"
+
+
+def test_a_file_that_is_replaced_is_pinned_anew(pinned: PinSet, source: Path) -> None:
+    (source / "model.tmp").write_bytes(b"another")
+    (source / "model.tmp").replace(source / "model.bin")
+    assert pinned.local_path("model.bin").read_bytes() == b"model"
+    pinned.refresh(source, list_checkpoint(source).files)
+    assert pinned.local_path("model.bin").read_bytes() == b"another"
+
+
+def test_a_file_that_grows_keeps_its_pin(pinned: PinSet, source: Path) -> None:
+    with (source / "model.bin").open("ab") as file:
+        file.write(b" grown")
+    listed = list_checkpoint(source).files
+    assert pinned.refresh(source, listed) == listed
+    assert pinned.local_path("model.bin").read_bytes() == b"model grown"
+
+
+def test_a_file_that_is_gone_before_it_can_be_pinned_is_not_held(pins: Pins, source: Path) -> None:
+    listed = list_checkpoint(source).files
+    (source / "model.bin").unlink()
+    shutil.rmtree(source / "nested")
+    assert pins.new_set("checkpoint-5").refresh(source, listed) == {}
+
+
+def test_a_link_that_takes_a_files_place_is_not_followed(pins: Pins, source: Path, tmp_path: Path) -> None:
+    listed = list_checkpoint(source).files
+    (tmp_path / "secret").write_text("not ours")
+    (source / "model.bin").unlink()
+    (source / "model.bin").symlink_to(tmp_path / "secret")
+    assert "model.bin" not in pins.new_set("checkpoint-5").refresh(source, listed)
+
+
+def test_a_folder_takes_a_files_place_and_the_other_way_round(pinned: PinSet, source: Path) -> None:
+    (source / "model.bin").unlink()
+    (source / "model.bin").mkdir()
+    (source / "model.bin" / "part").write_bytes(b"part")
+    shutil.rmtree(source / "nested")
+    (source / "nested").write_bytes(b"file")
+    listed = list_checkpoint(source).files
+    assert pinned.refresh(source, listed) == listed
+    assert pinned.local_path("model.bin/part").read_bytes() == b"part"
+    assert pinned.local_path("nested").read_bytes() == b"file"
+
+
+def test_released_pins_leave_no_folder_behind(pinned: PinSet, pins: Pins, source: Path) -> None:
+    pinned.release()
+    assert list(pins.folder.iterdir()) == []
+    pins.remove_empty()
+    assert not pins.folder.exists()
+    assert (source / "model.bin").stat().st_nlink == 1
+
+
+def test_a_folder_with_pins_is_not_empty(pinned: PinSet, pins: Pins) -> None:
+    pins.remove_empty()
+    assert pinned.local_path("model.bin").exists()
+
+
+def test_pins_of_an_earlier_process_are_found_and_never_mixed_with_new_ones(
+    pinned: PinSet, pins: Pins, source: Path, notes: Notes
+) -> None:
+    shutil.rmtree(source)
+    later = Pins(pins.folder, notes.append)
+    assert later.new_set("checkpoint-5").folder != pinned.folder
+    ((name, left, files),) = later.leftovers()
+    assert (name, list(files)) == ("checkpoint-5", ["model.bin", "nested/optimizer.bin"])
+    assert left.local_path("model.bin").read_bytes() == b"model"
+    left.release()
+    assert later.leftovers() == []
+
+
+def test_where_there_are_no_pins_there_is_nothing_left(pins: Pins) -> None:
+    assert pins.leftovers() == []
+    pins.remove()
+
+
+@pytest.fixture
+def other_file_system(tmp_path: Path) -> Iterator[Path]:
+    memory = Path("/dev/shm")
+    if not memory.is_dir() or memory.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("this machine has one file system")
+    with tempfile.TemporaryDirectory(dir=memory) as folder:
+        yield Path(folder)
+
+
+def test_where_links_cannot_reach_files_are_read_where_they_are_and_that_is_said_once(
+    other_file_system: Path, source: Path, notes: Notes
+) -> None:
+    pins = Pins(other_file_system / "pins", notes.append)
+    unpinned = pins.new_set("checkpoint-5")
+    listed = list_checkpoint(source).files
+    assert unpinned.refresh(source, listed) == listed
+    assert unpinned.local_path("model.bin") == source / "model.bin"
+    assert not unpinned.holds(["model.bin"])
+    assert len(notes) == 1
+    assert "is lost" in notes[0]
+    assert os.strerror(18) in notes[0]  # EXDEV
+
+
+def test_a_name_that_leaves_no_room_for_our_number_is_read_where_it_is(pins: Pins, tmp_path: Path) -> None:
+    source = tmp_path / "output" / ("n" * 254)
+    source.mkdir(parents=True)
+    (source / "model.bin").write_bytes(b"model")
+    unpinned = pins.new_set(source.name)
+    assert list(unpinned.refresh(source, list_checkpoint(source).files)) == ["model.bin"]
+    assert unpinned.local_path("model.bin") == source / "model.bin"
