@@ -39,6 +39,7 @@ from tests.support.machine import (
     check_nothing_is_torn,
     parts_in,
 )
+from tests.support.progress import Counter
 from tests.support.trees import Tree, flip_byte, noise, read_tree, written_bytes
 
 SOURCE: Tree = {
@@ -222,34 +223,14 @@ def test_no_part_is_smaller_than_the_store_allows(machine: Machine) -> None:
 
 
 def test_progress_counts_every_byte_and_file_once(machine: Machine, source: Path) -> None:
-    progress = _Progress()
+    progress = Counter()
     machine.push("llama", source, progress=progress)
     assert progress.stages == [("push llama", SIZE, len(SOURCE))]
     assert (progress.moved, progress.skipped, progress.files) == (SIZE, 0, len(SOURCE))
     assert progress.ended == 1
-    again = _Progress()
+    again = Counter()
     machine.push("mistral", source, progress=again)
     assert (again.moved, again.skipped, again.files) == (0, SIZE, len(SOURCE))
-
-
-class _Progress:
-    def __init__(self) -> None:
-        self.stages: list[tuple[str, int, int]] = []
-        self.moved = self.skipped = self.files = self.ended = 0
-
-    def begin(self, verb: str, *, total_bytes: int, total_files: int) -> None:
-        self.stages.append((verb, total_bytes, total_files))
-
-    def advance(self, *, moved: int = 0, skipped: int = 0, files: int = 0) -> None:
-        self.moved += moved
-        self.skipped += skipped
-        self.files += files
-
-    def note(self, message: str) -> None:
-        raise AssertionError(message)
-
-    def end(self) -> None:
-        self.ended += 1
 
 
 # Content that the store holds already.
@@ -408,7 +389,7 @@ def test_parts_that_arrived_are_not_sent_again(machine: Machine) -> None:
     with pytest.raises(StorageUnavailableError):
         machine.push("llama", source)
     again = machine.again()
-    progress = _Progress()
+    progress = Counter()
     again.push("llama", source, progress=progress)
     assert _moved(again) == 4 * PART
     assert (progress.moved, progress.skipped) == (4 * PART, 6 * PART)

@@ -15,8 +15,7 @@ from flexai.checkpoints.storage.managed import ManagedStore
 from flexai.checkpoints.storage.protocol import BytesBody, ObjectInfo, ObjectStorage, PartReceipt
 from flexai.checkpoints.transfer.crew import CountedBody, Crew
 from flexai.checkpoints.transfer.digest import DigestingBody, Part, digest_blocks, parts_of
-from flexai.checkpoints.transfer.download import damaged
-from flexai.checkpoints.transfer.reading import StoredBody
+from flexai.checkpoints.transfer.reading import StoredBody, damaged, has_content
 from flexai.checkpoints.transfer.upload import Limits
 
 
@@ -131,7 +130,7 @@ class _Delivery:
         """Send a file that fits in memory, where it is verified before the first byte leaves."""
         stored = StoredBody(self.store, file.content.blob_id, file.content.start, file.content.size)
         content = b"".join(bytes(block) for block in stored.blocks())
-        if digest_blocks([memoryview(content)]) != file.content.digest:
+        if not has_content(memoryview(content), file.content):
             raise damaged(file)
         body = CountedBody(BytesBody(content), crew=self.crew, progress=self.progress)
         self.sent(file, self.place.storage.put(self.key(file), body))

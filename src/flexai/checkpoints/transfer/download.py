@@ -13,13 +13,13 @@ import os
 import stat
 import threading
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 from flexai.checkpoints.contents import StoredContent, StoredFile
-from flexai.checkpoints.errors import DestinationExistsError, IntegrityError, UnsafePathError
+from flexai.checkpoints.errors import DestinationExistsError, UnsafePathError, UsageError
 from flexai.checkpoints.paths import check_path_set, parse_path
 from flexai.checkpoints.progress import Progress
 from flexai.checkpoints.storage.files import (
@@ -33,10 +33,11 @@ from flexai.checkpoints.storage.files import (
 from flexai.checkpoints.storage.keys import PARTIAL_SUFFIX
 from flexai.checkpoints.storage.local import storage_error
 from flexai.checkpoints.storage.managed import ManagedStore
+from flexai.checkpoints.storage.protocol import Block
 from flexai.checkpoints.transfer.crew import CountedBody, Crew
 from flexai.checkpoints.transfer.digest import DigestingBody, Part, digest_blocks, parts_of
 from flexai.checkpoints.transfer.plan import Run, plan_runs
-from flexai.checkpoints.transfer.reading import StoredBody
+from flexai.checkpoints.transfer.reading import StoredBody, damaged, has_content
 from flexai.checkpoints.transfer.upload import Limits
 
 
@@ -63,11 +64,15 @@ def download(
     before anything is written; IntegrityError for stored content that is not what was recorded.
     """
     check_path_set([parse_path(file.path) for file in files])
-    transfer = _Download(destination.expanduser().absolute(), store, limits, progress)
+    try:
+        root = destination.expanduser().absolute()
+    except RuntimeError as error:
+        raise UsageError(f"destination {destination} cannot be found: nobody's home") from error
+    transfer = _Download(root, store, limits, progress)
     try:
         transfer.run(files, overwrite=overwrite)
     except OSError as error:
-        raise storage_error(error, Path(error.filename) if error.filename else destination / "*") from error
+        raise storage_error(error, Path(error.filename) if error.filename else root / "*") from error
     return transfer.done
 
 
@@ -87,7 +92,7 @@ class _Download:
             make_directories(folder)
         large = [file for file in missing if file.content.size >= self.limits.pack_threshold]
         small = [file for file in missing if file.content.size < self.limits.pack_threshold]
-        partials = _Partials(large, self)
+        partials = _Partials(files, large, self)
         for file in sorted(large, key=lambda file: -file.content.size):
             self.crew.add(partial(_FileDownload(self, file, partials).begin))
         for run in plan_runs(small, max_length=max(self.limits.pack_threshold, 1)):
@@ -105,6 +110,9 @@ class _Download:
 
     def _compare(self, files: Sequence[StoredFile], *, overwrite: bool) -> list[StoredFile]:
         """Find which files are not there yet, without writing anything."""
+        nearest = next(path for path in (self.root, *self.root.parents) if os.path.lexists(path))
+        if not nearest.is_dir():
+            raise _no_folder(nearest)
         missing: list[StoredFile] = []
         others: list[StoredFile] = []
         crew = Crew(self.limits.concurrency)
@@ -157,7 +165,7 @@ class _Download:
                     hint="choose another destination, or remove the link",
                 )
             if not stat.S_ISDIR(status.st_mode):
-                raise DestinationExistsError(f"{folder} is a file, where a folder should be")
+                raise _no_folder(folder)
 
     def publish(self, temporary: Path, file: StoredFile) -> None:
         """Give a durable, verified file its name."""
@@ -170,23 +178,28 @@ class _Download:
         body = CountedBody(
             StoredBody(self.store, run.blob_id, run.start, run.length), crew=self.crew, progress=self.progress
         )
-        content = b"".join(bytes(block) for block in body.blocks())
-        view = memoryview(content)
-        temporaries: list[tuple[Path, StoredFile]] = []
+        content = memoryview(b"".join(bytes(block) for block in body.blocks()))
+        pieces = []
+        for file in run.files:
+            start = file.content.start - run.start
+            piece = content[start : start + file.content.size]
+            if not has_content(piece, file.content):
+                raise damaged(file)
+            pieces.append((file, piece))
+        _try_again(partial(self._write_small, pieces))
+
+    def _write_small(self, pieces: list[tuple[StoredFile, Block]]) -> None:
+        """Write small files beside their names, and give them these when all are durable; takes what is done."""
+        temporaries = [(file, partial_path(self.target(file), file.content)) for file, _ in pieces]
         try:
-            for file in run.files:
-                start = file.content.start - run.start
-                piece = view[start : start + file.content.size]
-                if digest_blocks([piece]) != file.content.digest:
-                    raise damaged(file)
-                temporary = partial_path(self.target(file), file.content)
-                temporaries.append((temporary, file))
+            for (_, piece), (_, temporary) in zip(pieces, temporaries, strict=True):
                 temporary.write_bytes(piece)
-            _sync_files([temporary for temporary, _ in temporaries])
-            for temporary, file in temporaries:
+            _sync_files([temporary for _, temporary in temporaries])
+            for file, temporary in temporaries:
                 self.publish(temporary, file)
+                del pieces[0]
         except BaseException:
-            for temporary, _ in temporaries:
+            for _, temporary in temporaries:
                 temporary.unlink(missing_ok=True)
             raise
 
@@ -200,12 +213,14 @@ class _FileDownload:
         self._partials = partials
         self._lock = threading.Lock()
         self._left = 0
+        self._tries = 0
         self._temporary = Path()
         self._descriptor = -1
 
     def begin(self) -> None:
         """Open the file beside its name, or what an earlier fetch left of it, and queue its parts."""
-        self._temporary, self._descriptor = self._partials.open(self._file)
+        self._tries += 1
+        self._temporary, self._descriptor = self._partials.open(self._file, adopt=self._tries == 1)
         parts = parts_of(self._file.content.size, self._file.content.part_size)
         self._left = len(parts)
         for part in reversed(parts):
@@ -228,35 +243,51 @@ class _FileDownload:
             self._left -= 1
             is_last = self._left == 0
         if is_last:
-            sync_data(self._descriptor)
-            self._partials.close(self._descriptor)
+            self._finish()
+
+    def _finish(self) -> None:
+        sync_data(self._descriptor)
+        self._partials.close(self._descriptor)
+        try:
             self._download.publish(self._temporary, self._file)
+        except FileNotFoundError:
+            if self._tries == _TRIES:
+                raise
+            # Locks hold nobody off here, so another fetch took it for a dead one's and finishes it.
+            self.begin()
 
 
 class _Partials:
-    """Unfinished files of large contents: ours, and those that dead fetches left.
+    """Unfinished files: ours, and those that dead fetches left.
 
-    A lock tells whether a partial file's owner lives. That only one process goes on with it is made sure by renaming it
-    to a name of its own, which holds on file systems whose locks do not.
+    A lock tells whether the owner of a large one lives. That only one process goes on with it is made sure by renaming
+    it to a name of its own, which holds on file systems whose locks do not. Small ones, and those beside files that are
+    complete, are removed; an owner who lives after all writes them again.
     """
 
-    def __init__(self, files: Sequence[StoredFile], download: _Download) -> None:
+    def __init__(self, files: Sequence[StoredFile], large: Sequence[StoredFile], download: _Download) -> None:
+        """``files`` are all of the checkpoint, ``large`` those that are to be fetched part by part."""
         self._download = download
         self._open: set[int] = set()
         self._left: dict[Path, list[Path]] = {}
         targets = {download.target(file) for file in files}
         for folder in {target.parent for target in targets}:
-            for entry in os.scandir(folder):
+            for entry in os.scandir(folder) if folder.is_dir() else ():
                 target = folder / _target_name(entry.name)
                 if entry.name.endswith(PARTIAL_SUFFIX) and target in targets:
                     self._left.setdefault(target, []).append(folder / entry.name)
+        for target in self._left.keys() - {download.target(file) for file in large}:
+            for left in self._left.pop(target):
+                if (descriptor := _open_if_abandoned(left)) is not None:
+                    left.unlink(missing_ok=True)
+                    os.close(descriptor)
 
-    def open(self, file: StoredFile) -> tuple[Path, int]:
-        """A locked file of the right size under a name of this process: adopted, or new."""
+    def open(self, file: StoredFile, *, adopt: bool) -> tuple[Path, int]:
+        """A locked file of the right size under a name of this process: a new one, or one adopted if there is any."""
         target = self._download.target(file)
         own = partial_path(target, file.content)
         adopted = False
-        for left in self._left.get(target, ()):
+        for left in self._left.get(target, ()) if adopt else ():
             descriptor = _open_if_abandoned(left)
             if descriptor is None:
                 continue
@@ -292,6 +323,10 @@ class _Partials:
         self._open.clear()
 
 
+_TRIES = 5
+"""How often a file is written that other fetches take away."""
+_FEW = 16
+"""Small files that are made durable one by one."""
 _ID = 16
 """Characters that tell apart the partial files of several processes."""
 
@@ -321,6 +356,19 @@ def _open_if_abandoned(path: Path) -> int | None:
     return descriptor
 
 
+def _try_again(write: Callable[[], None]) -> None:
+    """Write files again that another fetch has taken for a dead one's."""
+    for _ in range(_TRIES - 1):
+        with contextlib.suppress(FileNotFoundError):
+            write()
+            return
+    write()
+
+
+def _no_folder(path: Path) -> DestinationExistsError:
+    return DestinationExistsError(f"{path} is no folder, where one should be", hint="choose another destination")
+
+
 def _has_content(path: Path, content: StoredContent, crew: Crew) -> bool:
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
@@ -336,8 +384,9 @@ def _has_content(path: Path, content: StoredContent, crew: Crew) -> bool:
 
 
 def _sync_files(paths: Sequence[Path]) -> None:
-    """Make small files durable: by one request for the file system they lie on where there is one (Linux)."""
-    syncfs = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None) if len(paths) > 1 else None
+    """Make small files durable: many by one request for the file system they lie on where there is one (Linux)."""
+    # That request also waits for what others have written there, so it has to be worth it.
+    syncfs = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None) if len(paths) > _FEW else None
     for path in paths[:1] if syncfs else paths:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
@@ -348,10 +397,3 @@ def _sync_files(paths: Sequence[Path]) -> None:
                 raise OSError(error, os.strerror(error), str(path))
         finally:
             os.close(descriptor)
-
-
-def damaged(file: StoredFile) -> IntegrityError:
-    """The error for stored content that does not match its digest."""
-    return IntegrityError(
-        f"the stored content of {file.path!r} is damaged: its digest does not match (blob {file.content.blob_id})"
-    )

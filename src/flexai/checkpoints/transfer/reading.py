@@ -1,12 +1,15 @@
-"""Stored content as a body."""
+"""Stored content as a body, and the check that it is what was recorded."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from flexai.checkpoints.contents import StoredContent, StoredFile
+from flexai.checkpoints.errors import IntegrityError, NotFoundError
 from flexai.checkpoints.storage.managed import ManagedStore
 from flexai.checkpoints.storage.protocol import Block
+from flexai.checkpoints.transfer.digest import digest_blocks, parts_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,5 +22,23 @@ class StoredBody:
     size: int
 
     def blocks(self) -> Iterator[Block]:
-        """Yield the range from its start."""
-        return self.store.read_blob(self.blob_id, start=self.start, length=self.size)
+        """Yield the range from its start; IntegrityError for a blob that is gone or too short."""
+        try:
+            yield from self.store.read_blob(self.blob_id, start=self.start, length=self.size)
+        except NotFoundError as error:
+            raise IntegrityError(f"blob {self.blob_id} is missing from the store {self.store.location}") from error
+
+
+def has_content(data: Block, content: StoredContent) -> bool:
+    """Whether bytes in memory are a content, by the digest of each of its parts."""
+    return len(data) == content.size and all(
+        digest_blocks([data[part.offset : part.offset + part.size]]) == content.part_digest(part.number)
+        for part in parts_of(content.size, content.part_size)
+    )
+
+
+def damaged(file: StoredFile) -> IntegrityError:
+    """The error for stored content that does not match its digest."""
+    return IntegrityError(
+        f"the stored content of {file.path!r} is damaged: its digest does not match (blob {file.content.blob_id})"
+    )

@@ -38,6 +38,7 @@ from flexai.checkpoints.transfer.sources import (
     Source,
     check_expected,
 )
+from flexai.checkpoints.transfer.whole import WholeSource, open_whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +172,7 @@ class _Upload:
     # Large files: compared with contents of the same size, else sent part by part.
 
     def _begin_file(self, source: Source, twins: Sequence[Source]) -> None:
-        opened = source.open()
+        opened = open_whole(source)
         self.opened.add(opened)
         content = self._find_equal(source, opened) or self._find_complete(source, opened)
         if content is not None:
@@ -283,6 +284,8 @@ class _FileUpload:
         """Store one part, or find that it has arrived before; the last one finishes the file."""
         self._upload.crew.check()
         arrived = self._already_arrived(part) or self._clone(part) or self._send(part)
+        if isinstance(self._opened, WholeSource):
+            self._opened.settle(part.offset, self._upload.crew.check)
         with self._lock:
             self._arrived[part.number] = arrived
             is_last = len(self._arrived) == len(self.parts)
