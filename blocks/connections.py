@@ -3,37 +3,28 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TypeVar
 from uuid import UUID
 
 import httpx
-from prefect.client.orchestration import PrefectClient, get_client
+from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import BlockDocument
-from prefect.context import FlowRunContext, TaskRunContext
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
-from prefect.settings import get_current_settings
-from prefect.utilities.asyncutils import run_coro_as_sync
 from pydantic import ValidationError
 
+from flexai.blocks.api import with_api
 from flexai.blocks.local import LocalStorageProvider
 from flexai.blocks.probes import Probe
 from flexai.blocks.provider import StorageProvider
 from flexai.checkpoints.errors import (
-    AccessDeniedError,
     AlreadyExistsError,
     ConflictError,
     InvalidNameError,
     NotFoundError,
     SettingsError,
-    StorageUnavailableError,
 )
 from flexai.checkpoints.names import parse_name
-
-T = TypeVar("T")
 
 PROVIDERS: dict[str, type[StorageProvider]] = {kind.provider: kind for kind in (LocalStorageProvider,)}
 """The kinds of connections, by what ``flexai storage create --provider`` calls them."""
@@ -91,7 +82,7 @@ def save_connection(block: StorageProvider, name: str, *, overwrite: bool = Fals
                 raise _taken(name, type(block)) from error
             raise
 
-    return _with_api(save)
+    return with_api(save)
 
 
 def load_connection(name: str) -> StorageProvider:
@@ -113,7 +104,7 @@ def load_connection(name: str) -> StorageProvider:
             )
         return block
 
-    return _with_api(load)
+    return with_api(load)
 
 
 def list_connections() -> list[SavedConnection]:
@@ -137,7 +128,7 @@ def list_connections() -> list[SavedConnection]:
                 )
         return sorted(found, key=lambda connection: (connection.name, connection.provider))
 
-    return _with_api(read_all)
+    return with_api(read_all)
 
 
 def delete_connection(name: str) -> None:
@@ -150,7 +141,7 @@ def delete_connection(name: str) -> None:
         with contextlib.suppress(ObjectNotFound):
             await client.delete_block_document(document.id)
 
-    _with_api(delete)
+    with_api(delete)
 
 
 def check_connection(name: str, path: str = "") -> list[Probe]:
@@ -223,61 +214,3 @@ def _taken(name: str, kind: type[StorageProvider]) -> AlreadyExistsError:
         f"connection {name!r} ({kind.provider}) already exists",
         hint=f"use another name, or: flexai storage delete {name}",
     )
-
-
-def _with_api(work: Callable[[PrefectClient], Awaitable[T]]) -> T:
-    """Run something with a client of the Prefect API, from wherever we are called."""
-
-    async def call() -> T:
-        async with _client() as client:
-            return await work(client)
-
-    with _api_errors():
-        return run_coro_as_sync(call())
-
-
-@asynccontextmanager
-async def _client() -> AsyncIterator[PrefectClient]:
-    settings = get_current_settings()
-    is_in_a_run = FlowRunContext.get() is not None or TaskRunContext.get() is not None
-    if settings.api.url or is_in_a_run or not settings.server.ephemeral.enabled:
-        async with get_client() as client:
-            yield client
-        return
-    # Without a configured API Prefect starts a server as another process, for us alone, which takes 12 seconds. Its
-    # application answers in this process after 4; the lifespan, left out, is that of services nobody needs here.
-    from prefect.server.api.server import create_app
-    from prefect.server.database import provide_database_interface
-
-    await provide_database_interface().create_db()
-    embedded = PrefectClient(create_app(ephemeral=True))
-    embedded.manage_lifespan = False
-    async with embedded as client:
-        yield client
-
-
-@contextlib.contextmanager
-def _api_errors() -> Iterator[None]:
-    """Say what goes wrong between us and the Prefect API in our words."""
-    url = get_current_settings().api.url
-    if not url and not get_current_settings().server.ephemeral.enabled:
-        raise SettingsError(
-            "connections are saved in Prefect, and no Prefect API is configured",
-            hint="set PREFECT_API_URL, or PREFECT_SERVER_ALLOW_EPHEMERAL_MODE=true for an embedded one",
-        )
-    try:
-        yield
-    except httpx.HTTPStatusError as error:
-        status = error.response.status_code
-        if status in {httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN}:
-            raise AccessDeniedError(
-                f"the Prefect API refused the request ({status})", hint="prefect config view shows the key in use"
-            ) from error
-        raise StorageUnavailableError(f"the Prefect API failed ({status})", hint="see the server's log") from error
-    except (httpx.TransportError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "Failed to reach API" not in str(error):
-            raise
-        raise StorageUnavailableError(
-            f"the Prefect API at {url or 'this machine'} does not answer",
-            hint="start it (prefect server start) or correct PREFECT_API_URL",
-        ) from error

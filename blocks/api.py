@@ -1,0 +1,80 @@
+"""The Prefect API that blocks are saved by: a configured one, or one of our own in this process."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from typing import TypeVar
+
+import httpx
+from prefect.client.orchestration import PrefectClient, get_client
+from prefect.context import FlowRunContext, TaskRunContext
+from prefect.settings import get_current_settings
+from prefect.utilities.asyncutils import run_coro_as_sync
+
+from flexai.checkpoints.errors import AccessDeniedError, SettingsError, StorageUnavailableError
+
+T = TypeVar("T")
+
+
+def with_api(work: Callable[[PrefectClient], Awaitable[T]]) -> T:
+    """Run something with a client of the Prefect API, from wherever we are called.
+
+    Raises SettingsError where no API is configured, AccessDeniedError where it refuses, StorageUnavailableError where
+    it does not answer.
+    """
+
+    async def call() -> T:
+        async with _client() as client:
+            return await work(client)
+
+    with _api_errors():
+        return run_coro_as_sync(call())
+
+
+@asynccontextmanager
+async def _client() -> AsyncIterator[PrefectClient]:
+    settings = get_current_settings()
+    is_in_a_run = FlowRunContext.get() is not None or TaskRunContext.get() is not None
+    if settings.api.url or is_in_a_run or not settings.server.ephemeral.enabled:
+        async with get_client() as client:
+            yield client
+        return
+    # Without a configured API Prefect starts a server as another process, for us alone, which takes 12 seconds. Its
+    # application answers in this process after 4; the lifespan, left out, is that of services nobody needs here.
+    from prefect.server.api.server import create_app
+    from prefect.server.database import provide_database_interface
+
+    await provide_database_interface().create_db()
+    embedded = PrefectClient(create_app(ephemeral=True))
+    embedded.manage_lifespan = False
+    async with embedded as client:
+        yield client
+
+
+@contextlib.contextmanager
+def _api_errors() -> Iterator[None]:
+    """Say what goes wrong between us and the Prefect API in our words."""
+    url = get_current_settings().api.url
+    if not url and not get_current_settings().server.ephemeral.enabled:
+        raise SettingsError(
+            "connections are saved in Prefect, and no Prefect API is configured",
+            hint="set PREFECT_API_URL, or PREFECT_SERVER_ALLOW_EPHEMERAL_MODE=true for an embedded one",
+        )
+    try:
+        yield
+    except httpx.HTTPStatusError as error:
+        status = error.response.status_code
+        if status in {httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN}:
+            raise AccessDeniedError(
+                f"the Prefect API refused the request ({status})", hint="prefect config view shows the key in use"
+            ) from error
+        raise StorageUnavailableError(f"the Prefect API failed ({status})", hint="see the server's log") from error
+    except (httpx.TransportError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "Failed to reach API" not in str(error):
+            raise
+        raise StorageUnavailableError(
+            f"the Prefect API at {url or 'this machine'} does not answer",
+            hint="start it (prefect server start) or correct PREFECT_API_URL",
+        ) from error
