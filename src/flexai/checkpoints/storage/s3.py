@@ -204,7 +204,11 @@ class S3Storage:
                     **origin,
                 )
             )
-            return PartReceipt(number=number, token=_etag(answer["CopyPartResult"]))
+            token = _etag(answer.get("CopyPartResult", {}))
+            if not token:
+                # rclone takes the request for one that stores an empty part.
+                raise UnsupportedError(f"{self.service.name} cannot copy parts of an object")
+            return PartReceipt(number=number, token=token)
 
         try:
             with ThreadPoolExecutor(_COPY_THREADS) as threads:

@@ -110,7 +110,7 @@ def _translate_answer(
     if code in _PASSING or status in _PASSING_STATUSES:
         wait = parse_retry_after(str(metadata.get("HTTPHeaders", {}).get("retry-after", "")))
         return unavailable(f"{service} is not available ({said})", retry_after=wait)
-    if status == 403:
+    if status == 403 or code == "AccessDenied":
         needed = PERMISSIONS.get(operation, operation)
         return AccessDeniedError(f"{needed} is denied on {place} at {service} ({said})")
     if status == 404:

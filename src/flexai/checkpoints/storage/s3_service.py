@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
+import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,6 +17,9 @@ from flexai.checkpoints.storage.s3_errors import translate
 AWS_NAME = "AWS"
 DEFAULT_REGION = "us-east-1"
 """What services of one's own are signed for: MinIO and most others take it, whatever they are told."""
+
+_TALKATIVE_LOGGERS = ("botocore.auth", "botocore.endpoint")
+"""Loggers of the SDK that tell a request's headers, session token included, when debugging is on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +115,7 @@ class S3Service:
 
         try:
             core = botocore.session.Session(profile=self._profile or None)
+            core.register_component("data_loader", _data_loader())
             if self._credentials is not None:
                 core.register_component("credential_provider", _AskedProvider(self._credentials))
             client = boto3.session.Session(botocore_session=core).client(
@@ -122,6 +128,8 @@ class S3Service:
         except (BotoCoreError, ValueError) as error:
             raise translate(error, service=self.name) from error
         client.meta.events.register("before-call.s3.DeleteObjects", _digest_with_md5)
+        for name in _TALKATIVE_LOGGERS:
+            logging.getLogger(name).addFilter(_is_no_debugging)
         return client
 
     def _config(self) -> Any:
@@ -174,6 +182,18 @@ class _AskedProvider:
                 return ReadOnlyCredentials(now.access_key_id, now.secret_access_key, now.session_token or None)
 
         return AskedCredentials()
+
+
+@functools.cache
+def _data_loader() -> Any:
+    """The SDK's description of S3, parsed once: that is most of what making a client costs."""
+    from botocore.loaders import create_loader
+
+    return create_loader()
+
+
+def _is_no_debugging(record: logging.LogRecord) -> bool:
+    return record.levelno > logging.DEBUG
 
 
 def _digest_with_md5(params: dict[str, Any], **_: Any) -> None:

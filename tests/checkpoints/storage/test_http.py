@@ -1,0 +1,148 @@
+"""Bodies as the files that HTTP clients read, and what headers say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flexai.checkpoints.errors import SourceChangedError
+from flexai.checkpoints.storage.http import BodyError, BodyReader, parse_content_range, parse_retry_after, sending
+from flexai.checkpoints.storage.protocol import BLOCK_SIZE, Block, BytesBody
+
+CONTENT = bytes(range(256)) * 12_288
+
+
+@dataclass
+class Pieces:
+    size: int
+    pieces: list[bytes]
+
+    def blocks(self) -> Iterator[Block]:
+        for piece in self.pieces:
+            yield memoryview(piece)
+
+
+def _read(reader: BodyReader) -> bytes:
+    return b"".join(bytes(block) for block in iter(lambda: reader.read(16_384), b""))
+
+
+def test_a_reader_gives_whole_blocks_whatever_it_is_asked_for() -> None:
+    reader = BodyReader(BytesBody(CONTENT))
+    assert len(reader) == len(CONTENT)
+    assert len(reader.read(16_384)) == BLOCK_SIZE
+    assert reader.tell() == BLOCK_SIZE
+    assert _read(reader) == CONTENT[BLOCK_SIZE:]
+    assert len(reader.read()) == 0
+
+
+def test_a_reader_starts_over_from_anywhere() -> None:
+    reader = BodyReader(BytesBody(CONTENT))
+    for _ in range(3):
+        reader.read()
+        assert reader.seek(0) == 0
+        assert _read(reader) == CONTENT
+        reader.seek(0)
+
+
+def test_a_reader_tells_its_size_to_who_asks_by_seeking() -> None:
+    reader = BodyReader(BytesBody(CONTENT))
+    assert reader.seek(0, 2) == len(CONTENT)
+    reader.seek(0)
+    assert reader.seek(0, 1) == 0
+    with pytest.raises(OSError, match="from its start"):
+        reader.seek(5)
+
+
+def test_an_empty_block_is_not_the_end() -> None:
+    assert _read(BodyReader(Pieces(4, [b"", b"ab", b"", b"", b"cd", b""]))) == b"abcd"
+
+
+@pytest.mark.parametrize("pieces", [[b"abc"], [b"abcd", b"e"], [], [b"abcdefgh"]])
+def test_a_body_of_another_size_is_noticed_while_it_is_read(pieces: list[bytes]) -> None:
+    reader = BodyReader(Pieces(4, pieces))
+    with pytest.raises(SourceChangedError):
+        _read(reader)
+    assert isinstance(reader.error, SourceChangedError)
+
+
+def test_no_byte_beyond_the_announced_size_is_handed_out() -> None:
+    reader = BodyReader(Pieces(4, [b"abc", b"de"]))
+    assert bytes(reader.read()) == b"abc"
+    with pytest.raises(SourceChangedError):
+        reader.read()
+
+
+def test_an_error_of_the_body_comes_out_whatever_the_client_made_of_it() -> None:
+    def client(reader: BodyReader) -> None:
+        try:
+            _read(reader)
+        except SourceChangedError as error:
+            raise RuntimeError("the client's own words") from error
+
+    with pytest.raises(BodyError) as raised:
+        sending(Pieces(4, [b"abc"]), client)
+    assert isinstance(raised.value.error, SourceChangedError)
+
+
+def test_an_error_of_the_client_stays_the_clients() -> None:
+    def client(reader: BodyReader) -> None:
+        reader.read()
+        raise RuntimeError("the network")
+
+    with pytest.raises(RuntimeError, match="the network"):
+        sending(BytesBody(b"abc"), client)
+
+
+def test_an_empty_body_that_is_not_empty_is_noticed_though_no_client_reads_it() -> None:
+    with pytest.raises(BodyError):
+        sending(Pieces(0, [b"surplus"]), lambda reader: None)
+
+
+@pytest.mark.parametrize(
+    ("header", "expected"),
+    [
+        ("bytes 0-0/1", (0, 1, 1)),
+        ("bytes 5-9/100", (5, 10, 100)),
+        (" bytes 5-9/100 ", (5, 10, 100)),
+        ("bytes */100", (100, 100, 100)),
+        ("bytes 5-9/*", None),
+        ("items 5-9/100", None),
+        ("", None),
+    ],
+)
+def test_a_content_range_is_read_or_not_taken_for_one(header: str, expected: tuple[int, int, int] | None) -> None:
+    assert parse_content_range(header) == expected
+
+
+@given(st.integers(0, 2**60), st.integers(1, 2**60), st.integers(0, 2**60))
+def test_any_content_range_comes_back(first: int, length: int, rest: int) -> None:
+    header = f"bytes {first}-{first + length - 1}/{first + length + rest}"
+    assert parse_content_range(header) == (first, first + length, first + length + rest)
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [
+        ("120", 120.0),
+        (" 5 ", 5.0),
+        ("0", 0.0),
+        ("Thu, 01 Jan 1970 00:02:30 GMT", 50.0),
+        ("Thu, 01 Jan 1970 00:00:00 GMT", 0.0),
+        ("-5", 0.0),
+        ("1.5", 0.0),
+        ("²", 0.0),
+        ("soon", 0.0),
+        ("", 0.0),
+    ],
+)
+def test_a_retry_after_is_a_number_or_a_date_or_nothing(header: str, seconds: float) -> None:
+    assert parse_retry_after(header, now=100.0) == seconds
+
+
+@given(st.text())
+def test_no_retry_after_breaks_anything(header: str) -> None:
+    assert parse_retry_after(header) >= 0.0

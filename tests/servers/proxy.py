@@ -1,0 +1,227 @@
+"""A proxy before a real server that makes the network fail as it does in life, at a chosen request.
+
+A fault says which requests it strikes and how often. Whatever no fault strikes passes through unchanged; the client's
+``Host`` header too, because requests are signed with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import socket
+import ssl
+import struct
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+_HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "expect"}
+_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+
+
+@dataclass(frozen=True)
+class Request:
+    """One request as the proxy saw it."""
+
+    method: str
+    target: str
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def path(self) -> str:
+        """The target without its query."""
+        return urlsplit(self.target).path
+
+    @property
+    def query(self) -> str:
+        """What follows the ``?``."""
+        return urlsplit(self.target).query
+
+
+Kind = Literal["answer", "lose the answer", "reset", "cut the answer", "stall", "flip a bit"]
+
+
+@dataclass
+class Fault:
+    """What goes wrong.
+
+    ``answer``
+        the server never sees the request; ``status``, ``headers`` and ``body`` are the answer
+    ``lose the answer``
+        the server does its work, and the connection breaks before its answer arrives
+    ``reset``
+        the connection breaks before the server sees anything
+    ``cut the answer``
+        the connection breaks after ``after`` bytes of the answer's body
+    ``stall``
+        nothing more arrives after ``after`` bytes of the answer's body, until the proxy ends
+    ``flip a bit``
+        the byte at ``after`` of the answer's body is another one
+    """
+
+    kind: Kind
+    strikes: Callable[[Request], bool] = field(default=lambda request: True)
+    times: int = 1
+    status: int = 503
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = b""
+    after: int = 0
+
+
+class FaultProxy:
+    """A running proxy; ``url`` is where clients go."""
+
+    def __init__(self, upstream: str, *, context: ssl.SSLContext | None = None) -> None:
+        """Stand before ``upstream``; with a context the proxy speaks TLS."""
+        self.upstream = urlsplit(upstream)
+        self.requests: list[Request] = []
+        self.faults: list[Fault] = []
+        self._lock = threading.Lock()
+        self._ended = threading.Event()
+        self._server = _Server(("127.0.0.1", 0), _Handler)
+        self._server.proxy = self
+        if context is not None:
+            self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
+        self._scheme = "https" if context is not None else "http"
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
+
+    @property
+    def url(self) -> str:
+        """Where clients go."""
+        return f"{self._scheme}://127.0.0.1:{self._server.server_address[1]}"
+
+    def __enter__(self) -> FaultProxy:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+    def add(self, kind: Kind, **details: Any) -> None:
+        """Let something go wrong; of several faults that strike a request, the first added does."""
+        with self._lock:
+            self.faults.append(Fault(kind, **details))
+
+    def seen(self, method: str, text: str = "") -> list[Request]:
+        """The requests of a method whose target has the text."""
+        return [request for request in self.requests if request.method == method and text in request.target]
+
+    def note(self, request: Request) -> Fault | None:
+        """Record a request; returns the fault that strikes it."""
+        with self._lock:
+            self.requests.append(request)
+            for fault in self.faults:
+                if fault.times > 0 and fault.strikes(request):
+                    fault.times -= 1
+                    return fault
+        return None
+
+    def wait_for_end(self) -> None:
+        """Wait until the proxy ends."""
+        self._ended.wait()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False
+    proxy: FaultProxy
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Clients that hang up are what this is about."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: _Server
+
+    def log_message(self, format: str, *arguments: object) -> None:
+        """Nobody reads it."""
+
+    def do_GET(self) -> None:
+        self._serve()
+
+    do_DELETE = do_HEAD = do_PATCH = do_POST = do_PUT = do_GET
+
+    def _serve(self) -> None:
+        size = int(self.headers.get("Content-Length", 0))
+        body = self.rfile.read(size)
+        if len(body) < size:
+            self._break_off()
+            return
+        request = Request(self.command, self.path, {k.lower(): v for k, v in self.headers.items()}, body)
+        fault = self.server.proxy.note(request)
+        if fault is None:
+            self._forward(request)
+        elif fault.kind == "answer":
+            self._answer(fault.status, fault.headers, fault.body)
+        elif fault.kind == "reset":
+            self._break_off()
+        else:
+            self._forward(request, fault)
+
+    def _forward(self, request: Request, fault: Fault | None = None) -> None:
+        headers = {name: value for name, value in request.headers.items() if name not in _HOP_BY_HOP}
+        upstream = self.server.proxy.upstream
+        connection = http.client.HTTPConnection(upstream.hostname or "", upstream.port, timeout=60)
+        with contextlib.closing(connection):
+            connection.putrequest(request.method, request.target, skip_host=True, skip_accept_encoding=True)
+            for name, value in headers.items():
+                connection.putheader(name, value)
+            connection.endheaders(request.body)
+            answer = connection.getresponse()
+            content = answer.read()
+            length = answer.headers.get("Content-Length", str(len(content)))
+            kept = {k: v for k, v in answer.headers.items() if k.lower() not in _HOP_BY_HOP | {"content-length"}}
+            kept["Content-Length"] = length if request.method == "HEAD" else str(len(content))
+        match fault.kind if fault else None:
+            case "lose the answer":
+                self._break_off()
+            case "cut the answer" | "stall":
+                assert fault is not None
+                self._send_head(answer.status, kept)
+                self.wfile.write(content[: fault.after])
+                self.wfile.flush()
+                if fault.kind == "stall":
+                    self.server.proxy.wait_for_end()
+                self.close_connection = True
+            case "flip a bit":
+                assert fault is not None
+                damaged = bytearray(content)
+                damaged[fault.after] ^= 1
+                self._answer(answer.status, kept, bytes(damaged))
+            case _:
+                self._answer(answer.status, kept, content)
+
+    def _answer(self, status: int, headers: Mapping[str, str], content: bytes) -> None:
+        self._send_head(status, {"Content-Length": str(len(content)), **headers})
+        if self.command != "HEAD":
+            self.wfile.write(content)
+
+    def _send_head(self, status: int, headers: Mapping[str, str]) -> None:
+        self.send_response_only(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+
+    def _break_off(self) -> None:
+        """Close the connection, so that the client sees it broken rather than ended."""
+        self.close_connection = True
+        with contextlib.suppress(OSError):
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+        with contextlib.suppress(OSError):
+            self.wfile.flush()
+        self.connection.close()
+
+
+@contextlib.contextmanager
+def faulty(upstream: str, *, context: ssl.SSLContext | None = None) -> Iterator[FaultProxy]:
+    """A proxy for the length of a ``with`` statement."""
+    with FaultProxy(upstream, context=context) as proxy:
+        yield proxy
