@@ -26,7 +26,7 @@ from flexai.checkpoints.catalog import migrations
 from flexai.checkpoints.catalog.catalog import Catalog
 from flexai.checkpoints.catalog.database import Database
 from flexai.checkpoints.catalog.schema import HEAD_REVISION
-from flexai.checkpoints.catalog.tables import blobs, metadata
+from flexai.checkpoints.catalog.tables import blob_references, blobs, metadata
 from flexai.checkpoints.errors import CheckpointError, SettingsError, StorageError, StorageUnavailableError
 from tests.checkpoints.catalog.others import OtherProcesses
 from tests.checkpoints.catalog.steps import STORE_ID, push
@@ -178,8 +178,8 @@ def test_a_violated_constraint_leaves_as_it_is(catalog: Catalog) -> None:
 
 
 def test_foreign_keys_are_enforced(catalog: Catalog) -> None:
-    with pytest.raises(IntegrityError):
-        catalog.blobs(STORE_ID).begin(writer_id="nobody", path="a", size=1, part_size=1)
+    with pytest.raises(IntegrityError), catalog.database.writing() as connection:
+        connection.execute(insert(blob_references).values(checkpoint_id="nobody", blob_id="nothing"))
 
 
 def test_a_reader_waits_for_no_writer_and_sees_nothing_half_written(catalog: Catalog) -> None:
