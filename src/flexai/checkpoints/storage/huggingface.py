@@ -72,14 +72,14 @@ class HubStorage:
         endpoint: str = DEFAULT_ENDPOINT,
         token: Token = None,
         repo_type: str = "model",
-        connections: int = 16,
+        connections: int = 256,
         connect_timeout: float = 10.0,
         read_timeout: float = 60.0,
         policy: RetryPolicy = _POLICY,
     ) -> None:
         """Read ``repo`` (``ORG/NAME``) as it is at ``revision``: a branch, a tag or a commit.
 
-        ``token`` is a secret, or a function that returns one. ``connections`` are kept open for reading in parallel;
+        ``token`` is a secret, or a function that returns one. Up to ``connections`` are kept open between requests;
         timeouts in seconds. Nothing is asked of the Hub yet.
 
         Raises UsageError for an endpoint or a repository type that is none.
