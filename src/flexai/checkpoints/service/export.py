@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Set
 from dataclasses import dataclass
 
 from flexai.checkpoints.catalog.checkpoints import title
-from flexai.checkpoints.errors import DestinationExistsError, SourceError, UsageError
+from flexai.checkpoints.errors import AccessDeniedError, DestinationExistsError, SourceError, UsageError
 from flexai.checkpoints.models import Checkpoint, ExportRecord, now
 from flexai.checkpoints.progress import NoProgress, Progress
 from flexai.checkpoints.service.exports import EXPORT_MANIFEST, read_export_manifest, write_export_manifest
 from flexai.checkpoints.service.manifests import manifest_of
 from flexai.checkpoints.service.storing import limits_of
 from flexai.checkpoints.service.system import System
-from flexai.checkpoints.storage.connection import StorageConnection
+from flexai.checkpoints.storage.connection import RemotePath, StorageConnection
 from flexai.checkpoints.transfer.deliver import deliver
 
 
@@ -62,20 +63,27 @@ def export(
         )
     manifest = manifest_of(files)
     progress.begin(f"export {title(checkpoint)}", total_bytes=checkpoint.size, total_files=checkpoint.file_count)
+
+    def begin() -> None:
+        _give_up_leftovers(place, {EXPORT_MANIFEST, *(file.path for file in files)}, progress)
+        write_export_manifest(place, checkpoint, manifest, complete=False)
+
     try:
         found = None if overwrite else read_export_manifest(place)
         if found is not None and found.manifest != manifest:
             raise DestinationExistsError(f"another checkpoint was exported to {place.storage.location}/{place.key}")
+        is_whole = found is not None and found.complete
         done = deliver(
             files,
             place,
             store=system.store,
             limits=limits_of(system.settings),
             overwrite=overwrite,
-            before_writing=lambda: write_export_manifest(place, checkpoint, manifest, complete=False),
+            is_whole=is_whole,
+            before_writing=begin,
             progress=progress,
         )
-        if done.sent or found is None or not found.complete:
+        if done.sent or not is_whole:
             write_export_manifest(place, checkpoint, manifest, complete=True)
     finally:
         progress.end()
@@ -95,3 +103,15 @@ def export(
         skipped_files=len(done.skipped),
         moved_bytes=sum(info.size for info in done.sent.values()),
     )
+
+
+def _give_up_leftovers(place: RemotePath, paths: Set[str], progress: Progress) -> None:
+    """Give up the uploads of these files that a dead export left: a provider would keep, and bill, them for ever."""
+    keys = {place.prefix + path for path in paths}
+    try:
+        left = [upload for upload in place.storage.list_uploads(place.prefix) if upload.key in keys]
+    except AccessDeniedError as error:
+        progress.note(f"uploads that a broken export may have left cannot be given up: {error.message}")
+        return
+    for upload in left:
+        place.storage.abort_upload(upload.key, upload.upload_id)

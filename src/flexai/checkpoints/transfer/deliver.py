@@ -8,15 +8,15 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from flexai.checkpoints.contents import StoredContent, StoredFile
-from flexai.checkpoints.errors import DestinationExistsError
+from flexai.checkpoints.errors import CheckpointError, DestinationExistsError
 from flexai.checkpoints.progress import Progress
 from flexai.checkpoints.storage.connection import RemotePath
 from flexai.checkpoints.storage.managed import ManagedStore
 from flexai.checkpoints.storage.protocol import BytesBody, ObjectInfo, ObjectStorage, PartReceipt
 from flexai.checkpoints.transfer.crew import CountedBody, Crew
-from flexai.checkpoints.transfer.digest import DigestingBody, Part, digest_blocks, parts_of
-from flexai.checkpoints.transfer.reading import StoredBody, damaged, has_content
-from flexai.checkpoints.transfer.upload import Limits
+from flexai.checkpoints.transfer.digest import Part, digest_blocks, parts_of
+from flexai.checkpoints.transfer.reading import StoredBody, VerifiedBody, damaged, has_content
+from flexai.checkpoints.transfer.upload import Limits, check_size
 
 
 @dataclass
@@ -34,12 +34,14 @@ def deliver(
     store: ManagedStore,
     limits: Limits,
     overwrite: bool,
+    is_whole: bool,
     before_writing: Callable[[], None],
     progress: Progress,
 ) -> Delivery:
     """Bring files below a provider's prefix; an object that is there with the same content is left as it is.
 
-    ``before_writing`` is called once, before the first file leaves, if any does.
+    ``is_whole`` says whether what is there is known as a whole export. Where it is not, or a file has to leave,
+    ``before_writing`` is called once, before the first file leaves.
 
     Raises DestinationExistsError for other content in the way, before anything is written; IntegrityError for stored
     content that is not what was recorded.
@@ -52,7 +54,7 @@ def deliver(
         more = f" and {len(others) - 1} more" if len(others) > 1 else ""
         raise DestinationExistsError(f"other content is already at {place.storage.location}/{first}{more}")
     missing = [file for file in files if place.prefix + file.path not in existing]
-    if missing or others:
+    if missing or others or not is_whole:
         before_writing()
         delivery.send(missing + others)
     return delivery.done
@@ -98,9 +100,13 @@ class _Delivery:
             self.crew.add(partial(self._send, file))
         try:
             self.crew.run()
-        finally:
+        except BaseException as error:
             for key, upload_id in self.uploads:
-                self.place.storage.abort_upload(key, upload_id)
+                try:
+                    self.place.storage.abort_upload(key, upload_id)
+                except CheckpointError as second:
+                    error.add_note(f"an upload of {key} could not be given up: {second.message}")
+            raise
 
     def sent(self, file: StoredFile, info: ObjectInfo) -> None:
         """Note that a file has arrived."""
@@ -137,42 +143,47 @@ class _Delivery:
 
 
 class _ObjectDelivery:
-    """One large file on its way to the provider, part by part."""
+    """One large file on its way to the provider.
+
+    An upload's part is as many parts of the content as the provider's limits ask for, so that each verifies.
+    """
 
     def __init__(self, delivery: _Delivery, file: StoredFile) -> None:
         self._delivery = delivery
         self._file = file
         self._key = delivery.key(file)
         self._receipts: dict[int, PartReceipt] = {}
-        self._parts: Sequence[Part] = ()
+        self._spans: Sequence[Sequence[Part]] = ()
         self._upload_id = ""
         self._lock = threading.Lock()
 
     def begin(self) -> None:
-        """Start the upload and queue its parts; the parts are those of the digests, so that each verifies."""
-        content = self._file.content
-        self._upload_id = self._delivery.place.storage.start_upload(self._key, size=content.size)
+        """Start the upload and queue its parts."""
+        content, storage = self._file.content, self._delivery.place.storage
+        parts = parts_of(content.size, content.part_size)
+        joined = max(-(-storage.min_part_size // content.part_size), -(-len(parts) // storage.max_parts))
+        self._spans = [parts[start : start + joined] for start in range(0, len(parts), joined)]
+        self._upload_id = storage.start_upload(self._key, size=content.size)
         self._delivery.uploads.add((self._key, self._upload_id))
-        self._parts = parts_of(content.size, content.part_size)
-        for part in reversed(self._parts):
-            self._delivery.crew.add(partial(self._send_part, part), next_up=True)
+        for number, span in reversed([*enumerate(self._spans, start=1)]):
+            self._delivery.crew.add(partial(self._send_part, number, span), next_up=True)
 
-    def _send_part(self, part: Part) -> None:
+    def _send_part(self, number: int, span: Sequence[Part]) -> None:
         storage = self._delivery.place.storage
         self._delivery.crew.check()
-        content = self._file.content
-        stored = StoredBody(self._delivery.store, content.blob_id, content.start + part.offset, part.size)
-        body = DigestingBody(CountedBody(stored, crew=self._delivery.crew, progress=self._delivery.progress))
-        receipt = storage.put_part(self._key, self._upload_id, number=part.number, offset=part.offset, body=body)
-        if body.digest != content.part_digest(part.number):
-            raise damaged(self._file)
+        body = CountedBody(
+            VerifiedBody(self._delivery.store, self._file, span),
+            crew=self._delivery.crew,
+            progress=self._delivery.progress,
+        )
+        receipt = storage.put_part(self._key, self._upload_id, number=number, offset=span[0].offset, body=body)
         with self._lock:
-            self._receipts[part.number] = receipt
-            is_last = len(self._receipts) == len(self._parts)
+            self._receipts[number] = receipt
+            is_last = len(self._receipts) == len(self._spans)
         if is_last:
-            receipts = [self._receipts[part.number] for part in self._parts]
-            info = storage.complete_upload(self._key, self._upload_id, receipts)
+            info = storage.complete_upload(self._key, self._upload_id, self._receipts.values())
             self._delivery.uploads.discard((self._key, self._upload_id))
+            check_size(info, self._file.content.size, storage)
             self._delivery.sent(self._file, info)
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+
+from blake3 import blake3
 
 from flexai.checkpoints.contents import StoredContent, StoredFile
 from flexai.checkpoints.errors import IntegrityError, NotFoundError
 from flexai.checkpoints.storage.managed import ManagedStore
 from flexai.checkpoints.storage.protocol import Block
-from flexai.checkpoints.transfer.digest import digest_blocks, parts_of
+from flexai.checkpoints.transfer.digest import Part, digest_blocks, parts_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +29,31 @@ class StoredBody:
             yield from self.store.read_blob(self.blob_id, start=self.start, length=self.size)
         except NotFoundError as error:
             raise IntegrityError(f"blob {self.blob_id} is missing from the store {self.store.location}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class VerifiedBody:
+    """Parts of a stored file, one after the other, each compared with its digest as it passes."""
+
+    store: ManagedStore
+    file: StoredFile
+    parts: Sequence[Part]
+
+    @property
+    def size(self) -> int:
+        """Bytes in all."""
+        return sum(part.size for part in self.parts)
+
+    def blocks(self) -> Iterator[Block]:
+        """Yield the parts; IntegrityError before the end of one that is not what was recorded."""
+        content = self.file.content
+        for part in self.parts:
+            hasher = blake3()
+            for block in StoredBody(self.store, content.blob_id, content.start + part.offset, part.size).blocks():
+                hasher.update(block)
+                yield block
+            if hasher.digest() != content.part_digest(part.number):
+                raise damaged(self.file)
 
 
 def has_content(data: Block, content: StoredContent) -> bool:

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from functools import partial
 
 from flexai.checkpoints.contents import ArrivedPart, NewContent, StoredContent, UnfinishedBlob
-from flexai.checkpoints.errors import NotFoundError
+from flexai.checkpoints.errors import IntegrityError, NotFoundError
 from flexai.checkpoints.progress import Progress
 from flexai.checkpoints.storage.managed import ManagedStore
-from flexai.checkpoints.storage.protocol import BytesBody, ClonesFiles, PartReceipt
+from flexai.checkpoints.storage.protocol import BytesBody, ClonesFiles, ObjectInfo, ObjectStorage, PartReceipt
 from flexai.checkpoints.storage.uploads import exact_blocks
 from flexai.checkpoints.transfer.crew import CountedBody, Crew
 from flexai.checkpoints.transfer.digest import (
@@ -342,11 +342,22 @@ class _FileUpload:
         self._upload.close(self._opened)
         arrived = [self._arrived[part.number] for part in self.parts]
         check_expected(self._source, digest_parts([part.digest for part in arrived]), self._blob.part_size)
-        self._upload.store.storage.complete_upload(
+        storage = self._upload.store.storage
+        info = storage.complete_upload(
             self._key, self._blob.upload_id, [PartReceipt(part.number, part.receipt) for part in arrived]
         )
+        check_size(info, self._blob.size, storage)
         self._upload.keep([self._source.path], self._upload.finish(self._blob, arrived), skipped=False)
         self._upload.add_chain(self._twins)
+
+
+def check_size(info: ObjectInfo, size: int, storage: ObjectStorage) -> None:
+    """Raise IntegrityError where a store made an object of other than ``size`` bytes from what it acknowledged."""
+    if info.size != size:
+        raise IntegrityError(
+            f"{storage.location}/{info.key} has {info.size} bytes, where {size} bytes were sent",
+            hint="run the same command again; if that does not help, the storage provider loses data",
+        )
 
 
 def _samples(sources: Sequence[Source]) -> dict[str, bytes]:
