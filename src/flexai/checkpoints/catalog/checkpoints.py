@@ -541,11 +541,7 @@ def _held(checkpoint_id: str, claim: Claim) -> Any:
 
 
 def _drop_references(connection: Connection, checkpoint_id: str, blob_ids: set[str]) -> None:
-    for blob_id in sorted(blob_ids):  # in one order, so that two commits never wait for each other
-        # A part-written blob is found by its writer as well; it is nobody's now.
-        connection.execute(
-            update(blobs).where(blobs.c.id == blob_id, blobs.c.writer_id == checkpoint_id).values(writer_id=None)
-        )
+    for blob_id in blob_ids:
         connection.execute(
             delete(blob_references).where(
                 blob_references.c.checkpoint_id == checkpoint_id, blob_references.c.blob_id == blob_id
