@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Literal
 
 from flexai.tasks.running import Logger
+from flexai.tasks.watching import current_watcher
 
 BURST_LINES = 200
 """Lines that are logged at once, however fast they come."""
@@ -30,6 +31,7 @@ class LoggedOutput:
 
     def __init__(self, logger: Logger) -> None:
         self._logger = logger
+        self._on_output = current_watcher().on_output
         self._lock = threading.Lock()
         self._rest: dict[str, bytes] = {}
         self._allowance = float(BURST_LINES)
@@ -38,6 +40,7 @@ class LoggedOutput:
 
     def __call__(self, stream: Literal["stdout", "stderr"], data: bytes) -> None:
         """Take what was printed."""
+        self._on_output(stream, data)
         with self._lock:
             *lines, rest = _LINE_END.split(self._rest.get(stream, b"") + data)
             # A line without an end must not grow for ever.

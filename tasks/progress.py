@@ -13,6 +13,7 @@ import httpx
 from flexai.checkpoints.documents import human_size
 from flexai.tasks import artifacts
 from flexai.tasks.running import Logger
+from flexai.tasks.watching import current_watcher
 
 UPDATE_SECONDS = 1.0
 """Between two updates of the artifact, and before the first: what is done sooner needs none."""
@@ -72,6 +73,7 @@ class RunProgress:
         self.skipped = 0
         """Bytes that needed no move, over all stages."""
         self._logger = logger
+        self._watching = current_watcher().progress
         self._key = key if artifacts.is_in_a_run() else ""
         self._update_seconds = update_seconds
         self._log_seconds = log_seconds
@@ -86,6 +88,7 @@ class RunProgress:
     def begin(self, verb: str, *, total_bytes: int, total_files: int) -> None:
         """A stage begins; one that is still going on ends."""
         self.end()
+        self._watching.begin(verb, total_bytes=total_bytes, total_files=total_files)
         self._began = time.monotonic()
         with self._lock:
             # Counted from what earlier stages have done.
@@ -99,6 +102,7 @@ class RunProgress:
 
     def advance(self, *, moved: int = 0, skipped: int = 0, files: int = 0) -> None:
         """More is done."""
+        self._watching.advance(moved=moved, skipped=skipped, files=files)
         with self._lock:
             self.moved += moved
             self.skipped += skipped
@@ -106,12 +110,14 @@ class RunProgress:
 
     def note(self, message: str) -> None:
         """Log something worth knowing."""
+        self._watching.note(message)
         self._logger.info("%s", message)
 
     def end(self) -> None:
         """The stage is over."""
         if self._thread is None:
             return
+        self._watching.end()
         self._stop.set()
         # A daemon: where the API hangs, the work is done all the same.
         self._thread.join(_LAST_UPDATE_SECONDS)

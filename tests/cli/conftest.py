@@ -10,6 +10,9 @@ from click.testing import CliRunner
 
 from flexai.cli import cli
 from tests.cli.program import Done, Program
+from tests.servers.prefect import prefect_server
+
+__all__ = ["prefect_server"]
 
 Run = Callable[..., Done]
 

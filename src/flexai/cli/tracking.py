@@ -1,7 +1,7 @@
 """Whether an operation runs as a Prefect task run, and how.
 
-Where a Prefect API is configured, an operation that moves bytes is a task run there: people see it, its log and its
-artifacts in Prefect's UI. Where none is, the same operation runs directly and Prefect is not even imported.
+Where a Prefect API is configured, an operation that moves bytes is a task run there: people see it, its progress and
+its result in Prefect's UI. Where none is, the same operation runs directly and Prefect is not even imported.
 """
 
 from __future__ import annotations
@@ -37,17 +37,29 @@ def tracking_api(track: bool | None) -> PrefectAPI | None:
     return api
 
 
-def run_tracked(api: PrefectAPI, task_name: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
+def run_tracked(
+    api: PrefectAPI, task_name: str, *args: Any, shows_output: bool = False, **kwargs: Any
+) -> dict[str, Any]:
     """Run one of the tasks as a task run of a Prefect API and return its document.
 
+    Progress is shown here as well; with ``shows_output`` what the task's command prints, and of progress only remarks.
     Raises what the operation raises, and StorageUnavailableError where the API does not answer.
     """
     terminal.detail(f"running as a task run of the Prefect API {api.url} (from {api.origin})")
     prepare_prefect(api)
     from flexai import tasks
+    from flexai.cli.progress import Notes, shown_progress
+    from flexai.tasks.watching import Watcher, watched_by
 
-    with api_errors(api, hint="--no-track runs the same without Prefect"):
-        document: dict[str, Any] = getattr(tasks, task_name)(*args, **kwargs)
+    with api_errors(api, hint="--no-track runs the same without Prefect"), shown_progress() as progress:
+        if shows_output:
+            from flexai.checkpoints.training.runner import pass_through
+
+            watcher = Watcher(progress=Notes(), on_output=pass_through)
+        else:
+            watcher = Watcher(progress=progress)
+        with watched_by(watcher):
+            document: dict[str, Any] = getattr(tasks, task_name)(*args, **kwargs)
     return document
 
 
@@ -79,8 +91,10 @@ def prepare_prefect(api: PrefectAPI | None) -> None:
         os.environ["PREFECT_SERVER_ALLOW_EPHEMERAL_MODE"] = "false"
     elif "PREFECT_SERVER_EPHEMERAL_ENABLED" not in os.environ:
         os.environ.setdefault("PREFECT_SERVER_ALLOW_EPHEMERAL_MODE", "true")
+    # A task run without a flow has no log of its own there, and no warning is needed that says so.
+    os.environ.setdefault("PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW", "ignore")
     if not (terminal.verbosity.verbose or terminal.verbosity.debug):
-        # What fails is reported here, in one sentence. The log that the API keeps is not affected.
+        # What fails is reported here, in one sentence.
         os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
 
 

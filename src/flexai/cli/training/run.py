@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from flexai.checkpoints.errors import UsageError
+from flexai.checkpoints.errors import JobFailedError, UsageError
 from flexai.checkpoints.names import RESERVED_NAMES, parse_name, parse_reference
 from flexai.cli import terminal
 from flexai.cli.commands import command
@@ -16,7 +16,9 @@ from flexai.cli.parameters import track_option
 from flexai.cli.tracking import run_tracked, tracking_api
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+
+    from flexai.cli.prefect_api import PrefectAPI
 
 # https://docs.flex.ai/resource-naming-conventions, keys of KEY=VALUE pairs.
 _KEY = re.compile(r"[A-Za-z._-][A-Za-z0-9._-]*", re.ASCII)
@@ -76,32 +78,64 @@ def run(
     env = _parse_env(pairs)
     api = tracking_api(track)
     if api is not None:
-        done = run_tracked(
-            api, "run_training", name, list(words), checkpoint=checkpoint, env=env, output_dir=output_dir
-        )["runtime"]
-        status, exit_code, reason = str(done["status"]), done["exitCode"], str(done["reason"])
+        status, exit_code, reason = _run_tracked(api, name, words, checkpoint, env, output_dir)
     else:
-        from pathlib import Path
-
-        from flexai.checkpoints.service.system import System
-        from flexai.checkpoints.service.training import run_training
-        from flexai.cli.progress import Notes
-
-        with System.open() as system:
-            job = run_training(
-                system,
-                name,
-                words,
-                checkpoint=checkpoint,
-                env=env,
-                output_dir=Path(output_dir) if output_dir else None,
-                progress=Notes(),
-            )
-        status, exit_code, reason = job.status.value, job.exit_code, job.reason
-    terminal.say(f"training job {name!r} {status}" + (f": {reason}" if reason else ""))
+        status, exit_code, reason = _run_directly(name, words, checkpoint, env, output_dir)
+    # What comes after the first reason has been said while the command ran.
+    first_reason = reason.partition("; ")[0]
+    terminal.say(f"training job {name!r} {status}" + (f": {first_reason}" if first_reason else ""))
     terminal.hint(f"flexai training checkpoints {name} lists what it wrote")
     # A job without an exit code was ended before the command was.
-    raise click.exceptions.Exit(exit_code if exit_code is not None else status != "succeeded")
+    raise click.exceptions.Exit(exit_code if exit_code is not None else int(status != "succeeded"))
+
+
+def _run_directly(
+    name: str, words: Sequence[str], checkpoint: str, env: Mapping[str, str], output_dir: str
+) -> tuple[str, int | None, str]:
+    from pathlib import Path
+
+    from flexai.checkpoints.service.system import System
+    from flexai.checkpoints.service.training import run_training
+    from flexai.cli.progress import Notes
+
+    with System.open() as system:
+        job = run_training(
+            system,
+            name,
+            words,
+            checkpoint=checkpoint,
+            env=env,
+            output_dir=Path(output_dir).expanduser() if output_dir else None,
+            progress=Notes(),
+        )
+    return job.status.value, job.exit_code, job.reason
+
+
+def _run_tracked(
+    api: PrefectAPI, name: str, words: Sequence[str], checkpoint: str, env: Mapping[str, str], output_dir: str
+) -> tuple[str, int | None, str]:
+    from flexai.checkpoints.catalog.reader import open_reader
+
+    failure = None
+    try:
+        run_tracked(
+            api,
+            "run_training",
+            name,
+            list(words),
+            checkpoint=checkpoint,
+            env=env,
+            output_dir=output_dir,
+            shows_output=True,
+        )
+    except JobFailedError as error:
+        # For the task run that is a failure; here the command's own exit code says it.
+        failure = error
+    with open_reader() as reader:
+        job = reader.job(name)
+    if failure is not None and job.exit_code is None:
+        raise failure
+    return job.status, job.exit_code, job.reason
 
 
 def _parse_env(pairs: Sequence[str]) -> dict[str, str]:
