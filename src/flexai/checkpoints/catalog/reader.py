@@ -201,8 +201,9 @@ def _nothing(_sql: str, _values: Mapping[str, object]) -> Sequence[Sequence[Any]
 def _sqlite_path(url: str) -> Path | None:
     """The file of a plain SQLite URL; None for anything that SQLAlchemy should read."""
     scheme, separator, place = url.partition(":///")
-    plain = scheme in {"sqlite", "sqlite+pysqlite"} and separator and place and place != ":memory:" and "?" not in place
-    return Path(place) if plain else None
+    is_plain = scheme in {"sqlite", "sqlite+pysqlite"} and separator and place and place != ":memory:"
+    # Options and percent-encoding mean what SQLAlchemy says they mean.
+    return Path(place) if is_plain and not {"?", "%"} & set(place) else None
 
 
 def _connect(path: Path) -> sqlite3.Connection:
