@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from flexai.checkpoints.storage.gcs import GCSStorage
+from flexai.checkpoints.storage.gcs_service import GCSService
 from flexai.checkpoints.storage.local import LocalStorage
 from flexai.checkpoints.storage.retry import RetryPolicy
 from flexai.checkpoints.storage.s3 import S3Storage
 from flexai.checkpoints.storage.s3_service import S3Credentials, S3Service
-from tests.servers.fixtures import S3Server
+from tests.servers.fixtures import GCSServer, S3Server
 
 from .stores import PAGE_SIZE, TRAITS, Store
 
@@ -28,15 +30,25 @@ def s3_service(server: S3Server) -> S3Service:
     return S3Service(endpoint_url=server.url, credentials=credentials)
 
 
+@functools.cache
+def gcs_service(server: GCSServer) -> GCSService:
+    """One session for all tests of a server."""
+    return GCSService(endpoint_url=server.url, anonymous=True)
+
+
 @pytest.fixture(params=list(TRAITS))
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     """A store of each kind, with a prefix of the test's own."""
     kind: str = request.param
-    open_bucket: Callable[[str], LocalStorage | S3Storage]
+    open_bucket: Callable[[str], GCSStorage | LocalStorage | S3Storage]
     if kind in S3_SERVERS:
         server: S3Server = request.getfixturevalue(kind)
         buckets = (server.bucket, server.other_bucket)
         open_bucket = functools.partial(S3Storage, s3_service(server), page_size=PAGE_SIZE, policy=POLICY)
+    elif kind == "fake_gcs":
+        gcs: GCSServer = request.getfixturevalue(kind)
+        buckets = (gcs.bucket, gcs.other_bucket)
+        open_bucket = functools.partial(GCSStorage, gcs_service(gcs), page_size=PAGE_SIZE, policy=POLICY)
     else:
         buckets = ("bucket", "other")
 

@@ -43,6 +43,8 @@ class Traits:
     an object in a folder's place fails but removes the folder."""
     completes_twice: bool = False
     """Whether completing an upload a second time describes the object again, rather than raising NotFoundError."""
+    upload_changes_etag: bool = True
+    """Whether an upload that replaces an object changes its etag. The fake of GCS composes into the old generation."""
     replaces_parts: bool = True
     """Whether a part can be sent again, even the first one."""
     ties_uploads_to_keys: bool = True
@@ -56,6 +58,7 @@ TRAITS: dict[str, Traits] = {
     "seaweedfs": Traits(completes_twice=True, keeps_backslashes=False, lists_in_order=False),
     "juicefs": Traits(completes_twice=True, holds_file_and_folder=False, ties_uploads_to_keys=False),
     "rclone": Traits(holds_file_and_folder=False, takes_folders_for_objects=True, replaces_parts=False),
+    "fake_gcs": Traits(upload_changes_etag=False),
 }
 
 

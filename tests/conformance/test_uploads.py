@@ -119,7 +119,7 @@ def test_the_old_object_stays_until_the_new_one_is_complete(store: Store, conten
     upload = store.start("file", len(content))
     receipts = upload.put_all(content)
     assert store.read("file", etag=old.etag) == b"old"
-    assert upload.complete(receipts).etag != old.etag
+    assert (upload.complete(receipts).etag != old.etag) is store.traits.upload_changes_etag
     assert store.read("file") == content
 
 
@@ -245,10 +245,11 @@ def test_an_upload_without_a_part_in_between_is_refused(store: Store, content: b
 def test_an_upload_without_its_last_part_is_not_taken_for_whole(store: Store, content: bytes) -> None:
     upload = store.start("file", len(content))
     receipts = upload.put_all(content[: 2 * store.part_size])
-    if store.traits.notices_a_missing_last_part:
-        assert upload.complete(receipts).size == 2 * store.part_size
-    else:
-        assert upload.complete(receipts).size == len(content)
+    try:
+        size = upload.complete(receipts).size
+    except StorageError:
+        size = 0
+    assert (size == len(content)) is not store.traits.notices_a_missing_last_part
 
 
 @pytest.mark.parametrize("surplus", [-1, 1])

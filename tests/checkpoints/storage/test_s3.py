@@ -323,6 +323,15 @@ def test_as_many_connections_are_kept_as_threads_use(bench: Bench, caplog: pytes
     assert caplog.records == []
 
 
+def test_a_connection_that_was_read_to_its_end_is_used_again(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    bench.put()
+    with caplog.at_level(logging.DEBUG, logger="urllib3.connectionpool"):
+        for start in range(5):
+            assert content_of(bench.plain.get(bench.key(), start=start, length=BLOCK_SIZE + 5))
+            bench.plain.head(bench.key())
+    assert [record.message for record in caplog.records if "Starting new" in record.message] == []
+
+
 # Refusals
 
 

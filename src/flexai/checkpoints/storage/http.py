@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import email.utils
 import re
 import time
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
-from flexai.checkpoints.errors import StorageUnavailableError
-from flexai.checkpoints.storage.protocol import Block, Body
+from flexai.checkpoints.errors import (
+    IntegrityError,
+    SourceChangedError,
+    StorageUnavailableError,
+    UnsupportedError,
+)
+from flexai.checkpoints.storage.protocol import Block, Body, ObjectInfo
+from flexai.checkpoints.storage.retry import Attempts, RetryPolicy, retrying
 from flexai.checkpoints.storage.uploads import exact_blocks
 
 T = TypeVar("T")
@@ -65,7 +73,7 @@ class BodyReader:
         return self._position
 
 
-class BodyError(Exception):
+class _BodyError(Exception):
     """Carries a body's own error out of the tries, which are not repeated for it."""
 
     def __init__(self, error: BaseException) -> None:
@@ -73,8 +81,15 @@ class BodyError(Exception):
         self.error = error
 
 
-def sending(body: Body, send: Callable[[BodyReader], T]) -> T:
-    """Send a body once; what the body raises comes out as BodyError, whatever the client has made of it."""
+def send_body(body: Body, send: Callable[[BodyReader], T], policy: RetryPolicy) -> T:
+    """Send a body, from its start again after a passing failure; what the body raises comes out as it is."""
+    try:
+        return retrying(lambda: _send_once(body, send), policy)
+    except _BodyError as error:
+        raise error.error from None
+
+
+def _send_once(body: Body, send: Callable[[BodyReader], T]) -> T:
     reader = BodyReader(body)
     try:
         if not body.size:
@@ -83,8 +98,100 @@ def sending(body: Body, send: Callable[[BodyReader], T]) -> T:
         return send(reader)
     except Exception as error:
         if reader.error is not None:
-            raise BodyError(reader.error) from error
+            raise _BodyError(reader.error) from error
         raise
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a service answers to a reader."""
+
+    begins: int
+    """The first byte that it sends."""
+    ends: int
+    """The byte after the last."""
+    size: int
+    """Bytes of the whole object."""
+    etag: str
+    blocks: Iterator[Block]
+    close: Callable[[], object]
+
+
+class RangeReader(Protocol):
+    """What a store does so that :func:`read_object` can read from it."""
+
+    @property
+    def location(self) -> str:
+        """Where this is, for people."""
+
+    def head(self, key: str) -> ObjectInfo:
+        """Describe an object."""
+
+    def open_range(self, key: str, start: int, stop: int | None, etag: str) -> Answer:
+        """Ask once for the bytes from ``start`` to before ``stop`` (to the end where None).
+
+        Raises IntegrityError where the object has not got them, SourceChangedError where it is not that of the etag.
+        """
+
+
+def read_object(
+    store: RangeReader, key: str, *, start: int, length: int | None, etag: str, policy: RetryPolicy
+) -> Iterator[Block]:
+    """Yield a range of an object; a transfer that breaks off goes on with the next byte of the same object."""
+    if length == 0:
+        _check_empty_range(store, key, start, etag)
+        return
+    stop = None if length is None else start + length
+    attempts = Attempts(policy)
+    while stop is None or start < stop:
+        try:
+            try:
+                answer = store.open_range(key, start, stop, etag)
+            except IntegrityError:
+                if stop is not None:
+                    raise
+                # Nothing follows the last byte, which is not wrong.
+                _check_empty_range(store, key, start, etag)
+                return
+            with contextlib.closing(answer):
+                _check_answer(store, key, answer, start, stop, etag)
+                # The rest must be of the same object, whatever the caller asked for.
+                stop, etag = answer.ends, answer.etag
+                for block in answer.blocks:
+                    yield block
+                    start += len(block)
+                    attempts.progressed()
+            if start < stop:
+                raise unavailable(f"{store.location} sent {stop - start} bytes too few of {key}")
+        except StorageUnavailableError as error:
+            attempts.failed(error)
+
+
+def _check_answer(store: RangeReader, key: str, answer: Answer, start: int, stop: int | None, etag: str) -> None:
+    if etag and answer.etag != etag:
+        raise changed(store, key)
+    if answer.begins != start or (stop is not None and answer.ends > stop):
+        raise UnsupportedError(f"{store.location} does not answer with the range that it was asked for")
+    if answer.ends != (answer.size if stop is None else stop):
+        raise too_short(store, key, answer.size)
+
+
+def _check_empty_range(store: RangeReader, key: str, start: int, etag: str) -> None:
+    info = store.head(key)
+    if etag and info.etag != etag:
+        raise changed(store, key)
+    if start > info.size:
+        raise too_short(store, key, info.size)
+
+
+def changed(store: RangeReader, key: str) -> SourceChangedError:
+    """An object that is not the one that was asked for."""
+    return SourceChangedError(f"{store.location}/{key} changed while it was read")
+
+
+def too_short(store: RangeReader, key: str, size: int) -> IntegrityError:
+    """An object of ``size`` bytes that has not got what was asked for."""
+    return IntegrityError(f"{store.location}/{key} is shorter than recorded: {size} bytes")
 
 
 def parse_content_range(header: str) -> tuple[int, int, int] | None:

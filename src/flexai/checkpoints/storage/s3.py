@@ -14,15 +14,20 @@ from typing import Any, TypeVar
 from flexai.checkpoints.errors import (
     AccessDeniedError,
     CheckpointError,
-    IntegrityError,
     NotFoundError,
     SourceChangedError,
     StorageError,
-    StorageUnavailableError,
     UnsupportedError,
 )
 from flexai.checkpoints.storage.capabilities import Capabilities
-from flexai.checkpoints.storage.http import BodyError, BodyReader, parse_content_range, sending, unavailable
+from flexai.checkpoints.storage.http import (
+    Answer,
+    BodyReader,
+    parse_content_range,
+    read_object,
+    send_body,
+    unavailable,
+)
 from flexai.checkpoints.storage.keys import check_key
 from flexai.checkpoints.storage.protocol import (
     BLOCK_SIZE,
@@ -33,7 +38,7 @@ from flexai.checkpoints.storage.protocol import (
     PartReceipt,
     UnfinishedUpload,
 )
-from flexai.checkpoints.storage.retry import Attempts, RetryPolicy, retrying
+from flexai.checkpoints.storage.retry import RetryPolicy, retrying
 from flexai.checkpoints.storage.s3_errors import PERMISSIONS, code_of, translate
 from flexai.checkpoints.storage.s3_service import S3Service
 from flexai.checkpoints.storage.uploads import sort_receipts
@@ -104,31 +109,13 @@ class S3Storage:
     def put(self, key: str, body: Body) -> ObjectInfo:
         """Store an object with one request."""
         self._check(key)
-        answer = self._send(key, body, lambda reader: self._call("put_object", key, Body=reader))
+        answer = self._send(body, lambda reader: self._call("put_object", key, Body=reader))
         return ObjectInfo(key=key, size=body.size, etag=_etag(answer))
 
     def get(self, key: str, *, start: int = 0, length: int | None = None, etag: str = "") -> Iterator[Block]:
         """Yield a range of an object; a transfer that breaks off goes on with the next byte."""
         self._check(key)
-        if length == 0:
-            self._check_empty_range(key, start, etag)
-            return
-        stop = None if length is None else start + length
-        position = start
-        attempts = Attempts(self._policy)
-        while stop is None or position < stop:
-            try:
-                answer, stop = self._open(key, position, stop, etag)
-                if answer is None:
-                    return
-                # The rest must be of the same object, whatever the caller asked for.
-                etag = etag or _etag(answer)
-                for block in self._blocks(answer["Body"], stop - position, key):
-                    yield block
-                    position += len(block)
-                    attempts.progressed()
-            except StorageUnavailableError as error:
-                attempts.failed(error)
+        return read_object(self, key, start=start, length=length, etag=etag, policy=self._policy)
 
     def head(self, key: str) -> ObjectInfo:
         """Describe an object."""
@@ -240,7 +227,6 @@ class S3Storage:
         """Store a part."""
         self._check_upload(key, upload_id)
         answer = self._send(
-            key,
             body,
             lambda reader: self._call("upload_part", key, UploadId=upload_id, PartNumber=number, Body=reader),
         )
@@ -333,66 +319,32 @@ class S3Storage:
     def _try(self, operation: Callable[[], T]) -> T:
         return retrying(operation, self._policy)
 
-    def _send(self, key: str, body: Body, send: Callable[[BodyReader], T]) -> T:
-        """Send a body, from its start again after a passing failure; its own errors come out as they are."""
-        try:
-            return self._try(lambda: sending(body, send))
-        except BodyError as error:
-            raise error.error from None
+    def _send(self, body: Body, send: Callable[[BodyReader], T]) -> T:
+        return send_body(body, send, self._policy)
 
-    def _open(self, key: str, position: int, stop: int | None, etag: str) -> tuple[dict[str, Any] | None, int]:
-        """Ask for a range; returns the answer (None where nothing follows ``position``) and where the range ends."""
+    def open_range(self, key: str, start: int, stop: int | None, etag: str) -> Answer:
+        """Ask for a range once."""
         parameters = {"IfMatch": f'"{etag}"'} if etag else {}
-        if position or stop is not None:
-            parameters["Range"] = f"bytes={position}-{'' if stop is None else stop - 1}"
-        try:
-            answer = self._call("get_object", key, **parameters)
-        except IntegrityError:
-            # An open range behind the last byte is empty, not wrong.
-            if stop is None:
-                self._check_empty_range(key, position, etag)
-                return None, position
-            raise
-        if etag and _etag(answer) != etag:
-            answer["Body"].close()
-            raise SourceChangedError(f"{self.location}/{key} changed while it was read")
-        begins, ends, size = self._range_of(answer)
-        if begins != position or (stop is not None and ends > stop):
-            answer["Body"].close()
-            raise UnsupportedError(f"{self.service.name} does not answer with the range that it was asked for")
-        if ends != (size if stop is None else stop):
-            answer["Body"].close()
-            raise IntegrityError(f"{self.location}/{key} is shorter than recorded: {size} bytes")
-        return answer, ends
+        if start or stop is not None:
+            parameters["Range"] = f"bytes={start}-{'' if stop is None else stop - 1}"
+        answer = self._call("get_object", key, **parameters)
+        body, length = answer["Body"], int(answer["ContentLength"])
+        begins, ends, size = parse_content_range(answer.get("ContentRange", "")) or (0, length, length)
+        return Answer(begins, ends, size, _etag(answer), self._blocks(key, body, length), body.close)
 
-    @staticmethod
-    def _range_of(answer: Mapping[str, Any]) -> tuple[int, int, int]:
-        whole = int(answer["ContentLength"])
-        return parse_content_range(answer.get("ContentRange", "")) or (0, whole, whole)
-
-    def _blocks(self, body: Any, length: int, key: str) -> Iterator[Block]:
-        """Yield what a response brings: ``length`` bytes, or StorageUnavailableError."""
+    def _blocks(self, key: str, body: Any, length: int) -> Iterator[Block]:
         from botocore.exceptions import BotoCoreError
 
-        rest = length
-        with contextlib.closing(body):
-            while rest:
-                try:
-                    # The SDK makes a new buffer for each block. Reading into one of our own copies it there once more.
-                    chunk = body.read(min(BLOCK_SIZE, rest))
-                except (BotoCoreError, OSError) as error:
-                    raise self._translated(error, "get_object", key) from error
-                if not chunk:
-                    raise unavailable(f"{self.service.name} sent {rest} bytes too few of {self.bucket}/{key}")
-                rest -= len(chunk)
-                yield memoryview(chunk)
-
-    def _check_empty_range(self, key: str, start: int, etag: str) -> None:
-        info = self.head(key)
-        if etag and info.etag != etag:
-            raise SourceChangedError(f"{self.location}/{key} changed while it was read")
-        if start > info.size:
-            raise IntegrityError(f"{self.location}/{key} is shorter than recorded: {info.size} bytes")
+        while length:
+            try:
+                # The SDK makes a new buffer for each block. Reading into one of our own copies it there once more.
+                chunk = body.read(min(BLOCK_SIZE, length))
+            except (BotoCoreError, OSError) as error:
+                raise self._translated(error, "get_object", key) from error
+            if not chunk:
+                return
+            length -= len(chunk)
+            yield memoryview(chunk)
 
     # Deletion
 

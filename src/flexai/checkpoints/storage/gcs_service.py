@@ -1,0 +1,144 @@
+"""How to reach Google Cloud Storage: endpoint, credentials, and one session for all buckets and threads."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+from flexai.checkpoints.storage.gcs_errors import translate_failure
+
+ENDPOINT_URL = "https://storage.googleapis.com"
+_SCOPES = ("https://www.googleapis.com/auth/devstorage.read_write",)
+
+
+class GCSService:
+    """One endpoint with one set of credentials; safe to use from many threads.
+
+    The JSON API is spoken through Google's own authorised session. Google's storage library on top of that keeps whole
+    parts in memory and tries again by rules of its own.
+    """
+
+    def __init__(
+        self,
+        *,
+        endpoint_url: str = ENDPOINT_URL,
+        service_account: Mapping[str, Any] | None = None,
+        credentials: Callable[[], Any] | None = None,
+        credentials_identity: str = "",
+        anonymous: bool = False,
+        ca_bundle: str = "",
+        connect_timeout: float = 10.0,
+        read_timeout: float = 60.0,
+        connections: int = 32,
+    ) -> None:
+        """Describe the service; nothing is sent yet.
+
+        Credentials are those of a service account's key file (its content), or what ``credentials`` returns (an object
+        of ``google.auth.credentials.Credentials``), or the SDK's own chain (application default credentials).
+        ``credentials_identity`` tells sets of credentials apart that a function gives. Timeouts are in seconds,
+        ``read_timeout`` for the silence between two bytes. ``connections`` is how many stay open for reuse; it should
+        be no less than the threads.
+        """
+        self.endpoint_url = (endpoint_url or ENDPOINT_URL).rstrip("/")
+        self._service_account = service_account
+        self._credentials = credentials
+        self._credentials_identity = credentials_identity
+        self._anonymous = anonymous
+        # Given with each request: the environment's bundle would win over the session's.
+        self.request_options = {
+            "timeout": (connect_timeout, read_timeout),
+            "allow_redirects": False,
+            **({"verify": ca_bundle} if ca_bundle else {}),
+        }
+        self._connections = connections
+        self._lock = threading.Lock()
+        self._session: Any = None
+        self._renewed_token: str | None = None
+
+    @property
+    def name(self) -> str:
+        """How messages call it: the endpoint's host."""
+        return urlsplit(self.endpoint_url).netloc.rpartition("@")[2]
+
+    @property
+    def identity(self) -> str:
+        """Equal for two services exactly when the one's requests may name the other's objects."""
+        return f"gcs:{self.endpoint_url}:{self._identity_of_credentials()}"
+
+    def _identity_of_credentials(self) -> str:
+        if self._anonymous:
+            return "anonymous"
+        if self._service_account is not None:
+            return f"account:{self._service_account.get('client_email', '')}"
+        if self._credentials is not None:
+            # Without a name for what a function gives, only itself is surely the same.
+            return f"function:{self._credentials_identity or id(self._credentials)}"
+        return "chain"
+
+    @property
+    def session(self) -> Any:
+        """The ``requests`` session that adds the credentials, made when it is first needed.
+
+        Raises AccessDeniedError where there are no credentials.
+        """
+        with self._lock:
+            if self._session is None:
+                self._session = self._make_session()
+            return self._session
+
+    def close(self) -> None:
+        """Close the connections; the next request opens new ones."""
+        with self._lock:
+            if self._session is not None:
+                self._session.close()
+            self._session = None
+
+    def renew(self, token: str) -> bool:
+        """Get a new token for one that was refused; False where the refused one has just been renewed already."""
+        from google.auth.exceptions import GoogleAuthError
+        from google.auth.transport.requests import Request
+
+        session = self.session
+        with self._lock:
+            if self._anonymous or token == self._renewed_token:
+                return False
+            if session.credentials.token == token:
+                try:
+                    session.credentials.refresh(Request())
+                except GoogleAuthError as error:
+                    raise translate_failure(error, service=self.name) from error
+                self._renewed_token = session.credentials.token
+            return True
+
+    def _make_session(self) -> Any:
+        from google.auth.exceptions import GoogleAuthError
+        from google.auth.transport import requests as transport
+        from requests.adapters import HTTPAdapter
+
+        make: Any = transport.AuthorizedSession
+        try:
+            # Its own second try would send the rest of a body, which is nothing, as if it were the whole.
+            session = make(self._load_credentials(), refresh_status_codes=(), max_refresh_attempts=0)
+        except (GoogleAuthError, ValueError) as error:
+            raise translate_failure(error, service=self.name) from error
+        for scheme in ("https://", "http://"):
+            session.mount(scheme, HTTPAdapter(pool_maxsize=self._connections, max_retries=0))
+        return session
+
+    def _load_credentials(self) -> Any:
+        import google.auth
+        from google.auth.credentials import AnonymousCredentials
+        from google.oauth2.service_account import Credentials
+
+        anonymous: Any = AnonymousCredentials
+        of_account: Any = Credentials.from_service_account_info
+        if self._anonymous:
+            return anonymous()
+        if self._service_account is not None:
+            return of_account(self._service_account, scopes=_SCOPES)
+        if self._credentials is not None:
+            return self._credentials()
+        credentials, _ = google.auth.default(scopes=_SCOPES)
+        return credentials
