@@ -76,7 +76,6 @@ def test_a_blob_is_announced_and_referred_to_before_its_first_byte(catalog: Cata
     assert blobs.totals() == {"writing": 5}
     assert blobs.find_by_size(5) == []
     assert blobs.unfinished(checkpoint_id) == {}, "nothing to go on with before there is an upload"
-    assert blobs.uploads_in_progress() == set()
 
 
 def test_a_later_try_finds_what_an_earlier_one_brought_in(catalog: Catalog, blobs: Blobs) -> None:
@@ -85,7 +84,6 @@ def test_a_later_try_finds_what_an_earlier_one_brought_in(catalog: Catalog, blob
     other = _begin_upload(blobs, checkpoint_id, "b.bin", "upload-2")
     for part in (_part(3), _part(1), _part(2, b"first"), _part(2, b"again")):
         blobs.record_part(blob_id, part)
-    assert blobs.uploads_in_progress() == {"upload-1", "upload-2"}
     catalog.checkpoints.fail(checkpoint_id, claim, "the network went away")
     again, _ = begin(catalog)
     found = blobs.unfinished(again)
@@ -136,7 +134,6 @@ def test_a_blob_that_is_all_there_is_stored(catalog: Catalog, blobs: Blobs) -> N
     assert (content.part_digest(1), content.part_digest(2)) == (blake3(b"one").digest(), blake3(b"two").digest())
     assert blob_statuses(catalog) == {blob_id: "stored"}
     assert blobs.unfinished(checkpoint_id) == {}
-    assert blobs.uploads_in_progress() == set()
     assert blobs.find_by_size(3000) == [content]
 
 

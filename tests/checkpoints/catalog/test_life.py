@@ -303,9 +303,10 @@ class Life(RuleBasedStateMachine):
     @rule()
     def give_up_what_is_abandoned(self) -> None:
         given_up = self.catalog.checkpoints.abandoned(STORE_ID, before=LATER)
-        unfinished = (UPLOADING, FAILED)
         assert set(given_up) == {
-            each for each, model in self.models.items() if model.status in unfinished and not model.is_alive
+            each
+            for each, model in self.models.items()
+            if not model.is_alive and (model.status is UPLOADING or (model.status is FAILED and model.references))
         }
         for checkpoint_id in given_up:
             model = self.models[checkpoint_id]

@@ -249,14 +249,6 @@ class Blobs:
         with self._database.reading() as connection:
             return [(row.id, row.size, row.upload_id or "") for row in connection.execute(query)]
 
-    def uploads_in_progress(self) -> set[str]:
-        """The uploads that pushes are at work on, or can go on with."""
-        query = select(blobs.c.upload_id).where(
-            blobs.c.store_id == self.store_id, blobs.c.status == "writing", blobs.c.upload_id.is_not(None)
-        )
-        with self._database.reading() as connection:
-            return set(connection.execute(query).scalars())
-
     def mark_deleting(self, blob_id: str) -> bool:
         """Take a blob out of use; False where a push refers to it after all."""
         with self._database.writing() as connection:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, delete, func, insert, select, update
+from sqlalchemy import Connection, RowMapping, delete, exists, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 
@@ -442,15 +442,19 @@ class Checkpoints:
                 )
             )
 
-    def abandoned(self, store_id: str, *, before: datetime) -> list[str]:
+    def abandoned(
+        self, store_id: str, *, before: datetime, clean_up: Callable[[str], None] = lambda _: None
+    ) -> list[str]:
         """Give up pushes and captures that nobody has worked on since a time; returns their ids.
 
-        Their blobs are nobody's afterwards. The checkpoint stays, failed, and its name with it.
+        Their blobs are nobody's afterwards. The checkpoint stays, failed, and its name with it. ``clean_up`` is called
+        with each one's id while nobody else can continue it.
         """
         given_up = []
         with self._database.reading() as connection:
             rows = self._idle(connection, store_id, before)
         for row in rows:
+            claim = Claim.new()
             with self._database.writing() as connection:
                 reason = row["reason"] or "interrupted, and not continued within the grace period"
                 done = connection.execute(
@@ -460,12 +464,23 @@ class Checkpoints:
                         checkpoints.c.status == row["status"],
                         checkpoints.c.claim_token.is_not_distinct_from(row["claim_token"]),
                     )
-                    .values(status=CheckpointStatus.FAILED, reason=reason, **NO_CLAIM)
+                    .values(status=CheckpointStatus.FAILED, reason=reason, **claim.columns())
                 )
-                if done.rowcount:
-                    connection.execute(delete(blob_references).where(blob_references.c.checkpoint_id == row["id"]))
-                    given_up.append(row["id"])
+            if done.rowcount:
+                self._give_up(row["id"], claim, clean_up)
+                given_up.append(row["id"])
         return given_up
+
+    def _give_up(self, checkpoint_id: str, claim: Claim, clean_up: Callable[[str], None]) -> None:
+        try:
+            clean_up(checkpoint_id)
+            with self._database.writing() as connection:
+                # Only where it is still ours: whoever has taken it over refers to what it found.
+                if connection.execute(select(checkpoints.c.id).where(_held(checkpoint_id, claim))).first():
+                    connection.execute(delete(blob_references).where(blob_references.c.checkpoint_id == checkpoint_id))
+        finally:
+            with self._database.writing() as connection:
+                connection.execute(update(checkpoints).where(_held(checkpoint_id, claim)).values(**NO_CLAIM))
 
     def record_export(self, record: ExportRecord) -> None:
         """Record an export; one to the same place replaces the earlier record."""
@@ -494,10 +509,12 @@ class Checkpoints:
             ]
 
     def _idle(self, connection: Connection, store_id: str, before: datetime) -> list[RowMapping]:
-        """Unfinished pushes and captures that nobody is at work on."""
+        """Unfinished pushes and captures that nobody is at work on, those left out that were given up before."""
+        refers = exists().where(blob_references.c.checkpoint_id == checkpoints.c.id)
         query = _select().where(
             checkpoints.c.store_id == store_id,
-            checkpoints.c.status.in_((CheckpointStatus.UPLOADING, CheckpointStatus.SYNCING, CheckpointStatus.FAILED)),
+            checkpoints.c.status.in_((CheckpointStatus.UPLOADING, CheckpointStatus.SYNCING))
+            | ((checkpoints.c.status == CheckpointStatus.FAILED) & refers),
             checkpoints.c.updated_at <= to_text(before),
         )
         rows = connection.execute(query).mappings().all()

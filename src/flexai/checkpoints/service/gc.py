@@ -1,8 +1,9 @@
 """Garbage collection: the bytes that nobody needs any more go.
 
-In this order, so that whatever the instant it dies, a rerun finishes and nobody misses a byte: the catalog forgets who
-needed a blob, then the store forgets the manifest, then each blob is re-checked and taken out of use by one conditional
-update, then its bytes go, and last the catalog forgets that it was.
+In this order, so that whatever the instant it dies, a rerun finishes and nobody misses a byte: the catalog forgets that
+a checkpoint could come back, then the store forgets its manifest, then each blob that nobody needs is re-checked and
+taken out of use by one conditional update, then its bytes go, and last the catalog forgets that it was. An interrupted
+push is held while it is given up, so that nobody continues it half way.
 """
 
 from __future__ import annotations
@@ -54,9 +55,9 @@ def collect_garbage(
             strangers=_strangers(system),
         )
     purged = checkpoints.purge_deleted(system.store_id, before=before)
-    abandoned = checkpoints.abandoned(system.store_id, before=before)
-    for checkpoint_id in [*purged, *abandoned]:
+    for checkpoint_id in purged:
         system.store.delete_manifest(checkpoint_id)
+    abandoned = checkpoints.abandoned(system.store_id, before=before, clean_up=system.store.delete_manifest)
     unreferenced = system.blobs.unreferenced()
     progress.begin("gc", total_bytes=sum(size for _, size, _ in unreferenced), total_files=len(unreferenced))
     blobs = freed = 0
@@ -75,17 +76,18 @@ def collect_garbage(
         progress.end()
     for checkpoint_id in purged:
         checkpoints.forget(checkpoint_id)
+    system.catalog.jobs.forget_deleted()
     return GarbageReport(
         checkpoints=len(purged), abandoned=len(abandoned), blobs=blobs, freed_bytes=freed, strangers=_strangers(system)
     )
 
 
 def _abort_strays(system: System, *, before: float) -> None:
-    """Give up uploads that no push will go on with: cut off between their start and their entry in the journal."""
+    """Give up uploads of blobs that nobody knows; one that a push will go on with is announced before it starts."""
     uploads = [found for found in system.store.list_unfinished() if found[1].started_at <= min(before, time.time())]
-    journalled = system.blobs.uploads_in_progress()
-    for _, upload in uploads:
-        if upload.upload_id not in journalled:
+    known = system.blobs.known(blob_id for blob_id, _ in uploads)
+    for blob_id, upload in uploads:
+        if blob_id not in known:
             system.store.storage.abort_upload(upload.key, upload.upload_id)
 
 

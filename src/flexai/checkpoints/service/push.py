@@ -125,8 +125,8 @@ def _scan_export(place: RemotePath) -> Sequence[FileSource]:
 
 
 def _hold_all(system: System, checkpoint_id: str, files: Sequence[StoredFile]) -> dict[str, StoredContent]:
-    for file in files:
-        if not system.blobs.hold(checkpoint_id, file.content):
+    for content in {file.content.blob_id: file.content for file in files}.values():
+        if not system.blobs.hold(checkpoint_id, content):
             raise NotFoundError("the checkpoint was deleted meanwhile")
     return {file.path: file.content for file in files}
 
