@@ -190,8 +190,11 @@ async def _documents(client: PrefectClient, kind: type[StorageProvider]) -> list
             if error.response.status_code == httpx.codes.NOT_FOUND:
                 return found  # a kind of which nobody has saved a connection yet
             raise
-        found += page
-        if len(page) < _PAGE:
+        known = {document.id for document in found}
+        fresh = [document for document in page if document.id not in known]
+        found += fresh
+        # Prefect's own server ignores offset and limit here, and returns all at once each time.
+        if len(page) < _PAGE or not fresh:
             return found
 
 

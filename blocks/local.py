@@ -75,16 +75,24 @@ class LocalStorageProvider(StorageProvider):
         check_key(bucket, self.root)
         root = self._usable_root()
         folder = root / bucket
+        try:
+            return RemotePath(LocalStorage(self._bucket(root, folder)), key)
+        except OSError as error:
+            raise storage_error(error, folder) from error
+
+    def _bucket(self, root: Path, folder: Path) -> Path:
         if folder.is_symlink() and not folder.resolve().is_relative_to(root.resolve()):
             raise AccessDeniedError(
-                f"bucket {bucket!r} is a symbolic link that leaves {root}",
+                f"bucket {folder.name!r} is a symbolic link that leaves {root}",
                 hint="create a connection whose root directory holds the link's target",
             )
         if folder.exists() and not folder.is_dir():
             raise NotFoundError(f"{folder} is no bucket but a file", hint="the path's first part must be a folder")
         if not folder.exists() and not self.create_buckets:
-            raise NotFoundError(f"there is no bucket {bucket!r} in {root}", hint=f"make it first: mkdir '{folder}'")
-        return RemotePath(LocalStorage(folder.resolve()), key)
+            raise NotFoundError(
+                f"there is no bucket {folder.name!r} in {root}", hint=f"make it first: mkdir '{folder}'"
+            )
+        return folder.resolve()
 
     def reach(self) -> str:
         """Look at the root directory."""
@@ -97,14 +105,16 @@ class LocalStorageProvider(StorageProvider):
 
     def _usable_root(self) -> Path:
         root = Path(self.root)
-        # Made on the fly, the directory would stand where a share is to be mounted.
-        if not root.is_dir():
+        try:
+            os.scandir(root).close()
+        except (FileNotFoundError, NotADirectoryError) as error:
+            # Made on the fly, the directory would stand where a share is to be mounted.
             raise NotFoundError(
                 f"the root directory {root} of {self._called} is not there",
                 hint="mount it, or make it if it should be an ordinary directory",
-            )
-        if not os.access(root, os.R_OK | os.X_OK):
-            raise AccessDeniedError(f"the root directory {root} of {self._called} may not be read")
+            ) from error
+        except OSError as error:
+            raise storage_error(error, root) from error
         return root
 
     @property

@@ -21,12 +21,13 @@ import flexai
 from tests.servers.fixtures import fake_gcs, juicefs, lease, rclone, seaweedfs
 from tests.servers.lease import Lease
 from tests.servers.postgresql import postgresql
+from tests.servers.prefect import prefect_api, prefect_server
 
 # Prefect reports usage to its makers unless told not to; tests talk to this machine alone.
 os.environ.setdefault("DO_NOT_TRACK", "1")
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 
-__all__ = ["fake_gcs", "juicefs", "lease", "postgresql", "rclone", "seaweedfs"]
+__all__ = ["fake_gcs", "juicefs", "lease", "postgresql", "prefect_api", "prefect_server", "rclone", "seaweedfs"]
 
 _LEASE = pytest.StashKey[Lease]()
 

@@ -161,8 +161,6 @@ def _fake_gcs(folder: Path, ports: Sequence[int]) -> list[str]:
 
 def _prefect(folder: Path, ports: Sequence[int]) -> list[str]:
     # `prefect server start` would run this as a child of its own, which would outlive it.
-    package = importlib.util.find_spec("prefect")
-    application = str(Path(package.origin).parents[1]) if package and package.origin else "."
     return [
         f"PREFECT_HOME={folder}",
         f"PREFECT_PROFILES_PATH={folder / 'profiles.toml'}",
@@ -172,7 +170,6 @@ def _prefect(folder: Path, ports: Sequence[int]) -> list[str]:
         sys.executable,
         "-m",
         "uvicorn",
-        f"--app-dir={application}",
         "--factory",
         "prefect.server.api.server:create_app",
         "--host=127.0.0.1",

@@ -1,0 +1,129 @@
+"""Trying out a store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import pytest
+
+from flexai.blocks import LocalStorageProvider, Outcome, Probe, probes
+from flexai.checkpoints.errors import AccessDeniedError, StorageError
+from flexai.checkpoints.storage.connection import RemotePath
+from flexai.checkpoints.storage.local import LocalStorage
+from flexai.checkpoints.storage.protocol import Block, Body, ObjectInfo, PartReceipt
+
+
+class Forgetful(LocalStorage):
+    """Says that it has stored things, and has not."""
+
+    def get(self, key: str, *, start: int = 0, length: int | None = None, etag: str = "") -> Iterator[Block]:
+        """Give back zeros."""
+        size = sum(len(block) for block in super().get(key, start=start, length=length, etag=etag))
+        yield memoryview(bytes(size))
+
+
+class WithoutParts(LocalStorage):
+    """Knows no multipart upload."""
+
+    def put_part(self, key: str, upload_id: str, *, number: int, offset: int, body: Body) -> PartReceipt:
+        """Refuse a second part."""
+        if number > 1 or offset:
+            raise StorageError("no parts here")
+        return super().put_part(key, upload_id, number=number, offset=offset, body=body)
+
+
+class WriteOnly(LocalStorage):
+    """Lets nothing be deleted."""
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """Refuse."""
+        raise AccessDeniedError("nobody may delete here")
+
+
+class ReadOnly(LocalStorage):
+    """Lets nothing be written."""
+
+    def put(self, key: str, body: Body) -> ObjectInfo:
+        """Refuse."""
+        raise AccessDeniedError("nobody may write here")
+
+
+def outcomes(found: list[Probe]) -> dict[str, str]:
+    return {probe.name: probe.outcome.value for probe in found}
+
+
+def failed(found: list[Probe]) -> set[str]:
+    return {probe.name for probe in found if probe.outcome is not Outcome.PASSED}
+
+
+def test_a_directory_can_do_everything_and_is_empty_again_afterwards(tmp_path: Path) -> None:
+    found = LocalStorageProvider(root=str(tmp_path)).check("bucket/somewhere")
+    assert set(outcomes(found).values()) == {"passed"}
+    assert [probe.name for probe in found] == [
+        "reach", "put", "get", "range", "head", "list", "overwrite", "copy", "multipart", "abort", "delete",
+    ]  # fmt: skip
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_what_lies_below_the_path_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "bucket").mkdir()
+    (tmp_path / "bucket" / "object").write_text("somebody's")
+    LocalStorageProvider(root=str(tmp_path)).check("bucket")
+    assert [path.name for path in (tmp_path / "bucket").rglob("*")] == ["object"]
+    assert (tmp_path / "bucket" / "object").read_text() == "somebody's"
+
+
+def test_without_a_path_only_the_provider_is_touched(tmp_path: Path) -> None:
+    assert outcomes(LocalStorageProvider(root=str(tmp_path)).check()) == {"reach": "passed"}
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_provider_that_is_not_there_fails_and_nothing_else_is_tried(tmp_path: Path) -> None:
+    found = outcomes(LocalStorageProvider(root=str(tmp_path / "gone")).check("bucket"))
+    assert found.pop("reach") == "failed"
+    assert set(found.values()) == {"not tried"}
+
+
+def test_a_path_that_is_none_is_refused(tmp_path: Path) -> None:
+    found = LocalStorageProvider(root=str(tmp_path)).check("../elsewhere")
+    assert found[0].outcome is Outcome.FAILED
+    assert "is no path on a storage provider" in found[0].detail
+
+
+def test_a_store_that_returns_other_bytes_is_found_out(tmp_path: Path) -> None:
+    found = probes.try_out(RemotePath(Forgetful(tmp_path), "scratch"))
+    assert failed(found) == {"get", "range", "overwrite", "copy", "multipart"}
+    assert next(probe.detail for probe in found if probe.name == "get") == "other bytes came back than were stored"
+
+
+def test_a_store_without_multipart_uploads_fails_that_alone_and_keeps_nothing_unfinished(tmp_path: Path) -> None:
+    storage = WithoutParts(tmp_path)
+    assert failed(probes.try_out(RemotePath(storage, "scratch"))) == {"multipart"}
+    assert list(storage.list_uploads("")) == []
+    assert list(storage.list("")) == []
+
+
+def test_a_store_that_lets_nothing_be_deleted_fails_that_alone(tmp_path: Path) -> None:
+    assert failed(probes.try_out(RemotePath(WriteOnly(tmp_path), "scratch"))) == {"delete"}
+
+
+def test_where_nothing_can_be_written_nothing_else_is_tried(tmp_path: Path) -> None:
+    found = probes.try_out(RemotePath(ReadOnly(tmp_path), "scratch"))
+    assert (found[0].outcome, found[0].detail) == (Outcome.FAILED, "nobody may write here")
+    assert {probe.outcome for probe in found[1:]} == {Outcome.NOT_TRIED}
+
+
+def test_an_error_that_is_none_of_a_stores_is_not_hidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(self: LocalStorage, prefix: str) -> Iterator[ObjectInfo]:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(LocalStorage, "list", broken)
+    with pytest.raises(ZeroDivisionError):
+        probes.try_out(RemotePath(LocalStorage(tmp_path), "scratch"))
+
+
+def test_an_unsafe_prefix_reaches_no_store(tmp_path: Path) -> None:
+    found = probes.try_out(RemotePath(LocalStorage(tmp_path), "../outside"))
+    assert failed(found) >= {"put"}
+    assert not (tmp_path.parent / "outside").exists()
