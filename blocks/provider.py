@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import uuid
 from abc import ABC, abstractmethod
-from typing import ClassVar, Self
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
 from uuid import UUID
 
 from prefect.blocks.core import Block
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from flexai.blocks import probes
-from flexai.blocks.probes import Outcome, Probe
-from flexai.checkpoints.errors import CheckpointError
+from flexai.blocks.probes import Outcome, Probe, ProbeFunction
+from flexai.checkpoints.errors import AccessDeniedError, CheckpointError
 from flexai.checkpoints.models import NIL_UUID
 from flexai.checkpoints.storage.connection import RemotePath
 
@@ -27,6 +28,9 @@ class StorageProvider(Block, ABC):
     named in ``retired_fields``; a field is never renamed.
     """
 
+    # A model's own errors quote all that it was given, secrets too.
+    model_config = ConfigDict(hide_input_in_errors=True)
+
     provider: ClassVar[str]
     """What ``flexai storage create --provider`` calls this kind."""
     schema_generation: ClassVar[int] = 1
@@ -38,6 +42,14 @@ class StorageProvider(Block, ABC):
     capabilities: dict[str, str] = Field(
         default_factory=dict, description="What the last check found: each ability, and whether it passed."
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _nothing_means_the_default(cls, values: Any) -> Any:
+        # A form that was cleared saves null.
+        return (
+            {name: value for name, value in values.items() if value is not None} if isinstance(values, dict) else values
+        )
 
     @model_validator(mode="after")
     def _holds_only_what_is_known(self) -> Self:
@@ -81,6 +93,16 @@ class StorageProvider(Block, ABC):
     def reach(self) -> str:
         """Touch the provider with these credentials and say what was found, in a few words; raises as ``open`` does."""
 
+    def verify(self) -> None:
+        """Refuse what only looking around can tell of the fields, such as where an endpoint's name leads.
+
+        Called before a connection is saved and before it is used. Raises UsageError.
+        """
+
+    def abilities(self) -> Mapping[str, ProbeFunction]:
+        """What to try out beyond what every store is tried for."""
+        return {}
+
     def check(self, path: str = "") -> list[Probe]:
         """Try out what this connection may do.
 
@@ -92,5 +114,6 @@ class StorageProvider(Block, ABC):
             if path:
                 scratch = self.open(f"{path.rstrip('/')}/{SCRATCH_PREFIX}{uuid.uuid4().hex[:12]}")
         except CheckpointError as error:
-            return [Probe("reach", Outcome.FAILED, error.message), *(probes.not_tried() if path else [])]
-        return found + (probes.try_out(scratch) if path else [])
+            failed = Probe("reach", Outcome.FAILED, error.message, denied=isinstance(error, AccessDeniedError))
+            return [failed, *(probes.not_tried(self.abilities()) if path else [])]
+        return found + (probes.try_out(scratch, self.abilities()) if path else [])
