@@ -15,15 +15,21 @@ from flexai.blocks.connections import (
     load_connection,
     save_connection,
 )
+from flexai.blocks.huggingface import HuggingFaceStorageProvider
 from flexai.blocks.local import LocalStorageProvider
 from flexai.blocks.probes import Outcome, Probe
 from flexai.blocks.provider import StorageProvider
+from flexai.blocks.s3 import MinIOStorageProvider, R2StorageProvider, S3StorageProvider
 
 __all__ = [
     "PROVIDERS",
+    "HuggingFaceStorageProvider",
     "LocalStorageProvider",
+    "MinIOStorageProvider",
     "Outcome",
     "Probe",
+    "R2StorageProvider",
+    "S3StorageProvider",
     "SavedConnection",
     "StorageProvider",
     "check_connection",

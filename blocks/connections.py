@@ -14,9 +14,11 @@ from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from pydantic import ValidationError
 
 from flexai.blocks.api import with_api
+from flexai.blocks.huggingface import HuggingFaceStorageProvider
 from flexai.blocks.local import LocalStorageProvider
 from flexai.blocks.probes import Probe
 from flexai.blocks.provider import StorageProvider
+from flexai.blocks.s3 import MinIOStorageProvider, R2StorageProvider, S3StorageProvider
 from flexai.checkpoints.errors import (
     AlreadyExistsError,
     ConflictError,
@@ -26,7 +28,16 @@ from flexai.checkpoints.errors import (
 )
 from flexai.checkpoints.names import parse_name
 
-PROVIDERS: dict[str, type[StorageProvider]] = {kind.provider: kind for kind in (LocalStorageProvider,)}
+PROVIDERS: dict[str, type[StorageProvider]] = {
+    kind.provider: kind
+    for kind in (
+        S3StorageProvider,
+        R2StorageProvider,
+        MinIOStorageProvider,
+        HuggingFaceStorageProvider,
+        LocalStorageProvider,
+    )
+}
 """The kinds of connections, by what ``flexai storage create --provider`` calls them."""
 
 _PAGE = 200
@@ -63,10 +74,11 @@ def parse_connection_name(text: str) -> str:
 def save_connection(block: StorageProvider, name: str, *, overwrite: bool = False) -> UUID:
     """Save a connection under a name, and return its id; ``overwrite`` replaces one of the same kind.
 
-    Raises InvalidNameError, AlreadyExistsError for a name that is taken (by another kind even with ``overwrite``), and
-    StorageUnavailableError where the Prefect API does not answer.
+    Raises InvalidNameError, AlreadyExistsError for a name that is taken (by another kind even with ``overwrite``),
+    UsageError for an endpoint that is refused, and StorageUnavailableError where the Prefect API does not answer.
     """
     name = parse_connection_name(name)
+    block.verify()
 
     async def save(client: PrefectClient) -> UUID:
         for kind, document in await _find(client, name):

@@ -1,0 +1,274 @@
+"""Where a connection's credentials come from: its own fields, a credentials block of somebody else's, or nowhere.
+
+Who uses prefect-aws or prefect-gcp has their keys in a block already. A connection can name that block instead of
+holding the keys once more. The block's document is read, not the block loaded, so those packages need not be installed
+where the transfer runs.
+
+Keys that expire are renewed while a transfer runs: stores ask for them with every request, and the named block is read
+again each minute.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prefect.client.orchestration import PrefectClient
+from prefect.exceptions import ObjectNotFound
+
+from flexai.blocks.api import with_api
+from flexai.checkpoints.errors import (
+    AccessDeniedError,
+    CheckpointError,
+    ConflictError,
+    NotFoundError,
+    SettingsError,
+    StorageUnavailableError,
+)
+
+if TYPE_CHECKING:
+    from flexai.checkpoints.storage.s3_service import S3Credentials
+
+AWS = "aws-credentials"
+MINIO = "minio-credentials"
+"""``AwsCredentials`` and ``MinIOCredentials`` of prefect-aws, by what Prefect calls the types of blocks."""
+GCP = "gcp-credentials"
+"""``GcpCredentials`` of prefect-gcp."""
+SECRET = "secret"
+"""Prefect's own ``Secret``."""
+
+MAX_AGE = 60.0
+"""Seconds after which a block is read again."""
+
+_RESERVED = ("/", "\\", "?", "#", "%")
+
+logger = logging.getLogger(__name__)
+
+
+def check_reference(text: str, kinds: Sequence[str]) -> str:
+    """Return the name of a credentials block: ``NAME`` or ``TYPE/NAME``; ValueError where it is neither."""
+    text = text.strip()
+    kind, slash, name = text.rpartition("/")
+    if slash and kind not in kinds:
+        raise ValueError(f"a credentials block for this provider is of type {' or '.join(kinds)}: write TYPE/NAME")
+    if not name or not name.isprintable() or any(mark in text.removeprefix(f"{kind}/") for mark in _RESERVED):
+        raise ValueError("a credentials block is given by its name, or by TYPE/NAME")
+    return text
+
+
+class SavedCredentials:
+    """A credentials block by its name, read when it is first needed and again each minute. Safe to use from threads."""
+
+    def __init__(
+        self,
+        reference: str,
+        kinds: Sequence[str],
+        *,
+        max_age: float = MAX_AGE,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """``kinds`` are the types of blocks it may be, in order of preference; ``max_age`` is in seconds."""
+        self.reference = check_reference(reference, kinds)
+        self._kinds = tuple(kinds)
+        self._max_age = max_age
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._found: tuple[str, Mapping[str, Any]] | None = None
+        self._read_at = 0.0
+
+    def __repr__(self) -> str:
+        return f"SavedCredentials({self.reference!r})"
+
+    @property
+    def identity(self) -> str:
+        """Equal for two that mean the same block."""
+        return f"block:{self.reference}"
+
+    def read(self) -> tuple[str, Mapping[str, Any]]:
+        """The type of the block and its fields, secrets included, as they were within the last minute.
+
+        Raises NotFoundError where there is no such block, ConflictError where there are several of the name, and what
+        ``with_api`` raises where it has never been read; later a Prefect API that is away for a while is waited for.
+        """
+        found = self._found
+        # While one thread reads it again, the others go on with what they have.
+        if found is not None and (self._is_fresh() or not self._lock.acquire(blocking=False)):
+            return found
+        if found is None:
+            self._lock.acquire()
+        try:
+            if self._found is None or not self._is_fresh():
+                self._found = self._read()
+            return self._found
+        finally:
+            self._lock.release()
+
+    def _is_fresh(self) -> bool:
+        return self._clock() - self._read_at < self._max_age
+
+    def _read(self) -> tuple[str, Mapping[str, Any]]:
+        try:
+            found = with_api(self._find)
+        except StorageUnavailableError as error:
+            if self._found is None:
+                raise
+            logger.warning("%s cannot be read again, its last content is used: %s", self, error.message)
+            found = self._found
+        self._read_at = self._clock()
+        return found
+
+    async def _find(self, client: PrefectClient) -> tuple[str, Mapping[str, Any]]:
+        kind, _, name = self.reference.rpartition("/")
+        found: list[tuple[str, Mapping[str, Any]]] = []
+        for slug in [kind] if kind else self._kinds:
+            try:
+                document = await client.read_block_document_by_name(name, slug, include_secrets=True)
+            except ObjectNotFound:
+                continue
+            found.append((slug, document.data))
+        if not found:
+            raise NotFoundError(
+                f"there is no credentials block {self.reference!r} ({' or '.join(self._kinds)})",
+                hint="prefect block ls shows the blocks there are",
+            )
+        if len(found) > 1:
+            raise ConflictError(
+                f"there is more than one credentials block {name!r}",
+                hint=f"write {' or '.join(f'{slug}/{name}' for slug, _ in found)}",
+            )
+        return found[0]
+
+
+class SavedAWSCredentials:
+    """What a block of prefect-aws gives for each request: its keys, a profile's, an assumed role's, or the chain's."""
+
+    def __init__(self, saved: SavedCredentials) -> None:
+        self.saved = saved
+        self._lock = threading.Lock()
+        self._fields: Mapping[str, Any] | None = None
+        self._credentials: Any = None
+
+    def __repr__(self) -> str:
+        return f"SavedAWSCredentials({self.saved.reference!r})"
+
+    @property
+    def region(self) -> str:
+        """The region that the block names, if any."""
+        return str(self.saved.read()[1].get("region_name") or "")
+
+    def __call__(self) -> S3Credentials:
+        """The credentials of this moment.
+
+        Raises SettingsError for a block that lacks some, AccessDeniedError where a role may not be assumed or there is
+        nothing to be found, and what ``SavedCredentials.read`` raises.
+        """
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        from flexai.checkpoints.storage.s3_service import S3Credentials
+
+        kind, fields = self.saved.read()
+        try:
+            with self._lock:
+                if fields != self._fields:
+                    # Kept while the block is the same: an assumed role is good for an hour.
+                    self._credentials = self._resolve(kind, fields)
+                    self._fields = fields
+                credentials = self._credentials
+            frozen = credentials.get_frozen_credentials()
+        except (BotoCoreError, ClientError) as error:
+            raise self._refused(error, fields) from error
+        return S3Credentials(frozen.access_key, frozen.secret_key, frozen.token or "")
+
+    def check_endpoint(self, endpoint_url: str) -> None:
+        """Raise SettingsError where the block has an endpoint of its own that the connection does not have."""
+        parameters = self.saved.read()[1].get("aws_client_parameters")
+        own = parameters.get("endpoint_url") if isinstance(parameters, Mapping) else None
+        if own and not endpoint_url:
+            raise SettingsError(
+                f"credentials block {self.saved.reference!r} is for an endpoint of its own, the connection for AWS",
+                hint="save the connection again with --endpoint-url",
+            )
+
+    def _resolve(self, kind: str, fields: Mapping[str, Any]) -> Any:
+        import botocore.session
+        from botocore.credentials import AssumeRoleCredentialFetcher, Credentials, DeferredRefreshableCredentials
+
+        session = botocore.session.Session(profile=fields.get("profile_name") or None)
+        if kind == MINIO:
+            names = ("minio_root_user", "minio_root_password", "")
+        else:
+            names = ("aws_access_key_id", "aws_secret_access_key", "aws_session_token")
+        key, secret, token = (str(fields.get(name) or "") for name in names)
+        if bool(key) != bool(secret) or (kind == MINIO and not key):
+            raise SettingsError(f"credentials block {self.saved.reference!r} lacks {names[1] if key else names[0]}")
+        credentials = Credentials(key, secret, token or None) if key else session.get_credentials()
+        if credentials is None:
+            raise AccessDeniedError(
+                f"credentials block {self.saved.reference!r} names no keys, and none are found here"
+            )
+        role = fields.get("assume_role_arn")
+        if not role:
+            return credentials
+        # It logs answers when debugging is on, and the one to this request is a secret.
+        logging.getLogger("botocore.parsers").addFilter(_is_no_debugging)
+        wanted = fields.get("assume_role_kwargs")
+        fetcher = AssumeRoleCredentialFetcher(
+            client_creator=partial(session.create_client, region_name=fields.get("region_name") or None),
+            source_credentials=credentials,
+            role_arn=role,
+            extra_args={name: value for name, value in wanted.items() if value} if isinstance(wanted, Mapping) else {},
+        )
+        return DeferredRefreshableCredentials(fetcher.fetch_credentials, "assume-role")
+
+    def _refused(self, error: Exception, fields: Mapping[str, Any]) -> CheckpointError:
+        from flexai.checkpoints.storage.s3_errors import code_of, translate
+
+        if role := fields.get("assume_role_arn"):
+            why = code_of(error) or type(error).__name__
+            return AccessDeniedError(f"role {role} of credentials block {self.saved.reference!r} is refused ({why})")
+        return translate(error, service="AWS")
+
+
+def _is_no_debugging(record: logging.LogRecord) -> bool:
+    return record.levelno > logging.DEBUG
+
+
+def saved_token(saved: SavedCredentials) -> Callable[[], str]:
+    """A function that gives the text that a ``Secret`` block holds."""
+
+    def token() -> str:
+        value = saved.read()[1].get("value")
+        if not isinstance(value, str) or not value.strip():
+            raise SettingsError(f"block {saved.reference!r} holds no text")
+        return value
+
+    return token
+
+
+def read_service_account(saved: SavedCredentials) -> tuple[Mapping[str, Any] | None, str]:
+    """The service account key that a ``GcpCredentials`` block names, and its project.
+
+    None where it names none: the chain is meant. Raises SettingsError for one that cannot be read here.
+    """
+    import json
+
+    fields = saved.read()[1]
+    project = str(fields.get("project") or "")
+    info, place = fields.get("service_account_info"), fields.get("service_account_file")
+    try:
+        if isinstance(info, str):
+            info = json.loads(info)
+        elif not info and place:
+            info = json.loads(Path(str(place)).expanduser().read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError(f"the key file of credentials block {saved.reference!r} is not here: {place}") from error
+    except ValueError:
+        raise SettingsError(f"credentials block {saved.reference!r} holds a key that is no JSON") from None
+    if info is not None and not isinstance(info, Mapping):
+        raise SettingsError(f"credentials block {saved.reference!r} holds a key that is no service account's")
+    return info or None, project

@@ -1,0 +1,42 @@
+"""What the fields of several kinds of connections have in common."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated
+
+from pydantic import BeforeValidator, SecretStr
+
+from flexai.checkpoints.errors import UsageError
+from flexai.checkpoints.storage.endpoints import check_endpoint
+
+_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
+
+
+def _stripped(value: object) -> object:
+    if isinstance(value, SecretStr):
+        value = value.get_secret_value()
+    return value.strip() if isinstance(value, str) else value
+
+
+Text = Annotated[str, BeforeValidator(_stripped)]
+"""A text without the white space that pasting brings along."""
+Secret = Annotated[SecretStr, BeforeValidator(_stripped)]
+"""A secret likewise; empty where there is none."""
+
+
+def endpoint_field(value: str, *, allow_path: bool = False) -> str:
+    """Return an endpoint in its usual form; empty stays empty. Raises ValueError, for validators."""
+    try:
+        return check_endpoint(value, allow_path=allow_path) if value else ""
+    except UsageError as error:
+        raise ValueError(f"{error.message} ({error.hint})") from None
+
+
+def check_bucket(name: str) -> str:
+    """Return a bucket's name; UsageError for what no provider takes for one."""
+    if not _BUCKET.fullmatch(name) or ".." in name:
+        raise UsageError(
+            f"{name!r} is no bucket's name", hint="write BUCKET/PREFIX, for instance my-bucket/checkpoints"
+        )
+    return name

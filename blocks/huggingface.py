@@ -1,0 +1,192 @@
+"""The Hugging Face Hub as a storage provider: where many base models come from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import ClassVar, Literal, Self
+
+from pydantic import Field, HttpUrl, SecretStr, field_validator, model_validator
+
+from flexai.blocks import credentials
+from flexai.blocks.credentials import SavedCredentials, saved_token
+from flexai.blocks.fields import Secret, Text, endpoint_field
+from flexai.blocks.probes import Outcome, Probe, ProbeFunction, expect, not_tried, read, try_one
+from flexai.blocks.provider import StorageProvider
+from flexai.checkpoints.errors import AccessDeniedError, CheckpointError, NotFoundError, StorageUnavailableError
+from flexai.checkpoints.storage.connection import RemotePath
+from flexai.checkpoints.storage.endpoints import check_address
+from flexai.checkpoints.storage.hub_client import HubClient
+from flexai.checkpoints.storage.hub_paths import parse_hub_path
+from flexai.checkpoints.storage.huggingface import DEFAULT_ENDPOINT, HubStorage
+from flexai.checkpoints.storage.protocol import ObjectInfo, ObjectStorage
+from flexai.checkpoints.storage.retry import RetryPolicy, retrying
+
+_MAX_PROBED = 64 * 1024
+
+
+class HuggingFaceStorageProvider(StorageProvider):
+    """The Hugging Face Hub, or a mirror of it. Checkpoints can be pushed from it, not exported to it.
+
+    Its paths are `ORG/REPO[@REVISION][/FOLDER-or-FILE]`. Public repositories need no token; gated and private ones need
+    one that may read them.
+
+    Example:
+        Save a connection and open a repository as it is now:
+        ```python
+        from flexai.blocks import HuggingFaceStorageProvider, save_connection
+
+        save_connection(HuggingFaceStorageProvider(token="hf_..."), "hf-storage")
+        place = HuggingFaceStorageProvider.load("BLOCK_NAME").open("Qwen/Qwen2.5-7B@main")
+        ```
+    """
+
+    _block_type_name = "FlexAI Hugging Face Storage Provider"
+    _block_type_slug = "flexai-hugging-face-storage-provider"
+    # Prefect has no picture of the Hub; this is its own of any store.
+    _logo_url = HttpUrl(
+        "https://raw.githubusercontent.com/PrefectHQ/prefect/420d0d6a78bb6df1fc18bcf188fdad43c1d22ea9/assets/"
+        "block-logos/filesystem.png"
+    )
+    _documentation_url = HttpUrl("https://docs.flex.ai/commands/checkpoint")
+
+    provider: ClassVar[str] = "huggingface"
+
+    token: Secret = Field(
+        default=SecretStr(""),
+        title="Token",
+        description="An access token from huggingface.co/settings/tokens that may read the repositories.",
+    )
+    credentials_block: Text = Field(
+        default="",
+        title="Secret block",
+        description="Instead of a token: the name of a Secret block that holds it.",
+        examples=["hf-token"],
+    )
+    endpoint_url: Text = Field(
+        default=DEFAULT_ENDPOINT,
+        title="Endpoint",
+        description="The Hub's address, or that of a mirror which speaks its language.",
+        examples=[DEFAULT_ENDPOINT],
+    )
+    repo_type: Literal["model", "dataset", "space"] = Field(
+        default="model", title="Type of repositories", description="What the paths name: models, datasets or spaces."
+    )
+
+    @field_validator("endpoint_url")
+    @classmethod
+    def _endpoint_is_an_address(cls, value: str) -> str:
+        return endpoint_field(value, allow_path=True) or DEFAULT_ENDPOINT
+
+    @field_validator("credentials_block")
+    @classmethod
+    def _names_a_block(cls, value: str) -> str:
+        return credentials.check_reference(value, (credentials.SECRET,)) if value else value
+
+    @model_validator(mode="after")
+    def _one_source_of_credentials(self) -> Self:
+        if self.token.get_secret_value() and self.credentials_block:
+            raise ValueError("give either a token or the name of a Secret block, not both")
+        return self
+
+    @property
+    def location(self) -> str:
+        """The endpoint."""
+        return self.endpoint_url
+
+    def verify(self) -> None:
+        """Look up where the endpoint leads."""
+        check_address(self.endpoint_url)
+
+    def open(self, path: str) -> RemotePath:
+        """Open a repository at the commit that its revision is now.
+
+        Raises UsageError for a path that is none, NotFoundError for a repository or revision that is not there or that
+        the token may not see, AccessDeniedError for one that is gated and for a token that is refused.
+        """
+        repo, revision, key = parse_hub_path(path)
+        self.verify()
+        storage = HubStorage(
+            repo,
+            revision=revision,
+            endpoint=self.endpoint_url,
+            token=self._token(),
+            repo_type=self.repo_type,
+        )
+        return RemotePath(storage, key, revision=storage.commit)
+
+    def reach(self) -> str:
+        """Ask whose token it is, or without one for anything."""
+        self.verify()
+        token = self._token()
+        client = HubClient(self.endpoint_url, token, connections=1, connect_timeout=10.0, read_timeout=30.0)
+        path = "/api/whoami-v2" if token else "/api/models"
+        document, response = retrying(
+            lambda: client.read_document(path, {} if token else {"limit": "1"}), RetryPolicy(attempts=2)
+        )
+        if response.status_code in {401, 403}:
+            raise AccessDeniedError(
+                f"{self.endpoint_url} refused {'the token' if token else 'to answer without a token'}",
+                hint="save the connection again with the token that huggingface.co/settings/tokens shows",
+            )
+        if response.status_code >= 500:
+            raise StorageUnavailableError(f"{self.endpoint_url} failed ({response.status_code})")
+        name = document.get("name") if token and isinstance(document, dict) else None
+        whose = f", the token is {name}'s" if name else "" if token else ", no token is used"
+        return f"{self.endpoint_url} answers{whose}"
+
+    def check(self, path: str = "") -> list[Probe]:
+        """Try out whether the Hub answers; with a path, whether what is there can be read. Nothing can be written."""
+        try:
+            found = [Probe("reach", Outcome.PASSED, self.reach())]
+            if not path:
+                return found
+            place = self.open(path)
+        except CheckpointError as error:
+            failed = Probe("reach", Outcome.FAILED, error.message, denied=isinstance(error, AccessDeniedError))
+            return [failed, *(not_tried() if path else [])]
+        tried = {name: try_one(name, probe, place) for name, probe in _reading(place.key).items()}
+        return found + [
+            tried.get(probe.name, Probe(probe.name, Outcome.ABSENT, "repositories are only read"))
+            for probe in not_tried()
+        ]
+
+    def _token(self) -> Callable[[], str] | SecretStr | None:
+        if self.credentials_block:
+            return saved_token(SavedCredentials(self.credentials_block, (credentials.SECRET,)))
+        return self.token if self.token.get_secret_value() else None
+
+
+def _reading(key: str) -> dict[str, ProbeFunction]:
+    """What can be tried on files that are there already, at or below ``key``."""
+
+    def smallest(storage: ObjectStorage) -> ObjectInfo:
+        files = [info for info in storage.list(key) if info.key == key or not key or info.key.startswith(f"{key}/")]
+        if not files:
+            raise NotFoundError(f"there are no files {f'at {key} ' if key else ''}in {storage.location}", hint="")
+        return min(files, key=lambda info: (info.size == 0, info.size))
+
+    def list_files(storage: ObjectStorage, prefix: str) -> str:
+        smallest(storage)
+        count = sum(1 for _ in storage.list(key))
+        return f"{count} file{'' if count == 1 else 's'}"
+
+    def head(storage: ObjectStorage, prefix: str) -> str:
+        info = smallest(storage)
+        expect(storage.head(info.key) == info, "a file is described in two ways")
+        return f"{info.key}, {info.size} bytes"
+
+    def get(storage: ObjectStorage, prefix: str) -> str:
+        info = smallest(storage)
+        length = min(info.size, _MAX_PROBED)
+        expect(len(read(storage.get(info.key, length=length))) == length, "less came back than was asked for")
+        return f"{length} bytes of {info.key}"
+
+    def get_range(storage: ObjectStorage, prefix: str) -> str:
+        info = smallest(storage)
+        start = info.size // 2
+        length = min(info.size - start, _MAX_PROBED)
+        found = read(storage.get(info.key, start=start, length=length))
+        expect(len(found) == length, f"{length} bytes were asked for, {len(found)} came back")
+        return "a part of a file, by its range"
+
+    return {"list": list_files, "head": head, "get": get, "range": get_range}

@@ -1,0 +1,400 @@
+"""AWS S3, and services that speak its language: Cloudflare R2, MinIO, and whatever has an endpoint of its own."""
+
+from __future__ import annotations
+
+import re
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, Self
+
+from pydantic import Field, HttpUrl, SecretStr, field_validator, model_validator
+
+from flexai.blocks import credentials
+from flexai.blocks.credentials import SavedAWSCredentials, SavedCredentials
+from flexai.blocks.fields import Secret, Text, check_bucket, endpoint_field
+from flexai.blocks.probes import ProbeFunction
+from flexai.blocks.provider import StorageProvider
+from flexai.checkpoints.errors import AccessDeniedError
+from flexai.checkpoints.storage.connection import RemotePath, split_bucket
+from flexai.checkpoints.storage.endpoints import check_address
+from flexai.checkpoints.storage.retry import RetryPolicy, retrying
+from flexai.checkpoints.storage.s3 import S3Storage
+from flexai.checkpoints.storage.s3_errors import code_of, translate
+from flexai.checkpoints.storage.s3_service import S3Credentials, S3Service
+
+_REGION = re.compile(r"[a-z0-9-]{0,64}")
+_ACCOUNT = re.compile(r"[0-9a-f]{32}")
+# Whoever waits for a check wants to know soon that nobody is there.
+_CHECK_POLICY = RetryPolicy(attempts=2)
+
+
+class _S3Provider(StorageProvider):
+    """What connections to services that speak S3 have in common. Not a block of its own."""
+
+    access_key_id: Text = Field(
+        default="",
+        title="Access key ID",
+        description="The public half of the key.",
+        examples=["AKIAIOSFODNN7EXAMPLE"],
+    )
+    secret_access_key: Secret = Field(
+        default=SecretStr(""), title="Secret access key", description="The secret half of the key."
+    )
+    session_token: Secret = Field(
+        default=SecretStr(""),
+        title="Session token",
+        description="Only for temporary keys, which come with one.",
+    )
+    credentials_block: Text = Field(
+        default="",
+        title="Credentials block",
+        description=(
+            "Instead of a key: the name of an AWS Credentials or MinIO Credentials block that holds it, "
+            "or TYPE/NAME where both have the name."
+        ),
+        examples=["prod", "aws-credentials/prod"],
+    )
+    ca_bundle: Text = Field(
+        default="",
+        title="Certificate authorities",
+        description="The path of a PEM file with the authorities to trust, for a server with a certificate of its own.",
+        examples=["/etc/ssl/certs/company.pem"],
+    )
+
+    credential_kinds: ClassVar[tuple[str, ...]] = (credentials.AWS, credentials.MINIO)
+    needs_credentials: ClassVar[bool] = True
+
+    @field_validator("credentials_block")
+    @classmethod
+    def _names_a_block(cls, value: str) -> str:
+        return credentials.check_reference(value, cls.credential_kinds) if value else value
+
+    @model_validator(mode="after")
+    def _credentials_fit_together(self) -> Self:
+        key, secret = bool(self.access_key_id), bool(self.secret_access_key.get_secret_value())
+        if key != secret:
+            raise ValueError(
+                f"an access key has two halves, and the {'secret' if key else 'public'} one is missing: "
+                f"{'secret_access_key' if key else 'access_key_id'}"
+            )
+        if self.session_token.get_secret_value() and not key:
+            raise ValueError("a session token belongs to an access key, and there is none")
+        if key and self.credentials_block:
+            raise ValueError("give either an access key or a credentials block, not both")
+        if self.needs_credentials and not key and not self.credentials_block:
+            raise ValueError("it needs an access key (access_key_id and secret_access_key) or a credentials block")
+        return self
+
+    @property
+    @abstractmethod
+    def endpoint(self) -> str:
+        """Where requests go; empty for AWS."""
+
+    @property
+    def signing_region(self) -> str:
+        """What requests are signed for; empty for what the credentials or the environment say."""
+        return ""
+
+    @property
+    def location(self) -> str:
+        """The endpoint."""
+        return self.endpoint or "AWS"
+
+    def verify(self) -> None:
+        """Look up where the endpoint leads."""
+        if self.endpoint:
+            check_address(self.endpoint)
+
+    def open(self, path: str) -> RemotePath:
+        """Open a bucket; nothing is sent yet."""
+        bucket, key = split_bucket(path)
+        check_bucket(bucket)
+        self.verify()
+        from flexai.blocks.s3_probes import capabilities_of
+
+        return RemotePath(S3Storage(self.service(), bucket, capabilities=capabilities_of(self.capabilities)), key)
+
+    def service(self) -> S3Service:
+        """The service with these credentials, which are asked for with each request."""
+        options: dict[str, Any] = {"region": self.signing_region}
+        if self.access_key_id:
+            options["credentials"] = S3Credentials(
+                self.access_key_id,
+                self.secret_access_key.get_secret_value(),
+                self.session_token.get_secret_value(),
+            )
+        elif self.credentials_block:
+            saved = SavedAWSCredentials(SavedCredentials(self.credentials_block, self.credential_kinds))
+            saved.check_endpoint(self.endpoint)
+            options |= {
+                "credentials": saved,
+                "credentials_identity": saved.saved.identity,
+                "region": self.signing_region or saved.region,
+            }
+        return S3Service(endpoint_url=self.endpoint, ca_bundle=self.ca_bundle, **(options | self._service_options()))
+
+    def _service_options(self) -> dict[str, Any]:
+        return {}
+
+    def abilities(self) -> Mapping[str, ProbeFunction]:
+        """What services that speak S3 differ in."""
+        from flexai.blocks.s3_probes import s3_abilities
+
+        return s3_abilities()
+
+    def reach(self) -> str:
+        """Ask for the buckets."""
+        self.verify()
+        service = self.service()
+        try:
+            buckets = retrying(lambda: self._count_buckets(service), _CHECK_POLICY)
+        except AccessDeniedError as error:
+            # Keys for one bucket alone may not list them, which is all that this code means.
+            if code_of(error.__cause__) != "AccessDenied":
+                raise
+            return f"{service.name} answers; these credentials may not list its buckets (s3:ListAllMyBuckets)"
+        finally:
+            service.close()
+        return f"{service.name} has {buckets} bucket{'' if buckets == 1 else 's'}"
+
+    def _count_buckets(self, service: S3Service) -> int:
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        try:
+            return len(service.client.list_buckets().get("Buckets", ()))
+        except (BotoCoreError, ClientError, OSError) as error:
+            raise translate(error, service=service.name, operation="s3:ListAllMyBuckets") from error
+
+
+class S3StorageProvider(_S3Provider):
+    """AWS S3, or any other service that speaks S3, such as Wasabi, Backblaze B2, Ceph, SeaweedFS or CoreWeave.
+
+    Without an access key, the usual places are searched where the transfer runs: environment variables, a profile, the
+    role of the machine or container.
+
+    Example:
+        Save a connection and open a folder of a bucket:
+        ```python
+        from flexai.blocks import S3StorageProvider, save_connection
+
+        save_connection(S3StorageProvider(region="eu-west-1"), "aws-storage-conn-eu")
+        place = S3StorageProvider.load("BLOCK_NAME").open("my-bucket/checkpoints/mistral-train")
+        ```
+    """
+
+    _block_type_name = "FlexAI S3 Storage Provider"
+    _block_type_slug = "flexai-s3-storage-provider"
+    # The picture of prefect-aws.
+    _logo_url = HttpUrl(
+        "https://cdn.sanity.io/images/3ugk85nk/production/d74b16fe84ce626345adf235a47008fea2869a60-225x225.png"
+    )
+    _documentation_url = HttpUrl("https://docs.flex.ai/commands/checkpoint")
+
+    provider: ClassVar[str] = "s3"
+    needs_credentials: ClassVar[bool] = False
+
+    region: Text = Field(
+        default="",
+        title="Region",
+        description="The region of the buckets; by default the one that the environment or profile names.",
+        examples=["eu-west-1"],
+    )
+    endpoint_url: Text = Field(
+        default="",
+        title="Endpoint",
+        description="The service's address where that is not AWS: https://HOST or https://HOST:PORT, without a bucket.",
+        examples=["https://s3.eu-central-1.wasabisys.com"],
+    )
+    profile: Text = Field(
+        default="",
+        title="Profile",
+        description="Instead of a key: a profile of ~/.aws/config, to be found wherever the connection is used.",
+        examples=["research"],
+    )
+    anonymous: bool = Field(
+        default=False, title="Anonymous", description="Ask without credentials, for buckets that anybody may read."
+    )
+    addressing_style: Literal["auto", "path", "virtual"] = Field(
+        default="auto",
+        title="Addressing style",
+        description=(
+            "Whether the bucket is part of the path or of the host's name; auto means the name for AWS "
+            "and the path elsewhere."
+        ),
+    )
+
+    @field_validator("region")
+    @classmethod
+    def _region_is_a_name(cls, value: str) -> str:
+        return _checked_region(value)
+
+    @field_validator("endpoint_url")
+    @classmethod
+    def _endpoint_is_an_address(cls, value: str) -> str:
+        return endpoint_field(value)
+
+    @model_validator(mode="after")
+    def _one_source_of_credentials(self) -> Self:
+        given = {
+            "an access key": bool(self.access_key_id),
+            "a credentials block": bool(self.credentials_block),
+            "a profile": bool(self.profile),
+            "anonymous access": self.anonymous,
+        }
+        names = [name for name, is_given in given.items() if is_given]
+        if len(names) > 1:
+            raise ValueError(f"give either {' or '.join(names)}, not {'both' if len(names) == 2 else 'all'}")
+        return self
+
+    @property
+    def endpoint(self) -> str:
+        """The endpoint; empty for AWS."""
+        return self.endpoint_url
+
+    @property
+    def signing_region(self) -> str:
+        """The region."""
+        return self.region
+
+    @property
+    def location(self) -> str:
+        """The endpoint, or AWS and the region."""
+        return self.endpoint_url or (f"AWS {self.region}" if self.region else "AWS")
+
+    def _service_options(self) -> dict[str, Any]:
+        return {"profile": self.profile, "anonymous": self.anonymous, "addressing_style": self.addressing_style}
+
+
+class R2StorageProvider(_S3Provider):
+    """Cloudflare R2.
+
+    An API token of R2 has an access key ID and a secret access key, which this connection needs; the token itself is
+    not used. The account's ID is in the dashboard's address and in the endpoint that R2 shows.
+
+    Example:
+        Save a connection and open a folder of a bucket:
+        ```python
+        from flexai.blocks import R2StorageProvider, save_connection
+
+        save_connection(
+            R2StorageProvider(
+                account_id="0123456789abcdef0123456789abcdef",
+                access_key_id="...",
+                secret_access_key="...",
+            ),
+            "r2-models",
+        )
+        place = R2StorageProvider.load("BLOCK_NAME").open("my-bucket/checkpoints/mistral-train")
+        ```
+    """
+
+    _block_type_name = "FlexAI R2 Storage Provider"
+    _block_type_slug = "flexai-r2-storage-provider"
+    # Prefect has no picture of R2; this is its own of any object store.
+    _logo_url = HttpUrl(
+        "https://raw.githubusercontent.com/PrefectHQ/prefect/420d0d6a78bb6df1fc18bcf188fdad43c1d22ea9/assets/"
+        "block-logos/filesystem.png"
+    )
+    _documentation_url = HttpUrl("https://docs.flex.ai/commands/checkpoint")
+
+    provider: ClassVar[str] = "r2"
+    credential_kinds: ClassVar[tuple[str, ...]] = (credentials.AWS,)
+
+    account_id: Text = Field(
+        title="Account ID",
+        description="The Cloudflare account's ID: 32 hexadecimal digits.",
+        examples=["0123456789abcdef0123456789abcdef"],
+    )
+    jurisdiction: Literal["", "eu", "fedramp"] = Field(
+        default="",
+        title="Jurisdiction",
+        description="Where the buckets are bound to stay, if they were made so; it changes the endpoint.",
+    )
+
+    @field_validator("account_id")
+    @classmethod
+    def _account_is_an_id(cls, value: str) -> str:
+        if not _ACCOUNT.fullmatch(value.lower()):
+            raise ValueError("an account's ID is 32 hexadecimal digits, the first part of the endpoint that R2 shows")
+        return value.lower()
+
+    @property
+    def endpoint(self) -> str:
+        """The account's own host (https://developers.cloudflare.com/r2/api/s3/api/)."""
+        place = f".{self.jurisdiction}" if self.jurisdiction else ""
+        return f"https://{self.account_id}{place}.r2.cloudflarestorage.com"
+
+    @property
+    def signing_region(self) -> str:
+        """R2 has one region."""
+        return "auto"
+
+
+class MinIOStorageProvider(_S3Provider):
+    """A MinIO server, or a cluster of them.
+
+    Example:
+        Save a connection and open a folder of a bucket:
+        ```python
+        from flexai.blocks import MinIOStorageProvider, save_connection
+
+        save_connection(
+            MinIOStorageProvider(
+                endpoint_url="https://minio.example.com:9000", access_key_id="...", secret_access_key="..."
+            ),
+            "minio-lab",
+        )
+        place = MinIOStorageProvider.load("BLOCK_NAME").open("my-bucket/checkpoints/mistral-train")
+        ```
+    """
+
+    _block_type_name = "FlexAI MinIO Storage Provider"
+    _block_type_slug = "flexai-minio-storage-provider"
+    # The picture of prefect-aws's MinIO credentials.
+    _logo_url = HttpUrl(
+        "https://cdn.sanity.io/images/3ugk85nk/production/676cb17bcbdff601f97e0a02ff8bcb480e91ff40-250x250.png"
+    )
+    _documentation_url = HttpUrl("https://docs.flex.ai/commands/checkpoint")
+
+    provider: ClassVar[str] = "minio"
+    credential_kinds: ClassVar[tuple[str, ...]] = (credentials.MINIO, credentials.AWS)
+
+    endpoint_url: Text = Field(
+        title="Endpoint",
+        description="The server's address: https://HOST:PORT, without a bucket.",
+        examples=["https://minio.example.com:9000"],
+    )
+    region: Text = Field(
+        default="",
+        title="Region",
+        description="The region that the server was given, where it was given one.",
+        examples=["us-east-1"],
+    )
+
+    @field_validator("region")
+    @classmethod
+    def _region_is_a_name(cls, value: str) -> str:
+        return _checked_region(value)
+
+    @field_validator("endpoint_url")
+    @classmethod
+    def _endpoint_is_an_address(cls, value: str) -> str:
+        if not value:
+            raise ValueError("the server's address is needed: https://HOST:PORT")
+        return endpoint_field(value)
+
+    @property
+    def endpoint(self) -> str:
+        """The server's address."""
+        return self.endpoint_url
+
+    @property
+    def signing_region(self) -> str:
+        """The region."""
+        return self.region
+
+
+def _checked_region(value: str) -> str:
+    if not _REGION.fullmatch(value):
+        raise ValueError("a region is a name like eu-west-1")
+    return value

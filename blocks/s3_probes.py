@@ -1,0 +1,201 @@
+"""What services that speak S3 differ in, tried out by hand: what they answer says little of what they do."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import hashlib
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+from flexai.blocks.probes import CONTENT, AbsentError, ProbeFunction, WrongAnswerError, expect, read
+from flexai.checkpoints.errors import AccessDeniedError, CheckpointError, StorageUnavailableError
+from flexai.checkpoints.storage.capabilities import Capabilities
+from flexai.checkpoints.storage.protocol import ObjectStorage
+from flexai.checkpoints.storage.s3 import S3Storage
+
+_FLAGS = {
+    "conditional put": "conditional_put",
+    "conditional get": "conditional_get",
+    "part copy": "part_copy",
+    "delete many": "multi_delete",
+    "metadata": "metadata",
+}
+_CHECKSUM = "checksum "
+_KNOWN = {"passed": True, "absent": False}
+
+
+def capabilities_of(found: Mapping[str, str]) -> Capabilities:
+    """What a store can do by what probes found of it; what was not tried, or failed, is taken to be as usual."""
+    record: dict[str, Any] = {
+        flag: _KNOWN[found[probe]] for probe, flag in _FLAGS.items() if found.get(probe) in _KNOWN
+    }
+    record["checksums"] = [
+        probe.removeprefix(_CHECKSUM)
+        for probe, outcome in found.items()
+        if probe.startswith(_CHECKSUM) and outcome == "passed"
+    ]
+    return Capabilities.from_json(record)
+
+
+class _Raw:
+    """A bucket below a prefix, by the SDK's own calls: some of what is tried has no place in the stores' protocol."""
+
+    def __init__(self, storage: ObjectStorage, prefix: str) -> None:
+        if not isinstance(storage, S3Storage):
+            raise TypeError("these probes are for S3")
+        self.bucket = storage.bucket
+        self._service = storage.service
+        self._prefix = prefix
+
+    def key(self, name: str) -> str:
+        return self._prefix + name
+
+    def call(self, operation: str, name: str = "", **parameters: Any) -> dict[str, Any]:
+        """Make one request; raises what the stores raise, a refusal of what was asked for as CheckpointError."""
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        from flexai.checkpoints.storage.s3_errors import translate
+
+        if name:
+            parameters["Key"] = self.key(name)
+        try:
+            answer: dict[str, Any] = getattr(self._service.client, operation)(Bucket=self.bucket, **parameters)
+        except (BotoCoreError, ClientError, OSError) as error:
+            raise translate(
+                error,
+                service=self._service.name,
+                operation=operation,
+                bucket=self.bucket,
+                key=str(parameters.get("Key", "")),
+            ) from error
+        return answer
+
+    def is_refused(self, operation: str, name: str, **parameters: Any) -> bool:
+        """Whether a request is refused because of what it asks for, not because nobody may ask it."""
+        try:
+            answer = self.call(operation, name, **parameters)
+        except (AccessDeniedError, StorageUnavailableError):
+            raise
+        except CheckpointError:
+            return True
+        if "Body" in answer:
+            answer["Body"].close()
+        return False
+
+
+def _conditional_put(storage: ObjectStorage, prefix: str) -> str:
+    raw = _Raw(storage, prefix)
+    raw.call("put_object", "condition", Body=CONTENT)
+    if raw.is_refused("put_object", "condition", Body=b"other", IfNoneMatch="*"):
+        expect(
+            read(storage.get(raw.key("condition"))) == CONTENT, "the object is another one though the put was refused"
+        )
+        return "an object is stored only where there is none"
+    raise AbsentError("an object is replaced though it should not be")
+
+
+def _conditional_get(storage: ObjectStorage, prefix: str) -> str:
+    if _Raw(storage, prefix).is_refused("get_object", "condition", IfMatch='"0123456789abcdef0123456789abcdef"'):
+        return "an object that has changed is not sent"
+    raise AbsentError("the condition is ignored; the answer's etag is compared instead")
+
+
+def _part_copy(storage: ObjectStorage, prefix: str) -> str:
+    raw = _Raw(storage, prefix)
+    raw.call("put_object", "source", Body=CONTENT)
+    upload_id = raw.call("create_multipart_upload", "part-copy")["UploadId"]
+    try:
+        part = raw.call(
+            "upload_part_copy",
+            "part-copy",
+            UploadId=upload_id,
+            PartNumber=1,
+            CopySource={"Bucket": raw.bucket, "Key": raw.key("source")},
+            CopySourceRange=f"bytes=0-{len(CONTENT) - 1}",
+        )
+        parts = [{"PartNumber": 1, "ETag": part["CopyPartResult"]["ETag"]}]
+        raw.call("complete_multipart_upload", "part-copy", UploadId=upload_id, MultipartUpload={"Parts": parts})
+    except (AccessDeniedError, StorageUnavailableError):
+        raise
+    except (CheckpointError, KeyError):
+        with contextlib.suppress(CheckpointError):
+            raw.call("abort_multipart_upload", "part-copy", UploadId=upload_id)
+        raise AbsentError("objects above 5 GiB are copied through this machine") from None
+    expect(read(storage.get(raw.key("part-copy"))) == CONTENT, "the copy has other bytes")
+    return "objects above 5 GiB are copied by the provider itself"
+
+
+def _delete_many(storage: ObjectStorage, prefix: str) -> str:
+    raw = _Raw(storage, prefix)
+    names = ("many/1", "many/2")
+    for name in names:
+        raw.call("put_object", name, Body=CONTENT)
+    listed = {"Objects": [{"Key": raw.key(name)} for name in names], "Quiet": True}
+    try:
+        answer = raw.call("delete_objects", Delete=listed)
+    except (AccessDeniedError, StorageUnavailableError):
+        raise
+    except CheckpointError:
+        raise AbsentError("objects are deleted one by one") from None
+    if denied := [error for error in answer.get("Errors", ()) if error.get("Code") == "AccessDenied"]:
+        raise AccessDeniedError(f"s3:DeleteObject is denied on {raw.bucket}/{denied[0].get('Key', '')}")
+    left = [info.key for info in storage.list(raw.key("many/"))]
+    expect(not left, f"{len(left)} of 2 objects are still there")
+    return "up to 1000 objects with one request"
+
+
+def _metadata(storage: ObjectStorage, prefix: str) -> str:
+    raw = _Raw(storage, prefix)
+    raw.call("put_object", "metadata", Body=CONTENT, Metadata={"flexai": "check"})
+    if raw.call("head_object", "metadata").get("Metadata", {}).get("flexai") != "check":
+        raise AbsentError("metadata of an object is lost")
+    return "metadata of an object is kept"
+
+
+def _checksum(name: str, parameter: str, right: bytes) -> ProbeFunction:
+    wrong = bytes(byte ^ 0xFF for byte in right)
+
+    def probe(storage: ObjectStorage, prefix: str) -> str:
+        raw = _Raw(storage, prefix)
+
+        def value(digest: bytes) -> dict[str, str]:
+            return {parameter: base64.b64encode(digest).decode()}
+
+        if raw.is_refused("put_object", "checksum", Body=CONTENT, **value(right)):
+            raise AbsentError(f"a put with its {name} is refused")
+        if not raw.is_refused("put_object", "checksum", Body=CONTENT, **value(wrong)):
+            raise AbsentError(f"a put with a wrong {name} is accepted")
+        if parameter != "ContentMD5":
+            kept = raw.call("head_object", "checksum", ChecksumMode="ENABLED").get(parameter)
+            if kept not in {None, *value(right).values()}:
+                raise WrongAnswerError(f"another {name} is kept than was sent")
+            return f"a put with a wrong {name} is refused{'' if kept is None else ', a right one kept'}"
+        return f"a put with a wrong {name} is refused"
+
+    return probe
+
+
+def _crc32c() -> bytes:
+    import google_crc32c
+
+    return int(google_crc32c.value(CONTENT)).to_bytes(4, "big")
+
+
+def s3_abilities() -> dict[str, ProbeFunction]:
+    """The probes, by name."""
+    checksums = {
+        "crc32": ("ChecksumCRC32", zlib.crc32(CONTENT).to_bytes(4, "big")),
+        "crc32c": ("ChecksumCRC32C", _crc32c()),
+        "sha256": ("ChecksumSHA256", hashlib.sha256(CONTENT).digest()),
+        "md5": ("ContentMD5", hashlib.md5(CONTENT, usedforsecurity=False).digest()),
+    }
+    return {
+        "conditional put": _conditional_put,
+        "conditional get": _conditional_get,
+        "part copy": _part_copy,
+        "delete many": _delete_many,
+        "metadata": _metadata,
+        **{_CHECKSUM + name: _checksum(name, *how) for name, how in checksums.items()},
+    }
