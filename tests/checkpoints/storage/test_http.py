@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flexai.checkpoints.errors import SourceChangedError
-from flexai.checkpoints.storage.http import BodyReader, parse_content_range, parse_retry_after, send_body
+from flexai.checkpoints.storage.http import SEND_SIZE, BodyReader, parse_content_range, parse_retry_after, send_body
 from flexai.checkpoints.storage.protocol import BLOCK_SIZE, Block, BytesBody
 from flexai.checkpoints.storage.retry import RetryPolicy
 
@@ -31,13 +31,15 @@ def _read(reader: BodyReader) -> bytes:
     return b"".join(bytes(block) for block in iter(lambda: reader.read(16_384), b""))
 
 
-def test_a_reader_gives_whole_blocks_whatever_it_is_asked_for() -> None:
+@pytest.mark.parametrize("asked", [-1, 1, 16_384, 10 * BLOCK_SIZE])
+def test_a_reader_gives_pieces_of_its_own_size_whatever_it_is_asked_for(asked: int) -> None:
     reader = BodyReader(BytesBody(CONTENT))
     assert len(reader) == len(CONTENT)
-    assert len(reader.read(16_384)) == BLOCK_SIZE
-    assert reader.tell() == BLOCK_SIZE
-    assert _read(reader) == CONTENT[BLOCK_SIZE:]
-    assert len(reader.read()) == 0
+    assert len(reader.read(asked)) == SEND_SIZE
+    assert reader.tell() == SEND_SIZE
+    assert _read(reader) == CONTENT[SEND_SIZE:]
+    assert reader.tell() == len(CONTENT)
+    assert len(reader.read(asked)) == 0
 
 
 def test_a_reader_starts_over_from_anywhere() -> None:

@@ -22,6 +22,9 @@ from flexai.checkpoints.storage.uploads import exact_blocks
 
 T = TypeVar("T")
 
+SEND_SIZE = 128 * 1024
+"""Bytes handed to a connection at a time. A socket's timeout is for all of them together, so a slow line needs few."""
+
 _EMPTY: Block = memoryview(b"")
 _CONTENT_RANGE = re.compile(r"bytes (?:(\d+)-(\d+)|\*)/(\d+)")
 
@@ -29,13 +32,14 @@ _CONTENT_RANGE = re.compile(r"bytes (?:(\d+)-(\d+)|\*)/(\d+)")
 class BodyReader:
     """A body as the file that HTTP clients ask for.
 
-    ``read`` ignores how much it is asked for and gives the body's own block: http.client asks for 16 KiB at a time,
-    which costs a third more CPU. What the body raises is kept, because clients wrap it in errors of their own.
+    ``read`` ignores how much it is asked for, which is 16 KiB at a time and costs twice the CPU of ``SEND_SIZE``. What
+    the body raises is kept, because clients wrap it in errors of their own.
     """
 
     def __init__(self, body: Body) -> None:
         self._body = body
         self._blocks: Iterator[Block] | None = None
+        self._rest = _EMPTY
         self._position = 0
         self.error: BaseException | None = None
 
@@ -43,18 +47,20 @@ class BodyReader:
         return self._body.size
 
     def read(self, size: int = -1) -> Block:
-        """The next block; empty at the end."""
+        """The next bytes, at most ``SEND_SIZE``; none at the end."""
         try:
             if self._blocks is None:
                 self._blocks = exact_blocks(self._body)
-            for block in self._blocks:
-                if block:
-                    self._position += len(block)
-                    return block
+            while not self._rest:
+                self._rest = next(self._blocks)
+        except StopIteration:
+            return _EMPTY
         except BaseException as error:
             self.error = error
             raise
-        return _EMPTY
+        piece, self._rest = self._rest[:SEND_SIZE], self._rest[SEND_SIZE:]
+        self._position += len(piece)
+        return piece
 
     def seek(self, offset: int, whence: int = 0) -> int:
         """Start over; a client asks for nothing else, except for the end, to learn the size."""
@@ -62,6 +68,7 @@ class BodyReader:
             self._position = len(self)
         elif whence == 0 and offset == 0:
             self._blocks = None
+            self._rest = _EMPTY
             self._position = 0
             self.error = None
         elif (offset, whence) != (0, 1):
