@@ -15,6 +15,7 @@ from flexai.blocks.connections import (
     load_connection,
     save_connection,
 )
+from flexai.blocks.gcs import GCSStorageProvider
 from flexai.blocks.huggingface import HuggingFaceStorageProvider
 from flexai.blocks.local import LocalStorageProvider
 from flexai.blocks.probes import Outcome, Probe
@@ -23,6 +24,7 @@ from flexai.blocks.s3 import MinIOStorageProvider, R2StorageProvider, S3StorageP
 
 __all__ = [
     "PROVIDERS",
+    "GCSStorageProvider",
     "HuggingFaceStorageProvider",
     "LocalStorageProvider",
     "MinIOStorageProvider",

@@ -14,6 +14,7 @@ from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from pydantic import ValidationError
 
 from flexai.blocks.api import with_api
+from flexai.blocks.gcs import GCSStorageProvider
 from flexai.blocks.huggingface import HuggingFaceStorageProvider
 from flexai.blocks.local import LocalStorageProvider
 from flexai.blocks.probes import Probe
@@ -34,6 +35,7 @@ PROVIDERS: dict[str, type[StorageProvider]] = {
         S3StorageProvider,
         R2StorageProvider,
         MinIOStorageProvider,
+        GCSStorageProvider,
         HuggingFaceStorageProvider,
         LocalStorageProvider,
     )

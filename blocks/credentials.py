@@ -10,6 +10,7 @@ again each minute.
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 import time
@@ -29,7 +30,9 @@ from flexai.checkpoints.errors import (
     NotFoundError,
     SettingsError,
     StorageUnavailableError,
+    UsageError,
 )
+from flexai.checkpoints.storage.endpoints import check_address, check_endpoint
 
 if TYPE_CHECKING:
     from flexai.checkpoints.storage.s3_service import S3Credentials
@@ -45,6 +48,7 @@ SECRET = "secret"
 MAX_AGE = 60.0
 """Seconds after which a block is read again."""
 
+_GOOGLE_SCOPES = ("https://www.googleapis.com/auth/devstorage.read_write",)
 _RESERVED = ("/", "\\", "?", "#", "%")
 
 logger = logging.getLogger(__name__)
@@ -250,25 +254,74 @@ def saved_token(saved: SavedCredentials) -> Callable[[], str]:
     return token
 
 
+def check_service_account(info: object) -> Mapping[str, Any]:
+    """Return the content of a service account's key file; ValueError, without quoting it, for anything else.
+
+    Other kinds of key files can name programs to run and addresses to ask:
+    https://cloud.google.com/docs/authentication/external/externally-sourced-credentials.
+    """
+    if not isinstance(info, Mapping) or info.get("type") != "service_account":
+        raise ValueError("it is no service account's key: a JSON object of type service_account")
+    for name in ("client_email", "private_key", "token_uri"):
+        if not isinstance(info.get(name), str) or not info[name]:
+            raise ValueError(f"the service account's key lacks {name}")
+    try:
+        check_endpoint(info["token_uri"], allow_path=True)
+    except UsageError as error:
+        raise ValueError(f"the service account's key has a token_uri that is none: {error.message}") from None
+    return info
+
+
+def parse_service_account(text: str) -> Mapping[str, Any]:
+    """Read a service account's key file; ValueError, without quoting it, for anything else."""
+    try:
+        info = json.loads(text)
+    except ValueError:
+        raise ValueError("it is no service account's key: it is not even JSON") from None
+    return check_service_account(info)
+
+
+def google_scoped(info: Mapping[str, Any]) -> Any:
+    """Credentials of Google's SDK for a service account's key; ValueError for a key that cannot be used."""
+    from google.oauth2.service_account import Credentials
+
+    check_address(info["token_uri"])
+    of_account: Any = Credentials.from_service_account_info
+    return of_account(info, scopes=_GOOGLE_SCOPES)
+
+
+def saved_google_credentials(saved: SavedCredentials) -> Any:
+    """Credentials of Google's SDK that look at the block again whenever they need a new token."""
+    import google.auth
+    from google.auth.credentials import Credentials
+
+    base: Any = Credentials
+
+    class Renewed(base):  # type: ignore[misc]
+        def refresh(self, request: Any) -> None:
+            info, _ = read_service_account(saved)
+            inner = google.auth.default(scopes=_GOOGLE_SCOPES)[0] if info is None else google_scoped(info)
+            inner.refresh(request)
+            self.token, self.expiry = inner.token, inner.expiry
+
+    return Renewed()
+
+
 def read_service_account(saved: SavedCredentials) -> tuple[Mapping[str, Any] | None, str]:
     """The service account key that a ``GcpCredentials`` block names, and its project.
 
     None where it names none: the chain is meant. Raises SettingsError for one that cannot be read here.
     """
-    import json
-
     fields = saved.read()[1]
     project = str(fields.get("project") or "")
     info, place = fields.get("service_account_info"), fields.get("service_account_file")
     try:
-        if isinstance(info, str):
-            info = json.loads(info)
-        elif not info and place:
-            info = json.loads(Path(str(place)).expanduser().read_text(encoding="utf-8"))
+        if isinstance(info, str) and info:
+            return parse_service_account(info), project
+        if not info and place:
+            return parse_service_account(Path(str(place)).expanduser().read_text(encoding="utf-8")), project
+        return (check_service_account(info) if info else None), project
     except OSError as error:
         raise SettingsError(f"the key file of credentials block {saved.reference!r} is not here: {place}") from error
-    except ValueError:
-        raise SettingsError(f"credentials block {saved.reference!r} holds a key that is no JSON") from None
-    if info is not None and not isinstance(info, Mapping):
-        raise SettingsError(f"credentials block {saved.reference!r} holds a key that is no service account's")
-    return info or None, project
+    except ValueError as error:
+        raise SettingsError(f"credentials block {saved.reference!r} cannot be used: {error}") from None

@@ -1,10 +1,7 @@
 from __future__ import annotations
 
 import socket
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flexai.checkpoints.errors import UsageError
-from flexai.checkpoints.storage.endpoints import check_address, check_endpoint, keep_to_host
+from flexai.checkpoints.storage.endpoints import check_address, check_endpoint
 
 USUAL = {
     "https://s3.eu-central-1.wasabisys.com": "https://s3.eu-central-1.wasabisys.com",
@@ -257,28 +254,6 @@ def test_no_link_local_address_passes_in_any_form(address: Any, port: int) -> No
             check_endpoint(f"http://{host}:{port}")
 
 
-@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-def test_a_session_does_not_follow_to_another_host(status: int) -> None:
-    import requests
-
-    with _server(lambda path: (200, "")) as other, _server(lambda path: (status, f"{other.url}/stolen")) as server:
-        with requests.Session() as session:
-            keep_to_host(session)
-            answer = session.get(f"{server.url}/object", headers={"Authorization": "Bearer secret"})
-        assert answer.status_code == status
-        assert other.asked == []
-
-
-def test_a_session_follows_within_a_host() -> None:
-    import requests
-
-    with _server(lambda path: (302, "/second") if path == "/first" else (200, "")) as server:
-        with requests.Session() as session:
-            keep_to_host(session)
-            assert session.get(f"{server.url}/first").status_code == 200
-        assert server.asked == ["/first", "/second"]
-
-
 def _answer(known: dict[str, list[str]]) -> Callable[..., Any]:
     """A resolver that knows a few names; numbers are still read as the system reads them."""
     real = socket.getaddrinfo
@@ -289,40 +264,3 @@ def _answer(known: dict[str, list[str]]) -> Callable[..., Any]:
         return real(host, None, *args, **options | {"flags": socket.AI_NUMERICHOST})
 
     return getaddrinfo
-
-
-class _Server(ThreadingHTTPServer):
-    def __init__(self, answer: Callable[[str], tuple[int, str]]) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.answer = answer
-        self.asked: list[str] = []
-        self.url = f"http://127.0.0.1:{self.server_address[1]}"
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: _Server
-
-    def do_GET(self) -> None:
-        self.server.asked.append(self.path)
-        status, location = self.server.answer(self.path)
-        self.send_response(status)
-        if location:
-            self.send_header("Location", location)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
-
-
-@contextmanager
-def _server(answer: Callable[[str], tuple[int, str]]) -> Iterator[_Server]:
-    server = _Server(answer)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()

@@ -4,20 +4,18 @@ People paste endpoints from dashboards, and whoever may save a connection could 
 neighbours: clouds hand out the credentials of the machine that asks at link-local and a few well-known addresses. So an
 endpoint is an http(s) address of a host and a port and nothing else, and it leads to none of those addresses, however
 they are written.
+
+No client of ours follows a redirect by itself: those of S3 and GCS take it for an answer, and the Hub's looks at each.
 """
 
 from __future__ import annotations
 
 import ipaddress
 import re
-from typing import TYPE_CHECKING
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urlsplit
 
 from flexai.checkpoints.errors import UsageError
-from flexai.checkpoints.storage.hub_addresses import origin_of, why_refused
-
-if TYPE_CHECKING:
-    from requests import Response, Session
+from flexai.checkpoints.storage.hub_addresses import why_refused
 
 HINT = "write it as https://HOST or https://HOST:PORT"
 
@@ -78,24 +76,6 @@ def check_address(endpoint: str) -> None:
     """
     if why := why_refused(endpoint, inside=True, encrypted=False):
         raise _refuse(why)
-
-
-def keep_to_host(session: Session) -> None:
-    """Let a session follow redirects within a host only; one that leads elsewhere is the answer itself.
-
-    For clients of ``requests`` that follow redirects without asking.
-    """
-    follow = session.get_redirect_target
-
-    def within_host(response: Response) -> str | None:
-        target = follow(response)
-        try:
-            stays = target is not None and origin_of(urljoin(response.url, target)) == origin_of(response.url)
-        except ValueError:
-            return None
-        return target if stays else None
-
-    session.get_redirect_target = within_host  # type: ignore[method-assign,assignment]
 
 
 def _check_host(host: str, *, is_bracketed: bool) -> str:

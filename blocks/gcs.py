@@ -1,0 +1,208 @@
+"""Google Cloud Storage."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, ClassVar, Self
+
+from pydantic import Field, HttpUrl, SecretStr, field_validator, model_validator
+
+from flexai.blocks import credentials
+from flexai.blocks.credentials import SavedCredentials
+from flexai.blocks.fields import Secret, Text, check_bucket, endpoint_field
+from flexai.blocks.provider import StorageProvider
+from flexai.checkpoints.errors import StorageError
+from flexai.checkpoints.storage.connection import RemotePath, split_bucket
+from flexai.checkpoints.storage.endpoints import check_address
+from flexai.checkpoints.storage.gcs import GCSStorage
+from flexai.checkpoints.storage.gcs_errors import translate_answer, translate_failure
+from flexai.checkpoints.storage.gcs_service import GCSService
+from flexai.checkpoints.storage.retry import RetryPolicy, retrying
+
+_PROJECT = re.compile(r"(?:[a-z0-9.-]+:)?[a-z][a-z0-9-]{4,61}[a-z0-9]|[0-9]{6,20}")
+_CHECK_POLICY = RetryPolicy(attempts=2)
+
+
+class GCSStorageProvider(StorageProvider):
+    """Google Cloud Storage.
+
+    Without a service account's key, application default credentials are searched where the transfer runs: a variable, a
+    login by gcloud, the account of the machine or pod.
+
+    Example:
+        Save a connection and open a folder of a bucket:
+        ```python
+        from flexai.blocks import GCSStorageProvider, save_connection
+
+        save_connection(GCSStorageProvider(project="my-project"), "gcs-models")
+        place = GCSStorageProvider.load("BLOCK_NAME").open("my-bucket/checkpoints/mistral-train")
+        ```
+    """
+
+    _block_type_name = "FlexAI GCS Storage Provider"
+    _block_type_slug = "flexai-gcs-storage-provider"
+    # The picture of prefect-gcp.
+    _logo_url = HttpUrl(
+        "https://cdn.sanity.io/images/3ugk85nk/production/10424e311932e31c477ac2b9ef3d53cefbaad708-250x250.png"
+    )
+    _documentation_url = HttpUrl("https://docs.flex.ai/commands/checkpoint")
+
+    provider: ClassVar[str] = "gcs"
+
+    project: Text = Field(
+        default="",
+        title="Project",
+        description="The project of the buckets, to list them by; needed for nothing else.",
+        examples=["my-project"],
+    )
+    service_account_info: Secret = Field(
+        default=SecretStr(""),
+        title="Service account key",
+        description="The content of a service account's key file, which is a JSON document.",
+    )
+    credentials_block: Text = Field(
+        default="",
+        title="Credentials block",
+        description="Instead of a key: the name of a GCP Credentials block that holds it.",
+        examples=["prod"],
+    )
+    anonymous: bool = Field(
+        default=False, title="Anonymous", description="Ask without credentials, for buckets that anybody may read."
+    )
+    endpoint_url: Text = Field(
+        default="",
+        title="Endpoint",
+        description="Another address than Google's, such as that of a private access point or an emulator.",
+        examples=["https://storage.me-central2.rep.googleapis.com"],
+    )
+    ca_bundle: Text = Field(
+        default="",
+        title="Certificate authorities",
+        description="The path of a PEM file with the authorities to trust, for a server with a certificate of its own.",
+        examples=["/etc/ssl/certs/company.pem"],
+    )
+
+    @field_validator("service_account_info", mode="before")
+    @classmethod
+    def _key_is_a_text(cls, value: object) -> object:
+        return json.dumps(value) if isinstance(value, Mapping) else value
+
+    @field_validator("service_account_info")
+    @classmethod
+    def _key_is_a_service_accounts(cls, value: SecretStr) -> SecretStr:
+        if value.get_secret_value():
+            credentials.parse_service_account(value.get_secret_value())
+        return value
+
+    @field_validator("project")
+    @classmethod
+    def _project_is_an_id(cls, value: str) -> str:
+        if value and not _PROJECT.fullmatch(value):
+            raise ValueError("a project is given by its ID, such as my-project")
+        return value
+
+    @field_validator("endpoint_url")
+    @classmethod
+    def _endpoint_is_an_address(cls, value: str) -> str:
+        return endpoint_field(value)
+
+    @field_validator("credentials_block")
+    @classmethod
+    def _names_a_block(cls, value: str) -> str:
+        return credentials.check_reference(value, (credentials.GCP,)) if value else value
+
+    @model_validator(mode="after")
+    def _one_source_of_credentials(self) -> Self:
+        given = {
+            "a service account's key": bool(self.service_account_info.get_secret_value()),
+            "a credentials block": bool(self.credentials_block),
+            "anonymous access": self.anonymous,
+        }
+        names = [name for name, is_given in given.items() if is_given]
+        if len(names) > 1:
+            raise ValueError(f"give either {' or '.join(names)}, not {'both' if len(names) == 2 else 'all'}")
+        return self
+
+    @property
+    def location(self) -> str:
+        """The endpoint, or GCS and the project."""
+        return self.endpoint_url or (f"GCS, project {self.project}" if self.project else "GCS")
+
+    def verify(self) -> None:
+        """Look up where the endpoint leads, and where the key's tokens come from."""
+        if self.endpoint_url:
+            check_address(self.endpoint_url)
+        if key := self._key():
+            check_address(key["token_uri"])
+
+    def open(self, path: str) -> RemotePath:
+        """Open a bucket; nothing is sent yet."""
+        bucket, key = split_bucket(path)
+        check_bucket(bucket)
+        self.verify()
+        return RemotePath(GCSStorage(self.service(), bucket), key)
+
+    def service(self) -> GCSService:
+        """The service with these credentials."""
+        options: dict[str, Any] = {"anonymous": self.anonymous}
+        if self.credentials_block:
+            saved = SavedCredentials(self.credentials_block, (credentials.GCP,))
+            options |= {
+                "credentials": partial(credentials.saved_google_credentials, saved),
+                "credentials_identity": saved.identity,
+            }
+        elif key := self._key():
+            options["service_account"] = key
+        return GCSService(endpoint_url=self.endpoint_url, ca_bundle=self.ca_bundle, **options)
+
+    def reach(self) -> str:
+        """Ask for the project's buckets."""
+        self.verify()
+        service = self.service()
+        try:
+            return retrying(lambda: self._ask_for_buckets(service), _CHECK_POLICY)
+        finally:
+            service.close()
+
+    def _ask_for_buckets(self, service: GCSService) -> str:
+        from google.auth.exceptions import GoogleAuthError
+        from requests.exceptions import RequestException
+
+        project = self.project or (self._key() or {}).get("project_id", "")
+        try:
+            answer = service.session.get(
+                f"{service.endpoint_url}/storage/v1/b", params={"project": project}, **service.request_options
+            )
+            text = answer.content
+        except (GoogleAuthError, RequestException) as error:
+            raise translate_failure(error, service=service.name) from error
+        try:
+            document = json.loads(text) if text else {}
+        except ValueError:
+            raise StorageError(
+                f"{service.name} answers, but not like GCS ({answer.status_code})", hint="check the endpoint"
+            ) from None
+        if answer.status_code == 200:
+            found = len(document.get("items", ()))
+            return f"{service.name} has {found} bucket{'' if found == 1 else 's'} in project {project}"
+        # What is refused here is the list alone: who may read a bucket need not be allowed to list them all.
+        if answer.status_code == 403 or (answer.status_code == 400 and not project):
+            return f"{service.name} answers; these credentials may not list its buckets (storage.buckets.list)"
+        if answer.status_code == 401 and self.anonymous:
+            return f"{service.name} answers; nobody may list its buckets without credentials"
+        raise translate_answer(
+            answer.status_code,
+            answer.headers,
+            document,
+            service=service.name,
+            permission="storage.buckets.list",
+            bucket=f"project {project}",
+            key="",
+        )
+
+    def _key(self) -> Mapping[str, Any] | None:
+        text = self.service_account_info.get_secret_value()
+        return credentials.parse_service_account(text) if text else None
