@@ -248,6 +248,13 @@ def test_an_object_shorter_than_asked_for_is_damaged_not_unavailable(bench: Benc
     assert bench.waits == []
 
 
+def test_a_service_that_speaks_no_tls_is_not_said_to_have_a_bad_certificate(bench: Bench) -> None:
+    storage = bench.storage(endpoint_url=bench.proxy.url.replace("http:", "https:"), attempts=2)
+    with pytest.raises(StorageUnavailableError):
+        storage.head(bench.key())
+    assert len(bench.waits) == 1
+
+
 # Sending
 
 

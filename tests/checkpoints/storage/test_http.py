@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -10,7 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flexai.checkpoints.errors import SourceChangedError
-from flexai.checkpoints.storage.http import SEND_SIZE, BodyReader, parse_content_range, parse_retry_after, send_body
+from flexai.checkpoints.storage.http import (
+    SEND_SIZE,
+    BodyReader,
+    is_certificate_error,
+    parse_content_range,
+    parse_retry_after,
+    send_body,
+)
 from flexai.checkpoints.storage.protocol import BLOCK_SIZE, Block, BytesBody
 from flexai.checkpoints.storage.retry import RetryPolicy
 
@@ -102,6 +110,28 @@ def test_an_error_of_the_client_stays_the_clients() -> None:
 def test_an_empty_body_that_is_not_empty_is_noticed_though_no_client_reads_it() -> None:
     with pytest.raises(SourceChangedError):
         send_body(Pieces(0, [b"surplus"]), lambda reader: None, RetryPolicy())
+
+
+class _Wrapped(Exception):
+    reason: object = None
+
+
+def test_a_certificate_error_is_found_however_deep_it_lies() -> None:
+    bottom = ssl.SSLCertVerificationError(1, "unable to get local issuer certificate")
+    in_reason = _Wrapped("no text")
+    in_reason.reason = _Wrapped(bottom)
+    caused = RuntimeError("outer")
+    caused.__cause__ = OSError("middle")
+    caused.__cause__.__context__ = in_reason
+    assert is_certificate_error(bottom)
+    assert is_certificate_error(caused)
+
+
+def test_a_connection_that_tls_breaks_off_is_no_certificate_error() -> None:
+    loop = RuntimeError("outer")
+    loop.__cause__ = _Wrapped(ssl.SSLEOFError(8, "EOF occurred in violation of protocol"))
+    loop.__cause__.__context__ = loop
+    assert not is_certificate_error(loop)
 
 
 @pytest.mark.parametrize(

@@ -283,6 +283,13 @@ def test_an_object_with_a_declared_encoding_is_read_as_it_is_stored(bench: Bench
     assert content_of(bench.plain.get(bench.key(), start=10, length=5)) == stored[10:15]
 
 
+def test_a_service_that_speaks_no_tls_is_not_said_to_have_a_bad_certificate(bench: Bench) -> None:
+    storage = bench.storage(endpoint_url=bench.proxy.url.replace("http:", "https:"), attempts=2)
+    with pytest.raises(StorageUnavailableError):
+        storage.head(bench.key())
+    assert len(bench.waits) == 1
+
+
 # Sending
 
 

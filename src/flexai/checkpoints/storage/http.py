@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import email.utils
 import re
+import ssl
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -223,6 +224,22 @@ def parse_retry_after(header: str, *, now: float | None = None) -> float:
     except ValueError:
         return 0.0
     return max(0.0, moment.timestamp() - (time.time() if now is None else now))
+
+
+def is_certificate_error(error: BaseException) -> bool:
+    """Whether a certificate that was not accepted is at the bottom of an error, however clients have wrapped it.
+
+    Other failures of TLS are connections that broke off.
+    """
+    pending, seen = [error], set[int]()
+    while pending:
+        one = pending.pop()
+        if isinstance(one, ssl.SSLCertVerificationError):
+            return True
+        seen.add(id(one))
+        wrapped = [one.__cause__, one.__context__, getattr(one, "reason", None), *one.args]
+        pending.extend(inner for inner in wrapped if isinstance(inner, BaseException) and id(inner) not in seen)
+    return False
 
 
 def unavailable(message: str, *, retry_after: float = 0.0) -> StorageUnavailableError:

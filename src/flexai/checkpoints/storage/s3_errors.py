@@ -16,7 +16,7 @@ from flexai.checkpoints.errors import (
     StorageError,
     UnsupportedError,
 )
-from flexai.checkpoints.storage.http import parse_retry_after, unavailable
+from flexai.checkpoints.storage.http import is_certificate_error, parse_retry_after, unavailable
 
 PERMISSIONS = {
     "abort_multipart_upload": "s3:AbortMultipartUpload",
@@ -135,24 +135,23 @@ def _translate_failure(error: Exception, *, service: str, place: str) -> Checkpo
     from botocore import exceptions
 
     kind = type(error).__name__
-    if isinstance(error, exceptions.SSLError):
+    if is_certificate_error(error):
         return StorageError(
-            f"{service} has no certificate that this machine trusts ({_reason(error)})",
+            f"{service} has no certificate that this machine trusts",
             hint="give the certificate authority's file, or use the endpoint's right name",
         )
     if isinstance(error, (exceptions.ReadTimeoutError, exceptions.ConnectTimeoutError)):
         return unavailable(f"{service} does not answer ({kind})")
     if isinstance(error, (exceptions.EndpointConnectionError, exceptions.ProxyConnectionError)):
         return unavailable(f"{service} cannot be reached ({_reason(error)})")
-    if isinstance(
-        error,
-        (
-            exceptions.HTTPClientError,
-            exceptions.IncompleteReadError,
-            exceptions.ResponseStreamingError,
-            OSError,
-        ),
-    ):
+    broke_off = (
+        exceptions.ConnectionError,
+        exceptions.HTTPClientError,
+        exceptions.IncompleteReadError,
+        exceptions.ResponseStreamingError,
+        OSError,
+    )
+    if isinstance(error, broke_off):
         return unavailable(f"the connection to {service} broke off ({kind})")
     if type(error).__module__ == "botocore.parsers":
         return unavailable(f"{service} gave an answer that cannot be read ({kind})")

@@ -138,7 +138,7 @@ class S3Service:
 
         style = self._addressing_style
         if style == "auto":
-            style = "path" if self.endpoint_url else "virtual"
+            style = "path" if self.endpoint_url else "auto"
         return Config(
             signature_version=botocore.UNSIGNED if self._anonymous else "s3v4",
             s3={
