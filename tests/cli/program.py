@@ -46,6 +46,7 @@ class Program:
 
     def __init__(self, folder: Path) -> None:
         self.home = folder / "home"
+        self.folder_of_program = PROGRAM.parent
         self.cwd = folder / "cwd"
         self.cwd.mkdir(parents=True)
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("FLEXAI_", "PREFECT_"))}

@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from flexai.checkpoints.errors import InterruptedByUserError
+from flexai.checkpoints.errors import InterruptedByUserError, StorageUnavailableError
 from flexai.cli import terminal
 
 ARGUMENTS = "flexai.arguments"
@@ -124,6 +124,9 @@ class Command(click.Command):
         except (KeyboardInterrupt, InterruptedByUserError) as error:
             message = error.message if isinstance(error, InterruptedByUserError) else "interrupted"
             raise InterruptedByUserError(message, hint=self._way_on(ctx, error)) from error
+        except BrokenPipeError as error:
+            # Not our own output, which says so itself: a BrokenPipeError that leaves a command would be taken for it.
+            raise StorageUnavailableError("a connection was closed by its other end") from error
 
     def _way_on(self, ctx: click.Context, error: BaseException) -> str:
         if not self.resumable:

@@ -18,7 +18,7 @@ DONE = 0
 
 def report(error: BaseException, arguments: Sequence[str]) -> int:
     """Say what went wrong and return the exit code; ``arguments`` are what the user typed."""
-    if isinstance(error, terminal.OutputClosedError):
+    if isinstance(error, terminal.OutputClosedError | BrokenPipeError):
         # Like `flexai checkpoint list | head -1`: the reader has what it wanted.
         terminal.close_output()
         return DONE

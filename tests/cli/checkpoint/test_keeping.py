@@ -1,0 +1,112 @@
+"""Delete, undelete, gc, verify and recover: looking after checkpoints."""
+
+from __future__ import annotations
+
+import uuid
+
+import pytest
+
+from tests.cli.conftest import Run
+from tests.cli.program import Program
+
+
+@pytest.fixture(autouse=True)
+def pushed(flexai: Run, program: Program) -> None:
+    program.file("a.bin", b"x" * 2048)
+    assert flexai("checkpoint", "push", "my-name", "-f", "a.bin").code == 0
+
+
+def _damage(program: Program) -> None:
+    for blob in (program.home / "store/blobs").rglob("*"):
+        if blob.is_file():
+            blob.chmod(0o600)
+            blob.write_bytes(b"y" * blob.stat().st_size)
+
+
+def test_delete_says_how_to_bring_it_back(flexai: Run, program: Program) -> None:
+    done = flexai("checkpoint", "delete", "my-name")
+    assert (done.code, done.out) == (0, "")
+    words = done.hint.split()
+    assert words[:3] == ["flexai", "checkpoint", "undelete"]
+    assert flexai(*words[1:4]).code == 0
+    assert flexai("checkpoint", "inspect", "my-name").code == 0
+
+
+def test_the_name_is_free_at_once(flexai: Run, program: Program) -> None:
+    assert flexai("checkpoint", "delete", "MY-NAME").code == 0
+    assert flexai("checkpoint", "delete", "my-name").code == 3
+    assert flexai("checkpoint", "push", "my-name", "-f", "a.bin").code == 0
+
+
+def test_undelete_under_a_name_that_is_taken_shows_the_way_out(flexai: Run) -> None:
+    flexai("checkpoint", "delete", "my-name")
+    flexai("checkpoint", "push", "my-name", "-f", "a.bin")
+    done = flexai("checkpoint", "undelete", "my-name")
+    assert done.code == 4
+    assert "--name" in done.hint
+    again = flexai("checkpoint", "undelete", "my-name", "--name", "other-name")
+    assert (again.code, again.out) == (0, "")
+    assert "checkpoint 'other-name' is available again" in again.err
+
+
+def test_undelete_of_what_was_never_there_is_not_found(flexai: Run) -> None:
+    assert flexai("checkpoint", "undelete", str(uuid.uuid4())).code == 3
+    assert flexai("checkpoint", "undelete", "my-name", "--name", "a b").code == 2
+
+
+def test_gc_takes_nothing_before_its_time_and_says_what_it_would_take(flexai: Run) -> None:
+    flexai("checkpoint", "delete", "my-name")
+    nothing = "0 bytes in 0 blobs: 0 deleted checkpoints, 0 abandoned pushes\n"
+    assert flexai("checkpoint", "gc").out == f"freed {nothing}"
+    all_of_it = "2 KB in 1 blob: 1 deleted checkpoint, 0 abandoned pushes\n"
+    assert flexai("checkpoint", "gc", "--dry-run", "--grace-period", "0s").out == f"would free {all_of_it}"
+    assert flexai("checkpoint", "gc", "--grace-period", "0s").out == f"freed {all_of_it}"
+    assert flexai("checkpoint", "undelete", "my-name").code == 3
+
+
+@pytest.mark.parametrize("text", ["soon", "-1d", "7 years", "1e3"])
+def test_a_grace_period_that_is_none_is_wrong_usage(flexai: Run, text: str) -> None:
+    done = flexai("checkpoint", "gc", f"--grace-period={text}")
+    assert (done.code, done.error) == (2, f"--grace-period {text!r} is no duration")
+
+
+def test_verify_says_that_all_is_well(flexai: Run) -> None:
+    for references in ([], ["my-name"]):
+        done = flexai("checkpoint", "verify", *references)
+        assert (done.code, done.out) == (0, "")
+        assert done.err == "verified 1 file, 2 KB: no damage\n"
+
+
+def test_verify_names_damaged_files_and_who_needs_them(flexai: Run, program: Program) -> None:
+    flexai("checkpoint", "push", "other-name", "--from-checkpoint", "my-name")
+    _damage(program)
+    done = flexai("checkpoint", "verify")
+    assert done.code == 6
+    assert [line.rpartition(": ")[0] for line in done.out.splitlines()] == ["my-name: a.bin", "other-name: a.bin"]
+    assert "a.bin of my-name" in done.error
+
+
+def test_verify_of_an_unknown_checkpoint_is_not_found(flexai: Run) -> None:
+    assert flexai("checkpoint", "verify", "unknown").code == 3
+
+
+def test_recover_rebuilds_a_lost_catalog(flexai: Run, program: Program) -> None:
+    before = flexai("checkpoint", "inspect", "my-name", "--json").json()
+    for path in program.home.glob("catalog.db*"):
+        path.unlink()
+    done = flexai("checkpoint", "recover")
+    assert (done.code, done.out) == (0, "recovered my-name\n")
+    after = flexai("checkpoint", "inspect", "my-name", "--json").json()
+    assert after["metadata"] == before["metadata"]
+    assert after["status"]["files"] == before["status"]["files"]
+    assert flexai("checkpoint", "recover").err == "recovered 0 checkpoints; 1 known already\n"
+
+
+def test_recover_names_what_it_cannot_bring_back(flexai: Run, program: Program) -> None:
+    checkpoint_id = flexai("checkpoint", "inspect", "my-name", "--json").json()["metadata"]["id"]
+    for path in [*program.home.glob("catalog.db*"), *(program.home / "store/blobs").rglob("*")]:
+        if path.is_file():
+            path.unlink()
+    done = flexai("checkpoint", "recover")
+    assert done.code == 6
+    assert f"warning: checkpoint {checkpoint_id} cannot be recovered" in done.err

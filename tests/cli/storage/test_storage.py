@@ -1,0 +1,101 @@
+"""Connections, saved by a real Prefect server."""
+
+from __future__ import annotations
+
+import uuid
+
+import pytest
+import yaml
+
+from flexai.cli.storage.create import PROVIDERS
+from tests.cli.conftest import Run
+from tests.cli.program import Program
+from tests.servers.prefect import PrefectServer
+
+
+@pytest.fixture
+def saved(program: Program, prefect_server: PrefectServer) -> dict[str, str]:
+    """The environment of a machine with a Prefect API."""
+    return {"PREFECT_API_URL": prefect_server.api_url}
+
+
+@pytest.fixture
+def name() -> str:
+    """A name that no other test's connection has."""
+    return f"conn-{uuid.uuid4().hex[:12]}"
+
+
+def test_a_connection_is_created_shown_checked_and_deleted(program: Program, saved: dict[str, str], name: str) -> None:
+    (program.cwd / "share").mkdir()
+    created = program.run("storage", "create", name, "--provider", "local", "--root", "share", env=saved)
+    assert (created.code, created.out) == (0, "")
+    assert created.err.splitlines()[0] == f"saved connection '{name}' (local: {program.cwd}/share)"
+
+    again = program.run("storage", "create", name, "--provider", "local", "--root", "share", env=saved)
+    assert again.code == 4
+    replaced = program.run("storage", "create", name, "--provider", "local", "--root", ".", "--overwrite", env=saved)
+    assert replaced.code == 0, replaced.err
+
+    listed = program.run("storage", "list", env=saved)
+    row = next(line for line in listed.out.splitlines() if name in line)
+    assert [cell.strip() for cell in row.split("|")] == [name, "local", str(program.cwd)]
+    documents = program.run("storage", "list", "--json", env=saved).json()
+    (document,) = [entry for entry in documents if entry["metadata"]["name"] == name]
+
+    inspected = program.run("storage", "inspect", name, env=saved)
+    assert yaml.safe_load(inspected.out) == document
+    assert (document["spec"]["provider"], document["spec"]["root"]) == ("local", str(program.cwd))
+
+    checked = program.run("storage", "check", name, "bucket", env=saved)
+    assert checked.code == 0, checked.err
+    assert "PROBE" in checked.out
+    after = program.run("storage", "inspect", name, "--json", env=saved).json()
+    assert set(after["status"]["capabilities"].values()) == {"passed"}
+
+    assert program.run("storage", "delete", name, env=saved).code == 0
+    for verb in ("inspect", "check", "delete"):
+        gone = program.run("storage", verb, name, env=saved)
+        assert (gone.code, gone.error) == (3, f"there is no storage provider connection '{name}'")
+
+
+def test_a_check_that_fails_is_a_failure(program: Program, saved: dict[str, str], name: str) -> None:
+    (program.cwd / "share").mkdir()
+    assert program.run("storage", "create", name, "--provider", "local", "--root", "share", env=saved).code == 0
+    (program.cwd / "share").rmdir()
+    done = program.run("storage", "check", name, env=saved)
+    assert done.code == 1
+    assert done.error == f"connection '{name}' failed 1 probe: reach"
+    assert "is not there" in done.out
+
+
+def test_an_embedded_api_keeps_connections_too(program: Program) -> None:
+    (program.cwd / "share").mkdir()
+    created = program.run("storage", "create", "my-share", "--provider", "local", "--root", "share")
+    assert created.code == 0, created.err
+    assert created.err.splitlines()[0] == "starting an embedded Prefect API to save the connection…"
+    (document,) = program.run("storage", "list", "--json").json()
+    assert document["metadata"]["name"] == "my-share"
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ([], "missing option '--provider'"),
+        (["--provider", "local"], "--provider local needs --root"),
+        (["--provider", "nfs", "--root", "x"], "invalid value for '--provider': 'nfs' is not"),
+    ],
+)
+def test_wrong_flags_are_refused_before_prefect_is_asked(flexai: Run, flags: list[str], message: str) -> None:
+    done = flexai("storage", "create", "my-share", *flags)
+    assert done.code == 2
+    assert done.error.startswith(message)
+    assert "starting" not in done.err
+
+
+def test_every_provider_that_is_offered_is_one_of_the_blocks() -> None:
+    from flexai import blocks
+
+    assert set(PROVIDERS) <= set(blocks.PROVIDERS)
+    for provider, flags in PROVIDERS.items():
+        fields = set(blocks.PROVIDERS[provider].model_fields)
+        assert {*flags.required, *flags.optional} <= fields

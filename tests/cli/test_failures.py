@@ -1,0 +1,228 @@
+"""How the program ends: one sentence, a hint, an exit code."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import click
+import pytest
+
+from flexai.checkpoints import errors
+from flexai.checkpoints.errors import CheckpointError
+from flexai.cli import failures, terminal
+from tests.cli.conftest import Run
+from tests.cli.program import Program
+
+KINDS = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, CheckpointError)]
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_every_error_is_a_sentence_a_hint_and_its_exit_code(
+    kind: type[CheckpointError], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert failures.report(kind("it broke", hint="do this"), []) == kind.exit_code
+    printed = capsys.readouterr()
+    assert (printed.out, printed.err) == ("", "error: it broke\nhint: do this\n")
+
+
+def test_an_error_without_a_hint_has_no_empty_one(capsys: pytest.CaptureFixture[str]) -> None:
+    failures.report(CheckpointError("it broke"), [])
+    assert capsys.readouterr().err == "error: it broke\n"
+
+
+def test_an_unexpected_error_is_one_line_with_a_way_to_see_more(capsys: pytest.CaptureFixture[str]) -> None:
+    assert failures.report(KeyError("x"), ["checkpoint", "inspect", "my name"]) == 1
+    assert capsys.readouterr().err.splitlines() == [
+        "error: internal error: KeyError: 'x'",
+        "hint: flexai --debug checkpoint inspect 'my name' shows the traceback",
+    ]
+
+
+@pytest.mark.parametrize(
+    "arguments", [["training", "run", "x", "-E", "TOKEN=5ecret", "--", "a"], ["x", "--", "5ecret"], ["--env=T=5ecret"]]
+)
+def test_what_a_training_job_gets_is_not_repeated(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
+    failures.report(KeyError("x"), arguments)
+    printed = capsys.readouterr().err
+    assert "5ecret" not in printed
+    assert "--debug" in printed
+
+
+def test_a_failure_of_the_operating_system_is_no_internal_error(capsys: pytest.CaptureFixture[str]) -> None:
+    assert failures.report(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/data/x"), []) == 1
+    assert capsys.readouterr().err.splitlines() == [
+        "error: no space left on device: /data/x",
+        "hint: free some room and run the same command again",
+    ]
+
+
+def test_an_error_cannot_command_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    failures.report(CheckpointError("bad name \x1b]0;owned\x07"), [])
+    assert "\x1b" not in capsys.readouterr().err
+
+
+def test_clicks_errors_speak_as_ours_do(capsys: pytest.CaptureFixture[str]) -> None:
+    assert failures.report(click.UsageError("No such option '--foo'."), []) == 2
+    assert capsys.readouterr().err.splitlines()[0] == "error: no such option '--foo'"
+    assert failures.report(click.FileError("x", "gone"), []) == 1
+
+
+def test_debug_shows_the_traceback(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(terminal.verbosity, "debug", True)
+    try:
+        raise KeyError("x")
+    except KeyError as error:
+        failures.report(error, [])
+    printed = capsys.readouterr().err
+    assert "Traceback (most recent call last)" in printed
+    assert printed.endswith("error: internal error: KeyError: 'x'\n")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--debug", "checkpoint", "inspect", "unknown"],
+        ["checkpoint", "inspect", "unknown", "--debug"],
+        ["checkpoint", "inspect", "--debug", "unknown"],
+    ],
+)
+def test_debug_may_stand_before_and_after_the_command(flexai: Run, arguments: list[str]) -> None:
+    done = flexai(*arguments)
+    assert done.code == 3
+    assert "Traceback" in done.err
+    assert "Traceback" not in flexai("checkpoint", "inspect", "unknown").err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["--version"], 0),
+        (["checkpoint", "list"], 0),
+        (["checkpoint", "inspect", "unknown"], 3),
+        (["checkpoint", "inspect", "a b"], 2),
+        (["checkpoint", "inspect"], 2),
+        (["checkpoint", "inspect", "a-name", "b-name"], 2),
+        (["--unknown"], 2),
+        (["checkpoint", "list", "--unknown"], 2),
+    ],
+)
+def test_the_real_program_exits_with_the_code(program: Program, arguments: list[str], code: int) -> None:
+    done = program.run(*arguments)
+    assert done.code == code
+    assert bool(done.error) == (code != 0)
+    assert "Traceback" not in done.err
+
+
+def test_a_catalog_that_cannot_be_read_is_said_in_one_sentence(program: Program) -> None:
+    program.home.mkdir()
+    (program.home / "catalog.db").write_bytes(b"no database" * 100)
+    done = program.run("checkpoint", "list")
+    assert done.code == 1
+    assert done.error == f"the catalog {program.home}/catalog.db cannot be used: file is not a database"
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], ["checkpoint", "push", "--help"], ["checkpoint", "list"]]
+)
+def test_a_reader_that_goes_away_early_is_no_failure(program: Program, arguments: list[str]) -> None:
+    process = program.start(*arguments)
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.stderr is not None
+    assert (process.stderr.read(), process.wait()) == ("", 0)
+    process.stderr.close()
+
+
+def test_writing_to_a_full_disk_is_a_failure(program: Program) -> None:
+    full = Path("/dev/full")
+    if not full.exists():
+        full = program.file("unused")
+    with full.open("w") as stdout:
+        process = program.start("checkpoint", "list", stdout=stdout)
+        _, stderr = process.communicate()
+    if full.name == "full":
+        assert process.returncode == 1
+        assert "no space left on device" in stderr
+        assert "Traceback" not in stderr
+
+
+def test_a_terminal_that_lacks_a_character_is_no_failure(program: Program) -> None:
+    done = program.run("training", "checkpoints", "--help", env={"PYTHONIOENCODING": "ascii"})
+    assert done.code == 0
+    done = program.run("checkpoint", env={"PYTHONIOENCODING": "ascii"})
+    assert (done.code, "Traceback" in done.err) == (2, False)
+
+
+def test_colours_do_not_reach_a_pipe(program: Program) -> None:
+    assert "\x1b" not in program.run("checkpoint", "inspect", "unknown", env={"TERM": "xterm"}).err
+
+
+def test_a_connection_that_breaks_is_not_taken_for_a_reader_that_went_away(
+    flexai: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+
+    monkeypatch.setattr("flexai.checkpoints.catalog.reader.open_reader", broken)
+    done = flexai("checkpoint", "list")
+    assert (done.code, done.error) == (1, "a connection was closed by its other end")
+
+
+_SLOW_PUSH = """
+import sys, threading, time
+from flexai.checkpoints.service import push as module
+def slow(*args, **kwargs):
+    print("pushing", file=sys.stderr, flush=True)
+    {work}
+module.push = slow
+sys.argv = ["flexai", "checkpoint", "push", "my-name", "-f", "a file.bin"]
+from flexai.cli import main
+main()
+"""
+
+
+def _interrupted(program: Program, work: str, *signals: signal.Signals) -> tuple[int, str]:
+    """Exit code and standard error of a push that gets signals while it works."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", _SLOW_PUSH.format(work=work)],
+        cwd=program.cwd,
+        env=program.environment,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    assert process.stderr.readline() == "pushing\n"
+    for number in signals:
+        process.send_signal(number)
+        time.sleep(0.2)
+    stderr = process.stderr.read()
+    process.stderr.close()
+    return process.wait(), stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_command_with_how_to_go_on(program: Program, number: signal.Signals) -> None:
+    program.file("a file.bin")
+    code, stderr = _interrupted(program, "time.sleep(60)", number)
+    assert code == 130
+    assert stderr.splitlines() == [
+        "error: interrupted",
+        "hint: the same command again goes on where it stopped: flexai checkpoint push my-name -f 'a file.bin'",
+    ]
+
+
+def test_a_second_signal_ends_it_at_once(program: Program) -> None:
+    program.file("a file.bin")
+    work = """
+    try:
+        time.sleep(60)
+    finally:
+        time.sleep(60)"""
+    code, stderr = _interrupted(program, work, signal.SIGINT, signal.SIGTERM)
+    assert (code, stderr) == (130, "")

@@ -1,0 +1,221 @@
+"""Training jobs from the command line, with real commands."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.cli.program import Program
+
+# Writes a whole checkpoint of the Transformers kind, and one in the output directory itself.
+TRAIN = """
+import json, os, pathlib, struct
+root = pathlib.Path(os.environ["FLEXAI_OUTPUT_CHECKPOINT_DIR"])
+def weights(path):
+    header = json.dumps({"w": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}).encode()
+    path.write_bytes(struct.pack("<Q", len(header)) + header + bytes(8))
+for name in ("checkpoint-5", ""):
+    folder = root / name
+    folder.mkdir(exist_ok=True)
+    weights(folder / "model.safetensors")
+    config = {"architectures": ["GPT2LMHeadModel"], "transformers_version": "4.57.1", "model_type": "gpt2"}
+    (folder / "config.json").write_text(json.dumps(config))
+    if name:
+        log = [{"step": 5, "loss": 2.5}, {"step": 5, "eval_loss": 2.25}]
+        (folder / "trainer_state.json").write_text(json.dumps({"global_step": 5, "log_history": log}))
+print("token", os.environ.get("TOKEN"))
+print("input", sorted(os.listdir(os.environ["FLEXAI_INPUT_CHECKPOINT_DIR"]))
+      if "FLEXAI_INPUT_CHECKPOINT_DIR" in os.environ else None)
+"""
+
+
+def _train(program: Program, name: str, *flags: str) -> None:
+    program.file("train.py", TRAIN)
+    done = program.run("training", "run", name, *flags, "--", sys.executable, "train.py")
+    assert done.code == 0, done.err
+
+
+def test_a_job_and_the_checkpoints_it_wrote_are_shown(program: Program) -> None:
+    program.file("train.py", TRAIN)
+    done = program.run("training", "run", "my-run", "-E", "TOKEN=a=b", "--", sys.executable, "train.py")
+    assert (done.code, done.out) == (0, "token a=b\ninput None\n")
+    assert "training job 'my-run' succeeded" in done.err
+    assert done.hint == "flexai training checkpoints my-run lists what it wrote"
+
+    rows = {row["name"]: row for row in program.run("training", "checkpoints", "my-run", "--json").json()}
+    assert set(rows) == {"checkpoint-5", ""}
+    row = rows["checkpoint-5"]
+    assert (row["step"], row["trainLoss"], row["evalLoss"], row["node"]) == (5, 2.5, 2.25, "0")
+    assert (row["model"], row["version"], row["inferenceReady"]) == ("GPT2LMHeadModel", "4.57.1", True)
+
+    head, rule, *lines = program.run("training", "checkpoints", "my-run").out.splitlines()
+    assert [title.strip() for title in head.split("│")] == [
+        "ID",
+        "NAME",
+        "NODE",
+        "STEP",
+        "TRAIN LOSS",
+        "EVAL LOSS",
+        "MODEL",
+        "VERSION",
+        "INFERENCE READY",
+        "TIMESTAMP",
+    ]
+    assert set(rule) == {"─", "┼"}
+    cells = {line.split("│")[1].strip(): [cell.strip() for cell in line.split("│")] for line in lines}
+    assert cells["checkpoint-5"][2:9] == ["0", "5", "2.5", "2.25", "GPT2LMHeadModel", "4.57.1", "true"]
+    assert cells["."][0] == rows[""]["id"]
+    assert cells["."][3:6] == ["-", "-", "-"]
+
+    assert program.run("checkpoint", "list", "--json").json() == []
+    shown = program.run("checkpoint", "inspect", row["id"], "--json").json()
+    assert shown["status"]["metadata"]["job"] == "my-run"
+    assert program.run("checkpoint", "fetch", row["id"], "-d", "out").code == 0
+    assert (program.cwd / "out/model.safetensors").is_file()
+
+    job = program.run("training", "inspect", "MY-RUN").out
+    assert yaml.safe_load(job) == program.run("training", "inspect", "my-run", "-j").json()
+    document = yaml.safe_load(job)
+    assert (document["runtime"]["status"], document["runtime"]["exitCode"]) == ("succeeded", 0)
+    assert document["spec"]["environment"] == ["TOKEN"]
+    assert "a=b" not in job
+
+    (listed,) = program.run("training", "list", "--json").json()
+    assert (listed["name"], listed["status"], listed["checkpointsCount"]) == ("my-run", "succeeded", 2)
+    table = program.run("training", "list").out.splitlines()
+    assert [cell.strip() for cell in table[2].split("|")][:3] == ["my-run", "succeeded", "2"]
+
+    logs = program.run("training", "logs", "my-run")
+    assert (logs.code, "token a=b\n" in logs.out) == (0, True)
+
+
+def test_a_job_starts_from_a_checkpoint(program: Program) -> None:
+    program.file("base/weights.bin")
+    assert program.run("checkpoint", "push", "base", "-f", "base").code == 0
+    program.file("train.py", TRAIN)
+    done = program.run("training", "run", "my-run", "-C", "base", "--", sys.executable, "train.py")
+    assert done.out.splitlines()[-1] == "input ['weights.bin']"
+    assert program.run("training", "inspect", "my-run", "--json").json()["spec"]["inputCheckpoint"] == "base"
+
+
+def test_the_exit_code_is_the_commands(program: Program) -> None:
+    done = program.run("training", "run", "my-run", "--", "sh", "-c", "exit 7")
+    assert done.code == 7
+    assert "training job 'my-run' failed" in done.err
+    assert program.run("training", "inspect", "my-run", "--json").json()["runtime"]["exitCode"] == 7
+
+
+def test_a_command_that_cannot_be_started_is_one_sentence(program: Program) -> None:
+    done = program.run("training", "run", "my-run", "--", "no-such-program")
+    assert done.code == 1
+    assert "no-such-program" in done.error
+    assert "Traceback" not in done.err
+
+
+def test_a_running_job_is_followed_and_stopped(program: Program) -> None:
+    script = "import time; print('started', flush=True); time.sleep(600)"
+    job = program.start("training", "run", "my-run", "--", sys.executable, "-c", script)
+    assert job.stdout is not None
+    assert job.stdout.readline() == "started\n"
+    assert program.run("training", "inspect", "my-run", "--json").json()["runtime"]["status"] == "in progress"
+    logs = program.start("training", "logs", "my-run", "--follow")
+    assert logs.stdout is not None
+    assert logs.stdout.readline() == "started\n"
+    refused = program.run("training", "delete", "my-run")
+    assert (refused.code, refused.hint) == (4, "stop it first: flexai training stop my-run")
+    stopped = program.run("training", "stop", "my-run")
+    assert (stopped.code, stopped.out) == (0, "")
+    assert job.wait() == 128 + signal.SIGTERM
+    assert logs.wait() == 0
+    for process in (job, logs):
+        process.communicate()
+    assert program.run("training", "inspect", "my-run", "--json").json()["runtime"]["status"] == "stopped"
+
+
+def test_ctrl_c_ends_the_command_and_then_the_program(program: Program) -> None:
+    script = "import time; print('started', flush=True); time.sleep(600)"
+    job = program.start("training", "run", "my-run", "--", sys.executable, "-c", script)
+    assert job.stdout is not None
+    assert job.stdout.readline() == "started\n"
+    job.send_signal(signal.SIGINT)
+    _, stderr = job.communicate()
+    assert job.returncode == 130
+    assert "training job 'my-run' stopped" in stderr
+
+
+def test_a_job_is_deleted_with_its_checkpoints_unless_they_are_kept(program: Program) -> None:
+    _train(program, "first")
+    _train(program, "second")
+    first = program.run("training", "checkpoints", "first", "--json").json()
+    second = program.run("training", "checkpoints", "second", "--json").json()
+    assert program.run("training", "delete", "first").code == 0
+    assert program.run("training", "delete", "second", "--keep-checkpoints").code == 0
+    assert program.run("checkpoint", "inspect", first[0]["id"]).code == 3
+    assert program.run("checkpoint", "inspect", second[0]["id"]).code == 0
+    gone = program.run("training", "inspect", "first")
+    assert (gone.code, gone.error) == (3, "there is no training job 'first'")
+    assert gone.hint == "flexai training list shows what there is"
+
+
+def test_the_output_directory_can_be_named(program: Program) -> None:
+    _train(program, "my-run", "--output-dir", "out")
+    assert (program.cwd / "out/checkpoint-5/model.safetensors").is_file()
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--env", "5ecret"], "--env needs KEY=VALUE"),
+        (["--env", "1A=5ecret"], "'1A' is no name of a variable"),
+        (["--env", "=5ecret"], "'' is no name of a variable"),
+        (["-E", "A=5ecret", "-E", "A=5ecret"], "--env A is given twice"),
+        (["-C", "a b"], "'a b'"),
+    ],
+)
+def test_wrong_flags_are_refused_without_repeating_a_secret(program: Program, flags: list[str], words: str) -> None:
+    done = program.run("training", "run", "my-run", *flags, "--", "true")
+    assert done.code == 2
+    assert words in done.error
+    assert "5ecret" not in done.err
+    assert not Path(program.home).exists()
+
+
+def test_options_of_the_command_need_two_dashes_before_it(program: Program) -> None:
+    done = program.run("training", "run", "my-run", "python", "train.py", "--lr", "1")
+    assert done.code == 2
+    assert done.error.startswith("no such option '--lr'")
+    assert done.hint == "flexai training run NAME [OPTIONS] -- COMMAND [ARGUMENT…]"
+
+
+def test_a_name_and_a_command_are_needed(program: Program) -> None:
+    assert program.run("training", "run", "my-run").error.startswith("missing argument 'COMMAND")
+    assert program.run("training", "run", "x", "--", "true").code == 2
+
+
+@pytest.mark.parametrize("verb", ["inspect", "checkpoints", "logs", "stop", "delete"])
+def test_an_unknown_job_is_not_found(program: Program, verb: str) -> None:
+    done = program.run("training", verb, "unknown")
+    assert (done.code, done.error) == (3, "there is no training job 'unknown'")
+
+
+def test_a_job_whose_runner_was_killed_shows_as_interrupted(program: Program) -> None:
+    script = "import time; print('started', flush=True); time.sleep(600)"
+    job = program.start("training", "run", "my-run", "--", sys.executable, "-c", script)
+    assert job.stdout is not None
+    assert job.stdout.readline() == "started\n"
+    job.kill()
+    job.wait()
+    job.communicate()
+    document = program.run("training", "inspect", "my-run", "--json").json()
+    assert document["runtime"]["status"] == "interrupted"
+    assert json.dumps(document)
+    deadline = time.monotonic() + 60
+    while program.run("training", "delete", "my-run").code and time.monotonic() < deadline:
+        time.sleep(0.5)
+    assert program.run("training", "list", "--json").json() == []
