@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -43,6 +43,8 @@ from flexai.checkpoints.contents import (
 )
 from flexai.checkpoints.errors import ConflictError
 from flexai.checkpoints.models import now
+
+_IS_SOUND = contents.c.is_damaged.is_(False)
 
 _BATCH = 500
 """Values in one statement: databases limit them (SQLite: 32,766)."""
@@ -169,13 +171,13 @@ class Blobs:
             return found
 
     def hold_by_digest(self, checkpoint_id: str, digests: Iterable[str]) -> dict[str, StoredContent]:
-        """Find stored contents by their digests (hex) and refer to their blobs, all at once.
+        """Find sound stored contents by their digests (hex) and refer to their blobs, all at once.
 
         Raises ConflictError for a checkpoint that is gone.
         """
         found: dict[str, StoredContent] = {}
         for batch in _batches(dict.fromkeys(digests)):
-            query = self._stored(contents.c.digest.in_(batch))
+            query = self._stored(contents.c.digest.in_(batch) & _IS_SOUND)
             with self._database.reading() as connection:
                 if connection.execute(query.limit(1)).first() is None:
                     continue  # the usual case, which need not wait for a writer's turn
@@ -190,8 +192,8 @@ class Blobs:
         return found
 
     def find_by_size(self, size: int) -> list[StoredContent]:
-        """Stored contents of ``size`` bytes: the only ones that a file of that size can equal."""
-        query = self._stored(and_(contents.c.size == size, contents.c.digest.is_not(None)))
+        """Sound stored contents of ``size`` bytes: the only ones that a file of that size can equal."""
+        query = self._stored(and_(contents.c.size == size, contents.c.digest.is_not(None), _IS_SOUND))
         with self._database.reading() as connection:
             return [_content(row) for row in connection.execute(query)]
 
@@ -240,6 +242,20 @@ class Blobs:
                 return
             yield from found
             last = found[-1].id
+
+    def record_verification(self, *, damaged: Set[int], sound: Set[int]) -> None:
+        """Record which contents are damaged, so that no push relies on them, and which are not any more."""
+        query = (
+            select(contents.c.id)
+            .join(blobs, blobs.c.id == contents.c.blob_id)
+            .where(blobs.c.store_id == self.store_id, ~_IS_SOUND)
+        )
+        with self._database.reading() as connection:
+            known = set(connection.execute(query).scalars())
+        for is_damaged, ids in ((True, damaged - known), (False, known & sound)):
+            for batch in _batches(sorted(ids)):
+                with self._database.writing() as connection:
+                    connection.execute(update(contents).where(contents.c.id.in_(batch)).values(is_damaged=is_damaged))
 
     def unreferenced(self) -> list[tuple[str, int, str]]:
         """Blobs that no checkpoint refers to, or that gc did not finish deleting: (id, bytes, upload id)."""

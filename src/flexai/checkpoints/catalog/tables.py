@@ -165,6 +165,8 @@ contents = Table(
     Column("digest", String(64)),
     Column("part_digests", LargeBinary, nullable=False),
     Column("checksums", Text, nullable=False),
+    # Found so by a verification: no push may rely on it.
+    Column("is_damaged", Boolean, nullable=False, default=False),
     Index(None, "blob_id"),
     Index(None, "digest"),
     Index(None, "size"),

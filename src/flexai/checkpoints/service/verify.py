@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-from flexai.checkpoints.contents import StoredContent
-from flexai.checkpoints.errors import IntegrityError, NotFoundError, SourceChangedError
+from flexai.checkpoints.contents import StoredContent, StoredFile
+from flexai.checkpoints.errors import IntegrityError, SourceChangedError
 from flexai.checkpoints.progress import NoProgress, Progress
+from flexai.checkpoints.service.storing import limits_of
 from flexai.checkpoints.service.system import System
+from flexai.checkpoints.storage.protocol import Block
 from flexai.checkpoints.transfer.crew import CountedBody, Crew
 from flexai.checkpoints.transfer.digest import Part, digest_blocks, parts_of
-from flexai.checkpoints.transfer.reading import StoredBody
+from flexai.checkpoints.transfer.plan import Run, plan_runs
+from flexai.checkpoints.transfer.reading import StoredBody, has_content
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +51,9 @@ class VerifyReport:
 def verify(system: System, references: Sequence[str] = (), *, progress: Progress | None = None) -> VerifyReport:
     """Read the content of checkpoints (of all, where none is named) and compare every part with its digest.
 
-    Each content is read once however many checkpoints use it. Damage is reported, not raised. Raises NotFoundError
-    for a checkpoint that is not there, and what the store raises.
+    Each content is read once however many checkpoints use it. Damage is reported, not raised, and remembered: no push
+    relies on such content, so pushing the files again brings in sound content. What no checkpoint needs any more is
+    nobody's loss and not reported. Raises NotFoundError for a checkpoint that is not there, and what the store raises.
     """
     progress = progress or NoProgress()
     contents: dict[int, StoredContent] = {}
@@ -58,33 +63,96 @@ def verify(system: System, references: Sequence[str] = (), *, progress: Progress
             contents |= {file.content.id: file.content for file in system.blobs.files_of(str(checkpoint.id))}
     else:
         contents = {content.id: content for content in system.blobs.all_contents()}
-    problems: dict[int, str] = {}
-    crew = Crew(system.settings.concurrency)
-
-    def check(content: StoredContent, part: Part) -> None:
-        crew.check()
-        stored = StoredBody(system.store, content.blob_id, content.start + part.offset, part.size)
-        try:
-            found = digest_blocks(CountedBody(stored, crew=crew, progress=progress).blocks())
-        except (NotFoundError, IntegrityError, SourceChangedError) as error:
-            problems[content.id] = error.message
-            return
-        if found != content.part_digest(part.number):
-            problems[content.id] = f"bytes {part.offset} to {part.offset + part.size} do not match their digest"
-
-    for content in contents.values():
-        if content.digest is not None:
-            for part in parts_of(content.size, content.part_size):
-                crew.add(partial(check, content, part))
+    verification = _Verification(system, progress)
     total = sum(content.size for content in contents.values())
     progress.begin("verify", total_bytes=total, total_files=len(contents))
     try:
-        crew.run()
+        verification.run(contents.values())
     finally:
         progress.end()
+    problems = verification.problems
+    system.blobs.record_verification(damaged=problems.keys(), sound=contents.keys() - problems.keys())
     return VerifyReport(
         checked_contents=len(contents), checked_bytes=total, damaged=_damages(system, contents, problems)
     )
+
+
+class _Verification:
+    def __init__(self, system: System, progress: Progress) -> None:
+        self.problems: dict[int, str] = {}
+        """What is wrong with contents, by their ids."""
+        self._system = system
+        self._progress = progress
+        self._crew = Crew(system.settings.concurrency)
+        self._parts_left: dict[int, int] = {}
+        self._lock = threading.Lock()
+
+    def run(self, contents: Iterable[StoredContent]) -> None:
+        small_size = limits_of(self._system.settings).pack_threshold
+        small = []
+        for content in contents:
+            if content.digest is None:
+                continue
+            if content.size < small_size:
+                small.append(StoredFile(path=str(content.id), content=content))
+            else:
+                self._crew.add(partial(self._begin, content))
+        for run in plan_runs(small, max_length=max(small_size, 1)):
+            self._crew.add(partial(self._check_run, run))
+        self._crew.run()
+
+    def _check_run(self, run: Run) -> None:
+        """Check neighbouring small contents by one request."""
+        try:
+            data = memoryview(b"".join(bytes(block) for block in self._read(run.blob_id, run.start, run.length)))
+        except (IntegrityError, SourceChangedError):
+            # Not all of it is there: each one tells for itself.
+            for file in run.files:
+                self._begin(file.content)
+            return
+        for file in run.files:
+            content = file.content
+            start = content.start - run.start
+            is_sound = has_content(data[start : start + content.size], content)
+            self._tell(content, "" if is_sound else _mismatch(Part(1, 0, content.size)))
+
+    def _begin(self, content: StoredContent) -> None:
+        parts = parts_of(content.size, content.part_size)
+        self._parts_left[content.id] = len(parts)
+        for part in reversed(parts):
+            self._crew.add(partial(self._check_part, content, part), next_up=True)
+
+    def _check_part(self, content: StoredContent, part: Part) -> None:
+        problem = ""
+        try:
+            if digest_blocks(self._read(content.blob_id, content.start + part.offset, part.size)) != (
+                content.part_digest(part.number)
+            ):
+                problem = _mismatch(part)
+        except (IntegrityError, SourceChangedError) as error:
+            problem = error.message
+        with self._lock:
+            if problem:
+                self.problems.setdefault(content.id, problem)
+            self._parts_left[content.id] -= 1
+            is_last = not self._parts_left[content.id]
+        if is_last:
+            self._progress.advance(files=1)
+
+    def _read(self, blob_id: str, start: int, size: int) -> Iterator[Block]:
+        self._crew.check()
+        stored = StoredBody(self._system.store, blob_id, start, size)
+        return CountedBody(stored, crew=self._crew, progress=self._progress).blocks()
+
+    def _tell(self, content: StoredContent, problem: str) -> None:
+        with self._lock:
+            if problem:
+                self.problems[content.id] = problem
+        self._progress.advance(files=1)
+
+
+def _mismatch(part: Part) -> str:
+    return f"bytes {part.offset} to {part.offset + part.size} do not match their digest"
 
 
 def _damages(system: System, contents: dict[int, StoredContent], problems: dict[int, str]) -> list[Damage]:
@@ -94,7 +162,8 @@ def _damages(system: System, contents: dict[int, StoredContent], problems: dict[
         Damage(
             blob_id=contents[content_id].blob_id,
             problem=problem,
-            users=tuple(sorted((names[user], path) for user, path in users.get(content_id, ()))),
+            users=tuple(sorted((names[user], path) for user, path in users[content_id])),
         )
         for content_id, problem in sorted(problems.items())
+        if content_id in users
     ]

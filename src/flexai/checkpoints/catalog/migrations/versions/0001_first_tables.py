@@ -139,6 +139,7 @@ def upgrade() -> None:
         sa.Column("digest", sa.String(length=64), nullable=True),
         sa.Column("part_digests", sa.LargeBinary(), nullable=False),
         sa.Column("checksums", sa.Text(), nullable=False),
+        sa.Column("is_damaged", sa.Boolean(), nullable=False),
         sa.ForeignKeyConstraint(["blob_id"], ["blobs.id"], name=op.f("fk_contents_blob_id"), ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_contents")),
     )
