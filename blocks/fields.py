@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated
 
 from pydantic import BeforeValidator, SecretStr
 
 from flexai.checkpoints.errors import UsageError
 from flexai.checkpoints.storage.endpoints import check_endpoint
-
-_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
 
 
 def _stripped(value: object) -> object:
@@ -31,12 +28,3 @@ def endpoint_field(value: str, *, allow_path: bool = False) -> str:
         return check_endpoint(value, allow_path=allow_path) if value else ""
     except UsageError as error:
         raise ValueError(f"{error.message} ({error.hint})") from None
-
-
-def check_bucket(name: str) -> str:
-    """Return a bucket's name; UsageError for what no provider takes for one."""
-    if not _BUCKET.fullmatch(name) or ".." in name:
-        raise UsageError(
-            f"{name!r} is no bucket's name", hint="write BUCKET/PREFIX, for instance my-bucket/checkpoints"
-        )
-    return name

@@ -12,10 +12,10 @@ from pydantic import Field, HttpUrl, SecretStr, field_validator, model_validator
 
 from flexai.blocks import credentials
 from flexai.blocks.credentials import SavedCredentials
-from flexai.blocks.fields import Secret, Text, check_bucket, endpoint_field
+from flexai.blocks.fields import Secret, Text, endpoint_field
 from flexai.blocks.provider import StorageProvider
 from flexai.checkpoints.errors import StorageError
-from flexai.checkpoints.storage.connection import RemotePath, split_bucket
+from flexai.checkpoints.storage.connection import RemotePath, check_bucket, split_bucket
 from flexai.checkpoints.storage.endpoints import check_address
 from flexai.checkpoints.storage.gcs import GCSStorage
 from flexai.checkpoints.storage.gcs_errors import translate_answer, translate_failure

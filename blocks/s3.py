@@ -11,11 +11,11 @@ from pydantic import Field, HttpUrl, SecretStr, field_validator, model_validator
 
 from flexai.blocks import credentials
 from flexai.blocks.credentials import SavedAWSCredentials, SavedCredentials
-from flexai.blocks.fields import Secret, Text, check_bucket, endpoint_field
+from flexai.blocks.fields import Secret, Text, endpoint_field
 from flexai.blocks.probes import ProbeFunction
 from flexai.blocks.provider import StorageProvider
 from flexai.checkpoints.errors import AccessDeniedError
-from flexai.checkpoints.storage.connection import RemotePath, split_bucket
+from flexai.checkpoints.storage.connection import RemotePath, check_bucket, split_bucket
 from flexai.checkpoints.storage.endpoints import check_address
 from flexai.checkpoints.storage.retry import RetryPolicy, retrying
 from flexai.checkpoints.storage.s3 import S3Storage

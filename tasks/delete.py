@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from prefect import task
 
+from flexai.blocks import load_connection
 from flexai.checkpoints.documents import Document
 from flexai.checkpoints.service.delete import delete as delete_from_catalog
 from flexai.checkpoints.service.system import System
@@ -28,7 +29,7 @@ def delete_checkpoint(reference: str) -> Document:
         CheckpointError: NotFoundError where there is none, ConflictError while it is being pushed.
     """
     logger = run_logger()
-    with telling(logger), System.open() as system:
+    with telling(logger), System.open(connect=load_connection) as system:
         deleted = delete_from_catalog(system, reference)
     logger.info("deleted checkpoint %s (%s)", reference, deleted.id)
     return identity(deleted)

@@ -41,7 +41,7 @@ def export_checkpoint(
     """
     logger = run_logger()
     progress = RunProgress(logger, key=artifacts.artifact_key("export", reference))
-    with telling(logger), System.open() as system:
+    with telling(logger), System.open(connect=load_connection) as system:
         report = export_to_provider(
             system,
             reference,

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from prefect import task
 
+from flexai.blocks import load_connection
 from flexai.checkpoints.documents import Document
 from flexai.checkpoints.service.fetch import fetch as fetch_from_store
 from flexai.checkpoints.service.system import System
@@ -39,7 +40,7 @@ def fetch_checkpoint(reference: str, destination: str = ".", overwrite: bool = F
     logger = run_logger()
     progress = RunProgress(logger, key=artifacts.artifact_key("fetch", reference))
     target = Path(destination).expanduser().absolute()
-    with telling(logger), System.open() as system:
+    with telling(logger), System.open(connect=load_connection) as system:
         report = fetch_from_store(system, reference, target, overwrite=overwrite, progress=progress)
     logger.info("fetched %s to %s: %d files, %d kept", reference, target, report.fetched_files, report.kept_files)
     return {

@@ -54,7 +54,7 @@ def push_checkpoint(
     """
     logger = run_logger()
     progress = RunProgress(logger, key=artifacts.artifact_key("push", name))
-    with telling(logger), System.open() as system:
+    with telling(logger), System.open(connect=load_connection) as system:
         source = _source(files, follow_symlinks, storage_provider, source_path, from_checkpoint)
         checkpoint = push_to_store(system, name, source, if_not_exists=if_not_exists, progress=progress)
         document = document_of_checkpoint(system, checkpoint)

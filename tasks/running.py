@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,10 +44,26 @@ RETRIED: dict[str, Any] = ONCE | {
 """Options of a task that goes on where it stopped when it is tried again."""
 
 
+class RunLogger(logging.LoggerAdapter[Any]):
+    """A run's logger that any thread may use.
+
+    Prefect looks for the run in the context of the thread that logs, and drops what a transfer's own threads say.
+    """
+
+    def __init__(self, logger: Logger) -> None:
+        super().__init__(logger, {})
+        self._context = contextvars.copy_context()
+
+    def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
+        """Log in the context of the run."""
+        # A copy, because two threads cannot be in one context.
+        self._context.copy().run(self.logger.log, level, msg, *args, **kwargs)
+
+
 def run_logger() -> Logger:
     """The logger of the task run, or an ordinary one where a task's function is called without a run."""
     try:
-        return get_run_logger()
+        return RunLogger(get_run_logger())
     except MissingContextError:
         return get_logger("flexai")
 

@@ -13,6 +13,7 @@ from prefect.exceptions import TerminationSignal
 from prefect.utilities.engine import is_prefect_sigterm_handler_installed
 from pydantic import SecretStr
 
+from flexai.blocks import load_connection
 from flexai.checkpoints.catalog.reader import open_reader
 from flexai.checkpoints.documents import Document, captured_list_document
 from flexai.checkpoints.errors import InterruptedByUserError, JobFailedError
@@ -65,7 +66,7 @@ def run_training(
     values = {
         key: value.get_secret_value() if isinstance(value, SecretStr) else value for key, value in (env or {}).items()
     }
-    with telling(logger), System.open() as system, LoggedOutput(logger) as output:
+    with telling(logger), System.open(connect=load_connection) as system, LoggedOutput(logger) as output:
         logger.info("training job %r: %s", name, shlex.join(command))
         began = now()
         try:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from prefect import task
 
+from flexai.blocks import load_connection
 from flexai.checkpoints.documents import Document, human_size
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.service.verify import verify as verify_store
@@ -35,7 +36,7 @@ def verify_checkpoints(references: Sequence[str] = ()) -> Document:
     logger = run_logger()
     progress = RunProgress(logger, key="verify-checkpoints")
     with telling(logger):
-        with System.open() as system:
+        with System.open(connect=load_connection) as system:
             report = verify_store(system, references, progress=progress)
         for damage in report.damaged:
             users = ", ".join(f"{path} of {checkpoint}" for checkpoint, path in damage.users) or "no checkpoint"

@@ -60,7 +60,8 @@ class Settings(BaseSettings):
     )
     store: str = Field(
         default="",
-        description="The managed store: a directory; the folder `store` in the home folder by default",
+        description="The managed store: a directory, `s3://BUCKET/PREFIX`, `gs://BUCKET/PREFIX` or"
+        " `CONNECTION:BUCKET/PREFIX`; the folder `store` in the home folder by default",
     )
     concurrency: int = Field(default=8, ge=1, le=256, description="Parts that are moved at a time")
     part_size: Size = Field(
@@ -107,7 +108,7 @@ class Settings(BaseSettings):
 
     @property
     def effective_store(self) -> str:
-        """The managed store: a directory, or the URL of a bucket and prefix."""
+        """The managed store: a directory, or a bucket and prefix, by URL or in a connection."""
         if self.store.startswith("~"):
             return str(Path(self.store).expanduser())
         return self.store or str(self.home / setting_sources.STORE_FOLDER)

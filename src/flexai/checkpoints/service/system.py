@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
+from typing import TypeAlias
 
 from flexai.checkpoints.catalog.blobs import Blobs
 from flexai.checkpoints.catalog.catalog import Catalog
 from flexai.checkpoints.catalog.checkpoints import title
-from flexai.checkpoints.errors import ConflictError, NotFoundError, SettingsError
+from flexai.checkpoints.errors import ConflictError, NotFoundError, SettingsError, UsageError
 from flexai.checkpoints.models import Checkpoint, CheckpointStatus
 from flexai.checkpoints.names import parse_reference
 from flexai.checkpoints.owner import Owner, load_owner
 from flexai.checkpoints.settings import Settings, load_settings
+from flexai.checkpoints.storage.connection import StorageConnection, check_bucket, split_bucket
 from flexai.checkpoints.storage.local import LocalStorage
 from flexai.checkpoints.storage.managed import ManagedStore
+from flexai.checkpoints.storage.protocol import ObjectStorage
+
+Connect: TypeAlias = Callable[[str], StorageConnection]
+"""Loads a storage provider connection by its name."""
+
+_FORMS = "set FLEXAI_STORE to a directory, s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or CONNECTION:BUCKET/PREFIX"
+_IN_CONNECTION = re.compile(r"([a-z0-9][a-z0-9-]{1,61}[a-z0-9]):(?!/)(.*)", re.DOTALL)
 
 
 @dataclass
@@ -25,22 +36,30 @@ class System:
 
     settings: Settings
     catalog: Catalog
-    store: ManagedStore
+    open_store: Callable[[], ManagedStore]
     owner: Owner
 
     @classmethod
-    def open(cls, settings: Settings | None = None) -> System:
+    def open(cls, settings: Settings | None = None, *, connect: Connect | None = None) -> System:
         """Open what the settings name, making it on first use.
 
-        Raises SettingsError for settings that cannot be used, StorageError for a catalog or store that cannot.
+        ``connect`` is needed for a store in a connection's bucket; it is called when the store is first used, which
+        not every operation does. Raises SettingsError for settings that cannot be used, StorageError for a catalog or
+        store that cannot.
         """
         settings = settings or load_settings()
+        open_store = store_opener(settings.effective_store, connect)
         return cls(
             settings=settings,
             catalog=Catalog.open(settings.effective_database_url),
-            store=open_store(settings.effective_store),
+            open_store=open_store,
             owner=load_owner(settings.home),
         )
+
+    @cached_property
+    def store(self) -> ManagedStore:
+        """Where pushed content lives; opened when it is first used."""
+        return self.open_store()
 
     @cached_property
     def store_id(self) -> str:
@@ -86,8 +105,45 @@ class System:
         self.close()
 
 
-def open_store(place: str) -> ManagedStore:
-    """Open the managed store that the setting ``store`` names."""
-    if "://" in place:
-        raise SettingsError(f"the store {place!r} is of no known kind", hint="set FLEXAI_STORE to a directory")
-    return ManagedStore(LocalStorage(Path(place), private=True))
+def store_opener(place: str, connect: Connect | None = None) -> Callable[[], ManagedStore]:
+    """How to open the managed store that the setting ``store`` names.
+
+    ``s3://BUCKET[/PREFIX]`` and ``gs://BUCKET[/PREFIX]`` by the SDKs' own credentials and variables,
+    ``CONNECTION:BUCKET[/PREFIX]`` by a connection, and else a directory. Raises SettingsError for what is none of them,
+    and for a connection where ``connect`` is None.
+    """
+    scheme, separator, rest = place.partition("://")
+    if separator:
+        if scheme not in {"s3", "gs"}:
+            raise SettingsError(f"the store {place!r} is of no known kind", hint=_FORMS)
+        bucket, key = _split(place, rest)
+        check_bucket(bucket)
+        return lambda: ManagedStore(_ambient_bucket(scheme, bucket), prefix=f"{key}/" if key else "")
+    if found := _IN_CONNECTION.fullmatch(place):
+        name, path = found.groups()
+        _split(place, path)
+        if connect is None:
+            raise SettingsError(
+                f"the store {place!r} lies in the bucket of a connection, and connections are not known here",
+                hint=f"set FLEXAI_STORE to s3://{path} or gs://{path} here; for a directory of that name to ./{place}",
+            )
+        return lambda: _connected_store(connect(name), path)
+    return lambda: ManagedStore(LocalStorage(Path(place), private=True))
+
+
+def _split(place: str, path: str) -> tuple[str, str]:
+    try:
+        return split_bucket(path)
+    except UsageError:
+        raise SettingsError(f"the store {place!r} has no bucket, or a path that is none", hint=_FORMS) from None
+
+
+def _ambient_bucket(scheme: str, bucket: str) -> ObjectStorage:
+    from flexai.checkpoints.storage import ambient
+
+    return ambient.s3_bucket(bucket) if scheme == "s3" else ambient.gcs_bucket(bucket)
+
+
+def _connected_store(connection: StorageConnection, path: str) -> ManagedStore:
+    place = connection.open(path)
+    return ManagedStore(place.storage, prefix=place.prefix)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Protocol
 from uuid import UUID
 
 from flexai.checkpoints.errors import UsageError
 from flexai.checkpoints.storage.protocol import ObjectStorage
+
+_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,3 +58,12 @@ def split_bucket(path: str) -> tuple[str, str]:
             f"{path!r} is no path on a storage provider", hint="write BUCKET/PREFIX, for instance my-bucket/checkpoints"
         )
     return bucket, "/".join(parts)
+
+
+def check_bucket(name: str) -> str:
+    """Return the name of a bucket in an object store; UsageError for what no provider takes for one."""
+    if not _BUCKET.fullmatch(name) or ".." in name:
+        raise UsageError(
+            f"{name!r} is no bucket's name", hint="write BUCKET/PREFIX, for instance my-bucket/checkpoints"
+        )
+    return name

@@ -6,6 +6,7 @@ from flexai.checkpoints.names import parse_reference
 from flexai.cli import terminal
 from flexai.cli.commands import command
 from flexai.cli.parameters import checkpoint_argument
+from flexai.cli.tracking import load_connection
 
 
 @command("delete", usage="NAME|UUID")
@@ -23,7 +24,7 @@ def delete(reference: str) -> None:
     from flexai.checkpoints.service.delete import delete as delete_checkpoint
     from flexai.checkpoints.service.system import System
 
-    with System.open() as system:
+    with System.open(connect=load_connection) as system:
         deleted = delete_checkpoint(system, reference)
     terminal.say(f"deleted checkpoint {reference}")
     terminal.hint(f"flexai checkpoint undelete {deleted.id} brings it back, until gc has taken its bytes")

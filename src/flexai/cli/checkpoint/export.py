@@ -51,7 +51,7 @@ def export(reference: str, storage_provider: str, destination_path: str, overwri
         from flexai.cli.progress import shown_progress
 
         connection = load_connection(storage_provider)
-        with System.open() as system, shown_progress() as progress:
+        with System.open(connect=load_connection) as system, shown_progress() as progress:
             report = export_checkpoint(
                 system, reference, connection, destination_path, overwrite=overwrite, progress=progress
             )

@@ -10,7 +10,7 @@ from flexai.cli import terminal
 from flexai.cli.commands import command
 from flexai.cli.completion import complete_directory
 from flexai.cli.parameters import checkpoint_argument, track_option
-from flexai.cli.tracking import run_tracked, tracking_api
+from flexai.cli.tracking import load_connection, run_tracked, tracking_api
 
 
 @command("fetch", usage="NAME|UUID [-d DIRECTORY] [OPTIONS]", resumable=True)
@@ -49,7 +49,7 @@ def fetch(reference: str, destination: str, overwrite: bool, track: bool | None)
         from flexai.checkpoints.service.system import System
         from flexai.cli.progress import shown_progress
 
-        with System.open() as system, shown_progress() as progress:
+        with System.open(connect=load_connection) as system, shown_progress() as progress:
             report = fetch_checkpoint(system, reference, Path(destination), overwrite=overwrite, progress=progress)
         fetched, kept, size = report.fetched_files, report.kept_files, report.moved_bytes
     already = f"; {terminal.count(kept, 'file')} there already" if kept else ""

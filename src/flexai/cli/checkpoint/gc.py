@@ -10,6 +10,7 @@ from flexai.checkpoints.documents import human_size
 from flexai.checkpoints.errors import UsageError
 from flexai.cli import terminal
 from flexai.cli.commands import command
+from flexai.cli.tracking import load_connection
 
 
 @command("gc", usage="[--grace-period DURATION] [--dry-run]", resumable=True)
@@ -36,7 +37,7 @@ def collect_garbage(grace_period: str, dry_run: bool) -> None:
     from flexai.cli.progress import shown_progress
 
     period = _parse(grace_period) if grace_period else None
-    with System.open() as system, shown_progress() as progress:
+    with System.open(connect=load_connection) as system, shown_progress() as progress:
         report = collect(system, grace_period=period, dry_run=dry_run, progress=progress)
     terminal.write(
         f"{'would free' if dry_run else 'freed'} {human_size(report.freed_bytes)}"

@@ -167,7 +167,7 @@ def _push_directly(
         source = ExistingCheckpoint(from_checkpoint)
     else:
         source = ProviderPath(load_connection(storage_provider), source_path)
-    with System.open() as system, shown_progress() as progress:
+    with System.open(connect=load_connection) as system, shown_progress() as progress:
         return str(push_checkpoint(system, name, source, if_not_exists=if_not_exists, progress=progress).id)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from flexai.checkpoints.errors import IntegrityError
 from flexai.cli import terminal
 from flexai.cli.commands import command
+from flexai.cli.tracking import load_connection
 
 
 @command("recover", usage="", resumable=True)
@@ -21,7 +22,7 @@ def recover() -> None:
     from flexai.checkpoints.service.system import System
     from flexai.cli.progress import shown_progress
 
-    with System.open() as system, shown_progress() as progress:
+    with System.open(connect=load_connection) as system, shown_progress() as progress:
         report = recover_catalog(system, progress=progress)
     for title in report.recovered:
         terminal.write(f"recovered {title}")

@@ -7,6 +7,7 @@ import click
 from flexai.checkpoints.names import parse_name, parse_reference
 from flexai.cli import terminal
 from flexai.cli.commands import command
+from flexai.cli.tracking import load_connection
 
 
 @command("undelete", usage="NAME|UUID [--name NEW-NAME]")
@@ -30,6 +31,6 @@ def undelete(reference: str, new_name: str) -> None:
     from flexai.checkpoints.service.delete import undelete as undelete_checkpoint
     from flexai.checkpoints.service.system import System
 
-    with System.open() as system:
+    with System.open(connect=load_connection) as system:
         checkpoint = undelete_checkpoint(system, reference, new_name=new_name)
     terminal.say(f"checkpoint {title(checkpoint)!r} is {checkpoint.status} again ({checkpoint.id})")

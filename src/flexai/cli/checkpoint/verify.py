@@ -9,6 +9,7 @@ from flexai.checkpoints.names import parse_reference
 from flexai.cli import terminal
 from flexai.cli.commands import command
 from flexai.cli.completion import complete_checkpoint
+from flexai.cli.tracking import load_connection
 
 
 @command("verify", usage="[NAME|UUID…]")
@@ -29,7 +30,7 @@ def verify(references: tuple[str, ...]) -> None:
     from flexai.checkpoints.service.verify import verify as verify_checkpoints
     from flexai.cli.progress import shown_progress
 
-    with System.open() as system, shown_progress() as progress:
+    with System.open(connect=load_connection) as system, shown_progress() as progress:
         report = verify_checkpoints(system, references, progress=progress)
     for damage in report.damaged:
         for checkpoint, path in damage.users:

@@ -7,6 +7,7 @@ import click
 from flexai.cli import terminal
 from flexai.cli.commands import command
 from flexai.cli.parameters import job_argument
+from flexai.cli.tracking import load_connection
 
 
 @command("delete", usage="NAME|UUID [--keep-checkpoints]")
@@ -27,6 +28,6 @@ def delete(reference: str, keep_checkpoints: bool) -> None:
     from flexai.checkpoints.service.training import delete_job
     from flexai.cli.progress import Notes
 
-    with System.open() as system:
+    with System.open(connect=load_connection) as system:
         job = delete_job(system, reference, keep_checkpoints=keep_checkpoints, progress=Notes())
     terminal.say(f"deleted training job {job.name!r}" + (", but not its checkpoints" if keep_checkpoints else ""))

@@ -7,6 +7,7 @@ import click
 from flexai.cli import terminal
 from flexai.cli.commands import command
 from flexai.cli.parameters import job_argument
+from flexai.cli.tracking import load_connection
 
 
 @command("logs", usage="NAME|UUID [--follow]")
@@ -22,6 +23,6 @@ def logs(reference: str, follow: bool) -> None:
     from flexai.checkpoints.service.system import System
     from flexai.checkpoints.service.training import job_log
 
-    with System.open() as system:
+    with System.open(connect=load_connection) as system:
         for text in job_log(system, reference, follow=follow):
             terminal.write(text, newline=False)

@@ -13,7 +13,7 @@ from flexai.cli import terminal
 from flexai.cli.commands import command
 from flexai.cli.completion import complete_checkpoint, complete_directory
 from flexai.cli.parameters import track_option
-from flexai.cli.tracking import run_tracked, tracking_api
+from flexai.cli.tracking import load_connection, run_tracked, tracking_api
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -98,7 +98,7 @@ def _run_directly(
     from flexai.checkpoints.service.training import run_training
     from flexai.cli.progress import Notes
 
-    with System.open() as system:
+    with System.open(connect=load_connection) as system:
         job = run_training(
             system,
             name,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from flexai.cli import terminal
 from flexai.cli.commands import command
 from flexai.cli.parameters import job_argument
+from flexai.cli.tracking import load_connection
 
 
 @command("stop", usage="NAME|UUID")
@@ -20,6 +21,6 @@ def stop(reference: str) -> None:
     from flexai.checkpoints.service.system import System
     from flexai.checkpoints.service.training import stop_job
 
-    with System.open() as system:
+    with System.open(connect=load_connection) as system:
         job = stop_job(system, reference)
     terminal.say(f"training job {job.name!r} is {job.status}")
