@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import random
 import threading
+import time
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -10,9 +11,11 @@ from typing import Any
 
 import pytest
 from blake3 import blake3
+from sqlalchemy import TextClause, select, text
 
 from flexai.checkpoints.catalog.blobs import Blobs
 from flexai.checkpoints.catalog.catalog import Catalog
+from flexai.checkpoints.catalog.tables import blobs as blob_table
 from flexai.checkpoints.contents import ArrivedPart, NewContent
 from flexai.checkpoints.errors import ConflictError
 from flexai.checkpoints.names import parse_reference
@@ -61,6 +64,12 @@ def _together(*works: Callable[[], Any]) -> list[Any]:
 
     with ThreadPoolExecutor(len(works)) as pool:
         return [done.result() for done in [pool.submit(run, work) for work in works]]
+
+
+def _count(catalog: Catalog, query: TextClause, **values: object) -> int:
+    """A number that is asked for in a transaction of its own: within one, PostgreSQL says the same again."""
+    with catalog.database.reading() as connection:
+        return int(connection.execute(query, values).scalar_one())
 
 
 # A blob on its way
@@ -403,6 +412,28 @@ def test_pushes_that_share_all_their_content_do_not_wait_for_each_other_forever(
 
     _together(*(lambda number=number: work(number) for number in range(6)))
     assert len(catalog.checkpoints.of_store(STORE_ID)) == 25
+
+
+# SQLite locks no rows.
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_blobs_are_locked_in_the_order_of_their_ids(catalog: Catalog, blobs: Blobs) -> None:
+    writer, _ = begin(catalog, "writer")
+    by_id = {store(blobs, writer, text).blob_id: text for text in (b"%d" % number for number in range(20))}
+    ids = sorted(by_id)
+    holder, _ = begin(catalog, "holder")
+    locked = select(blob_table.c.id).with_for_update()
+    waiting = text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = :name")
+    name = catalog.database._engine.url.database
+    with ThreadPoolExecutor(1) as pool:
+        with catalog.database.writing() as connection:
+            connection.execute(locked.where(blob_table.c.id == ids[10]))
+            holding = pool.submit(blobs.hold_by_digest, holder, map(_digest, by_id.values()))
+            while not _count(catalog, waiting, name=name):
+                time.sleep(0.005)
+            with catalog.database.writing() as observer:
+                free = set(observer.execute(locked.with_for_update(skip_locked=True)).scalars())
+        assert len(holding.result()) == 20
+    assert free == set(ids[11:])
 
 
 # Many processes on one catalog
