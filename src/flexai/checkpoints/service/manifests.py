@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from flexai.checkpoints.contents import DIGEST_SIZE, NewContent, StoredFile
-from flexai.checkpoints.errors import IntegrityError
+from flexai.checkpoints.errors import IntegrityError, UnsafePathError
 from flexai.checkpoints.models import (
     Checkpoint,
     FileEntry,
@@ -18,6 +18,7 @@ from flexai.checkpoints.models import (
 )
 from flexai.checkpoints.paths import check_path_set, parse_path
 from flexai.checkpoints.storage.managed import ManagedStore
+from flexai.checkpoints.transfer.digest import digest_parts
 
 FORMAT = 1
 
@@ -81,7 +82,7 @@ def read_manifest_document(
             entry.path: (str(blob_id), _content(entry, int(start)))
             for entry, (blob_id, start) in zip(manifest.files, document["contents"], strict=True)
         }
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, UnsafePathError) as error:
         raise IntegrityError(f"a manifest in the store is damaged: {error}") from error
     return checkpoint, manifest, ranges
 
@@ -89,6 +90,13 @@ def read_manifest_document(
 def _content(entry: FileEntry, start: int) -> NewContent:
     digest = None if entry.digest is None else bytes.fromhex(entry.digest)
     parts = b"".join(bytes.fromhex(part) for part in entry.parts) or (digest or b"")
+    if start < 0:
+        raise ValueError(f"the content of {entry.path!r} begins before its blob")
+    if digest is not None and (
+        len(parts) // DIGEST_SIZE != max(1, -(-entry.size // entry.part_size))
+        or digest_parts([parts[at : at + DIGEST_SIZE] for at in range(0, len(parts), DIGEST_SIZE)]) != digest
+    ):
+        raise ValueError(f"the digest of {entry.path!r} is not that of its parts")
     return NewContent(
         start=start,
         size=entry.size,

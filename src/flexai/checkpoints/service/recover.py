@@ -7,7 +7,7 @@ from typing import Any
 
 from flexai.checkpoints.catalog.checkpoints import title
 from flexai.checkpoints.catalog.recovery import enter_recovered
-from flexai.checkpoints.errors import CheckpointError, IntegrityError
+from flexai.checkpoints.errors import IntegrityError, NotFoundError
 from flexai.checkpoints.models import now
 from flexai.checkpoints.progress import NoProgress, Progress
 from flexai.checkpoints.service.manifests import read_manifest_document
@@ -40,22 +40,27 @@ def recover(system: System, *, progress: Progress | None = None) -> RecoverRepor
         for checkpoint_id in ids:
             try:
                 document = system.store.read_manifest(checkpoint_id)
-                _recover_one(system, document, sizes, report)
-            except (IntegrityError, ValueError) as error:
-                report.problems[checkpoint_id] = error.message if isinstance(error, CheckpointError) else str(error)
+                _recover_one(system, checkpoint_id, document, sizes, report)
+            except (IntegrityError, NotFoundError) as error:
+                report.problems[checkpoint_id] = error.message
             progress.advance(files=1)
     finally:
         progress.end()
     return report
 
 
-def _recover_one(system: System, document: dict[str, Any], sizes: dict[str, int], report: RecoverReport) -> None:
+def _recover_one(
+    system: System, checkpoint_id: str, document: dict[str, Any], sizes: dict[str, int], report: RecoverReport
+) -> None:
     checkpoint, manifest, ranges = read_manifest_document(document)
+    if str(checkpoint.id) != checkpoint_id:
+        raise IntegrityError(f"the manifest under this id describes checkpoint {checkpoint.id}")
     missing = sorted(
         path for path, (blob_id, content) in ranges.items() if sizes.get(blob_id, -1) < content.start + content.size
     )
     if missing:
-        raise IntegrityError(f"the content of {missing[0]!r} and {len(missing) - 1} more is not in the store")
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise IntegrityError(f"the content of {missing[0]!r}{more} is not in the store")
     entered = enter_recovered(
         system.catalog.database,
         checkpoint.model_copy(update={"store_id": system.store_id, "updated_at": now()}),

@@ -1,0 +1,321 @@
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flexai.checkpoints.errors import NotFoundError, StorageUnavailableError
+from flexai.checkpoints.models import CheckpointStatus, TrainingFacts
+from flexai.checkpoints.service.delete import delete
+from flexai.checkpoints.service.inspect import inspect
+from flexai.checkpoints.service.push import ExistingCheckpoint, push
+from flexai.checkpoints.service.recover import RecoverReport, recover
+from tests.hostile.paths import HOSTILE_PATHS
+from tests.support.faults import READ_FAULTS, Fault
+from tests.support.fixtures import NewMachine
+from tests.support.jobs import begin_job, capture_files
+from tests.support.machine import PART, Machine, check_all, check_nothing_is_torn
+from tests.support.trees import Tree, noise, read_tree
+
+SOURCE: Tree = {
+    "config.json": b'{"layers": 2}',
+    "empty.txt": b"",
+    "model/a.safetensors": noise(3 * PART + 17, "a"),
+    "model/b.safetensors": noise(2 * PART, "b"),
+    "tokens/one.bin": noise(5000, "one"),
+    "tokens/two.bin": noise(9000, "two"),
+}
+
+
+@pytest.fixture
+def pushed(machine: Machine) -> Machine:
+    machine.push("llama", machine.write("run", SOURCE))
+    return machine
+
+
+def _lose_the_catalog(machine: Machine) -> Machine:
+    machine.close()
+    for path in machine.settings.home.glob("catalog.db*"):
+        path.unlink()
+    return machine.again()
+
+
+def _manifest_path(machine: Machine, name: str = "llama") -> Path:
+    return machine.store_folder / "manifests" / f"{machine.checkpoint(name).id}.json"
+
+
+def test_a_lost_catalog_is_rebuilt_from_the_store(pushed: Machine) -> None:
+    pushed.push("mistral", pushed.write("other", SOURCE | {"model/b.safetensors": noise(5 * PART, "new")}))
+    push(pushed.system, "copy", ExistingCheckpoint("llama"))
+    before = {one.name: one for one in pushed.checkpoints()}
+    machine = _lose_the_catalog(pushed)
+    with pytest.raises(NotFoundError):
+        machine.fetch("llama")
+    report = recover(machine.system)
+    assert report == RecoverReport(recovered=report.recovered, known=0, problems={})
+    assert sorted(report.recovered) == ["copy", "llama", "mistral"]
+    for name, known in before.items():
+        found = machine.checkpoint(name)
+        assert found == known.model_copy(update={"updated_at": found.updated_at})
+    assert machine.fetched("mistral") == SOURCE | {"model/b.safetensors": noise(5 * PART, "new")}
+    check_all(machine, ["llama", "copy"], SOURCE)
+
+
+def test_what_is_rebuilt_shares_its_content_as_before(pushed: Machine) -> None:
+    pushed.push("mistral", pushed.root / "run")
+    machine = _lose_the_catalog(pushed)
+    recover(machine.system)
+    machine.storage.reset()
+    machine.push("again", machine.root / "run")
+    assert [call for call in machine.storage.named("put", "put_part") if call.key.startswith("blobs/")] == []
+    delete(machine.system, "llama")
+    delete(machine.system, "mistral")
+    machine.collect()
+    check_all(machine, ["again"], SOURCE)
+
+
+def test_a_captured_checkpoint_comes_back_with_its_job_and_facts(machine: Machine) -> None:
+    job = begin_job(machine, "train")
+    facts = TrainingFacts(step=5, train_loss=0.5, model="llama", inference_ready=True, resumable_missing=("optimizer",))
+    captured = [
+        capture_files(machine, job, "checkpoint-5", SOURCE, facts=facts),
+        capture_files(machine, job, "", {"final.bin": b"x"}, node="1"),
+    ]
+    machine = _lose_the_catalog(machine)
+    assert sorted(recover(machine.system).recovered) == ["train/.", "train/checkpoint-5"]
+    for one in captured:
+        found = inspect(machine.system, str(one.id)).checkpoint
+        assert found == one.model_copy(update={"updated_at": found.updated_at})
+        assert found.facts == one.facts
+        assert (found.job_name, found.job_id, found.sequence, found.node) == ("train", job.id, one.sequence, one.node)
+    assert machine.fetched(str(captured[0].id)) == SOURCE
+    found_job = machine.system.catalog.jobs.get_by_id(str(job.id))
+    assert (found_job.name, str(found_job.status)) == ("train", "interrupted")
+    check_nothing_is_torn(machine)
+
+
+def test_what_the_catalog_knows_stays_as_it_is(pushed: Machine) -> None:
+    before = pushed.checkpoint("llama")
+    assert recover(pushed.system) == RecoverReport(recovered=[], known=1, problems={})
+    assert pushed.checkpoint("llama") == before
+
+
+def test_a_second_run_has_nothing_to_do(pushed: Machine) -> None:
+    machine = _lose_the_catalog(pushed)
+    recover(machine.system)
+    assert recover(machine.system) == RecoverReport(recovered=[], known=1, problems={})
+
+
+def test_a_name_that_is_taken_by_now_stays_with_its_holder(pushed: Machine) -> None:
+    lost = pushed.checkpoint("llama")
+    machine = _lose_the_catalog(pushed)
+    holder = machine.push("LLAMA", machine.write("other", {"new.bin": b"x"}))
+    assert recover(machine.system).recovered == ["llama"]
+    assert inspect(machine.system, "llama").checkpoint.id == holder.id
+    assert machine.fetched(str(lost.id)) == SOURCE
+
+
+def test_a_checkpoint_deleted_within_its_grace_period_comes_back_too(pushed: Machine) -> None:
+    delete(pushed.system, "llama")
+    machine = _lose_the_catalog(pushed)
+    assert recover(machine.system).recovered == ["llama"]
+    check_all(machine, ["llama"], SOURCE)
+
+
+def test_what_was_collected_does_not_come_back(pushed: Machine) -> None:
+    delete(pushed.system, "llama")
+    pushed.collect()
+    machine = _lose_the_catalog(pushed)
+    assert recover(machine.system) == RecoverReport()
+
+
+def test_an_unfinished_push_does_not_come_back(machine: Machine) -> None:
+    machine.storage.down_from = 6
+    with pytest.raises(StorageUnavailableError):
+        machine.push("llama", machine.write("run", SOURCE))
+    machine = _lose_the_catalog(machine)
+    assert recover(machine.system) == RecoverReport()
+
+
+_HARMS: dict[str, Callable[[Path], object]] = {
+    "gone": Path.unlink,
+    "cut": lambda blob: os.truncate(blob, 3),
+}
+
+
+@pytest.mark.parametrize("harm", _HARMS.values(), ids=_HARMS)
+@pytest.mark.parametrize("path", ["model/a.safetensors", "tokens/one.bin"])
+def test_a_checkpoint_whose_content_is_not_all_there_is_left_out_and_named(
+    pushed: Machine, path: str, harm: Callable[[Path], object]
+) -> None:
+    torn = pushed.checkpoint("llama")
+    pushed.push("sound", pushed.write("other", {"s.bin": noise(PART, "s")}))
+    harm(pushed.blob_of("llama", path))
+    machine = _lose_the_catalog(pushed)
+    report = recover(machine.system)
+    assert report.recovered == ["sound"]
+    assert set(report.problems) == {str(torn.id)}
+    assert "is not in the store" in report.problems[str(torn.id)]
+    assert [one.name for one in machine.checkpoints()] == ["sound"]
+    check_nothing_is_torn(machine)
+
+
+def _spoil(change: Callable[[dict[str, Any]], object]) -> Callable[[bytes], bytes]:
+    def spoil(content: bytes) -> bytes:
+        document = json.loads(content)
+        change(document)
+        return json.dumps(document).encode()
+
+    return spoil
+
+
+def _reseal(change: Callable[[dict[str, Any]], object]) -> Callable[[bytes], bytes]:
+    """A change by somebody who knows how to make the digest fit again."""
+
+    def seal(document: dict[str, Any]) -> None:
+        from blake3 import blake3
+
+        from flexai.checkpoints.models import canonical_json
+
+        change(document)
+        document["manifestDigest"] = blake3(canonical_json(document["manifest"])).hexdigest()
+
+    return _spoil(seal)
+
+
+def _large(document: dict[str, Any]) -> dict[str, Any]:
+    entry: dict[str, Any] = next(one for one in document["manifest"]["files"] if one["path"] == "model/a.safetensors")
+    return entry
+
+
+_SPOILS: dict[str, Callable[[bytes], bytes]] = {
+    "empty": lambda _: b"",
+    "no JSON": lambda content: content[:-1],
+    "no object": lambda _: b"[]",
+    "no text": lambda _: b"\xff\xfe{}",
+    "nothing in it": lambda _: b"{}",
+    "of a later format": _spoil(lambda document: document.update(format=2)),
+    "with another size": _spoil(lambda document: document["manifest"]["files"][0].update(size=1)),
+    "with another digest": _spoil(lambda document: document.update(manifestDigest="0" * 64)),
+    "without its blobs": _spoil(lambda document: document.pop("contents")),
+    "with too few blobs": _spoil(lambda document: document["contents"].pop()),
+    "with blobs that are none": _spoil(lambda document: document.update(contents=[1] * len(document["contents"]))),
+    "with a blob elsewhere": _spoil(lambda document: document["contents"][0].__setitem__(0, "../../etc/passwd")),
+    "with a negative place": _spoil(lambda document: document["contents"][0].__setitem__(1, -1)),
+    "with a place that is none": _spoil(lambda document: document["contents"][0].__setitem__(1, "x")),
+    "with an unknown field": _spoil(lambda document: document["manifest"]["files"][0].update(x=1)),
+    "with a status that is none": _spoil(lambda document: document["checkpoint"].update(status="x")),
+    "of another checkpoint": _spoil(lambda document: document["checkpoint"].update(id=str(uuid.UUID(int=5)))),
+    "with parts that are too few": _reseal(lambda document: _large(document)["parts"].pop()),
+    "with parts that are others": _reseal(lambda document: _large(document)["parts"].reverse()),
+    "with a part size that asks for millions of parts": _reseal(lambda document: _large(document).update(part_size=1)),
+    "with a size beyond all": _reseal(lambda document: _large(document).update(size=2**62)),
+    "with a path twice": _reseal(
+        lambda document: (
+            document["manifest"]["files"].append(document["manifest"]["files"][-1]),
+            document["contents"].append(document["contents"][-1]),
+        )
+    ),
+}
+
+
+@pytest.mark.parametrize("spoil", _SPOILS.values(), ids=_SPOILS)
+def test_a_manifest_that_is_damaged_is_left_out_and_named(pushed: Machine, spoil: Callable[[bytes], bytes]) -> None:
+    pushed.push("sound", pushed.write("other", {"s.bin": noise(PART, "s")}))
+    manifest = _manifest_path(pushed)
+    manifest.write_bytes(spoil(manifest.read_bytes()))
+    machine = _lose_the_catalog(pushed)
+    report = recover(machine.system)
+    assert report.recovered == ["sound"]
+    assert set(report.problems) == {manifest.stem}
+    assert [one.name for one in machine.checkpoints()] == ["sound"]
+    machine.fetched("sound")
+    machine.collect()
+    check_nothing_is_torn(machine)
+
+
+@pytest.fixture(scope="module")
+def hostile_machine(home_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    """A store with two checkpoints, the manifest of one of which the tests spoil, and a catalog that knows neither."""
+    from tests.support.machine import copy_home
+
+    root = tmp_path_factory.mktemp("hostile")
+    copy_home(home_template, root)
+    with Machine.start(root) as first:
+        first.push("llama", first.write("run", {"model.bin": b"x"}))
+        first.push("sound", first.write("other", {"sound.bin": b"y"}))
+        (root / "llama").write_text(str(first.checkpoint("llama").id))
+    machine = _lose_the_catalog(first)
+    yield machine
+    machine.close()
+
+
+@pytest.mark.parametrize(("path", "reason"), HOSTILE_PATHS)
+def test_a_manifest_with_a_hostile_path_is_left_out_and_named(hostile_machine: Machine, path: str, reason: str) -> None:
+    machine = hostile_machine
+    checkpoint_id = (machine.root / "llama").read_text()
+    manifest = machine.store_folder / "manifests" / f"{checkpoint_id}.json"
+    before = manifest.read_bytes()
+    manifest.write_bytes(_spoil(lambda document: document["manifest"]["files"][0].update(path=path))(before))
+    try:
+        report = recover(machine.system)
+    finally:
+        manifest.write_bytes(before)
+    assert set(report.problems) == {checkpoint_id}
+    assert [one.name for one in machine.checkpoints()] == ["sound"]
+
+
+def test_files_that_are_no_manifests_are_passed_over(pushed: Machine) -> None:
+    pushed.write("home/store/manifests", {"notes.txt": b"mine", "deep/x.json": b"{}", "README.json": b"{}"})
+    machine = _lose_the_catalog(pushed)
+    report = recover(machine.system)
+    assert report.recovered == ["llama"]
+    assert set(report.problems) <= {"README"}
+
+
+@pytest.mark.parametrize("fault", [fault for fault in READ_FAULTS if fault is not Fault.HANG])
+def test_a_recovery_that_breaks_off_anywhere_is_finished_by_the_next(new_machine: NewMachine, fault: Fault) -> None:
+    first = new_machine()
+    first.push("llama", first.write("run", SOURCE))
+    first.push("mistral", first.write("other", SOURCE | {"config.json": b"{}"}))
+    for number in count(1):
+        machine = _lose_the_catalog(first)
+        machine.storage.faults = {number: fault}
+        try:
+            report = recover(machine.system)
+        except StorageUnavailableError:
+            report = RecoverReport(problems={"": "broken off"})
+        done = number > len(machine.storage.calls)
+        check_nothing_is_torn(machine.again())
+        again = machine.again()
+        recover(again.system)
+        assert again.fetched("llama") == SOURCE
+        assert again.fetched("mistral") == SOURCE | {"config.json": b"{}"}
+        again.close()
+        machine.close()
+        if done:
+            assert report.problems == {}
+            break
+    assert number > 5
+
+
+def test_blobs_without_a_manifest_stay_for_somebody_to_look_at(pushed: Machine) -> None:
+    _manifest_path(pushed).unlink()
+    before = set(read_tree(pushed.store_folder))
+    machine = _lose_the_catalog(pushed)
+    assert recover(machine.system) == RecoverReport()
+    report = machine.collect()
+    assert len(report.strangers) == 3
+    assert set(read_tree(machine.store_folder)) == before
+
+
+def test_recovered_checkpoints_are_available(pushed: Machine) -> None:
+    machine = _lose_the_catalog(pushed)
+    recover(machine.system)
+    assert [one.status for one in machine.checkpoints()] == [CheckpointStatus.AVAILABLE]
