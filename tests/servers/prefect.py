@@ -32,6 +32,8 @@ class PrefectServer:
             "PREFECT_API_URL": self.api_url,
             "PREFECT_HOME": str(home),
             "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false",
+            # Prefect's own last word on a task without a flow comes when its run is over.
+            "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
             "DO_NOT_TRACK": "1",
         }
 
@@ -72,7 +74,13 @@ def prefect_api(
     prefect_server: PrefectServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> Iterator[PrefectServer]:
     """The Prefect server, for this process and those that a test starts."""
-    from prefect.settings import PREFECT_API_URL, PREFECT_HOME, PREFECT_SERVER_ALLOW_EPHEMERAL_MODE, temporary_settings
+    from prefect.settings import (
+        PREFECT_API_URL,
+        PREFECT_HOME,
+        PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW,
+        PREFECT_SERVER_ALLOW_EPHEMERAL_MODE,
+        temporary_settings,
+    )
 
     home = tmp_path / "prefect-home"
     for name, value in prefect_server.environment(home).items():
@@ -81,6 +89,7 @@ def prefect_api(
         {
             PREFECT_API_URL: prefect_server.api_url,
             PREFECT_HOME: home,
+            PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW: "ignore",
             PREFECT_SERVER_ALLOW_EPHEMERAL_MODE: False,
         }
     ):
