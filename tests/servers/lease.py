@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -19,6 +20,8 @@ import pytest
 from .keeper import PROGRAMS, Address
 
 _VARIABLE = "FLEXAI_TEST_SERVERS"
+_PREFIX = "flexai-servers-"
+_STALE_SECONDS = 3600
 _KEEPER = Path(__file__).with_name("keeper.py")
 
 
@@ -32,7 +35,8 @@ class Lease:
     @classmethod
     def begin(cls) -> Lease:
         """Begin a run: its processes find the folder in the environment."""
-        directory = Path(tempfile.mkdtemp(prefix="flexai-servers-"))
+        _sweep()
+        directory = Path(tempfile.mkdtemp(prefix=_PREFIX))
         os.environ[_VARIABLE] = str(directory)
         return cls.join()
 
@@ -78,3 +82,12 @@ class Lease:
     def leave(self) -> None:
         """Let go of the servers."""
         self.file.close()
+
+
+def _sweep() -> None:
+    """Remove the folders of runs that were killed before they could."""
+    for directory in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        with contextlib.suppress(OSError), (directory / "lease").open("r+") as lease:
+            if time.time() - os.fstat(lease.fileno()).st_mtime > _STALE_SECONDS:
+                fcntl.flock(lease, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(directory, ignore_errors=True)
