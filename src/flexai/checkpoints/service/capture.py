@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -27,8 +28,8 @@ def capture(
 ) -> Checkpoint:
     """Store files (path in the checkpoint → local file) as a captured checkpoint of a job and return it, available.
 
-    Raises SourceError where there is none, UnsafePathError for a path that a checkpoint cannot hold,
-    SourceChangedError where a file is gone or changes while it is read.
+    Raises SourceError where there is none or one is no plain file, UnsafePathError for a path that a checkpoint cannot
+    hold, SourceChangedError where a file is gone or changes while it is read.
     """
     if not files:
         raise SourceError(f"captured checkpoint {name!r} holds no file")
@@ -36,9 +37,12 @@ def capture(
     for path, local_path in files.items():
         try:
             status = local_path.lstat()
-        except FileNotFoundError as error:
+        except (FileNotFoundError, NotADirectoryError) as error:
             raise SourceChangedError(f"source {local_path} vanished before it was read") from error
+        if not stat.S_ISREG(status.st_mode):
+            raise SourceError(f"source {local_path} is no plain file")
         sources.append(LocalSource.of(parse_path(path), local_path, status))
+    check_sources(sources)
     checkpoint, claim = system.catalog.checkpoints.begin_capture(
         job_id=str(job.id),
         name=name,
@@ -49,9 +53,7 @@ def capture(
         parent_id=None if job.input_checkpoint_id is None else str(job.input_checkpoint_id),
     )
     try:
-        return storing.store(
-            system, checkpoint, claim, check_sources(sources), facts=facts, progress=progress or NoProgress()
-        )
+        return storing.store(system, checkpoint, claim, sources, facts=facts, progress=progress or NoProgress())
     except SourceChangedError:
         # It was no checkpoint yet: the one that the change leads to is captured under a number of its own.
         system.catalog.checkpoints.discard_failed(str(checkpoint.id))
