@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from flexai.checkpoints.errors import CheckpointError
+from flexai.checkpoints.errors import AccessDeniedError, CheckpointError
 from flexai.checkpoints.names import parse_name
 from flexai.cli import terminal
 from flexai.cli.commands import command
@@ -19,11 +19,13 @@ def check(name: str, path: str) -> None:
 
     Without a bucket only whether the provider answers. With one, each ability of the store is tried on small
     objects below a scratch prefix, which is empty again afterwards, and what was found is saved with the
-    connection. Exits with 1 where something failed.
+    connection. What the store lacks, and transfers do without, is absent. Exits with 1 where something failed,
+    with 5 where it was refused.
 
     \b
     flexai storage check models-share
     flexai storage check models-share checkpoints
+    flexai storage check hf-storage Qwen/Qwen2.5-7B
     """
     parse_name(name, what="connection name")
     open_api("to read the connection")
@@ -33,9 +35,11 @@ def check(name: str, path: str) -> None:
     probes = blocks.check_connection(name, path)
     rows = [(probe.name, probe.outcome.value, probe.detail) for probe in probes]
     terminal.write(dashed_table(("PROBE", "OUTCOME", "DETAIL"), rows))
-    failed = [probe.name for probe in probes if probe.outcome is blocks.Outcome.FAILED]
+    failed = [probe for probe in probes if probe.outcome is blocks.Outcome.FAILED]
     if failed:
-        raise CheckpointError(
-            f"connection {name!r} failed {terminal.count(len(failed), 'probe')}: {', '.join(failed)}",
+        kind = AccessDeniedError if any(probe.denied for probe in failed) else CheckpointError
+        names = ", ".join(probe.name for probe in failed)
+        raise kind(
+            f"connection {name!r} failed {terminal.count(len(failed), 'probe')}: {names}",
             hint="" if path else f"flexai storage inspect {name} shows what is saved",
         )
