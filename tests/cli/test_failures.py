@@ -217,6 +217,23 @@ def test_a_signal_ends_a_command_with_how_to_go_on(program: Program, number: sig
     ]
 
 
+def test_an_ignored_signal_stays_ignored(program: Program) -> None:
+    program.file("a file.bin")
+    ignoring = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+    process = subprocess.Popen(
+        [sys.executable, "-c", ignoring + _SLOW_PUSH.format(work="time.sleep(1); sys.exit(9)")],
+        cwd=program.cwd,
+        env=program.environment,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    assert process.stderr.readline() == "pushing\n"
+    process.send_signal(signal.SIGINT)
+    assert process.wait() == 9
+    process.stderr.close()
+
+
 def test_a_second_signal_ends_it_at_once(program: Program) -> None:
     program.file("a file.bin")
     work = """

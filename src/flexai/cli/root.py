@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any
 
@@ -35,7 +35,7 @@ class Program(LazyGroup):
         if COMPLETE_VARIABLE in os.environ:
             return super().main(args, PROGRAM, COMPLETE_VARIABLE, standalone_mode, **extra)
         arguments = list(sys.argv[1:] if args is None else args)
-        terminal.verbosity.__init__()  # type: ignore[misc]
+        terminal.verbosity.verbose = terminal.verbosity.debug = False
         try:
             with self.make_context(PROGRAM, list(arguments), **extra) as ctx:
                 ctx.meta[ARGUMENTS] = arguments
@@ -88,12 +88,17 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         # A name that the terminal's encoding lacks is no reason to fail.
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _interrupt)
+    _handle_signals(_interrupt)
     cli.main(prog_name=PROGRAM)
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, failures.exit_at_once)
+    _handle_signals(failures.exit_at_once)
     raise KeyboardInterrupt
+
+
+def _handle_signals(handler: Callable[[int, FrameType | None], None]) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # What is ignored stays ignored: that is how shells protect what runs in the background.
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, handler)
