@@ -38,7 +38,8 @@ def select_checkpoints(rows: Sequence[Row], spec: PushSpec, *, job: str) -> list
     ]
     hint = f"flexai training checkpoints {job} shows what there is"
     if not fitting:
-        what = "no checkpoint" if not whole else f"{len(whole)} checkpoints, but none as it is wanted"
+        count = "1 checkpoint" if len(whole) == 1 else f"{len(whole)} checkpoints"
+        what = f"{count}, but none as it is wanted" if whole else "no checkpoint"
         raise NotFoundError(f"training job {job!r} has {what}", hint=hint)
     if spec.select is Selection.ALL:
         return fitting

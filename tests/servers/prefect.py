@@ -94,3 +94,13 @@ def prefect_api(
         }
     ):
         yield prefect_server
+        _hand_over_logs_and_events()
+
+
+def _hand_over_logs_and_events() -> None:
+    """Left to the end of the process, they would look for a server that has stopped, for more than a minute."""
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogWorker
+
+    for worker in (APILogWorker, EventsWorker):
+        worker.drain_all(timeout=60, at_exit=False)
