@@ -159,7 +159,7 @@ class FaultyStorage:
         if fault is Fault.SHORT:
             raise injected(call.name)
         result = action()
-        if fault is not None:
+        if fault not in {None, Fault.WRONG}:
             raise injected(call.name)
         return result
 
@@ -237,6 +237,7 @@ class FaultyCatalog:
     def __init__(self, database: Database) -> None:
         self.count = 0
         self.faults: dict[int, Fault] = {}
+        self.down_from: int | None = None
         self._lock = threading.Lock()
         self._writing = database.writing
         database.writing = self.writing  # type: ignore[method-assign]
@@ -247,7 +248,8 @@ class FaultyCatalog:
         with self._lock:
             self.count += 1
             fault = self.faults.get(self.count)
-        if fault in {Fault.BEFORE, Fault.HANG}:
+            is_down = self.down_from is not None and self.count >= self.down_from
+        if is_down or fault in {Fault.BEFORE, Fault.HANG}:
             raise injected("the catalog")
         with self._writing() as connection:
             yield connection

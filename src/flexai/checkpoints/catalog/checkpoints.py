@@ -83,24 +83,25 @@ class Checkpoints:
         or a live process holds it.
         """
         claim = Claim.new()
-        try:
-            row = _new_row(
-                kind=CheckpointKind.PUSHED,
-                name=name,
-                owner=owner,
-                source=source,
-                status=status,
-                store_id=store_id,
-                claim=claim,
-            )
-            row |= {"name_key": name_key(name), "parent_id": parent_id}
-            with self._database.writing() as connection:
-                connection.execute(insert(checkpoints).values(row))
-            return self.get_by_id(row["id"]), claim
-        except IntegrityError:
-            return self._take_over(
-                name, claim, owner=owner, source=source, status=status, store_id=store_id, parent_id=parent_id
-            )
+        row = _new_row(
+            kind=CheckpointKind.PUSHED,
+            name=name,
+            owner=owner,
+            source=source,
+            status=status,
+            store_id=store_id,
+            claim=claim,
+        )
+        row |= {"name_key": name_key(name), "parent_id": parent_id}
+        with claim.dropped_on_error():
+            try:
+                with self._database.writing() as connection:
+                    connection.execute(insert(checkpoints).values(row))
+                return self.get_by_id(row["id"]), claim
+            except IntegrityError:
+                return self._take_over(
+                    name, claim, owner=owner, source=source, status=status, store_id=store_id, parent_id=parent_id
+                )
 
     def _take_over(
         self,
@@ -163,7 +164,7 @@ class Checkpoints:
             store_id=store_id,
             claim=claim,
         )
-        with self._database.writing() as connection:
+        with claim.dropped_on_error(), self._database.writing() as connection:
             # The job's row serialises captures of one job, so that no two get one number.
             connection.execute(update(jobs).where(jobs.c.id == job_id).values(updated_at=to_text(now())))
             last = connection.execute(

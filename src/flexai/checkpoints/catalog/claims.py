@@ -13,7 +13,7 @@ import platform
 import socket
 import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -31,6 +31,10 @@ _IS_LINUX = platform.system() == "Linux"
 
 LEASE = timedelta(seconds=60)
 RENEWAL = timedelta(seconds=15)
+
+
+_DROPPED: set[str] = set()
+"""Tokens of claims under which this process works no more, though the catalog shows them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +81,24 @@ class Claim:
             "claim_until": self.until,
         }
 
+    def drop(self) -> None:
+        """Note that this process has stopped its work under the claim, where the catalog could not be told."""
+        _DROPPED.add(self.token)
+
+    @contextlib.contextmanager
+    def dropped_on_error(self) -> Iterator[None]:
+        """Drop the claim where the block that takes it fails: whether the catalog has it is not known then."""
+        try:
+            yield
+        except BaseException:
+            self.drop()
+            raise
+
     @property
     def is_alive(self) -> bool:
         """Whether its holder may still be at work."""
+        if self.token in _DROPPED:
+            return False
         if self.host == this_host():
             started = process_start(self.pid)
             return started is not None and started == self.started

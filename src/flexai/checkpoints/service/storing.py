@@ -94,7 +94,9 @@ def give_up(system: System, checkpoint: Checkpoint, claim: Claim, error: BaseExc
     try:
         system.catalog.checkpoints.fail(str(checkpoint.id), claim, reason)
     except CheckpointError as second:
-        # The catalog is gone as well, or another process has taken over: the first error is the one to tell.
+        # The catalog is gone as well, or another process has taken over: the first error is the one to tell. A process
+        # that lives on, as a worker does, must be able to try again.
+        claim.drop()
         error.add_note(f"the failure could not be recorded: {second.message}")
 
 
