@@ -7,7 +7,7 @@ import uuid
 import pytest
 import yaml
 
-from flexai.cli.storage.create import PROVIDERS
+from flexai.cli.storage.providers import PROVIDERS
 from tests.cli.conftest import Run
 from tests.cli.program import Program
 from tests.servers.prefect import PrefectServer
