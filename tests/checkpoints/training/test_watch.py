@@ -52,7 +52,8 @@ class Scene:
 
     def sweep(self, *, is_clean: bool = True) -> None:
         """Look a last time and sweep."""
-        self.look()
+        self.now += 0.1
+        self.watch.look(self.now, closely=True)
         self.watch.sweep(self.now, is_clean=is_clean)
 
     def save(self, name: str, files: Files) -> None:
@@ -80,6 +81,26 @@ def test_a_checkpoint_with_its_last_file_is_handed_over_at_the_second_look_that_
     assert scene.taken == []
     scene.look()
     assert scene.taken == [("checkpoint-5", trainer_files(5))]
+
+
+@pytest.mark.parametrize("ending", ["two looks", "a deletion", "the end"])
+def test_checkpoints_found_together_are_handed_over_in_the_order_of_their_writing(scene: Scene, ending: str) -> None:
+    for step in (9, 10, 100, 11):
+        scene.save(f"checkpoint-{step}", trainer_files(step))
+        os.utime(scene.output / f"checkpoint-{step}", ns=(0, len(list(scene.output.iterdir()))))
+        for path in (scene.output / f"checkpoint-{step}").iterdir():
+            os.utime(path, ns=(0, len(list(scene.output.iterdir()))))
+    save(scene.output, model_files(11))
+    if ending == "the end":
+        scene.sweep()
+    else:
+        scene.look()
+        if ending == "a deletion":
+            for folder in [path for path in scene.output.iterdir() if path.is_dir()]:
+                scene.delete(folder.name)
+        scene.look()
+    assert scene.names[:4] == ["checkpoint-9", "checkpoint-10", "checkpoint-100", "checkpoint-11"]
+    assert scene.names[4:] == ([""] if ending == "the end" else [])
 
 
 def test_a_checkpoint_is_handed_over_once(scene: Scene) -> None:
@@ -231,6 +252,14 @@ def test_a_checkpoint_rewritten_in_place_is_handed_over_again_when_it_is_quiet(s
     scene.look(20)
     assert scene.names == ["last"]
     scene.look(after=QUIET)
+    assert scene.taken == [("last", trainer_files(5)), ("last", trainer_files(6))]
+
+
+def test_a_checkpoint_rewritten_in_place_just_before_the_end_is_handed_over_again(scene: Scene) -> None:
+    scene.save("last", trainer_files(5))
+    scene.look(2)
+    scene.save("last", trainer_files(6))
+    scene.sweep()
     assert scene.taken == [("last", trainer_files(5)), ("last", trainer_files(6))]
 
 

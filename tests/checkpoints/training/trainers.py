@@ -86,6 +86,11 @@ def rotate(keep: int, saved: list[Path]) -> None:
         shutil.rmtree(saved.pop(0))
 
 
+def say(text: str) -> None:
+    """Print a line in one piece."""
+    os.write(1, f"{text}\n".encode())
+
+
 def wait_for(path: Path) -> None:
     """Wait until a file is there."""
     while not path.exists():

@@ -16,6 +16,7 @@ from flexai.checkpoints.catalog.jobs import BegunJob
 from flexai.checkpoints.documents import human_size
 from flexai.checkpoints.errors import (
     CheckpointError,
+    ConflictError,
     InterruptedByUserError,
     JobFailedError,
     NotFoundError,
@@ -172,6 +173,8 @@ class Attempt:
 
     def _salvage(self) -> None:
         """Capture what earlier attempts left whose runners died."""
+        if self._job.attempt > 1:
+            self._delete_captures(CheckpointStatus.UPLOADING)
         for broken in broken_attempts(self._system.settings.jobs_path, self._job.id, before=self._job.attempt):
             broken.end_command(self._request.grace)
             salvaged = _Salvaged(self._system, self._job, broken, self._progress)
@@ -259,15 +262,17 @@ class Attempt:
             raise
         self._captured[found.name] = checkpoint.id
         if found.name in self._failed:
-            self._forget_failures(found.name)
+            self._delete_captures(CheckpointStatus.FAILED, found.name)
         files = "1 file" if checkpoint.file_count == 1 else f"{checkpoint.file_count} files"
         self._tell(f"captured {found.title} ({files}, {human_size(checkpoint.size)}) as {checkpoint.id}")
 
-    def _forget_failures(self, name: str) -> None:
-        """Remove the records of tries that failed before the one that did not."""
+    def _delete_captures(self, status: CheckpointStatus, name: str | None = None) -> None:
+        """Delete what is left of captures that were cut off, or that failed before another try did not."""
         for checkpoint in self._system.catalog.checkpoints.of_job(str(self._job.id)):
-            if checkpoint.status is CheckpointStatus.FAILED and checkpoint.name == name:
-                self._system.catalog.checkpoints.discard_failed(str(checkpoint.id))
+            if checkpoint.status is status and name in {None, checkpoint.name}:
+                # One that another runner is still at work on, which has lost the job without knowing, is left to it.
+                with suppress(ConflictError, NotFoundError):
+                    self._system.catalog.checkpoints.delete(parse_reference(str(checkpoint.id)))
 
     # After the command.
 
@@ -398,12 +403,15 @@ def choose_checkpoint(system: System, job: TrainingJob, which: str) -> Checkpoin
 
 
 def _capture(system: System, job: TrainingJob, found: Found, facts: TrainingFacts) -> Checkpoint:
-    checkpoint = capture(system, job=job, name=found.name, node=NODE, files=found.files, facts=facts)
-    if not found.is_unchanged():
-        # Changed between the last look and the first byte that was read: what was stored is of no one moment.
-        system.catalog.checkpoints.delete(parse_reference(str(checkpoint.id)))
-        raise SourceChangedError(f"{found.title} changed while it was stored")
-    return checkpoint
+    return capture(
+        system,
+        job=job,
+        name=found.name,
+        node=NODE,
+        files=found.files,
+        facts=facts,
+        identities={path: stamp.identity for path, stamp in found.stamps.items()},
+    )
 
 
 def _has_content(system: System, checkpoint_id: UUID, found: Found) -> bool:

@@ -13,7 +13,7 @@ from flexai.checkpoints.progress import NoProgress, Progress
 from flexai.checkpoints.service import storing
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.transfer.scan import check_sources
-from flexai.checkpoints.transfer.sources import LocalSource
+from flexai.checkpoints.transfer.sources import Identity, LocalSource
 
 
 def capture(
@@ -24,10 +24,12 @@ def capture(
     node: str,
     files: Mapping[str, Path],
     facts: TrainingFacts,
+    identities: Mapping[str, Identity] | None = None,
     progress: Progress | None = None,
 ) -> Checkpoint:
     """Store files (path in the checkpoint → local file) as a captured checkpoint of a job and return it, available.
 
+    ``identities`` says what each file was when the checkpoint was found to be whole; without it what it is now counts.
     Raises SourceError where there is none or one is no plain file, UnsafePathError for a path that a checkpoint cannot
     hold, SourceChangedError where a file is gone or changes while it is read.
     """
@@ -41,7 +43,10 @@ def capture(
             raise SourceChangedError(f"source {local_path} vanished before it was read") from error
         if not stat.S_ISREG(status.st_mode):
             raise SourceError(f"source {local_path} is no plain file")
-        sources.append(LocalSource.of(parse_path(path), local_path, status))
+        source = LocalSource.of(parse_path(path), local_path, status)
+        if identities is not None and source.identity != identities[path]:
+            raise SourceChangedError(f"source {local_path} changed before it was read")
+        sources.append(source)
     check_sources(sources)
     checkpoint, claim = system.catalog.checkpoints.begin_capture(
         job_id=str(job.id),

@@ -18,7 +18,13 @@ from flexai.checkpoints.service.attempt import Attempt, JobRequest
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.training.joblog import read_log
 from flexai.checkpoints.training.places import job_folder
-from flexai.checkpoints.training.runner import GRACE_SECONDS, OnOutput, SignalRelay, pass_through
+from flexai.checkpoints.training.runner import (
+    GRACE_SECONDS,
+    OnOutput,
+    SignalRelay,
+    pass_through,
+    without_long_collections,
+)
 
 __all__ = [
     "delete_job",
@@ -49,9 +55,10 @@ def run_training(
     The command gets FLEXAI_OUTPUT_CHECKPOINT_DIR and, with ``checkpoint``, FLEXAI_INPUT_CHECKPOINT_DIR in its
     environment. ``checkpoint`` is a NAME or UUID, or ``latest`` or ``best`` of the resumable checkpoints that earlier
     attempts of this very job have captured (``latest`` starts from scratch where there is none). ``env`` adds
-    variables, whose values are stored nowhere. ``output_dir``, which must be empty or absent, is used and kept instead of a folder
-    of ours. ``on_output`` is handed what the command prints, instead of our own standard output and error. Signals that
-    reach this process are passed on; ``grace`` is how many seconds the command has after one before it is killed.
+    variables, whose values are stored nowhere. ``output_dir``, which must be empty or absent, is used and kept instead
+    of a folder of ours. ``on_output`` is handed what the command prints, instead of our own standard output and error.
+    Signals that reach this process are passed on; ``grace`` is how many seconds the command has after one before it is
+    killed.
 
     A command that fails is no error here: the job says so (``status``, ``exit_code``, ``reason``). With
     ``reuse_succeeded`` a job of this name that has succeeded is returned at once.
@@ -70,7 +77,11 @@ def run_training(
             return known
     begun = request.begin(system)
     job_id = str(begun.job.id)
-    with ClaimKeeper(lambda: system.catalog.jobs.renew(job_id, begun.claim)), SignalRelay() as relay:
+    with (
+        ClaimKeeper(lambda: system.catalog.jobs.renew(job_id, begun.claim)),
+        without_long_collections(),
+        SignalRelay() as relay,
+    ):
         return Attempt(system, request, begun, relay, on_output=on_output or pass_through, progress=progress).run()
 
 

@@ -29,7 +29,7 @@ IDLE_SECONDS = 0.1
 
 _ACTIVE_FOR_SECONDS = 1.0
 _REST_PER_LOOK = 4
-"""A look that takes long is followed by a rest of this many times as long."""
+"""A look is followed by a rest of at least this many times the processor time that it took."""
 _LONGEST_RETRY_SECONDS = 30.0
 _TRIES_AFTER_END = 5
 _ROUNDS_AFTER_END = 3
@@ -79,7 +79,7 @@ class OutputCapture:
         self._stop_watching()
         self._storing.hurry()
         for _ in range(_ROUNDS_AFTER_END):
-            self._watch.look(time.monotonic())
+            self._watch.look(time.monotonic(), closely=True)
             self._watch.sweep(time.monotonic(), is_clean=is_clean)
             self._storing.drain()
             if self._watch.is_settled():
@@ -108,7 +108,7 @@ class OutputCapture:
         pause, last_change = ACTIVE_SECONDS, time.monotonic()
         told: set[str] = set()
         while not self._stop.wait(pause):
-            begun = time.monotonic()
+            begun, used = time.monotonic(), time.thread_time()
             try:
                 if self._watch.look(begun):
                     last_change = begun
@@ -118,7 +118,8 @@ class OutputCapture:
                     told.add(str(error))
                     self._note(f"the output directory could not be read for a moment: {error}")
             is_active = begun - last_change < _ACTIVE_FOR_SECONDS
-            pause = max(ACTIVE_SECONDS if is_active else IDLE_SECONDS, _REST_PER_LOOK * (time.monotonic() - begun))
+            rest = _REST_PER_LOOK * (time.thread_time() - used)
+            pause = max(ACTIVE_SECONDS if is_active else IDLE_SECONDS, rest)
 
     def _report(self) -> CaptureReport:
         uncaptured = self._storing.uncaptured(self._output)

@@ -39,6 +39,11 @@ class Stamp:
         return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
 
     @property
+    def identity(self) -> tuple[int, int, int, int]:
+        """All of it, as the transfer compares it."""
+        return self.device, self.inode, self.size, self.written
+
+    @property
     def file(self) -> tuple[int, int]:
         """The file itself, whatever its names and its content."""
         return self.device, self.inode

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import math
 import os
 import selectors
@@ -11,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -145,7 +146,9 @@ class TrainingCommand:
         return self._end()
 
     def kill(self) -> None:
-        """End the command at once, and all it has started."""
+        """End the command at once, and all it has started; one that has been waited for is no more."""
+        if self._is_reaped:
+            return
         self._signal(signal.SIGKILL)
         self._ended.wait()
         self._end()
@@ -307,6 +310,23 @@ class SignalRelay:
         elif len(self.received) > 1:
             # The first one is no reason to lose the last checkpoints.
             raise InterruptedByUserError(f"stopped by {name} while the last checkpoints were being stored")
+
+
+@contextlib.contextmanager
+def without_long_collections() -> Iterator[None]:
+    """Keep Python's garbage collector off what is there already while a job runs.
+
+    A collection of all that SQLAlchemy and pydantic have made stops every thread for a quarter of a second: long enough
+    for a quick trainer to write and delete a checkpoint unseen.
+    """
+    is_ours = gc.get_freeze_count() == 0
+    if is_ours:
+        gc.freeze()
+    try:
+        yield
+    finally:
+        if is_ours:
+            gc.unfreeze()
 
 
 def end_orphan(pid: int, grace: float, is_same: Callable[[], bool]) -> None:

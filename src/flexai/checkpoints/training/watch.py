@@ -17,12 +17,13 @@ What the format's rules call torn is never handed over, and content that was han
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 
 from flexai.checkpoints.training.formats import Completeness, Outcome, completeness
+from flexai.checkpoints.training.formats.facts import step_in_name
 from flexai.checkpoints.training.output import (
     ROOT,
     Listing,
@@ -135,9 +136,22 @@ class _Candidate:
     def title(self) -> str:
         return title_of(self.name)
 
+    @property
+    def written(self) -> int:
+        """When it was written last, in nanoseconds since the epoch."""
+        return max((stamp.written for stamp in self.files.values()), default=0)
+
     def is_taken(self, files: Stamps) -> bool:
         """Whether these files have all been handed over."""
         return all(self.taken.get(path) == stamp for path, stamp in files.items())
+
+
+def _by_age(candidates: Iterable[_Candidate]) -> list[_Candidate]:
+    """Candidates in the order in which they were written last, which is to be that of their captures.
+
+    The clocks of file systems tick slowly, so a step in the name decides between equal times.
+    """
+    return sorted(candidates, key=lambda one: (one.written, step_in_name(one.name) or 0, one.name))
 
 
 class Watch:
@@ -160,23 +174,34 @@ class Watch:
         self._note = note
         self._candidates: dict[str, _Candidate] = {}
 
-    def look(self, time: float) -> bool:
-        """Look once, ``time`` being the present in seconds; returns whether anything has changed. Raises OSError."""
+    def look(self, time: float, *, closely: bool = False) -> bool:
+        """Look once, ``time`` being the present in seconds; returns whether anything has changed. Raises OSError.
+
+        What has been handed over is looked at file by file only now and then, or when asked to look ``closely``.
+        """
+        if closely:
+            for candidate in self._candidates.values():
+                candidate.next_full_look = time
         listing = list_output(self._output)
-        changed = False
-        for name in [name for name in self._candidates if name != ROOT and name not in listing.folders]:
-            self._vanished(self._candidates.pop(name))
-            changed = True
+        is_gone = [name for name in self._candidates if name != ROOT and name not in listing.folders]
+        gone = [self._candidates.pop(name) for name in is_gone]
+        changed = bool(gone)
+        # Everything is pinned before anything is judged: reading many headers takes a while.
         for name, folder in listing.folders.items():
             changed |= self._look_at_folder(name, folder, time)
-        return self._look_at_root(listing, time) or changed
+        changed |= self._look_at_root(listing, time)
+        for candidate in _by_age(gone):
+            self._vanished(candidate)
+        for candidate in _by_age(self._candidates.values()):
+            self._hand_over_if_whole(candidate, time)
+        return changed
 
     def sweep(self, time: float, *, is_clean: bool) -> None:
         """Hand over what is whole, now that nobody writes any more; ``is_clean`` says that the command succeeded.
 
         After a failure what was being written may be torn, and only its format can tell that it is not.
         """
-        for candidate in self._candidates.values():
+        for candidate in _by_age(self._candidates.values()):
             if candidate.refusal:
                 continue
             if candidate.fullest and (self._take_fullest(candidate, folder_stays=is_clean) or not is_clean):
@@ -235,7 +260,7 @@ class Watch:
         return bool(candidate.files) and candidate.is_taken(candidate.files) and waiting_or_stored
 
     def _update(self, candidate: _Candidate, listing: Listing, time: float) -> bool:
-        """Compare a folder with the look before, and hand it over if it is time."""
+        """Compare a folder with the look before, and pin what is new."""
         if listing.refusal:
             return self._refuse(candidate, listing.refusal)
         candidate.refusal = ""
@@ -255,7 +280,6 @@ class Watch:
         is_altered = any(old.get(path) != stamp for path, stamp in new.items())
         if not is_lost and not is_altered and candidate.unfinished == listing.unfinished:
             candidate.looks += 1
-            self._hand_over_if_whole(candidate, time)
             return False
         if is_altered or candidate.name == ROOT:
             self._grow(candidate, listing)

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from flexai.checkpoints.errors import IntegrityError, SourceChangedError, SourceError, StorageError
 from flexai.checkpoints.models import FileEntry
@@ -17,6 +17,9 @@ from flexai.checkpoints.storage.protocol import Block, ObjectInfo, ObjectStorage
 from flexai.checkpoints.transfer.digest import digest_blocks
 
 _SAMPLE = 64 * 1024
+
+Identity: TypeAlias = tuple[int, int, int, int]
+"""Device, inode, bytes and time of the last write (ns). Not the inode's change time: pinning changes that."""
 
 
 class OpenSource(Protocol):
@@ -62,8 +65,7 @@ class LocalSource:
     path: CheckpointPath
     local_path: Path
     size: int
-    identity: tuple[int, int, int, int]
-    """Device, inode, bytes and time of the last write (ns). Not the inode's change time: pinning changes that."""
+    identity: Identity
     is_local: bool = field(default=True, init=False)
     expected: None = field(default=None, init=False)
 
@@ -181,7 +183,7 @@ class RangeBody:
         return self.source.blocks(self.start, self.size)
 
 
-def _identity(status: os.stat_result) -> tuple[int, int, int, int]:
+def _identity(status: os.stat_result) -> Identity:
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
