@@ -10,7 +10,6 @@ from pathlib import Path
 
 from flexai.checkpoints.storage.protocol import BLOCK_SIZE, ZERO_BLOCK, Block
 
-
 _SMALLEST_HOLE = 256 * 1024
 """Bytes below which to look for a hole costs more than to read it."""
 

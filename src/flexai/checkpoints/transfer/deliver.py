@@ -123,11 +123,14 @@ class _Delivery:
             _ObjectDelivery(self, file).begin()
 
     def _copy(self, file: StoredFile) -> bool:
-        """Let the provider copy a file that is a blob of its own; False for one in a pack."""
+        """Let the provider copy a file that is a blob of its own; False for one in a pack, or where it cannot."""
         key = self.store.blob_key(file.content.blob_id)
         if self.store.storage.head(key).size != file.content.size:
             return False
-        info = self.place.storage.copy(self.store.storage, key, self.key(file))
+        try:
+            info = self.place.storage.copy(self.store.storage, key, self.key(file))
+        except UnsupportedError:
+            return False
         self.progress.advance(skipped=file.content.size)
         self.sent(file, info)
         return True
