@@ -332,3 +332,10 @@ def test_a_catalog_that_is_a_folder_is_an_error_that_names_it(tmp_path: Path) ->
     (tmp_path / "catalog.db").mkdir()
     with pytest.raises(CheckpointError, match=r"catalog\.db"):
         Catalog.open(f"sqlite:///{tmp_path}/catalog.db")
+
+
+@pytest.mark.parametrize("folder", ["100%", "a%20b", "with space", "plus+and#mark"])
+def test_an_sqlite_catalog_lies_where_its_path_says(tmp_path: Path, folder: str) -> None:
+    path = tmp_path / folder / "catalog.db"
+    Database.open(f"sqlite:///{path}").close()
+    assert path.is_file()

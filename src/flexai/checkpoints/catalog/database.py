@@ -105,7 +105,8 @@ def _parse(url: str) -> URL:
     if backend == "sqlite":
         if not parsed.database or parsed.database == ":memory:":
             raise SettingsError("the catalog must be a file that all processes can open", hint=_URL_HINT)
-        return parsed.set(drivername="sqlite")
+        # The path as it was written: from SQLAlchemy 2.1 on, a "%" in it would begin an escape.
+        return parsed.set(drivername="sqlite", database=url.partition(":///")[2].partition("?")[0])
     if backend == "postgresql":
         # Whatever driver the URL was written for: Prefect's own URLs name one (asyncpg) that cannot be used here.
         return parsed.set(drivername="postgresql+psycopg")

@@ -202,8 +202,8 @@ def _sqlite_path(url: str) -> Path | None:
     """The file of a plain SQLite URL; None for anything that SQLAlchemy should read."""
     scheme, separator, place = url.partition(":///")
     is_plain = scheme in {"sqlite", "sqlite+pysqlite"} and separator and place and place != ":memory:"
-    # Options and percent-encoding mean what SQLAlchemy says they mean.
-    return Path(place) if is_plain and not {"?", "%"} & set(place) else None
+    # Options mean what SQLAlchemy says they mean.
+    return Path(place) if is_plain and "?" not in place else None
 
 
 def _connect(path: Path) -> sqlite3.Connection:
