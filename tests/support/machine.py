@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import cached_property
@@ -86,6 +86,8 @@ class Machine:
     settings: Settings
     system: System
     storage: FaultyStorage
+    changes: Mapping[str, Any]
+    """Settings that differ from the usual ones."""
 
     @classmethod
     def start(cls, root: Path, **changes: Any) -> Machine:
@@ -96,11 +98,11 @@ class Machine:
         system.store = ManagedStore(storage)
         assert system.store_id
         storage.reset()
-        return cls(root=root, settings=settings, system=system, storage=storage)
+        return cls(root=root, settings=settings, system=system, storage=storage, changes=changes)
 
     def again(self, **changes: Any) -> Machine:
         """The same machine in another process's eyes; nothing is counted yet and nothing fails."""
-        return Machine.start(self.root, **changes)
+        return Machine.start(self.root, **{**self.changes, **changes})
 
     @property
     def store_folder(self) -> Path:
@@ -229,7 +231,8 @@ def check_nothing_is_left_over(machine: Machine) -> None:
         checkpoint_id = str(checkpoint.id)
         needed.add(f"manifests/{checkpoint_id}.json")
         needed |= {system.store.blob_key(file.content.blob_id) for file in system.blobs.files_of(checkpoint_id)}
-    assert set(read_tree(machine.store_folder)) == needed
+    found = set(read_tree(machine.store_folder))
+    assert (found - needed, needed - found) == (set(), set())
     with system.catalog.database.reading() as connection:
         assert {system.store.blob_key(one) for one in connection.execute(select(blobs.c.id)).scalars()} <= needed
         assert set(connection.execute(select(checkpoints.c.kind)).scalars()) <= set(CheckpointKind)

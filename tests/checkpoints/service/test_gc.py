@@ -418,6 +418,17 @@ def test_uploads_that_never_came_into_the_journal_go_after_the_grace_period(mach
     check_all(machine, ["llama"], SOURCE)
 
 
+def test_manifests_and_logs_of_dead_processes_go(machine: Machine, source: Path) -> None:
+    checkpoint = machine.push("llama", source)
+    for key in (f"manifests/{checkpoint.id}.json", f"logs/{uuid.uuid4()}.txt"):
+        machine.storage.inner.start_upload(key, size=1000)
+    stranger = machine.storage.inner.start_upload("manifests/notes.txt", size=10)
+    machine.collect(DAY)
+    assert len(list(machine.storage.inner.list_uploads(""))) == 3
+    machine.collect()
+    assert [upload.upload_id for upload in machine.storage.inner.list_uploads("")] == [stranger]
+
+
 def test_the_unfinished_files_of_others_are_left_alone(machine: Machine) -> None:
     machine.storage.inner.start_upload("blobs/readme.txt", size=10)
     machine.storage.inner.start_upload("other/file", size=10)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 
-from sqlalchemy import text
+from sqlalchemy import select, text
 
+from flexai.checkpoints.catalog import tables
 from flexai.checkpoints.catalog.blobs import Blobs
 from flexai.checkpoints.catalog.checkpoints import Checkpoints
+from flexai.checkpoints.catalog.claims import Claim
 from flexai.checkpoints.catalog.database import MIGRATION_LOCK, Database
 from flexai.checkpoints.catalog.jobs import Jobs
 
@@ -29,6 +31,17 @@ class Catalog:
     def blobs(self, store_id: str) -> Blobs:
         """The blobs of one managed store."""
         return Blobs(self.database, store_id)
+
+    def at_work(self, ids: Set[str]) -> set[str]:
+        """Which of the ids are those of checkpoints or training jobs that somebody is at work on."""
+        found: set[str] = set()
+        with self.database.reading() as connection:
+            for table in (tables.checkpoints, tables.jobs):
+                for row in connection.execute(select(table).where(table.c.claim_token.is_not(None))).mappings():
+                    holder = Claim.of_row(row)
+                    if row["id"] in ids and holder is not None and holder.is_alive:
+                        found.add(row["id"])
+        return found
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:

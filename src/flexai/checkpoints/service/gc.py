@@ -83,11 +83,16 @@ def collect_garbage(
 
 
 def _abort_strays(system: System, *, before: float) -> None:
-    """Give up uploads of blobs that nobody knows; one that a push will go on with is announced before it starts."""
-    uploads = [found for found in system.store.list_unfinished() if found[1].started_at <= min(before, time.time())]
-    known = system.blobs.known(blob_id for blob_id, _ in uploads)
-    for blob_id, upload in uploads:
-        if blob_id not in known:
+    """Give up uploads that nobody will go on with: of blobs that nobody knows (one that a push will go on with is
+    announced before it starts), and of manifests and logs that nobody is writing.
+    """
+    before = min(before, time.time())
+    blobs = [found for found in system.store.list_unfinished() if found[1].started_at <= before]
+    documents = [found for found in system.store.list_unfinished_documents() if found[1].started_at <= before]
+    needed = system.blobs.known(blob_id for blob_id, _ in blobs)
+    needed |= system.catalog.at_work({document_id for document_id, _ in documents})
+    for found_id, upload in blobs + documents:
+        if found_id not in needed:
             system.store.storage.abort_upload(upload.key, upload.upload_id)
 
 

@@ -59,6 +59,11 @@ class ManagedStore:
 
     def create(self) -> str:
         """Make the store and return its id. The caller sees to it that only one process does."""
+        key = self._prefix + _STORE_KEY
+        for upload in self.storage.list_uploads(key):
+            if upload.key == key:
+                # Of a process that died here.
+                self.storage.abort_upload(key, upload.upload_id)
         store_id = str(uuid.uuid4())
         self._write(_STORE_KEY, {"format": FORMAT, "id": store_id})
         return store_id
@@ -88,6 +93,14 @@ class ManagedStore:
             blob_id = upload.key.rpartition("/")[2]
             if upload.key == self.blob_key(blob_id):
                 yield blob_id, upload
+
+    def list_unfinished_documents(self) -> Iterator[tuple[str, UnfinishedUpload]]:
+        """Yield unfinished manifests and logs: the id of the checkpoint or job that they are of, and the upload."""
+        for folder, key_of in ((_MANIFESTS, _manifest_key), (_LOGS, _log_key)):
+            for upload in self.storage.list_uploads(self._prefix + folder):
+                document_id = upload.key.rpartition("/")[2].rpartition(".")[0]
+                if upload.key == self._prefix + key_of(document_id):
+                    yield document_id, upload
 
     def write_manifest(self, checkpoint_id: str, document: bytes) -> None:
         """Store the JSON document that describes a checkpoint."""

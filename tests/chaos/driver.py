@@ -1,0 +1,180 @@
+"""Processes of the ``flexai`` program that are there in milliseconds: forked from one that has imported everything.
+
+Run as a program this is that one process. It reads an order a line; a child that it forks for it runs the program, and
+may be told to kill itself just before its so-manieth call of the operating system that changes a file.
+"""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+import json
+import os
+import resource
+import signal
+import sys
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+_MODULES = (
+    "alembic.command",
+    "psycopg",
+    "flexai.checkpoints.service.export",
+    "flexai.checkpoints.service.fetch",
+    "flexai.checkpoints.service.gc",
+    "flexai.checkpoints.service.push",
+    "flexai.checkpoints.service.recover",
+    "flexai.checkpoints.service.verify",
+    "flexai.cli.checkpoint.fetch",
+    "flexai.cli.checkpoint.gc",
+    "flexai.cli.checkpoint.push",
+    "flexai.cli.progress",
+    "flexai.cli.root",
+)
+CHANGES = (
+    "fdatasync",
+    "fsync",
+    "ftruncate",
+    "link",
+    "mkdir",
+    "open",
+    "pwrite",
+    "rename",
+    "replace",
+    "rmdir",
+    "unlink",
+)
+"""Calls of the operating system before which a process can be killed."""
+
+
+def main() -> None:
+    """Fork a child for each order, and say how each one ended when asked."""
+    _import_everything()
+    for line in sys.stdin:
+        order = json.loads(line)
+        if "wait" in order:
+            _, status = os.waitpid(order["wait"], 0)
+            answer = os.waitstatus_to_exitcode(status)
+        else:
+            answer = os.fork()
+            if answer == 0:
+                _work(order)
+        print(answer, flush=True)
+
+
+def _import_everything() -> None:
+    for name in _MODULES:
+        importlib.import_module(name)
+
+
+def _work(order: dict[str, Any]) -> None:
+    """Run the program, or an export, as the order says, and end this process."""
+    code = 70
+    try:
+        output = os.open(order["output"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+        for descriptor in (1, 2):
+            os.dup2(output, descriptor)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        os.environ.clear()
+        os.environ.update(order["environment"])
+        _count_bytes(order["log"])
+        if order["file_limit"] is not None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (order["file_limit"], order["file_limit"]))
+        if order["user"] is not None and os.geteuid() == 0:
+            os.setgroups([])
+            os.setgid(order["user"])
+            os.setuid(order["user"])
+        calls = _kill_at(order["kill_at"], order["log"])
+        try:
+            _run(order["arguments"])
+            code = 0
+        except SystemExit as leaving:
+            code = leaving.code if isinstance(leaving.code, int) else 1
+        _note(order["log"], "calls", next(calls), "")
+    except BaseException:  # noqa: BLE001 - a child must never go on as if it were its parent
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _run(arguments: list[str]) -> None:
+    if arguments[0] != "export":
+        sys.argv = ["flexai", *arguments]
+        from flexai.cli.root import main as program
+
+        program()
+        return
+    from flexai.checkpoints.service.export import export
+    from flexai.checkpoints.service.system import System
+    from flexai.checkpoints.storage.connection import RemotePath, split_bucket
+    from flexai.checkpoints.storage.local import LocalStorage
+
+    class Folders:
+        """A provider without a Prefect block: buckets are folders."""
+
+        connection_name = "lab"
+        connection_id = uuid.UUID(int=1)
+
+        def open(self, path: str) -> RemotePath:
+            bucket, key = split_bucket(path)
+            return RemotePath(storage=LocalStorage(Path(arguments[3]) / bucket), key=key)
+
+    with System.open() as system:
+        export(system, arguments[1], Folders(), arguments[2])
+
+
+def _note(log: str, kind: str, size: int, what: str) -> None:
+    """Write a line that no other process's line can mix with."""
+    descriptor = _real_open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    os.write(descriptor, f"{kind}\t{size}\t{what}\n".encode())
+    os.close(descriptor)
+
+
+_real_open = os.open
+
+
+def _count_bytes(log: str) -> None:
+    """Note what goes into a store and comes out of it, before it does."""
+    from flexai.checkpoints.storage.local import LocalStorage
+
+    put_part, get = LocalStorage.put_part, LocalStorage.get
+
+    def noting_put_part(self: LocalStorage, key: str, upload_id: str, **options: Any) -> Any:
+        _note(log, "sent", options["body"].size, f"{self.root}/{key}")
+        return put_part(self, key, upload_id, **options)
+
+    def noting_get(self: LocalStorage, key: str, **options: Any) -> Any:
+        _note(log, "read", options.get("length") or 0, f"{self.root}/{key}")
+        return get(self, key, **options)
+
+    LocalStorage.put_part, LocalStorage.get = noting_put_part, noting_get  # type: ignore[method-assign]
+
+
+def _kill_at(number: int | None, log: str) -> Iterator[int]:
+    """Count calls that change files, and kill this process before one of them."""
+    calls = itertools.count(1)
+    lock = threading.Lock()
+
+    def counted(real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            with lock:
+                if next(calls) == number:
+                    os.kill(os.getpid(), signal.SIGKILL)
+            return real(*arguments, **options)
+
+        return call
+
+    for name in CHANGES:
+        setattr(os, name, counted(getattr(os, name)))
+    return calls
+
+
+if __name__ == "__main__":
+    main()
