@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from flexai.checkpoints.contents import StoredContent, StoredFile
-from flexai.checkpoints.errors import CheckpointError, DestinationExistsError
+from flexai.checkpoints.errors import CheckpointError, DestinationExistsError, UnsupportedError
 from flexai.checkpoints.progress import Progress
 from flexai.checkpoints.storage.connection import RemotePath
 from flexai.checkpoints.storage.managed import ManagedStore
