@@ -191,7 +191,7 @@ child.wait()
     command.stop(signal.SIGINT)
     ended = command.wait(lambda: False)
     assert ended.exit_code != 0
-    assert not is_running(int(run.text("stdout")))
+    wait_until(lambda: not is_running(int(run.text("stdout"))))
 
 
 def test_a_command_that_ends_in_order_after_a_signal_has_its_own_exit_code(run: Run) -> None:
@@ -242,7 +242,7 @@ print(left.pid, flush=True)
 os._exit(0)
 """)
     assert ended == Ended(0, "")
-    assert not is_running(int(run.text("stdout")))
+    wait_until(lambda: not is_running(int(run.text("stdout"))))
 
 
 def test_output_of_what_the_command_leaves_behind_is_kept(run: Run) -> None:
