@@ -10,6 +10,7 @@ again each minute.
 
 from __future__ import annotations
 
+import contextvars
 import json
 import logging
 import threading
@@ -82,6 +83,8 @@ class SavedCredentials:
         self._max_age = max_age
         self._clock = clock
         self._lock = threading.Lock()
+        # Which Prefect API is in force is a matter of context, which the threads of a transfer have not got.
+        self._context = contextvars.copy_context()
         self._found: tuple[str, Mapping[str, Any]] | None = None
         self._read_at = 0.0
 
@@ -117,7 +120,7 @@ class SavedCredentials:
 
     def _read(self) -> tuple[str, Mapping[str, Any]]:
         try:
-            found = with_api(self._find)
+            found = self._context.run(with_api, self._find)
         except StorageUnavailableError as error:
             if self._found is None:
                 raise

@@ -1,0 +1,87 @@
+"""Blocks of other collections, as their users have saved them.
+
+The fields are those of prefect-aws 0.7 and prefect-gcp 0.6 (their ``credentials.py``), which the tests do without: the
+one holds boto3 back, the other is as large as all the rest.
+"""
+
+from __future__ import annotations
+
+import uuid
+from pathlib import Path
+from typing import Any
+
+from prefect.blocks.core import Block
+from prefect.blocks.fields import SecretDict
+from prefect.blocks.system import Secret
+from pydantic import BaseModel, Field, SecretStr
+
+
+class ClientParameters(BaseModel):
+    """``AwsClientParameters``."""
+
+    api_version: str | None = None
+    use_ssl: bool = True
+    endpoint_url: str | None = None
+    config: dict[str, Any] | None = None
+
+
+class AssumeRoleParameters(BaseModel):
+    """``AssumeRoleParameters``."""
+
+    RoleSessionName: str | None = None
+    DurationSeconds: int | None = None
+    ExternalId: str | None = None
+
+
+class AwsCredentials(Block):
+    """``prefect_aws.AwsCredentials``."""
+
+    _block_type_name = "AWS Credentials"
+
+    aws_access_key_id: str | None = None
+    aws_secret_access_key: SecretStr | None = None
+    aws_session_token: str | None = None
+    profile_name: str | None = None
+    region_name: str | None = None
+    aws_client_parameters: ClientParameters = Field(default_factory=ClientParameters)
+    assume_role_arn: str | None = None
+    assume_role_kwargs: AssumeRoleParameters = Field(default_factory=AssumeRoleParameters)
+
+
+class MinIOCredentials(Block):
+    """``prefect_aws.MinIOCredentials``."""
+
+    _block_type_name = "MinIO Credentials"
+
+    minio_root_user: str
+    minio_root_password: SecretStr
+    region_name: str | None = None
+    aws_client_parameters: ClientParameters = Field(default_factory=ClientParameters)
+
+
+class GcpCredentials(Block):
+    """``prefect_gcp.GcpCredentials``."""
+
+    _block_type_name = "GCP Credentials"
+
+    service_account_file: Path | None = None
+    service_account_info: SecretDict | None = None
+    project: str | None = None
+
+
+def save(block: Block, name: str = "") -> str:
+    """Save a block, replacing what has the name; returns the name."""
+    name = name or f"saved-{uuid.uuid4().hex[:12]}"
+    block.save(name, overwrite=True)
+    return name
+
+
+__all__ = [
+    "AssumeRoleParameters",
+    "AwsCredentials",
+    "ClientParameters",
+    "GcpCredentials",
+    "MinIOCredentials",
+    "Secret",
+    "save",
+]
