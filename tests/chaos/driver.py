@@ -6,6 +6,7 @@ may be told to kill itself just before its so-manieth call of the operating syst
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import itertools
 import json
@@ -13,27 +14,13 @@ import os
 import resource
 import signal
 import sys
+import tempfile
 import threading
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-_MODULES = (
-    "alembic.command",
-    "psycopg",
-    "flexai.checkpoints.service.export",
-    "flexai.checkpoints.service.fetch",
-    "flexai.checkpoints.service.gc",
-    "flexai.checkpoints.service.push",
-    "flexai.checkpoints.service.recover",
-    "flexai.checkpoints.service.verify",
-    "flexai.cli.checkpoint.fetch",
-    "flexai.cli.checkpoint.gc",
-    "flexai.cli.checkpoint.push",
-    "flexai.cli.progress",
-    "flexai.cli.root",
-)
 CHANGES = (
     "fdatasync",
     "fsync",
@@ -66,8 +53,42 @@ def main() -> None:
 
 
 def _import_everything() -> None:
-    for name in _MODULES:
-        importlib.import_module(name)
+    """Run each command once, so that everything that one imports on its way is there.
+
+    Some children become users who could not read the standard library.
+    """
+    importlib.import_module("alembic.command")
+    importlib.import_module("psycopg")
+    importlib.import_module("traceback")
+    stdout, stderr = os.dup(1), os.dup(2)
+    with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as nothing:
+        for descriptor in (1, 2):
+            os.dup2(nothing.fileno(), descriptor)
+        source = Path(folder, "file")
+        source.write_bytes(bytes(100_000))
+        os.environ["FLEXAI_HOME"] = f"{folder}/home"
+        os.environ["FLEXAI_PACK_THRESHOLD"] = "1000"
+        for command in (
+            f"checkpoint push one -f {source}",
+            f"checkpoint push one -f {source}",
+            f"checkpoint push two -f {source} -f {source}=small",
+            "checkpoint list",
+            "checkpoint inspect one",
+            f"checkpoint fetch one -d {folder}/out",
+            f"checkpoint fetch one -d {source}",
+            f"export one bucket/place {folder}/buckets",
+            "checkpoint verify",
+            "checkpoint recover",
+            "checkpoint delete one",
+            "checkpoint delete nobody",
+            "checkpoint gc --grace-period 0s",
+        ):
+            with contextlib.suppress(SystemExit):
+                _run(command.split())
+    sys.stdout.flush()
+    for saved, descriptor in ((stdout, 1), (stderr, 2)):
+        os.dup2(saved, descriptor)
+        os.close(saved)
 
 
 def _work(order: dict[str, Any]) -> None:

@@ -58,10 +58,14 @@ class Run:
 
     def kill(self, *, after: float = 0.0) -> Run:
         """End it as a power cut would, some seconds from its start."""
-        time.sleep(max(0.0, self.started + after - time.monotonic()))
+        self.let_work(after)
         # It is there, at least as a zombie, until it is waited for.
         os.kill(self.pid, signal.SIGKILL)
         return self
+
+    def let_work(self, seconds: float) -> None:
+        """Wait until some seconds from its start have passed."""
+        time.sleep(max(0.0, self.started + seconds - time.monotonic()))
 
     def wait(self) -> Ended:
         """Wait for its end."""

@@ -39,7 +39,8 @@ class Stage:
     processes: Processes
     database_url: str = ""
     log: Path = field(init=False)
-    _seconds: float = 0.3
+    seconds: float = 0.3
+    """How long the measured run took."""
     _calls: int = 300
 
     def __post_init__(self) -> None:
@@ -86,7 +87,7 @@ class Stage:
     def measure(self, *arguments: str) -> None:
         """Learn from a whole run how long it takes, and how many calls it makes."""
         self.log.unlink(missing_ok=True)
-        self._seconds = self.succeed(*arguments).seconds
+        self.seconds = self.succeed(*arguments).seconds
         self._calls = self.noted("calls")
         self.log.unlink()
 
@@ -97,8 +98,8 @@ class Stage:
             print(f"to be killed before call {number} of {self._calls}")
             ended = self.run(*arguments, kill_at=number)
         else:
-            delay = chance.uniform(0, self._seconds)
-            print(f"to be killed after {delay:.4f} of {self._seconds:.4f} s")
+            delay = chance.uniform(0, self.seconds)
+            print(f"to be killed after {delay:.4f} of {self.seconds:.4f} s")
             ended = self.start(*arguments).kill(after=delay).wait()
         assert ended.was_killed or ended.code == 0, ended.text
         return ended
