@@ -157,6 +157,10 @@ def _postgresql_engine(url: URL) -> Engine:
         ) from error
 
 
+# Alembic has one context for the whole process: two catalogs made at once by two threads would mix.
+_MIGRATING = threading.Lock()
+
+
 def _migrate(engine: Engine) -> None:
     with engine.connect() as connection:
         if _read_revision(connection.execution_options(**{_READ_ONLY: True})) == HEAD_REVISION:
@@ -168,7 +172,7 @@ def _migrate(engine: Engine) -> None:
 
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).with_name("migrations")).replace("%", "%%"))
-    with engine.begin() as connection:
+    with _MIGRATING, engine.begin() as connection:
         if connection.dialect.name == "postgresql":
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
         revision = _read_revision(connection)
