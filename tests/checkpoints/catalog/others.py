@@ -184,7 +184,7 @@ ACTIONS: Mapping[str, Callable[..., Any]] = {
 }
 
 
-def _work(order: dict[str, Any]) -> None:
+def _work(order: dict[str, Any], parent: int) -> None:
     answer: dict[str, Any] = {"number": order["number"], "pid": os.getpid()}
     try:
         answer["value"] = ACTIONS[order["action"]](order["url"], **order["details"])
@@ -192,8 +192,8 @@ def _work(order: dict[str, Any]) -> None:
         answer["error"] = f"{type(error).__name__}: {error}"
     # One write, so that the lines of several processes do not mix.
     os.write(sys.stdout.fileno(), json.dumps(answer).encode() + b"\n")
-    while order["stay"]:
-        signal.pause()
+    while order["stay"] and os.getppid() == parent:
+        time.sleep(0.1)
 
 
 def main() -> None:
@@ -205,9 +205,10 @@ def main() -> None:
 
     # No zombies: whoever died is gone.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    parent = os.getpid()
     for line in sys.stdin:
         if os.fork() == 0:
-            _work(json.loads(line))
+            _work(json.loads(line), parent)
             os._exit(0)
 
 

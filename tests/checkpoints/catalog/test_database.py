@@ -144,6 +144,20 @@ def test_threads_that_open_an_empty_catalog_at_once_make_one(empty_database_url:
             done.result()
 
 
+def test_threads_that_make_different_catalogs_at_once_do_not_mix_them(tmp_path: Path) -> None:
+    barrier = threading.Barrier(6)
+
+    def make(number: int) -> None:
+        barrier.wait()
+        catalog = Catalog.open(f"sqlite:///{tmp_path}/{number}.db")
+        push(catalog)
+        catalog.close()
+
+    with ThreadPoolExecutor(6) as pool:
+        for done in [pool.submit(make, number) for number in range(6)]:
+            done.result()
+
+
 def test_a_catalog_of_a_newer_form_is_refused_and_left_alone(own_database_url: str, plain: Engine) -> None:
     with plain.begin() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
