@@ -318,6 +318,9 @@ class _HubHandler(_Handler):
     name = "hub"
 
     def answer(self, path: str, query: str) -> None:
+        if path in {"/api/whoami-v2", "/api/models"}:
+            self.tell_of_itself(path, self.headers.get("Authorization", "").removeprefix("Bearer "))
+            return
         match = _API.fullmatch(path) or _CACHED.fullmatch(path) or _RESOLVE.fullmatch(path)
         if match is None:
             self.send(404, b"Not Found")
@@ -348,6 +351,15 @@ class _HubHandler(_Handler):
             self.send_tree(repository, commit, inside, query)
         else:
             self.send_file(repository, commit, inside, token, is_cached=path.startswith("/api/"))
+
+    def tell_of_itself(self, path: str, token: str) -> None:
+        """Say whose token it is, or which models there are."""
+        if token not in self.hub.readers and (token or path == "/api/whoami-v2"):
+            self.refuse(401, "", "Invalid username or password.")
+        elif path == "/api/models":
+            self.send_json([{"id": one.name} for one in self.hub.repositories if not one.is_private])
+        else:
+            self.send_json({"type": "user", "name": "somebody", "auth": {"type": "access_token"}})
 
     def find(self, kind: str, name: str, token: str) -> Repository | None:
         """The repository, where there is one and the token may know of it."""
