@@ -71,3 +71,5 @@ class UnfinishedBlob:
     part_size: int
     upload_id: str
     parts: Mapping[int, ArrivedPart]
+    version: str = ""
+    """Which version of a provider's object its parts are of; empty for a local file."""

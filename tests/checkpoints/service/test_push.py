@@ -40,7 +40,7 @@ from tests.support.machine import (
     parts_in,
 )
 from tests.support.progress import Counter
-from tests.support.trees import Tree, flip_byte, noise, read_tree, written_bytes
+from tests.support.trees import Tree, flip_byte, noise, read_tree, write_tree, written_bytes
 
 SOURCE: Tree = {
     "config.json": b'{"layers": 2}',
@@ -945,6 +945,20 @@ def test_a_push_from_a_provider_that_breaks_off_is_continued(
         again = machine.again()
         again.push_from("probe", path)
         check_all(again, ["probe"], SOURCE)
+
+
+def test_parts_of_a_provider_s_object_that_had_arrived_are_not_read_again(machine: Machine) -> None:
+    content = os.urandom(6 * PART)
+    write_tree(machine.buckets.root / "bucket" / "folder", {"model.bin": content})
+    machine.buckets.storage.faults = {5: Fault.BEFORE}  # after the listing, the manifest's look-up and two parts
+    with pytest.raises(StorageUnavailableError):
+        machine.push_from("probe", "bucket/folder")
+    arrived = machine.buckets.storage.delivered
+    assert 0 < arrived < len(content)
+    again = machine.again()
+    again.push_from("probe", "bucket/folder")
+    assert again.buckets.storage.delivered == len(content) - arrived
+    check_all(again, ["probe"], {"model.bin": content})
 
 
 def test_an_object_that_is_replaced_while_it_is_read_fails_the_push(machine: Machine, remote: Iterator[str]) -> None:

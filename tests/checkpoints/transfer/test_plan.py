@@ -19,6 +19,7 @@ class _Planned:
     path: CheckpointPath
     size: int
     is_local: bool = True
+    version: str = ""
     expected: None = None
 
     def open(self) -> OpenSource:

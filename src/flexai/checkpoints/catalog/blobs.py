@@ -70,7 +70,7 @@ class Blobs:
         self._database = database
         self.store_id = store_id
 
-    def begin(self, *, writer_id: str, path: str, size: int, part_size: int) -> str:
+    def begin(self, *, writer_id: str, path: str, size: int, part_size: int, version: str = "") -> str:
         """Announce a blob before its first byte is stored; returns its id.
 
         Raises ConflictError for a checkpoint that is gone.
@@ -85,6 +85,7 @@ class Blobs:
                     status="writing",
                     writer_id=writer_id,
                     writer_path=path,
+                    writer_version=version,
                     part_size=part_size,
                     created_at=to_text(now()),
                 )
@@ -114,7 +115,7 @@ class Blobs:
             done = connection.execute(
                 update(blobs)
                 .where(blobs.c.id == blob_id, blobs.c.status == "writing")
-                .values(status="stored", writer_id=None, writer_path=None, upload_id=None)
+                .values(status="stored", writer_id=None, writer_path=None, writer_version=None, upload_id=None)
             )
             if not done.rowcount:
                 raise _taken(f"blob {blob_id}")
@@ -163,6 +164,7 @@ class Blobs:
                 found[row.writer_path] = UnfinishedBlob(
                     id=row.id,
                     path=row.writer_path,
+                    version=row.writer_version,
                     size=row.size,
                     part_size=row.part_size,
                     upload_id=row.upload_id,

@@ -137,6 +137,8 @@ blobs = Table(
     # While it is being written: by which checkpoint, from which of its files, and as which upload in which parts.
     Column("writer_id", _ID),
     Column("writer_path", Text),
+    # Which version of a provider's object that file is; empty for a local one.
+    Column("writer_version", Text),
     Column("upload_id", Text),
     Column("part_size", BigInteger),
     Column("created_at", _TIME, nullable=False),

@@ -11,7 +11,7 @@ from flexai.checkpoints.contents import ArrivedPart, NewContent, StoredContent, 
 class Journal(Protocol):
     """Which blobs and parts have arrived, and which contents the store already holds."""
 
-    def begin(self, *, writer_id: str, path: str, size: int, part_size: int) -> str:
+    def begin(self, *, writer_id: str, path: str, size: int, part_size: int, version: str = "") -> str:
         """Announce a blob before its first byte is stored; returns its id."""
 
     def set_upload(self, blob_id: str, upload_id: str) -> None:

@@ -51,6 +51,10 @@ class Source(Protocol):
         """Whether reading it twice costs no transfer."""
 
     @property
+    def version(self) -> str:
+        """What changes whenever a provider's object does; empty for a local file, which is compared instead."""
+
+    @property
     def expected(self) -> FileEntry | None:
         """What a manifest beside it says that it is, if there is one."""
 
@@ -67,6 +71,7 @@ class LocalSource:
     size: int
     identity: Identity
     is_local: bool = field(default=True, init=False)
+    version: str = field(default="", init=False)
     expected: None = field(default=None, init=False)
 
     @classmethod
@@ -152,6 +157,11 @@ class ObjectSource:
     def size(self) -> int:
         """Bytes."""
         return self.info.size
+
+    @property
+    def version(self) -> str:
+        """The version that was listed."""
+        return self.info.etag
 
     def open(self) -> ObjectSource:
         """Itself: each range is a request of its own."""

@@ -242,12 +242,22 @@ class _Upload:
             source.size, part_size=max(wanted, storage.min_part_size), max_parts=storage.max_parts
         )
         blob_id = self.journal.begin(
-            writer_id=self.checkpoint_id, path=source.path, size=source.size, part_size=part_size
+            writer_id=self.checkpoint_id,
+            path=source.path,
+            size=source.size,
+            part_size=part_size,
+            version=source.version,
         )
         upload_id = storage.start_upload(self.store.blob_key(blob_id), size=source.size)
         self.journal.set_upload(blob_id, upload_id)
         return UnfinishedBlob(
-            id=blob_id, path=source.path, size=source.size, part_size=part_size, upload_id=upload_id, parts={}
+            id=blob_id,
+            path=source.path,
+            size=source.size,
+            part_size=part_size,
+            upload_id=upload_id,
+            parts={},
+            version=source.version,
         )
 
     def finish(self, blob: UnfinishedBlob, arrived: Sequence[ArrivedPart]) -> StoredContent:
@@ -294,10 +304,20 @@ class _FileUpload:
 
     def _already_arrived(self, part: Part) -> ArrivedPart | None:
         known = self._blob.parts.get(part.number)
-        if known is None or digest_blocks(self._opened.blocks(part.offset, part.size)) != known.digest:
+        if known is None:
+            return None
+        if not self._is_same_version() and (digest_blocks(self._opened.blocks(part.offset, part.size)) != known.digest):
             return None
         self._upload.progress.advance(skipped=part.size)
         return known
+
+    def _is_same_version(self) -> bool:
+        """Whether arrived parts need no comparison, which for a provider's object would mean to move them again.
+
+        One that is compared with a digest of the whole is read whole all the same.
+        """
+        version = self._source.version
+        return bool(version) and version == self._blob.version and not isinstance(self._opened, WholeSource)
 
     def _clone(self, part: Part) -> ArrivedPart | None:
         storage = self._upload.store.storage

@@ -85,8 +85,8 @@ def run(
     first_reason = reason.partition("; ")[0]
     terminal.say(f"training job {name!r} {status}" + (f": {first_reason}" if first_reason else ""))
     terminal.hint(f"flexai training checkpoints {name} lists what it wrote")
-    # A job without an exit code was ended before the command was.
-    raise click.exceptions.Exit(exit_code if exit_code is not None else int(status != "succeeded"))
+    # A job can fail although its command did not: when it was ended first, or a checkpoint could not be stored.
+    raise click.exceptions.Exit(exit_code or int(status != "succeeded"))
 
 
 def _run_directly(

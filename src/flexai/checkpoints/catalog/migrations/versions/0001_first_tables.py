@@ -21,6 +21,7 @@ def upgrade() -> None:
         sa.Column("status", sa.String(length=8), nullable=False),
         sa.Column("writer_id", sa.String(length=36), nullable=True),
         sa.Column("writer_path", sa.Text(), nullable=True),
+        sa.Column("writer_version", sa.Text(), nullable=True),
         sa.Column("upload_id", sa.Text(), nullable=True),
         sa.Column("part_size", sa.BigInteger(), nullable=True),
         sa.Column("created_at", sa.String(length=32), nullable=False),
