@@ -318,7 +318,7 @@ class Life(RuleBasedStateMachine):
     @precondition(lambda self: self.blob_statuses)
     @rule(choice=choices)
     def take_a_blob_out_of_use(self, choice: int) -> None:
-        blob_id = _nth(sorted(self.blob_statuses), choice)
+        blob_id = _nth(list(self.blob_statuses), choice)
         assert blob_id is not None
         is_needed = any(blob_id in model.references for model in self.models.values())
         assert self.blobs.mark_deleting(blob_id) != is_needed
@@ -328,7 +328,7 @@ class Life(RuleBasedStateMachine):
     @precondition(lambda self: "deleting" in self.blob_statuses.values())
     @rule(choice=choices)
     def forget_a_blob(self, choice: int) -> None:
-        blob_id = _nth(sorted(self.blob_statuses), choice)
+        blob_id = _nth(list(self.blob_statuses), choice)
         assert blob_id is not None
         self.blobs.forget(blob_id)
         if self.blob_statuses[blob_id] == "deleting":
