@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Set
+from typing import TypeAlias
 
 from sqlalchemy import Connection, Table, insert, select, text
 from sqlalchemy.exc import IntegrityError
@@ -16,6 +17,12 @@ from flexai.checkpoints.catalog.times import to_text
 from flexai.checkpoints.contents import NewContent
 from flexai.checkpoints.models import Checkpoint, CheckpointStatus, JobStatus, Manifest
 from flexai.checkpoints.names import name_key
+
+_Place: TypeAlias = tuple[str, int, int]
+"""Where a content lies: its blob, its first byte and its size."""
+
+_BATCH = 500
+"""Values or rows of one statement."""
 
 RECOVERY_LOCK = MIGRATION_LOCK + 1
 """PostgreSQL advisory lock held while a checkpoint is entered."""
@@ -63,9 +70,13 @@ def enter_recovered(
                     )
                 )
             connection.execute(insert(blob_references).values(checkpoint_id=row["id"], blob_id=blob_id))
-        for path, (blob_id, content) in ranges.items():
-            content_id = _enter_content(connection, blob_id, content)
-            connection.execute(insert(files).values(checkpoint_id=row["id"], path=path, content_id=content_id))
+        content_ids = _enter_contents(connection, ranges.values())
+        rows = [
+            {"checkpoint_id": row["id"], "path": path, "content_id": content_ids[_place(blob_id, content)]}
+            for path, (blob_id, content) in ranges.items()
+        ]
+        for start in range(0, len(rows), _BATCH):
+            connection.execute(insert(files), rows[start : start + _BATCH])
         return True
 
 
@@ -106,26 +117,39 @@ def _enter_job(connection: Connection, checkpoint: Checkpoint) -> None:
     _insert_named(connection, jobs, row)
 
 
-def _enter_content(connection: Connection, blob_id: str, content: NewContent) -> int:
-    known = connection.execute(
-        select(contents.c.id).where(
-            contents.c.blob_id == blob_id, contents.c.start == content.start, contents.c.size == content.size
+def _enter_contents(connection: Connection, found: Iterable[tuple[str, NewContent]]) -> dict[_Place, int]:
+    """Enter the contents that are not known yet; returns the id of each by its place."""
+    wanted = {_place(blob_id, content): content for blob_id, content in found}
+    known = _known_contents(connection, {blob_id for blob_id, _, _ in wanted})
+    rows = [
+        {
+            "blob_id": blob_id,
+            "start": content.start,
+            "size": content.size,
+            "part_size": content.part_size,
+            "digest": None if content.digest is None else content.digest.hex(),
+            "part_digests": content.part_digests,
+            "checksums": json.dumps(dict(content.checksums)),
+        }
+        for (blob_id, start, size), content in wanted.items()
+        if (blob_id, start, size) not in known
+    ]
+    for start in range(0, len(rows), _BATCH):
+        connection.execute(insert(contents), rows[start : start + _BATCH])
+    return _known_contents(connection, {blob_id for blob_id, _, _ in wanted}) if rows else known
+
+
+def _known_contents(connection: Connection, blob_ids: Set[str]) -> dict[_Place, int]:
+    ordered = sorted(blob_ids)
+    found = {}
+    for start in range(0, len(ordered), _BATCH):
+        query = select(contents.c.blob_id, contents.c.start, contents.c.size, contents.c.id).where(
+            contents.c.blob_id.in_(ordered[start : start + _BATCH])
         )
-    ).scalar()
-    if known is not None:
-        return int(known)
-    return int(
-        connection.execute(
-            insert(contents)
-            .values(
-                blob_id=blob_id,
-                start=content.start,
-                size=content.size,
-                part_size=content.part_size,
-                digest=None if content.digest is None else content.digest.hex(),
-                part_digests=content.part_digests,
-                checksums=json.dumps(dict(content.checksums)),
-            )
-            .returning(contents.c.id)
-        ).scalar_one()
-    )
+        for blob_id, begin, size, content_id in connection.execute(query):
+            found[blob_id, begin, size] = content_id
+    return found
+
+
+def _place(blob_id: str, content: NewContent) -> _Place:
+    return blob_id, content.start, content.size
