@@ -4,8 +4,9 @@ Each takes plain values and returns a plain dict (or a list of them) that serial
 ``flexai`` command. Nothing is cached, because the store itself knows what is there already, and a cache could not know
 what was deleted since. Nothing is persisted, because a result is a description and not the data.
 
-A task is tried again only after a passing failure of a store. It has no timeout of Prefect's, which could not
-interrupt a thread that waits for a socket: the stores' clients have connect and read timeouts of their own.
+A task is tried again only after a passing failure of a store. Those that ask or change the catalog end after five
+minutes. Those that move bytes have no timeout of Prefect's, which could not interrupt a thread that waits for a
+socket, and would fit no size: the stores' clients have connect and read timeouts of their own, part by part.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from flexai.checkpoints.documents import Document
 from flexai.checkpoints.service.delete import delete as delete_from_catalog
 from flexai.checkpoints.service.system import System
 from flexai.tasks.documents import identity
-from flexai.tasks.running import RETRIED, TAGS, run_logger, telling
+from flexai.tasks.running import QUICK, TAGS, run_logger, telling
 
 
 @task(
@@ -17,7 +17,7 @@ from flexai.tasks.running import RETRIED, TAGS, run_logger, telling
     description="Delete a checkpoint; its bytes go when nothing else uses them and the grace period is over.",
     tags=TAGS | {"delete"},
     task_run_name="delete {reference}",
-    **RETRIED,
+    **QUICK,
 )
 def delete_checkpoint(reference: str) -> Document:
     """Delete a checkpoint and return what was deleted; ``flexai checkpoint undelete ID`` brings it back for a while.

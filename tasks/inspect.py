@@ -6,7 +6,7 @@ from prefect import task
 
 from flexai.checkpoints.catalog.reader import open_reader
 from flexai.checkpoints.documents import Document, checkpoint_document, checkpoint_list_document
-from flexai.tasks.running import RETRIED, TAGS, run_logger, telling
+from flexai.tasks.running import QUICK, TAGS, run_logger, telling
 
 
 @task(
@@ -14,7 +14,7 @@ from flexai.tasks.running import RETRIED, TAGS, run_logger, telling
     description="Look up everything that is known of a checkpoint.",
     tags=TAGS | {"inspect"},
     task_run_name="inspect {reference}",
-    **RETRIED,
+    **QUICK,
 )
 def inspect_checkpoint(reference: str) -> Document:
     """Return a checkpoint's document, as ``flexai checkpoint inspect --json`` prints it.
@@ -35,7 +35,7 @@ def inspect_checkpoint(reference: str) -> Document:
     description="List the checkpoints that users pushed.",
     tags=TAGS | {"inspect"},
     task_run_name="list checkpoints",
-    **RETRIED,
+    **QUICK,
 )
 def list_checkpoints() -> list[Document]:
     """Return the pushed checkpoints, oldest first, as ``flexai checkpoint list --json`` prints them.

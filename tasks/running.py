@@ -60,6 +60,10 @@ class RunLogger(logging.LoggerAdapter[Any]):
         self._context.copy().run(self.logger.log, level, msg, *args, **kwargs)
 
 
+QUICK: dict[str, Any] = RETRIED | {"timeout_seconds": 300}
+"""Options of a task that only asks or changes the catalog: one that takes five minutes will not end."""
+
+
 def run_logger() -> Logger:
     """The logger of the task run, or an ordinary one where a task's function is called without a run."""
     try:

@@ -23,7 +23,7 @@ from flexai.checkpoints.service.training import run_training as run_command
 from flexai.tasks.documents import document_of_job
 from flexai.tasks.output import LoggedOutput
 from flexai.tasks.progress import RunProgress
-from flexai.tasks.running import ONCE, RETRIED, TAGS, run_logger, telling
+from flexai.tasks.running import ONCE, QUICK, TAGS, run_logger, telling
 
 _STOPPED_BY = re.compile("stopped by (SIG[A-Z]+)")
 """How a job's reason begins when its runner got a signal."""
@@ -119,7 +119,7 @@ def _pass_on_signal(reason: str) -> None:
     description="List the checkpoints that a training job wrote.",
     tags=TAGS | {"training"},
     task_run_name="list checkpoints of {job}",
-    **RETRIED,
+    **QUICK,
 )
 def list_training_checkpoints(job: str) -> list[Document]:
     """Return a job's checkpoints in the order of their capture, as ``flexai training checkpoints --json`` prints them.

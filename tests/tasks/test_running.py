@@ -59,6 +59,15 @@ def test_every_task_but_a_training_is_tried_again_with_growing_delays(one: Task[
     assert one.retry_condition_fn is is_passing_failure
 
 
+MOVES_BYTES = {tasks.push_checkpoint, tasks.fetch_checkpoint, tasks.export_checkpoint, tasks.verify_checkpoints}
+
+
+@pytest.mark.parametrize("one", EVERY_TASK, ids=lambda one: one.name)
+def test_a_task_that_moves_nothing_ends_after_five_minutes(one: Task[..., object]) -> None:
+    assert (one.timeout_seconds is None) == (one in MOVES_BYTES | {tasks.run_training})
+    assert one.timeout_seconds in {None, 300.0}
+
+
 def test_the_hint_of_an_error_is_logged_and_the_error_goes_on(caplog: pytest.LogCaptureFixture) -> None:
     logger = logging.getLogger("test")
     with pytest.raises(NotFoundError), telling(logger):
