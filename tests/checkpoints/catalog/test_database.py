@@ -5,10 +5,12 @@ import re
 import sqlite3
 import stat
 import threading
+import time
 import traceback
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -144,6 +146,34 @@ def test_threads_that_open_an_empty_catalog_at_once_make_one(empty_database_url:
             done.result()
 
 
+def test_a_new_sqlite_file_that_another_one_is_making_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite itself does not wait while a file changes to the write-ahead log: it refuses at once."""
+    other = sqlite3.connect(tmp_path / "catalog.db", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    waited = []
+
+    def wait(seconds: float) -> None:
+        waited.append(seconds)
+        if len(waited) == 3:
+            other.execute("COMMIT")
+
+    monkeypatch.setattr(database_module, "time", SimpleNamespace(monotonic=time.monotonic, sleep=wait))
+    Catalog.open(f"sqlite:///{tmp_path}/catalog.db").close()
+    assert len(waited) == 3
+    other.close()
+
+
+def test_a_new_sqlite_file_that_stays_locked_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database_module, "BUSY_TIMEOUT_SECONDS", 0.05)
+    other = sqlite3.connect(tmp_path / "catalog.db", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(StorageUnavailableError, match="database is locked"):
+        Catalog.open(f"sqlite:///{tmp_path}/catalog.db")
+    other.close()
+
+
 def test_threads_that_make_different_catalogs_at_once_do_not_mix_them(tmp_path: Path) -> None:
     barrier = threading.Barrier(6)
 
@@ -225,6 +255,7 @@ def test_what_must_be_done_once_is_done_by_one_at_a_time(catalog: Catalog) -> No
         with catalog.alone():
             inside += 1
             most = max(most, inside)
+            time.sleep(0.002)  # long enough for another thread to come in, if it could
             inside -= 1
 
     with ThreadPoolExecutor(8) as pool:
