@@ -98,6 +98,26 @@ def test_a_process_may_have_any_name(name: bytes) -> None:
     assert not claim.is_alive
 
 
+def test_a_claim_that_this_living_process_has_let_go_of_is_dead() -> None:
+    kept, dropped = Claim.new(), Claim.new()
+    dropped.drop()
+    assert kept.is_alive
+    assert not dropped.is_alive
+    assert not replace(dropped, until=lease_end()).is_alive, "whatever the catalog shows"
+
+
+def test_a_claim_is_let_go_of_where_it_may_not_have_been_taken() -> None:
+    claim = Claim.new()
+    with claim.dropped_on_error():
+        pass
+    assert claim.is_alive
+    for error in (StorageError("the answer was lost"), KeyboardInterrupt()):
+        other = Claim.new()
+        with pytest.raises(type(error)), other.dropped_on_error():
+            raise error
+        assert not other.is_alive
+
+
 @pytest.mark.parametrize("host", ["elsewhere/boot/pid:[1]", ""])
 def test_the_claim_of_another_machine_lasts_as_long_as_its_lease(host: str) -> None:
     elsewhere = replace(Claim.new(), host=host)
