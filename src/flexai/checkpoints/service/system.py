@@ -27,7 +27,7 @@ Connect: TypeAlias = Callable[[str], StorageConnection]
 """Loads a storage provider connection by its name."""
 
 _FORMS = "set FLEXAI_STORE to a directory, s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or CONNECTION:BUCKET/PREFIX"
-_IN_CONNECTION = re.compile(r"([a-z0-9][a-z0-9-]{1,61}[a-z0-9]):(?!/)(.*)", re.DOTALL)
+_IN_CONNECTION = re.compile(r"([A-Za-z0-9][A-Za-z0-9_-]{1,61}[A-Za-z0-9]):(?!/)(.*)", re.DOTALL)
 
 
 @dataclass

@@ -141,10 +141,13 @@ class ManagedStore:
         self.storage.delete([self._prefix + _log_key(job_id)])
 
     def _read(self, key: str) -> bytes:
-        info = self.storage.head(self._prefix + key)
-        if info.size > _MAX_DOCUMENT:
-            raise StorageError(f"{self.location}/{key} is too large to be ours")
-        return b"".join(bytes(block) for block in self.storage.get(self._prefix + key))
+        # Not described first: an answer without a body cannot say whether the credentials or a permission are missing.
+        content = bytearray()
+        for block in self.storage.get(self._prefix + key):
+            content += block
+            if len(content) > _MAX_DOCUMENT:
+                raise StorageError(f"{self.location}/{key} is too large to be ours")
+        return bytes(content)
 
     def _write(self, key: str, document: dict[str, Any]) -> None:
         content = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
