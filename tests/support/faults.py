@@ -198,7 +198,7 @@ class FaultyStorage:
             if fault is Fault.SHORT and number == 1:
                 raise injected("list")
             yield one
-        if fault is not None:
+        if fault not in {None, Fault.WRONG}:
             raise injected("list")
 
 

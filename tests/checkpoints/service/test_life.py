@@ -42,9 +42,15 @@ from tests.support.trees import Tree, noise, write_tree
 
 # Few contents, so that checkpoints share them.
 _CONTENTS = [b"", b"small", noise(300), noise(20_000), noise(PART + 5), noise(2 * PART, "x"), noise(2 * PART, "y")]
+
+
+def _content(number: int) -> bytes:
+    return _CONTENTS[number]
+
+
 names = st.sampled_from(["one", "two", "three"])
 trees = st.dictionaries(
-    st.sampled_from(["a", "b", "d/c"]), st.integers(0, len(_CONTENTS) - 1).map(_CONTENTS.__getitem__), min_size=1
+    st.sampled_from(["a", "b", "d/c"]), st.integers(0, len(_CONTENTS) - 1).map(_content), min_size=1
 )
 calls = st.integers(1, 14)
 faults = st.sampled_from([Fault.BEFORE, Fault.AFTER, Fault.SHORT])

@@ -4,7 +4,8 @@ import os
 import subprocess
 import sys
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -900,18 +901,18 @@ def test_a_manifest_that_cannot_be_written_leaves_the_name_failed(machine: Machi
 
 
 @pytest.fixture
-def remote(machine: Machine) -> Iterator[str]:
+def remote(machine: Machine) -> str:
     for path, content in SOURCE.items():
         target = machine.buckets.root / "bucket" / "runs" / path
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(content)
-    return iter(["bucket/runs"])
+    return "bucket/runs"
 
 
-def test_the_content_of_a_provider_s_prefix_becomes_a_checkpoint(machine: Machine, remote: Iterator[str]) -> None:
+def test_the_content_of_a_provider_s_prefix_becomes_a_checkpoint(machine: Machine, remote: str) -> None:
     seen = set()
     machine.storage.before_call = lambda _number, _call: seen.add(machine.checkpoint("llama").status)
-    checkpoint = machine.push_from("llama", next(remote))
+    checkpoint = machine.push_from("llama", remote)
     assert seen == {CheckpointStatus.SYNCING}
     assert checkpoint.source.storage_provider == "lab"
     assert checkpoint.source.storage_provider_id == machine.buckets.connection_id
@@ -920,17 +921,15 @@ def test_the_content_of_a_provider_s_prefix_becomes_a_checkpoint(machine: Machin
     check_all(machine, ["llama"], SOURCE)
 
 
-def test_a_provider_s_bytes_are_read_once(machine: Machine, remote: Iterator[str]) -> None:
-    machine.push_from("llama", next(remote))
+def test_a_provider_s_bytes_are_read_once(machine: Machine, remote: str) -> None:
+    machine.push_from("llama", remote)
     assert machine.buckets.storage.delivered == SIZE
     assert _moved(machine) == SIZE
 
 
 @pytest.mark.parametrize("fault", [Fault.BEFORE, Fault.SHORT, Fault.AFTER])
-def test_a_push_from_a_provider_that_breaks_off_is_continued(
-    machine: Machine, remote: Iterator[str], fault: Fault
-) -> None:
-    path = next(remote)
+def test_a_push_from_a_provider_that_breaks_off_is_continued(machine: Machine, remote: str, fault: Fault) -> None:
+    path = remote
     machine.push_from("probe", path)
     calls = machine.buckets.storage.calls
     reads = [number for number, call in enumerate(calls, 1) if call.name == "get" and call.size]
@@ -961,7 +960,7 @@ def test_parts_of_a_provider_s_object_that_had_arrived_are_not_read_again(machin
     check_all(again, ["probe"], {"model.bin": content})
 
 
-def test_an_object_that_is_replaced_while_it_is_read_fails_the_push(machine: Machine, remote: Iterator[str]) -> None:
+def test_an_object_that_is_replaced_while_it_is_read_fails_the_push(machine: Machine, remote: str) -> None:
     target = machine.buckets.root / "bucket" / "runs" / "model" / "a.safetensors"
 
     def interfere(_number: int, call: Call) -> None:
@@ -973,23 +972,23 @@ def test_an_object_that_is_replaced_while_it_is_read_fails_the_push(machine: Mac
 
     machine.storage.before_call = interfere
     with pytest.raises(SourceChangedError):
-        machine.push_from("llama", next(remote))
+        machine.push_from("llama", remote)
     assert machine.checkpoint("llama").status is CheckpointStatus.FAILED
 
 
-def test_one_object_of_a_provider_keeps_its_base_name(machine: Machine, remote: Iterator[str]) -> None:
-    machine.push_from("llama", f"{next(remote)}/model/b.safetensors")
+def test_one_object_of_a_provider_keeps_its_base_name(machine: Machine, remote: str) -> None:
+    machine.push_from("llama", f"{remote}/model/b.safetensors")
     assert machine.fetched("llama") == {"b.safetensors": SOURCE["model/b.safetensors"]}
 
 
-def test_nothing_at_a_provider_s_path_leaves_no_trace(machine: Machine, remote: Iterator[str]) -> None:
+def test_nothing_at_a_provider_s_path_leaves_no_trace(machine: Machine, remote: str) -> None:
     with pytest.raises(SourceError, match="no object"):
-        machine.push_from("llama", f"{next(remote)}/nowhere")
+        machine.push_from("llama", f"{remote}/nowhere")
     assert machine.checkpoints() == []
 
 
-def test_the_same_content_at_a_provider_is_recognised(machine: Machine, remote: Iterator[str]) -> None:
-    path = next(remote)
+def test_the_same_content_at_a_provider_is_recognised(machine: Machine, remote: str) -> None:
+    path = remote
     machine.push_from("llama", path)
     with pytest.raises(AlreadyExistsError, match="same content"):
         machine.push_from("llama", path)
@@ -1030,13 +1029,56 @@ def test_a_pushed_export_is_verified_against_its_manifest(new_machine: NewMachin
     here.export("llama", "bucket/place")
     there.buckets.root = here.buckets.root
     for path in ("model/a.safetensors", "tokens/one.bin"):
-        flip_byte(here.buckets.root / "bucket" / "place" / path, 4321)
+        target = here.buckets.root / "bucket" / "place" / path
+        flip_byte(target, 4321)
         with pytest.raises(IntegrityError, match=path):
             there.push_from("llama", "bucket/place")
         assert there.checkpoints(CheckpointStatus.AVAILABLE) == []
-        flip_byte(here.buckets.root / "bucket" / "place" / path, 4321)
+        target.write_bytes(SOURCE[path])
     there.push_from("llama", "bucket/place")
     check_all(there, ["llama"], SOURCE)
+
+
+@pytest.mark.parametrize("min_part_size", [1, PART + 1])
+def test_what_was_spoiled_on_the_way_from_a_provider_moves_again(new_machine: NewMachine, min_part_size: int) -> None:
+    """Also where the store's parts are larger than those of the manifest."""
+    here = new_machine()
+    here.push("llama", here.write("run", SOURCE))
+    here.export("llama", "bucket/place")
+    for number in range(1, 20):
+        there = new_machine()
+        there.storage.min_part_size = min_part_size
+        there.buckets.root = here.buckets.root
+        there.buckets.storage.faults = {number: Fault.WRONG}
+        with suppress(IntegrityError, SourceError):
+            there.push_from("llama", "bucket/place")
+        there.buckets.storage.reset()
+        again = there.again()
+        again.storage.min_part_size = min_part_size
+        again.buckets.root = here.buckets.root
+        again.push_from("llama", "bucket/place", if_not_exists=True)
+        check_all(again, ["llama"], SOURCE)
+
+
+def test_a_provider_s_parts_that_arrived_do_not_move_again(machine: Machine, remote: str) -> None:
+    machine.storage.down_from = 4
+    with pytest.raises(StorageUnavailableError):
+        machine.push_from("llama", remote)
+    again = machine.again()
+    again.push_from("llama", remote)
+    assert again.buckets.storage.delivered == SIZE - 2 * PART
+    check_all(again, ["llama"], SOURCE)
+
+
+def test_a_provider_s_object_that_arrived_whole_does_not_move_again(machine: Machine, remote: str) -> None:
+    # start_upload, four parts, and the completion, which nobody hears of.
+    machine.storage.faults = {6: Fault.AFTER}
+    with pytest.raises(StorageUnavailableError):
+        machine.push_from("llama", remote)
+    again = machine.again()
+    again.push_from("llama", remote)
+    assert again.buckets.storage.delivered == SIZE - len(SOURCE["model/a.safetensors"])
+    check_all(again, ["llama"], SOURCE)
 
 
 def test_an_export_whose_files_are_missing_or_cut_is_refused(machine: Machine, source: Path) -> None:

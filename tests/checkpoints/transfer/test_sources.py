@@ -1,18 +1,14 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from blake3 import blake3
 
-from flexai.checkpoints.errors import IntegrityError, SourceChangedError, SourceError
-from flexai.checkpoints.models import FileEntry
+from flexai.checkpoints.errors import SourceChangedError, SourceError
 from flexai.checkpoints.paths import parse_path
 from flexai.checkpoints.storage.local import LocalStorage
-from flexai.checkpoints.transfer.digest import digest_blocks, digest_parts
-from flexai.checkpoints.transfer.sources import LocalSource, ObjectSource, RangeBody, check_expected
+from flexai.checkpoints.transfer.sources import LocalSource, ObjectSource, RangeBody
 from tests.support.trees import noise
 
 KIB = 1024
@@ -138,30 +134,3 @@ def test_an_object_that_was_replaced_has_changed(remote: ObjectSource, path: Pat
         list(remote.blocks(0, 10))
     with pytest.raises(SourceChangedError, match=r"model\.bin changed"):
         remote.check()
-
-
-def _expecting(remote: ObjectSource, content: bytes, part_size: int) -> ObjectSource:
-    """The object as a manifest beside it describes it."""
-    parts = [
-        digest_blocks([memoryview(content)[start : start + part_size]]) for start in range(0, len(content), part_size)
-    ]
-    entry = FileEntry(
-        path="model.bin", size=len(content), digest=digest_parts(parts).hex(), part_size=part_size, parts=()
-    )
-    return replace(remote, expected=entry)
-
-
-def test_what_a_manifest_says_is_compared_with_what_was_read(remote: ObjectSource, path: Path) -> None:
-    content = path.read_bytes()
-    digest = blake3(content).digest()
-    check_expected(remote, b"anything", 300 * KIB)
-    check_expected(_expecting(remote, content, 300 * KIB), digest, 300 * KIB)
-    check_expected(_expecting(remote, content, 500 * KIB), digest, 300 * KIB)
-    with pytest.raises(IntegrityError, match=r"'model\.bin' does not match the digest in the manifest") as caught:
-        check_expected(_expecting(remote, content[1:] + b"x", 300 * KIB), digest, 300 * KIB)
-    assert "--overwrite" in caught.value.hint
-
-
-def test_digests_over_different_parts_are_not_compared(remote: ObjectSource, path: Path) -> None:
-    content = path.read_bytes()
-    check_expected(_expecting(remote, content, 100 * KIB), blake3(content).digest(), 300 * KIB)

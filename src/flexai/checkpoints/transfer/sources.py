@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
-from flexai.checkpoints.errors import IntegrityError, SourceChangedError, SourceError, StorageError
+from flexai.checkpoints.errors import SourceChangedError, SourceError, StorageError
 from flexai.checkpoints.models import FileEntry
 from flexai.checkpoints.paths import CheckpointPath
 from flexai.checkpoints.storage.files import read_blocks
@@ -195,17 +195,3 @@ class RangeBody:
 
 def _identity(status: os.stat_result) -> Identity:
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
-
-
-def check_expected(source: Source, digest: bytes, part_size: int) -> None:
-    """Raise IntegrityError where a source's digest is not the one that the manifest beside it gives."""
-    expected = source.expected
-    if expected is None or expected.digest is None:
-        return
-    if max(source.size, 1) > min(part_size, expected.part_size) and part_size != expected.part_size:
-        return  # digests over different parts cannot be compared
-    if digest.hex() != expected.digest:
-        raise IntegrityError(
-            f"{source.path!r} does not match the digest in the manifest of its export",
-            hint="export the checkpoint again with --overwrite",
-        )

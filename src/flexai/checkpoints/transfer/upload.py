@@ -28,6 +28,7 @@ from flexai.checkpoints.transfer.digest import (
     part_size_for,
     parts_of,
 )
+from flexai.checkpoints.transfer.expected import ExpectedBody, joined_part_size
 from flexai.checkpoints.transfer.journal import Journal
 from flexai.checkpoints.transfer.plan import UploadPlan, chain_twins, plan_upload
 from flexai.checkpoints.transfer.sources import (
@@ -36,7 +37,6 @@ from flexai.checkpoints.transfer.sources import (
     OpenSource,
     RangeBody,
     Source,
-    check_expected,
 )
 from flexai.checkpoints.transfer.whole import WholeSource, open_whole
 
@@ -125,12 +125,11 @@ class _Upload:
             self.crew.check()
             start = len(buffer)
             with contextlib.closing(source.open()) as opened:
-                for block in exact_blocks(RangeBody(opened, 0, source.size)):
+                for block in exact_blocks(ExpectedBody(source, RangeBody(opened, 0, source.size), 0)):
                     buffer += block
                 opened.check()
             with memoryview(buffer) as view:
                 digest = digest_blocks([view[start:]])
-            check_expected(source, digest, max(source.size, 1))
             if digest in ranges:
                 del buffer[start:]
             else:
@@ -210,7 +209,10 @@ class _Upload:
     def _find_complete(self, source: Source, opened: OpenSource) -> StoredContent | None:
         """A blob that an earlier try completed, dying before it could say so."""
         known = self.unfinished.get(source.path)
-        if known is None or known.size != source.size or not source.is_local:
+        if known is None or known.size != source.size:
+            return None
+        is_same = _is_same_version(source, opened, known)
+        if not (is_same or source.is_local):
             return None
         parts = parts_of(known.size, known.part_size)
         key = self.store.blob_key(known.id)
@@ -221,7 +223,7 @@ class _Upload:
                 return None
         except NotFoundError:
             return None
-        for part in parts:
+        for part in () if is_same else parts:
             self.crew.check()
             if digest_blocks(opened.blocks(part.offset, part.size)) != known.parts[part.number].digest:
                 return None
@@ -234,12 +236,14 @@ class _Upload:
         if (
             known is not None
             and known.size == source.size
+            and known.version == source.version
             and storage.has_upload(self.store.blob_key(known.id), known.upload_id)
         ):
             return known
-        wanted = self.limits.part_size if source.expected is None else source.expected.part_size
         part_size = part_size_for(
-            source.size, part_size=max(wanted, storage.min_part_size), max_parts=storage.max_parts
+            source.size,
+            part_size=joined_part_size(source, self.limits.part_size, min_part_size=storage.min_part_size),
+            max_parts=storage.max_parts,
         )
         blob_id = self.journal.begin(
             writer_id=self.checkpoint_id,
@@ -306,18 +310,12 @@ class _FileUpload:
         known = self._blob.parts.get(part.number)
         if known is None:
             return None
-        if not self._is_same_version() and (digest_blocks(self._opened.blocks(part.offset, part.size)) != known.digest):
+        if not _is_same_version(self._source, self._opened, self._blob) and (
+            digest_blocks(self._opened.blocks(part.offset, part.size)) != known.digest
+        ):
             return None
         self._upload.progress.advance(skipped=part.size)
         return known
-
-    def _is_same_version(self) -> bool:
-        """Whether arrived parts need no comparison, which for a provider's object would mean to move them again.
-
-        One that is compared with a digest of the whole is read whole all the same.
-        """
-        version = self._source.version
-        return bool(version) and version == self._blob.version and not isinstance(self._opened, WholeSource)
 
     def _clone(self, part: Part) -> ArrivedPart | None:
         storage = self._upload.store.storage
@@ -342,7 +340,7 @@ class _FileUpload:
     def _send(self, part: Part) -> ArrivedPart:
         body = DigestingBody(
             CountedBody(
-                RangeBody(self._opened, part.offset, part.size),
+                ExpectedBody(self._source, RangeBody(self._opened, part.offset, part.size), part.offset),
                 crew=self._upload.crew,
                 progress=self._upload.progress,
             )
@@ -361,7 +359,6 @@ class _FileUpload:
         self._opened.check()
         self._upload.close(self._opened)
         arrived = [self._arrived[part.number] for part in self.parts]
-        check_expected(self._source, digest_parts([part.digest for part in arrived]), self._blob.part_size)
         storage = self._upload.store.storage
         info = storage.complete_upload(
             self._key, self._blob.upload_id, [PartReceipt(part.number, part.receipt) for part in arrived]
@@ -369,6 +366,14 @@ class _FileUpload:
         check_size(info, self._blob.size, storage)
         self._upload.keep([self._source.path], self._upload.finish(self._blob, arrived), skipped=False)
         self._upload.add_chain(self._twins)
+
+
+def _is_same_version(source: Source, opened: OpenSource, blob: UnfinishedBlob) -> bool:
+    """Whether what has arrived needs no comparison, which for a provider's object would mean to move it again.
+
+    One that is compared with a digest of the whole is read whole all the same.
+    """
+    return bool(source.version) and source.version == blob.version and not isinstance(opened, WholeSource)
 
 
 def check_size(info: ObjectInfo, size: int, storage: ObjectStorage) -> None:
