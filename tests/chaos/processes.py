@@ -70,7 +70,9 @@ class Run:
     def wait(self) -> Ended:
         """Wait for its end."""
         code = self.processes.ask({"wait": self.pid})
-        return Ended(code, self.output.read_text(errors="replace"), time.monotonic() - self.started)
+        # One that was killed at once has not even opened it.
+        text = self.output.read_text(errors="replace") if self.output.exists() else ""
+        return Ended(code, text, time.monotonic() - self.started)
 
 
 class Processes:
