@@ -94,6 +94,8 @@ def _seaweedfs(folder: Path, ports: Sequence[int]) -> list[str]:
         f"-s3.port={s3}",
         f"-s3.port.grpc={s3_grpc}",
         "-s3.port.iceberg=0",
+        # Otherwise it listens on a fixed port, and a second run on the machine cannot start its own.
+        "-s3.port.lance=0",
         f"-s3.config={folder / 's3.json'}",
         "-s3.iam=false",
     ]
