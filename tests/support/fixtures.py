@@ -1,4 +1,7 @@
-"""The machine that a test works on."""
+"""The machine that a test works on.
+
+Its catalog is an SQLite file; with ``FLEXAI_TEST_CATALOG=postgresql`` in the environment it is a PostgreSQL database.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,14 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from flexai.checkpoints.catalog.catalog import Catalog
+from tests.servers.postgresql import PostgreSQL
 from tests.support.machine import Machine, copy_home, fast_folder, make_template
 
 _OF_THE_TESTS = ("FLEXAI_TEST", "FLEXAI_CHAOS", "FLEXAI_NO_SKIPS")
@@ -42,15 +48,28 @@ def fast_path() -> Iterator[Path]:
         yield Path(folder)
 
 
+@pytest.fixture(scope="session")
+def postgresql_catalog(postgresql: PostgreSQL) -> str:
+    """The name of a database with an empty catalog, to be copied."""
+    name = postgresql.create_database()
+    Catalog.open(postgresql.url(name)).close()
+    return name
+
+
 @pytest.fixture
-def new_machine(home_template: Path, fast_path: Path) -> Iterator[NewMachine]:
+def new_machine(home_template: Path, fast_path: Path, request: pytest.FixtureRequest) -> Iterator[NewMachine]:
     """Makes machines; settings may be given."""
     with ExitStack() as stack:
-        count = iter(range(1_000_000))
+        numbers = count(1)
 
         def make(**changes: Any) -> Machine:
-            root = fast_path / f"machine-{next(count)}"
+            root = fast_path / f"machine-{next(numbers)}"
             copy_home(home_template, root)
+            if os.environ.get("FLEXAI_TEST_CATALOG") == "postgresql":
+                server: PostgreSQL = request.getfixturevalue("postgresql")
+                name = server.create_database(template=request.getfixturevalue("postgresql_catalog"))
+                stack.callback(server.drop_database, name)
+                changes = {"database_url": server.url(name), **changes}
             return stack.enter_context(Machine.start(root, **changes))
 
         yield make

@@ -14,7 +14,7 @@ from typing import Any
 
 from sqlalchemy import select
 
-from flexai.checkpoints.catalog.tables import blob_references, blobs, checkpoints
+from flexai.checkpoints.catalog.tables import blob_references, blobs, checkpoints, metadata
 from flexai.checkpoints.models import Checkpoint, CheckpointKind, CheckpointStatus
 from flexai.checkpoints.service.export import ExportReport, export
 from flexai.checkpoints.service.exports import EXPORT_MANIFEST
@@ -191,6 +191,19 @@ def make_template(root: Path) -> Path:
 def copy_home(template: Path, root: Path) -> None:
     """Give a new machine the template's home."""
     shutil.copytree(template, root / "home")
+
+
+def lose_catalog(machine: Machine) -> Machine:
+    """The same machine without anything in its catalog."""
+    database = machine.system.catalog.database
+    if database.is_postgresql:
+        with database.writing() as connection:
+            for table in reversed(metadata.sorted_tables):
+                connection.execute(table.delete())
+    machine.close()
+    for path in machine.settings.home.glob("catalog.db*"):
+        path.unlink()
+    return machine.again()
 
 
 def check_nothing_is_torn(machine: Machine) -> None:

@@ -37,6 +37,7 @@ from tests.support.machine import (
     check_nothing_is_torn,
     copy_home,
     fast_folder,
+    lose_catalog,
 )
 from tests.support.trees import Tree, noise, write_tree
 
@@ -175,10 +176,7 @@ class Life(RuleBasedStateMachine):
         # Deleted checkpoints would come back, and interrupted pushes leave blobs that nobody knows.
         self.machine.collect()
         self.deleted.clear()
-        self.machine.close()
-        for path in self.machine.settings.home.glob("catalog.db*"):
-            path.unlink()
-        self.machine = Machine.start(self.root)
+        self.machine = lose_catalog(self.machine)
         report = recover(self.machine.system)
         assert sorted(report.recovered) == sorted(self.available)
         assert report.problems == {}

@@ -20,7 +20,7 @@ from tests.hostile.paths import HOSTILE_PATHS
 from tests.support.faults import READ_FAULTS, Fault
 from tests.support.fixtures import NewMachine
 from tests.support.jobs import begin_job, capture_files
-from tests.support.machine import PART, Machine, check_all, check_nothing_is_torn
+from tests.support.machine import PART, Machine, check_all, check_nothing_is_torn, lose_catalog
 from tests.support.trees import Tree, noise, read_tree
 
 SOURCE: Tree = {
@@ -39,13 +39,6 @@ def pushed(machine: Machine) -> Machine:
     return machine
 
 
-def _lose_the_catalog(machine: Machine) -> Machine:
-    machine.close()
-    for path in machine.settings.home.glob("catalog.db*"):
-        path.unlink()
-    return machine.again()
-
-
 def _manifest_path(machine: Machine, name: str = "llama") -> Path:
     return machine.store_folder / "manifests" / f"{machine.checkpoint(name).id}.json"
 
@@ -54,7 +47,7 @@ def test_a_lost_catalog_is_rebuilt_from_the_store(pushed: Machine) -> None:
     pushed.push("mistral", pushed.write("other", SOURCE | {"model/b.safetensors": noise(5 * PART, "new")}))
     push(pushed.system, "copy", ExistingCheckpoint("llama"))
     before = {one.name: one for one in pushed.checkpoints()}
-    machine = _lose_the_catalog(pushed)
+    machine = lose_catalog(pushed)
     with pytest.raises(NotFoundError):
         machine.fetch("llama")
     report = recover(machine.system)
@@ -69,7 +62,7 @@ def test_a_lost_catalog_is_rebuilt_from_the_store(pushed: Machine) -> None:
 
 def test_what_is_rebuilt_shares_its_content_as_before(pushed: Machine) -> None:
     pushed.push("mistral", pushed.root / "run")
-    machine = _lose_the_catalog(pushed)
+    machine = lose_catalog(pushed)
     recover(machine.system)
     machine.storage.reset()
     machine.push("again", machine.root / "run")
@@ -87,7 +80,7 @@ def test_a_captured_checkpoint_comes_back_with_its_job_and_facts(machine: Machin
         capture_files(machine, job, "checkpoint-5", SOURCE, facts=facts),
         capture_files(machine, job, "", {"final.bin": b"x"}, node="1"),
     ]
-    machine = _lose_the_catalog(machine)
+    machine = lose_catalog(machine)
     assert sorted(recover(machine.system).recovered) == ["train/.", "train/checkpoint-5"]
     for one in captured:
         found = inspect(machine.system, str(one.id)).checkpoint
@@ -107,14 +100,14 @@ def test_what_the_catalog_knows_stays_as_it_is(pushed: Machine) -> None:
 
 
 def test_a_second_run_has_nothing_to_do(pushed: Machine) -> None:
-    machine = _lose_the_catalog(pushed)
+    machine = lose_catalog(pushed)
     recover(machine.system)
     assert recover(machine.system) == RecoverReport(recovered=[], known=1, problems={})
 
 
 def test_a_name_that_is_taken_by_now_stays_with_its_holder(pushed: Machine) -> None:
     lost = pushed.checkpoint("llama")
-    machine = _lose_the_catalog(pushed)
+    machine = lose_catalog(pushed)
     holder = machine.push("LLAMA", machine.write("other", {"new.bin": b"x"}))
     assert recover(machine.system).recovered == ["llama"]
     assert inspect(machine.system, "llama").checkpoint.id == holder.id
@@ -123,7 +116,7 @@ def test_a_name_that_is_taken_by_now_stays_with_its_holder(pushed: Machine) -> N
 
 def test_a_checkpoint_deleted_within_its_grace_period_comes_back_too(pushed: Machine) -> None:
     delete(pushed.system, "llama")
-    machine = _lose_the_catalog(pushed)
+    machine = lose_catalog(pushed)
     assert recover(machine.system).recovered == ["llama"]
     check_all(machine, ["llama"], SOURCE)
 
@@ -131,7 +124,7 @@ def test_a_checkpoint_deleted_within_its_grace_period_comes_back_too(pushed: Mac
 def test_what_was_collected_does_not_come_back(pushed: Machine) -> None:
     delete(pushed.system, "llama")
     pushed.collect()
-    machine = _lose_the_catalog(pushed)
+    machine = lose_catalog(pushed)
     assert recover(machine.system) == RecoverReport()
 
 
@@ -139,7 +132,7 @@ def test_an_unfinished_push_does_not_come_back(machine: Machine) -> None:
     machine.storage.down_from = 6
     with pytest.raises(StorageUnavailableError):
         machine.push("llama", machine.write("run", SOURCE))
-    machine = _lose_the_catalog(machine)
+    machine = lose_catalog(machine)
     assert recover(machine.system) == RecoverReport()
 
 
@@ -157,7 +150,7 @@ def test_a_checkpoint_whose_content_is_not_all_there_is_left_out_and_named(
     torn = pushed.checkpoint("llama")
     pushed.push("sound", pushed.write("other", {"s.bin": noise(PART, "s")}))
     harm(pushed.blob_of("llama", path))
-    machine = _lose_the_catalog(pushed)
+    machine = lose_catalog(pushed)
     report = recover(machine.system)
     assert report.recovered == ["sound"]
     assert set(report.problems) == {str(torn.id)}
@@ -230,7 +223,7 @@ def test_a_manifest_that_is_damaged_is_left_out_and_named(pushed: Machine, spoil
     pushed.push("sound", pushed.write("other", {"s.bin": noise(PART, "s")}))
     manifest = _manifest_path(pushed)
     manifest.write_bytes(spoil(manifest.read_bytes()))
-    machine = _lose_the_catalog(pushed)
+    machine = lose_catalog(pushed)
     report = recover(machine.system)
     assert report.recovered == ["sound"]
     assert set(report.problems) == {manifest.stem}
@@ -251,7 +244,7 @@ def hostile_machine(home_template: Path, tmp_path_factory: pytest.TempPathFactor
         first.push("llama", first.write("run", {"model.bin": b"x"}))
         first.push("sound", first.write("other", {"sound.bin": b"y"}))
         (root / "llama").write_text(str(first.checkpoint("llama").id))
-    machine = _lose_the_catalog(first)
+    machine = lose_catalog(first)
     yield machine
     machine.close()
 
@@ -273,7 +266,7 @@ def test_a_manifest_with_a_hostile_path_is_left_out_and_named(hostile_machine: M
 
 def test_files_that_are_no_manifests_are_passed_over(pushed: Machine) -> None:
     pushed.write("home/store/manifests", {"notes.txt": b"mine", "deep/x.json": b"{}", "README.json": b"{}"})
-    machine = _lose_the_catalog(pushed)
+    machine = lose_catalog(pushed)
     report = recover(machine.system)
     assert report.recovered == ["llama"]
     assert set(report.problems) <= {"README"}
@@ -285,7 +278,7 @@ def test_a_recovery_that_breaks_off_anywhere_is_finished_by_the_next(new_machine
     first.push("llama", first.write("run", SOURCE))
     first.push("mistral", first.write("other", SOURCE | {"config.json": b"{}"}))
     for number in count(1):
-        machine = _lose_the_catalog(first)
+        machine = lose_catalog(first)
         machine.storage.faults = {number: fault}
         try:
             report = recover(machine.system)
@@ -308,7 +301,7 @@ def test_a_recovery_that_breaks_off_anywhere_is_finished_by_the_next(new_machine
 def test_blobs_without_a_manifest_stay_for_somebody_to_look_at(pushed: Machine) -> None:
     _manifest_path(pushed).unlink()
     before = set(read_tree(pushed.store_folder))
-    machine = _lose_the_catalog(pushed)
+    machine = lose_catalog(pushed)
     assert recover(machine.system) == RecoverReport()
     report = machine.collect()
     assert len(report.strangers) == 3
@@ -316,6 +309,6 @@ def test_blobs_without_a_manifest_stay_for_somebody_to_look_at(pushed: Machine) 
 
 
 def test_recovered_checkpoints_are_available(pushed: Machine) -> None:
-    machine = _lose_the_catalog(pushed)
+    machine = lose_catalog(pushed)
     recover(machine.system)
     assert [one.status for one in machine.checkpoints()] == [CheckpointStatus.AVAILABLE]
