@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import BeforeValidator, SecretStr
 
-from flexai.checkpoints.errors import UsageError
+from flexai.checkpoints.errors import SettingsError, UsageError
 from flexai.checkpoints.storage.endpoints import check_endpoint
 
 
@@ -28,3 +29,13 @@ def endpoint_field(value: str, *, allow_path: bool = False) -> str:
         return check_endpoint(value, allow_path=allow_path) if value else ""
     except UsageError as error:
         raise ValueError(f"{error.message} ({error.hint})") from None
+
+
+def existing_bundle(path: str) -> str:
+    """Return the path of a file of certificate authorities; SettingsError where it is not on this machine."""
+    if path and not Path(path).is_file():
+        raise SettingsError(
+            f"the certificate authorities of the connection are not on this machine: {path}",
+            hint="put the file there, or save the connection again with another --ca-bundle",
+        )
+    return path

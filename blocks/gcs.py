@@ -12,7 +12,7 @@ from pydantic import Field, HttpUrl, SecretStr, field_validator, model_validator
 
 from flexai.blocks import credentials
 from flexai.blocks.credentials import SavedCredentials
-from flexai.blocks.fields import Secret, Text, endpoint_field
+from flexai.blocks.fields import Secret, Text, endpoint_field, existing_bundle
 from flexai.blocks.provider import StorageProvider
 from flexai.checkpoints.errors import StorageError
 from flexai.checkpoints.storage.connection import RemotePath, check_bucket, split_bucket
@@ -156,7 +156,7 @@ class GCSStorageProvider(StorageProvider):
             }
         elif key := self._key():
             options["service_account"] = key
-        return GCSService(endpoint_url=self.endpoint_url, ca_bundle=self.ca_bundle, **options)
+        return GCSService(endpoint_url=self.endpoint_url, ca_bundle=existing_bundle(self.ca_bundle), **options)
 
     def reach(self) -> str:
         """Ask for the project's buckets."""

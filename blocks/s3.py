@@ -11,7 +11,7 @@ from pydantic import Field, HttpUrl, SecretStr, field_validator, model_validator
 
 from flexai.blocks import credentials
 from flexai.blocks.credentials import SavedAWSCredentials, SavedCredentials
-from flexai.blocks.fields import Secret, Text, endpoint_field
+from flexai.blocks.fields import Secret, Text, endpoint_field, existing_bundle
 from flexai.blocks.probes import ProbeFunction
 from flexai.blocks.provider import StorageProvider
 from flexai.checkpoints.errors import AccessDeniedError
@@ -131,7 +131,9 @@ class _S3Provider(StorageProvider):
                 "credentials_identity": saved.saved.identity,
                 "region": self.signing_region or saved.region,
             }
-        return S3Service(endpoint_url=self.endpoint, ca_bundle=self.ca_bundle, **(options | self._service_options()))
+        return S3Service(
+            endpoint_url=self.endpoint, ca_bundle=existing_bundle(self.ca_bundle), **(options | self._service_options())
+        )
 
     def _service_options(self) -> dict[str, Any]:
         return {}

@@ -27,6 +27,7 @@ from flexai.checkpoints.storage.capabilities import Capabilities
 from flexai.checkpoints.storage.protocol import BytesBody
 from flexai.checkpoints.storage.retry import RetryPolicy
 from flexai.checkpoints.storage.s3 import S3Storage
+from tests.servers.certificates import Authority
 from tests.servers.fixtures import S3Server
 from tests.servers.keeper import free_ports
 from tests.servers.prefect import PrefectServer
@@ -171,6 +172,13 @@ def test_a_name_that_leads_to_credentials_is_refused_before_each_use(monkeypatch
         with pytest.raises(UsageError, match="credentials"):
             use()
     assert provider.check("bucket")[0].outcome is Outcome.FAILED
+
+
+def test_the_form_begins_with_what_the_kind_alone_asks_for() -> None:
+    for kind, first in ((S3StorageProvider, "region"), (R2StorageProvider, "account_id")):
+        fields = list(kind.model_json_schema()["properties"])
+        assert fields[0] == first
+        assert fields[-2:] == ["schema_version", "capabilities"]
 
 
 # What was saved before
@@ -439,6 +447,16 @@ def test_nobodys_requests_are_not_signed(seaweedfs: S3Server) -> None:
         with pytest.raises(AccessDeniedError, match="s3:PutObject is denied"):
             put_and_read(provider, scratch(seaweedfs))
         assert [one for one in proxy.seen("PUT") if "authorization" in {name.lower() for name in one.headers}] == []
+
+
+def test_a_server_with_a_certificate_of_its_own_is_trusted_when_told_so(seaweedfs: S3Server, tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    with faulty(seaweedfs.url, context=authority.server_context("127.0.0.1")) as proxy:
+        path = scratch(seaweedfs)
+        assert "no certificate that this machine trusts" in connection_to(seaweedfs, proxy.url).check(path)[0].detail
+        assert put_and_read(connection_to(seaweedfs, proxy.url, ca_bundle=str(authority.bundle)), path) == b"content"
+    with pytest.raises(SettingsError, match="not on this machine"):
+        connection_to(seaweedfs, ca_bundle=str(tmp_path / "gone.pem")).open(path)
 
 
 def test_two_connections_to_the_same_buckets_copy_without_this_machine(seaweedfs: S3Server) -> None:
