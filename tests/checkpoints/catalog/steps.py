@@ -12,7 +12,7 @@ from sqlalchemy import insert, select, update
 from flexai.checkpoints.catalog.blobs import Blobs
 from flexai.checkpoints.catalog.catalog import Catalog
 from flexai.checkpoints.catalog.claims import Claim
-from flexai.checkpoints.catalog.tables import blob_references, blobs, checkpoints, jobs
+from flexai.checkpoints.catalog.tables import blob_references, blobs, checkpoints, files, jobs
 from flexai.checkpoints.contents import NewContent, StoredContent
 from flexai.checkpoints.models import (
     Checkpoint,
@@ -188,3 +188,21 @@ def columns(catalog: Catalog, checkpoint_id: str, *names: str) -> Sequence[objec
     query = select(*(checkpoints.c[name] for name in names)).where(checkpoints.c.id == checkpoint_id)
     with catalog.database.reading() as connection:
         return tuple(connection.execute(query).one())
+
+
+def all_references(catalog: Catalog) -> dict[str, set[str]]:
+    """The ids of the blobs that each checkpoint refers to."""
+    found: dict[str, set[str]] = {}
+    with catalog.database.reading() as connection:
+        for row in connection.execute(select(blob_references)):
+            found.setdefault(row.checkpoint_id, set()).add(row.blob_id)
+    return found
+
+
+def all_files(catalog: Catalog) -> dict[str, dict[str, int]]:
+    """The id of the content of each path of each checkpoint."""
+    found: dict[str, dict[str, int]] = {}
+    with catalog.database.reading() as connection:
+        for row in connection.execute(select(files)):
+            found.setdefault(row.checkpoint_id, {})[row.path] = row.content_id
+    return found

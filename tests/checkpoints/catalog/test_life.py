@@ -34,6 +34,8 @@ from flexai.checkpoints.names import parse_name, parse_reference
 from tests.checkpoints.catalog.steps import (
     LATER,
     STORE_ID,
+    all_files,
+    all_references,
     begin,
     blob_statuses,
     commit,
@@ -51,7 +53,7 @@ UPLOADING, AVAILABLE, FAILED, DELETING = (
     CheckpointStatus.FAILED,
     CheckpointStatus.DELETING,
 )
-names = st.sampled_from(["llama", "Llama", "LLAMA", "qwen", "Qwen"])
+names = st.sampled_from(["llama", "LLAMA", "qwen", "Qwen", "mistral", "gemma", "phi-3"])
 texts = st.sampled_from([b"one", b"two", b"three"])
 choices = st.integers(0, 1000)
 
@@ -198,6 +200,16 @@ class Life(RuleBasedStateMachine):
         if (checkpoint_id := _nth(ready, choice)) is not None:
             self._commit(checkpoint_id)
 
+    @rule(name=names, is_crash=st.booleans())
+    def push_half(self, name: str, is_crash: bool) -> None:
+        """A push that is cut off while its file arrives."""
+        if self._holder(name) is None:
+            self.begin(name, is_other=False)
+            number = list(self.models).index(str(self._holder(name)))
+            place = [each for each, model in self.models.items() if model.is_alive].index(list(self.models)[number])
+            self.begin_an_upload(place, "a")
+            (self.crash if is_crash else self.fail)(place)
+
     @rule(name=names, text=texts)
     def push(self, name: str, text: bytes) -> None:
         if self._holder(name) is None:
@@ -299,7 +311,7 @@ class Life(RuleBasedStateMachine):
             model = self.models[checkpoint_id]
             model.can_come_back, model.references, model.committed, model.unfinished = False, set(), {}, {}
 
-    @precondition(lambda self: any(not model.is_alive for model in self.models.values()))
+    @precondition(lambda self: any(model.references and not model.is_alive for model in self.models.values()))
     @rule()
     def give_up_what_is_abandoned(self) -> None:
         given_up = self.catalog.checkpoints.abandoned(STORE_ID, before=LATER)
@@ -314,6 +326,20 @@ class Life(RuleBasedStateMachine):
                 model.stale.append(model.claim)
             model.status, model.claim = FAILED, None
             model.references, model.unfinished, model.contents = set(), {}, {}
+
+    @precondition(lambda self: self.blob_statuses)
+    @rule(choice=choices, to_the_end=st.booleans())
+    def collect(self, choice: int, to_the_end: bool) -> None:
+        """A whole run of gc, or one that dies before its last steps."""
+        self.purge()
+        self.give_up_what_is_abandoned()
+        for number in range(len(self.blob_statuses)):
+            self.take_a_blob_out_of_use(number)
+        if to_the_end:
+            for number in reversed(range(len(self.blob_statuses))):
+                self.forget_a_blob(number)
+            for number in reversed(range(len(self.models))):
+                self.forget_a_checkpoint(number)
 
     @precondition(lambda self: self.blob_statuses)
     @rule(choice=choices)
@@ -346,41 +372,41 @@ class Life(RuleBasedStateMachine):
 
     # What always holds
 
+    @precondition(lambda self: hasattr(self, "models"))
     @invariant()
     def the_catalog_says_what_the_model_says(self) -> None:
-        if not hasattr(self, "models"):
-            return
         found = {str(each.id): each for each in self.catalog.checkpoints.of_store(STORE_ID)}
-        assert {each: checkpoint.status for each, checkpoint in found.items()} == {
-            each: model.status for each, model in self.models.items()
+        assert {each: (checkpoint.status, checkpoint.name) for each, checkpoint in found.items()} == {
+            each: (model.status, model.name) for each, model in self.models.items()
         }
-        for checkpoint_id, model in self.models.items():
-            assert found[checkpoint_id].name == model.name
-            assert (found[checkpoint_id].deleted_at is None) == model.has_name
-            assert referenced(self.catalog, checkpoint_id) == model.references
+        assert {each for each in found if found[each].deleted_at is None} == {
+            each for each, model in self.models.items() if model.has_name
+        }
+        assert all_references(self.catalog) == {
+            each: model.references for each, model in self.models.items() if model.references
+        }
         assert blob_statuses(self.catalog) == self.blob_statuses
 
+    @precondition(lambda self: hasattr(self, "models"))
     @invariant()
     def a_name_is_one_checkpoint_s(self) -> None:
-        if hasattr(self, "models"):
-            live = [model.name.lower() for model in self.models.values() if model.has_name]
-            assert len(live) == len(set(live))
-            for checkpoint_id, model in self.models.items():
-                if model.has_name:
-                    assert str(self.catalog.checkpoints.get(parse_reference(model.name.upper())).id) == checkpoint_id
+        live = {model.name.lower(): each for each, model in self.models.items() if model.has_name}
+        assert len(live) == sum(model.has_name for model in self.models.values())
+        for name, checkpoint_id in live.items():
+            assert str(self.catalog.checkpoints.get(parse_reference(name.upper())).id) == checkpoint_id
 
+    @precondition(lambda self: hasattr(self, "models"))
     @invariant()
     def nothing_that_can_be_fetched_or_come_back_loses_a_byte(self) -> None:
-        if not hasattr(self, "models"):
-            return
+        files = all_files(self.catalog)
+        free = {blob_id for blob_id, _, _ in self.blobs.unreferenced()}
         for checkpoint_id, model in self.models.items():
-            files = {file.path: file.content for file in self.blobs.files_of(checkpoint_id)}
-            assert files == model.committed
+            assert files.get(checkpoint_id, {}) == {path: each.id for path, each in model.committed.items()}
             if model.status is AVAILABLE or model.can_come_back:
-                assert files
-                for content in files.values():
-                    assert self.blob_statuses[content.blob_id] == "stored"
-                    assert not self.blobs.mark_deleting(content.blob_id)
+                assert model.committed
+                needed = {content.blob_id for content in model.committed.values()}
+                assert {self.blob_statuses[blob_id] for blob_id in needed} == {"stored"}
+                assert not needed & free
 
 
 def _nth(values: list[_T], choice: int) -> _T | None:
