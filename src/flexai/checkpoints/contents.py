@@ -22,8 +22,11 @@ class NewContent:
     digest: bytes | None
     """The file's digest; None where the provider copied it and nobody has read it yet."""
     part_digests: bytes
-    """The parts' digests, 32 bytes each, one after the other."""
+    """The parts' digests, 32 bytes each, one after the other; none where there is no digest."""
     checksums: Mapping[str, str] = field(default_factory=dict)
+    """The provider's own checksums by algorithm, in hex; its ``etag`` where it tells no other."""
+    origin: str = ""
+    """Which version of which provider's object this is, so that it need not be moved again; empty for local files."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -131,6 +131,7 @@ class Blobs:
                         "digest": None if content.digest is None else content.digest.hex(),
                         "part_digests": content.part_digests,
                         "checksums": json.dumps(dict(content.checksums)),
+                        "origin": content.origin or None,
                     }
                     for content in new
                 ],
@@ -179,19 +180,39 @@ class Blobs:
         """
         found: dict[str, StoredContent] = {}
         for batch in _batches(dict.fromkeys(digests)):
-            query = self._stored(contents.c.digest.in_(batch) & _IS_SOUND)
-            with self._database.reading() as connection:
-                if connection.execute(query.limit(1)).first() is None:
-                    continue  # the usual case, which need not wait for a writer's turn
-            with _gone(f"checkpoint {checkpoint_id}"), self._database.writing() as connection:
-                # Rows are locked in one order, so that two pushes never wait for each other.
-                rows = connection.execute(self._locked(query.order_by(blobs.c.id)))
-                held = [_content(row) for row in rows]
-                self._refer(connection, checkpoint_id, {content.blob_id for content in held})
-            for content in held:
+            for content in self._hold_all(checkpoint_id, contents.c.digest.in_(batch)):
                 assert content.digest is not None
                 found[content.digest.hex()] = content
         return found
+
+    def hold_by_origin(self, checkpoint_id: str, origin: str) -> StoredContent | None:
+        """Find a sound stored content by the provider's object that it is, and refer to its blob.
+
+        Raises ConflictError for a checkpoint that is gone.
+        """
+        return next(iter(self._hold_all(checkpoint_id, contents.c.origin == origin)), None)
+
+    def _hold_all(self, checkpoint_id: str, condition: ColumnElement[bool]) -> list[StoredContent]:
+        query = self._stored(condition & _IS_SOUND)
+        with self._database.reading() as connection:
+            if connection.execute(query.limit(1)).first() is None:
+                return []  # the usual case, which need not wait for a writer's turn
+        with _gone(f"checkpoint {checkpoint_id}"), self._database.writing() as connection:
+            # Rows are locked in one order, so that two pushes never wait for each other.
+            rows = connection.execute(self._locked(query.order_by(blobs.c.id)))
+            held = [_content(row) for row in rows]
+            self._refer(connection, checkpoint_id, {content.blob_id for content in held})
+        return held
+
+    def learn(self, content: StoredContent) -> None:
+        """Record the digests of a content that the provider copied and somebody has now read for the first time."""
+        assert content.digest is not None
+        with self._database.writing() as connection:
+            connection.execute(
+                update(contents)
+                .where(contents.c.id == content.id, contents.c.digest.is_(None))
+                .values(digest=content.digest.hex(), part_digests=content.part_digests)
+            )
 
     def find_by_size(self, size: int) -> list[StoredContent]:
         """Sound stored contents of ``size`` bytes: the only ones that a file of that size can equal."""

@@ -167,10 +167,13 @@ contents = Table(
     Column("digest", String(64)),
     Column("part_digests", LargeBinary, nullable=False),
     Column("checksums", Text, nullable=False),
+    # Which version of which provider's object this is; empty (NULL) for a local file's content.
+    Column("origin", Text),
     # Found so by a verification: no push may rely on it.
     Column("is_damaged", Boolean, nullable=False, default=False),
     Index(None, "blob_id"),
     Index(None, "digest"),
+    Index(None, "origin"),
     Index(None, "size"),
 )
 

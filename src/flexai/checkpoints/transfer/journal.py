@@ -32,6 +32,12 @@ class Journal(Protocol):
         Their sizes are the caller's to compare: a file that holds the digests of another one's parts has its digest.
         """
 
+    def hold_by_origin(self, checkpoint_id: str, origin: str) -> StoredContent | None:
+        """Find a stored content by the provider's object that it is, and refer to its blob."""
+
+    def learn(self, content: StoredContent) -> None:
+        """Record the digests of a content that the provider copied and somebody has now read for the first time."""
+
     def find_by_size(self, size: int) -> list[StoredContent]:
         """Stored contents of a size in bytes."""
 

@@ -140,12 +140,14 @@ def upgrade() -> None:
         sa.Column("digest", sa.String(length=64), nullable=True),
         sa.Column("part_digests", sa.LargeBinary(), nullable=False),
         sa.Column("checksums", sa.Text(), nullable=False),
+        sa.Column("origin", sa.Text(), nullable=True),
         sa.Column("is_damaged", sa.Boolean(), nullable=False),
         sa.ForeignKeyConstraint(["blob_id"], ["blobs.id"], name=op.f("fk_contents_blob_id"), ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_contents")),
     )
     op.create_index(op.f("ix_contents_blob_id"), "contents", ["blob_id"], unique=False)
     op.create_index(op.f("ix_contents_digest"), "contents", ["digest"], unique=False)
+    op.create_index(op.f("ix_contents_origin"), "contents", ["origin"], unique=False)
     op.create_index(op.f("ix_contents_size"), "contents", ["size"], unique=False)
     op.create_table(
         "blob_references",
