@@ -1,0 +1,58 @@
+"""List, as a flow."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+
+from prefect import flow
+
+from flexai.checkpoints.documents import Document
+from flexai.flows.requests import ListRequest
+from flexai.flows.running import OPTIONS
+from flexai.tasks import artifacts
+from flexai.tasks import list_checkpoints as list_task
+from flexai.tasks.running import run_logger
+
+_ALL = ListRequest()
+
+
+@flow(
+    name="list-checkpoints",
+    description="List the checkpoints that users pushed, and show them as a table.",
+    flow_run_name="list {request.names}",
+    **OPTIONS,
+)
+def list_checkpoints(request: ListRequest = _ALL) -> list[Document]:
+    """List checkpoints, oldest first, and attach them to the run as a table.
+
+    Args:
+        request: Which checkpoints; all that were pushed where left out.
+
+    Returns:
+        The rows of ``flexai checkpoint list --json``.
+
+    Raises:
+        CheckpointError: StorageUnavailableError where the catalog does not answer.
+    """
+    pattern = request.names.casefold()
+    rows = [row for row in list_task() if fnmatchcase(row["name"].casefold(), pattern)]
+    artifacts.create_markdown(
+        "checkpoints", describe_rows(rows), description=f"Checkpoints {request.names}", logger=run_logger()
+    )
+    return rows
+
+
+def describe_rows(rows: list[Document]) -> str:
+    """The rows as a page of Markdown, newest first."""
+    lines = ["| Name | ID | Status | Size | Created |", "|---|---|---|---:|---|"]
+    for row in reversed(rows):
+        cells = (
+            artifacts.code(row["name"]),
+            artifacts.code(row["id"]),
+            row["status"],
+            row["size"],
+            row["createdAt"],
+        )
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    count = "1 checkpoint" if len(rows) == 1 else f"{len(rows)} checkpoints"
+    return "\n".join([f"# {count}", "", *lines]) + "\n"
