@@ -101,6 +101,7 @@ JOB = JobRow(
     output_dir="/out",
     log_path="/log",
     host="node-1",
+    code_commit="0123456789" * 4 + "-dirty",
     checkpoint_count=3,
     created_at="2025-02-03T13:14:37.730471Z",
     started_at="2025-02-03T13:14:40.000000Z",
@@ -279,6 +280,7 @@ def test_a_jobs_status_is_at_runtime_status() -> None:
         "environment": ["WANDB_MODE"],
         "inputCheckpoint": "",
         "inputCheckpointID": "",
+        "codeCommit": "0123456789012345678901234567890123456789-dirty",
     }
 
 

@@ -143,6 +143,7 @@ class JobRow:
     checkpoint_count: int
     created_at: str
     started_at: str
+    code_commit: str
     ended_at: str | None
     updated_at: str
 
@@ -336,6 +337,7 @@ def job_document(job: JobRow) -> Document:
             "reason": job.reason,
             "exitCode": job.exit_code,
             "attempt": job.attempt,
+            "codeCommit": job.code_commit,
             "host": job.host,
             "outputDir": job.output_dir,
             "logPath": job.log_path,

@@ -220,6 +220,7 @@ class TrainingJob(Frozen):
     log_path: str
     host: str = ""
     created_at: datetime
+    code_commit: str = Field(default="", description="The commit of the command's code, and whether it was changed")
     started_at: datetime
     ended_at: datetime | None = None
     updated_at: datetime

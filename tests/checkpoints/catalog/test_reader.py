@@ -52,6 +52,7 @@ def _begin_job(catalog: Catalog, name: str = "train") -> BegunJob:
         command=["python", "train.py", "--lr=1e-3"],
         env_names=["WANDB_MODE", "A"],
         layout=lambda job_id, attempt: (f"/out/{job_id}/{attempt}", f"/log/{attempt}"),
+        code_commit="0123456789" * 4,
     )
 
 
@@ -242,6 +243,7 @@ def test_jobs_are_those_of_the_catalog(catalog: Catalog, reader: CatalogReader) 
             "output_dir",
             "log_path",
             "host",
+            "code_commit",
         ):
             assert getattr(row, field) == document[field], field
         assert row.started_at == expected.started_at.strftime("%Y-%m-%dT%H:%M:%S.%fZ")

@@ -78,6 +78,7 @@ class Jobs:
         command: Sequence[str],
         env_names: Sequence[str],
         layout: Layout,
+        code_commit: str = "",
     ) -> BegunJob:
         """Take a name for a new job, or begin the next attempt of the unsuccessful job that holds it.
 
@@ -86,7 +87,7 @@ class Jobs:
         """
         claim = Claim.new()
         job_id = uuid.uuid4()
-        values = _attempt_values(command, env_names, claim) | {"attempt": 1}
+        values = _attempt_values(command, env_names, code_commit, claim) | {"attempt": 1}
         values |= _places(layout, job_id, 1)
         try:
             with self._database.writing() as connection:
@@ -103,7 +104,15 @@ class Jobs:
                 )
             return BegunJob(self.get_by_id(str(job_id)), claim, previous=None)
         except IntegrityError:
-            return self._begin_next(name, claim, owner=owner, command=command, env_names=env_names, layout=layout)
+            return self._begin_next(
+                name,
+                claim,
+                owner=owner,
+                command=command,
+                env_names=env_names,
+                layout=layout,
+                code_commit=code_commit,
+            )
 
     def _begin_next(
         self,
@@ -114,6 +123,7 @@ class Jobs:
         command: Sequence[str],
         env_names: Sequence[str],
         layout: Layout,
+        code_commit: str,
     ) -> BegunJob:
         with self._database.reading() as connection:
             row = connection.execute(select(jobs).where(jobs.c.name_key == name_key(name))).mappings().first()
@@ -133,7 +143,7 @@ class Jobs:
                 hint=f"wait for its end, or stop it first: flexai training stop {previous.name}",
             )
         attempt = previous.attempt + 1
-        values = _attempt_values(command, env_names, claim) | {"attempt": attempt}
+        values = _attempt_values(command, env_names, code_commit, claim) | {"attempt": attempt}
         values |= _places(layout, previous.id, attempt)
         with self._database.writing() as connection:
             taken = connection.execute(update(jobs).where(_as_read(row)).values(values))
@@ -275,7 +285,9 @@ def _as_read(row: RowMapping) -> Any:
     )
 
 
-def _attempt_values(command: Sequence[str], env_names: Sequence[str], claim: Claim) -> dict[str, Any]:
+def _attempt_values(
+    command: Sequence[str], env_names: Sequence[str], code_commit: str, claim: Claim
+) -> dict[str, Any]:
     time = to_text(now())
     return {
         "status": JobStatus.IN_PROGRESS,
@@ -292,6 +304,7 @@ def _attempt_values(command: Sequence[str], env_names: Sequence[str], claim: Cla
         **claim.columns(),
     }
 
+        "code_commit": code_commit,
 
 def _places(layout: Layout, job_id: UUID, attempt: int) -> Mapping[str, str]:
     output_dir, log_path = layout(job_id, attempt)

@@ -65,7 +65,7 @@ _EXPORTS = """
 _JOBS = f"""
     SELECT j.id, j.name, j.creator_user_id, j.owner_org_id, j.status, j.reason, j.command, j.env_names, j.attempt,
            j.exit_code, j.input_checkpoint_id, COALESCE(i.name, ''), j.output_dir, j.log_path,
-           j.host,
+           j.host, j.code_commit,
            (SELECT COUNT(*) FROM checkpoints c
             WHERE c.job_id = j.id AND c.deleted_at IS NULL AND c.status = 'available'),
            j.created_at, j.started_at, j.ended_at, j.updated_at, {_JOB_CLAIM}

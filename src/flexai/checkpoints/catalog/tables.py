@@ -72,6 +72,8 @@ jobs = Table(
     # The machine that the paths are on; the claim forgets it when the job ends.
     Column("host", Text, nullable=False, default=""),
     Column("stop_requested", Boolean, nullable=False),
+    # See training.code; empty where nothing is known.
+    Column("code_commit", String(80), nullable=False, default=""),
     Column("created_at", _TIME, nullable=False),
     Column("started_at", _TIME, nullable=False),
     Column("ended_at", _TIME),

@@ -36,6 +36,7 @@ from flexai.checkpoints.storage.files import read_blocks
 from flexai.checkpoints.storage.protocol import Block
 from flexai.checkpoints.training.capture import CaptureReport, OutputCapture, salvage
 from flexai.checkpoints.training.joblog import JobLog
+from flexai.checkpoints.training.code import find_code_commit
 from flexai.checkpoints.training.pins import Pins
 from flexai.checkpoints.training.places import AttemptPlaces, BrokenAttempt, broken_attempts
 from flexai.checkpoints.training.runner import Ended, OnOutput, SignalRelay, TrainingCommand, command_environment
@@ -117,7 +118,12 @@ class JobRequest:
             return str(places.output), str(places.log)
 
         return system.catalog.jobs.begin(
-            self.name, owner=system.owner, command=self.command, env_names=tuple(self.env), layout=layout
+            self.name,
+            owner=system.owner,
+            command=self.command,
+            env_names=tuple(self.env),
+            layout=layout,
+            code_commit=find_code_commit(Path.cwd()),
         )
 
 

@@ -48,6 +48,7 @@ def upgrade() -> None:
         sa.Column("log_path", sa.Text(), nullable=False),
         sa.Column("host", sa.Text(), nullable=False),
         sa.Column("stop_requested", sa.Boolean(), nullable=False),
+        sa.Column("code_commit", sa.String(length=80), nullable=False),
         sa.Column("created_at", sa.String(length=32), nullable=False),
         sa.Column("started_at", sa.String(length=32), nullable=False),
         sa.Column("ended_at", sa.String(length=32), nullable=True),
