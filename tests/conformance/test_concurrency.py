@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
+
 from flexai.checkpoints.errors import NotFoundError
 from flexai.checkpoints.storage.protocol import BLOCK_SIZE
 
@@ -55,9 +57,10 @@ def test_a_reader_beside_writers_sees_one_whole_version_or_says_that_it_changed(
         writing.result()
 
 
+@pytest.mark.reads
 def test_many_threads_read_ranges_of_one_object(store: Store) -> None:
     content = pattern(2 * BLOCK_SIZE)
-    etag = store.put("file", content).etag
+    etag = store.give("file", content).etag
     step = BLOCK_SIZE // 16
 
     def read(start: int) -> bytes:

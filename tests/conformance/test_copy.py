@@ -73,6 +73,7 @@ def test_a_copy_goes_from_bucket_to_bucket(store: Store) -> None:
     assert store.names() == ["source"]
 
 
+@pytest.mark.reads
 def test_the_same_store_opened_twice_has_the_same_identity(store: Store) -> None:
     assert store.open().service_identity == store.storage.service_identity
     assert store.open().location == store.storage.location

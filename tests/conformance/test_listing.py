@@ -4,50 +4,58 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import pytest
+
 from .stores import PAGE_SIZE, Store
 
 
+@pytest.mark.reads
 def test_nothing_is_listed_where_nothing_is(store: Store) -> None:
     assert store.names() == []
     assert store.names("folder/") == []
     assert store.names("folder/file") == []
 
 
+@pytest.mark.reads
 def test_every_object_is_listed_once_over_many_pages(store: Store) -> None:
     names = [f"file-{number:03}" for number in range(3 * PAGE_SIZE + 1)]
     for name in names:
-        store.put(name, name.encode())
+        store.give(name, name.encode())
     assert store.names() == names
 
 
+@pytest.mark.reads
 def test_a_listing_that_ends_with_a_full_page_ends_there(store: Store) -> None:
     names = [f"{number:03}" for number in range(2 * PAGE_SIZE)]
     for name in names:
-        store.put(name, b"")
+        store.give(name, b"")
     assert store.names() == names
 
 
+@pytest.mark.reads
 def test_keys_come_in_order_of_their_bytes(store: Store) -> None:
     names = ["A", "a-b", "a.b", "a/b", "a/c", "a0", "a=", "ab", "b/a/a", "b/a/b", "b/a0", "z", "é", "日", "🎉"]
     for name in reversed(names):
-        store.put(name, b"")
+        store.give(name, b"")
     listed = store.names()
     assert sorted(listed) == sorted(names)
     assert (listed == sorted(names, key=str.encode)) is store.traits.lists_in_order
 
 
+@pytest.mark.reads
 def test_folders_are_descended_into_over_pages(store: Store) -> None:
     names = [f"{a}/{b}/{c}" for a in "xyz" for b in "123" for c in "pq"]
     for name in names:
-        store.put(name, b"")
+        store.give(name, b"")
     assert store.names() == names
     assert store.names("y/") == [name for name in names if name.startswith("y/")]
     assert store.names("y/2/") == ["y/2/p", "y/2/q"]
 
 
+@pytest.mark.reads
 def test_a_prefix_may_end_anywhere(store: Store) -> None:
     for name in ["data/run-1/x", "data/run-10/x", "data/run-2", "data-evil/x", "dat"]:
-        store.put(name, b"")
+        store.give(name, b"")
     assert store.names("data/run-1") == ["data/run-1/x", "data/run-10/x"]
     assert store.names("data/run-1/") == ["data/run-1/x"]
     assert store.names("data/") == ["data/run-1/x", "data/run-10/x", "data/run-2"]
@@ -57,9 +65,10 @@ def test_a_prefix_may_end_anywhere(store: Store) -> None:
     assert store.names("data/run-1/x/") == []
 
 
+@pytest.mark.reads
 def test_a_listing_describes_objects_as_looking_does(store: Store) -> None:
     for number in range(PAGE_SIZE + 2):
-        store.put(f"{number}", bytes(number))
+        store.give(f"{number}", bytes(number))
     for info in store.storage.list(store.key("")):
         seen = store.storage.head(info.key)
         assert (info.size, info.etag) == (seen.size, seen.etag)
@@ -89,7 +98,8 @@ def test_what_is_deleted_while_it_is_listed_breaks_nothing(store: Store) -> None
     assert store.names() == []
 
 
+@pytest.mark.reads
 def test_one_tests_objects_are_not_anothers(store: Store) -> None:
-    store.put("here", b"")
+    store.give("here", b"")
     assert [info.key for info in store.storage.list(store.prefix[:-1])] == [store.key("here")]
     assert not any(info.key.startswith(store.prefix) for info in store.open_other().list(""))

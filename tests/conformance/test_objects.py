@@ -24,9 +24,10 @@ CONTENT = pattern(2 * BLOCK_SIZE + 12_345)
 END = len(CONTENT)
 
 
+@pytest.mark.reads
 @pytest.mark.parametrize("size", [0, 1, 65_536, BLOCK_SIZE - 1, BLOCK_SIZE, BLOCK_SIZE + 1, 3 * BLOCK_SIZE + 7])
 def test_what_is_stored_is_what_is_read(store: Store, size: int) -> None:
-    store.put("file", pattern(size))
+    store.give("file", pattern(size))
     assert store.read("file") == pattern(size)
 
 
@@ -63,15 +64,17 @@ def test_storing_describes_the_object_as_looking_does(store: Store) -> None:
     assert seen.etag
 
 
+@pytest.mark.reads
 def test_an_empty_object_has_no_bytes_and_is_there(store: Store) -> None:
-    assert store.put("empty", b"").size == 0
+    assert store.give("empty", b"").size == 0
     assert store.storage.head(store.key("empty")).size == 0
     assert store.names() == ["empty"]
 
 
+@pytest.mark.reads
 @pytest.mark.parametrize("name", ["missing", "folder", "folder/file/below", "folder/missing"])
 def test_an_object_that_is_not_there_is_not_found(store: Store, name: str) -> None:
-    store.put("folder/file", b"there")
+    store.give("folder/file", b"there")
     with pytest.raises(NotFoundError):
         store.storage.head(store.key(name))
     with pytest.raises(NotFoundError):
@@ -80,6 +83,7 @@ def test_an_object_that_is_not_there_is_not_found(store: Store, name: str) -> No
         store.read(name, start=0, length=0)
 
 
+@pytest.mark.reads
 @pytest.mark.parametrize(
     ("start", "length"),
     [
@@ -96,40 +100,45 @@ def test_an_object_that_is_not_there_is_not_found(store: Store, name: str) -> No
     ],
 )
 def test_a_range_is_read_to_the_byte(store: Store, start: int, length: int | None) -> None:
-    store.put("file", CONTENT)
+    store.give("file", CONTENT)
     stop = END if length is None else start + length
     assert store.read("file", start=start, length=length) == CONTENT[start:stop]
 
 
+@pytest.mark.reads
 def test_what_follows_the_last_byte_is_nothing(store: Store) -> None:
-    store.put("file", CONTENT)
-    store.put("empty", b"")
+    store.give("file", CONTENT)
+    store.give("empty", b"")
     assert store.read("file", start=END) == b""
     assert store.read("file", start=END, length=0) == b""
     assert store.read("empty", start=0, length=0) == b""
     assert store.read("empty", start=0) == b""
 
 
+@pytest.mark.reads
 @pytest.mark.parametrize(("start", "length"), [(0, END + 1), (END - 1, 2), (END, 1), (END + 1, 1), (END + 10, 0)])
 def test_a_range_that_the_object_has_not_got_is_refused(store: Store, start: int, length: int) -> None:
-    store.put("file", CONTENT)
+    store.give("file", CONTENT)
     with pytest.raises(IntegrityError):
         store.read("file", start=start, length=length)
 
 
+@pytest.mark.reads
 def test_an_empty_object_has_no_range(store: Store) -> None:
-    store.put("empty", b"")
+    store.give("empty", b"")
     with pytest.raises(IntegrityError):
         store.read("empty", start=0, length=1)
 
 
+@pytest.mark.reads
 def test_no_block_is_larger_than_a_reader_expects(store: Store) -> None:
-    store.put("file", CONTENT)
+    store.give("file", CONTENT)
     assert all(0 < len(block) <= BLOCK_SIZE for block in store.storage.get(store.key("file")))
 
 
+@pytest.mark.reads
 def test_two_readers_of_one_object_do_not_disturb_each_other(store: Store) -> None:
-    store.put("file", CONTENT)
+    store.give("file", CONTENT)
     ahead, behind = store.storage.get(store.key("file")), store.storage.get(store.key("file"), start=1000)
     first = bytes(next(ahead))
     second = bytes(next(behind))
@@ -137,8 +146,9 @@ def test_two_readers_of_one_object_do_not_disturb_each_other(store: Store) -> No
     assert second + content_of(behind) == CONTENT[1000:]
 
 
+@pytest.mark.reads
 def test_a_reader_that_is_given_up_leaves_the_store_usable(store: Store) -> None:
-    store.put("file", CONTENT)
+    store.give("file", CONTENT)
     for _ in range(12):
         reader = store.storage.get(store.key("file"))
         next(reader)
@@ -153,30 +163,34 @@ def test_storing_again_replaces_everything(store: Store) -> None:
     assert store.storage.head(store.key("file")).size == 5
 
 
+@pytest.mark.reads
 def test_the_etag_changes_with_the_content(store: Store) -> None:
-    etags = [store.put("file", pattern(1000, seed)).etag for seed in range(5)]
+    etags = [store.give("file", pattern(1000, seed)).etag for seed in range(5)]
     assert len(set(etags)) == 5
 
 
+@pytest.mark.reads
 def test_the_etag_stays_while_nothing_changes(store: Store) -> None:
-    etag = store.put("file", CONTENT).etag
-    store.put("other", CONTENT)
+    etag = store.give("file", CONTENT).etag
+    store.give("other", CONTENT)
     store.read("file")
     assert store.storage.head(store.key("file")).etag == etag
     assert store.open().head(store.key("file")).etag == etag
     assert [info.etag for info in store.storage.list(store.key("file"))] == [etag]
 
 
+@pytest.mark.reads
 def test_a_reader_with_the_right_etag_reads(store: Store) -> None:
-    etag = store.put("file", CONTENT).etag
+    etag = store.give("file", CONTENT).etag
     assert store.read("file", etag=etag) == CONTENT
     assert store.read("file", start=7, length=9, etag=etag) == CONTENT[7:16]
 
 
+@pytest.mark.reads
 @pytest.mark.parametrize(("start", "length"), [(0, None), (7, 9), (0, 0)])
 def test_a_reader_with_an_old_etag_is_told_of_the_change(store: Store, start: int, length: int | None) -> None:
-    etag = store.put("file", pattern(1000, 1)).etag
-    store.put("file", pattern(1000, 2))
+    etag = store.give("file", pattern(1000, 1)).etag
+    store.give("file", pattern(1000, 2))
     with pytest.raises(SourceChangedError):
         store.read("file", start=start, length=length, etag=etag)
 
@@ -207,8 +221,9 @@ def test_a_body_whose_own_source_fails_for_a_while_is_read_again_or_fails_as_it_
     assert store.names() == []
 
 
+@pytest.mark.reads
 def test_checksums_are_those_of_the_content(store: Store) -> None:
-    store.put("file", CONTENT)
+    store.give("file", CONTENT)
     checksums = store.storage.head(store.key("file")).checksums or {}
     known = {
         "crc32c": f"{google_crc32c.value(CONTENT):08x}",
@@ -220,6 +235,7 @@ def test_checksums_are_those_of_the_content(store: Store) -> None:
         assert value == known.get(algorithm, value), algorithm
 
 
+@pytest.mark.reads
 def test_the_location_says_where_without_saying_how_to_get_in(store: Store) -> None:
     assert store.storage.location
     assert "secret" not in store.storage.location

@@ -268,6 +268,7 @@ class HubStorage:
 
     def has_upload(self, key: str, upload_id: str) -> bool:
         """Never."""
+        check_key(key, self.location)
         return False
 
     def put_part(self, key: str, upload_id: str, *, number: int, offset: int, body: Body) -> NoReturn:
