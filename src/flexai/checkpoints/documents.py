@@ -38,6 +38,7 @@ class CheckpointRow:
     created_at: str
     updated_at: str
     deleted_at: str | None
+    is_protected: bool = False
 
     @property
     def title(self) -> str:
@@ -64,6 +65,7 @@ class CapturedRow:
     size: int
     file_count: int
     created_at: str
+    is_protected: bool = False
 
 
 @dataclass(slots=True)
@@ -119,6 +121,7 @@ class CheckpointDetails:
     resumable_missing: Sequence[str]
     created_at: str
     updated_at: str
+    is_protected: bool = False
 
 
 @dataclass(slots=True)
@@ -140,10 +143,10 @@ class JobRow:
     output_dir: str
     log_path: str
     host: str
+    code_commit: str
     checkpoint_count: int
     created_at: str
     started_at: str
-    code_commit: str
     ended_at: str | None
     updated_at: str
 
@@ -216,6 +219,7 @@ def checkpoint_document(
         "filesCount": checkpoint.file_count,
         "reason": checkpoint.reason,
         "manifestDigest": checkpoint.manifest_digest or "",
+        "protected": checkpoint.is_protected,
     }
     if checkpoint.kind == "captured":
         status["metadata"] = _captured_metadata(checkpoint)
@@ -286,6 +290,7 @@ def checkpoint_list_document(rows: Iterable[CheckpointRow]) -> list[Document]:
             "reason": row.reason,
             "createdAt": row.created_at,
             "updatedAt": row.updated_at,
+            "protected": row.is_protected,
         }
         | ({"deletedAt": row.deleted_at, "title": row.title} if row.deleted_at else {})
         for row in rows
@@ -311,6 +316,7 @@ def captured_list_document(rows: Iterable[CapturedRow]) -> list[Document]:
             "filesCount": row.file_count,
             "size": human_size(row.size),
             "sizeBytes": row.size,
+            "protected": row.is_protected,
         }
         for row in rows
     ]
@@ -331,13 +337,13 @@ def job_document(job: JobRow) -> Document:
             "environment": list(job.env_names),
             "inputCheckpoint": job.input_checkpoint_name,
             "inputCheckpointID": job.input_checkpoint_id or "",
+            "codeCommit": job.code_commit,
         },
         "runtime": {
             "status": job.status,
             "reason": job.reason,
             "exitCode": job.exit_code,
             "attempt": job.attempt,
-            "codeCommit": job.code_commit,
             "host": job.host,
             "outputDir": job.output_dir,
             "logPath": job.log_path,

@@ -197,6 +197,7 @@ class Checkpoint(Frozen):
     node: str = "0"
     sequence: int = Field(default=0, description="The order in which its job's checkpoints were captured")
     facts: TrainingFacts = TrainingFacts()
+    is_protected: bool = Field(default=False, description="Whether it is kept from being deleted")
     created_at: datetime
     updated_at: datetime
     deleted_at: datetime | None = None
@@ -219,8 +220,8 @@ class TrainingJob(Frozen):
     output_dir: str
     log_path: str
     host: str = ""
-    created_at: datetime
     code_commit: str = Field(default="", description="The commit of the command's code, and whether it was changed")
+    created_at: datetime
     started_at: datetime
     ended_at: datetime | None = None
     updated_at: datetime

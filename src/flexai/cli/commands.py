@@ -27,13 +27,14 @@ _SYNONYMS = {
     "info": "inspect",
     "log": "logs",
     "ls": "list",
-    "prune": "gc",
+    "pin": "protect",
     "pull": "fetch",
     "remove": "delete",
     "restore": "undelete",
     "rm": "delete",
     "show": "inspect",
     "start": "run",
+    "unpin": "unprotect",
     "upload": "push",
 }
 

@@ -20,6 +20,7 @@ from flexai.checkpoints.errors import CheckpointError, ConflictError, InvalidNam
 from flexai.checkpoints.models import JobStatus, Source, TrainingJob, now
 from flexai.checkpoints.names import parse_name, parse_reference
 from flexai.checkpoints.owner import Owner
+from tests.checkpoints.catalog.steps import push
 from tests.checkpoints.samples import OTHER_OWNER, OWNER
 
 STORE_ID = str(uuid.UUID(int=9))
@@ -138,10 +139,19 @@ def test_a_job_that_did_not_succeed_begins_its_next_attempt(catalog: Catalog, st
 
 def test_the_input_of_an_attempt_is_not_the_next_ones(catalog: Catalog) -> None:
     begun = begin(catalog)
-    checkpoint_id = uuid.uuid4()
+    checkpoint_id = push(catalog).id
     assert catalog.jobs.set_input(str(begun.job.id), begun.claim, checkpoint_id).input_checkpoint_id == checkpoint_id
     finish(catalog, begun, JobStatus.FAILED)
     assert begin(catalog).job.input_checkpoint_id is None
+
+
+def test_a_job_does_not_start_from_a_checkpoint_that_was_deleted_meanwhile(catalog: Catalog) -> None:
+    begun = begin(catalog)
+    checkpoint_id = push(catalog).id
+    catalog.checkpoints.delete(parse_reference("llama"))
+    with pytest.raises(NotFoundError, match="any more"):
+        catalog.jobs.set_input(str(begun.job.id), begun.claim, checkpoint_id)
+    assert get(catalog).input_checkpoint_id is None
 
 
 def test_a_job_of_another_owner_is_left_alone(catalog: Catalog) -> None:

@@ -40,6 +40,7 @@ OURS = {
     "filesCount",
     "reason",
     "manifestDigest",
+    "protected",
     "exports",
 }
 

@@ -287,14 +287,51 @@ class Checkpoints:
             query = _select().where(checkpoints.c.store_id == store_id)
             return [_checkpoint(row) for row in connection.execute(query).mappings()]
 
-    def delete(self, reference: Reference) -> Checkpoint:
+    def protect(self, references: Sequence[Reference], *, protected: bool = True) -> list[Checkpoint]:
+        """Keep checkpoints from being deleted, or take that back; all of them or, where one is not there, none.
+
+        Raises NotFoundError where there is none of that reference, ConflictError for one that is not available.
+        """
+        ids = []
+        with self._database.writing() as connection:
+            for reference in references:
+                found = select(checkpoints.c.id).where(checkpoints.c.deleted_at.is_(None), _means(reference))
+                checkpoint_id = connection.execute(found).scalar()
+                if checkpoint_id is None:
+                    raise not_found(reference)
+                done = connection.execute(
+                    update(checkpoints)
+                    .where(checkpoints.c.id == checkpoint_id, checkpoints.c.status == CheckpointStatus.AVAILABLE)
+                    .values(is_protected=protected)
+                )
+                if not done.rowcount:
+                    raise ConflictError(
+                        f"checkpoint {reference} is not available, so there is nothing to protect",
+                        hint="finish its push first: run the same push again",
+                    )
+                ids.append(checkpoint_id)
+        return [self.get_by_id(checkpoint_id) for checkpoint_id in ids]
+
+    def delete(self, reference: Reference, *, check: Callable[[Connection], None] | None = None) -> Checkpoint:
         """Free the name at once and leave the bytes to gc.
 
-        Raises NotFoundError where there is none (any more), ConflictError while somebody pushes it.
+        ``check`` is called while nobody else can change the checkpoint, and keeps it by raising ConflictError. Raises
+        NotFoundError where there is none (any more), ConflictError while somebody pushes it, and for a protected one.
         """
         checkpoint = self.get(reference)
         with self._database.writing() as connection:
-            row = connection.execute(_select().where(checkpoints.c.id == str(checkpoint.id))).mappings().one()
+            # Locked first, in a statement of its own: what is looked at below is what others have committed.
+            locked = _select().where(checkpoints.c.id == str(checkpoint.id)).with_for_update(of=checkpoints)
+            row = connection.execute(locked).mappings().first()
+            if row is None:
+                raise not_found(reference)
+            if row["is_protected"]:
+                raise ConflictError(
+                    f"checkpoint {title(checkpoint)!r} is protected",
+                    hint=f"flexai checkpoint unprotect {reference} lets it be deleted",
+                )
+            if check is not None:
+                check(connection)
             holder = Claim.of_row(row)
             if holder is not None and holder.is_alive:
                 raise ConflictError(
@@ -305,6 +342,7 @@ class Checkpoints:
                 .where(
                     checkpoints.c.id == str(checkpoint.id),
                     checkpoints.c.deleted_at.is_(None),
+                    checkpoints.c.is_protected.is_(False),
                     checkpoints.c.claim_token.is_not_distinct_from(row["claim_token"]),
                 )
                 .values(

@@ -158,8 +158,18 @@ class Jobs:
             return bool(renewed.rowcount)
 
     def set_input(self, job_id: str, claim: Claim, checkpoint_id: UUID) -> TrainingJob:
-        """Record which checkpoint the job starts from."""
-        self._update_held(job_id, claim, input_checkpoint_id=str(checkpoint_id))
+        """Record which checkpoint the job starts from; NotFoundError where it was deleted meanwhile."""
+        with self._database.writing() as connection:
+            values = {"input_checkpoint_id": str(checkpoint_id)}
+            done = connection.execute(update(jobs).where(_held(job_id, claim)).values(values))
+            if not done.rowcount:
+                raise _lost(job_id)
+            # Locked, as whoever deletes it locks it: of the two one is first, and the other one sees it.
+            there = select(checkpoints.c.id).where(
+                checkpoints.c.id == str(checkpoint_id), checkpoints.c.deleted_at.is_(None)
+            )
+            if connection.execute(there.with_for_update(read=True)).first() is None:
+                raise NotFoundError(f"there is no checkpoint {checkpoint_id} any more")
         return self.get_by_id(job_id)
 
     def stop_requested(self, job_id: str, claim: Claim) -> bool:
@@ -285,15 +295,14 @@ def _as_read(row: RowMapping) -> Any:
     )
 
 
-def _attempt_values(
-    command: Sequence[str], env_names: Sequence[str], code_commit: str, claim: Claim
-) -> dict[str, Any]:
+def _attempt_values(command: Sequence[str], env_names: Sequence[str], code_commit: str, claim: Claim) -> dict[str, Any]:
     time = to_text(now())
     return {
         "status": JobStatus.IN_PROGRESS,
         "reason": "",
         "command": json.dumps(list(command)),
         "env_names": json.dumps(sorted(env_names)),
+        "code_commit": code_commit,
         "exit_code": None,
         "input_checkpoint_id": None,
         "host": claim.host.partition("/")[0],
@@ -304,7 +313,6 @@ def _attempt_values(
         **claim.columns(),
     }
 
-        "code_commit": code_commit,
 
 def _places(layout: Layout, job_id: UUID, attempt: int) -> Mapping[str, str]:
     output_dir, log_path = layout(job_id, attempt)

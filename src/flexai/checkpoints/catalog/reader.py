@@ -33,13 +33,13 @@ _JOB_CLAIM = _CLAIM.format("j")
 
 _LISTED = f"""
     SELECT c.id, c.kind, c.name, COALESCE(j.name, ''), c.status, c.reason, c.size, c.file_count,
-           c.created_at, c.updated_at, c.deleted_at, {_CHECKPOINT_CLAIM}
+           c.created_at, c.updated_at, c.deleted_at, c.is_protected, {_CHECKPOINT_CLAIM}
     FROM checkpoints c LEFT JOIN jobs j ON j.id = c.job_id
 """
 
 _CAPTURED = f"""
     SELECT c.id, c.name, c.node, c.step, c.train_loss, c.eval_loss, c.model, c.version, c.inference_ready,
-           c.resumable, c.status, c.reason, c.size, c.file_count, c.created_at, {_CHECKPOINT_CLAIM}
+           c.resumable, c.status, c.reason, c.size, c.file_count, c.created_at, c.is_protected, {_CHECKPOINT_CLAIM}
     FROM checkpoints c WHERE c.job_id = :job_id AND c.deleted_at IS NULL ORDER BY c.sequence
 """
 
@@ -47,7 +47,7 @@ _DETAILS = f"""
     SELECT c.id, c.kind, c.name, c.creator_user_id, c.owner_org_id, c.source, c.status, c.reason, c.size,
            c.file_count, c.manifest_digest, c.parent_id, c.job_id, COALESCE(j.name, ''), c.node, c.sequence, c.step,
            c.train_loss, c.eval_loss, c.model, c.version, c.inference_ready, c.inference_missing, c.resumable,
-           c.resumable_missing, c.created_at, c.updated_at, {_CHECKPOINT_CLAIM}
+           c.resumable_missing, c.created_at, c.updated_at, c.is_protected, {_CHECKPOINT_CLAIM}
     FROM checkpoints c LEFT JOIN jobs j ON j.id = c.job_id
     WHERE c.deleted_at IS NULL AND
 """
@@ -231,14 +231,16 @@ def _sqlite_errors(path: Path) -> Iterator[None]:
 
 def _checkpoint_row(row: Sequence[Any]) -> CheckpointRow:
     found = CheckpointRow(*row[:-_CLAIM_COLUMNS])
+    # SQLite has no booleans.
+    found.is_protected = bool(found.is_protected)
     found.status, found.reason = _checkpoint_status(found.status, found.reason, row)
     return found
 
 
 def _captured(row: Sequence[Any]) -> CapturedRow:
     found = CapturedRow(*row[:-_CLAIM_COLUMNS])
-    # SQLite has no booleans.
     found.inference_ready, found.resumable = bool(found.inference_ready), bool(found.resumable)
+    found.is_protected = bool(found.is_protected)
     found.status, found.reason = _checkpoint_status(found.status, found.reason, row)
     return found
 
@@ -247,6 +249,7 @@ def _details(row: Sequence[Any]) -> CheckpointDetails:
     found = CheckpointDetails(*row[:-_CLAIM_COLUMNS])
     found.source = json.loads(str(found.source))
     found.inference_ready, found.resumable = bool(found.inference_ready), bool(found.resumable)
+    found.is_protected = bool(found.is_protected)
     found.inference_missing = json.loads(str(found.inference_missing))
     found.resumable_missing = json.loads(str(found.resumable_missing))
     found.status, found.reason = _checkpoint_status(found.status, found.reason, row)

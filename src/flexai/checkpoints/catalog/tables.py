@@ -115,6 +115,8 @@ checkpoints = Table(
     Column("inference_missing", Text, nullable=False),
     Column("resumable", Boolean, nullable=False),
     Column("resumable_missing", Text, nullable=False),
+    # Somebody wants it kept: it cannot be deleted before this is taken back.
+    Column("is_protected", Boolean, nullable=False, default=False),
     Column("created_at", _TIME, nullable=False),
     Column("updated_at", _TIME, nullable=False),
     Column("deleted_at", _TIME),

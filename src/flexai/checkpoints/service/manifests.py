@@ -59,7 +59,14 @@ def write_manifest(store: ManagedStore, checkpoint: Checkpoint, files: Sequence[
     store.write_manifest(
         str(checkpoint.id),
         b'{"checkpoint":%s,"contents":[%s],"format":%d,"manifest":%s,"manifestDigest":"%s"}'
-        % (checkpoint.model_dump_json().encode(), contents.encode(), FORMAT, canonical, digest.encode()),
+        % (
+            # What can change later is the catalog's alone.
+            checkpoint.model_dump_json(exclude={"is_protected"}).encode(),
+            contents.encode(),
+            FORMAT,
+            canonical,
+            digest.encode(),
+        ),
     )
     return ManifestSummary(digest=digest, size=sum(file.content.size for file in ordered), file_count=len(ordered))
 

@@ -133,7 +133,8 @@ def delete_job(
     """Delete a job that has ended, with its log and, unless they are to be kept, the checkpoints that it wrote.
 
     Its name is free afterwards. Output that was not captured goes with it, except in a directory that the user named.
-    Raises NotFoundError where there is none, ConflictError while it runs or while one of its checkpoints is in use.
+    Raises NotFoundError where there is none, ConflictError while it runs, while one of its checkpoints is in use, and
+    where one that would go is protected.
     """
     progress = progress or NoProgress()
     job = inspect_job(system, reference)
@@ -142,7 +143,14 @@ def delete_job(
             f"training job {job.name!r} is {job.status}", hint=f"stop it first: flexai training stop {job.name}"
         )
     if not keep_checkpoints:
-        for checkpoint in system.catalog.checkpoints.of_job(str(job.id)):
+        written = system.catalog.checkpoints.of_job(str(job.id))
+        # Before the first one goes: half of a job is no use to anybody.
+        if protected := [str(checkpoint.id) for checkpoint in written if checkpoint.is_protected]:
+            raise ConflictError(
+                f"training job {job.name!r} wrote {len(protected)} protected checkpoint{'s'[: len(protected) > 1]}",
+                hint=f"keep its checkpoints with --keep-checkpoints, or: flexai checkpoint unprotect {protected[0]}",
+            )
+        for checkpoint in written:
             # One that somebody else has just deleted is no obstacle.
             with suppress(NotFoundError):
                 system.catalog.checkpoints.delete(parse_reference(str(checkpoint.id)))

@@ -18,6 +18,8 @@ from flexai.cli.commands import LazyGroup
         "list": ("flexai.cli.checkpoint.list:list_checkpoints", "List the pushed checkpoints."),
         "delete": ("flexai.cli.checkpoint.delete:delete", "Delete a checkpoint."),
         "undelete": ("flexai.cli.checkpoint.undelete:undelete", "Bring back a deleted checkpoint."),
+        "protect": ("flexai.cli.checkpoint.protect:protect", "Keep checkpoints from being deleted."),
+        "unprotect": ("flexai.cli.checkpoint.protect:unprotect", "Let protected checkpoints be deleted again."),
         "verify": ("flexai.cli.checkpoint.verify:verify", "Read checkpoints and compare their digests."),
         "gc": ("flexai.cli.checkpoint.gc:collect_garbage", "Free the room that deleted checkpoints take."),
         "recover": ("flexai.cli.checkpoint.recover:recover", "Rebuild a lost catalog from the store."),

@@ -18,7 +18,8 @@ from flexai.cli.parameters import json_option
 def list_checkpoints(deleted: bool, as_json: bool) -> None:
     """List the pushed checkpoints.
 
-    Oldest first. Those that a training job wrote are listed by: flexai training checkpoints JOB
+    Oldest first, and with a word at those that are protected. Those that a training job wrote are listed by:
+    flexai training checkpoints JOB
 
     \b
     flexai checkpoint list
@@ -41,9 +42,13 @@ def _table(rows: Sequence[CheckpointRow]) -> str:
     now = present()
     return dashed_table(
         ("NAME", "FILES COUNT", "TOTAL SIZE", "STATUS", "CREATED AT"),
-        [(row.name, str(row.file_count), short_size(row.size), row.status, age(row.created_at, now)) for row in rows],
+        [(row.name, str(row.file_count), short_size(row.size), _status(row), age(row.created_at, now)) for row in rows],
         right=frozenset({1}),
     )
+
+
+def _status(row: CheckpointRow) -> str:
+    return f"{row.status}, protected" if row.is_protected else row.status
 
 
 def _deleted_table(rows: Sequence[CheckpointRow]) -> str:

@@ -102,6 +102,7 @@ def upgrade() -> None:
         sa.Column("inference_missing", sa.Text(), nullable=False),
         sa.Column("resumable", sa.Boolean(), nullable=False),
         sa.Column("resumable_missing", sa.Text(), nullable=False),
+        sa.Column("is_protected", sa.Boolean(), nullable=False),
         sa.Column("created_at", sa.String(length=32), nullable=False),
         sa.Column("updated_at", sa.String(length=32), nullable=False),
         sa.Column("deleted_at", sa.String(length=32), nullable=True),

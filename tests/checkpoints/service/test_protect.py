@@ -1,0 +1,121 @@
+"""Protected checkpoints: kept from being deleted until somebody takes that back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from flexai.checkpoints.catalog.catalog import Catalog
+from flexai.checkpoints.catalog.reader import open_reader
+from flexai.checkpoints.documents import checkpoint_document, checkpoint_list_document
+from flexai.checkpoints.errors import ConflictError, NotFoundError, StorageUnavailableError
+from flexai.checkpoints.models import JobStatus
+from flexai.checkpoints.service.delete import delete, protect, undelete, unprotect
+from flexai.checkpoints.service.inspect import inspect
+from flexai.checkpoints.service.push import ExistingCheckpoint, push
+from flexai.checkpoints.service.recover import recover
+from flexai.checkpoints.service.training import delete_job, job_checkpoints, run_training
+from tests.support.machine import Machine
+from tests.support.trees import Tree, noise
+
+SOURCE: Tree = {"model.safetensors": noise(5000, "model")}
+
+
+@pytest.fixture
+def source(machine: Machine) -> Path:
+    return machine.write("run", SOURCE)
+
+
+def test_a_protected_checkpoint_is_not_deleted_before_it_is_unprotected(machine: Machine, source: Path) -> None:
+    machine.push("llama", source)
+    (protected,) = protect(machine.system, ["LLAMA"])
+    assert protected.is_protected
+    with pytest.raises(ConflictError, match="'llama' is protected") as caught:
+        delete(machine.system, "llama")
+    assert "flexai checkpoint unprotect llama" in caught.value.hint
+    assert machine.fetched("llama") == SOURCE
+    (unprotected,) = unprotect(machine.system, ["llama"])
+    assert not unprotected.is_protected
+    delete(machine.system, "llama")
+    assert not undelete(machine.system, "llama").is_protected
+
+
+def test_to_protect_twice_is_to_protect_once(machine: Machine, source: Path) -> None:
+    machine.push("llama", source)
+    protect(machine.system, ["llama", "llama"])
+    protect(machine.system, ["llama"])
+    unprotect(machine.system, ["llama"])
+    assert not machine.checkpoint("llama").is_protected
+
+
+def test_of_several_either_all_become_protected_or_none(machine: Machine, source: Path) -> None:
+    machine.push("llama", source)
+    with pytest.raises(NotFoundError, match="mistral"):
+        protect(machine.system, ["llama", "mistral"])
+    assert not machine.checkpoint("llama").is_protected
+
+
+def test_what_is_not_available_cannot_be_protected(machine: Machine, source: Path) -> None:
+    machine.storage.down_from = 0
+    with pytest.raises(StorageUnavailableError):
+        machine.push("llama", source)
+    with pytest.raises(ConflictError, match="not available"):
+        protect(machine.again().system, ["llama"])
+
+
+def test_a_copy_of_a_protected_checkpoint_is_not_protected(machine: Machine, source: Path) -> None:
+    machine.push("llama", source)
+    protect(machine.system, ["llama"])
+    push(machine.system, "copy", ExistingCheckpoint("llama"))
+    delete(machine.system, "copy")
+
+
+def test_documents_and_lists_show_it(machine: Machine, source: Path) -> None:
+    machine.push("llama", source)
+    machine.push("mistral", source)
+    protect(machine.system, ["llama"])
+    with open_reader(machine.settings.effective_database_url) as reader:
+        shown = {name: checkpoint_document(reader.checkpoint(name), []) for name in ("llama", "mistral")}
+        listed = checkpoint_list_document(reader.pushed_checkpoints())
+    assert [shown[name]["status"]["protected"] for name in ("llama", "mistral")] == [True, False]
+    assert {row["name"]: row["protected"] for row in listed} == {"llama": True, "mistral": False}
+
+
+def test_a_job_with_a_protected_checkpoint_is_deleted_only_without_its_checkpoints(machine: Machine) -> None:
+    script = (
+        'mkdir -p "$FLEXAI_OUTPUT_CHECKPOINT_DIR/a" "$FLEXAI_OUTPUT_CHECKPOINT_DIR/b";'
+        'for name in a b; do echo $name > "$FLEXAI_OUTPUT_CHECKPOINT_DIR/$name/w.bin"; done'
+    )
+    patient = machine.again(quiet_period=0)
+    job = run_training(patient.system, "train", ["sh", "-c", script], on_output=lambda _: None)
+    assert job.status is JobStatus.SUCCEEDED
+    first, second = job_checkpoints(patient.system, "train")
+    protect(patient.system, [str(second.id)])
+    with pytest.raises(ConflictError, match=r"1 protected checkpoint$") as caught:
+        delete_job(patient.system, "train")
+    assert str(second.id) in caught.value.hint
+    assert [row.id for row in job_checkpoints(patient.system, "train")] == [first.id, second.id]
+    delete_job(patient.system, "train", keep_checkpoints=True)
+    assert inspect(patient.system, str(second.id)).checkpoint.is_protected
+
+
+def test_a_catalog_that_is_rebuilt_from_the_store_does_not_know_what_was_protected(
+    machine: Machine, source: Path
+) -> None:
+    machine.push("llama", source)
+    protect(machine.system, ["llama"])
+    with Machine.start(machine.root, database_url=f"sqlite:///{machine.root}/new.db") as rebuilt:
+        assert recover(rebuilt.system).recovered == ["llama"]
+        assert not rebuilt.checkpoint("llama").is_protected
+
+
+def test_the_catalog_alone_refuses_it_too(machine: Machine, source: Path) -> None:
+    from flexai.checkpoints.names import parse_reference
+
+    machine.push("llama", source)
+    protect(machine.system, ["llama"])
+    catalog = Catalog.open(machine.settings.effective_database_url)
+    with pytest.raises(ConflictError):
+        catalog.checkpoints.delete(parse_reference("llama"))
+    catalog.close()
