@@ -72,7 +72,7 @@ def test_no_file_names_a_package_registry(texts: dict[Path, str]) -> None:
 def test_every_link_of_the_file_system_is_relative_and_stays_inside(files: list[Path]) -> None:
     links = [path for path in files if path.is_symlink()]
     assert {path.relative_to(ROOT).as_posix() for path in links} >= {
-        f"src/flexai/{folder}" for folder in ("blocks", "flows", "tasks")
+        f"src/flexai/{folder}" for folder in ("blocks", "deployments", "flows", "tasks")
     }
     for link in links:
         assert not os.path.isabs(os.readlink(link)), link

@@ -1,7 +1,8 @@
 """Which Prefect API is configured, found without importing Prefect: that alone takes two seconds.
 
 The sources and their order are Prefect's (https://docs.prefect.io/v3/concepts/settings-and-profiles): the environment,
-``.env``, ``prefect.toml`` and ``pyproject.toml`` in the working directory, and the active profile.
+``.env``, ``prefect.toml`` and ``pyproject.toml`` in the working directory, and the active profile. Where none of them
+says anything, the server counts that ``flexai up`` has started.
 """
 
 from __future__ import annotations
@@ -13,6 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from flexai.checkpoints.setting_sources import home_path
+
+UP = "flexai up"
+"""The origin of the API of a server that this program has started."""
 VARIABLE = "PREFECT_API_URL"
 _TEST_MODES = (
     "PREFECT_TEST_MODE",
@@ -33,14 +38,39 @@ class PrefectAPI:
 
 
 def find_api(environment: Mapping[str, str] | None = None) -> PrefectAPI | None:
-    """The Prefect API that Prefect itself would use, or None where it has to start one of its own.
+    """The Prefect API to use: the one that Prefect itself would, else the server of ``flexai up``, else None.
 
     The first source that sets it decides, even to nothing.
     """
     environment = os.environ if environment is None else environment
+    decided = _decided(environment)
+    if decided is None:
+        return started_api(environment)
+    return decided if decided.url else None
+
+
+def configured_api(environment: Mapping[str, str] | None = None) -> PrefectAPI | None:
+    """The Prefect API that Prefect itself would use, or None where it has to start one of its own."""
+    decided = _decided(os.environ if environment is None else environment)
+    return decided if decided and decided.url else None
+
+
+def started_api(environment: Mapping[str, str] | None = None) -> PrefectAPI | None:
+    """The server that ``flexai up`` has started from this home folder, if it runs."""
+    home = home_path(environment)
+    if not (home / "prefect" / "server.json").is_file():
+        return None  # nearly always: not worth an import
+    from flexai.cli.orchestration.processes import recall
+
+    server = recall(home, "server")
+    return None if server is None else PrefectAPI(server.url, UP)
+
+
+def _decided(environment: Mapping[str, str]) -> PrefectAPI | None:
+    """What the first source says that says anything; an empty address says that there is to be none."""
     for url, origin in _configured(environment):
         if isinstance(url, str):
-            return PrefectAPI(url, origin) if url else None
+            return PrefectAPI(url, origin)
     return None
 
 

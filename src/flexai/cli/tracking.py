@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from flexai.checkpoints.errors import AccessDeniedError, StorageUnavailableError, UsageError
 from flexai.cli import terminal
-from flexai.cli.prefect_api import PrefectAPI, find_api
+from flexai.cli.prefect_api import UP, VARIABLE, PrefectAPI, find_api
 
 if TYPE_CHECKING:
     from flexai.checkpoints.storage.connection import StorageConnection
@@ -32,8 +32,23 @@ def tracking_api(track: bool | None) -> PrefectAPI | None:
     if track and api is None:
         raise UsageError(
             "--track needs a Prefect API, and none is configured",
-            hint="prefect server start, then: prefect config set PREFECT_API_URL=http://127.0.0.1:4200/api",
+            hint="flexai up starts one; PREFECT_API_URL names one that is there",
         )
+    return api
+
+
+def required_api(what: str) -> PrefectAPI:
+    """The Prefect API, ready for use, of a command that makes no sense without one.
+
+    Raises UsageError where none is configured.
+    """
+    api = find_api()
+    if api is None:
+        raise UsageError(
+            f"{what} needs a Prefect API, and none is configured",
+            hint="flexai up starts one; PREFECT_API_URL names one that is there",
+        )
+    prepare_prefect(api)
     return api
 
 
@@ -89,6 +104,8 @@ def prepare_prefect(api: PrefectAPI | None) -> None:
     """Set what Prefect has to know before it is imported; ``api`` None lets it start an API of its own."""
     if api is not None:
         os.environ["PREFECT_SERVER_ALLOW_EPHEMERAL_MODE"] = "false"
+        if api.origin == UP:
+            os.environ[VARIABLE] = api.url
     elif "PREFECT_SERVER_EPHEMERAL_ENABLED" not in os.environ:
         os.environ.setdefault("PREFECT_SERVER_ALLOW_EPHEMERAL_MODE", "true")
     # A task run without a flow has no log of its own there, and no warning is needed that says so.

@@ -1,0 +1,1 @@
+"""``flexai up``, ``down``, ``status`` and ``deploy``: Prefect on this machine, without having to know its commands."""

@@ -1,0 +1,65 @@
+"""``flexai deploy``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from flexai.cli import terminal
+from flexai.cli.commands import command
+from flexai.cli.parameters import json_option
+from flexai.cli.tracking import required_api
+
+if TYPE_CHECKING:
+    from flexai.cli.orchestration.deploying import Deployed
+
+
+@command("deploy", usage="[--pool NAME] [--json]")
+@click.option("--pool", metavar="NAME", default="flexai-local", show_default=True, help="The work pool of the runs.")
+@json_option
+def deploy(pool: str, as_json: bool) -> None:
+    """Deploy every flow to the Prefect API.
+
+    Then its UI can run and schedule them. Makes the work pool if there is none (of processes), registers the
+    blocks, and sets up the ready automations. Deployed again, everything is brought up to date, except for
+    schedules and automations: once there they stay as they are, on or off.
+
+    \b
+    flexai deploy
+    flexai deploy --pool kubernetes-pool
+    """
+    api = required_api("flexai deploy")
+    from flexai.cli.orchestration.automations import create_automations
+    from flexai.cli.orchestration.deploying import deploy as deploy_flows
+
+    done = deploy_flows(api.url, pool)
+    automations = create_automations()
+    if as_json:
+        terminal.write_document(document_of(done, automations), as_json=True)
+        return
+    from flexai.cli.tables import dashed_table
+
+    rows = [(entry["name"], _schedules(entry), "new" if entry["isNew"] else "up to date") for entry in done.deployments]
+    terminal.write(dashed_table(("DEPLOYMENT", "SCHEDULES", "STATE"), rows))
+    made = "made" if done.pool_created else "there"
+    terminal.say(f"{terminal.count(len(rows), 'deployment')} in work pool {pool!r} ({done.pool_type}, {made})")
+    for automation in automations:
+        if automation["problem"]:
+            terminal.warn(f"automation {automation['name']!r} is not there: {automation['problem']}")
+
+
+def document_of(done: Deployed, automations: list[dict[str, Any]]) -> dict[str, Any]:
+    """What there is after deploying, for programs."""
+    return {
+        "workPool": {"name": done.pool, "type": done.pool_type, "isNew": done.pool_created},
+        "blockTypes": done.block_types,
+        "deployments": done.deployments,
+        "automations": automations,
+    }
+
+
+def _schedules(entry: dict[str, Any]) -> str:
+    return ", ".join(
+        f"{schedule['slug'] or 'unnamed'} ({'on' if schedule['active'] else 'off'})" for schedule in entry["schedules"]
+    )

@@ -1,0 +1,199 @@
+"""Processes in the background that a later command finds again, and takes for nobody else's.
+
+A process is known by its host, its id and the time it began: an id alone may be another process's by now. What is
+known of it lies in a file in the folder ``prefect`` of the home folder, beside its log.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from flexai.checkpoints.errors import CheckpointError, StorageUnavailableError
+
+FOLDER = "prefect"
+_CHECK_SECONDS = 0.1
+_TAIL_LINES = 12
+_TAIL_BYTES = 16 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Background:
+    """A process that was started in the background."""
+
+    name: str
+    """``server`` or ``worker``: also what its file and its log are called."""
+    host: str
+    pid: int
+    started: str
+    url: str
+    """The address of the Prefect API that it serves or works for."""
+    pool: str = ""
+
+    def is_alive(self) -> bool:
+        """Whether it runs: this very process, not another one with its id."""
+        from flexai.checkpoints.catalog.claims import this_host
+
+        return self.host == this_host() and _began(self.pid) == self.started
+
+
+def folder(home: Path) -> Path:
+    """Where the state and the logs of the background processes are."""
+    return home / FOLDER
+
+
+def log_path(home: Path, name: str) -> Path:
+    """The log of a background process."""
+    return folder(home) / f"{name}.log"
+
+
+def recall(home: Path, name: str) -> Background | None:
+    """The background process of a name, if it was started from this home folder and runs."""
+    try:
+        document = json.loads(_state_path(home, name).read_text(encoding="utf-8"))
+        found = Background(**document)
+    except (OSError, ValueError, TypeError):
+        return None  # never started, or a file of another version: nothing that could be relied on
+    return found if found.is_alive() else None
+
+
+def forget(home: Path, name: str) -> None:
+    """Remove what is known of a background process."""
+    _state_path(home, name).unlink(missing_ok=True)
+
+
+def start(
+    home: Path,
+    name: str,
+    command: Sequence[str],
+    *,
+    environment: Mapping[str, str],
+    cwd: Path,
+    url: str,
+    pool: str = "",
+    keep_open: Sequence[int] = (),
+) -> Background:
+    """Start a process that outlives this one and its terminal, and write down which it is.
+
+    ``keep_open`` are file descriptors that it inherits.
+    """
+    from flexai.checkpoints.catalog.claims import this_host
+
+    log = log_path(home, name)
+    log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with contextlib.suppress(FileNotFoundError):
+        log.replace(log.with_suffix(".log.1"))
+    with os.fdopen(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as output:
+        process = subprocess.Popen(
+            command,
+            cwd=cwd,
+            env=dict(environment),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            pass_fds=tuple(keep_open),
+        )
+    # It is not our child any more as far as Python is concerned: it is meant to outlive us.
+    process.returncode = 0
+    began = Background(name, this_host(), process.pid, _began(process.pid) or "", url, pool)
+    _remember(home, began)
+    return began
+
+
+def wait_until(process: Background, home: Path, is_ready: Callable[[], bool], *, seconds: float) -> None:
+    """Wait for what a background process was started for.
+
+    Raises StorageUnavailableError where it ends before, with the end of its log, or takes too long.
+    """
+    deadline = time.monotonic() + seconds
+    while not is_ready():
+        _reap(process.pid)
+        if not process.is_alive():
+            raise StorageUnavailableError(
+                f"the Prefect {process.name} ended at once; the end of its log:\n{tail(log_path(home, process.name))}",
+                hint=f"the whole log is {log_path(home, process.name)}",
+            )
+        if time.monotonic() > deadline:
+            raise StorageUnavailableError(
+                f"the Prefect {process.name} is not ready after {seconds:.0f} seconds; the end of its log:\n"
+                f"{tail(log_path(home, process.name))}",
+                hint="flexai status says whether it is by now; flexai down stops it",
+            )
+        time.sleep(_CHECK_SECONDS)
+
+
+def stop(process: Background, *, grace: float) -> bool:
+    """End a background process: ask it, and after ``grace`` seconds end its whole session.
+
+    Returns whether it ended by itself. Raises CheckpointError where it may not be signalled.
+    """
+    try:
+        os.kill(process.pid, signal.SIGTERM)
+        deadline = time.monotonic() + grace
+        while process.is_alive():
+            _reap(process.pid)
+            if time.monotonic() > deadline:
+                os.killpg(process.pid, signal.SIGKILL)
+                while process.is_alive():
+                    _reap(process.pid)
+                    time.sleep(_CHECK_SECONDS)
+                return False
+            time.sleep(_CHECK_SECONDS)
+    except ProcessLookupError:
+        return True
+    except PermissionError as error:
+        raise CheckpointError(
+            f"the Prefect {process.name} (process {process.pid}) is somebody else's to stop"
+        ) from error
+    return True
+
+
+def tail(log: Path) -> str:
+    """The last lines of a log."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - _TAIL_BYTES))
+            lines = file.read().decode(errors="replace").rstrip().splitlines()
+    except OSError:
+        return "  (there is no log)"
+    return "\n".join(f"  {line}" for line in lines[-_TAIL_LINES:]) or "  (it is empty)"
+
+
+def _state_path(home: Path, name: str) -> Path:
+    return folder(home) / f"{name}.json"
+
+
+def _remember(home: Path, process: Background) -> None:
+    path = _state_path(home, process.name)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        json.dump(asdict(process), file, indent=2)
+    Path(temporary).replace(path)
+
+
+def _began(pid: int) -> str | None:
+    """When a process began; None where there is none."""
+    from flexai.checkpoints.catalog.claims import process_start
+
+    began = process_start(pid)
+    if began != "" or platform.system() == "Linux":
+        return began
+    # Elsewhere `process_start` says only whether there is one.
+    asked = subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False)
+    return asked.stdout.strip() or None
+
+
+def _reap(pid: int) -> None:
+    """Let go of a child of ours that has ended, which would look alive where `ps` is asked."""
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(pid, os.WNOHANG)

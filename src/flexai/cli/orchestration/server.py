@@ -1,0 +1,150 @@
+"""A Prefect server of one's own, in the background."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import socket
+import sys
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from flexai.checkpoints.errors import ConflictError, UsageError
+from flexai.cli.orchestration.processes import Background, folder, start, wait_until
+
+NAME = "server"
+HOST = "127.0.0.1"
+FIRST_PORT = 4200
+"""Where Prefect's own programs and pages expect a server."""
+
+_LOCK = "flexai-up.lock"
+_READY_SECONDS = 180.0
+_LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+
+
+def answers(url: str, *, seconds: float = 5.0) -> bool:
+    """Whether a Prefect API answers at this address."""
+    request = urllib.request.Request(f"{url.rstrip('/')}/health")
+    try:
+        with urllib.request.urlopen(request, timeout=seconds) as answer:
+            return json.loads(answer.read(1024)) is True
+    except (OSError, ValueError):
+        return False
+
+
+def is_here(url: str) -> bool:
+    """Whether an address is one of this machine's, at which a server could be started."""
+    parts = urlsplit(url)
+    return parts.scheme == "http" and parts.hostname in _LOOPBACK and parts.path.rstrip("/") == "/api"
+
+
+def choose_port(wanted: int | None) -> int:
+    """The port to listen on: the one that is wanted, or else Prefect's own, or a free one.
+
+    Raises ConflictError where the wanted port is taken.
+    """
+    if wanted is not None:
+        if not _is_free(wanted):
+            what = "another Prefect server" if answers(f"http://{HOST}:{wanted}/api") else "another program"
+            raise ConflictError(
+                f"{what} listens on port {wanted} of this machine",
+                hint="flexai up without --port takes a free one; PREFECT_API_URL makes it use a server that is there",
+            )
+        return wanted
+    if _is_free(FIRST_PORT):
+        return FIRST_PORT
+    with socket.socket() as free:
+        free.bind((HOST, 0))
+        return int(free.getsockname()[1])
+
+
+def start_server(home: Path, port: int) -> Background:
+    """Start a Prefect server and wait until it answers, which takes ten seconds, or twenty for the first one.
+
+    Its database is the one in the user's Prefect home, so that what was saved without a server is there as well, and
+    stays when it is stopped. Raises ConflictError where another home folder's server is at work on that database,
+    StorageUnavailableError where it does not start.
+    """
+    from prefect.settings import get_current_settings
+
+    prefect_home = get_current_settings().home
+    url = f"http://{HOST}:{port}/api"
+    # What `prefect server start` runs, without the process around it, which would not take it along when it ends.
+    command = [
+        sys.executable,
+        "-m",
+        "uvicorn",
+        "--factory",
+        "prefect.server.api.server:create_app",
+        f"--host={HOST}",
+        f"--port={port}",
+        "--log-level=warning",
+    ]
+    environment = os.environ | {
+        "PREFECT_HOME": str(prefect_home),
+        "PREFECT_API_URL": url,
+        "PREFECT_SERVER_UI_API_URL": url,
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+        "PREFECT__SERVER_FINAL": "1",
+        "DO_NOT_TRACK": "1",
+    }
+    folder(home).mkdir(mode=0o700, parents=True, exist_ok=True)
+    with _held(prefect_home) as lock:
+        server = start(
+            home,
+            NAME,
+            command,
+            environment=environment,
+            cwd=folder(home),
+            url=url,
+            keep_open=[lock],
+        )
+    wait_until(server, home, lambda: answers(url), seconds=_READY_SECONDS)
+    return server
+
+
+def port_of(url: str) -> int:
+    """The port in an address."""
+    try:
+        return urlsplit(url).port or 80
+    except ValueError as error:
+        raise UsageError(f"{url} is no address", hint="correct PREFECT_API_URL") from error
+
+
+def ui_address(url: str) -> str:
+    """Where people look at what an API shows programs."""
+    return url.rstrip("/").removesuffix("/api")
+
+
+@contextlib.contextmanager
+def _held(prefect_home: Path) -> Iterator[int]:
+    """A lock on a Prefect home that the server inherits and holds as long as it lives, however it ends."""
+    prefect_home.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(prefect_home / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise ConflictError(
+            f"another flexai up has a server at work on the database in {prefect_home}",
+            hint="flexai down in its home folder (FLEXAI_HOME) stops it; with another PREFECT_HOME both can run",
+        ) from None
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            return False
+    return True

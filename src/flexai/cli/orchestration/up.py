@@ -1,0 +1,135 @@
+"""``flexai up``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from flexai.checkpoints.errors import StorageUnavailableError
+from flexai.cli import terminal
+from flexai.cli.commands import command
+from flexai.cli.prefect_api import UP, PrefectAPI, configured_api, started_api
+from flexai.cli.tracking import prepare_prefect
+
+if TYPE_CHECKING:
+    from flexai.cli.orchestration.processes import Background
+
+
+@command("up", usage="[--port PORT] [--pool NAME]")
+@click.option(
+    "--port",
+    metavar="PORT",
+    type=click.IntRange(1, 65535),
+    help="Where the server listens on this machine; by default 4200, or a free port where that is taken.",
+)
+@click.option("--pool", metavar="NAME", default="flexai-local", show_default=True, help="The work pool of the worker.")
+def up(port: int | None, pool: str) -> None:
+    """Start Prefect on this machine: a server, a worker, every flow.
+
+    Starts only what does not run yet. Where a Prefect API is configured (PREFECT_API_URL, a Prefect profile) and
+    answers, that one is used and only the worker is started. Runs work in the directory in which this was
+    started. Server and worker stay when the terminal is closed; every flexai command finds the server.
+
+    \b
+    flexai up
+    flexai up --port 4300
+    """
+    from flexai.checkpoints.setting_sources import home_path
+    from flexai.checkpoints.settings import load_settings
+
+    load_settings()  # what is wrong with them is better said now than in the worker's log
+    home = home_path()
+    api = _server(home, port)
+    from flexai.cli.orchestration.automations import create_automations
+    from flexai.cli.orchestration.deploying import create_pool, deploy
+    from flexai.cli.orchestration.server import ui_address
+    from flexai.cli.orchestration.worker import await_worker
+
+    pool_type, _ = create_pool(pool)
+    worker = _worker(home, api, pool, pool_type)
+    terminal.say("deploying the flows…")
+    done = deploy(api.url, pool, pool_ready=True)
+    for automation in create_automations():
+        if automation["problem"]:
+            terminal.detail(f"automation {automation['name']!r} is not there: {automation['problem']}")
+    if worker is not None:
+        await_worker(worker, home)
+    terminal.say(f"{terminal.count(len(done.deployments), 'deployment')} in work pool {pool!r}")
+    address = ui_address(api.url)
+    terminal.say("Prefect's UI, with a form for every flow:")
+    terminal.write(address)
+    if api.origin == UP:
+        terminal.hint(f"export PREFECT_API_URL={api.url} is for prefect's own commands; flexai's need nothing")
+
+
+def _server(home: Path, port: int | None) -> PrefectAPI:
+    """The API to use: a configured one, the one that runs, or a new one. Prefect is ready for it then."""
+    from flexai.cli.orchestration.server import NAME, choose_port, is_here, port_of, start_server
+
+    configured, started = configured_api(), started_api()
+    if started is not None and (configured is None or configured.url == started.url):
+        terminal.say(f"the Prefect server runs already: {started.url}")
+        _use(started)
+        return started
+    if configured is not None:
+        if _answers(configured):
+            terminal.say(f"the Prefect API is configured and runs: {configured.url} (from {configured.origin})")
+            return configured
+        if not is_here(configured.url):
+            raise StorageUnavailableError(
+                f"the Prefect API {configured.url} (from {configured.origin}) does not answer",
+                hint="start it, or unset it: then flexai up starts a server of your own",
+            )
+        port = port_of(configured.url)
+    chosen = choose_port(port)
+    prepare_prefect(None)
+    terminal.say(f"starting a Prefect {NAME} on port {chosen} (the first time this takes half a minute)…")
+    server = start_server(home, chosen)
+    api = PrefectAPI(server.url, UP)
+    terminal.say(f"the Prefect server runs: {api.url}")
+    _use(api)
+    return api
+
+
+def _worker(home: Path, api: PrefectAPI, pool: str, pool_type: str) -> Background | None:
+    """A worker that was started now, or None where none is needed."""
+    from flexai.cli.orchestration.processes import recall
+    from flexai.cli.orchestration.worker import NAME, start_worker
+
+    running = recall(home, NAME)
+    if running is not None and (running.url, running.pool) == (api.url, pool):
+        terminal.say(f"the worker runs already: process {running.pid}, for work pool {pool!r}")
+        return None
+    if running is not None:
+        raise StorageUnavailableError(
+            f"a worker runs already, but for work pool {running.pool!r} of {running.url}",
+            hint="flexai down stops it",
+        )
+    if pool_type != "process":
+        terminal.warn(f"work pool {pool!r} is of the type {pool_type}: its worker is not this machine's to start")
+        return None
+    worker = start_worker(home, api.url, pool)
+    terminal.say(f"started a worker: process {worker.pid}, for work pool {pool!r}")
+    return worker
+
+
+def _use(api: PrefectAPI) -> None:
+    """Make Prefect use an API in this process, imported or not."""
+    prepare_prefect(api)
+    from prefect.context import refresh_global_settings_context
+
+    refresh_global_settings_context()
+
+
+def _answers(api: PrefectAPI) -> bool:
+    """Whether a configured API answers; Prefect knows how to ask one that wants a key."""
+    prepare_prefect(api)
+    from flexai.blocks.api import with_api
+
+    try:
+        with_api(lambda client: client.hello())
+    except StorageUnavailableError:
+        return False
+    return True
