@@ -41,6 +41,7 @@ class StoredContent:
     digest: bytes | None
     part_digests: bytes
     checksums: Mapping[str, str] = field(default_factory=dict)
+    origin: str = ""
 
     def part_digest(self, number: int) -> bytes:
         """The digest of part ``number`` (from 1)."""

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from hypothesis import given
@@ -20,6 +21,8 @@ class _Planned:
     size: int
     is_local: bool = True
     version: str = ""
+    origin: str = ""
+    checksums: Mapping[str, str] = field(default_factory=dict, compare=False)
     expected: None = None
 
     def open(self) -> OpenSource:

@@ -60,6 +60,7 @@ _CONTENT_COLUMNS = (
     contents.c.digest,
     contents.c.part_digests,
     contents.c.checksums,
+    contents.c.origin,
 )
 
 
@@ -185,12 +186,16 @@ class Blobs:
                 found[content.digest.hex()] = content
         return found
 
-    def hold_by_origin(self, checkpoint_id: str, origin: str) -> StoredContent | None:
-        """Find a sound stored content by the provider's object that it is, and refer to its blob.
+    def hold_by_origin(self, checkpoint_id: str, origins: Iterable[str]) -> dict[str, StoredContent]:
+        """Find sound stored contents by the provider's objects that they are, and refer to their blobs.
 
         Raises ConflictError for a checkpoint that is gone.
         """
-        return next(iter(self._hold_all(checkpoint_id, contents.c.origin == origin)), None)
+        found: dict[str, StoredContent] = {}
+        for batch in _batches(dict.fromkeys(origins)):
+            held = self._hold_all(checkpoint_id, contents.c.origin.in_(batch))
+            found |= {content.origin: content for content in held}
+        return found
 
     def _hold_all(self, checkpoint_id: str, condition: ColumnElement[bool]) -> list[StoredContent]:
         query = self._stored(condition & _IS_SOUND)
@@ -374,4 +379,5 @@ def _content(row: Any) -> StoredContent:
         digest=None if row.digest is None else bytes.fromhex(row.digest),
         part_digests=bytes(row.part_digests),
         checksums=json.loads(row.checksums),
+        origin=row.origin or "",
     )

@@ -31,17 +31,17 @@ from flexai.checkpoints.paths import parse_path
 from flexai.checkpoints.progress import Progress
 from flexai.checkpoints.service.capture import capture
 from flexai.checkpoints.service.fetch import fetch
+from flexai.checkpoints.service.storing import same_content
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.storage.files import read_blocks
 from flexai.checkpoints.storage.protocol import Block
 from flexai.checkpoints.training.capture import CaptureReport, OutputCapture, salvage
-from flexai.checkpoints.training.joblog import JobLog
 from flexai.checkpoints.training.code import find_code_commit
+from flexai.checkpoints.training.joblog import JobLog
 from flexai.checkpoints.training.pins import Pins
 from flexai.checkpoints.training.places import AttemptPlaces, BrokenAttempt, broken_attempts
 from flexai.checkpoints.training.runner import Ended, OnOutput, SignalRelay, TrainingCommand, command_environment
 from flexai.checkpoints.training.watch import Found
-from flexai.checkpoints.transfer.compare import same_content
 from flexai.checkpoints.transfer.sources import LocalSource
 
 OUTPUT_VARIABLE = "FLEXAI_OUTPUT_CHECKPOINT_DIR"
@@ -425,8 +425,7 @@ def _has_content(system: System, checkpoint_id: UUID, found: Found) -> bool:
         sources = [LocalSource.of(parse_path(path), local, local.lstat()) for path, local in found.files.items()]
     except FileNotFoundError as error:
         raise SourceChangedError(f"{found.title} vanished before it was stored") from error
-    files = system.blobs.files_of(str(checkpoint_id))
-    return same_content(files, sources, concurrency=system.settings.concurrency)
+    return same_content(system, str(checkpoint_id), sources)
 
 
 def _check_variable(variable: str, value: str) -> None:

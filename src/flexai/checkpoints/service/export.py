@@ -66,25 +66,27 @@ def export(
 
     def begin() -> None:
         _give_up_leftovers(place, {EXPORT_MANIFEST, *(file.path for file in files)}, progress)
-        write_export_manifest(place, checkpoint, manifest, complete=False)
+        write_export_manifest(place, checkpoint, manifest)
 
     try:
         found = None if overwrite else read_export_manifest(place)
-        if found is not None and found.manifest != manifest:
+        if found is not None and not found.has_files_of(manifest):
             raise DestinationExistsError(f"another checkpoint was exported to {place.storage.location}/{place.key}")
-        is_whole = found is not None and found.complete
         done = deliver(
             files,
             place,
             store=system.store,
+            journal=system.blobs,
             limits=limits_of(system.settings),
             overwrite=overwrite,
-            is_whole=is_whole,
+            delivered=found.etags if found is not None and found.complete else None,
             before_writing=begin,
             progress=progress,
         )
-        if done.sent or not is_whole:
-            write_export_manifest(place, checkpoint, manifest, complete=True)
+        if done.sent or found is None or not found.complete or found.manifest != manifest:
+            # Read again: what had no digest yet may have been read on its way.
+            manifest = manifest_of(system.blobs.files_of(str(checkpoint.id)))
+            write_export_manifest(place, checkpoint, manifest, infos=done.sent | done.skipped)
     finally:
         progress.end()
     record = ExportRecord(

@@ -44,6 +44,7 @@ def fetch(
             files,
             destination,
             store=system.store,
+            journal=system.blobs,
             limits=limits_of(system.settings),
             overwrite=overwrite,
             progress=progress,

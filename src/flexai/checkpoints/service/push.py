@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
@@ -18,7 +17,6 @@ from flexai.checkpoints.service import storing
 from flexai.checkpoints.service.exports import EXPORT_MANIFEST, read_export_manifest
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.storage.connection import RemotePath, StorageConnection
-from flexai.checkpoints.transfer.compare import same_content
 from flexai.checkpoints.transfer.scan import scan_local, scan_remote, split_spec
 from flexai.checkpoints.transfer.sources import Source as FileSource
 
@@ -121,7 +119,11 @@ def _scan_export(place: RemotePath) -> Sequence[FileSource]:
         source = sources.get(parse_path(entry.path))
         if source is None or source.size != entry.size:
             raise IntegrityError(f"{entry.path!r} of the export at {where} is missing or of another size")
-    return [replace(sources[parse_path(entry.path)], expected=entry) for entry in found.manifest.files]
+    return [
+        replace(source, expected=entry, is_proven=found.etags.get(entry.path) == source.version)
+        for entry in found.manifest.files
+        for source in [sources[parse_path(entry.path)]]
+    ]
 
 
 def _hold_all(system: System, checkpoint_id: str, files: Sequence[StoredFile]) -> dict[str, StoredContent]:
@@ -143,7 +145,7 @@ def _settle(
     if original is not None:
         same = original.manifest_digest == existing.manifest_digest
     else:
-        same = same_content(system.blobs.files_of(str(existing.id)), sources, concurrency=os.cpu_count() or 1)
+        same = storing.same_content(system, str(existing.id), sources)
     if same and if_not_exists:
         return existing
     if same:

@@ -14,6 +14,8 @@ from flexai.checkpoints.progress import Progress
 from flexai.checkpoints.service.manifests import write_manifest
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.settings import Settings
+from flexai.checkpoints.transfer import compare
+from flexai.checkpoints.transfer.learn import learn
 from flexai.checkpoints.transfer.sources import Source
 from flexai.checkpoints.transfer.upload import Limits, upload
 
@@ -64,6 +66,16 @@ def store(
         raise
     finally:
         progress.end()
+
+
+def same_content(system: System, checkpoint_id: str, sources: Sequence[Source]) -> bool:
+    """Whether the sources are exactly a checkpoint's files. Raises SourceChangedError or SourceError for a source."""
+
+    def learned(content: StoredContent) -> StoredContent:
+        return learn(content, store=system.store, journal=system.blobs, check=lambda: None)
+
+    files = system.blobs.files_of(checkpoint_id)
+    return compare.same_content(files, sources, learn=learned, concurrency=system.settings.concurrency)
 
 
 def commit(

@@ -15,6 +15,7 @@ from flexai.checkpoints.service.system import System
 from flexai.checkpoints.storage.protocol import Block
 from flexai.checkpoints.transfer.crew import CountedBody, Crew
 from flexai.checkpoints.transfer.digest import Part, digest_blocks, parts_of
+from flexai.checkpoints.transfer.learn import learn
 from flexai.checkpoints.transfer.plan import Run, plan_runs
 from flexai.checkpoints.transfer.reading import StoredBody, has_content
 
@@ -92,14 +93,24 @@ class _Verification:
         small = []
         for content in contents:
             if content.digest is None:
-                continue
-            if content.size < small_size:
+                self._crew.add(partial(self._learn, content))
+            elif content.size < small_size:
                 small.append(StoredFile(path=str(content.id), content=content))
             else:
                 self._crew.add(partial(self._begin, content))
         for run in plan_runs(small, max_length=max(small_size, 1)):
             self._crew.add(partial(self._check_run, run))
         self._crew.run()
+
+    def _learn(self, content: StoredContent) -> None:
+        """Read what only the provider has read so far, and compare it with the provider's checksum."""
+        problem = ""
+        try:
+            learn(content, store=self._system.store, journal=self._system.blobs, check=self._crew.check)
+        except (IntegrityError, SourceChangedError) as error:
+            problem = error.message
+        self._progress.advance(moved=content.size)
+        self._tell(content, problem)
 
     def _check_run(self, run: Run) -> None:
         """Check neighbouring small contents by one request."""

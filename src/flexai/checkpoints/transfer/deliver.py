@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from flexai.checkpoints.contents import StoredContent, StoredFile
@@ -15,6 +15,8 @@ from flexai.checkpoints.storage.managed import ManagedStore
 from flexai.checkpoints.storage.protocol import BytesBody, ObjectInfo, ObjectStorage, PartReceipt
 from flexai.checkpoints.transfer.crew import CountedBody, Crew
 from flexai.checkpoints.transfer.digest import Part, digest_blocks, parts_of
+from flexai.checkpoints.transfer.journal import Journal
+from flexai.checkpoints.transfer.learn import learn
 from flexai.checkpoints.transfer.reading import StoredBody, VerifiedBody, damaged, has_content
 from flexai.checkpoints.transfer.upload import Limits, check_size
 
@@ -32,38 +34,43 @@ def deliver(
     place: RemotePath,
     *,
     store: ManagedStore,
+    journal: Journal,
     limits: Limits,
     overwrite: bool,
-    is_whole: bool,
+    delivered: Mapping[str, str] | None,
     before_writing: Callable[[], None],
     progress: Progress,
 ) -> Delivery:
     """Bring files below a provider's prefix; an object that is there with the same content is left as it is.
 
-    ``is_whole`` says whether what is there is known as a whole export. Where it is not, or a file has to leave,
-    ``before_writing`` is called once, before the first file leaves.
+    ``delivered`` says that a whole export of these files is there, and with which ETags it left them, by path: what
+    still has its own is not read. Where it is None, or a file has to leave, ``before_writing`` is called once, before
+    the first file leaves.
 
     Raises DestinationExistsError for other content in the way, before anything is written; IntegrityError for stored
     content that is not what was recorded.
     """
-    delivery = _Delivery(place, store, limits, progress)
+    delivery = _Delivery(place, store, journal, limits, progress)
     existing = {info.key: info for info in place.storage.list(place.prefix)}
-    others = delivery.compare(files, existing)
+    others = delivery.compare(files, existing, delivered or {})
     if others and not overwrite:
         first = min(place.prefix + file.path for file in others)
         more = f" and {len(others) - 1} more" if len(others) > 1 else ""
         raise DestinationExistsError(f"other content is already at {place.storage.location}/{first}{more}")
     missing = [file for file in files if place.prefix + file.path not in existing]
-    if missing or others or not is_whole:
+    if missing or others or delivered is None:
         before_writing()
         delivery.send(missing + others)
     return delivery.done
 
 
 class _Delivery:
-    def __init__(self, place: RemotePath, store: ManagedStore, limits: Limits, progress: Progress) -> None:
+    def __init__(
+        self, place: RemotePath, store: ManagedStore, journal: Journal, limits: Limits, progress: Progress
+    ) -> None:
         self.place = place
         self.store = store
+        self.journal = journal
         self.limits = limits
         self.progress = progress
         self.crew = Crew(limits.concurrency)
@@ -76,13 +83,18 @@ class _Delivery:
         """Where a file goes."""
         return self.place.prefix + file.path
 
-    def compare(self, files: Sequence[StoredFile], existing: Mapping[str, ObjectInfo]) -> list[StoredFile]:
+    def compare(
+        self, files: Sequence[StoredFile], existing: Mapping[str, ObjectInfo], delivered: Mapping[str, str]
+    ) -> list[StoredFile]:
         """Note which files are there already; returns those in whose place lies something else."""
         others: list[StoredFile] = []
         crew = Crew(self.limits.concurrency)
 
         def compare(file: StoredFile, info: ObjectInfo) -> None:
-            if info.size == file.content.size and _has_content(self.place.storage, info, file.content, crew):
+            if info.size == file.content.size and (
+                info.etag == delivered.get(file.path)
+                or _has_content(self.place.storage, info, self.learned(file.content, crew), crew)
+            ):
                 self.done.skipped[file.path] = info
                 self.progress.advance(skipped=info.size, files=1)
             else:
@@ -108,6 +120,10 @@ class _Delivery:
                     error.add_note(f"an upload of {key} could not be given up: {second.message}")
             raise
 
+    def learned(self, content: StoredContent, crew: Crew) -> StoredContent:
+        """A content with its digests, for which it is read where nobody has done so yet."""
+        return learn(content, store=self.store, journal=self.journal, check=crew.check)
+
     def sent(self, file: StoredFile, info: ObjectInfo) -> None:
         """Note that a file has arrived."""
         self.done.sent[file.path] = info
@@ -117,6 +133,7 @@ class _Delivery:
         self.crew.check()
         if self._copies and self._copy(file):
             return
+        file = replace(file, content=self.learned(file.content, self.crew))
         if file.content.size < self.limits.pack_threshold:
             self._send_small(file)
         else:

@@ -36,6 +36,8 @@ from flexai.checkpoints.storage.managed import ManagedStore
 from flexai.checkpoints.storage.protocol import Block
 from flexai.checkpoints.transfer.crew import CountedBody, Crew
 from flexai.checkpoints.transfer.digest import DigestingBody, Part, digest_blocks, parts_of
+from flexai.checkpoints.transfer.journal import Journal
+from flexai.checkpoints.transfer.learn import FirstReading, check_checksum, learn
 from flexai.checkpoints.transfer.plan import Run, plan_runs
 from flexai.checkpoints.transfer.reading import StoredBody, damaged, has_content
 from flexai.checkpoints.transfer.upload import Limits
@@ -54,6 +56,7 @@ def download(
     destination: Path,
     *,
     store: ManagedStore,
+    journal: Journal,
     limits: Limits,
     overwrite: bool,
     progress: Progress,
@@ -68,7 +71,7 @@ def download(
         root = destination.expanduser().absolute()
     except RuntimeError as error:
         raise UsageError(f"destination {destination} cannot be found: nobody's home") from error
-    transfer = _Download(root, store, limits, progress)
+    transfer = _Download(root, store, journal, limits, progress)
     try:
         transfer.run(files, overwrite=overwrite)
     except OSError as error:
@@ -77,9 +80,10 @@ def download(
 
 
 class _Download:
-    def __init__(self, root: Path, store: ManagedStore, limits: Limits, progress: Progress) -> None:
+    def __init__(self, root: Path, store: ManagedStore, journal: Journal, limits: Limits, progress: Progress) -> None:
         self.root = root
         self.store = store
+        self.journal = journal
         self.limits = limits
         self.progress = progress
         self.crew = Crew(limits.concurrency)
@@ -119,7 +123,8 @@ class _Download:
         checked: set[Path] = {self.root}
 
         def compare(file: StoredFile) -> None:
-            if _has_content(self.target(file), file.content, crew):
+            content = learn(file.content, store=self.store, journal=self.journal, check=crew.check)
+            if _has_content(self.target(file), content, crew):
                 self.progress.advance(skipped=file.content.size, files=1)
                 self.done.kept.append(file.path)
             else:
@@ -183,10 +188,22 @@ class _Download:
         for file in run.files:
             start = file.content.start - run.start
             piece = content[start : start + file.content.size]
-            if not has_content(piece, file.content):
-                raise damaged(file)
+            self._check_piece(file, piece)
             pieces.append((file, piece))
         _try_again(partial(self._write_small, pieces))
+
+    def _check_piece(self, file: StoredFile, piece: Block) -> None:
+        """Compare a small file in memory with its digest, or its provider's checksum where nobody has read it yet."""
+        content = file.content
+        if content.digest is not None:
+            if not has_content(piece, content):
+                raise damaged(file)
+            return
+        check_checksum(content, [piece])
+        reading = FirstReading(content)
+        for part in parts_of(content.size, content.part_size):
+            reading.take(part, digest_blocks([piece[part.offset : part.offset + part.size]]))
+        reading.record(self.journal)
 
     def _write_small(self, pieces: list[tuple[StoredFile, Block]]) -> None:
         """Write small files beside their names, and give them these when all are durable; takes what is done."""
@@ -216,6 +233,7 @@ class _FileDownload:
         self._tries = 0
         self._temporary = Path()
         self._descriptor = -1
+        self._first = FirstReading(file.content) if file.content.digest is None else None
 
     def begin(self) -> None:
         """Open the file beside its name, or what an earlier fetch left of it, and queue its parts."""
@@ -229,15 +247,18 @@ class _FileDownload:
     def _fetch_part(self, part: Part) -> None:
         self._download.crew.check()
         content = self._file.content
-        expected = content.part_digest(part.number)
         fresh = is_hole(self._descriptor, part.offset, part.size)
-        if not fresh and digest_blocks(read_blocks(self._descriptor, part.offset, part.size)) == expected:
+        if not (fresh or self._first) and (
+            digest_blocks(read_blocks(self._descriptor, part.offset, part.size)) == content.part_digest(part.number)
+        ):
             self._download.progress.advance(skipped=part.size)
         else:
             stored = StoredBody(self._download.store, content.blob_id, content.start + part.offset, part.size)
             body = DigestingBody(CountedBody(stored, crew=self._download.crew, progress=self._download.progress))
             write_blocks(self._descriptor, part.offset, body.blocks(), keep_holes=fresh)
-            if body.digest != expected:
+            if self._first:
+                self._first.take(part, body.digest)
+            elif body.digest != content.part_digest(part.number):
                 raise damaged(self._file)
         with self._lock:
             self._left -= 1
@@ -246,6 +267,9 @@ class _FileDownload:
             self._finish()
 
     def _finish(self) -> None:
+        if self._first:
+            check_checksum(self._file.content, read_blocks(self._descriptor, 0, self._file.content.size))
+            self._first.record(self._download.journal)
         sync_data(self._descriptor)
         self._partials.close(self._descriptor)
         try:
@@ -333,9 +357,9 @@ _ID = 16
 
 def partial_path(target: Path, content: StoredContent) -> Path:
     """Where a file is written before it gets its name: beside it, named after it, its content and this try."""
-    assert content.digest is not None
+    named = content.blob_id if content.digest is None else content.digest.hex()
     unique = uuid.uuid4().hex[:_ID]
-    return target.with_name(f".{target.name}.{content.digest.hex()[:_ID]}{unique}{PARTIAL_SUFFIX}")
+    return target.with_name(f".{target.name}.{named[:_ID]}{unique}{PARTIAL_SUFFIX}")
 
 
 def _target_name(partial_name: str) -> str:

@@ -69,6 +69,11 @@ def joined_part_size(source: Source, part_size: int, *, min_part_size: int) -> i
     return expected.part_size * max(1, -(-min_part_size // expected.part_size))
 
 
+def part_digests_of(expected: FileEntry) -> bytes:
+    """The digests of the parts that a manifest gives, 32 bytes each; none where it gives none."""
+    return b"" if expected.digest is None else b"".join(bytes.fromhex(digest) for digest in _parts(expected)[1])
+
+
 def _parts(expected: FileEntry) -> tuple[int, Sequence[str]]:
     assert expected.digest is not None
     return (expected.part_size, expected.parts) if expected.parts else (max(expected.size, 1), (expected.digest,))

@@ -32,8 +32,8 @@ class Journal(Protocol):
         Their sizes are the caller's to compare: a file that holds the digests of another one's parts has its digest.
         """
 
-    def hold_by_origin(self, checkpoint_id: str, origin: str) -> StoredContent | None:
-        """Find a stored content by the provider's object that it is, and refer to its blob."""
+    def hold_by_origin(self, checkpoint_id: str, origins: Iterable[str]) -> dict[str, StoredContent]:
+        """Find stored contents by the provider's objects that they are, and refer to their blobs."""
 
     def learn(self, content: StoredContent) -> None:
         """Record the digests of a content that the provider copied and somebody has now read for the first time."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, TypeAlias
@@ -55,6 +55,14 @@ class Source(Protocol):
         """What changes whenever a provider's object does; empty for a local file, which is compared instead."""
 
     @property
+    def origin(self) -> str:
+        """Which content it is, as far as its provider tells without reading it; empty for a local file."""
+
+    @property
+    def checksums(self) -> Mapping[str, str]:
+        """The checksums that its provider keeps, by algorithm, in hex."""
+
+    @property
     def expected(self) -> FileEntry | None:
         """What a manifest beside it says that it is, if there is one."""
 
@@ -72,6 +80,8 @@ class LocalSource:
     identity: Identity
     is_local: bool = field(default=True, init=False)
     version: str = field(default="", init=False)
+    origin: str = field(default="", init=False)
+    checksums: Mapping[str, str] = field(default_factory=dict, init=False, compare=False)
     expected: None = field(default=None, init=False)
 
     @classmethod
@@ -151,6 +161,8 @@ class ObjectSource:
     storage: ObjectStorage
     info: ObjectInfo
     expected: FileEntry | None = None
+    is_proven: bool = False
+    """Whether it is the very object that was written, verified, when the manifest beside it was."""
     is_local: bool = field(default=False, init=False)
 
     @property
@@ -162,6 +174,23 @@ class ObjectSource:
     def version(self) -> str:
         """The version that was listed."""
         return self.info.etag
+
+    @property
+    def checksums(self) -> Mapping[str, str]:
+        """What the listing told."""
+        return self.info.checksums or {}
+
+    @property
+    def origin(self) -> str:
+        """Its SHA-256 where the provider keeps one, else where it is and in which version.
+
+        Empty for a directory: the time of a file's last write is no version.
+        """
+        if sha256 := self.checksums.get("sha256"):
+            return f"sha256:{sha256}"
+        if not self.storage.service_identity:
+            return ""
+        return f"{self.storage.location}/{self.info.key}@{self.info.etag}"
 
     def open(self) -> ObjectSource:
         """Itself: each range is a request of its own."""

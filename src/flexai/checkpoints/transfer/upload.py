@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 from flexai.checkpoints.contents import ArrivedPart, NewContent, StoredContent, UnfinishedBlob
-from flexai.checkpoints.errors import IntegrityError, NotFoundError
+from flexai.checkpoints.errors import IntegrityError, NotFoundError, UnsupportedError
 from flexai.checkpoints.progress import Progress
 from flexai.checkpoints.storage.managed import ManagedStore
 from flexai.checkpoints.storage.protocol import BytesBody, ClonesFiles, ObjectInfo, ObjectStorage, PartReceipt
@@ -28,11 +28,12 @@ from flexai.checkpoints.transfer.digest import (
     part_size_for,
     parts_of,
 )
-from flexai.checkpoints.transfer.expected import ExpectedBody, joined_part_size
+from flexai.checkpoints.transfer.expected import ExpectedBody, joined_part_size, part_digests_of
 from flexai.checkpoints.transfer.journal import Journal
 from flexai.checkpoints.transfer.plan import UploadPlan, chain_twins, plan_upload
 from flexai.checkpoints.transfer.sources import (
     LocalSource,
+    ObjectSource,
     OpenLocalSource,
     OpenSource,
     RangeBody,
@@ -65,7 +66,8 @@ def upload(
     Raises SourceChangedError or SourceError for a source, and what the store raises.
     """
     transfer = _Upload(checkpoint_id, store, journal, limits, progress)
-    transfer.run(plan_upload(sources, pack_threshold=limits.pack_threshold, pack_size=limits.pack_size))
+    missing = transfer.keep_known(sources)
+    transfer.run(plan_upload(missing, pack_threshold=limits.pack_threshold, pack_size=limits.pack_size))
     for source in sources:
         if isinstance(source, LocalSource):
             # Once more at the end, so that all files are of one moment.
@@ -86,7 +88,21 @@ class _Upload:
         self.stored: dict[str, StoredContent] = {}
         self.unfinished = journal.unfinished(checkpoint_id)
         self.can_clone = isinstance(store.storage, ClonesFiles)
+        self.can_copy = bool(store.storage.service_identity)
         self.opened: set[OpenSource] = set()
+
+    def keep_known(self, sources: Sequence[Source]) -> list[Source]:
+        """Keep what the store holds of providers' objects, going by what these say that they are; returns the rest."""
+        origins = [source.origin for source in sources if source.origin and _is_what_it_says(source)]
+        held = self.journal.hold_by_origin(self.checkpoint_id, origins)
+        missing = []
+        for source in sources:
+            content = held.get(source.origin) if _is_what_it_says(source) else None
+            if content is not None and content.size == source.size:
+                self.keep([source.path], content, skipped=True)
+            else:
+                missing.append(source)
+        return missing
 
     def run(self, plan: UploadPlan[Source]) -> None:
         for chain in chain_twins(plan.whole, _samples(plan.whole)):
@@ -120,6 +136,7 @@ class _Upload:
     def _store_pack(self, sources: Sequence[Source]) -> None:
         buffer = bytearray()
         paths: dict[bytes, list[str]] = {}
+        origins: dict[bytes, Source] = {}
         ranges: dict[bytes, tuple[int, int]] = {}
         for source in sources:
             self.crew.check()
@@ -134,6 +151,7 @@ class _Upload:
                 del buffer[start:]
             else:
                 ranges[digest] = (start, source.size)
+                origins[digest] = source
             paths.setdefault(digest, []).append(source.path)
         held = self.journal.hold_by_digest(self.checkpoint_id, [digest.hex() for digest in ranges])
         for digest, (_, size) in list(ranges.items()):
@@ -141,10 +159,14 @@ class _Upload:
                 self.keep(paths[digest], content, skipped=True)
                 del ranges[digest]
         if ranges:
-            self._send_pack(buffer, ranges, paths)
+            self._send_pack(buffer, ranges, paths, origins)
 
     def _send_pack(
-        self, buffer: bytearray, ranges: dict[bytes, tuple[int, int]], paths: dict[bytes, list[str]]
+        self,
+        buffer: bytearray,
+        ranges: Mapping[bytes, tuple[int, int]],
+        paths: Mapping[bytes, list[str]],
+        origins: Mapping[bytes, Source],
     ) -> None:
         kept: bytes | bytearray
         if sum(size for _, size in ranges.values()) < len(buffer):
@@ -156,7 +178,15 @@ class _Upload:
         position = 0
         for digest, (_, size) in ranges.items():
             new.append(
-                NewContent(start=position, size=size, part_size=max(size, 1), digest=digest, part_digests=digest)
+                NewContent(
+                    start=position,
+                    size=size,
+                    part_size=max(size, 1),
+                    digest=digest,
+                    part_digests=digest,
+                    checksums=origins[digest].checksums,
+                    origin=origins[digest].origin,
+                )
             )
             position += size
         blob_id = self.journal.begin(
@@ -173,7 +203,7 @@ class _Upload:
     def _begin_file(self, source: Source, twins: Sequence[Source]) -> None:
         opened = open_whole(source)
         self.opened.add(opened)
-        content = self._find_equal(source, opened) or self._find_complete(source, opened)
+        content = self._find_equal(source, opened) or self._find_complete(source, opened) or self._copy(source)
         if content is not None:
             opened.check()
             self.close(opened)
@@ -228,7 +258,50 @@ class _Upload:
             if digest_blocks(opened.blocks(part.offset, part.size)) != known.parts[part.number].digest:
                 return None
         del self.unfinished[source.path]
-        return self.finish(known, [known.parts[part.number] for part in parts])
+        return self.finish(source, known, [known.parts[part.number] for part in parts])
+
+    def _copy(self, source: Source) -> StoredContent | None:
+        """Let the provider copy an object into the store where both are one service's; None where it cannot."""
+        storage = self.store.storage
+        if not (
+            self.can_copy
+            and isinstance(source, ObjectSource)
+            and source.storage.service_identity == storage.service_identity
+            and _is_what_it_says(source)
+        ):
+            return None
+        expected = source.expected
+        part_size = part_size_for(source.size, part_size=expected.part_size if expected else self.limits.part_size)
+        blob_id = self.journal.begin(
+            writer_id=self.checkpoint_id,
+            path=source.path,
+            size=source.size,
+            part_size=part_size,
+            version=source.version,
+        )
+        key = self.store.blob_key(blob_id)
+        try:
+            storage.copy(source.storage, source.info.key, key, etag=source.version)
+        except UnsupportedError:
+            self.can_copy = False
+            return None
+        info = storage.head(key)
+        check_size(info, source.size, storage)
+        (content,) = self.journal.finish(
+            blob_id,
+            [
+                NewContent(
+                    start=0,
+                    size=source.size,
+                    part_size=part_size,
+                    digest=bytes.fromhex(expected.digest) if expected and expected.digest else None,
+                    part_digests=part_digests_of(expected) if expected else b"",
+                    checksums=info.checksums or source.checksums or {"etag": source.version},
+                    origin=source.origin,
+                )
+            ],
+        )
+        return content
 
     def _begin_blob(self, source: Source) -> UnfinishedBlob:
         storage = self.store.storage
@@ -264,7 +337,7 @@ class _Upload:
             version=source.version,
         )
 
-    def finish(self, blob: UnfinishedBlob, arrived: Sequence[ArrivedPart]) -> StoredContent:
+    def finish(self, source: Source, blob: UnfinishedBlob, arrived: Sequence[ArrivedPart]) -> StoredContent:
         """Record a blob whose bytes are all there as the content of one file."""
         digests = [part.digest for part in arrived]
         new = NewContent(
@@ -273,6 +346,8 @@ class _Upload:
             part_size=blob.part_size,
             digest=digest_parts(digests),
             part_digests=b"".join(digests),
+            checksums=source.checksums,
+            origin=source.origin,
         )
         (content,) = self.journal.finish(blob.id, [new])
         return content
@@ -364,8 +439,17 @@ class _FileUpload:
             self._key, self._blob.upload_id, [PartReceipt(part.number, part.receipt) for part in arrived]
         )
         check_size(info, self._blob.size, storage)
-        self._upload.keep([self._source.path], self._upload.finish(self._blob, arrived), skipped=False)
+        content = self._upload.finish(self._source, self._blob, arrived)
+        self._upload.keep([self._source.path], content, skipped=False)
         self._upload.add_chain(self._twins)
+
+
+def _is_what_it_says(source: Source) -> bool:
+    """Whether a provider's object can be taken for what is known of it without reading it.
+
+    It cannot where a manifest lies beside it that was written for another version: that one is read, to be compared.
+    """
+    return isinstance(source, ObjectSource) and (source.expected is None or source.is_proven)
 
 
 def _is_same_version(source: Source, opened: OpenSource, blob: UnfinishedBlob) -> bool:
