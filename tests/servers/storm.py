@@ -62,8 +62,9 @@ def forecast(seed: int, *, each: int, calm: int) -> dict[int, Kind]:
     """
     kinds: tuple[Kind, ...] = ("reset", "truncate", "lose the answer", "delay")
     storm: list[Kind | None] = ["busy"] * BUSY_IN_A_ROW
+    fair: list[Kind | None] = [None]
     events: list[list[Kind | None]] = [[kind] for kind in kinds for _ in range(each)]
-    events += [storm, storm, *([None] for _ in range(calm))]
+    events += [storm, storm, *[fair] * calm]
     random.Random(seed).shuffle(events)
     days = [day for event in events for day in event]
     return {number: day for number, day in enumerate(days, start=1) if day is not None}
