@@ -1,7 +1,7 @@
 """Processes of the ``flexai`` program that are there in milliseconds: forked from one that has imported everything.
 
 Run as a program this is that one process. It reads an order a line; a child that it forks for it runs the program, and
-may be told to kill itself just before its so-manieth call of the operating system that changes a file.
+may be told to kill itself just before its so-manieth call of the operating system that changes a file, or of a bucket.
 """
 
 from __future__ import annotations
@@ -60,6 +60,7 @@ def _import_everything() -> None:
     importlib.import_module("alembic.command")
     importlib.import_module("psycopg")
     importlib.import_module("traceback")
+    _import_clients()
     stdout, stderr = os.dup(1), os.dup(2)
     with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as nothing:
         for descriptor in (1, 2):
@@ -77,6 +78,7 @@ def _import_everything() -> None:
             f"checkpoint fetch one -d {folder}/out",
             f"checkpoint fetch one -d {source}",
             f"export one bucket/place {folder}/buckets",
+            f"push-from three bucket/place {folder}/buckets",
             "checkpoint verify",
             "checkpoint recover",
             "checkpoint delete one",
@@ -89,6 +91,28 @@ def _import_everything() -> None:
     for saved, descriptor in ((stdout, 1), (stderr, 2)):
         os.dup2(saved, descriptor)
         os.close(saved)
+
+
+def _import_clients() -> None:
+    """Ask services that are not there for something."""
+    from flexai.checkpoints.errors import CheckpointError
+    from flexai.checkpoints.storage.gcs import GCSStorage
+    from flexai.checkpoints.storage.gcs_service import GCSService
+    from flexai.checkpoints.storage.retry import RetryPolicy
+    from flexai.checkpoints.storage.s3 import S3Storage
+    from flexai.checkpoints.storage.s3_service import S3Credentials, S3Service
+
+    importlib.import_module("flexai.checkpoints.storage.ambient")
+    nowhere, once = "http://127.0.0.1:9", RetryPolicy(attempts=1)
+    s3, gcs = (
+        S3Service(endpoint_url=nowhere, credentials=S3Credentials("id", "key")),
+        GCSService(endpoint_url=nowhere, anonymous=True),
+    )
+    for storage in (S3Storage(s3, "bucket", policy=once), GCSStorage(gcs, "bucket", policy=once)):
+        with contextlib.suppress(CheckpointError):
+            storage.head("key")
+    s3.close()
+    gcs.close()
 
 
 def _work(order: dict[str, Any]) -> None:
@@ -126,29 +150,44 @@ def _work(order: dict[str, Any]) -> None:
 
 
 def _run(arguments: list[str]) -> None:
-    if arguments[0] != "export":
+    if arguments[0] not in {"export", "push-from"}:
         sys.argv = ["flexai", *arguments]
         from flexai.cli.root import main as program
 
         program()
         return
     from flexai.checkpoints.service.export import export
+    from flexai.checkpoints.service.push import ProviderPath, push
     from flexai.checkpoints.service.system import System
-    from flexai.checkpoints.storage.connection import RemotePath, split_bucket
-    from flexai.checkpoints.storage.local import LocalStorage
 
-    class Folders:
-        """A provider without a Prefect block: buckets are folders."""
-
-        connection_name = "lab"
-        connection_id = uuid.UUID(int=1)
-
-        def open(self, path: str) -> RemotePath:
-            bucket, key = split_bucket(path)
-            return RemotePath(storage=LocalStorage(Path(arguments[3]) / bucket), key=key)
-
+    operation, name, path, place = arguments
     with System.open() as system:
-        export(system, arguments[1], Folders(), arguments[2])
+        if operation == "export":
+            export(system, name, _Provider(place), path)
+        else:
+            push(system, name, ProviderPath(_Provider(place), path))
+
+
+class _Provider:
+    """A provider without a Prefect block: ``s3`` or ``gs``, as the environment has it, or a folder of buckets."""
+
+    connection_name = "lab"
+    connection_id = uuid.UUID(int=1)
+
+    def __init__(self, place: str) -> None:
+        self._place = place
+
+    def open(self, path: str) -> Any:
+        from flexai.checkpoints.storage import ambient
+        from flexai.checkpoints.storage.connection import RemotePath, split_bucket
+        from flexai.checkpoints.storage.local import LocalStorage
+
+        bucket, key = split_bucket(path)
+        if self._place == "s3":
+            return RemotePath(storage=ambient.s3_bucket(bucket), key=key)
+        if self._place == "gs":
+            return RemotePath(storage=ambient.gcs_bucket(bucket), key=key)
+        return RemotePath(storage=LocalStorage(Path(self._place) / bucket), key=key)
 
 
 def _note(log: str, kind: str, size: int, what: str) -> None:
@@ -163,37 +202,71 @@ _real_open = os.open
 
 def _count_bytes(log: str) -> None:
     """Note what goes into a store and comes out of it, before it does."""
+    from flexai.checkpoints.storage.gcs import GCSStorage
     from flexai.checkpoints.storage.local import LocalStorage
+    from flexai.checkpoints.storage.s3 import S3Storage
 
-    put_part, get = LocalStorage.put_part, LocalStorage.get
+    for kind in (LocalStorage, S3Storage, GCSStorage):
+        _count_bytes_of(kind, log)
+    for kind in (S3Storage, GCSStorage):
+        _count_put(kind, log)
 
-    def noting_put_part(self: LocalStorage, key: str, upload_id: str, **options: Any) -> Any:
-        _note(log, "sent", options["body"].size, f"{self.root}/{key}")
+
+def _count_bytes_of(kind: Any, log: str) -> None:
+    put_part, get = kind.put_part, kind.get
+
+    def noting_put_part(self: Any, key: str, upload_id: str, **options: Any) -> Any:
+        _note(log, "sent", options["body"].size, f"{self.location}/{key}")
         return put_part(self, key, upload_id, **options)
 
-    def noting_get(self: LocalStorage, key: str, **options: Any) -> Any:
-        _note(log, "read", options.get("length") or 0, f"{self.root}/{key}")
+    def noting_get(self: Any, key: str, **options: Any) -> Any:
+        _note(log, "read", options.get("length") or 0, f"{self.location}/{key}")
         return get(self, key, **options)
 
-    LocalStorage.put_part, LocalStorage.get = noting_put_part, noting_get  # type: ignore[method-assign]
+    kind.put_part, kind.get = noting_put_part, noting_get
+
+
+def _count_put(kind: Any, log: str) -> None:
+    """Where a put is a request of its own: in a folder it is an upload of one part."""
+    put = kind.put
+
+    def noting_put(self: Any, key: str, body: Any, **options: Any) -> Any:
+        _note(log, "sent", body.size, f"{self.location}/{key}")
+        return put(self, key, body, **options)
+
+    kind.put = noting_put
 
 
 def _kill_at(number: int | None, log: str) -> Iterator[int]:
-    """Count calls that change files, and kill this process before one of them."""
+    """Count calls that change files, and requests; kill this process before one of them.
+
+    A request counts twice, because a process can also die between a request's effect and its answer.
+    """
+    from flexai.checkpoints.storage.gcs import GCSStorage
+    from flexai.checkpoints.storage.s3 import S3Storage
+
     calls = itertools.count(1)
     lock = threading.Lock()
 
-    def counted(real: Callable[..., Any]) -> Callable[..., Any]:
+    def count() -> None:
+        with lock:
+            if next(calls) == number:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    def counted(real: Callable[..., Any], *, twice: bool = False) -> Callable[..., Any]:
         def call(*arguments: Any, **options: Any) -> Any:
-            with lock:
-                if next(calls) == number:
-                    os.kill(os.getpid(), signal.SIGKILL)
-            return real(*arguments, **options)
+            count()
+            answer = real(*arguments, **options)
+            if twice:
+                count()
+            return answer
 
         return call
 
     for name in CHANGES:
         setattr(os, name, counted(getattr(os, name)))
+    for kind, name in ((S3Storage, "_call"), (GCSStorage, "_request")):
+        setattr(kind, name, counted(getattr(kind, name), twice=True))
     return calls
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import pwd
 import random
-import shutil
 from pathlib import Path
 
 import pytest
 
 from flexai.checkpoints.models import CheckpointStatus
 from tests.chaos.conftest import NewStage
+from tests.chaos.plays import play_vanishing_source
 from tests.chaos.stage import ROUNDS, Stage, checkpoint_files
 from tests.support.machine import check_all, check_nothing_is_torn
 from tests.support.trees import read_tree
@@ -113,27 +113,4 @@ def test_a_source_that_may_not_be_read_is_named(new_stage: NewStage, user: int) 
 def test_a_source_that_vanishes_at_any_instant_is_never_half_a_checkpoint(
     new_stage: NewStage, chance: random.Random
 ) -> None:
-    stage = new_stage()
-    files = checkpoint_files("run")
-    stage.measure("checkpoint", "push", "probe", "-f", str(stage.write("run", files)))
-    stage.succeed("checkpoint", "delete", "probe")
-    stage.succeed("checkpoint", "gc", "--grace-period", "0s")
-    for number in range(ROUNDS):
-        name = f"name-{number}"
-        source = stage.write("run", files)
-        run = stage.start("checkpoint", "push", name, "-f", str(source))
-        run.let_work(chance.uniform(0, stage.seconds))
-        shutil.rmtree(source)
-        ended = run.wait()
-        assert ended.code in {0, 1, 2}, ended.text
-        with stage.look() as machine:
-            check_nothing_is_torn(machine)
-            available = {one.name for one in machine.checkpoints(CheckpointStatus.AVAILABLE)}
-            assert (name in available) == (ended.code == 0)
-        if ended.code:
-            assert any(word in ended.text for word in ("vanished", "does not exist", "cannot be read", "holds no file"))
-            stage.succeed("checkpoint", "push", name, "-f", str(stage.write("run", files)))
-        with stage.look() as machine:
-            check_all(machine, [name], files)
-        stage.succeed("checkpoint", "delete", name)
-        stage.succeed("checkpoint", "gc", "--grace-period", "0s")
+    play_vanishing_source(new_stage(), chance, ROUNDS)

@@ -1,0 +1,270 @@
+"""What is played on a stage, whatever its store and its catalog are."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from pathlib import Path
+
+from flexai.checkpoints.models import CheckpointStatus
+from flexai.checkpoints.service.exports import EXPORT_MANIFEST
+from flexai.checkpoints.storage.keys import PARTIAL_SUFFIX
+from tests.chaos.stage import Stage
+from tests.support.machine import check_all, check_nothing_is_left_over, check_nothing_is_torn
+from tests.support.trees import Tree, read_tree
+
+KILLS = 3
+"""How often an operation is killed before it may finish."""
+
+GC = ("checkpoint", "gc", "--grace-period", "0s")
+
+
+def size_of(files: Tree) -> int:
+    """Bytes of all files together."""
+    return sum(map(len, files.values()))
+
+
+def _push(name: str, folder: Path) -> tuple[str, ...]:
+    return ("checkpoint", "push", name, "-f", str(folder))
+
+
+def _clear(stage: Stage, *names: str) -> None:
+    """Let what is not needed any more go, so that a stage stays small however long it is played on."""
+    for name in names:
+        stage.succeed("checkpoint", "delete", name)
+    stage.succeed(*GC)
+
+
+def _kill_until_available(stage: Stage, chance: random.Random, name: str, *push: str) -> int:
+    """Push a checkpoint that is killed a few times; returns how often it was."""
+    kills = 0
+    for _ in range(KILLS):
+        ended = stage.run_and_kill(chance, *push)
+        with stage.look() as machine:
+            check_nothing_is_torn(machine)
+            is_there = name in {one.name for one in machine.checkpoints(CheckpointStatus.AVAILABLE)}
+        if is_there:
+            return kills
+        assert ended.was_killed
+        kills += 1
+    stage.succeed(*push)
+    return kills
+
+
+def play_push(stage: Stage, chance: random.Random, rounds: int) -> None:
+    """A push that is killed at any instant."""
+    stage.measure(*_push("probe", stage.write("probe", stage.files("probe"))))
+    _clear(stage, "probe")
+    for number in range(rounds):
+        name, files = f"name-{number}", stage.files(number)
+        push = _push(name, stage.write("run", files))
+        stage.log.unlink(missing_ok=True)
+        kills = _kill_until_available(stage, chance, name, *push)
+        assert stage.noted("sent", below=stage.blobs) <= size_of(files) + kills * stage.in_flight
+        with stage.look() as machine:
+            check_all(machine, [name], files)
+        _clear(stage, name)
+
+
+def play_push_from_provider(stage: Stage, chance: random.Random, rounds: int) -> None:
+    """A push from a provider that is killed at any instant; its store may be in the same service."""
+    files = stage.files("provider")
+    stage.put_at_provider("source/", files)
+    push = ("push-from", "name", f"{stage.provider.bucket}/source", stage.provider.place)
+    stage.measure(*push)
+    _clear(stage, "name")
+    for _ in range(rounds):
+        stage.log.unlink(missing_ok=True)
+        kills = _kill_until_available(stage, chance, "name", *push)
+        assert stage.noted("sent", below=stage.blobs) <= size_of(files) + kills * stage.in_flight
+        with stage.look() as machine:
+            check_all(machine, ["name"], files)
+        _clear(stage, "name")
+
+
+def play_fetch(stage: Stage, chance: random.Random, rounds: int) -> None:
+    """A fetch that is killed at any instant."""
+    files = stage.files("fetch")
+    stage.succeed(*_push("llama", stage.write("run", files)))
+    stage.measure("checkpoint", "fetch", "llama", "-d", str(stage.root / "probe"))
+    for number in range(rounds):
+        out = stage.root / f"out-{number}"
+        fetch = ("checkpoint", "fetch", "llama", "-d", str(out))
+        stage.log.unlink(missing_ok=True)
+        kills = 0
+        for _ in range(KILLS):
+            ended = stage.run_and_kill(chance, *fetch)
+            found = {path: text for path, text in read_tree(out).items() if not path.endswith(PARTIAL_SUFFIX)}
+            assert found.items() <= files.items(), "nothing half-written has its final name"
+            kills += ended.was_killed
+        stage.succeed(*fetch)
+        assert read_tree(out) == files, "and no unfinished file is left"
+        assert stage.noted("read", below=stage.blobs) <= size_of(files) + kills * stage.in_flight
+        shutil.rmtree(out)
+
+
+def play_export(stage: Stage, chance: random.Random, rounds: int) -> None:
+    """An export that is killed at any instant."""
+    files = stage.files("export")
+    stage.succeed(*_push("llama", stage.write("run", files)))
+    provider = stage.provider
+    stage.measure("export", "llama", f"{provider.bucket}/probe", provider.place)
+    for number in range(rounds):
+        prefix, path = f"place-{number}/", f"{provider.bucket}/place-{number}"
+        export = ("export", "llama", path, provider.place)
+        stage.log.unlink(missing_ok=True)
+        restarted = 0
+        for _ in range(KILLS):
+            ended = stage.run_and_kill(chance, *export)
+            found = provider.tree(prefix)
+            manifest = json.loads(found.pop(EXPORT_MANIFEST, b'{"complete": false}'))
+            assert found.items() <= files.items()
+            assert not manifest["complete"] or found == files, "a torn export never says that it is whole"
+            with stage.look() as machine:
+                recorded = machine.system.catalog.checkpoints.exports_of(str(machine.checkpoint("llama").id))
+            assert path not in {one.destination_path for one in recorded} or found == files
+            # Files that were under way begin again: a provider does not tell which of their parts it has.
+            restarted += ended.was_killed * size_of({path: files[path] for path in files.keys() - found.keys()})
+        stage.succeed(*export)
+        found = provider.tree(prefix)
+        assert json.loads(found.pop(EXPORT_MANIFEST))["complete"] is True
+        assert found == files
+        assert list(provider.storage.list_uploads(prefix)) == []
+        place = f"{provider.storage.location}/place-{number}"
+        contents = stage.noted("sent", below=place) - stage.noted("sent", below=f"{place}/{EXPORT_MANIFEST}")
+        assert contents <= size_of(files) + restarted
+        provider.storage.delete([info.key for info in provider.storage.list(prefix)])
+
+
+def play_collection(stage: Stage, chance: random.Random, rounds: int) -> None:
+    """A collection of garbage that is killed at any instant."""
+    kept = stage.files("kept")
+    source = stage.write("kept", kept)
+    for number in range(rounds + 1):
+        stage.succeed(*_push(f"kept-{number}", source))
+        gone = stage.write("gone", stage.files(number) | {"x": kept["config.json"]})
+        stage.succeed(*_push("gone", gone))
+        stage.succeed("checkpoint", "delete", "gone")
+        stage.start(*_push(f"broken-{number}", gone)).kill(after=chance.uniform(0, 2 * stage.seconds)).wait()
+        if number == 0:
+            stage.measure(*GC)
+            continue
+        for _ in range(KILLS):
+            stage.run_and_kill(chance, *GC)
+            with stage.look() as machine:
+                check_nothing_is_torn(machine)
+        stage.succeed(*GC)
+        with stage.look() as machine:
+            check_nothing_is_torn(machine)
+            check_nothing_is_left_over(machine)
+            assert machine.fetched(f"kept-{number}") == kept
+
+
+def play_recovery(stage: Stage, chance: random.Random, rounds: int) -> None:
+    """A recovery of a lost catalog that is killed at any instant."""
+    checkpoints = {f"name-{number}": stage.files(number) for number in range(3)}
+    for name, files in checkpoints.items():
+        stage.succeed(*_push(name, stage.write(name, files)))
+    for number in range(rounds + 1):
+        for path in (stage.root / "home").glob("catalog.db*"):
+            path.unlink()
+        if number == 0:
+            stage.measure("checkpoint", "recover")
+            continue
+        for _ in range(KILLS):
+            stage.run_and_kill(chance, "checkpoint", "recover")
+            with stage.look() as machine:
+                check_nothing_is_torn(machine)
+        stage.succeed("checkpoint", "recover")
+        with stage.look() as machine:
+            check_nothing_is_torn(machine)
+            assert {one.name for one in machine.checkpoints()} == checkpoints.keys()
+    with stage.look() as machine:
+        for name, files in checkpoints.items():
+            check_all(machine, [name], files)
+
+
+def play_one_name(stage: Stage, rounds: int) -> None:
+    """Two pushes of one name at once: one of them wins."""
+    sources = [stage.files("one"), stage.files("other")]
+    folders = [stage.write(f"run-{number}", files) for number, files in enumerate(sources)]
+    for number in range(rounds):
+        name = f"name-{number}"
+        runs = [stage.start(*_push(name, folder)) for folder in folders]
+        ended = [run.wait() for run in runs]
+        assert sorted(one.code for one in ended) == [0, 4], [one.text for one in ended]
+        (loser,) = [one for one in ended if one.code == 4]
+        assert "hint: " in loser.text
+        assert "being pushed by process" in loser.text or "already exists with other content" in loser.text
+        winner = next(files for files, one in zip(sources, ended, strict=True) if one.code == 0)
+        with stage.look() as machine:
+            check_all(machine, [name], winner)
+        stage.succeed("checkpoint", "delete", name)
+
+
+def play_many_names(stage: Stage, count: int) -> None:
+    """Pushes of different names at once: all arrive."""
+    sources = {f"name-{number}": stage.files(number % 3) for number in range(count)}
+    runs = [stage.start(*_push(name, stage.write(name, files))) for name, files in sources.items()]
+    for run in runs:
+        ended = run.wait()
+        assert ended.code == 0, ended.text
+    with stage.look() as machine:
+        check_nothing_is_torn(machine)
+        assert {one.name for one in machine.checkpoints(CheckpointStatus.AVAILABLE)} == sources.keys()
+        for name, files in sources.items():
+            assert machine.fetched(name) == files
+        machine.collect()
+        check_nothing_is_torn(machine)
+        check_nothing_is_left_over(machine)
+
+
+def play_all_at_once(stage: Stage, chance: random.Random) -> None:
+    """Pushes, deletions and collections at once, some of them killed: nothing is lost."""
+    kept = {f"kept-{number}": stage.files(number) for number in range(3)}
+    for name, files in kept.items():
+        stage.write(name, files)
+    stage.succeed(*_push("shared", stage.root / "kept-0"))
+    runs = [stage.start(*_push(name, stage.root / name)) for name in kept]
+    runs += [stage.start("checkpoint", "delete", "shared")]
+    runs += [stage.start(*GC) for _ in range(3)]
+    for number in range(3):
+        run = stage.start(*_push(f"killed-{number}", stage.root / f"kept-{number}"))
+        runs.append(run.kill(after=chance.uniform(0, 0.2)))
+    runs += [stage.start(*GC) for _ in range(3)]
+    for run in runs:
+        ended = run.wait()
+        assert ended.code == 0 or ended.was_killed, ended.text
+    with stage.look() as machine:
+        check_nothing_is_torn(machine)
+        for name, files in kept.items():
+            assert machine.fetched(name) == files
+        machine.collect()
+        check_nothing_is_torn(machine)
+        check_nothing_is_left_over(machine)
+
+
+def play_vanishing_source(stage: Stage, chance: random.Random, rounds: int) -> None:
+    """A source that vanishes at any instant is never half a checkpoint."""
+    files = stage.files("run")
+    stage.measure(*_push("probe", stage.write("run", files)))
+    _clear(stage, "probe")
+    for number in range(rounds):
+        name = f"name-{number}"
+        source = stage.write("run", files)
+        run = stage.start(*_push(name, source))
+        run.let_work(chance.uniform(0, stage.seconds))
+        shutil.rmtree(source)
+        ended = run.wait()
+        assert ended.code in {0, 1, 2}, ended.text
+        with stage.look() as machine:
+            check_nothing_is_torn(machine)
+            available = {one.name for one in machine.checkpoints(CheckpointStatus.AVAILABLE)}
+            assert (name in available) == (ended.code == 0)
+        if ended.code:
+            assert any(word in ended.text for word in ("vanished", "does not exist", "cannot be read", "holds no file"))
+            stage.succeed(*_push(name, stage.write("run", files)))
+        with stage.look() as machine:
+            check_all(machine, [name], files)
+        _clear(stage, name)
