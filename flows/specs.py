@@ -8,7 +8,8 @@ from typing import ClassVar
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from flexai.checkpoints.errors import UsageError
-from flexai.checkpoints.names import parse_name
+from flexai.checkpoints.names import RESERVED_NAMES, parse_name, parse_reference
+from flexai.flows.connections import Connection
 from flexai.flows.templates import check_template, render
 
 JOB_FIELDS = frozenset({"date", "time"})
@@ -56,13 +57,16 @@ class TrainingSpec(_Spec):
         default="",
         title="Start from",
         description="NAME or UUID of the checkpoint to start from, which the command finds in"
-        " FLEXAI_INPUT_CHECKPOINT_DIR; empty to start from scratch.",
-        examples=["mistral-500-checkpoint"],
+        " FLEXAI_INPUT_CHECKPOINT_DIR; 'latest' or 'best' of the resumable ones that earlier attempts of this job have"
+        " captured; empty to start from scratch. An attempt that was stopped or lost its machine is continued from its"
+        " latest resumable checkpoint in any case.",
+        examples=["mistral-500-checkpoint", "latest"],
+        pattern="^([A-Za-z0-9][A-Za-z0-9_-]{1,61}[A-Za-z0-9])?$",
     )
     continue_failed: bool = Field(
         default=False,
         title="Continue a failed job",
-        description="Where an earlier attempt of this job has failed, start from its latest resumable checkpoint.",
+        description="Start from the latest resumable checkpoint also where an earlier attempt's command has failed.",
     )
     env: dict[str, str] = Field(
         default_factory=dict,
@@ -83,6 +87,16 @@ class TrainingSpec(_Spec):
         check_template(template, JOB_FIELDS)
         parse_sample(template, {"date": "20260101", "time": "0000"}, "training job name")
         return template
+
+    @field_validator("checkpoint")
+    @classmethod
+    def _is_a_reference(cls, text: str) -> str:
+        if text and text.casefold() not in RESERVED_NAMES:
+            try:
+                parse_reference(text)
+            except UsageError as error:
+                raise ValueError(f"{error.message}: {error.hint}") from error
+        return text
 
     @model_validator(mode="after")
     def _has_one_value_for_each_variable(self) -> TrainingSpec:
@@ -130,21 +144,40 @@ class PushSpec(_Spec):
         return self
 
 
+class ApprovalSpec(_Spec):
+    """That a person decides whether to export."""
+
+    timeout_hours: float = Field(
+        default=72,
+        gt=0,
+        le=24 * 30,
+        title="Timeout",
+        description="Hours to wait for the decision; without one by then, the run fails and nothing is exported.",
+        examples=[72],
+    )
+
+
 class ExportSpec(_Spec):
     """Where to export what was pushed."""
 
-    storage_provider: str = Field(
+    storage_provider: Connection = Field(
         title="Storage provider connection",
-        description="Its name, as `flexai storage list` shows it.",
-        examples=["aws-storage-conn-eu"],
+        description="Where to export to: a saved connection, or its name as `flexai storage list` shows it.",
     )
     path_template: str = Field(
         title="Path",
         description="BUCKET/PREFIX: the fields of the name, and {name}, the pushed checkpoint's name.",
         examples=["my-bucket/checkpoints/{name}"],
+        pattern="^[^/\\s]+/.*[^/\\s].*$",
     )
     overwrite: bool = Field(
         default=False, title="Overwrite", description="Replace objects that are there with other content."
+    )
+    approval: ApprovalSpec | None = Field(
+        default=None,
+        title="Approval",
+        description="Wait for a person to look at the metrics and approve the export in Prefect's UI; not where it is"
+        " there already.",
     )
 
     @field_validator("path_template")

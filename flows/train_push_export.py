@@ -15,8 +15,11 @@ from flexai.blocks import load_connection
 from flexai.checkpoints.catalog.reader import open_reader
 from flexai.checkpoints.documents import Document
 from flexai.checkpoints.errors import NotFoundError, StorageUnavailableError, UsageError
+from flexai.checkpoints.models import JobStatus
 from flexai.checkpoints.names import parse_name
 from flexai.checkpoints.storage.connection import split_bucket
+from flexai.flows.approval import Decision, ask_for_approval
+from flexai.flows.running import OPTIONS, rename_run
 from flexai.flows.selection import fields_of, name_checkpoints, select_checkpoints
 from flexai.flows.specs import PATH_FIELDS, ExportSpec, PushSpec, TrainingSpec, check_told_apart
 from flexai.flows.templates import check_template, render
@@ -36,8 +39,7 @@ def _run_name() -> str:
     name="train-push-export",
     description="Train with a command, push the checkpoints that come out, and export them to a storage provider.",
     flow_run_name=_run_name,
-    persist_result=False,
-    log_prints=True,
+    **OPTIONS,
 )
 def train_push_export(training: TrainingSpec, push: PushSpec = _BEST, export: ExportSpec | None = None) -> Document:
     """Train, push the selected checkpoints under names of their own, and export them.
@@ -46,14 +48,18 @@ def train_push_export(training: TrainingSpec, push: PushSpec = _BEST, export: Ex
     that is pushed or exported already is not moved again. What can be known to go wrong is checked before the training
     starts. It makes at most four task runs, however many checkpoints there are.
 
+    With an approval it waits for a person between push and export: a run of a deployment gives its worker free
+    meanwhile and is run again from its start when the answer is there, which the above makes cheap.
+
     Args:
         training: The command to train with.
         push: Which checkpoints to push, and under which names; the best by its eval loss where left out.
         export: Where to export them; nowhere where left out.
 
     Returns:
-        ``job`` (the training job's document) and ``checkpoints``: what was selected, each with its ``pushed`` name and
-        id and with its ``export``, or None.
+        ``job`` (the training job's document); ``checkpoints``: what was selected, each with its ``pushed`` name and id
+        and with its ``export``, or None; ``approval``: a person's ``decision`` (``approve`` or ``decline``) and
+        ``note``, or None where nobody was asked.
 
     Raises:
         CheckpointError: What the tasks raise; NotFoundError where no checkpoint fits the selection.
@@ -72,22 +78,64 @@ def train_push_export(training: TrainingSpec, push: PushSpec = _BEST, export: Ex
     names = name_checkpoints(selected, push, job=job)
     pushed = push_selection(names)
     rows = [dict(row) | {"pushed": pushed[row["id"]], "export": None} for row in selected]
+    summary: Document = {"job": document, "checkpoints": rows, "approval": None}
     if export is not None:
         places = {
             row["pushed"]["id"]: render(export.path_template, fields_of(row, job) | {"name": row["pushed"]["name"]})
             for row in rows
         }
-        exported = export_selection(places, export.storage_provider, overwrite=export.overwrite)
-        for row in rows:
-            row["export"] = exported[row["pushed"]["id"]]
-    summary = {"job": document, "checkpoints": rows}
+        summary["approval"] = _approval(summary, places, export, logger)
+        if summary["approval"] is None or summary["approval"]["decision"] == Decision.APPROVE:
+            exported = export_selection(places, export.storage_provider, overwrite=export.overwrite)
+            for row in rows:
+                row["export"] = exported[row["pushed"]["id"]]
+        else:
+            rename_run(f"train {job} (export declined)")
+    _show(summary, job, logger)
+    return summary
+
+
+def _approval(
+    summary: Document, places: Mapping[str, str], export: ExportSpec, logger: Logger
+) -> dict[str, str] | None:
+    """What a person decided about the export; None where nobody was asked."""
+    if export.approval is None:
+        return None
+    if _is_exported(places, export.storage_provider):
+        logger.info("everything was exported before, so that there is nothing to approve")
+        return None
+    job = summary["job"]["metadata"]["name"]
+    _show(summary, job, logger)
+    where = "\n".join(
+        f"- {artifacts.code(row['pushed']['name'])} to {_place(export.storage_provider, places[row['pushed']['id']])}"
+        for row in summary["checkpoints"]
+    )
+    question = f"{describe_summary(summary)}\n**Export this?**\n\n{where}\n"
+    answer = ask_for_approval(question, timeout_seconds=max(1, round(export.approval.timeout_hours * 3600)))
+    note = f": {answer.note}" if answer.note else ""
+    logger.info("the export was %s%s", "approved" if answer.decision is Decision.APPROVE else "declined", note)
+    return {"decision": str(answer.decision), "note": answer.note}
+
+
+def _is_exported(places: Mapping[str, str], storage_provider: str) -> bool:
+    """Whether the catalog knows of all these exports, so that exporting again only looks whether all is there."""
+    with open_reader() as reader:
+        return all(
+            any(
+                (known.storage_provider, known.destination_path) == (storage_provider, place)
+                for known in reader.exports(checkpoint_id)
+            )
+            for checkpoint_id, place in places.items()
+        )
+
+
+def _show(summary: Document, job: str, logger: Logger) -> None:
     artifacts.create_markdown(
         artifacts.artifact_key("train-push-export", job),
         describe_summary(summary),
         description=f"What came out of training job {job}",
         logger=logger,
     )
-    return summary
 
 
 @task(
@@ -152,7 +200,7 @@ def describe_summary(summary: Document) -> str:
     ]
     for row in summary["checkpoints"]:
         export = row["export"]
-        place = artifacts.code(f"{export['storageProvider']}:{export['destinationPath']}") if export else ""
+        place = _place(export["storageProvider"], export["destinationPath"]) if export else ""
         cells = (
             artifacts.code(row["name"] or "."),
             _cell(row["step"]),
@@ -162,7 +210,17 @@ def describe_summary(summary: Document) -> str:
             place,
         )
         lines.append(f"| {' | '.join(cells)} |")
+    if (approval := summary["approval"]) is not None:
+        verdict = "approved" if approval["decision"] == Decision.APPROVE else "declined"
+        lines += [
+            "",
+            f"The export was {verdict}" + (f": {artifacts.code(approval['note'])}" if approval["note"] else "."),
+        ]
     return "\n".join(lines) + "\n"
+
+
+def _place(storage_provider: str, path: str) -> str:
+    return artifacts.code(f"{storage_provider}:{path}")
 
 
 def _cell(value: float | int | None) -> str:
@@ -199,14 +257,17 @@ def _check_ahead(job: str, push: PushSpec, export: ExportSpec | None, logger: Lo
 
 
 def _start_from(training: TrainingSpec, job: str, logger: Logger) -> str:
-    if not training.continue_failed:
-        return training.checkpoint
+    """The checkpoint to start from: what this job's broken attempt had reached, or else what was asked for."""
     try:
         with open_reader() as reader:
-            captured = reader.captured_checkpoints(reader.job(job).id)
+            known = reader.job(job)
+            captured = reader.captured_checkpoints(known.id)
     except NotFoundError:
         return training.checkpoint
-    if not any(row.resumable and row.status == "available" for row in captured):
+    broken = {JobStatus.INTERRUPTED, JobStatus.STOPPED}
+    if training.continue_failed:
+        broken.add(JobStatus.FAILED)
+    if known.status not in broken or not any(row.resumable and row.status == "available" for row in captured):
         return training.checkpoint
     logger.info("training job %r goes on from its latest resumable checkpoint", job)
     return "latest"

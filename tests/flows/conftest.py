@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import uuid
-from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import pytest
 from prefect.client.orchestration import get_client
+from prefect.exceptions import Pause
 from prefect.flow_engine import run_flow
 from prefect.flows import Flow
 
@@ -18,7 +20,32 @@ from tests.tasks.conftest import files, home
 
 __all__ = ["files", "home"]
 
-RunDeployed: TypeAlias = Callable[[Flow[Any, Any], dict[str, Any]], dict[str, Any]]
+
+@dataclass(frozen=True)
+class RunDeployed:
+    """Deploys a flow, has the server make a run of it as its form does, and runs it as a worker does."""
+
+    server: PrefectServer
+
+    def __call__(self, flow: Flow[Any, Any], parameters: dict[str, Any]) -> dict[str, Any]:
+        """Run a flow once, and return the run as it ended."""
+        return self.go_on(flow, self.begin(flow, parameters))
+
+    def begin(self, flow: Flow[Any, Any], parameters: dict[str, Any]) -> str:
+        """Have a run made, and return its id."""
+        deployment = flow.to_deployment(f"test-{uuid.uuid4().hex[:8]}", enforce_parameter_schema=True)
+        deployment_id = deployment.apply()  # type: ignore[union-attr]
+        made = self.server.post(f"/deployments/{deployment_id}/create_flow_run", {"parameters": parameters})
+        return str(made["id"])
+
+    def go_on(self, flow: Flow[Any, Any], flow_run_id: str) -> dict[str, Any]:
+        """Run what a worker would take up now, until it ends or waits."""
+        with get_client(sync_client=True) as client:
+            flow_run = client.read_flow_run(uuid.UUID(flow_run_id))
+        with contextlib.suppress(Pause):  # as a worker's process does
+            run_flow(flow, flow_run=flow_run, parameters=flow_run.parameters, return_type="state")
+        found: dict[str, Any] = self.server.get(f"/flow_runs/{flow_run_id}")
+        return found
 
 
 @pytest.fixture
@@ -32,16 +59,5 @@ def share(prefect_api: PrefectServer, tmp_path: Path) -> str:
 
 @pytest.fixture
 def run_deployed(prefect_api: PrefectServer) -> RunDeployed:
-    """Deploys a flow, has the server make a run of it as its form does, runs it, and returns the run as it ended."""
-
-    def run(flow: Flow[Any, Any], parameters: dict[str, Any]) -> dict[str, Any]:
-        deployment = flow.to_deployment(f"test-{uuid.uuid4().hex[:8]}", enforce_parameter_schema=True)
-        deployment_id = deployment.apply()  # type: ignore[union-attr]
-        made = prefect_api.post(f"/deployments/{deployment_id}/create_flow_run", {"parameters": parameters})
-        with get_client(sync_client=True) as client:
-            flow_run = client.read_flow_run(uuid.UUID(made["id"]))
-        run_flow(flow, flow_run=flow_run, parameters=flow_run.parameters, return_type="state")
-        found: dict[str, Any] = prefect_api.get(f"/flow_runs/{made['id']}")
-        return found
-
-    return run
+    """Runs of deployments, in this process."""
+    return RunDeployed(prefect_api)

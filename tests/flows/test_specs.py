@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from flexai.flows.specs import ExportSpec, PushSpec, Selection, TrainingSpec
+from flexai.flows.specs import ApprovalSpec, ExportSpec, PushSpec, Selection, TrainingSpec
 
 COMMAND = ["python", "train.py"]
 
@@ -56,7 +56,7 @@ def test_all_checkpoints_need_names_of_their_own(template: str) -> None:
         PushSpec(name_template=template, select=Selection.ALL)
 
 
-@pytest.mark.parametrize("template", ["bucket/{loss}", "bucket/{job.x}", "bucket/{"])
+@pytest.mark.parametrize("template", ["bucket/{loss}", "bucket/{job.x}", "bucket/{", "{name}", "bucket/"])
 def test_a_path_holds_known_fields_alone(template: str) -> None:
     with pytest.raises(ValidationError):
         ExportSpec(storage_provider="share", path_template=template)
@@ -76,7 +76,25 @@ def test_a_mistyped_field_is_refused(spec: type[Any], fields: dict[str, Any]) ->
         spec(**fields, onlyresumable=True)
 
 
-@pytest.mark.parametrize("spec", [TrainingSpec, PushSpec, ExportSpec])
+@pytest.mark.parametrize("checkpoint", ["", "latest", "best", "mistral-500", "3f0c3a4e-9d7b-4c58-8f0e-0c5d8b7a6e21"])
+def test_a_training_starts_from_scratch_or_from_a_checkpoint(checkpoint: str) -> None:
+    assert TrainingSpec(name="digits", command=COMMAND, checkpoint=checkpoint).checkpoint == checkpoint
+
+
+@pytest.mark.parametrize("checkpoint", ["ab", "a/b", "x" * 64])
+def test_what_can_be_no_checkpoint_is_refused(checkpoint: str) -> None:
+    with pytest.raises(ValidationError):
+        TrainingSpec(name="digits", command=COMMAND, checkpoint=checkpoint)
+
+
+@pytest.mark.parametrize("hours", [0, -1, 24 * 30 + 1])
+def test_an_approval_is_waited_for_within_bounds(hours: float) -> None:
+    assert ApprovalSpec().timeout_hours == 72
+    with pytest.raises(ValidationError):
+        ApprovalSpec(timeout_hours=hours)
+
+
+@pytest.mark.parametrize("spec", [TrainingSpec, PushSpec, ExportSpec, ApprovalSpec])
 def test_every_field_has_a_title_and_a_description_for_prefects_form(spec: type[Any]) -> None:
     for name, field in spec.model_fields.items():
         assert field.title and field.description and field.description.endswith("."), name
