@@ -312,10 +312,12 @@ class Checkpoints:
                 ids.append(checkpoint_id)
         return [self.get_by_id(checkpoint_id) for checkpoint_id in ids]
 
-    def delete(self, reference: Reference, *, check: Callable[[Connection], None] | None = None) -> Checkpoint:
+    def delete(
+        self, reference: Reference, *, check: Callable[[Connection, RowMapping], None] | None = None
+    ) -> Checkpoint:
         """Free the name at once and leave the bytes to gc.
 
-        ``check`` is called while nobody else can change the checkpoint, and keeps it by raising ConflictError. Raises
+        ``check`` is called with its row while nobody else can change it, and keeps it by raising ConflictError. Raises
         NotFoundError where there is none (any more), ConflictError while somebody pushes it, and for a protected one.
         """
         checkpoint = self.get(reference)
@@ -331,7 +333,7 @@ class Checkpoints:
                     hint=f"flexai checkpoint unprotect {reference} lets it be deleted",
                 )
             if check is not None:
-                check(connection)
+                check(connection, row)
             holder = Claim.of_row(row)
             if holder is not None and holder.is_alive:
                 raise ConflictError(

@@ -281,10 +281,7 @@ def _by_state(members: Iterable[RetentionRow], policy: RetentionPolicy) -> _Kept
     for row in members:
         is_candidate = row.is_available or (row.status == CheckpointStatus.FAILED and policy.include_failed)
         if not is_candidate:
-            yield (
-                row,
-                Reason(Rule.STATUS, f"is {row.status}" if row.status != CheckpointStatus.FAILED else "has failed"),
-            )
+            yield row, Reason(Rule.STATUS, f"{row.status}: not judged")
         if row.is_protected:
             yield row, Reason(Rule.PROTECTED, "protected")
         if row.is_exported and policy.keep_exported:
@@ -337,12 +334,20 @@ def _never_dropped(available: Sequence[RetentionRow], policy: RetentionPolicy) -
     """A group's last and best one, and those that ``--checkpoint latest`` and ``best`` would start from."""
     resumable = [row for row in available if row.resumable]
     if not policy.drop_last:
-        for found, text in ((available, "the last one"), (resumable, "the last to resume from")):
-            yield from ((row, Reason(Rule.LAST, text)) for row in found[-1:])
+        yield from _first_of(reversed(available), reversed(resumable), Rule.LAST)
     if not policy.drop_best:
-        for found, text in ((available, "the best one"), (resumable, "the best to resume from")):
-            ranked = _ranked(found, Metric.EVAL_LOSS) or _ranked(found, Metric.TRAIN_LOSS)
-            yield from ((row, Reason(Rule.BEST, text)) for row in ranked[:1])
+        best, best_resumable = (
+            _ranked(found, Metric.EVAL_LOSS) or _ranked(found, Metric.TRAIN_LOSS) for found in (available, resumable)
+        )
+        yield from _first_of(best, best_resumable, Rule.BEST)
+
+
+def _first_of(every: Iterable[RetentionRow], resumable: Iterable[RetentionRow], rule: Rule) -> _Kept:
+    first, first_resumable = next(iter(every), None), next(iter(resumable), None)
+    if first is not None:
+        yield first, Reason(rule, f"the {rule.value} one")
+    if first_resumable is not None and first_resumable is not first:
+        yield first_resumable, Reason(rule, f"the {rule.value} to resume from")
 
 
 def _freed_bytes(blobs: Mapping[str, BlobUse], gone: Sequence[str]) -> dict[str, int]:
@@ -356,9 +361,7 @@ def _freed_bytes(blobs: Mapping[str, BlobUse], gone: Sequence[str]) -> dict[str,
 
 
 def _why_it_goes(row: RetentionRow) -> Reason:
-    if row.is_available:
-        return Reason(Rule.NO_RULE, "no rule keeps it")
-    return Reason(Rule.STATUS, row.status)
+    return Reason(Rule.NO_RULE, "no rule keeps it" if row.is_available else f"{row.status}, and no rule keeps it")
 
 
 _RANKS = {rule: rank for rank, rule in enumerate(Rule)}

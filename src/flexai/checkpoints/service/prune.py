@@ -1,0 +1,235 @@
+"""Prune: delete the checkpoints that no rule keeps (see retention); gc frees their bytes after the grace period."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from fnmatch import fnmatchcase
+from typing import TypeAlias
+
+from sqlalchemy import Connection, RowMapping
+
+from flexai.checkpoints.catalog.candidates import Candidates, check_some_stay, check_unused, read_candidates
+from flexai.checkpoints.catalog.claims import Claim
+from flexai.checkpoints.catalog.jobs import parse_job_reference
+from flexai.checkpoints.catalog.times import from_text
+from flexai.checkpoints.documents import ROOT_TITLE, Document, human_size
+from flexai.checkpoints.errors import ConflictError, NotFoundError
+from flexai.checkpoints.models import CheckpointKind, CheckpointStatus, now
+from flexai.checkpoints.names import name_key, parse_reference
+from flexai.checkpoints.progress import NoProgress, Progress
+from flexai.checkpoints.service.retention import (
+    BlobUse,
+    Decision,
+    Group,
+    Metric,
+    RetentionPlan,
+    RetentionPolicy,
+    RetentionRow,
+    plan_retention,
+)
+from flexai.checkpoints.service.system import System
+
+Check: TypeAlias = Callable[[Connection, RowMapping], None]
+
+_STAND_INS = 200
+"""How many of the checkpoints that stay are looked for before another one of their group goes."""
+
+
+@dataclass(frozen=True, slots=True)
+class PruneScope:
+    """Which checkpoints are judged: what every training job captured, unless something is named."""
+
+    jobs: tuple[str, ...] = ()
+    """NAME or UUID of each job; what one captured on one node is one group."""
+    pushed: tuple[str, ...] = ()
+    """Patterns of pushed checkpoints' names, such as ``mistral-*``, compared without regard to case; what fits one is
+    one group."""
+
+
+@dataclass(frozen=True, slots=True)
+class PruneReport:
+    """A plan, and what was done about it."""
+
+    plan: RetentionPlan
+    applied: bool
+    deleted: tuple[str, ...] = ()
+    """The ids of the checkpoints that were deleted."""
+    spared: Mapping[str, str] = field(default_factory=dict)
+    """Why one that should have gone stayed, by its id: something had changed since the plan was made."""
+
+    @property
+    def freed_bytes(self) -> int:
+        """Bytes that gc takes after the grace period, or would take where nothing was done yet."""
+        return self.plan.freed_by(self.deleted) if self.applied else self.plan.freed_bytes
+
+
+def prune(
+    system: System,
+    policy: RetentionPolicy,
+    scope: PruneScope | None = None,
+    *,
+    apply: bool = False,
+    at: datetime | None = None,
+    progress: Progress | None = None,
+) -> PruneReport:
+    """Plan what the rules let go, and with ``apply`` delete it; ``at`` is the time that ages are counted to.
+
+    Each checkpoint is looked at once more when it is deleted, while nobody else can change it: one that is protected,
+    used, exported or finished meanwhile stays, and so does the last one of a group. Interrupted, a rerun goes on.
+    Raises UsageError for a policy without rules, NotFoundError for a job that is not there.
+    """
+    plan = plan_prune(system, policy, scope, at=at)
+    if not apply:
+        return PruneReport(plan, applied=False)
+    progress = progress or NoProgress()
+    stand_ins = _stand_ins(plan)
+    deleted: list[str] = []
+    spared: dict[str, str] = {}
+    progress.begin("prune", total_bytes=plan.freed_bytes, total_files=len(plan.deleted))
+    try:
+        for decision in plan.deleted:
+            row = decision.row
+            try:
+                check = _recheck(decision, policy, [stand_ins[group] for group in row.groups])
+                system.catalog.checkpoints.delete(parse_reference(row.id), check=check)
+                deleted.append(row.id)
+            except ConflictError as error:
+                spared[row.id] = error.message
+                progress.note(f"{row.title} stays: {error.message}")
+            except NotFoundError:
+                spared[row.id] = "it is deleted already"
+            progress.advance(moved=decision.freed_bytes, files=1)
+    finally:
+        progress.end()
+    return PruneReport(plan, applied=True, deleted=tuple(deleted), spared=spared)
+
+
+def plan_prune(
+    system: System, policy: RetentionPolicy, scope: PruneScope | None = None, *, at: datetime | None = None
+) -> RetentionPlan:
+    """Plan what the rules let go, and change nothing; it takes three queries, and one for each job that is named."""
+    policy.check()
+    scope = scope or PruneScope()
+    job_ids = None
+    if scope.jobs or scope.pushed:
+        job_ids = [str(system.catalog.jobs.get(parse_job_reference(job)).id) for job in scope.jobs]
+    found = read_candidates(system.catalog.database, job_ids=job_ids, pushed=bool(scope.pushed))
+    blobs = {blob_id: BlobUse(size, users) for blob_id, (size, users) in found.blobs.items()}
+    return plan_retention(_rows(found, scope.pushed), blobs, policy, now=at or now())
+
+
+def prune_document(report: PruneReport) -> Document:
+    """What ``checkpoint prune --json`` shows."""
+    return {
+        "applied": report.applied,
+        "keptCount": len(report.plan.kept),
+        "deletedCount": len(report.deleted) if report.applied else len(report.plan.deleted),
+        "sparedCount": len(report.spared),
+        "freed": human_size(report.freed_bytes),
+        "freedBytes": report.freed_bytes,
+        "checkpoints": [_decision_document(decision, report.spared) for decision in report.plan.decisions],
+    }
+
+
+def _decision_document(decision: Decision, spared: Mapping[str, str]) -> Document:
+    row = decision.row
+    return {
+        "id": row.id,
+        "title": row.title,
+        "action": "keep" if decision.keep else "delete",
+        "reasons": [{"rule": reason.rule.value, "text": reason.text} for reason in decision.reasons],
+        "spared": spared.get(row.id, ""),
+        "status": row.status,
+        "step": row.step,
+        "trainLoss": row.loss(Metric.TRAIN_LOSS),
+        "evalLoss": row.loss(Metric.EVAL_LOSS),
+        "size": human_size(row.size),
+        "sizeBytes": row.size,
+        "freedBytes": decision.freed_bytes,
+        "createdAt": row.created_at.isoformat(),
+    }
+
+
+def _rows(found: Candidates, patterns: Sequence[str]) -> list[RetentionRow]:
+    latest: dict[str, RowMapping] = {}
+    for row in found.rows:
+        if row["job_id"] in found.running and row["status"] == CheckpointStatus.AVAILABLE and row["resumable"]:
+            latest[row["job_id"]] = max(latest.get(row["job_id"], row), row, key=lambda one: one["sequence"])
+    resumed = {row["id"]: f"job {found.running[job_id]!r} would resume" for job_id, row in latest.items()}
+    rows = []
+    for row in found.rows:
+        groups = _groups(row, patterns)
+        if not groups:
+            continue
+        in_use = [f"job {job!r} started from it" for job in found.users.get(row["id"], ())]
+        if row["id"] in resumed:
+            in_use.append(resumed[row["id"]])
+        rows.append(
+            RetentionRow(
+                id=row["id"],
+                title=_title(row),
+                groups=groups,
+                status=_status(row),
+                size=row["size"],
+                created_at=from_text(row["created_at"]),
+                sequence=row["sequence"],
+                step=row["step"],
+                train_loss=row["train_loss"],
+                eval_loss=row["eval_loss"],
+                resumable=row["resumable"],
+                is_protected=row["is_protected"],
+                is_exported=bool(row["is_exported"]),
+                in_use=tuple(in_use),
+            )
+        )
+    return rows
+
+
+def _groups(row: RowMapping, patterns: Sequence[str]) -> frozenset[Group]:
+    if row["kind"] == CheckpointKind.CAPTURED:
+        return frozenset({f"job {row['job_name']} {row['job_id']} {row['node']}"})
+    key = name_key(row["name"])
+    return frozenset(f"pushed {pattern}" for pattern in patterns if fnmatchcase(key, pattern.casefold()))
+
+
+def _title(row: RowMapping) -> str:
+    if row["kind"] == CheckpointKind.PUSHED:
+        return str(row["name"])
+    return f"{row['job_name']}/{row['name'] or ROOT_TITLE}"
+
+
+def _status(row: RowMapping) -> str:
+    """The status as it is: what nobody is at work on any more has failed."""
+    if row["status"] in {CheckpointStatus.UPLOADING, CheckpointStatus.SYNCING}:
+        holder = Claim.of_row(row)
+        if holder is None or not holder.is_alive:
+            return CheckpointStatus.FAILED.value
+    return str(row["status"])
+
+
+def _stand_ins(plan: RetentionPlan) -> dict[Group, list[str]]:
+    """Some available checkpoints that stay, by group; the newest, which live longest."""
+    found: dict[Group, list[str]] = defaultdict(list)
+    for decision in reversed(plan.kept):
+        for group in decision.row.groups:
+            if decision.row.is_available and len(found[group]) < _STAND_INS:
+                found[group].append(decision.row.id)
+    return found
+
+
+def _recheck(decision: Decision, policy: RetentionPolicy, stand_ins: Sequence[Sequence[str]]) -> Check:
+    """What looks at a checkpoint that should go once more, in the transaction that deletes it."""
+
+    def check(connection: Connection, row: RowMapping) -> None:
+        is_available = row["status"] == CheckpointStatus.AVAILABLE
+        if is_available is not decision.row.is_available:
+            raise ConflictError(f"it is {row['status']} now")
+        check_unused(connection, row, keep_exported=policy.keep_exported)
+        if is_available:
+            for checkpoint_ids in stand_ins:
+                check_some_stay(connection, checkpoint_ids)
+
+    return check
