@@ -75,10 +75,25 @@ class Fault:
 class FaultProxy:
     """A running proxy; ``url`` is where clients go."""
 
-    def __init__(self, upstream: str, *, context: ssl.SSLContext | None = None) -> None:
-        """Stand before ``upstream``; with a context the proxy speaks TLS."""
+    def __init__(
+        self,
+        upstream: str,
+        *,
+        context: ssl.SSLContext | None = None,
+        wait: Callable[[Request], object] = lambda request: None,
+        sign: Callable[[Request], Mapping[str, str]] = lambda request: request.headers,
+    ) -> None:
+        """Stand before ``upstream``; with a context the proxy speaks TLS.
+
+        ``wait`` is called with each request before it is judged, and may take its time; ``sign`` gives the headers with
+        which it goes on.
+        """
         self.upstream = urlsplit(upstream)
+        self.wait = wait
+        self.sign = sign
         self.requests: list[Request] = []
+        self.answered = 0
+        """Bytes of the answers' bodies."""
         self.faults: list[Fault] = []
         self._lock = threading.Lock()
         self._ended = threading.Event()
@@ -112,6 +127,16 @@ class FaultProxy:
     def seen(self, method: str, text: str = "") -> list[Request]:
         """The requests of a method whose target has the text."""
         return [request for request in self.requests if request.method == method and text in request.target]
+
+    @property
+    def moved(self) -> int:
+        """Bytes of all bodies, both ways."""
+        return self.answered + sum(len(request.body) for request in self.requests)
+
+    def note_answer(self, size: int) -> None:
+        """Count an answer's body, in bytes."""
+        with self._lock:
+            self.answered += size
 
     def note(self, request: Request) -> Fault | None:
         """Record a request; returns the fault that strikes it."""
@@ -156,6 +181,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._break_off()
             return
         request = Request(self.command, self.path, {k.lower(): v for k, v in self.headers.items()}, body)
+        self.server.proxy.wait(request)
         fault = self.server.proxy.note(request)
         if fault is None:
             self._forward(request)
@@ -167,7 +193,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._forward(request, fault)
 
     def _forward(self, request: Request, fault: Fault | None = None) -> None:
-        headers = {name: value for name, value in request.headers.items() if name not in _HOP_BY_HOP}
+        signed = self.server.proxy.sign(request)
+        headers = {name: value for name, value in signed.items() if name not in _HOP_BY_HOP}
         upstream = self.server.proxy.upstream
         connection = http.client.HTTPConnection(upstream.hostname or "", upstream.port, timeout=60)
         with contextlib.closing(connection):
@@ -202,6 +229,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self, status: int, headers: Mapping[str, str], content: bytes) -> None:
         self._send_head(status, {"Content-Length": str(len(content)), **headers})
         if self.command != "HEAD":
+            self.server.proxy.note_answer(len(content))
             self.wfile.write(content)
 
     def _send_head(self, status: int, headers: Mapping[str, str]) -> None:
