@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
+from flexai.checkpoints.errors import CheckpointError
 from flexai.cli import terminal
 from flexai.cli.commands import command
+from flexai.cli.prefect_api import UP, PrefectAPI
+from flexai.cli.tracking import prepare_prefect
+
+if TYPE_CHECKING:
+    from flexai.cli.orchestration.processes import Background
 
 _GRACE_SECONDS = 30.0
 
@@ -30,15 +38,44 @@ def down(grace: float) -> None:
     flexai down
     """
     from flexai.checkpoints.setting_sources import home_path
-    from flexai.cli.orchestration.processes import forget, recall, stop
+    from flexai.cli.orchestration.processes import forget, recall
 
     home = home_path()
     stopped = []
     for name in ("worker", "server"):
         process = recall(home, name)
         if process is not None:
-            if not stop(process, grace=grace):
-                terminal.warn(f"the Prefect {name} (process {process.pid}) did not end in time and was killed")
+            (_stop_worker if name == "worker" else _stop)(process, grace)
             stopped.append(f"the {name} (process {process.pid})")
         forget(home, name)
     terminal.say(f"stopped {' and '.join(stopped)}" if stopped else "nothing runs that flexai up has started")
+
+
+def _stop(process: Background, grace: float) -> None:
+    from flexai.cli.orchestration.processes import stop
+
+    if not stop(process, grace=grace):
+        terminal.warn(f"the Prefect {process.name} (process {process.pid}) did not end in time and was killed")
+
+
+def _stop_worker(worker: Background, grace: float) -> None:
+    from flexai.cli.orchestration.processes import children
+
+    if not children(worker.pid):
+        _stop(worker, grace)
+        return
+    from flexai.cli.orchestration.worker import bury_runs, cancel_runs
+
+    prepare_prefect(PrefectAPI(worker.url, UP))
+    runs = []
+    try:
+        runs = cancel_runs(worker, grace=grace)
+    except CheckpointError as error:
+        terminal.warn(f"flow runs are stopped without a word to Prefect: {error.message}")
+    for run in runs:
+        terminal.say(f"cancelled flow run {run.name!r}")
+    _stop(worker, grace)
+    try:
+        bury_runs(worker, runs)
+    except CheckpointError as error:
+        terminal.warn(f"Prefect may show flow runs as running that have ended: {error.message}")

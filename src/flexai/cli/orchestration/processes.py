@@ -133,20 +133,18 @@ def wait_until(process: Background, home: Path, is_ready: Callable[[], bool], *,
 
 
 def stop(process: Background, *, grace: float) -> bool:
-    """End a background process: ask it, and after ``grace`` seconds end its whole session.
+    """End a background process: ask it, and after ``grace`` seconds end it and its children.
 
     Returns whether it ended by itself. Raises CheckpointError where it may not be signalled.
     """
+    born = [(child, _began(child)) for child in children(process.pid)]
     try:
         os.kill(process.pid, signal.SIGTERM)
         deadline = time.monotonic() + grace
         while process.is_alive():
             _reap(process.pid)
             if time.monotonic() > deadline:
-                os.killpg(process.pid, signal.SIGKILL)
-                while process.is_alive():
-                    _reap(process.pid)
-                    time.sleep(_CHECK_SECONDS)
+                _kill(process, born)
                 return False
             time.sleep(_CHECK_SECONDS)
     except ProcessLookupError:
@@ -156,6 +154,33 @@ def stop(process: Background, *, grace: float) -> bool:
             f"the Prefect {process.name} (process {process.pid}) is somebody else's to stop"
         ) from error
     return True
+
+
+def children(pid: int) -> list[int]:
+    """The processes that a process has started and that run."""
+    if platform.system() == "Linux":
+        found = []
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            with contextlib.suppress(OSError):
+                # Behind the program's name, which may hold anything: the state and the parent (man 5 proc).
+                if stat.read_bytes().rpartition(b")")[2].split()[1] == str(pid).encode():
+                    found.append(int(stat.parent.name))
+        return found
+    listed = subprocess.run(["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=False).stdout
+    pairs = (line.split() for line in listed.splitlines())
+    return [int(child) for child, parent in pairs if int(parent) == pid]
+
+
+def _kill(process: Background, born: Sequence[tuple[int, str | None]]) -> None:
+    """End a process that did not listen, and what it has started: those have sessions of their own."""
+    os.killpg(process.pid, signal.SIGKILL)
+    while process.is_alive():
+        _reap(process.pid)
+        time.sleep(_CHECK_SECONDS)
+    for child, began in born:
+        if began is not None and _began(child) == began:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
 
 
 def tail(log: Path) -> str:
