@@ -1,0 +1,62 @@
+"""The parameters of the flows that work on many checkpoints or on the whole store."""
+
+from __future__ import annotations
+
+from pydantic import ConfigDict, Field
+
+from flexai.flows.connections import Connection
+from flexai.flows.requests import NotEmpty, Reference, Request, SourcePath
+
+
+class ByName(Request):
+    """The pushed checkpoints of certain names."""
+
+    model_config = ConfigDict(title="Pushed ones by their names")
+
+    names: NotEmpty = Field(
+        default="*",
+        title="Names",
+        description="A pattern: '*' stands for any letters, '?' for one. All that were pushed where it is '*'.",
+        examples=["mistral-*"],
+    )
+
+
+class Selected(Request):
+    """Exactly these checkpoints."""
+
+    model_config = ConfigDict(title="Exactly these")
+
+    checkpoints: list[Reference] = Field(
+        title="Checkpoints",
+        description="NAME or UUID of each checkpoint.",
+        examples=[["mistral-500-checkpoint"]],
+        min_length=1,
+    )
+
+
+class OfJob(Request):
+    """The checkpoints that a training job wrote."""
+
+    model_config = ConfigDict(title="Those of a training job")
+
+    job: Reference = Field(title="Training job", description="Its NAME or UUID.", examples=["mistral-run"])
+
+
+class MirrorRequest(Request):
+    """Which checkpoints to mirror, and where to."""
+
+    checkpoints: ByName | Selected | OfJob = Field(
+        default=ByName(), title="Checkpoints", description="Which ones; all that were pushed where left out."
+    )
+    storage_provider: Connection = Field(
+        title="Storage provider connection", description="Where to: a saved connection, or its name."
+    )
+    destination_path: SourcePath = Field(
+        title="Path",
+        description="BUCKET or BUCKET/PREFIX; each checkpoint goes to a folder of its name below it, one that a"
+        " training job captured to JOB/FOLDER-ID.",
+        examples=["my-bucket/mirror"],
+    )
+    overwrite: bool = Field(
+        default=False, title="Overwrite", description="Replace objects that are there with other content."
+    )

@@ -1,0 +1,51 @@
+"""Mirror, as a flow."""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from flexai.checkpoints.documents import Document, short_size
+from flexai.checkpoints.service import mirror as service
+from flexai.flows.composed import MirrorRequest, OfJob, Selected
+from flexai.flows.running import OPTIONS, rename_run
+from flexai.tasks.mirror import mirror_checkpoints
+
+
+@flow(
+    name="mirror-checkpoints",
+    description="Bring a set of checkpoints to a second storage provider; what is there already is left as it is.",
+    flow_run_name="mirror to {request.storage_provider}",
+    **OPTIONS,
+)
+def mirror(request: MirrorRequest) -> Document:
+    """Mirror checkpoints, each to a folder of its own below a path; run again, it copies what is new.
+
+    One that fails does not stop the others; the run fails at its end and names them.
+
+    Args:
+        request: Which checkpoints, and where to.
+
+    Returns:
+        What ``flexai.tasks.mirror.mirror_checkpoints`` returns.
+
+    Raises:
+        CheckpointError: What ``flexai.tasks.mirror.mirror_checkpoints`` raises.
+    """
+    done = mirror_checkpoints(
+        chosen(request), request.storage_provider, request.destination_path, overwrite=request.overwrite
+    )
+    rename_run(
+        f"mirror to {request.storage_provider}: {len(done['copied'])} copied ({short_size(done['movedBytes'])}),"
+        f" {len(done['skipped'])} there already"
+    )
+    return done
+
+
+def chosen(request: MirrorRequest) -> service.MirrorSet:
+    """The checkpoints that a request means."""
+    which = request.checkpoints
+    if isinstance(which, Selected):
+        return service.NamedCheckpoints(tuple(which.checkpoints))
+    if isinstance(which, OfJob):
+        return service.JobCheckpoints(which.job)
+    return service.PushedCheckpoints(which.names)
