@@ -11,7 +11,7 @@ socket, and would fit no size: the stores' clients have connect and read timeout
 
 from __future__ import annotations
 
-from flexai.tasks.delete import delete_checkpoint
+from flexai.tasks.delete import delete_checkpoint, undelete_checkpoint
 from flexai.tasks.export import export_checkpoint
 from flexai.tasks.fetch import fetch_checkpoint
 from flexai.tasks.inspect import inspect_checkpoint, list_checkpoints
@@ -28,5 +28,6 @@ __all__ = [
     "list_training_checkpoints",
     "push_checkpoint",
     "run_training",
+    "undelete_checkpoint",
     "verify_checkpoints",
 ]

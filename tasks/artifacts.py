@@ -1,26 +1,35 @@
 """Artifacts of a task run: what people see in Prefect's UI besides the log.
 
-They are a help to people, not part of the work, so a Prefect API that fails meanwhile is worth a warning and no more.
+They are a help to people, not part of the work, so a Prefect API that fails meanwhile is worth a warning and no more,
+and one that does not answer is not waited for long.
 """
 
 from __future__ import annotations
 
+import contextvars
+import hashlib
+import json
 import re
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
 from uuid import UUID
 
 import httpx
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
+from prefect.context import FlowRunContext, TaskRunContext
+from prefect.settings import PREFECT_UI_URL
 from prefect.utilities.context import get_task_and_flow_run_ids
 
-from flexai.checkpoints.documents import human_size
+from flexai.checkpoints.documents import CheckpointRow, human_size
+from flexai.checkpoints.models import Checkpoint, CheckpointKind
+from flexai.checkpoints.names import name_key
 from flexai.tasks.running import Logger
 
-SHOWN_FILES = 100
-"""Rows of a table of files; ``flexai checkpoint inspect`` has them all."""
+PATIENCE_SECONDS = 10.0
+"""How long a run waits for the API to take an artifact."""
+_MAX_SLUG = 100
 
 
 def is_in_a_run() -> bool:
@@ -29,8 +38,50 @@ def is_in_a_run() -> bool:
 
 
 def artifact_key(*words: str) -> str:
-    """A key of lower-case letters, digits and dashes, as Prefect wants it; equal keys are one thing's history."""
-    return re.sub(r"[^a-z0-9]+", "-", "-".join(words).lower()).strip("-")
+    """A key of lower-case letters, digits and dashes, as Prefect wants it; equal keys are one thing's history.
+
+    Words that differ by more than case have different keys: where letters must be replaced, a part that tells them
+    apart follows after two dashes.
+    """
+    text = "-".join(words).lower()
+    slug = re.sub(r"[^a-z0-9]+", "-", text).strip("-")[:_MAX_SLUG].strip("-")
+    return slug if slug == text else f"{slug}--{hashlib.sha256(text.encode(errors='replace')).hexdigest()[:8]}"
+
+
+def checkpoint_key(checkpoint: Checkpoint) -> str:
+    """The key of all pages about one checkpoint, from its push to its end.
+
+    A pushed checkpoint's is made of its name, and goes on where the name is given again; of captured ones many may have
+    one name, so theirs end with a part of the UUID.
+    """
+    if checkpoint.kind is CheckpointKind.PUSHED:
+        return artifact_key("checkpoint", name_key(checkpoint.name))
+    slug = artifact_key("checkpoint", checkpoint.job_name, checkpoint.name).partition("--")[0]
+    return f"{slug}--{checkpoint.id.hex[:12]}"
+
+
+def artifact_url(key: str) -> str:
+    """Where Prefect's UI shows the history of a key; empty where no UI is known."""
+    base = PREFECT_UI_URL.value()
+    return f"{base.rstrip('/')}/artifacts/key/{key}" if base else ""
+
+
+def run_link() -> str:
+    """The flow run around us, else the task run, as a link in Markdown; empty without a run."""
+    flow, task = FlowRunContext.get(), TaskRunContext.get()
+    run_id, kind, name = None, "", ""
+    if flow and flow.flow_run:
+        run_id, kind, name = flow.flow_run.id, "flow-run", flow.flow_run.name
+    elif task and task.task_run.flow_run_id:
+        run_id, kind = task.task_run.flow_run_id, "flow-run"
+    elif task:
+        run_id, kind, name = task.task_run.id, "task-run", task.task_run.name
+    if run_id is None:
+        return ""
+    base = PREFECT_UI_URL.value()
+    shown = plain(name or str(run_id))
+    what = kind.replace("-", " ")
+    return f"{what} [{shown}]({base.rstrip('/')}/runs/{kind}/{run_id})" if base else f"{what} {shown}"
 
 
 @contextmanager
@@ -38,15 +89,41 @@ def forgiving(logger: Logger) -> Iterator[None]:
     """Let the work go on where the Prefect API cannot take an artifact."""
     try:
         yield
-    except httpx.HTTPError as error:
+    except (httpx.HTTPError, RuntimeError) as error:
+        # RuntimeError: the client was closed, because the run did not wait for us any longer.
         logger.warning("the Prefect API did not take an artifact: %s", error)
 
 
 def create_markdown(key: str, text: str, *, description: str, logger: Logger) -> None:
     """Attach a page of Markdown to the run, if there is one."""
-    if is_in_a_run():
-        with forgiving(logger):
-            _create("markdown", key, text, description)
+    _attach(lambda: _create("markdown", key, text, description), logger)
+
+
+def create_table(
+    key: str, rows: Sequence[Mapping[str, str | int | float | bool | None]], *, description: str, logger: Logger
+) -> None:
+    """Attach a table to the run, if there is one: a row for each mapping, whose keys are the columns."""
+    data = json.dumps([dict(row) for row in rows], allow_nan=False)
+    _attach(lambda: _create("table", key, data, description), logger)
+
+
+def catalog_table(rows: Iterable[CheckpointRow]) -> list[dict[str, str | int | float | bool | None]]:
+    """Checkpoints of the catalog as the rows of :func:`create_table`."""
+    return [
+        {
+            "Name": row.title,
+            "Kind": row.kind,
+            "Status": row.status,
+            "Size": human_size(row.size),
+            "Bytes": row.size,
+            "Files": row.file_count,
+            "Created": row.created_at,
+            "Deleted": row.deleted_at or "",
+            "Reason": row.reason,
+            "ID": row.id,
+        }
+        for row in rows
+    ]
 
 
 def create_progress(key: str, percent: float, description: str) -> UUID:
@@ -60,6 +137,22 @@ def update_progress(artifact_id: UUID, percent: float, description: str) -> None
     get_client(sync_client=True).update_artifact(artifact_id, ArtifactUpdate(data=percent, description=description))
 
 
+def _attach(create: Callable[[], object], logger: Logger) -> None:
+    if not is_in_a_run():
+        return
+
+    def attach() -> None:
+        with forgiving(logger):
+            create()
+
+    # A daemon: where the API hangs, the work is done all the same.
+    thread = threading.Thread(target=contextvars.copy_context().run, args=(attach,), daemon=True)
+    thread.start()
+    thread.join(PATIENCE_SECONDS)
+    if thread.is_alive():
+        logger.warning("the Prefect API did not take an artifact within %d seconds", PATIENCE_SECONDS)
+
+
 def _create(kind: str, key: str, data: float | str, description: str) -> UUID:
     task_run_id, flow_run_id = get_task_and_flow_run_ids()
     artifact = ArtifactCreate(
@@ -68,34 +161,14 @@ def _create(kind: str, key: str, data: float | str, description: str) -> UUID:
     return get_client(sync_client=True).create_artifact(artifact).id
 
 
-def describe_checkpoint(document: Mapping[str, Any], *, moved: int, skipped: int) -> str:
-    """A pushed checkpoint as a page of Markdown, from its document."""
-    metadata, spec, status = document["metadata"], document["spec"], document["status"]
-    source = spec["sourcePath"] and f"{spec['storageProvider']}:{spec['sourcePath']}"
-    rows = {
-        "ID": code(metadata["id"]),
-        "Status": status["status"],
-        "Size": f"{status['size']} in {status['filesCount']} file{'' if status['filesCount'] == 1 else 's'}",
-        "Moved": (human_size(moved) if moved else "nothing")
-        + (f", {human_size(skipped)} were there" if skipped else ""),
-        "Source": code(source or spec["fromCheckpoint"] or ", ".join(spec["fromLocalFiles"])),
-        "Manifest digest": code(status["manifestDigest"]),
-    }
-    lines = [f"# Checkpoint {code(metadata['name'])}", "", "| | |", "|---|---|"]
-    lines += [f"| {name} | {value} |" for name, value in rows.items()]
-    lines += ["", "| File | Size | BLAKE3 |", "|---|---:|---|"]
-    files = status["files"]
-    for file in files[:SHOWN_FILES]:
-        digest = code(file["digest"]) if file["digest"] else "(provider's checksum)"
-        lines.append(f"| {code(file['path'])} | {file['size']} | {digest} |")
-    if len(files) > SHOWN_FILES:
-        lines += ["", f"… and {len(files) - SHOWN_FILES} more: `flexai checkpoint inspect {metadata['id']}`"]
-    return "\n".join(lines) + "\n"
-
-
 def code(text: str) -> str:
     """A text as code in a table's cell, whatever it holds: names of files are other people's."""
     clean = text.replace("|", "\\|").replace("\n", " ")
     fence = "`" * (max((len(run) for run in re.findall("`+", clean)), default=0) + 1)
     pad = " " if clean.startswith("`") or clean.endswith("`") else ""
     return f"{fence}{pad}{clean}{pad}{fence}" if clean else ""
+
+
+def plain(text: str) -> str:
+    """A text as it is, in Markdown: nothing in it is a mark, a link or the end of a table's cell."""
+    return re.sub(r"([\\`*_{}\[\]()<>#+!|~&])", r"\\\1", " ".join(text.split()))

@@ -7,8 +7,10 @@ from prefect import task
 from flexai.blocks import load_connection
 from flexai.checkpoints.documents import Document
 from flexai.checkpoints.service.delete import delete as delete_from_catalog
+from flexai.checkpoints.service.delete import undelete as undelete_in_catalog
 from flexai.checkpoints.service.system import System
 from flexai.tasks.documents import identity
+from flexai.tasks.reports import Reporter
 from flexai.tasks.running import QUICK, TAGS, run_logger, telling
 
 
@@ -31,5 +33,32 @@ def delete_checkpoint(reference: str) -> Document:
     logger = run_logger()
     with telling(logger), System.open(connect=load_connection) as system:
         deleted = delete_from_catalog(system, reference)
-    logger.info("deleted checkpoint %s (%s)", reference, deleted.id)
+        logger.info("deleted checkpoint %s (%s)", reference, deleted.id)
+        Reporter(system, logger).deleted(deleted)
     return identity(deleted)
+
+
+@task(
+    name="undelete-checkpoint",
+    description="Bring back a deleted checkpoint, as long as its bytes are there.",
+    tags=TAGS | {"delete"},
+    task_run_name="undelete {reference}",
+    **QUICK,
+)
+def undelete_checkpoint(reference: str, new_name: str = "") -> Document:
+    """Bring back a deleted checkpoint within its grace period and return which it is.
+
+    Args:
+        reference: The name that it had, or its UUID.
+        new_name: Another name for it; the old one where empty.
+
+    Raises:
+        CheckpointError: NotFoundError where there is none that could come back, AlreadyExistsError where the name is
+            in use again.
+    """
+    logger = run_logger()
+    with telling(logger), System.open(connect=load_connection) as system:
+        restored = undelete_in_catalog(system, reference, new_name=new_name)
+        logger.info("checkpoint %s is %s again (%s)", restored.name or reference, restored.status, restored.id)
+        Reporter(system, logger).undeleted(restored)
+    return identity(restored)

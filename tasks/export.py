@@ -11,6 +11,7 @@ from flexai.checkpoints.service.system import System
 from flexai.tasks import artifacts
 from flexai.tasks.documents import identity
 from flexai.tasks.progress import RunProgress
+from flexai.tasks.reports import Reporter, destination_of
 from flexai.tasks.running import RETRIED, TAGS, run_logger, telling
 
 
@@ -42,22 +43,21 @@ def export_checkpoint(
     logger = run_logger()
     progress = RunProgress(logger, key=artifacts.artifact_key("export", reference))
     with telling(logger), System.open(connect=load_connection) as system:
-        report = export_to_provider(
-            system,
+        connection = load_connection(storage_provider)
+        reporter = Reporter(system, logger)
+        with reporter.telling_failure(reference, "export", destination_of(connection, destination_path)):
+            report = export_to_provider(
+                system, reference, connection, destination_path, overwrite=overwrite, progress=progress
+            )
+        logger.info(
+            "exported %s to %s:%s: %d files, %d there already",
             reference,
-            load_connection(storage_provider),
+            storage_provider,
             destination_path,
-            overwrite=overwrite,
-            progress=progress,
+            report.exported_files,
+            report.skipped_files,
         )
-    logger.info(
-        "exported %s to %s:%s: %d files, %d there already",
-        reference,
-        storage_provider,
-        destination_path,
-        report.exported_files,
-        report.skipped_files,
-    )
+        reporter.exported(report, connection)
     return {
         "checkpoint": identity(report.checkpoint),
         "storageProvider": report.record.storage_provider,

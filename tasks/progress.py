@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import math
 import threading
 import time
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from uuid import UUID
 
 import httpx
 
-from flexai.checkpoints.documents import human_size
+from flexai.checkpoints.documents import duration, human_size
 from flexai.tasks import artifacts
 from flexai.tasks.running import Logger
 from flexai.tasks.watching import current_watcher
@@ -43,6 +44,12 @@ class Standing:
             done, total = self.files, self.total_files
         return round(min(100.0, 100.0 * done / total), 1) if total else 100.0
 
+    @property
+    def seconds_left(self) -> float | None:
+        """How long what is left takes at the rate so far, if all of it must move; None where that cannot be told."""
+        left = self.total_bytes - self.moved - self.skipped
+        return None if not self.moved or self.seconds < 1 or left <= 0 else left * self.seconds / self.moved
+
     def __str__(self) -> str:
         sizes = f"{human_size(self.moved + self.skipped)} of {human_size(self.total_bytes)}"
         text = f"{self.verb}: {self.percent:.0f} % ({sizes}, {self.files} of {self.total_files} files)"
@@ -50,6 +57,8 @@ class Standing:
             text += f", {human_size(self.skipped)} were there already"
         if self.moved and self.seconds >= 1:
             text += f", {human_size(int(self.moved / self.seconds))}/s"
+        if self.seconds_left is not None:
+            text += f", {duration(math.ceil(self.seconds_left))} left"
         return text
 
 

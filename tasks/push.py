@@ -9,12 +9,14 @@ from prefect import task
 from flexai.blocks import load_connection
 from flexai.checkpoints.documents import Document, human_size
 from flexai.checkpoints.errors import UsageError
+from flexai.checkpoints.models import now
 from flexai.checkpoints.service.push import ExistingCheckpoint, LocalFiles, ProviderPath, PushSource
 from flexai.checkpoints.service.push import push as push_to_store
 from flexai.checkpoints.service.system import System
 from flexai.tasks import artifacts
 from flexai.tasks.documents import document_of_checkpoint
 from flexai.tasks.progress import RunProgress
+from flexai.tasks.reports import Reporter
 from flexai.tasks.running import RETRIED, TAGS, run_logger, telling
 
 _FORMS = "give one of: files; storage_provider and source_path; from_checkpoint"
@@ -56,21 +58,19 @@ def push_checkpoint(
     progress = RunProgress(logger, key=artifacts.artifact_key("push", name))
     with telling(logger), System.open(connect=load_connection) as system:
         source = _source(files, follow_symlinks, storage_provider, source_path, from_checkpoint)
-        checkpoint = push_to_store(system, name, source, if_not_exists=if_not_exists, progress=progress)
+        reporter = Reporter(system, logger)
+        began = now()
+        with reporter.telling_failure(name, "push"):
+            checkpoint = push_to_store(system, name, source, if_not_exists=if_not_exists, progress=progress)
         document = document_of_checkpoint(system, checkpoint)
-    logger.info(
-        "checkpoint %r is available: %d files, %s (%s)",
-        checkpoint.name,
-        checkpoint.file_count,
-        human_size(checkpoint.size),
-        checkpoint.id,
-    )
-    artifacts.create_markdown(
-        artifacts.artifact_key("checkpoint", name),
-        artifacts.describe_checkpoint(document, moved=progress.moved, skipped=progress.skipped),
-        description=f"Checkpoint {name}",
-        logger=logger,
-    )
+        logger.info(
+            "checkpoint %r is available: %d files, %s (%s)",
+            checkpoint.name,
+            checkpoint.file_count,
+            human_size(checkpoint.size),
+            checkpoint.id,
+        )
+        reporter.pushed(checkpoint, began=began, moved=progress.moved, skipped=progress.skipped)
     return document
 
 

@@ -6,6 +6,7 @@ import re
 import shlex
 import signal
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 
 from prefect import task
@@ -17,12 +18,14 @@ from flexai.blocks import load_connection
 from flexai.checkpoints.catalog.reader import open_reader
 from flexai.checkpoints.documents import Document, captured_list_document
 from flexai.checkpoints.errors import InterruptedByUserError, JobFailedError
-from flexai.checkpoints.models import JobStatus, now
+from flexai.checkpoints.models import CheckpointStatus, JobStatus, TrainingJob, now
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.service.training import run_training as run_command
+from flexai.tasks.aside import Aside
 from flexai.tasks.documents import document_of_job
 from flexai.tasks.output import LoggedOutput
 from flexai.tasks.progress import RunProgress
+from flexai.tasks.reports import Reporter
 from flexai.tasks.running import ONCE, QUICK, TAGS, run_logger, telling
 
 _STOPPED_BY = re.compile("stopped by (SIG[A-Z]+)")
@@ -67,23 +70,30 @@ def run_training(
         key: value.get_secret_value() if isinstance(value, SecretStr) else value for key, value in (env or {}).items()
     }
     with telling(logger), System.open(connect=load_connection) as system, LoggedOutput(logger) as output:
+        reporter = Reporter(system, logger)
         logger.info("training job %r: %s", name, shlex.join(command))
         began = now()
         try:
-            job = run_command(
-                system,
-                name,
-                list(command),
-                checkpoint=checkpoint,
-                env=values,
-                output_dir=Path(output_dir).expanduser() if output_dir else None,
-                reuse_succeeded=reuse_succeeded,
-                on_output=output,
-                progress=RunProgress(logger),
-            )
+            with Aside(logger) as aside:
+                job = run_command(
+                    system,
+                    name,
+                    list(command),
+                    checkpoint=checkpoint,
+                    env=values,
+                    output_dir=Path(output_dir).expanduser() if output_dir else None,
+                    reuse_succeeded=reuse_succeeded,
+                    on_output=output,
+                    on_captured=lambda captured: aside.do(lambda: reporter.captured(captured)),
+                    progress=RunProgress(logger),
+                )
         except InterruptedByUserError as error:
             _pass_on_signal(error.message)
             raise
+        was_run = job.ended_at is None or job.ended_at >= began
+        if was_run:
+            _tell_failures(system, reporter, job, began)
+            reporter.job_ended(str(job.id))
         if job.status is JobStatus.STOPPED:
             _pass_on_signal(job.reason)
         if job.status is not JobStatus.SUCCEEDED:
@@ -93,7 +103,6 @@ def run_training(
                 hint=f"flexai training logs {job.name} shows what it printed",
             )
         document = document_of_job(system, str(job.id))
-    was_run = job.ended_at is None or job.ended_at >= began
     logger.info(
         "training job %r %s (attempt %d)",
         job.name,
@@ -101,6 +110,13 @@ def run_training(
         job.attempt,
     )
     return document
+
+
+def _tell_failures(system: System, reporter: Reporter, job: TrainingJob, began: datetime) -> None:
+    """Tell of the checkpoints that this attempt wrote and that could not be stored."""
+    for checkpoint in system.catalog.checkpoints.of_job(str(job.id)):
+        if checkpoint.status is CheckpointStatus.FAILED and checkpoint.created_at >= began:
+            reporter.failed(checkpoint, "capture", checkpoint.reason)
 
 
 def _pass_on_signal(reason: str) -> None:

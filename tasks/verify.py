@@ -10,6 +10,7 @@ from flexai.blocks import load_connection
 from flexai.checkpoints.documents import Document, human_size
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.service.verify import verify as verify_store
+from flexai.tasks.events import emit_corruption
 from flexai.tasks.progress import RunProgress
 from flexai.tasks.running import RETRIED, TAGS, run_logger, telling
 
@@ -38,6 +39,7 @@ def verify_checkpoints(references: Sequence[str] = ()) -> Document:
     with telling(logger):
         with System.open(connect=load_connection) as system:
             report = verify_store(system, references, progress=progress)
+            emit_corruption(system, report.damaged)
         for damage in report.damaged:
             users = ", ".join(f"{path} of {checkpoint}" for checkpoint, path in damage.users) or "no checkpoint"
             logger.error("blob %s is damaged, which is needed by %s: %s", damage.blob_id, users, damage.problem)

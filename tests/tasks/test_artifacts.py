@@ -1,29 +1,85 @@
-"""Artifacts: their keys and their text."""
+"""Artifacts: their keys, their texts, and what a slow API costs."""
 
 from __future__ import annotations
 
+import json
 import logging
 import re
-from pathlib import Path
+import threading
+import uuid
+from datetime import UTC, datetime
 
+import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from prefect import task
 from prefect.types.names import raise_on_name_alphanumeric_dashes_only
 
-from flexai.tasks import artifacts, push_checkpoint
-from flexai.tasks.artifacts import artifact_key, code, create_markdown, describe_checkpoint
+from flexai.checkpoints.documents import CheckpointRow
+from flexai.checkpoints.models import Checkpoint, CheckpointKind, CheckpointStatus, Source
+from flexai.tasks import artifacts
+from flexai.tasks.artifacts import (
+    artifact_key,
+    catalog_table,
+    checkpoint_key,
+    code,
+    create_markdown,
+    create_table,
+    plain,
+)
+from tests.servers.prefect import PrefectServer
+
+LOGGER = logging.getLogger("test-artifacts")
+NAMES = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_-]{1,61}[A-Za-z0-9]", fullmatch=True)
 
 
-@given(st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_-]{1,61}[A-Za-z0-9]", fullmatch=True))
+def checkpoint(name: str, *, job: str = "", checkpoint_id: uuid.UUID | None = None) -> Checkpoint:
+    moment = datetime(2026, 1, 31, tzinfo=UTC)
+    return Checkpoint(
+        id=checkpoint_id or uuid.uuid4(),
+        kind=CheckpointKind.CAPTURED if job else CheckpointKind.PUSHED,
+        name=name,
+        job_name=job,
+        creator_user_id=uuid.UUID(int=1),
+        owner_org_id=uuid.UUID(int=2),
+        source=Source(),
+        status=CheckpointStatus.AVAILABLE,
+        created_at=moment,
+        updated_at=moment,
+    )
+
+
+@given(NAMES)
 def test_every_name_makes_a_key_that_prefect_takes(name: str) -> None:
     key = artifact_key("push", name)
     assert raise_on_name_alphanumeric_dashes_only(key) == key
     assert key.startswith("push-")
 
 
-def test_names_that_differ_only_by_case_share_a_key_as_they_share_a_checkpoint() -> None:
-    assert artifact_key("push", "Mistral_500") == artifact_key("push", "mistral-500")
+@given(NAMES, NAMES)
+def test_names_share_a_key_only_where_they_are_the_same_name(one: str, other: str) -> None:
+    same = artifact_key("checkpoint", one) == artifact_key("checkpoint", other)
+    assert same == (one.casefold() == other.casefold())
+
+
+@pytest.mark.parametrize(("one", "other"), [("a_b", "a-b"), ("a--b", "a-b"), ("a_-b", "a-_b"), ("A_b", "a-B")])
+def test_names_that_look_alike_as_keys_are_told_apart(one: str, other: str) -> None:
+    assert artifact_key("checkpoint", one) != artifact_key("checkpoint", other)
+    assert artifact_key("checkpoint", one) == artifact_key("checkpoint", one.upper())
+
+
+def test_a_pushed_checkpoints_key_is_its_names_and_a_captured_ones_its_own() -> None:
+    assert checkpoint_key(checkpoint("Mistral-500")) == "checkpoint-mistral-500"
+    one, other = (checkpoint("checkpoint-5", job="my_run") for _ in range(2))
+    assert checkpoint_key(one) != checkpoint_key(other)
+    assert checkpoint_key(one) == f"checkpoint-my-run-checkpoint-5--{one.id.hex[:12]}"
+
+
+@given(st.text(max_size=300), st.uuids())
+def test_any_folders_name_makes_a_key_that_prefect_takes(folder: str, checkpoint_id: uuid.UUID) -> None:
+    key = checkpoint_key(checkpoint(folder, job="my-run", checkpoint_id=checkpoint_id))
+    assert raise_on_name_alphanumeric_dashes_only(key) == key
 
 
 @given(st.text(min_size=1))
@@ -37,26 +93,47 @@ def test_a_text_as_code_never_ends_its_cell_or_its_code(text: str) -> None:
     assert re.search(r"(?<!\\)\|", inside) is None
 
 
-def test_a_pushed_checkpoint_is_described_with_its_files(home: Path, files: Path) -> None:
-    document = push_checkpoint.fn("mistral-500", files=[str(files)])
-    text = describe_checkpoint(document, moved=2048, skipped=1024)
-    assert text.startswith("# Checkpoint `mistral-500`\n")
-    assert f"| ID | `{document['metadata']['id']}` |" in text
-    assert "| Size | 16.02 KB in 2 files |" in text
-    assert "| Moved | 2 KB, 1 KB were there |" in text
-    assert "| `nested/weights.bin` | 16 KB | `" in text
-
-
-def test_a_long_list_of_files_is_cut_and_says_where_the_rest_is(
-    home: Path, files: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(artifacts, "SHOWN_FILES", 1)
-    document = push_checkpoint.fn("mistral-500", files=[str(files)])
-    text = describe_checkpoint(document, moved=0, skipped=0)
-    assert "weights.bin" not in text
-    assert f"… and 1 more: `flexai checkpoint inspect {document['metadata']['id']}`" in text
-    assert "| Moved | nothing |" in text
+def test_a_plain_text_has_no_marks_of_its_own() -> None:
+    assert plain("a [link](javascript:x) | <b>`c`</b>\n# d") == (r"a \[link\]\(javascript:x\) \| \<b\>\`c\`\</b\> \# d")
 
 
 def test_without_a_run_no_artifact_is_made() -> None:
-    create_markdown("key", "text", description="", logger=logging.getLogger("test"))
+    create_markdown("key", "text", description="", logger=LOGGER)
+    create_table("key", [{"a": 1}], description="", logger=LOGGER)
+
+
+def test_the_catalog_is_a_table_of_the_run(prefect_api: PrefectServer) -> None:
+    key = f"catalog-{uuid.uuid4().hex[:8]}"
+    row = CheckpointRow("1", "pushed", "mistral-500", "", "available", "", 2048, 2, "2026-01-31", "2026-01-31", None)
+
+    @task
+    def work() -> None:
+        create_table(key, catalog_table([row]), description="The catalog", logger=LOGGER)
+
+    work()
+    (artifact,) = prefect_api.post("/artifacts/filter", {"artifacts": {"key": {"any_": [key]}}})
+    assert artifact["type"] == "table"
+    (shown,) = json.loads(artifact["data"])
+    assert (shown["Name"], shown["Size"], shown["Bytes"], shown["Status"]) == ("mistral-500", "2 KB", 2048, "available")
+
+
+def test_an_api_that_does_not_answer_is_not_waited_for(
+    prefect_api: PrefectServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    answers = threading.Event()
+
+    def refuse_at_last(sync_client: bool) -> None:
+        answers.wait(60)
+        raise httpx.ReadTimeout("too late")
+
+    monkeypatch.setattr(artifacts, "get_client", refuse_at_last)
+    monkeypatch.setattr(artifacts, "PATIENCE_SECONDS", 0.05)
+
+    @task
+    def work() -> str:
+        create_markdown("key", "text", description="", logger=LOGGER)
+        return "done"
+
+    assert work() == "done"
+    answers.set()
+    assert "the Prefect API did not take an artifact within 0 seconds" in caplog.messages

@@ -54,7 +54,22 @@ def test_progress_counts_bytes_or_files_where_there_are_none(standing: Standing,
 
 def test_a_standing_says_what_moved_what_did_not_and_how_fast() -> None:
     standing = Standing("push x", 4096, 3, moved=1024, skipped=1024, files=1, seconds=2)
-    assert str(standing) == ("push x: 50 % (2 KB of 4 KB, 1 of 3 files), 1 KB were there already, 512 bytes/s")
+    assert str(standing) == ("push x: 50 % (2 KB of 4 KB, 1 of 3 files), 1 KB were there already, 512 bytes/s, 4s left")
+
+
+@pytest.mark.parametrize(
+    ("standing", "seconds"),
+    [
+        (Standing("push", 1000, 1, moved=100, seconds=10), 90),
+        (Standing("push", 1000, 1, moved=100, skipped=500, seconds=10), 40),
+        (Standing("push", 1000, 1, moved=1000, seconds=10), None),
+        (Standing("push", 1000, 1, skipped=500, seconds=10), None),
+        (Standing("push", 1000, 1, moved=100, seconds=0.5), None),
+    ],
+)
+def test_how_long_it_takes_is_told_by_what_has_moved(standing: Standing, seconds: float | None) -> None:
+    assert standing.seconds_left == seconds
+    assert ("left" in str(standing)) == (seconds is not None)
 
 
 def test_a_stage_is_logged_when_it_begins_and_when_it_ends(caplog: pytest.LogCaptureFixture) -> None:

@@ -6,10 +6,11 @@ import os
 import re
 import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeAlias
 from uuid import UUID
 
 from flexai.checkpoints.catalog.jobs import BegunJob
@@ -53,10 +54,17 @@ NODE = "0"
 
 _VARIABLE = re.compile(r"[A-Za-z._-][A-Za-z0-9._-]*", re.ASCII)
 """FlexAI's rule for the keys of KEY=VALUE pairs (https://docs.flex.ai/resource-naming-conventions)."""
+OnCaptured: TypeAlias = Callable[[Checkpoint], None]
+"""Is handed a captured checkpoint, from the thread that captured it."""
+
 _MAX_REASONS = 5
 _MAX_STORED_LOG = 256 * 1024**2
 """Bytes of a log's end that are stored for other machines."""
 _FINISH_TRIES = 6
+
+
+def ignore(_captured: Checkpoint) -> None:
+    """Tell nobody."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +146,7 @@ class Attempt:
         relay: SignalRelay,
         *,
         on_output: OnOutput,
+        on_captured: OnCaptured,
         progress: Progress,
     ) -> None:
         self._system = system
@@ -146,6 +155,7 @@ class Attempt:
         self._claim = begun.claim
         self._relay = relay
         self._on_output = on_output
+        self._on_captured = on_captured
         self._progress = progress
         self._places = AttemptPlaces.of(system.settings.jobs_path, begun.job.id, begun.job.attempt, request.output_dir)
         self._log: JobLog | None = None
@@ -183,7 +193,7 @@ class Attempt:
             self._delete_captures(CheckpointStatus.UPLOADING)
         for broken in broken_attempts(self._system.settings.jobs_path, self._job.id, before=self._job.attempt):
             broken.end_command(self._request.grace)
-            salvaged = _Salvaged(self._system, self._job, broken, self._progress)
+            salvaged = _Salvaged(self._system, self._job, broken, self._on_captured, self._progress)
             try:
                 report = salvage(
                     broken.places.output,
@@ -271,6 +281,7 @@ class Attempt:
             self._delete_captures(CheckpointStatus.FAILED, found.name)
         files = "1 file" if checkpoint.file_count == 1 else f"{checkpoint.file_count} files"
         self._tell(f"captured {found.title} ({files}, {human_size(checkpoint.size)}) as {checkpoint.id}")
+        self._on_captured(checkpoint)
 
     def _delete_captures(self, status: CheckpointStatus, name: str | None = None) -> None:
         """Delete what is left of captures that were cut off, or that failed before another try did not."""
@@ -369,6 +380,7 @@ class _Salvaged:
     system: System
     job: TrainingJob
     broken: BrokenAttempt
+    on_captured: OnCaptured
     progress: Progress
 
     def store(self, found: Found, facts: TrainingFacts) -> None:
@@ -384,6 +396,7 @@ class _Salvaged:
             raise SourceError("it was being written again when its runner died")
         checkpoint = _capture(self.system, self.job, found, facts)
         self.progress.note(f"captured {found.title} of {self.broken.name}, whose runner died, as {checkpoint.id}")
+        self.on_captured(checkpoint)
 
 
 def choose_checkpoint(system: System, job: TrainingJob, which: str) -> Checkpoint | None:

@@ -14,7 +14,7 @@ from flexai.checkpoints.errors import ConflictError, NotFoundError
 from flexai.checkpoints.models import Checkpoint, JobStatus, TrainingJob
 from flexai.checkpoints.names import parse_reference
 from flexai.checkpoints.progress import NoProgress, Progress
-from flexai.checkpoints.service.attempt import Attempt, JobRequest
+from flexai.checkpoints.service.attempt import Attempt, JobRequest, OnCaptured, ignore
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.training.joblog import read_log
 from flexai.checkpoints.training.places import job_folder
@@ -47,6 +47,7 @@ def run_training(
     output_dir: Path | None = None,
     reuse_succeeded: bool = False,
     on_output: OnOutput | None = None,
+    on_captured: OnCaptured | None = None,
     grace: float = GRACE_SECONDS,
     progress: Progress | None = None,
 ) -> TrainingJob:
@@ -57,6 +58,7 @@ def run_training(
     attempts of this very job have captured (``latest`` starts from scratch where there is none). ``env`` adds
     variables, whose values are stored nowhere. ``output_dir``, which must be empty or absent, is used and kept instead
     of a folder of ours. ``on_output`` is handed what the command prints, instead of our own standard output and error.
+    ``on_captured`` is handed each checkpoint once it is available, in a thread that captures: it should not take long.
     Signals that reach this process are passed on; ``grace`` is how many seconds the command has after one before it is
     killed.
 
@@ -82,7 +84,15 @@ def run_training(
         without_long_collections(),
         SignalRelay() as relay,
     ):
-        return Attempt(system, request, begun, relay, on_output=on_output or pass_through, progress=progress).run()
+        return Attempt(
+            system,
+            request,
+            begun,
+            relay,
+            on_output=on_output or pass_through,
+            on_captured=on_captured or ignore,
+            progress=progress,
+        ).run()
 
 
 def list_jobs(system: System) -> list[TrainingJob]:

@@ -1,0 +1,180 @@
+"""What a page about a checkpoint or a training job says, as Markdown for Prefect's UI."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from flexai.checkpoints.catalog.checkpoints import title
+from flexai.checkpoints.documents import CapturedRow, ExportRow, FileRow, JobRow, human_size
+from flexai.checkpoints.models import Checkpoint, CheckpointKind
+from flexai.tasks.artifacts import artifact_url, checkpoint_key, code, plain
+from flexai.tasks.charts import Point, data_uri, loss_chart
+
+SHOWN_FILES = 100
+"""Rows of a table of files; ``flexai checkpoint inspect`` has them all."""
+SHOWN_EXPORTS = 50
+SHOWN_CAPTURED = 200
+_MAX_COMMAND = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Story:
+    """What the catalog tells of a checkpoint."""
+
+    checkpoint: Checkpoint
+    files: Sequence[FileRow] = ()
+    exports: Sequence[ExportRow] = ()
+    parent: Checkpoint | None = None
+    """The checkpoint that it was pushed from, while that is there."""
+    job: JobRow | None = None
+    """The training job that it comes from, over however many pushes, while that is there."""
+    notes: Mapping[str, str] = field(default_factory=dict)
+    """What else to say, in Markdown."""
+
+
+def describe_checkpoint(story: Story, happened: str, *, run: str = "", at: datetime | None = None) -> str:
+    """The page of a checkpoint: what has just happened to it, and everything known of it.
+
+    Args:
+        story: The checkpoint and what belongs to it.
+        happened: What was done, in Markdown.
+        run: The run that did it, as a link in Markdown.
+        at: When; the present by default.
+    """
+    checkpoint = story.checkpoint
+    moment = (at or datetime.now(UTC)).astimezone(UTC)
+    lines = [
+        f"# Checkpoint {code(title(checkpoint))}",
+        "",
+        f"**{moment:%Y-%m-%d %H:%M:%S} UTC: {happened}**" + (f" by {run}" if run else ""),
+        "",
+        *_table(_rows(story)),
+    ]
+    if story.exports:
+        shown = story.exports[-SHOWN_EXPORTS:]
+        lines += ["", "## Exported to", "", "| Place | Last exported | Manifest digest |", "|---|---|---|"]
+        for export in shown:
+            place = code(f"{export.storage_provider}:{export.destination_path}")
+            lines.append(f"| {place} | {export.exported_at} | {code(export.manifest_digest[:16])} |")
+        if len(story.exports) > len(shown):
+            lines += ["", f"… and {len(story.exports) - len(shown)} before these"]
+    if story.files:
+        lines += ["", "## Files", "", "| File | Size | BLAKE3 |", "|---|---:|---|"]
+        for file in story.files[:SHOWN_FILES]:
+            digest = code(file.digest) if file.digest else "(provider's checksum)"
+            lines.append(f"| {code(file.path)} | {human_size(file.size)} | {digest} |")
+        if len(story.files) > SHOWN_FILES:
+            more = len(story.files) - SHOWN_FILES
+            lines += ["", f"… and {more} more: `flexai checkpoint inspect {checkpoint.id}`"]
+    return "\n".join(lines) + "\n"
+
+
+def _rows(story: Story) -> dict[str, str]:
+    checkpoint, job = story.checkpoint, story.job
+    facts, source = checkpoint.facts, checkpoint.source
+    files = f"{checkpoint.file_count} file{'' if checkpoint.file_count == 1 else 's'}"
+    rows = {
+        "ID": code(str(checkpoint.id)),
+        "Status": f"{checkpoint.status}" + (f": {plain(checkpoint.reason)}" if checkpoint.reason else ""),
+        "Size": f"{human_size(checkpoint.size)} in {files}" if checkpoint.manifest_digest else "",
+        "Manifest digest": code(checkpoint.manifest_digest or ""),
+        **story.notes,
+    }
+    if story.parent is not None:
+        rows["Pushed from"] = checkpoint_link(story.parent)
+    elif checkpoint.parent_id and checkpoint.kind is CheckpointKind.PUSHED:
+        rows["Pushed from"] = code(str(checkpoint.parent_id))
+    elif checkpoint.parent_id:
+        rows["Trained from"] = code(str(checkpoint.parent_id))
+    if source.storage_provider:
+        revision = f" at {code(source.revision)}" if source.revision else ""
+        rows["Source"] = code(f"{source.storage_provider}:{source.source_path}") + revision
+    elif source.from_local_files and not checkpoint.parent_id:
+        rows["Source"] = code(", ".join(source.from_local_files))
+    if job is not None:
+        rows["Training job"] = f"{code(job.name)}, attempt {job.attempt}"
+        rows["Command"] = code(_command(job))
+        rows["Code commit"] = code(job.code_commit)
+    elif checkpoint.job_name:
+        rows["Training job"] = code(checkpoint.job_name)
+    rows |= {
+        "Step": _number(facts.step),
+        "Train loss": _number(facts.train_loss),
+        "Eval loss": _number(facts.eval_loss),
+        "Model": code(f"{facts.model} {facts.version}".strip()),
+    }
+    return {name: value for name, value in rows.items() if value}
+
+
+def checkpoint_link(checkpoint: Checkpoint) -> str:
+    """A checkpoint's title, as a link to its page where the UI is known."""
+    url = artifact_url(checkpoint_key(checkpoint))
+    return f"[{plain(title(checkpoint))}]({url})" if url else code(title(checkpoint))
+
+
+def points_of(captured: Sequence[CapturedRow]) -> list[Point]:
+    """What a job's checkpoints measured, where they tell their step."""
+    return [
+        Point(row.step, row.train_loss, row.eval_loss)
+        for row in captured
+        if row.step is not None
+        and row.status == "available"
+        and (row.train_loss is not None or row.eval_loss is not None)
+    ]
+
+
+def describe_job(job: JobRow, captured: Sequence[CapturedRow]) -> str:
+    """The page of a training job: its losses by step as a chart, and its checkpoints."""
+    ended = f"{job.status}, attempt {job.attempt}" + (f": {plain(job.reason)}" if job.reason else "")
+    rows = {
+        "ID": code(job.id),
+        "Command": code(_command(job)),
+        "Code commit": code(job.code_commit),
+        "Started": job.started_at,
+        "Ended": job.ended_at or "",
+        "Host": code(job.host),
+    }
+    chart = loss_chart(points_of(captured), title=f"Losses of {job.name}")
+    lines = [
+        f"# Training job {code(job.name)}",
+        "",
+        f"**{ended}**",
+        "",
+        # An image of its own would be shown with its whole address below it.
+        f"![losses by step]({data_uri(chart)})",
+        "",
+        *_table({name: value for name, value in rows.items() if value}),
+        "",
+        "| Checkpoint | Step | Train loss | Eval loss | Size | Status | ID |",
+        "|---|---:|---:|---:|---:|---|---|",
+    ]
+    for row in captured[-SHOWN_CAPTURED:]:
+        cells = (
+            code(row.name or "."),
+            _number(row.step),
+            _number(row.train_loss),
+            _number(row.eval_loss),
+            human_size(row.size),
+            row.status,
+            code(row.id),
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    if len(captured) > SHOWN_CAPTURED:
+        lines += ["", f"… and {len(captured) - SHOWN_CAPTURED} before these: `flexai training checkpoints {job.name}`"]
+    return "\n".join(lines) + "\n"
+
+
+def _command(job: JobRow) -> str:
+    text = shlex.join(job.command)
+    return text if len(text) <= _MAX_COMMAND else f"{text[:_MAX_COMMAND]}…"
+
+
+def _table(rows: Mapping[str, str]) -> list[str]:
+    return ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())]
+
+
+def _number(value: float | int | None) -> str:
+    return "" if value is None else str(value) if isinstance(value, int) else f"{value:.6g}"

@@ -1,0 +1,136 @@
+"""What the pages about checkpoints and jobs say."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import pytest
+
+from flexai.checkpoints.documents import CapturedRow, ExportRow, FileRow, JobRow
+from flexai.checkpoints.models import Checkpoint, CheckpointKind, CheckpointStatus, Source, TrainingFacts
+from flexai.tasks import pages
+from flexai.tasks.pages import Story, describe_checkpoint, describe_job
+
+AT = datetime(2026, 1, 31, 12, 0, tzinfo=UTC)
+JOB = JobRow(
+    id="90c8f215-e131-4f9c-936c-12fe1fe9a6f1",
+    name="my-run",
+    creator_user_id="",
+    owner_org_id="",
+    status="succeeded",
+    reason="",
+    command=["python", "train.py"],
+    env_names=[],
+    attempt=2,
+    exit_code=0,
+    input_checkpoint_id=None,
+    input_checkpoint_name="",
+    output_dir="/out",
+    log_path="/log",
+    host="node-1",
+    code_commit="0123456789" * 4 + "-dirty",
+    checkpoint_count=2,
+    created_at="2026-01-31T11:00:00Z",
+    started_at="2026-01-31T11:00:00Z",
+    ended_at="2026-01-31T12:00:00Z",
+    updated_at="2026-01-31T12:00:00Z",
+)
+CHECKPOINT = Checkpoint(
+    id=uuid.UUID("3f0c3a4e-9d7b-4c58-8f0e-0c5d8b7a6e21"),
+    kind=CheckpointKind.PUSHED,
+    name="mistral-500",
+    creator_user_id=uuid.UUID(int=1),
+    owner_org_id=uuid.UUID(int=2),
+    source=Source(storage_provider="share", source_path="bucket/models", revision="abc"),
+    status=CheckpointStatus.AVAILABLE,
+    size=16406,
+    file_count=2,
+    manifest_digest="ab" * 32,
+    facts=TrainingFacts(step=500, train_loss=1.25, eval_loss=1.5, model="tiny"),
+    created_at=AT,
+    updated_at=AT,
+)
+FILES = [FileRow("config.json", 22, "cd" * 32), FileRow("nested/weights.bin", 16384, None)]
+
+
+def captured(step: int, loss: float, name: str = "") -> CapturedRow:
+    return CapturedRow(
+        id=str(uuid.UUID(int=step)),
+        name=name or f"checkpoint-{step}",
+        node="0",
+        step=step,
+        train_loss=loss,
+        eval_loss=None,
+        model="",
+        version="",
+        inference_ready=False,
+        resumable=True,
+        status="available",
+        reason="",
+        size=1024,
+        file_count=1,
+        created_at="2026-01-31T11:30:00Z",
+    )
+
+
+def test_a_checkpoints_page_says_what_it_is_and_where_it_comes_from() -> None:
+    exports = [ExportRow("share", "bucket/out", "ab" * 32, "2026-01-31T12:00:00Z")]
+    text = describe_checkpoint(
+        Story(CHECKPOINT, FILES, exports, None, JOB), "pushed", run="flow run [x](http://y)", at=AT
+    )
+    assert text.startswith(
+        "# Checkpoint `mistral-500`\n\n**2026-01-31 12:00:00 UTC: pushed** by flow run [x](http://y)\n"
+    )
+    for line in (
+        "| ID | `3f0c3a4e-9d7b-4c58-8f0e-0c5d8b7a6e21` |",
+        "| Size | 16.02 KB in 2 files |",
+        f"| Manifest digest | `{'ab' * 32}` |",
+        "| Source | `share:bucket/models` at `abc` |",
+        "| Training job | `my-run`, attempt 2 |",
+        f"| Code commit | `{'0123456789' * 4}-dirty` |",
+        "| Step | 500 |",
+        "| Train loss | 1.25 |",
+        "| Eval loss | 1.5 |",
+        f"| `share:bucket/out` | 2026-01-31T12:00:00Z | `{'ab' * 8}` |",
+        f"| `config.json` | 22 bytes | `{'cd' * 32}` |",
+        "| `nested/weights.bin` | 16 KB | (provider's checksum) |",
+    ):
+        assert line in text.splitlines(), line
+
+
+def test_what_is_not_known_has_no_row() -> None:
+    text = describe_checkpoint(Story(CHECKPOINT.model_copy(update={"facts": TrainingFacts()})), "pushed", at=AT)
+    assert "loss" not in text and "Training job" not in text and "## Files" not in text
+
+
+def test_a_long_list_of_files_is_cut_and_says_where_the_rest_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pages, "SHOWN_FILES", 1)
+    text = describe_checkpoint(Story(CHECKPOINT, FILES), "pushed")
+    assert "weights.bin" not in text
+    assert f"… and 1 more: `flexai checkpoint inspect {CHECKPOINT.id}`" in text
+
+
+def test_names_of_others_are_no_marks_on_a_page() -> None:
+    files = [FileRow("a|b`c.bin", 1, "cd" * 32)]
+    story = Story(CHECKPOINT.model_copy(update={"reason": "<b>|\n# no"}), files)
+    text = describe_checkpoint(story, "pushed")
+    assert "``a\\|b`c.bin``" in text
+    assert r"| Status | available: \<b\>\| \# no |" in text
+
+
+def test_a_jobs_page_has_the_chart_and_its_checkpoints() -> None:
+    text = describe_job(JOB, [captured(250, 2.0), captured(500, 1.0)])
+    assert text.startswith(
+        "# Training job `my-run`\n\n**succeeded, attempt 2**\n\n![losses by step](data:image/svg+xml"
+    )
+    assert "| `checkpoint-500` | 500 | 1 |  | 1 KB | available |" in text
+
+
+def test_a_very_long_command_is_cut() -> None:
+    job = replace(JOB, command=["python", "-c", "x" * 500])
+    row = next(
+        line for line in describe_checkpoint(Story(CHECKPOINT, job=job), "pushed").splitlines() if "Command" in line
+    )
+    assert len(row) < 300 and "…" in row
