@@ -1,6 +1,7 @@
-"""A stand-in for those who give temporary credentials: Google's token endpoint and AWS's STS.
+"""A stand-in for those who give temporary credentials: Google's token endpoint, AWS's STS and its container endpoint.
 
-What it gives is numbered, so that a test can tell a new token from an old one.
+What it gives is numbered, so that a test can tell a new token from an old one, and remembered, so that a server can ask
+whether a token is still good.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import functools
 import json
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -32,24 +34,66 @@ class TokenServer(ThreadingHTTPServer):
         self.token_uri = f"{self.url}/token"
         self.lifetime = 3600
         """Seconds that what it gives is good for."""
+        self.true_lifetime: float | None = None
+        """Seconds after which it is not good any more, where that is not what is said."""
         self.refuses = False
+        self._until: dict[str, float] = {}
+        self._lock = threading.Lock()
         self.asked: list[dict[str, str]] = []
         """What was sent with each request."""
+
+    @property
+    def container_uri(self) -> str:
+        """What ``AWS_CONTAINER_CREDENTIALS_FULL_URI`` should be."""
+        return f"{self.url}/credentials"
+
+    def ask(self, form: dict[str, str]) -> int:
+        """Note what was sent with a request; returns the number of what is given for it."""
+        with self._lock:
+            self.asked.append(form)
+            return len(self.asked)
+
+    def give(self, token: str) -> str:
+        """Remember a token that is given now, and until when it is good."""
+        lifetime = self.lifetime if self.true_lifetime is None else self.true_lifetime
+        self._until[token] = time.monotonic() + lifetime
+        return token
+
+    def knows(self, token: str) -> bool:
+        """Whether it has ever given this token."""
+        return token in self._until
+
+    def is_good(self, token: str) -> bool:
+        """Whether it has given this token, and not too long ago."""
+        return time.monotonic() < self._until.get(token, float("-inf"))
 
 
 class _Handler(BaseHTTPRequestHandler):
     server: TokenServer
 
+    def do_GET(self) -> None:
+        number = self.server.ask({"path": self.path})
+        if self.path != "/credentials" or self.server.refuses:
+            self._answer(403, _REFUSED)
+            return
+        until = datetime.now(UTC) + timedelta(seconds=self.server.lifetime)
+        document = {
+            "AccessKeyId": f"CONTAINER{number}",
+            "SecretAccessKey": container_secret(f"CONTAINER{number}"),
+            "Token": self.server.give(f"canary-container-token-{number}"),
+            "Expiration": until.isoformat(),
+        }
+        self._answer(200, json.dumps(document))
+
     def do_POST(self) -> None:
         length = int(self.headers.get("Content-Length", 0))
         form = {name: values[0] for name, values in parse_qs(self.rfile.read(length).decode()).items()}
-        self.server.asked.append(form)
-        number = len(self.server.asked)
+        number = self.server.ask(form)
         if self.path == "/token":
             if self.server.refuses:
                 self._answer(400, json.dumps({"error": "invalid_grant", "error_description": "Invalid signature."}))
             else:
-                token = {"access_token": f"canary-token-{number}", "token_type": "Bearer"}
+                token = {"access_token": self.server.give(f"canary-token-{number}"), "token_type": "Bearer"}
                 self._answer(200, json.dumps({**token, "expires_in": self.server.lifetime}))
         elif self.server.refuses:
             self._answer(403, _REFUSED)
@@ -69,6 +113,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:
         """Say nothing."""
+
+
+def container_secret(access_key_id: str) -> str:
+    """The secret half of a key that the container endpoint has given."""
+    return f"canary-secret-of-{access_key_id}"
 
 
 @contextmanager

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
 from flexai.checkpoints.storage.gcs_errors import translate_failure
+from flexai.checkpoints.storage.http import JUST_RENEWED
 
 ENDPOINT_URL = "https://storage.googleapis.com"
 _SCOPES = ("https://www.googleapis.com/auth/devstorage.read_write",)
@@ -56,6 +58,7 @@ class GCSService:
         self._lock = threading.Lock()
         self._session: Any = None
         self._renewed_token: str | None = None
+        self._renewed_at = 0.0
 
     @property
     def name(self) -> str:
@@ -102,14 +105,15 @@ class GCSService:
 
         session = self.session
         with self._lock:
-            if self._anonymous or token == self._renewed_token:
+            is_new = token == self._renewed_token and time.monotonic() - self._renewed_at < JUST_RENEWED
+            if self._anonymous or is_new:
                 return False
             if session.credentials.token == token:
                 try:
                     session.credentials.refresh(Request())
                 except GoogleAuthError as error:
                     raise translate_failure(error, service=self.name) from error
-                self._renewed_token = session.credentials.token
+                self._renewed_token, self._renewed_at = session.credentials.token, time.monotonic()
             return True
 
     def _make_session(self) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import email.utils
+import hashlib
 import re
 import ssl
 import time
@@ -13,6 +14,7 @@ from typing import Protocol, TypeVar
 
 from flexai.checkpoints.errors import (
     IntegrityError,
+    NotFoundError,
     SourceChangedError,
     StorageUnavailableError,
     UnsupportedError,
@@ -25,6 +27,8 @@ T = TypeVar("T")
 
 SEND_SIZE = 128 * 1024
 """Bytes handed to a connection at a time. A socket's timeout is for all of them together, so a slow line needs few."""
+JUST_RENEWED = 1.0
+"""Seconds within which a credential that was renewed cannot have expired: refused then, it is refused for good."""
 
 _EMPTY: Block = memoryview(b"")
 _CONTENT_RANGE = re.compile(r"bytes (?:(\d+)-(\d+)|\*)/(\d+)")
@@ -108,6 +112,28 @@ def _send_once(body: Body, send: Callable[[BodyReader], T]) -> T:
         if reader.error is not None:
             raise _BodyError(reader.error) from error
         raise
+
+
+def find_stored(store: RangeReader, key: str, body: Body, policy: RetryPolicy) -> ObjectInfo | None:
+    """The object under a key, if it holds the very bytes of a body.
+
+    A put that was tried again because its answer was lost, and that replaces nothing, meets its own object there.
+    """
+    try:
+        info = store.head(key)
+        if info.size != body.size:
+            return None
+        found = _digest(read_object(store, key, start=0, length=None, etag=info.etag, policy=policy))
+    except (NotFoundError, SourceChangedError):
+        return None
+    return info if found == _digest(exact_blocks(body)) else None
+
+
+def _digest(blocks: Iterator[Block]) -> bytes:
+    hasher = hashlib.sha256()
+    for block in blocks:
+        hasher.update(block)
+    return hasher.digest()
 
 
 @dataclass(frozen=True, slots=True)

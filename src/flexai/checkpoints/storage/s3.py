@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from flexai.checkpoints.errors import (
     AccessDeniedError,
     CheckpointError,
+    DestinationExistsError,
     NotFoundError,
     SourceChangedError,
     StorageError,
@@ -23,6 +24,7 @@ from flexai.checkpoints.storage.capabilities import Capabilities
 from flexai.checkpoints.storage.http import (
     Answer,
     BodyReader,
+    find_stored,
     parse_content_range,
     read_object,
     send_body,
@@ -39,7 +41,7 @@ from flexai.checkpoints.storage.protocol import (
     UnfinishedUpload,
 )
 from flexai.checkpoints.storage.retry import RetryPolicy, retrying
-from flexai.checkpoints.storage.s3_errors import PERMISSIONS, code_of, translate
+from flexai.checkpoints.storage.s3_errors import EXPIRED, PERMISSIONS, code_of, translate
 from flexai.checkpoints.storage.s3_service import S3Service
 from flexai.checkpoints.storage.uploads import sort_receipts
 
@@ -106,10 +108,20 @@ class S3Storage:
 
     # Objects
 
-    def put(self, key: str, body: Body) -> ObjectInfo:
+    def put(self, key: str, body: Body, *, only_new: bool = False) -> ObjectInfo:
         """Store an object with one request."""
         self._check(key)
-        answer = self._send(body, lambda reader: self._call("put_object", key, Body=reader))
+
+        def store(**condition: str) -> dict[str, Any]:
+            return self._send(body, lambda reader: self._call("put_object", key, Body=reader, **condition))
+
+        try:
+            answer = self._replacing_nothing(store) if only_new else store()
+        except DestinationExistsError:
+            info = find_stored(self, key, body, self._policy)
+            if info is None:
+                raise
+            return info
         return ObjectInfo(key=key, size=body.size, etag=_etag(answer))
 
     def get(self, key: str, *, start: int = 0, length: int | None = None, etag: str = "") -> Iterator[Block]:
@@ -232,18 +244,21 @@ class S3Storage:
         )
         return PartReceipt(number=number, token=_etag(answer))
 
-    def complete_upload(self, key: str, upload_id: str, receipts: Iterable[PartReceipt]) -> ObjectInfo:
+    def complete_upload(
+        self, key: str, upload_id: str, receipts: Iterable[PartReceipt], *, only_new: bool = False
+    ) -> ObjectInfo:
         """Make the object of its parts."""
         self._check_upload(key, upload_id)
         ordered = sort_receipts(receipts, f"{self.location}/{key}")
         parts = [{"PartNumber": receipt.number, "ETag": f'"{receipt.token}"'} for receipt in ordered]
+        request = {"UploadId": upload_id, "MultipartUpload": {"Parts": parts}}
+
+        def complete(**condition: str) -> dict[str, Any]:
+            return self._try(lambda: self._call("complete_multipart_upload", key, **request, **condition))
+
         try:
-            self._try(
-                lambda: self._call(
-                    "complete_multipart_upload", key, UploadId=upload_id, MultipartUpload={"Parts": parts}
-                )
-            )
-        except NotFoundError:
+            _ = self._replacing_nothing(complete) if only_new else complete()
+        except (NotFoundError, DestinationExistsError):
             # The answer to an earlier try may have been lost on its way.
             info = self._completed_before(key, ordered)
             if info is None:
@@ -292,6 +307,14 @@ class S3Storage:
 
     # Requests
 
+    def _replacing_nothing(self, store: Callable[..., T]) -> T:
+        """Make a request that fails where there is an object already, if the service is known to heed that."""
+        if self.capabilities.conditional_put:
+            # One that is known to heed it in a put may know nothing of it at the end of an upload.
+            with contextlib.suppress(UnsupportedError):
+                return store(IfNoneMatch="*")
+        return store()
+
     def _check(self, key: str) -> str:
         return check_key(key, self.location)
 
@@ -309,9 +332,25 @@ class S3Storage:
             parameters["Key"] = key
         try:
             answer: dict[str, Any] = getattr(client, operation)(Bucket=self.bucket, **parameters)
-        except (BotoCoreError, ClientError, OSError) as error:
+        except ClientError as error:
+            if self._has_expired(error):
+                raise unavailable(f"{self.service.name} did not accept the session token any more") from error
             raise self._translated(error, operation, key) from error
+        except (BotoCoreError, OSError) as error:
+            raise self._translated(error, operation, key) from error
+        except RuntimeError as error:
+            # The SDK's way to say it, which is no error of its own kind.
+            if "still expired" not in str(error):
+                raise
+            raise unavailable(f"the credentials for {self.service.name} were expired when they came") from error
         return answer
+
+    def _has_expired(self, error: Exception) -> bool:
+        """Whether a request was refused for a session token that had expired, and there is another one now."""
+        code = code_of(error)
+        # An answer to HEAD has no body, so nothing but a status; AWS's is 400 for a token that has expired.
+        is_certain = code in EXPIRED
+        return (is_certain or code in {"400", "403"}) and self.service.renew(is_certain=is_certain)
 
     def _translated(self, error: Exception, operation: str, key: str) -> CheckpointError:
         return translate(error, service=self.service.name, operation=operation, bucket=self.bucket, key=key)

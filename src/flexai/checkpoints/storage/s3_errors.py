@@ -10,6 +10,7 @@ from typing import Any
 from flexai.checkpoints.errors import (
     AccessDeniedError,
     CheckpointError,
+    DestinationExistsError,
     IntegrityError,
     NotFoundError,
     SourceChangedError,
@@ -37,16 +38,16 @@ PERMISSIONS = {
 }
 """The permission that each call needs: https://docs.aws.amazon.com/AmazonS3/latest/userguide/using-with-s3-policy-actions.html."""
 
-_BAD_CREDENTIALS = {
-    "ExpiredToken",
-    "ExpiredTokenException",
+EXPIRED = {"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"}
+"""The codes that say that a session token was good once."""
+
+_BAD_CREDENTIALS = EXPIRED | {
     "InvalidAccessKeyId",
     "InvalidClientTokenId",
     "InvalidSecurity",
     "InvalidToken",
     "NotSignedUp",
     "SignatureDoesNotMatch",
-    "TokenRefreshRequired",
     "Unauthorized",
     "UnrecognizedClientException",
 }
@@ -64,6 +65,8 @@ _PASSING = {
     "ThrottlingException",
     "TooManyRequests",
 }
+_STORES = {"complete_multipart_upload", "put_object"}
+"""Calls whose only condition is that there is no object yet."""
 _FULL = {"EntityTooLarge", "QuotaExceeded", "XMinioStorageFull", "XMinioAdminBucketQuotaExceeded"}
 _PASSING_STATUSES = {408, 425, 429, 500, 502, 503, 504}
 _MAX_MESSAGE = 200
@@ -115,6 +118,8 @@ def _translate_answer(
         return AccessDeniedError(f"{needed} is denied on {place} at {service} ({said})")
     if status == 404:
         return NotFoundError(f"there is no {place} at {service}", hint="")
+    if status == 412 and operation in _STORES:
+        return DestinationExistsError(f"{place} is there already at {service}")
     if status == 412:
         return SourceChangedError(f"{place} changed while it was read")
     if status == 416:

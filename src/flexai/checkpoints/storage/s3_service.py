@@ -7,11 +7,13 @@ import functools
 import hashlib
 import logging
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
+from flexai.checkpoints.storage.http import JUST_RENEWED
 from flexai.checkpoints.storage.s3_errors import translate
 
 AWS_NAME = "AWS"
@@ -69,6 +71,10 @@ class S3Service:
         self._connections = connections
         self._lock = threading.Lock()
         self._client: Any = None
+        self._chain: Any = None
+        self._sent = threading.local()
+        self._renewed_token = ""
+        self._renewed_at = float("-inf")
 
     @property
     def name(self) -> str:
@@ -101,6 +107,40 @@ class S3Service:
                 self._client = self._make_client()
             return self._client
 
+    def renew(self, *, is_certain: bool) -> bool:
+        """Whether there is another session token now than the one of this thread's last request, which was refused.
+
+        The SDK renews what its chain found by the time of expiry that it was told; a token that expires sooner, or on
+        its way, is asked for anew here. ``is_certain`` is False for a refusal that may have another reason. False also
+        where the token that was refused has just been renewed.
+        """
+        refused: str = getattr(self._sent, "token", "")
+        if self._anonymous or not refused or isinstance(self._credentials, S3Credentials):
+            return False
+        if self._credentials is not None:
+            return self._credentials().session_token != refused
+        with self._lock:
+            is_recent = time.monotonic() - self._renewed_at < JUST_RENEWED
+            if is_recent and (refused == self._renewed_token or not is_certain):
+                return False
+            if self._client is None or self._token_of_chain() == refused:
+                # Other threads finish what they have in hand with the client that they have.
+                self._client = self._make_client()
+            self._renewed_token, self._renewed_at = self._token_of_chain(), time.monotonic()
+            return self._renewed_token != refused
+
+    def _token_of_chain(self) -> str:
+        from botocore.exceptions import BotoCoreError
+
+        try:
+            return str(self._chain.get_frozen_credentials().token or "") if self._chain else ""
+        except BotoCoreError as error:
+            raise translate(error, service=self.name) from error
+
+    def _note_token(self, request: Any, **_: Any) -> None:
+        token = request.headers.get("X-Amz-Security-Token", "")
+        self._sent.token = token.decode() if isinstance(token, bytes) else token
+
     def close(self) -> None:
         """Close the connections; the next request opens new ones."""
         with self._lock:
@@ -118,6 +158,8 @@ class S3Service:
             core.register_component("data_loader", _data_loader())
             if self._credentials is not None:
                 core.register_component("credential_provider", _AskedProvider(self._credentials))
+            # The same object that the client signs with.
+            self._chain = core.get_credentials() if self._credentials is None and not self._anonymous else None
             client = boto3.session.Session(botocore_session=core).client(
                 "s3",
                 endpoint_url=self.endpoint_url or None,
@@ -128,6 +170,7 @@ class S3Service:
         except (BotoCoreError, ValueError) as error:
             raise translate(error, service=self.name) from error
         client.meta.events.register("before-call.s3.DeleteObjects", _digest_with_md5)
+        client.meta.events.register("before-send.s3", self._note_token)
         for name in _TALKATIVE_LOGGERS:
             logging.getLogger(name).addFilter(_is_no_debugging)
         return client
