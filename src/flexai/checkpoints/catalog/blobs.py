@@ -11,7 +11,9 @@ from __future__ import annotations
 import contextlib
 import json
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass
+from datetime import datetime
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -21,18 +23,21 @@ from sqlalchemy import (
     Exists,
     Select,
     and_,
+    case,
     delete,
     exists,
     func,
     insert,
+    or_,
     select,
+    text,
     update,
 )
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 
-from flexai.checkpoints.catalog.database import Database
-from flexai.checkpoints.catalog.tables import blob_parts, blob_references, blobs, contents, files
+from flexai.checkpoints.catalog.database import MIGRATION_LOCK, Database
+from flexai.checkpoints.catalog.tables import blob_parts, blob_references, blobs, checkpoints, contents, files
 from flexai.checkpoints.catalog.times import to_text
 from flexai.checkpoints.contents import (
     ArrivedPart,
@@ -42,7 +47,7 @@ from flexai.checkpoints.contents import (
     UnfinishedBlob,
 )
 from flexai.checkpoints.errors import ConflictError
-from flexai.checkpoints.models import now
+from flexai.checkpoints.models import CheckpointStatus, now
 
 _IS_SOUND = contents.c.is_damaged.is_(False)
 
@@ -62,6 +67,25 @@ _CONTENT_COLUMNS = (
     contents.c.checksums,
     contents.c.origin,
 )
+
+
+REPAIR_LOCK = MIGRATION_LOCK + 2
+"""PostgreSQL advisory lock held while a content is replaced."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """How much of what checkpoints need was verified, and when."""
+
+    contents: int
+    size: int
+    """Bytes."""
+    unverified_size: int
+    """Bytes that were not read since they were stored."""
+    damaged: int
+    """Contents."""
+    oldest: str
+    """The oldest of the last verifications, ISO 8601; empty where there was none."""
 
 
 class Blobs:
@@ -271,19 +295,129 @@ class Blobs:
             yield from found
             last = found[-1].id
 
-    def record_verification(self, *, damaged: Set[int], sound: Set[int]) -> None:
-        """Record which contents are damaged, so that no push relies on them, and which are not any more."""
+    def least_recently_verified(self, *, before: datetime, limit: int) -> list[StoredContent]:
+        """Contents that a checkpoint needs and that were not verified since a time: the longest ago come first.
+
+        What has never been verified comes before all others; neighbours in a pack come together.
+        """
+        time = to_text(before)
         query = (
-            select(contents.c.id)
-            .join(blobs, blobs.c.id == contents.c.blob_id)
-            .where(blobs.c.store_id == self.store_id, ~_IS_SOUND)
+            self._stored(or_(contents.c.verified_at.is_(None), contents.c.verified_at < time) & _is_used())
+            .order_by(contents.c.verified_at.asc().nulls_first(), contents.c.blob_id, contents.c.start)
+            .limit(limit)
         )
         with self._database.reading() as connection:
-            known = set(connection.execute(query).scalars())
-        for is_damaged, ids in ((True, damaged - known), (False, known & sound)):
+            return [_content(row) for row in connection.execute(query)]
+
+    def damaged(self) -> list[StoredContent]:
+        """Contents that a checkpoint needs and that a verification found damaged."""
+        query = self._stored(~_IS_SOUND & _is_used()).order_by(contents.c.id)
+        with self._database.reading() as connection:
+            return [_content(row) for row in connection.execute(query)]
+
+    def verification(self) -> Verification:
+        """How much of what checkpoints need was verified, and when."""
+        is_needed = (blobs.c.store_id == self.store_id, blobs.c.status == "stored", _is_used())
+        query = (
+            select(
+                func.count(),
+                func.coalesce(func.sum(contents.c.size), 0),
+                func.coalesce(func.sum(case((contents.c.verified_at.is_(None), contents.c.size), else_=0)), 0),
+                func.coalesce(func.sum(case((~_IS_SOUND, 1), else_=0)), 0),
+                func.min(contents.c.verified_at),
+            )
+            .select_from(contents.join(blobs, blobs.c.id == contents.c.blob_id))
+            .where(*is_needed)
+        )
+        with self._database.reading() as connection:
+            count, size, unverified, damaged, oldest = connection.execute(query).one()
+        return Verification(int(count), int(size), int(unverified), int(damaged), oldest or "")
+
+    def record_verification(self, *, damaged: Set[int], sound: Set[int]) -> None:
+        """Record which contents are damaged, so that no push relies on them, and which are not (any more)."""
+        time = to_text(now())
+        for is_damaged, ids in ((True, damaged), (False, sound)):
             for batch in _batches(sorted(ids)):
                 with self._database.writing() as connection:
-                    connection.execute(update(contents).where(contents.c.id.in_(batch)).values(is_damaged=is_damaged))
+                    connection.execute(
+                        update(contents).where(contents.c.id.in_(batch)).values(is_damaged=is_damaged, verified_at=time)
+                    )
+
+    def add_content(self, blob_id: str, new: NewContent) -> StoredContent:
+        """Describe a range of a stored blob, just read and compared, as a content; ConflictError where gc took it."""
+        values = {
+            "blob_id": blob_id,
+            "start": new.start,
+            "size": new.size,
+            "part_size": new.part_size,
+            "digest": None if new.digest is None else new.digest.hex(),
+            "part_digests": new.part_digests,
+            "checksums": json.dumps(dict(new.checksums)),
+            "verified_at": to_text(now()),
+        }
+        with self._database.writing() as connection:
+            is_stored = select(blobs.c.id).where(blobs.c.id == blob_id, blobs.c.status == "stored")
+            if connection.execute(self._locked(is_stored)).first() is None:
+                raise _taken(f"blob {blob_id}")
+            content_id = connection.execute(insert(contents).values(**values).returning(contents.c.id)).scalar_one()
+            row = connection.execute(select(*_CONTENT_COLUMNS).where(contents.c.id == content_id)).one()
+            return _content(row)
+
+    def replace_content(
+        self,
+        checkpoint_id: str,
+        old: StoredContent,
+        new: StoredContent,
+        *,
+        write_manifest: Callable[[Sequence[str]], None],
+    ) -> bool:
+        """Let the files of a checkpoint that have one content have another; False where none has it any more.
+
+        ``write_manifest`` is called with the paths of those files while nobody else replaces anything, and before the
+        catalog says so; it must not write to the catalog. The checkpoint must refer to the new content's blob already
+        (see :meth:`hold`). Its reference to the old one goes unless it needs that for something else.
+
+        Raises ConflictError where the checkpoint does not refer to the new blob.
+        """
+        with self._database.writing() as connection:
+            if self._database.is_postgresql:
+                connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": REPAIR_LOCK})
+            mine = (files.c.checkpoint_id == checkpoint_id, files.c.content_id == old.id)
+            paths = sorted(connection.execute(select(files.c.path).where(*mine)).scalars())
+            if not paths:
+                return False
+            held = select(blob_references.c.blob_id).where(
+                blob_references.c.checkpoint_id == checkpoint_id, blob_references.c.blob_id == new.blob_id
+            )
+            if connection.execute(held).first() is None:
+                raise _taken(f"blob {new.blob_id}")
+            write_manifest(paths)
+            connection.execute(update(files).where(*mine).values(content_id=new.id))
+            _release(connection, checkpoint_id, old.blob_id)
+            return True
+
+    def release(self, checkpoint_id: str, blob_id: str) -> None:
+        """Take back a reference to a blob that no file of the checkpoint lies in."""
+        with self._database.writing() as connection:
+            _release(connection, checkpoint_id, blob_id)
+
+    def release_abandoned(self, *, before: datetime) -> None:
+        """Take back the references to blobs that were to replace damaged ones, and of which nothing came.
+
+        A push's own unfinished blobs are referred to by a checkpoint that is not available yet.
+        """
+        abandoned = (
+            select(blobs.c.id)
+            .join(checkpoints, checkpoints.c.id == blobs.c.writer_id)
+            .where(
+                blobs.c.store_id == self.store_id,
+                blobs.c.status == "writing",
+                blobs.c.created_at < to_text(before),
+                checkpoints.c.status == CheckpointStatus.AVAILABLE,
+            )
+        )
+        with self._database.writing() as connection:
+            connection.execute(delete(blob_references).where(blob_references.c.blob_id.in_(abandoned)))
 
     def unreferenced(self) -> list[tuple[str, int, str]]:
         """Blobs that no checkpoint refers to, or that gc did not finish deleting: (id, bytes, upload id)."""
@@ -346,6 +480,20 @@ class Blobs:
         )
 
 
+def _release(connection: Connection, checkpoint_id: str, blob_id: str) -> None:
+    is_needed = (
+        select(files.c.path)
+        .join(contents, contents.c.id == files.c.content_id)
+        .where(files.c.checkpoint_id == checkpoint_id, contents.c.blob_id == blob_id)
+    )
+    if connection.execute(is_needed.limit(1)).first() is None:
+        connection.execute(
+            delete(blob_references).where(
+                blob_references.c.checkpoint_id == checkpoint_id, blob_references.c.blob_id == blob_id
+            )
+        )
+
+
 @contextlib.contextmanager
 def _gone(what: str) -> Iterator[None]:
     """Say in our words that a row was about to refer to one that is gone."""
@@ -363,6 +511,10 @@ def _batches(values: Iterable[_T]) -> Iterator[list[_T]]:
     iterator = iter(values)
     while batch := list(islice(iterator, _BATCH)):
         yield batch
+
+
+def _is_used() -> Exists:
+    return exists().where(files.c.content_id == contents.c.id)
 
 
 def _is_referenced() -> Exists:

@@ -175,10 +175,13 @@ contents = Table(
     Column("origin", Text),
     # Found so by a verification: no push may rely on it.
     Column("is_damaged", Boolean, nullable=False, default=False),
+    # When its bytes were last read here and compared; empty (NULL) since they were stored.
+    Column("verified_at", _TIME),
     Index(None, "blob_id"),
     Index(None, "digest"),
     Index(None, "origin"),
     Index(None, "size"),
+    Index(None, "verified_at"),
 )
 
 files = Table(

@@ -144,6 +144,7 @@ def upgrade() -> None:
         sa.Column("checksums", sa.Text(), nullable=False),
         sa.Column("origin", sa.Text(), nullable=True),
         sa.Column("is_damaged", sa.Boolean(), nullable=False),
+        sa.Column("verified_at", sa.String(length=32), nullable=True),
         sa.ForeignKeyConstraint(["blob_id"], ["blobs.id"], name=op.f("fk_contents_blob_id"), ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_contents")),
     )
@@ -151,6 +152,7 @@ def upgrade() -> None:
     op.create_index(op.f("ix_contents_digest"), "contents", ["digest"], unique=False)
     op.create_index(op.f("ix_contents_origin"), "contents", ["origin"], unique=False)
     op.create_index(op.f("ix_contents_size"), "contents", ["size"], unique=False)
+    op.create_index(op.f("ix_contents_verified_at"), "contents", ["verified_at"], unique=False)
     op.create_table(
         "blob_references",
         sa.Column("checkpoint_id", sa.String(length=36), nullable=False),
