@@ -117,21 +117,21 @@ class S3Service:
         refused: str = getattr(self._sent, "token", "")
         if self._anonymous or not refused or isinstance(self._credentials, S3Credentials):
             return False
-        if self._credentials is not None:
-            return self._credentials().session_token != refused
         with self._lock:
             is_recent = time.monotonic() - self._renewed_at < JUST_RENEWED
             if is_recent and (refused == self._renewed_token or not is_certain):
                 return False
-            if self._client is None or self._token_of_chain() == refused:
+            if self._credentials is None and self._current_token() == refused:
                 # Other threads finish what they have in hand with the client that they have.
                 self._client = self._make_client()
-            self._renewed_token, self._renewed_at = self._token_of_chain(), time.monotonic()
+            self._renewed_token, self._renewed_at = self._current_token(), time.monotonic()
             return self._renewed_token != refused
 
-    def _token_of_chain(self) -> str:
+    def _current_token(self) -> str:
         from botocore.exceptions import BotoCoreError
 
+        if callable(self._credentials):
+            return self._credentials().session_token
         try:
             return str(self._chain.get_frozen_credentials().token or "") if self._chain else ""
         except BotoCoreError as error:
