@@ -43,6 +43,7 @@ def push(request: PushRequest) -> Document:
             request.name,
             files=source.files,
             follow_symlinks=source.follow_symlinks,
+            rehash=source.rehash,
             if_not_exists=request.if_not_exists,
         )
     # How large it is, its source may tell only when all of it was read.

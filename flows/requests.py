@@ -83,6 +83,11 @@ class WorkerFiles(Request):
         title="Follow links",
         description="Push what links inside a folder lead to, instead of refusing them.",
     )
+    rehash: bool = Field(
+        default=False,
+        title="Read all again",
+        description="Read files again that look unchanged since they were last pushed.",
+    )
 
 
 class ProviderFiles(Request):

@@ -37,6 +37,7 @@ def push_checkpoint(
     source_path: str = "",
     from_checkpoint: str = "",
     if_not_exists: bool = False,
+    rehash: bool = False,
 ) -> Document:
     """Push a checkpoint and return its document.
 
@@ -50,6 +51,7 @@ def push_checkpoint(
         source_path: ``BUCKET/PREFIX-or-KEY`` on that provider.
         from_checkpoint: NAME or UUID of a checkpoint that is here already; no byte moves.
         if_not_exists: Succeed where the name is taken by the same content.
+        rehash: Read local files again that look unchanged since they were last pushed.
 
     Raises:
         CheckpointError: What ``flexai.checkpoints.service.push.push`` raises; UsageError for no source or several.
@@ -57,7 +59,7 @@ def push_checkpoint(
     logger = run_logger()
     progress = RunProgress(logger, key=artifacts.artifact_key("push", name))
     with telling(logger), System.open(connect=load_connection) as system:
-        source = _source(files, follow_symlinks, storage_provider, source_path, from_checkpoint)
+        source = _source(files, follow_symlinks, rehash, storage_provider, source_path, from_checkpoint)
         reporter = Reporter(system, logger)
         began = now()
         with reporter.telling_failure(name, "push"):
@@ -75,7 +77,12 @@ def push_checkpoint(
 
 
 def _source(
-    files: Sequence[str], follow_symlinks: bool, storage_provider: str, source_path: str, from_checkpoint: str
+    files: Sequence[str],
+    follow_symlinks: bool,
+    rehash: bool,
+    storage_provider: str,
+    source_path: str,
+    from_checkpoint: str,
 ) -> PushSource:
     given = [bool(files), bool(storage_provider or source_path), bool(from_checkpoint)]
     if sum(given) != 1:
@@ -83,7 +90,7 @@ def _source(
             "there is nothing to push" if not any(given) else "sources of two kinds are given", hint=_FORMS
         )
     if files:
-        return LocalFiles(tuple(files), follow_symlinks=follow_symlinks)
+        return LocalFiles(tuple(files), follow_symlinks=follow_symlinks, rehash=rehash)
     if from_checkpoint:
         return ExistingCheckpoint(from_checkpoint)
     if not storage_provider or not source_path:

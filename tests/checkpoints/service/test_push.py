@@ -25,8 +25,10 @@ from flexai.checkpoints.errors import (
 )
 from flexai.checkpoints.models import NIL_UUID, CheckpointKind, CheckpointStatus
 from flexai.checkpoints.names import parse_name
-from flexai.checkpoints.service.push import ExistingCheckpoint, push
+from flexai.checkpoints.service.delete import delete
+from flexai.checkpoints.service.push import ExistingCheckpoint, LocalFiles, push
 from flexai.checkpoints.transfer.digest import digest_blocks, digest_parts, parts_of
+from flexai.checkpoints.transfer.sources import LocalSource
 from tests.hostile.paths import HOSTILE_PATHS
 from tests.support.faults import Call, Fault
 from tests.support.fixtures import NewMachine
@@ -1117,3 +1119,55 @@ def test_nothing_is_left_over_after_all_that(machine: Machine, source: Path) -> 
     machine.collect()
     assert machine.blob_ids() == set()
     check_nothing_is_left_over(machine)
+
+
+def _make_old(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        os.utime(path, (1_000_000_000, 1_000_000_000))
+
+
+def test_files_that_are_unchanged_since_the_last_push_are_not_read(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = machine.write("run", SOURCE)
+    _make_old(source)
+    machine.push("llama", source)
+    opened: list[Path] = []
+    monkeypatch.setattr(LocalSource, "open", lambda self: opened.append(self.local_path))
+    machine.storage.reset()
+    assert machine.push("again", source).manifest_digest == machine.checkpoint("llama").manifest_digest
+    assert [call.key.partition("/")[0] for call in machine.storage.named("put", "put_part")] == ["manifests"]
+    with pytest.raises(AlreadyExistsError, match="same content"):
+        machine.push("again", source)
+    assert opened == []
+
+
+def test_a_changed_file_is_read_though_the_others_are_known(machine: Machine) -> None:
+    source = machine.write("run", SOURCE)
+    _make_old(source)
+    machine.push("llama", source)
+    changed = sorted(SOURCE)[0]
+    (source / changed).write_bytes(b"new")
+    machine.push("again", source)
+    assert machine.fetched("again") == {**SOURCE, changed: b"new"}
+
+
+def test_a_change_that_leaves_no_trace_is_found_by_rehashing(machine: Machine) -> None:
+    source = machine.write("run", {"model.bin": b"one"})
+    _make_old(source)
+    machine.push("llama", source)
+    with (source / "model.bin").open("r+b") as file:
+        file.write(b"two")
+    _make_old(source)
+    push(machine.system, "again", LocalFiles((str(source),), rehash=True))
+    assert machine.fetched("again") == {"model.bin": b"two"}
+
+
+def test_a_known_file_whose_content_the_store_has_lost_is_read_again(machine: Machine) -> None:
+    source = machine.write("run", SOURCE)
+    _make_old(source)
+    machine.push("llama", source)
+    delete(machine.system, "llama")
+    machine.collect()
+    machine.push("again", source)
+    check_all(machine, ["again"], SOURCE)

@@ -22,6 +22,7 @@ class _Planned:
     is_local: bool = True
     version: str = ""
     origin: str = ""
+    digest: str = ""
     checksums: Mapping[str, str] = field(default_factory=dict, compare=False)
     expected: None = None
 

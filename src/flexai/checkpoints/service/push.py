@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
@@ -18,6 +19,7 @@ from flexai.checkpoints.service.exports import EXPORT_MANIFEST, read_export_mani
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.storage.connection import RemotePath, StorageConnection
 from flexai.checkpoints.transfer.scan import scan_local, scan_remote, split_spec
+from flexai.checkpoints.transfer.sources import LocalSource
 from flexai.checkpoints.transfer.sources import Source as FileSource
 
 
@@ -28,6 +30,8 @@ class LocalFiles:
     specs: tuple[str, ...]
     """``SOURCE[=DESTINATION]`` each."""
     follow_symlinks: bool = False
+    rehash: bool = False
+    """Read files whose digests are remembered of an earlier push, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +66,16 @@ def push(
     or owner is pushing, NotFoundError for an existing checkpoint that is not there, and what a store raises.
     """
     progress = progress or NoProgress()
+    scanned_ns = time.time_ns()
     checked = parse_name(name, what="checkpoint name")
     sources: Sequence[FileSource] = ()
     original: Checkpoint | None = None
     status = CheckpointStatus.UPLOADING
     match source:
-        case LocalFiles(specs, follow_symlinks):
+        case LocalFiles(specs, follow_symlinks, rehash):
             sources = scan_local(specs, follow_symlinks=follow_symlinks)
+            if not rehash:
+                sources = system.stat_cache.recall(sources)
             described = Source(from_local_files=tuple(split_spec(spec)[0] for spec in specs))
         case ProviderPath(connection, path):
             place = connection.open(path)
@@ -101,7 +108,19 @@ def push(
         except BaseException as error:
             storing.give_up(system, checkpoint, claim, error)
             raise
-    return storing.store(system, checkpoint, claim, sources, progress=progress)
+    stored = storing.store(system, checkpoint, claim, sources, progress=progress)
+    if isinstance(source, LocalFiles):
+        _remember(system, stored, sources, scanned_ns)
+    return stored
+
+
+def _remember(system: System, stored: Checkpoint, sources: Sequence[FileSource], scanned_ns: int) -> None:
+    """Remember the digests of the local files that were read."""
+    files = system.blobs.files_of(str(stored.id))
+    digests = {file.path: file.content.digest.hex() for file in files if file.content.digest is not None}
+    system.stat_cache.remember(
+        [source for source in sources if isinstance(source, LocalSource)], digests, scanned_ns=scanned_ns
+    )
 
 
 def _scan_export(place: RemotePath) -> Sequence[FileSource]:

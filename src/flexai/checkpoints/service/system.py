@@ -22,6 +22,7 @@ from flexai.checkpoints.storage.connection import StorageConnection, check_bucke
 from flexai.checkpoints.storage.local import LocalStorage
 from flexai.checkpoints.storage.managed import ManagedStore
 from flexai.checkpoints.storage.protocol import ObjectStorage
+from flexai.checkpoints.transfer.stat_cache import StatCache
 
 Connect: TypeAlias = Callable[[str], StorageConnection]
 """Loads a storage provider connection by its name."""
@@ -69,6 +70,11 @@ class System:
             with self.catalog.alone():
                 store_id = self.store.read_id() or self.store.create()
         return store_id
+
+    @cached_property
+    def stat_cache(self) -> StatCache:
+        """The digests of this machine's files that are remembered."""
+        return StatCache(self.settings.home / "stat-cache.db")
 
     @cached_property
     def blobs(self) -> Blobs:

@@ -21,7 +21,7 @@ def same_content(
 ) -> bool:
     """Whether the sources are exactly these files: the same paths with the same bytes.
 
-    Sources are read only where paths and sizes agree, and not where a provider's object is known to be the content.
+    Sources are read only where paths and sizes agree, and not where they are known to be the content.
     ``learn`` gives a content its digests that has none yet. Raises SourceChangedError or SourceError for a source.
     """
     contents = {file.path: file.content for file in files}
@@ -32,6 +32,8 @@ def same_content(
 
     def compare(source: Source, content: StoredContent) -> None:
         if source.origin and source.origin == content.origin:
+            return
+        if source.digest and content.digest is not None and source.digest == content.digest.hex():
             return
         content = learn(content)
         with contextlib.closing(source.open()) as opened:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -58,6 +58,7 @@ def deliver(
         more = f" and {len(others) - 1} more" if len(others) > 1 else ""
         raise DestinationExistsError(f"other content is already at {place.storage.location}/{first}{more}")
     missing = [file for file in files if place.prefix + file.path not in existing]
+    delivery.new_paths = {file.path for file in missing} if not overwrite else set()
     if missing or others or delivered is None:
         before_writing()
         delivery.send(missing + others)
@@ -76,6 +77,9 @@ class _Delivery:
         self.crew = Crew(limits.concurrency)
         self.done = Delivery()
         self.uploads: set[tuple[str, str]] = set()
+        self.new_paths: Set[str] = set()
+        """Files where nothing was when the place was listed: what somebody brings there meanwhile is not replaced,
+        where the provider can see to that."""
         source, target = store.storage.service_identity, place.storage.service_identity
         self._copies = bool(target) and source == target
 
@@ -159,7 +163,7 @@ class _Delivery:
         if not has_content(memoryview(content), file.content):
             raise damaged(file)
         body = CountedBody(BytesBody(content), crew=self.crew, progress=self.progress)
-        self.sent(file, self.place.storage.put(self.key(file), body))
+        self.sent(file, self.place.storage.put(self.key(file), body, only_new=file.path in self.new_paths))
 
 
 class _ObjectDelivery:
@@ -201,7 +205,8 @@ class _ObjectDelivery:
             self._receipts[number] = receipt
             is_last = len(self._receipts) == len(self._spans)
         if is_last:
-            info = storage.complete_upload(self._key, self._upload_id, self._receipts.values())
+            only_new = self._file.path in self._delivery.new_paths
+            info = storage.complete_upload(self._key, self._upload_id, self._receipts.values(), only_new=only_new)
             self._delivery.uploads.discard((self._key, self._upload_id))
             check_size(info, self._file.content.size, storage)
             self._delivery.sent(self._file, info)

@@ -59,6 +59,10 @@ class Source(Protocol):
         """Which content it is, as far as its provider tells without reading it; empty for a local file."""
 
     @property
+    def digest(self) -> str:
+        """Its BLAKE3 in hex where that is known without reading it, else empty."""
+
+    @property
     def checksums(self) -> Mapping[str, str]:
         """The checksums that its provider keeps, by algorithm, in hex."""
 
@@ -78,6 +82,8 @@ class LocalSource:
     local_path: Path
     size: int
     identity: Identity
+    digest: str = ""
+    """Remembered of an earlier reading."""
     is_local: bool = field(default=True, init=False)
     version: str = field(default="", init=False)
     origin: str = field(default="", init=False)
@@ -174,6 +180,11 @@ class ObjectSource:
     def version(self) -> str:
         """The version that was listed."""
         return self.info.etag
+
+    @property
+    def digest(self) -> str:
+        """What the manifest beside it says, where that was written for this very object."""
+        return (self.expected.digest or "") if self.expected and self.is_proven else ""
 
     @property
     def checksums(self) -> Mapping[str, str]:

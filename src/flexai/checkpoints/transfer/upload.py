@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 from flexai.checkpoints.contents import ArrivedPart, NewContent, StoredContent, UnfinishedBlob
@@ -52,6 +52,16 @@ class Limits:
     pack_size: int
 
 
+@dataclass(frozen=True, slots=True)
+class Brought:
+    """What other processes have brought in for this very run: it is neither read nor counted again."""
+
+    contents: Mapping[str, StoredContent] = field(default_factory=dict)
+    """Whole files, by their paths."""
+    blob_ids: frozenset[str] = frozenset()
+    """Blobs of which they have stored parts."""
+
+
 def upload(
     sources: Sequence[Source],
     *,
@@ -60,13 +70,14 @@ def upload(
     journal: Journal,
     limits: Limits,
     progress: Progress,
+    brought: Brought | None = None,
 ) -> dict[str, StoredContent]:
     """Store every source for a checkpoint; returns each one's content by its path.
 
     Raises SourceChangedError or SourceError for a source, and what the store raises.
     """
-    transfer = _Upload(checkpoint_id, store, journal, limits, progress)
-    missing = transfer.keep_known(sources)
+    transfer = _Upload(checkpoint_id, store, journal, limits, progress, brought)
+    missing = transfer.keep_known([source for source in sources if source.path not in transfer.stored])
     transfer.run(plan_upload(missing, pack_threshold=limits.pack_threshold, pack_size=limits.pack_size))
     for source in sources:
         if isinstance(source, LocalSource):
@@ -75,9 +86,74 @@ def upload(
     return transfer.stored
 
 
+def upload_parts(
+    source: Source,
+    blob: UnfinishedBlob,
+    numbers: range,
+    *,
+    checkpoint_id: str,
+    store: ManagedStore,
+    journal: Journal,
+    limits: Limits,
+    progress: Progress,
+) -> None:
+    """Store some parts (from 1) of a file whose blob has been begun; completing it is left to ``upload``.
+
+    Raises what ``upload`` raises.
+    """
+    transfer = _Upload(checkpoint_id, store, journal, limits, progress)
+    transfer.add_parts(source, blob, numbers)
+    transfer.work()
+
+
+def begin_blob(
+    source: Source,
+    known: UnfinishedBlob | None,
+    *,
+    checkpoint_id: str,
+    store: ManagedStore,
+    journal: Journal,
+    limits: Limits,
+) -> UnfinishedBlob:
+    """The blob that a large file arrives by: the one that an earlier try began where that can go on, else a new one."""
+    storage = store.storage
+    if (
+        known is not None
+        and known.size == source.size
+        and known.version == source.version
+        and storage.has_upload(store.blob_key(known.id), known.upload_id)
+    ):
+        return known
+    part_size = part_size_for(
+        source.size,
+        part_size=joined_part_size(source, limits.part_size, min_part_size=storage.min_part_size),
+        max_parts=storage.max_parts,
+    )
+    blob_id = journal.begin(
+        writer_id=checkpoint_id, path=source.path, size=source.size, part_size=part_size, version=source.version
+    )
+    upload_id = storage.start_upload(store.blob_key(blob_id), size=source.size)
+    journal.set_upload(blob_id, upload_id)
+    return UnfinishedBlob(
+        id=blob_id,
+        path=source.path,
+        size=source.size,
+        part_size=part_size,
+        upload_id=upload_id,
+        parts={},
+        version=source.version,
+    )
+
+
 class _Upload:
     def __init__(
-        self, checkpoint_id: str, store: ManagedStore, journal: Journal, limits: Limits, progress: Progress
+        self,
+        checkpoint_id: str,
+        store: ManagedStore,
+        journal: Journal,
+        limits: Limits,
+        progress: Progress,
+        brought: Brought | None = None,
     ) -> None:
         self.checkpoint_id = checkpoint_id
         self.store = store
@@ -85,19 +161,24 @@ class _Upload:
         self.limits = limits
         self.progress = progress
         self.crew = Crew(limits.concurrency)
-        self.stored: dict[str, StoredContent] = {}
+        self.brought = brought or Brought()
+        self.stored: dict[str, StoredContent] = dict(self.brought.contents)
         self.unfinished = journal.unfinished(checkpoint_id)
         self.can_clone = isinstance(store.storage, ClonesFiles)
         self.can_copy = bool(store.storage.service_identity)
         self.opened: set[OpenSource] = set()
 
     def keep_known(self, sources: Sequence[Source]) -> list[Source]:
-        """Keep what the store holds of providers' objects, going by what these say that they are; returns the rest."""
-        origins = [source.origin for source in sources if source.origin and _is_what_it_says(source)]
+        """Keep what the store is known to hold without reading it; returns the rest.
+
+        Local files are known by digests that are remembered, providers' objects by what these say that they are.
+        """
+        origins = [source.origin for source in sources if source.origin and is_what_it_says(source)]
         held = self.journal.hold_by_origin(self.checkpoint_id, origins)
+        held |= self.journal.hold_by_digest(self.checkpoint_id, [one.digest for one in sources if one.digest])
         missing = []
         for source in sources:
-            content = held.get(source.origin) if _is_what_it_says(source) else None
+            content = held.get(source.digest) or (held.get(source.origin) if is_what_it_says(source) else None)
             if content is not None and content.size == source.size:
                 self.keep([source.path], content, skipped=True)
             else:
@@ -109,6 +190,10 @@ class _Upload:
             self.add_chain(chain)
         for pack in plan.packs:
             self.crew.add(partial(self._store_pack, pack))
+        self.work()
+
+    def work(self) -> None:
+        """Work until nothing is left to do, and let go of every source."""
         try:
             self.crew.run()
         finally:
@@ -203,16 +288,38 @@ class _Upload:
     def _begin_file(self, source: Source, twins: Sequence[Source]) -> None:
         opened = open_whole(source)
         self.opened.add(opened)
-        content = self._find_equal(source, opened) or self._find_complete(source, opened) or self._copy(source)
+        content = None
+        if not self._is_brought(source):
+            content = self._find_equal(source, opened) or self._find_complete(source, opened) or self._copy(source)
         if content is not None:
             opened.check()
             self.close(opened)
             self.keep([source.path], content, skipped=True)
             self.add_chain(twins)
             return
-        file = _FileUpload(self, source, opened, self._begin_blob(source), twins)
+        blob = begin_blob(
+            source,
+            self.unfinished.pop(source.path, None),
+            checkpoint_id=self.checkpoint_id,
+            store=self.store,
+            journal=self.journal,
+            limits=self.limits,
+        )
+        file = _FileUpload(self, source, opened, blob, twins)
         for part in reversed(file.parts):
             self.crew.add(partial(file.store_part, part), next_up=True)
+
+    def add_parts(self, source: Source, blob: UnfinishedBlob, numbers: range) -> None:
+        """Store some parts of a large file, which somebody else completes."""
+        opened = source.open()
+        self.opened.add(opened)
+        file = _FileUpload(self, source, opened, blob, (), numbers)
+        for part in file.parts:
+            self.crew.add(partial(file.store_part, part))
+
+    def _is_brought(self, source: Source) -> bool:
+        known = self.unfinished.get(source.path)
+        return known is not None and known.id in self.brought.blob_ids
 
     def _find_equal(self, source: Source, opened: OpenSource) -> StoredContent | None:
         """Content that the store holds already; reading ends at the first part that no candidate has."""
@@ -263,12 +370,7 @@ class _Upload:
     def _copy(self, source: Source) -> StoredContent | None:
         """Let the provider copy an object into the store where both are one service's; None where it cannot."""
         storage = self.store.storage
-        if not (
-            self.can_copy
-            and isinstance(source, ObjectSource)
-            and source.storage.service_identity == storage.service_identity
-            and _is_what_it_says(source)
-        ):
+        if not (self.can_copy and isinstance(source, ObjectSource) and can_be_copied(source, storage)):
             return None
         expected = source.expected
         part_size = part_size_for(source.size, part_size=expected.part_size if expected else self.limits.part_size)
@@ -303,40 +405,6 @@ class _Upload:
         )
         return content
 
-    def _begin_blob(self, source: Source) -> UnfinishedBlob:
-        storage = self.store.storage
-        known = self.unfinished.pop(source.path, None)
-        if (
-            known is not None
-            and known.size == source.size
-            and known.version == source.version
-            and storage.has_upload(self.store.blob_key(known.id), known.upload_id)
-        ):
-            return known
-        part_size = part_size_for(
-            source.size,
-            part_size=joined_part_size(source, self.limits.part_size, min_part_size=storage.min_part_size),
-            max_parts=storage.max_parts,
-        )
-        blob_id = self.journal.begin(
-            writer_id=self.checkpoint_id,
-            path=source.path,
-            size=source.size,
-            part_size=part_size,
-            version=source.version,
-        )
-        upload_id = storage.start_upload(self.store.blob_key(blob_id), size=source.size)
-        self.journal.set_upload(blob_id, upload_id)
-        return UnfinishedBlob(
-            id=blob_id,
-            path=source.path,
-            size=source.size,
-            part_size=part_size,
-            upload_id=upload_id,
-            parts={},
-            version=source.version,
-        )
-
     def finish(self, source: Source, blob: UnfinishedBlob, arrived: Sequence[ArrivedPart]) -> StoredContent:
         """Record a blob whose bytes are all there as the content of one file."""
         digests = [part.digest for part in arrived]
@@ -357,7 +425,13 @@ class _FileUpload:
     """One large file on its way; its parts are stored by any threads in any order."""
 
     def __init__(
-        self, upload: _Upload, source: Source, opened: OpenSource, blob: UnfinishedBlob, twins: Sequence[Source]
+        self,
+        upload: _Upload,
+        source: Source,
+        opened: OpenSource,
+        blob: UnfinishedBlob,
+        twins: Sequence[Source],
+        numbers: range | None = None,
     ) -> None:
         self._upload = upload
         self._source = source
@@ -365,7 +439,9 @@ class _FileUpload:
         self._blob = blob
         self._twins = twins
         self._key = upload.store.blob_key(blob.id)
-        self.parts = parts_of(source.size, blob.part_size)
+        parts = parts_of(source.size, blob.part_size)
+        self.parts = parts if numbers is None else [part for part in parts if part.number in numbers]
+        self._is_whole = numbers is None
         self._arrived: dict[int, ArrivedPart] = {}
         self._lock = threading.Lock()
 
@@ -385,6 +461,8 @@ class _FileUpload:
         known = self._blob.parts.get(part.number)
         if known is None:
             return None
+        if self._blob.id in self._upload.brought.blob_ids:
+            return known
         if not _is_same_version(self._source, self._opened, self._blob) and (
             digest_blocks(self._opened.blocks(part.offset, part.size)) != known.digest
         ):
@@ -433,6 +511,8 @@ class _FileUpload:
     def _finish(self) -> None:
         self._opened.check()
         self._upload.close(self._opened)
+        if not self._is_whole:
+            return
         arrived = [self._arrived[part.number] for part in self.parts]
         storage = self._upload.store.storage
         info = storage.complete_upload(
@@ -444,7 +524,17 @@ class _FileUpload:
         self._upload.add_chain(self._twins)
 
 
-def _is_what_it_says(source: Source) -> bool:
+def can_be_copied(source: Source, storage: ObjectStorage) -> bool:
+    """Whether the store's provider may be able to copy a source by itself."""
+    return (
+        isinstance(source, ObjectSource)
+        and bool(storage.service_identity)
+        and source.storage.service_identity == storage.service_identity
+        and is_what_it_says(source)
+    )
+
+
+def is_what_it_says(source: Source) -> bool:
     """Whether a provider's object can be taken for what is known of it without reading it.
 
     It cannot where a manifest lies beside it that was written for another version: that one is read, to be compared.

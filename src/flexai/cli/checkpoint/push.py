@@ -61,6 +61,7 @@ _FORMS = f"use one of: {_FROM_FILES}; {_FROM_PROVIDER}; {_FROM_CHECKPOINT}"
 )
 @click.option("--if-not-exists", is_flag=True, help="Succeed where the name is taken by the same content.")
 @click.option("--follow-symlinks", is_flag=True, help="Push what symbolic links lead to instead of refusing them.")
+@click.option("--rehash", is_flag=True, help="Read files again that look unchanged since they were last pushed.")
 @track_option
 @json_option
 def push(
@@ -71,6 +72,7 @@ def push(
     from_checkpoint: str,
     if_not_exists: bool,
     follow_symlinks: bool,
+    rehash: bool,
     track: bool | None,
     as_json: bool,
 ) -> None:
@@ -89,7 +91,8 @@ def push(
     flexai checkpoint push best-run --from-checkpoint 90c8f215-e131-4f9c-936c-12fe1fe9a6f1
     """
     parse_name(name, what="checkpoint name")
-    _check_source(name, files, storage_provider, source_path, from_checkpoint, follow_symlinks)
+    for_files = [flag for flag, given in (("--follow-symlinks", follow_symlinks), ("--rehash", rehash)) if given]
+    _check_source(name, files, storage_provider, source_path, from_checkpoint, for_files)
     api = tracking_api(track)
     if api is not None:
         done = run_tracked(
@@ -98,6 +101,7 @@ def push(
             name,
             files=list(files),
             follow_symlinks=follow_symlinks,
+            rehash=rehash,
             storage_provider=storage_provider,
             source_path=source_path,
             from_checkpoint=from_checkpoint,
@@ -106,7 +110,7 @@ def push(
         checkpoint_id = str(done["metadata"]["id"])
     else:
         checkpoint_id = _push_directly(
-            name, files, storage_provider, source_path, from_checkpoint, if_not_exists, follow_symlinks
+            name, files, storage_provider, source_path, from_checkpoint, if_not_exists, follow_symlinks, rehash
         )
     _report(checkpoint_id, as_json)
 
@@ -117,8 +121,9 @@ def _check_source(
     storage_provider: str,
     source_path: str,
     from_checkpoint: str,
-    follow_symlinks: bool,
+    for_files: Sequence[str],
 ) -> None:
+    """Raise UsageError for flags that make no sense together; ``for_files`` are those that only files have."""
     provider_flags = [
         flag for flag, value in (("--storage-provider", storage_provider), ("--source-path", source_path)) if value
     ]
@@ -140,8 +145,8 @@ def _check_source(
         )
     if provider_flags == ["--storage-provider"]:
         raise UsageError("--storage-provider needs --source-path: what to push from it", hint=_FROM_PROVIDER)
-    if follow_symlinks and not files:
-        raise UsageError("--follow-symlinks and " + sources[0][-1] + " cannot be used together", hint=_FROM_FILES)
+    if for_files and not files:
+        raise UsageError(f"{for_files[0]} and {sources[0][-1]} cannot be used together", hint=_FROM_FILES)
     if from_checkpoint:
         parse_reference(from_checkpoint)
 
@@ -154,6 +159,7 @@ def _push_directly(
     from_checkpoint: str,
     if_not_exists: bool,
     follow_symlinks: bool,
+    rehash: bool,
 ) -> str:
     from flexai.checkpoints.service.push import ExistingCheckpoint, LocalFiles, ProviderPath
     from flexai.checkpoints.service.push import push as push_checkpoint
@@ -162,7 +168,7 @@ def _push_directly(
 
     source: PushSource
     if files:
-        source = LocalFiles(files, follow_symlinks=follow_symlinks)
+        source = LocalFiles(files, follow_symlinks=follow_symlinks, rehash=rehash)
     elif from_checkpoint:
         source = ExistingCheckpoint(from_checkpoint)
     else:

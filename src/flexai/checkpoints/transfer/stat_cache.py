@@ -1,0 +1,101 @@
+"""Digests of local files that were read before, so that pushing them again unchanged reads nothing.
+
+A file is taken for the one that was read while its path, device, inode, size and time of last write are the same. A
+write within the same tick of the clock would go unnoticed, so a file that was written shortly before it was read is not
+remembered: git's rule for racily clean entries (https://git-scm.com/docs/racy-git).
+
+It is a cache of this machine: losing it costs a reading, and what is wrong with it never fails an operation.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from flexai.checkpoints.transfer.sources import LocalSource
+
+_FORMAT = 1
+_BATCH = 500
+_KEPT_SECONDS = 90 * 24 * 3600
+_WAIT_SECONDS = 5.0
+RACY_NS = 2_000_000_000
+"""Between the last write and the scan: the coarsest clock of a file system that is in use (FAT) ticks so slowly."""
+
+
+class StatCache:
+    """The digests that are remembered, in an SQLite file of their own."""
+
+    def __init__(self, path: Path) -> None:
+        """Use a file, which is made when something is first remembered."""
+        self._path = path
+
+    def recall(self, sources: Sequence[LocalSource]) -> list[LocalSource]:
+        """The same sources, each with its digest where that is remembered."""
+        found: dict[bytes, tuple[str, str]] = {}
+        if self._path.exists():
+            with self._forgiving(), self._opened() as connection:
+                for start in range(0, len(sources), _BATCH):
+                    paths = [_key(source) for source in sources[start : start + _BATCH]]
+                    marks = ",".join("?" * len(paths))
+                    query = f"SELECT path, identity, digest FROM digests WHERE path IN ({marks})"
+                    found |= {path: (identity, digest) for path, identity, digest in connection.execute(query, paths)}
+        recalled = []
+        for source in sources:
+            identity, digest = found.get(_key(source), ("", ""))
+            recalled.append(replace(source, digest=digest) if identity == _identity(source) else source)
+        return recalled
+
+    def remember(self, sources: Sequence[LocalSource], digests: Mapping[str, str], *, scanned_ns: int) -> None:
+        """Remember sources that have been read, by the digests (hex) of their paths in the checkpoint.
+
+        ``scanned_ns`` is when they were listed, in nanoseconds since the epoch.
+        """
+        today = int(time.time())
+        rows = [
+            (_key(source), _identity(source), digests[source.path], today)
+            for source in sources
+            if source.path in digests and source.identity[3] + RACY_NS < scanned_ns
+        ]
+        if not rows:
+            return
+        with self._forgiving(), self._opened() as connection, connection:
+            connection.execute("DELETE FROM digests WHERE used_at < ?", (today - _KEPT_SECONDS,))
+            connection.executemany("INSERT OR REPLACE INTO digests VALUES (?, ?, ?, ?)", rows)
+
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[sqlite3.Connection]:
+        with contextlib.closing(sqlite3.connect(self._path, timeout=_WAIT_SECONDS)) as connection:
+            if connection.execute("PRAGMA user_version").fetchone() != (_FORMAT,):
+                connection.executescript(
+                    "BEGIN IMMEDIATE;"
+                    "DROP TABLE IF EXISTS digests;"
+                    "CREATE TABLE digests (path BLOB PRIMARY KEY, identity TEXT NOT NULL, digest TEXT NOT NULL,"
+                    " used_at INTEGER NOT NULL) WITHOUT ROWID;"
+                    "CREATE INDEX digests_used_at ON digests (used_at);"
+                    f"PRAGMA user_version = {_FORMAT};"
+                    "COMMIT;"
+                )
+            yield connection
+
+    @contextlib.contextmanager
+    def _forgiving(self) -> Iterator[None]:
+        """Remove a damaged file; one that cannot be used is as good as none."""
+        try:
+            yield
+        except sqlite3.OperationalError:
+            return  # no room, no right, or another process holds it for long
+        except sqlite3.DatabaseError:
+            self._path.unlink(missing_ok=True)
+
+
+def _key(source: LocalSource) -> bytes:
+    return os.fsencode(source.local_path.absolute())
+
+
+def _identity(source: LocalSource) -> str:
+    return ":".join(map(str, source.identity))
