@@ -169,6 +169,12 @@ def code(text: str) -> str:
     return f"{fence}{pad}{clean}{pad}{fence}" if clean else ""
 
 
+def block(text: str) -> str:
+    """A text of several lines as a block of code."""
+    fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
+    return f"{fence}\n{text}\n{fence}"
+
+
 def plain(text: str) -> str:
     """A text as it is, in Markdown: nothing in it is a mark, a link or the end of a table's cell."""
     return re.sub(r"([\\`*_{}\[\]()<>#+!|~&])", r"\\\1", " ".join(text.split()))
