@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
+import pkgutil
 import shutil
 import subprocess
 import sys
@@ -13,8 +15,10 @@ from typing import Any
 
 import pytest
 import yaml
+from prefect import Flow
 
-from flexai.flows.specs import PushSpec, TrainingSpec
+import flexai
+import flexai.flows
 from flexai.tasks import list_checkpoints
 from tests.servers.prefect import PrefectServer
 
@@ -45,12 +49,50 @@ def prefect(*arguments: str, folder: Path) -> str:
     return done.stdout
 
 
-def test_its_parameters_fit_the_flow() -> None:
+def deployments() -> list[dict[str, Any]]:
     document = yaml.safe_load((ROOT / "deployments" / "prefect.yaml").read_text())
-    for deployment in document["deployments"]:
-        parameters = deployment["parameters"]
-        assert TrainingSpec.model_validate(parameters["training"])
-        assert PushSpec.model_validate(parameters["push"])
+    found: list[dict[str, Any]] = document["deployments"]
+    return found
+
+
+def flow_of(deployment: dict[str, Any]) -> Flow[..., Any]:
+    module, _, attribute = deployment["entrypoint"].rpartition(".")
+    found = getattr(importlib.import_module(module), attribute)
+    assert isinstance(found, Flow)
+    return found
+
+
+def test_every_flow_has_a_deployment_of_the_name_default() -> None:
+    flows = {
+        member.name
+        for module in pkgutil.iter_modules(flexai.flows.__path__, "flexai.flows.")
+        for member in vars(importlib.import_module(module.name)).values()
+        if isinstance(member, Flow)
+    }
+    assert flows == {flow_of(deployment).name for deployment in deployments() if deployment["name"] == "default"}
+
+
+@pytest.mark.parametrize("deployment", deployments(), ids=lambda entry: f"{entry['entrypoint']} {entry['name']}")
+def test_a_deployment_says_all_that_people_want_to_know_and_is_off(deployment: dict[str, Any]) -> None:
+    assert deployment["description"].endswith(".")
+    assert deployment["version"] == flexai.__version__
+    assert "flexai" in deployment["tags"]
+    assert len(deployment["tags"]) > 1
+    assert deployment["work_pool"]["name"] == "flexai-local"
+    assert deployment["concurrency_limit"]["limit"] > 0
+    assert deployment["concurrency_limit"]["collision_strategy"] in {"ENQUEUE", "CANCEL_NEW"}
+    for schedule in deployment.get("schedules", ()):
+        assert schedule["active"] is False
+        assert schedule["slug"]
+        assert ("timezone" in schedule) == ("cron" in schedule)
+
+
+@pytest.mark.parametrize("deployment", deployments(), ids=lambda entry: f"{entry['entrypoint']} {entry['name']}")
+def test_its_parameters_fit_the_flow_and_a_schedule_needs_no_more(deployment: dict[str, Any]) -> None:
+    flow = flow_of(deployment)
+    given = deployment.get("parameters", {})
+    if given or deployment.get("schedules"):
+        flow.validate_parameters(given)
 
 
 def test_a_clone_is_deployed_and_a_worker_anywhere_else_runs_it(

@@ -6,16 +6,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from flexai.checkpoints.errors import CheckpointError
 from flexai.cli import terminal
 from flexai.cli.commands import command
-from flexai.cli.prefect_api import UP, PrefectAPI
-from flexai.cli.tracking import prepare_prefect
 
 if TYPE_CHECKING:
     from flexai.cli.orchestration.processes import Background
 
 _GRACE_SECONDS = 30.0
+_IDLE_SECONDS = 8.0
 
 
 @command("down", usage="[--grace SECONDS]")
@@ -42,40 +40,28 @@ def down(grace: float) -> None:
 
     home = home_path()
     stopped = []
-    for name in ("worker", "server"):
+    for name, stop in (("worker", _stop_worker), ("server", _stop_server)):
         process = recall(home, name)
         if process is not None:
-            (_stop_worker if name == "worker" else _stop)(process, grace)
+            stop(process, grace)
             stopped.append(f"the {name} (process {process.pid})")
         forget(home, name)
     terminal.say(f"stopped {' and '.join(stopped)}" if stopped else "nothing runs that flexai up has started")
 
 
-def _stop(process: Background, grace: float) -> None:
+def _stop_worker(worker: Background, grace: float) -> None:
+    from flexai.cli.orchestration.processes import end_children, stop
+
+    # Its runs first: they say in Prefect that they were ended, which a worker that ends would keep them from.
+    ended = end_children(worker, grace=grace)
+    if ended:
+        terminal.say(f"ended {terminal.count(ended, 'flow run')}: run again, each goes on from what is stored")
+    # After a run that was ended, Prefect's worker may wait for ever; nothing is lost with it.
+    stop(worker, grace=min(grace, _IDLE_SECONDS))
+
+
+def _stop_server(server: Background, grace: float) -> None:
     from flexai.cli.orchestration.processes import stop
 
-    if not stop(process, grace=grace):
-        terminal.warn(f"the Prefect {process.name} (process {process.pid}) did not end in time and was killed")
-
-
-def _stop_worker(worker: Background, grace: float) -> None:
-    from flexai.cli.orchestration.processes import children
-
-    if not children(worker.pid):
-        _stop(worker, grace)
-        return
-    from flexai.cli.orchestration.worker import bury_runs, cancel_runs
-
-    prepare_prefect(PrefectAPI(worker.url, UP))
-    runs = []
-    try:
-        runs = cancel_runs(worker, grace=grace)
-    except CheckpointError as error:
-        terminal.warn(f"flow runs are stopped without a word to Prefect: {error.message}")
-    for run in runs:
-        terminal.say(f"cancelled flow run {run.name!r}")
-    _stop(worker, grace)
-    try:
-        bury_runs(worker, runs)
-    except CheckpointError as error:
-        terminal.warn(f"Prefect may show flow runs as running that have ended: {error.message}")
+    if not stop(server, grace=grace):
+        terminal.warn(f"the server (process {server.pid}) did not end in time and was killed")

@@ -171,16 +171,32 @@ def children(pid: int) -> list[int]:
     return [int(child) for child, parent in pairs if int(parent) == pid]
 
 
+def end_children(process: Background, *, grace: float) -> int:
+    """End what a background process has started, asking first; returns how many there were."""
+    born = [(child, _began(child)) for child in children(process.pid)]
+    _signal(born, signal.SIGTERM)
+    deadline = time.monotonic() + grace
+    while time.monotonic() < deadline and any(began and _began(child) == began for child, began in born):
+        time.sleep(_CHECK_SECONDS)
+    _signal(born, signal.SIGKILL)
+    return len(born)
+
+
+def _signal(born: Sequence[tuple[int, str | None]], number: signal.Signals) -> None:
+    """Signal those that still are the processes that they were."""
+    for child, began in born:
+        if began is not None and _began(child) == began:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, number)
+
+
 def _kill(process: Background, born: Sequence[tuple[int, str | None]]) -> None:
     """End a process that did not listen, and what it has started: those have sessions of their own."""
     os.killpg(process.pid, signal.SIGKILL)
     while process.is_alive():
         _reap(process.pid)
         time.sleep(_CHECK_SECONDS)
-    for child, began in born:
-        if began is not None and _began(child) == began:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(child, signal.SIGKILL)
+    _signal(born, signal.SIGKILL)
 
 
 def tail(log: Path) -> str:

@@ -9,7 +9,7 @@ import os
 import socket
 import sys
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -62,7 +62,7 @@ def choose_port(wanted: int | None) -> int:
         return int(free.getsockname()[1])
 
 
-def start_server(home: Path, port: int) -> Background:
+def start_server(home: Path, port: int, environment: Mapping[str, str]) -> Background:
     """Start a Prefect server and wait until it answers, which takes ten seconds, or twenty for the first one.
 
     Its database is the one in the user's Prefect home, so that what was saved without a server is there as well, and
@@ -84,7 +84,7 @@ def start_server(home: Path, port: int) -> Background:
         f"--port={port}",
         "--log-level=warning",
     ]
-    environment = os.environ | {
+    surroundings = dict(environment) | {
         "PREFECT_HOME": str(prefect_home),
         "PREFECT_API_URL": url,
         "PREFECT_SERVER_UI_API_URL": url,
@@ -99,7 +99,7 @@ def start_server(home: Path, port: int) -> Background:
             home,
             NAME,
             command,
-            environment=environment,
+            environment=surroundings,
             cwd=folder(home),
             url=url,
             keep_open=[lock],

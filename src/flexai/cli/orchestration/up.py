@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,14 +43,15 @@ def up(port: int | None, pool: str) -> None:
 
     load_settings()  # what is wrong with them is better said now than in the worker's log
     home = home_path()
-    api = _server(home, port)
+    environment = dict(os.environ)  # before it is made ready for Prefect in this process
+    api = _server(home, port, environment)
     from flexai.cli.orchestration.automations import create_automations
     from flexai.cli.orchestration.deploying import create_pool, deploy
     from flexai.cli.orchestration.server import ui_address
     from flexai.cli.orchestration.worker import await_worker
 
     pool_type, _ = create_pool(pool)
-    worker = _worker(home, api, pool, pool_type)
+    worker = _worker(home, api, pool, pool_type, environment)
     terminal.say("deploying the flows…")
     done = deploy(api.url, pool, pool_ready=True)
     for automation in create_automations():
@@ -64,7 +67,7 @@ def up(port: int | None, pool: str) -> None:
         terminal.hint(f"export PREFECT_API_URL={api.url} is for prefect's own commands; flexai's need nothing")
 
 
-def _server(home: Path, port: int | None) -> PrefectAPI:
+def _server(home: Path, port: int | None, environment: Mapping[str, str]) -> PrefectAPI:
     """The API to use: a configured one, the one that runs, or a new one. Prefect is ready for it then."""
     from flexai.cli.orchestration.server import NAME, choose_port, is_here, port_of, start_server
 
@@ -86,14 +89,16 @@ def _server(home: Path, port: int | None) -> PrefectAPI:
     chosen = choose_port(port)
     prepare_prefect(None)
     terminal.say(f"starting a Prefect {NAME} on port {chosen} (the first time this takes half a minute)…")
-    server = start_server(home, chosen)
+    server = start_server(home, chosen, environment)
     api = PrefectAPI(server.url, UP)
     terminal.say(f"the Prefect server runs: {api.url}")
     _use(api)
     return api
 
 
-def _worker(home: Path, api: PrefectAPI, pool: str, pool_type: str) -> Background | None:
+def _worker(
+    home: Path, api: PrefectAPI, pool: str, pool_type: str, environment: Mapping[str, str]
+) -> Background | None:
     """A worker that was started now, or None where none is needed."""
     from flexai.cli.orchestration.processes import recall
     from flexai.cli.orchestration.worker import NAME, start_worker
@@ -110,7 +115,7 @@ def _worker(home: Path, api: PrefectAPI, pool: str, pool_type: str) -> Backgroun
     if pool_type != "process":
         terminal.warn(f"work pool {pool!r} is of the type {pool_type}: its worker is not this machine's to start")
         return None
-    worker = start_worker(home, api.url, pool)
+    worker = start_worker(home, api.url, pool, environment)
     terminal.say(f"started a worker: process {worker.pid}, for work pool {pool!r}")
     return worker
 

@@ -1,0 +1,108 @@
+"""Processes in the background: started, found again, stopped, and never mistaken for another."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+
+from flexai.checkpoints.errors import StorageUnavailableError
+from flexai.cli.orchestration.processes import Background, children, forget, log_path, recall, start, stop, wait_until
+
+STUBBORN = """
+import signal, subprocess, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+child = subprocess.Popen(["sleep", "600"], start_new_session=True)
+print("ready", child.pid, flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.fixture
+def started(tmp_path: Path) -> Iterator[list[Background]]:
+    """What a test has started: it is gone afterwards."""
+    processes: list[Background] = []
+    yield processes
+    for process in processes:
+        if process.is_alive():
+            stop(process, grace=0)
+
+
+def _start(home: Path, *command: str) -> Background:
+    return start(home, "server", command, environment=os.environ, cwd=home, url="http://127.0.0.1:1/api")
+
+
+def _is_there(pid: int) -> bool:
+    """Whether a process runs, and is no mere zombie."""
+    state = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True, check=False).stdout
+    return bool(state.strip()) and not state.startswith("Z")
+
+
+def test_a_process_that_was_started_is_found_until_it_is_stopped(tmp_path: Path, started: list[Background]) -> None:
+    process = _start(tmp_path, "sleep", "600")
+    started.append(process)
+    assert recall(tmp_path, "server") == process
+    assert recall(tmp_path, "worker") is None
+    assert os.getsid(process.pid) == process.pid
+    assert stop(process, grace=30) is True
+    assert recall(tmp_path, "server") is None
+    assert not _is_there(process.pid)
+    forget(tmp_path, "server")
+    forget(tmp_path, "server")
+
+
+def test_a_process_that_does_not_listen_is_killed_with_its_children(tmp_path: Path, started: list[Background]) -> None:
+    process = _start(tmp_path, sys.executable, "-c", STUBBORN)
+    started.append(process)
+    log = log_path(tmp_path, "server")
+    wait_until(process, tmp_path, lambda: b"ready" in log.read_bytes(), seconds=60)
+    child = int(log.read_text().split()[1])
+    assert children(process.pid) == [child]
+    assert stop(process, grace=0.2) is False
+    deadline = time.monotonic() + 30
+    while _is_there(child) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not _is_there(child)
+
+
+def test_another_process_with_the_same_id_is_not_taken_for_it(tmp_path: Path, started: list[Background]) -> None:
+    process = _start(tmp_path, "sleep", "600")
+    started.append(process)
+    path = tmp_path / "prefect" / "server.json"
+    for other in (replace(process, started="1"), replace(process, host="elsewhere")):
+        path.write_text(json.dumps(asdict(other)))
+        assert recall(tmp_path, "server") is None
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"pid": 1}', "\x00"])
+def test_a_file_that_says_nothing_of_use_is_no_process(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "prefect" / "server.json"
+    path.parent.mkdir()
+    path.write_text(content)
+    assert recall(tmp_path, "server") is None
+
+
+def test_a_process_that_ends_before_it_is_ready_is_an_error_with_the_end_of_its_log(tmp_path: Path) -> None:
+    process = _start(tmp_path, "sh", "-c", "echo first; echo the reason >&2; exit 3")
+    with pytest.raises(StorageUnavailableError) as failure:
+        wait_until(process, tmp_path, lambda: False, seconds=60)
+    assert failure.value.message.endswith("  first\n  the reason")
+    assert str(log_path(tmp_path, "server")) in failure.value.hint
+
+
+def test_the_log_before_is_kept_and_both_are_for_their_owner_alone(tmp_path: Path) -> None:
+    for word in ("one", "two"):
+        process = _start(tmp_path, "sh", "-c", f"echo {word}; sleep 600")
+        log = log_path(tmp_path, "server")
+        wait_until(process, tmp_path, lambda log=log: log.read_text() != "", seconds=60)  # type: ignore[misc]
+        stop(process, grace=30)
+    assert (log.read_text(), log.with_suffix(".log.1").read_text()) == ("two\n", "one\n")
+    assert log.stat().st_mode & 0o777 == 0o600
+    assert (tmp_path / "prefect" / "server.json").stat().st_mode & 0o777 == 0o600

@@ -1,0 +1,257 @@
+"""A whole Prefect of one's own: brought up, used, and taken down, with real servers and workers."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+import requests
+
+from tests.cli.conftest import Run
+from tests.cli.program import Program
+
+SECONDS = 15
+"""The interval of the schedule: as short as runs of several seconds allow."""
+
+T = TypeVar("T")
+
+
+class Prefect:
+    """What ``flexai up`` has brought up."""
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        done = program.run("up")
+        assert done.code == 0, done.err
+        self.ui = done.out.strip()
+        self.said = done.err
+        self.url = f"{self.ui}/api"
+
+    def ask(self, path: str, document: Any = None) -> Any:
+        """Ask its API."""
+        if document is None:
+            answer = requests.get(f"{self.url}{path}", timeout=60)
+        else:
+            answer = requests.post(f"{self.url}{path}", json=document, timeout=60)
+        answer.raise_for_status()
+        return answer.json()
+
+    def is_there(self) -> bool:
+        """Whether it answers."""
+        try:
+            return requests.get(f"{self.url}/health", timeout=10).ok
+        except requests.ConnectionError:
+            return False
+
+
+def await_(what: str, ask: Callable[[], T], seconds: float = 180) -> T:
+    """Wait until something is there, and return it."""
+    deadline = time.monotonic() + seconds
+    while not (found := ask()):
+        assert time.monotonic() < deadline, f"no {what}"
+        time.sleep(0.3)
+    return found
+
+
+def processes_of(home: Path) -> list[str]:
+    """The processes that work for a home folder."""
+    mark = f"FLEXAI_HOME={home}\0".encode()
+    found = []
+    for environment in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            if mark in environment.read_bytes():
+                found.append((environment.parent / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+        except OSError:
+            continue
+    return [command for command in found if command]
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Iterator[Program]:
+    """The program; what it has brought up goes down with the test."""
+    program = Program(tmp_path)
+    yield program
+    program.run("down", "--grace", "5")
+
+
+def test_it_comes_up_is_used_runs_schedules_and_goes_down_without_a_trace(program: Program, tmp_path: Path) -> None:
+    prefect = Prefect(program)
+    assert prefect.said.endswith("flexai's need nothing\n")
+    _a_second_time_nothing_is_started(prefect)
+    _commands_find_it_and_are_tracked(prefect)
+    _a_schedule_fires_by_itself_and_its_second_run_moves_nothing(prefect)
+    _another_home_uses_it_and_leaves_it_alone(prefect, tmp_path / "other")
+    _a_push_ends_well_where_it_is_taken_down_meanwhile(prefect)
+
+    assert not prefect.is_there()
+    assert processes_of(program.home) == []
+    assert program.run("down").err == "nothing runs that flexai up has started\n"
+    status = program.run("status", "--json")
+    assert (status.code, status.json()["ready"], status.json()["server"]["apiURL"]) == (1, False, "")
+
+
+def _a_second_time_nothing_is_started(prefect: Prefect) -> None:
+    before = prefect.program.run("status", "--json")
+    again = prefect.program.run("up")
+    after = prefect.program.run("status", "--json")
+    assert (again.code, again.out.strip()) == (0, prefect.ui)
+    assert "the Prefect server runs already" in again.err
+    assert "the worker runs already" in again.err
+    assert (before.code, after.code, before.json()) == (0, 0, after.json())
+    status = before.json()
+    assert (status["ready"], status["server"]["startedByUp"], status["server"]["apiURL"]) == (True, True, prefect.url)
+    assert status["worker"]["online"] != []
+    assert status["deployments"] == len(prefect.ask("/deployments/filter", {"limit": 200}))
+    shown = prefect.program.run("status")
+    assert shown.code == 0
+    assert all(len(line) <= 80 for line in shown.out.splitlines())
+
+
+def _commands_find_it_and_are_tracked(prefect: Prefect) -> None:
+    prefect.program.file("model/weights.bin", os.urandom(300_000))
+    pushed = prefect.program.run("checkpoint", "push", "tracked", "-f", "model")
+    assert pushed.code == 0, pushed.err
+    filter_ = {"task_runs": {"name": {"any_": ["push tracked"]}}}
+    await_("task run", lambda: [run for run in prefect.ask("/task_runs/filter", filter_) if run["end_time"]])
+    # Connections that are made in the UI are the ones that the program knows.
+    (prefect.program.cwd / "share").mkdir()
+    assert prefect.program.run("storage", "create", "share", "--provider", "local", "--root", "share").code == 0
+    assert [found["name"] for found in prefect.ask("/block_documents/filter", {}) if found["name"] == "share"]
+
+
+def _a_schedule_fires_by_itself_and_its_second_run_moves_nothing(prefect: Prefect) -> None:
+    program = prefect.program
+    program.file("scheduled/weights.bin", os.urandom(300_000))
+    deployment = prefect.ask("/deployments/name/push-checkpoint/default")["id"]
+    schedule = {"interval": SECONDS, "anchor_date": datetime.now(UTC).isoformat(), "timezone": "UTC"}
+    request = {"name": "scheduled", "source": {"files": ["scheduled"]}, "if_not_exists": True}
+    prefect.ask(
+        f"/deployments/{deployment}/schedules",
+        [{"schedule": schedule, "active": True, "parameters": {"request": request}}],
+    )
+    first = _next_run(prefect, deployment)
+    stored = _stored(program.home)
+    assert (first["state"]["type"], first["auto_scheduled"]) == ("COMPLETED", True), first["state"]
+    listed = {row["metadata"]["name"]: row for row in program.run("checkpoint", "list", "--json").json()}
+    assert "scheduled" in listed
+
+    # Deployed again meanwhile, the schedule stays switched on.
+    deployed = program.run("deploy", "--json")
+    assert deployed.code == 0, deployed.err
+    entries = {entry["name"]: entry for entry in deployed.json()["deployments"]}
+    assert [schedule["active"] for schedule in entries["push-checkpoint/default"]["schedules"]] == [True]
+    assert not any(entry["isNew"] for entry in entries.values())
+
+    second = _next_run(prefect, deployment, after=first["end_time"])
+    assert (second["state"]["type"], second["auto_scheduled"]) == ("COMPLETED", True), second["state"]
+    assert _stored(program.home) == stored
+    (on,) = prefect.ask(f"/deployments/{deployment}")["schedules"]
+    requests.delete(f"{prefect.url}/deployments/{deployment}/schedules/{on['id']}", timeout=60).raise_for_status()
+
+
+def _another_home_uses_it_and_leaves_it_alone(prefect: Prefect, folder: Path) -> None:
+    """To whom the API is configured, it is the user's own server."""
+    other = Program(folder)
+    configured = {"PREFECT_API_URL": prefect.url}
+    up = other.run("up", "--pool", "another", env=configured)
+    assert (up.code, up.out.strip()) == (0, prefect.ui), up.err
+    assert f"the Prefect API is configured and runs: {prefect.url} (from environment PREFECT_API_URL)" in up.err
+    status = other.run("status", "--json", env=configured).json()
+    assert (status["ready"], status["server"]["startedByUp"], status["worker"]["startedByUp"]) == (True, False, True)
+    down = other.run("down", env=configured)
+    assert down.err.startswith("stopped the worker (process")
+    assert "server" not in down.err
+    assert processes_of(other.home) == []
+    assert prefect.is_there()
+    assert prefect.program.run("status", "--json").json()["worker"]["pid"] is not None
+
+
+def _a_push_ends_well_where_it_is_taken_down_meanwhile(prefect: Prefect) -> None:
+    program = prefect.program
+    program.file("large.bin", os.urandom(1024) * 300_000)
+    push = program.start("checkpoint", "push", "interrupted-api", "-f", "large.bin")
+    await_("push at work", lambda: _is_uploading(program.home / "catalog.db", "interrupted-api"))
+    push.send_signal(signal.SIGSTOP)
+    try:
+        assert program.run("down").code == 0
+    finally:
+        push.send_signal(signal.SIGCONT)
+    _, said = push.communicate(timeout=180)
+    assert push.returncode == 0, said
+    assert "checkpoint 'interrupted-api' is available" in said
+    assert "Traceback" not in said
+    (warning,) = [line for line in said.splitlines() if line.startswith("warning: ")]
+    assert "Prefect" in warning
+    assert program.run("checkpoint", "verify", "interrupted-api").code == 0
+
+
+def _is_uploading(catalog: Path, name: str) -> bool:
+    with closing(sqlite3.connect(f"file:{catalog}?mode=ro", uri=True)) as database:
+        found = database.execute("SELECT 1 FROM checkpoints WHERE name = ? AND status = 'uploading'", [name])
+        return found.fetchone() is not None
+
+
+def _next_run(prefect: Prefect, deployment_id: str, after: str = "") -> Any:
+    """The first run of a deployment that has ended, after another one has."""
+    filter_ = {
+        "deployments": {"id": {"any_": [deployment_id]}},
+        "flow_runs": {"state": {"type": {"any_": ["COMPLETED", "FAILED", "CRASHED"]}}},
+        "sort": "END_TIME_DESC",
+    }
+    runs = await_(
+        "scheduled run",
+        lambda: [run for run in prefect.ask("/flow_runs/filter", filter_) if not after or run["end_time"] > after],
+    )
+    return min(runs, key=lambda run: run["end_time"])
+
+
+def _stored(home: Path) -> dict[str, tuple[int, int]]:
+    """Every file in the store."""
+    return {
+        str(path): (path.stat().st_size, path.stat().st_mtime_ns)
+        for path in (home / "store").rglob("*")
+        if path.is_file()
+    }
+
+
+def test_a_port_that_is_taken_is_refused_before_anything_is_started(flexai: Run, program: Program) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        done = flexai("up", "--port", str(port))
+    assert (done.code, done.error) == (4, f"another program listens on port {port} of this machine")
+    assert "without --port" in done.hint
+    assert not (program.home / "prefect").exists()
+
+
+def test_a_configured_api_that_is_elsewhere_and_silent_is_an_error(program: Program) -> None:
+    done = program.run("up", env={"PREFECT_API_URL": "http://127.0.0.1:1/prefect/api"})
+    assert done.code == 1
+    assert done.error.startswith("the Prefect API http://127.0.0.1:1/prefect/api (from environment PREFECT_API_URL)")
+
+
+def test_a_server_that_dies_at_once_shows_the_end_of_its_log(program: Program) -> None:
+    database = f"sqlite+aiosqlite:///{program.cwd}/no/such/folder/prefect.db"
+    done = program.run("up", env={"PREFECT_SERVER_DATABASE_CONNECTION_URL": database})
+    assert done.code == 1
+    assert "the Prefect server ended at once; the end of its log:" in done.err
+    assert "unable to open database file" in done.err
+    assert done.hint == f"the whole log is {program.home}/prefect/server.log"
+    assert processes_of(program.home) == []
+
+
+@pytest.mark.parametrize("command", ["deploy", "status"])
+def test_without_an_api_a_command_says_what_starts_one(flexai: Run, command: str) -> None:
+    done = flexai(command)
+    assert done.code == {"deploy": 2, "status": 1}[command]
+    assert "flexai up starts" in done.hint
