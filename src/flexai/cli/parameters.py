@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import click
 
+from flexai.checkpoints.errors import UsageError
 from flexai.cli.completion import complete_checkpoint, complete_job
 
 checkpoint_argument = click.argument("reference", metavar="NAME|UUID", shell_complete=complete_checkpoint)
@@ -17,3 +20,14 @@ track_option = click.option(
     default=None,
     help="Run as a Prefect task run, or without Prefect. By default as one where a Prefect API is configured.",
 )
+
+
+def read_duration(option: str, text: str) -> timedelta:
+    """Read an option's ``90s``, ``15m``, ``24h``, ``7d`` or ``2w``; UsageError for anything else."""
+    # pydantic comes with it.
+    from flexai.checkpoints.settings import parse_duration
+
+    duration = parse_duration(text)
+    if not isinstance(duration, timedelta):
+        raise UsageError(f"{option} {text!r} is no duration", hint="write 90s, 15m, 24h, 7d or 2w")
+    return duration

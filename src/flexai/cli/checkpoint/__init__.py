@@ -20,6 +20,7 @@ from flexai.cli.commands import LazyGroup
         "undelete": ("flexai.cli.checkpoint.undelete:undelete", "Bring back a deleted checkpoint."),
         "protect": ("flexai.cli.checkpoint.protect:protect", "Keep checkpoints from being deleted."),
         "unprotect": ("flexai.cli.checkpoint.protect:unprotect", "Let protected checkpoints be deleted again."),
+        "prune": ("flexai.cli.checkpoint.prune:prune", "Delete the checkpoints that no rule keeps."),
         "verify": ("flexai.cli.checkpoint.verify:verify", "Read checkpoints and compare their digests."),
         "gc": ("flexai.cli.checkpoint.gc:collect_garbage", "Free the room that deleted checkpoints take."),
         "recover": ("flexai.cli.checkpoint.recover:recover", "Rebuild a lost catalog from the store."),

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
-
 import click
 
 from flexai.checkpoints.documents import human_size
-from flexai.checkpoints.errors import UsageError
 from flexai.cli import terminal
 from flexai.cli.commands import command
+from flexai.cli.parameters import read_duration
 from flexai.cli.tracking import load_connection
 
 
@@ -36,7 +34,7 @@ def collect_garbage(grace_period: str, dry_run: bool) -> None:
     from flexai.checkpoints.service.system import System
     from flexai.cli.progress import shown_progress
 
-    period = _parse(grace_period) if grace_period else None
+    period = read_duration("--grace-period", grace_period) if grace_period else None
     with System.open(connect=load_connection) as system, shown_progress() as progress:
         report = collect(system, grace_period=period, dry_run=dry_run, progress=progress)
     terminal.write(
@@ -48,12 +46,3 @@ def collect_garbage(grace_period: str, dry_run: bool) -> None:
     if report.strangers:
         terminal.warn(f"{terminal.count(len(report.strangers), 'blob')} in the store the catalog does not know")
         terminal.hint("flexai checkpoint recover enters the checkpoints that need them, where there are any")
-
-
-def _parse(text: str) -> timedelta:
-    from flexai.checkpoints.settings import parse_duration
-
-    period = parse_duration(text)
-    if not isinstance(period, timedelta):
-        raise UsageError(f"--grace-period {text!r} is no duration", hint="write 90s, 15m, 24h, 7d or 2w")
-    return period

@@ -1,0 +1,218 @@
+"""``flexai checkpoint prune``."""
+
+from __future__ import annotations
+
+import shutil
+import textwrap
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from itertools import zip_longest
+from typing import TYPE_CHECKING
+
+import click
+
+from flexai.checkpoints.documents import duration, human_size, present, short_size
+from flexai.checkpoints.errors import UsageError
+from flexai.cli import terminal
+from flexai.cli.commands import command
+from flexai.cli.completion import complete_checkpoint, complete_job
+from flexai.cli.parameters import json_option, read_duration
+from flexai.cli.tracking import load_connection
+
+if TYPE_CHECKING:
+    from flexai.checkpoints.service.prune import PruneReport
+    from flexai.checkpoints.service.retention import Decision
+
+_TITLES = ("ACTION", "CHECKPOINT", "AGE", "FREES", "WHY")
+_NARROWEST = 80
+"""Columns that the table may take on any terminal, and where there is none."""
+
+
+@command("prune", usage="--keep-… [--job NAME|UUID] [--pushed PATTERN] [--apply] [OPTIONS]", resumable=True)
+@click.option(
+    "--job",
+    "jobs",
+    metavar="NAME|UUID",
+    multiple=True,
+    shell_complete=complete_job,
+    help="Judge what this training job captured; of all jobs where neither --job nor --pushed is given. Can be given"
+    " several times.",
+)
+@click.option(
+    "--pushed",
+    "patterns",
+    metavar="PATTERN",
+    multiple=True,
+    shell_complete=complete_checkpoint,
+    help="Judge the pushed checkpoints whose names fit the pattern, as one group: 'mistral-*'. Can be given several"
+    " times.",
+)
+@click.option("--keep-last", metavar="N", type=click.IntRange(min=1), help="Keep the last N of each job (or pattern).")
+@click.option(
+    "--keep-best", metavar="N", type=click.IntRange(min=1), help="Keep the best N of each job (or pattern) by --metric."
+)
+@click.option(
+    "--metric",
+    type=click.Choice(["eval-loss", "train-loss"]),
+    default="eval-loss",
+    show_default=True,
+    help="What the best ones have least of.",
+)
+@click.option(
+    "--keep-every-steps",
+    metavar="N",
+    type=click.IntRange(min=1),
+    help="At each multiple of N steps, keep the first checkpoint at or after it.",
+)
+@click.option(
+    "--keep-every", metavar="DURATION", default="", help="Keep the first of each 6h, 1d, 1w, … counted in UTC."
+)
+@click.option("--keep-within", metavar="DURATION", default="", help="Keep what is younger than 36h, 7d, 2w, …")
+@click.option(
+    "--keep-since", metavar="TIME", default="", help="Keep what was made since 2026-01-31 or 2026-01-31T12:00, in UTC."
+)
+@click.option(
+    "--keep-exported/--no-keep-exported",
+    default=True,
+    show_default=True,
+    help="Keep what was exported to a storage provider.",
+)
+@click.option("--include-failed", is_flag=True, help="Let failed pushes and captures go too, unless they are young.")
+@click.option("--drop-last", is_flag=True, help="Let even a job's last checkpoint go where no rule keeps it.")
+@click.option("--drop-best", is_flag=True, help="Let even a job's best checkpoint go where no rule keeps it.")
+@click.option("--apply", is_flag=True, help="Do it: without this nothing is deleted.")
+@json_option
+def prune(
+    jobs: tuple[str, ...],
+    patterns: tuple[str, ...],
+    keep_last: int | None,
+    keep_best: int | None,
+    metric: str,
+    keep_every_steps: int | None,
+    keep_every: str,
+    keep_within: str,
+    keep_since: str,
+    keep_exported: bool,
+    include_failed: bool,
+    drop_last: bool,
+    drop_best: bool,
+    apply: bool,
+    as_json: bool,
+) -> None:
+    """Delete the checkpoints that no rule keeps.
+
+    Shows what would stay and go, and why, and deletes only with --apply. What one rule keeps stays, whatever
+    the others say. So do protected checkpoints, those that a running training job started from or would be
+    resumed from, and the last and the best one of each job. What is deleted can be brought back until gc
+    has taken its bytes; bytes that another checkpoint needs are not freed.
+
+    \b
+    flexai checkpoint prune --keep-last 3 --keep-best 1
+    flexai checkpoint prune --job my-run --keep-every-steps 1000 --keep-within 7d --apply
+    flexai checkpoint prune --pushed 'nightly-*' --keep-every 1w --keep-last 7 --json
+    """
+    from flexai.checkpoints.service.prune import PruneScope, prune_document
+    from flexai.checkpoints.service.prune import prune as prune_checkpoints
+    from flexai.checkpoints.service.retention import Metric, RetentionPolicy
+    from flexai.checkpoints.service.system import System
+    from flexai.cli.progress import Notes
+
+    policy = RetentionPolicy(
+        keep_last=keep_last or 0,
+        keep_best=keep_best or 0,
+        metric=Metric(metric),
+        keep_every_steps=keep_every_steps or 0,
+        keep_every=_duration("--keep-every", keep_every),
+        keep_within=_duration("--keep-within", keep_within),
+        keep_since=_time(keep_since) if keep_since else None,
+        keep_exported=keep_exported,
+        include_failed=include_failed,
+        drop_last=drop_last,
+        drop_best=drop_best,
+    )
+    policy.check()
+    with System.open(connect=load_connection) as system:
+        report = prune_checkpoints(system, policy, PruneScope(jobs, patterns), apply=apply, progress=Notes())
+    if as_json:
+        terminal.write_document(prune_document(report), as_json=True)
+    else:
+        terminal.write(_table(report))
+    _conclude(report)
+
+
+def _conclude(report: PruneReport) -> None:
+    of_all = f"of {terminal.count(len(report.plan.decisions), 'checkpoint')}"
+    frees = f"{human_size(report.freed_bytes)}"
+    if report.applied:
+        terminal.say(f"deleted {len(report.deleted)} {of_all}; gc frees {frees} after the grace period")
+        if report.deleted:
+            terminal.hint(
+                "flexai checkpoint list --deleted shows what can be brought back, until gc has taken its bytes"
+            )
+        if report.spared:
+            terminal.warn(f"{terminal.count(len(report.spared), 'checkpoint')} stayed that should have gone: see above")
+    else:
+        terminal.say(f"would delete {len(report.plan.deleted)} {of_all} and free {frees}")
+        if report.plan.deleted:
+            terminal.hint("nothing was deleted: --apply does it")
+
+
+def _table(report: PruneReport) -> str:
+    from flexai.cli.tables import dashed_table
+
+    now = present()
+    narrow = [
+        (
+            "keep" if decision.keep else "delete",
+            duration((now - decision.row.created_at).total_seconds()),
+            "" if decision.keep else short_size(decision.freed_bytes),
+        )
+        for decision in report.plan.decisions
+    ]
+    wide = [(terminal.printable(decision.row.title), _why(decision, report)) for decision in report.plan.decisions]
+    name_room, reasons_room = _share(narrow, wide)
+    rows: list[tuple[str, ...]] = []
+    for (action, age, frees), (name, why) in zip(narrow, wide, strict=True):
+        lines = list(zip_longest(_wrap(name, name_room), _wrap(why, reasons_room), fillvalue=""))
+        rows.append((action, lines[0][0], age, frees, lines[0][1]))
+        rows += [("", rest, "", "", reasons) for rest, reasons in lines[1:]]
+    return dashed_table(_TITLES, rows, right=frozenset({2, 3}))
+
+
+def _share(narrow: Sequence[tuple[str, ...]], wide: Sequence[tuple[str, str]]) -> tuple[int, int]:
+    """How many columns the names get, and the reasons, so that the table fits the terminal."""
+    titles = (_TITLES[0], _TITLES[2], _TITLES[3])
+    taken = sum(max(map(len, cells)) for cells in zip(titles, *narrow, strict=True))
+    # Two columns of margin, and three between any two.
+    room = max(_NARROWEST, shutil.get_terminal_size().columns) - 2 - taken - 3 * (len(_TITLES) - 1)
+    names, reasons = (max(map(len, cells)) for cells in zip((_TITLES[1], _TITLES[4]), *wide, strict=True))
+    names = min(names, max(room // 2, room - reasons))
+    return names, room - names
+
+
+def _why(decision: Decision, report: PruneReport) -> str:
+    stays = report.spared.get(decision.row.id)
+    return f"stays: {stays}" if stays else ", ".join(reason.text for reason in decision.reasons)
+
+
+def _wrap(text: str, width: int) -> list[str]:
+    return textwrap.wrap(text, width, break_on_hyphens=False) or [""]
+
+
+def _duration(option: str, text: str) -> timedelta:
+    if not text:
+        return timedelta(0)
+    found = read_duration(option, text)
+    if found < timedelta(seconds=1):
+        raise UsageError(f"{option} {text!r} is shorter than a second", hint="write 90s, 15m, 24h, 7d or 2w")
+    return found
+
+
+def _time(text: str) -> datetime:
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        raise UsageError(
+            f"--keep-since {text!r} is no time", hint="write 2026-01-31, 2026-01-31T12:00 or 2026-01-31T12:00+01:00"
+        ) from None
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
