@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Protocol
 
 from flexai.checkpoints.contents import StoredContent, StoredFile
 from flexai.checkpoints.errors import CheckpointError, DestinationExistsError, UnsupportedError
@@ -29,6 +30,20 @@ class Delivery:
     skipped: dict[str, ObjectInfo] = field(default_factory=dict)
 
 
+class Carrier(Protocol):
+    """Who does what takes long, here or elsewhere."""
+
+    def compare(self, pairs: Sequence[tuple[StoredFile, ObjectInfo]]) -> Set[str]:
+        """Read objects; returns the paths of the files whose content they have."""
+
+    def send(self, files: Sequence[StoredFile], new_paths: Set[str]) -> Mapping[str, ObjectInfo]:
+        """Bring files there and say what they became, by path.
+
+        ``new_paths`` are those of files where nothing was when the place was listed: what somebody brings there
+        meanwhile is not replaced, where the provider can see to that.
+        """
+
+
 def deliver(
     files: Sequence[StoredFile],
     place: RemotePath,
@@ -40,6 +55,7 @@ def deliver(
     delivered: Mapping[str, str] | None,
     before_writing: Callable[[], None],
     progress: Progress,
+    carrier: Carrier | None = None,
 ) -> Delivery:
     """Bring files below a provider's prefix; an object that is there with the same content is left as it is.
 
@@ -50,24 +66,51 @@ def deliver(
     Raises DestinationExistsError for other content in the way, before anything is written; IntegrityError for stored
     content that is not what was recorded.
     """
-    delivery = _Delivery(place, store, journal, limits, progress)
+    carrier = carrier or Delivering(place, store=store, journal=journal, limits=limits, progress=progress)
     existing = {info.key: info for info in place.storage.list(place.prefix)}
-    others = delivery.compare(files, existing, delivered or {})
+    done = Delivery()
+    others, unsure = [], []
+    for file in files:
+        info = existing.get(place.prefix + file.path)
+        if info is None:
+            continue
+        if info.size != file.content.size:
+            others.append(file)
+        elif info.etag == (delivered or {}).get(file.path):
+            done.skipped[file.path] = info
+            progress.advance(skipped=info.size, files=1)
+        else:
+            unsure.append((file, info))
+    same = carrier.compare(unsure)
+    done.skipped |= {file.path: info for file, info in unsure if file.path in same}
+    others += [file for file, _ in unsure if file.path not in same]
     if others and not overwrite:
         first = min(place.prefix + file.path for file in others)
         more = f" and {len(others) - 1} more" if len(others) > 1 else ""
         raise DestinationExistsError(f"other content is already at {place.storage.location}/{first}{more}")
     missing = [file for file in files if place.prefix + file.path not in existing]
-    delivery.new_paths = {file.path for file in missing} if not overwrite else set()
     if missing or others or delivered is None:
         before_writing()
-        delivery.send(missing + others)
-    return delivery.done
+        new_paths = frozenset(file.path for file in missing) if not overwrite else frozenset()
+        done.sent |= carrier.send(missing + others, new_paths)
+    return done
 
 
-class _Delivery:
+def spans_of(content: StoredContent, storage: ObjectStorage) -> Sequence[Sequence[Part]]:
+    """The parts of an upload: each as many parts of the content as the provider's limits ask for, so that it verifies.
+
+    They are numbered from 1, in this order.
+    """
+    parts = parts_of(content.size, content.part_size)
+    joined = max(-(-storage.min_part_size // content.part_size), -(-len(parts) // storage.max_parts))
+    return [parts[start : start + joined] for start in range(0, len(parts), joined)]
+
+
+class Delivering:
+    """Delivers from this process."""
+
     def __init__(
-        self, place: RemotePath, store: ManagedStore, journal: Journal, limits: Limits, progress: Progress
+        self, place: RemotePath, *, store: ManagedStore, journal: Journal, limits: Limits, progress: Progress
     ) -> None:
         self.place = place
         self.store = store
@@ -75,45 +118,46 @@ class _Delivery:
         self.limits = limits
         self.progress = progress
         self.crew = Crew(limits.concurrency)
-        self.done = Delivery()
+        self.done: dict[str, ObjectInfo] = {}
         self.uploads: set[tuple[str, str]] = set()
-        self.new_paths: Set[str] = set()
-        """Files where nothing was when the place was listed: what somebody brings there meanwhile is not replaced,
-        where the provider can see to that."""
-        source, target = store.storage.service_identity, place.storage.service_identity
-        self._copies = bool(target) and source == target
+        self.new_paths: Set[str] = frozenset()
+        self.copies = is_one_service(store.storage, place.storage)
 
     def key(self, file: StoredFile) -> str:
         """Where a file goes."""
         return self.place.prefix + file.path
 
-    def compare(
-        self, files: Sequence[StoredFile], existing: Mapping[str, ObjectInfo], delivered: Mapping[str, str]
-    ) -> list[StoredFile]:
-        """Note which files are there already; returns those in whose place lies something else."""
-        others: list[StoredFile] = []
+    def compare(self, pairs: Sequence[tuple[StoredFile, ObjectInfo]]) -> Set[str]:
+        """Read objects; returns the paths of the files whose content they have."""
+        same: set[str] = set()
         crew = Crew(self.limits.concurrency)
 
         def compare(file: StoredFile, info: ObjectInfo) -> None:
-            if info.size == file.content.size and (
-                info.etag == delivered.get(file.path)
-                or _has_content(self.place.storage, info, self.learned(file.content, crew), crew)
-            ):
-                self.done.skipped[file.path] = info
+            if _has_content(self.place.storage, info, self.learned(file.content, crew), crew):
+                same.add(file.path)
                 self.progress.advance(skipped=info.size, files=1)
-            else:
-                others.append(file)
 
-        for file in files:
-            if info := existing.get(self.key(file)):
-                crew.add(partial(compare, file, info))
+        for file, info in pairs:
+            crew.add(partial(compare, file, info))
         crew.run()
-        return others
+        return same
 
-    def send(self, files: Sequence[StoredFile]) -> None:
-        """Bring files there."""
+    def send(self, files: Sequence[StoredFile], new_paths: Set[str]) -> Mapping[str, ObjectInfo]:
+        """Bring files there and say what they became."""
+        self.new_paths = new_paths
         for file in sorted(files, key=lambda file: -file.content.size):
             self.crew.add(partial(self._send, file))
+        self._work()
+        return self.done
+
+    def send_parts(self, file: StoredFile, upload_id: str, numbers: range) -> Mapping[int, PartReceipt]:
+        """Send some parts (from 1, as ``spans_of`` cuts them) of an upload that somebody else began and completes."""
+        delivery = _ObjectDelivery(self, file)
+        delivery.queue(upload_id, numbers)
+        self._work()
+        return delivery.receipts
+
+    def _work(self) -> None:
         try:
             self.crew.run()
         except BaseException as error:
@@ -130,12 +174,12 @@ class _Delivery:
 
     def sent(self, file: StoredFile, info: ObjectInfo) -> None:
         """Note that a file has arrived."""
-        self.done.sent[file.path] = info
+        self.done[file.path] = info
         self.progress.advance(files=1)
 
     def _send(self, file: StoredFile) -> None:
         self.crew.check()
-        if self._copies and self._copy(file):
+        if self.copies and self._copy(file):
             return
         file = replace(file, content=self.learned(file.content, self.crew))
         if file.content.size < self.limits.pack_threshold:
@@ -167,30 +211,28 @@ class _Delivery:
 
 
 class _ObjectDelivery:
-    """One large file on its way to the provider.
+    """One large file on its way to the provider."""
 
-    An upload's part is as many parts of the content as the provider's limits ask for, so that each verifies.
-    """
-
-    def __init__(self, delivery: _Delivery, file: StoredFile) -> None:
+    def __init__(self, delivery: Delivering, file: StoredFile) -> None:
+        self.receipts: dict[int, PartReceipt] = {}
         self._delivery = delivery
         self._file = file
         self._key = delivery.key(file)
-        self._receipts: dict[int, PartReceipt] = {}
-        self._spans: Sequence[Sequence[Part]] = ()
+        self._spans = spans_of(file.content, delivery.place.storage)
         self._upload_id = ""
         self._lock = threading.Lock()
 
     def begin(self) -> None:
         """Start the upload and queue its parts."""
-        content, storage = self._file.content, self._delivery.place.storage
-        parts = parts_of(content.size, content.part_size)
-        joined = max(-(-storage.min_part_size // content.part_size), -(-len(parts) // storage.max_parts))
-        self._spans = [parts[start : start + joined] for start in range(0, len(parts), joined)]
-        self._upload_id = storage.start_upload(self._key, size=content.size)
-        self._delivery.uploads.add((self._key, self._upload_id))
-        for number, span in reversed([*enumerate(self._spans, start=1)]):
-            self._delivery.crew.add(partial(self._send_part, number, span), next_up=True)
+        upload_id = self._delivery.place.storage.start_upload(self._key, size=self._file.content.size)
+        self._delivery.uploads.add((self._key, upload_id))
+        self.queue(upload_id, range(1, len(self._spans) + 1))
+
+    def queue(self, upload_id: str, numbers: range) -> None:
+        """Queue some parts of an upload that has been started."""
+        self._upload_id = upload_id
+        for number in reversed(numbers):
+            self._delivery.crew.add(partial(self._send_part, number, self._spans[number - 1]), next_up=True)
 
     def _send_part(self, number: int, span: Sequence[Part]) -> None:
         storage = self._delivery.place.storage
@@ -202,14 +244,27 @@ class _ObjectDelivery:
         )
         receipt = storage.put_part(self._key, self._upload_id, number=number, offset=span[0].offset, body=body)
         with self._lock:
-            self._receipts[number] = receipt
-            is_last = len(self._receipts) == len(self._spans)
-        if is_last:
-            only_new = self._file.path in self._delivery.new_paths
-            info = storage.complete_upload(self._key, self._upload_id, self._receipts.values(), only_new=only_new)
+            self.receipts[number] = receipt
+            is_last = len(self.receipts) == len(self._spans)
+        if is_last and (self._key, self._upload_id) in self._delivery.uploads:
+            is_new = self._file.path in self._delivery.new_paths
+            info = complete(self._file, self._delivery.place, self._upload_id, self.receipts, only_new=is_new)
             self._delivery.uploads.discard((self._key, self._upload_id))
-            check_size(info, self._file.content.size, storage)
             self._delivery.sent(self._file, info)
+
+
+def complete(
+    file: StoredFile, place: RemotePath, upload_id: str, receipts: Mapping[int, PartReceipt], *, only_new: bool
+) -> ObjectInfo:
+    """Make a file of its parts; IntegrityError where the provider makes something else of them."""
+    info = place.storage.complete_upload(place.prefix + file.path, upload_id, receipts.values(), only_new=only_new)
+    check_size(info, file.content.size, place.storage)
+    return info
+
+
+def is_one_service(store: ObjectStorage, storage: ObjectStorage) -> bool:
+    """Whether one service holds both, so that it may be able to copy by itself."""
+    return bool(storage.service_identity) and storage.service_identity == store.service_identity
 
 
 def _has_content(storage: ObjectStorage, info: ObjectInfo, content: StoredContent, crew: Crew) -> bool:
