@@ -401,10 +401,11 @@ class Blobs:
         with self._database.writing() as connection:
             _release(connection, checkpoint_id, blob_id)
 
-    def release_abandoned(self, *, before: datetime) -> None:
-        """Take back the references to blobs that were to replace damaged ones, and of which nothing came.
+    def release_abandoned(self, *, before: datetime, writer_id: str | None = None) -> None:
+        """Take back the references to blobs that a repair began before a time, and of which nothing came.
 
-        A push's own unfinished blobs are referred to by a checkpoint that is not available yet.
+        They are those of an available checkpoint: a push's own unfinished blobs are referred to by one that is not
+        available yet. With ``writer_id`` only those of this checkpoint.
         """
         abandoned = (
             select(blobs.c.id)
@@ -413,9 +414,11 @@ class Blobs:
                 blobs.c.store_id == self.store_id,
                 blobs.c.status == "writing",
                 blobs.c.created_at < to_text(before),
-                checkpoints.c.status == CheckpointStatus.AVAILABLE,
+                checkpoints.c.status.in_([CheckpointStatus.AVAILABLE, CheckpointStatus.DELETING]),
             )
         )
+        if writer_id is not None:
+            abandoned = abandoned.where(blobs.c.writer_id == writer_id)
         with self._database.writing() as connection:
             connection.execute(delete(blob_references).where(blob_references.c.blob_id.in_(abandoned)))
 

@@ -45,7 +45,8 @@ class VerifyReport:
             shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
             raise IntegrityError(
                 f"stored content is damaged: {shown}",
-                hint="push the same files again under another name to bring in sound content",
+                hint="flexai checkpoint verify --repair takes sound content from an export; without one, push the same"
+                " files again under another name",
             )
 
 
@@ -64,18 +65,23 @@ def verify(system: System, references: Sequence[str] = (), *, progress: Progress
             contents |= {file.content.id: file.content for file in system.blobs.files_of(str(checkpoint.id))}
     else:
         contents = {content.id: content for content in system.blobs.all_contents()}
-    verification = _Verification(system, progress)
     total = sum(content.size for content in contents.values())
     progress.begin("verify", total_bytes=total, total_files=len(contents))
     try:
-        verification.run(contents.values())
+        damaged = check_contents(system, contents.values(), progress=progress)
     finally:
         progress.end()
+    return VerifyReport(checked_contents=len(contents), checked_bytes=total, damaged=damaged)
+
+
+def check_contents(system: System, contents: Iterable[StoredContent], *, progress: Progress) -> list[Damage]:
+    """Read contents, compare them, and record what was found; returns the damage that a checkpoint suffers from."""
+    by_id = {content.id: content for content in contents}
+    verification = _Verification(system, progress)
+    verification.run(by_id.values())
     problems = verification.problems
-    system.blobs.record_verification(damaged=problems.keys(), sound=contents.keys() - problems.keys())
-    return VerifyReport(
-        checked_contents=len(contents), checked_bytes=total, damaged=_damages(system, contents, problems)
-    )
+    system.blobs.record_verification(damaged=problems.keys(), sound=by_id.keys() - problems.keys())
+    return _damages(system, by_id, problems)
 
 
 class _Verification:

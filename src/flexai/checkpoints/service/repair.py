@@ -1,0 +1,257 @@
+"""Repair: put sound content in the place of damaged content, read from an export of a checkpoint that has it.
+
+The order is that of a push, and for the same reasons. The sound bytes are stored as a new blob and read back. Then, one
+checkpoint after the other: it refers to the new blob, so that gc cannot take it; its manifest in the store says where
+the content lies now; and one transaction says so in the catalog and gives up the damaged blob, which is gc's. Whatever
+the instant it dies, catalog and manifest each lead to the damaged content or to the sound one, both of which are there,
+and a rerun, which finds the sound one by its digest, finishes the work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+
+from flexai.checkpoints.contents import NewContent, StoredContent, StoredFile
+from flexai.checkpoints.errors import CheckpointError, ConflictError, IntegrityError, NotFoundError, SourceChangedError
+from flexai.checkpoints.models import ExportRecord, FileEntry, canonical_json, now
+from flexai.checkpoints.paths import parse_path
+from flexai.checkpoints.progress import NoProgress, Progress
+from flexai.checkpoints.service.exports import read_export_manifest
+from flexai.checkpoints.service.manifests import manifest_of, read_manifest_document, write_manifest
+from flexai.checkpoints.service.storing import limits_of
+from flexai.checkpoints.service.system import Connect, System
+from flexai.checkpoints.storage.connection import RemotePath
+from flexai.checkpoints.transfer.digest import digest_blocks, parts_of
+from flexai.checkpoints.transfer.reading import StoredBody
+from flexai.checkpoints.transfer.sources import ObjectSource
+from flexai.checkpoints.transfer.upload import upload
+
+_ABANDONED_AFTER = timedelta(days=1)
+"""After which nobody goes on with a repair that died."""
+
+
+@dataclass(frozen=True, slots=True)
+class Repair:
+    """What became of one damaged content."""
+
+    blob_id: str
+    """Where the damaged bytes are."""
+    size: int
+    """Bytes."""
+    users: tuple[tuple[str, str], ...]
+    """The files that need it: (checkpoint, path)."""
+    source: str
+    """Where the sound bytes came from; empty where there were none."""
+    problem: str = ""
+    """Why it could not be repaired."""
+
+
+@dataclass
+class RepairReport:
+    """What a repair did."""
+
+    repaired: list[Repair] = field(default_factory=list)
+    unrepaired: list[Repair] = field(default_factory=list)
+
+    def raise_if_unrepaired(self) -> None:
+        """Raise IntegrityError naming what is still damaged, if anything is."""
+        if self.unrepaired:
+            names = sorted({f"{path} of {checkpoint}" for one in self.unrepaired for checkpoint, path in one.users})
+            shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+            raise IntegrityError(
+                f"stored content is damaged and could not be repaired: {shown}", hint=self.unrepaired[0].problem
+            )
+
+
+def repair(system: System, connect: Connect, *, progress: Progress | None = None) -> RepairReport:
+    """Repair all content that a verification found damaged and that a checkpoint needs.
+
+    Sound bytes are taken from the store, where another content has the same digest, or from an export, compared with
+    the digests that were recorded when the content was first read. What cannot be repaired is reported, not raised.
+    Raises what the store raises.
+    """
+    progress = progress or NoProgress()
+    system.blobs.release_abandoned(before=now() - _ABANDONED_AFTER)
+    damaged = system.blobs.damaged()
+    repairs = _Repairs(system, connect, progress)
+    report = RepairReport()
+    progress.begin("repair", total_bytes=sum(content.size for content in damaged), total_files=len(damaged))
+    try:
+        for content in damaged:
+            done = repairs.repair(content)
+            (report.unrepaired if done.problem else report.repaired).append(done)
+    finally:
+        progress.end()
+    return report
+
+
+class _Repairs:
+    def __init__(self, system: System, connect: Connect, progress: Progress) -> None:
+        self._system = system
+        self._connect = connect
+        self._progress = progress
+        self._began = now()
+        self._places: dict[tuple[str, str], tuple[RemotePath, Mapping[str, FileEntry]]] = {}
+        """Exports that were looked at: where each is, and what its manifest lists."""
+
+    def repair(self, content: StoredContent) -> Repair:
+        """Repair one content, for all checkpoints that need it."""
+        users = sorted(self._system.blobs.users_of([content.id]).get(content.id, []))
+        names = self._system.catalog.checkpoints.names_of(sorted({user for user, _ in users}))
+        titles = tuple(sorted((names[user], path) for user, path in users if user in names))
+        outcome = Repair(content.blob_id, content.size, titles, source="")
+        try:
+            source, sound = self._find_sound(content, users)
+        except CheckpointError as error:
+            return replace(outcome, problem=error.message)
+        for checkpoint_id in dict.fromkeys(user for user, _ in users):
+            self._replace(checkpoint_id, content, sound)
+            # What an earlier repair began and this one has not gone on with.
+            self._system.blobs.release_abandoned(before=self._began, writer_id=checkpoint_id)
+        return replace(outcome, source=source)
+
+    def _find_sound(self, content: StoredContent, users: Sequence[tuple[str, str]]) -> tuple[str, StoredContent]:
+        """Sound content that a user's checkpoint refers to, and where it was found. Raises IntegrityError for none."""
+        if content.digest is None:
+            raise IntegrityError("nobody has read it while it was sound, so no copy can be told to be the right one")
+        if not users:
+            raise IntegrityError("no checkpoint needs it any more")
+        problems = []
+        for twin in self._system.blobs.find_by_size(content.size):
+            if twin.digest == content.digest and self._system.blobs.hold(users[0][0], twin):
+                try:
+                    return "the store itself", self._checked(users[0][0], twin, content)
+                except IntegrityError as error:
+                    problems.append(f"the store itself: {error.message}")
+        for checkpoint_id, path in users:
+            for record in self._exports_of(checkpoint_id):
+                where = f"{record.storage_provider}:{record.destination_path}"
+                try:
+                    return where, self._bring(content, checkpoint_id, path, record)
+                except CheckpointError as error:
+                    problems.append(f"{where}: {error.message}")
+        raise IntegrityError("; ".join(problems) or "no checkpoint that has it was exported")
+
+    def _exports_of(self, checkpoint_id: str) -> Iterator[ExportRecord]:
+        records = self._system.catalog.checkpoints.exports_of(checkpoint_id)
+        yield from sorted(records, key=lambda record: record.exported_at, reverse=True)
+
+    def _bring(self, content: StoredContent, checkpoint_id: str, path: str, record: ExportRecord) -> StoredContent:
+        """Store what an export has of a file as a new content, and check that it is what was lost."""
+        place, listed = self._open(record)
+        assert content.digest is not None
+        if (entry := listed.get(path)) is None or entry.digest not in {None, content.digest.hex()}:
+            raise IntegrityError(f"it does not list {path!r} with this content")
+        (expected,) = manifest_of([StoredFile(path, content)]).files
+        source = ObjectSource(
+            path=parse_path(path),
+            storage=place.storage,
+            info=place.storage.head(place.prefix + path),
+            expected=expected,
+        )
+        if source.size != content.size:
+            raise IntegrityError(f"its {path!r} is of another size")
+        stored = upload(
+            [source],
+            checkpoint_id=checkpoint_id,
+            store=self._system.store,
+            journal=self._system.blobs,
+            limits=limits_of(self._system.settings),
+            progress=self._progress,
+        )
+        return self._checked(checkpoint_id, stored[path], content)
+
+    def _open(self, record: ExportRecord) -> tuple[RemotePath, Mapping[str, FileEntry]]:
+        key = (record.storage_provider, record.destination_path)
+        if key not in self._places:
+            place = self._connect(record.storage_provider).open(record.destination_path)
+            found = read_export_manifest(place)
+            if found is None:
+                raise NotFoundError("there is no export any more")
+            self._places[key] = place, {entry.path: entry for entry in found.manifest.files}
+        return self._places[key]
+
+    def _checked(self, checkpoint_id: str, stored: StoredContent, lost: StoredContent) -> StoredContent:
+        """Read content back, and describe it as the lost one was: a provider may have copied it unread.
+
+        Raises IntegrityError for content that is damaged as well, which the checkpoint refers to no more.
+        """
+        try:
+            for part in parts_of(lost.size, lost.part_size):
+                blocks = StoredBody(self._system.store, stored.blob_id, stored.start + part.offset, part.size).blocks()
+                if digest_blocks(blocks) != lost.part_digest(part.number):
+                    raise IntegrityError("what was found there is damaged, too")
+        except (IntegrityError, SourceChangedError) as error:
+            self._system.blobs.record_verification(damaged={stored.id}, sound=set())
+            self._system.blobs.release(checkpoint_id, stored.blob_id)
+            raise IntegrityError(error.message) from error
+        if (stored.digest, stored.part_size, stored.part_digests) == (lost.digest, lost.part_size, lost.part_digests):
+            return stored
+        described = NewContent(
+            start=stored.start,
+            size=lost.size,
+            part_size=lost.part_size,
+            digest=lost.digest,
+            part_digests=lost.part_digests,
+            checksums=stored.checksums,
+        )
+        return self._system.blobs.add_content(stored.blob_id, described)
+
+    def _replace(self, checkpoint_id: str, lost: StoredContent, sound: StoredContent) -> None:
+        blobs = self._system.blobs
+        try:
+            if not blobs.hold(checkpoint_id, sound):
+                raise ConflictError(f"blob {sound.blob_id} was given up meanwhile", hint="run the same command again")
+        except ConflictError:
+            if self._is_gone(checkpoint_id):
+                return
+            raise
+        replaced = blobs.replace_content(
+            checkpoint_id,
+            lost,
+            sound,
+            write_manifest=lambda paths: self._write_manifest(checkpoint_id, paths, lost, sound),
+        )
+        if not replaced:
+            blobs.release(checkpoint_id, sound.blob_id)
+        if self._is_gone(checkpoint_id):
+            # gc may have deleted its manifest just before it was written again.
+            self._system.store.delete_manifest(checkpoint_id)
+
+    def _is_gone(self, checkpoint_id: str) -> bool:
+        """Whether a checkpoint cannot come back."""
+        try:
+            return self._system.catalog.checkpoints.get_by_id(checkpoint_id).manifest_digest is None
+        except NotFoundError:
+            return True
+
+    def _write_manifest(
+        self, checkpoint_id: str, paths: Sequence[str], lost: StoredContent, sound: StoredContent
+    ) -> None:
+        """Let a checkpoint's manifest in the store say where the content of these files lies."""
+        store = self._system.store
+        try:
+            document = store.read_manifest(checkpoint_id)
+            read_manifest_document(document)
+        except (IntegrityError, NotFoundError):
+            self._write_manifest_anew(checkpoint_id, lost, sound)
+            return
+        moved = set(paths)
+        for number, entry in enumerate(document["manifest"]["files"]):
+            if entry["path"] in moved:
+                document["contents"][number] = [sound.blob_id, sound.start]
+        # The rest as it is: what was read since it was written is no part of what its digest is of.
+        store.write_manifest(checkpoint_id, canonical_json(document))
+
+    def _write_manifest_anew(self, checkpoint_id: str, lost: StoredContent, sound: StoredContent) -> None:
+        """Write a manifest that is damaged itself from what the catalog says."""
+        checkpoint = self._system.catalog.checkpoints.get_by_id(checkpoint_id)
+        files = [
+            StoredFile(file.path, sound) if file.content.id == lost.id else file
+            for file in self._system.blobs.files_of(checkpoint_id)
+        ]
+        if manifest_of(files).digest() != checkpoint.manifest_digest:
+            raise IntegrityError(f"the manifest of checkpoint {checkpoint_id} in the store is damaged")
+        write_manifest(self._system.store, checkpoint, files)

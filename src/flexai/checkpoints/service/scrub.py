@@ -1,0 +1,87 @@
+"""Scrub: verify a part of the store in each run, the content that was not read for the longest time first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from flexai.checkpoints.contents import StoredContent
+from flexai.checkpoints.errors import UsageError
+from flexai.checkpoints.models import now
+from flexai.checkpoints.progress import NoProgress, Progress
+from flexai.checkpoints.service.repair import RepairReport, repair
+from flexai.checkpoints.service.system import Connect, System
+from flexai.checkpoints.service.verify import Damage, check_contents
+
+_BATCH = 500
+"""Contents that are looked up at a time."""
+_STEP = 1024**3
+"""Bytes after which what was found is recorded, so that a run that dies has not read them for nothing."""
+
+
+@dataclass
+class ScrubReport:
+    """What a scrub found."""
+
+    checked_contents: int = 0
+    checked_bytes: int = 0
+    damaged: list[Damage] = field(default_factory=list)
+    repair: RepairReport = field(default_factory=RepairReport)
+    """What was repaired, and what was not; empty where nobody asked for a repair."""
+    is_round_complete: bool = False
+    """Whether the budget sufficed for all that checkpoints need."""
+
+
+def scrub(
+    system: System,
+    budget: int,
+    *,
+    connect: Connect | None = None,
+    on_damage: Callable[[Sequence[Damage]], None] | None = None,
+    progress: Progress | None = None,
+) -> ScrubReport:
+    """Verify about ``budget`` bytes, and with ``connect`` repair what is damaged from exports.
+
+    The content that was verified the longest ago, or never, comes first, so that runs one after the other go through
+    the whole store, whoever of them dies. One content at least is read, however large it is. ``on_damage`` is told of
+    damage as soon as it is found. Raises UsageError for a budget of nothing, and what the store raises.
+    """
+    if budget <= 0:
+        raise UsageError("there is nothing to be read in a budget of 0 bytes", hint="give some gigabytes: 10GiB")
+    progress = progress or NoProgress()
+    report = ScrubReport()
+    began = now()
+    needed = system.blobs.verification()
+    progress.begin("scrub", total_bytes=min(budget, needed.size), total_files=0)
+    try:
+        while not report.checked_contents or report.checked_bytes < budget:
+            found = system.blobs.least_recently_verified(before=began, limit=_BATCH)
+            if not found:
+                report.is_round_complete = True
+                break
+            step = _fitting(found, budget - report.checked_bytes, is_first=not report.checked_contents)
+            if not step:
+                break
+            damaged = check_contents(system, step, progress=progress)
+            report.checked_contents += len(step)
+            report.checked_bytes += sum(content.size for content in step)
+            report.damaged += damaged
+            if damaged and on_damage is not None:
+                on_damage(damaged)
+    finally:
+        progress.end()
+    if connect is not None:
+        report.repair = repair(system, connect, progress=progress)
+    return report
+
+
+def _fitting(found: Sequence[StoredContent], left: int, *, is_first: bool) -> list[StoredContent]:
+    """The first contents that fit into what is left of the budget, and into one step."""
+    step: list[StoredContent] = []
+    size = 0
+    for content in found:
+        if (step or not is_first) and size + content.size > min(left, _STEP if step else left):
+            break
+        step.append(content)
+        size += content.size
+    return step
