@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import textwrap
 from pathlib import Path
@@ -20,6 +21,9 @@ SAVE = """
     folder.mkdir()
     (folder / "notes.json").write_text(json.dumps({"value": os.environ.get("VALUE", "")}))
 """
+
+
+IDENTITY = ["-c", "user.name=Test", "-c", "user.email=test@example.com"]
 
 
 def python(code: str) -> list[str]:
@@ -66,6 +70,18 @@ def test_variables_reach_the_command_and_secret_ones_no_log(home: Path, caplog: 
     job = run_training.fn("my-run", python(check), env={"TOKEN": SecretStr("canary-3f7"), "VALUE": "plain"})
     assert job["spec"]["environment"] == ["TOKEN", "VALUE"]
     assert "canary-3f7" not in caplog.text
+
+
+def test_the_commit_of_the_code_is_known_of_the_job(home: Path, tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text("print('one step')\n")
+    commands = (["init", "-q"], ["add", "train.py"], [*IDENTITY, "commit", "-q", "-m", "first"], ["rev-parse", "HEAD"])
+    *_, commit = [
+        subprocess.run(["git", *command], check=True, capture_output=True, text=True, timeout=60).stdout.strip()
+        for command in commands
+    ]
+    assert run_training.fn("my-run", python(SAVE))["spec"]["codeCommit"] == commit
+    (tmp_path / "train.py").write_text("print('another step')\n")
+    assert run_training.fn("my-next-run", python(SAVE))["spec"]["codeCommit"] == f"{commit}-dirty"
 
 
 def test_a_checkpoint_is_started_from(home: Path) -> None:
