@@ -15,6 +15,7 @@ from flexai.tasks.delete import delete_checkpoint, undelete_checkpoint
 from flexai.tasks.export import export_checkpoint
 from flexai.tasks.fetch import fetch_checkpoint
 from flexai.tasks.inspect import inspect_checkpoint, list_checkpoints
+from flexai.tasks.prune import prune_checkpoints
 from flexai.tasks.push import push_checkpoint
 from flexai.tasks.training import list_training_checkpoints, run_training
 from flexai.tasks.verify import verify_checkpoints
@@ -26,6 +27,7 @@ __all__ = [
     "inspect_checkpoint",
     "list_checkpoints",
     "list_training_checkpoints",
+    "prune_checkpoints",
     "push_checkpoint",
     "run_training",
     "undelete_checkpoint",

@@ -17,7 +17,7 @@ from flexai.checkpoints.catalog.jobs import parse_job_reference
 from flexai.checkpoints.catalog.times import from_text
 from flexai.checkpoints.documents import ROOT_TITLE, Document, human_size
 from flexai.checkpoints.errors import ConflictError, NotFoundError
-from flexai.checkpoints.models import CheckpointKind, CheckpointStatus, now
+from flexai.checkpoints.models import Checkpoint, CheckpointKind, CheckpointStatus, now
 from flexai.checkpoints.names import name_key, parse_reference
 from flexai.checkpoints.progress import NoProgress, Progress
 from flexai.checkpoints.service.retention import (
@@ -73,10 +73,12 @@ def prune(
     *,
     apply: bool = False,
     at: datetime | None = None,
+    on_deleted: Callable[[Checkpoint], object] = lambda _: None,
     progress: Progress | None = None,
 ) -> PruneReport:
     """Plan what the rules let go, and with ``apply`` delete it; ``at`` is the time that ages are counted to.
 
+    ``on_deleted`` is called with each checkpoint that was deleted.
     Each checkpoint is looked at once more when it is deleted, while nobody else can change it: one that is protected,
     used, exported or finished meanwhile stays, and so does the last one of a group. Interrupted, a rerun goes on.
     Raises UsageError for a policy without rules, NotFoundError for a job that is not there.
@@ -94,13 +96,15 @@ def prune(
             row = decision.row
             try:
                 check = _recheck(decision, policy, [stand_ins[group] for group in row.groups])
-                system.catalog.checkpoints.delete(parse_reference(row.id), check=check)
-                deleted.append(row.id)
+                gone = system.catalog.checkpoints.delete(parse_reference(row.id), check=check)
             except ConflictError as error:
                 spared[row.id] = error.message
                 progress.note(f"{row.title} stays: {error.message}")
             except NotFoundError:
                 spared[row.id] = "it is deleted already"
+            else:
+                deleted.append(row.id)
+                on_deleted(gone)
             progress.advance(moved=decision.freed_bytes, files=1)
     finally:
         progress.end()
