@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 
-from flexai.cli.prefect_api import PrefectAPI, find_api
+from flexai.cli.orchestration.processes import start, stop
+from flexai.cli.prefect_api import PrefectAPI, configured_api, find_api, started_api
 from tests.cli.program import Program
 
 PROFILES = """
@@ -92,6 +94,28 @@ def test_it_is_the_one_that_prefect_finds(program: Program, tmp_path: Path) -> N
     }
 
 
+def test_the_server_of_flexai_up_is_found_where_nothing_else_is_said(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    quiet = {"FLEXAI_HOME": str(tmp_path), "PREFECT_HOME": str(tmp_path)}
+    assert find_api(quiet) is None
+    command = ["sleep", "600"]
+    server = start(tmp_path, "server", command, environment=os.environ, cwd=tmp_path, url="http://up/api")
+    try:
+        assert find_api(quiet) == started_api(quiet) == PrefectAPI("http://up/api", origin="flexai up")
+        assert configured_api(quiet) is None
+        # What is configured wins, and so does a word that there is to be none.
+        assert find_api(quiet | {"PREFECT_API_URL": "http://here/api"}) == configured_api(
+            quiet | {"PREFECT_API_URL": "http://here/api"}
+        )
+        assert find_api(quiet | {"PREFECT_API_URL": ""}) is None
+        assert find_api(quiet | {"FLEXAI_HOME": str(tmp_path / "another")}) is None
+    finally:
+        stop(server, grace=30)
+    assert find_api(quiet) is None
+
+
 def test_it_says_where_it_was_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "profiles.toml").write_text(PROFILES)
@@ -109,4 +133,4 @@ def test_a_file_that_prefect_could_not_read_either_is_no_api(
     monkeypatch.chdir(tmp_path)
     for name in ("prefect.toml", "pyproject.toml", "profiles.toml"):
         (tmp_path / name).write_bytes(content)
-    assert find_api({"PREFECT_HOME": str(tmp_path)}) is None
+    assert find_api({"PREFECT_HOME": str(tmp_path), "FLEXAI_HOME": str(tmp_path)}) is None

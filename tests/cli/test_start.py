@@ -36,6 +36,8 @@ SHOWING = [
     ["training", "inspect", "unknown"],
     ["training", "checkpoints", "unknown"],
     ["storage", "--help"],
+    ["up", "--help"],
+    ["down"],
     ["completion", "fish"],
 ]
 
