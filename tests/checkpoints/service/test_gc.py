@@ -316,13 +316,13 @@ def test_uploads_that_never_came_into_the_journal_go_after_the_grace_period(mach
     check_all(machine, ["llama"], SOURCE)
 
 
-def test_manifests_and_logs_of_dead_processes_go(machine: Machine, source: Path) -> None:
+def test_what_dead_processes_left_beside_the_blobs_goes(machine: Machine, source: Path) -> None:
     checkpoint = machine.push("llama", source)
-    for key in (f"manifests/{checkpoint.id}.json", f"logs/{uuid.uuid4()}.txt"):
+    for key in (f"manifests/{checkpoint.id}.json", f"logs/{uuid.uuid4()}.txt", "store.json"):
         machine.storage.inner.start_upload(key, size=1000)
     stranger = machine.storage.inner.start_upload("manifests/notes.txt", size=10)
     machine.collect(DAY)
-    assert len(list(machine.storage.inner.list_uploads(""))) == 3
+    assert len(list(machine.storage.inner.list_uploads(""))) == 4
     machine.collect()
     assert [upload.upload_id for upload in machine.storage.inner.list_uploads("")] == [stranger]
 
