@@ -44,7 +44,7 @@ class WriteOnly(LocalStorage):
 class ReadOnly(LocalStorage):
     """Lets nothing be written."""
 
-    def put(self, key: str, body: Body) -> ObjectInfo:
+    def put(self, key: str, body: Body, *, only_new: bool = False) -> ObjectInfo:
         """Refuse."""
         raise AccessDeniedError("nobody may write here")
 

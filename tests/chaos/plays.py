@@ -77,7 +77,9 @@ def play_push_from_provider(stage: Stage, chance: random.Random, rounds: int) ->
     for _ in range(rounds):
         stage.log.unlink(missing_ok=True)
         kills = _kill_until_available(stage, chance, "name", *push)
-        assert stage.noted("sent", below=stage.blobs) <= size_of(files) + kills * stage.in_flight
+        # A directory keeps no versions: files of it that had arrived whole are read, and stored, again.
+        if stage.provider.storage.service_identity:
+            assert stage.noted("sent", below=stage.blobs) <= size_of(files) + kills * stage.in_flight
         with stage.look() as machine:
             check_all(machine, ["name"], files)
         _clear(stage, "name")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from flexai.checkpoints.storage.capabilities import Capabilities
 from flexai.checkpoints.storage.gcs import GCSStorage
 from flexai.checkpoints.storage.gcs_service import GCSService
 from flexai.checkpoints.storage.huggingface import HubStorage
@@ -69,7 +70,11 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     if kind in S3_SERVERS:
         server: S3Server = request.getfixturevalue(kind)
         buckets = (server.bucket, server.other_bucket)
-        open_bucket = functools.partial(S3Storage, s3_service(server), page_size=PAGE_SIZE, policy=POLICY)
+        # All are asked for conditions: one that has none takes no notice of them.
+        capabilities = Capabilities(conditional_put=True)
+        open_bucket = functools.partial(
+            S3Storage, s3_service(server), capabilities=capabilities, page_size=PAGE_SIZE, policy=POLICY
+        )
     elif kind == "fake_gcs":
         gcs: GCSServer = request.getfixturevalue(kind)
         buckets = (gcs.bucket, gcs.other_bucket)

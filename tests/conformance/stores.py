@@ -52,6 +52,8 @@ class Traits:
     """Whether an upload's id is good for its own key alone."""
     notices_a_missing_last_part: bool = True
     """Whether an upload that is completed without its last part fails or has fewer bytes."""
+    heeds_only_new: bool = True
+    """Whether an object that is to be stored only if it is new replaces none that is there."""
     refuses: Mapping[str, type[CheckpointError]] = field(default_factory=dict)
     """The methods that it has not got, and what they raise. The suite's writing tests leave such a store out, and those
     that are marked with ``reads`` find in it what it was given beforehand."""
@@ -68,9 +70,14 @@ WRITING = ("put", "copy", "delete", "start_upload", "put_part", "complete_upload
 TRAITS: dict[str, Traits] = {
     "local": Traits(holds_file_and_folder=False, notices_a_missing_last_part=False),
     "seaweedfs": Traits(completes_twice=True, keeps_backslashes=False, lists_in_order=False),
-    "juicefs": Traits(completes_twice=True, holds_file_and_folder=False, ties_uploads_to_keys=False),
-    "rclone": Traits(holds_file_and_folder=False, takes_folders_for_objects=True, replaces_parts=False),
-    "fake_gcs": Traits(upload_changes_etag=False),
+    "juicefs": Traits(
+        completes_twice=True, holds_file_and_folder=False, ties_uploads_to_keys=False, heeds_only_new=False
+    ),
+    "rclone": Traits(
+        holds_file_and_folder=False, takes_folders_for_objects=True, replaces_parts=False, heeds_only_new=False
+    ),
+    # Google heeds it everywhere, its fake only for uploads of another kind than ours.
+    "fake_gcs": Traits(upload_changes_etag=False, heeds_only_new=False),
     "hub": Traits(refuses=dict.fromkeys(WRITING, UsageError)),
 }
 
@@ -106,6 +113,10 @@ class Store:
     def key(self, name: str) -> str:
         """A key of this test's own."""
         return self.prefix + name
+
+    def put_new(self, name: str, content: bytes) -> ObjectInfo:
+        """Store some bytes where there is no object yet."""
+        return self.storage.put(self.key(name), BytesBody(content), only_new=True)
 
     def put(self, name: str, content: bytes) -> ObjectInfo:
         """Store some bytes."""
@@ -168,9 +179,9 @@ class Upload:
         """Store the content part by part."""
         return [self.put(number, part) for number, part in enumerate(cut(content, self.store.part_size), start=1)]
 
-    def complete(self, receipts: Iterable[PartReceipt]) -> ObjectInfo:
+    def complete(self, receipts: Iterable[PartReceipt], *, only_new: bool = False) -> ObjectInfo:
         """Make the object of its parts."""
-        return self.store.storage.complete_upload(self.key, self.upload_id, receipts)
+        return self.store.storage.complete_upload(self.key, self.upload_id, receipts, only_new=only_new)
 
     def abort(self) -> None:
         """Give it up."""

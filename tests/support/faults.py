@@ -93,8 +93,8 @@ class FaultyStorage:
         """The calls of some names."""
         return [call for call in self.calls if call.name in names]
 
-    def put(self, key: str, body: Body) -> ObjectInfo:
-        return self._write(Call("put", key, body.size), body, lambda one: self.inner.put(key, one))
+    def put(self, key: str, body: Body, *, only_new: bool = False) -> ObjectInfo:
+        return self._write(Call("put", key, body.size), body, lambda one: self.inner.put(key, one, only_new=only_new))
 
     def get(self, key: str, *, start: int = 0, length: int | None = None, etag: str = "") -> Iterator[Block]:
         fault = self._begin(Call("get", key, length or 0))
@@ -130,8 +130,13 @@ class FaultyStorage:
             lambda one: self.inner.put_part(key, upload_id, number=number, offset=offset, body=one),
         )
 
-    def complete_upload(self, key: str, upload_id: str, receipts: Iterable[PartReceipt]) -> ObjectInfo:
-        return self._do(Call("complete_upload", key), lambda: self.inner.complete_upload(key, upload_id, receipts))
+    def complete_upload(
+        self, key: str, upload_id: str, receipts: Iterable[PartReceipt], *, only_new: bool = False
+    ) -> ObjectInfo:
+        return self._do(
+            Call("complete_upload", key),
+            lambda: self.inner.complete_upload(key, upload_id, receipts, only_new=only_new),
+        )
 
     def abort_upload(self, key: str, upload_id: str) -> None:
         self._do(Call("abort_upload", key), lambda: self.inner.abort_upload(key, upload_id))

@@ -24,6 +24,7 @@ import requests
 from flexai.checkpoints.errors import (
     AccessDeniedError,
     CheckpointError,
+    DestinationExistsError,
     IntegrityError,
     NotFoundError,
     SourceChangedError,
@@ -345,6 +346,69 @@ def test_a_completion_that_is_cut_off_before_its_parts_are_gone_can_be_repeated_
             storage.abort_upload(key, upload_id)
         assert content_of(storage.get(key)) == b"part"
         assert list(storage.list_uploads(bench.prefix)) == []
+
+
+def test_an_upload_that_was_cut_off_while_its_parts_were_deleted_has_ended(bench: Bench) -> None:
+    storage = bench.plain
+    upload_id = storage.start_upload(bench.key(), size=8)
+    receipts = [
+        storage.put_part(bench.key(), upload_id, number=number, offset=4 * number - 4, body=BytesBody(b"part"))
+        for number in (1, 2)
+    ]
+    bench.proxy.add("answer", strikes=_is("DELETE", "00002"), status=403, body=_error(403))
+    with pytest.raises(AccessDeniedError):
+        storage.complete_upload(bench.key(), upload_id, receipts)
+    assert len(bench.names()) > 1
+    assert not storage.has_upload(bench.key(), upload_id)
+    assert bench.names() == ["file"]
+    assert bench.read() == b"partpart"
+
+
+def test_an_upload_beside_an_object_of_another_upload_is_still_open(bench: Bench) -> None:
+    storage = bench.plain
+    ids = [storage.start_upload(bench.key(), size=4) for _ in range(2)]
+    receipt = storage.put_part(bench.key(), ids[0], number=1, offset=0, body=BytesBody(b"part"))
+    storage.complete_upload(bench.key(), ids[0], [receipt])
+    assert [storage.has_upload(bench.key(), upload_id) for upload_id in ids] == [False, True]
+    storage.abort_upload(bench.key(), ids[1])
+
+
+# Conditions: the fake heeds none for uploads of our kind, so that its refusals come from the proxy
+
+
+def test_what_should_be_new_and_was_stored_by_a_try_whose_answer_was_lost_is_recognised(bench: Bench) -> None:
+    bench.proxy.add("lose the answer", strikes=_is("POST", "ifGenerationMatch=0"))
+    bench.proxy.add("answer", strikes=_is("POST", "ifGenerationMatch=0"), status=412, body=_error(412))
+    info = bench.plain.put(bench.key(), BytesBody(CONTENT), only_new=True)
+    assert info == bench.plain.head(bench.key())
+    assert len(bench.proxy.seen("POST", "ifGenerationMatch=0")) == 2
+
+
+@pytest.mark.parametrize("content", [b"another", b"content of another size"])
+def test_what_somebody_else_stored_meanwhile_is_not_taken_for_a_lost_try(bench: Bench, content: bytes) -> None:
+    bench.put(content=content)
+    bench.proxy.add("answer", strikes=_is("POST", "ifGenerationMatch=0"), status=412, body=_error(412))
+    with pytest.raises(DestinationExistsError, match="is there already"):
+        bench.plain.put(bench.key(), BytesBody(b"content"), only_new=True)
+    assert bench.read() == content
+
+
+def test_a_completion_of_what_should_be_new_is_recognised_by_its_upload(bench: Bench) -> None:
+    storage = bench.plain
+
+    def complete(upload_id: str) -> None:
+        receipt = storage.put_part(bench.key(), upload_id, number=1, offset=0, body=BytesBody(b"part"))
+        storage.complete_upload(bench.key(), upload_id, [receipt], only_new=True)
+
+    mine, other = (storage.start_upload(bench.key(), size=4) for _ in range(2))
+    bench.proxy.add("lose the answer", strikes=_is("POST", "compose?ifGenerationMatch=0"))
+    bench.proxy.add("answer", strikes=_is("POST", "compose?ifGenerationMatch=0"), status=412, body=_error(412))
+    complete(mine)
+    bench.proxy.add("answer", strikes=_is("POST", "compose?ifGenerationMatch=0"), status=412, body=_error(412))
+    with pytest.raises(DestinationExistsError, match="is there already"):
+        complete(other)
+    storage.abort_upload(bench.key(), other)
+    assert bench.names() == ["file"]
 
 
 @pytest.mark.parametrize("token", ["", "123", "abc def", "1 4"])

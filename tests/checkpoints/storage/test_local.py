@@ -14,6 +14,7 @@ import pytest
 
 from flexai.checkpoints.errors import (
     AccessDeniedError,
+    DestinationExistsError,
     NotFoundError,
     SourceChangedError,
     StorageError,
@@ -330,3 +331,26 @@ def test_an_object_too_large_for_the_file_system_leaves_nothing_behind(tmp_path:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         signal.signal(signal.SIGXFSZ, before)
     assert list(storage.root.iterdir()) == []
+
+
+@pytest.mark.parametrize("error", [errno.EPERM, errno.ENOTSUP])
+def test_without_hard_links_what_should_be_new_is_stored_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(error, os.strerror(error))
+
+    monkeypatch.setattr(os, "link", refuse)
+    storage = LocalStorage(tmp_path)
+    assert storage.put("folder/file", BytesBody(b"new"), only_new=True).size == 3
+    assert (tmp_path / "folder" / "file").read_bytes() == b"new"
+    assert list(storage.list_uploads("")) == []
+
+
+def test_a_folder_or_a_link_is_not_replaced_by_what_should_be_new(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to("nowhere")
+    for name in ("folder", "link"):
+        with pytest.raises(DestinationExistsError, match="is there already"):
+            LocalStorage(tmp_path).put(name, BytesBody(b"new"), only_new=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "link"]

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import json
+import threading
 import uuid
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from flexai.checkpoints.errors import IntegrityError, NotFoundError, StorageError
+from flexai.checkpoints.storage.capabilities import Capabilities
 from flexai.checkpoints.storage.local import LocalStorage
 from flexai.checkpoints.storage.managed import ManagedStore
-from flexai.checkpoints.storage.protocol import BytesBody
+from flexai.checkpoints.storage.protocol import Body, BytesBody, ObjectInfo
+from flexai.checkpoints.storage.s3 import S3Storage
+from flexai.checkpoints.storage.s3_service import S3Credentials, S3Service
+from tests.servers.fixtures import S3Server
 
+MACHINES = 8
 BLOB = "0123456789abcdef0123456789abcdef"
 
 
@@ -35,6 +43,55 @@ def test_a_store_has_no_id_before_its_first_use_and_one_for_ever_after(store: Ma
     store_id = store.create()
     assert store.read_id() == store_id == str(uuid.UUID(store_id))
     assert ManagedStore(store.storage, prefix=store.blob_key(BLOB).partition("blobs/")[0]).read_id() == store_id
+
+
+def test_of_machines_that_begin_with_one_store_at_once_the_first_one_wins(tmp_path: Path) -> None:
+    _begin_at_once(lambda: ManagedStore(LocalStorage(tmp_path / "root"), prefix="team/"))
+
+
+def test_of_machines_that_begin_with_one_empty_bucket_at_once_the_first_one_wins(seaweedfs: S3Server) -> None:
+    prefix = f"{uuid.uuid4().hex[:8]}/"
+    service = S3Service(
+        endpoint_url=seaweedfs.url, credentials=S3Credentials(seaweedfs.access_key_id, seaweedfs.secret_access_key)
+    )
+    # As storage check finds it.
+    storage = S3Storage(service, seaweedfs.bucket, capabilities=Capabilities(conditional_put=True))
+    _begin_at_once(lambda: ManagedStore(storage, prefix=prefix))
+    service.close()
+
+
+def _begin_at_once(open_store: Callable[[], ManagedStore]) -> None:
+    start = threading.Barrier(MACHINES)
+
+    def begin(_: int) -> str:
+        store = open_store()
+        start.wait()
+        return store.create()
+
+    with ThreadPoolExecutor(MACHINES) as machines:
+        ids = set(machines.map(begin, range(MACHINES)))
+    assert ids == {open_store().read_id()}
+
+
+def test_of_machines_whose_storage_knows_no_condition_the_last_one_wins(tmp_path: Path) -> None:
+    other = json.dumps({"format": 1, "id": str(uuid.uuid4())}).encode()
+
+    class Unconditional(LocalStorage):
+        """Takes no notice of conditions; another machine stores the same object right afterwards."""
+
+        def put(self, key: str, body: Body, *, only_new: bool = False) -> ObjectInfo:
+            super().put(key, body)
+            return super().put(key, BytesBody(other))
+
+    store = ManagedStore(Unconditional(tmp_path / "root"))
+    assert store.create() == json.loads(other)["id"] == store.read_id()
+
+
+def test_what_a_dead_process_left_when_it_made_the_store_can_be_given_up(store: ManagedStore) -> None:
+    key = store.blob_key(BLOB).partition("blobs/")[0] + "store.json"
+    upload_id = store.storage.start_upload(key, size=10)
+    store.create()
+    assert [(owner, upload.upload_id) for owner, upload in store.list_unfinished_documents()] == [("", upload_id)]
 
 
 @pytest.mark.parametrize(

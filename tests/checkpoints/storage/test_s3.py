@@ -19,6 +19,7 @@ import pytest
 from flexai.checkpoints.errors import (
     AccessDeniedError,
     CheckpointError,
+    DestinationExistsError,
     IntegrityError,
     NotFoundError,
     SourceChangedError,
@@ -178,6 +179,69 @@ def test_a_completion_of_what_is_gone_is_not_taken_for_done(bench: Bench) -> Non
     for token in (receipt.token, "not an MD5"):
         with pytest.raises(NotFoundError, match="the upload of"):
             storage.complete_upload(bench.key(), upload_id, [PartReceipt(1, token)])
+
+
+CONDITIONS = Capabilities(conditional_put=True)
+
+
+@pytest.mark.parametrize("body", [b"", b"content"])
+def test_what_should_be_new_and_was_stored_by_a_try_whose_answer_was_lost_is_recognised(
+    strict_bench: Bench, body: bytes
+) -> None:
+    strict_bench.proxy.add("lose the answer", strikes=_is("PUT"))
+    storage = strict_bench.storage(capabilities=CONDITIONS)
+    info = storage.put(strict_bench.key(), BytesBody(body), only_new=True)
+    assert len(strict_bench.proxy.seen("PUT")) == 2
+    assert (info.size, info.etag) == (len(body), storage.head(strict_bench.key()).etag)
+    assert strict_bench.read() == body
+
+
+@pytest.mark.parametrize("content", [b"another", b"content of another size"])
+def test_what_somebody_else_stored_meanwhile_is_not_taken_for_a_lost_try(strict_bench: Bench, content: bytes) -> None:
+    storage = strict_bench.storage(capabilities=CONDITIONS)
+    strict_bench.proxy.add("answer", strikes=_is("PUT"), status=503, body=_error("SlowDown"))
+    strict_bench.on_wait = lambda: strict_bench.put(content=content)
+    with pytest.raises(DestinationExistsError, match="is there already") as raised:
+        storage.put(strict_bench.key(), BytesBody(b"content"), only_new=True)
+    assert "--overwrite" in raised.value.hint
+    assert strict_bench.read() == content
+
+
+def test_a_completion_of_what_should_be_new_whose_answer_is_lost_is_recognised(strict_bench: Bench) -> None:
+    storage = strict_bench.storage(capabilities=CONDITIONS)
+    upload_id = storage.start_upload(strict_bench.key(), size=4)
+    receipt = storage.put_part(strict_bench.key(), upload_id, number=1, offset=0, body=BytesBody(b"part"))
+    strict_bench.proxy.add("lose the answer", strikes=_is("POST", "uploadId"))
+    info = storage.complete_upload(strict_bench.key(), upload_id, [receipt], only_new=True)
+    assert info == storage.head(strict_bench.key())
+    assert [request.headers["if-none-match"] for request in strict_bench.proxy.seen("POST", "uploadId=")] == ["*", "*"]
+
+
+def test_a_conflict_between_two_conditions_is_tried_again(strict_bench: Bench) -> None:
+    # https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-writes.html#conditional-error-response
+    strict_bench.proxy.add("answer", strikes=_is("PUT"), status=409, body=_error("ConditionalRequestConflict"))
+    strict_bench.storage(capabilities=CONDITIONS).put(strict_bench.key(), BytesBody(b"content"), only_new=True)
+    assert strict_bench.waits == [0.5]
+
+
+def test_a_condition_that_a_service_refuses_to_know_is_left_out(strict_bench: Bench) -> None:
+    storage = strict_bench.storage(capabilities=CONDITIONS)
+    strict_bench.proxy.add(
+        "answer",
+        strikes=lambda request: "if-none-match" in request.headers,
+        times=9,
+        status=501,
+        body=_error("NotImplemented"),
+    )
+    storage.put(strict_bench.key(), BytesBody(b"content"), only_new=True)
+    assert strict_bench.read() == b"content"
+
+
+def test_a_service_that_is_not_known_to_heed_conditions_is_asked_for_none(strict_bench: Bench) -> None:
+    strict_bench.put(content=b"old")
+    strict_bench.plain.put(strict_bench.key(), BytesBody(b"new"), only_new=True)
+    assert strict_bench.read() == b"new"
+    assert all("if-none-match" not in request.headers for request in strict_bench.proxy.requests)
 
 
 def test_an_error_that_comes_with_a_good_status_is_one(bench: Bench) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 
+from flexai.checkpoints.storage.capabilities import Capabilities
 from flexai.checkpoints.storage.gcs import GCSStorage
 from flexai.checkpoints.storage.gcs_service import GCSService
 from flexai.checkpoints.storage.s3 import S3Storage
@@ -23,7 +24,10 @@ def s3_bucket(bucket: str) -> S3Storage:
     if os.environ.get("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "").lower() != "true":
         endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or ""
-    return S3Storage(S3Service(endpoint_url=endpoint, region=region), bucket)
+    # AWS has conditional writes; what another service has nobody has tried:
+    # https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-writes.html.
+    capabilities = Capabilities(conditional_put=not endpoint)
+    return S3Storage(S3Service(endpoint_url=endpoint, region=region), bucket, capabilities=capabilities)
 
 
 def gcs_bucket(bucket: str) -> GCSStorage:

@@ -20,12 +20,13 @@ from datetime import datetime
 from typing import Any, TypeVar
 from urllib.parse import quote
 
-from flexai.checkpoints.errors import NotFoundError, SourceChangedError, StorageError
+from flexai.checkpoints.errors import DestinationExistsError, NotFoundError, SourceChangedError, StorageError
 from flexai.checkpoints.storage.gcs_errors import translate_answer, translate_failure
 from flexai.checkpoints.storage.gcs_service import ENDPOINT_URL, GCSService
 from flexai.checkpoints.storage.http import (
     Answer,
     BodyReader,
+    find_stored,
     parse_content_range,
     read_object,
     send_body,
@@ -59,6 +60,10 @@ _PART_OF_UPLOAD = re.compile(
 )
 _BEGINNING = "begin"
 """The object that an upload starts with: it holds the final object's size."""
+_UPLOAD = "flexai-upload"
+"""The metadata of an object by which the upload is known that it was composed of."""
+_ONLY_NEW = {"ifGenerationMatch": "0"}
+"""The condition that there is no object yet: https://cloud.google.com/storage/docs/request-preconditions."""
 _FIELDS = "name,size,generation,crc32c,md5Hash,timeCreated"
 
 
@@ -91,10 +96,16 @@ class GCSStorage:
 
     # Objects
 
-    def put(self, key: str, body: Body) -> ObjectInfo:
+    def put(self, key: str, body: Body, *, only_new: bool = False) -> ObjectInfo:
         """Store an object with one request."""
         self._check(key)
-        return self._store(key, body)
+        try:
+            return self._store(key, body, _ONLY_NEW if only_new else {})
+        except DestinationExistsError:
+            info = find_stored(self, key, body, self._policy)
+            if info is None:
+                raise
+            return info
 
     def get(self, key: str, *, start: int = 0, length: int | None = None, etag: str = "") -> Iterator[Block]:
         """Yield a range of an object; a transfer that breaks off goes on with the next byte."""
@@ -150,13 +161,19 @@ class GCSStorage:
         return upload_id
 
     def has_upload(self, key: str, upload_id: str) -> bool:
-        """Whether the object is there that the upload began with."""
+        """Whether the object is there that the upload began with.
+
+        One that was cut off after its parts were composed, while they were being deleted, is brought to its end.
+        """
         self._check(key)
         try:
             self._declared_size(key, upload_id)
         except NotFoundError:
             return False
-        return True
+        if self._composed_before(key, upload_id) is None:
+            return True
+        self._delete_below(_parts_prefix(key, upload_id))
+        return False
 
     def put_part(self, key: str, upload_id: str, *, number: int, offset: int, body: Body) -> PartReceipt:
         """Store a part as an object of its own."""
@@ -165,17 +182,20 @@ class GCSStorage:
         info = self._store(f"{_parts_prefix(key, upload_id)}{number:05}", body)
         return PartReceipt(number=number, token=f"{info.etag} {info.size}")
 
-    def complete_upload(self, key: str, upload_id: str, receipts: Iterable[PartReceipt]) -> ObjectInfo:
+    def complete_upload(
+        self, key: str, upload_id: str, receipts: Iterable[PartReceipt], *, only_new: bool = False
+    ) -> ObjectInfo:
         """Have the parts composed, then delete them."""
         self._check(key)
         size = self._declared_size(key, upload_id)
         prefix = _parts_prefix(key, upload_id)
         ordered = sort_receipts(receipts, f"{self.location}/{key}")
-        pieces = [_Piece.of(prefix, receipt) for receipt in ordered]
+        pieces: Sequence[_Piece] = [_Piece.of(prefix, receipt) for receipt in ordered]
         if sum(piece.size for piece in pieces) != size:
             raise StorageError(f"{self.location}/{key} cannot be completed: its parts are not its {size} bytes")
         try:
-            info = self._compose_all(key, prefix, pieces)
+            pieces = self._compose_groups(prefix, pieces)
+            info = self._compose_object(key, upload_id, pieces, _ONLY_NEW if only_new else {})
         except (NotFoundError, SourceChangedError) as error:
             raise StorageError(f"{self.location}/{key} cannot be completed: a part is missing or replaced") from error
         self._delete_below(prefix)
@@ -213,7 +233,16 @@ class GCSStorage:
                 f"the upload of {self.location}/{key} is gone", hint="run the same command again: it starts a new one"
             ) from error
 
-    def _compose_all(self, key: str, prefix: str, pieces: Sequence[_Piece]) -> ObjectInfo:
+    def _composed_before(self, key: str, upload_id: str) -> ObjectInfo | None:
+        """The object under the key, if it was composed of this upload's parts."""
+        with contextlib.suppress(NotFoundError):
+            fields = {"fields": f"{_FIELDS},metadata"}
+            answer = self._ask("GET", self._object(key), "storage.objects.get", key, fields)
+            if answer.get("metadata", {}).get(_UPLOAD) == upload_id:
+                return _info(key, answer)
+        return None
+
+    def _compose_groups(self, prefix: str, pieces: Sequence[_Piece]) -> Sequence[_Piece]:
         """Compose pieces into composites until few enough are left for the object."""
         level = 0
         while len(pieces) > MAX_COMPOSED:
@@ -223,13 +252,32 @@ class GCSStorage:
             with ThreadPoolExecutor(_THREADS) as threads:
                 infos = list(threads.map(self._compose, names, groups))
             pieces = [_Piece(info.key, info.etag, info.size) for info in infos]
-        return self._compose(key, pieces)
+        return pieces
 
-    def _compose(self, key: str, pieces: Sequence[_Piece]) -> ObjectInfo:
+    def _compose_object(
+        self, key: str, upload_id: str, pieces: Sequence[_Piece], condition: Mapping[str, str]
+    ) -> ObjectInfo:
+        try:
+            return self._compose(key, pieces, {_UPLOAD: upload_id}, condition)
+        except DestinationExistsError:
+            # The answer to an earlier try may have been lost on its way.
+            info = self._composed_before(key, upload_id)
+            if info is None:
+                raise
+            return info
+
+    def _compose(
+        self,
+        key: str,
+        pieces: Sequence[_Piece],
+        metadata: Mapping[str, str] | None = None,
+        condition: Mapping[str, str] | None = None,
+    ) -> ObjectInfo:
         sources = [{"name": piece.key, "generation": piece.generation} for piece in pieces]
-        request = {"sourceObjects": sources, "destination": {"contentType": "application/octet-stream"}}
+        destination = {"contentType": "application/octet-stream", "metadata": metadata or {}}
+        request = {"sourceObjects": sources, "destination": destination}
         permission = "storage.objects.get and storage.objects.create"
-        return _info(key, self._ask("POST", f"{self._object(key)}/compose", permission, key, body=request))
+        return _info(key, self._ask("POST", f"{self._object(key)}/compose", permission, key, condition, body=request))
 
     def _delete_below(self, prefix: str) -> None:
         names = [item["name"] for item in self._items(prefix)]
@@ -248,11 +296,11 @@ class GCSStorage:
     def _object(self, key: str) -> str:
         return f"/b/{quote(self.bucket, safe='')}/o/{quote(key, safe='')}"
 
-    def _store(self, key: str, body: Body) -> ObjectInfo:
+    def _store(self, key: str, body: Body, condition: Mapping[str, str] | None = None) -> ObjectInfo:
         """Store an object and compare the checksum that the service computed with that of what was sent."""
         summed = _SummedBody(body)
         url = f"{self.service.endpoint_url}/upload/storage/v1/b/{quote(self.bucket, safe='')}/o"
-        parameters = {"uploadType": "media", "name": key, "fields": _FIELDS}
+        parameters = {"uploadType": "media", "name": key, "fields": _FIELDS, **(condition or {})}
         headers = {"Content-Type": "application/octet-stream"}
 
         def send(reader: BodyReader) -> ObjectInfo:
@@ -325,6 +373,9 @@ class GCSStorage:
         with contextlib.closing(answer):
             document = _read_error(answer)
         token = answer.request.headers.get("Authorization", "").removeprefix("Bearer ")
+        asked = options.get("params") or {}
+        if answer.status_code == 412 and _ONLY_NEW.items() <= asked.items():
+            raise DestinationExistsError(f"{self.bucket}/{key} is there already at {self.service.name}")
         if answer.status_code == 401 and self.service.renew(token):
             raise unavailable(f"{self.service.name} did not accept the token any more")
         raise translate_answer(

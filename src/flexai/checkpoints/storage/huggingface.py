@@ -250,7 +250,7 @@ class HubStorage:
                 f"{self.location}/{info.key} is not the file that the Hub listed", hint="run the same command again"
             )
 
-    def put(self, key: str, body: Body) -> NoReturn:
+    def put(self, key: str, body: Body, *, only_new: bool = False) -> NoReturn:
         """Refused."""
         raise _read_only()
 
@@ -275,7 +275,9 @@ class HubStorage:
         """Refused."""
         raise _read_only()
 
-    def complete_upload(self, key: str, upload_id: str, receipts: Iterable[PartReceipt]) -> NoReturn:
+    def complete_upload(
+        self, key: str, upload_id: str, receipts: Iterable[PartReceipt], *, only_new: bool = False
+    ) -> NoReturn:
         """Refused."""
         raise _read_only()
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from flexai.checkpoints.errors import (
     AccessDeniedError,
     CheckpointError,
+    DestinationExistsError,
     IntegrityError,
     NotFoundError,
     SourceChangedError,
@@ -75,12 +76,12 @@ class LocalStorage:
         """Empty: a copy would read the bytes here, so it is better read by who can verify them."""
         return ""
 
-    def put(self, key: str, body: Body) -> ObjectInfo:
+    def put(self, key: str, body: Body, *, only_new: bool = False) -> ObjectInfo:
         """Store an object: written beside its name, made durable, renamed."""
         upload_id = self.start_upload(key, size=body.size)
         try:
             self.put_part(key, upload_id, number=1, offset=0, body=body)
-            return self.complete_upload(key, upload_id, ())
+            return self.complete_upload(key, upload_id, (), only_new=only_new)
         except BaseException:
             self.abort_upload(key, upload_id)
             raise
@@ -192,7 +193,9 @@ class LocalStorage:
                 sync_data(descriptor)
         return PartReceipt(number=number, token="")
 
-    def complete_upload(self, key: str, upload_id: str, receipts: Iterable[PartReceipt]) -> ObjectInfo:
+    def complete_upload(
+        self, key: str, upload_id: str, receipts: Iterable[PartReceipt], *, only_new: bool = False
+    ) -> ObjectInfo:
         """Give the file its name."""
         path = self._path(key)
         sort_receipts(receipts, str(path))
@@ -201,11 +204,14 @@ class LocalStorage:
                 partial = _known_partial(path, upload_id)
                 # Before the file gets its name: afterwards it can be replaced or deleted at any moment.
                 status = partial.lstat()
-                partial.replace(path)
+                if not only_new or not _claim_name(partial, path):
+                    partial.replace(path)
             except (FileNotFoundError, NotADirectoryError) as error:
                 raise _upload_gone(path) from error
             except IsADirectoryError as error:
                 raise StorageError(f"{path} cannot be written: a folder is in its place") from error
+            except FileExistsError as error:
+                raise DestinationExistsError(f"{path} is there already") from error
             with contextlib.suppress(FileNotFoundError):
                 sync_directory(path.parent)
         return ObjectInfo(key=key, size=status.st_size, etag=_etag(status))
@@ -391,6 +397,19 @@ def _opened(path: Path, flags: int, mode: int = 0o666) -> Iterator[int]:
 
 def _partial(path: Path, upload_id: str) -> Path:
     return path.with_name(f".{path.name}.{upload_id}{PARTIAL_SUFFIX}")
+
+
+def _claim_name(partial: Path, path: Path) -> bool:
+    """Give a file a name that nothing has yet: FileExistsError otherwise. False where there are no hard links."""
+    try:
+        os.link(partial, path, follow_symlinks=False)
+    except OSError as error:
+        # FAT and many network and FUSE file systems have none: link(2), EPERM and others.
+        if error.errno in {errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK}:
+            return False
+        raise
+    partial.unlink()
+    return True
 
 
 def _known_partial(path: Path, upload_id: str) -> Path:

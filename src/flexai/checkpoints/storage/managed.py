@@ -13,12 +13,13 @@ can never be what another push has just brought back.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import uuid
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from flexai.checkpoints.errors import IntegrityError, NotFoundError, StorageError
+from flexai.checkpoints.errors import DestinationExistsError, IntegrityError, NotFoundError, StorageError
 from flexai.checkpoints.storage.protocol import Block, Body, BytesBody, ObjectInfo, ObjectStorage, UnfinishedUpload
 
 FORMAT = 1
@@ -58,14 +59,19 @@ class ManagedStore:
             raise StorageError(f"{self.location}/{_STORE_KEY} is damaged: {error}") from error
 
     def create(self) -> str:
-        """Make the store and return its id. The caller sees to it that only one process does."""
-        key = self._prefix + _STORE_KEY
-        for upload in self.storage.list_uploads(key):
-            if upload.key == key:
-                # Of a process that died here.
-                self.storage.abort_upload(key, upload.upload_id)
-        store_id = str(uuid.uuid4())
-        self._write(_STORE_KEY, {"format": FORMAT, "id": store_id})
+        """Make the store and return its id, or that of whoever was faster.
+
+        The caller sees to it that only one process does as far as its catalog reaches. Of machines with catalogs of
+        their own the first one wins where the storage can store only what is new, and the last one else.
+        """
+        # Raises where there is no bucket, which some services (SeaweedFS) would make for whatever is stored.
+        next(self.storage.list(self._prefix + _STORE_KEY), None)
+        document = {"format": FORMAT, "id": str(uuid.uuid4())}
+        with contextlib.suppress(DestinationExistsError):
+            self._write(_STORE_KEY, document, only_new=True)
+        store_id = self.read_id()
+        if store_id is None:
+            raise StorageError(f"{self.location}/{_STORE_KEY} is gone again: somebody deletes what is stored here")
         return store_id
 
     def blob_key(self, blob_id: str) -> str:
@@ -95,7 +101,13 @@ class ManagedStore:
                 yield blob_id, upload
 
     def list_unfinished_documents(self) -> Iterator[tuple[str, UnfinishedUpload]]:
-        """Yield unfinished manifests and logs: the id of the checkpoint or job that they are of, and the upload."""
+        """Yield unfinished manifests and logs: the id of the checkpoint or job that they are of, and the upload.
+
+        What a process left that died while it made the store is of none: its id is the empty text.
+        """
+        for upload in self.storage.list_uploads(self._prefix + _STORE_KEY):
+            if upload.key == self._prefix + _STORE_KEY:
+                yield "", upload
         for folder, key_of in ((_MANIFESTS, _manifest_key), (_LOGS, _log_key)):
             for upload in self.storage.list_uploads(self._prefix + folder):
                 document_id = upload.key.rpartition("/")[2].rpartition(".")[0]
@@ -149,9 +161,9 @@ class ManagedStore:
                 raise StorageError(f"{self.location}/{key} is too large to be ours")
         return bytes(content)
 
-    def _write(self, key: str, document: dict[str, Any]) -> None:
+    def _write(self, key: str, document: dict[str, Any], *, only_new: bool) -> None:
         content = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
-        self.storage.put(self._prefix + key, BytesBody(content))
+        self.storage.put(self._prefix + key, BytesBody(content), only_new=only_new)
 
 
 def _manifest_key(checkpoint_id: str) -> str:

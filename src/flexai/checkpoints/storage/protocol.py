@@ -94,8 +94,12 @@ class ObjectStorage(Protocol):
     def min_part_size(self) -> int:
         """Bytes below which only the last part may be (S3: 5 MiB)."""
 
-    def put(self, key: str, body: Body) -> ObjectInfo:
+    def put(self, key: str, body: Body, *, only_new: bool = False) -> ObjectInfo:
         """Store an object under a key, replacing what was there, all at once or not at all.
+
+        With ``only_new`` nothing is replaced: DestinationExistsError where the key is taken. A service that has no such
+        condition, or is not known to have it, takes no notice, so nothing may depend on it. An object that an earlier
+        try of the same call stored, whose answer was lost, is recognised.
 
         A body with more or fewer bytes than it said raises SourceChangedError, here and in ``put_part``; what the
         body itself raises passes as it is.
@@ -136,8 +140,10 @@ class ObjectStorage(Protocol):
     def put_part(self, key: str, upload_id: str, *, number: int, offset: int, body: Body) -> PartReceipt:
         """Store part ``number`` (from 1), whose first byte is at ``offset``, replacing an earlier try."""
 
-    def complete_upload(self, key: str, upload_id: str, receipts: Iterable[PartReceipt]) -> ObjectInfo:
-        """Make the object of its parts visible under its key, all at once.
+    def complete_upload(
+        self, key: str, upload_id: str, receipts: Iterable[PartReceipt], *, only_new: bool = False
+    ) -> ObjectInfo:
+        """Make the object of its parts visible under its key, all at once; ``only_new`` as with ``put``.
 
         Receipts come in any order; StorageError where one is missing in between. The caller compares the size with
         what it sent. Completed twice, it describes the object again or raises NotFoundError.
