@@ -12,15 +12,18 @@ import pytest
 from flexai.checkpoints.errors import (
     CheckpointError,
     ConflictError,
+    NotFoundError,
     StorageUnavailableError,
 )
 from flexai.checkpoints.models import CheckpointStatus
 from flexai.checkpoints.service.delete import delete, undelete
 from flexai.checkpoints.service.gc import GarbageReport
 from flexai.checkpoints.service.push import ExistingCheckpoint, push
+from flexai.checkpoints.service.training import delete_job
 from flexai.checkpoints.storage.protocol import BytesBody
 from tests.support.faults import Call, Fault
 from tests.support.fixtures import NewMachine
+from tests.support.jobs import begin_job, capture_files
 from tests.support.machine import PART, Machine, check_all, check_nothing_is_left_over, check_nothing_is_torn
 from tests.support.progress import Counter
 from tests.support.trees import Tree, noise, read_tree
@@ -90,6 +93,21 @@ def test_the_grace_period_of_the_settings_holds_where_none_is_given(machine: Mac
     assert collect_garbage(machine.system).checkpoints == 0
     impatient = machine.again(grace_period=0)
     assert collect_garbage(impatient.system).checkpoints == 1
+
+
+def test_a_deleted_job_is_forgotten_when_gc_takes_the_last_checkpoint_that_it_wrote(machine: Machine) -> None:
+    job = begin_job(machine, "train")
+    first, second = (capture_files(machine, job, name, {"model.bin": noise(50, name)}) for name in ("a", "b"))
+    delete_job(machine.system, "train", keep_checkpoints=True)
+    delete(machine.system, str(first.id))
+    machine.collect()
+    delete(machine.system, str(second.id))
+    machine.collect(DAY)
+    assert machine.system.catalog.jobs.get_by_id(str(job.id)).name == "train"
+    machine.collect()
+    with pytest.raises(NotFoundError):
+        machine.system.catalog.jobs.get_by_id(str(job.id))
+    check_nothing_is_left_over(machine)
 
 
 def test_blobs_that_another_checkpoint_needs_stay(machine: Machine, source: Path) -> None:
