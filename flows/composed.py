@@ -60,3 +60,23 @@ class MirrorRequest(Request):
     overwrite: bool = Field(
         default=False, title="Overwrite", description="Replace objects that are there with other content."
     )
+
+
+class ScrubRequest(Request):
+    """How much of the store to verify in one run."""
+
+    budget_gib: float = Field(
+        default=100,
+        gt=0,
+        le=1024**2,
+        title="Budget",
+        description="GiB to read in a run, about; one file's content at least. Runs one after the other go through the"
+        " whole store, what was not read for the longest time first.",
+        examples=[100],
+    )
+    repair: bool = Field(
+        default=True,
+        title="Repair",
+        description="Put sound content, read from an export of a checkpoint that has it, in the place of what is"
+        " damaged. What cannot be repaired fails the run.",
+    )

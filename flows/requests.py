@@ -211,3 +211,9 @@ class VerifyRequest(Request):
         description="NAME or UUID of each checkpoint; the whole store where none is given.",
         examples=[["mistral-500-checkpoint"]],
     )
+    repair: bool = Field(
+        default=False,
+        title="Repair",
+        description="Put sound content, read from an export of a checkpoint that has it, in the place of all that is"
+        " known to be damaged.",
+    )

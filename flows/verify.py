@@ -37,4 +37,4 @@ def verify(request: VerifyRequest = _ALL) -> Document:
         rename_run(f"verify {named[0]}{size_of(named[0])}")
     else:
         rename_run(f"verify {named[0]} and {len(named) - 1} more")
-    return verify_checkpoints(named)
+    return verify_checkpoints(named, repair=request.repair)

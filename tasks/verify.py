@@ -8,8 +8,11 @@ from prefect import task
 
 from flexai.blocks import load_connection
 from flexai.checkpoints.documents import Document, human_size
+from flexai.checkpoints.service.repair import RepairReport
+from flexai.checkpoints.service.repair import repair as repair_store
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.service.verify import verify as verify_store
+from flexai.tasks.damage import log_damage, log_repair
 from flexai.tasks.events import emit_corruption
 from flexai.tasks.progress import RunProgress
 from flexai.tasks.running import RETRIED, TAGS, run_logger, telling
@@ -22,14 +25,16 @@ from flexai.tasks.running import RETRIED, TAGS, run_logger, telling
     task_run_name="verify checkpoints",
     **RETRIED,
 )
-def verify_checkpoints(references: Sequence[str] = ()) -> Document:
+def verify_checkpoints(references: Sequence[str] = (), repair: bool = False) -> Document:
     """Verify checkpoints, or the whole store where none is named; damage fails the task, after it is all logged.
 
     Args:
         references: NAME or UUID of each checkpoint.
+        repair: Put content of an export in the place of all that is known to be damaged; only what cannot be repaired
+            fails the task.
 
     Returns:
-        ``checkedContents`` and ``checkedBytes``.
+        ``checkedContents``, ``checkedBytes``, ``damagedContents`` and ``repairedContents``.
 
     Raises:
         CheckpointError: IntegrityError for damaged content, NotFoundError for a checkpoint that is not there.
@@ -40,9 +45,22 @@ def verify_checkpoints(references: Sequence[str] = ()) -> Document:
         with System.open(connect=load_connection) as system:
             report = verify_store(system, references, progress=progress)
             emit_corruption(system, report.damaged)
-        for damage in report.damaged:
-            users = ", ".join(f"{path} of {checkpoint}" for checkpoint, path in damage.users) or "no checkpoint"
-            logger.error("blob %s is damaged, which is needed by %s: %s", damage.blob_id, users, damage.problem)
-        report.raise_if_damaged()
-    logger.info("verified %d contents, %s: no damage", report.checked_contents, human_size(report.checked_bytes))
-    return {"checkedContents": report.checked_contents, "checkedBytes": report.checked_bytes}
+            log_damage(report.damaged, logger)
+            repaired = repair_store(system, load_connection, progress=progress) if repair else RepairReport()
+        log_repair(repaired, logger)
+        repaired.raise_if_unrepaired()
+        if not repair:
+            report.raise_if_damaged()
+    logger.info(
+        "verified %d contents, %s: %d damaged, %d repaired",
+        report.checked_contents,
+        human_size(report.checked_bytes),
+        len(report.damaged),
+        len(repaired.repaired),
+    )
+    return {
+        "checkedContents": report.checked_contents,
+        "checkedBytes": report.checked_bytes,
+        "damagedContents": len(report.damaged),
+        "repairedContents": len(repaired.repaired),
+    }

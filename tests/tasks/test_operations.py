@@ -20,6 +20,8 @@ from flexai.tasks import (
 from tests.servers.prefect import PrefectServer
 from tests.tasks.conftest import as_json
 
+SOUND = {"checkedContents": 2, "checkedBytes": 16406, "damagedContents": 0, "repairedContents": 0}
+
 
 @pytest.fixture
 def pushed(home: Path, files: Path) -> str:
@@ -90,8 +92,8 @@ def test_a_deleted_checkpoint_is_gone(pushed: str) -> None:
 
 
 def test_sound_content_is_verified(pushed: str) -> None:
-    assert verify_checkpoints.fn() == {"checkedContents": 2, "checkedBytes": 16406}
-    assert verify_checkpoints.fn(["mistral-500"]) == {"checkedContents": 2, "checkedBytes": 16406}
+    assert verify_checkpoints.fn() == SOUND
+    assert verify_checkpoints.fn(["mistral-500"]) == SOUND
 
 
 def test_damage_fails_the_task_and_every_damaged_file_is_logged(

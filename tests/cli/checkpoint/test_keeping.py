@@ -86,6 +86,19 @@ def test_verify_names_damaged_files_and_who_needs_them(flexai: Run, program: Pro
     assert "a.bin of my-name" in done.error
 
 
+def test_verify_repairs_what_an_export_has_and_says_what_it_could_not(flexai: Run, program: Program) -> None:
+    _damage(program)
+    done = flexai("checkpoint", "verify", "--repair")
+    assert done.code == 6
+    assert "could not be repaired: a.bin of my-name" in done.err
+    assert "no checkpoint that has it was exported" in done.hint
+    assert flexai("checkpoint", "push", "again", "-f", "a.bin").code == 0
+    repaired = flexai("checkpoint", "verify", "--repair")
+    assert repaired.code == 0
+    assert "my-name: a.bin: repaired from the store itself" in repaired.err
+    assert flexai("checkpoint", "verify").code == 0
+
+
 def test_verify_of_an_unknown_checkpoint_is_not_found(flexai: Run) -> None:
     assert flexai("checkpoint", "verify", "unknown").code == 3
 

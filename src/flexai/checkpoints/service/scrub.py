@@ -11,7 +11,7 @@ from flexai.checkpoints.models import now
 from flexai.checkpoints.progress import NoProgress, Progress
 from flexai.checkpoints.service.repair import RepairReport, repair
 from flexai.checkpoints.service.system import Connect, System
-from flexai.checkpoints.service.verify import Damage, check_contents
+from flexai.checkpoints.service.verify import Damage, VerifyReport, check_contents
 
 _BATCH = 500
 """Contents that are looked up at a time."""
@@ -30,6 +30,10 @@ class ScrubReport:
     """What was repaired, and what was not; empty where nobody asked for a repair."""
     is_round_complete: bool = False
     """Whether the budget sufficed for all that checkpoints need."""
+
+    def raise_if_damaged(self) -> None:
+        """Raise IntegrityError naming the damage that was found, if there is any."""
+        VerifyReport(damaged=self.damaged).raise_if_damaged()
 
 
 def scrub(

@@ -14,29 +14,41 @@ from flexai.cli.tracking import load_connection
 
 @command("verify", usage="[NAME|UUID…]")
 @click.argument("references", metavar="[NAME|UUID]...", nargs=-1, shell_complete=complete_checkpoint)
-def verify(references: tuple[str, ...]) -> None:
+@click.option("--repair", is_flag=True, help="Put content of an export in the place of what is damaged.")
+def verify(references: tuple[str, ...], repair: bool) -> None:
     """Read checkpoints and compare their digests.
 
     All of them, where none is named. Names every damaged file and the checkpoints that need it; exits with 6
-    where there is one.
+    where there is one. With --repair, sound content is read from an export of a checkpoint that has it, for all
+    checkpoints that need it; what cannot be repaired is named, and only that exits with 6.
 
     \b
     flexai checkpoint verify
     flexai checkpoint verify mistral-500-checkpoint base-llama2-pretrained-custom
+    flexai checkpoint verify --repair
     """
     for reference in references:
         parse_reference(reference)
+    from flexai.checkpoints.service.repair import repair as repair_store
     from flexai.checkpoints.service.system import System
     from flexai.checkpoints.service.verify import verify as verify_checkpoints
     from flexai.cli.progress import shown_progress
 
     with System.open(connect=load_connection) as system, shown_progress() as progress:
         report = verify_checkpoints(system, references, progress=progress)
+        repaired = repair_store(system, load_connection, progress=progress) if repair else None
     for damage in report.damaged:
         for checkpoint, path in damage.users:
             terminal.write(f"{checkpoint}: {path}: {damage.problem}")
         if not damage.users:
             terminal.write(f"blob {damage.blob_id}, which no checkpoint needs: {damage.problem}")
-    report.raise_if_damaged()
+    for done in repaired.repaired if repaired else ():
+        for checkpoint, path in done.users:
+            terminal.say(f"{checkpoint}: {path}: repaired from {done.source}")
+    if repaired is None:
+        report.raise_if_damaged()
+    else:
+        repaired.raise_if_unrepaired()
     checked = terminal.count(report.checked_contents, "file")
-    terminal.say(f"verified {checked}, {human_size(report.checked_bytes)}: no damage")
+    outcome = "no damage" if not report.damaged else f"{len(report.damaged)} damaged, all of it repaired"
+    terminal.say(f"verified {checked}, {human_size(report.checked_bytes)}: {outcome}")

@@ -1,0 +1,77 @@
+"""Scrub, as a task."""
+
+from __future__ import annotations
+
+from prefect import task
+
+from flexai.blocks import load_connection
+from flexai.checkpoints.documents import Document, human_size
+from flexai.checkpoints.service.scrub import ScrubReport
+from flexai.checkpoints.service.scrub import scrub as scrub_part
+from flexai.checkpoints.service.system import System
+from flexai.tasks import artifacts
+from flexai.tasks.damage import describe_damage, log_damage, log_repair
+from flexai.tasks.events import emit_corruption
+from flexai.tasks.progress import RunProgress
+from flexai.tasks.running import RETRIED, TAGS, Logger, run_logger, telling
+
+
+@task(
+    name="scrub-store",
+    description="Verify a part of the store, what was not read for the longest time first, and repair rot.",
+    tags=TAGS | {"verify"},
+    task_run_name="scrub the store",
+    **RETRIED,
+)
+def scrub_store(budget: int, repair: bool = True) -> Document:
+    """Scrub the store; damage that cannot be repaired fails the task, after it is all logged.
+
+    Args:
+        budget: Bytes to read, about.
+        repair: Put content of an export in the place of what is damaged.
+
+    Returns:
+        ``checkedContents``, ``checkedBytes``, ``damagedContents``, ``repairedContents`` and ``roundComplete``.
+
+    Raises:
+        CheckpointError: IntegrityError for damage that is left, UsageError for a budget of nothing.
+    """
+    logger = run_logger()
+    progress = RunProgress(logger, key="scrub-store")
+    with telling(logger):
+        with System.open(connect=load_connection) as system:
+            report = scrub_part(
+                system,
+                budget,
+                connect=load_connection if repair else None,
+                on_damage=lambda damaged: emit_corruption(system, damaged),
+                progress=progress,
+            )
+        log_damage(report.damaged, logger)
+        log_repair(report.repair, logger)
+        _show(report, logger)
+        report.repair.raise_if_unrepaired()
+        if not repair:
+            report.raise_if_damaged()
+    return {
+        "checkedContents": report.checked_contents,
+        "checkedBytes": report.checked_bytes,
+        "damagedContents": len(report.damaged),
+        "repairedContents": len(report.repair.repaired),
+        "roundComplete": report.is_round_complete,
+    }
+
+
+def _show(report: ScrubReport, logger: Logger) -> None:
+    summary = (
+        f"verified {report.checked_contents} contents, {human_size(report.checked_bytes)}:"
+        f" {len(report.damaged)} damaged, {len(report.repair.repaired)} repaired"
+    )
+    rest = "all that checkpoints need was read" if report.is_round_complete else "the next run goes on from here"
+    logger.info("%s; %s", summary, rest)
+    artifacts.create_markdown(
+        "scrub",
+        f"# Scrub\n\n{summary}; {rest}.\n{describe_damage(report.damaged, report.repair)}",
+        description=f"Scrub: {summary}",
+        logger=logger,
+    )
