@@ -80,3 +80,16 @@ class ScrubRequest(Request):
         description="Put sound content, read from an export of a checkpoint that has it, in the place of what is"
         " damaged. What cannot be repaired fails the run.",
     )
+
+
+class ReportRequest(Request):
+    """How much of the catalog to show."""
+
+    newest: int = Field(
+        default=20,
+        ge=1,
+        le=200,
+        title="Newest",
+        description="How many of the newest checkpoints, jobs and failures the page shows.",
+        examples=[20],
+    )
