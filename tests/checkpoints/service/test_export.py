@@ -563,3 +563,35 @@ def test_an_object_of_nothing_is_not_an_export(pushed: Machine) -> None:
     pushed.buckets.open("bucket/place").storage.put("place", BytesBody(b"a file"))
     with pytest.raises(CheckpointError):
         pushed.export("llama")
+
+
+@pytest.mark.parametrize("path", ["config.json", LARGE])
+def test_what_somebody_brings_there_meanwhile_is_not_replaced(pushed: Machine, place: Path, path: str) -> None:
+    def bring(_number: int, call: Call) -> None:
+        if call.key.endswith(path) and call.name in {"put", "complete_upload"}:
+            (place / path).write_bytes(b"another's")
+
+    pushed.buckets.storage.before_call = bring
+    (place / path).parent.mkdir(parents=True)
+    with pytest.raises(DestinationExistsError, match="other content has just come to"):
+        pushed.export("llama")
+    assert (place / path).read_bytes() == b"another's"
+    assert _manifest(place)["complete"] is False
+    assert _unfinished(pushed) == []
+    pushed.export("llama", overwrite=True)
+    assert pushed.buckets.tree("bucket/place") == SOURCE
+
+
+@pytest.mark.parametrize("path", ["config.json", LARGE])
+def test_what_another_export_of_the_same_brings_there_meanwhile_is_left(
+    pushed: Machine, place: Path, path: str
+) -> None:
+    def bring(_number: int, call: Call) -> None:
+        if call.key.endswith(path) and call.name in {"put", "complete_upload"}:
+            (place / path).write_bytes(SOURCE[path])
+
+    pushed.buckets.storage.before_call = bring
+    pushed.export("llama")
+    assert pushed.buckets.tree("bucket/place") == SOURCE
+    assert _manifest(place)["complete"] is True
+    assert _unfinished(pushed) == []

@@ -207,7 +207,11 @@ class Delivering:
         if not has_content(memoryview(content), file.content):
             raise damaged(file)
         body = CountedBody(BytesBody(content), crew=self.crew, progress=self.progress)
-        self.sent(file, self.place.storage.put(self.key(file), body, only_new=file.path in self.new_paths))
+        try:
+            info = self.place.storage.put(self.key(file), body, only_new=file.path in self.new_paths)
+        except DestinationExistsError:
+            info = _find_same(file, self.place, self.crew)
+        self.sent(file, info)
 
 
 class _ObjectDelivery:
@@ -256,9 +260,28 @@ class _ObjectDelivery:
 def complete(
     file: StoredFile, place: RemotePath, upload_id: str, receipts: Mapping[int, PartReceipt], *, only_new: bool
 ) -> ObjectInfo:
-    """Make a file of its parts; IntegrityError where the provider makes something else of them."""
-    info = place.storage.complete_upload(place.prefix + file.path, upload_id, receipts.values(), only_new=only_new)
+    """Make a file of its parts; IntegrityError where the provider makes something else of them.
+
+    Raises DestinationExistsError where only something new may be stored and something else has come there.
+    """
+    key = place.prefix + file.path
+    try:
+        info = place.storage.complete_upload(key, upload_id, receipts.values(), only_new=only_new)
+    except DestinationExistsError:
+        info = _find_same(file, place, Crew(1))
+        place.storage.abort_upload(key, upload_id)
     check_size(info, file.content.size, place.storage)
+    return info
+
+
+def _find_same(file: StoredFile, place: RemotePath, crew: Crew) -> ObjectInfo:
+    """What somebody brought meanwhile to where a file should go, if it is the same: another export of it was faster.
+
+    Raises DestinationExistsError where it is something else.
+    """
+    info = place.storage.head(place.prefix + file.path)
+    if info.size != file.content.size or not _has_content(place.storage, info, file.content, crew):
+        raise DestinationExistsError(f"other content has just come to {place.storage.location}/{info.key}")
     return info
 
 
