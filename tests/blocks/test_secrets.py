@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import traceback
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import SecretStr
+from pydantic import BaseModel, SecretStr
 
 from flexai.blocks import (
     GCSStorageProvider,
     HuggingFaceStorageProvider,
+    LocalStorageProvider,
     MinIOStorageProvider,
     R2StorageProvider,
     S3StorageProvider,
@@ -35,6 +38,14 @@ from tests.servers.tokens import TokenServer, serve_tokens, service_account_key
 from .saved import AwsCredentials, GcpCredentials, MinIOCredentials, Secret, save
 
 CANARY = "canary"
+RUN = uuid.uuid4().hex
+"""Part of every secret that a block holds, so that it can be looked for in a database that other tests use too."""
+SECRET = f"canary-secret-{RUN}"
+SESSION_TOKEN = f"canary-session-token-{RUN}"
+FOREIGN_TOKEN = "canary-foreign-session-token"
+"""In a field of prefect-aws that is no secret to Prefect, which tells it in the event that the block was saved."""
+HUB_TOKEN = f"hf_canary{RUN}"
+KEY_ID = f"canary-key-id-{RUN}"
 
 
 @dataclass
@@ -46,6 +57,9 @@ class Surroundings:
     hub: Hub
     tokens: TokenServer
     bucket: str
+    prefect: PrefectServer
+    monkeypatch: pytest.MonkeyPatch
+    folder: Path
     key: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -56,7 +70,11 @@ class Surroundings:
 
 @pytest.fixture
 def around(
-    seaweedfs: S3Server, fake_gcs: GCSServer, prefect_api: PrefectServer, monkeypatch: pytest.MonkeyPatch
+    seaweedfs: S3Server,
+    fake_gcs: GCSServer,
+    prefect_api: PrefectServer,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> Iterator[Surroundings]:
     """Everything that the connections need."""
     monkeypatch.setattr(
@@ -78,7 +96,10 @@ def around(
             hub=hub,
             tokens=tokens,
             bucket=seaweedfs.bucket,
-            key=service_account_key(tokens.token_uri, private_key_id="canary-key-id"),
+            prefect=prefect_api,
+            monkeypatch=monkeypatch,
+            folder=tmp_path,
+            key=service_account_key(tokens.token_uri, private_key_id=KEY_ID),
         )
 
 
@@ -86,14 +107,17 @@ def _s3(around: Surroundings) -> StorageProvider:
     return S3StorageProvider(
         endpoint_url=around.s3.url,
         access_key_id="AKIA",
-        secret_access_key=SecretStr("canary-secret"),
-        session_token=SecretStr("canary-session-token"),
+        secret_access_key=SecretStr(SECRET),
+        session_token=SecretStr(SESSION_TOKEN),
     )
 
 
 def _minio(around: Surroundings) -> StorageProvider:
     return MinIOStorageProvider(
-        endpoint_url=around.s3.url, access_key_id="AKIA", secret_access_key=SecretStr("canary-secret")
+        endpoint_url=around.s3.url,
+        access_key_id="AKIA",
+        secret_access_key=SecretStr(SECRET),
+        session_token=SecretStr(SESSION_TOKEN),
     )
 
 
@@ -111,15 +135,19 @@ class _LocalR2(R2StorageProvider):
 
 def _r2(around: Surroundings) -> StorageProvider:
     return _LocalR2(
-        account_id="0" * 32, url=around.s3.url, access_key_id="AKIA", secret_access_key=SecretStr("canary-secret")
+        account_id="0" * 32,
+        url=around.s3.url,
+        access_key_id="AKIA",
+        secret_access_key=SecretStr(SECRET),
+        session_token=SecretStr(SESSION_TOKEN),
     )
 
 
 def _aws_block(around: Surroundings) -> StorageProvider:
     block = AwsCredentials(
         aws_access_key_id="AKIA",
-        aws_secret_access_key=SecretStr("canary-secret"),
-        aws_session_token="canary-session-token",
+        aws_secret_access_key=SecretStr(SECRET),
+        aws_session_token=FOREIGN_TOKEN,
     )
     return S3StorageProvider(endpoint_url=around.s3.url, credentials_block=save(block))
 
@@ -127,8 +155,8 @@ def _aws_block(around: Surroundings) -> StorageProvider:
 def _aws_role(around: Surroundings) -> StorageProvider:
     block = AwsCredentials(
         aws_access_key_id="AKIA",
-        aws_secret_access_key=SecretStr("canary-secret"),
-        aws_session_token="canary-session-token",
+        aws_secret_access_key=SecretStr(SECRET),
+        aws_session_token=FOREIGN_TOKEN,
         region_name="eu-west-1",
         assume_role_arn="arn:aws:iam::1:role/trainer",
     )
@@ -136,8 +164,35 @@ def _aws_role(around: Surroundings) -> StorageProvider:
 
 
 def _minio_block(around: Surroundings) -> StorageProvider:
-    block = MinIOCredentials(minio_root_user="AKIA", minio_root_password=SecretStr("canary-secret"))
+    block = MinIOCredentials(minio_root_user="AKIA", minio_root_password=SecretStr(SECRET))
     return MinIOStorageProvider(endpoint_url=around.s3.url, credentials_block=save(block))
+
+
+def _s3_container(around: Surroundings) -> StorageProvider:
+    """No field: the keys come from the endpoint of the container that the transfer runs in."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE"):
+        around.monkeypatch.delenv(name, raising=False)
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        around.monkeypatch.setenv(name, str(around.folder / "none"))
+    around.monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", around.tokens.container_uri)
+    # Between tries to ask an endpoint that refuses.
+    around.monkeypatch.setattr("botocore.utils.ContainerMetadataFetcher.SLEEP_TIME", 0)
+    around.monkeypatch.setenv("AWS_CONTAINER_AUTHORIZATION_TOKEN", "canary-authorization")
+    return S3StorageProvider(endpoint_url=around.s3.url)
+
+
+def _s3_profile(around: Surroundings) -> StorageProvider:
+    lines = ["[lab]", "aws_access_key_id=AKIA", f"aws_secret_access_key={SECRET}", f"aws_session_token={SESSION_TOKEN}"]
+    (around.folder / "credentials").write_text("\n".join(lines))
+    around.monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(around.folder / "credentials"))
+    return S3StorageProvider(endpoint_url=around.s3.url, profile="lab")
+
+
+def _gcs_file(around: Surroundings) -> StorageProvider:
+    """No field: the key is in a file that a variable names."""
+    (around.folder / "key.json").write_text(json.dumps(around.key))
+    around.monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(around.folder / "key.json"))
+    return GCSStorageProvider(endpoint_url=around.gcs.url)
 
 
 def _gcs(around: Surroundings) -> StorageProvider:
@@ -150,17 +205,41 @@ def _gcs_block(around: Surroundings) -> StorageProvider:
 
 
 def _hub(around: Surroundings) -> StorageProvider:
-    return HuggingFaceStorageProvider(endpoint_url=around.hub.endpoint, token=SecretStr("hf_canary"))
+    return HuggingFaceStorageProvider(endpoint_url=around.hub.endpoint, token=SecretStr(HUB_TOKEN))
 
 
 def _hub_block(around: Surroundings) -> StorageProvider:
-    name = save(Secret(value=SecretStr("hf_canary")))
+    name = save(Secret(value=SecretStr(HUB_TOKEN)))
     return HuggingFaceStorageProvider(endpoint_url=around.hub.endpoint, credentials_block=name)
 
 
 KINDS: list[Callable[[Surroundings], StorageProvider]] = [
-    _s3, _minio, _r2, _aws_block, _aws_role, _minio_block, _gcs, _gcs_block, _hub, _hub_block,
+    _s3, _minio, _r2, _aws_block, _aws_role, _minio_block, _s3_container, _s3_profile,
+    _gcs, _gcs_block, _gcs_file, _hub, _hub_block,
 ]  # fmt: skip
+
+
+def test_every_secret_field_of_every_block_holds_a_canary(around: Surroundings) -> None:
+    filled = {
+        (kind.__name__, name)
+        for block in (make(around) for make in KINDS)
+        for kind in type(block).__mro__
+        for name in _secret_fields(type(block))
+        if getattr(block, name).get_secret_value()
+    }
+    for kind in (
+        S3StorageProvider,
+        R2StorageProvider,
+        MinIOStorageProvider,
+        GCSStorageProvider,
+        HuggingFaceStorageProvider,
+        LocalStorageProvider,
+    ):
+        assert {(kind.__name__, name) for name in _secret_fields(kind)} <= filled
+
+
+def _secret_fields(kind: type[BaseModel]) -> list[str]:
+    return [name for name, field in kind.model_fields.items() if field.annotation is SecretStr]
 
 
 @pytest.mark.parametrize("make", KINDS, ids=lambda make: make.__name__.strip("_"))
@@ -192,13 +271,19 @@ def test_no_secret_is_seen_whatever_goes_wrong(
     around.tokens.refuses = True
     use()
     name = f"bird-{uuid.uuid4().hex[:12]}"
+    # The record that a check leaves with the connection, made of what the service said.
+    provider.capabilities = {probe.name: probe.outcome.value for probe in provider.check(path)}
     save_connection(provider, name)
     seen.extend(str(one.block or one.problem) for one in list_connections() if one.name == name)
+    seen.extend(f"{one.block.model_dump_json()}" for one in list_connections() if one.name == name and one.block)
     everything = "\n".join([*seen, caplog.text])
     assert len(caplog.records) > 10
     for secret in around.secrets:
         place = everything.find(secret)
         assert place < 0, everything[max(0, place - 500) : place + 100]
+    assert around.prefect.database_holds(name) != []
+    for secret in (RUN, *around.secrets[1:]):
+        assert around.prefect.database_holds(secret) == []
 
 
 def _list(provider: StorageProvider, path: str) -> None:

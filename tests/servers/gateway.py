@@ -63,6 +63,13 @@ def s3_gateway(server: S3Server, tokens: TokenServer, wait: Wait) -> Iterator[Fa
         yield proxy
 
 
+@contextmanager
+def any_key_gateway(server: S3Server) -> Iterator[FaultProxy]:
+    """Takes any key, so that a test may choose its secret, and signs with the server's own."""
+    with FaultProxy(server.url, sign=lambda request: _sign(request, server)) as proxy:
+        yield proxy
+
+
 def _is_signed(request: Request) -> bool:
     """Whether a request is signed with the secret that belongs to its key."""
     fields = dict(
