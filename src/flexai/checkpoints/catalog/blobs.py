@@ -273,6 +273,15 @@ class Blobs:
         # Not ORDER BY: PostgreSQL orders texts by its locale.
         return sorted(found, key=lambda file: file.path)
 
+    def contents_of(self, content_ids: Iterable[int]) -> dict[int, StoredContent]:
+        """Stored contents by their ids; those that are gone or damaged are left out."""
+        found: dict[int, StoredContent] = {}
+        for batch in _batches(dict.fromkeys(content_ids)):
+            with self._database.reading() as connection:
+                for row in connection.execute(self._stored(contents.c.id.in_(batch) & _IS_SOUND)):
+                    found[row.id] = _content(row)
+        return found
+
     def users_of(self, content_ids: Sequence[int]) -> dict[int, list[tuple[str, str]]]:
         """Which checkpoints need contents, and as which of their files: (checkpoint id, path) by content."""
         users: dict[int, list[tuple[str, str]]] = {}

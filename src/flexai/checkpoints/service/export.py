@@ -12,10 +12,13 @@ from flexai.checkpoints.models import Checkpoint, ExportRecord, now
 from flexai.checkpoints.progress import NoProgress, Progress
 from flexai.checkpoints.service.exports import EXPORT_MANIFEST, read_export_manifest, write_export_manifest
 from flexai.checkpoints.service.manifests import manifest_of
+from flexai.checkpoints.service.sharding import SpreadCarrier
+from flexai.checkpoints.service.shards import Spread
 from flexai.checkpoints.service.storing import limits_of
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.storage.connection import RemotePath, StorageConnection
-from flexai.checkpoints.transfer.deliver import deliver
+from flexai.checkpoints.transfer.deliver import Carrier, deliver
+from flexai.checkpoints.transfer.shards import shard_target
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +40,14 @@ def export(
     destination_path: str,
     *,
     overwrite: bool = False,
+    spread: Spread | None = None,
     progress: Progress | None = None,
 ) -> ExportReport:
     """Bring a checkpoint's files below ``BUCKET/PREFIX`` of a connection; a rerun continues a broken export.
 
     A manifest object is written first, saying that the export is not complete, and replaced last, so that a reader
     can tell a whole export from a torn one. Objects that are there with the same content are left as they are.
+    ``spread`` has a large one done in shards.
 
     Raises NotFoundError for a checkpoint that is not there, ConflictError for one that is not available,
     DestinationExistsError for other content in the way (unless ``overwrite``), and what the provider raises.
@@ -64,6 +69,12 @@ def export(
     manifest = manifest_of(files)
     progress.begin(f"export {title(checkpoint)}", total_bytes=checkpoint.size, total_files=checkpoint.file_count)
 
+    carrier: Carrier | None = None
+    if spread is not None and shard_target([file.content.size for file in files], spread.shard_size):
+        carrier = SpreadCarrier(
+            system, checkpoint, connection, destination_path, place, spread=spread, progress=progress
+        )
+
     def begin() -> None:
         _give_up_leftovers(place, {EXPORT_MANIFEST, *(file.path for file in files)}, progress)
         write_export_manifest(place, checkpoint, manifest)
@@ -81,8 +92,12 @@ def export(
             overwrite=overwrite,
             delivered=found.etags if found is not None and found.complete else None,
             before_writing=begin,
+            carrier=carrier,
             progress=progress,
         )
+        if carrier is not None and done.sent:
+            # Those of shards that were killed and ran again.
+            _give_up_leftovers(place, done.sent.keys(), progress)
         if done.sent or found is None or not found.complete or found.manifest != manifest:
             # Read again: what had no digest yet may have been read on its way.
             manifest = manifest_of(system.blobs.files_of(str(checkpoint.id)))

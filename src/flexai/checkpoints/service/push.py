@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TypeAlias
 
 from flexai.checkpoints.catalog.checkpoints import NameTakenError
@@ -16,11 +17,14 @@ from flexai.checkpoints.paths import parse_path
 from flexai.checkpoints.progress import NoProgress, Progress
 from flexai.checkpoints.service import storing
 from flexai.checkpoints.service.exports import EXPORT_MANIFEST, read_export_manifest
+from flexai.checkpoints.service.sharding import push_in_shards
+from flexai.checkpoints.service.shards import Spread
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.storage.connection import RemotePath, StorageConnection
 from flexai.checkpoints.transfer.scan import scan_local, scan_remote, split_spec
 from flexai.checkpoints.transfer.sources import LocalSource
 from flexai.checkpoints.transfer.sources import Source as FileSource
+from flexai.checkpoints.transfer.upload import Brought
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +58,18 @@ PushSource: TypeAlias = LocalFiles | ProviderPath | ExistingCheckpoint
 
 
 def push(
-    system: System, name: str, source: PushSource, *, if_not_exists: bool = False, progress: Progress | None = None
+    system: System,
+    name: str,
+    source: PushSource,
+    *,
+    if_not_exists: bool = False,
+    spread: Spread | None = None,
+    progress: Progress | None = None,
 ) -> Checkpoint:
     """Push a checkpoint and return it, available.
 
     A push of the same name by the same owner that failed or was interrupted is continued. With ``if_not_exists`` a name
-    that is available with the same content is no error.
+    that is available with the same content is no error. ``spread`` has a large one done in shards.
 
     Raises InvalidNameError, SourceError or UnsafePathError for what cannot be pushed, SourceChangedError for a source
     that changes meanwhile, AlreadyExistsError for a name that is available, ConflictError for one that another process
@@ -108,7 +118,10 @@ def push(
         except BaseException as error:
             storing.give_up(system, checkpoint, claim, error)
             raise
-    stored = storing.store(system, checkpoint, claim, sources, progress=progress)
+    bring: Callable[[], Brought] = Brought
+    if spread is not None:
+        bring = partial(push_in_shards, system, checkpoint, claim, sources, spread=spread, progress=progress)
+    stored = storing.store(system, checkpoint, claim, sources, bring=bring, progress=progress)
     if isinstance(source, LocalFiles):
         _remember(system, stored, sources, scanned_ns)
     return stored

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from flexai.checkpoints.catalog.checkpoints import title
 from flexai.checkpoints.catalog.claims import Claim, ClaimKeeper
@@ -17,7 +17,7 @@ from flexai.checkpoints.settings import Settings
 from flexai.checkpoints.transfer import compare
 from flexai.checkpoints.transfer.learn import learn
 from flexai.checkpoints.transfer.sources import Source
-from flexai.checkpoints.transfer.upload import Limits, upload
+from flexai.checkpoints.transfer.upload import Brought, Limits, upload
 
 
 def limits_of(settings: Settings) -> Limits:
@@ -37,12 +37,14 @@ def store(
     sources: Sequence[Source],
     *,
     facts: TrainingFacts | None = None,
+    bring: Callable[[], Brought] = Brought,
     progress: Progress,
 ) -> Checkpoint:
     """Bring the sources into the store for a checkpoint that this process holds, and make it available.
 
     The order is the design: blobs, then the manifest, then the catalog's word. An error, or a signal, leaves the
-    checkpoint ``failed`` with the reason; what has arrived stays, and the next try goes on with it.
+    checkpoint ``failed`` with the reason; what has arrived stays, and the next try goes on with it. ``bring`` has other
+    processes bring in some of it before this one does the rest.
     """
     checkpoint_id = str(checkpoint.id)
     progress.begin(
@@ -59,6 +61,7 @@ def store(
                 journal=system.blobs,
                 limits=limits_of(system.settings),
                 progress=progress,
+                brought=bring(),
             )
             return commit(system, checkpoint, claim, contents, facts=facts)
     except BaseException as error:

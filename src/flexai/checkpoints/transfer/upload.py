@@ -145,6 +145,24 @@ def begin_blob(
     )
 
 
+def find_known(sources: Sequence[Source], journal: Journal, checkpoint_id: str) -> dict[str, StoredContent]:
+    """What the store is known to hold without reading it, by the sources' paths; it is referred to at once."""
+    origins = [source.origin for source in sources if source.origin and is_what_it_says(source)]
+    held = journal.hold_by_origin(checkpoint_id, origins)
+    held |= journal.hold_by_digest(checkpoint_id, [one.digest for one in sources if one.digest])
+    known = {}
+    for source in sources:
+        content = held.get(source.digest) or (held.get(source.origin) if is_what_it_says(source) else None)
+        if content is not None and content.size == source.size:
+            known[source.path] = content
+    return known
+
+
+def find_twins(sources: Sequence[Source]) -> list[list[Source]]:
+    """Group files that may be equal, so that each group is stored one after the other; most stand alone."""
+    return chain_twins(sources, _samples(sources))
+
+
 class _Upload:
     def __init__(
         self,
@@ -173,20 +191,13 @@ class _Upload:
 
         Local files are known by digests that are remembered, providers' objects by what these say that they are.
         """
-        origins = [source.origin for source in sources if source.origin and is_what_it_says(source)]
-        held = self.journal.hold_by_origin(self.checkpoint_id, origins)
-        held |= self.journal.hold_by_digest(self.checkpoint_id, [one.digest for one in sources if one.digest])
-        missing = []
-        for source in sources:
-            content = held.get(source.digest) or (held.get(source.origin) if is_what_it_says(source) else None)
-            if content is not None and content.size == source.size:
-                self.keep([source.path], content, skipped=True)
-            else:
-                missing.append(source)
-        return missing
+        known = find_known(sources, self.journal, self.checkpoint_id)
+        for path, content in known.items():
+            self.keep([path], content, skipped=True)
+        return [source for source in sources if source.path not in known]
 
     def run(self, plan: UploadPlan[Source]) -> None:
-        for chain in chain_twins(plan.whole, _samples(plan.whole)):
+        for chain in find_twins(plan.whole):
             self.add_chain(chain)
         for pack in plan.packs:
             self.crew.add(partial(self._store_pack, pack))

@@ -1,0 +1,52 @@
+"""The journal of a process that works on a checkpoint for another one, which holds the claim on it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlalchemy import select
+
+from flexai.checkpoints.catalog.blobs import Blobs
+from flexai.checkpoints.catalog.database import Database
+from flexai.checkpoints.catalog.tables import checkpoints
+from flexai.checkpoints.contents import ArrivedPart, NewContent, StoredContent
+from flexai.checkpoints.errors import ConflictError
+
+
+class HeldBlobs(Blobs):
+    """Blobs that are written only while a claim holds.
+
+    So a shard ends soon after the operation that gave it out has failed or was taken over.
+    """
+
+    def __init__(self, database: Database, store_id: str, *, checkpoint_id: str, token: str) -> None:
+        super().__init__(database, store_id)
+        self._checkpoint_id = checkpoint_id
+        self._token = token
+
+    def check(self) -> None:
+        """Raise ConflictError where nobody holds the checkpoint by the claim any more."""
+        query = select(checkpoints.c.id).where(
+            checkpoints.c.id == self._checkpoint_id, checkpoints.c.claim_token == self._token
+        )
+        with self._database.reading() as connection:
+            if connection.execute(query).first() is None:
+                raise ConflictError(
+                    f"checkpoint {self._checkpoint_id} is not being stored by this operation (any more)",
+                    hint="if it is, this machine uses another catalog: see FLEXAI_DATABASE_URL",
+                )
+
+    def begin(self, *, writer_id: str, path: str, size: int, part_size: int, version: str = "") -> str:
+        """Announce a blob before its first byte is stored; returns its id."""
+        self.check()
+        return super().begin(writer_id=writer_id, path=path, size=size, part_size=part_size, version=version)
+
+    def record_part(self, blob_id: str, part: ArrivedPart) -> None:
+        """Record that the store acknowledged a part."""
+        self.check()
+        super().record_part(blob_id, part)
+
+    def finish(self, blob_id: str, new: Sequence[NewContent]) -> list[StoredContent]:
+        """Record that all of a blob is stored, and which contents its ranges are."""
+        self.check()
+        return super().finish(blob_id, new)

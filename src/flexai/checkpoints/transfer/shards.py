@@ -1,0 +1,91 @@
+"""How a large transfer is cut into shards that different processes can do, computed from sizes alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+MAX_SHARDS = 300
+"""About as many shards as a transfer is cut into.
+
+A Prefect server records 35 to 55 task runs a second and loses records of bursts above some 3,000.
+"""
+
+MAX_FILES = 500
+"""Files in a shard. Each is a request or two, so a file counts for at least this fraction of a shard's bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """What stays together: one file, or files that may be equal, of which the second finds the first one's content."""
+
+    paths: tuple[str, ...]
+    size: int
+    """Bytes of all."""
+    part_size: int = 0
+    """Bytes of a part, for one file that may be cut between its parts; else 0."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """What one shard does: whole files, or some parts of one."""
+
+    paths: tuple[str, ...]
+    size: int
+    """Bytes."""
+    numbers: range | None = None
+    """The numbers (from 1) of the one file's parts."""
+
+
+def shard_target(sizes: Sequence[int], shard_size: int) -> int:
+    """How many bytes to put into a shard, for files of these sizes; 0 where they are not worth more than one.
+
+    It is ``shard_size``, or more where that would make too many shards.
+    """
+    total = sum(max(size, shard_size // MAX_FILES) for size in sizes)
+    return 0 if total <= shard_size else max(shard_size, -(-total // MAX_SHARDS))
+
+
+def cut(units: Iterable[Unit], target: int) -> list[Cut]:
+    """Cut a transfer into shards of about ``target`` bytes (``shard_target``), the largest first.
+
+    Small units are put together in the order they come in; one that is larger than a shard is cut between its
+    parts, or stands alone where it may not be cut.
+    """
+    cuts: list[Cut] = []
+    group: list[Unit] = []
+    weight = 0
+
+    def close() -> None:
+        if group:
+            paths = tuple(path for unit in group for path in unit.paths)
+            cuts.append(Cut(paths, sum(unit.size for unit in group)))
+
+    for unit in units:
+        if unit.size > target:
+            cuts.extend(_pieces(unit, target))
+            continue
+        heavy = max(unit.size, len(unit.paths) * target // MAX_FILES)
+        if group and weight + heavy > target:
+            close()
+            group, weight = [], 0
+        group.append(unit)
+        weight += heavy
+    close()
+    return sorted(cuts, key=lambda cut: -cut.size)
+
+
+def _pieces(unit: Unit, target: int) -> list[Cut]:
+    if not unit.part_size:
+        return [Cut(unit.paths, unit.size)]
+    parts = -(-unit.size // unit.part_size)
+    shards = min(parts, -(-unit.size // target))
+    if shards < 2:
+        return [Cut(unit.paths, unit.size)]
+    # As even as whole parts allow.
+    edges = [1 + parts * number // shards for number in range(shards + 1)]
+    return [
+        Cut(unit.paths, min((end - 1) * unit.part_size, unit.size) - (first - 1) * unit.part_size, range(first, end))
+        for first, end in pairwise(edges)
+    ]
