@@ -94,17 +94,17 @@ def forgiving(logger: Logger) -> Iterator[None]:
         logger.warning("the Prefect API did not take an artifact: %s", error)
 
 
-def create_markdown(key: str, text: str, *, description: str, logger: Logger) -> None:
-    """Attach a page of Markdown to the run, if there is one."""
-    _attach(lambda: _create("markdown", key, text, description), logger)
+def create_markdown(key: str, text: str, *, description: str, logger: Logger) -> bool:
+    """Attach a page of Markdown to the run, if there is one; whether the API took it."""
+    return _attach(lambda: _create("markdown", key, text, description), logger)
 
 
 def create_table(
     key: str, rows: Sequence[Mapping[str, str | int | float | bool | None]], *, description: str, logger: Logger
-) -> None:
+) -> bool:
     """Attach a table to the run, if there is one: a row for each mapping, whose keys are the columns."""
     data = json.dumps([dict(row) for row in rows], allow_nan=False)
-    _attach(lambda: _create("table", key, data, description), logger)
+    return _attach(lambda: _create("table", key, data, description), logger)
 
 
 def catalog_table(rows: Iterable[CheckpointRow]) -> list[dict[str, str | int | float | bool | None]]:
@@ -137,13 +137,15 @@ def update_progress(artifact_id: UUID, percent: float, description: str) -> None
     get_client(sync_client=True).update_artifact(artifact_id, ArtifactUpdate(data=percent, description=description))
 
 
-def _attach(create: Callable[[], object], logger: Logger) -> None:
+def _attach(create: Callable[[], object], logger: Logger) -> bool:
     if not is_in_a_run():
-        return
+        return False
+    is_taken = threading.Event()
 
     def attach() -> None:
         with forgiving(logger):
             create()
+            is_taken.set()
 
     # A daemon: where the API hangs, the work is done all the same.
     thread = threading.Thread(target=contextvars.copy_context().run, args=(attach,), daemon=True)
@@ -151,6 +153,7 @@ def _attach(create: Callable[[], object], logger: Logger) -> None:
     thread.join(PATIENCE_SECONDS)
     if thread.is_alive():
         logger.warning("the Prefect API did not take an artifact within %d seconds", PATIENCE_SECONDS)
+    return is_taken.is_set()
 
 
 def _create(kind: str, key: str, data: float | str, description: str) -> UUID:

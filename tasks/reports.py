@@ -152,13 +152,11 @@ class Reporter:
                 assets.materialized(assets.job_asset(self._system.store_id, job.name), upstream)
             if len({point.step for point in points_of(captured)}) >= 2:
                 key = artifacts.artifact_key("training", job.name)
-                artifacts.create_markdown(
-                    key,
-                    describe_job(job, captured),
-                    description=f"Losses of training job {job.name}",
-                    logger=self._logger,
-                )
-                self._tell_where(f"losses of training job {job.name}", key)
+                description = f"Losses of training job {job.name}"
+                if artifacts.create_markdown(
+                    key, describe_job(job, captured), description=description, logger=self._logger
+                ):
+                    self._tell_where(f"losses of training job {job.name}", key)
 
     def _available(
         self,
@@ -180,13 +178,14 @@ class Reporter:
     def _page(self, story: Story, happened: str) -> None:
         key = artifacts.checkpoint_key(story.checkpoint)
         run = artifacts.run_link()
-        artifacts.create_markdown(
+        is_there = artifacts.create_markdown(
             key,
             describe_checkpoint(story, happened, run=run),
             description=f"{happened[:1].upper()}{happened[1:]}" + (f" ({run})" if run else ""),
             logger=self._logger,
         )
-        self._tell_where(f"checkpoint {title(story.checkpoint)}", key)
+        if is_there:
+            self._tell_where(f"checkpoint {title(story.checkpoint)}", key)
 
     def _tell_where(self, what: str, key: str) -> None:
         if url := artifacts.artifact_url(key):
