@@ -7,6 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from blake3 import blake3
 from sqlalchemy import Connection, RowMapping, select, update
 
 from flexai.checkpoints.catalog.candidates import Candidates, check_some_stay, check_unused, read_candidates
@@ -72,21 +73,21 @@ def test_only_what_is_asked_for_is_read_and_nothing_that_was_deleted(catalog: Ca
     assert {row["job_name"] for row in read_candidates(database, job_ids=None, pushed=False).rows} == {"one", "two"}
 
 
-def test_every_reference_to_a_blob_is_read_whoever_has_it(catalog: Catalog) -> None:
-    job_id = add_job(catalog)
-    own = captured(catalog, job_id)
-    push(catalog, "llama", {"model.bin": b"shared"})
-    copy = push(catalog, "copy", {"model.bin": b"shared"})
-    catalog.checkpoints.delete(parse_reference("llama"))
+def test_every_reference_to_a_blob_is_read_whoever_has_it_and_no_others(catalog: Catalog) -> None:
+    captured(catalog, add_job(catalog))
+    pushed = push(catalog, "llama", {"model.bin": b"shared", "own.bin": b"own"})
+    gone = push(catalog, "gone", {"model.bin": b"shared"})
+    catalog.checkpoints.delete(parse_reference("gone"))
     on_its_way, _ = begin(catalog, "on-its-way")
+    catalog.blobs(STORE_ID).hold_by_digest(on_its_way, [blake3(b"shared").hexdigest()])
     store(catalog.blobs(STORE_ID), on_its_way, b"another")
-    users = [users for _, users in read_candidates(catalog.database, job_ids=None, pushed=False).blobs.values()]
-    assert frozenset({str(own.id)}) in users
-    assert frozenset({on_its_way}) in users
-    (shared,) = [found for found in users if str(copy.id) in found]
-    assert len(shared) == 2
-    sizes = [size for size, _ in read_candidates(catalog.database, job_ids=None, pushed=False).blobs.values()]
-    assert sorted(sizes) == sorted([len(b"shared"), len(b"another"), len(f"{job_id} checkpoint-5")])
+    with catalog.database.writing() as connection:
+        connection.execute(update(checkpoints).where(checkpoints.c.id == on_its_way).values(kind="captured"))
+    found = read_candidates(catalog.database, job_ids=[], pushed=True).blobs
+    assert sorted(found.values(), key=lambda one: one[0]) == [
+        (len(b"own"), frozenset({str(pushed.id)})),
+        (len(b"shared"), frozenset({str(pushed.id), str(gone.id), on_its_way})),
+    ]
 
 
 def test_exported_ones_are_told_from_others(catalog: Catalog) -> None:

@@ -16,7 +16,7 @@ from flexai.checkpoints.service.inspect import inspect
 from flexai.checkpoints.service.push import ExistingCheckpoint, push
 from flexai.checkpoints.service.recover import recover
 from flexai.checkpoints.service.training import delete_job, job_checkpoints, run_training
-from tests.support.machine import Machine
+from tests.support.machine import Machine, lose_catalog
 from tests.support.trees import Tree, noise
 
 SOURCE: Tree = {"model.safetensors": noise(5000, "model")}
@@ -88,7 +88,7 @@ def test_a_job_with_a_protected_checkpoint_is_deleted_only_without_its_checkpoin
         'for name in a b; do echo $name > "$FLEXAI_OUTPUT_CHECKPOINT_DIR/$name/w.bin"; done'
     )
     patient = machine.again(quiet_period=0)
-    job = run_training(patient.system, "train", ["sh", "-c", script], on_output=lambda _: None)
+    job = run_training(patient.system, "train", ["sh", "-c", script], on_output=lambda *_: None)
     assert job.status is JobStatus.SUCCEEDED
     first, second = job_checkpoints(patient.system, "train")
     protect(patient.system, [str(second.id)])
@@ -105,7 +105,7 @@ def test_a_catalog_that_is_rebuilt_from_the_store_does_not_know_what_was_protect
 ) -> None:
     machine.push("llama", source)
     protect(machine.system, ["llama"])
-    with Machine.start(machine.root, database_url=f"sqlite:///{machine.root}/new.db") as rebuilt:
+    with lose_catalog(machine) as rebuilt:
         assert recover(rebuilt.system).recovered == ["llama"]
         assert not rebuilt.checkpoint("llama").is_protected
 

@@ -29,7 +29,8 @@ class Candidates:
     running: Mapping[str, str]
     """Names of the running jobs by their ids."""
     blobs: Mapping[str, tuple[int, frozenset[str]]]
-    """By blob its bytes, and the checkpoints that refer to it, deleted ones that can come back included."""
+    """By blob of those checkpoints its bytes, and all of the catalog that refer to it, deleted ones that can still come
+    back included."""
 
 
 def read_candidates(database: Database, *, job_ids: Collection[str] | None, pushed: bool) -> Candidates:
@@ -39,13 +40,21 @@ def read_candidates(database: Database, *, job_ids: Collection[str] | None, push
         wanted.append(checkpoints.c.kind == CheckpointKind.CAPTURED)
     elif job_ids:
         wanted.append(checkpoints.c.job_id.in_(job_ids))
+    is_wanted = checkpoints.c.deleted_at.is_(None) & or_(false(), *wanted)
     query = (
         select(checkpoints, jobs.c.name.label("job_name"), _IS_EXPORTED.label("is_exported"))
         .outerjoin(jobs, jobs.c.id == checkpoints.c.job_id)
-        .where(checkpoints.c.deleted_at.is_(None), or_(false(), *wanted))
+        .where(is_wanted)
     )
-    references = select(blob_references.c.blob_id, blobs.c.size, blob_references.c.checkpoint_id).join(
-        blobs, blobs.c.id == blob_references.c.blob_id
+    own = blob_references.alias()
+    references = (
+        select(blob_references.c.blob_id, blobs.c.size, blob_references.c.checkpoint_id)
+        .join(blobs, blobs.c.id == blob_references.c.blob_id)
+        .where(
+            blob_references.c.blob_id.in_(
+                select(own.c.blob_id).join(checkpoints, checkpoints.c.id == own.c.checkpoint_id).where(is_wanted)
+            )
+        )
     )
     with database.reading() as connection:
         running = _running(connection)
