@@ -275,9 +275,8 @@ def _delete_the_others(machine: Machine, checkpoint: Checkpoint) -> None:
         (_start_from, "training job 'another' has started from it"),
         (_resume_job, "training job 'train' would be resumed from it"),
         (_delete_the_others, "those that should stay in its place are gone"),
-        (lambda machine, one: delete(machine.system, str(one.id)), "it is deleted already"),
     ],
-    ids=["protected", "exported", "started from", "resumed from", "the last one left", "deleted"],
+    ids=["protected", "exported", "started from", "resumed from", "the last one left"],
 )
 def test_what_changed_since_the_plan_stays(
     machine: Machine, job: TrainingJob, monkeypatch: pytest.MonkeyPatch, change: Change, why: str
@@ -295,11 +294,27 @@ def test_what_changed_since_the_plan_stays(
     assert why in report.spared[str(first.id)]
     assert str(first.id) not in report.deleted
     assert progress.files == 2
-    if change.__name__ != "<lambda>" or why != "it is deleted already":
-        assert str(first.id) in alive(machine)
+    assert str(first.id) in alive(machine)
     document = prune_document(report)
     assert document["sparedCount"] >= 1
     assert why in next(row["spared"] for row in document["checkpoints"] if row["id"] == str(first.id))
+
+
+def test_what_somebody_else_deletes_first_is_no_failure(
+    machine: Machine, job: TrainingJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second, _ = captures(machine, job, 3)
+
+    def plan_and_delete(*arguments: Any, **options: Any) -> Any:
+        planned = plan_prune(*arguments, **options)
+        delete(machine.again().system, str(first.id))
+        return planned
+
+    monkeypatch.setattr("flexai.checkpoints.service.prune.plan_prune", plan_and_delete)
+    told: list[Checkpoint] = []
+    report = prune(machine.system, LAST, apply=True, on_deleted=told.append)
+    assert (report.deleted, report.spared) == ((str(second.id),), {})
+    assert ids(told) == [str(second.id)]
 
 
 def test_the_document_says_everything(machine: Machine, job: TrainingJob) -> None:

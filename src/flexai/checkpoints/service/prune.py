@@ -56,7 +56,7 @@ class PruneReport:
     plan: RetentionPlan
     applied: bool
     deleted: tuple[str, ...] = ()
-    """The ids of the checkpoints that were deleted."""
+    """The ids of the checkpoints that were deleted, those left out that somebody else deleted first."""
     spared: Mapping[str, str] = field(default_factory=dict)
     """Why one that should have gone stayed, by its id: something had changed since the plan was made."""
 
@@ -78,9 +78,10 @@ def prune(
 ) -> PruneReport:
     """Plan what the rules let go, and with ``apply`` delete it; ``at`` is the time that ages are counted to.
 
-    ``on_deleted`` is called with each checkpoint that was deleted.
     Each checkpoint is looked at once more when it is deleted, while nobody else can change it: one that is protected,
-    used, exported or finished meanwhile stays, and so does the last one of a group. Interrupted, a rerun goes on.
+    used, exported or finished meanwhile stays, and so does the last one of a group. ``on_deleted`` is called with each
+    one that was deleted. Interrupted, a rerun goes on.
+
     Raises UsageError for a policy without rules, NotFoundError for a job that is not there.
     """
     plan = plan_prune(system, policy, scope, at=at)
@@ -101,7 +102,7 @@ def prune(
                 spared[row.id] = error.message
                 progress.note(f"{row.title} stays: {error.message}")
             except NotFoundError:
-                spared[row.id] = "it is deleted already"
+                progress.note(f"{row.title} was deleted by somebody else")
             else:
                 deleted.append(row.id)
                 on_deleted(gone)
