@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -127,6 +128,26 @@ def test_packs_and_copies_free_only_what_nobody_needs(machine: Machine, job: Tra
     delete(machine.system, str(fourth.id))
     delete(machine.system, "copy")
     assert machine.collect().freed_bytes == 5 * 900 + 20_002
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_whatever_is_shared_gc_frees_what_the_plan_said(machine: Machine, seed: int) -> None:
+    chance = random.Random(seed)
+    # Some go into packs, some are blobs of their own.
+    files = {f"{number}.bin": noise(chance.choice([300, 5000, 20_000, 90_000]), number) for number in range(12)}
+    for number in range(12):
+        chosen = dict(chance.sample(sorted(files.items()), chance.randint(1, 5)))
+        machine.push(f"run-{number}", machine.write(f"run-{number}", chosen))
+    before = {one.name: machine.fetched(one.name) for one in machine.checkpoints()}
+    protect(machine.system, [f"run-{chance.randrange(12)}"])
+    policy = RetentionPolicy(keep_last=chance.randint(1, 6))
+    report = prune(machine.system, policy, PruneScope(pushed=("run-*",)), apply=True)
+    assert report.freed_bytes == report.plan.freed_bytes == machine.collect().freed_bytes
+    check_nothing_is_torn(machine)
+    check_nothing_is_left_over(machine)
+    assert {name: machine.fetched(name) for name in (one.row.title for one in report.plan.kept)} == {
+        one.row.title: before[one.row.title] for one in report.plan.kept
+    }
 
 
 def test_what_a_deleted_checkpoint_could_still_need_is_not_counted_as_freed(machine: Machine, job: TrainingJob) -> None:
