@@ -472,14 +472,14 @@ class Blobs:
         with self._database.reading() as connection:
             return {status: int(size or 0) for status, size in connection.execute(query)}
 
-    def _stored(self, condition: ColumnElement[bool]) -> Select[*tuple[Any, ...]]:
+    def _stored(self, condition: ColumnElement[bool]) -> Select[Any]:
         return (
             select(*_CONTENT_COLUMNS)
             .join(blobs, blobs.c.id == contents.c.blob_id)
             .where(blobs.c.store_id == self.store_id, blobs.c.status == "stored", condition)
         )
 
-    def _locked(self, query: Select[*tuple[Any, ...]]) -> Select[*tuple[Any, ...]]:
+    def _locked(self, query: Select[Any]) -> Select[*tuple[Any, ...]]:
         return query.with_for_update(of=blobs) if self._database.is_postgresql else query
 
     def _refer(self, connection: Connection, checkpoint_id: str, blob_ids: set[str]) -> None:

@@ -7,6 +7,8 @@ lie one after the other in one binary value.
 
 from __future__ import annotations
 
+from typing import Any
+
 from sqlalchemy import (
     BigInteger,
     Boolean,
@@ -40,7 +42,7 @@ _TIME = String(32)
 _SERIAL = BigInteger().with_variant(Integer, "sqlite")
 
 
-def _claim_columns() -> list[Column[object]]:
+def _claim_columns() -> list[Column[Any]]:
     """Who is at work on a row; all empty where nobody is (see ``claims``)."""
     return [
         Column("claim_token", String(32)),
