@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from prefect import flow
 
+from flexai.blocks import load_connection
 from flexai.checkpoints.documents import Document
-from flexai.flows.requests import ExportRequest
-from flexai.flows.running import OPTIONS, rename_run, size_of
+from flexai.flows.requests import ExportRequest, shard_bytes
+from flexai.flows.runners import task_runner
+from flexai.flows.running import OPTIONS, rename_run
 from flexai.tasks import export_checkpoint
+from flexai.tasks.export import export_here
+from flexai.tasks.naming import size_of
+from flexai.tasks.shards import FlowSpread, again_after_passing_failures
 
 
 @flow(
     name="export-checkpoint",
     description="Bring a checkpoint's files to a storage provider.",
     flow_run_name="export {request.checkpoint} to {request.storage_provider}",
+    task_runner=task_runner(),
     **OPTIONS,
 )
 def export(request: ExportRequest) -> Document:
@@ -29,6 +35,14 @@ def export(request: ExportRequest) -> Document:
         CheckpointError: What ``flexai.tasks.export_checkpoint`` raises.
     """
     rename_run(f"export {request.checkpoint}{size_of(request.checkpoint)} to {request.storage_provider}")
+    spread = FlowSpread.of(shard_bytes(request.shard_size))
+    if spread.is_for_export(request.checkpoint):
+        connection = load_connection(request.storage_provider)
+        return again_after_passing_failures(
+            lambda: export_here(
+                request.checkpoint, connection, request.destination_path, overwrite=request.overwrite, spread=spread
+            )
+        )
     return export_checkpoint(
         request.checkpoint, request.storage_provider, request.destination_path, overwrite=request.overwrite
     )

@@ -6,8 +6,9 @@ from prefect import flow
 
 from flexai.checkpoints.documents import Document
 from flexai.flows.requests import FetchRequest
-from flexai.flows.running import OPTIONS, rename_run, size_of
+from flexai.flows.running import OPTIONS, rename_run
 from flexai.tasks import fetch_checkpoint
+from flexai.tasks.naming import size_of
 
 
 @flow(

@@ -5,10 +5,9 @@ from __future__ import annotations
 from prefect import flow
 
 from flexai.checkpoints.documents import Document, short_size
-from flexai.checkpoints.service import mirror as service
-from flexai.flows.composed import MirrorRequest, OfJob, Selected
+from flexai.flows.composed import ByName, MirrorRequest, OfJob, Selected
 from flexai.flows.running import OPTIONS, rename_run
-from flexai.tasks.mirror import mirror_checkpoints
+from flexai.tasks import mirror_checkpoints
 
 
 @flow(
@@ -26,26 +25,22 @@ def mirror(request: MirrorRequest) -> Document:
         request: Which checkpoints, and where to.
 
     Returns:
-        What ``flexai.tasks.mirror.mirror_checkpoints`` returns.
+        What ``flexai.tasks.mirror_checkpoints`` returns.
 
     Raises:
-        CheckpointError: What ``flexai.tasks.mirror.mirror_checkpoints`` raises.
+        CheckpointError: What ``flexai.tasks.mirror_checkpoints`` raises.
     """
+    which = request.checkpoints
     done = mirror_checkpoints(
-        chosen(request), request.storage_provider, request.destination_path, overwrite=request.overwrite
+        request.storage_provider,
+        request.destination_path,
+        names=which.names if isinstance(which, ByName) else "*",
+        checkpoints=which.checkpoints if isinstance(which, Selected) else (),
+        job=which.job if isinstance(which, OfJob) else "",
+        overwrite=request.overwrite,
     )
     rename_run(
         f"mirror to {request.storage_provider}: {len(done['copied'])} copied ({short_size(done['movedBytes'])}),"
         f" {len(done['skipped'])} there already"
     )
     return done
-
-
-def chosen(request: MirrorRequest) -> service.MirrorSet:
-    """The checkpoints that a request means."""
-    which = request.checkpoints
-    if isinstance(which, Selected):
-        return service.NamedCheckpoints(tuple(which.checkpoints))
-    if isinstance(which, OfJob):
-        return service.JobCheckpoints(which.job)
-    return service.PushedCheckpoints(which.names)

@@ -7,7 +7,7 @@ from prefect import flow
 from flexai.checkpoints.documents import Document, short_size
 from flexai.flows.composed import ReportRequest
 from flexai.flows.running import OPTIONS, rename_run
-from flexai.tasks.report import report_catalog
+from flexai.tasks import report_catalog
 
 _USUAL = ReportRequest()
 
@@ -25,7 +25,7 @@ def report(request: ReportRequest = _USUAL) -> Document:
         request: How much to show.
 
     Returns:
-        What ``flexai.tasks.report.report_catalog`` returns.
+        What ``flexai.tasks.report_catalog`` returns.
 
     Raises:
         CheckpointError: What the catalog and the store raise.

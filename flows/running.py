@@ -7,9 +7,6 @@ from typing import Any
 from prefect.client.orchestration import get_client
 from prefect.context import FlowRunContext
 
-from flexai.checkpoints.catalog.reader import open_reader
-from flexai.checkpoints.documents import short_size
-from flexai.checkpoints.errors import CheckpointError
 from flexai.tasks.artifacts import forgiving
 from flexai.tasks.running import run_logger
 
@@ -29,15 +26,3 @@ def rename_run(name: str) -> None:
     with forgiving(logger):
         # Prefect's own helper would return a coroutine to a flow that an asynchronous one called.
         get_client(sync_client=True).update_flow_run(context.flow_run.id, name=name)
-
-
-def size_of(reference: str) -> str:
-    """How large a checkpoint is, as a run's name has it: `` (12 GB)``; empty where the catalog does not tell.
-
-    Whether the checkpoint can be used at all is for the operation to say.
-    """
-    try:
-        with open_reader() as reader:
-            return f" ({short_size(reader.checkpoint(reference).size)})"
-    except CheckpointError:
-        return ""

@@ -7,7 +7,7 @@ from prefect import flow
 from flexai.checkpoints.documents import Document, short_size
 from flexai.flows.composed import ScrubRequest
 from flexai.flows.running import OPTIONS, rename_run
-from flexai.tasks.scrub import scrub_store
+from flexai.tasks import scrub_store
 
 _USUAL = ScrubRequest()
 _GIB = 1024**3
@@ -26,7 +26,7 @@ def scrub(request: ScrubRequest = _USUAL) -> Document:
         request: How much to read, and whether to repair.
 
     Returns:
-        What ``flexai.tasks.scrub.scrub_store`` returns.
+        What ``flexai.tasks.scrub_store`` returns.
 
     Raises:
         CheckpointError: IntegrityError for damage that is left.

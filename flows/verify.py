@@ -6,8 +6,9 @@ from prefect import flow
 
 from flexai.checkpoints.documents import Document
 from flexai.flows.requests import VerifyRequest
-from flexai.flows.running import OPTIONS, rename_run, size_of
+from flexai.flows.running import OPTIONS, rename_run
 from flexai.tasks import verify_checkpoints
+from flexai.tasks.naming import size_of
 
 _ALL = VerifyRequest()
 

@@ -15,8 +15,11 @@ from flexai.tasks.delete import delete_checkpoint, undelete_checkpoint
 from flexai.tasks.export import export_checkpoint
 from flexai.tasks.fetch import fetch_checkpoint
 from flexai.tasks.inspect import inspect_checkpoint, list_checkpoints
+from flexai.tasks.mirror import mirror_checkpoints
 from flexai.tasks.prune import prune_checkpoints
 from flexai.tasks.push import push_checkpoint
+from flexai.tasks.report import report_catalog
+from flexai.tasks.scrub import scrub_store
 from flexai.tasks.training import list_training_checkpoints, run_training
 from flexai.tasks.verify import verify_checkpoints
 
@@ -27,9 +30,12 @@ __all__ = [
     "inspect_checkpoint",
     "list_checkpoints",
     "list_training_checkpoints",
+    "mirror_checkpoints",
     "prune_checkpoints",
     "push_checkpoint",
+    "report_catalog",
     "run_training",
+    "scrub_store",
     "undelete_checkpoint",
     "verify_checkpoints",
 ]

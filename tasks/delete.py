@@ -10,6 +10,7 @@ from flexai.checkpoints.service.delete import delete as delete_from_catalog
 from flexai.checkpoints.service.delete import undelete as undelete_in_catalog
 from flexai.checkpoints.service.system import System
 from flexai.tasks.documents import identity
+from flexai.tasks.naming import sized
 from flexai.tasks.reports import Reporter
 from flexai.tasks.running import QUICK, TAGS, run_logger, telling
 
@@ -18,7 +19,7 @@ from flexai.tasks.running import QUICK, TAGS, run_logger, telling
     name="delete-checkpoint",
     description="Delete a checkpoint; its bytes go when nothing else uses them and the grace period is over.",
     tags=TAGS | {"delete"},
-    task_run_name="delete {reference}",
+    task_run_name=sized("delete {reference}{size}"),
     **QUICK,
 )
 def delete_checkpoint(reference: str) -> Document:

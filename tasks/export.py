@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from prefect import task
 
-from flexai.blocks import load_connection
+from flexai.blocks import StorageProvider, load_connection
 from flexai.checkpoints.documents import Document
 from flexai.checkpoints.service.export import export as export_to_provider
+from flexai.checkpoints.service.shards import Spread
 from flexai.checkpoints.service.system import System
 from flexai.tasks import artifacts
 from flexai.tasks.documents import identity
+from flexai.tasks.limits import transfer_through
+from flexai.tasks.naming import sized
 from flexai.tasks.progress import RunProgress
 from flexai.tasks.reports import Reporter, destination_of
 from flexai.tasks.running import RETRIED, TAGS, run_logger, telling
@@ -19,7 +22,7 @@ from flexai.tasks.running import RETRIED, TAGS, run_logger, telling
     name="export-checkpoint",
     description="Bring a checkpoint's files to a storage provider.",
     tags=TAGS | {"export"},
-    task_run_name="export {reference} to {storage_provider}",
+    task_run_name=sized("export {reference}{size} to {storage_provider}"),
     **RETRIED,
 )
 def export_checkpoint(
@@ -40,19 +43,42 @@ def export_checkpoint(
     Raises:
         CheckpointError: What ``flexai.checkpoints.service.export.export`` and ``flexai.blocks.load_connection`` raise.
     """
+    with telling(run_logger()):
+        connection = load_connection(storage_provider)
+    with transfer_through(storage_provider):
+        return export_here(reference, connection, destination_path, overwrite=overwrite)
+
+
+def export_here(
+    reference: str,
+    connection: StorageProvider,
+    destination_path: str,
+    *,
+    overwrite: bool = False,
+    spread: Spread | None = None,
+) -> Document:
+    """Export a checkpoint in the run that is going on, and tell of it; ``spread`` has a large one done in shards.
+
+    Raises what ``flexai.checkpoints.service.export.export`` raises.
+    """
     logger = run_logger()
     progress = RunProgress(logger, key=artifacts.artifact_key("export", reference))
     with telling(logger), System.open(connect=load_connection) as system:
-        connection = load_connection(storage_provider)
         reporter = Reporter(system, logger)
         with reporter.telling_failure(reference, "export", destination_of(connection, destination_path)):
             report = export_to_provider(
-                system, reference, connection, destination_path, overwrite=overwrite, progress=progress
+                system,
+                reference,
+                connection,
+                destination_path,
+                overwrite=overwrite,
+                spread=spread,
+                progress=progress,
             )
         logger.info(
             "exported %s to %s:%s: %d files, %d there already",
             reference,
-            storage_provider,
+            connection.connection_name,
             destination_path,
             report.exported_files,
             report.skipped_files,

@@ -12,6 +12,7 @@ from flexai.checkpoints.service.fetch import fetch as fetch_from_store
 from flexai.checkpoints.service.system import System
 from flexai.tasks import artifacts
 from flexai.tasks.documents import identity
+from flexai.tasks.naming import sized
 from flexai.tasks.progress import RunProgress
 from flexai.tasks.running import RETRIED, TAGS, run_logger, telling
 
@@ -20,7 +21,7 @@ from flexai.tasks.running import RETRIED, TAGS, run_logger, telling
     name="fetch-checkpoint",
     description="Bring a checkpoint's files to a directory of the machine that runs this.",
     tags=TAGS | {"fetch"},
-    task_run_name="fetch {reference}",
+    task_run_name=sized("fetch {reference}{size}"),
     **RETRIED,
 )
 def fetch_checkpoint(reference: str, destination: str = ".", overwrite: bool = False) -> Document:

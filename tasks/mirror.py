@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from prefect import task
 
 from flexai.blocks import load_connection
 from flexai.checkpoints.catalog.checkpoints import title
 from flexai.checkpoints.documents import Document, human_size
-from flexai.checkpoints.service.mirror import Mirrored, MirrorReport, MirrorSet
+from flexai.checkpoints.errors import UsageError
+from flexai.checkpoints.service.mirror import (
+    JobCheckpoints,
+    Mirrored,
+    MirrorReport,
+    MirrorSet,
+    NamedCheckpoints,
+    PushedCheckpoints,
+)
 from flexai.checkpoints.service.mirror import mirror as mirror_to_provider
 from flexai.checkpoints.service.system import System
 from flexai.tasks import artifacts
@@ -27,14 +37,21 @@ _SHOWN = 500
     **RETRIED,
 )
 def mirror_checkpoints(
-    checkpoints: MirrorSet, storage_provider: str, destination_path: str, overwrite: bool = False
+    storage_provider: str,
+    destination_path: str,
+    names: str = "*",
+    checkpoints: Sequence[str] = (),
+    job: str = "",
+    overwrite: bool = False,
 ) -> Document:
     """Mirror checkpoints; one that fails does not stop the others, and fails the task at its end.
 
     Args:
-        checkpoints: Which ones (``flexai.checkpoints.service.mirror``).
         storage_provider: The name of a storage provider connection.
         destination_path: ``BUCKET[/PREFIX]`` on that provider.
+        names: A pattern of the names of pushed checkpoints: all of them where nothing else is said.
+        checkpoints: Instead of it: NAME or UUID of each checkpoint.
+        job: Instead of it: NAME or UUID of the training job whose checkpoints are meant.
         overwrite: Replace objects that are there with other content.
 
     Returns:
@@ -50,7 +67,7 @@ def mirror_checkpoints(
         reporter = Reporter(system, logger)
         report = mirror_to_provider(
             system,
-            checkpoints,
+            _chosen(names, checkpoints, job),
             connection,
             destination_path,
             overwrite=overwrite,
@@ -64,6 +81,14 @@ def mirror_checkpoints(
         "skipped": [_document(one) for one in report.skipped],
         "movedBytes": report.moved_bytes,
     }
+
+
+def _chosen(names: str, checkpoints: Sequence[str], job: str) -> MirrorSet:
+    if checkpoints and job:
+        raise UsageError("checkpoints and a training job are given", hint="give one of: names; checkpoints; job")
+    if checkpoints:
+        return NamedCheckpoints(tuple(checkpoints))
+    return JobCheckpoints(job) if job else PushedCheckpoints(names)
 
 
 def _document(mirrored: Mirrored) -> Document:

@@ -58,7 +58,7 @@ def test_push_fetch_and_a_failure_are_task_runs(
         "hint: nothing needs to be pushed; with --if-not-exists this is no error",
     ]
     assert _states(prefect_server, f"push {name}", count=2) == ["COMPLETED", "FAILED"]
-    assert _states(prefect_server, f"fetch {name}") == ["COMPLETED"]
+    assert _states(prefect_server, f"fetch {name} (7 bytes)") == ["COMPLETED"]
 
 
 def test_a_tracked_training_job_prints_and_exits_as_its_command_does(
@@ -93,7 +93,7 @@ def test_export_reads_its_connection_from_the_api(
     )
     assert (exported.code, exported.err) == (0, f"exported {name} to {name}:bucket/x: 1 file, 7 bytes\n")
     assert (program.cwd / "share/bucket/x/a.bin").read_text() == "content"
-    assert _states(prefect_server, f"export {name} to {name}") == ["COMPLETED"]
+    assert _states(prefect_server, f"export {name} (7 bytes) to {name}") == ["COMPLETED"]
 
 
 def test_no_track_runs_without_prefect_where_an_api_is_configured(program: Program) -> None:

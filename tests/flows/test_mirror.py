@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 import uuid
 from pathlib import Path
 
 import pytest
 
-from flexai.checkpoints.service import mirror as service
+from flexai.checkpoints.errors import UsageError
 from flexai.flows.composed import MirrorRequest
-from flexai.flows.mirror import chosen, mirror
-from flexai.tasks import push_checkpoint
+from flexai.flows.mirror import mirror
+from flexai.tasks import mirror_checkpoints, push_checkpoint, run_training
 from tests.flows.conftest import RunDeployed
 from tests.servers.prefect import PrefectServer
 
@@ -40,14 +41,31 @@ def test_a_mirror_copies_what_is_new_and_says_so(
 
 
 @pytest.mark.parametrize(
-    ("which", "meant"),
+    ("which", "copied"),
     [
-        ({}, service.PushedCheckpoints("*")),
-        ({"checkpoints": {"names": "mistral-*"}}, service.PushedCheckpoints("mistral-*")),
-        ({"checkpoints": {"checkpoints": ["mistral-1"]}}, service.NamedCheckpoints(("mistral-1",))),
-        ({"checkpoints": {"job": "mistral-run"}}, service.JobCheckpoints("mistral-run")),
+        ({}, {"llama-1", "llama-2", "mistral-1"}),
+        ({"checkpoints": {"names": "llama-*"}}, {"llama-1", "llama-2"}),
+        ({"checkpoints": {"checkpoints": ["mistral-1"]}}, {"mistral-1"}),
     ],
 )
-def test_checkpoints_are_chosen_by_name_by_job_or_one_by_one(which: dict[str, object], meant: object) -> None:
-    request = MirrorRequest.model_validate({"storage_provider": "share", "destination_path": "copies"} | which)
-    assert chosen(request) == meant
+def test_checkpoints_are_chosen_by_a_pattern_or_one_by_one(
+    home: Path, files: Path, share: str, which: dict[str, object], copied: set[str]
+) -> None:
+    for name in ("llama-1", "llama-2", "mistral-1"):
+        push_checkpoint.fn(name, files=[str(files)])
+    request = MirrorRequest.model_validate({"storage_provider": share, "destination_path": "copies"} | which)
+    assert {row["name"] for row in mirror(request)["copied"]} == copied
+
+
+def test_a_jobs_checkpoints_are_copied_below_its_name(
+    home: Path, share: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FLEXAI_QUIET_PERIOD", "0")
+    code = "import os, pathlib; pathlib.Path(os.environ['FLEXAI_OUTPUT_CHECKPOINT_DIR'], 'a.bin').write_text('a')"
+    run_training.fn("mirror-run", [sys.executable, "-c", code])
+    done = mirror_checkpoints.fn(share, "copies", job="mirror-run")
+    (row,) = done["copied"]
+    assert row["destinationPath"] == f"copies/mirror-run/final-{row['id'][:8]}"
+    assert (tmp_path / "share" / row["destinationPath"] / "a.bin").read_text() == "a"
+    with pytest.raises(UsageError):
+        mirror_checkpoints.fn(share, "copies", job="mirror-run", checkpoints=["llama-1"])

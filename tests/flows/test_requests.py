@@ -10,23 +10,28 @@ from prefect.utilities.callables import parameter_schema
 from prefect.utilities.schema_tools.validation import validate
 from pydantic import BaseModel, ValidationError
 
-from flexai.flows import requests
+from flexai.flows import composed, requests
 from flexai.flows.delete import delete
 from flexai.flows.export import export
 from flexai.flows.fetch import fetch
 from flexai.flows.inspect import inspect
 from flexai.flows.list import list_checkpoints
+from flexai.flows.mirror import mirror
 from flexai.flows.push import push
+from flexai.flows.report import report
+from flexai.flows.scrub import scrub
 from flexai.flows.verify import verify
 
-FLOWS = [delete, export, fetch, inspect, list_checkpoints, push, verify]
-MODELS = [
+FLOWS = [delete, export, fetch, inspect, list_checkpoints, mirror, push, report, scrub, verify]
+MODELS = {
     found
-    for found in vars(requests).values()
+    for module in (requests, composed)
+    for found in vars(module).values()
     if isinstance(found, type) and issubclass(found, requests.Request) and found is not requests.Request
-]
+}
 
 FILES = {"name": "mistral-500", "source": {"files": ["out"]}}
+MIRROR = {"storage_provider": "share", "destination_path": "bucket"}
 PLACE = {"checkpoint": "mistral-500", "storage_provider": "share", "destination_path": "bucket/place"}
 
 
@@ -43,13 +48,13 @@ def test_every_flow_says_what_it_does_and_names_its_runs(flow: Flow[Any, Any]) -
     assert flow.persist_result is False
 
 
-@pytest.mark.parametrize("model", MODELS, ids=lambda model: model.__name__)
+@pytest.mark.parametrize("model", sorted(MODELS, key=lambda model: model.__name__), ids=lambda model: model.__name__)
 def test_every_field_has_a_title_and_a_description(model: type[BaseModel]) -> None:
     for name, field in model.model_fields.items():
         assert field.title and field.description and field.description.endswith("."), name
 
 
-@pytest.mark.parametrize("model", MODELS, ids=lambda model: model.__name__)
+@pytest.mark.parametrize("model", sorted(MODELS, key=lambda model: model.__name__), ids=lambda model: model.__name__)
 def test_every_field_that_must_be_written_has_an_example(model: type[BaseModel]) -> None:
     for name, field in model.model_fields.items():
         if field.annotation in {str, list[str]} and field.is_required() and name != "storage_provider":
@@ -66,6 +71,12 @@ def test_every_field_that_must_be_written_has_an_example(model: type[BaseModel])
         (push, FILES | {"source": {"checkpoint": "3f0c3a4e-9d7b-4c58-8f0e-0c5d8b7a6e21"}}),
         (export, PLACE),
         (fetch, {"checkpoint": "mistral-500", "destination": "/data"}),
+        (mirror, MIRROR),
+        (mirror, MIRROR | {"checkpoints": {"names": "llama-*"}}),
+        (mirror, MIRROR | {"checkpoints": {"checkpoints": ["llama-1"]}, "destination_path": "bucket/mirror"}),
+        (mirror, MIRROR | {"checkpoints": {"job": "llama-run"}}),
+        (scrub, {"budget_gib": 0.5, "repair": False}),
+        (report, {"newest": 1}),
         (verify, {}),
         (verify, {"checkpoints": ["mistral-500"]}),
         (list_checkpoints, {"names": "mistral-*"}),
@@ -100,6 +111,13 @@ def test_what_makes_sense_is_taken_by_the_form_and_by_the_flow(flow: Flow[Any, A
         (export, PLACE | {"storage_provider": "Share"}),
         (export, PLACE | {"overwrite": "perhaps"}),
         (fetch, {"checkpoint": "mistral-500", "destination": ""}),
+        (mirror, {"destination_path": "bucket"}),
+        (mirror, MIRROR | {"checkpoints": {"checkpoints": []}}),
+        (mirror, MIRROR | {"checkpoints": {"job": "llama-run", "names": "*"}}),
+        (mirror, MIRROR | {"destination_path": "/mirror"}),
+        (scrub, {"budget_gib": 0}),
+        (report, {"newest": 0}),
+        (report, {"newest": 201}),
         (verify, {"checkpoints": "mistral-500"}),
         (list_checkpoints, {"names": ""}),
     ],

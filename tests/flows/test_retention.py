@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -30,13 +31,29 @@ def server_refuses(request: dict[str, Any]) -> bool:
     return bool(validate({"request": request}, schema(), raise_on_error=False, preprocess=True))
 
 
+def deletions(server: PrefectServer, checkpoint_id: str) -> int:
+    """How often the server was told that a checkpoint was deleted, once it was."""
+    wanted = {
+        "filter": {
+            "resource": {"id": [f"flexai.checkpoint.{checkpoint_id}"]},
+            "event": {"name": ["flexai.checkpoint.deleted"]},
+        }
+    }
+    deadline = time.monotonic() + 60
+    while not (found := server.post("/events/filter", wanted)["events"]):
+        assert time.monotonic() < deadline, "no event within a minute"
+        time.sleep(0.1)
+    return len(found)
+
+
 def test_a_run_shows_its_plan_and_deletes_only_when_it_is_told_to(
     prefect_api: PrefectServer, home: Path, files: Path, run_deployed: RunDeployed
 ) -> None:
     prefix = f"nightly-{uuid.uuid4().hex[:8]}"
+    ids = []
     for number in range(3):
         (files / "own.bin").write_bytes(bytes([number]) * 1024)
-        push_checkpoint.fn(f"{prefix}-{number}", files=[str(files)])
+        ids.append(push_checkpoint.fn(f"{prefix}-{number}", files=[str(files)])["metadata"]["id"])
 
     def run(**request: Any) -> tuple[str, str]:
         ended = run_deployed(retention, {"request": {"pushed": [f"{prefix}-*"], "keep_last": 1} | request})
@@ -53,6 +70,7 @@ def test_a_run_shows_its_plan_and_deletes_only_when_it_is_told_to(
     name, page = run(apply=True)
     assert name.startswith("retention: 2 of 3 deleted; gc frees ")
     assert [row["name"] for row in list_checkpoints.fn()] == [f"{prefix}-2"]
+    assert [deletions(prefect_api, checkpoint_id) for checkpoint_id in ids[:2]] == [1, 1]
     assert run(apply=True)[0] == "retention: 0 of 1 deleted; gc frees 0 bytes"
 
 

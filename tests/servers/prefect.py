@@ -6,6 +6,7 @@ Runs and blocks of all tests are in one database: a test uses names of its own.
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -39,7 +40,12 @@ class PrefectServer:
 
     def post(self, path: str, document: dict[str, Any] | None = None) -> Any:
         """Ask its API."""
-        answer = requests.post(f"{self.api_url}{path}", json=document or {}, timeout=60)
+        for seconds in (1, 2, 4, 8, 0):
+            answer = requests.post(f"{self.api_url}{path}", json=document or {}, timeout=60)
+            # Its database was locked for too long; Prefect's own client asks again as well.
+            if answer.status_code != requests.codes.service_unavailable:
+                break
+            time.sleep(seconds)
         answer.raise_for_status()
         return answer.json()
 

@@ -64,7 +64,7 @@ def test_a_store_that_is_unavailable_for_a_while_is_tried_again(
     monkeypatch.setattr(fetch_module, "fetch_from_store", sometimes)
     impatient = fetch_checkpoint.with_options(retry_delay_seconds=0)
     assert impatient(name, str(tmp_path / "restored"))["fetchedFiles"] == 2
-    run = task_run(prefect_api, f"fetch {name}")
+    run = task_run(prefect_api, f"fetch {name} (16 KB)")
     assert (run["state_type"], run["run_count"]) == ("COMPLETED", 3)
 
 
