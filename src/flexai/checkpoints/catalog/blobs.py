@@ -479,7 +479,7 @@ class Blobs:
             .where(blobs.c.store_id == self.store_id, blobs.c.status == "stored", condition)
         )
 
-    def _locked(self, query: Select[Any]) -> Select[*tuple[Any, ...]]:
+    def _locked(self, query: Select[Any]) -> Select[Any]:
         return query.with_for_update(of=blobs) if self._database.is_postgresql else query
 
     def _refer(self, connection: Connection, checkpoint_id: str, blob_ids: set[str]) -> None:
