@@ -20,13 +20,13 @@ class Aside:
     def __init__(self, logger: Logger, *, patience: float = PATIENCE_SECONDS) -> None:
         self._logger = logger
         self._patience = patience
-        self._queue: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
         # A daemon: where the API hangs, the work is done all the same.
         context = contextvars.copy_context()
         self._thread = threading.Thread(target=context.run, args=(self._run,), name="aside", daemon=True)
         self._thread.start()
 
-    def do(self, act: Callable[[], None]) -> None:
+    def do(self, act: Callable[[], object]) -> None:
         """Have something done, soon."""
         self._queue.put(act)
 

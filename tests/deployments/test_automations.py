@@ -117,7 +117,7 @@ def test_damage_raises_an_alert_that_says_what_is_damaged(
     prefect_api: PrefectServer, automate: Callable[..., str], home: Path, files: Path
 ) -> None:
     name = f"mistral-{uuid.uuid4().hex[:8]}"
-    push_checkpoint.fn(name, files=[str(files)])
+    checkpoint_id = push_checkpoint.fn(name, files=[str(files)])["metadata"]["id"]
     (blob,) = [path for path in (home / "store").rglob("*") if path.is_file() and path.stat().st_size > 16000]
     blob.chmod(0o600)
     blob.write_bytes(bytes(blob.stat().st_size))
@@ -130,3 +130,8 @@ def test_damage_raises_an_alert_that_says_what_is_damaged(
     assert state.message == f"2 damaged contents in {home / 'store'}"
     (page,) = prefect_api.post("/artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [run["id"]]}}})
     assert name in page["data"] and "nested/weights.bin" in page["data"]
+    wanted = {"filter": {"event": {"name": ["flexai.store.corruption"]}}}
+    found = prefect_api.post("/events/filter", wanted)["events"]
+    (told,) = [event for event in found if event["payload"]["store"] == str(home / "store")]
+    assert (told["resource"]["damaged"], told["payload"]["checkpoints"]) == ("2", [name])
+    assert f"flexai.checkpoint.{checkpoint_id}" in [one["prefect.resource.id"] for one in told["related"]]
