@@ -13,6 +13,7 @@ from prefect.client.schemas.objects import BlockDocument
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from pydantic import ValidationError
 
+from flexai.blocks import limits
 from flexai.blocks.api import with_api
 from flexai.blocks.gcs import GCSStorageProvider
 from flexai.blocks.huggingface import HuggingFaceStorageProvider
@@ -73,8 +74,13 @@ def parse_connection_name(text: str) -> str:
     return name
 
 
-def save_connection(block: StorageProvider, name: str, *, overwrite: bool = False) -> UUID:
+def save_connection(
+    block: StorageProvider, name: str, *, overwrite: bool = False, max_transfers: int | None = None
+) -> UUID:
     """Save a connection under a name, and return its id; ``overwrite`` replaces one of the same kind.
+
+    At most ``max_transfers`` task runs move bytes through it at a time; where it is None the limit that it has stays,
+    and a new one gets ``limits.DEFAULT_MAX_TRANSFERS``.
 
     Raises InvalidNameError, AlreadyExistsError for a name that is taken (by another kind even with ``overwrite``),
     UsageError for an endpoint that is refused, and StorageUnavailableError where the Prefect API does not answer.
@@ -89,12 +95,14 @@ def save_connection(block: StorageProvider, name: str, *, overwrite: bool = Fals
             # Prefect would overwrite the document that the block was loaded from, whatever its name.
             block._block_document_id = document.id
         try:
-            return await block.asave(name, overwrite=overwrite, client=client)
+            saved = await block.asave(name, overwrite=overwrite, client=client)
         except ValueError as error:
             # Saved by somebody else since we looked.
             if isinstance(error.__cause__, ObjectAlreadyExists):
                 raise _taken(name, type(block)) from error
             raise
+        await limits.set_limit(client, name, max_transfers)
+        return saved
 
     return with_api(save)
 
@@ -154,6 +162,7 @@ def delete_connection(name: str) -> None:
         # ObjectNotFound: somebody else has just done it.
         with contextlib.suppress(ObjectNotFound):
             await client.delete_block_document(document.id)
+        await limits.delete_limit(client, name)
 
     with_api(delete)
 

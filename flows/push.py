@@ -5,15 +5,21 @@ from __future__ import annotations
 from prefect import flow
 
 from flexai.checkpoints.documents import Document, short_size
-from flexai.flows.requests import OtherCheckpoint, ProviderFiles, PushRequest
+from flexai.checkpoints.errors import CheckpointError
+from flexai.checkpoints.service.push import is_large
+from flexai.flows.requests import OtherCheckpoint, ProviderFiles, PushRequest, shard_bytes
+from flexai.flows.runners import task_runner
 from flexai.flows.running import OPTIONS, rename_run
 from flexai.tasks import push_checkpoint
+from flexai.tasks.push import push_here, source_of
+from flexai.tasks.shards import FlowSpread, again_after_passing_failures
 
 
 @flow(
     name="push-checkpoint",
     description="Bring files into the managed store as a checkpoint, from the worker's machine or a storage provider.",
     flow_run_name="push {request.name}",
+    task_runner=task_runner(),
     **OPTIONS,
 )
 def push(request: PushRequest) -> Document:
@@ -28,24 +34,47 @@ def push(request: PushRequest) -> Document:
     Raises:
         CheckpointError: What ``flexai.tasks.push_checkpoint`` raises.
     """
+    document = _push_in_shards(request) or _push(request)
+    # How large it is, its source may tell only when all of it was read.
+    rename_run(f"push {request.name} ({short_size(document['status']['sizeBytes'])})")
+    return document
+
+
+def _push_in_shards(request: PushRequest) -> Document | None:
+    """Push what is worth more than one shard; None for anything else, and for what cannot be found."""
+    source = request.source
+    spread = FlowSpread.of(shard_bytes(request.shard_size))
+    if isinstance(source, OtherCheckpoint):
+        return None
+    try:
+        if isinstance(source, ProviderFiles):
+            what = source_of(storage_provider=source.storage_provider, source_path=source.source_path)
+        else:
+            what = source_of(source.files, source.follow_symlinks, source.rehash)
+        if not is_large(what, spread.shard_size):
+            return None
+    except CheckpointError:
+        return None  # for the task to say
+    return again_after_passing_failures(
+        lambda: push_here(request.name, what, if_not_exists=request.if_not_exists, spread=spread)
+    )
+
+
+def _push(request: PushRequest) -> Document:
     source = request.source
     if isinstance(source, ProviderFiles):
-        document = push_checkpoint(
+        return push_checkpoint(
             request.name,
             storage_provider=source.storage_provider,
             source_path=source.source_path,
             if_not_exists=request.if_not_exists,
         )
-    elif isinstance(source, OtherCheckpoint):
-        document = push_checkpoint(request.name, from_checkpoint=source.checkpoint, if_not_exists=request.if_not_exists)
-    else:
-        document = push_checkpoint(
-            request.name,
-            files=source.files,
-            follow_symlinks=source.follow_symlinks,
-            rehash=source.rehash,
-            if_not_exists=request.if_not_exists,
-        )
-    # How large it is, its source may tell only when all of it was read.
-    rename_run(f"push {request.name} ({short_size(document['status']['sizeBytes'])})")
-    return document
+    if isinstance(source, OtherCheckpoint):
+        return push_checkpoint(request.name, from_checkpoint=source.checkpoint, if_not_exists=request.if_not_exists)
+    return push_checkpoint(
+        request.name,
+        files=source.files,
+        follow_symlinks=source.follow_symlinks,
+        rehash=source.rehash,
+        if_not_exists=request.if_not_exists,
+    )

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from flexai.checkpoints.errors import CheckpointError
 from flexai.checkpoints.names import parse_name, parse_reference
+from flexai.checkpoints.settings import parse_size
 from flexai.checkpoints.storage.connection import split_bucket
 from flexai.flows.connections import Connection
 
@@ -58,6 +59,31 @@ SourcePath: TypeAlias = Annotated[str, Field(pattern=_SOURCE_PATH), AfterValidat
 DestinationPath: TypeAlias = Annotated[str, Field(pattern=_DESTINATION_PATH), AfterValidator(_check_path)]
 """``BUCKET/PREFIX``."""
 NotEmpty: TypeAlias = Annotated[str, Field(min_length=1)]
+
+
+def _check_size(text: str) -> str:
+    if text and shard_bytes(text) is None:
+        raise ValueError(f"{text!r} is no size: write 8GiB, 500MB or a number of bytes")
+    return text
+
+
+def shard_bytes(text: str) -> int | None:
+    """How many bytes a text means; None for the setting in force."""
+    size = parse_size(text)
+    return size if isinstance(size, int) and size > 0 else None
+
+
+ShardSize: TypeAlias = Annotated[
+    str,
+    Field(
+        title="Shard size",
+        description="Bytes of a shard, such as 8GiB: a larger transfer is given out in shards of about this size, which"
+        " the deployment's task runner does at the same time. Empty for the setting shard_size.",
+        pattern="^(\\d+(\\.\\d+)? ?[kmgtKMGT]?i?[bB]?)?$",
+        examples=["8GiB"],
+    ),
+    AfterValidator(_check_size),
+]
 
 
 class Request(BaseModel):
@@ -134,6 +160,7 @@ class PushRequest(Request):
         title="Succeed where it exists",
         description="Succeed where the name is taken by the same content, so that a schedule can push again and again.",
     )
+    shard_size: ShardSize = ""
 
 
 class FetchRequest(Request):
@@ -170,6 +197,7 @@ class ExportRequest(Request):
     overwrite: bool = Field(
         default=False, title="Overwrite", description="Replace objects that are there with other content."
     )
+    shard_size: ShardSize = ""
 
 
 class InspectRequest(Request):

@@ -12,9 +12,11 @@ from flexai.checkpoints.errors import UsageError
 from flexai.checkpoints.models import now
 from flexai.checkpoints.service.push import ExistingCheckpoint, LocalFiles, ProviderPath, PushSource
 from flexai.checkpoints.service.push import push as push_to_store
+from flexai.checkpoints.service.shards import Spread
 from flexai.checkpoints.service.system import System
 from flexai.tasks import artifacts
 from flexai.tasks.documents import document_of_checkpoint
+from flexai.tasks.limits import transfer_through
 from flexai.tasks.progress import RunProgress
 from flexai.tasks.reports import Reporter
 from flexai.tasks.running import RETRIED, TAGS, run_logger, telling
@@ -56,14 +58,26 @@ def push_checkpoint(
     Raises:
         CheckpointError: What ``flexai.checkpoints.service.push.push`` raises; UsageError for no source or several.
     """
+    with telling(run_logger()):
+        source = source_of(files, follow_symlinks, rehash, storage_provider, source_path, from_checkpoint)
+    with transfer_through(storage_provider):
+        return push_here(name, source, if_not_exists=if_not_exists)
+
+
+def push_here(name: str, source: PushSource, *, if_not_exists: bool = False, spread: Spread | None = None) -> Document:
+    """Push a checkpoint in the run that is going on, and tell of it; ``spread`` has a large one done in shards.
+
+    Raises what ``flexai.checkpoints.service.push.push`` raises.
+    """
     logger = run_logger()
     progress = RunProgress(logger, key=artifacts.artifact_key("push", name))
     with telling(logger), System.open(connect=load_connection) as system:
-        source = _source(files, follow_symlinks, rehash, storage_provider, source_path, from_checkpoint)
         reporter = Reporter(system, logger)
         began = now()
         with reporter.telling_failure(name, "push"):
-            checkpoint = push_to_store(system, name, source, if_not_exists=if_not_exists, progress=progress)
+            checkpoint = push_to_store(
+                system, name, source, if_not_exists=if_not_exists, spread=spread, progress=progress
+            )
         document = document_of_checkpoint(system, checkpoint)
         logger.info(
             "checkpoint %r is available: %d files, %s (%s)",
@@ -76,14 +90,15 @@ def push_checkpoint(
     return document
 
 
-def _source(
-    files: Sequence[str],
-    follow_symlinks: bool,
-    rehash: bool,
-    storage_provider: str,
-    source_path: str,
-    from_checkpoint: str,
+def source_of(
+    files: Sequence[str] = (),
+    follow_symlinks: bool = False,
+    rehash: bool = False,
+    storage_provider: str = "",
+    source_path: str = "",
+    from_checkpoint: str = "",
 ) -> PushSource:
+    """What to push; UsageError for no source or several, and what ``flexai.blocks.load_connection`` raises."""
     given = [bool(files), bool(storage_provider or source_path), bool(from_checkpoint)]
     if sum(given) != 1:
         raise UsageError(

@@ -63,7 +63,15 @@ class Settings(BaseSettings):
         description="The managed store: a directory, `s3://BUCKET/PREFIX`, `gs://BUCKET/PREFIX` or"
         " `CONNECTION:BUCKET/PREFIX`; the folder `store` in the home folder by default",
     )
-    concurrency: int = Field(default=8, ge=1, le=256, description="Parts that are moved at a time")
+    concurrency: int = Field(
+        default=32,
+        ge=1,
+        le=256,
+        description="Parts that are moved at a time, at most; fewer where more would gain nothing",
+    )
+    bandwidth_limit: Size = Field(
+        default=0, ge=0, description="Bytes that an operation moves a second, at most (`100MiB`); 0 for no limit"
+    )
     part_size: Size = Field(
         default=DEFAULT_PART_SIZE,
         ge=64 * 1024,
@@ -79,6 +87,16 @@ class Settings(BaseSettings):
         le=1024**3,
         description="Bytes of a pack, and of memory for each one in the making",
     )
+    shard_size: Size = Field(
+        default=8 * 1024**3,
+        ge=64 * 1024,
+        description="Bytes of a shard (`8GiB`): flows give out larger pushes and exports in shards of about this size",
+    )
+    task_runner: str = Field(
+        default="threads",
+        description="What does the shards of a flow: `threads` or `threads:SHARDS` at a time in its own process,"
+        " `dask:tcp://SCHEDULER:8786`, `ray:ray://HEAD:10001`; `dask` or `ray` for a cluster of its own",
+    )
     grace_period: Duration = Field(
         default=timedelta(days=7),
         ge=timedelta(0),
@@ -93,7 +111,9 @@ class Settings(BaseSettings):
     )
 
     @field_validator(
-        "concurrency", "part_size", "pack_threshold", "pack_size", "grace_period", "quiet_period", mode="before"
+        *("concurrency", "bandwidth_limit", "part_size", "pack_threshold", "pack_size", "shard_size"),
+        *("grace_period", "quiet_period"),
+        mode="before",
     )
     @classmethod
     def _no_boolean(cls, value: object) -> object:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeAlias
@@ -22,6 +22,7 @@ from flexai.checkpoints.service.shards import Spread
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.storage.connection import RemotePath, StorageConnection
 from flexai.checkpoints.transfer.scan import scan_local, scan_remote, split_spec
+from flexai.checkpoints.transfer.shards import weight
 from flexai.checkpoints.transfer.sources import LocalSource
 from flexai.checkpoints.transfer.sources import Source as FileSource
 from flexai.checkpoints.transfer.upload import Brought
@@ -125,6 +126,28 @@ def push(
     if isinstance(source, LocalFiles):
         _remember(system, stored, sources, scanned_ns)
     return stored
+
+
+def is_large(source: PushSource, shard_size: int) -> bool:
+    """Whether a push is worth more than one shard, which for a provider is found by listing no more than that needs.
+
+    Raises what scanning and listing raise.
+    """
+    sizes: Iterable[int]
+    match source:
+        case LocalFiles(specs, follow_symlinks):
+            sizes = (one.size for one in scan_local(specs, follow_symlinks=follow_symlinks))
+        case ProviderPath(connection, path):
+            place = connection.open(path)
+            sizes = (info.size for info in place.storage.list(place.key))
+        case _:
+            return False
+    total = 0
+    for size in sizes:
+        total += weight(size, shard_size)
+        if total > shard_size:
+            return True
+    return False
 
 
 def _remember(system: System, stored: Checkpoint, sources: Sequence[FileSource], scanned_ns: int) -> None:

@@ -38,12 +38,17 @@ class Cut:
     """The numbers (from 1) of the one file's parts."""
 
 
+def weight(size: int, shard_size: int) -> int:
+    """What a file counts for in a shard."""
+    return max(size, shard_size // MAX_FILES)
+
+
 def shard_target(sizes: Sequence[int], shard_size: int) -> int:
     """How many bytes to put into a shard, for files of these sizes; 0 where they are not worth more than one.
 
     It is ``shard_size``, or more where that would make too many shards.
     """
-    total = sum(max(size, shard_size // MAX_FILES) for size in sizes)
+    total = sum(weight(size, shard_size) for size in sizes)
     return 0 if total <= shard_size else max(shard_size, -(-total // MAX_SHARDS))
 
 

@@ -70,8 +70,16 @@ def _secret_option(flag: str, help_text: str) -> Callable[[F], F]:
     shell_complete=complete_directory,
     help="local: the directory whose folders are the buckets, such as a mounted network share.",
 )
+@click.option(
+    "--max-transfers",
+    metavar="N",
+    type=click.IntRange(1, 10_000),
+    help="Task runs that move bytes through it at a time, over all machines; 16 by default.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace the connection of that name.")
-def create(name: str, provider: str, overwrite: bool, **parameters: str | bool | None) -> None:
+def create(
+    name: str, provider: str, overwrite: bool, max_transfers: int | None, **parameters: str | bool | None
+) -> None:
     """Save a connection to a storage provider.
 
     Secrets are never given as a flag's value. A SOURCE is env:VARIABLE, file:PATH, or - for standard input;
@@ -105,7 +113,7 @@ def create(name: str, provider: str, overwrite: bool, **parameters: str | bool |
         raise UsageError(
             f"{flag}: {first['msg'].removeprefix('Value error, ')}", hint=form_of(name, provider)
         ) from None
-    blocks.save_connection(block, name, overwrite=overwrite)
+    blocks.save_connection(block, name, overwrite=overwrite, max_transfers=max_transfers)
     terminal.say(f"saved connection {name!r} ({provider}: {block.location})")
     terminal.hint(f"flexai storage check {name} {_example(provider)} tries out what it may do")
 

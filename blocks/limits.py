@@ -1,0 +1,68 @@
+"""How many transfers may use a connection at a time, over all machines: a global concurrency limit of Prefect's.
+
+It is made and deleted with the connection. One saved in Prefect's UI has none yet, so whoever uses a connection makes
+the limit where it is missing: to Prefect a missing one means no limit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+
+from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate, GlobalConcurrencyLimitUpdate
+from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
+
+from flexai.blocks.api import with_api
+
+DEFAULT_MAX_TRANSFERS = 16
+"""Task runs that move bytes through one connection at a time; each moves several parts at once."""
+
+
+def limit_name(connection: str) -> str:
+    """The name of a connection's limit in Prefect."""
+    return f"flexai-storage-{connection}"
+
+
+def ensure_limits(connections: list[str]) -> None:
+    """See to it that connections have limits, the default where there is none."""
+
+    async def ensure(client: PrefectClient) -> None:
+        for connection in connections:
+            await set_limit(client, connection, None)
+
+    with_api(ensure)
+
+
+def max_transfers(connection: str) -> int | None:
+    """How many transfers may use a connection at a time; None where nobody has used it yet."""
+
+    async def read(client: PrefectClient) -> int | None:
+        try:
+            return (await client.read_global_concurrency_limit_by_name(limit_name(connection))).limit
+        except ObjectNotFound:
+            return None
+
+    return with_api(read)
+
+
+async def set_limit(client: PrefectClient, connection: str, limit: int | None) -> None:
+    """Set a connection's limit; where None is given, to the default if there is none."""
+    name = limit_name(connection)
+    try:
+        known = await client.read_global_concurrency_limit_by_name(name)
+    except ObjectNotFound:
+        # Somebody else may have been faster.
+        with contextlib.suppress(ObjectAlreadyExists):
+            await client.create_global_concurrency_limit(
+                GlobalConcurrencyLimitCreate(name=name, limit=limit or DEFAULT_MAX_TRANSFERS)
+            )
+            return
+        known = await client.read_global_concurrency_limit_by_name(name)
+    if limit is not None and known.limit != limit:
+        await client.update_global_concurrency_limit(name, GlobalConcurrencyLimitUpdate(limit=limit))
+
+
+async def delete_limit(client: PrefectClient, connection: str) -> None:
+    """Delete a connection's limit, if it has one."""
+    with contextlib.suppress(ObjectNotFound):
+        await client.delete_global_concurrency_limit_by_name(limit_name(connection))

@@ -1,0 +1,149 @@
+"""Shards of a push or an export as tasks, and having them done by the flow's task runner.
+
+A flow gives them out, never a task: a task that is tried again would roll back what its shards have done.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from prefect import task
+from prefect.futures import PrefectFuture, as_completed, wait
+from prefect.tasks import Task
+
+from flexai.blocks import load_connection
+from flexai.checkpoints.catalog.reader import open_reader
+from flexai.checkpoints.errors import CheckpointError, StorageUnavailableError
+from flexai.checkpoints.service.shards import (
+    ExportedShard,
+    ExportShard,
+    PushedShard,
+    PushShard,
+    run_export_shard,
+    run_push_shard,
+)
+from flexai.checkpoints.service.system import System
+from flexai.checkpoints.settings import load_settings
+from flexai.checkpoints.transfer.shards import MAX_FILES
+from flexai.tasks.limits import transfer_through
+from flexai.tasks.progress import RunProgress
+from flexai.tasks.running import RETRIED, TAGS, run_logger, telling
+
+S = TypeVar("S")
+R = TypeVar("R")
+
+_DELAYS = (2.0, 4.0, 8.0)
+"""Seconds before a flow that gave out shards is tried again, as with a task."""
+
+
+@task(
+    name="push-shard",
+    description="Bring some files of a checkpoint, or some parts of a large file, into the managed store.",
+    tags=TAGS | {"push"},
+    task_run_name="push {shard.label}",
+    **RETRIED,
+)
+def push_shard(shard: PushShard) -> PushedShard:
+    """Bring in a shard of a push.
+
+    Args:
+        shard: What to bring in.
+
+    Raises:
+        CheckpointError: What ``flexai.checkpoints.service.shards.run_push_shard`` raises.
+    """
+    logger = run_logger()
+    with (
+        telling(logger),
+        transfer_through(shard.storage_provider),
+        System.open(connect=load_connection) as system,
+    ):
+        return run_push_shard(system, shard, connect=load_connection, progress=RunProgress(logger))
+
+
+@task(
+    name="export-shard",
+    description="Bring some files of a checkpoint, or some parts of a large file, to a storage provider.",
+    tags=TAGS | {"export"},
+    task_run_name="export {shard.label}",
+    **RETRIED,
+)
+def export_shard(shard: ExportShard) -> ExportedShard:
+    """Bring out a shard of an export, or compare what is there with it.
+
+    Args:
+        shard: What to bring out.
+
+    Raises:
+        CheckpointError: What ``flexai.checkpoints.service.shards.run_export_shard`` raises.
+    """
+    logger = run_logger()
+    with (
+        telling(logger),
+        transfer_through(shard.storage_provider),
+        System.open(connect=load_connection) as system,
+    ):
+        return run_export_shard(system, shard, connect=load_connection, progress=RunProgress(logger))
+
+
+@dataclass(frozen=True, slots=True)
+class FlowSpread:
+    """Has shards done by the task runner of the flow that is running."""
+
+    shard_size: int
+    """Bytes."""
+
+    @classmethod
+    def of(cls, shard_size: int | None) -> FlowSpread:
+        """Shards of so many bytes, or of as many as the settings say."""
+        return cls(load_settings().shard_size if shard_size is None else shard_size)
+
+    def is_for_export(self, reference: str) -> bool:
+        """Whether a checkpoint is worth more than one shard; one that cannot be found is not."""
+        try:
+            with open_reader() as reader:
+                row = reader.checkpoint(reference)
+        except CheckpointError:
+            return False
+        return row.size > self.shard_size or row.file_count > MAX_FILES
+
+    def push(self, shards: Sequence[PushShard]) -> Iterator[PushedShard]:
+        """Have shards of a push done."""
+        return _run(push_shard, shards)
+
+    def export(self, shards: Sequence[ExportShard]) -> Iterator[ExportedShard]:
+        """Have shards of an export done."""
+        return _run(export_shard, shards)
+
+
+def again_after_passing_failures(work: Callable[[], R]) -> R:
+    """Do something that gives out shards, and again where a store was unavailable: it goes on where it stopped."""
+    for delay in _DELAYS:
+        try:
+            return work()
+        except StorageUnavailableError as error:
+            run_logger().warning("trying again in %.0f s: %s", delay, error.message)
+            time.sleep(delay)
+    return work()
+
+
+def _run(run: Task[[S], R], shards: Sequence[S]) -> Iterator[R]:
+    futures: list[PrefectFuture[Any]] = [run.submit(shard) for shard in shards]
+    try:
+        for future in as_completed(futures):
+            yield future.result()
+    finally:
+        # After a failure: those that wait do not begin, and whoever tries again meets none that still runs.
+        for future in futures:
+            cancel = getattr(getattr(future, "wrapped_future", None), "cancel", None)
+            if cancel is not None:
+                cancel()
+        wait([future for future in futures if not _is_cancelled(future)])
+
+
+def _is_cancelled(future: PrefectFuture[Any]) -> bool:
+    cancelled = getattr(getattr(future, "wrapped_future", None), "cancelled", None)
+    return cancelled is not None and bool(cancelled())
