@@ -16,6 +16,7 @@ from collections.abc import Generator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 import flexai
 from tests.servers.fixtures import fake_gcs, juicefs, lease, rclone, seaweedfs
@@ -26,6 +27,10 @@ from tests.servers.prefect import prefect_api, prefect_server
 # Prefect reports usage to its makers unless told not to; tests talk to this machine alone.
 os.environ.setdefault("DO_NOT_TRACK", "1")
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+
+# How long an example takes says how busy the machine is.
+settings.register_profile("flexai", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("flexai")
 
 __all__ = ["fake_gcs", "juicefs", "lease", "postgresql", "prefect_api", "prefect_server", "rclone", "seaweedfs"]
 
