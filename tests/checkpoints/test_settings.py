@@ -66,7 +66,7 @@ def test_a_home_folder_means_the_same_to_every_reader(
 def test_the_environment_wins_over_the_file_and_the_file_over_the_default(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert load_settings().concurrency == 8
+    assert load_settings().concurrency == 32
     _write(home, "concurrency = 3\npack_threshold = '1KiB'")
     assert load_settings().concurrency == 3
     monkeypatch.setenv("FLEXAI_CONCURRENCY", "5")
@@ -96,9 +96,12 @@ def test_every_setting_can_be_set_in_the_file_and_in_the_environment(
         "database_url": "postgresql://host/db",
         "store": "/srv/store",
         "concurrency": "2",
+        "bandwidth_limit": "100MiB",
         "part_size": "1MiB",
         "pack_threshold": "2MiB",
         "pack_size": "3MiB",
+        "shard_size": "4GiB",
+        "task_runner": "threads:3",
         "grace_period": "1d",
         "quiet_period": "2s",
     }
@@ -201,7 +204,7 @@ def test_variables_of_others_under_our_prefix_are_left_alone(monkeypatch: pytest
     monkeypatch.setenv("FLEXAI_OUTPUT_CHECKPOINT_DIR", "/out")
     monkeypatch.setenv("FLEXAI_API_KEY", "secret")
     monkeypatch.setenv("FLEXAI_", "x")
-    assert load_settings().concurrency == 8
+    assert load_settings().concurrency == 32
 
 
 @pytest.mark.parametrize("content", [b"concurrency = ", b"\xff\xfe", b"a = 1\na = 2", b"= 3"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from datetime import timedelta
 
 import click
@@ -19,6 +20,27 @@ track_option = click.option(
     "--track/--no-track",
     default=None,
     help="Run as a Prefect task run, or without Prefect. By default as one where a Prefect API is configured.",
+)
+
+
+def _limit_bandwidth(ctx: click.Context, _parameter: click.Parameter, value: str) -> None:
+    if not value or ctx.resilient_parsing:
+        return
+    from flexai.checkpoints.settings import parse_size
+
+    if not isinstance(size := parse_size(value), int) or size <= 0:
+        raise UsageError(f"--bwlimit {value!r} is no number of bytes", hint="write 100MiB, 2.5GB or plain bytes")
+    # The operation, which may run as a task run of this process, reads its settings from there.
+    os.environ["FLEXAI_BANDWIDTH_LIMIT"] = str(size)
+
+
+bwlimit_option = click.option(
+    "--bwlimit",
+    metavar="SIZE",
+    default="",
+    expose_value=False,
+    callback=_limit_bandwidth,
+    help="Move at most so many bytes a second (100MiB).",
 )
 
 

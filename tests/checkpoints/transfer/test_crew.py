@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-import _thread
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -10,8 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flexai.checkpoints.errors import StorageUnavailableError
 from flexai.checkpoints.progress import NoProgress
 from flexai.checkpoints.storage.protocol import BLOCK_SIZE, BytesBody
+from flexai.checkpoints.storage.retry import RetryPolicy, retrying
 from flexai.checkpoints.transfer.crew import CountedBody, Crew, StoppedError
 
 
@@ -153,7 +156,7 @@ def test_an_interruption_ends_the_tasks_before_it_is_raised() -> None:
     ended = threading.Event()
 
     def work() -> None:
-        _thread.interrupt_main()
+        os.kill(os.getpid(), signal.SIGINT)
         try:
             while True:
                 crew.check()
@@ -227,3 +230,46 @@ def test_a_body_ends_early_when_the_crew_stops() -> None:
     crew.run()
     with pytest.raises(StoppedError):
         next(reading)
+
+
+def test_a_wait_between_tries_ends_when_another_task_fails() -> None:
+    crew = Crew(2)
+    is_waiting = threading.Event()
+    tries: list[int] = []
+
+    def unavailable() -> None:
+        tries.append(1)
+        is_waiting.set()
+        raise StorageUnavailableError("not now", hint="")
+
+    crew.add(lambda: retrying(unavailable, RetryPolicy(base_delay=3600, max_delay=3600, random=lambda: 1.0)))
+
+    def fail() -> None:
+        is_waiting.wait(30)
+        raise ValueError("first")
+
+    crew.add(fail)
+    with pytest.raises(ValueError, match="first"):
+        crew.run()
+    assert tries == [1]
+
+
+def test_bytes_wait_for_their_turn_where_the_bandwidth_is_limited() -> None:
+    crew = Crew(2, bandwidth=1)
+    moved = _Counter()
+    begun = threading.Event()
+
+    def read() -> None:
+        for _ in CountedBody(BytesBody(bytes(9 * BLOCK_SIZE)), crew=crew, progress=moved).blocks():
+            begun.set()
+
+    def stop() -> None:
+        begun.wait(30)
+        raise ValueError("enough")
+
+    crew.add(read)
+    crew.add(stop)
+    # The second block's turn would be in twelve days, unless the work is given up.
+    with pytest.raises(ValueError, match="enough"):
+        crew.run()
+    assert moved.moved <= 2 * BLOCK_SIZE

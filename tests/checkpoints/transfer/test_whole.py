@@ -3,7 +3,7 @@ from __future__ import annotations
 import hashlib
 import random
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import pytest
@@ -44,9 +44,17 @@ class Bytes:
         self.closed = True
 
 
-def whole(content: bytes, expected: bytes = CONTENT) -> WholeSource:
+def never() -> None:
+    pytest.fail("nothing to wait for")
+
+
+def whole(content: bytes, expected: bytes = CONTENT, check: Callable[[], None] = never) -> WholeSource:
     return WholeSource(
-        Bytes(content), size=len(expected), sha256=hashlib.sha256(expected).hexdigest(), name="model.bin"
+        Bytes(content),
+        size=len(expected),
+        sha256=hashlib.sha256(expected).hexdigest(),
+        name="model.bin",
+        check=check,
     )
 
 
@@ -54,16 +62,12 @@ def exhaust(source: WholeSource, part: Part) -> bytes:
     return b"".join(bytes(block) for block in source.blocks(part.offset, part.size))
 
 
-def never() -> None:
-    pytest.fail("nothing to wait for")
-
-
 def test_parts_in_order_are_compared_without_being_kept() -> None:
     source = whole(CONTENT)
     for part in parts_of(len(CONTENT), 30_000):
         assert exhaust(source, part) == CONTENT[part.offset : part.offset + part.size]
         assert not source._readings[part.offset].kept
-        source.settle(part.offset, never)
+        source.settle(part.offset)
 
 
 @pytest.mark.parametrize("position", [0, 29_999, 30_000, 99_999])
@@ -73,10 +77,10 @@ def test_a_changed_byte_anywhere_is_noticed_when_the_last_part_arrives(position:
     *parts, last = parts_of(len(CONTENT), 30_000)
     for part in parts:
         exhaust(source, part)
-        source.settle(part.offset, never)
+        source.settle(part.offset)
     exhaust(source, last)
     with pytest.raises(IntegrityError, match=r"model\.bin"):
-        source.settle(last.offset, never)
+        source.settle(last.offset)
 
 
 def test_a_part_may_be_read_again_before_it_arrives() -> None:
@@ -88,19 +92,19 @@ def test_a_part_may_be_read_again_before_it_arrives() -> None:
         next(half)
     for part in (second, first):
         exhaust(source, part)
-    source.settle(first.offset, never)
-    source.settle(second.offset, never)
+    source.settle(first.offset)
+    source.settle(second.offset)
 
 
 @pytest.mark.parametrize("damaged", [False, True])
 @pytest.mark.parametrize("threads", [1, 2, 8])
 def test_threads_that_read_parts_in_any_order_agree_on_the_whole(threads: int, damaged: bool) -> None:
-    source = whole(CONTENT[:-1] + b"!" if damaged else CONTENT)
     crew = Crew(threads)
+    source = whole(CONTENT[:-1] + b"!" if damaged else CONTENT, check=crew.check)
 
     def work(part: Part) -> None:
         exhaust(source, part)
-        source.settle(part.offset, crew.check)
+        source.settle(part.offset)
 
     for part in reversed(parts_of(len(CONTENT), 3_000)):
         crew.add(partial(work, part), next_up=True)
@@ -113,8 +117,8 @@ def test_threads_that_read_parts_in_any_order_agree_on_the_whole(threads: int, d
 
 
 def test_who_waits_for_a_part_that_failed_is_told() -> None:
-    source = whole(CONTENT)
     crew = Crew(2)
+    source = whole(CONTENT, check=crew.check)
     is_waiting = threading.Event()
     first, second = parts_of(len(CONTENT), 50_000)
 
@@ -126,7 +130,7 @@ def test_who_waits_for_a_part_that_failed_is_told() -> None:
         exhaust(source, second)
         is_waiting.set()
         with pytest.raises(StoppedError):
-            source.settle(second.offset, crew.check)
+            source.settle(second.offset)
         raise StoppedError
 
     crew.add(fail)
@@ -134,6 +138,23 @@ def test_who_waits_for_a_part_that_failed_is_told() -> None:
     with pytest.raises(RuntimeError, match="broken"):
         crew.run()
     assert first.offset not in source._readings
+
+
+def test_a_part_far_ahead_of_its_turn_is_not_read_before_others_are_settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flexai.checkpoints.transfer.whole._AHEAD", 40_000)
+    crew = Crew(4)
+    source = whole(CONTENT, check=crew.check)
+    kept: list[int] = []
+
+    def work(part: Part) -> None:
+        exhaust(source, part)
+        kept.append(sum(len(reading.kept) for reading in source._readings.values()))
+        source.settle(part.offset)
+
+    for part in reversed(parts_of(len(CONTENT), 10_000)):
+        crew.add(partial(work, part), next_up=True)
+    crew.run()
+    assert max(kept) <= 50_000
 
 
 @settings(max_examples=50)
@@ -145,7 +166,7 @@ def test_the_order_of_reading_does_not_matter(content: bytes, part_size: int, or
     for part in shuffled:
         exhaust(source, part)
     for part in parts:
-        source.settle(part.offset, never)
+        source.settle(part.offset)
 
 
 def test_only_objects_whose_provider_keeps_a_sha256_are_compared(tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -155,14 +176,14 @@ def test_only_objects_whose_provider_keeps_a_sha256_are_compared(tmp_path_factor
 
     def opened(size: int, checksums: dict[str, str] | None) -> object:
         info = ObjectInfo(key="file", size=size, etag=plain.etag, checksums=checksums)
-        return open_whole(ObjectSource(path=path, storage=storage, info=info))
+        return open_whole(ObjectSource(path=path, storage=storage, info=info), never)
 
     sha256 = hashlib.sha256(CONTENT).hexdigest()
     source = opened(len(CONTENT), {"sha256": sha256})
     assert isinstance(source, WholeSource)
     (part,) = parts_of(len(CONTENT), len(CONTENT))
     assert exhaust(source, part) == CONTENT
-    source.settle(0, never)
+    source.settle(0)
     source.check()
     source.close()
     for checksums in (None, {}, {"crc32c": "00000000"}):

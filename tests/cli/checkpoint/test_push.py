@@ -129,3 +129,15 @@ def test_links_are_refused_unless_they_are_to_be_followed(flexai: Run, program: 
     assert flexai("checkpoint", "push", "my-name", "-f", "folder").code == 2
     done = flexai("checkpoint", "push", "my-name", "-f", "folder", "--follow-symlinks", "--json")
     assert [file["path"] for file in done.json()["status"]["files"]] == ["link.bin", "real.bin"]
+
+
+@pytest.mark.parametrize("limit", ["fast", "0", "-1MiB"])
+def test_a_bandwidth_that_is_none_is_refused(flexai: Run, program: Program, limit: str) -> None:
+    program.file("a.bin")
+    done = flexai("checkpoint", "push", "limited", "-f", "a.bin", "--bwlimit", limit)
+    assert (done.code, done.hint) == (2, "write 100MiB, 2.5GB or plain bytes")
+
+
+def test_a_push_with_a_limited_bandwidth_moves_all_the_same(flexai: Run, program: Program) -> None:
+    program.file("a.bin", bytes(3_000_000))
+    assert flexai("checkpoint", "push", "limited", "-f", "a.bin", "--bwlimit", "100MiB").code == 0

@@ -24,6 +24,7 @@ def limits_of(settings: Settings) -> Limits:
     """How the settings let a transfer use the machine."""
     return Limits(
         concurrency=settings.concurrency,
+        bandwidth=settings.bandwidth_limit,
         part_size=settings.part_size,
         pack_threshold=min(settings.pack_threshold, settings.pack_size),
         pack_size=settings.pack_size,

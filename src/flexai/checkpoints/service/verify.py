@@ -90,7 +90,7 @@ class _Verification:
         """What is wrong with contents, by their ids."""
         self._system = system
         self._progress = progress
-        self._crew = Crew(system.settings.concurrency)
+        self._crew = Crew(system.settings.concurrency, bandwidth=system.settings.bandwidth_limit)
         self._parts_left: dict[int, int] = {}
         self._lock = threading.Lock()
 

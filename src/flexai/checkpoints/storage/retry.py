@@ -9,12 +9,24 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable
+from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from flexai.checkpoints.errors import StorageUnavailableError
 
 T = TypeVar("T")
+
+
+class Waiter(Protocol):
+    """Whoever has the work done, and so can end a wait early."""
+
+    def wait_after(self, error: StorageUnavailableError, seconds: float) -> None:
+        """Wait after a passing failure; what it raises ends the work."""
+
+
+waiter: ContextVar[Waiter | None] = ContextVar("flexai_waiter", default=None)
+"""Who waits in this thread, in place of the policy's own sleep."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +69,11 @@ class Attempts:
         self._failures += 1
         if self._failures >= self._policy.attempts:
             raise error
-        self._policy.sleep(self._policy.delay(self._failures, error))
+        seconds = self._policy.delay(self._failures, error)
+        if (waiting := waiter.get()) is not None:
+            waiting.wait_after(error, seconds)
+        else:
+            self._policy.sleep(seconds)
 
     def progressed(self) -> None:
         """Start counting anew: the operation has got further than before."""

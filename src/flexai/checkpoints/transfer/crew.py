@@ -6,10 +6,16 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 
+from flexai.checkpoints.errors import StorageUnavailableError
 from flexai.checkpoints.progress import Progress
 from flexai.checkpoints.storage.protocol import Block, Body
+from flexai.checkpoints.storage.retry import waiter
+from flexai.checkpoints.transfer.pace import Bandwidth, Width
 
 Task = Callable[[], None]
+
+_LOOK_UP = 0.5
+"""Seconds after which a wait looks up."""
 
 
 class StoppedError(Exception):
@@ -17,20 +23,25 @@ class StoppedError(Exception):
 
 
 class Crew:
-    """A fixed number of threads working off tasks, which may add further tasks.
+    """Threads working off tasks, which may add further tasks; as many as gain something, up to a number.
 
     Tasks are descriptions, not data, so any number may wait; what is in memory is what the threads have in hand.
     """
 
-    def __init__(self, size: int) -> None:
-        """``size`` threads, at least 1."""
-        self._size = size
+    def __init__(self, size: int, *, bandwidth: int = 0) -> None:
+        """``size`` threads at most, at least 1, which move at most ``bandwidth`` bytes a second; 0 for no limit."""
+        self._width = Width(size)
+        self._bandwidth = Bandwidth(bandwidth)
         self._tasks: deque[Task] = deque()
         self._lock = threading.Lock()
         # Apart, so that a task that is added wakes a thread that can do it.
         self._added = threading.Condition(self._lock)
         self._ended = threading.Condition(self._lock)
+        self._waiting = threading.Condition(self._lock)
+        self._threads: list[threading.Thread] = []
         self._busy = 0
+        self._paused = 0
+        """How many of the busy ones wait before they try again."""
         self._stopped = False
         self._error: BaseException | None = None
 
@@ -45,29 +56,67 @@ class Crew:
         if self._stopped:
             raise StoppedError
 
+    def moved(self, size: int) -> None:
+        """Count bytes that have moved, and wait where they moved too fast; StoppedError as ``check``."""
+        with self._lock:
+            self._width.moved(size)
+            self._start_threads()
+            seconds = self._bandwidth.take(size)
+        self._pause(seconds)
+
+    def wait_after(self, error: StorageUnavailableError, seconds: float) -> None:
+        """Wait after a passing failure, with fewer threads at work from now on; StoppedError as ``check``.
+
+        Another thread works meanwhile: a part that has to wait holds up no other.
+        """
+        with self._lock:
+            self._width.slow_down()
+            self._paused += 1
+            self._added.notify()
+        try:
+            self._pause(seconds)
+        finally:
+            with self._lock:
+                self._paused -= 1
+
     def run(self) -> None:
         """Work until no task is left; raises the first error, after every thread has ended."""
-        threads = [threading.Thread(target=self._work, name=f"transfer-{n}", daemon=True) for n in range(self._size)]
         try:
-            for thread in threads:
-                thread.start()
             with self._lock:
+                self._start_threads()
                 while not self._stopped and (self._tasks or self._busy):
-                    self._ended.wait()
+                    # A signal that comes just before the wait would not be seen until it ends.
+                    self._ended.wait(_LOOK_UP)
         finally:
             with self._lock:
                 self._stopped = True
                 self._added.notify_all()
-            for thread in threads:
+                self._waiting.notify_all()
+            for thread in self._threads:
                 if thread.ident is not None:
                     thread.join()
         if self._error is not None:
             raise self._error
 
+    def _pause(self, seconds: float) -> None:
+        if seconds > 0:
+            with self._lock:
+                self._waiting.wait_for(lambda: self._stopped, timeout=seconds)
+        self.check()
+
+    def _start_threads(self) -> None:
+        """Let as many threads work as the width says; the lock is held."""
+        while len(self._threads) < self._width.now and not self._stopped:
+            name = f"transfer-{len(self._threads)}"
+            thread = threading.Thread(target=self._work, name=name, daemon=True)
+            self._threads.append(thread)
+            thread.start()
+
     def _work(self) -> None:
+        waiter.set(self)
         while True:
             with self._lock:
-                while not (self._tasks or self._stopped):
+                while not (self._stopped or (self._tasks and self._busy - self._paused < self._width.now)):
                     self._added.wait()
                 if self._stopped:
                     return
@@ -81,6 +130,7 @@ class Crew:
                 with self._lock:
                     self._error = self._error or error
                     self._stopped = True
+                    self._waiting.notify_all()
             finally:
                 with self._lock:
                     self._busy -= 1
@@ -104,7 +154,7 @@ class CountedBody:
             self._progress.advance(moved=-self._counted)
             self._counted = 0
         for block in self._body.blocks():
-            self._crew.check()
             yield block
             self._counted += len(block)
             self._progress.advance(moved=len(block))
+            self._crew.moved(len(block))

@@ -117,7 +117,7 @@ class Delivering:
         self.journal = journal
         self.limits = limits
         self.progress = progress
-        self.crew = Crew(limits.concurrency)
+        self.crew = Crew(limits.concurrency, bandwidth=limits.bandwidth)
         self.done: dict[str, ObjectInfo] = {}
         self.uploads: set[tuple[str, str]] = set()
         self.new_paths: Set[str] = frozenset()

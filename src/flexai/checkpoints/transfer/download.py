@@ -86,7 +86,7 @@ class _Download:
         self.journal = journal
         self.limits = limits
         self.progress = progress
-        self.crew = Crew(limits.concurrency)
+        self.crew = Crew(limits.concurrency, bandwidth=limits.bandwidth)
         self.done = Download()
 
     def run(self, files: Sequence[StoredFile], *, overwrite: bool) -> None:

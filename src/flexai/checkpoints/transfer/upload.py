@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 
 from flexai.checkpoints.contents import ArrivedPart, NewContent, StoredContent, UnfinishedBlob
 from flexai.checkpoints.errors import IntegrityError, NotFoundError, UnsupportedError
@@ -41,12 +42,16 @@ from flexai.checkpoints.transfer.sources import (
 )
 from flexai.checkpoints.transfer.whole import WholeSource, open_whole
 
+_PACKS_MEMORY = 64 * 1024**2
+"""Bytes of packs that are made at a time."""
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How a transfer uses the machine; sizes in bytes."""
+    """How a transfer uses the machine; sizes in bytes, the bandwidth in bytes a second (0: no limit)."""
 
     concurrency: int
+    bandwidth: int
     part_size: int
     pack_threshold: int
     pack_size: int
@@ -150,7 +155,7 @@ def find_known(sources: Sequence[Source], journal: Journal, checkpoint_id: str) 
     origins = [source.origin for source in sources if source.origin and is_what_it_says(source)]
     held = journal.hold_by_origin(checkpoint_id, origins)
     held |= journal.hold_by_digest(checkpoint_id, [one.digest for one in sources if one.digest])
-    known = {}
+    known: dict[str, StoredContent] = {}
     for source in sources:
         content = held.get(source.digest) or (held.get(source.origin) if is_what_it_says(source) else None)
         if content is not None and content.size == source.size:
@@ -178,7 +183,7 @@ class _Upload:
         self.journal = journal
         self.limits = limits
         self.progress = progress
-        self.crew = Crew(limits.concurrency)
+        self.crew = Crew(limits.concurrency, bandwidth=limits.bandwidth)
         self.brought = brought or Brought()
         self.stored: dict[str, StoredContent] = dict(self.brought.contents)
         self.unfinished = journal.unfinished(checkpoint_id)
@@ -199,8 +204,9 @@ class _Upload:
     def run(self, plan: UploadPlan[Source]) -> None:
         for chain in find_twins(plan.whole):
             self.add_chain(chain)
-        for pack in plan.packs:
-            self.crew.add(partial(self._store_pack, pack))
+        packs = iter(plan.packs)
+        for pack in islice(packs, max(1, _PACKS_MEMORY // self.limits.pack_size)):
+            self.crew.add(partial(self._store_packs, pack, packs))
         self.work()
 
     def work(self) -> None:
@@ -228,6 +234,13 @@ class _Upload:
             self.progress.advance(files=1, skipped=content.size if skipped else 0)
 
     # Small files: read whole, looked up by their digests, and what is new stored as one blob.
+
+    def _store_packs(self, pack: Sequence[Source], others: Iterator[Sequence[Source]]) -> None:
+        """Store a pack, and then one of the others: so only so many are in memory, however many threads there are."""
+        self._store_pack(pack)
+        following = next(others, None)
+        if following is not None:
+            self.crew.add(partial(self._store_packs, following, others))
 
     def _store_pack(self, sources: Sequence[Source]) -> None:
         buffer = bytearray()
@@ -297,7 +310,7 @@ class _Upload:
     # Large files: compared with contents of the same size, else sent part by part.
 
     def _begin_file(self, source: Source, twins: Sequence[Source]) -> None:
-        opened = open_whole(source)
+        opened = open_whole(source, self.crew.check)
         self.opened.add(opened)
         content = None
         if not self._is_brought(source):
@@ -461,7 +474,7 @@ class _FileUpload:
         self._upload.crew.check()
         arrived = self._already_arrived(part) or self._clone(part) or self._send(part)
         if isinstance(self._opened, WholeSource):
-            self._opened.settle(part.offset, self._upload.crew.check)
+            self._opened.settle(part.offset)
         with self._lock:
             self._arrived[part.number] = arrived
             is_last = len(self._arrived) == len(self.parts)

@@ -2,7 +2,7 @@
 
 SHA-256 can only be taken from the first byte to the last. The part whose turn it is goes into the digest as it is read;
 a part that is read ahead of its turn is kept until then, and its thread waits with it. So a file is still read
-once, and what is kept is never more than the parts in flight.
+once, and what is kept is never more than the parts in flight, nor more than a few parts.
 """
 
 from __future__ import annotations
@@ -20,17 +20,22 @@ from flexai.checkpoints.transfer.sources import ObjectSource, OpenSource, Source
 if TYPE_CHECKING:
     from hashlib import _Hash
 
+_AHEAD = 96 * 1024**2
+"""Bytes between the part whose turn it is and the last one that is read ahead of its turn, and kept in memory."""
 _LOOK_UP = 0.2
 """Seconds after which a waiting thread sees to it that the work has not been given up."""
 
 
-def open_whole(source: Source) -> OpenSource:
-    """Open a source; one whose provider keeps a SHA-256 of it is compared with that as it is read."""
+def open_whole(source: Source, check: Callable[[], None]) -> OpenSource:
+    """Open a source; one whose provider keeps a SHA-256 of it is compared with that as it is read.
+
+    ``check`` is called while a part waits for its turn, and raises where there is nothing to wait for any more.
+    """
     opened = source.open()
     if isinstance(source, ObjectSource) and source.size > 0:
         sha256 = (source.info.checksums or {}).get("sha256")
         if sha256 is not None:
-            return WholeSource(opened, size=source.size, sha256=sha256, name=source.path)
+            return WholeSource(opened, size=source.size, sha256=sha256, name=source.path, check=check)
     return opened
 
 
@@ -51,9 +56,10 @@ class WholeSource:
     asking for a later one, or waits forever.
     """
 
-    def __init__(self, opened: OpenSource, *, size: int, sha256: str, name: str) -> None:
+    def __init__(self, opened: OpenSource, *, size: int, sha256: str, name: str, check: Callable[[], None]) -> None:
         """Read ``opened``, of ``size`` bytes; ``sha256`` in hex; ``name`` is how an error calls it."""
         self._opened = opened
+        self._check = check
         self._size = size
         self._expected = sha256
         self._name = name
@@ -63,8 +69,10 @@ class WholeSource:
         self._turn = threading.Condition()
 
     def blocks(self, start: int, length: int) -> Iterator[Block]:
-        """Yield a part; reading it again forgets the earlier reading."""
+        """Yield a part; reading it again forgets the earlier reading. One far ahead of its turn waits."""
         with self._turn:
+            while start - self._settled > _AHEAD:
+                self._wait()
             digest = self._digest.copy() if start == self._settled else None
             reading = self._readings[start] = _Reading(length, digest)
         for block in self._opened.blocks(start, length):
@@ -74,16 +82,14 @@ class WholeSource:
                 reading.kept += block
             yield block
 
-    def settle(self, start: int, check: Callable[[], None]) -> None:
+    def settle(self, start: int) -> None:
         """Take a part that has arrived into the digest, when its turn has come; the last one decides.
 
-        ``check`` is called while waiting and raises where there is nothing to wait for any more. Raises IntegrityError
-        where the whole is not what the provider says.
+        Raises IntegrityError where the whole is not what the provider says.
         """
         with self._turn:
             while self._settled != start:
-                check()
-                self._turn.wait(_LOOK_UP)
+                self._wait()
             reading = self._readings.pop(start)
         # Nobody else's turn comes before this one's end.
         if reading.digest is not None:
@@ -98,6 +104,10 @@ class WholeSource:
         with self._turn:
             self._settled = start + reading.length
             self._turn.notify_all()
+
+    def _wait(self) -> None:
+        self._check()
+        self._turn.wait(_LOOK_UP)
 
     def check(self) -> None:
         """Raise SourceChangedError where it is no longer what was listed."""

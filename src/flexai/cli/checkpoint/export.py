@@ -8,7 +8,7 @@ from flexai.checkpoints.documents import human_size
 from flexai.checkpoints.names import parse_reference
 from flexai.cli import terminal
 from flexai.cli.commands import command
-from flexai.cli.parameters import checkpoint_argument, track_option
+from flexai.cli.parameters import bwlimit_option, checkpoint_argument, track_option
 from flexai.cli.tracking import load_connection, run_tracked, tracking_api
 
 
@@ -28,6 +28,7 @@ from flexai.cli.tracking import load_connection, run_tracked, tracking_api
     help="The bucket, and the folder in it, that the files go to.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace objects that are there with other content.")
+@bwlimit_option
 @track_option
 def export(reference: str, storage_provider: str, destination_path: str, overwrite: bool, track: bool | None) -> None:
     """Copy a checkpoint to a storage provider.

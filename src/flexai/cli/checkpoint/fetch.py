@@ -9,7 +9,7 @@ from flexai.checkpoints.names import parse_reference
 from flexai.cli import terminal
 from flexai.cli.commands import command
 from flexai.cli.completion import complete_directory
-from flexai.cli.parameters import checkpoint_argument, track_option
+from flexai.cli.parameters import bwlimit_option, checkpoint_argument, track_option
 from flexai.cli.tracking import load_connection, run_tracked, tracking_api
 
 
@@ -24,6 +24,7 @@ from flexai.cli.tracking import load_connection, run_tracked, tracking_api
     help="Where the files go; made where it is missing. The working directory by default.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace files that are there with other content.")
+@bwlimit_option
 @track_option
 def fetch(reference: str, destination: str, overwrite: bool, track: bool | None) -> None:
     """Download a checkpoint.

@@ -15,7 +15,7 @@ from flexai.checkpoints.names import parse_name, parse_reference
 from flexai.cli import terminal
 from flexai.cli.commands import command
 from flexai.cli.completion import complete_checkpoint, complete_file
-from flexai.cli.parameters import json_option, track_option
+from flexai.cli.parameters import bwlimit_option, json_option, track_option
 from flexai.cli.tracking import load_connection, run_tracked, tracking_api
 
 if TYPE_CHECKING:
@@ -62,6 +62,7 @@ _FORMS = f"use one of: {_FROM_FILES}; {_FROM_PROVIDER}; {_FROM_CHECKPOINT}"
 @click.option("--if-not-exists", is_flag=True, help="Succeed where the name is taken by the same content.")
 @click.option("--follow-symlinks", is_flag=True, help="Push what symbolic links lead to instead of refusing them.")
 @click.option("--rehash", is_flag=True, help="Read files again that look unchanged since they were last pushed.")
+@bwlimit_option
 @track_option
 @json_option
 def push(
