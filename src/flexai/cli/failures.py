@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import sys
 from collections.abc import Sequence
 
 import click
@@ -93,6 +95,24 @@ def _show_traceback(error: BaseException) -> None:
 
     # Not through `say`: its lines are meant to be many.
     click.echo("".join(traceback.format_exception(error)), err=True, nl=False)
+
+
+_left_behind = False
+
+
+def leave_behind() -> None:
+    """Note that threads are at work that nobody is to wait for when the program ends."""
+    global _left_behind  # noqa: PLW0603 - as the process itself, there is one
+    _left_behind = True
+
+
+def leave(code: object) -> None:
+    """End the process with an exit code where threads are left behind; otherwise it ends by itself."""
+    if _left_behind:
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(code if isinstance(code, int) else DONE if code is None else FAILED)
 
 
 def exit_at_once(*_: object) -> None:

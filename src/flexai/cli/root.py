@@ -93,7 +93,11 @@ def main() -> None:
         # A name that the terminal's encoding lacks is no reason to fail.
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     _handle_signals(_interrupt)
-    cli.main(prog_name=PROGRAM)
+    try:
+        cli.main(prog_name=PROGRAM)
+    except SystemExit as leaving:
+        failures.leave(leaving.code)
+        raise
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:

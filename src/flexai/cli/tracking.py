@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from flexai.checkpoints.errors import AccessDeniedError, StorageUnavailableError, UsageError
-from flexai.cli import terminal
+from flexai.checkpoints.errors import AccessDeniedError, CheckpointError, StorageUnavailableError, UsageError
+from flexai.cli import failures, terminal
 from flexai.cli.prefect_api import UP, VARIABLE, PrefectAPI, find_api
 
 if TYPE_CHECKING:
@@ -73,9 +73,58 @@ def run_tracked(
             watcher = Watcher(progress=Notes(), on_output=pass_through)
         else:
             watcher = Watcher(progress=progress)
-        with watched_by(watcher):
+        with watched_by(watcher), _told(api):
             document: dict[str, Any] = getattr(tasks, task_name)(*args, **kwargs)
     return document
+
+
+@contextmanager
+def _told(api: PrefectAPI) -> Iterator[None]:
+    """Wait at the end until the API knows what Prefect tells it in the background, and say so where it does not.
+
+    Without this, Prefect would look for an API that is gone for minutes after the work is done, and say nothing.
+    """
+    try:
+        yield
+    except CheckpointError:
+        _say_what_is_untold(api)
+        raise
+    _say_what_is_untold(api)
+
+
+def _say_what_is_untold(api: PrefectAPI) -> None:
+    if not _deliver(api):
+        failures.leave_behind()
+        terminal.warn(
+            f"the Prefect API {api.url} does not answer any more: it may show this as still running, without its end,"
+            " its last log lines and its page; what was done is not affected"
+        )
+
+
+def _deliver(api: PrefectAPI) -> bool:
+    """Hand over events and logs; whether the API has taken all, as far as can be known."""
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogWorker
+
+    if not answers(api):
+        return False
+    for worker in (EventsWorker, APILogWorker):
+        waited = worker.drain_all(timeout=_DELIVERY_SECONDS, at_exit=False)
+        if isinstance(waited, tuple) and waited[1]:
+            return False
+    return answers(api)
+
+
+def answers(api: PrefectAPI) -> bool:
+    """Whether a Prefect API answers; Prefect knows how to ask one behind a proxy, or one that wants a key."""
+    prepare_prefect(api)
+    from flexai.blocks.api import with_api
+
+    try:
+        with_api(lambda client: client.hello())
+    except StorageUnavailableError:
+        return False
+    return True
 
 
 def load_connection(name: str) -> StorageConnection:
@@ -135,4 +184,5 @@ def api_errors(api: PrefectAPI | None, *, hint: str = "") -> Iterator[None]:
         raise StorageUnavailableError(f"{name} does not answer", hint=hint or _CHECK) from error
 
 
+_DELIVERY_SECONDS = 60.0
 _CHECK = "flexai config show prints which Prefect API is configured, and where"

@@ -13,7 +13,7 @@ from flexai.checkpoints.errors import StorageUnavailableError
 from flexai.cli import terminal
 from flexai.cli.commands import command
 from flexai.cli.prefect_api import UP, PrefectAPI, configured_api, started_api
-from flexai.cli.tracking import prepare_prefect
+from flexai.cli.tracking import answers, prepare_prefect
 
 if TYPE_CHECKING:
     from flexai.cli.orchestration.processes import Background
@@ -77,7 +77,7 @@ def _server(home: Path, port: int | None, environment: Mapping[str, str]) -> Pre
         _use(started)
         return started
     if configured is not None:
-        if _answers(configured):
+        if answers(configured):
             terminal.say(f"the Prefect API is configured and runs: {configured.url} (from {configured.origin})")
             return configured
         if not is_here(configured.url):
@@ -126,15 +126,3 @@ def _use(api: PrefectAPI) -> None:
     from prefect.context import refresh_global_settings_context
 
     refresh_global_settings_context()
-
-
-def _answers(api: PrefectAPI) -> bool:
-    """Whether a configured API answers; Prefect knows how to ask one that wants a key."""
-    prepare_prefect(api)
-    from flexai.blocks.api import with_api
-
-    try:
-        with_api(lambda client: client.hello())
-    except StorageUnavailableError:
-        return False
-    return True
