@@ -250,7 +250,7 @@ LOSSES = st.one_of(st.none(), st.floats(0, 9), st.just(float("nan")))
 def catalogs(draw: st.DrawFn) -> tuple[list[RetentionRow], dict[str, BlobUse]]:
     """Checkpoints of some groups, and blobs that they and others need."""
     rows = []
-    for number in range(draw(st.integers(0, 14))):
+    for number in range(draw(st.integers(0, 9))):
         groups = draw(
             st.frozensets(st.sampled_from(["job a", "job b", "pushed x", "pushed y"]), min_size=1, max_size=2)
         )
@@ -273,7 +273,7 @@ def catalogs(draw: st.DrawFn) -> tuple[list[RetentionRow], dict[str, BlobUse]]:
     ids = [one.id for one in rows] + ["stranger"]
     blobs = {
         str(number): BlobUse(draw(st.integers(0, 100)), draw(st.frozensets(st.sampled_from(ids), max_size=3)))
-        for number in range(draw(st.integers(0, 12)))
+        for number in range(draw(st.integers(0, 6)))
     }
     return rows, blobs
 
