@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 
 from prefect import task
@@ -21,6 +22,7 @@ from flexai.checkpoints.service.mirror import (
 from flexai.checkpoints.service.mirror import mirror as mirror_to_provider
 from flexai.checkpoints.service.system import System
 from flexai.tasks import artifacts
+from flexai.tasks.limits import transfer_through
 from flexai.tasks.progress import RunProgress
 from flexai.tasks.reports import Reporter
 from flexai.tasks.running import RETRIED, TAGS, Logger, run_logger, telling
@@ -62,8 +64,9 @@ def mirror_checkpoints(
     """
     logger = run_logger()
     progress = RunProgress(logger, key=artifacts.artifact_key("mirror", storage_provider))
-    with telling(logger), System.open(connect=load_connection) as system:
+    with telling(logger), System.open(connect=load_connection) as system, contextlib.ExitStack() as places:
         connection = load_connection(storage_provider)
+        places.enter_context(transfer_through(storage_provider))
         reporter = Reporter(system, logger)
         report = mirror_to_provider(
             system,
