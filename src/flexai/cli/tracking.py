@@ -6,6 +6,7 @@ its result in Prefect's UI. Where none is, the same operation runs directly and 
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -162,6 +163,9 @@ def prepare_prefect(api: PrefectAPI | None) -> None:
     if not (terminal.verbosity.verbose or terminal.verbosity.debug):
         # What fails is reported here, in one sentence.
         os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+        os.environ.setdefault("PREFECT_LOGGING_INTERNAL_LEVEL", "CRITICAL")
+        # Nor of a log line that could not be sent.
+        logging.raiseExceptions = False
 
 
 @contextmanager
