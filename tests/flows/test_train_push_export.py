@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 import textwrap
 import time
@@ -130,6 +131,27 @@ def test_a_failed_job_is_trained_again_from_its_latest_checkpoint_where_that_is_
     assert summary["job"]["runtime"]["attempt"] == 2
     assert summary["job"]["spec"]["inputCheckpoint"] == "checkpoint-360"
     assert summary["checkpoints"][0]["pushed"]["name"] == f"{job}-720"
+
+
+def test_a_job_that_was_stopped_goes_on_from_its_latest_checkpoint_by_itself(
+    home: Path, job: str, tmp_path: Path
+) -> None:
+    waiting = STUMBLING.replace("sys.exit(9)", "pathlib.Path('waits').touch(); import time; time.sleep(600)")
+    command = python(waiting.format(example=str(EXAMPLE)))
+    program = [str(Path(sys.executable).parent / "flexai"), "training", "run", job, "--no-track", "--", *command]
+    process = subprocess.Popen(program, cwd=tmp_path)
+    try:
+        deadline = time.monotonic() + 120
+        while not (tmp_path / "waits").exists() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        process.terminate()
+        process.wait(60)
+    finally:
+        process.kill()
+        process.wait()
+    summary = train_push_export(TrainingSpec(name=job, command=command), PushSpec(select=Selection.LATEST))
+    assert summary["job"]["runtime"]["attempt"] == 2
+    assert summary["job"]["spec"]["inputCheckpoint"] == "checkpoint-360"
 
 
 @pytest.mark.parametrize(
