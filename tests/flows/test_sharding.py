@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
+import json
+import signal
+import subprocess
+import sys
+import threading
+import time
 import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from distributed import Client
+from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
+from prefect_dask.task_runners import DaskTaskRunner
 from sqlalchemy import select
 
-from flexai.blocks import MinIOStorageProvider, save_connection
+from flexai.blocks import MinIOStorageProvider, load_connection, save_connection
 from flexai.checkpoints.catalog.tables import blobs
+from flexai.checkpoints.errors import SettingsError
 from flexai.checkpoints.service.fetch import fetch
+from flexai.checkpoints.service.gc import collect_garbage
 from flexai.checkpoints.service.system import System
 from flexai.flows.export import export
 from flexai.flows.push import push
 from flexai.flows.requests import ExportRequest, PushRequest
+from flexai.flows.runners import task_runner
 from tests.servers.fixtures import S3Server
 from tests.servers.prefect import PrefectServer
 from tests.support.trees import Tree, noise, read_tree, write_tree
@@ -64,23 +79,15 @@ def put_source(server: S3Server, prefix: str) -> None:
 
 def stored_bytes() -> int:
     """Bytes of all blobs that the catalog knows."""
-    with System.open() as system, system.catalog.database.reading() as connection:
+    with System.open(connect=load_connection) as system, system.catalog.database.reading() as connection:
         return sum(connection.execute(select(blobs.c.size)).scalars())
 
 
 def fetched(name: str, tmp_path: Path) -> Tree:
     """What a checkpoint holds."""
-    from flexai.blocks import load_connection
-
     with System.open(connect=load_connection) as system:
         fetch(system, name, tmp_path / f"fetched-{name}")
     return read_tree(tmp_path / f"fetched-{name}")
-
-
-def shard_runs(server: PrefectServer, label: str) -> list[dict[str, Any]]:
-    """The task runs of the shards of a checkpoint."""
-    runs = server.post("/task_runs/filter", {"task_runs": {"name": {"like_": f"{label} "}}, "limit": 200})
-    return list(runs)
 
 
 def test_a_push_and_an_export_in_threads_are_shards_in_the_ui(
@@ -103,3 +110,132 @@ def test_a_push_and_an_export_in_threads_are_shards_in_the_ui(
     # Below the size of a shard there is one ordinary task run.
     small = ExportRequest.model_validate(request | {"shard_size": "1GiB"})
     assert export(small)["movedBytes"] == 0
+
+
+@dataclass
+class DaskCluster:
+    """A scheduler and workers, each a process of its own."""
+
+    folder: Path
+    running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    @property
+    def address(self) -> str:
+        """Where the scheduler is."""
+        return str(json.loads((self.folder / "scheduler.json").read_text())["address"])
+
+    def start(self, name: str, *arguments: str) -> None:
+        """Start the scheduler or a worker."""
+        program = "dask_scheduler" if name == "scheduler" else "dask_worker"
+        command = [sys.executable, "-m", f"distributed.cli.{program}", "--scheduler-file", "scheduler.json", *arguments]
+        with (self.folder / f"{name}.log").open("wb") as log:
+            self.running[name] = subprocess.Popen(command, cwd=self.folder, stdout=log, stderr=subprocess.STDOUT)
+
+    def start_worker(self, name: str) -> None:
+        """Start a worker that does one shard at a time."""
+        # Without a nanny, which would start it again.
+        self.start(name, "--name", name, "--nthreads", "1", "--no-nanny", "--no-dashboard", "--host", "127.0.0.1")
+
+    def kill_at_work(self, name: str) -> threading.Thread:
+        """Kill a worker without warning as soon as it is doing a shard."""
+
+        def kill() -> None:
+            with self._client() as client:
+                wait_for(lambda: any(_work_of(client, name)), "a shard")
+                self.running[name].send_signal(signal.SIGKILL)
+
+        thread = threading.Thread(target=kill)
+        thread.start()
+        return thread
+
+    def _client(self) -> Any:
+        connect: Any = Client
+        return connect(self.address, set_as_default=False)
+
+    def stop(self) -> None:
+        """Stop every process."""
+        for process in self.running.values():
+            process.kill()
+            process.wait()
+
+
+def _work_of(client: Any, name: str) -> Iterator[str]:
+    addresses = {address for address, about in client.scheduler_info()["workers"].items() if about["name"] == name}
+    for address, keys in client.processing().items():
+        if address in addresses:
+            yield from keys
+
+
+def wait_for(holds: Callable[[], object], what: str) -> None:
+    """Wait until something holds."""
+    deadline = time.monotonic() + 180
+    while not holds():
+        assert time.monotonic() < deadline, f"{what} did not happen within three minutes"
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def cluster(
+    prefect_api: PrefectServer, home: Path, sizes: None, juicefs: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[DaskCluster]:
+    """A Dask cluster whose store is in a bucket."""
+    monkeypatch.setenv("FLEXAI_STORE", f"{s3_connection(juicefs)}:{juicefs.bucket}/store-{uuid.uuid4().hex[:8]}")
+    folder = home.parent / "dask"
+    folder.mkdir()
+    cluster = DaskCluster(folder)
+    try:
+        cluster.start("scheduler", "--port", "0", "--no-dashboard", "--host", "127.0.0.1")
+        wait_for((folder / "scheduler.json").exists, "the scheduler")
+        yield cluster
+    finally:
+        cluster.stop()
+
+
+def test_workers_of_a_dask_cluster_are_killed_and_the_others_end_their_shards(
+    prefect_api: PrefectServer, cluster: DaskCluster, seaweedfs: S3Server, tmp_path: Path
+) -> None:
+    name = f"dask-{uuid.uuid4().hex[:8]}"
+    connection = s3_connection(seaweedfs)
+    put_source(seaweedfs, f"from-{name}")
+    runner: TaskRunner[Any] = DaskTaskRunner(address=cluster.address)
+    cluster.start_worker("one")
+    cluster.start_worker("two")
+
+    killing = cluster.kill_at_work("one")
+    source = {"storage_provider": connection, "source_path": f"{seaweedfs.bucket}/from-{name}"}
+    push.with_options(task_runner=runner)(PushRequest.model_validate({"name": name, "source": source}))
+    killing.join()
+    assert cluster.running["one"].wait() == -signal.SIGKILL
+    assert fetched(name, tmp_path) == SOURCE
+
+    cluster.start_worker("three")
+    killing = cluster.kill_at_work("three")
+    request = {"checkpoint": name, "storage_provider": connection, "destination_path": f"{seaweedfs.bucket}/to-{name}"}
+    document = export.with_options(task_runner=runner)(ExportRequest.model_validate(request))
+    killing.join()
+    assert cluster.running["three"].wait() == -signal.SIGKILL
+    assert document["exportedFiles"] == len(SOURCE)
+    client = seaweedfs.client()
+    listed = client.list_objects_v2(Bucket=seaweedfs.bucket, Prefix=f"to-{name}/")["Contents"]
+    there = {one["Key"]: client.get_object(Bucket=seaweedfs.bucket, Key=one["Key"])["Body"].read() for one in listed}
+    assert {path: there[f"to-{name}/{path}"] for path in SOURCE} == SOURCE
+    left = client.list_multipart_uploads(Bucket=seaweedfs.bucket, Prefix=f"to-{name}/").get("Uploads", [])
+    assert left == []
+    with System.open(connect=load_connection) as system:
+        collect_garbage(system, grace_period=timedelta(0))
+    assert stored_bytes() == SIZE, "bytes are stored that nobody needs"
+
+
+@pytest.mark.parametrize("text", ["dusk", "threads:none", "threads:0"])
+def test_a_task_runner_that_is_none_is_refused(home: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv("FLEXAI_TASK_RUNNER", text)
+    with pytest.raises(SettingsError):
+        task_runner()
+
+
+def test_the_deployment_chooses_the_task_runner(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert isinstance(task_runner(), ThreadPoolTaskRunner)
+    monkeypatch.setenv("FLEXAI_TASK_RUNNER", "dask:tcp://127.0.0.1:8786")
+    chosen = task_runner()
+    assert isinstance(chosen, DaskTaskRunner)
+    assert chosen.address == "tcp://127.0.0.1:8786"
