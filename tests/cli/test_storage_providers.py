@@ -8,14 +8,17 @@ import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
+import requests
 
 from tests.cli.program import Done, Program
 from tests.servers.fixtures import GCSServer, S3Server
 from tests.servers.hub import Hub, HubFile, serve_hub
 from tests.servers.prefect import PrefectServer
 from tests.servers.tokens import TokenServer, serve_tokens, service_account_key
+from tests.support.trees import read_tree
 
 FILES = {"config.json": b'{"model_type": "mistral"}', "ckpt_15600.pt": bytes(range(256)) * 100}
 
@@ -222,52 +225,99 @@ def _fill(hub: Hub) -> None:
     hub.add("Qwen/Qwen2.5-72B", {"config.json": b"{}", "model.safetensors": HubFile(b"w" * 100_000, is_large=True)})
 
 
+EXPORT = (
+    "flexai checkpoint export 90c8f215-e131-4f9c-936c-12fe1fe9a6f1 --storage-provider aws-storage-conn-eu"
+    " --destination-path my-bucket/checkpoints/mistral-train/"
+)
+PUSH = (
+    "flexai checkpoint push mistral-500-checkpoint-s3 --storage-provider aws-storage-conn-eu"
+    " --source-path my-bucket/checkpoints/mistral-train/"
+)
+PUSH_FILE = (
+    "flexai checkpoint push mistral-15600 --storage-provider aws-storage-conn-eu"
+    " --source-path my-bucket/checkpoints/mistral-train/ckpt_15600.pt"
+)
+"""The reference's lines; the last is put together of its flags' examples."""
+
+
 def test_the_references_examples_work_as_written(saved: Program, seaweedfs: S3Server, fake_gcs: GCSServer) -> None:
     """Each example of the reference that names a storage provider, against two providers, one after the other."""
-    seaweedfs.client().create_bucket(Bucket="my-bucket")
-    import requests
-
-    made = requests.post(f"{fake_gcs.url}/storage/v1/b?project=lab", json={"name": "my-bucket"}, timeout=30)
-    assert made.status_code in {200, 409}
+    _give_id(saved, _train(saved, "mistral"), EXPORT.split()[3])
     s3 = ["--provider", "s3", "--endpoint-url", seaweedfs.url, "--access-key-id", seaweedfs.access_key_id]
-    for number, flags in enumerate(
-        ([*s3, "--secret-from", "env:LAB_SECRET"], ["--provider", "gcs", "--endpoint-url", fake_gcs.url, "--anonymous"])
-    ):
+    gcs = ["--provider", "gcs", "--endpoint-url", fake_gcs.url, "--anonymous"]
+    for server, flags in ((seaweedfs, [*s3, "--secret-from", "env:LAB_SECRET"]), (fake_gcs, gcs)):
         created = saved.run(
             "storage", "create", "aws-storage-conn-eu", *flags, env={"LAB_SECRET": seaweedfs.secret_access_key}
         )
         assert created.code == 0, created.err
-        captured = _train(saved, f"mistral-{number}")
-        _run(
-            saved,
-            f"flexai checkpoint export {captured} --storage-provider aws-storage-conn-eu"
-            " --destination-path my-bucket/checkpoints/mistral-train/",
-        )
-        _run(
-            saved,
-            "flexai checkpoint push mistral-500-checkpoint-s3 --storage-provider aws-storage-conn-eu"
-            " --source-path my-bucket/checkpoints/mistral-train/",
-        )
-        _run(
-            saved,
-            "flexai checkpoint push mistral-15600 --storage-provider aws-storage-conn-eu"
-            " --source-path my-bucket/checkpoints/mistral-train/ckpt_15600.pt",
-        )
-        shown = saved.run("checkpoint", "inspect", "mistral-500-checkpoint-s3", "--json").json()
-        assert shown["spec"]["storageProvider"] == "aws-storage-conn-eu"
-        assert shown["spec"]["sourcePath"] == "my-bucket/checkpoints/mistral-train/"
-        (connection,) = [
-            one
-            for one in saved.run("storage", "list", "--json").json()
-            if one["metadata"]["name"] == "aws-storage-conn-eu"
-        ]
-        assert shown["status"]["storageProviderID"] == connection["metadata"]["id"]
-        _run(saved, f"flexai checkpoint fetch mistral-500-checkpoint-s3 --destination fetched-{number}")
-        for path, content in FILES.items():
-            assert (saved.cwd / f"fetched-{number}" / path).read_bytes() == content
-        for checkpoint in ("mistral-500-checkpoint-s3", "mistral-15600"):
-            _run(saved, f"flexai checkpoint delete {checkpoint}")
+        _fill_my_bucket(server)
+        _run(saved, PUSH)
+        _check_pushed(saved, f"{type(server).__name__}-files")
+        pushed = _run(saved, f"{PUSH_FILE} --json").json()
+        assert [file["path"] for file in pushed["status"]["files"]] == ["ckpt_15600.pt"]
+
+        _empty_my_bucket(server)
+        for name in ("mistral-500-checkpoint-s3", "mistral-15600"):
+            _run(saved, f"flexai checkpoint delete {name}")
+        _run(saved, EXPORT)
+        _run(saved, PUSH)
+        _check_pushed(saved, f"{type(server).__name__}-export")
+        _run(saved, "flexai checkpoint delete mistral-500-checkpoint-s3")
         _run(saved, "flexai storage delete aws-storage-conn-eu")
+
+
+def _check_pushed(program: Program, folder: str) -> None:
+    """What the second line pushed is what is in the bucket, and says where it is from."""
+    shown = program.run("checkpoint", "inspect", "mistral-500-checkpoint-s3", "--json").json()
+    assert shown["status"]["status"] == "available"
+    assert shown["spec"]["storageProvider"] == "aws-storage-conn-eu"
+    assert shown["spec"]["sourcePath"] == "my-bucket/checkpoints/mistral-train/"
+    connections = program.run("storage", "list", "--json").json()
+    (connection,) = [one for one in connections if one["metadata"]["name"] == "aws-storage-conn-eu"]
+    assert shown["status"]["storageProviderID"] == connection["metadata"]["id"]
+    fetched = program.run("checkpoint", "fetch", "mistral-500-checkpoint-s3", "-d", folder, "--no-track")
+    assert fetched.code == 0, fetched.err
+    assert read_tree(program.cwd / folder) == FILES
+
+
+def _empty_my_bucket(server: S3Server | GCSServer) -> None:
+    """Take out what is in the reference's bucket."""
+    if isinstance(server, S3Server):
+        client = server.client()
+        for item in client.list_objects_v2(Bucket="my-bucket").get("Contents", ()):
+            client.delete_object(Bucket="my-bucket", Key=item["Key"])
+        return
+    place = f"{server.url}/storage/v1/b/my-bucket/o"
+    for item in requests.get(place, timeout=30).json().get("items", ()):
+        requests.delete(f"{place}/{quote(item['name'], safe='')}", timeout=30).raise_for_status()
+
+
+def _fill_my_bucket(server: S3Server | GCSServer) -> None:
+    """Make the reference's bucket, and bring files there as somebody without this program would."""
+    if isinstance(server, S3Server):
+        server.client().create_bucket(Bucket="my-bucket")
+    else:
+        made = requests.post(f"{server.url}/storage/v1/b?project=lab", json={"name": "my-bucket"}, timeout=30)
+        assert made.status_code == 200, made.text
+    for path, content in FILES.items():
+        key = f"checkpoints/mistral-train/{path}"
+        if isinstance(server, S3Server):
+            server.client().put_object(Bucket="my-bucket", Key=key, Body=content)
+        else:
+            place = f"{server.url}/upload/storage/v1/b/my-bucket/o"
+            parameters = {"uploadType": "media", "name": key}
+            requests.post(place, params=parameters, data=content, timeout=30).raise_for_status()
+
+
+def _give_id(program: Program, checkpoint_id: str, wanted: str) -> None:
+    """Let a checkpoint have the UUID that the reference prints: in its manifest, of which the catalog is made anew."""
+    manifests = program.home / "store" / "manifests"
+    document = (manifests / f"{checkpoint_id}.json").read_text()
+    (manifests / f"{wanted}.json").write_text(document.replace(checkpoint_id, wanted))
+    (manifests / f"{checkpoint_id}.json").unlink()
+    for file in program.home.glob("catalog.db*"):
+        file.unlink()
+    _run(program, "flexai checkpoint recover")
 
 
 def _run(program: Program, line: str) -> Done:
