@@ -8,8 +8,10 @@ import json
 import os
 import socket
 import sys
+import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
+from http import HTTPStatus
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -23,14 +25,15 @@ FIRST_PORT = 4200
 
 _LOCK = "flexai-up.lock"
 _READY_SECONDS = 180.0
+_ANSWER_SECONDS = 5.0
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
-def answers(url: str, *, seconds: float = 5.0) -> bool:
+def answers(url: str) -> bool:
     """Whether a Prefect API answers at this address."""
     request = urllib.request.Request(f"{url.rstrip('/')}/health")
     try:
-        with urllib.request.urlopen(request, timeout=seconds) as answer:
+        with urllib.request.urlopen(request, timeout=_ANSWER_SECONDS) as answer:
             return json.loads(answer.read(1024)) is True
     except (OSError, ValueError):
         return False
@@ -104,8 +107,22 @@ def start_server(home: Path, port: int, environment: Mapping[str, str]) -> Backg
             url=url,
             keep_open=[lock],
         )
-    wait_until(server, home, lambda: answers(url), seconds=_READY_SECONDS)
+    wait_until(server, home, lambda: _is_of(prefect_home, url), seconds=_READY_SECONDS)
     return server
+
+
+def _is_of(prefect_home: Path, url: str) -> bool:
+    """Whether the server that answers is one of this Prefect home: another may have taken the port before ours could.
+
+    No two of one home are at work at a time.
+    """
+    try:
+        with urllib.request.urlopen(f"{url}/admin/settings", timeout=_ANSWER_SECONDS) as answer:
+            return bool(json.loads(answer.read())["home"] == str(prefect_home))
+    except urllib.error.HTTPError as error:
+        return error.code == HTTPStatus.UNAUTHORIZED  # told to ask for a password, it does so at once
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def port_of(url: str) -> int:
