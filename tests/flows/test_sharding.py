@@ -134,7 +134,19 @@ class DaskCluster:
     def start_worker(self, name: str) -> None:
         """Start a worker that does one shard at a time."""
         # Without a nanny, which would start it again.
-        self.start(name, "--name", name, "--nthreads", "1", "--no-nanny", "--no-dashboard", "--host", "127.0.0.1")
+        self.start(
+            name,
+            "--name",
+            name,
+            "--nthreads",
+            "1",
+            "--no-nanny",
+            "--no-dashboard",
+            "--host",
+            "127.0.0.1",
+            "--local-directory",
+            ".",
+        )
 
     def kill_at_work(self, name: str) -> threading.Thread:
         """Kill a worker without warning as soon as it is doing a shard."""
