@@ -57,7 +57,19 @@ def test_the_schema_of_a_flow_keeps_the_pickers() -> None:
 def test_the_server_takes_a_name_and_a_reference_and_nothing_else() -> None:
     assert errors_of("aws-storage-conn-eu") == []
     assert errors_of(reference(uuid.uuid4())) == []
-    for wrong in ("", "ab", "With Spaces", 5, None, {}, {"$ref": "x"}, {"$ref": {}}, {"name": "x"}, {"root": "/"}):
+    refused: list[object] = [
+        "",
+        "ab",
+        "With Spaces",
+        5,
+        None,
+        {},
+        {"$ref": "x"},
+        {"$ref": {}},
+        {"name": "x"},
+        {"root": "/"},
+    ]
+    for wrong in refused:
         assert errors_of(wrong), wrong
 
 

@@ -23,7 +23,7 @@ from flexai.flows.scrub import scrub
 from flexai.flows.verify import verify
 
 FLOWS = [delete, export, fetch, inspect, list_checkpoints, mirror, push, report, scrub, verify]
-MODELS = {
+MODELS: set[type[BaseModel]] = {
     found
     for module in (requests, composed)
     for found in vars(module).values()
@@ -48,13 +48,13 @@ def test_every_flow_says_what_it_does_and_names_its_runs(flow: Flow[Any, Any]) -
     assert flow.persist_result is False
 
 
-@pytest.mark.parametrize("model", sorted(MODELS, key=lambda model: model.__name__), ids=lambda model: model.__name__)
+@pytest.mark.parametrize("model", sorted(MODELS, key=str))
 def test_every_field_has_a_title_and_a_description(model: type[BaseModel]) -> None:
     for name, field in model.model_fields.items():
         assert field.title and field.description and field.description.endswith("."), name
 
 
-@pytest.mark.parametrize("model", sorted(MODELS, key=lambda model: model.__name__), ids=lambda model: model.__name__)
+@pytest.mark.parametrize("model", sorted(MODELS, key=str))
 def test_every_field_that_must_be_written_has_an_example(model: type[BaseModel]) -> None:
     for name, field in model.model_fields.items():
         if field.annotation in {str, list[str]} and field.is_required() and name != "storage_provider":

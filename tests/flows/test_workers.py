@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prefect.deployments.runner import EntrypointType
+from prefect.types.entrypoint import EntrypointType
 
 from flexai.checkpoints.catalog.reader import open_reader
 from flexai.flows.train_push_export import train_push_export
