@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import pty
 import re
@@ -9,12 +10,13 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flexai.cli.progress import Notes, ShownProgress, Snapshot, Tally, clock, shown_progress
+from flexai.cli.progress import Form, Notes, ShownProgress, Snapshot, Tally, clock, shown_progress, wanted_form
 from flexai.cli.terminal import verbosity
 from tests.cli.program import Program
 
@@ -165,7 +167,7 @@ def test_beside_a_training_command_only_remarks_are_shown(capsys: pytest.Capture
 
 _SHOW = """
 import time
-from flexai.cli.progress import shown_progress
+from flexai.cli.progress import Form, Notes, ShownProgress, Snapshot, Tally, clock, shown_progress, wanted_form
 with shown_progress() as progress:
     progress.begin("push a-checkpoint-with-a-name-that-is-rather-long-for-a-terminal", total_bytes=10**9, total_files=9)
     progress.advance(moved=3 * 10**8, skipped=10**8, files=3)
@@ -223,3 +225,70 @@ def test_a_dumb_terminal_gets_no_bar(program: Program) -> None:
     assert "━" not in shown
     assert "\x1b" not in shown
     assert "a [bold]remark[/bold]" in shown
+
+
+def _events(text: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_a_program_gets_events_from_the_beginning_to_the_end(capsys: pytest.CaptureFixture[str]) -> None:
+    progress = ShownProgress(form=Form.JSON, event_interval=0.01)
+    progress.begin("push 'naïve\n'", total_bytes=100, total_files=2)
+    progress.advance(moved=40, files=1)
+    shown = ""
+    while '"movedBytes": 40' not in shown:
+        time.sleep(0.005)
+        shown += capsys.readouterr().err
+    progress.note("a remark")
+    progress.advance(moved=40, skipped=20, files=1)
+    progress.end()
+    events = _events(shown + capsys.readouterr().err)
+    assert events[0]["event"] == "begin"
+    assert {"event": "note", "message": "a remark"} in events
+    assert {event["event"] for event in events} == {"begin", "progress", "note", "end"}
+    last = events[-1]
+    assert (last["event"], last["verb"], last["complete"]) == ("end", "push 'naïve\n'", True)
+    assert (last["movedBytes"], last["skippedBytes"], last["totalBytes"]) == (80, 20, 100)
+    assert (last["files"], last["totalFiles"], last["secondsLeft"]) == (2, 2, 0.0)
+
+
+def test_even_a_short_stage_has_its_first_and_last_event(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ZeroDivisionError), shown_progress(Form.JSON) as progress:
+        progress.begin("push", total_bytes=100, total_files=1)
+        raise ZeroDivisionError
+    events = _events(capsys.readouterr().err)
+    assert [event["event"] for event in events] == ["begin", "end"]
+    assert (events[-1]["complete"], events[-1]["secondsLeft"]) == (False, None)
+
+
+def test_an_event_has_bytes_files_rate_and_time_left() -> None:
+    assert HALFWAY.event("progress") == {
+        "event": "progress",
+        "verb": "push mistral-500",
+        "movedBytes": 2 * GIB,
+        "skippedBytes": GIB // 2,
+        "totalBytes": 5 * GIB,
+        "files": 3,
+        "totalFiles": 10,
+        "bytesPerSecond": 120 * 1024**2,
+        "seconds": 20.0,
+        "secondsLeft": 21.3,
+    }
+
+
+def test_who_wants_no_progress_reads_only_remarks(capsys: pytest.CaptureFixture[str]) -> None:
+    progress = ShownProgress(form=Form.NONE, line_interval=0.001)
+    progress.begin("push", total_bytes=100, total_files=1)
+    time.sleep(0.02)
+    progress.note("a remark")
+    progress.end()
+    assert capsys.readouterr().err == "a remark\n"
+
+
+def test_by_default_a_person_gets_a_bar_a_log_lines_and_a_program_events(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verbosity, "for_program", True)
+    assert [wanted_form(can_draw) for can_draw in (True, False)] == [Form.BAR, Form.JSON]
+    monkeypatch.setattr(verbosity, "for_program", False)
+    assert [wanted_form(can_draw) for can_draw in (True, False)] == [Form.BAR, Form.LINES]
+    monkeypatch.setattr(verbosity, "progress", "none")
+    assert wanted_form(True) is Form.NONE

@@ -8,11 +8,40 @@ from datetime import timedelta
 import click
 
 from flexai.checkpoints.errors import UsageError
+from flexai.cli import terminal
 from flexai.cli.completion import complete_checkpoint, complete_job
 
 checkpoint_argument = click.argument("reference", metavar="NAME|UUID", shell_complete=complete_checkpoint)
 job_argument = click.argument("reference", metavar="NAME|UUID", shell_complete=complete_job)
 json_option = click.option("-j", "--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+def _note_json(_ctx: click.Context, _parameter: click.Parameter, value: bool) -> bool:
+    terminal.verbosity.for_program |= value
+    return value
+
+
+def _note_progress(_ctx: click.Context, _parameter: click.Parameter, value: str) -> None:
+    terminal.verbosity.progress = value
+
+
+transfer_json_option = click.option(
+    "-j",
+    "--json",
+    "as_json",
+    is_flag=True,
+    callback=_note_json,
+    help="Print the result as JSON; without a terminal, progress as well, as events on standard error.",
+)
+progress_option = click.option(
+    "--progress",
+    type=click.Choice([terminal.AUTO, "bar", "lines", "json", "none"]),
+    default=terminal.AUTO,
+    show_default=True,
+    expose_value=False,
+    callback=_note_progress,
+    help="Show progress as a bar, as lines (one in 30 s), or as JSON events (one a second), on standard error.",
+)
 storage_provider_option = click.option(
     "--storage-provider", metavar="CONNECTION", default="", help="Name of a storage provider connection."
 )

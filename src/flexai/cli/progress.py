@@ -1,4 +1,4 @@
-"""Showing progress: a bar on a terminal, elsewhere a line every 30 seconds and one at the end.
+"""Showing progress: a bar on a terminal, elsewhere a line every 30 seconds and one at the end, or events for a program.
 
 Reports come from many threads, once for each block of bytes, so they only add to counters that belong to the
 reporting thread; a thread of our own adds them up when it draws.
@@ -6,13 +6,15 @@ reporting thread; a thread of our own adds them up when it draws.
 
 from __future__ import annotations
 
+import enum
+import json
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from flexai.checkpoints.documents import human_size, short_size
 from flexai.checkpoints.progress import NoProgress
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 
 LINE_INTERVAL = 30.0
 """Seconds between two lines where there is no terminal."""
+EVENT_INTERVAL = 1.0
+"""Seconds between two events of a stage."""
 BAR_DELAY = 0.3
 """Seconds before a bar appears: what is done sooner needs none, and importing rich takes time."""
 _BRIEF = 1.0
@@ -114,9 +118,8 @@ class Snapshot:
 
     def last_line(self) -> str:
         """What was done in all."""
-        whole = self.done >= self.total_bytes and self.files >= self.total_files
         size, count = human_size(self.done, digits=1), terminal.count(self.files, "file")
-        if not whole:
+        if not self.is_whole:
             size = f"{size} of {human_size(self.total_bytes, digits=1)}"
             count = f"{self.files} of {terminal.count(self.total_files, 'file')}"
         parts = [size, count]
@@ -125,6 +128,27 @@ class Snapshot:
         if self.moved > 0 and self.seconds >= 1:
             parts.append(f"{human_size(int(self.moved / self.seconds), digits=1)}/s")
         return f"{self.verb}: {', '.join(parts)} in {clock(self.seconds)}"
+
+    def event(self, kind: str) -> dict[str, Any]:
+        """All of it for a program: sizes in bytes, times in seconds, ``secondsLeft`` null where nobody knows."""
+        left = self.seconds_left
+        return {
+            "event": kind,
+            "verb": self.verb,
+            "movedBytes": max(0, self.moved),
+            "skippedBytes": max(0, self.skipped),
+            "totalBytes": self.total_bytes,
+            "files": self.files,
+            "totalFiles": self.total_files,
+            "bytesPerSecond": round(self.rate),
+            "seconds": round(self.seconds, 3),
+            "secondsLeft": None if left is None else round(left, 1),
+        }
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all of it is done."""
+        return self.done >= self.total_bytes and self.files >= self.total_files
 
     def figures(self, width: int) -> str:
         """What stands right of the bar, as much of it as fits into ``width`` columns."""
@@ -152,13 +176,46 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-class ShownProgress:
-    """Progress as a person or a log sees it; one stage at a time."""
+class Form(enum.StrEnum):
+    """How progress is shown."""
 
-    def __init__(self, stream: TextIO | None = None, *, line_interval: float = LINE_INTERVAL) -> None:
+    BAR = "bar"
+    LINES = "lines"
+    JSON = "json"
+    NONE = "none"
+
+
+def wanted_form(can_draw: bool) -> Form:
+    """How the user wants progress to be shown: what was asked for, or else what suits who reads it.
+
+    That is a bar for a person before a terminal; elsewhere events where the result is JSON as well, and else lines.
+    """
+    wanted = terminal.verbosity.progress
+    if wanted != terminal.AUTO:
+        return Form(wanted)
+    if can_draw:
+        return Form.BAR
+    return Form.JSON if terminal.verbosity.for_program else Form.LINES
+
+
+class ShownProgress:
+    """Progress as a person, a log or a program sees it; one stage at a time."""
+
+    def __init__(
+        self,
+        stream: TextIO | None = None,
+        *,
+        form: Form | None = None,
+        line_interval: float = LINE_INTERVAL,
+        event_interval: float = EVENT_INTERVAL,
+    ) -> None:
+        """``form`` by default as the user wants it; a bar is drawn only where a terminal can."""
         self._stream = stream or sys.stderr
-        self._has_bar = self._stream.isatty() and terminal.has_cursor()
+        can_draw = self._stream.isatty() and terminal.has_cursor()
+        form = form or wanted_form(can_draw)
+        self._form = Form.LINES if form is Form.BAR and not can_draw else form
         self._line_interval = line_interval
+        self._event_interval = event_interval
         self._tally = Tally()
         self._verb = ""
         self._total_bytes = self._total_files = 0
@@ -179,8 +236,11 @@ class ShownProgress:
         self._samples = [(self._began, 0)]
         self._stop = threading.Event()
         self._was_shown = False
-        run = self._show_bar if self._has_bar else self._show_lines
-        self._thread = threading.Thread(target=run, name="progress", daemon=True)
+        if self._form is Form.JSON:
+            self._tell(self.snapshot().event("begin"))
+        run = {Form.BAR: self._show_bar, Form.LINES: self._show_lines, Form.JSON: self._show_events}.get(self._form)
+        # Without one to draw, the stage still has an end to wait for.
+        self._thread = threading.Thread(target=run or self._stop.wait, name="progress", daemon=True)
         self._thread.start()
 
     def advance(self, *, moved: int = 0, skipped: int = 0, files: int = 0) -> None:
@@ -189,6 +249,9 @@ class ShownProgress:
 
     def note(self, message: str) -> None:
         """Show something worth knowing, above the bar; after many of them only where the user wants to read more."""
+        if self._form is Form.JSON:
+            self._tell({"event": "note", "message": message})
+            return
         self._notes += 1
         if self._notes > _MAX_NOTES and not terminal.verbosity.verbose:
             if self._notes == _MAX_NOTES + 1:
@@ -204,7 +267,9 @@ class ShownProgress:
         self._thread.join()
         self._thread = None
         last = self.snapshot()
-        if self._was_shown or last.seconds >= _BRIEF:
+        if self._form is Form.JSON:
+            self._tell(last.event("end") | {"secondsLeft": 0.0 if last.is_whole else None, "complete": last.is_whole})
+        elif self._form is not Form.NONE and (self._was_shown or last.seconds >= _BRIEF):
             self._print(last.last_line())
 
     def snapshot(self) -> Snapshot:
@@ -229,6 +294,10 @@ class ShownProgress:
         while not self._stop.wait(self._line_interval):
             self._was_shown = True
             self._print(self.snapshot().line())
+
+    def _show_events(self) -> None:
+        while not self._stop.wait(self._event_interval):
+            self._tell(self.snapshot().event("progress"))
 
     def _show_bar(self) -> None:
         if self._stop.wait(BAR_DELAY):
@@ -260,6 +329,9 @@ class ShownProgress:
         bar.add_row(Text(terminal.printable(verb)), ProgressBar(total=1.0, completed=now.fraction), Text(figures))
         return bar
 
+    def _tell(self, event: dict[str, Any]) -> None:
+        terminal.say(json.dumps(event))
+
     def _print(self, text: str) -> None:
         if self._console is not None:
             self._console.print(terminal.printable(text), markup=False, highlight=False, soft_wrap=True)
@@ -276,9 +348,9 @@ class Notes(NoProgress):
 
 
 @contextmanager
-def shown_progress() -> Iterator[ShownProgress]:
-    """Progress on standard error while the block works, however it ends."""
-    progress = ShownProgress()
+def shown_progress(form: Form | None = None) -> Iterator[ShownProgress]:
+    """Progress on standard error while the block works, however it ends; by default as the user wants it."""
+    progress = ShownProgress(form=form)
     try:
         yield progress
     finally:

@@ -35,7 +35,7 @@ class Program(LazyGroup):
         if COMPLETE_VARIABLE in os.environ:
             return super().main(args, PROGRAM, COMPLETE_VARIABLE, standalone_mode, **extra)
         arguments = list(sys.argv[1:] if args is None else args)
-        terminal.verbosity.verbose = terminal.verbosity.debug = False
+        terminal.verbosity.reset()
         try:
             with self.make_context(PROGRAM, list(arguments), **extra) as ctx:
                 ctx.meta[ARGUMENTS] = arguments

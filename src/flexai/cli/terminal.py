@@ -9,13 +9,24 @@ from typing import Any, TextIO
 
 import click
 
+AUTO = "auto"
+
 
 @dataclass
 class Verbosity:
-    """How much the user wants to read."""
+    """How much the user wants to read, and in which form."""
 
     verbose: bool = False
     debug: bool = False
+    progress: str = AUTO
+    """How progress is shown: the value of ``--progress``."""
+    for_program: bool = False
+    """Whether the result is JSON."""
+
+    def reset(self) -> None:
+        """Forget what an earlier command of this process was told."""
+        self.verbose = self.debug = self.for_program = False
+        self.progress = AUTO
 
 
 verbosity = Verbosity()
