@@ -30,6 +30,24 @@ class Delivery:
     skipped: dict[str, ObjectInfo] = field(default_factory=dict)
 
 
+@dataclass
+class Standing:
+    """What is at a provider's prefix, before anything is written there."""
+
+    place: RemotePath
+    same: dict[str, ObjectInfo] = field(default_factory=dict)
+    """The objects that have the right content, by path in the checkpoint."""
+    missing: list[StoredFile] = field(default_factory=list)
+    others: list[StoredFile] = field(default_factory=list)
+    """Files in whose place other content is."""
+
+    def in_the_way(self) -> DestinationExistsError:
+        """The error that says so."""
+        first = min(self.place.prefix + file.path for file in self.others)
+        more = f" and {len(self.others) - 1} more" if len(self.others) > 1 else ""
+        return DestinationExistsError(f"other content is already at {self.place.storage.location}/{first}{more}")
+
+
 class Carrier(Protocol):
     """Who does what takes long, here or elsewhere."""
 
@@ -67,33 +85,44 @@ def deliver(
     content that is not what was recorded.
     """
     carrier = carrier or Delivering(place, store=store, journal=journal, limits=limits, progress=progress)
+    standing = survey(files, place, delivered=delivered, progress=progress, carrier=carrier)
+    if standing.others and not overwrite:
+        raise standing.in_the_way()
+    done = Delivery(skipped=standing.same)
+    if standing.missing or standing.others or delivered is None:
+        before_writing()
+        new_paths = frozenset(file.path for file in standing.missing) if not overwrite else frozenset()
+        done.sent |= carrier.send(standing.missing + standing.others, new_paths)
+    return done
+
+
+def survey(
+    files: Sequence[StoredFile],
+    place: RemotePath,
+    *,
+    delivered: Mapping[str, str] | None,
+    progress: Progress,
+    carrier: Carrier,
+) -> Standing:
+    """Find what an export would meet, for which objects of the right size are read; nothing is written."""
     existing = {info.key: info for info in place.storage.list(place.prefix)}
-    done = Delivery()
-    others, unsure = [], []
+    standing = Standing(place)
+    unsure = []
     for file in files:
         info = existing.get(place.prefix + file.path)
         if info is None:
-            continue
-        if info.size != file.content.size:
-            others.append(file)
+            standing.missing.append(file)
+        elif info.size != file.content.size:
+            standing.others.append(file)
         elif info.etag == (delivered or {}).get(file.path):
-            done.skipped[file.path] = info
+            standing.same[file.path] = info
             progress.advance(skipped=info.size, files=1)
         else:
             unsure.append((file, info))
     same = carrier.compare(unsure)
-    done.skipped |= {file.path: info for file, info in unsure if file.path in same}
-    others += [file for file, _ in unsure if file.path not in same]
-    if others and not overwrite:
-        first = min(place.prefix + file.path for file in others)
-        more = f" and {len(others) - 1} more" if len(others) > 1 else ""
-        raise DestinationExistsError(f"other content is already at {place.storage.location}/{first}{more}")
-    missing = [file for file in files if place.prefix + file.path not in existing]
-    if missing or others or delivered is None:
-        before_writing()
-        new_paths = frozenset(file.path for file in missing) if not overwrite else frozenset()
-        done.sent |= carrier.send(missing + others, new_paths)
-    return done
+    standing.same |= {file.path: info for file, info in unsure if file.path in same}
+    standing.others += [file for file, _ in unsure if file.path not in same]
+    return standing
 
 
 def spans_of(content: StoredContent, storage: ObjectStorage) -> Sequence[Sequence[Part]]:

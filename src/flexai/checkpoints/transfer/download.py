@@ -13,7 +13,7 @@ import os
 import stat
 import threading
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -51,6 +51,24 @@ class Download:
     kept: list[str] = field(default_factory=list)
 
 
+@dataclass
+class Standing:
+    """What is at the destination, before anything is written there."""
+
+    root: Path
+    kept: list[StoredFile] = field(default_factory=list)
+    """Files that are there with the right content."""
+    missing: list[StoredFile] = field(default_factory=list)
+    others: list[StoredFile] = field(default_factory=list)
+    """Files in whose place other content is."""
+
+    def in_the_way(self) -> DestinationExistsError:
+        """The error that says so."""
+        first = min(str(self.root / file.path) for file in self.others)
+        more = f" and {len(self.others) - 1} more" if len(self.others) > 1 else ""
+        return DestinationExistsError(f"other content is already at {first}{more}")
+
+
 def download(
     files: Sequence[StoredFile],
     destination: Path,
@@ -66,17 +84,44 @@ def download(
     Raises UnsafePathError for a path that would leave it, DestinationExistsError for other content in the way, both
     before anything is written; IntegrityError for stored content that is not what was recorded.
     """
+    transfer = _Download(_root_of(files, destination), store, journal, limits, progress)
+    with _storage_errors(transfer.root):
+        transfer.run(files, overwrite=overwrite)
+    return transfer.done
+
+
+def survey(
+    files: Sequence[StoredFile],
+    destination: Path,
+    *,
+    store: ManagedStore,
+    journal: Journal,
+    limits: Limits,
+    progress: Progress,
+) -> Standing:
+    """Find what a download would meet, for which what has the right size is read; nothing is written.
+
+    Raises what ``download`` raises, but for other content in the way.
+    """
+    transfer = _Download(_root_of(files, destination), store, journal, limits, progress)
+    with _storage_errors(transfer.root):
+        return transfer.survey(files)
+
+
+def _root_of(files: Sequence[StoredFile], destination: Path) -> Path:
     check_path_set([parse_path(file.path) for file in files])
     try:
-        root = destination.expanduser().absolute()
+        return destination.expanduser().absolute()
     except RuntimeError as error:
         raise UsageError(f"destination {destination} cannot be found: nobody's home") from error
-    transfer = _Download(root, store, journal, limits, progress)
+
+
+@contextlib.contextmanager
+def _storage_errors(root: Path) -> Iterator[None]:
     try:
-        transfer.run(files, overwrite=overwrite)
+        yield
     except OSError as error:
         raise storage_error(error, Path(error.filename) if error.filename else root / "*") from error
-    return transfer.done
 
 
 class _Download:
@@ -90,7 +135,11 @@ class _Download:
         self.done = Download()
 
     def run(self, files: Sequence[StoredFile], *, overwrite: bool) -> None:
-        missing = self._compare(files, overwrite=overwrite)
+        standing = self.survey(files)
+        if standing.others and not overwrite:
+            raise standing.in_the_way()
+        self.done.kept += [file.path for file in standing.kept]
+        missing = standing.missing + standing.others
         folders = sorted({self.target(file).parent for file in missing})
         for folder in folders:
             make_directories(folder)
@@ -112,13 +161,12 @@ class _Download:
         """Where a file goes."""
         return self.root / file.path
 
-    def _compare(self, files: Sequence[StoredFile], *, overwrite: bool) -> list[StoredFile]:
+    def survey(self, files: Sequence[StoredFile]) -> Standing:
         """Find which files are not there yet, without writing anything."""
         nearest = next(path for path in (self.root, *self.root.parents) if os.path.lexists(path))
         if not nearest.is_dir():
             raise _no_folder(nearest)
-        missing: list[StoredFile] = []
-        others: list[StoredFile] = []
+        standing = Standing(self.root)
         crew = Crew(self.limits.concurrency)
         checked: set[Path] = {self.root}
 
@@ -126,16 +174,16 @@ class _Download:
             content = learn(file.content, store=self.store, journal=self.journal, check=crew.check)
             if _has_content(self.target(file), content, crew):
                 self.progress.advance(skipped=file.content.size, files=1)
-                self.done.kept.append(file.path)
+                standing.kept.append(file)
             else:
-                others.append(file)
+                standing.others.append(file)
 
         for file in files:
             self._check_folders(self.target(file).parent, checked)
             try:
                 status = self.target(file).lstat()
             except FileNotFoundError:
-                missing.append(file)
+                standing.missing.append(file)
                 continue
             if stat.S_ISDIR(status.st_mode):
                 raise DestinationExistsError(
@@ -144,13 +192,9 @@ class _Download:
             if stat.S_ISREG(status.st_mode) and status.st_size == file.content.size:
                 crew.add(partial(compare, file))
             else:
-                others.append(file)
+                standing.others.append(file)
         crew.run()
-        if others and not overwrite:
-            first = min(str(self.target(file)) for file in others)
-            more = f" and {len(others) - 1} more" if len(others) > 1 else ""
-            raise DestinationExistsError(f"other content is already at {first}{more}")
-        return missing + others
+        return standing
 
     def _check_folders(self, folder: Path, checked: set[Path]) -> None:
         """Refuse a way to the file that leads through a link or a file."""

@@ -152,9 +152,18 @@ def begin_blob(
 
 def find_known(sources: Sequence[Source], journal: Journal, checkpoint_id: str) -> dict[str, StoredContent]:
     """What the store is known to hold without reading it, by the sources' paths; it is referred to at once."""
-    origins = [source.origin for source in sources if source.origin and is_what_it_says(source)]
-    held = journal.hold_by_origin(checkpoint_id, origins)
+    held = journal.hold_by_origin(checkpoint_id, origins_of(sources))
     held |= journal.hold_by_digest(checkpoint_id, [one.digest for one in sources if one.digest])
+    return match_known(sources, held)
+
+
+def origins_of(sources: Sequence[Source]) -> list[str]:
+    """Which providers' objects sources are, where they can be taken for these without reading them."""
+    return [source.origin for source in sources if source.origin and is_what_it_says(source)]
+
+
+def match_known(sources: Sequence[Source], held: Mapping[str, StoredContent]) -> dict[str, StoredContent]:
+    """The contents of sources, by their paths, among those that were found by their digests and origins."""
     known: dict[str, StoredContent] = {}
     for source in sources:
         content = held.get(source.digest) or (held.get(source.origin) if is_what_it_says(source) else None)
