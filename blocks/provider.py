@@ -39,9 +39,16 @@ class StorageProvider(Block, ABC):
     retired_fields: ClassVar[frozenset[str]] = frozenset()
     """Fields of earlier versions: accepted in a saved connection and forgotten."""
 
-    schema_version: int = Field(default=1, ge=1, description="The form in which this connection was saved.")
+    schema_version: int = Field(
+        default=1,
+        ge=1,
+        title="Saved form",
+        description="Kept by the program: the form in which this connection was saved.",
+    )
     capabilities: dict[str, str] = Field(
-        default_factory=dict, description="What the last check found: each ability, and whether it passed."
+        default_factory=dict,
+        title="Capabilities",
+        description="Kept by the program: what the last check found, each ability and whether it passed.",
     )
 
     @model_validator(mode="before")
@@ -75,6 +82,9 @@ class StorageProvider(Block, ABC):
         kinds = [kind for kind in cls.__mro__ if issubclass(kind, StorageProvider)]
         names = [name for kind in kinds for name in get_annotations(kind) if name in fields]
         schema["properties"] = {name: fields[name] for name in dict.fromkeys([*names, *fields])}
+        # Prefect's UI goes by these numbers, which its base class has given by the order of declaration.
+        for position, field in enumerate(schema["properties"].values()):
+            field["position"] = position
         return schema
 
     @property

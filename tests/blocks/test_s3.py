@@ -176,9 +176,12 @@ def test_a_name_that_leads_to_credentials_is_refused_before_each_use(monkeypatch
 
 def test_the_form_begins_with_what_the_kind_alone_asks_for() -> None:
     for kind, first in ((S3StorageProvider, "region"), (R2StorageProvider, "account_id")):
-        fields = list(kind.model_json_schema()["properties"])
+        schema = kind.model_json_schema()
+        fields = list(schema["properties"])
         assert fields[0] == first
         assert fields[-2:] == ["schema_version", "capabilities"]
+        # The order that the UI goes by.
+        assert [field["position"] for field in schema["properties"].values()] == list(range(len(fields)))
 
 
 # What was saved before
