@@ -147,6 +147,9 @@ class PushSpec(_Spec):
 class ApprovalSpec(_Spec):
     """That a person decides whether to export."""
 
+    # What the form calls the tab on which it is filled in.
+    model_config = ConfigDict(title="Approval")
+
     timeout_hours: float = Field(
         default=72,
         gt=0,
@@ -159,6 +162,9 @@ class ApprovalSpec(_Spec):
 
 class ExportSpec(_Spec):
     """Where to export what was pushed."""
+
+    # What the form calls the tab on which it is filled in.
+    model_config = ConfigDict(title="Export")
 
     storage_provider: Connection = Field(
         title="Storage provider connection",
