@@ -221,6 +221,46 @@ class Blobs:
             found |= {content.origin: content for content in held}
         return found
 
+    def find_by_digest(self, digests: Iterable[str]) -> dict[str, StoredContent]:
+        """Find sound stored contents by their digests (hex), for one who only looks: gc may take them."""
+        found = self._find_all(contents.c.digest, digests)
+        return {content.digest.hex(): content for content in found if content.digest is not None}
+
+    def find_by_origin(self, origins: Iterable[str]) -> dict[str, StoredContent]:
+        """Find sound stored contents by the provider's objects that they are, for one who only looks."""
+        return {content.origin: content for content in self._find_all(contents.c.origin, origins)}
+
+    def find_sizes(self, sizes: Iterable[int]) -> set[int]:
+        """Which sizes (bytes) contents have that a file can be compared with (see :meth:`find_by_size`)."""
+        found: set[int] = set()
+        for batch in _batches(dict.fromkeys(sizes)):
+            can_be_equal = and_(contents.c.size.in_(batch), contents.c.digest.is_not(None), _IS_SOUND)
+            query = self._stored(can_be_equal).with_only_columns(contents.c.size, maintain_column_froms=True).distinct()
+            with self._database.reading() as connection:
+                found.update(connection.execute(query).scalars())
+        return found
+
+    def _find_all(self, column: ColumnElement[Any], values: Iterable[_T]) -> list[StoredContent]:
+        found: list[StoredContent] = []
+        for batch in _batches(dict.fromkeys(values)):
+            with self._database.reading() as connection:
+                query = self._stored(column.in_(batch) & _IS_SOUND).order_by(blobs.c.id)
+                found += [_content(row) for row in connection.execute(query)]
+        return found
+
+    def uses_of(self, checkpoint_id: str) -> dict[str, tuple[int, int]]:
+        """The blobs of a checkpoint: for each its bytes, and how many other checkpoints need it."""
+        other = blob_references.alias()
+        query = (
+            select(blobs.c.id, blobs.c.size, func.count(other.c.checkpoint_id))
+            .join(blob_references, blob_references.c.blob_id == blobs.c.id)
+            .outerjoin(other, (other.c.blob_id == blobs.c.id) & (other.c.checkpoint_id != checkpoint_id))
+            .where(blob_references.c.checkpoint_id == checkpoint_id)
+            .group_by(blobs.c.id, blobs.c.size)
+        )
+        with self._database.reading() as connection:
+            return {blob_id: (size, others) for blob_id, size, others in connection.execute(query)}
+
     def _hold_all(self, checkpoint_id: str, condition: ColumnElement[bool]) -> list[StoredContent]:
         query = self._stored(condition & _IS_SOUND)
         with self._database.reading() as connection:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -52,13 +52,50 @@ class NameTakenError(AlreadyExistsError):
 
 
 @dataclass(frozen=True, slots=True)
+class Purgeable:
+    """A checkpoint of which garbage collection would take something."""
+
+    id: str
+    title: str
+    is_deleted: bool
+    """Deleted, or else a push or capture that nobody continued."""
+    since: datetime
+    """When it was deleted, or last worked on."""
+
+
+@dataclass(frozen=True, slots=True)
 class PurgePlan:
     """What garbage collection would do."""
 
-    deleted: int
-    abandoned: int
-    blobs: int
-    freed_bytes: int
+    checkpoints: Sequence[Purgeable]
+    uses: Mapping[str, tuple[int, Set[str]]]
+    """Every blob of the store: its bytes, and the checkpoints that refer to it."""
+
+    @property
+    def garbage(self) -> dict[str, int]:
+        """The bytes of each blob that would go."""
+        ids = {one.id for one in self.checkpoints}
+        return {blob_id: size for blob_id, (size, users) in self.uses.items() if users <= ids}
+
+    @property
+    def deleted(self) -> int:
+        """Deleted checkpoints that would be gone for good."""
+        return sum(one.is_deleted for one in self.checkpoints)
+
+    @property
+    def abandoned(self) -> int:
+        """Interrupted pushes and captures that would be given up."""
+        return len(self.checkpoints) - self.deleted
+
+    @property
+    def blobs(self) -> int:
+        """Blobs that would go."""
+        return len(self.garbage)
+
+    @property
+    def freed_bytes(self) -> int:
+        """Bytes that would be freed."""
+        return sum(self.garbage.values())
 
 
 class Checkpoints:
@@ -119,14 +156,7 @@ class Checkpoints:
         busy = ConflictError(f"checkpoint {name!r} is being pushed or deleted by another process")
         if row is None:
             raise busy  # deleted between the two statements
-        existing = _checkpoint(row)
-        if existing.status is CheckpointStatus.AVAILABLE:
-            raise NameTakenError(existing)
-        if existing.creator_user_id != owner.user_id:
-            raise ConflictError(f"checkpoint {name!r} is being pushed by another owner")
-        holder = Claim.of_row(row)
-        if holder is not None and holder.is_alive:
-            raise ConflictError(f"checkpoint {name!r} is being pushed by {holder.holder}")
+        _check_can_continue(row, owner)
         with self._database.writing() as connection:
             taken = connection.execute(
                 update(checkpoints)
@@ -149,6 +179,18 @@ class Checkpoints:
             if not taken.rowcount:
                 raise busy
         return self.get_by_id(row["id"]), claim
+
+    def find_push(self, name: Name, *, owner: Owner) -> Checkpoint | None:
+        """The unfinished push that ``begin_push`` would take over; None where the name is free.
+
+        Raises what ``begin_push`` raises.
+        """
+        with self._database.reading() as connection:
+            row = connection.execute(_select().where(checkpoints.c.name_key == name_key(name))).mappings().first()
+        if row is None:
+            return None
+        _check_can_continue(row, owner)
+        return _checkpoint(row)
 
     def begin_capture(
         self, *, job_id: str, name: str, node: str, owner: Owner, source: Source, store_id: str, parent_id: str | None
@@ -327,18 +369,9 @@ class Checkpoints:
             row = connection.execute(locked).mappings().first()
             if row is None:
                 raise not_found(reference)
-            if row["is_protected"]:
-                raise ConflictError(
-                    f"checkpoint {title(checkpoint)!r} is protected",
-                    hint=f"flexai checkpoint unprotect {reference} lets it be deleted",
-                )
+            _check_can_go(row, reference)
             if check is not None:
                 check(connection, row)
-            holder = Claim.of_row(row)
-            if holder is not None and holder.is_alive:
-                raise ConflictError(
-                    f"checkpoint {reference} is being pushed by {holder.holder}", hint="stop that push first"
-                )
             deleted = connection.execute(
                 update(checkpoints)
                 .where(
@@ -358,6 +391,16 @@ class Checkpoints:
             if not deleted.rowcount:
                 raise not_found(reference)
         return self.get_by_id(str(checkpoint.id))
+
+    def find_deletable(self, reference: Reference) -> Checkpoint:
+        """The checkpoint that ``delete`` would delete; raises what that raises."""
+        checkpoint = self.get(reference)
+        with self._database.reading() as connection:
+            row = connection.execute(_select().where(checkpoints.c.id == str(checkpoint.id))).mappings().first()
+        if row is None:
+            raise not_found(reference)
+        _check_can_go(row, reference)
+        return checkpoint
 
     def undelete(self, reference: Reference, *, new_name: Name | None = None) -> Checkpoint:
         """Bring back a deleted checkpoint whose bytes gc has not taken, the newest one where several had the name.
@@ -443,18 +486,14 @@ class Checkpoints:
     def plan_purge(self, store_id: str, *, before: datetime) -> PurgePlan:
         """What ``purge_deleted`` and ``abandoned`` would give up, and the blobs that only those need."""
         with self._database.reading() as connection:
-            deleted = set(
-                connection.execute(
-                    select(checkpoints.c.id).where(
-                        checkpoints.c.store_id == store_id,
-                        checkpoints.c.status == CheckpointStatus.DELETING,
-                        checkpoints.c.deleted_at <= to_text(before),
-                    )
-                ).scalars()
+            deleted = _select().where(
+                checkpoints.c.store_id == store_id,
+                checkpoints.c.status == CheckpointStatus.DELETING,
+                checkpoints.c.deleted_at <= to_text(before),
             )
-            idle = {row["id"] for row in self._idle(connection, store_id, before)}
-            needed: dict[str, bool] = {}
+            rows = [*connection.execute(deleted).mappings(), *self._idle(connection, store_id, before)]
             sizes: dict[str, int] = {}
+            users: dict[str, set[str]] = {}
             query = (
                 select(blobs.c.id, blobs.c.size, blob_references.c.checkpoint_id)
                 .outerjoin(blob_references, blob_references.c.blob_id == blobs.c.id)
@@ -462,14 +501,10 @@ class Checkpoints:
             )
             for blob_id, size, checkpoint_id in connection.execute(query):
                 sizes[blob_id] = size
-                keeps = checkpoint_id is not None and checkpoint_id not in deleted and checkpoint_id not in idle
-                needed[blob_id] = needed.get(blob_id, False) or keeps
-        garbage = [blob_id for blob_id, is_needed in needed.items() if not is_needed]
+                users.setdefault(blob_id, set()).update(() if checkpoint_id is None else (checkpoint_id,))
         return PurgePlan(
-            deleted=len(deleted),
-            abandoned=len(idle),
-            blobs=len(garbage),
-            freed_bytes=sum(sizes[blob_id] for blob_id in garbage),
+            checkpoints=[_purgeable(row) for row in rows],
+            uses={blob_id: (size, users[blob_id]) for blob_id, size in sizes.items()},
         )
 
     def forget(self, checkpoint_id: str) -> None:
@@ -573,6 +608,40 @@ def title(checkpoint: Checkpoint) -> str:
     if checkpoint.kind is CheckpointKind.PUSHED:
         return checkpoint.name
     return f"{checkpoint.job_name}/{checkpoint.name or '.'}"
+
+
+def _purgeable(row: RowMapping) -> Purgeable:
+    found = _checkpoint(row)
+    return Purgeable(
+        id=row["id"],
+        title=title(found),
+        is_deleted=found.status is CheckpointStatus.DELETING,
+        since=found.deleted_at or found.updated_at,
+    )
+
+
+def _check_can_continue(row: RowMapping, owner: Owner) -> None:
+    """Raise NameTakenError for a checkpoint that is available, ConflictError for one that others push."""
+    existing = _checkpoint(row)
+    if existing.status is CheckpointStatus.AVAILABLE:
+        raise NameTakenError(existing)
+    if existing.creator_user_id != owner.user_id:
+        raise ConflictError(f"checkpoint {existing.name!r} is being pushed by another owner")
+    holder = Claim.of_row(row)
+    if holder is not None and holder.is_alive:
+        raise ConflictError(f"checkpoint {existing.name!r} is being pushed by {holder.holder}")
+
+
+def _check_can_go(row: RowMapping, reference: Reference) -> None:
+    """Raise ConflictError for a checkpoint that is protected or being pushed."""
+    if row["is_protected"]:
+        raise ConflictError(
+            f"checkpoint {title(_checkpoint(row))!r} is protected",
+            hint=f"flexai checkpoint unprotect {reference} lets it be deleted",
+        )
+    holder = Claim.of_row(row)
+    if holder is not None and holder.is_alive:
+        raise ConflictError(f"checkpoint {reference} is being pushed by {holder.holder}", hint="stop that push first")
 
 
 def not_found(reference: Reference) -> NotFoundError:

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Set
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 
 from flexai.checkpoints.catalog.checkpoints import title
+from flexai.checkpoints.contents import StoredFile
 from flexai.checkpoints.errors import AccessDeniedError, DestinationExistsError, SourceError, UsageError
-from flexai.checkpoints.models import Checkpoint, ExportRecord, now
+from flexai.checkpoints.models import Checkpoint, ExportRecord, Manifest, now
 from flexai.checkpoints.progress import NoProgress, Progress
-from flexai.checkpoints.service.exports import EXPORT_MANIFEST, read_export_manifest, write_export_manifest
+from flexai.checkpoints.service.exports import (
+    EXPORT_MANIFEST,
+    ExportManifest,
+    read_export_manifest,
+    write_export_manifest,
+)
 from flexai.checkpoints.service.manifests import manifest_of
 from flexai.checkpoints.service.sharding import SpreadCarrier
 from flexai.checkpoints.service.shards import Spread
@@ -55,17 +61,7 @@ def export(
     progress = progress or NoProgress()
     checkpoint = system.available(reference)
     files = system.blobs.files_of(str(checkpoint.id))
-    if any(file.path == EXPORT_MANIFEST for file in files):
-        raise SourceError(
-            f"checkpoint {title(checkpoint)!r} holds a file {EXPORT_MANIFEST!r}, the name of an export's own manifest",
-            hint="push the checkpoint without that file",
-        )
-    place = connection.open(destination_path)
-    if not place.key:
-        raise UsageError(
-            f"{destination_path!r} names a bucket without a folder",
-            hint="write BUCKET/PREFIX: an export has a place of its own",
-        )
+    place = open_place(checkpoint, files, connection, destination_path)
     manifest = manifest_of(files)
     progress.begin(f"export {title(checkpoint)}", total_bytes=checkpoint.size, total_files=checkpoint.file_count)
 
@@ -80,9 +76,7 @@ def export(
         write_export_manifest(place, checkpoint, manifest)
 
     try:
-        found = None if overwrite else read_export_manifest(place)
-        if found is not None and not found.has_files_of(manifest):
-            raise DestinationExistsError(f"another checkpoint was exported to {place.storage.location}/{place.key}")
+        found = None if overwrite else find_export(place, manifest)
         done = deliver(
             files,
             place,
@@ -120,6 +114,32 @@ def export(
         skipped_files=len(done.skipped),
         moved_bytes=sum(info.size for info in done.sent.values()),
     )
+
+
+def open_place(
+    checkpoint: Checkpoint, files: Sequence[StoredFile], connection: StorageConnection, destination_path: str
+) -> RemotePath:
+    """Open where an export goes; SourceError or UsageError where these files cannot go there."""
+    if any(file.path == EXPORT_MANIFEST for file in files):
+        raise SourceError(
+            f"checkpoint {title(checkpoint)!r} holds a file {EXPORT_MANIFEST!r}, the name of an export's own manifest",
+            hint="push the checkpoint without that file",
+        )
+    place = connection.open(destination_path)
+    if not place.key:
+        raise UsageError(
+            f"{destination_path!r} names a bucket without a folder",
+            hint="write BUCKET/PREFIX: an export has a place of its own",
+        )
+    return place
+
+
+def find_export(place: RemotePath, manifest: Manifest) -> ExportManifest | None:
+    """The export of a manifest's files that is there, whole or not; DestinationExistsError for one of others."""
+    found = read_export_manifest(place)
+    if found is not None and not found.has_files_of(manifest):
+        raise DestinationExistsError(f"another checkpoint was exported to {place.storage.location}/{place.key}")
+    return found
 
 
 def _give_up_leftovers(place: RemotePath, paths: Set[str], progress: Progress) -> None:

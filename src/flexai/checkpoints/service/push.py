@@ -83,14 +83,12 @@ def push(
     original: Checkpoint | None = None
     status = CheckpointStatus.UPLOADING
     match source:
-        case LocalFiles(specs, follow_symlinks, rehash):
-            sources = scan_local(specs, follow_symlinks=follow_symlinks)
-            if not rehash:
-                sources = system.stat_cache.recall(sources)
+        case LocalFiles(specs):
+            sources = scan_files(system, source)
             described = Source(from_local_files=tuple(split_spec(spec)[0] for spec in specs))
         case ProviderPath(connection, path):
             place = connection.open(path)
-            sources = _scan_export(place) or scan_remote(place)
+            sources = scan_place(place)
             status = CheckpointStatus.SYNCING
             described = Source(
                 storage_provider=connection.connection_name,
@@ -110,8 +108,8 @@ def push(
             store_id=system.store_id,
             parent_id=str(original.id) if original else None,
         )
-    except NameTakenError as taken:
-        return _settle(system, taken.existing, sources, original, if_not_exists=if_not_exists)
+    except NameTakenError as error:
+        return _settle(system, error.existing, sources, original, if_not_exists=if_not_exists)
     if original is not None:
         try:
             contents = _hold_all(system, str(checkpoint.id), system.blobs.files_of(str(original.id)))
@@ -126,6 +124,17 @@ def push(
     if isinstance(source, LocalFiles):
         _remember(system, stored, sources, scanned_ns)
     return stored
+
+
+def scan_files(system: System, files: LocalFiles) -> Sequence[LocalSource]:
+    """The files of this machine that a push is of, with their digests where these are remembered."""
+    sources = scan_local(files.specs, follow_symlinks=files.follow_symlinks)
+    return sources if files.rehash else system.stat_cache.recall(sources)
+
+
+def scan_place(place: RemotePath) -> Sequence[FileSource]:
+    """The provider's objects that a push is of."""
+    return _scan_export(place) or scan_remote(place)
 
 
 def is_large(source: PushSource, shard_size: int) -> bool:
@@ -203,12 +212,17 @@ def _settle(
         same = storing.same_content(system, str(existing.id), sources)
     if same and if_not_exists:
         return existing
+    raise taken(existing, same=same)
+
+
+def taken(existing: Checkpoint, *, same: bool) -> AlreadyExistsError:
+    """The error for a name that is available, with the same content or with other."""
     if same:
-        raise AlreadyExistsError(
+        return AlreadyExistsError(
             f"checkpoint {existing.name!r} already exists with the same content",
             hint="nothing needs to be pushed; with --if-not-exists this is no error",
         )
-    raise AlreadyExistsError(
+    return AlreadyExistsError(
         f"checkpoint {existing.name!r} already exists with other content",
         hint=f"use another name, or: flexai checkpoint delete {existing.name}",
     )

@@ -108,6 +108,21 @@ def survey(
         return transfer.survey(files)
 
 
+def find_begun(standing: Standing) -> set[str]:
+    """The paths of missing files of which an interrupted download left something beside their names."""
+    begun: set[str] = set()
+    left: dict[Path, set[str]] = {}
+    for file in standing.missing:
+        target = standing.root / file.path
+        folder = target.parent
+        if folder not in left:
+            names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+            left[folder] = {_content_name(name) for name in names if name.endswith(PARTIAL_SUFFIX)}
+        if _content_name(partial_path(target, file.content).name) in left[folder]:
+            begun.add(file.path)
+    return begun
+
+
 def _root_of(files: Sequence[StoredFile], destination: Path) -> Path:
     check_path_set([parse_path(file.path) for file in files])
     try:
@@ -359,7 +374,7 @@ class _Partials:
             descriptor = _open_if_abandoned(left)
             if descriptor is None:
                 continue
-            if adopted or left.name[: -len(PARTIAL_SUFFIX) - _ID] != own.name[: -len(PARTIAL_SUFFIX) - _ID]:
+            if adopted or _content_name(left.name) != _content_name(own.name):
                 # Of another content of that name, or a second one of this: nobody will go on with it.
                 left.unlink(missing_ok=True)
                 os.close(descriptor)
@@ -404,6 +419,11 @@ def partial_path(target: Path, content: StoredContent) -> Path:
     named = content.blob_id if content.digest is None else content.digest.hex()
     unique = uuid.uuid4().hex[:_ID]
     return target.with_name(f".{target.name}.{named[:_ID]}{unique}{PARTIAL_SUFFIX}")
+
+
+def _content_name(partial_name: str) -> str:
+    """What is equal for the partial files of one content that is to get one name."""
+    return partial_name[: -len(PARTIAL_SUFFIX) - _ID]
 
 
 def _target_name(partial_name: str) -> str:

@@ -1,0 +1,261 @@
+"""Dry runs: look at what there is, and compute what an operation would do.
+
+What is looked at is read as the operation itself reads it, but for local files that a push would compare: these are
+said to be compared first. Nothing is written if the system is opened by ``looking``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+
+from flexai.checkpoints.catalog.checkpoints import NameTakenError, Purgeable, title
+from flexai.checkpoints.documents import duration
+from flexai.checkpoints.errors import AlreadyExistsError, CheckpointError
+from flexai.checkpoints.models import Checkpoint, now
+from flexai.checkpoints.names import parse_name, parse_reference
+from flexai.checkpoints.progress import NoProgress, Progress
+from flexai.checkpoints.service.export import find_export, open_place
+from flexai.checkpoints.service.manifests import manifest_of
+from flexai.checkpoints.service.push import (
+    ExistingCheckpoint,
+    LocalFiles,
+    ProviderPath,
+    PushSource,
+    scan_files,
+    scan_place,
+    taken,
+)
+from flexai.checkpoints.service.storing import limits_of
+from flexai.checkpoints.service.system import System
+from flexai.checkpoints.storage.connection import StorageConnection
+from flexai.checkpoints.storage.local import LocalStorage
+from flexai.checkpoints.storage.protocol import ObjectStorage
+from flexai.checkpoints.transfer import deliver, download
+from flexai.checkpoints.transfer.preview import (
+    Action,
+    Held,
+    Idle,
+    Preview,
+    Step,
+    Wire,
+    preview_arrivals,
+    preview_collection,
+    preview_deletion,
+    preview_delivery,
+    preview_taken,
+    preview_upload,
+)
+from flexai.checkpoints.transfer.sources import Source
+from flexai.checkpoints.transfer.upload import can_be_copied, find_twins, match_known, origins_of
+
+_HERE = Wire(is_remote=False, min_part_size=1, max_parts=1)
+
+
+def preview_push(system: System, name: str, source: PushSource, *, if_not_exists: bool = False) -> Preview:
+    """What a push would do; raises what that raises before it stores anything, a name that is taken left out."""
+    checked = parse_name(name, what="checkpoint name")
+    sources: Sequence[Source] = ()
+    original: Checkpoint | None = None
+    provider = _HERE
+    match source:
+        case LocalFiles():
+            sources = scan_files(system, source)
+        case ProviderPath(connection, path):
+            place = connection.open(path)
+            sources = scan_place(place)
+            provider = _wire(place.storage)
+        case ExistingCheckpoint(reference):
+            original = system.available(reference)
+    listed = provider.listing(len(sources)) if sources else 0
+    try:
+        unfinished = system.catalog.checkpoints.find_push(checked, owner=system.owner)
+    except NameTakenError as error:
+        steps, conflict = _taken(system, error.existing, sources, original, if_not_exists=if_not_exists)
+        return Preview("push", name, steps, requests=listed, conflict=conflict)
+    store = _wire(system.store.storage)
+    if original is not None:
+        files = system.blobs.files_of(str(original.id))
+        steps = [Step(Action.SKIP, file.path, file.content.size, "the store has it: no byte moves") for file in files]
+        return Preview("push", name, steps, requests=store.requests(2))
+    limits = limits_of(system.settings)
+    held = _held(system, sources, unfinished)
+    steps, requests = preview_upload(sources, held, limits, store=store, provider=provider)
+    return Preview("push", name, steps, requests=listed + requests)
+
+
+def _held(system: System, sources: Sequence[Source], unfinished: Checkpoint | None) -> Held:
+    digests = [source.digest or _expected_digest(system, source) for source in sources]
+    found = system.blobs.find_by_origin(origins_of(sources))
+    found |= system.blobs.find_by_digest([digest for digest in digests if digest])
+    known = match_known(sources, found)
+    for source, digest in zip(sources, digests, strict=True):
+        if digest and digest in found and found[digest].size == source.size:
+            known[source.path] = found[digest]
+    missing = [source for source in sources if source.path not in known]
+    large = [source for source in missing if source.size >= max(limits_of(system.settings).pack_threshold, 1)]
+    return Held(
+        known=known,
+        sizes=system.blobs.find_sizes(source.size for source in missing),
+        unfinished=system.blobs.unfinished(str(unfinished.id)) if unfinished else {},
+        twins={twin.path: chain[0].path for chain in find_twins(large) for twin in chain[1:]},
+        copied={source.path for source in large if can_be_copied(source, system.store.storage)},
+    )
+
+
+def _expected_digest(system: System, source: Source) -> str:
+    """The digest that a manifest gives a large file, which is looked up before that is read; a small one is read."""
+    is_large = source.size >= max(limits_of(system.settings).pack_threshold, 1)
+    return (source.expected.digest or "") if is_large and source.expected is not None else ""
+
+
+def _taken(
+    system: System,
+    existing: Checkpoint,
+    sources: Sequence[Source],
+    original: Checkpoint | None,
+    *,
+    if_not_exists: bool,
+) -> tuple[list[Step], CheckpointError | None]:
+    """What a push of a name that is available would do, and the error that it would end with."""
+    same: bool | None
+    if original is not None:
+        same = original.manifest_digest == existing.manifest_digest
+        action = Action.SKIP if same else Action.CONFLICT
+        why = f"the checkpoint of that name has {'the same' if same else 'other'} files"
+        files = system.blobs.files_of(str(original.id))
+        steps = [Step(action, file.path, file.content.size, why) for file in files]
+    else:
+        steps = preview_taken(sources, system.blobs.files_of(str(existing.id)))
+        actions = {step.action for step in steps}
+        same = (
+            None if actions <= {Action.SKIP, Action.COMPARE} and Action.COMPARE in actions else actions == {Action.SKIP}
+        )
+    if same is not False and if_not_exists:
+        return steps, None
+    if same is not None:
+        return steps, taken(existing, same=same)
+    return steps, AlreadyExistsError(
+        f"checkpoint {existing.name!r} already exists, with files of the same sizes",
+        hint="with --if-not-exists they are compared, and the same content is no error",
+    )
+
+
+def preview_fetch(
+    system: System, reference: str, destination: Path, *, overwrite: bool = False, progress: Progress | None = None
+) -> Preview:
+    """What a fetch would do; what is at the destination is compared. Raises what a fetch raises before it writes."""
+    progress = progress or NoProgress()
+    checkpoint = system.available(reference)
+    files = system.blobs.files_of(str(checkpoint.id))
+    limits = limits_of(system.settings)
+    progress.begin(f"compare {title(checkpoint)}", total_bytes=checkpoint.size, total_files=checkpoint.file_count)
+    try:
+        standing = download.survey(
+            files, destination, store=system.store, journal=system.blobs, limits=limits, progress=progress
+        )
+    finally:
+        progress.end()
+    steps, requests = preview_arrivals(
+        standing.kept,
+        standing.missing,
+        standing.others,
+        begun=download.find_begun(standing),
+        overwrite=overwrite,
+        limits=limits,
+        store=_wire(system.store.storage),
+    )
+    conflict = standing.in_the_way() if standing.others and not overwrite else None
+    return Preview("fetch", title(checkpoint), steps, requests=requests, conflict=conflict)
+
+
+def preview_export(
+    system: System,
+    reference: str,
+    connection: StorageConnection,
+    destination_path: str,
+    *,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Preview:
+    """What an export would do; objects at the destination are compared where their version is not the one it left.
+
+    Raises what an export raises before it writes.
+    """
+    progress = progress or NoProgress()
+    checkpoint = system.available(reference)
+    files = system.blobs.files_of(str(checkpoint.id))
+    place = open_place(checkpoint, files, connection, destination_path)
+    limits = limits_of(system.settings)
+    progress.begin(f"compare {title(checkpoint)}", total_bytes=checkpoint.size, total_files=checkpoint.file_count)
+    try:
+        found = None if overwrite else find_export(place, manifest_of(files))
+        delivered = found.etags if found is not None and found.complete else None
+        carrier = deliver.Delivering(place, store=system.store, journal=system.blobs, limits=limits, progress=progress)
+        standing = deliver.survey(files, place, delivered=delivered, progress=progress, carrier=carrier)
+    finally:
+        progress.end()
+    steps, requests = preview_delivery(
+        [file for file in files if file.path in standing.same],
+        standing.missing,
+        standing.others,
+        copied=_copied(system, checkpoint, place.storage),
+        overwrite=overwrite,
+        is_new=delivered is None,
+        limits=limits,
+        store=_wire(system.store.storage),
+        place=_wire(place.storage),
+    )
+    conflict = standing.in_the_way() if standing.others and not overwrite else None
+    return Preview("export", title(checkpoint), steps, requests=requests, conflict=conflict)
+
+
+def _copied(system: System, checkpoint: Checkpoint, storage: ObjectStorage) -> frozenset[str]:
+    """The blobs that a provider can copy by itself: those that are one file, where one service holds both."""
+    if not deliver.is_one_service(system.store.storage, storage):
+        return frozenset()
+    sizes = system.blobs.uses_of(str(checkpoint.id))
+    files = system.blobs.files_of(str(checkpoint.id))
+    return frozenset(
+        file.content.blob_id for file in files if sizes.get(file.content.blob_id, (-1, 0))[0] == file.content.size
+    )
+
+
+def preview_delete(system: System, reference: str) -> Preview:
+    """What a deletion would free, after the grace period. Raises what ``delete`` raises."""
+    checkpoint = system.catalog.checkpoints.find_deletable(parse_reference(reference))
+    files = system.blobs.files_of(str(checkpoint.id))
+    steps, freed = preview_deletion(files, system.blobs.uses_of(str(checkpoint.id)))
+    return Preview("delete", title(checkpoint), steps, freed_bytes=freed)
+
+
+def preview_garbage(system: System, *, grace_period: timedelta | None = None) -> Preview:
+    """What gc would free."""
+    time = now()
+    before = time - (system.settings.grace_period if grace_period is None else grace_period)
+    plan = system.catalog.checkpoints.plan_purge(system.store_id, before=before)
+
+    def why(one: Purgeable) -> str:
+        ago = duration((time - one.since).total_seconds())
+        return f"deleted {ago} ago" if one.is_deleted else f"interrupted, and not continued for {ago}"
+
+    blobs_of: dict[str, list[str]] = {}
+    for blob_id, (_, users) in plan.uses.items():
+        for user in users:
+            blobs_of.setdefault(user, []).append(blob_id)
+    steps, freed = preview_collection(
+        [Idle(one.title, why(one), blobs_of.get(one.id, [])) for one in plan.checkpoints], plan.garbage
+    )
+    # Each blob's bytes and each checkpoint's manifest are an object to delete, and gc looks at all that is there.
+    store = _wire(system.store.storage)
+    requests = store.requests(plan.blobs + plan.deleted + 4) + store.listing(len(plan.uses))
+    return Preview("gc", system.store.location, steps, requests=requests, freed_bytes=freed)
+
+
+def _wire(storage: ObjectStorage) -> Wire:
+    return Wire(
+        is_remote=not isinstance(storage, LocalStorage),
+        min_part_size=storage.min_part_size,
+        max_parts=storage.max_parts,
+    )
