@@ -21,8 +21,3 @@ def document_of_job(system: System, reference: str) -> Document:
     """A training job as ``flexai training inspect --json`` shows it."""
     with open_reader(system.settings.effective_database_url) as reader:
         return job_document(reader.job(reference))
-
-
-def identity(checkpoint: Checkpoint) -> Document:
-    """Which checkpoint a result is about."""
-    return {"name": checkpoint.name, "id": str(checkpoint.id), "job": checkpoint.job_name}

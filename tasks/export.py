@@ -7,10 +7,10 @@ from prefect import task
 from flexai.blocks import StorageProvider, load_connection
 from flexai.checkpoints.documents import Document
 from flexai.checkpoints.service.export import export as export_to_provider
+from flexai.checkpoints.service.results import export_document
 from flexai.checkpoints.service.shards import Spread
 from flexai.checkpoints.service.system import System
 from flexai.tasks import artifacts
-from flexai.tasks.documents import identity
 from flexai.tasks.limits import transfer_through
 from flexai.tasks.naming import sized
 from flexai.tasks.progress import RunProgress
@@ -84,13 +84,4 @@ def export_here(
             report.skipped_files,
         )
         reporter.exported(report, connection)
-    return {
-        "checkpoint": identity(report.checkpoint),
-        "storageProvider": report.record.storage_provider,
-        "destinationPath": report.record.destination_path,
-        "manifestDigest": report.record.manifest_digest,
-        "exportedAt": report.record.exported_at.isoformat(),
-        "exportedFiles": report.exported_files,
-        "skippedFiles": report.skipped_files,
-        "movedBytes": report.moved_bytes,
-    }
+    return export_document(report)

@@ -9,9 +9,9 @@ from prefect import task
 from flexai.blocks import load_connection
 from flexai.checkpoints.documents import Document
 from flexai.checkpoints.service.fetch import fetch as fetch_from_store
+from flexai.checkpoints.service.results import fetch_document
 from flexai.checkpoints.service.system import System
 from flexai.tasks import artifacts
-from flexai.tasks.documents import identity
 from flexai.tasks.naming import sized
 from flexai.tasks.progress import RunProgress
 from flexai.tasks.running import RETRIED, TAGS, run_logger, telling
@@ -44,10 +44,4 @@ def fetch_checkpoint(reference: str, destination: str = ".", overwrite: bool = F
     with telling(logger), System.open(connect=load_connection) as system:
         report = fetch_from_store(system, reference, target, overwrite=overwrite, progress=progress)
     logger.info("fetched %s to %s: %d files, %d kept", reference, target, report.fetched_files, report.kept_files)
-    return {
-        "checkpoint": identity(report.checkpoint),
-        "destination": str(target),
-        "fetchedFiles": report.fetched_files,
-        "keptFiles": report.kept_files,
-        "movedBytes": report.moved_bytes,
-    }
+    return fetch_document(report)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import time
 import uuid
@@ -43,9 +44,9 @@ def test_push_fetch_and_a_failure_are_task_runs(
     program.file("a.bin")
     pushed = program.run("checkpoint", "push", name, "-f", "a.bin", "--json", env=tracked)
     assert (pushed.code, pushed.json()["metadata"]["name"]) == (0, name)
-    assert pushed.err.splitlines() == [
-        f"checkpoint '{name}' is available: 1 file, 7 bytes ({pushed.json()['metadata']['id']})"
-    ]
+    *events, last = pushed.err.splitlines()
+    assert last == f"checkpoint '{name}' is available: 1 file, 7 bytes ({pushed.json()['metadata']['id']})"
+    assert [json.loads(event)["event"] for event in events] == ["begin", "end"]
 
     fetched = program.run("checkpoint", "fetch", name, "-d", "out", env=tracked)
     assert (fetched.code, fetched.err) == (0, f"fetched {name} to out: 1 file, 7 bytes\n")

@@ -101,7 +101,7 @@ class Snapshot:
     def seconds_left(self) -> float | None:
         """How long the rest takes at this rate; None where nobody knows."""
         rest = self.total_bytes - self.done
-        return rest / self.rate if self.rate > 0 and rest > 0 else None
+        return rest / self.rate if self.rate >= 1 and rest > 0 else None
 
     def line(self) -> str:
         """All of it in one line, for a log."""

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
+import textwrap
 from collections.abc import Iterable, Sequence
+from itertools import zip_longest
 
 from flexai.cli.terminal import printable
+
+_NARROWEST = 80
+"""Columns that a table may take on any terminal, and where there is none."""
 
 
 def dashed_table(titles: Sequence[str], rows: Iterable[Sequence[str]], *, right: frozenset[int] = frozenset()) -> str:
@@ -15,6 +21,37 @@ def dashed_table(titles: Sequence[str], rows: Iterable[Sequence[str]], *, right:
 def box_table(titles: Sequence[str], rows: Iterable[Sequence[str]], *, right: frozenset[int] = frozenset()) -> str:
     """A table whose columns are parted by ``│``, with a rule of ``─``."""
     return _table(titles, rows, right, column="│", rule="─", crossing="┼")
+
+
+def fitted_table(
+    titles: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    wide: tuple[int, int],
+    right: frozenset[int] = frozenset(),
+) -> str:
+    """A dashed table that fits the terminal: the texts of its two ``wide`` columns are broken into lines."""
+    rooms = dict(zip(wide, _share(titles, rows, wide), strict=True))
+    broken: list[tuple[str, ...]] = []
+    for row in rows:
+        cells = [_wrap(cell, rooms[number]) if number in rooms else [cell] for number, cell in enumerate(row)]
+        broken += zip_longest(*cells, fillvalue="")
+    return dashed_table(titles, broken, right=right)
+
+
+def _share(titles: Sequence[str], rows: Sequence[Sequence[str]], wide: tuple[int, int]) -> tuple[int, int]:
+    """How many columns the two wide columns get, so that the table fits the terminal."""
+    widths = [max(map(len, texts)) for texts in zip(titles, *rows, strict=True)]
+    taken = sum(width for number, width in enumerate(widths) if number not in wide)
+    # Two columns of margin, and three between any two.
+    room = max(_NARROWEST, shutil.get_terminal_size().columns) - 2 - taken - 3 * (len(titles) - 1)
+    first, second = (widths[number] for number in wide)
+    first = min(first, max(room // 2, room - second))
+    return first, room - first
+
+
+def _wrap(text: str, width: int) -> list[str]:
+    return textwrap.wrap(text, width, break_on_hyphens=False) or [""]
 
 
 def _table(

@@ -52,7 +52,7 @@ def collect_garbage(
             abandoned=plan.abandoned,
             blobs=plan.blobs,
             freed_bytes=plan.freed_bytes,
-            strangers=_strangers(system),
+            strangers=find_strangers(system),
         )
     purged = checkpoints.purge_deleted(system.store_id, before=before)
     for checkpoint_id in purged:
@@ -78,7 +78,11 @@ def collect_garbage(
         checkpoints.forget(checkpoint_id)
     system.catalog.jobs.forget_deleted()
     return GarbageReport(
-        checkpoints=len(purged), abandoned=len(abandoned), blobs=blobs, freed_bytes=freed, strangers=_strangers(system)
+        checkpoints=len(purged),
+        abandoned=len(abandoned),
+        blobs=blobs,
+        freed_bytes=freed,
+        strangers=find_strangers(system),
     )
 
 
@@ -96,7 +100,8 @@ def _abort_strays(system: System, *, before: float) -> None:
             system.store.storage.abort_upload(upload.key, upload.upload_id)
 
 
-def _strangers(system: System) -> tuple[str, ...]:
+def find_strangers(system: System) -> tuple[str, ...]:
+    """Blobs in the store that the catalog does not know."""
     there = [blob_id for blob_id, _ in system.store.list_blobs()]
     known = system.blobs.known(there)
     return tuple(blob_id for blob_id in there if blob_id not in known)

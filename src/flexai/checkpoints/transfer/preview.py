@@ -180,8 +180,8 @@ def preview_upload(
 
 def _why_known(source: Source) -> str:
     if source.is_local:
-        return "the store has it: unchanged since it was last pushed"
-    return "the store has it, by the provider's version" if source.origin else "the store has it, by its digest"
+        return "in the store, by its remembered digest"
+    return "in the store, by the manifest's digest" if source.expected else "in the store, by the provider's version"
 
 
 def _small_step(source: Source, held: Held) -> Step:

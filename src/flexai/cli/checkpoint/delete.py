@@ -5,13 +5,16 @@ from __future__ import annotations
 from flexai.checkpoints.names import parse_reference
 from flexai.cli import terminal
 from flexai.cli.commands import command
-from flexai.cli.parameters import checkpoint_argument
+from flexai.cli.parameters import checkpoint_argument, json_option
+from flexai.cli.preview import dry_run_option, show
 from flexai.cli.tracking import load_connection
 
 
-@command("delete", usage="NAME|UUID")
+@command("delete", usage="NAME|UUID [OPTIONS]")
 @checkpoint_argument
-def delete(reference: str) -> None:
+@dry_run_option
+@json_option
+def delete(reference: str, dry_run: bool, as_json: bool) -> None:
     """Delete a checkpoint.
 
     Its name is free at once. Its bytes go when nothing else uses them, with the first gc after the grace
@@ -19,12 +22,28 @@ def delete(reference: str) -> None:
 
     \b
     flexai checkpoint delete mistral-500-checkpoint
+    flexai checkpoint delete mistral-500-checkpoint --dry-run
     """
     parse_reference(reference)
+    if dry_run:
+        _preview(reference, as_json)
+        return
     from flexai.checkpoints.service.delete import delete as delete_checkpoint
+    from flexai.checkpoints.service.results import identity
     from flexai.checkpoints.service.system import System
 
     with System.open(connect=load_connection) as system:
         deleted = delete_checkpoint(system, reference)
     terminal.say(f"deleted checkpoint {reference}")
     terminal.hint(f"flexai checkpoint undelete {deleted.id} brings it back, until gc has taken its bytes")
+    if as_json:
+        terminal.write_document(identity(deleted), as_json=True)
+
+
+def _preview(reference: str, as_json: bool) -> None:
+    from flexai.checkpoints.service.looking import looking
+    from flexai.checkpoints.service.preview import preview_delete
+
+    with looking(connect=load_connection) as system:
+        preview = preview_delete(system, reference)
+    show(preview, as_json=as_json)

@@ -8,7 +8,14 @@ from flexai.checkpoints.documents import human_size
 from flexai.checkpoints.names import parse_reference
 from flexai.cli import terminal
 from flexai.cli.commands import command
-from flexai.cli.parameters import bwlimit_option, checkpoint_argument, track_option
+from flexai.cli.parameters import (
+    bwlimit_option,
+    checkpoint_argument,
+    progress_option,
+    track_option,
+    transfer_json_option,
+)
+from flexai.cli.preview import check_untracked, dry_run_option, show
 from flexai.cli.tracking import load_connection, run_tracked, tracking_api
 
 
@@ -29,8 +36,19 @@ from flexai.cli.tracking import load_connection, run_tracked, tracking_api
 )
 @click.option("--overwrite", is_flag=True, help="Replace objects that are there with other content.")
 @bwlimit_option
+@dry_run_option
 @track_option
-def export(reference: str, storage_provider: str, destination_path: str, overwrite: bool, track: bool | None) -> None:
+@progress_option
+@transfer_json_option
+def export(
+    reference: str,
+    storage_provider: str,
+    destination_path: str,
+    overwrite: bool,
+    dry_run: bool,
+    track: bool | None,
+    as_json: bool,
+) -> None:
     """Copy a checkpoint to a storage provider.
 
     The provider copies by itself where it can. The object flexai-manifest.json is finished last, so that a
@@ -42,12 +60,16 @@ def export(reference: str, storage_provider: str, destination_path: str, overwri
       --destination-path my-bucket/checkpoints/mistral-train/
     """
     parse_reference(reference)
+    if dry_run:
+        check_untracked(track)
+        _preview(reference, storage_provider, destination_path, overwrite, as_json)
+        return
     api = tracking_api(track)
     if api is not None:
         done = run_tracked(api, "export_checkpoint", reference, storage_provider, destination_path, overwrite=overwrite)
-        exported, kept, size = done["exportedFiles"], done["skippedFiles"], done["movedBytes"]
     else:
         from flexai.checkpoints.service.export import export as export_checkpoint
+        from flexai.checkpoints.service.results import export_document
         from flexai.checkpoints.service.system import System
         from flexai.cli.progress import shown_progress
 
@@ -56,9 +78,25 @@ def export(reference: str, storage_provider: str, destination_path: str, overwri
             report = export_checkpoint(
                 system, reference, connection, destination_path, overwrite=overwrite, progress=progress
             )
-        exported, kept, size = report.exported_files, report.skipped_files, report.moved_bytes
+        done = export_document(report)
+    exported, kept, size = done["exportedFiles"], done["skippedFiles"], done["movedBytes"]
     already = f"; {terminal.count(kept, 'file')} there already" if kept else ""
     terminal.say(
         f"exported {reference} to {storage_provider}:{destination_path}:"
         f" {terminal.count(exported, 'file')}, {human_size(size)}{already}"
     )
+    if as_json:
+        terminal.write_document(done, as_json=True)
+
+
+def _preview(reference: str, storage_provider: str, destination_path: str, overwrite: bool, as_json: bool) -> None:
+    from flexai.checkpoints.service.looking import looking
+    from flexai.checkpoints.service.preview import preview_export
+    from flexai.cli.progress import shown_progress
+
+    connection = load_connection(storage_provider)
+    with looking(connect=load_connection) as system, shown_progress() as progress:
+        preview = preview_export(
+            system, reference, connection, destination_path, overwrite=overwrite, progress=progress
+        )
+    show(preview, as_json=as_json)

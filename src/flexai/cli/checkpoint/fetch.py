@@ -9,7 +9,14 @@ from flexai.checkpoints.names import parse_reference
 from flexai.cli import terminal
 from flexai.cli.commands import command
 from flexai.cli.completion import complete_directory
-from flexai.cli.parameters import bwlimit_option, checkpoint_argument, track_option
+from flexai.cli.parameters import (
+    bwlimit_option,
+    checkpoint_argument,
+    progress_option,
+    track_option,
+    transfer_json_option,
+)
+from flexai.cli.preview import check_untracked, dry_run_option, show
 from flexai.cli.tracking import load_connection, run_tracked, tracking_api
 
 
@@ -25,8 +32,11 @@ from flexai.cli.tracking import load_connection, run_tracked, tracking_api
 )
 @click.option("--overwrite", is_flag=True, help="Replace files that are there with other content.")
 @bwlimit_option
+@dry_run_option
 @track_option
-def fetch(reference: str, destination: str, overwrite: bool, track: bool | None) -> None:
+@progress_option
+@transfer_json_option
+def fetch(reference: str, destination: str, overwrite: bool, dry_run: bool, track: bool | None, as_json: bool) -> None:
     """Download a checkpoint.
 
     The files land in DIRECTORY itself. One that is there already with the right content is kept; one with
@@ -39,21 +49,40 @@ def fetch(reference: str, destination: str, overwrite: bool, track: bool | None)
     flexai checkpoint fetch 90c8f215-e131-4f9c-936c-12fe1fe9a6f1 -d restored --overwrite
     """
     parse_reference(reference)
+    if dry_run:
+        check_untracked(track)
+        _preview(reference, destination, overwrite, as_json)
+        return
     api = tracking_api(track)
     if api is not None:
         done = run_tracked(api, "fetch_checkpoint", reference, destination, overwrite=overwrite)
-        fetched, kept, size = done["fetchedFiles"], done["keptFiles"], done["movedBytes"]
     else:
         from pathlib import Path
 
         from flexai.checkpoints.service.fetch import fetch as fetch_checkpoint
+        from flexai.checkpoints.service.results import fetch_document
         from flexai.checkpoints.service.system import System
         from flexai.cli.progress import shown_progress
 
         with System.open(connect=load_connection) as system, shown_progress() as progress:
             report = fetch_checkpoint(system, reference, Path(destination), overwrite=overwrite, progress=progress)
-        fetched, kept, size = report.fetched_files, report.kept_files, report.moved_bytes
+        done = fetch_document(report)
+    fetched, kept, size = done["fetchedFiles"], done["keptFiles"], done["movedBytes"]
     already = f"; {terminal.count(kept, 'file')} there already" if kept else ""
     terminal.say(
         f"fetched {reference} to {destination}: {terminal.count(fetched, 'file')}, {human_size(size)}{already}"
     )
+    if as_json:
+        terminal.write_document(done, as_json=True)
+
+
+def _preview(reference: str, destination: str, overwrite: bool, as_json: bool) -> None:
+    from pathlib import Path
+
+    from flexai.checkpoints.service.looking import looking
+    from flexai.checkpoints.service.preview import preview_fetch
+    from flexai.cli.progress import shown_progress
+
+    with looking(connect=load_connection) as system, shown_progress() as progress:
+        preview = preview_fetch(system, reference, Path(destination), overwrite=overwrite, progress=progress)
+    show(preview, as_json=as_json)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from datetime import timedelta
+
 import click
 
 from flexai.checkpoints.documents import human_size
 from flexai.cli import terminal
 from flexai.cli.commands import command
-from flexai.cli.parameters import read_duration
+from flexai.cli.parameters import progress_option, read_duration, transfer_json_option
+from flexai.cli.preview import dry_run_option, show
 from flexai.cli.tracking import load_connection
 
 
-@command("gc", usage="[--grace-period DURATION] [--dry-run]", resumable=True)
+@command("gc", usage="[--grace-period DURATION] [--dry-run] [OPTIONS]", resumable=True)
 @click.option(
     "--grace-period",
     metavar="DURATION",
@@ -19,8 +23,10 @@ from flexai.cli.tracking import load_connection
     help="Take only what was deleted or abandoned longer ago than this: 90s, 15m, 24h, 7d, 2w."
     " The setting grace_period by default.",
 )
-@click.option("--dry-run", is_flag=True, help="Say what would be taken, and take nothing.")
-def collect_garbage(grace_period: str, dry_run: bool) -> None:
+@dry_run_option
+@progress_option
+@transfer_json_option
+def collect_garbage(grace_period: str, dry_run: bool, as_json: bool) -> None:
     """Free the room that deleted checkpoints take.
 
     Takes the bytes that no checkpoint needs any more: those of checkpoints deleted, and of pushes interrupted
@@ -30,19 +36,41 @@ def collect_garbage(grace_period: str, dry_run: bool) -> None:
     flexai checkpoint gc --dry-run
     flexai checkpoint gc --grace-period 24h
     """
+    period = read_duration("--grace-period", grace_period) if grace_period else None
+    if dry_run:
+        _preview(period, as_json)
+        return
     from flexai.checkpoints.service.gc import collect_garbage as collect
+    from flexai.checkpoints.service.results import garbage_document
     from flexai.checkpoints.service.system import System
     from flexai.cli.progress import shown_progress
 
-    period = read_duration("--grace-period", grace_period) if grace_period else None
     with System.open(connect=load_connection) as system, shown_progress() as progress:
-        report = collect(system, grace_period=period, dry_run=dry_run, progress=progress)
-    terminal.write(
-        f"{'would free' if dry_run else 'freed'} {human_size(report.freed_bytes)}"
-        f" in {terminal.count(report.blobs, 'blob')}:"
-        f" {terminal.count(report.checkpoints, 'deleted checkpoint')},"
-        f" {terminal.count(report.abandoned, 'abandoned push', 'abandoned pushes')}"
-    )
-    if report.strangers:
-        terminal.warn(f"{terminal.count(len(report.strangers), 'blob')} in the store the catalog does not know")
+        report = collect(system, grace_period=period, progress=progress)
+    if as_json:
+        terminal.write_document(garbage_document(report), as_json=True)
+    else:
+        terminal.write(
+            f"freed {human_size(report.freed_bytes)} in {terminal.count(report.blobs, 'blob')}:"
+            f" {terminal.count(report.checkpoints, 'deleted checkpoint')},"
+            f" {terminal.count(report.abandoned, 'abandoned push', 'abandoned pushes')}"
+        )
+    _warn_of(report.strangers)
+
+
+def _preview(grace_period: timedelta | None, as_json: bool) -> None:
+    from flexai.checkpoints.service.gc import find_strangers
+    from flexai.checkpoints.service.looking import looking
+    from flexai.checkpoints.service.preview import preview_garbage
+
+    with looking(connect=load_connection) as system:
+        preview = preview_garbage(system, grace_period=grace_period)
+        strangers = find_strangers(system)
+    show(preview, as_json=as_json)
+    _warn_of(strangers)
+
+
+def _warn_of(strangers: Sequence[str]) -> None:
+    if strangers:
+        terminal.warn(f"{terminal.count(len(strangers), 'blob')} in the store the catalog does not know")
         terminal.hint("flexai checkpoint recover enters the checkpoints that need them, where there are any")

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
-import textwrap
-from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 import click
@@ -24,8 +20,6 @@ if TYPE_CHECKING:
     from flexai.checkpoints.service.retention import Decision
 
 _TITLES = ("ACTION", "CHECKPOINT", "AGE", "FREES", "WHY")
-_NARROWEST = 80
-"""Columns that the table may take on any terminal, and where there is none."""
 
 
 @command("prune", usage="--keep-… [--job NAME|UUID] [--pushed PATTERN] [--apply] [OPTIONS]", resumable=True)
@@ -158,45 +152,25 @@ def _conclude(report: PruneReport) -> None:
 
 
 def _table(report: PruneReport) -> str:
-    from flexai.cli.tables import dashed_table
+    from flexai.cli.tables import fitted_table
 
     now = present()
-    narrow = [
+    rows = [
         (
             "keep" if decision.keep else "delete",
+            terminal.printable(decision.row.title),
             duration((now - decision.row.created_at).total_seconds()),
             "" if decision.keep else short_size(decision.freed_bytes),
+            _why(decision, report),
         )
         for decision in report.plan.decisions
     ]
-    wide = [(terminal.printable(decision.row.title), _why(decision, report)) for decision in report.plan.decisions]
-    name_room, reasons_room = _share(narrow, wide)
-    rows: list[tuple[str, ...]] = []
-    for (action, age, frees), (name, why) in zip(narrow, wide, strict=True):
-        lines = list(zip_longest(_wrap(name, name_room), _wrap(why, reasons_room), fillvalue=""))
-        rows.append((action, lines[0][0], age, frees, lines[0][1]))
-        rows += [("", rest, "", "", reasons) for rest, reasons in lines[1:]]
-    return dashed_table(_TITLES, rows, right=frozenset({2, 3}))
-
-
-def _share(narrow: Sequence[tuple[str, ...]], wide: Sequence[tuple[str, str]]) -> tuple[int, int]:
-    """How many columns the names get, and the reasons, so that the table fits the terminal."""
-    titles = (_TITLES[0], _TITLES[2], _TITLES[3])
-    taken = sum(max(map(len, cells)) for cells in zip(titles, *narrow, strict=True))
-    # Two columns of margin, and three between any two.
-    room = max(_NARROWEST, shutil.get_terminal_size().columns) - 2 - taken - 3 * (len(_TITLES) - 1)
-    names, reasons = (max(map(len, cells)) for cells in zip((_TITLES[1], _TITLES[4]), *wide, strict=True))
-    names = min(names, max(room // 2, room - reasons))
-    return names, room - names
+    return fitted_table(_TITLES, rows, wide=(1, 4), right=frozenset({2, 3}))
 
 
 def _why(decision: Decision, report: PruneReport) -> str:
     stays = report.spared.get(decision.row.id)
     return f"stays: {stays}" if stays else ", ".join(reason.text for reason in decision.reasons)
-
-
-def _wrap(text: str, width: int) -> list[str]:
-    return textwrap.wrap(text, width, break_on_hyphens=False) or [""]
 
 
 def _duration(option: str, text: str) -> timedelta:

@@ -15,7 +15,8 @@ from flexai.checkpoints.names import parse_name, parse_reference
 from flexai.cli import terminal
 from flexai.cli.commands import command
 from flexai.cli.completion import complete_checkpoint, complete_file
-from flexai.cli.parameters import bwlimit_option, json_option, track_option
+from flexai.cli.parameters import bwlimit_option, progress_option, track_option, transfer_json_option
+from flexai.cli.preview import check_untracked, dry_run_option, show
 from flexai.cli.tracking import load_connection, run_tracked, tracking_api
 
 if TYPE_CHECKING:
@@ -63,8 +64,10 @@ _FORMS = f"use one of: {_FROM_FILES}; {_FROM_PROVIDER}; {_FROM_CHECKPOINT}"
 @click.option("--follow-symlinks", is_flag=True, help="Push what symbolic links lead to instead of refusing them.")
 @click.option("--rehash", is_flag=True, help="Read files again that look unchanged since they were last pushed.")
 @bwlimit_option
+@dry_run_option
 @track_option
-@json_option
+@progress_option
+@transfer_json_option
 def push(
     name: str,
     files: tuple[str, ...],
@@ -74,6 +77,7 @@ def push(
     if_not_exists: bool,
     follow_symlinks: bool,
     rehash: bool,
+    dry_run: bool,
     track: bool | None,
     as_json: bool,
 ) -> None:
@@ -94,6 +98,11 @@ def push(
     parse_name(name, what="checkpoint name")
     for_files = [flag for flag, given in (("--follow-symlinks", follow_symlinks), ("--rehash", rehash)) if given]
     _check_source(name, files, storage_provider, source_path, from_checkpoint, for_files)
+    if dry_run:
+        check_untracked(track)
+        source = _push_source(files, storage_provider, source_path, from_checkpoint, follow_symlinks, rehash)
+        _preview(name, source, if_not_exists, as_json)
+        return
     api = tracking_api(track)
     if api is not None:
         done = run_tracked(
@@ -110,9 +119,8 @@ def push(
         )
         checkpoint_id = str(done["metadata"]["id"])
     else:
-        checkpoint_id = _push_directly(
-            name, files, storage_provider, source_path, from_checkpoint, if_not_exists, follow_symlinks, rehash
-        )
+        source = _push_source(files, storage_provider, source_path, from_checkpoint, follow_symlinks, rehash)
+        checkpoint_id = _push_directly(name, source, if_not_exists)
     _report(checkpoint_id, as_json)
 
 
@@ -152,30 +160,39 @@ def _check_source(
         parse_reference(from_checkpoint)
 
 
-def _push_directly(
-    name: str,
+def _push_source(
     files: tuple[str, ...],
     storage_provider: str,
     source_path: str,
     from_checkpoint: str,
-    if_not_exists: bool,
     follow_symlinks: bool,
     rehash: bool,
-) -> str:
+) -> PushSource:
     from flexai.checkpoints.service.push import ExistingCheckpoint, LocalFiles, ProviderPath
+
+    if files:
+        return LocalFiles(files, follow_symlinks=follow_symlinks, rehash=rehash)
+    if from_checkpoint:
+        return ExistingCheckpoint(from_checkpoint)
+    return ProviderPath(load_connection(storage_provider), source_path)
+
+
+def _push_directly(name: str, source: PushSource, if_not_exists: bool) -> str:
     from flexai.checkpoints.service.push import push as push_checkpoint
     from flexai.checkpoints.service.system import System
     from flexai.cli.progress import shown_progress
 
-    source: PushSource
-    if files:
-        source = LocalFiles(files, follow_symlinks=follow_symlinks, rehash=rehash)
-    elif from_checkpoint:
-        source = ExistingCheckpoint(from_checkpoint)
-    else:
-        source = ProviderPath(load_connection(storage_provider), source_path)
     with System.open(connect=load_connection) as system, shown_progress() as progress:
         return str(push_checkpoint(system, name, source, if_not_exists=if_not_exists, progress=progress).id)
+
+
+def _preview(name: str, source: PushSource, if_not_exists: bool, as_json: bool) -> None:
+    from flexai.checkpoints.service.looking import looking
+    from flexai.checkpoints.service.preview import preview_push
+
+    with looking(connect=load_connection) as system:
+        preview = preview_push(system, name, source, if_not_exists=if_not_exists)
+    show(preview, as_json=as_json)
 
 
 def _report(checkpoint_id: str, as_json: bool) -> None:

@@ -9,12 +9,14 @@ from flexai.checkpoints.names import parse_reference
 from flexai.cli import terminal
 from flexai.cli.commands import command
 from flexai.cli.completion import complete_checkpoint
+from flexai.cli.parameters import progress_option
 from flexai.cli.tracking import load_connection
 
 
-@command("verify", usage="[NAME|UUID…]")
+@command("verify", usage="[NAME|UUID…] [OPTIONS]")
 @click.argument("references", metavar="[NAME|UUID]...", nargs=-1, shell_complete=complete_checkpoint)
 @click.option("--repair", is_flag=True, help="Put content of an export in the place of what is damaged.")
+@progress_option
 def verify(references: tuple[str, ...], repair: bool) -> None:
     """Read checkpoints and compare their digests.
 
