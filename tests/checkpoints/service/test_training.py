@@ -162,6 +162,8 @@ def test_a_job_that_has_succeeded_is_not_run_again(machine: Machine) -> None:
         run(machine, "print('twice')")
     again = run(machine, "print('twice')", reuse_succeeded=True)
     assert again == job
+    # Whatever has become since of the checkpoint that it began with.
+    assert run(machine, "print('twice')", reuse_succeeded=True, checkpoint="deleted-since") == job
 
 
 # What trainers do.

@@ -12,7 +12,7 @@ from flexai.checkpoints.catalog.claims import ClaimKeeper, this_host
 from flexai.checkpoints.catalog.jobs import parse_job_reference
 from flexai.checkpoints.errors import ConflictError, NotFoundError
 from flexai.checkpoints.models import Checkpoint, JobStatus, TrainingJob
-from flexai.checkpoints.names import parse_reference
+from flexai.checkpoints.names import parse_name, parse_reference
 from flexai.checkpoints.progress import NoProgress, Progress
 from flexai.checkpoints.service.attempt import Attempt, JobRequest, OnCaptured, ignore
 from flexai.checkpoints.service.system import System
@@ -70,13 +70,14 @@ def run_training(
     started, InterruptedByUserError for a signal before the command began, and what the catalog and the store raise.
     """
     progress = progress or NoProgress()
+    if reuse_succeeded:
+        # First: what the job began with may be gone by now.
+        known = system.catalog.jobs.find(parse_name(name, what="training job"))
+        if known is not None and known.status is JobStatus.SUCCEEDED:
+            return known
     request = JobRequest.of(
         system, name, command, checkpoint=checkpoint, env=env or {}, output_dir=output_dir, grace=grace
     )
-    if reuse_succeeded:
-        known = system.catalog.jobs.find(request.name)
-        if known is not None and known.status is JobStatus.SUCCEEDED:
-            return known
     begun = request.begin(system)
     job_id = str(begun.job.id)
     with (
