@@ -43,8 +43,8 @@ def _share(titles: Sequence[str], rows: Sequence[Sequence[str]], wide: tuple[int
     """How many columns the two wide columns get, so that the table fits the terminal."""
     widths = [max(map(len, texts)) for texts in zip(titles, *rows, strict=True)]
     taken = sum(width for number, width in enumerate(widths) if number not in wide)
-    # Two columns of margin, and three between any two.
-    room = max(_NARROWEST, shutil.get_terminal_size().columns) - 2 - taken - 3 * (len(titles) - 1)
+    # Two columns of margin on either side, which the rule has on both, and three between any two.
+    room = max(_NARROWEST, shutil.get_terminal_size().columns) - 4 - taken - 3 * (len(titles) - 1)
     first, second = (widths[number] for number in wide)
     first = min(first, max(room // 2, room - second))
     return first, room - first

@@ -1,0 +1,408 @@
+"""Dry runs: nothing is written, and what they say is what the operation then does."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from flexai.checkpoints.catalog.tables import metadata
+from flexai.checkpoints.errors import (
+    AlreadyExistsError,
+    CheckpointError,
+    ConflictError,
+    DestinationExistsError,
+    NotFoundError,
+    SourceError,
+    UsageError,
+)
+from flexai.checkpoints.service.delete import delete, protect
+from flexai.checkpoints.service.looking import looking
+from flexai.checkpoints.service.preview import (
+    preview_delete,
+    preview_export,
+    preview_fetch,
+    preview_garbage,
+    preview_push,
+)
+from flexai.checkpoints.service.push import ExistingCheckpoint, LocalFiles, ProviderPath, push
+from flexai.checkpoints.service.system import System
+from flexai.checkpoints.transfer.preview import Action, Preview
+from tests.support.faults import Fault
+from tests.support.machine import PART, Machine, small_settings
+from tests.support.progress import Counter
+from tests.support.trees import Tree, flip_byte, noise, read_tree, write_tree
+
+SOURCE: Tree = {
+    "config.json": b'{"layers": 2}',
+    "model/a.safetensors": noise(3 * PART + 17, "a"),
+    "model/b.safetensors": noise(2 * PART, "b"),
+    "tokens/one.bin": noise(5000, "one"),
+}
+SIZE = sum(map(len, SOURCE.values()))
+LONG_AGO = time.time() - 3600
+
+
+@pytest.fixture
+def source(machine: Machine) -> Path:
+    folder = machine.write("run", SOURCE)
+    _age(folder)
+    return folder
+
+
+def _age(folder: Path) -> None:
+    """Have files been written long ago, so that their digests are remembered."""
+    for path in folder.rglob("*"):
+        os.utime(path, (LONG_AGO, LONG_AGO))
+
+
+def _everything(machine: Machine) -> object:
+    """All that is there: files, folders and the catalog's rows."""
+    with machine.system.catalog.database.reading() as connection:
+        rows = {table.name: sorted(map(repr, connection.execute(table.select()))) for table in metadata.sorted_tables}
+    files = {path: content for path, content in read_tree(machine.root).items() if "catalog.db" not in path}
+    return rows, files, {str(path) for path in machine.root.rglob("*") if path.is_dir()}
+
+
+def _look(machine: Machine) -> AbstractContextManager[System]:
+    return looking(machine.settings)
+
+
+def _actions(preview: Preview) -> dict[str, Action]:
+    return {step.name: step.action for step in preview.steps}
+
+
+def _files(folder: Path) -> LocalFiles:
+    return LocalFiles((str(folder),))
+
+
+def test_on_a_machine_that_has_nothing_a_look_makes_nothing(tmp_path: Path) -> None:
+    folder = write_tree(tmp_path / "run", SOURCE)
+    with looking(small_settings(tmp_path / "home")) as system:
+        preview = preview_push(system, "llama", _files(folder))
+        with pytest.raises(NotFoundError):
+            preview_fetch(system, "llama", tmp_path / "out")
+        assert preview_garbage(system).steps == []
+    assert set(_actions(preview).values()) == {Action.MOVE}
+    assert preview.moved_bytes == SIZE
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_no_look_writes_anything(machine: Machine, source: Path) -> None:
+    machine.push("llama", source)
+    machine.push("gone", source)
+    machine.export("llama", "bucket/whole")
+    machine.export("llama", "bucket/torn")
+    (machine.root / "buckets/bucket/torn/config.json").unlink()
+    machine.fetch("llama", "out")
+    (machine.root / "out/config.json").unlink()
+    flip_byte(machine.root / "out/tokens/one.bin")
+    delete(machine.system, "gone")
+    looks: list[Callable[[System], Preview]] = [
+        lambda system: preview_push(system, "new", _files(source)),
+        lambda system: preview_push(system, "new", LocalFiles((str(source),), rehash=True)),
+        lambda system: preview_push(system, "llama", _files(source)),
+        lambda system: preview_push(system, "new", ProviderPath(machine.buckets, "bucket/whole")),
+        lambda system: preview_push(system, "new", ExistingCheckpoint("llama")),
+        lambda system: preview_fetch(system, "llama", machine.root / "out"),
+        lambda system: preview_fetch(system, "llama", machine.root / "out", overwrite=True),
+        lambda system: preview_fetch(system, "llama", machine.root / "elsewhere"),
+        lambda system: preview_export(system, "llama", machine.buckets, "bucket/whole"),
+        lambda system: preview_export(system, "llama", machine.buckets, "bucket/torn"),
+        lambda system: preview_export(system, "llama", machine.buckets, "bucket/new"),
+        lambda system: preview_delete(system, "llama"),
+        lambda system: preview_garbage(system, grace_period=timedelta(0)),
+    ]
+    before = _everything(machine)
+    for look in looks:
+        with _look(machine) as system:
+            assert look(system).steps
+        assert _everything(machine) == before
+
+
+def test_a_push_of_what_was_pushed_reads_nothing_and_skips_all(machine: Machine, source: Path) -> None:
+    machine.push("llama", source)
+    for path in source.rglob("*"):
+        if path.is_file():
+            path.chmod(0)  # nobody could read it, but for root
+    with _look(machine) as system:
+        preview = preview_push(system, "again", _files(source))
+    assert set(_actions(preview).values()) == {Action.SKIP}
+    assert preview.moved_bytes == 0
+
+
+def test_a_push_compares_what_the_store_has_in_that_size(machine: Machine, source: Path) -> None:
+    machine.push("llama", source)
+    with _look(machine) as system:
+        preview = preview_push(system, "again", LocalFiles((str(source),), rehash=True))
+    assert set(_actions(preview).values()) == {Action.COMPARE}
+    other = machine.write("other", {"a.bin": noise(3 * PART + 17, "another"), "b.bin": noise(PART, "new")})
+    with _look(machine) as system:
+        preview = preview_push(system, "again", _files(other))
+    assert _actions(preview) == {"a.bin": Action.COMPARE, "b.bin": Action.MOVE}
+
+
+def test_a_twin_in_the_same_push_is_compared_with_the_first(machine: Machine) -> None:
+    twins = machine.write("run", {"a.bin": noise(PART), "b.bin": noise(PART), "c.bin": noise(PART, "other")})
+    with _look(machine) as system:
+        preview = preview_push(system, "llama", _files(twins))
+    assert _actions(preview) == {"a.bin": Action.MOVE, "b.bin": Action.COMPARE, "c.bin": Action.MOVE}
+    assert [step.why for step in preview.steps][1] == "looks like a.bin"
+
+
+def test_an_interrupted_push_goes_on_where_it_stopped(machine: Machine) -> None:
+    folder = machine.write("run", {"a.bin": noise(4 * PART)})
+    machine.storage.faults = dict.fromkeys(range(4, 100), Fault.BEFORE)
+    with pytest.raises(CheckpointError):
+        machine.push("llama", folder)
+    machine.storage.reset()
+    arrived = len(machine.system.blobs.unfinished(str(machine.checkpoint("llama").id))["a.bin"].parts)
+    assert 0 < arrived < 4
+    with _look(machine) as system:
+        preview = preview_push(system, "llama", _files(folder))
+    assert preview.steps[0].why == f"goes on: {arrived} of 4 parts have arrived"
+    counter = Counter()
+    machine.push("llama", folder, progress=counter)
+    assert counter.moved == preview.moved_bytes == (4 - arrived) * PART
+
+
+@pytest.mark.parametrize("is_pushed_before", [False, True])
+def test_a_push_moves_no_more_than_was_said(machine: Machine, source: Path, is_pushed_before: bool) -> None:
+    if is_pushed_before:
+        machine.push("first", source)
+        (source / "config.json").write_bytes(b'{"layers": 3}')
+    preview = preview_push(machine.system, "llama", _files(source))
+    machine.storage.reset()
+    counter = Counter()
+    machine.push("llama", source, progress=counter)
+    assert counter.moved <= preview.moved_bytes
+    assert abs(len(machine.storage.calls) - preview.requests) <= 2
+
+
+def test_a_name_that_is_taken_ends_as_the_push_does(machine: Machine, source: Path) -> None:
+    machine.push("llama", source)
+    other = machine.write("other", {**SOURCE, "config.json": b"{}", "more.json": b"{}"})
+    for folder, action in ((source, Action.SKIP), (other, Action.CONFLICT)):
+        with pytest.raises(AlreadyExistsError) as caught:
+            machine.push("llama", folder)
+        with _look(machine) as system:
+            preview = preview_push(system, "llama", _files(folder))
+        assert preview.conflict is not None
+        assert (preview.conflict.message, preview.conflict.exit_code) == (caught.value.message, 4)
+        assert _actions(preview)["config.json"] is action
+    with _look(machine) as system:
+        same = preview_push(system, "llama", _files(source), if_not_exists=True)
+        unread = preview_push(system, "llama", LocalFiles((str(source),), rehash=True))
+        tried = preview_push(system, "llama", LocalFiles((str(source),), rehash=True), if_not_exists=True)
+    assert same.conflict is None
+    assert isinstance(unread.conflict, AlreadyExistsError)
+    assert set(_actions(unread).values()) == {Action.COMPARE}
+    assert tried.conflict is None
+
+
+def test_a_push_of_a_checkpoint_under_another_name_moves_nothing(machine: Machine, source: Path) -> None:
+    machine.push("llama", source)
+    machine.push("other", machine.write("other", {"a": b"a"}))
+    with _look(machine) as system:
+        free = preview_push(system, "new", ExistingCheckpoint("llama"))
+        same = preview_push(system, "llama", ExistingCheckpoint("llama"))
+        other = preview_push(system, "other", ExistingCheckpoint("llama"))
+    assert set(_actions(free).values()) == set(_actions(same).values()) == {Action.SKIP}
+    assert free.conflict is None
+    assert same.conflict is not None
+    assert "same content" in same.conflict.message
+    assert other.conflict is not None
+    assert "other content" in other.conflict.message
+
+
+def test_what_cannot_be_pushed_is_refused_as_by_the_push(machine: Machine) -> None:
+    with _look(machine) as system:
+        with pytest.raises(SourceError):
+            preview_push(system, "llama", LocalFiles((str(machine.root / "nowhere"),)))
+        with pytest.raises(SourceError):
+            preview_push(system, "llama", ProviderPath(machine.buckets, "bucket/nowhere"))
+
+
+def test_what_a_provider_can_copy_by_itself_is_said_to_be_copied(machine: Machine) -> None:
+    write_tree(machine.root / "buckets/bucket/place", SOURCE)
+    machine.storage.service_identity = machine.buckets.storage.service_identity = "one"
+    preview = preview_push(machine.system, "llama", ProviderPath(machine.buckets, "bucket/place"))
+    assert _actions(preview) == {
+        "config.json": Action.MOVE,
+        "model/a.safetensors": Action.COPY,
+        "model/b.safetensors": Action.COPY,
+        "tokens/one.bin": Action.MOVE,
+    }
+    counter = Counter()
+    machine.push_from("llama", "bucket/place", progress=counter)
+    assert counter.moved == preview.moved_bytes == len(SOURCE["config.json"]) + len(SOURCE["tokens/one.bin"])
+    again = preview_push(machine.system, "again", ProviderPath(machine.buckets, "bucket/place"))
+    assert [step.why for step in again.steps] == ["in the store, by the provider's version"] * 4
+    exported = preview_export(machine.system, "llama", machine.buckets, "bucket/new")
+    assert _actions(exported) == _actions(preview)
+    machine.buckets.storage.reset()
+    machine.export("llama", "bucket/new")
+    assert len(machine.buckets.storage.named("copy")) == 2
+
+
+def test_a_fetch_does_what_was_said(machine: Machine, source: Path) -> None:
+    machine.push("llama", source)
+    for overwrite in (False, True):
+        with _look(machine) as system:
+            preview = preview_fetch(system, "llama", machine.root / "out", overwrite=overwrite)
+        report = machine.fetch("llama", "out", overwrite=overwrite)
+        said = preview.by_action()
+        assert said.get(Action.MOVE, (0, 0)) == (report.fetched_files, report.moved_bytes)
+        assert said.get(Action.SKIP, (0, 0))[0] == report.kept_files
+        (machine.root / "out/config.json").unlink()
+        flip_byte(machine.root / "out/model/a.safetensors", PART)
+
+
+def test_a_look_records_no_digest_that_it_finds_out(machine: Machine) -> None:
+    write_tree(machine.root / "buckets/bucket/place", SOURCE)
+    machine.storage.service_identity = machine.buckets.storage.service_identity = "one"
+    machine.push_from("llama", "bucket/place")
+    machine.storage.service_identity = machine.buckets.storage.service_identity = ""
+    write_tree(machine.root / "out", SOURCE)
+    before = _everything(machine)
+    with _look(machine) as system:
+        assert set(_actions(preview_fetch(system, "llama", machine.root / "out")).values()) == {Action.SKIP}
+    assert _everything(machine) == before
+    machine.fetch("llama", "out")
+    assert _everything(machine) != before, "a fetch does record them"
+
+
+def test_a_fetch_asks_for_about_as_much_as_was_said(machine: Machine, source: Path) -> None:
+    machine.push("llama", source)
+    preview = preview_fetch(machine.system, "llama", machine.root / "out")
+    machine.storage.reset()
+    machine.fetch("llama", "out")
+    assert abs(len(machine.storage.calls) - preview.requests) <= 2
+
+
+def test_other_content_at_the_destination_ends_as_the_fetch_does(machine: Machine, source: Path) -> None:
+    machine.push("llama", source)
+    machine.fetch("llama", "out")
+    flip_byte(machine.root / "out/config.json")
+    with pytest.raises(DestinationExistsError) as caught:
+        machine.fetch("llama", "out")
+    with _look(machine) as system:
+        preview = preview_fetch(system, "llama", machine.root / "out")
+    assert preview.conflict is not None
+    assert (preview.conflict.message, preview.conflict.exit_code) == (caught.value.message, 4)
+    assert _actions(preview)["config.json"] is Action.CONFLICT
+    assert preview.moved_bytes == 0
+
+
+def test_a_broken_fetch_is_seen_to_have_left_something(machine: Machine, source: Path) -> None:
+    machine.push("llama", source)
+    machine.storage.before_call = _interrupt_at(len(machine.storage.calls) + 3)
+    with pytest.raises(KeyboardInterrupt):
+        machine.fetch("llama", "out")
+    machine.storage.reset()
+    with _look(machine) as system:
+        preview = preview_fetch(system, "llama", machine.root / "out")
+    assert "an interrupted fetch left some of it" in {step.why for step in preview.steps}
+
+
+def _interrupt_at(number: int) -> Callable[[int, object], None]:
+    def interrupt(call: int, _: object) -> None:
+        if call >= number:
+            raise KeyboardInterrupt
+
+    return interrupt
+
+
+def test_an_export_does_what_was_said(machine: Machine, source: Path) -> None:
+    machine.push("llama", source)
+    place = machine.root / "buckets/bucket/place"
+    for overwrite in (False, False, True):
+        with _look(machine) as system:
+            preview = preview_export(system, "llama", machine.buckets, "bucket/place", overwrite=overwrite)
+        machine.buckets.storage.reset()
+        report = machine.export("llama", "bucket/place", overwrite=overwrite)
+        said = preview.by_action()
+        assert said.get(Action.MOVE, (0, 0)) == (report.exported_files, report.moved_bytes)
+        assert said.get(Action.SKIP, (0, 0))[0] == report.skipped_files
+        assert abs(len(machine.buckets.storage.calls) - preview.requests) <= 8
+        flip_byte(place / "config.json") if report.skipped_files else (place / "tokens/one.bin").unlink()
+
+
+def test_other_content_at_the_provider_ends_as_the_export_does(machine: Machine, source: Path) -> None:
+    machine.push("llama", source)
+    machine.push("other", machine.write("other", {"config.json": b"{}"}))
+    machine.export("llama")
+    flip_byte(machine.root / "buckets/bucket/place/config.json")
+    with pytest.raises(DestinationExistsError) as caught:
+        machine.export("llama")
+    with _look(machine) as system:
+        preview = preview_export(system, "llama", machine.buckets, "bucket/place")
+        assert preview.conflict is not None
+        assert preview.conflict.message == caught.value.message
+        with pytest.raises(DestinationExistsError, match="another checkpoint was exported"):
+            preview_export(system, "other", machine.buckets, "bucket/place")
+        with pytest.raises(UsageError):
+            preview_export(system, "other", machine.buckets, "bucket")
+
+
+def test_a_deletion_frees_what_nobody_else_needs(machine: Machine, source: Path) -> None:
+    machine.push("llama", source)
+    own = machine.write("own", {"model/b.safetensors": SOURCE["model/b.safetensors"], "c.bin": noise(PART, "c")})
+    machine.push("other", own)
+    with _look(machine) as system:
+        preview = preview_delete(system, "other")
+    assert _actions(preview) == {"c.bin": Action.FREE, "model/b.safetensors": Action.SKIP}
+    assert preview.steps[1].why == "stays: another checkpoint needs it"
+    delete(machine.system, "other")
+    with _look(machine) as system:
+        collected = preview_garbage(system, grace_period=timedelta(0))
+        assert preview_garbage(system).steps == []
+    assert machine.collect().freed_bytes == collected.freed_bytes == preview.freed_bytes == PART
+
+
+def test_what_cannot_be_deleted_is_refused_as_by_the_deletion(machine: Machine, source: Path) -> None:
+    machine.push("llama", source)
+    protect(machine.system, ["llama"])
+    for reference, kind in (("llama", ConflictError), ("unknown", NotFoundError)):
+        with pytest.raises(kind) as caught:
+            delete(machine.system, reference)
+        with _look(machine) as system, pytest.raises(kind, match=f"^{caught.value.message}$"):
+            preview_delete(system, reference)
+
+
+def test_gc_tells_of_each_checkpoint_what_it_frees(machine: Machine, source: Path) -> None:
+    machine.push("llama", source)
+    machine.push("half", source, machine.write("more", {"more.bin": noise(PART, "more")}))
+    delete(machine.system, "llama")
+    delete(machine.system, "half")
+    machine.storage.faults = dict.fromkeys(range(3, 100), Fault.BEFORE)
+    with pytest.raises(CheckpointError):
+        machine.push("broken", machine.write("broken", {"c.bin": noise(4 * PART, "c")}))
+    machine.storage.reset()
+    with _look(machine) as system:
+        preview = preview_garbage(system, grace_period=timedelta(0))
+    assert set(_actions(preview)) == {"llama", "half", "broken"}
+    assert sum(step.size for step in preview.steps) == preview.freed_bytes
+    report = machine.collect()
+    assert report.freed_bytes == preview.freed_bytes
+    assert report.checkpoints + report.abandoned == len(preview.steps)
+
+
+def test_a_push_by_a_live_process_is_told_of(machine: Machine, source: Path) -> None:
+    seen = []
+
+    def look(*_: object) -> None:
+        machine.storage.before_call = None
+        with _look(machine) as system, pytest.raises(ConflictError) as caught:
+            preview_push(system, "llama", _files(source))
+        seen.append(caught.value.message)
+
+    machine.storage.before_call = look
+    push(machine.system, "llama", _files(source))
+    assert len(seen) == 1
+    assert "is being pushed by" in seen[0]
