@@ -32,7 +32,11 @@ def _actions(table: str) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("arguments", "action", "told"),
     [
-        (["push", "other", "-f", "source"], "compare", "push would compare 2 files (2.93 KB): at most 2.93 KB"),
+        (
+            ["push", "other", "-f", "source", "--rehash"],
+            "compare",
+            "push would compare 2 files (2.93 KB): at most 2.93 KB",
+        ),
         (["fetch", "llama", "-d", "out"], "move", "fetch would move 2 files (2.93 KB): at most 2.93 KB through"),
         (["delete", "llama"], "free", "delete would free 2 files (2.93 KB): 2.93 KB freed after the grace period"),
     ],
