@@ -81,12 +81,12 @@ def _conclusion(preview: Preview) -> str:
         figures.append(f"{human_size(preview.freed_bytes)} freed{when}")
     if preview.requests:
         figures.append(f"about {terminal.count(preview.requests, 'request')}")
-    told = ", ".join(parts) or "nothing"
+    told = ", ".join(parts) or "do nothing"
     return f"{preview.verb} would {told}" + (f": {', '.join(figures)}" if figures else "")
 
 
 _WORDS = {
-    "conflict": "run into",
+    "conflict": "conflict on",
     "compare": "compare",
     "move": "move",
     "copy": "have the provider copy",

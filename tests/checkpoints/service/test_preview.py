@@ -242,7 +242,7 @@ def test_what_a_provider_can_copy_by_itself_is_said_to_be_copied(machine: Machin
     machine.push_from("llama", "bucket/place", progress=counter)
     assert counter.moved == preview.moved_bytes == len(SOURCE["config.json"]) + len(SOURCE["tokens/one.bin"])
     again = preview_push(machine.system, "again", ProviderPath(machine.buckets, "bucket/place"))
-    assert [step.why for step in again.steps] == ["in the store, by the provider's version"] * 4
+    assert [step.why for step in again.steps] == ["stored: same object"] * 4
     exported = preview_export(machine.system, "llama", machine.buckets, "bucket/new")
     assert _actions(exported) == _actions(preview)
     machine.buckets.storage.reset()
@@ -307,7 +307,7 @@ def test_a_broken_fetch_is_seen_to_have_left_something(machine: Machine, source:
     machine.storage.reset()
     with _look(machine) as system:
         preview = preview_fetch(system, "llama", machine.root / "out")
-    assert "an interrupted fetch left some of it" in {step.why for step in preview.steps}
+    assert "an earlier fetch left some" in {step.why for step in preview.steps}
 
 
 def _interrupt_at(number: int) -> Callable[[int, object], None]:
@@ -357,7 +357,7 @@ def test_a_deletion_frees_what_nobody_else_needs(machine: Machine, source: Path)
     with _look(machine) as system:
         preview = preview_delete(system, "other")
     assert _actions(preview) == {"c.bin": Action.FREE, "model/b.safetensors": Action.SKIP}
-    assert preview.steps[1].why == "stays: another checkpoint needs it"
+    assert preview.steps[1].why == "stays: another needs it"
     delete(machine.system, "other")
     with _look(machine) as system:
         collected = preview_garbage(system, grace_period=timedelta(0))

@@ -132,8 +132,8 @@ def test_a_deletion_frees_blobs_that_nobody_else_needs() -> None:
     steps, freed = preview_deletion(_files([10, 20], "f"), {"b0": (10, 0), "b1": (90, 2)})
     assert freed == 10
     assert [(step.action, step.why) for step in steps] == [
-        (Action.FREE, "no other checkpoint needs it"),
-        (Action.SKIP, "stays: 2 other checkpoints need something of its pack"),
+        (Action.FREE, "nobody else needs it"),
+        (Action.SKIP, "stays: 2 others need its pack"),
     ]
 
 
@@ -145,7 +145,7 @@ def test_what_several_that_go_share_is_counted_once() -> None:
 
 
 def test_the_document_has_every_step_and_the_conflict() -> None:
-    steps = [Step(Action.CONFLICT, "a", 2048, "other content is in its place"), Step(Action.MOVE, "b", 1, "new", 1)]
+    steps = [Step(Action.CONFLICT, "a", 2048, "other content is there"), Step(Action.MOVE, "b", 1, "new", 1)]
     conflict = DestinationExistsError("other content is already at a")
     document = preview_document(Preview("fetch", "llama", steps, requests=3, conflict=conflict))
     assert document["conflict"] == "other content is already at a"

@@ -125,5 +125,7 @@ def test_delete_and_gc_print_their_results_as_json(flexai: Run) -> None:
     assert deleted["name"] == "llama"
     planned = flexai("checkpoint", "gc", "--grace-period", "0s", "--dry-run", "--json").json()
     taken = flexai("checkpoint", "gc", "--grace-period", "0s", "--json").json()
+    nothing = flexai("checkpoint", "gc", "--dry-run")
+    assert (nothing.out, nothing.err.splitlines()[0]) == ("", "gc would do nothing: 0 bytes freed")
     assert taken["deletedCheckpoints"] == 1
     assert taken["freedBytes"] == planned["freedBytes"] == 3002

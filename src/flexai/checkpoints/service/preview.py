@@ -77,7 +77,7 @@ def preview_push(system: System, name: str, source: PushSource, *, if_not_exists
     store = _wire(system.store.storage)
     if original is not None:
         files = system.blobs.files_of(str(original.id))
-        steps = [Step(Action.SKIP, file.path, file.content.size, "the store has it: no byte moves") for file in files]
+        steps = [Step(Action.SKIP, file.path, file.content.size, "stored: no byte moves") for file in files]
         return Preview("push", name, steps, requests=store.requests(2))
     limits = limits_of(system.settings)
     held = _held(system, sources, unfinished)
@@ -123,7 +123,7 @@ def _taken(
     if original is not None:
         same = original.manifest_digest == existing.manifest_digest
         action = Action.SKIP if same else Action.CONFLICT
-        why = f"the checkpoint of that name has {'the same' if same else 'other'} files"
+        why = "that name has it" if same else "that name has other files"
         files = system.blobs.files_of(str(original.id))
         steps = [Step(action, file.path, file.content.size, why) for file in files]
     else:

@@ -180,19 +180,19 @@ def preview_upload(
 
 def _why_known(source: Source) -> str:
     if source.is_local:
-        return "in the store, by its remembered digest"
-    return "in the store, by the manifest's digest" if source.expected else "in the store, by the provider's version"
+        return "stored: digest remembered"
+    return "stored: digest in manifest" if source.expected else "stored: same object"
 
 
 def _small_step(source: Source, held: Held) -> Step:
     if source.size in held.sizes:
-        return Step(Action.COMPARE, source.path, source.size, "the store has content of its size", source.size)
-    return Step(Action.MOVE, source.path, source.size, "new; packed with other small files", source.size)
+        return Step(Action.COMPARE, source.path, source.size, "its size is in the store", source.size)
+    return Step(Action.MOVE, source.path, source.size, "new, packed", source.size)
 
 
 def _large_step(source: Source, held: Held) -> Step:
     if source.path in held.copied:
-        return Step(Action.COPY, source.path, source.size, "the provider copies it by itself")
+        return Step(Action.COPY, source.path, source.size, "the provider copies it")
     moved, arrived = source.size, ""
     blob = held.unfinished.get(source.path)
     if blob is not None and (blob.size, blob.version) == (source.size, source.version):
@@ -200,7 +200,7 @@ def _large_step(source: Source, held: Held) -> Step:
         moved = sum(part.size for part in parts if part.number not in blob.parts)
         arrived = f"{len(blob.parts)} of {len(parts)} parts have arrived"
     if source.is_local and source.size in held.sizes:
-        return Step(Action.COMPARE, source.path, source.size, "the store has content of its size", moved)
+        return Step(Action.COMPARE, source.path, source.size, "its size is in the store", moved)
     if source.path in held.twins:
         why = f"looks like {held.twins[source.path]}"
         return Step(Action.COMPARE, source.path, source.size, why, moved)
@@ -214,20 +214,20 @@ def preview_taken(sources: Iterable[Source], files: Iterable[StoredFile]) -> lis
     for source in sources:
         content = there.pop(source.path, None)
         if content is None:
-            action, why = Action.CONFLICT, "not in the checkpoint of that name"
+            action, why = Action.CONFLICT, "that name has not got it"
         elif content.size != source.size:
-            action, why = Action.CONFLICT, "the checkpoint of that name has it with another size"
+            action, why = Action.CONFLICT, "that name has another size"
         elif source.origin and source.origin == content.origin:
-            action, why = Action.SKIP, "the checkpoint of that name has it"
+            action, why = Action.SKIP, "that name has it"
         elif not source.digest or content.digest is None:
-            action, why = Action.COMPARE, "the checkpoint of that name has it with the same size"
+            action, why = Action.COMPARE, "that name has its size"
         elif source.digest == content.digest.hex():
-            action, why = Action.SKIP, "the checkpoint of that name has it"
+            action, why = Action.SKIP, "that name has it"
         else:
-            action, why = Action.CONFLICT, "the checkpoint of that name has it with other content"
+            action, why = Action.CONFLICT, "that name has other content"
         steps.append(Step(action, source.path, source.size, why))
     for path, content in there.items():
-        steps.append(Step(Action.CONFLICT, path, content.size, "only in the checkpoint of that name"))
+        steps.append(Step(Action.CONFLICT, path, content.size, "only that name has it"))
     return sorted(steps, key=lambda step: step.name)
 
 
@@ -282,7 +282,7 @@ def preview_delivery(
     for file in coming:
         content, why = file.content, _REPLACED if file.path in replaced else "not there yet"
         if content.blob_id in copied:
-            steps.append(Step(Action.COPY, file.path, content.size, f"{why}; the provider copies it by itself"))
+            steps.append(Step(Action.COPY, file.path, content.size, f"{why}; the provider copies it"))
             requests += place.requests(2)
             continue
         steps.append(_arrival(file, why))
@@ -297,7 +297,7 @@ def preview_delivery(
     return _in_order(steps), requests
 
 
-_GOES_ON = "an interrupted fetch left some of it"
+_GOES_ON = "an earlier fetch left some"
 _REPLACED = "replaces other content"
 
 
@@ -315,7 +315,7 @@ def _arrival(file: StoredFile, why: str) -> Step:
 
 
 def _conflict(file: StoredFile) -> Step:
-    return Step(Action.CONFLICT, file.path, file.content.size, "other content is in its place")
+    return Step(Action.CONFLICT, file.path, file.content.size, "other content is there")
 
 
 def preview_deletion(files: Iterable[StoredFile], blobs: Mapping[str, tuple[int, int]]) -> tuple[list[Step], int]:
@@ -328,12 +328,12 @@ def preview_deletion(files: Iterable[StoredFile], blobs: Mapping[str, tuple[int,
     for file in files:
         size, others = blobs[file.content.blob_id]
         if others:
-            many = "another checkpoint needs" if others == 1 else f"{others} other checkpoints need"
-            packed = " it" if file.content.size == size else " something of its pack"
+            many = "another needs" if others == 1 else f"{others} others need"
+            packed = " it" if file.content.size == size else " its pack"
             steps.append(Step(Action.SKIP, file.path, file.content.size, f"stays: {many}{packed}"))
         else:
             freed[file.content.blob_id] = size
-            steps.append(Step(Action.FREE, file.path, file.content.size, "no other checkpoint needs it"))
+            steps.append(Step(Action.FREE, file.path, file.content.size, "nobody else needs it"))
     return steps, sum(freed.values())
 
 
