@@ -189,26 +189,28 @@ def describe_summary(summary: Document) -> str:
     """The flow's result as a page of Markdown."""
     job = summary["job"]
     name = artifacts.code(job["metadata"]["name"])
+    # The form that asks for an approval is too narrow for a column without content.
+    exported = any(row["export"] for row in summary["checkpoints"])
     lines = [
         f"# Training job {name}",
         "",
         f"{job['runtime']['status']}, attempt {job['runtime']['attempt']},"
         f" {job['runtime']['checkpointsCount']} checkpoints captured",
         "",
-        "| Captured | Step | Train loss | Eval loss | Pushed as | Exported to |",
-        "|---|---:|---:|---:|---|---|",
+        f"| Captured | Step | Train loss | Eval loss | Pushed as |{' Exported to |' if exported else ''}",
+        f"|---|---:|---:|---:|---|{'---|' if exported else ''}",
     ]
     for row in summary["checkpoints"]:
         export = row["export"]
         place = _place(export["storageProvider"], export["destinationPath"]) if export else ""
-        cells = (
+        cells = [
             artifacts.code(row["name"] or "."),
             _cell(row["step"]),
             _cell(row["trainLoss"]),
             _cell(row["evalLoss"]),
             artifacts.code(row["pushed"]["name"]),
-            place,
-        )
+            *([place] if exported else ()),
+        ]
         lines.append(f"| {' | '.join(cells)} |")
     if (approval := summary["approval"]) is not None:
         verdict = "approved" if approval["decision"] == Decision.APPROVE else "declined"
