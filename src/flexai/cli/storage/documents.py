@@ -19,7 +19,9 @@ def connection_document(connection: SavedConnection) -> Document:
     spec: Document = {"provider": connection.provider}
     if block is not None:
         spec["location"] = block.location
-        spec |= block.model_dump(mode="json", exclude=_SHOWN_ELSEWHERE)
+        fields = block.model_dump(mode="json", exclude=_SHOWN_ELSEWHERE)
+        # What a saved block remembers of its document is among its fields as well.
+        spec |= {name: value for name, value in fields.items() if not name.startswith("_")}
     return {
         "kind": "StorageProviderConnection",
         "metadata": {"name": connection.name, "id": str(connection.id)},
