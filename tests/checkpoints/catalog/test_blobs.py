@@ -246,6 +246,21 @@ def test_content_that_cannot_be_relied_on_is_not_held(catalog: Catalog, blobs: B
     assert referenced(catalog, second) == set()
 
 
+def test_who_only_looks_finds_contents_and_refers_to_nothing(catalog: Catalog, blobs: Blobs) -> None:
+    checkpoint_id = str(push(catalog, "llama", {"a": b"model", "b": b"model too"}).id)
+    found = {file.path: file.content for file in blobs.files_of(checkpoint_id)}
+    digests = {_digest(b"model"): found["a"], _digest(b"model too"): found["b"]}
+    looker, _ = begin(catalog, "looker")
+    assert blobs.find_by_digest([*digests, "00" * 32]) == digests
+    assert blobs.find_by_origin(["nowhere@1"]) == {}
+    assert blobs.find_sizes([5, 6, 9]) == {5, 9}
+    assert referenced(catalog, looker) == set()
+    assert {others for _, others in blobs.uses_of(checkpoint_id).values()} == {0}
+    for one in found.values():
+        assert blobs.hold(looker, one)
+    assert {others for _, others in blobs.uses_of(checkpoint_id).values()} == {1}
+
+
 def test_contents_are_found_by_their_size(catalog: Catalog, blobs: Blobs) -> None:
     push(catalog, "one", {"a": b"12345", "b": b"1234"})
     push(catalog, "two", {"a": b"54321"})

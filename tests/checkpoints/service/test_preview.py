@@ -136,6 +136,16 @@ def test_a_push_of_what_was_pushed_reads_nothing_and_skips_all(machine: Machine,
     assert preview.moved_bytes == 0
 
 
+@pytest.mark.parametrize("content", [b"no database at all, but long enough to be one" * 100, b""])
+def test_a_damaged_or_empty_memory_of_digests_stays_as_it_is(machine: Machine, source: Path, content: bytes) -> None:
+    machine.push("llama", source)
+    (machine.settings.home / "stat-cache.db").write_bytes(content)
+    before = _everything(machine)
+    with _look(machine) as system:
+        assert set(_actions(preview_push(system, "again", _files(source))).values()) == {Action.COMPARE}
+    assert _everything(machine) == before
+
+
 def test_a_push_compares_what_the_store_has_in_that_size(machine: Machine, source: Path) -> None:
     machine.push("llama", source)
     with _look(machine) as system:

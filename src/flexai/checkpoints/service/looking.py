@@ -14,8 +14,9 @@ from flexai.checkpoints.catalog.blobs import Blobs
 from flexai.checkpoints.catalog.catalog import Catalog
 from flexai.checkpoints.contents import StoredContent
 from flexai.checkpoints.owner import IDENTITY_FILE, load_owner
-from flexai.checkpoints.service.system import Connect, System, store_opener
+from flexai.checkpoints.service.system import STAT_CACHE, Connect, System, store_opener
 from flexai.checkpoints.settings import Settings, load_settings
+from flexai.checkpoints.transfer.stat_cache import StatCache
 
 
 class LookingBlobs(Blobs):
@@ -32,6 +33,11 @@ class LookingSystem(System):
     def store_id(self) -> str:
         """The managed store's own id; empty where it is not made yet."""
         return self.store.read_id() or ""
+
+    @cached_property
+    def stat_cache(self) -> StatCache:
+        """The digests of this machine's files that are remembered."""
+        return StatCache(self.settings.home / STAT_CACHE, read_only=True)
 
     @cached_property
     def blobs(self) -> Blobs:

@@ -27,6 +27,9 @@ from flexai.checkpoints.transfer.stat_cache import StatCache
 Connect: TypeAlias = Callable[[str], StorageConnection]
 """Loads a storage provider connection by its name."""
 
+STAT_CACHE = "stat-cache.db"
+"""The file in the home folder that remembers digests of this machine's files."""
+
 _FORMS = "set FLEXAI_STORE to a directory, s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or CONNECTION:BUCKET/PREFIX"
 _IN_CONNECTION = re.compile(r"([A-Za-z0-9][A-Za-z0-9_-]{1,61}[A-Za-z0-9]):(?!/)(.*)", re.DOTALL)
 
@@ -74,7 +77,7 @@ class System:
     @cached_property
     def stat_cache(self) -> StatCache:
         """The digests of this machine's files that are remembered."""
-        return StatCache(self.settings.home / "stat-cache.db")
+        return StatCache(self.settings.home / STAT_CACHE)
 
     @cached_property
     def blobs(self) -> Blobs:

@@ -30,9 +30,10 @@ RACY_NS = 2_000_000_000
 class StatCache:
     """The digests that are remembered, in an SQLite file of their own."""
 
-    def __init__(self, path: Path) -> None:
-        """Use a file, which is made when something is first remembered."""
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+        """Use a file, which is made when something is first remembered; ``read_only`` only looks at it."""
         self._path = path
+        self._read_only = read_only
 
     def recall(self, sources: Sequence[LocalSource]) -> list[LocalSource]:
         """The same sources, each with its digest where that is remembered."""
@@ -69,8 +70,11 @@ class StatCache:
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[sqlite3.Connection]:
-        with contextlib.closing(sqlite3.connect(self._path, timeout=_WAIT_SECONDS)) as connection:
+        place = f"{self._path.absolute().as_uri()}?mode={'ro' if self._read_only else 'rwc'}"
+        with contextlib.closing(sqlite3.connect(place, uri=True, timeout=_WAIT_SECONDS)) as connection:
             if connection.execute("PRAGMA user_version").fetchone() != (_FORMAT,):
+                if self._read_only:
+                    raise sqlite3.OperationalError("it is of another form")
                 connection.executescript(
                     "BEGIN IMMEDIATE;"
                     "DROP TABLE IF EXISTS digests;"
@@ -90,7 +94,8 @@ class StatCache:
         except sqlite3.OperationalError:
             return  # no room, no right, or another process holds it for long
         except sqlite3.DatabaseError:
-            self._path.unlink(missing_ok=True)
+            if not self._read_only:
+                self._path.unlink(missing_ok=True)
 
 
 def _key(source: LocalSource) -> bytes:
