@@ -1,8 +1,12 @@
 from __future__ import annotations
 
 import re
+import shutil
 
-from flexai.cli.tables import box_table, dashed_table
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flexai.cli.tables import box_table, dashed_table, fitted_table
 
 HEAD = ("NAME", "FILES COUNT", "TOTAL SIZE", "STATUS", "CREATED AT")
 ROWS = [
@@ -51,3 +55,12 @@ def test_a_name_cannot_command_the_terminal() -> None:
     assert "\x1b" not in table
     assert "\\x1b]0;owned\\x07" in table
     assert len(table.splitlines()) == 3
+
+
+@given(st.lists(st.tuples(st.text("abc ", max_size=200), st.text("xyz ", max_size=200)), min_size=1, max_size=5))
+def test_a_fitted_table_is_never_wider_than_the_terminal_and_loses_no_word(rows: list[tuple[str, str]]) -> None:
+    table = fitted_table(("ACTION", "FILE", "SIZE", "WHY"), [("move", a, "1 KB", b) for a, b in rows], wide=(1, 3))
+    assert max(map(len, table.splitlines())) <= max(80, shutil.get_terminal_size().columns)
+    for a, b in rows:
+        for letter in "abcxyz":
+            assert (a + b).count(letter) <= table.count(letter)

@@ -68,7 +68,10 @@ def test_a_conflict_is_shown_and_ends_as_the_command_does(flexai: Run, program: 
         assert (document.code, document.json()["conflict"]) == (4, done.error)
 
 
-def test_many_files_are_shown_in_part_and_fit_80_columns(flexai: Run, program: Program) -> None:
+def test_many_files_are_shown_in_part_and_fit_80_columns(
+    flexai: Run, program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
     for number in range(100):
         program.file(f"many/{'a-long-name-' * 6}{number:03}.bin", f"{number:03} new")
     program.file("many/known.bin", b"x" * 3000)
