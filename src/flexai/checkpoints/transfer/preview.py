@@ -195,7 +195,7 @@ def _large_step(source: Source, held: Held) -> Step:
         return Step(Action.COPY, source.path, source.size, "the provider copies it")
     moved, arrived = source.size, ""
     blob = held.unfinished.get(source.path)
-    if blob is not None and (blob.size, blob.version) == (source.size, source.version):
+    if blob is not None and blob.parts and (blob.size, blob.version) == (source.size, source.version):
         parts = parts_of(blob.size, blob.part_size)
         moved = sum(part.size for part in parts if part.number not in blob.parts)
         arrived = f"{len(blob.parts)} of {len(parts)} parts have arrived"
