@@ -131,7 +131,12 @@ def test_damage_raises_an_alert_that_says_what_is_damaged(
     (page,) = prefect_api.post("/artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [run["id"]]}}})
     assert name in page["data"] and "nested/weights.bin" in page["data"]
     wanted = {"filter": {"event": {"name": ["flexai.store.corruption"]}}}
-    found = prefect_api.post("/events/filter", wanted)["events"]
-    (told,) = [event for event in found if event["payload"]["store"] == str(home / "store")]
+
+    def stored() -> list[dict[str, Any]]:
+        # The server keeps an event a while after it has acted on it.
+        found = prefect_api.post("/events/filter", wanted)["events"]
+        return [event for event in found if event["payload"]["store"] == str(home / "store")]
+
+    (told,) = until(stored)
     assert (told["resource"]["damaged"], told["payload"]["checkpoints"]) == ("2", [name])
     assert f"flexai.checkpoint.{checkpoint_id}" in [one["prefect.resource.id"] for one in told["related"]]
