@@ -1,42 +1,52 @@
-"""How long commands take that people type all day, whole process, on a catalog of 10,000 checkpoints."""
+"""What people type all day: whole processes, on a catalog of 10,000 checkpoints; and what a shard's task run costs."""
 
 from __future__ import annotations
 
 import json
-import tempfile
 import uuid
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from benchmarks.measure import alternate, flexai, print_costs, run
+from benchmarks import shards as task_runs
+from benchmarks.bench import Bench
+from benchmarks.measure import flexai, run
+from benchmarks.own import Own
+from benchmarks.race import Contestant
+from benchmarks.results import Bar
 from flexai.checkpoints.catalog.catalog import Catalog
 from flexai.checkpoints.catalog.tables import checkpoints
 from flexai.checkpoints.catalog.times import to_text
 from flexai.checkpoints.setting_sources import default_database_url
 
-CHECKPOINTS = 10_000
+_LIMITS = {"--help": 0.15, "checkpoint list": 0.4, "checkpoint inspect": 0.4}
+"""Seconds."""
 
 
-def main() -> None:
-    """Print the medians; the aims are 0.15 s for --help and 0.4 s for list."""
-    with tempfile.TemporaryDirectory() as folder:
-        home = Path(folder)
-        fill_catalog(home, CHECKPOINTS)
-        environment = {"FLEXAI_HOME": str(home), "PREFECT_API_URL": ""}
-        commands = {
-            "flexai --help": ["--help"],
-            "flexai checkpoint --help": ["checkpoint", "--help"],
-            f"checkpoint list ({CHECKPOINTS:,})": ["checkpoint", "list"],
-            "checkpoint inspect": ["checkpoint", "inspect", "checkpoint-00042"],
+def commands(bench: Bench) -> None:
+    """Help, list and inspect, whole processes, on a catalog of 10,000 checkpoints."""
+    with bench.disk_folder() as folder:
+        count = bench.count(10_000)
+        own = Own(folder / "home")
+        own.begin_anew()
+        fill_catalog(own.home, count)
+        lines = {
+            "--help": ["--help"],
+            "checkpoint list": ["checkpoint", "list"],
+            "checkpoint inspect": ["checkpoint", "inspect", f"checkpoint-{count // 2:05}"],
         }
-        costs = alternate(
-            {
-                name: lambda arguments=arguments: run([flexai(), *arguments], environment)  # type: ignore[misc]
-                for name, arguments in commands.items()
-            },
-            rounds=7,
-        )
-    print_costs(f"start-up, a catalog of {CHECKPOINTS:,} checkpoints", costs)
+
+        def typing(line: list[str]) -> Contestant:
+            return Contestant(lambda: run([flexai(), *line], own.environment))
+
+        contestants = {name: typing(line) for name, line in lines.items()}
+        result = bench.race("commands", f"start-up, a catalog of {count:,} checkpoints", contestants)
+    for name in result.runs:
+        result.bars.append(Bar(f"wall, {name}", result.median(name), _LIMITS[name], " s"))
+
+
+def shards(bench: Bench) -> None:
+    """What a shard costs for being a task run of its own; prints its own table, and needs a minute."""
+    task_runs.main()
 
 
 def fill_catalog(home: Path, count: int) -> None:

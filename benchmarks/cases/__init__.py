@@ -1,0 +1,29 @@
+"""The cases, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from benchmarks.bench import Bench
+from benchmarks.cases import again, commands, gcs, local, overhead, providers, transfers
+
+CASES: dict[str, Callable[[Bench], None]] = {
+    "push-large": transfers.push_large,
+    "push-shards": transfers.push_shards,
+    "fetch-large": transfers.fetch_large,
+    "fetch-shards": transfers.fetch_shards,
+    "push-small": transfers.push_small,
+    "fetch-small": transfers.fetch_small,
+    "push-again": again.push_again,
+    "push-changed": again.push_changed,
+    "local-push": local.local_push,
+    "same-provider": providers.same_provider,
+    "between-providers": providers.between_providers,
+    "gcs": gcs.gcs,
+    "real-servers": transfers.real_push_fetch,
+    "overhead": overhead.overhead,
+    "plan": overhead.plan,
+    "memory": local.memory,
+    "commands": commands.commands,
+    "shards": commands.shards,
+}

@@ -1,0 +1,108 @@
+"""flexai's operations inside a running program: what they cost without the interpreter's start and imports.
+
+``own_operations.py VERB ARGUMENTS…``; the seconds that the operation took go to the file that FLEXAI_BENCH_INNER names.
+The provider that is pushed from or exported to is the service at FLEXAI_BENCH_PROVIDER (a URL).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+from uuid import UUID, uuid5
+
+from flexai.checkpoints.service.export import export
+from flexai.checkpoints.service.push import LocalFiles, ProviderPath, push
+from flexai.checkpoints.service.system import System
+from flexai.checkpoints.storage.connection import RemotePath, split_bucket
+from flexai.checkpoints.storage.s3 import S3Storage
+from flexai.checkpoints.storage.s3_service import S3Service
+
+
+@dataclass(frozen=True)
+class Provider:
+    """A storage provider connection that no Prefect keeps; its credentials are those of the environment."""
+
+    url: str
+    connection_name: str = "bench"
+
+    @property
+    def connection_id(self) -> UUID:
+        """The same for the same service."""
+        return uuid5(UUID(int=0), self.url)
+
+    def open(self, path: str) -> RemotePath:
+        """Open ``BUCKET/PREFIX-or-KEY``."""
+        bucket, key = split_bucket(path)
+        service = S3Service(endpoint_url=self.url, region=os.environ["AWS_REGION"])
+        return RemotePath(S3Storage(service, bucket), key)
+
+
+def main(verb: str, *arguments: str) -> None:
+    """Do it."""
+    if verb == "task":
+        from flexai.tasks import push_checkpoint
+
+        name, source = arguments
+        begun = time.perf_counter()
+        push_checkpoint(name, files=[source])
+        return done(begun)
+    with System.open() as system:
+        assert system.store_id
+        begun = time.perf_counter()
+        if verb == "push":
+            name, source = arguments
+            push(system, name, LocalFiles((source,)))
+        elif verb == "push-with-progress":
+            from flexai.cli.progress import ShownProgress
+
+            name, source = arguments
+            progress = ShownProgress(terminal())
+            push(system, name, LocalFiles((source,)), progress=progress)
+            progress.end()
+        elif verb == "push-from":
+            name, path = arguments
+            push(system, name, ProviderPath(Provider(os.environ["FLEXAI_BENCH_PROVIDER"]), path))
+        elif verb == "export":
+            name, path = arguments
+            export(system, name, Provider(os.environ["FLEXAI_BENCH_PROVIDER"]), path, overwrite=True)
+        elif verb == "fetch":
+            from flexai.checkpoints.service.fetch import fetch
+
+            name, folder = arguments
+            fetch(system, name, Path(folder))
+        elif verb == "plan":
+            from flexai.checkpoints.transfer.plan import plan_upload
+            from flexai.checkpoints.transfer.scan import scan_local
+
+            sources = system.stat_cache.recall(scan_local(arguments))
+            settings = system.settings
+            plan_upload(sources, pack_threshold=settings.pack_threshold, pack_size=settings.pack_size)
+        else:
+            raise SystemExit(f"no operation {verb!r}")
+        return done(begun)
+
+
+def terminal() -> TextIO:
+    """A terminal that nobody looks at."""
+    controlling, shown = os.openpty()
+
+    def drain() -> None:
+        while os.read(controlling, 65536):
+            pass
+
+    threading.Thread(target=drain, daemon=True).start()
+    return os.fdopen(shown, "w")
+
+
+def done(begun: float) -> None:
+    """Say how long it took."""
+    Path(os.environ["FLEXAI_BENCH_INNER"]).write_text(f"{time.perf_counter() - begun}")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,87 @@
+"""A minimal S3 server in memory, written in C: see ``sink.c``."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import subprocess
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from benchmarks.peers import PeerMissingError, environment
+
+_SOURCE = Path(__file__).with_name("sink.c")
+_FLAGS = ["-O2", "-pthread"]
+
+
+def build(cache: Path) -> Path:
+    """Compile the server, with the machine's compiler or else with that of a wheel; PeerMissingError without either."""
+    program = cache / f"sink-{hashlib.sha256(_SOURCE.read_bytes()).hexdigest()[:16]}"
+    if program.exists():
+        return program
+    cache.mkdir(parents=True, exist_ok=True)
+    compiler = next(([name] for name in ("cc", "gcc", "clang") if shutil.which(name)), None)
+    if compiler is None:
+        compiler = [environment("zig", cache).python, "-m", "ziglang", "cc"]
+    unfinished = program.with_suffix(".new")
+    done = subprocess.run(
+        [*compiler, *_FLAGS, str(_SOURCE), "-o", str(unfinished)], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise PeerMissingError(f"{' '.join(compiler)} cannot compile the sink: {done.stderr[-500:]}")
+    unfinished.replace(program)
+    return program
+
+
+@dataclass
+class Sink:
+    """The running server."""
+
+    url: str
+    process: subprocess.Popen[str]
+
+    @classmethod
+    def start(cls, program: Path) -> Sink:
+        """Start it on a free port."""
+        process = subprocess.Popen([str(program), "0"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        if not line.startswith("listening on "):
+            process.wait()
+            raise PeerMissingError(f"the sink does not start: {line!r}")
+        return cls(f"http://127.0.0.1:{line.split()[-1]}", process)
+
+    def stats(self) -> dict[str, Any]:
+        """Its counters since the last reset."""
+        with urllib.request.urlopen(f"{self.url}/-/stats", timeout=30) as answer:
+            document: dict[str, Any] = json.load(answer)
+            return document
+
+    def reset(self) -> None:
+        """Set its counters to zero."""
+        self._post("reset")
+
+    def clear(self) -> None:
+        """Let it forget everything it holds."""
+        self._post("clear")
+
+    def _post(self, what: str) -> None:
+        request = urllib.request.Request(f"{self.url}/-/{what}", method="POST", data=b"")
+        urllib.request.urlopen(request, timeout=30).close()
+
+    def stop(self) -> None:
+        """End it; its content goes with it."""
+        self.process.kill()
+        self.process.communicate()
+
+    def __enter__(self) -> Sink:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()

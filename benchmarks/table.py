@@ -1,0 +1,93 @@
+"""Results as tables for a terminal, and as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from benchmarks.results import Result, Spread
+
+_COLUMNS = ("wall s", "spread", "ratio", "CPU s", "span s", "server CPU", "peak MiB", "sent MiB", "got MiB", "requests")
+_MIB = 1024**2
+
+
+def _figure(spread: Spread | None, unit: float = 1.0, digits: int = 2) -> str:
+    return f"{spread.median / unit:.{digits}f}" if spread else ""
+
+
+def rows(result: Result) -> Iterator[tuple[str, ...]]:
+    """A row for each contestant, the fastest first; the reference by itself has no ratio."""
+    for name in sorted(result.runs, key=result.median):
+        wall = result.spread(name, "wall")
+        assert wall is not None
+        yield (
+            name,
+            f"{wall.median:.2f}",
+            f"{wall.low:.2f}–{wall.high:.2f}",
+            f"{result.ratio(name):.2f}" if name != result.reference and result.reference in result.runs else "",
+            _figure(result.spread(name, "cpu")),
+            _figure(result.spread(name, "span")),
+            _figure(result.spread(name, "server_cpu")),
+            f"{max(run.peak for run in result.runs[name]) / _MIB:.0f}",
+            _figure(result.spread(name, "sent"), _MIB, 1),
+            _figure(result.spread(name, "received"), _MIB, 1),
+            _figure(result.spread(name, "requests"), 1, 0),
+        )
+
+
+def remarks(result: Result) -> Iterator[str]:
+    """What there is to say about a result beside its figures."""
+    counts = sorted({len(runs) for runs in result.runs.values()})
+    if counts:
+        few, many = counts[0], counts[-1]
+        yield f"{few if few == many else f'{few} to {many}'} run{'s' if many > 1 else ''} of each, by turns"
+    for bar in result.bars:
+        sign = "≥" if bar.at_least else "≤"
+        word = "reached" if bar.met else "MISSED"
+        yield f"{word}: {bar.text}: {bar.value:.3g}{bar.unit} ({sign} {bar.limit:g}{bar.unit})"
+    for name, reason in result.skipped.items():
+        yield f"skipped: {name}: {reason}"
+    for name, reasons in result.wrong.items():
+        yield f"does not count: {len(reasons)} of {name}: {reasons[0].splitlines()[-1][:300]}"
+    yield from result.notes
+
+
+def print_result(result: Result, console: Console) -> None:
+    """Print a result; columns in which nobody has a figure are left out."""
+    body = list(rows(result))
+    used = [number for number in range(len(_COLUMNS)) if any(row[number + 1] for row in body)]
+    table = Table(title=result.title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    table.add_column("", no_wrap=True)
+    for number in used:
+        table.add_column(_COLUMNS[number], justify="right", no_wrap=_COLUMNS[number] != "server CPU")
+    for row in body:
+        style = "bold" if row[0] == result.reference else ""
+        table.add_row(row[0], *(row[number + 1] for number in used), style=style)
+    console.print()
+    console.print(table)
+    for remark in remarks(result):
+        style = (
+            "green" if remark.startswith("reached") else "red" if remark.startswith(("MISSED", "does not")) else "dim"
+        )
+        console.print(Text(f"  {remark}", style=style))
+
+
+def to_markdown(result: Result) -> str:
+    """A result as a section of a page."""
+    body = list(rows(result))
+    used = [number for number in range(len(_COLUMNS)) if any(row[number + 1] for row in body)]
+    lines = [f"### {result.title}", ""]
+    lines.append("| | " + " | ".join(_COLUMNS[number] for number in used) + " |")
+    lines.append("| --- |" + " ---: |" * len(used))
+    for row in body:
+        cells = [row[0], *(row[number + 1] for number in used)]
+        if row[0] == result.reference:
+            cells = [f"**{cell}**" if cell else "" for cell in cells]
+        lines.append("| " + " | ".join(cells) + " |")
+    said = list(remarks(result))
+    if said:
+        lines += ["", *(f"- {remark}" for remark in said)]
+    return "\n".join(lines)
