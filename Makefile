@@ -26,7 +26,7 @@ demo: $(INSTALLED) ## See the product work, on this machine alone
 	@$(RUN) examples/demo.py $(ARGS)
 
 test: $(INSTALLED) ## Run the tests (N=2 sets the processes, ARGS="-k words" picks some)
-	$(RUN) -m pytest -n $(N) $(ARGS)
+	$(RUN) -m pytest -n $(N) --dist loadgroup $(ARGS)
 
 lint: $(INSTALLED) ## Check style, types and the direction of imports
 	$(RUN) -m ruff check .

@@ -1,0 +1,144 @@
+"""Prefect's UI in a real browser, as a person uses it: what is done there is done by titles, labels and buttons."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import requests
+from playwright.sync_api import Locator, Page, expect
+
+from tests.cli.program import Program
+
+CHROMIUM = Path("/usr/bin/chromium")
+SECONDS = 120
+"""How long anything may take on a busy machine."""
+IMAGES = Path(__file__).resolve().parents[2] / "docs" / "images"
+UPDATE_SCREENSHOTS = os.environ.get("FLEXAI_UPDATE_SCREENSHOTS") == "1"
+
+_SIZE = {"width": 1200, "height": 900}
+
+
+@dataclass
+class UI:
+    """A page of the browser, at what ``flexai up`` has brought up."""
+
+    page: Page
+    program: Program
+    url: str
+    _deployments: dict[str, str] = field(default_factory=dict)
+
+    def ask(self, path: str, document: Any = None) -> Any:
+        """Ask the API, to see without the UI what was done in it."""
+        answer = (
+            requests.get(f"{self.url}/api{path}", timeout=60)
+            if document is None
+            else requests.post(f"{self.url}/api{path}", json=document, timeout=60)
+        )
+        answer.raise_for_status()
+        return answer.json()
+
+    def open(self, path: str) -> None:
+        """Open a page of the UI that Prefect shows by default."""
+        self.page.goto(f"{self.url}/v2{path}")
+
+    def save_block(self, kind: str, name: str, texts: Mapping[str, str], choices: Mapping[str, str]) -> None:
+        """Fill in and save the form of a connection's kind."""
+        self.open(f"/blocks/catalog/flexai-{kind}-storage-provider/create")
+        # The last field of all: the form is there.
+        self.page.get_by_label("Capabilities").or_(self.page.get_by_text("Capabilities")).first.wait_for()
+        self.page.get_by_label("Name", exact=True).fill(name)
+        self.fill(texts)
+        for label, choice in choices.items():
+            self.choose(self.page.get_by_label(label), choice)
+        if kind == "s3":
+            self.screenshot("connection-form")
+        self.page.get_by_role("button", name="Save").click()
+        expect(self.page.get_by_text("Paste this snippet into your flows")).to_be_visible()
+        expect(self.page.get_by_role("main")).to_contain_text(name)
+
+    def fill(self, texts: Mapping[str, str]) -> None:
+        """Fill in texts by the titles of their fields."""
+        for label, text in texts.items():
+            self.page.get_by_label(label).fill(text)
+
+    def choose(self, field: Locator, choice: str) -> None:
+        """Choose one of the values that a field offers."""
+        field.click()
+        self.page.get_by_role("option", name=choice, exact=True).click()
+
+    def fill_list(self, texts: list[str]) -> None:
+        """Fill in the form's first list, item by item, over what it holds already."""
+        add = self.page.get_by_role("button", name="Add item").first
+        items = self.page.locator("fieldset", has=add).last.locator("textarea")
+        for number, text in enumerate(texts):
+            if items.count() <= number:
+                add.click()
+            items.nth(number).fill(text)
+
+    def deployment(self, name: str) -> str:
+        """The id of a deployment, by ``FLOW/NAME``."""
+        if name not in self._deployments:
+            self._deployments[name] = self.ask(f"/deployments/name/{name}")["id"]
+        return self._deployments[name]
+
+    def open_form(self, deployment: str) -> None:
+        """Open the form that runs a deployment."""
+        self.open(f"/deployments/deployment/{self.deployment(deployment)}/run")
+        self.page.get_by_role("heading", name="Parameters").or_(
+            self.page.get_by_text("Parameters", exact=True)
+        ).first.wait_for()
+
+    def submit(self) -> str:
+        """Submit the form, and return the id of the flow run that it makes."""
+        with self.page.expect_response(lambda answer: answer.url.endswith("/create_flow_run")) as answer:
+            self.page.get_by_role("button", name="Submit").click()
+        assert answer.value.ok, answer.value.text()
+        return str(answer.value.json()["id"])
+
+    def open_run(self, run: str, tab: str = "Logs") -> None:
+        """Open the page of a flow run."""
+        self.open(f"/runs/flow-run/{run}?tab={tab}")
+        self.page.get_by_role("tab", name=tab, exact=True).wait_for()
+
+    def expect_state(self, name: str) -> None:
+        """Wait until the page of a flow run shows a state; the UI asks for it again by itself."""
+        expect(self.page.get_by_role("main").get_by_text(name, exact=True).first).to_be_visible()
+
+    def choose_from_menu(self, item: str) -> None:
+        """Choose what may be done with a flow run from its menu."""
+        self.page.get_by_role("button", name="Open menu").first.click()
+        self.page.get_by_role("menuitem", name=item, exact=True).click()
+
+    def artifact(self, filter_: Mapping[str, Any]) -> dict[str, Any] | None:
+        """The newest artifact of some, or None."""
+        found = self.ask("/artifacts/filter", {"artifacts": filter_, "sort": "CREATED_DESC", "limit": 1})
+        return dict(found[0]) if found else None
+
+    def open_artifact(self, key: str) -> None:
+        """Open the newest artifact of a key."""
+        artifact = self.artifact({"key": {"any_": [key]}})
+        assert artifact is not None, f"there is no artifact {key}"
+        self.open(f"/artifacts/artifact/{artifact['id']}")
+        self.page.get_by_text("Created", exact=True).first.wait_for()
+
+    def screenshot(self, name: str, *, whole: bool = False) -> None:
+        """Write a picture for the docs, where that is asked for."""
+        if not UPDATE_SCREENSHOTS:
+            return
+        with self._sized(whole):
+            self.page.mouse.move(0, 0)
+            self.page.screenshot(path=IMAGES / f"{name}.png", animations="disabled")
+
+    @contextmanager
+    def _sized(self, whole: bool) -> Iterator[None]:
+        """The page high enough for all that it shows: a page that scrolls inside itself has no full picture."""
+        if whole:
+            height = self.page.evaluate("document.documentElement.scrollHeight")
+            self.page.set_viewport_size(_SIZE | {"height": min(int(height), 2400)})
+        yield
+        self.page.set_viewport_size(_SIZE)

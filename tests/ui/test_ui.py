@@ -1,0 +1,239 @@
+"""What a person does in Prefect's UI, in a real browser, with what ``flexai up`` has brought up."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import expect
+
+from tests.cli.program import Program
+from tests.ui.browser import SECONDS, UI
+
+# One server, one worker and one browser serve all of them.
+pytestmark = pytest.mark.xdist_group("ui")
+
+FORMS: dict[str, tuple[dict[str, str], dict[str, str], dict[str, Any]]] = {
+    "local": ({"Root directory": "/srv/models"}, {}, {"root": "/srv/models", "create_buckets": True}),
+    "s3": (
+        {
+            "Region": "eu-west-1",
+            "Endpoint": "http://127.0.0.1:9000/",
+            "Access key ID": " AKIAEXAMPLE ",
+            "Secret access key": "first+secret/1",
+        },
+        {"Addressing style": "path"},
+        {
+            "region": "eu-west-1",
+            "endpoint_url": "http://127.0.0.1:9000",
+            "access_key_id": "AKIAEXAMPLE",
+            "secret_access_key": "first+secret/1",
+            "addressing_style": "path",
+        },
+    ),
+    "r2": (
+        {"Account ID": "0123456789abcdef" * 2, "Access key ID": "r2key", "Secret access key": "second secret"},
+        {"Jurisdiction": "eu"},
+        {"account_id": "0123456789abcdef" * 2, "jurisdiction": "eu", "secret_access_key": "second secret"},
+    ),
+    "minio": (
+        {"Endpoint": "http://127.0.0.1:9001", "Access key ID": "minio", "Secret access key": "third secret"},
+        {},
+        {"endpoint_url": "http://127.0.0.1:9001", "access_key_id": "minio", "secret_access_key": "third secret"},
+    ),
+    "gcs": ({"Project": "my-project"}, {}, {"project": "my-project", "anonymous": False}),
+    "hugging-face": (
+        {"Token": "hf_fourthsecret"},
+        {"Type of repositories": "dataset"},
+        {"token": "hf_fourthsecret", "repo_type": "dataset", "endpoint_url": "https://huggingface.co"},
+    ),
+}
+
+SECRETS = {"Secret access key", "Token"}
+
+LOAD = """
+import json
+from pydantic import SecretStr
+from flexai.blocks import list_connections, load_connection
+print(json.dumps({
+    saved.name: load_connection(saved.name).model_dump()
+    for saved in list_connections()
+}, default=lambda value: value.get_secret_value() if isinstance(value, SecretStr) else str(value)))
+"""
+
+
+def wait_for(holds: Callable[[], object], what: str) -> None:
+    deadline = time.monotonic() + SECONDS
+    while not holds():
+        assert time.monotonic() < deadline, f"{what} did not happen"
+        time.sleep(0.2)
+
+
+def trainings_at(folder: Path) -> list[int]:
+    """The processes that train in a folder or below."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (process / "cmdline").read_bytes().split(b"\0")
+            if b"examples/train_digits.py" in command and Path(os.readlink(process / "cwd")).is_relative_to(folder):
+                found.append(int(process.name))
+        except OSError:
+            continue
+    return found
+
+
+def test_a_connection_of_each_kind_is_made_in_its_form_and_is_what_was_filled_in(ui: UI) -> None:
+    for kind, (texts, choices, _) in FORMS.items():
+        ui.save_block(kind, f"from-form-{kind}", texts, choices)
+        shown = ui.page.get_by_role("main").inner_text()
+        assert not [secret for label, secret in texts.items() if label in SECRETS and secret in shown]
+    loaded = json.loads(ui.program.python(LOAD))
+    for kind, (_, _, wanted) in FORMS.items():
+        connection = loaded[f"from-form-{kind}"]
+        assert {name: connection[name] for name in wanted} == wanted, kind
+    shown = ui.program.run("storage", "inspect", "from-form-s3", "--json")
+    assert shown.code == 0, shown.err
+    spec = shown.json()["spec"]
+    assert (spec["provider"], spec["location"]) == ("s3", "http://127.0.0.1:9000")
+    assert not [name for name in spec if name.startswith("_")]
+    assert "first+secret/1" not in shown.out
+
+
+def test_a_model_is_trained_approved_and_exported_from_a_connection_that_was_just_made(ui: UI, tmp_path: Path) -> None:
+    share = tmp_path / "share"
+    share.mkdir()
+    ui.save_block("local", "team-share", {"Root directory": str(share)}, {})
+    _the_nightly_schedule_is_switched_on_and_off(ui)
+    _a_schedule_of_ones_own_is_added(ui)
+
+    ui.open_form("train-push-export/digits")
+    ui.page.get_by_label("Job name").fill("from-form")
+    ui.fill_list(["python", "examples/train_digits.py", "--epochs", "4"])
+    ui.page.get_by_role("tab", name="Export", exact=True).click()
+    ui.page.get_by_role("tab", name="Directory", exact=True).click()
+    ui.choose(ui.page.get_by_label("Select a block"), "team-share")
+    ui.page.get_by_label("Path").fill("models/{name}")
+    ui.page.get_by_role("tab", name="Approval", exact=True).click()
+    ui.page.get_by_label("Timeout").fill("1")
+    ui.screenshot("train-push-export-form", whole=True)
+    run = ui.submit()
+
+    ui.open_run(run)
+    expect(ui.page.get_by_text("captured checkpoint 'checkpoint-500'").first).to_be_visible()
+    ui.expect_state("Suspended")
+    ui.screenshot("run")
+    assert list(share.iterdir()) == []
+
+    ui.choose_from_menu("Resume")
+    dialog = ui.page.get_by_role("dialog")
+    expect(dialog).to_contain_text("Export this?")
+    expect(dialog).to_contain_text("team-share:models/from-form-")
+    ui.choose(dialog.get_by_label("Decision"), "approve")
+    dialog.get_by_label("Note").fill("the losses look good")
+    ui.screenshot("approval")
+    dialog.get_by_role("button", name="Resume").click()
+    expect(dialog).not_to_be_visible()
+    ui.open_run(run, "Artifacts")
+    ui.expect_state("Completed")
+
+    (exported,) = (share / "models").iterdir()
+    assert {"model.safetensors", "config.json"} <= {path.name for path in exported.iterdir()}
+    main = ui.page.get_by_role("main")
+    ui.open_artifact("train-push-export-from-form")
+    expect(main).to_contain_text("The export was approved: the losses look good")
+    expect(main.get_by_role("table").first).to_contain_text(f"team-share:models/{exported.name}")
+
+    ui.open_artifact(f"checkpoint-{exported.name}")
+    expect(main.get_by_role("heading", name="Files")).to_be_visible()
+    expect(main).to_contain_text("model.safetensors")
+    expect(main).to_contain_text(f"team-share:models/{exported.name}")
+    ui.screenshot("checkpoint")
+
+    ui.open_artifact("training-from-form")
+    chart = main.locator("img").first
+    expect(chart).to_be_visible()
+    wait_for(lambda: chart.evaluate("image => image.complete && image.naturalWidth"), "the chart")
+    ui.screenshot("losses")
+
+
+def _the_nightly_schedule_is_switched_on_and_off(ui: UI) -> None:
+    ui.open(f"/deployments/deployment/{ui.deployment('train-push-export/digits')}")
+    toggle = ui.page.get_by_role("switch").first
+    expect(toggle).not_to_be_checked()
+    for on in (True, False):
+        toggle.click()
+        expect(toggle).to_be_checked(checked=on)
+        wait_for(lambda on=on: _schedules(ui)[0]["active"] is on, "the switch")  # type: ignore[misc]
+
+
+def _a_schedule_of_ones_own_is_added(ui: UI) -> None:
+    ui.page.get_by_role("button", name="Schedule").first.click()
+    dialog = ui.page.get_by_role("dialog")
+    dialog.get_by_role("button", name="Save").click()
+    expect(dialog).not_to_be_visible()
+    wait_for(lambda: len(_schedules(ui)) == 2, "the new schedule")
+
+
+def _schedules(ui: UI) -> list[dict[str, Any]]:
+    schedules: list[dict[str, Any]] = ui.ask(f"/deployments/{ui.deployment('train-push-export/digits')}")["schedules"]
+    return sorted(schedules, key=lambda schedule: str(schedule["created"]))
+
+
+def test_a_push_shows_how_far_it_is_and_the_catalog_shows_what_it_made(ui: UI, program: Program) -> None:
+    weights = program.file("pushed/model.safetensors", os.urandom(24 << 20))
+    ui.open_form("push-checkpoint/default")
+    ui.page.get_by_label("Name", exact=True).last.fill("from-form-push")
+    ui.fill_list([str(weights)])
+    run = ui.submit()
+    ui.open_run(run)
+
+    wanted = {"flow_run_id": {"any_": [run]}, "type": {"any_": ["progress"]}}
+    wait_for(lambda: ui.artifact(wanted), "the progress")
+    artifact = ui.artifact(wanted)
+    assert artifact is not None
+    ui.open(f"/artifacts/artifact/{artifact['id']}")
+    bar = ui.page.get_by_role("progressbar").first
+    expect(bar).to_be_visible()
+    ui.screenshot("progress")
+    ui.open_run(run)
+    ui.expect_state("Completed")
+    ended = ui.artifact(wanted)
+    assert ended is not None and float(ended["data"]) == 100
+    ui.open(f"/artifacts/artifact/{artifact['id']}")
+    expect(ui.page.get_by_role("main")).to_contain_text("25.17 MB")
+
+    ui.open_form("report-catalog/default")
+    report = ui.submit()
+    ui.open_run(report)
+    ui.expect_state("Completed")
+    ui.open_artifact("catalog-table")
+    table = ui.page.get_by_role("main").get_by_role("table").first
+    expect(table).to_contain_text("from-form-push")
+    ui.screenshot("catalog")
+
+
+def test_a_run_that_is_cancelled_in_the_ui_stops_its_training_and_leaves_nothing_torn(ui: UI, program: Program) -> None:
+    ui.open_form("train-push-export/digits")
+    ui.page.get_by_label("Job name").fill("to-be-cancelled")
+    command = ["python", "examples/train_digits.py", "--epochs", "100", "--save-steps", "20", "--step-delay", "0.05"]
+    ui.fill_list(command)
+    run = ui.submit()
+    ui.open_run(run)
+    expect(ui.page.get_by_text("captured checkpoint 'checkpoint-40'").first).to_be_visible()
+    assert trainings_at(program.cwd)
+
+    ui.choose_from_menu("Cancel")
+    ui.page.get_by_role("dialog").or_(ui.page.get_by_role("alertdialog")).get_by_role(
+        "button", name="Cancel"
+    ).last.click()
+    ui.expect_state("Cancelled")
+    assert trainings_at(program.cwd) == []
+    job = program.run("training", "inspect", "to-be-cancelled", "--json").json()
+    assert job["runtime"]["status"] == "stopped"
+    verified = program.run("checkpoint", "verify")
+    assert verified.code == 0, verified.err
