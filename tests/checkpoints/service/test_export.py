@@ -393,7 +393,11 @@ def test_an_interrupted_export_gives_up_its_uploads(pushed: Machine) -> None:
     assert _unfinished(pushed) == []
 
 
-def test_the_first_error_counts_even_where_uploads_cannot_be_given_up(pushed: Machine) -> None:
+def test_the_first_error_counts_even_where_uploads_cannot_be_given_up(
+    pushed: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Enough threads for the parts of both files.
+    monkeypatch.setattr("flexai.checkpoints.transfer.pace.FIRST_WIDTH", 8)
     machine = pushed.again(concurrency=8)
     begun: set[str] = set()
     both_begun = threading.Event()
