@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import requests
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Locator, Page, TimeoutError, expect
 
 from tests.cli.program import Program
 
@@ -57,9 +57,22 @@ class UI:
             self.choose(self.page.get_by_label(label), choice)
         if kind == "s3":
             self.screenshot("connection-form")
-        self.page.get_by_role("button", name="Save").click()
-        expect(self.page.get_by_text("Paste this snippet into your flows")).to_be_visible()
+        self._save()
         expect(self.page.get_by_role("main")).to_contain_text(name)
+
+    def _save(self) -> None:
+        """Save the form; a click while the page is still at work on what was filled in may come to nothing."""
+        saved = self.page.get_by_text("Paste this snippet into your flows")
+        for seconds in (10, 10, SECONDS):
+            self.page.get_by_role("button", name="Save").click()
+            try:
+                saved.wait_for(timeout=seconds * 1000)
+            except TimeoutError:
+                if not self.page.url.endswith("/create"):
+                    break
+            else:
+                return
+        expect(saved).to_be_visible()
 
     def fill(self, texts: Mapping[str, str]) -> None:
         """Fill in texts by the titles of their fields."""

@@ -175,9 +175,17 @@ def _the_nightly_schedule_is_switched_on_and_off(ui: UI) -> None:
 def _a_schedule_of_ones_own_is_added(ui: UI) -> None:
     ui.page.get_by_role("button", name="Schedule", exact=True).click()
     dialog = ui.page.get_by_role("dialog")
+    # The form of a schedule is a run's, and empty whatever the deployment's own parameters are.
+    dialog.get_by_label("Job name").fill("scheduled-{date}-{time}")
+    ui.fill_list(["python", "examples/train_digits.py"])
+    ui.screenshot("schedule-form")
     dialog.get_by_role("button", name="Save").click()
     expect(dialog).not_to_be_visible()
     wait_for(lambda: len(_schedules(ui)) == 2, "the new schedule")
+    added = _schedules(ui)[1]
+    assert added["schedule"]["interval"] > 0
+    assert added["parameters"]["training"]["name"] == "scheduled-{date}-{time}"
+    assert added["parameters"]["training"]["command"] == ["python", "examples/train_digits.py"]
 
 
 def _schedules(ui: UI) -> list[dict[str, Any]]:
