@@ -85,6 +85,9 @@ def main(
         wanted = frozenset(name.strip() for name in peers.split(",")) if peers else None
         document = {"machine": machine(), "remark": remark, "results": []}
         known = json.loads(output.read_text())["results"] if output and output.exists() else []
+        # Compiling modules anew in every process is nobody's cost but this environment's.
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+        os.environ["PYTHONPYCACHEPREFIX"] = str(cache / "bytecode")
         with Bench(rounds, cache, wanted, scale, not no_warm_up) as bench:
             for name in cases or CASES:
                 done = len(bench.results)

@@ -78,6 +78,7 @@ def _prepare_dvc(home: Environment, server: S3Server, work: Path, source: Path, 
     ]
     for step in steps:
         run([dvc, *step], _dvc_environment(work), cwd=work)
+    (work / "aws").touch()
     # Files of the workspace, as a user has them; linked, because their bytes must not be written anew for each run.
     shutil.copytree(source, work / "data", copy_function=os.link)
 
@@ -87,6 +88,9 @@ def _dvc_environment(work: Path) -> dict[str, str]:
         "DVC_GLOBAL_CONFIG_DIR": str(work / "dvc"),
         "DVC_SYSTEM_CONFIG_DIR": str(work / "dvc"),
         "DVC_NO_ANALYTICS": "1",
+        # It wants the file to be one.
+        "AWS_CONFIG_FILE": str(work / "aws"),
+        "AWS_SHARED_CREDENTIALS_FILE": str(work / "aws"),
     }
 
 
@@ -142,7 +146,7 @@ DVC = Client(
     lambda home, server, folder, prefix: [
         "sh",
         "-c",
-        '"$1" add --quiet data && "$1" push --quiet',
+        '"$1" add data && "$1" push',
         "sh",
         home.program("dvc"),
     ],
@@ -184,8 +188,7 @@ class Ready:
     def environment(self, work: Path) -> Mapping[str, str]:
         return {
             **self.server.environment,
-            **_dvc_environment(work),
+            **(_dvc_environment(work) if self.client is DVC else {}),
             "MLFLOW_S3_ENDPOINT_URL": self.server.url,
-            "S5CMD_NO_VERIFY_SSL": "1",
             "HOME": str(work),
         }
