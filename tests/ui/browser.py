@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import requests
-from playwright.sync_api import Locator, Page, TimeoutError, expect
+from playwright.sync_api import Locator, Page, TimeoutError, ViewportSize, expect
 
 from tests.cli.program import Program
 
@@ -20,7 +20,7 @@ SECONDS = 60
 IMAGES = Path(__file__).resolve().parents[2] / "docs" / "images"
 UPDATE_SCREENSHOTS = os.environ.get("FLEXAI_UPDATE_SCREENSHOTS") == "1"
 
-_SIZE = {"width": 1200, "height": 900}
+_SIZE: ViewportSize = {"width": 1200, "height": 900}
 
 
 @dataclass
@@ -152,6 +152,6 @@ class UI:
         """The page high enough for all that it shows: a page that scrolls inside itself has no full picture."""
         if whole:
             height = self.page.evaluate("document.documentElement.scrollHeight")
-            self.page.set_viewport_size(_SIZE | {"height": min(int(height), 2400)})
+            self.page.set_viewport_size({"width": _SIZE["width"], "height": min(int(height), 2400)})
         yield
         self.page.set_viewport_size(_SIZE)

@@ -91,8 +91,8 @@ def trainings_at(folder: Path) -> list[int]:
 def test_a_connection_of_each_kind_is_made_in_its_form_and_is_what_was_filled_in(ui: UI) -> None:
     for kind, (texts, choices, _) in FORMS.items():
         ui.save_block(kind, f"from-form-{kind}", texts, choices)
-        shown = ui.page.get_by_role("main").inner_text()
-        assert not [secret for label, secret in texts.items() if label in SECRETS and secret in shown]
+        page = ui.page.get_by_role("main").inner_text()
+        assert not [secret for label, secret in texts.items() if label in SECRETS and secret in page]
     loaded = json.loads(ui.program.python(LOAD))
     for kind, (_, _, wanted) in FORMS.items():
         connection = loaded[f"from-form-{kind}"]
