@@ -15,7 +15,7 @@ from playwright.sync_api import Locator, Page, TimeoutError, ViewportSize, expec
 from tests.cli.program import Program
 
 CHROMIUM = Path("/usr/bin/chromium")
-SECONDS = 60
+SECONDS = 120
 """How long anything may take on a busy machine."""
 IMAGES = Path(__file__).resolve().parents[2] / "docs" / "images"
 UPDATE_SCREENSHOTS = os.environ.get("FLEXAI_UPDATE_SCREENSHOTS") == "1"
