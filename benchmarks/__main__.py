@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import signal
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -85,6 +86,8 @@ def main(
         wanted = frozenset(name.strip() for name in peers.split(",")) if peers else None
         document = {"machine": machine(), "remark": remark, "results": []}
         known = json.loads(output.read_text())["results"] if output and output.exists() else []
+        # Whoever ends it so, as a time limit does: gigabytes of files and the servers are to go with it.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
         # Compiling modules anew in every process is nobody's cost but this environment's.
         os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
         os.environ["PYTHONPYCACHEPREFIX"] = str(cache / "bytecode")

@@ -1,0 +1,119 @@
+"""What the benchmark makes of its runs: medians, ratios, bars, tables, charts, and the page of the documentation."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from benchmarks.__main__ import merge
+from benchmarks.documentation import BEGIN, END, chart, write
+from benchmarks.results import Bar, Result, Run, Spread
+from benchmarks.table import print_result, to_markdown
+from rich.console import Console
+
+MACHINE = {
+    "cpu": "a processor",
+    "cores": 2,
+    "memory_gib": 8,
+    "system": "Linux 6",
+    "python": "3.11",
+    "load": 0.5,
+    "at": "2026-01-01T00:00:00+00:00",
+}
+
+
+def a_run(wall: float, *, requests: int | None = None) -> Run:
+    return Run(wall=wall, cpu=wall / 2, peak=64 * 1024**2, requests=requests)
+
+
+@pytest.fixture
+def result() -> Result:
+    return Result(
+        case="push-large",
+        title="push <much>",
+        runs={"slow & old": [a_run(4), a_run(6), a_run(5)], "flexai": [a_run(1, requests=3), a_run(2, requests=3)]},
+        skipped={"absent": "it cannot be installed"},
+        wrong={"hasty": ["1 files are missing"]},
+        bars=[Bar("wall", 0.3, 0.8, "×"), Bar("requests", 30, 10), Bar("throughput", 0.9, 0.8, at_least=True)],
+        chart=True,
+    )
+
+
+def test_the_ends_of_few_figures_are_the_least_and_the_greatest() -> None:
+    assert Spread.of([3, 1, 2]) == Spread(2, 1, 3)
+
+
+def test_the_ends_of_five_figures_are_quartiles_so_that_one_bad_run_tells_nothing() -> None:
+    assert Spread.of([1, 2, 3, 4, 1000]) == Spread(3, 2, 4)
+
+
+def test_a_ratio_is_the_references_median_by_the_others(result: Result) -> None:
+    assert result.ratio("slow & old") == 0.3
+    assert result.fastest(["slow & old", "absent"]) == "slow & old"
+
+
+def test_a_bar_is_met_from_its_own_side(result: Result) -> None:
+    assert [bar.met for bar in result.bars] == [True, False, True]
+
+
+def test_a_result_survives_json(result: Result) -> None:
+    assert Result.from_document(json.loads(json.dumps(result.to_document()))) == result
+
+
+def test_a_case_that_is_measured_again_replaces_only_itself() -> None:
+    known = [{"case": "one", "title": "old"}, {"case": "two", "title": "old"}]
+    assert merge(known, [{"case": "two", "title": "new"}]) == [
+        {"case": "one", "title": "old"},
+        {"case": "two", "title": "new"},
+    ]
+
+
+def test_the_table_names_the_fastest_first_and_says_what_was_missed(result: Result) -> None:
+    console = Console(width=160, record=True)
+    print_result(result, console)
+    shown = console.export_text()
+    assert shown.index("flexai") < shown.index("slow & old")
+    assert "MISSED: requests: 30 (≤ 10)" in shown
+    assert "skipped: absent: it cannot be installed" in shown
+    assert "does not count: 1 of hasty" in shown
+
+
+def test_columns_in_which_nobody_has_a_figure_are_left_out(result: Result) -> None:
+    head = to_markdown(result).splitlines()[2]
+    assert "requests" in head
+    assert "server CPU" not in head
+
+
+def test_a_chart_is_an_svg_with_a_longer_bar_for_a_longer_time(result: Result) -> None:
+    drawing = ElementTree.fromstring(chart(result))
+    bars = drawing.findall("{http://www.w3.org/2000/svg}rect")[1:]
+    own, other = (float(bar.get("width", "")) for bar in bars)
+    assert own < other
+    assert drawing.get("aria-label") == "push <much>"
+
+
+def test_the_page_keeps_what_stands_around_the_figures(result: Result, tmp_path: Path) -> None:
+    page = tmp_path / "performance.md"
+    page.write_text(f"# Before\n\n{BEGIN}\nold figures\n{END}\n\nAfter.\n")
+    document = {"machine": MACHINE, "remark": "Rough.", "results": [result.to_document()]}
+    write(document, page)
+    write(document, page)
+    text = page.read_text()
+    assert text.startswith("# Before")
+    assert text.endswith("After.\n")
+    assert "old figures" not in text
+    assert text.count("### push <much>") == 1
+    assert "2 cores" in text
+    assert "Rough." in text
+    assert (tmp_path / "images" / "performance-push-large.svg").is_file()
+    assert json.loads(page.with_suffix(".json").read_text()) == document
+
+
+def test_a_page_without_marks_is_left_alone(tmp_path: Path) -> None:
+    page = tmp_path / "performance.md"
+    page.write_text("# Somebody's page\n")
+    with pytest.raises(ValueError, match="no marks"):
+        write({"machine": MACHINE, "results": []}, page)
+    assert page.read_text() == "# Somebody's page\n"
