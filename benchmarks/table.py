@@ -59,7 +59,7 @@ def print_result(result: Result, console: Console) -> None:
     """Print a result; columns in which nobody has a figure are left out."""
     body = list(rows(result))
     used = [number for number in range(len(_COLUMNS)) if any(row[number + 1] for row in body)]
-    table = Table(title=result.title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
     table.add_column("", no_wrap=True)
     for number in used:
         table.add_column(_COLUMNS[number], justify="right", no_wrap=_COLUMNS[number] != "server CPU")
@@ -67,6 +67,7 @@ def print_result(result: Result, console: Console) -> None:
         style = "bold" if row[0] == result.reference else ""
         table.add_row(row[0], *(row[number + 1] for number in used), style=style)
     console.print()
+    console.print(Text(result.title, style="bold"))
     console.print(table)
     for remark in remarks(result):
         style = (

@@ -44,7 +44,11 @@ def push_again(bench: Bench) -> None:
         for ready in able:
             contestants[f"{ready.client.name}, synced"] = _synced(ready, source, expected, folder / "work")
         result = bench.race(
-            "push-again", "push again, nothing changed (sink)", contestants, server=server.meter, skipped=skipped
+            "push-again",
+            f"push {bench.size(2 * GIB) / GIB:.3g} GiB again, nothing changed (sink)",
+            contestants,
+            server=server.meter,
+            skipped=skipped,
         )
         own.begin_anew()
         delete_below(server.client(), BUCKET, _PUSHED)
@@ -85,7 +89,11 @@ def push_changed(bench: Bench) -> None:
         for ready in able:
             contestants[f"{ready.client.name}, synced"] = _synced(ready, source, None, folder / "work", change)
         result = bench.race(
-            "push-changed", "push with 1 of 8 shards changed (sink)", contestants, server=server.meter, skipped=skipped
+            "push-changed",
+            f"push with 1 of 8 shards of {size / MIB:.3g} MiB changed (sink)",
+            contestants,
+            server=server.meter,
+            skipped=skipped,
         )
         own.begin_anew()
         delete_below(server.client(), BUCKET, _PUSHED)
