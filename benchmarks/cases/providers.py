@@ -133,7 +133,7 @@ def between_providers(bench: Bench) -> None:
                 contestants["rclone"] = _rclone(bench, other, server, expected, disk)
             except PeerMissingError as error:
                 skipped["rclone"] = str(error)
-        title = f"from one service to another, {size / GIB:.3g} GiB (two sinks, the target is counted; span: in the program)"
+        title = f"from one service to another, {size / GIB:.3g} GiB (two sinks, one counts; span: in the program)"
         result = bench.race("between-providers", title, contestants, server=server.meter, skipped=skipped)
         own.begin_anew()
     if {"flexai", "plain upload", "plain download"} <= result.runs.keys():
