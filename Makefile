@@ -63,7 +63,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 constraints: ## Fit constraints.txt to pyproject.toml (ARGS=--upgrade: newest of everything)
 	@test -x $(RUN) || $(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install -qq uv
-	$(RUN) -m uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --group dev --extra postgresql \
+	$(RUN) -m uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --group dev --all-extras \
 	  --custom-compile-command 'make constraints' --no-annotate --no-emit-index-url --no-emit-find-links \
 	  --output-file constraints.txt $(ARGS)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import math
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -110,7 +111,8 @@ class _Scale:
         room = (high / 2 - low / 2) * 0.1 if padded else 0.0
         if low == high:
             room = abs(low) * 0.1 or 1.0
-        return cls(low - room, high + room, start, end)
+        most = sys.float_info.max
+        return cls(max(low - room, -most), min(high + room, most), start, end)
 
     def __call__(self, value: float) -> float:
         share = (value / 2 - self.low / 2) / (self.high / 2 - self.low / 2)

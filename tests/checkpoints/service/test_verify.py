@@ -182,7 +182,10 @@ def test_a_push_brings_in_sound_content_in_place_of_what_was_found_damaged(pushe
     report = verify(pushed.system)
     with pytest.raises(IntegrityError) as caught:
         report.raise_if_damaged()
-    assert caught.value.hint == "push the same files again under another name to bring in sound content"
+    assert caught.value.hint == (
+        "flexai checkpoint verify --repair takes sound content from an export; without one, push the same files again"
+        " under another name"
+    )
     pushed.storage.reset()
     pushed.push("again", pushed.root / "run")
     writes = [call for call in pushed.storage.named("put", "put_part") if call.key.startswith("blobs/")]
