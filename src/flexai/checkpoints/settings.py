@@ -88,9 +88,9 @@ class Settings(BaseSettings):
         description="Bytes of a pack, and of memory for each one in the making",
     )
     shard_size: Size = Field(
-        default=8 * 1024**3,
+        default=32 * 1024**3,
         ge=64 * 1024,
-        description="Bytes of a shard (`8GiB`): flows give out larger pushes and exports in shards of about this size",
+        description="Bytes of a shard (`32GiB`): flows give out larger pushes and exports in shards of about this size",
     )
     task_runner: str = Field(
         default="threads",
