@@ -1,0 +1,240 @@
+"""Many runs and many machines: one catalog and one bucket for all, and workers that die."""
+
+from __future__ import annotations
+
+import contextvars
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import psutil  # type: ignore[import-untyped]
+import pytest
+from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+from prefect.types.entrypoint import EntrypointType
+
+from flexai.blocks import load_connection
+from flexai.checkpoints.catalog.reader import open_reader
+from flexai.checkpoints.models import CheckpointStatus
+from flexai.checkpoints.names import parse_reference
+from flexai.checkpoints.service.system import System
+from flexai.flows.export import export
+from flexai.flows.push import push
+from flexai.flows.requests import PushRequest
+from flexai.flows.train_push_export import train_push_export
+from flexai.tasks import push_checkpoint
+from tests.flows.test_sharding import SIZE, SOURCE, fetched, put_source, s3_connection, sizes, stored_bytes
+from tests.servers.fixtures import S3Server
+from tests.servers.postgresql import PostgreSQL
+from tests.servers.prefect import PrefectServer
+from tests.support.trees import Tree, noise, write_tree
+
+__all__ = ["sizes"]
+
+RUNS = 50 if "FLEXAI_CHAOS_ROUNDS" in os.environ else 8
+"""Flow runs at once: fifty in `make chaos`."""
+
+TRAINING = """
+import os, pathlib, time, zipfile
+if "FLEXAI_INPUT_CHECKPOINT_DIR" in os.environ:
+    step = 2
+else:
+    step = 1
+folder = pathlib.Path(os.environ["FLEXAI_OUTPUT_CHECKPOINT_DIR"], f"checkpoint-{step}")
+folder.mkdir()
+for name in ("pytorch_model.bin", "optimizer.pt"):
+    with zipfile.ZipFile(folder / name, "w") as archive:
+        archive.writestr("archive/data.pkl", b"")
+(folder / "trainer_state.json").write_text(
+    '{"global_step": %d, "log_history": [{"step": %d, "eval_loss": 0.25}]}' % (step, step)
+)
+if step == 1:
+    time.sleep(600)
+"""
+
+
+@pytest.fixture
+def bucket(
+    prefect_api: PrefectServer, home: Path, sizes: None, juicefs: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> str:
+    """The store in force, in a bucket."""
+    store = f"{s3_connection(juicefs)}:{juicefs.bucket}/store-{uuid.uuid4().hex[:8]}"
+    monkeypatch.setenv("FLEXAI_STORE", store)
+    return store
+
+
+def test_many_runs_at_once_share_a_catalog_and_a_bucket(
+    prefect_api: PrefectServer, bucket: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    base: Tree = {"model.safetensors": noise(5_000_000, "base"), "config.json": b"{}"}
+    write_tree(tmp_path / "base", base)
+    prefix = f"fleet-{uuid.uuid4().hex[:8]}"
+    push_checkpoint.fn(f"{prefix}-base", files=[str(tmp_path / "base")])
+
+    def run(number: int) -> Any:
+        folder = tmp_path / f"run-{number}"
+        write_tree(folder, {**base, "own.bin": noise(20_000 + number, str(number))})
+        request = {"name": f"{prefix}-{number}", "source": {"files": [str(folder)]}, "shard_size": "1GiB"}
+        return push(PushRequest.model_validate(request), return_state=True)
+
+    # So many requests at once are too much for a server with SQLite, which then says so and is asked again.
+    with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 30}):
+        # Which server it is, Prefect keeps in a context that threads do not inherit.
+        contexts = [contextvars.copy_context() for _ in range(RUNS)]
+    with caplog.at_level(logging.WARNING), ThreadPoolExecutor(RUNS) as pool:
+        states = list(pool.map(lambda number: contexts[number].run(run, number), range(RUNS)))
+    assert [state.type.value for state in states] == ["COMPLETED"] * RUNS
+    assert stored_bytes() == sum(map(len, base.values())) + sum(20_000 + number for number in range(RUNS))
+    assert "locked" not in caplog.text
+    with open_reader() as reader:
+        assert sum(name.startswith(f"{prefix}-") for name in reader.checkpoint_names()) == RUNS + 1
+
+
+@pytest.fixture
+def pool(prefect_api: PrefectServer) -> str:
+    """A work pool of this test's own."""
+    name = f"pool-{uuid.uuid4().hex[:8]}"
+    prefect_api.post("/work_pools/", {"name": name, "type": "process"})
+    return name
+
+
+class Worker:
+    """A process worker, as another machine has it."""
+
+    def __init__(self, pool: str, name: str, folder: Path, **environment: str) -> None:
+        command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool, "--name", name]
+        everything = os.environ | {"PREFECT_WORKER_QUERY_SECONDS": "1", "FLEXAI_QUIET_PERIOD": "0"} | environment
+        with (folder / f"{name}.log").open("wb") as log:
+            self._process = subprocess.Popen(command, cwd=folder, env=everything, stdout=log, stderr=subprocess.STDOUT)
+
+    def kill(self) -> None:
+        """End it and all that it has started, without warning."""
+        worker = psutil.Process(self._process.pid)
+        family = [worker, *worker.children(recursive=True)]
+        for process in family:
+            process.send_signal(signal.SIGSTOP)
+        for process in family:
+            process.kill()
+        self._process.wait()
+
+
+@pytest.fixture
+def start_worker(pool: str, tmp_path: Path) -> Iterator[Callable[..., Worker]]:
+    """Starts workers, and ends them with the test."""
+    workers: list[Worker] = []
+
+    def start(name: str, **environment: str) -> Worker:
+        workers.append(Worker(pool, name, tmp_path, **environment))
+        return workers[-1]
+
+    yield start
+    for worker in workers:
+        if worker._process.poll() is None:
+            worker.kill()
+
+
+def _wait_for(holds: Callable[[], object], what: Callable[[], str]) -> None:
+    deadline = time.monotonic() + 300
+    while not holds():
+        assert time.monotonic() < deadline, f"not within five minutes: {what()}"
+        time.sleep(0.5)
+
+
+def test_a_worker_is_killed_in_the_middle_of_everything_and_another_one_finishes(
+    prefect_api: PrefectServer,
+    bucket: str,
+    pool: str,
+    postgresql: PostgreSQL,
+    seaweedfs: S3Server,
+    start_worker: Callable[..., Worker],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    database = postgresql.create_database()
+    monkeypatch.setenv("FLEXAI_DATABASE_URL", postgresql.url(database))
+    there = s3_connection(seaweedfs)
+    put_source(seaweedfs, f"from-{pool}")
+    write_tree(tmp_path / "exported", {path: content + b"!" for path, content in SOURCE.items()})
+    push_checkpoint.fn(f"exported-{pool}", files=[str(tmp_path / "exported")])
+    parameters: dict[Any, dict[str, Any]] = {
+        push: {
+            "request": {
+                "name": f"pushed-{pool}",
+                "source": {"storage_provider": there, "source_path": f"{seaweedfs.bucket}/from-{pool}"},
+            }
+        },
+        export: {
+            "request": {
+                "checkpoint": f"exported-{pool}",
+                "storage_provider": there,
+                "destination_path": f"{seaweedfs.bucket}/to-{pool}",
+            }
+        },
+        train_push_export: {
+            "training": {"name": f"trained-{pool}", "command": [sys.executable, "-c", TRAINING]},
+            "push": {"select": "latest", "name_template": "{job}-{checkpoint}"},
+        },
+    }
+    deployments = {}
+    for flow in parameters:
+        deployment: Any = flow.to_deployment(f"{pool}", work_pool_name=pool, entrypoint_type=EntrypointType.MODULE_PATH)
+        deployments[flow] = deployment.apply()
+
+    def run_all() -> list[str]:
+        return [
+            str(prefect_api.post(f"/deployments/{deployments[flow]}/create_flow_run", {"parameters": given})["id"])
+            for flow, given in parameters.items()
+        ]
+
+    def state_of(run_id: str) -> str:
+        return str(prefect_api.get(f"/flow_runs/{run_id}")["state"]["name"])
+
+    client = seaweedfs.client()
+
+    def is_amid_push() -> bool:
+        with System.open(connect=load_connection) as system:
+            known = {one.name: one for one in system.catalog.checkpoints.of_store(system.store_id)}
+            return f"pushed-{pool}" in known and bool(system.blobs.unfinished(str(known[f"pushed-{pool}"].id)))
+
+    def is_amid_export() -> bool:
+        return bool(client.list_objects_v2(Bucket=seaweedfs.bucket, Prefix=f"to-{pool}/").get("Contents"))
+
+    def is_amid_training() -> bool:
+        with open_reader() as reader:
+            jobs = [job for job in reader.jobs() if job.name == f"trained-{pool}"]
+            return any(reader.captured_checkpoints(job.id) for job in jobs)
+
+    # Slow enough to be met in the middle.
+    one = start_worker("one", FLEXAI_BANDWIDTH_LIMIT=str(500_000))
+    first = run_all()
+    _wait_for(lambda: is_amid_push() and is_amid_export() and is_amid_training(), lambda: "the middle of everything")
+    one.kill()
+    with System.open(connect=load_connection) as system:
+        pushed = system.catalog.checkpoints.get(parse_reference(f"pushed-{pool}"))
+        assert pushed.status is CheckpointStatus.SYNCING
+
+    start_worker("two")
+    second = run_all()
+    _wait_for(
+        lambda: all(state_of(run) in {"Completed", "Failed", "Crashed"} for run in second),
+        lambda: f"{[state_of(run) for run in second]}\n{(tmp_path / 'two.log').read_text()[-5000:]}",
+    )
+    assert [state_of(run) for run in second] == ["Completed"] * 3
+    # Prefect by itself does not notice: nobody is left to say how the first runs ended.
+    assert [state_of(run) for run in first] == ["Running"] * 3
+    assert fetched(f"pushed-{pool}", tmp_path) == SOURCE
+    listed = client.list_objects_v2(Bucket=seaweedfs.bucket, Prefix=f"to-{pool}/")["Contents"]
+    assert len(listed) == len(SOURCE) + 1
+    assert sum(one["Size"] for one in listed if not one["Key"].endswith("manifest.json")) == SIZE + len(SOURCE)
+    assert fetched(f"trained-{pool}-checkpoint-2", tmp_path).keys() == {
+        "optimizer.pt",
+        "pytorch_model.bin",
+        "trainer_state.json",
+    }
