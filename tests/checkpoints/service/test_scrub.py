@@ -26,7 +26,7 @@ def test_runs_one_after_the_other_go_through_the_whole_store(pushed: Machine) ->
         assert (report.checked_contents, report.checked_bytes) == (2, 2 * PART)
     read = {call.key for call in pushed.storage.named("get")}
     assert len(read) == len(SOURCE)
-    assert pushed.system.blobs.verification().unverified_size == 0
+    assert pushed.system.soundness.verification().unverified_size == 0
 
 
 def test_what_was_read_the_longest_ago_comes_first(pushed: Machine) -> None:
@@ -51,7 +51,7 @@ def test_one_content_at_least_is_read(pushed: Machine) -> None:
 
 def test_a_verification_counts(pushed: Machine) -> None:
     verify(pushed.system, ["llama"])
-    before = pushed.system.blobs.verification()
+    before = pushed.system.soundness.verification()
     assert (before.unverified_size, before.contents, before.damaged) == (0, len(SOURCE), 0)
     assert before.oldest
 
@@ -87,4 +87,4 @@ def test_without_connections_rot_is_told_and_left(pushed: Machine) -> None:
     report = scrub(pushed.system, 100 * PART)
     assert len(report.damaged) == 1
     assert report.repair.repaired == report.repair.unrepaired == []
-    assert pushed.system.blobs.verification().damaged == 1
+    assert pushed.system.soundness.verification().damaged == 1

@@ -9,35 +9,39 @@ of them always sees the other.
 from __future__ import annotations
 
 import contextlib
-import json
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass
-from datetime import datetime
-from itertools import islice
-from typing import Any, TypeVar
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from sqlalchemy import (
     ColumnElement,
     Connection,
     Exists,
-    Select,
     and_,
-    case,
     delete,
     exists,
     func,
     insert,
-    or_,
     select,
-    text,
     update,
 )
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 
-from flexai.checkpoints.catalog.database import MIGRATION_LOCK, Database
-from flexai.checkpoints.catalog.tables import blob_parts, blob_references, blobs, checkpoints, contents, files
+from flexai.checkpoints.catalog.content_rows import (
+    BATCH,
+    COLUMNS,
+    IS_SOUND,
+    T,
+    batches,
+    content_of,
+    locked,
+    stored_contents,
+    taken,
+    values_of,
+)
+from flexai.checkpoints.catalog.database import Database
+from flexai.checkpoints.catalog.tables import blob_parts, blob_references, blobs, contents, files
 from flexai.checkpoints.catalog.times import to_text
 from flexai.checkpoints.contents import (
     ArrivedPart,
@@ -46,46 +50,7 @@ from flexai.checkpoints.contents import (
     StoredFile,
     UnfinishedBlob,
 )
-from flexai.checkpoints.errors import ConflictError
-from flexai.checkpoints.models import CheckpointStatus, now
-
-_IS_SOUND = contents.c.is_damaged.is_(False)
-
-_BATCH = 500
-"""Values in one statement: databases limit them (SQLite: 32,766)."""
-
-_T = TypeVar("_T")
-
-_CONTENT_COLUMNS = (
-    contents.c.id,
-    contents.c.blob_id,
-    contents.c.start,
-    contents.c.size,
-    contents.c.part_size,
-    contents.c.digest,
-    contents.c.part_digests,
-    contents.c.checksums,
-    contents.c.origin,
-)
-
-
-REPAIR_LOCK = MIGRATION_LOCK + 2
-"""PostgreSQL advisory lock held while a content is replaced."""
-
-
-@dataclass(frozen=True, slots=True)
-class Verification:
-    """How much of what checkpoints need was verified, and when."""
-
-    contents: int
-    size: int
-    """Bytes."""
-    unverified_size: int
-    """Bytes that were not read since they were stored."""
-    damaged: int
-    """Contents."""
-    oldest: str
-    """The oldest of the last verifications, ISO 8601; empty where there was none."""
+from flexai.checkpoints.models import now
 
 
 class Blobs:
@@ -143,27 +108,15 @@ class Blobs:
                 .values(status="stored", writer_id=None, writer_path=None, writer_version=None, upload_id=None)
             )
             if not done.rowcount:
-                raise _taken(f"blob {blob_id}")
+                raise taken(f"blob {blob_id}")
             connection.execute(delete(blob_parts).where(blob_parts.c.blob_id == blob_id))
             connection.execute(
                 insert(contents),
-                [
-                    {
-                        "blob_id": blob_id,
-                        "start": content.start,
-                        "size": content.size,
-                        "part_size": content.part_size,
-                        "digest": None if content.digest is None else content.digest.hex(),
-                        "part_digests": content.part_digests,
-                        "checksums": json.dumps(dict(content.checksums)),
-                        "origin": content.origin or None,
-                    }
-                    for content in new
-                ],
+                [values_of(blob_id, content) for content in new],
             )
             # Read back by the ranges they have: to have their ids returned, SQLite would insert them one by one.
-            query = select(*_CONTENT_COLUMNS).where(contents.c.blob_id == blob_id)
-            stored = {(row.start, row.size): _content(row) for row in connection.execute(query)}
+            query = select(*COLUMNS).where(contents.c.blob_id == blob_id)
+            stored = {(row.start, row.size): content_of(row) for row in connection.execute(query)}
         return [stored[content.start, content.size] for content in new]
 
     def unfinished(self, writer_id: str) -> dict[str, UnfinishedBlob]:
@@ -204,7 +157,7 @@ class Blobs:
         Raises ConflictError for a checkpoint that is gone.
         """
         found: dict[str, StoredContent] = {}
-        for batch in _batches(dict.fromkeys(digests)):
+        for batch in batches(dict.fromkeys(digests)):
             for content in self._hold_all(checkpoint_id, contents.c.digest.in_(batch)):
                 assert content.digest is not None
                 found[content.digest.hex()] = content
@@ -216,7 +169,7 @@ class Blobs:
         Raises ConflictError for a checkpoint that is gone.
         """
         found: dict[str, StoredContent] = {}
-        for batch in _batches(dict.fromkeys(origins)):
+        for batch in batches(dict.fromkeys(origins)):
             held = self._hold_all(checkpoint_id, contents.c.origin.in_(batch))
             found |= {content.origin: content for content in held}
         return found
@@ -233,19 +186,20 @@ class Blobs:
     def find_sizes(self, sizes: Iterable[int]) -> set[int]:
         """Which sizes (bytes) contents have that a file can be compared with (see :meth:`find_by_size`)."""
         found: set[int] = set()
-        for batch in _batches(dict.fromkeys(sizes)):
-            can_be_equal = and_(contents.c.size.in_(batch), contents.c.digest.is_not(None), _IS_SOUND)
-            query = self._stored(can_be_equal).with_only_columns(contents.c.size, maintain_column_froms=True).distinct()
+        for batch in batches(dict.fromkeys(sizes)):
+            can_be_equal = and_(contents.c.size.in_(batch), contents.c.digest.is_not(None), IS_SOUND)
+            query = stored_contents(self.store_id, can_be_equal)
+            query = query.with_only_columns(contents.c.size, maintain_column_froms=True).distinct()
             with self._database.reading() as connection:
                 found.update(connection.execute(query).scalars())
         return found
 
-    def _find_all(self, column: ColumnElement[Any], values: Iterable[_T]) -> list[StoredContent]:
+    def _find_all(self, column: ColumnElement[Any], values: Iterable[T]) -> list[StoredContent]:
         found: list[StoredContent] = []
-        for batch in _batches(dict.fromkeys(values)):
+        for batch in batches(dict.fromkeys(values)):
             with self._database.reading() as connection:
-                query = self._stored(column.in_(batch) & _IS_SOUND).order_by(blobs.c.id)
-                found += [_content(row) for row in connection.execute(query)]
+                query = stored_contents(self.store_id, column.in_(batch) & IS_SOUND).order_by(blobs.c.id)
+                found += [content_of(row) for row in connection.execute(query)]
         return found
 
     def uses_of(self, checkpoint_id: str) -> dict[str, tuple[int, int]]:
@@ -262,14 +216,14 @@ class Blobs:
             return {blob_id: (size, others) for blob_id, size, others in connection.execute(query)}
 
     def _hold_all(self, checkpoint_id: str, condition: ColumnElement[bool]) -> list[StoredContent]:
-        query = self._stored(condition & _IS_SOUND)
+        query = stored_contents(self.store_id, condition & IS_SOUND)
         with self._database.reading() as connection:
             if connection.execute(query.limit(1)).first() is None:
                 return []  # the usual case, which need not wait for a writer's turn
         with _gone(f"checkpoint {checkpoint_id}"), self._database.writing() as connection:
             # Rows are locked in one order, so that two pushes never wait for each other.
-            rows = connection.execute(self._locked(query.order_by(blobs.c.id)))
-            held = [_content(row) for row in rows]
+            rows = connection.execute(locked(query.order_by(blobs.c.id), self._database))
+            held = [content_of(row) for row in rows]
             self._refer(connection, checkpoint_id, {content.blob_id for content in held})
         return held
 
@@ -285,18 +239,18 @@ class Blobs:
 
     def find_by_size(self, size: int) -> list[StoredContent]:
         """Sound stored contents of ``size`` bytes: the only ones that a file of that size can equal."""
-        query = self._stored(and_(contents.c.size == size, contents.c.digest.is_not(None), _IS_SOUND))
+        query = stored_contents(self.store_id, and_(contents.c.size == size, contents.c.digest.is_not(None), IS_SOUND))
         with self._database.reading() as connection:
-            return [_content(row) for row in connection.execute(query)]
+            return [content_of(row) for row in connection.execute(query)]
 
     def hold(self, checkpoint_id: str, content: StoredContent) -> bool:
         """Refer to the blob of a content found before; False where gc was faster.
 
         Raises ConflictError for a checkpoint that is gone.
         """
-        query = self._stored(contents.c.id == content.id)
+        query = stored_contents(self.store_id, contents.c.id == content.id)
         with _gone(f"checkpoint {checkpoint_id}"), self._database.writing() as connection:
-            if connection.execute(self._locked(query)).first() is None:
+            if connection.execute(locked(query, self._database)).first() is None:
                 return False
             self._refer(connection, checkpoint_id, {content.blob_id})
             return True
@@ -304,28 +258,28 @@ class Blobs:
     def files_of(self, checkpoint_id: str) -> list[StoredFile]:
         """The files of a checkpoint with their contents, in order of their paths."""
         query = (
-            select(files.c.path, *_CONTENT_COLUMNS)
+            select(files.c.path, *COLUMNS)
             .join(contents, contents.c.id == files.c.content_id)
             .where(files.c.checkpoint_id == checkpoint_id)
         )
         with self._database.reading() as connection:
-            found = [StoredFile(path=row.path, content=_content(row)) for row in connection.execute(query)]
+            found = [StoredFile(path=row.path, content=content_of(row)) for row in connection.execute(query)]
         # Not ORDER BY: PostgreSQL orders texts by its locale.
         return sorted(found, key=lambda file: file.path)
 
     def contents_of(self, content_ids: Iterable[int]) -> dict[int, StoredContent]:
         """Stored contents by their ids; those that are gone or damaged are left out."""
         found: dict[int, StoredContent] = {}
-        for batch in _batches(dict.fromkeys(content_ids)):
+        for batch in batches(dict.fromkeys(content_ids)):
             with self._database.reading() as connection:
-                for row in connection.execute(self._stored(contents.c.id.in_(batch) & _IS_SOUND)):
-                    found[row.id] = _content(row)
+                for row in connection.execute(stored_contents(self.store_id, contents.c.id.in_(batch) & IS_SOUND)):
+                    found[row.id] = content_of(row)
         return found
 
     def users_of(self, content_ids: Sequence[int]) -> dict[int, list[tuple[str, str]]]:
         """Which checkpoints need contents, and as which of their files: (checkpoint id, path) by content."""
         users: dict[int, list[tuple[str, str]]] = {}
-        for batch in _batches(content_ids):
+        for batch in batches(content_ids):
             query = select(files.c.content_id, files.c.checkpoint_id, files.c.path).where(files.c.content_id.in_(batch))
             with self._database.reading() as connection:
                 for row in connection.execute(query):
@@ -336,140 +290,13 @@ class Blobs:
         """Every stored content, blob by blob."""
         last = 0
         while True:
-            query = self._stored(contents.c.id > last).order_by(contents.c.id).limit(_BATCH)
+            query = stored_contents(self.store_id, contents.c.id > last).order_by(contents.c.id).limit(BATCH)
             with self._database.reading() as connection:
-                found = [_content(row) for row in connection.execute(query)]
+                found = [content_of(row) for row in connection.execute(query)]
             if not found:
                 return
             yield from found
             last = found[-1].id
-
-    def least_recently_verified(self, *, before: datetime, limit: int) -> list[StoredContent]:
-        """Contents that a checkpoint needs and that were not verified since a time: the longest ago come first.
-
-        What has never been verified comes before all others; neighbours in a pack come together.
-        """
-        time = to_text(before)
-        query = (
-            self._stored(or_(contents.c.verified_at.is_(None), contents.c.verified_at < time) & _is_used())
-            .order_by(contents.c.verified_at.asc().nulls_first(), contents.c.blob_id, contents.c.start)
-            .limit(limit)
-        )
-        with self._database.reading() as connection:
-            return [_content(row) for row in connection.execute(query)]
-
-    def damaged(self) -> list[StoredContent]:
-        """Contents that a checkpoint needs and that a verification found damaged."""
-        query = self._stored(~_IS_SOUND & _is_used()).order_by(contents.c.id)
-        with self._database.reading() as connection:
-            return [_content(row) for row in connection.execute(query)]
-
-    def verification(self) -> Verification:
-        """How much of what checkpoints need was verified, and when."""
-        is_needed = (blobs.c.store_id == self.store_id, blobs.c.status == "stored", _is_used())
-        query = (
-            select(
-                func.count(),
-                func.coalesce(func.sum(contents.c.size), 0),
-                func.coalesce(func.sum(case((contents.c.verified_at.is_(None), contents.c.size), else_=0)), 0),
-                func.coalesce(func.sum(case((~_IS_SOUND, 1), else_=0)), 0),
-                func.min(contents.c.verified_at),
-            )
-            .select_from(contents.join(blobs, blobs.c.id == contents.c.blob_id))
-            .where(*is_needed)
-        )
-        with self._database.reading() as connection:
-            count, size, unverified, damaged, oldest = connection.execute(query).one()
-        return Verification(int(count), int(size), int(unverified), int(damaged), oldest or "")
-
-    def record_verification(self, *, damaged: Set[int], sound: Set[int]) -> None:
-        """Record which contents are damaged, so that no push relies on them, and which are not (any more)."""
-        time = to_text(now())
-        for is_damaged, ids in ((True, damaged), (False, sound)):
-            for batch in _batches(sorted(ids)):
-                with self._database.writing() as connection:
-                    connection.execute(
-                        update(contents).where(contents.c.id.in_(batch)).values(is_damaged=is_damaged, verified_at=time)
-                    )
-
-    def add_content(self, blob_id: str, new: NewContent) -> StoredContent:
-        """Describe a range of a stored blob, just read and compared, as a content; ConflictError where gc took it."""
-        values = {
-            "blob_id": blob_id,
-            "start": new.start,
-            "size": new.size,
-            "part_size": new.part_size,
-            "digest": None if new.digest is None else new.digest.hex(),
-            "part_digests": new.part_digests,
-            "checksums": json.dumps(dict(new.checksums)),
-            "verified_at": to_text(now()),
-        }
-        with self._database.writing() as connection:
-            is_stored = select(blobs.c.id).where(blobs.c.id == blob_id, blobs.c.status == "stored")
-            if connection.execute(self._locked(is_stored)).first() is None:
-                raise _taken(f"blob {blob_id}")
-            content_id = connection.execute(insert(contents).values(**values).returning(contents.c.id)).scalar_one()
-            row = connection.execute(select(*_CONTENT_COLUMNS).where(contents.c.id == content_id)).one()
-            return _content(row)
-
-    def replace_content(
-        self,
-        checkpoint_id: str,
-        old: StoredContent,
-        new: StoredContent,
-        *,
-        write_manifest: Callable[[Sequence[str]], None],
-    ) -> bool:
-        """Let the files of a checkpoint that have one content have another; False where none has it any more.
-
-        ``write_manifest`` is called with the paths of those files while nobody else replaces anything, and before the
-        catalog says so; it must not write to the catalog. The checkpoint must refer to the new content's blob already
-        (see :meth:`hold`). Its reference to the old one goes unless it needs that for something else.
-
-        Raises ConflictError where the checkpoint does not refer to the new blob.
-        """
-        with self._database.writing() as connection:
-            if self._database.is_postgresql:
-                connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": REPAIR_LOCK})
-            mine = (files.c.checkpoint_id == checkpoint_id, files.c.content_id == old.id)
-            paths = sorted(connection.execute(select(files.c.path).where(*mine)).scalars())
-            if not paths:
-                return False
-            held = select(blob_references.c.blob_id).where(
-                blob_references.c.checkpoint_id == checkpoint_id, blob_references.c.blob_id == new.blob_id
-            )
-            if connection.execute(held).first() is None:
-                raise _taken(f"blob {new.blob_id}")
-            write_manifest(paths)
-            connection.execute(update(files).where(*mine).values(content_id=new.id))
-            _release(connection, checkpoint_id, old.blob_id)
-            return True
-
-    def release(self, checkpoint_id: str, blob_id: str) -> None:
-        """Take back a reference to a blob that no file of the checkpoint lies in."""
-        with self._database.writing() as connection:
-            _release(connection, checkpoint_id, blob_id)
-
-    def release_abandoned(self, *, before: datetime, writer_id: str | None = None) -> None:
-        """Take back the references to blobs that a repair began before a time, and of which nothing came.
-
-        They are those of an available checkpoint: a push's own unfinished blobs are referred to by one that is not
-        available yet. With ``writer_id`` only those of this checkpoint.
-        """
-        abandoned = (
-            select(blobs.c.id)
-            .join(checkpoints, checkpoints.c.id == blobs.c.writer_id)
-            .where(
-                blobs.c.store_id == self.store_id,
-                blobs.c.status == "writing",
-                blobs.c.created_at < to_text(before),
-                checkpoints.c.status.in_([CheckpointStatus.AVAILABLE, CheckpointStatus.DELETING]),
-            )
-        )
-        if writer_id is not None:
-            abandoned = abandoned.where(blobs.c.writer_id == writer_id)
-        with self._database.writing() as connection:
-            connection.execute(delete(blob_references).where(blob_references.c.blob_id.in_(abandoned)))
 
     def unreferenced(self) -> list[tuple[str, int, str]]:
         """Blobs that no checkpoint refers to, or that gc did not finish deleting: (id, bytes, upload id)."""
@@ -483,7 +310,7 @@ class Blobs:
         """Take a blob out of use; False where a push refers to it after all."""
         with self._database.writing() as connection:
             # The row first, in a statement of its own: the check below then sees what its holder has committed.
-            connection.execute(self._locked(select(blobs.c.id).where(blobs.c.id == blob_id)))
+            connection.execute(locked(select(blobs.c.id).where(blobs.c.id == blob_id), self._database))
             marked = connection.execute(
                 update(blobs).where(blobs.c.id == blob_id, ~_is_referenced()).values(status="deleting")
             )
@@ -497,7 +324,7 @@ class Blobs:
     def known(self, blob_ids: Iterable[str]) -> set[str]:
         """Which of the ids the catalog knows."""
         found: set[str] = set()
-        for batch in _batches(blob_ids):
+        for batch in batches(blob_ids):
             with self._database.reading() as connection:
                 found.update(connection.execute(select(blobs.c.id).where(blobs.c.id.in_(batch))).scalars())
         return found
@@ -512,16 +339,6 @@ class Blobs:
         with self._database.reading() as connection:
             return {status: int(size or 0) for status, size in connection.execute(query)}
 
-    def _stored(self, condition: ColumnElement[bool]) -> Select[Any]:
-        return (
-            select(*_CONTENT_COLUMNS)
-            .join(blobs, blobs.c.id == contents.c.blob_id)
-            .where(blobs.c.store_id == self.store_id, blobs.c.status == "stored", condition)
-        )
-
-    def _locked(self, query: Select[Any]) -> Select[Any]:
-        return query.with_for_update(of=blobs) if self._database.is_postgresql else query
-
     def _refer(self, connection: Connection, checkpoint_id: str, blob_ids: set[str]) -> None:
         if not blob_ids:
             return
@@ -532,18 +349,8 @@ class Blobs:
         )
 
 
-def _release(connection: Connection, checkpoint_id: str, blob_id: str) -> None:
-    is_needed = (
-        select(files.c.path)
-        .join(contents, contents.c.id == files.c.content_id)
-        .where(files.c.checkpoint_id == checkpoint_id, contents.c.blob_id == blob_id)
-    )
-    if connection.execute(is_needed.limit(1)).first() is None:
-        connection.execute(
-            delete(blob_references).where(
-                blob_references.c.checkpoint_id == checkpoint_id, blob_references.c.blob_id == blob_id
-            )
-        )
+def _is_referenced() -> Exists:
+    return exists().where(blob_references.c.blob_id == blobs.c.id)
 
 
 @contextlib.contextmanager
@@ -552,36 +359,4 @@ def _gone(what: str) -> Iterator[None]:
     try:
         yield
     except IntegrityError as error:
-        raise _taken(what) from error
-
-
-def _taken(what: str) -> ConflictError:
-    return ConflictError(f"{what} was given up meanwhile", hint="run the same command again")
-
-
-def _batches(values: Iterable[_T]) -> Iterator[list[_T]]:
-    iterator = iter(values)
-    while batch := list(islice(iterator, _BATCH)):
-        yield batch
-
-
-def _is_used() -> Exists:
-    return exists().where(files.c.content_id == contents.c.id)
-
-
-def _is_referenced() -> Exists:
-    return exists().where(blob_references.c.blob_id == blobs.c.id)
-
-
-def _content(row: Any) -> StoredContent:
-    return StoredContent(
-        id=row.id,
-        blob_id=row.blob_id,
-        start=row.start,
-        size=row.size,
-        part_size=row.part_size,
-        digest=None if row.digest is None else bytes.fromhex(row.digest),
-        part_digests=bytes(row.part_digests),
-        checksums=json.loads(row.checksums),
-        origin=row.origin or "",
-    )
+        raise taken(what) from error

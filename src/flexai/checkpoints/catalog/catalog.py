@@ -13,6 +13,7 @@ from flexai.checkpoints.catalog.checkpoints import Checkpoints
 from flexai.checkpoints.catalog.claims import Claim
 from flexai.checkpoints.catalog.database import MIGRATION_LOCK, Database
 from flexai.checkpoints.catalog.jobs import Jobs
+from flexai.checkpoints.catalog.soundness import Soundness
 
 
 class Catalog:
@@ -31,6 +32,10 @@ class Catalog:
     def blobs(self, store_id: str) -> Blobs:
         """The blobs of one managed store."""
         return Blobs(self.database, store_id)
+
+    def soundness(self, store_id: str) -> Soundness:
+        """The soundness of one managed store's contents."""
+        return Soundness(self.database, store_id)
 
     def at_work(self, ids: Set[str]) -> set[str]:
         """Which of the ids are those of checkpoints or training jobs that somebody is at work on."""

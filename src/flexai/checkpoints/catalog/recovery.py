@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Set
 from typing import TypeAlias
 
@@ -11,6 +10,7 @@ from sqlalchemy.exc import IntegrityError
 
 from flexai.checkpoints import errors
 from flexai.checkpoints.catalog.checkpoints import row_of
+from flexai.checkpoints.catalog.content_rows import values_of
 from flexai.checkpoints.catalog.database import MIGRATION_LOCK, Database
 from flexai.checkpoints.catalog.tables import blob_references, blobs, checkpoints, contents, files, jobs
 from flexai.checkpoints.catalog.times import to_text
@@ -122,15 +122,7 @@ def _enter_contents(connection: Connection, found: Iterable[tuple[str, NewConten
     wanted = {_place(blob_id, content): content for blob_id, content in found}
     known = _known_contents(connection, {blob_id for blob_id, _, _ in wanted})
     rows = [
-        {
-            "blob_id": blob_id,
-            "start": content.start,
-            "size": content.size,
-            "part_size": content.part_size,
-            "digest": None if content.digest is None else content.digest.hex(),
-            "part_digests": content.part_digests,
-            "checksums": json.dumps(dict(content.checksums)),
-        }
+        values_of(blob_id, content)
         for (blob_id, start, size), content in wanted.items()
         if (blob_id, start, size) not in known
     ]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from flexai.checkpoints.catalog.blobs import Verification
+from flexai.checkpoints.catalog.soundness import Verification
 from flexai.checkpoints.models import Checkpoint, CheckpointKind, CheckpointStatus
 from flexai.checkpoints.service.system import System
 
@@ -81,7 +81,7 @@ def overview(system: System) -> Overview:
         checkpoints=[one for one in known if one.deleted_at is None],
         deleted=sum(one.deleted_at is not None and one.manifest_digest is not None for one in known),
         blob_sizes=system.blobs.totals(),
-        verification=system.blobs.verification(),
+        verification=system.soundness.verification(),
         free_room=_free_room(system.settings.effective_store),
     )
 

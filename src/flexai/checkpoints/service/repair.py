@@ -73,8 +73,8 @@ def repair(system: System, connect: Connect, *, progress: Progress | None = None
     Raises what the store raises.
     """
     progress = progress or NoProgress()
-    system.blobs.release_abandoned(before=now() - _ABANDONED_AFTER)
-    damaged = system.blobs.damaged()
+    system.soundness.release_abandoned(before=now() - _ABANDONED_AFTER)
+    damaged = system.soundness.damaged()
     repairs = _Repairs(system, connect, progress)
     report = RepairReport()
     progress.begin("repair", total_bytes=sum(content.size for content in damaged), total_files=len(damaged))
@@ -109,7 +109,7 @@ class _Repairs:
         for checkpoint_id in dict.fromkeys(user for user, _ in users):
             self._replace(checkpoint_id, content, sound)
             # What an earlier repair began and this one has not gone on with.
-            self._system.blobs.release_abandoned(before=self._began, writer_id=checkpoint_id)
+            self._system.soundness.release_abandoned(before=self._began, writer_id=checkpoint_id)
         return replace(outcome, source=source)
 
     def _find_sound(self, content: StoredContent, users: Sequence[tuple[str, str]]) -> tuple[str, StoredContent]:
@@ -184,8 +184,8 @@ class _Repairs:
                 if digest_blocks(blocks) != lost.part_digest(part.number):
                     raise IntegrityError("what was found there is damaged, too")
         except (IntegrityError, SourceChangedError) as error:
-            self._system.blobs.record_verification(damaged={stored.id}, sound=set())
-            self._system.blobs.release(checkpoint_id, stored.blob_id)
+            self._system.soundness.record_verification(damaged={stored.id}, sound=set())
+            self._system.soundness.release(checkpoint_id, stored.blob_id)
             raise IntegrityError(error.message) from error
         if (stored.digest, stored.part_size, stored.part_digests) == (lost.digest, lost.part_size, lost.part_digests):
             return stored
@@ -197,7 +197,7 @@ class _Repairs:
             part_digests=lost.part_digests,
             checksums=stored.checksums,
         )
-        return self._system.blobs.add_content(stored.blob_id, described)
+        return self._system.soundness.add_content(stored.blob_id, described)
 
     def _replace(self, checkpoint_id: str, lost: StoredContent, sound: StoredContent) -> None:
         blobs = self._system.blobs
@@ -208,14 +208,14 @@ class _Repairs:
             if self._is_gone(checkpoint_id):
                 return
             raise
-        replaced = blobs.replace_content(
+        replaced = self._system.soundness.replace_content(
             checkpoint_id,
             lost,
             sound,
             write_manifest=lambda paths: self._write_manifest(checkpoint_id, paths, lost, sound),
         )
         if not replaced:
-            blobs.release(checkpoint_id, sound.blob_id)
+            self._system.soundness.release(checkpoint_id, sound.blob_id)
         if self._is_gone(checkpoint_id):
             # gc may have deleted its manifest just before it was written again.
             self._system.store.delete_manifest(checkpoint_id)

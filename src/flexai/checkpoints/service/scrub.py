@@ -55,11 +55,11 @@ def scrub(
     progress = progress or NoProgress()
     report = ScrubReport()
     began = now()
-    needed = system.blobs.verification()
+    needed = system.soundness.verification()
     progress.begin("scrub", total_bytes=min(budget, needed.size), total_files=0)
     try:
         while not report.checked_contents or report.checked_bytes < budget:
-            found = system.blobs.least_recently_verified(before=began, limit=_BATCH)
+            found = system.soundness.least_recently_verified(before=began, limit=_BATCH)
             if not found:
                 report.is_round_complete = True
                 break

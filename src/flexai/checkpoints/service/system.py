@@ -13,6 +13,7 @@ from typing import TypeAlias
 from flexai.checkpoints.catalog.blobs import Blobs
 from flexai.checkpoints.catalog.catalog import Catalog
 from flexai.checkpoints.catalog.checkpoints import title
+from flexai.checkpoints.catalog.soundness import Soundness
 from flexai.checkpoints.errors import ConflictError, NotFoundError, SettingsError, UsageError
 from flexai.checkpoints.models import Checkpoint, CheckpointStatus
 from flexai.checkpoints.names import parse_reference
@@ -83,6 +84,11 @@ class System:
     def blobs(self) -> Blobs:
         """The catalog's blobs of the managed store."""
         return self.catalog.blobs(self.store_id)
+
+    @cached_property
+    def soundness(self) -> Soundness:
+        """What the catalog knows of the soundness of the managed store's contents."""
+        return self.catalog.soundness(self.store_id)
 
     def available(self, reference: str) -> Checkpoint:
         """The checkpoint that NAME or UUID means, if its content can be read.

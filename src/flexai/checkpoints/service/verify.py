@@ -80,7 +80,7 @@ def check_contents(system: System, contents: Iterable[StoredContent], *, progres
     verification = _Verification(system, progress)
     verification.run(by_id.values())
     problems = verification.problems
-    system.blobs.record_verification(damaged=problems.keys(), sound=by_id.keys() - problems.keys())
+    system.soundness.record_verification(damaged=problems.keys(), sound=by_id.keys() - problems.keys())
     return _damages(system, by_id, problems)
 
 
