@@ -33,6 +33,7 @@ from flexai.checkpoints.storage.connection import StorageConnection
 from flexai.checkpoints.storage.local import LocalStorage
 from flexai.checkpoints.storage.protocol import ObjectStorage
 from flexai.checkpoints.transfer import deliver, download
+from flexai.checkpoints.transfer.known import can_be_copied, is_one_service, match_known, origins_of
 from flexai.checkpoints.transfer.preview import (
     Action,
     Held,
@@ -48,7 +49,7 @@ from flexai.checkpoints.transfer.preview import (
     preview_upload,
 )
 from flexai.checkpoints.transfer.sources import Source
-from flexai.checkpoints.transfer.upload import can_be_copied, find_twins, match_known, origins_of
+from flexai.checkpoints.transfer.upload import find_twins
 
 _HERE = Wire(is_remote=False, min_part_size=1, max_parts=1)
 
@@ -213,7 +214,7 @@ def preview_export(
 
 def _copied(system: System, checkpoint: Checkpoint, storage: ObjectStorage) -> frozenset[str]:
     """The blobs that a provider can copy by itself: those that are one file, where one service holds both."""
-    if not deliver.is_one_service(system.store.storage, storage):
+    if not is_one_service(system.store.storage, storage):
         return frozenset()
     sizes = system.blobs.uses_of(str(checkpoint.id))
     files = system.blobs.files_of(str(checkpoint.id))

@@ -23,8 +23,9 @@ from flexai.checkpoints.service.manifests import manifest_of, read_manifest_docu
 from flexai.checkpoints.service.storing import limits_of
 from flexai.checkpoints.service.system import Connect, System
 from flexai.checkpoints.storage.connection import RemotePath
-from flexai.checkpoints.transfer.digest import digest_blocks, parts_of
-from flexai.checkpoints.transfer.reading import StoredBody
+from flexai.checkpoints.storage.protocol import Block
+from flexai.checkpoints.transfer.digest import Part
+from flexai.checkpoints.transfer.reading import StoredBody, holds
 from flexai.checkpoints.transfer.sources import ObjectSource
 from flexai.checkpoints.transfer.upload import upload
 
@@ -178,11 +179,13 @@ class _Repairs:
 
         Raises IntegrityError for content that is damaged as well, which the checkpoint refers to no more.
         """
+
+        def read(part: Part) -> Iterator[Block]:
+            return StoredBody(self._system.store, stored.blob_id, stored.start + part.offset, part.size).blocks()
+
         try:
-            for part in parts_of(lost.size, lost.part_size):
-                blocks = StoredBody(self._system.store, stored.blob_id, stored.start + part.offset, part.size).blocks()
-                if digest_blocks(blocks) != lost.part_digest(part.number):
-                    raise IntegrityError("what was found there is damaged, too")
+            if not holds(lost, read, lambda: None):
+                raise IntegrityError("what was found there is damaged, too")
         except (IntegrityError, SourceChangedError) as error:
             self._system.soundness.record_verification(damaged={stored.id}, sound=set())
             self._system.soundness.release(checkpoint_id, stored.blob_id)

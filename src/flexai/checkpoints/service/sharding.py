@@ -19,15 +19,14 @@ from flexai.checkpoints.service.storing import limits_of
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.storage.connection import RemotePath, StorageConnection
 from flexai.checkpoints.storage.protocol import ObjectInfo, PartReceipt
-from flexai.checkpoints.transfer.deliver import complete, is_one_service, spans_of
+from flexai.checkpoints.transfer.deliver import complete, spans_of
 from flexai.checkpoints.transfer.digest import digest_blocks, parts_of
+from flexai.checkpoints.transfer.known import can_be_copied, find_known, is_one_service
 from flexai.checkpoints.transfer.shards import Cut, Unit, cut, shard_target
 from flexai.checkpoints.transfer.sources import LocalSource, Source
 from flexai.checkpoints.transfer.upload import (
     Brought,
     begin_blob,
-    can_be_copied,
-    find_known,
     find_twins,
 )
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from flexai.checkpoints.contents import StoredContent, StoredFile
-from flexai.checkpoints.transfer.crew import Crew
-from flexai.checkpoints.transfer.digest import digest_blocks, parts_of
+from flexai.checkpoints.transfer.crew import Crew, StoppedError
+from flexai.checkpoints.transfer.reading import holds
 from flexai.checkpoints.transfer.sources import Source
 
 
@@ -30,6 +30,11 @@ def same_content(
     differing: list[str] = []
     crew = Crew(concurrency)
 
+    def go_on() -> None:
+        crew.check()
+        if differing:
+            raise StoppedError
+
     def compare(source: Source, content: StoredContent) -> None:
         if source.origin and source.origin == content.origin:
             return
@@ -37,13 +42,8 @@ def same_content(
             return
         content = learn(content)
         with contextlib.closing(source.open()) as opened:
-            for part in parts_of(content.size, content.part_size):
-                crew.check()
-                if differing:
-                    return
-                if digest_blocks(opened.blocks(part.offset, part.size)) != content.part_digest(part.number):
-                    differing.append(source.path)
-                    return
+            if not holds(content, lambda part: opened.blocks(part.offset, part.size), go_on):
+                differing.append(source.path)
 
     for source in sources:
         crew.add(partial(compare, source, contents[source.path]))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Protocol
@@ -13,12 +13,13 @@ from flexai.checkpoints.errors import CheckpointError, DestinationExistsError, U
 from flexai.checkpoints.progress import Progress
 from flexai.checkpoints.storage.connection import RemotePath
 from flexai.checkpoints.storage.managed import ManagedStore
-from flexai.checkpoints.storage.protocol import BytesBody, ObjectInfo, ObjectStorage, PartReceipt
+from flexai.checkpoints.storage.protocol import Block, BytesBody, ObjectInfo, ObjectStorage, PartReceipt
 from flexai.checkpoints.transfer.crew import CountedBody, Crew
-from flexai.checkpoints.transfer.digest import Part, digest_blocks, parts_of
+from flexai.checkpoints.transfer.digest import Part, parts_of
 from flexai.checkpoints.transfer.journal import Journal
+from flexai.checkpoints.transfer.known import is_one_service
 from flexai.checkpoints.transfer.learn import learn
-from flexai.checkpoints.transfer.reading import StoredBody, VerifiedBody, damaged, has_content
+from flexai.checkpoints.transfer.reading import StoredBody, VerifiedBody, damaged, has_content, holds
 from flexai.checkpoints.transfer.upload import Limits, check_size
 
 
@@ -314,15 +315,8 @@ def _find_same(file: StoredFile, place: RemotePath, crew: Crew) -> ObjectInfo:
     return info
 
 
-def is_one_service(store: ObjectStorage, storage: ObjectStorage) -> bool:
-    """Whether one service holds both, so that it may be able to copy by itself."""
-    return bool(storage.service_identity) and storage.service_identity == store.service_identity
-
-
 def _has_content(storage: ObjectStorage, info: ObjectInfo, content: StoredContent, crew: Crew) -> bool:
-    for part in parts_of(content.size, content.part_size):
-        crew.check()
-        blocks = storage.get(info.key, start=part.offset, length=part.size, etag=info.etag)
-        if digest_blocks(blocks) != content.part_digest(part.number):
-            return False
-    return True
+    def read(part: Part) -> Iterator[Block]:
+        return storage.get(info.key, start=part.offset, length=part.size, etag=info.etag)
+
+    return holds(content, read, crew.check)

@@ -39,7 +39,7 @@ from flexai.checkpoints.transfer.digest import DigestingBody, Part, digest_block
 from flexai.checkpoints.transfer.journal import Journal
 from flexai.checkpoints.transfer.learn import FirstReading, check_checksum, learn
 from flexai.checkpoints.transfer.plan import Run, plan_runs
-from flexai.checkpoints.transfer.reading import StoredBody, damaged, has_content
+from flexai.checkpoints.transfer.reading import StoredBody, damaged, has_content, holds
 from flexai.checkpoints.transfer.upload import Limits
 
 
@@ -460,11 +460,7 @@ def _no_folder(path: Path) -> DestinationExistsError:
 def _has_content(path: Path, content: StoredContent, crew: Crew) -> bool:
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        for part in parts_of(content.size, content.part_size):
-            crew.check()
-            if digest_blocks(read_blocks(descriptor, part.offset, part.size)) != content.part_digest(part.number):
-                return False
-        return True
+        return holds(content, lambda part: read_blocks(descriptor, part.offset, part.size), crew.check)
     except EOFError:
         return False
     finally:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from blake3 import blake3
@@ -62,6 +62,18 @@ def has_content(data: Block, content: StoredContent) -> bool:
         digest_blocks([data[part.offset : part.offset + part.size]]) == content.part_digest(part.number)
         for part in parts_of(content.size, content.part_size)
     )
+
+
+def holds(content: StoredContent, read: Callable[[Part], Iterable[Block]], check: Callable[[], None]) -> bool:
+    """Whether what is read is a content; it ends at the first part that is not.
+
+    ``check`` is called before each part, and raises where the work is being given up.
+    """
+    for part in parts_of(content.size, content.part_size):
+        check()
+        if digest_blocks(read(part)) != content.part_digest(part.number):
+            return False
+    return True
 
 
 def damaged(file: StoredFile) -> IntegrityError:

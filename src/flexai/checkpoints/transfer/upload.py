@@ -31,10 +31,10 @@ from flexai.checkpoints.transfer.digest import (
 )
 from flexai.checkpoints.transfer.expected import ExpectedBody, joined_part_size, part_digests_of
 from flexai.checkpoints.transfer.journal import Journal
+from flexai.checkpoints.transfer.known import can_be_copied, find_known
 from flexai.checkpoints.transfer.plan import UploadPlan, chain_twins, plan_upload
 from flexai.checkpoints.transfer.sources import (
     LocalSource,
-    ObjectSource,
     OpenLocalSource,
     OpenSource,
     RangeBody,
@@ -150,28 +150,6 @@ def begin_blob(
     )
 
 
-def find_known(sources: Sequence[Source], journal: Journal, checkpoint_id: str) -> dict[str, StoredContent]:
-    """What the store is known to hold without reading it, by the sources' paths; it is referred to at once."""
-    held = journal.hold_by_origin(checkpoint_id, origins_of(sources))
-    held |= journal.hold_by_digest(checkpoint_id, [one.digest for one in sources if one.digest])
-    return match_known(sources, held)
-
-
-def origins_of(sources: Sequence[Source]) -> list[str]:
-    """Which providers' objects sources are, where they can be taken for these without reading them."""
-    return [source.origin for source in sources if source.origin and is_what_it_says(source)]
-
-
-def match_known(sources: Sequence[Source], held: Mapping[str, StoredContent]) -> dict[str, StoredContent]:
-    """The contents of sources, by their paths, among those that were found by their digests and origins."""
-    known: dict[str, StoredContent] = {}
-    for source in sources:
-        content = held.get(source.digest) or (held.get(source.origin) if is_what_it_says(source) else None)
-        if content is not None and content.size == source.size:
-            known[source.path] = content
-    return known
-
-
 def find_twins(sources: Sequence[Source]) -> list[list[Source]]:
     """Group files that may be equal, so that each group is stored one after the other; most stand alone."""
     return chain_twins(sources, _samples(sources))
@@ -197,7 +175,7 @@ class _Upload:
         self.stored: dict[str, StoredContent] = dict(self.brought.contents)
         self.unfinished = journal.unfinished(checkpoint_id)
         self.can_clone = isinstance(store.storage, ClonesFiles)
-        self.can_copy = bool(store.storage.service_identity)
+        self.can_copy = True
         self.opened: set[OpenSource] = set()
 
     def keep_known(self, sources: Sequence[Source]) -> list[Source]:
@@ -403,7 +381,7 @@ class _Upload:
     def _copy(self, source: Source) -> StoredContent | None:
         """Let the provider copy an object into the store where both are one service's; None where it cannot."""
         storage = self.store.storage
-        if not (self.can_copy and isinstance(source, ObjectSource) and can_be_copied(source, storage)):
+        if not (self.can_copy and can_be_copied(source, storage)):
             return None
         expected = source.expected
         part_size = part_size_for(source.size, part_size=expected.part_size if expected else self.limits.part_size)
@@ -555,24 +533,6 @@ class _FileUpload:
         content = self._upload.finish(self._source, self._blob, arrived)
         self._upload.keep([self._source.path], content, skipped=False)
         self._upload.add_chain(self._twins)
-
-
-def can_be_copied(source: Source, storage: ObjectStorage) -> bool:
-    """Whether the store's provider may be able to copy a source by itself."""
-    return (
-        isinstance(source, ObjectSource)
-        and bool(storage.service_identity)
-        and source.storage.service_identity == storage.service_identity
-        and is_what_it_says(source)
-    )
-
-
-def is_what_it_says(source: Source) -> bool:
-    """Whether a provider's object can be taken for what is known of it without reading it.
-
-    It cannot where a manifest lies beside it that was written for another version: that one is read, to be compared.
-    """
-    return isinstance(source, ObjectSource) and (source.expected is None or source.is_proven)
 
 
 def _is_same_version(source: Source, opened: OpenSource, blob: UnfinishedBlob) -> bool:
