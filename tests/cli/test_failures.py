@@ -177,8 +177,9 @@ def test_a_connection_that_breaks_is_not_taken_for_a_reader_that_went_away(
 _SLOW_PUSH = """
 import sys, threading, time
 from flexai.checkpoints.service import push as module
-def slow(*args, **kwargs):
+def pushing():
     print("pushing", file=sys.stderr, flush=True)
+def slow(*args, **kwargs):
     {work}
 module.push = slow
 sys.argv = ["flexai", "checkpoint", "push", "my-name", "-f", "a file.bin"]
@@ -209,7 +210,7 @@ def _interrupted(program: Program, work: str, *signals: signal.Signals) -> tuple
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_a_command_with_how_to_go_on(program: Program, number: signal.Signals) -> None:
     program.file("a file.bin")
-    code, stderr = _interrupted(program, "time.sleep(60)", number)
+    code, stderr = _interrupted(program, "pushing(); time.sleep(60)", number)
     assert code == 130
     assert stderr.splitlines() == [
         "error: interrupted",
@@ -221,7 +222,7 @@ def test_an_ignored_signal_stays_ignored(program: Program) -> None:
     program.file("a file.bin")
     ignoring = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
     process = subprocess.Popen(
-        [sys.executable, "-c", ignoring + _SLOW_PUSH.format(work="time.sleep(1); sys.exit(9)")],
+        [sys.executable, "-c", ignoring + _SLOW_PUSH.format(work="pushing(); time.sleep(1); sys.exit(9)")],
         cwd=program.cwd,
         env=program.environment,
         stderr=subprocess.PIPE,
@@ -238,6 +239,7 @@ def test_a_second_signal_ends_it_at_once(program: Program) -> None:
     program.file("a file.bin")
     work = """
     try:
+        pushing()
         time.sleep(60)
     finally:
         time.sleep(60)"""

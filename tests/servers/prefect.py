@@ -6,15 +6,17 @@ Runs and blocks of all tests are in one database: a test uses names of its own.
 from __future__ import annotations
 
 import sqlite3
-import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
+from requests.adapters import HTTPAdapter
+from urllib3.util import Retry
 
 from .lease import Lease
 
@@ -40,18 +42,21 @@ class PrefectServer:
 
     def post(self, path: str, document: dict[str, Any] | None = None) -> Any:
         """Ask its API."""
-        for seconds in (1, 2, 4, 8, 0):
-            answer = requests.post(f"{self.api_url}{path}", json=document or {}, timeout=60)
-            # Its database was locked for too long; Prefect's own client asks again as well.
-            if answer.status_code != requests.codes.service_unavailable:
-                break
-            time.sleep(seconds)
-        answer.raise_for_status()
-        return answer.json()
+        return self._ask("POST", path, json=document or {})
 
     def get(self, path: str) -> Any:
         """Read from its API."""
-        answer = requests.get(f"{self.api_url}{path}", timeout=60)
+        return self._ask("GET", path)
+
+    def _ask(self, method: str, path: str, **options: Any) -> Any:
+        # Its database may be locked for too long, and a reader may have to wait for longer than is patient; Prefect's
+        # own client asks again as well.
+        again = Retry(5, status_forcelist=[HTTPStatus.SERVICE_UNAVAILABLE], backoff_factor=1, allowed_methods=None)
+        if method != "GET":
+            again = again.new(read=False)
+        with requests.Session() as session:
+            session.mount(self.api_url, HTTPAdapter(max_retries=again))
+            answer = session.request(method, f"{self.api_url}{path}", timeout=60, **options)
         answer.raise_for_status()
         return answer.json()
 
