@@ -4,6 +4,8 @@ import os
 import re
 import sqlite3
 import stat
+import subprocess
+import sys
 import threading
 import time
 import traceback
@@ -88,7 +90,14 @@ def _snapshot(engine: Engine) -> dict[str, Any]:
     return found
 
 
+def _migrate_anew(engine: Engine) -> None:
+    _migrate(engine, "base")
+    assert _snapshot(engine) == {}
+    _migrate(engine, "head")
+
+
 def test_the_migrations_make_exactly_the_tables(plain: Engine) -> None:
+    _migrate_anew(plain)
     with plain.connect() as connection:
         context = MigrationContext.configure(
             connection, opts={"compare_type": True, "compare_server_default": True, "target_metadata": metadata}
@@ -97,12 +106,29 @@ def test_the_migrations_make_exactly_the_tables(plain: Engine) -> None:
     assert set(sqlalchemy.inspect(plain).get_table_names()) == {*metadata.tables, "alembic_version"}
 
 
-def test_the_migrations_make_the_same_constraints_as_the_tables(plain: Engine) -> None:
-    migrated = _snapshot(plain)
-    metadata.drop_all(plain)
-    assert _snapshot(plain) == {}
-    metadata.create_all(plain)
-    assert migrated == _snapshot(plain)
+def test_the_migrations_make_what_a_new_catalog_has(plain: Engine) -> None:
+    made = _snapshot(plain)
+    _migrate_anew(plain)
+    assert _snapshot(plain) == made
+
+
+def test_a_new_catalog_is_made_without_alembic(empty_database_url: str) -> None:
+    program = (
+        "import sys; from flexai.checkpoints.catalog.catalog import Catalog; "
+        "Catalog.open(sys.argv[1]).close(); sys.exit('alembic' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", program, empty_database_url], check=False).returncode == 0
+
+
+def test_a_catalog_without_tables_in_a_database_of_others_leaves_theirs_alone(empty_database_url: str) -> None:
+    engine = _engine(empty_database_url)
+    if engine.dialect.name == "sqlite":
+        Path(str(engine.url.database)).parent.mkdir(parents=True)
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TABLE others (number INTEGER)"))
+    Catalog.open(empty_database_url).close()
+    assert set(sqlalchemy.inspect(engine).get_table_names()) == {*metadata.tables, "alembic_version", "others"}
+    engine.dispose()
 
 
 def test_the_newest_revision_is_the_one_that_the_fast_reader_knows(plain: Engine) -> None:
@@ -110,14 +136,6 @@ def test_the_newest_revision_is_the_one_that_the_fast_reader_knows(plain: Engine
     assert len(HEAD_REVISION) <= 32
     with plain.connect() as connection:
         assert connection.execute(text("SELECT version_num FROM alembic_version")).scalars().all() == [HEAD_REVISION]
-
-
-def test_the_migrations_can_be_undone_and_done_again(plain: Engine) -> None:
-    before = _snapshot(plain)
-    _migrate(plain, "base")
-    assert _snapshot(plain) == {}
-    _migrate(plain, "head")
-    assert _snapshot(plain) == before
 
 
 def test_a_catalog_is_made_on_first_use_and_kept(empty_database_url: str) -> None:

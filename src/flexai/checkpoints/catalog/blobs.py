@@ -25,7 +25,6 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 
 from flexai.checkpoints.catalog.content_rows import (
@@ -342,9 +341,8 @@ class Blobs:
     def _refer(self, connection: Connection, checkpoint_id: str, blob_ids: set[str]) -> None:
         if not blob_ids:
             return
-        dialect_insert = postgresql.insert if self._database.is_postgresql else sqlite.insert
         connection.execute(
-            dialect_insert(blob_references).on_conflict_do_nothing(),
+            self._database.insert(blob_references).on_conflict_do_nothing(),
             [{"checkpoint_id": checkpoint_id, "blob_id": blob_id} for blob_id in sorted(blob_ids)],
         )
 

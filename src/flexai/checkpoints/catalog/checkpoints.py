@@ -14,7 +14,6 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, RowMapping, delete, exists, func, insert, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 
 from flexai.checkpoints.catalog.claims import NO_CLAIM, Claim, lease_end
@@ -571,8 +570,7 @@ class Checkpoints:
                 "manifest_digest": record.manifest_digest,
                 "exported_at": to_text(record.exported_at),
             }
-            dialect_insert = postgresql.insert if self._database.is_postgresql else sqlite.insert
-            statement = dialect_insert(exports).values(**place, **values)
+            statement = self._database.insert(exports).values(**place, **values)
             connection.execute(statement.on_conflict_do_update(index_elements=list(place), set_=values))
 
     def exports_of(self, checkpoint_id: str) -> list[ExportRecord]:
