@@ -12,6 +12,9 @@ ROUNDS ?= 200
 # Passed on to the program that the target runs, as in `make test ARGS="-k manifest"`.
 ARGS ?=
 
+# Hundreds of tests start the program: its modules are compiled once, not each time.
+unexport PYTHONDONTWRITEBYTECODE
+
 RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 
