@@ -20,7 +20,7 @@ def read_blocks(descriptor: int, start: int, length: int) -> Iterator[Block]:
     Holes of a sparse file are not read: slices of ``ZERO_BLOCK`` stand for them. Raises EOFError where the file
     ends too early.
     """
-    buffer = bytearray(BLOCK_SIZE)
+    buffer = bytearray(min(BLOCK_SIZE, length))
     view = memoryview(buffer)
     position, end = start, start + length
     data_begins, data_ends = start, start
