@@ -92,7 +92,9 @@ class S3Server:
 
 
 @dataclass(frozen=True)
-class _SinkMeter:
+class SinkMeter:
+    """Asks the sink, which counts everything itself."""
+
     sink: Sink
     name: str = "sink"
 
@@ -141,7 +143,7 @@ def _cpu_seconds(process: int) -> float:
 def sink(cache: Path) -> Iterator[S3Server]:
     """Run the sink; PeerMissingError where it cannot be compiled."""
     with Sink.start(build(cache)) as running:
-        yield S3Server("sink", running.url, "bench", "benchsecret", _SinkMeter(running))
+        yield S3Server("sink", running.url, "bench", "benchsecret", SinkMeter(running))
 
 
 @contextmanager

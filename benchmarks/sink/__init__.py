@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import shutil
 import subprocess
+import sys
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,15 +20,21 @@ _SOURCE = Path(__file__).with_name("sink.c")
 _FLAGS = ["-O2", "-pthread"]
 
 
+def find_compiler() -> list[str]:
+    """The command of a C compiler that is here; empty where none is."""
+    found = next(([name] for name in ("cc", "gcc", "clang") if shutil.which(name)), [])
+    if not found and importlib.util.find_spec("ziglang"):
+        found = [sys.executable, "-m", "ziglang", "cc"]
+    return found
+
+
 def build(cache: Path) -> Path:
     """Compile the server, with the machine's compiler or else with that of a wheel; PeerMissingError without either."""
     program = cache / f"sink-{hashlib.sha256(_SOURCE.read_bytes()).hexdigest()[:16]}"
     if program.exists():
         return program
     cache.mkdir(parents=True, exist_ok=True)
-    compiler = next(([name] for name in ("cc", "gcc", "clang") if shutil.which(name)), None)
-    if compiler is None:
-        compiler = [environment("zig", cache).python, "-m", "ziglang", "cc"]
+    compiler = find_compiler() or [environment("zig", cache).python, "-m", "ziglang", "cc"]
     unfinished = program.with_suffix(".new")
     done = subprocess.run(
         [*compiler, *_FLAGS, str(_SOURCE), "-o", str(unfinished)], capture_output=True, text=True, check=False

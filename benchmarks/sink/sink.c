@@ -8,7 +8,7 @@
 //
 //   GET /-/stats     counters since the last reset, as JSON; not counted itself
 //   POST /-/reset    sets the counters to zero
-//   POST /-/clear    forgets every object and every unfinished upload
+//   POST /-/clear    forgets every object and every unfinished upload, and sets the counters to zero
 //
 // One thread per connection. One lock guards the index; content is never changed once it is complete, and lives for as
 // long as something refers to it. Memory is used again and never given back: after a warm-up nothing has to be zeroed.
@@ -39,6 +39,7 @@
 #define ARENA (64 * BLOCK)
 #define HEAD_MAX (64 * 1024)
 #define TARGET_MAX 8192
+#define FRAME 256
 
 static void *must(void *memory) {
     if (!memory) {
@@ -53,7 +54,7 @@ static void *must(void *memory) {
 enum { GET, HEAD, PUT, POST, DELETE, OTHER, METHODS };
 static const char *const METHOD_NAMES[METHODS] = {"GET", "HEAD", "PUT", "POST", "DELETE", "OTHER"};
 
-static atomic_ulong bytes_in, bytes_out, requests[METHODS], connections, refused;
+static atomic_ulong bytes_in, bytes_out, requests[METHODS];
 static atomic_ulong first_request, last_answer;  // nanoseconds
 static struct timespec cpu_at_reset;
 
@@ -104,7 +105,7 @@ typedef struct {
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static block *free_blocks;
-static unsigned long etags;
+static atomic_ulong etags;
 
 static char *take_block(void) {
     pthread_mutex_lock(&lock);
@@ -165,9 +166,7 @@ static content *new_content(size_t pieces, const char *metadata) {
     strftime(made->modified_iso, sizeof made->modified_iso, "%Y-%m-%dT%H:%M:%S.000Z", &calendar);
     made->users = 1;
     made->metadata = must(strdup(metadata ? metadata : ""));
-    pthread_mutex_lock(&lock);
-    snprintf(made->etag, sizeof made->etag, "%016lx-1", ++etags);
-    pthread_mutex_unlock(&lock);
+    snprintf(made->etag, sizeof made->etag, "%016lx-1", atomic_fetch_add(&etags, 1) + 1);
     return made;
 }
 
@@ -253,11 +252,12 @@ typedef struct upload {
 static upload *uploads;
 static unsigned long upload_ids;
 
-// An upload in parts, by its id. The lock is held.
-static upload *find_upload(const char *id) {
-    unsigned long number = strtoul(id, NULL, 16);
-    for (upload *one = uploads; one; one = one->next)
-        if (one->id == number) return one;
+// An upload in parts to a name, by its id. The lock is held.
+static upload *find_upload(const char *name, const char *id) {
+    char *end;
+    unsigned long number = strtoul(id, &end, 16);
+    for (upload *one = uploads; one && !*end; one = one->next)
+        if (one->id == number && !strcmp(one->name, name)) return one;
     return NULL;
 }
 
@@ -275,9 +275,9 @@ static void drop_upload(upload *gone) {
     }
 }
 
-static bool set_part(const char *id, size_t number, content *value) {
+static bool set_part(const char *name, const char *id, size_t number, content *value) {
     pthread_mutex_lock(&lock);
-    upload *one = find_upload(id);
+    upload *one = find_upload(name, id);
     if (one) {
         if (number >= one->parts) {
             one->part = must(realloc(one->part, (number + 1) * sizeof *one->part));
@@ -373,8 +373,11 @@ static ssize_t receive(connection *c, char *to, size_t length) {
     ssize_t got;
     do got = recv(c->socket, to, length, 0);
     while (got < 0 && errno == EINTR);
-    if (got > 0 && c->counted) atomic_fetch_add_explicit(&bytes_in, (unsigned long)got, memory_order_relaxed);
     return got;
+}
+
+static void count_received(const connection *c, size_t size) {
+    if (c->counted) atomic_fetch_add_explicit(&bytes_in, size, memory_order_relaxed);
 }
 
 static bool send_all(connection *c, struct iovec *parts, size_t count) {
@@ -404,13 +407,23 @@ static bool send_text(connection *c, const char *bytes, size_t size) {
 
 // Reads what is on the wire, first of all what came along with the head.
 static ssize_t read_wire(connection *c, char *to, size_t length) {
+    if (c->begin == c->end && length == 1) {
+        // Whoever looks for the end of a line must not ask the kernel for every byte; what is left over is copied once.
+        ssize_t got = receive(c, c->input, FRAME);
+        if (got <= 0) return got;
+        c->begin = 0;
+        c->end = (size_t)got;
+    }
     if (c->begin < c->end) {
         size_t part = c->end - c->begin < length ? c->end - c->begin : length;
         memcpy(to, c->input + c->begin, part);
         c->begin += part;
+        count_received(c, part);
         return (ssize_t)part;
     }
-    return receive(c, to, length);
+    ssize_t got = receive(c, to, length);
+    if (got > 0) count_received(c, (size_t)got);
+    return got;
 }
 
 typedef ssize_t reader(connection *, char *, size_t);
@@ -514,7 +527,6 @@ static bool reply(connection *c, int status, const char *headers, const char *do
     static const char *const REASONS[] = {[200 - 200] = "OK", [204 - 200] = "No Content"};
     char head[HEAD_MAX];
     const char *reason = status < 205 && REASONS[status - 200] ? REASONS[status - 200] : "Refused";
-    if (status >= 400) atomic_fetch_add_explicit(&refused, 1, memory_order_relaxed);
     int length = snprintf(head, sizeof head, "HTTP/1.1 %d %s\r\nServer: sink\r\nx-amz-request-id: 1\r\n%s%s%zu\r\n\r\n",
                           status, reason, headers, "Content-Length: ", size);
     struct iovec parts[] = {{head, (size_t)length}, {(void *)document, size}};
@@ -635,7 +647,7 @@ static bool parse_range(const char *range, size_t size, size_t *start, size_t *l
         return tail > 0 && size > 0;
     }
     *start = strtoul(range + 6, &after, 10);
-    size_t last = after[1] ? strtoul(after + 1, NULL, 10) : size - 1;
+    size_t last = *after == '-' && after[1] ? strtoul(after + 1, NULL, 10) : size - 1;
     if (*start >= size || last < *start) return false;
     *length = (last < size ? last + 1 : size) - *start;
     return true;
@@ -646,7 +658,7 @@ static bool get_object(connection *c, const char *name) {
     content *found = find_and_use(name);
     if (!found) return reply_error(c, 404, "NoSuchKey");
     size_t start, length;
-    bool partial = *header(c, "Range", value, sizeof value);
+    bool partial = !strncmp(header(c, "Range", value, sizeof value), "bytes=", 6);
     bool inside = parse_range(value, found->size, &start, &length);
     char condition[256];
     if (*header(c, "If-Match", condition, sizeof condition) && !names_etag(condition, found)) {
@@ -704,13 +716,13 @@ static content *copied(connection *c, size_t *start, size_t *length) {
     decode_percent(source, false);
     content *found = find_and_use(*source == '/' ? source + 1 : source);
     if (!found) {
-        c->close = !reply_error(c, 404, "NoSuchKey");
+        if (!reply_error(c, 404, "NoSuchKey")) c->close = true;
         return NULL;
     }
     bool same = !*header(c, "x-amz-copy-source-if-match", value, sizeof value) || names_etag(value, found);
     header(c, "x-amz-copy-source-range", value, sizeof value);
     if (same && parse_range(value, found->size, start, length)) return found;
-    c->close = !(same ? reply_error(c, 416, "InvalidRange") : reply_error(c, 412, "PreconditionFailed"));
+    if (!(same ? reply_error(c, 416, "InvalidRange") : reply_error(c, 412, "PreconditionFailed"))) c->close = true;
     release(found);
     return NULL;
 }
@@ -757,7 +769,7 @@ static bool put_object(connection *c, const char *name) {
     made->users++;  // as long as the answer is written
     bool sent;
     if (is_part) {
-        if (set_part(id, number, made)) {
+        if (set_part(name, id, number, made)) {
             sent = is_copy ? reply_copy(c, "CopyPartResult", made) : reply_etag(c, made->etag);
         } else {
             release(made);
@@ -775,14 +787,14 @@ static bool begin_upload(connection *c, const char *bucket, const char *name) {
     made->name = must(strdup(name));
     made->metadata = metadata_of(c);
     pthread_mutex_lock(&lock);
-    made->id = ++upload_ids;
+    unsigned long id = made->id = ++upload_ids;
     made->next = uploads;
     uploads = made;
     pthread_mutex_unlock(&lock);
     text document = {0};
     add(&document, "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<InitiateMultipartUploadResult><Bucket>%s</Bucket><Key>", bucket);
     add_key(&document, name + strlen(bucket) + 1, strlen(name + strlen(bucket) + 1), false);
-    add(&document, "</Key><UploadId>%016lx</UploadId></InitiateMultipartUploadResult>", made->id);
+    add(&document, "</Key><UploadId>%016lx</UploadId></InitiateMultipartUploadResult>", id);
     return reply_document(c, &document);
 }
 
@@ -790,35 +802,35 @@ static bool complete_upload(connection *c, const char *bucket, const char *name,
     char *wanted = receive_text(c);
     if (!wanted) return false;
     content *made = NULL;
+    const char *refusal = NULL;
+    // Under one lock to the end: the parts must not be replaced or dropped between counting and joining them.
     pthread_mutex_lock(&lock);
-    upload *one = find_upload(id);
-    size_t pieces = 0;
-    bool known = one != NULL;
-    for (char *at = wanted; one && known && (at = strstr(at, "<PartNumber>")); at += 12) {
+    upload *one = find_upload(name, id);
+    if (!one) refusal = "NoSuchUpload";
+    size_t pieces = 0, before = 0;
+    for (char *at = wanted; !refusal && (at = strstr(at, "<PartNumber>")); at += 12) {
         size_t number = strtoul(at + 12, NULL, 10);
-        known = number < one->parts && one->part[number];
-        if (known) pieces += one->part[number]->pieces;
+        if (number >= one->parts || !one->part[number]) refusal = "InvalidPart";
+        else if (number <= before) refusal = "InvalidPartOrder";
+        else pieces += one->part[number]->pieces;
+        before = number;
     }
-    char *metadata = one ? must(strdup(one->metadata)) : NULL;
-    pthread_mutex_unlock(&lock);
-    if (known && pieces) {
-        made = new_content(pieces, metadata);
-        pthread_mutex_lock(&lock);
-        one = find_upload(id);
-        for (char *at = wanted; one && (at = strstr(at, "<PartNumber>")); at += 12) {
+    if (!refusal && !before) refusal = "MalformedXML";
+    if (!refusal) {
+        made = new_content(pieces, one->metadata);
+        for (char *at = wanted; (at = strstr(at, "<PartNumber>")); at += 12) {
             const content *part = one->part[strtoul(at + 12, NULL, 10)];
             append(made, part, 0, part->size);
         }
-        pthread_mutex_unlock(&lock);
     }
-    free(metadata);
+    pthread_mutex_unlock(&lock);
     free(wanted);
-    if (!made) return known ? reply_error(c, 400, "MalformedXML") : reply_error(c, one ? 400 : 404, one ? "InvalidPart" : "NoSuchUpload");
+    if (refusal) return reply_error(c, one ? 400 : 404, refusal);
     char etag[sizeof made->etag];
     memcpy(etag, made->etag, sizeof etag);
     if (!put_in_place(c, name, made)) return reply_error(c, 412, "PreconditionFailed");
     pthread_mutex_lock(&lock);
-    if ((one = find_upload(id))) drop_upload(one);
+    if ((one = find_upload(name, id))) drop_upload(one);
     pthread_mutex_unlock(&lock);
     text document = {0};
     add(&document, "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<CompleteMultipartUploadResult><Bucket>%s</Bucket><Key>", bucket);
@@ -833,7 +845,7 @@ static bool list_parts(connection *c, const char *bucket, const char *name, cons
     size_t limit = parameter(c, "max-parts", value, sizeof value) ? strtoul(value, NULL, 10) : 1000;
     text document = {0};
     pthread_mutex_lock(&lock);
-    upload *one = find_upload(id);
+    upload *one = find_upload(name, id);
     if (!one) {
         pthread_mutex_unlock(&lock);
         return reply_error(c, 404, "NoSuchUpload");
@@ -850,7 +862,7 @@ static bool list_parts(connection *c, const char *bucket, const char *name, cons
         limit--;
     }
     add(&document, "<NextPartNumberMarker>%zu</NextPartNumberMarker><IsTruncated>%s</IsTruncated></ListPartsResult>", last,
-        number < one->parts ? "true" : "false");
+        !limit && last > after && number < one->parts ? "true" : "false");
     pthread_mutex_unlock(&lock);
     return reply_document(c, &document);
 }
@@ -903,7 +915,7 @@ static bool list_objects(connection *c, const char *bucket) {
         if (*marker && (strcmp(key, marker) <= 0 || (cut && !strncmp(key, marker, key_length)))) continue;
         if (cut && !strncmp(key, last, key_length) && strlen(last) == key_length) continue;
         if (count == limit) {
-            truncated = true;
+            truncated = limit > 0;
             break;
         }
         count++;
@@ -963,9 +975,9 @@ static bool own(connection *c, const char *what) {
     text document = {0};
     if (!strcmp(what, "stats")) {
         unsigned long first = atomic_load(&first_request), last = atomic_load(&last_answer);
-        add(&document, "{\"span_seconds\": %.6f, ", last > first ? (double)(last - first) / 1e9 : 0.0);
-        add(&document, "\"bytes_in\": %lu, \"bytes_out\": %lu, \"cpu_seconds\": %.6f, \"connections\": %lu, \"refused\": %lu, \"requests\": {",
-            atomic_load(&bytes_in), atomic_load(&bytes_out), cpu_seconds(), atomic_load(&connections), atomic_load(&refused));
+        add(&document, "{\"span_seconds\": %.6f, ", first && last > first ? (double)(last - first) / 1e9 : 0.0);
+        add(&document, "\"bytes_in\": %lu, \"bytes_out\": %lu, \"cpu_seconds\": %.6f, \"requests\": {",
+            atomic_load(&bytes_in), atomic_load(&bytes_out), cpu_seconds());
         for (int i = 0; i < METHODS; i++) add(&document, "%s\"%s\": %lu", i ? ", " : "", METHOD_NAMES[i], atomic_load(&requests[i]));
         add(&document, "}}\n");
         return reply_document(c, &document);
@@ -983,23 +995,22 @@ static bool own(connection *c, const char *what) {
     atomic_store(&last_answer, 0);
     atomic_store(&bytes_in, 0);
     atomic_store(&bytes_out, 0);
-    atomic_store(&connections, 0);
-    atomic_store(&refused, 0);
     for (int i = 0; i < METHODS; i++) atomic_store(&requests[i], 0);
     clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &cpu_at_reset);
     return reply(c, 204, "", "", 0);
 }
 
 static bool answer(connection *c) {
+    static const char ALL_BUCKETS[] = "<ListAllMyBucketsResult><Buckets></Buckets></ListAllMyBucketsResult>";
     char bucket[256], id[64];
     char *name = c->target + 1;
     if (!strncmp(name, "-/", 2)) return own(c, name + 2);
     size_t length = strcspn(name, "/");
     snprintf(bucket, sizeof bucket, "%.*s", (int)length, name);
     bool whole_bucket = !name[length] || !name[length + 1];
-    bool in_parts = parameter(c, "uploadId", id, sizeof id) != NULL;
+    bool in_parts = parameter(c, "uploadId", id, sizeof id) != NULL, known = true;
     if (!*bucket)
-        return reply(c, 200, "Content-Type: application/xml\r\n", "<ListAllMyBucketsResult><Buckets></Buckets></ListAllMyBucketsResult>", 67);
+        return reply(c, 200, "Content-Type: application/xml\r\n", ALL_BUCKETS, sizeof ALL_BUCKETS - 1);
     switch (c->method) {
     case HEAD:
     case GET:
@@ -1022,11 +1033,12 @@ static bool answer(connection *c) {
     case DELETE:
         pthread_mutex_lock(&lock);
         if (in_parts) {
-            upload *one = find_upload(id);
+            upload *one = find_upload(name, id);
+            known = one != NULL;
             if (one) drop_upload(one);
         } else if (!whole_bucket) set(name, NULL);
         pthread_mutex_unlock(&lock);
-        return reply(c, 204, "", "", 0);
+        return known ? reply(c, 204, "", "", 0) : reply_error(c, 404, "NoSuchUpload");
     default:
         return reply_error(c, 405, "MethodNotAllowed");
     }
@@ -1058,7 +1070,9 @@ static bool read_head(connection *c) {
     for (int i = 0; i < OTHER; i++)
         if (!strcmp(method, METHOD_NAMES[i])) c->method = i;
     if ((c->query = strchr(c->target, '?'))) *c->query++ = 0;
-    if (!strncmp(c->target, "http://", 7)) memmove(c->target, strchr(c->target + 7, '/'), strlen(strchr(c->target + 7, '/')) + 1);
+    const char *path = strncmp(c->target, "http://", 7) ? c->target : strchr(c->target + 7, '/');
+    if (!path || *path != '/') return false;
+    memmove(c->target, path, strlen(path) + 1);
     decode_percent(c->target, false);
     return true;
 }
@@ -1067,11 +1081,11 @@ static void *serve(void *argument) {
     connection *c = must(calloc(1, sizeof *c));
     char value[256];
     c->socket = (int)(long)argument;
-    c->counted = true;
     while (!c->close && read_head(c)) {
         bool ours = !strncmp(c->target, "/-/", 3);
-        if (ours) c->counted = false;
-        else {
+        c->counted = !ours;
+        if (!ours) {
+            count_received(c, c->begin);
             atomic_fetch_add_explicit(&requests[c->method], 1, memory_order_relaxed);
             note_time(true);
         }
@@ -1122,7 +1136,6 @@ int main(int count, char **arguments) {
         int accepted = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
         if (accepted < 0) continue;
         setsockopt(accepted, IPPROTO_TCP, TCP_NODELAY, &yes, sizeof yes);
-        atomic_fetch_add_explicit(&connections, 1, memory_order_relaxed);
         pthread_t thread;
         if (pthread_create(&thread, &attributes, serve, (void *)(long)accepted)) close(accepted);
     }
