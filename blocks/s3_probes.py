@@ -6,20 +6,24 @@ import base64
 import contextlib
 import hashlib
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from flexai.blocks.probes import CONTENT, AbsentError, ProbeFunction, WrongAnswerError, expect, read
 from flexai.checkpoints.errors import AccessDeniedError, CheckpointError, StorageUnavailableError
 from flexai.checkpoints.storage.capabilities import Capabilities
-from flexai.checkpoints.storage.protocol import ObjectStorage
+from flexai.checkpoints.storage.http import BodyReader
+from flexai.checkpoints.storage.protocol import Block, BytesBody, ObjectStorage
 from flexai.checkpoints.storage.s3 import S3Storage
+from flexai.checkpoints.storage.s3_checksums import TrailedBody, end_body
+from flexai.checkpoints.storage.s3_errors import DAMAGED, code_of
 
 _FLAGS = {
     "conditional put": "conditional_put",
     "conditional get": "conditional_get",
     "part copy": "part_copy",
     "delete many": "multi_delete",
+    "checksum trailer": "trailers",
     "metadata": "metadata",
 }
 _CHECKSUM = "checksum "
@@ -34,7 +38,7 @@ def capabilities_of(found: Mapping[str, str]) -> Capabilities:
     record["checksums"] = [
         probe.removeprefix(_CHECKSUM)
         for probe, outcome in found.items()
-        if probe.startswith(_CHECKSUM) and outcome == "passed"
+        if probe.startswith(_CHECKSUM) and probe not in _FLAGS and outcome == "passed"
     ]
     return Capabilities.from_json(record)
 
@@ -46,7 +50,7 @@ class _Raw:
         if not isinstance(storage, S3Storage):
             raise TypeError("these probes are for S3")
         self.bucket = storage.bucket
-        self._service = storage.service
+        self.service = storage.service
         self._prefix = prefix
 
     def key(self, name: str) -> str:
@@ -61,11 +65,11 @@ class _Raw:
         if name:
             parameters["Key"] = self.key(name)
         try:
-            answer: dict[str, Any] = getattr(self._service.client, operation)(Bucket=self.bucket, **parameters)
+            answer: dict[str, Any] = getattr(self.service.client, operation)(Bucket=self.bucket, **parameters)
         except (BotoCoreError, ClientError, OSError) as error:
             raise translate(
                 error,
-                service=self._service.name,
+                service=self.service.name,
                 operation=operation,
                 bucket=self.bucket,
                 key=str(parameters.get("Key", "")),
@@ -76,8 +80,12 @@ class _Raw:
         """Whether a request is refused because of what it asks for, not because nobody may ask it."""
         try:
             answer = self.call(operation, name, **parameters)
-        except (AccessDeniedError, StorageUnavailableError):
+        except AccessDeniedError:
             raise
+        except StorageUnavailableError as error:
+            if code_of(error.__cause__) not in DAMAGED:
+                raise
+            return True
         except CheckpointError:
             return True
         if "Body" in answer:
@@ -177,6 +185,39 @@ def _checksum(name: str, parameter: str, right: bytes) -> ProbeFunction:
     return probe
 
 
+class _SpoiledBody(TrailedBody):
+    """A body with the checksum of another one behind it."""
+
+    def blocks(self) -> Iterator[Block]:
+        *encoded, _ = super().blocks()
+        yield from encoded
+        yield memoryview(end_body(0))
+
+
+def _trailer(storage: ObjectStorage, prefix: str) -> str:
+    raw = _Raw(storage, prefix)
+    key = raw.key("trailer")
+    trailing = S3Storage(raw.service, raw.bucket, capabilities=Capabilities(trailers=True))
+    content = BytesBody(CONTENT)
+    try:
+        trailing.put(key, content)
+        upload_id = trailing.start_upload(key, size=len(CONTENT))
+        try:
+            part = trailing.put_part(key, upload_id, number=1, offset=0, body=content)
+            trailing.complete_upload(key, upload_id, [part])
+        except CheckpointError:
+            trailing.abort_upload(key, upload_id)
+            raise
+    except (AccessDeniedError, StorageUnavailableError):
+        raise
+    except CheckpointError:
+        raise AbsentError("a checksum behind what is sent is not understood") from None
+    expect(read(storage.get(key)) == CONTENT, "other bytes are kept than were sent")
+    if not raw.is_refused("put_object", "trailer", Body=BodyReader(_SpoiledBody(content))):
+        raise AbsentError("a wrong checksum behind what is sent is accepted")
+    return "parts that arrive damaged are refused, by a CRC32C behind them"
+
+
 def _crc32c() -> bytes:
     import google_crc32c
 
@@ -197,5 +238,6 @@ def s3_abilities() -> dict[str, ProbeFunction]:
         "part copy": _part_copy,
         "delete many": _delete_many,
         "metadata": _metadata,
+        "checksum trailer": _trailer,
         **{_CHECKSUM + name: _checksum(name, *how) for name, how in checksums.items()},
     }

@@ -262,7 +262,7 @@ def test_secrets_are_kept_by_prefect_and_shown_to_nobody(prefect_api: PrefectSer
 
 ABSENT = {
     "seaweedfs": set[str](),
-    "juicefs": {"conditional put", "checksum crc32", "checksum crc32c", "checksum sha256"},
+    "juicefs": {"conditional put", "checksum crc32", "checksum crc32c", "checksum sha256", "checksum trailer"},
     "rclone": {
         "conditional put",
         "conditional get",
@@ -271,6 +271,7 @@ ABSENT = {
         "checksum crc32",
         "checksum crc32c",
         "checksum sha256",
+        "checksum trailer",
     },
 }
 
@@ -303,6 +304,22 @@ def test_what_a_check_finds_is_saved_and_transfers_go_by_it(prefect_api: Prefect
     assert storage.capabilities == Capabilities(
         conditional_get=False, part_copy=False, metadata=False, checksums=frozenset({"md5"})
     )
+
+
+def test_what_is_sent_has_a_checksum_once_a_check_found_that_it_is_kept(
+    prefect_api: PrefectServer, seaweedfs: S3Server
+) -> None:
+    name = f"seaweedfs-{uuid.uuid4().hex[:12]}"
+    save_connection(connection_to(seaweedfs), name)
+
+    def checksums() -> set[str]:
+        storage = load_connection(name).open(seaweedfs.bucket).storage
+        storage.put(f"{name}/object", BytesBody(b"content"))
+        return set(storage.head(f"{name}/object").checksums or ())
+
+    assert "crc32c" not in checksums()
+    check_connection(name, scratch(seaweedfs))
+    assert "crc32c" in checksums()
 
 
 def test_what_was_not_tried_is_taken_to_be_as_usual() -> None:

@@ -42,7 +42,7 @@ class Request:
         return urlsplit(self.target).query
 
 
-Kind = Literal["answer", "lose the answer", "reset", "cut the answer", "stall", "flip a bit"]
+Kind = Literal["answer", "lose the answer", "reset", "cut the answer", "stall", "flip a bit", "flip a sent bit"]
 
 
 @dataclass
@@ -61,6 +61,8 @@ class Fault:
         nothing more arrives after ``after`` bytes of the answer's body, until the proxy ends
     ``flip a bit``
         the byte at ``after`` of the answer's body is another one
+    ``flip a sent bit``
+        the byte at ``after`` of what the server gets is another one than was sent
     """
 
     kind: Kind
@@ -201,7 +203,10 @@ class _Handler(BaseHTTPRequestHandler):
             connection.putrequest(request.method, request.target, skip_host=True, skip_accept_encoding=True)
             for name, value in headers.items():
                 connection.putheader(name, value)
-            connection.endheaders(request.body)
+            body = bytearray(request.body)
+            if fault and fault.kind == "flip a sent bit":
+                body[fault.after] ^= 1
+            connection.endheaders(bytes(body))
             answer = connection.getresponse()
             content = answer.read()
             length = answer.headers.get("Content-Length", str(len(content)))

@@ -20,6 +20,7 @@ from flexai.checkpoints.storage.capabilities import Capabilities
         part_copy=st.booleans(),
         multi_delete=st.booleans(),
         checksums=st.frozensets(st.sampled_from(["crc32", "crc32c", "sha256", "md5"])),
+        trailers=st.booleans(),
         metadata=st.booleans(),
     )
 )

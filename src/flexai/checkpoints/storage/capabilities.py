@@ -21,6 +21,8 @@ class Capabilities:
     """``DeleteObjects`` works. GCS's S3 interface has none."""
     checksums: frozenset[str] = frozenset()
     """Checksums that the service verifies and keeps, in lower case: ``crc32``, ``crc32c``, ``sha256``, ``md5``."""
+    trailers: bool = False
+    """A CRC32C that follows what is sent is compared with what arrived, for objects and for parts."""
     metadata: bool = True
     """Metadata of a user's own survive. ``rclone serve`` drops them."""
 
@@ -32,6 +34,7 @@ class Capabilities:
             "part_copy": self.part_copy,
             "multi_delete": self.multi_delete,
             "checksums": sorted(self.checksums),
+            "trailers": self.trailers,
             "metadata": self.metadata,
         }
 
@@ -50,5 +53,6 @@ class Capabilities:
             part_copy=flag("part_copy", default.part_copy),
             multi_delete=flag("multi_delete", default.multi_delete),
             checksums=frozenset(str(name) for name in record.get("checksums", ())),
+            trailers=flag("trailers", default.trailers),
             metadata=flag("metadata", default.metadata),
         )

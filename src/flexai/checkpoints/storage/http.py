@@ -43,20 +43,20 @@ class BodyReader:
     """
 
     def __init__(self, body: Body) -> None:
-        self._body = body
+        self.body = body
         self._blocks: Iterator[Block] | None = None
         self._rest = _EMPTY
         self._position = 0
         self.error: BaseException | None = None
 
     def __len__(self) -> int:
-        return self._body.size
+        return self.body.size
 
     def read(self, size: int = -1) -> Block:
         """The next bytes, at most ``SEND_SIZE``; none at the end."""
         try:
             if self._blocks is None:
-                self._blocks = exact_blocks(self._body)
+                self._blocks = exact_blocks(self.body)
             while not self._rest:
                 self._rest = next(self._blocks)
         except StopIteration:

@@ -20,6 +20,7 @@ from flexai.checkpoints.errors import (
     StorageError,
     UnsupportedError,
 )
+from flexai.checkpoints.storage import s3_checksums
 from flexai.checkpoints.storage.capabilities import Capabilities
 from flexai.checkpoints.storage.http import (
     Answer,
@@ -113,7 +114,9 @@ class S3Storage:
         self._check(key)
 
         def store(**condition: str) -> dict[str, Any]:
-            return self._send(body, lambda reader: self._call("put_object", key, Body=reader, **condition))
+            return self._send(
+                body, lambda reader: self._call("put_object", key, Body=reader, **condition), self.capabilities.trailers
+            )
 
         try:
             answer = self._replacing_nothing(store) if only_new else store()
@@ -188,7 +191,8 @@ class S3Storage:
         part_size = self._copy_part_size
         while size > part_size * self.max_parts:
             part_size *= 2
-        upload_id = self.start_upload(key, size=size)
+        # Without checksums: no byte passes here that could be damaged.
+        upload_id = self._begin_upload(key)
 
         def copy(number: int) -> PartReceipt:
             first = (number - 1) * part_size
@@ -222,36 +226,42 @@ class S3Storage:
     def start_upload(self, key: str, *, size: int) -> str:
         """Begin a multipart upload."""
         self._check(key)
-        return str(self._try(lambda: self._call("create_multipart_upload", key))["UploadId"])
+        if self.capabilities.trailers:
+            return s3_checksums.mark(self._begin_upload(key, ChecksumAlgorithm=s3_checksums.ALGORITHM))
+        return self._begin_upload(key)
+
+    def _begin_upload(self, key: str, **details: str) -> str:
+        return str(self._try(lambda: self._call("create_multipart_upload", key, **details))["UploadId"])
 
     def has_upload(self, key: str, upload_id: str) -> bool:
         """Whether the service still knows the upload."""
         self._check(key)
         if not _is_upload_id(upload_id):
             return False
+        known_as, _ = s3_checksums.unmark(upload_id)
         try:
-            self._try(lambda: self._call("list_parts", key, UploadId=upload_id, MaxParts=1))
+            self._try(lambda: self._call("list_parts", key, UploadId=known_as, MaxParts=1))
         except NotFoundError:
             return False
         return True
 
     def put_part(self, key: str, upload_id: str, *, number: int, offset: int, body: Body) -> PartReceipt:
         """Store a part."""
-        self._check_upload(key, upload_id)
+        known_as, has_checksums = self._check_upload(key, upload_id)
         answer = self._send(
             body,
-            lambda reader: self._call("upload_part", key, UploadId=upload_id, PartNumber=number, Body=reader),
+            lambda reader: self._call("upload_part", key, UploadId=known_as, PartNumber=number, Body=reader),
+            has_checksums,
         )
-        return PartReceipt(number=number, token=_etag(answer))
+        return PartReceipt(number=number, token=f"{_etag(answer)} {answer.get(s3_checksums.FIELD, '')}".rstrip())
 
     def complete_upload(
         self, key: str, upload_id: str, receipts: Iterable[PartReceipt], *, only_new: bool = False
     ) -> ObjectInfo:
         """Make the object of its parts."""
-        self._check_upload(key, upload_id)
+        known_as, _ = self._check_upload(key, upload_id)
         ordered = sort_receipts(receipts, f"{self.location}/{key}")
-        parts = [{"PartNumber": receipt.number, "ETag": f'"{receipt.token}"'} for receipt in ordered]
-        request = {"UploadId": upload_id, "MultipartUpload": {"Parts": parts}}
+        request = {"UploadId": known_as, "MultipartUpload": {"Parts": [_named_part(receipt) for receipt in ordered]}}
 
         def complete(**condition: str) -> dict[str, Any]:
             return self._try(lambda: self._call("complete_multipart_upload", key, **request, **condition))
@@ -268,11 +278,12 @@ class S3Storage:
 
     def _completed_before(self, key: str, receipts: Sequence[PartReceipt]) -> ObjectInfo | None:
         """The object under the key, if it is made of these very parts."""
-        if not all(_MD5.fullmatch(receipt.token) for receipt in receipts):
+        etags = [receipt.token.partition(" ")[0] for receipt in receipts]
+        if not all(map(_MD5.fullmatch, etags)):
             return None
         with contextlib.suppress(NotFoundError):
             info = self.head(key)
-            if info.etag == _composite_etag([receipt.token for receipt in receipts]):
+            if info.etag == _composite_etag(etags):
                 return info
         return None
 
@@ -281,8 +292,9 @@ class S3Storage:
         self._check(key)
         if not _is_upload_id(upload_id):
             return
+        known_as, _ = s3_checksums.unmark(upload_id)
         with contextlib.suppress(NotFoundError):
-            self._try(lambda: self._call("abort_multipart_upload", key, UploadId=upload_id))
+            self._try(lambda: self._call("abort_multipart_upload", key, UploadId=known_as))
 
     def list_uploads(self, prefix: str) -> Iterator[UnfinishedUpload]:
         """Yield the unfinished uploads."""
@@ -318,10 +330,12 @@ class S3Storage:
     def _check(self, key: str) -> str:
         return check_key(key, self.location)
 
-    def _check_upload(self, key: str, upload_id: str) -> None:
+    def _check_upload(self, key: str, upload_id: str) -> tuple[str, bool]:
+        """What the service calls an upload, and whether its parts have checksums."""
         self._check(key)
         if not _is_upload_id(upload_id):
             raise NotFoundError(f"there is no such upload of {self.location}/{key}")
+        return s3_checksums.unmark(upload_id)
 
     def _call(self, operation: str, key: str, **parameters: Any) -> dict[str, Any]:
         """Make one request of the SDK's, once."""
@@ -358,8 +372,8 @@ class S3Storage:
     def _try(self, operation: Callable[[], T]) -> T:
         return retrying(operation, self._policy)
 
-    def _send(self, body: Body, send: Callable[[BodyReader], T]) -> T:
-        return send_body(body, send, self._policy)
+    def _send(self, body: Body, send: Callable[[BodyReader], T], with_checksum: bool) -> T:
+        return send_body(s3_checksums.TrailedBody(body) if with_checksum else body, send, self._policy)
 
     def open_range(self, key: str, start: int, stop: int | None, etag: str) -> Answer:
         """Ask for a range once."""
@@ -423,6 +437,12 @@ class S3Storage:
 
 def _etag(answer: Mapping[str, Any]) -> str:
     return str(answer.get("ETag", "")).strip('"')
+
+
+def _named_part(receipt: PartReceipt) -> dict[str, Any]:
+    etag, _, checksum = receipt.token.partition(" ")
+    part = {"PartNumber": receipt.number, "ETag": f'"{etag}"'}
+    return part | {s3_checksums.FIELD: checksum} if checksum else part
 
 
 def _is_upload_id(text: str) -> bool:

@@ -51,7 +51,9 @@ _BAD_CREDENTIALS = EXPIRED | {
     "Unauthorized",
     "UnrecognizedClientException",
 }
-_PASSING = {
+DAMAGED = {"BadDigest", "InvalidDigest", "XAmzContentChecksumMismatch"}
+"""Other bytes arrived than were sent, as AWS, SeaweedFS and MinIO say it."""
+_PASSING = DAMAGED | {
     "BandwidthLimitExceeded",
     "ConditionalRequestConflict",
     "InternalError",

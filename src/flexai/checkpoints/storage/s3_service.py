@@ -14,6 +14,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from flexai.checkpoints.storage.http import JUST_RENEWED
+from flexai.checkpoints.storage.s3_checksums import announce_trailer
 from flexai.checkpoints.storage.s3_errors import translate
 
 AWS_NAME = "AWS"
@@ -170,6 +171,7 @@ class S3Service:
         except (BotoCoreError, ValueError) as error:
             raise translate(error, service=self.name) from error
         client.meta.events.register("before-call.s3.DeleteObjects", _digest_with_md5)
+        client.meta.events.register("before-sign.s3", announce_trailer)
         client.meta.events.register("before-send.s3", self._note_token)
         for name in _TALKATIVE_LOGGERS:
             logging.getLogger(name).addFilter(_is_no_debugging)
