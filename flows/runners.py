@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import multiprocessing
+import os
+import threading
 from typing import Any
 
-from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
+from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTaskRunner
 
 from flexai.checkpoints.errors import SettingsError
 from flexai.checkpoints.settings import load_settings
@@ -13,7 +16,10 @@ from flexai.checkpoints.settings import load_settings
 DEFAULT_THREADS = 2
 """Shards that one process does at a time; each moves as many parts at once as the setting ``concurrency`` says."""
 
-_FORMS = "FLEXAI_TASK_RUNNER is threads, threads:SHARDS, dask, dask:tcp://SCHEDULER:8786, ray or ray:ray://HEAD:10001"
+_FORMS = (
+    "FLEXAI_TASK_RUNNER is threads, threads:SHARDS, processes, processes:SHARDS, dask, dask:tcp://SCHEDULER:8786, ray"
+    " or ray:ray://HEAD:10001"
+)
 
 
 def task_runner() -> TaskRunner[Any]:
@@ -23,14 +29,43 @@ def task_runner() -> TaskRunner[Any]:
     """
     kind, _, where = load_settings().task_runner.partition(":")
     if kind == "threads":
-        if where and not (where.isascii() and where.isdigit() and int(where)):
-            raise SettingsError(f"{where!r} is no number of shards at a time", hint=_FORMS)
-        return ThreadPoolTaskRunner(max_workers=int(where or DEFAULT_THREADS))
+        return ThreadPoolTaskRunner(max_workers=_count(where) or DEFAULT_THREADS)
+    if kind == "processes":
+        return ProcessPoolTaskRunner(max_workers=_count(where) or usable_cores(), initializer=end_with_parent)
     if kind == "dask":
         return _other("prefect_dask", "DaskTaskRunner", "dask", where)
     if kind == "ray":
         return _other("prefect_ray", "RayTaskRunner", "ray", where)
     raise SettingsError(f"there is no task runner {kind!r}", hint=_FORMS)
+
+
+def usable_cores() -> int:
+    """The cores that this process may use, which are fewer than the machine's where it is bound to some."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def end_with_parent() -> None:
+    """Have this process end when the one that started it does.
+
+    Without this, the processes of a flow run that was killed would finish their shards and then wait for ever.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def watch() -> None:
+        parent.join()
+        # What had arrived is in the catalog; nobody is left to take anything else.
+        os._exit(1)
+
+    threading.Thread(target=watch, name="end-with-parent", daemon=True).start()
+
+
+def _count(text: str) -> int:
+    """A number of shards at a time; 0 where none is given."""
+    if text and not (text.isascii() and text.isdigit() and int(text)):
+        raise SettingsError(f"{text!r} is no number of shards at a time", hint=_FORMS)
+    return int(text or 0)
 
 
 def _other(module: str, name: str, extra: str, address: str) -> TaskRunner[Any]:

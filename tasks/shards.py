@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import BrokenExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from prefect import task
+from prefect.context import FlowRunContext
 from prefect.futures import PrefectFuture, as_completed, wait
 from prefect.tasks import Task
 
 from flexai.blocks import load_connection
 from flexai.checkpoints.catalog.reader import open_reader
-from flexai.checkpoints.errors import CheckpointError, StorageUnavailableError
+from flexai.checkpoints.errors import CheckpointError, ProcessLostError, StorageUnavailableError
 from flexai.checkpoints.service.shards import (
     ExportedShard,
     ExportShard,
@@ -120,28 +123,47 @@ class FlowSpread:
 
 
 def again_after_passing_failures(work: Callable[[], R]) -> R:
-    """Do something that gives out shards, and again where a store was unavailable: it goes on where it stopped."""
+    """Do something that gives out shards, and again where a store was unavailable or a process was killed.
+
+    It goes on where it stopped.
+    """
     for delay in _DELAYS:
         try:
             return work()
-        except StorageUnavailableError as error:
+        except (StorageUnavailableError, ProcessLostError) as error:
             run_logger().warning("trying again in %.0f s: %s", delay, error.message)
+            if isinstance(error, ProcessLostError):
+                _renew_processes()
             time.sleep(delay)
     return work()
 
 
+def _renew_processes() -> None:
+    """Have the flow's task runner start processes anew; returns when all that were left have ended."""
+    context = FlowRunContext.get()
+    if context is not None:
+        context.task_runner.__exit__(None, None, None)
+        context.task_runner.__enter__()
+
+
 def _run(run: Task[[S], R], shards: Sequence[S]) -> Iterator[R]:
-    futures: list[PrefectFuture[Any]] = [run.submit(shard) for shard in shards]
+    futures: list[PrefectFuture[Any]] = []
     try:
+        for shard in shards:
+            futures.append(run.submit(shard))
         for future in as_completed(futures):
             yield future.result()
+    except BrokenExecutor as error:
+        # One that is killed takes the others with it: the queue that they share may be torn.
+        raise ProcessLostError("a process that did a shard was killed, perhaps for want of memory") from error
     finally:
         # After a failure: those that wait do not begin, and whoever tries again meets none that still runs.
         for future in futures:
             cancel = getattr(getattr(future, "wrapped_future", None), "cancel", None)
             if cancel is not None:
                 cancel()
-        wait([future for future in futures if not _is_cancelled(future)])
+        with suppress(BrokenExecutor):
+            wait([future for future in futures if not _is_cancelled(future)])
 
 
 def _is_cancelled(future: PrefectFuture[Any]) -> bool:

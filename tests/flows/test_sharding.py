@@ -238,7 +238,7 @@ def test_workers_of_a_dask_cluster_are_killed_and_the_others_end_their_shards(
     assert stored_bytes() == SIZE, "bytes are stored that nobody needs"
 
 
-@pytest.mark.parametrize("text", ["dusk", "threads:none", "threads:0"])
+@pytest.mark.parametrize("text", ["dusk", "threads:none", "threads:0", "processes:many", "processes:0"])
 def test_a_task_runner_that_is_none_is_refused(home: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setenv("FLEXAI_TASK_RUNNER", text)
     with pytest.raises(SettingsError):

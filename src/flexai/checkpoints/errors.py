@@ -19,6 +19,7 @@
     │   ├── StorageUnavailableError    1  a passing failure: worth another try
     │   └── UnsupportedError           1  what this store cannot do at all
     ├── JobFailedError                 1  a training command that did not succeed
+    ├── ProcessLostError               1  a process that did a part of the work, and was killed
     └── InterruptedByUserError       130  stopped by a signal
 
 Each class carries its exit code and a hint: the next thing to try. A hint given to an instance wins over
@@ -150,6 +151,12 @@ class JobFailedError(CheckpointError):
     """A training command that did not succeed."""
 
     default_hint = "flexai training logs NAME shows what it printed"
+
+
+class ProcessLostError(CheckpointError):
+    """A process that did a part of the work, and was killed."""
+
+    default_hint = "run the same again to continue; FLEXAI_TASK_RUNNER=processes:N with fewer needs less memory"
 
 
 class InterruptedByUserError(CheckpointError):

@@ -95,6 +95,7 @@ class Settings(BaseSettings):
     task_runner: str = Field(
         default="threads",
         description="What does the shards of a flow: `threads` or `threads:SHARDS` at a time in its own process,"
+        " `processes` (one for each core) or `processes:SHARDS`,"
         " `dask:tcp://SCHEDULER:8786`, `ray:ray://HEAD:10001`; `dask` or `ray` for a cluster of its own",
     )
     grace_period: Duration = Field(
