@@ -9,6 +9,7 @@ import itertools
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, TypeVar
 
 from flexai.checkpoints.errors import (
@@ -410,7 +411,7 @@ class S3Storage:
                 self._deletes_many = False
         for key in keys:
             with contextlib.suppress(NotFoundError):
-                self._try(lambda key=key: self._call("delete_object", key))  # type: ignore[misc]
+                self._try(partial(self._call, "delete_object", key))
 
     def _delete_many(self, keys: Sequence[str]) -> None:
         pending = list(keys)

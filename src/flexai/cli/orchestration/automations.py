@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from importlib.resources import as_file, files
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ def create_automations() -> list[dict[str, Any]]:
     """
     from flexai.blocks.api import with_api
 
-    return [with_api(lambda client, entry=entry: _create(client, entry)) for entry in _read()]  # type: ignore[misc]
+    return [with_api(partial(_create, entry=entry)) for entry in _read()]
 
 
 def _read() -> list[dict[str, Any]]:
