@@ -1,38 +1,15 @@
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from flexai.checkpoints.contents import StoredContent, StoredFile
-from flexai.checkpoints.paths import CheckpointPath
 from flexai.checkpoints.transfer.plan import MAX_FILES_IN_PACK, UploadPlan, chain_twins, plan_runs, plan_upload
-from flexai.checkpoints.transfer.sources import OpenSource, Source
-
-
-@dataclass(frozen=True)
-class _Planned:
-    """A source that nobody opens: plans look at paths and sizes alone."""
-
-    path: CheckpointPath
-    size: int
-    is_local: bool = True
-    version: str = ""
-    origin: str = ""
-    digest: str = ""
-    checksums: Mapping[str, str] = field(default_factory=dict, compare=False)
-    expected: None = None
-
-    def open(self) -> OpenSource:
-        raise AssertionError("a plan opens nothing")
-
-
-def _sources(sizes: list[int]) -> list[Source]:
-    return [_Planned(CheckpointPath(f"f{number:05}"), size) for number, size in enumerate(sizes)]
-
+from flexai.checkpoints.transfer.sources import Source
+from tests.support.sources import planned_sources
 
 _SIZES = st.lists(st.integers(0, 300), max_size=40)
 
@@ -41,7 +18,7 @@ _SIZES = st.lists(st.integers(0, 300), max_size=40)
 def test_every_file_is_stored_once_small_ones_in_packs_and_large_ones_alone(
     sizes: list[int], threshold: int, pack_size: int
 ) -> None:
-    sources = _sources(sizes)
+    sources = planned_sources(sizes)
     plan = plan_upload(sources, pack_threshold=threshold, pack_size=pack_size)
     packed = [source for pack in plan.packs for source in pack]
     assert sorted([*packed, *plan.whole], key=lambda source: source.path) == sources
@@ -51,7 +28,7 @@ def test_every_file_is_stored_once_small_ones_in_packs_and_large_ones_alone(
 
 @given(_SIZES, st.integers(0, 100), st.integers(100, 200))
 def test_a_pack_is_never_larger_than_its_size_and_never_empty(sizes: list[int], threshold: int, pack_size: int) -> None:
-    plan = plan_upload(_sources(sizes), pack_threshold=threshold, pack_size=pack_size)
+    plan = plan_upload(planned_sources(sizes), pack_threshold=threshold, pack_size=pack_size)
     assert all(pack for pack in plan.packs)
     assert all(sum(source.size for source in pack) <= pack_size for pack in plan.packs)
 
@@ -60,7 +37,7 @@ def test_a_pack_is_never_larger_than_its_size_and_never_empty(sizes: list[int], 
 def test_packs_keep_the_order_of_paths_and_are_filled_one_after_the_other(
     sizes: list[int], threshold: int, pack_size: int
 ) -> None:
-    plan = plan_upload(_sources(sizes), pack_threshold=threshold, pack_size=pack_size)
+    plan = plan_upload(planned_sources(sizes), pack_threshold=threshold, pack_size=pack_size)
     packed = [source for pack in plan.packs for source in pack]
     assert packed == sorted(packed, key=lambda source: source.path)
     for pack, following in zip(plan.packs, plan.packs[1:], strict=False):
@@ -69,12 +46,12 @@ def test_packs_keep_the_order_of_paths_and_are_filled_one_after_the_other(
 
 @given(_SIZES)
 def test_the_largest_files_begin_first(sizes: list[int]) -> None:
-    plan = plan_upload(_sources(sizes), pack_threshold=50, pack_size=100)
+    plan = plan_upload(planned_sources(sizes), pack_threshold=50, pack_size=100)
     assert [source.size for source in plan.whole] == sorted((source.size for source in plan.whole), reverse=True)
 
 
 def test_a_pack_has_only_so_many_files() -> None:
-    plan = plan_upload(_sources([0] * (2 * MAX_FILES_IN_PACK + 1)), pack_threshold=1, pack_size=100)
+    plan = plan_upload(planned_sources([0] * (2 * MAX_FILES_IN_PACK + 1)), pack_threshold=1, pack_size=100)
     assert [len(pack) for pack in plan.packs] == [MAX_FILES_IN_PACK, MAX_FILES_IN_PACK, 1]
 
 
@@ -87,7 +64,7 @@ def test_nothing_to_store_is_an_empty_plan() -> None:
 def test_files_that_may_be_equal_come_one_after_the_other_and_the_rest_stand_alone(
     files: list[tuple[int, str]], data: st.DataObject
 ) -> None:
-    sources = _sources([size for size, _ in files])
+    sources = planned_sources([size for size, _ in files])
     sampled = data.draw(st.sets(st.sampled_from(sources))) if sources else set()
     samples: dict[str, str] = {source.path: files[int(source.path[1:])][1] for source in sampled}
     chains = chain_twins(sources, samples)

@@ -1,8 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -24,33 +21,12 @@ from flexai.checkpoints.transfer.preview import (
     preview_taken,
     preview_upload,
 )
-from flexai.checkpoints.transfer.sources import OpenSource, Source
 from flexai.checkpoints.transfer.upload import Limits
+from tests.support.sources import PlannedSource, planned_sources
 
 LIMITS = Limits(concurrency=4, bandwidth=0, part_size=100, pack_threshold=50, pack_size=200)
 HERE = Wire(is_remote=False, min_part_size=1, max_parts=10_000)
 THERE = Wire(is_remote=True, min_part_size=1, max_parts=10_000)
-
-
-@dataclass(frozen=True)
-class _Planned:
-    """A source that nobody opens: a preview looks at what is known of it alone."""
-
-    path: CheckpointPath
-    size: int
-    is_local: bool = True
-    version: str = ""
-    origin: str = ""
-    digest: str = ""
-    checksums: Mapping[str, str] = field(default_factory=dict, compare=False)
-    expected: None = None
-
-    def open(self) -> OpenSource:
-        raise AssertionError("a preview opens nothing")
-
-
-def _sources(sizes: list[int]) -> list[Source]:
-    return [_Planned(CheckpointPath(f"f{number:05}"), size) for number, size in enumerate(sizes)]
 
 
 def _content(size: int, number: int = 0, *, digest: bytes | None = b"d" * 32) -> StoredContent:
@@ -70,7 +46,7 @@ _SIZES = st.lists(st.integers(0, 1000), max_size=20)
 def test_each_source_has_one_step_and_moves_no_more_than_its_bytes(
     sizes: list[int], there: set[int], known: set[int], is_remote: bool
 ) -> None:
-    sources = _sources(sizes)
+    sources = planned_sources(sizes)
     held = Held(
         known={source.path: _content(source.size) for number, source in enumerate(sources) if number in known},
         sizes=there,
@@ -87,7 +63,7 @@ def test_each_source_has_one_step_and_moves_no_more_than_its_bytes(
 
 
 def test_a_push_asks_for_each_part_and_for_each_pack() -> None:
-    _, requests = preview_upload(_sources([250, 10, 10]), Held(), LIMITS, store=THERE, provider=HERE)
+    _, requests = preview_upload(planned_sources([250, 10, 10]), Held(), LIMITS, store=THERE, provider=HERE)
     assert requests == 2 + (1 + 3 + 1) + 1
 
 
@@ -111,11 +87,11 @@ def test_what_is_in_the_way_is_replaced_on_request_and_a_conflict_else(
 
 def test_a_taken_name_says_what_differs_as_far_as_that_is_known() -> None:
     sources = [
-        _Planned(CheckpointPath("equal"), 5, digest=(b"d" * 32).hex()),
-        _Planned(CheckpointPath("longer"), 6),
-        _Planned(CheckpointPath("new"), 5),
-        _Planned(CheckpointPath("other"), 5, digest=(b"e" * 32).hex()),
-        _Planned(CheckpointPath("unread"), 5),
+        PlannedSource(CheckpointPath("equal"), 5, digest=(b"d" * 32).hex()),
+        PlannedSource(CheckpointPath("longer"), 6),
+        PlannedSource(CheckpointPath("new"), 5),
+        PlannedSource(CheckpointPath("other"), 5, digest=(b"e" * 32).hex()),
+        PlannedSource(CheckpointPath("unread"), 5),
     ]
     files = [StoredFile(path, _content(5)) for path in ("equal", "gone", "longer", "other", "unread")]
     assert {step.name: step.action for step in preview_taken(sources, files)} == {
