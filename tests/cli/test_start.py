@@ -91,7 +91,21 @@ def test_no_command_on_this_machine_alone_imports_prefect_or_a_cloud_sdk(program
     ]
     printed = program.python(_RUN.format(commands=commands))
     assert printed.count("CODE 0") == len(commands)
-    assert set(printed.rpartition("MODULES ")[2].split()) & (CLOUD | {"prefect"}) == set()
+    elsewhere = CLOUD | {"prefect", "alembic", "sqlalchemy.dialects.postgresql"}
+    assert set(printed.rpartition("MODULES ")[2].split()) & elsewhere == set()
+
+
+def test_the_program_looks_for_no_garbage_among_its_modules_neither_while_it_starts_nor_at_its_end(
+    program: Program,
+) -> None:
+    printed = program.python(
+        "import atexit, gc, sys\n"
+        "atexit.register(lambda: print(gc.get_threshold()[0], gc.get_freeze_count() > 0))\n"
+        "sys.argv = ['flexai', '--version']\n"
+        "from flexai.cli import main\n"
+        "main()"
+    )
+    assert printed.splitlines()[-1] == "100000 True"
 
 
 def test_help_of_a_group_imports_none_of_its_commands(program: Program) -> None:
