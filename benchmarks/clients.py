@@ -14,6 +14,8 @@ from benchmarks.servers import BUCKET, S3Server
 from benchmarks.sources import empty
 
 PROGRAMS = Path(__file__).parent / "programs"
+DVC_DATA = "data"
+"""The folder that dvc keeps track of, in its working folder."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,8 @@ class Client:
     """It names what it stores by its own rules."""
     prepare: Callable[[Environment, S3Server, Path, Path, str], None] | None = None
     """Makes what a push needs in its working folder."""
+    forget: Callable[[Path], None] | None = None
+    """Makes the working folder of a push one that is to fetch what was pushed."""
 
 
 def _program(name: str, *arguments: str) -> Callable[[Environment], list[str]]:
@@ -80,13 +84,20 @@ def _prepare_dvc(home: Environment, server: S3Server, work: Path, source: Path, 
         run([dvc, *step], _dvc_environment(work), cwd=work)
     (work / "aws").touch()
     # Files of the workspace, as a user has them; linked, because their bytes must not be written anew for each run.
-    shutil.copytree(source, work / "data", copy_function=os.link)
+    shutil.copytree(source, work / DVC_DATA, copy_function=os.link)
+
+
+def _forget_dvc(work: Path) -> None:
+    for folder in (work / DVC_DATA, work / ".dvc" / "cache", work / ".dvc" / "tmp", work / "dvc"):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _dvc_environment(work: Path) -> dict[str, str]:
     return {
         "DVC_GLOBAL_CONFIG_DIR": str(work / "dvc"),
         "DVC_SYSTEM_CONFIG_DIR": str(work / "dvc"),
+        # What it remembers of files and of remotes, from one run to the next otherwise.
+        "DVC_SITE_CACHE_DIR": str(work / "dvc"),
         "DVC_NO_ANALYTICS": "1",
         # It wants the file to be one.
         "AWS_CONFIG_FILE": str(work / "aws"),
@@ -146,13 +157,15 @@ DVC = Client(
     lambda home, server, folder, prefix: [
         "sh",
         "-c",
-        '"$1" add data && "$1" push',
+        '"$1" add "$2" && "$1" push',
         "sh",
         home.program("dvc"),
+        DVC_DATA,
     ],
-    lambda home, server, prefix, folder: ["sh", "-c", '"$1" pull --quiet', "sh", home.program("dvc")],
+    lambda home, server, prefix, folder: [home.program("dvc"), "pull", "--quiet"],
     renames=True,
     prepare=_prepare_dvc,
+    forget=_forget_dvc,
 )
 CLIENTS = (S5CMD, RCLONE, BOTO3_PLAIN, BOTO3_TUNED, OBSTORE, AWSCLI)
 DATASET_CLIENTS = (*CLIENTS, DVC, MLFLOW)
@@ -182,8 +195,9 @@ class Ready:
         return run(self.client.push(self.home, self.server, folder, prefix), self.environment(work), cwd=work)
 
     def fetch(self, prefix: str, folder: Path) -> Cost:
-        """Fetch into a folder."""
-        return run(self.client.fetch(self.home, self.server, prefix, folder), self.environment(folder.parent))
+        """Fetch into a folder, in its parent folder."""
+        command = self.client.fetch(self.home, self.server, prefix, folder)
+        return run(command, self.environment(folder.parent), cwd=folder.parent)
 
     def environment(self, work: Path) -> Mapping[str, str]:
         return {

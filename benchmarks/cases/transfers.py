@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.bench import GIB, KIB, MIB, Bench
-from benchmarks.clients import BOTO3_TUNED, CLIENTS, DATASET_CLIENTS, OBSTORE, RCLONE, S5CMD, Client, Ready
+from benchmarks.clients import BOTO3_TUNED, CLIENTS, DATASET_CLIENTS, DVC_DATA, OBSTORE, RCLONE, S5CMD, Client, Ready
+from benchmarks.measure import FailedError
 from benchmarks.own import Own
 from benchmarks.race import Contestant
 from benchmarks.results import Bar, Result
@@ -79,7 +80,7 @@ def fetch_small(bench: Bench) -> None:
     with bench.memory_folder(GIB) as folder:
         source = write_small(folder / "source", bench.count(2000), 64 * KIB)
         title = f"fetch {bench.count(2000):,} × 64 KiB from S3 (sink)"
-        result = _fetch(bench, "fetch-small", title, source, bench.sink, CLIENTS, folder)
+        result = _fetch(bench, "fetch-small", title, source, bench.sink, DATASET_CLIENTS, folder)
     _small_bars(result)
 
 
@@ -158,19 +159,41 @@ def _fetch(
         own.push("race", source)
         delete_below(client, BUCKET, _KEPT)
         upload(client, source, BUCKET, _KEPT)
-        shutil.rmtree(source)
         contestants = {"flexai": Contestant(lambda: own.fetch("race", fetched), prepare, examine)}
         able, skipped = bench.ready(clients, server)
         for ready in able:
+            if ready.client.renames:
+                try:
+                    contestants[ready.client.name] = _pulling(ready, source, expected, folder / "pulling")
+                except FailedError as error:
+                    skipped[ready.client.name] = str(error)
+                continue
             contestants[ready.client.name] = Contestant(
                 lambda ready=ready: ready.fetch(_KEPT, fetched),  # type: ignore[misc]
                 prepare,
                 examine,
             )
+        shutil.rmtree(source)
         result = bench.race(case, title, contestants, server=server.meter, skipped=skipped, chart=True)
         own.begin_anew()
-        delete_below(client, BUCKET, _KEPT)
+        for prefix in (_KEPT, _PUSHED):
+            delete_below(client, BUCKET, prefix)
     return result
+
+
+def _pulling(ready: Ready, source: Path, expected: dict[str, str], work: Path) -> Contestant:
+    """A client that fetches what it has pushed itself: nobody else names things as it does."""
+    ready.prepare_push(work, source, _PUSHED)
+    ready.push(work, source, _PUSHED)
+
+    def prepare() -> None:
+        if ready.client.forget:
+            ready.client.forget(work)
+
+    def examine() -> None:
+        compare(expected, digest_tree(work / DVC_DATA))
+
+    return Contestant(lambda: ready.fetch(_PUSHED, work / DVC_DATA), prepare, examine)
 
 
 def _large_bars(result: Result, limit: float) -> None:

@@ -65,21 +65,25 @@ class Sink:
 
     def stats(self) -> dict[str, Any]:
         """Its counters since the last reset."""
-        with urllib.request.urlopen(f"{self.url}/-/stats", timeout=30) as answer:
-            document: dict[str, Any] = json.load(answer)
-            return document
+        document: dict[str, Any] = json.loads(self._ask("stats"))
+        return document
 
     def reset(self) -> None:
         """Set its counters to zero."""
-        self._post("reset")
+        self._ask("reset", b"")
 
     def clear(self) -> None:
-        """Let it forget everything it holds."""
-        self._post("clear")
+        """Let it forget everything it holds; its counters begin at zero."""
+        self._ask("clear", b"")
 
-    def _post(self, what: str) -> None:
-        request = urllib.request.Request(f"{self.url}/-/{what}", method="POST", data=b"")
-        urllib.request.urlopen(request, timeout=30).close()
+    def _ask(self, what: str, data: bytes | None = None) -> bytes:
+        try:
+            with urllib.request.urlopen(f"{self.url}/-/{what}", data, timeout=30) as answer:
+                content: bytes = answer.read()
+                return content
+        except OSError as error:
+            # A negative code is the signal that ended it.
+            raise RuntimeError(f"the sink does not answer ({error}); exit code: {self.process.poll()}") from error
 
     def stop(self) -> None:
         """End it; its content goes with it."""
