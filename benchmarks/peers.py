@@ -20,6 +20,7 @@ ENVIRONMENTS = {
     "dvc": ("dvc", "dvc-s3"),
     # Its S3 artifacts go through boto3, which it does not bring along.
     "mlflow": ("mlflow", "boto3"),
+    "hf": ("huggingface-hub",),
     "gcs": ("google-cloud-storage",),
     "zig": ("ziglang",),
 }

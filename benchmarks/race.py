@@ -28,6 +28,8 @@ class Contestant:
     """Makes every run start from the same; not measured."""
     examine: Callable[[], None] = _nothing
     """Raises WrongError where the result is not right; not measured."""
+    server: Server | None = None
+    """Whom it asks, where that is not the server of the race."""
 
 
 def race(
@@ -46,7 +48,7 @@ def race(
         for name in names[shift:] + names[:shift]:
             _say(f"{'warm-up' if number == 0 else f'round {number}/{rounds}'}  {name}")
             try:
-                run = _run(contestants[name], server)
+                run = _run(contestants[name], contestants[name].server or server)
             except (FailedError, WrongError) as error:
                 wrong.setdefault(name, []).append(str(error))
                 _say("")

@@ -22,7 +22,7 @@ REAL = ("juicefs", "seaweedfs")
 class Load:
     """What a server had to do for one run; None for what it does not count."""
 
-    cpu: float
+    cpu: float | None
     received: int | None = None
     sent: int | None = None
     requests: int | None = None

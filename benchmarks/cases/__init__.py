@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from benchmarks.bench import Bench
-from benchmarks.cases import again, commands, gcs, local, overhead, providers, transfers
+from benchmarks.cases import again, commands, fetch_again, gcs, local, overhead, providers, transfers
 
 CASES: dict[str, Callable[[Bench], None]] = {
     "push-large": transfers.push_large,
@@ -16,6 +16,7 @@ CASES: dict[str, Callable[[Bench], None]] = {
     "fetch-small": transfers.fetch_small,
     "push-again": again.push_again,
     "push-changed": again.push_changed,
+    "fetch-again": fetch_again.fetch_again,
     "local-push": local.local_push,
     "same-provider": providers.same_provider,
     "between-providers": providers.between_providers,

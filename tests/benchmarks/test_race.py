@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from benchmarks.measure import Cost, FailedError, run
 from benchmarks.race import Contestant, WrongError, race
+from benchmarks.servers import Load
 from benchmarks.sources import compare, digest_tree, write_shards
 
 COST = Cost(wall=1, cpu=1, peak=1)
@@ -39,6 +41,28 @@ def test_a_run_whose_content_is_wrong_does_not_count(tmp_path: Path) -> None:
     runs, wrong = race({"hasty": hasty, "careful": Contestant(lambda: COST)}, rounds=3)
     assert list(runs) == ["careful"]
     assert wrong == {"hasty": ["0 files are missing, 0 are not expected, 1 differ"]}
+
+
+@dataclass
+class Counting:
+    """A server that counts how often it was asked to begin."""
+
+    name: str
+    url: str = ""
+    begun: int = 0
+
+    def reset(self) -> None:
+        self.begun += 1
+
+    def load(self) -> Load:
+        return Load(cpu=None, requests=self.begun)
+
+
+def test_a_contestant_with_a_server_of_its_own_is_told_what_that_one_counted() -> None:
+    common, own = Counting("common"), Counting("own", begun=10)
+    contestants = {"one": Contestant(lambda: COST), "two": Contestant(lambda: COST, server=own)}
+    runs, _ = race(contestants, rounds=1, server=common, warm_up=False)
+    assert {name: [run.requests for run in some] for name, some in runs.items()} == {"one": [1], "two": [11]}
 
 
 def test_a_missing_file_is_wrong() -> None:
