@@ -6,7 +6,7 @@ import contextvars
 import math
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from uuid import UUID
 
 import httpx
@@ -91,6 +91,9 @@ class RunProgress:
         self._files = 0
         self._began = 0.0
         self._artifact_id: UUID | None = None
+        self._told: Standing | None = None
+        self._has_all = False
+        self._news = threading.Event()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -102,11 +105,13 @@ class RunProgress:
         with self._lock:
             # Counted from what earlier stages have done.
             self._stage = Standing(verb, total_bytes, total_files, self.moved, self.skipped, self._files)
+            self._has_all = False
         self._logger.info("%s: %s in %d files", verb, human_size(total_bytes), total_files)
-        self._stop = threading.Event()
+        self._stop, self._news = threading.Event(), threading.Event()
         # The run is part of the context, and so are Prefect's settings.
         context = contextvars.copy_context()
-        self._thread = threading.Thread(target=context.run, args=(self._report, self._stop), daemon=True)
+        arguments = (self._report, self._stop, self._news)
+        self._thread = threading.Thread(target=context.run, args=arguments, daemon=True)
         self._thread.start()
 
     def advance(self, *, moved: int = 0, skipped: int = 0, files: int = 0) -> None:
@@ -116,6 +121,12 @@ class RunProgress:
             self.moved += moved
             self.skipped += skipped
             self._files += files
+            stage = self._stage
+            arrived = self.moved + self.skipped - stage.moved - stage.skipped
+            has_all = 0 < stage.total_bytes <= arrived and self._files - stage.files >= stage.total_files
+            is_news, self._has_all = has_all and not self._has_all, has_all
+        if is_news:
+            self._news.set()
 
     def note(self, message: str) -> None:
         """Log something worth knowing."""
@@ -128,6 +139,7 @@ class RunProgress:
             return
         self._watching.end()
         self._stop.set()
+        self._news.set()
         # A daemon: where the API hangs, the work is done all the same.
         self._thread.join(_LAST_UPDATE_SECONDS)
         self._thread = None
@@ -146,19 +158,24 @@ class RunProgress:
                 seconds=time.monotonic() - self._began,
             )
 
-    def _report(self, stop: threading.Event) -> None:
+    def _report(self, stop: threading.Event, news: threading.Event) -> None:
         next_line = time.monotonic() + self._log_seconds
-        while not stop.wait(self._update_seconds):
+        while not stop.is_set():
+            # That all has arrived is told at once, while the catalog is written, for the end not to wait for it.
+            is_over = news.wait(self._update_seconds)
+            news.clear()
             standing = self._now()
-            self._show(standing, create=True)
+            self._show(standing, create=not is_over)
             if time.monotonic() >= next_line:
                 self._logger.info("%s", standing)
                 next_line += self._log_seconds
-        self._show(self._now(), create=False)
+        if replace(self._now(), seconds=0.0) != self._told:
+            self._show(self._now(), create=False)
 
     def _show(self, standing: Standing, *, create: bool) -> None:
         if not self._key:
             return
+        self._told = replace(standing, seconds=0.0)
         try:
             if self._artifact_id is not None:
                 artifacts.update_progress(self._artifact_id, standing.percent, str(standing))

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from prefect import task
 from prefect.context import FlowRunContext
-from prefect.futures import PrefectFuture, as_completed, wait
+from prefect.futures import PrefectFuture, as_completed
 from prefect.tasks import Task
 
 from flexai.blocks import load_connection
@@ -157,13 +157,16 @@ def _run(run: Task[[S], R], shards: Sequence[S]) -> Iterator[R]:
         # One that is killed takes the others with it: the queue that they share may be torn.
         raise ProcessLostError("a process that did a shard was killed, perhaps for want of memory") from error
     finally:
-        # After a failure: those that wait do not begin, and whoever tries again meets none that still runs.
+        # After a failure: those that wait do not begin, and whoever tries again meets none that still runs, however it
+        # ends: what it raises comes second, and one of another process may not even be readable here.
         for future in futures:
             cancel = getattr(getattr(future, "wrapped_future", None), "cancel", None)
             if cancel is not None:
                 cancel()
-        with suppress(BrokenExecutor):
-            wait([future for future in futures if not _is_cancelled(future)])
+        for future in futures:
+            if not _is_cancelled(future):
+                with suppress(Exception):
+                    future.wait()
 
 
 def _is_cancelled(future: PrefectFuture[Any]) -> bool:
