@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from benchmarks.bench import Bench
-from benchmarks.cases import again, commands, fetch_again, gcs, local, overhead, providers, transfers
+from benchmarks.cases import again, commands, fetch_again, gcs, local, overhead, processes, providers, transfers
 
 CASES: dict[str, Callable[[Bench], None]] = {
     "push-large": transfers.push_large,
@@ -23,6 +23,7 @@ CASES: dict[str, Callable[[Bench], None]] = {
     "gcs": gcs.gcs,
     "real-servers": transfers.real_push_fetch,
     "overhead": overhead.overhead,
+    "processes": processes.processes,
     "plan": overhead.plan,
     "memory": local.memory,
     "commands": commands.commands,

@@ -10,15 +10,31 @@ from benchmarks.race import Contestant
 from benchmarks.results import Bar
 from benchmarks.sources import digest_tree, write_shards, write_small
 
+_WARM = "bare, in a process that runs"
+_TASK = "as a task, in a process that runs"
+
 
 def overhead(bench: Bench) -> None:
-    """A push of 2 GiB with progress on a terminal, and as a task with a Prefect server, by the bare operation."""
+    """A push of 2 GiB with progress on a terminal, and as a task with a Prefect server, by the bare operation.
+
+    As a whole process, Prefect's start included, and in one that has pushed before, as a worker has Prefect loaded.
+    """
     server = bench.sink
     numbers = itertools.count()
     with bench.memory_folder() as folder, bench.disk_folder() as disk:
         source = write_shards(folder / "source", 1, bench.size(2 * GIB))
         expected = digest_tree(source)
-        own = Own(disk / "home", server, {"PREFECT_API_URL": f"{bench.real.prefect().url}/api", "TERM": "xterm"})
+        own = Own(
+            disk / "home",
+            server,
+            {
+                "PREFECT_API_URL": f"{bench.real.prefect().url}/api",
+                # As the command has it.
+                "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+                "DO_NOT_TRACK": "1",
+                "TERM": "xterm",
+            },
+        )
         names: list[str] = []
 
         def pushing(verb: str) -> Contestant:
@@ -36,14 +52,22 @@ def overhead(bench: Bench) -> None:
             "bare": pushing("push"),
             "with progress": pushing("push-with-progress"),
             "as a task": pushing("task"),
+            _WARM: pushing("push-warm"),
+            _TASK: pushing("task-warm"),
         }
         title = f"push {bench.size(2 * GIB) / GIB:.3g} GiB to S3: beside the bytes (sink; span: in the program)"
         result = bench.race("overhead", title, contestants, server=server.meter, reference="bare")
         own.begin_anew()
-    for name, limit in (("with progress", 1.01), ("as a task", 1.03)):
-        if {"bare", name} <= result.runs.keys():
-            ratio = result.median(name, "span") / result.median("bare", "span")
-            result.bars.append(Bar(f"time, {name} by bare", ratio, limit, "×"))
+    for name, base, limit in (("with progress", "bare", 1.01), (_TASK, _WARM, 1.03)):
+        if {base, name} <= result.runs.keys():
+            ratio = result.median(name, "span") / result.median(base, "span")
+            result.bars.append(Bar(f"time, {name}, by bare", ratio, limit, "×"))
+    if {"bare", "as a task"} <= result.runs.keys():
+        more = result.median("as a task") - result.median("bare")
+        result.notes.append(f"a whole process takes {more:.2f} s longer with Prefect, whose start is most of that")
+    if {_WARM, _TASK} <= result.runs.keys():
+        more = result.median(_TASK, "span") - result.median(_WARM, "span")
+        result.notes.append(f"a task run adds {more:.3f} s in a process that runs")
 
 
 def plan(bench: Bench) -> None:

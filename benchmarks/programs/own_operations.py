@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
@@ -44,13 +47,8 @@ class Provider:
 
 def main(verb: str, *arguments: str) -> None:
     """Do it."""
-    if verb == "task":
-        from flexai.tasks import push_checkpoint
-
-        name, source = arguments
-        begun = time.perf_counter()
-        push_checkpoint(name, files=[source])
-        return done(begun)
+    if verb in OPERATIONS:
+        return OPERATIONS[verb](*arguments)
     with System.open() as system:
         assert system.store_id
         begun = time.perf_counter()
@@ -85,6 +83,70 @@ def main(verb: str, *arguments: str) -> None:
         else:
             raise SystemExit(f"no operation {verb!r}")
         return done(begun)
+
+
+def push_as_task(name: str, source: str) -> None:
+    """Push as a task run."""
+    from flexai.tasks import push_checkpoint
+
+    begun = time.perf_counter()
+    push_checkpoint(name, files=[source])
+    done(begun)
+
+
+def push_as_flow(name: str, source: str, shard_size: str) -> None:
+    """Push as a flow run, in shards of so many bytes, by the task runner that the environment names."""
+    from flexai.flows.push import push as push_flow
+    from flexai.flows.requests import PushRequest
+
+    request = {"name": name, "source": {"files": [source]}, "shard_size": shard_size}
+    begun = time.perf_counter()
+    push_flow(PushRequest.model_validate(request))
+    done(begun)
+
+
+def push_warm(name: str, source: str) -> None:
+    """Push in a process that has pushed before."""
+    with warmth() as first:
+        _push_bare(f"{name}-first", first)
+    begun = time.perf_counter()
+    _push_bare(name, source)
+    done(begun)
+
+
+def push_warm_as_task(name: str, source: str) -> None:
+    """Push as a task run in a process that has done so before, as a worker's has Prefect loaded."""
+    from flexai.tasks import push_checkpoint
+
+    with warmth() as first:
+        push_checkpoint(f"{name}-first", files=[first])
+    begun = time.perf_counter()
+    push_checkpoint(name, files=[source])
+    done(begun)
+
+
+def _push_bare(name: str, source: str) -> None:
+    # A task opens the catalog and the store as well.
+    with System.open() as system:
+        push(system, name, LocalFiles((source,)))
+
+
+@contextmanager
+def warmth() -> Iterator[str]:
+    """A small file that goes by parts as large ones do."""
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(os.urandom(1024**2))
+        file.flush()
+        yield file.name
+
+
+OPERATIONS: dict[str, Callable[..., None]] = {
+    "task": push_as_task,
+    "flow": push_as_flow,
+    "push-warm": push_warm,
+    "task-warm": push_warm_as_task,
+}
+"""Those that open the catalog themselves."""
 
 
 def terminal() -> TextIO:
