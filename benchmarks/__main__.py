@@ -18,6 +18,7 @@ from rich.console import Console
 from benchmarks.bench import Bench
 from benchmarks.cases import CASES
 from benchmarks.documentation import write
+from benchmarks.measure import FailedError
 from benchmarks.peers import PeerMissingError, default_cache
 from benchmarks.results import Result
 from benchmarks.table import print_result
@@ -96,7 +97,7 @@ def main(
                 done = len(bench.results)
                 try:
                     CASES[name](bench)
-                except PeerMissingError as error:
+                except (PeerMissingError, FailedError) as error:
                     console.print(f"\n{name} is left out: {error}")
                 for result in bench.results[done:]:
                     print_result(result, console)

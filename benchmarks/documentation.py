@@ -19,6 +19,8 @@ _BAR, _GAP, _LABELS, _WIDTH, _FIGURES = 18, 8, 150, 420, 80
 def write(document: Mapping[str, Any], page: Path = PAGE) -> None:
     """Replace what stands between the page's two marks, and write charts and ``performance.json`` beside it.
 
+    Charts of cases that are not among the results any more are removed.
+
     ValueError where the page has no marks.
     """
     text = page.read_text()
@@ -29,6 +31,8 @@ def write(document: Mapping[str, Any], page: Path = PAGE) -> None:
     results = [Result.from_document(one) for one in document["results"]]
     sections = [describe(document["machine"], document.get("remark", ""))]
     images = page.parent / "images"
+    for former in images.glob("performance-*.svg"):
+        former.unlink()
     for result in results:
         sections.append(to_markdown(result))
         if result.chart and len(result.runs) > 1:

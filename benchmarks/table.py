@@ -44,6 +44,8 @@ def remarks(result: Result) -> Iterator[str]:
     if counts:
         few, many = counts[0], counts[-1]
         yield f"{few if few == many else f'{few} to {many}'} run{'s' if many > 1 else ''} of each, by turns"
+    if result.reference != "flexai" and len(result.runs) > 1:
+        yield f"ratio: the median of {result.reference} by that of the others"
     for bar in result.bars:
         sign = "≥" if bar.at_least else "≤"
         word = "reached" if bar.met else "MISSED"

@@ -111,6 +111,23 @@ def test_the_page_keeps_what_stands_around_the_figures(result: Result, tmp_path:
     assert json.loads(page.with_suffix(".json").read_text()) == document
 
 
+def test_the_chart_of_a_case_that_is_no_more_goes_and_other_images_stay(result: Result, tmp_path: Path) -> None:
+    page = tmp_path / "performance.md"
+    page.write_text(f"{BEGIN}{END}")
+    images = tmp_path / "images"
+    images.mkdir()
+    for name in ("performance-gone.svg", "screen.png"):
+        (images / name).touch()
+    write({"machine": MACHINE, "results": [result.to_document()]}, page)
+    assert {path.name for path in images.iterdir()} == {"performance-push-large.svg", "screen.png"}
+
+
+def test_a_reference_other_than_flexai_is_named(result: Result) -> None:
+    assert "ratio:" not in to_markdown(result)
+    result.reference = "slow & old"
+    assert "ratio: the median of slow & old by that of the others" in to_markdown(result)
+
+
 def test_a_page_without_marks_is_left_alone(tmp_path: Path) -> None:
     page = tmp_path / "performance.md"
     page.write_text("# Somebody's page\n")
