@@ -147,6 +147,23 @@ def test_in_a_run_progress_is_an_artifact_that_ends_where_the_work_ends(prefect_
     assert artifact["description"].startswith("push x: 100 %")
 
 
+def test_that_all_has_arrived_is_told_before_the_work_has_ended(prefect_api: PrefectServer) -> None:
+    key = f"push-{uuid.uuid4().hex[:8]}"
+
+    @task
+    def work() -> None:
+        progress = RunProgress(run_logger(), key=key, update_seconds=0.05)
+        progress.begin("push x", total_bytes=100, total_files=1)
+        progress.advance(moved=40)
+        wait_until(lambda: [one["data"] for one in progress_artifacts(prefect_api, key)] == [40.0])
+        progress._update_seconds = 3600
+        progress.advance(moved=60, files=1)
+        wait_until(lambda: [one["data"] for one in progress_artifacts(prefect_api, key)] == [100.0])
+        progress.end()
+
+    work()
+
+
 def test_what_is_done_within_a_second_makes_no_artifact(prefect_api: PrefectServer) -> None:
     key = f"push-{uuid.uuid4().hex[:8]}"
 
