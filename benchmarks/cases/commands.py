@@ -1,87 +1,90 @@
-"""What people type all day: whole processes, on a catalog of 10,000 checkpoints; and what a shard's task run costs."""
+"""What people type all day, on the catalog of a large team; and what a shard's task run costs."""
 
 from __future__ import annotations
 
-import json
-import uuid
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
+import time
+from collections.abc import Callable
+from urllib.parse import quote
 
 from benchmarks import shards as task_runs
 from benchmarks.bench import Bench
-from benchmarks.measure import flexai, run
+from benchmarks.catalogs import FILES, Filled, fill
+from benchmarks.measure import Cost, flexai, run
 from benchmarks.own import Own
+from benchmarks.peers import PeerMissingError
 from benchmarks.race import Contestant
 from benchmarks.results import Bar
-from flexai.checkpoints.catalog.catalog import Catalog
-from flexai.checkpoints.catalog.tables import checkpoints
-from flexai.checkpoints.catalog.times import to_text
+from flexai.checkpoints.catalog.reader import CatalogReader, open_reader
 from flexai.checkpoints.setting_sources import default_database_url
 
-_LIMITS = {"--help": 0.15, "checkpoint list": 0.4, "checkpoint inspect": 0.4}
+_HELP, _COMMAND, _QUERY = 0.15, 0.4, 0.02
 """Seconds."""
 
 
 def commands(bench: Bench) -> None:
-    """Help, list and inspect, whole processes, on a catalog of 10,000 checkpoints."""
+    """Help, list and inspect with 100,000 checkpoints and 1,000,000 files: whole processes, and what they ask."""
+    count = bench.count(100_000)
+    of = f"{count:,} checkpoints, {count * FILES:,} files"
     with bench.disk_folder() as folder:
-        count = bench.count(10_000)
         own = Own(folder / "home")
         own.begin_anew()
-        fill_catalog(own.home, count)
+        filled = fill(default_database_url(own.home), count)
         lines = {
             "--help": ["--help"],
             "checkpoint list": ["checkpoint", "list"],
-            "checkpoint inspect": ["checkpoint", "inspect", f"checkpoint-{count // 2:05}"],
+            "checkpoint inspect": ["checkpoint", "inspect", filled.name],
+            "training checkpoints": ["training", "checkpoints", filled.job],
         }
 
         def typing(line: list[str]) -> Contestant:
             return Contestant(lambda: run([flexai(), *line], own.environment))
 
         contestants = {name: typing(line) for name, line in lines.items()}
-        result = bench.race("commands", f"start-up, a catalog of {count:,} checkpoints", contestants)
+        result = bench.race("commands", f"commands, SQLite: {of}", contestants)
+        result.notes.append(f"{filled.pushed:,} of the checkpoints are listed: the others were captured, or deleted")
     for name in result.runs:
-        result.bars.append(Bar(f"wall, {name}", result.median(name), _LIMITS[name], " s"))
+        limit = _HELP if name == "--help" else _COMMAND
+        result.bars.append(Bar(f"wall, {name}", result.median(name), limit, " s"))
+    _queries(bench, count, of)
+
+
+def _queries(bench: Bench, count: int, of: str) -> None:
+    """The same questions to PostgreSQL, by the program's own reader on a connection that is open."""
+    from tests.servers.postgresql import find_programs, running
+
+    programs = find_programs()
+    if programs is None:
+        raise PeerMissingError("PostgreSQL's programs are not here: apt-get install postgresql")
+    with running(programs) as server:
+        url = f"postgresql://{server.user}@/{server.create_database()}?host={quote(str(server.folder))}"
+        filled = fill(url, count)
+        with open_reader(url) as reader:
+            asking = {name: _asking(question, reader, filled) for name, question in _QUESTIONS.items()}
+            result = bench.race("commands-postgresql", f"queries, PostgreSQL: {of}", asking)
+    for name in result.runs:
+        result.bars.append(Bar(f"wall, {name}", result.median(name), _QUERY, " s"))
+
+
+_QUESTIONS: dict[str, Callable[[CatalogReader, Filled], object]] = {
+    "list": lambda reader, filled: reader.pushed_checkpoints(),
+    "inspect": lambda reader, filled: (
+        reader.checkpoint(filled.name),
+        reader.files(filled.id),
+        reader.exports(filled.id),
+    ),
+    "training checkpoints": lambda reader, filled: reader.captured_checkpoints(reader.job(filled.job).id),
+}
+
+
+def _asking(question: Callable[[CatalogReader, Filled], object], reader: CatalogReader, filled: Filled) -> Contestant:
+    def ask() -> Cost:
+        wall, cpu = time.perf_counter(), time.process_time()
+        question(reader, filled)
+        return Cost(time.perf_counter() - wall, time.process_time() - cpu, peak=0)
+
+    return Contestant(ask)
 
 
 def shards(bench: Bench) -> None:
     """What a shard costs for being a task run of its own; prints its own table, and needs a minute."""
     task_runs.main()
-
-
-def fill_catalog(home: Path, count: int) -> None:
-    """Make a catalog with ``count`` available checkpoints, without content."""
-    catalog = Catalog.open(default_database_url(home))
-    begin = datetime(2026, 1, 1, tzinfo=UTC)
-    owner = str(uuid.uuid4())
-    rows = [
-        {
-            "id": str(uuid.uuid4()),
-            "kind": "pushed",
-            "name": f"checkpoint-{number:05}",
-            "name_key": f"checkpoint-{number:05}",
-            "creator_user_id": owner,
-            "owner_org_id": owner,
-            "source": json.dumps({"from_local_files": ["output/ckpt.pt"]}),
-            "status": "available",
-            "reason": "",
-            "size": number * 1_000_003,
-            "file_count": 3,
-            "manifest_digest": "0" * 64,
-            "store_id": owner,
-            "node": "0",
-            "sequence": 0,
-            "model": "",
-            "version": "",
-            "inference_ready": False,
-            "inference_missing": "[]",
-            "resumable": False,
-            "resumable_missing": "[]",
-            "created_at": to_text(begin + timedelta(minutes=number)),
-            "updated_at": to_text(begin + timedelta(minutes=number)),
-        }
-        for number in range(count)
-    ]
-    with catalog.database.writing() as connection:
-        connection.execute(checkpoints.insert(), rows)
-    catalog.close()

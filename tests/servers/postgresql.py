@@ -6,6 +6,7 @@ as root, so for root it runs as ``postgres`` or ``nobody``.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import getpass
@@ -83,6 +84,13 @@ def postgresql() -> Iterator[PostgreSQL]:
     programs = find_programs()
     if programs is None:
         pytest.skip("PostgreSQL's programs are not here: apt-get install postgresql")
+    with running(programs) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def running(programs: Path) -> Iterator[PostgreSQL]:
+    """Run a server by the programs in a folder, for as long as the block lasts."""
     # Not pytest's folder: a socket's path is short, and the server's user must reach it.
     folder = Path(tempfile.mkdtemp(prefix="flexai-pg-", dir="/tmp" if Path("/tmp").is_dir() else None))
     try:

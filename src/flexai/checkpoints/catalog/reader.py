@@ -145,7 +145,8 @@ class CatalogReader:
 
     def checkpoint_names(self) -> list[str]:
         """The names of pushed checkpoints."""
-        return [row[0] for row in self._query("SELECT name FROM checkpoints WHERE name_key IS NOT NULL", {})]
+        pushed = "SELECT name FROM checkpoints WHERE kind = 'pushed' AND deleted_at IS NULL"
+        return [row[0] for row in self._query(pushed, {})]
 
     def captured_ids(self) -> list[tuple[str, str]]:
         """The ids of captured checkpoints that can be used, newest first, with their ``JOB/FOLDER`` titles."""
