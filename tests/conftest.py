@@ -11,6 +11,7 @@ Two environment variables make the suite stricter, for CI:
 from __future__ import annotations
 
 import os
+import signal
 import sysconfig
 from collections.abc import Generator
 from pathlib import Path
@@ -44,6 +45,9 @@ def _wanted(variable: str) -> bool:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # What is ignored stays ignored in all that a test starts, and waits for a signal: as below nohup.
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     # The workers of a run share the servers of the process that started them.
     if not hasattr(config, "workerinput"):
         config.stash[_LEASE] = Lease.begin()
