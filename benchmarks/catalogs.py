@@ -56,10 +56,10 @@ class Filled:
     """Pushed checkpoints that are there."""
 
 
-def fill(url: str, count: int) -> Filled:
-    """Make a catalog of ``count`` checkpoints at an SQLAlchemy URL."""
+def fill(url: str, count: int, *, store_id: str | None = None) -> Filled:
+    """Make a catalog of ``count`` checkpoints, in a store of that id, at an SQLAlchemy URL."""
     Catalog.open(url).close()
-    rows = _Rows(count)
+    rows = _Rows(count, store_id)
     if url.startswith("sqlite"):
         _fill_sqlite(url.partition(":///")[2], rows)
     else:
@@ -79,10 +79,10 @@ class _Shared:
 class _Rows:
     """The rows of all tables; the same for the same count."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, store_id: str | None) -> None:
         self._random = random.Random(count)
         self._begin = datetime(2026, 1, 1, tzinfo=UTC)
-        self._owner, self._store = self._uuid(), self._uuid()
+        self._owner, self._store = self._uuid(), store_id or self._uuid()
         self._tables: dict[str, list[Row]] = {name: [] for name in metadata.tables}
         self._shared: dict[str, _Shared] = {}
         self._pushed: list[tuple[str, str, list[str]]] = []

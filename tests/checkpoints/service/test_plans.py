@@ -1,0 +1,175 @@
+"""How much of a large catalog the database reads for what people do all day: what it needs, found by indexes."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import sqlite3
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from benchmarks.catalogs import fill
+from sqlalchemy import Connection, Engine, event, text
+
+from flexai.checkpoints.catalog import reader as reader_module
+from flexai.checkpoints.catalog.reader import open_reader
+from flexai.checkpoints.service.delete import delete, protect, undelete, unprotect
+from flexai.checkpoints.service.inspect import inspect
+from flexai.checkpoints.service.preview import preview_delete, preview_fetch
+from flexai.checkpoints.service.verify import verify
+from tests.servers.postgresql import PostgreSQL
+from tests.support.fixtures import NewMachine
+from tests.support.jobs import begin_job, capture_files
+from tests.support.machine import Machine
+from tests.support.trees import noise
+
+_CHECKPOINTS = 2000
+"""In the catalog before anything is asked, of ten files each: what reads a table stands out from what finds a row."""
+
+Asked = dict[str, Any]
+"""What the database was asked, with the values of the first time."""
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def any_machine(request: pytest.FixtureRequest, new_machine: NewMachine) -> Iterator[Machine]:
+    """A machine with its catalog in a file, and one with it on a server."""
+    if request.param == "sqlite":
+        yield new_machine()
+        return
+    server: PostgreSQL = request.getfixturevalue("postgresql")
+    name = server.create_database(template=request.getfixturevalue("postgresql_catalog"))
+    with new_machine(database_url=server.url(name)) as machine:
+        yield machine
+    server.drop_database(name)
+
+
+@contextlib.contextmanager
+def _noted(monkeypatch: pytest.MonkeyPatch) -> Iterator[Asked]:
+    asked: Asked = {}
+
+    def note(_connection: object, _cursor: object, statement: str, values: Any, _context: object, many: bool) -> None:
+        asked.setdefault(statement, values[0] if many else values)
+
+    def connect(*arguments: Any) -> sqlite3.Connection:
+        connection = connect_before(*arguments)
+        connection.set_trace_callback(lambda statement: asked.setdefault(statement, ()))
+        return connection
+
+    connect_before = reader_module._connect
+    monkeypatch.setattr(reader_module, "_connect", connect)
+    event.listen(Engine, "before_cursor_execute", note)
+    try:
+        yield asked
+    finally:
+        event.remove(Engine, "before_cursor_execute", note)
+
+
+def _dear(machine: Machine, asked: Asked) -> list[str]:
+    """The questions whose answers take more work than the rows that they are made of."""
+    database = machine.system.catalog.database
+    cost = _postgresql_cost if database.is_postgresql else _sqlite_steps
+    dear = []
+    with contextlib.suppress(_DoneError), database.writing() as connection:
+        if database.is_postgresql:
+            connection.execute(text("SET LOCAL enable_seqscan = off"))
+        for statement, values in asked.items():
+            if re.match(r"\s*(SELECT|UPDATE|DELETE)\b", statement) and not re.search(
+                r"sqlite_master|pg_cat", statement
+            ):
+                is_dear, figures = cost(connection, statement, values)
+                if is_dear:
+                    dear.append(f"{figures}: {' '.join(statement.split())}")
+        raise _DoneError
+    return dear
+
+
+class _DoneError(Exception):
+    """Undoes what updates did once more."""
+
+
+def _sqlite_steps(connection: Connection, statement: str, values: Any) -> tuple[bool, str]:
+    """Count the steps of SQLite's virtual machine; finding a row by an index takes some tens."""
+    steps = 0
+
+    def count() -> None:
+        nonlocal steps
+        steps += 10
+
+    raw: Any = connection.connection.dbapi_connection
+    raw.set_progress_handler(count, 10)
+    cursor = raw.execute(statement, values)
+    rows = len(cursor.fetchall()) + max(cursor.rowcount, 0)
+    raw.set_progress_handler(None, 0)
+    return steps > 1000 + 100 * rows, f"{steps} steps for {rows} rows"
+
+
+def _postgresql_cost(connection: Connection, statement: str, values: Any) -> tuple[bool, str]:
+    """What PostgreSQL takes the plan to cost, in its own unit: a page read in order is 1, one by an index 4."""
+    (row,) = connection.exec_driver_sql(f"EXPLAIN (FORMAT JSON) {statement}", values)
+    plan = row[0][0]["Plan"]
+    cost, rows = plan["Total Cost"], plan["Plan Rows"]
+    return cost > 200 + 15 * rows, f"cost {cost} for {rows} rows"
+
+
+def _work_a_day(machine: Machine) -> None:
+    """What people and training jobs do all day.
+
+    Left out is what reads all there is by its nature: gc, recover, the report, retention, and lists of jobs.
+    """
+    system, url = machine.system, machine.settings.effective_database_url
+    files = {"model.safetensors": noise(200_000, "model"), "config.json": b"{}", "vocabulary.txt": b"a b c"}
+    folder = machine.write("made", files)
+    first = machine.push("first", folder)
+    machine.push("first", folder, if_not_exists=True)
+    machine.push("second", machine.write("changed", files | {"config.json": b"{ }"}))
+    machine.export("first")
+    machine.export("first")
+    machine.push_from("third", "bucket/place")
+    job = begin_job(machine, "trainer")
+    capture_files(machine, job, "checkpoint-1", {"model.safetensors": b"step 1"})
+    for reference in ("first", str(first.id)):
+        preview_fetch(system, reference, machine.root / "nowhere")
+        machine.fetched(reference)
+        inspect(system, reference)
+    verify(system, ["second"])
+    protect(system, ["second"])
+    unprotect(system, ["second"])
+    preview_delete(system, "second")
+    deleted = delete(system, "second")
+    undelete(system, str(deleted.id))
+    with open_reader(url) as reader:
+        reader.pushed_checkpoints()
+        reader.deleted_checkpoints()
+        for reference in ("first", str(deleted.id)):
+            checkpoint = reader.checkpoint(reference)
+            reader.files(checkpoint.id)
+            reader.exports(checkpoint.id)
+        for reference in ("trainer", str(job.id)):
+            reader.captured_checkpoints(reader.job(reference).id)
+        reader.checkpoint_names()
+        reader.captured_ids()
+
+
+def _fill(machine: Machine) -> None:
+    fill(machine.settings.effective_database_url, _CHECKPOINTS, store_id=machine.system.store_id)
+
+
+def test_a_days_work_reads_no_more_of_a_large_catalog_than_it_needs(
+    any_machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _fill(any_machine)
+    with _noted(monkeypatch) as asked:
+        _work_a_day(any_machine)
+    assert len(asked) > 50
+    assert _dear(any_machine, asked) == []
+
+
+@pytest.mark.parametrize("index", ["ix_contents_digest", "ix_contents_size", "ix_blob_references_blob_id"])
+def test_an_index_that_is_missing_is_noticed(any_machine: Machine, monkeypatch: pytest.MonkeyPatch, index: str) -> None:
+    _fill(any_machine)
+    with _noted(monkeypatch) as asked:
+        _work_a_day(any_machine)
+    with any_machine.system.catalog.database.writing() as connection:
+        connection.execute(text(f"DROP INDEX {index}"))
+    assert _dear(any_machine, asked)
