@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import uuid
+
 import pytest
 
 from tests.cli.conftest import Run
 from tests.cli.program import Program
+from tests.servers.fixtures import S3Server
 
 CLOUD = {"boto3", "botocore", "google.cloud", "requests"}
 HEAVY = CLOUD | {
@@ -93,6 +96,20 @@ def test_no_command_on_this_machine_alone_imports_prefect_or_a_cloud_sdk(program
     assert printed.count("CODE 0") == len(commands)
     elsewhere = CLOUD | {"prefect", "alembic", "sqlalchemy.dialects.postgresql"}
     assert set(printed.rpartition("MODULES ")[2].split()) & elsewhere == set()
+
+
+def test_a_store_in_a_bucket_of_s3_imports_the_core_of_its_own_sdk_alone(program: Program, seaweedfs: S3Server) -> None:
+    store = {
+        "AWS_ENDPOINT_URL": seaweedfs.url,
+        "AWS_ACCESS_KEY_ID": seaweedfs.access_key_id,
+        "AWS_SECRET_ACCESS_KEY": seaweedfs.secret_access_key,
+        "FLEXAI_STORE": f"s3://{seaweedfs.bucket}/{uuid.uuid4().hex}",
+    }
+    printed = program.python(_RUN.format(commands=[["checkpoint", "push", "other", "-f", "a.bin"]]), store)
+    assert "CODE 0" in printed
+    loaded = set(printed.rpartition("MODULES ")[2].split())
+    assert "botocore" in loaded
+    assert loaded & {"prefect", "google", "google.auth", "requests", "boto3", "s3transfer"} == set()
 
 
 def test_the_program_looks_for_no_garbage_among_its_modules_neither_while_it_starts_nor_at_its_end(

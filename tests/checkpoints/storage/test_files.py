@@ -92,6 +92,19 @@ def test_blocks_of_data_are_as_large_as_they_may_be(tmp_path: Path) -> None:
         assert [len(block) for block in read_blocks(descriptor, 0, 2 * BLOCK_SIZE + 5)] == [BLOCK_SIZE, BLOCK_SIZE, 5]
 
 
+def test_no_hole_is_looked_for_in_a_file_that_has_room_for_every_byte(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> int:
+        raise AssertionError("a search walks through all pages of a file in memory")
+
+    with _opened(tmp_path / "file") as descriptor:
+        os.pwrite(descriptor, os.urandom(BLOCK_SIZE), 0)
+        os.fsync(descriptor)  # some file systems give room to what they write when they write it
+        monkeypatch.setattr(os, "lseek", refuse)
+        assert [len(block) for block in read_blocks(descriptor, 0, BLOCK_SIZE)] == [BLOCK_SIZE]
+
+
 def test_a_file_that_ends_too_early_says_where(tmp_path: Path) -> None:
     with _opened(tmp_path / "file") as descriptor:
         os.pwrite(descriptor, b"12345", 0)

@@ -6,12 +6,11 @@ For a managed store that is named by a URL alone, without a connection.
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
-from flexai.checkpoints.storage.capabilities import Capabilities
-from flexai.checkpoints.storage.gcs import GCSStorage
-from flexai.checkpoints.storage.gcs_service import GCSService
-from flexai.checkpoints.storage.s3 import S3Storage
-from flexai.checkpoints.storage.s3_service import S3Service
+if TYPE_CHECKING:
+    from flexai.checkpoints.storage.gcs import GCSStorage
+    from flexai.checkpoints.storage.s3 import S3Storage
 
 
 def s3_bucket(bucket: str) -> S3Storage:
@@ -20,6 +19,10 @@ def s3_bucket(bucket: str) -> S3Storage:
     The variables are the SDK's (https://docs.aws.amazon.com/sdkref/latest/guide/feature-ss-endpoints.html). They are
     read here as well because buckets are addressed otherwise at AWS than elsewhere.
     """
+    from flexai.checkpoints.storage.capabilities import Capabilities
+    from flexai.checkpoints.storage.s3 import S3Storage
+    from flexai.checkpoints.storage.s3_service import S3Service
+
     endpoint = ""
     if os.environ.get("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "").lower() != "true":
         endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
@@ -32,6 +35,9 @@ def s3_bucket(bucket: str) -> S3Storage:
 
 def gcs_bucket(bucket: str) -> GCSStorage:
     """A bucket of GCS, or of the emulator that ``STORAGE_EMULATOR_HOST`` names, which wants no credentials."""
+    from flexai.checkpoints.storage.gcs import GCSStorage
+    from flexai.checkpoints.storage.gcs_service import GCSService
+
     emulator = os.environ.get("STORAGE_EMULATOR_HOST", "")
     if emulator and "://" not in emulator:
         emulator = f"http://{emulator}"

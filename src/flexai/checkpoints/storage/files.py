@@ -12,6 +12,8 @@ from flexai.checkpoints.storage.protocol import BLOCK_SIZE, ZERO_BLOCK, Block
 
 _SMALLEST_HOLE = 256 * 1024
 """Bytes below which to look for a hole costs more than to read it."""
+_BLOCK_UNIT = 512
+"""Bytes that ``st_blocks`` counts by, whatever the file system's own blocks: stat(2)."""
 
 
 def read_blocks(descriptor: int, start: int, length: int) -> Iterator[Block]:
@@ -42,7 +44,12 @@ def read_blocks(descriptor: int, start: int, length: int) -> Iterator[Block]:
 
 def _next_data(descriptor: int, position: int, end: int) -> tuple[int, int]:
     """Where the next data begins and ends, at or after ``position``; all is data where holes are unknown."""
-    if end - position < _SMALLEST_HOLE or os.fstat(descriptor).st_size < end:
+    if end - position < _SMALLEST_HOLE:
+        return position, end
+    status = os.fstat(descriptor)
+    # Where every byte has its room on the disk there is no hole. Looking for one walks through all pages in memory on
+    # some file systems (tmpfs), which took a sixth of a push's processor time.
+    if status.st_size < end or status.st_blocks * _BLOCK_UNIT >= status.st_size:
         return position, end
     try:
         begins = os.lseek(descriptor, position, os.SEEK_DATA)
