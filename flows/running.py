@@ -7,8 +7,11 @@ from typing import Any
 from prefect.client.orchestration import get_client
 from prefect.context import FlowRunContext
 
+from flexai.flows.leases import keep_leases
 from flexai.tasks.artifacts import forgiving
 from flexai.tasks.running import run_logger
+
+keep_leases()
 
 OPTIONS: dict[str, Any] = {"persist_result": False, "log_prints": True}
 """A result is a description and not the data; what a user's code prints belongs into the log."""

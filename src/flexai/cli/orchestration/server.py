@@ -26,6 +26,7 @@ FIRST_PORT = 4200
 _LOCK = "flexai-up.lock"
 _READY_SECONDS = 180.0
 _ANSWER_SECONDS = 5.0
+_LEASES = "prefect.server.concurrency.lease_storage"
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
@@ -93,6 +94,7 @@ def start_server(home: Path, port: int, environment: Mapping[str, str]) -> Backg
         "PREFECT_SERVER_UI_API_URL": url,
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": _lease_storage(),
         "PREFECT__SERVER_FINAL": "1",
         "DO_NOT_TRACK": "1",
     }
@@ -109,6 +111,17 @@ def start_server(home: Path, port: int, environment: Mapping[str, str]) -> Backg
         )
     wait_until(server, home, lambda: _is_of(prefect_home, url), seconds=_READY_SECONDS)
     return server
+
+
+def _lease_storage() -> str:
+    """Where the server remembers which runs have the places of a limit: in files, unless the user has decided.
+
+    In its memory, Prefect's default, they are forgotten with it. The place of a run that dies then is never free again.
+    """
+    from prefect.settings import get_current_settings
+
+    storage = get_current_settings().server.concurrency.lease_storage
+    return storage if storage != f"{_LEASES}.memory" else f"{_LEASES}.filesystem"
 
 
 def _is_of(prefect_home: Path, url: str) -> bool:
