@@ -52,6 +52,12 @@ def resume(server: PrefectServer, flow_run_id: str, **answer: str) -> dict[str, 
     return found
 
 
+def retry(server: PrefectServer, flow_run_id: str) -> None:
+    """What the UI's button *Retry* does."""
+    state = {"type": "SCHEDULED", "name": "AwaitingRetry", "message": "Retry from the UI"}
+    assert server.post(f"/flow_runs/{flow_run_id}/set_state", {"state": state})["status"] == "ACCEPT"
+
+
 def test_an_approved_export_is_made_by_a_second_run_that_does_nothing_twice(
     prefect_api: PrefectServer, run_deployed: RunDeployed, parameters: dict[str, Any], job: str, tmp_path: Path
 ) -> None:
@@ -91,6 +97,46 @@ def test_a_declined_export_is_not_made_and_the_run_ends_well(
     assert (ended["state"]["type"], ended["name"]) == ("COMPLETED", f"train {job} (export declined)")
     assert not (tmp_path / "share" / "models").exists()
     assert [row["name"] for row in list_checkpoints.fn()] == [f"{job}-checkpoint-1"]
+
+
+def test_a_retry_after_an_approved_export_that_failed_does_not_ask_again(
+    prefect_api: PrefectServer, run_deployed: RunDeployed, parameters: dict[str, Any], job: str, tmp_path: Path
+) -> None:
+    run_id = run_deployed.begin(train_push_export, parameters)
+    run_deployed.go_on(train_push_export, run_id)
+    resume(prefect_api, run_id, decision="approve", note="well done")
+    in_the_way = tmp_path / "share" / "models"
+    in_the_way.write_text("a file")
+    assert run_deployed.go_on(train_push_export, run_id)["state"]["type"] == "FAILED"
+
+    in_the_way.unlink()
+    retry(prefect_api, run_id)
+    ended = run_deployed.go_on(train_push_export, run_id)
+    assert ended["state"]["type"] == "COMPLETED", ended["state"]
+    assert (in_the_way / f"{job}-checkpoint-1" / "trainer_state.json").is_file()
+    pages = prefect_api.post("/artifacts/filter", {"artifacts": {"key": {"any_": [f"train-push-export-{job}"]}}})
+    assert "The export was approved: `well done`" in max(pages, key=lambda page: str(page["created"]))["data"]
+
+
+def test_a_retry_asks_again_where_nobody_had_answered_in_time_or_the_answer_was_no(
+    prefect_api: PrefectServer, run_deployed: RunDeployed, parameters: dict[str, Any], job: str, tmp_path: Path
+) -> None:
+    parameters["export"]["approval"]["timeout_hours"] = 10 / 3600
+    run_id = run_deployed.begin(train_push_export, parameters)
+    run_deployed.go_on(train_push_export, run_id)
+    deadline = time.monotonic() + 120
+    while (late := prefect_api.get(f"/flow_runs/{run_id}"))["state"]["type"] == "PAUSED":
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    assert (late["state"]["type"], late["state"]["message"]) == ("FAILED", "The flow was paused and never resumed.")
+    for decision in ("decline", "approve"):
+        retry(prefect_api, run_id)
+        assert run_deployed.go_on(train_push_export, run_id)["state"]["name"] == "Suspended"
+        assert resume(prefect_api, run_id, decision=decision)["status"] == "ACCEPT"
+        ended = run_deployed.go_on(train_push_export, run_id)
+        assert ended["state"]["type"] == "COMPLETED", ended["state"]
+        assert (tmp_path / "share" / "models").exists() == (decision == "approve")
+    assert (tmp_path / "trainings").read_text() == "1"
 
 
 def test_a_run_without_a_deployment_waits_in_its_process(
