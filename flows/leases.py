@@ -1,9 +1,9 @@
 """The place that a run has among those its deployment allows at a time, kept while the run works.
 
-Prefect renews the lease of that place, and ends the run in the midst of its work where this fails three times in a row, so
-that the limit is never exceeded (https://github.com/PrefectHQ/prefect/pull/18811). No setting and no option of a flow turns
-that off. A push or hours of training are worth more than a place: a run of this package's flows goes on, and renews its
-lease as soon as the API is there again.
+Prefect renews the lease of that place, and ends the run in the midst of its work where this fails three times in a row,
+so that the limit is never exceeded (https://github.com/PrefectHQ/prefect/pull/18811). Nothing turns that off. A push or
+hours of training are worth more than a place: a run of this package's flows goes on, and renews its lease as soon as the
+API is there again.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.concurrency import _leases
 from prefect.context import FlowRunContext, TaskRunContext
 from prefect.exceptions import ObjectNotFound
-from prefect.utilities.engine import is_prefect_sigterm_handler_installed
 
 from flexai.tasks.running import run_logger
 
@@ -85,6 +84,5 @@ def _end_if_cancelled(client: SyncPrefectClient, context: FlowRunContext, second
     state = client.read_flow_run(context.flow_run.id).state
     if state is None or not state.is_cancelling() or (datetime.now(UTC) - state.timestamp).total_seconds() < seconds:
         return
-    if is_prefect_sigterm_handler_installed():
-        run_logger().warning("this run is cancelled, and its worker has not ended it: it ends itself")
-        os.kill(os.getpid(), signal.SIGTERM)
+    run_logger().warning("this run is cancelled, and its worker has not ended it: it ends itself")
+    os.kill(os.getpid(), signal.SIGTERM)

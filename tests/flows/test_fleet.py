@@ -17,6 +17,7 @@ from typing import Any
 
 import psutil  # type: ignore[import-untyped]
 import pytest
+import requests
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 from prefect.types.entrypoint import EntrypointType
 
@@ -25,6 +26,7 @@ from flexai.checkpoints.catalog.reader import open_reader
 from flexai.checkpoints.models import CheckpointStatus
 from flexai.checkpoints.names import parse_reference
 from flexai.checkpoints.service.system import System
+from flexai.cli.orchestration.deploying import read_document
 from flexai.flows.export import export
 from flexai.flows.push import push
 from flexai.flows.requests import PushRequest
@@ -147,6 +149,14 @@ def _wait_for(holds: Callable[[], object], what: Callable[[], str]) -> None:
         time.sleep(0.5)
 
 
+def _age_leases(server: PrefectServer, runs: list[str]) -> None:
+    """Have the leases of dead runs end in a minute instead of five, as if they had died some minutes ago."""
+    for run in runs:
+        lease = server.get(f"/flow_runs/{run}")["state"]["state_details"]["deployment_concurrency_lease_id"]
+        url = f"{server.api_url}/v2/concurrency_limits/leases/{lease}/renew"
+        requests.post(url, json={"lease_duration": 60}, timeout=60).raise_for_status()
+
+
 def test_a_worker_is_killed_in_the_middle_of_everything_and_another_one_finishes(
     prefect_api: PrefectServer,
     bucket: str,
@@ -182,9 +192,14 @@ def test_a_worker_is_killed_in_the_middle_of_everything_and_another_one_finishes
             "push": {"select": "latest", "name_template": "{job}-{checkpoint}"},
         },
     }
+    shipped = {entry["entrypoint"]: entry for entry in read_document()["deployments"]}
+    one_by_one = shipped["flexai.flows.train_push_export.train_push_export"]["concurrency_limit"]
+    assert one_by_one == {"limit": 1, "collision_strategy": "ENQUEUE"}
     deployments = {}
     for flow in parameters:
-        deployment: Any = flow.to_deployment(f"{pool}", work_pool_name=pool, entrypoint_type=EntrypointType.MODULE_PATH)
+        deployment: Any = flow.to_deployment(
+            pool, work_pool_name=pool, concurrency_limit=one_by_one, entrypoint_type=EntrypointType.MODULE_PATH
+        )
         deployments[flow] = deployment.apply()
 
     def run_all() -> list[str]:
@@ -216,12 +231,18 @@ def test_a_worker_is_killed_in_the_middle_of_everything_and_another_one_finishes
     first = run_all()
     _wait_for(lambda: is_amid_push() and is_amid_export() and is_amid_training(), lambda: "the middle of everything")
     one.kill()
+    _age_leases(prefect_api, first)
     with System.open(connect=load_connection) as system:
         pushed = system.catalog.checkpoints.get(parse_reference(f"pushed-{pool}"))
         assert pushed.status is CheckpointStatus.SYNCING
 
     start_worker("two")
     second = run_all()
+    # Each dead run has the only place of its deployment until its lease is over.
+    _wait_for(
+        lambda: all(state_of(run) == "AwaitingConcurrencySlot" for run in second),
+        lambda: f"{[state_of(run) for run in second]}",
+    )
     _wait_for(
         lambda: all(state_of(run) in {"Completed", "Failed", "Crashed"} for run in second),
         lambda: f"{[state_of(run) for run in second]}\n{(tmp_path / 'two.log').read_text()[-5000:]}",
