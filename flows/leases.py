@@ -2,8 +2,8 @@
 
 Prefect renews the lease of that place, and ends the run in the midst of its work where this fails three times in a row,
 so that the limit is never exceeded (https://github.com/PrefectHQ/prefect/pull/18811). Nothing turns that off. A push or
-hours of training are worth more than a place: a run of this package's flows goes on, and renews its lease as soon as the
-API is there again.
+hours of training are worth more than a place: a run of this package's flows goes on, and renews its lease as soon as it
+can.
 """
 
 from __future__ import annotations

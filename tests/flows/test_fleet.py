@@ -18,6 +18,7 @@ from typing import Any
 import psutil  # type: ignore[import-untyped]
 import pytest
 import requests
+from prefect.client.schemas.objects import ConcurrencyLimitConfig
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 from prefect.types.entrypoint import EntrypointType
 
@@ -198,7 +199,10 @@ def test_a_worker_is_killed_in_the_middle_of_everything_and_another_one_finishes
     deployments = {}
     for flow in parameters:
         deployment: Any = flow.to_deployment(
-            pool, work_pool_name=pool, concurrency_limit=one_by_one, entrypoint_type=EntrypointType.MODULE_PATH
+            pool,
+            work_pool_name=pool,
+            concurrency_limit=ConcurrencyLimitConfig(**one_by_one),
+            entrypoint_type=EntrypointType.MODULE_PATH,
         )
         deployments[flow] = deployment.apply()
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 
 from sqlalchemy import select
 
 from flexai.checkpoints.catalog.blobs import Blobs
+from flexai.checkpoints.catalog.claims import LEASE
 from flexai.checkpoints.catalog.database import Database
 from flexai.checkpoints.catalog.tables import checkpoints
+from flexai.checkpoints.catalog.times import to_text
 from flexai.checkpoints.contents import ArrivedPart, NewContent, StoredContent
 from flexai.checkpoints.errors import ConflictError
 
@@ -16,7 +19,7 @@ from flexai.checkpoints.errors import ConflictError
 class HeldBlobs(Blobs):
     """Blobs that are written only while a claim holds.
 
-    So a shard ends soon after the operation that gave it out has failed or was taken over.
+    So a shard ends soon after the operation that gave it out has failed, was taken over, or has died.
     """
 
     def __init__(self, database: Database, store_id: str, *, checkpoint_id: str, token: str) -> None:
@@ -25,9 +28,15 @@ class HeldBlobs(Blobs):
         self._token = token
 
     def check(self) -> None:
-        """Raise ConflictError where nobody holds the checkpoint by the claim any more."""
+        """Raise ConflictError where nobody holds the checkpoint by the claim any more.
+
+        A claim whose lease ran out is held as long again: its holder may have a clock of its own, or renew it only now,
+        after a database that was away.
+        """
         query = select(checkpoints.c.id).where(
-            checkpoints.c.id == self._checkpoint_id, checkpoints.c.claim_token == self._token
+            checkpoints.c.id == self._checkpoint_id,
+            checkpoints.c.claim_token == self._token,
+            checkpoints.c.claim_until > to_text(datetime.now(UTC) - LEASE),
         )
         with self._database.reading() as connection:
             if connection.execute(query).first() is None:
