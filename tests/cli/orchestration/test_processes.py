@@ -14,7 +14,17 @@ from pathlib import Path
 import pytest
 
 from flexai.checkpoints.errors import StorageUnavailableError
-from flexai.cli.orchestration.processes import Background, children, forget, log_path, recall, start, stop, wait_until
+from flexai.cli.orchestration.processes import (
+    Background,
+    children,
+    end_children,
+    forget,
+    log_path,
+    recall,
+    start,
+    stop,
+    wait_until,
+)
 
 STUBBORN = """
 import signal, subprocess, sys, time
@@ -22,6 +32,14 @@ signal.signal(signal.SIGTERM, signal.SIG_IGN)
 child = subprocess.Popen(["sleep", "600"], start_new_session=True)
 print("ready", child.pid, flush=True)
 time.sleep(600)
+"""
+
+DILIGENT = """
+import subprocess, sys
+while True:
+    child = subprocess.Popen(["sleep", "600"], start_new_session=True)
+    print("ready", child.pid, flush=True)
+    child.wait()
 """
 
 
@@ -70,6 +88,20 @@ def test_a_process_that_does_not_listen_is_killed_with_its_children(tmp_path: Pa
     while _is_there(child) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not _is_there(child)
+
+
+def test_what_a_process_has_started_is_ended_and_it_starts_nothing_in_its_place(
+    tmp_path: Path, started: list[Background]
+) -> None:
+    process = _start(tmp_path, sys.executable, "-c", DILIGENT)
+    started.append(process)
+    log = log_path(tmp_path, "server")
+    wait_until(process, tmp_path, lambda: b"ready" in log.read_bytes(), seconds=60)
+    child = int(log.read_text().split()[1])
+    assert end_children(process, grace=30) == 1
+    assert not _is_there(child)
+    assert stop(process, grace=30) is True
+    assert log.read_text().count("ready") == 1
 
 
 def test_another_process_with_the_same_id_is_not_taken_for_it(tmp_path: Path, started: list[Background]) -> None:

@@ -140,6 +140,7 @@ def stop(process: Background, *, grace: float) -> bool:
     born = [(child, _began(child)) for child in children(process.pid)]
     try:
         os.kill(process.pid, signal.SIGTERM)
+        os.kill(process.pid, signal.SIGCONT)  # where it was held
         deadline = time.monotonic() + grace
         while process.is_alive():
             _reap(process.pid)
@@ -172,13 +173,22 @@ def children(pid: int) -> list[int]:
 
 
 def end_children(process: Background, *, grace: float) -> int:
-    """End what a background process has started, asking first; returns how many there were."""
-    born = [(child, _began(child)) for child in children(process.pid)]
-    _signal(born, signal.SIGTERM)
-    deadline = time.monotonic() + grace
-    while time.monotonic() < deadline and any(began and _began(child) == began for child, began in born):
-        time.sleep(_CHECK_SECONDS)
-    _signal(born, signal.SIGKILL)
+    """End what a background process has started, asking first; returns how many there were.
+
+    The process itself is held still, so that it starts nothing in their place, until :func:`stop` ends it.
+    """
+    itself = [(process.pid, process.started)]
+    _signal(itself, signal.SIGSTOP)
+    try:
+        born = [(child, _began(child)) for child in children(process.pid)]
+        _signal(born, signal.SIGTERM)
+        deadline = time.monotonic() + grace
+        while time.monotonic() < deadline and any(began and _began(child) == began for child, began in born):
+            time.sleep(_CHECK_SECONDS)
+        _signal(born, signal.SIGKILL)
+    except BaseException:
+        _signal(itself, signal.SIGCONT)
+        raise
     return len(born)
 
 
@@ -186,7 +196,7 @@ def _signal(born: Sequence[tuple[int, str | None]], number: signal.Signals) -> N
     """Signal those that still are the processes that they were."""
     for child, began in born:
         if began is not None and _began(child) == began:
-            with contextlib.suppress(ProcessLookupError):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(child, number)
 
 
@@ -230,8 +240,10 @@ def _began(pid: int) -> str | None:
     if began != "" or platform.system() == "Linux":
         return began
     # Elsewhere `process_start` says only whether there is one.
-    asked = subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False)
-    return asked.stdout.strip() or None
+    ask = ["ps", "-o", "stat=", "-o", "lstart=", "-p", str(pid)]
+    state, _, began = subprocess.run(ask, capture_output=True, text=True, check=False).stdout.strip().partition(" ")
+    # One that has ended stays in the list while the process that started it is held still.
+    return None if state.startswith("Z") else began.strip() or None
 
 
 def _reap(pid: int) -> None:
