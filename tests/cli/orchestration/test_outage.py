@@ -94,6 +94,6 @@ def deploy(prefect: Prefect, names: list[str]) -> dict[str, str]:
     return {name: str(prefect.ask(f"/deployments/name/train-push-export/{name}-often")["id"]) for name in names}
 
 
-def _ended(prefect: Prefect, run_id: str) -> dict[str, Any] | None:
+def _ended(prefect: Prefect, run_id: str) -> dict[str, Any]:
     state: dict[str, Any] = prefect.ask(f"/flow_runs/{run_id}")["state"]
-    return state if state["type"] in {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"} else None
+    return state if state["type"] in {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"} else {}

@@ -52,8 +52,8 @@ def down(grace: float) -> None:
 def _stop_worker(worker: Background, grace: float) -> None:
     from flexai.cli.orchestration.processes import end_children, stop
 
-    # Its runs first: they say in Prefect that they were ended, which a worker that ends would keep them from. The worker
-    # is held meanwhile: it would take up what waits for their places.
+    # Its runs first: they say in Prefect that they were ended, which a worker that ends would keep them from. Meanwhile
+    # it is held still, or it would take up what waits for their places.
     ended = end_children(worker, grace=grace)
     if ended:
         terminal.say(f"ended {terminal.count(ended, 'flow run')}: run again, each goes on from what is stored")
