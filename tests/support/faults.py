@@ -28,7 +28,12 @@ T = TypeVar("T")
 
 
 class Fault(StrEnum):
-    """How a call goes wrong."""
+    """How a call goes wrong.
+
+    A call that hangs ends as one does whose connection has fallen silent: by a store's timeout, which turns silence
+    into StorageUnavailableError. By then half of what is read has come, and all of what is stored was sent, for
+    nothing. How long it was silent makes no difference above a store, so it is short; stores are tested with stalls.
+    """
 
     BEFORE = "before it has an effect"
     AFTER = "after it had its effect"
@@ -54,6 +59,12 @@ class Call:
 def injected(call: str) -> StorageUnavailableError:
     """The error that a test's fault raises."""
     return StorageUnavailableError(f"{call} failed because a test wanted it to")
+
+
+def _timed_out(call: str) -> StorageUnavailableError:
+    """The error of a call that has heard nothing for so long."""
+    time.sleep(0.01)
+    return injected(call)
 
 
 @dataclass
@@ -152,15 +163,15 @@ class FaultyStorage:
         if self.before_call is not None:
             self.before_call(number, call)
         fault = self.faults.get(number)
-        if fault is Fault.HANG:
-            time.sleep(0.01)
         is_down = self.down_from is not None and number >= self.down_from
-        if is_down or fault in {Fault.BEFORE, Fault.HANG}:
+        if is_down or fault is Fault.BEFORE:
             raise injected(call.name)
         return fault
 
     def _do(self, call: Call, action: Callable[[], T]) -> T:
         fault = self._begin(call)
+        if fault is Fault.HANG:
+            raise _timed_out(call.name)
         if fault is Fault.SHORT:
             raise injected(call.name)
         result = action()
@@ -170,9 +181,14 @@ class FaultyStorage:
 
     def _write(self, call: Call, body: Body, action: Callable[[Body], T]) -> T:
         fault = self._begin(call)
+        counted = _CountedBody(body, self, cut=fault is Fault.SHORT, flip=fault is Fault.WRONG)
+        if fault is Fault.HANG:
+            for _ in counted.blocks():
+                pass
+            raise _timed_out(call.name)
         result: T | None = None
         try:
-            result = action(_CountedBody(body, self, cut=fault is Fault.SHORT, flip=fault is Fault.WRONG))
+            result = action(counted)
         except SourceChangedError as error:
             if fault is Fault.SHORT:
                 raise injected(call.name) from error
@@ -182,7 +198,7 @@ class FaultyStorage:
         return result
 
     def _read(self, fault: Fault | None, key: str, start: int, length: int | None, etag: str) -> Iterator[Block]:
-        left = None if fault is not Fault.SHORT else (length or 2) // 2
+        left = (length or 2) // 2 if fault in {Fault.SHORT, Fault.HANG} else None
         for block in self.inner.get(key, start=start, length=length, etag=etag):
             if left is not None:
                 block = block[:left]
@@ -194,13 +210,15 @@ class FaultyStorage:
                 self.delivered += len(block)
             yield block
             if left == 0:
-                return
+                break
+        if fault is Fault.HANG:
+            raise _timed_out("get")
         if fault is Fault.AFTER:
             raise injected("get")
 
     def _yield(self, fault: Fault | None, found: Iterator[T]) -> Iterator[T]:
         for number, one in zip(count(), found, strict=False):
-            if fault is Fault.SHORT and number == 1:
+            if fault in {Fault.SHORT, Fault.HANG} and number == 1:
                 raise injected("list")
             yield one
         if fault not in {None, Fault.WRONG}:

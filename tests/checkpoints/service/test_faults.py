@@ -8,14 +8,20 @@ from pathlib import Path
 
 import pytest
 
-from flexai.checkpoints.errors import AlreadyExistsError, CheckpointError, IntegrityError
+from flexai.checkpoints.errors import (
+    AlreadyExistsError,
+    CheckpointError,
+    DestinationExistsError,
+    IntegrityError,
+    SourceChangedError,
+)
 from flexai.checkpoints.models import CheckpointStatus
 from flexai.checkpoints.service.inspect import inspect
 from flexai.checkpoints.storage.keys import PARTIAL_SUFFIX
 from tests.support.faults import READ_FAULTS, WRITE_FAULTS, Call, Fault, FaultyCatalog, is_injected
 from tests.support.fixtures import NewMachine
 from tests.support.machine import PART, Machine, check_all, check_nothing_is_torn
-from tests.support.trees import Tree, noise, read_tree
+from tests.support.trees import Tree, noise, read_tree, write_tree
 
 SOURCE: Tree = {
     "config.json": b'{"layers": 2}',
@@ -25,8 +31,9 @@ SOURCE: Tree = {
     "model/twin.safetensors": noise(2 * PART, "b"),
     "tokens/one.bin": noise(5000, "one"),
 }
+SIZE = sum(map(len, SOURCE.values()))
 # What the twin has is stored once.
-NEW_BYTES = sum(map(len, SOURCE.values())) - 2 * PART
+NEW_BYTES = SIZE - 2 * PART
 CATALOG_FAULTS = (Fault.BEFORE, Fault.SHORT, Fault.AFTER)
 
 
@@ -39,7 +46,7 @@ def _broken_off(action: Callable[..., object], *arguments: object) -> Checkpoint
     try:
         action(*arguments)
     except CheckpointError as error:
-        assert is_injected(error) or isinstance(error, IntegrityError)
+        assert is_injected(error) or isinstance(error, (IntegrityError, SourceChangedError))
         return error
     return None
 
@@ -108,6 +115,55 @@ def test_a_push_is_tried_again_by_the_process_that_lost_its_catalog(new_machine:
     assert number > 10
 
 
+@pytest.mark.parametrize(
+    ("calls_to", "path", "fault"),
+    [
+        *(("store", "bucket/files", fault) for fault in WRITE_FAULTS),
+        # What a provider sends of files of which nobody says what they are is what they are.
+        *(("provider", "bucket/files", fault) for fault in READ_FAULTS if fault is not Fault.WRONG),
+        *(("provider", "bucket/export", fault) for fault in READ_FAULTS),
+    ],
+)
+def test_a_push_from_a_provider_survives_the_failure_of_any_call(
+    new_machine: NewMachine, provider: Path, calls_to: str, path: str, fault: Fault
+) -> None:
+    for number in count(1):
+        machine = _at(provider, new_machine())
+        faulty = machine.buckets.storage if calls_to == "provider" else machine.storage
+        faulty.faults = {number: fault}
+        error = _broken_off(machine.push_from, "llama", path)
+        arrived = _blob_bytes(machine.storage.calls)
+        calls = len(faulty.calls)
+        machine.storage.reset()
+        check_nothing_is_torn(machine)
+        if number > calls:
+            break
+        with _at(provider, machine.again()) as again:
+            if error is not None:
+                assert again.checkpoints(CheckpointStatus.AVAILABLE) == []
+                again.push_from("llama", path)
+                # What is in doubt, one part or one pack, may be sent again.
+                assert _blob_bytes(again.storage.calls) <= SIZE - arrived + PART
+            check_all(again, ["llama"], SOURCE)
+    assert number > 10
+
+
+@pytest.fixture
+def provider(new_machine: NewMachine) -> Path:
+    """A provider's buckets, with the files in one folder and an export of them in another."""
+    machine = _at(None, new_machine())
+    machine.push("llama", write_tree(machine.buckets.root / "bucket" / "files", SOURCE))
+    machine.export("llama", "bucket/export")
+    return machine.buckets.root
+
+
+def _at(provider: Path | None, machine: Machine) -> Machine:
+    """A machine with a provider that has versions, as all have but a directory."""
+    machine.buckets.root = provider or machine.buckets.root
+    machine.buckets.storage.service_identity = "lab"
+    return machine
+
+
 @pytest.mark.parametrize("fault", READ_FAULTS)
 def test_a_fetch_survives_the_failure_of_any_call(pushed: Machine, fault: Fault) -> None:
     for number in count(1):
@@ -124,7 +180,7 @@ def test_a_fetch_survives_the_failure_of_any_call(pushed: Machine, fault: Fault)
             pushed.storage.reset()
             pushed.fetch("llama", out.name)
             kept = sum(map(len, published.values()))
-            assert pushed.storage.delivered <= sum(map(len, SOURCE.values())) - kept
+            assert pushed.storage.delivered <= SIZE - kept
         assert read_tree(out) == SOURCE
     assert number > 7
 
@@ -149,6 +205,39 @@ def test_an_export_survives_the_failure_of_any_call_to_the_provider(pushed: Mach
             assert report.skipped_files == len(whole)
         _check_export(pushed, place)
     assert number > 15
+
+
+def test_what_a_provider_spoiled_while_it_took_an_export_never_passes_for_sound(
+    pushed: Machine, new_machine: NewMachine
+) -> None:
+    """A provider that acknowledges other bytes than it got: the digests of the manifest tell, when these are read."""
+    storage = pushed.buckets.storage
+    spoiled = []
+    for number in count(1):
+        place = f"bucket/place-{number}"
+        storage.reset()
+        storage.faults = {number: Fault.WRONG}
+        pushed.export("llama", place)
+        calls = len(storage.calls)
+        storage.reset()
+        if number > calls:
+            break
+        is_spoiled = pushed.buckets.tree(place) != SOURCE or calls == number
+        with new_machine() as elsewhere:
+            elsewhere.buckets.root = pushed.buckets.root
+            refused = _broken_off(elsewhere.push_from, "llama", place) is not None
+            assert len(elsewhere.checkpoints(CheckpointStatus.AVAILABLE)) == (not refused)
+            if is_spoiled:
+                spoiled.append(refused)
+                with pytest.raises((DestinationExistsError, IntegrityError)):
+                    pushed.export("llama", place)
+                pushed.export("llama", place, overwrite=True)
+            elsewhere.push_from("llama", place, if_not_exists=not refused)
+            check_all(elsewhere, ["llama"], SOURCE)
+        _check_export(pushed, place)
+    # The parts of the large files, each small file, and the manifest that says that all is there. A push reads nothing
+    # of the twin: it has that content by then, from the other file.
+    assert sorted(spoiled) == [False] * 2 + [True] * (4 + 2 + 2 + 1)
 
 
 @pytest.mark.parametrize("fault", READ_FAULTS)
@@ -218,12 +307,18 @@ def test_a_fetch_of_many_threads_survives_an_outage(pushed: Machine, outage: int
         assert read_tree(machine.root / "out") == SOURCE
 
 
-def test_what_a_store_spoiled_while_it_took_it_is_never_handed_out(new_machine: NewMachine) -> None:
+@pytest.mark.parametrize("path", ["", "bucket/files", "bucket/export"])
+def test_what_a_store_spoiled_while_it_took_it_is_never_handed_out(
+    new_machine: NewMachine, provider: Path, path: str
+) -> None:
     """A store that acknowledges other bytes than it got: nobody can notice that before the bytes are read again."""
     for number in count(1):
-        machine = new_machine()
+        machine = _at(provider, new_machine())
         machine.storage.faults = {number: Fault.WRONG}
-        machine.push("llama", machine.write("run", SOURCE))
+        if path:
+            machine.push_from("llama", path)
+        else:
+            machine.push("llama", machine.write("run", SOURCE))
         calls = [*machine.storage.calls]
         if number > len(calls):
             break
