@@ -85,7 +85,8 @@ def converse(sink: Sink, request: bytes, *, cut: bool = False) -> bytes:
     with socket.create_connection((address.hostname, address.port), timeout=30) as connection:
         connection.sendall(request)
         if cut:
-            connection.shutdown(socket.SHUT_WR)
+            with contextlib.suppress(OSError):  # it has hung up already
+                connection.shutdown(socket.SHUT_WR)
         answer = b""
         while block := connection.recv(65536):
             answer += block
