@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import random
 import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 from flexai.checkpoints.models import CheckpointStatus
 from flexai.checkpoints.service.exports import EXPORT_MANIFEST
 from flexai.checkpoints.storage.keys import PARTIAL_SUFFIX
+from tests.chaos.processes import SMALL_SETTINGS
 from tests.chaos.stage import Stage
 from tests.support.machine import check_all, check_nothing_is_left_over, check_nothing_is_torn
 from tests.support.trees import Tree, read_tree
@@ -270,3 +274,35 @@ def play_vanishing_source(stage: Stage, chance: random.Random, rounds: int) -> N
         with stage.look() as machine:
             check_all(machine, [name], files)
         _clear(stage, name)
+
+
+def play_fetches_at_once(stage: Stage, rounds: int) -> None:
+    """Fetches into one folder at once all end right."""
+    files = stage.files("fetch")
+    stage.succeed(*_push("llama", stage.write("run", files)))
+    for number in range(rounds):
+        out = stage.root / f"out-{number}"
+        for run in [stage.start("checkpoint", "fetch", "llama", "-d", str(out)) for _ in range(4)]:
+            ended = run.wait()
+            assert ended.code == 0, ended.text
+        assert read_tree(out) == files
+
+
+def play_installed_program(stage: Stage, chance: random.Random, rounds: int) -> None:
+    """The whole program that is killed at any instant, its start included, as a user's shell runs it."""
+    program = [sys.executable, "-m", "flexai.cli"]
+    environment = {"PATH": "/usr/bin:/bin", "DO_NOT_TRACK": "1"} | SMALL_SETTINGS | stage.environment
+    for number in range(rounds):
+        name, files = f"name-{number}", stage.files(number)
+        push = [*program, *_push(name, stage.write("run", files))]
+        for _ in range(2):
+            process = subprocess.Popen(push, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            time.sleep(chance.uniform(0.3, 2))
+            process.kill()
+            process.wait()
+            with stage.look() as machine:
+                check_nothing_is_torn(machine)
+        done = subprocess.run([*push, "--if-not-exists"], env=environment, check=False, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        with stage.look() as machine:
+            check_all(machine, [name], files)

@@ -8,9 +8,8 @@ import shutil
 import pytest
 
 from tests.chaos.conftest import NewStage
-from tests.chaos.plays import play_all_at_once, play_many_names, play_one_name
-from tests.chaos.stage import ROUNDS, Stage, checkpoint_files
-from tests.support.trees import read_tree
+from tests.chaos.plays import play_all_at_once, play_fetches_at_once, play_many_names, play_one_name
+from tests.chaos.stage import ROUNDS, Stage
 
 
 def test_of_two_pushes_of_one_name_at_once_one_wins(new_stage: NewStage) -> None:
@@ -43,12 +42,4 @@ def test_pushes_deletions_and_collections_at_once_lose_nothing(
 
 
 def test_fetches_into_one_directory_at_once_all_end_right(new_stage: NewStage) -> None:
-    stage = new_stage()
-    files = checkpoint_files("fetch")
-    stage.succeed("checkpoint", "push", "llama", "-f", str(stage.write("run", files)))
-    for number in range(max(1, ROUNDS // 3)):
-        out = stage.root / f"out-{number}"
-        for run in [stage.start("checkpoint", "fetch", "llama", "-d", str(out)) for _ in range(4)]:
-            ended = run.wait()
-            assert ended.code == 0, ended.text
-        assert read_tree(out) == files
+    play_fetches_at_once(new_stage(), max(1, ROUNDS // 3))
