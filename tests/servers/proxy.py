@@ -13,7 +13,7 @@ import ssl
 import struct
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -42,7 +42,9 @@ class Request:
         return urlsplit(self.target).query
 
 
-Kind = Literal["answer", "lose the answer", "reset", "cut the answer", "stall", "flip a bit", "flip a sent bit"]
+Kind = Literal[
+    "answer", "lose the answer", "reset", "cut the answer", "stall", "fall silent", "flip a bit", "flip a sent bit"
+]
 
 
 @dataclass
@@ -59,6 +61,9 @@ class Fault:
         the connection breaks after ``after`` bytes of the answer's body
     ``stall``
         nothing more arrives after ``after`` bytes of the answer's body, until the proxy ends
+    ``fall silent``
+        no more than ``after`` bytes of the request's body are taken, and there is no answer, until the proxy ends; the
+        server never sees the request, nor ``strikes`` its body
     ``flip a bit``
         the byte at ``after`` of the answer's body is another one
     ``flip a sent bit``
@@ -142,10 +147,14 @@ class FaultProxy:
 
     def note(self, request: Request) -> Fault | None:
         """Record a request; returns the fault that strikes it."""
+        self.requests.append(request)
+        return self.find(request)
+
+    def find(self, request: Request, *, is_silence: bool = False) -> Fault | None:
+        """The fault that strikes a request: one that keeps the rest of it from being read, or one of the others."""
         with self._lock:
-            self.requests.append(request)
             for fault in self.faults:
-                if fault.times > 0 and fault.strikes(request):
+                if (fault.kind == "fall silent") == is_silence and fault.times > 0 and fault.strikes(request):
                     fault.times -= 1
                     return fault
         return None
@@ -178,11 +187,15 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _serve(self) -> None:
         size = int(self.headers.get("Content-Length", 0))
-        body = self.rfile.read(size)
-        if len(body) < size:
+        request = Request(self.command, self.path, {k.lower(): v for k, v in self.headers.items()}, b"")
+        silence = self.server.proxy.find(request, is_silence=True)
+        request = replace(request, body=self.rfile.read(size if silence is None else min(size, silence.after)))
+        if silence is not None:
+            self.server.proxy.requests.append(request)
+            self.server.proxy.wait_for_end()
+        if silence is not None or len(request.body) < size:
             self._break_off()
             return
-        request = Request(self.command, self.path, {k.lower(): v for k, v in self.headers.items()}, body)
         self.server.proxy.wait(request)
         fault = self.server.proxy.note(request)
         if fault is None:

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import google.auth.credentials
 import google.auth.exceptions
@@ -42,6 +42,8 @@ from tests.servers.fixtures import GCSServer
 from tests.servers.proxy import FaultProxy, Kind, Request
 
 CONTENT = bytes(range(256)) * 12_345
+LONG = 16 * BLOCK_SIZE
+"""Bytes: more than the buffers of a connection hold."""
 BASE: Any = google.auth.credentials.Credentials
 auth_errors: Any = google.auth.exceptions
 
@@ -257,6 +259,36 @@ def test_a_service_that_speaks_no_tls_is_not_said_to_have_a_bad_certificate(benc
 
 
 # Sending
+
+
+@pytest.mark.parametrize("after", [0, LONG])
+def test_a_part_that_stalls_on_its_way_is_sent_again_alone(bench: Bench, after: int) -> None:
+    """The service takes no more bytes, so that the connection's buffers fill up; or it takes all and says nothing."""
+
+    class Watched:
+        size = LONG
+        taken: ClassVar[list[int]] = []
+
+        def blocks(self) -> Iterator[Block]:
+            self.taken.append(0)
+            for _ in range(LONG // BLOCK_SIZE):
+                yield ZERO_BLOCK
+                self.taken[-1] += BLOCK_SIZE
+
+    # Far more than an answer takes. What is sent has the time that connecting has.
+    timeouts: dict[str, Any] = {"read_timeout" if after else "connect_timeout": 3.0}
+    storage = bench.storage(**timeouts)
+    upload_id = storage.start_upload(bench.key(), size=2 * LONG)
+    bench.proxy.add("fall silent", strikes=_is("POST", "%2F00002"), after=after)
+    receipts = [
+        storage.put_part(bench.key(), upload_id, number=number, offset=(number - 1) * LONG, body=Watched())
+        for number in (1, 2)
+    ]
+    first, stalled, again = Watched.taken
+    assert (first, again) == (LONG, LONG)
+    assert (stalled == LONG) == bool(after)
+    assert bench.waits == [0.5]
+    assert storage.complete_upload(bench.key(), upload_id, receipts).size == 2 * LONG
 
 
 def test_a_large_part_is_never_in_memory_as_a_whole(bench: Bench) -> None:

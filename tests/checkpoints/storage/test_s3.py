@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import socket
 import ssl
 import tracemalloc
 import uuid
@@ -12,7 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -37,6 +39,8 @@ from tests.servers.fixtures import S3Server
 from tests.servers.proxy import FaultProxy, Kind, Request
 
 CONTENT = bytes(range(256)) * 12_345
+LONG = 16 * BLOCK_SIZE
+"""Bytes: more than the buffers of a connection hold."""
 NO_SUCH_HOST = "http://127.0.0.1:9"
 
 
@@ -364,6 +368,70 @@ def test_a_body_is_sent_without_being_hashed_or_summed(bench: Bench) -> None:
     assert put.headers["content-length"] == str(len(CONTENT))
     unasked = [name for name in put.headers if "checksum" in name or name in {"content-md5", "x-amz-trailer"}]
     assert unasked == []
+
+
+def test_every_request_goes_to_the_endpoint_with_its_signature_in_a_header(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """None goes to AWS, as those of the SDK's client in C would, and none has the SigV2 of signed URLs."""
+    connected: set[tuple[str, int]] = set()
+    connect = socket.socket.connect
+
+    def noting_connect(self: socket.socket, address: tuple[str, int]) -> None:
+        connected.add(address)
+        connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", noting_connect)
+    content = bytes(MIN_PART_SIZE + 1)
+    bench.put(content=content)
+    storage = bench.storage(max_copy_size=MIN_PART_SIZE, copy_part_size=MIN_PART_SIZE)
+    assert content_of(storage.get(bench.key(), start=1, length=5)) == bytes(5)
+    bench.plain.copy(bench.plain, bench.key(), bench.key("copy"))
+    storage.copy(storage, bench.key(), bench.key("parts"))
+    upload_id = storage.start_upload(bench.key("new"), size=4)
+    assert storage.has_upload(bench.key("new"), upload_id)
+    storage.put_part(bench.key("new"), upload_id, number=1, offset=0, body=BytesBody(b"part"))
+    assert len(list(storage.list_uploads(bench.prefix))) == 1
+    storage.abort_upload(bench.key("new"), upload_id)
+    storage.delete([info.key for info in storage.list(bench.prefix)])
+    bench.storage(capabilities=Capabilities(multi_delete=False)).delete([bench.key()])
+    assert {request.method for request in bench.proxy.requests} == {"DELETE", "GET", "HEAD", "POST", "PUT"}
+    for request in bench.proxy.requests:
+        assert request.headers["authorization"].startswith("AWS4-HMAC-SHA256 Credential="), request.target
+        assert "signature" not in request.query.lower()
+    # The proxy's own connections are this process's, too.
+    ports = {urlsplit(url).port for url in (bench.proxy.url, bench.server.url)}
+    assert {(host, port) for host, port, *_ in connected} == {("127.0.0.1", port) for port in ports}
+
+
+@pytest.mark.parametrize("after", [0, LONG])
+def test_a_part_that_stalls_on_its_way_is_sent_again_alone(bench: Bench, after: int) -> None:
+    """The service takes no more bytes, so that the connection's buffers fill up; or it takes all and says nothing."""
+
+    class Watched:
+        size = LONG
+        taken: ClassVar[list[int]] = []
+
+        def blocks(self) -> Iterator[Block]:
+            self.taken.append(0)
+            for _ in range(LONG // BLOCK_SIZE):
+                yield ZERO_BLOCK
+                self.taken[-1] += BLOCK_SIZE
+
+    # Far more than an answer takes. What is sent has the time that connecting has.
+    timeouts: dict[str, Any] = {"read_timeout" if after else "connect_timeout": 3.0}
+    storage = bench.storage(**timeouts)
+    upload_id = storage.start_upload(bench.key(), size=2 * LONG)
+    bench.proxy.add("fall silent", strikes=_is("PUT", "partNumber=2"), after=after)
+    receipts = [
+        storage.put_part(bench.key(), upload_id, number=number, offset=(number - 1) * LONG, body=Watched())
+        for number in (1, 2)
+    ]
+    first, stalled, again = Watched.taken
+    assert (first, again) == (LONG, LONG)
+    assert (stalled == LONG) == bool(after)
+    assert bench.waits == [0.5]
+    assert storage.complete_upload(bench.key(), upload_id, receipts).size == 2 * LONG
 
 
 def test_a_large_part_is_never_in_memory_as_a_whole(bench: Bench, juicefs: S3Server) -> None:
