@@ -18,6 +18,13 @@ CLI = Path("src/flexai/cli")
 
 UNPICKLERS = frozenset({"cPickle", "cloudpickle", "dill", "joblib", "marshal", "pickle", "shelve", "torch"})
 CLOUD_SDKS = frozenset({"boto3", "botocore", "google"})
+TRANSFER_MANAGERS = frozenset({"s3transfer", "awscrt", "boto3.s3.transfer"})
+TRANSFERS_AND_PRESIGNED_URLS = frozenset(
+    {
+        *(f"{verb}_{what}" for verb in ("upload", "download") for what in ("file", "fileobj", "directory")),
+        *("TransferConfig", "S3Transfer", "TransferManager", "generate_presigned_url", "generate_presigned_post"),
+    }
+)
 CLOUD_FOLDERS = (Path("src/flexai/checkpoints/storage"), Path("blocks"))
 HEAVY = ("alembic", "boto3", "google.cloud", "numpy", "prefect", "pydantic", "requests", "rich", "sqlalchemy", "yaml")
 
@@ -107,6 +114,20 @@ def test_cloud_sdks_are_imported_by_stores_and_blocks_alone(imports: list[Import
 
 def test_cloud_sdks_are_imported_only_when_they_are_needed(imports: list[Import]) -> None:
     assert [str(found) for found in imports if found.root in CLOUD_SDKS and found.at_import_time] == []
+
+
+def test_no_transfer_manager_is_used_and_no_url_is_signed(imports: list[Import]) -> None:
+    # The transfer manager of S3's SDK hands over to a client in C where that is installed, which goes past an endpoint
+    # of one's own; URLs it signs in the way of SigV2 unless told otherwise, which most services refuse.
+    managers = [found for found in imports if found.module.startswith(tuple(TRANSFER_MANAGERS))]
+    assert [str(found) for found in managers] == []
+    used = [
+        f"{file}:{node.lineno} uses {node.attr}"
+        for file in _source_files()
+        for node in ast.walk(ast.parse((ROOT / file).read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute) and node.attr in TRANSFERS_AND_PRESIGNED_URLS
+    ]
+    assert used == []
 
 
 def test_the_folders_names_are_never_imported_as_top_level_packages(imports: list[Import]) -> None:
