@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import tempfile
 import uuid
@@ -15,6 +16,7 @@ from blake3 import blake3
 
 from tests.cli.program import Program
 from tests.servers.fixtures import S3Server
+from tests.servers.prefect import PrefectServer
 from tests.servers.storm import Kind, StormProxy, forecast
 
 MIB = 1024**2
@@ -164,3 +166,78 @@ def test_a_fetch_that_is_denied_in_the_middle_stops_at_once_and_goes_on_when_it_
     assert len(stormy.requests) <= parts - arrived + THREADS
     assert stormy.delivered <= len(stormy.requests) * SMALL_PART + DOCUMENTS
     assert digests(folder / "out") == written
+
+
+@pytest.fixture
+def stormy_provider(
+    program: Program, bucket: str, seaweedfs: S3Server, prefect_server: PrefectServer
+) -> Iterator[StormProxy]:
+    """A proxy, calm at first, behind a connection that has the bucket's name; the store is in the home folder."""
+    with StormProxy(seaweedfs.url, lambda _: None) as proxy:
+        program.environment |= {
+            "PREFECT_API_URL": prefect_server.api_url,
+            "FLEXAI_PART_SIZE": f"{SMALL_PART}",
+            "FLEXAI_CONCURRENCY": f"{THREADS}",
+        }
+        created = program.run(
+            *["storage", "create", bucket, "--provider", "minio", "--endpoint-url", proxy.url],
+            *["--access-key-id", seaweedfs.access_key_id, "--secret-from", "-"],
+            input=seaweedfs.secret_access_key,
+        )
+        assert created.code == 0, created.err
+        yield proxy
+
+
+def exported(server: S3Server, bucket: str) -> tuple[dict[str, str], bool]:
+    """The digests of what lies in the folder ``out`` of a bucket, and whether it says that it is all there."""
+    with closing(server.client()) as client:
+        found = {
+            item["Key"].removeprefix("out/"): client.get_object(Bucket=bucket, Key=item["Key"])["Body"].read()
+            for item in client.list_objects_v2(Bucket=bucket)["Contents"]
+        }
+    manifest = json.loads(found.pop("flexai-manifest.json"))
+    return {name: blake3(content).hexdigest() for name, content in found.items()}, manifest["complete"]
+
+
+def test_an_export_arrives_whole_through_storms(
+    program: Program, stormy_provider: StormProxy, bucket: str, seaweedfs: S3Server, folder: Path
+) -> None:
+    parts = DENIED_PARTS
+    written = make_shards(folder / "llama", shards=4, size=parts * SMALL_PART // 4)
+    assert program.run("checkpoint", "push", "llama", "-f", str(folder / "llama"), "--no-track").code == 0
+    plan = forecast(SEED, each=2, calm=20)
+    stormy_provider.reset(plan.get)
+    done = program.run(*_export(bucket))
+    assert done.code == 0, done.err
+    assert stormy_provider.struck == Counter(plan.values())
+    assert len(stormy_provider.requests) == parts + sum(kind != "delay" for kind in plan.values())
+    assert exported(seaweedfs, bucket) == (written, True)
+
+
+def test_an_export_that_is_denied_in_the_middle_stops_at_once_and_goes_on_when_it_may(
+    program: Program, stormy_provider: StormProxy, bucket: str, seaweedfs: S3Server, folder: Path
+) -> None:
+    shards, parts = 4, DENIED_PARTS
+    written = make_shards(folder / "llama", shards=shards, size=parts * SMALL_PART // shards)
+    assert program.run("checkpoint", "push", "llama", "-f", str(folder / "llama"), "--no-track").code == 0
+    stormy_provider.reset(denying(first=16))
+    denied = program.run(*_export(bucket))
+    assert (denied.code, "s3:PutObject is denied" in denied.error) == (5, True), denied.err
+    # The uploads that were under way are given up.
+    assert stormy_provider.later < THREADS + shards
+    assert stormy_provider.passed < 16
+    arrived, is_complete = exported(seaweedfs, bucket)
+    assert arrived.items() <= written.items()
+    assert not is_complete
+
+    stormy_provider.reset(lambda _: None)
+    assert program.run(*_export(bucket)).code == 0
+    # What is there is read, to be compared, and not sent.
+    sent = Counter(request.method for request in stormy_provider.requests)["PUT"]
+    assert sent == (shards - len(arrived)) * parts // shards
+    assert exported(seaweedfs, bucket) == (written, True)
+
+
+def _export(bucket: str) -> list[str]:
+    place = ["--storage-provider", bucket, "--destination-path", f"{bucket}/out"]
+    return ["checkpoint", "export", "llama", *place, "--no-track"]
