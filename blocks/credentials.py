@@ -202,10 +202,12 @@ class SavedAWSCredentials:
             )
 
     def _resolve(self, kind: str, fields: Mapping[str, Any]) -> Any:
-        import botocore.session
+        from botocore.config import Config
         from botocore.credentials import AssumeRoleCredentialFetcher, Credentials, DeferredRefreshableCredentials
 
-        session = botocore.session.Session(profile=fields.get("profile_name") or None)
+        from flexai.checkpoints.storage.s3_service import new_session
+
+        session = new_session(fields.get("profile_name") or "")
         if kind == MINIO:
             names = ("minio_root_user", "minio_root_password", "")
         else:

@@ -14,13 +14,13 @@ from flexai.blocks.credentials import SavedAWSCredentials, SavedCredentials
 from flexai.blocks.fields import Secret, Text, endpoint_field, existing_bundle
 from flexai.blocks.probes import ProbeFunction
 from flexai.blocks.provider import StorageProvider
-from flexai.checkpoints.errors import AccessDeniedError
+from flexai.checkpoints.errors import AccessDeniedError, SettingsError, UsageError
 from flexai.checkpoints.storage.connection import RemotePath, check_bucket, split_bucket
-from flexai.checkpoints.storage.endpoints import check_address
+from flexai.checkpoints.storage.endpoints import check_address, check_endpoint
 from flexai.checkpoints.storage.retry import RetryPolicy, retrying
 from flexai.checkpoints.storage.s3 import S3Storage
 from flexai.checkpoints.storage.s3_errors import code_of, translate
-from flexai.checkpoints.storage.s3_service import S3Credentials, S3Service
+from flexai.checkpoints.storage.s3_service import S3Credentials, S3Service, find_configured
 
 _REGION = re.compile(r"[a-z0-9-]{0,64}")
 _ACCOUNT = re.compile(r"[0-9a-f]{32}")
@@ -102,8 +102,8 @@ class _S3Provider(StorageProvider):
 
     def verify(self) -> None:
         """Look up where the endpoint leads."""
-        if self.endpoint:
-            check_address(self.endpoint)
+        if endpoint := self.endpoint:
+            check_address(endpoint)
 
     def open(self, path: str) -> RemotePath:
         """Open a bucket; nothing is sent yet."""
@@ -210,7 +210,10 @@ class S3StorageProvider(_S3Provider):
     profile: Text = Field(
         default="",
         title="Profile",
-        description="Instead of a key: a profile of ~/.aws/config, to be found wherever the connection is used.",
+        description=(
+            "Instead of a key: a profile of ~/.aws/config, to be found wherever the connection is used. Its region and "
+            "endpoint_url are used where none are given here."
+        ),
         examples=["research"],
     )
     anonymous: bool = Field(
@@ -250,13 +253,20 @@ class S3StorageProvider(_S3Provider):
 
     @property
     def endpoint(self) -> str:
-        """The endpoint; empty for AWS."""
-        return self.endpoint_url
+        """The endpoint, or the profile's; empty for AWS.
+
+        Raises SettingsError where the profile's is none that a connection may have.
+        """
+        configured = "" if self.endpoint_url or not self.profile else find_configured(self.profile)[0]
+        try:
+            return check_endpoint(configured) if configured else self.endpoint_url
+        except UsageError as error:
+            raise SettingsError(f"endpoint_url of profile {self.profile!r}: {error.message}", hint=error.hint) from None
 
     @property
     def signing_region(self) -> str:
-        """The region."""
-        return self.region
+        """The region, or the profile's."""
+        return self.region or (find_configured(self.profile)[1] if self.profile else "")
 
     @property
     def location(self) -> str:

@@ -461,6 +461,45 @@ def test_a_profile_is_looked_up_where_the_connection_is_used(seaweedfs: S3Server
     assert put_and_read(provider, scratch(seaweedfs)) == b"content"
 
 
+@pytest.mark.parametrize(
+    "way", ["endpoint_url = {url}", "services = lab\n[services lab]\ns3 =\n  endpoint_url = {url}"]
+)
+def test_a_profiles_endpoint_is_used_where_the_connection_has_none(
+    seaweedfs: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    (tmp_path / "aws-config").write_text(
+        f"[profile lab]\naws_access_key_id={seaweedfs.access_key_id}\n"
+        f"aws_secret_access_key={seaweedfs.secret_access_key}\nregion=eu-north-1\n" + way.format(url=seaweedfs.url)
+    )
+    provider = S3StorageProvider(profile="lab")
+    assert put_and_read(provider, scratch(seaweedfs)) == b"content"
+    service = provider.service()
+    assert (service.endpoint_url, service.region) == (seaweedfs.url, "eu-north-1")
+    assert service.identity == f"s3:{seaweedfs.url}:chain:lab"
+    assert S3StorageProvider(profile="lab", endpoint_url="https://s3.example.com").endpoint == "https://s3.example.com"
+
+
+@pytest.mark.parametrize("url", ["http://169.254.169.254", "https://canary@example.com", "ftp://example.com"])
+def test_a_profiles_endpoint_obeys_the_rules_of_a_connections_own(tmp_path: Path, url: str) -> None:
+    (tmp_path / "aws-config").write_text(f"[profile lab]\nendpoint_url = {url}\n")
+    with pytest.raises(SettingsError, match="endpoint_url of profile 'lab'") as refused:
+        S3StorageProvider(profile="lab").open("bucket/key")
+    assert "canary" not in refused.value.message
+
+
+@pytest.mark.parametrize("variable", ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"])
+def test_the_sdks_variables_do_not_lead_a_connection_elsewhere(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, variable: str
+) -> None:
+    monkeypatch.setenv(variable, "http://169.254.169.254")
+    (tmp_path / "aws-config").write_text("[default]\nendpoint_url = http://169.254.169.254\n")
+    provider = S3StorageProvider(region="eu-west-1", access_key_id="a", secret_access_key="b")
+    service = provider.service()
+    assert service.identity == "s3:AWS:key:a"
+    assert service.client.meta.endpoint_url == "https://s3.eu-west-1.amazonaws.com"
+
+
 def test_nobodys_requests_are_not_signed(seaweedfs: S3Server) -> None:
     with faulty(seaweedfs.url) as proxy:
         provider = S3StorageProvider(endpoint_url=proxy.url, anonymous=True)

@@ -14,23 +14,17 @@ if TYPE_CHECKING:
 
 
 def s3_bucket(bucket: str) -> S3Storage:
-    """A bucket of S3, or of the service that ``AWS_ENDPOINT_URL_S3`` or ``AWS_ENDPOINT_URL`` names.
-
-    The variables are the SDK's (https://docs.aws.amazon.com/sdkref/latest/guide/feature-ss-endpoints.html). They are
-    read here as well because buckets are addressed otherwise at AWS than elsewhere.
-    """
+    """A bucket of S3, or of the service that ``AWS_ENDPOINT_URL_S3``, ``AWS_ENDPOINT_URL`` or the profile names."""
     from flexai.checkpoints.storage.capabilities import Capabilities
     from flexai.checkpoints.storage.s3 import S3Storage
-    from flexai.checkpoints.storage.s3_service import S3Service
+    from flexai.checkpoints.storage.s3_service import S3Service, find_configured
 
-    endpoint = ""
-    if os.environ.get("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "").lower() != "true":
-        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
-    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or ""
+    endpoint, region = find_configured(is_ambient=True)
     # AWS has conditional writes; what another service has nobody has tried:
     # https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-writes.html.
     capabilities = Capabilities(conditional_put=not endpoint)
-    return S3Storage(S3Service(endpoint_url=endpoint, region=region), bucket, capabilities=capabilities)
+    service = S3Service(endpoint_url=endpoint, region=region, is_ambient=True)
+    return S3Storage(service, bucket, capabilities=capabilities)
 
 
 def gcs_bucket(bucket: str) -> GCSStorage:

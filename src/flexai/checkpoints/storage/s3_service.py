@@ -6,6 +6,7 @@ import base64
 import functools
 import hashlib
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -34,6 +35,49 @@ class S3Credentials:
     session_token: str = field(default="", repr=False)
 
 
+def new_session(profile: str = "", *, is_ambient: bool = False) -> Any:
+    """A session of the SDK's; ``is_ambient`` has its variables say where every request goes.
+
+    Otherwise ``AWS_ENDPOINT_URL``, which mostly names a store, does not name who gives the keys of a role.
+    """
+    import botocore.session
+    from botocore.config import Config
+
+    session = botocore.session.Session(profile=profile or None)
+    if not is_ambient and os.environ.get("AWS_ENDPOINT_URL") and not os.environ.get("AWS_ENDPOINT_URL_STS"):
+        session.set_default_client_config(Config(ignore_configured_endpoint_urls=True))
+    return session
+
+
+def find_configured(profile: str = "", *, is_ambient: bool = False) -> tuple[str, str]:
+    """The endpoint of S3 and the region that a profile names; both empty where there is no such profile here.
+
+    ``is_ambient`` looks at the environment's variables first, in the SDK's order:
+    https://docs.aws.amazon.com/sdkref/latest/guide/feature-ss-endpoints.html. Raises StorageError for a file of
+    profiles that cannot be read.
+    """
+    from botocore.exceptions import BotoCoreError, ProfileNotFound
+
+    variables = os.environ if is_ambient else {}
+    try:
+        session = new_session(profile)
+        found = session.get_scoped_config()
+        own = session.full_config.get("services", {}).get(found.get("services"), {}).get("s3", {})
+        is_ignored = session.get_config_variable("ignore_configured_endpoint_urls")
+    except ProfileNotFound:
+        return "", ""
+    except BotoCoreError as error:
+        raise translate(error, service=AWS_NAME) from error
+    endpoints = (
+        variables.get("AWS_ENDPOINT_URL_S3"),
+        variables.get("AWS_ENDPOINT_URL"),
+        own.get("endpoint_url"),
+        found.get("endpoint_url"),
+    )
+    region = variables.get("AWS_REGION") or variables.get("AWS_DEFAULT_REGION") or found.get("region") or ""
+    return "" if is_ignored else next(filter(None, endpoints), ""), region
+
+
 class S3Service:
     """One endpoint with one set of credentials; safe to use from many threads."""
 
@@ -45,6 +89,7 @@ class S3Service:
         credentials: S3Credentials | Callable[[], S3Credentials] | None = None,
         credentials_identity: str = "",
         profile: str = "",
+        is_ambient: bool = False,
         anonymous: bool = False,
         addressing_style: Literal["auto", "path", "virtual"] = "auto",
         ca_bundle: str = "",
@@ -64,6 +109,7 @@ class S3Service:
         self._credentials = credentials
         self._credentials_identity = credentials_identity
         self._profile = profile
+        self._is_ambient = is_ambient
         self._anonymous = anonymous
         self._addressing_style = addressing_style
         self._ca_bundle = ca_bundle
@@ -150,11 +196,10 @@ class S3Service:
             self._client = None
 
     def _make_client(self) -> Any:
-        import botocore.session
         from botocore.exceptions import BotoCoreError
 
         try:
-            core = botocore.session.Session(profile=self._profile or None)
+            core = new_session(self._profile, is_ambient=self._is_ambient)
             core.register_component("data_loader", _data_loader())
             if self._credentials is not None:
                 core.register_component("credential_provider", _AskedProvider(self._credentials))
@@ -202,6 +247,8 @@ class S3Service:
             max_pool_connections=self._connections,
             tcp_keepalive=True,
             retries={"total_max_attempts": 1, "mode": "standard"},
+            # The variables and files of the SDK would lead elsewhere than what was checked and is shown.
+            ignore_configured_endpoint_urls=True,
             user_agent_extra="flexai-checkpoints",
         )
 
