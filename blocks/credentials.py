@@ -115,6 +115,10 @@ class SavedCredentials:
         finally:
             self._lock.release()
 
+    def forget(self) -> None:
+        """Read the block again when it is next needed: what it gave was refused."""
+        self._read_at = float("-inf")
+
     def _is_fresh(self) -> bool:
         return self._clock() - self._read_at < self._max_age
 
@@ -172,7 +176,8 @@ class SavedAWSCredentials:
         """The credentials of this moment.
 
         Raises SettingsError for a block that lacks some, AccessDeniedError where a role may not be assumed or there is
-        nothing to be found, and what ``SavedCredentials.read`` raises.
+        nothing to be found, StorageUnavailableError where who gives a role's keys does not answer, and what
+        ``SavedCredentials.read`` raises.
         """
         from botocore.exceptions import BotoCoreError, ClientError
 
@@ -190,6 +195,12 @@ class SavedAWSCredentials:
         except (BotoCoreError, ClientError) as error:
             raise self._refused(error, fields) from error
         return S3Credentials(frozen.access_key, frozen.secret_key, frozen.token or "")
+
+    def forget(self) -> None:
+        """Read the block, and assume its role, again when they are next needed."""
+        with self._lock:
+            self._fields = None
+        self.saved.forget()
 
     def check_endpoint(self, endpoint_url: str) -> None:
         """Raise SettingsError where the block has an endpoint of its own that the connection does not have."""
@@ -227,7 +238,12 @@ class SavedAWSCredentials:
         logging.getLogger("botocore.parsers").addFilter(_is_no_debugging)
         wanted = fields.get("assume_role_kwargs")
         fetcher = AssumeRoleCredentialFetcher(
-            client_creator=partial(session.create_client, region_name=fields.get("region_name") or None),
+            client_creator=partial(
+                session.create_client,
+                region_name=fields.get("region_name") or None,
+                # Who makes the request that needs the keys tries again.
+                config=Config(retries={"total_max_attempts": 1}, connect_timeout=10.0),
+            ),
             source_credentials=credentials,
             role_arn=role,
             extra_args={name: value for name, value in wanted.items() if value} if isinstance(wanted, Mapping) else {},
@@ -235,12 +251,18 @@ class SavedAWSCredentials:
         return DeferredRefreshableCredentials(fetcher.fetch_credentials, "assume-role")
 
     def _refused(self, error: Exception, fields: Mapping[str, Any]) -> CheckpointError:
+        from botocore.exceptions import ClientError, NoRegionError
+
         from flexai.checkpoints.storage.s3_errors import code_of, translate
 
-        if role := fields.get("assume_role_arn"):
-            why = code_of(error) or type(error).__name__
-            return AccessDeniedError(f"role {role} of credentials block {self.saved.reference!r} is refused ({why})")
-        return translate(error, service="AWS")
+        block = f"credentials block {self.saved.reference!r}"
+        if isinstance(error, NoRegionError):
+            return SettingsError(f"{block} names a role and no region to ask for its keys", hint="give it a region")
+        role = fields.get("assume_role_arn")
+        found = translate(error, service="AWS STS" if role else "AWS", operation="sts:AssumeRole")
+        if role and isinstance(error, ClientError) and not isinstance(found, StorageUnavailableError):
+            return AccessDeniedError(f"role {role} of {block} is refused ({code_of(error)})")
+        return found
 
 
 def _is_no_debugging(record: logging.LogRecord) -> bool:
@@ -305,7 +327,11 @@ def saved_google_credentials(saved: SavedCredentials) -> Any:
     class Renewed(base):  # type: ignore[misc]
         def refresh(self, request: Any) -> None:
             info, _ = read_service_account(saved)
-            inner = google.auth.default(scopes=_GOOGLE_SCOPES)[0] if info is None else google_scoped(info)
+            try:
+                inner = google.auth.default(scopes=_GOOGLE_SCOPES)[0] if info is None else google_scoped(info)
+            except ValueError:
+                # Without its text, which may quote the key.
+                raise SettingsError(f"the private key in credentials block {saved.reference!r} is damaged") from None
             inner.refresh(request)
             self.token, self.expiry = inner.token, inner.expiry
 

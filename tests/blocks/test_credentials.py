@@ -42,6 +42,7 @@ from flexai.checkpoints.errors import (
     StorageUnavailableError,
 )
 from flexai.checkpoints.storage.protocol import BytesBody
+from flexai.checkpoints.storage.s3_service import new_session
 from tests.servers.fixtures import GCSServer, S3Server
 from tests.servers.hub import serve_hub
 from tests.servers.keeper import free_ports
@@ -231,6 +232,46 @@ def test_a_role_that_is_refused_is_called_by_its_name(tokens: TokenServer) -> No
         aws(save(block))()
 
 
+def role(**fields: Any) -> AwsCredentials:
+    """A block that names a role."""
+    given = {"aws_access_key_id": "a", "aws_secret_access_key": SecretStr("canary"), "region_name": "eu-west-1"}
+    return AwsCredentials(assume_role_arn="arn:aws:iam::1:role/trainer", **(given | fields))
+
+
+def test_who_gives_a_roles_keys_may_be_away_for_a_while(
+    monkeypatch: pytest.MonkeyPatch, tokens: TokenServer, seaweedfs: S3Server
+) -> None:
+    (port,) = free_ports(1)
+    monkeypatch.setenv("AWS_ENDPOINT_URL_STS", f"http://127.0.0.1:{port}")
+    with pytest.raises(StorageUnavailableError, match="AWS STS cannot be reached"):
+        aws(save(role()))()
+    with faulty(tokens.url) as proxy, faulty(seaweedfs.url) as store:
+        store.add("answer", times=9, status=200, headers={"ETag": '"0"'})
+        monkeypatch.setenv("AWS_ENDPOINT_URL_STS", proxy.url)
+        proxy.add("answer", status=503)
+        place = S3StorageProvider(endpoint_url=store.url, credentials_block=save(role())).open("bucket")
+        assert place.storage.put("object", BytesBody(b"content")).size == 7
+        assert [request.headers["x-amz-security-token"] for request in store.requests] == ["canary-role-token-1"]
+
+
+def test_a_role_without_a_region_is_a_block_that_lacks_something(tokens: TokenServer) -> None:
+    with pytest.raises(SettingsError, match="names a role and no region"):
+        aws(save(role(region_name=None)))()
+
+
+@pytest.mark.parametrize("has_own", [True, False])
+def test_the_stores_variable_does_not_say_who_gives_a_roles_keys(
+    monkeypatch: pytest.MonkeyPatch, tokens: TokenServer, has_own: bool
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", tokens.url)
+    if not has_own:
+        monkeypatch.delenv("AWS_ENDPOINT_URL_STS")
+    client = new_session().create_client("sts", region_name="eu-west-1")
+    assert client.meta.endpoint_url == (tokens.url if has_own else "https://sts.eu-west-1.amazonaws.com")
+    client = new_session(is_ambient=True).create_client("sts", region_name="eu-west-1")
+    assert client.meta.endpoint_url == tokens.url
+
+
 def test_a_secret_block_gives_the_hubs_token() -> None:
     name = save(Secret(value=SecretStr("hf_Canary")))
     with serve_hub() as hub:
@@ -270,6 +311,16 @@ def test_a_gcp_block_may_name_a_file_of_this_machine(tokens: TokenServer, tmp_pa
     info, _ = read_service_account(SavedCredentials(name, (GCP,)))
     assert info is not None
     assert info["client_email"].startswith("lab@")
+
+
+def test_a_gcp_block_with_a_damaged_private_key_is_a_block_that_cannot_be_used(fake_gcs: GCSServer) -> None:
+    damaged = "-----BEGIN PRIVATE KEY-----\ncanary\n-----END PRIVATE KEY-----\n"
+    key = service_account_key("https://oauth2.googleapis.com/token", private_key=damaged)
+    name = save(GcpCredentials(service_account_info=key))
+    storage = GCSStorageProvider(endpoint_url=fake_gcs.url, credentials_block=name).open(fake_gcs.bucket).storage
+    with pytest.raises(SettingsError, match=f"the private key in credentials block '{name}' is damaged") as refused:
+        storage.put("object", BytesBody(b"content"))
+    assert "canary" not in refused.value.message
 
 
 def test_a_gcp_block_without_a_key_means_what_is_found() -> None:
@@ -331,6 +382,31 @@ def test_an_open_store_goes_on_with_the_keys_of_the_moment(
         storage.put("keys/object", BytesBody(b"content"))
     save(keys_of(seaweedfs), name)
     assert storage.put("keys/object", BytesBody(b"content")).size == 7
+
+
+def test_a_session_token_that_is_refused_is_looked_up_in_the_block_at_once(seaweedfs: S3Server) -> None:
+    def block(token: str) -> AwsCredentials:
+        return AwsCredentials(aws_access_key_id="a", aws_secret_access_key=SecretStr("b"), aws_session_token=token)
+
+    name = save(block("old"))
+    body = BytesBody(b"content")
+    with faulty(seaweedfs.url) as proxy:
+        storage = S3StorageProvider(endpoint_url=proxy.url, credentials_block=name).open("bucket").storage
+        proxy.add("answer", status=200, headers={"ETag": '"0"'})
+        storage.put("object", body)
+        save(block("new"), name)
+        expired = b"<Error><Code>ExpiredToken</Code></Error>"
+        proxy.add("answer", status=400, body=expired, strikes=lambda r: r.headers["x-amz-security-token"] == "old")
+        proxy.add("answer", status=200, headers={"ETag": '"0"'})
+        storage.put("object", body)
+        assert [request.headers["x-amz-security-token"] for request in proxy.requests] == ["old", "old", "new"]
+
+
+def test_a_role_is_assumed_again_once_its_token_is_refused(tokens: TokenServer) -> None:
+    credentials = aws(save(role()))
+    assert [credentials().session_token for _ in range(2)] == ["canary-role-token-1"] * 2
+    credentials.forget()
+    assert credentials().session_token == "canary-role-token-2"
 
 
 def test_a_prefect_api_that_is_away_for_a_while_does_not_stop_a_transfer() -> None:

@@ -99,10 +99,11 @@ class S3Service:
     ) -> None:
         """Describe the service; nothing is sent yet.
 
-        ``credentials`` may be a function: it is asked for every request, so what it gives may expire soon. None means
-        the SDK's own chain (environment, profile, instance role). ``credentials_identity`` tells sets of credentials
-        apart that a function gives. Timeouts are in seconds, ``read_timeout`` for the silence between two bytes.
-        ``connections`` is how many stay open for reuse; it should be no less than the threads.
+        ``credentials`` may be a function: it is asked for every request, so what it gives may expire soon. Where it has
+        a method ``forget``, that is called once a session token of its was refused. None means the SDK's own chain
+        (environment, profile, instance role), as ``new_session`` has it. ``credentials_identity`` tells sets of
+        credentials apart that a function gives. Timeouts are in seconds, ``read_timeout`` for the silence between two
+        bytes. ``connections`` is how many stay open for reuse; it should be no less than the threads.
         """
         self.endpoint_url = endpoint_url.rstrip("/")
         self.region = region
@@ -168,9 +169,12 @@ class S3Service:
             is_recent = time.monotonic() - self._renewed_at < JUST_RENEWED
             if is_recent and (refused == self._renewed_token or not is_certain):
                 return False
-            if self._credentials is None and self._current_token() == refused:
-                # Other threads finish what they have in hand with the client that they have.
-                self._client = self._make_client()
+            if self._current_token() == refused:
+                if self._credentials is None:
+                    # Other threads finish what they have in hand with the client that they have.
+                    self._client = self._make_client()
+                elif forget := getattr(self._credentials, "forget", None):
+                    forget()
             self._renewed_token, self._renewed_at = self._current_token(), time.monotonic()
             return self._renewed_token != refused
 
