@@ -168,7 +168,23 @@ class _S3Provider(StorageProvider):
             raise translate(error, service=service.name, operation="s3:ListAllMyBuckets") from error
 
 
-class S3StorageProvider(_S3Provider):
+class _AddressedProvider(_S3Provider):
+    """What connections have in common whose endpoint is given. Not a block of its own."""
+
+    addressing_style: Literal["auto", "path", "virtual"] = Field(
+        default="auto",
+        title="Addressing style",
+        description=(
+            "Whether the bucket is part of the path or of the host's name (virtual); auto means the name for AWS "
+            "and the path elsewhere."
+        ),
+    )
+
+    def _service_options(self) -> dict[str, Any]:
+        return {"addressing_style": self.addressing_style}
+
+
+class S3StorageProvider(_AddressedProvider):
     """AWS S3, or any other service that speaks S3, such as Wasabi, Backblaze B2, Ceph, SeaweedFS or CoreWeave.
 
     Without an access key, the usual places are searched where the transfer runs: environment variables, a profile, the
@@ -219,14 +235,6 @@ class S3StorageProvider(_S3Provider):
     anonymous: bool = Field(
         default=False, title="Anonymous", description="Ask without credentials, for buckets that anybody may read."
     )
-    addressing_style: Literal["auto", "path", "virtual"] = Field(
-        default="auto",
-        title="Addressing style",
-        description=(
-            "Whether the bucket is part of the path or of the host's name; auto means the name for AWS "
-            "and the path elsewhere."
-        ),
-    )
 
     @field_validator("region")
     @classmethod
@@ -274,7 +282,7 @@ class S3StorageProvider(_S3Provider):
         return self.endpoint_url or (f"AWS {self.region}" if self.region else "AWS")
 
     def _service_options(self) -> dict[str, Any]:
-        return {"profile": self.profile, "anonymous": self.anonymous, "addressing_style": self.addressing_style}
+        return super()._service_options() | {"profile": self.profile, "anonymous": self.anonymous}
 
 
 class R2StorageProvider(_S3Provider):
@@ -342,7 +350,7 @@ class R2StorageProvider(_S3Provider):
         return "auto"
 
 
-class MinIOStorageProvider(_S3Provider):
+class MinIOStorageProvider(_AddressedProvider):
     """A MinIO server, or a cluster of them.
 
     Example:

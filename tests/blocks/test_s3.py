@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import socket
 import uuid
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from pydantic import ValidationError
@@ -440,6 +444,35 @@ class _LocalR2(R2StorageProvider):
     def endpoint(self) -> str:
         """A server of this machine."""
         return self.url
+
+
+@pytest.mark.parametrize("kind", [S3StorageProvider, MinIOStorageProvider])
+def test_a_bucket_may_be_a_part_of_the_hosts_name(
+    seaweedfs: S3Server, monkeypatch: pytest.MonkeyPatch, kind: type[StorageProvider]
+) -> None:
+    look_up = socket.getaddrinfo
+
+    def of_this_machine(host: Any, *rest: Any, **options: Any) -> Any:
+        # Not every resolver knows the names below localhost.
+        return look_up("127.0.0.1" if str(host).endswith(".localhost") else host, *rest, **options)
+
+    monkeypatch.setattr("socket.getaddrinfo", of_this_machine)
+    fields = {
+        "endpoint_url": seaweedfs.url.replace("127.0.0.1", "localhost"),
+        "access_key_id": seaweedfs.access_key_id,
+        "secret_access_key": seaweedfs.secret_access_key,
+    }
+    sent = []
+    for style in ("virtual", "path", "auto"):
+        place = kind.model_validate({**fields, "addressing_style": style}).open(scratch(seaweedfs))
+        assert isinstance(place.storage, S3Storage)
+        place.storage.service.client.meta.events.register(
+            "before-send.s3", lambda request, **_: sent.append(request.url)
+        )
+        place.storage.put(place.prefix + "object", BytesBody(b"content"))
+        found = seaweedfs.client().get_object(Bucket=seaweedfs.bucket, Key=place.prefix + "object")
+        assert found["Body"].read() == b"content"
+    assert [seaweedfs.bucket in urlsplit(url).netloc for url in sent] == [True, False, False]
 
 
 def test_without_a_key_the_environment_is_searched(seaweedfs: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,6 +32,10 @@ ACCOUNT = "0123456789abcdef0123456789abcdef"
         ("--provider s3 --token-from env:X", "--token-from and --provider s3 cannot be used together"),
         ("--provider r2 --endpoint-url http://m", "--endpoint-url and --provider r2 cannot be used together"),
         ("--provider r2 --region x", "--region and --provider r2 cannot be used together"),
+        (
+            "--provider r2 --addressing-style path",
+            "--addressing-style and --provider r2 cannot be used together",
+        ),
         ("--provider minio --anonymous", "--anonymous and --provider minio cannot be used together"),
         ("--provider gcs --secret-from env:X", "--secret-from and --provider gcs cannot be used together"),
         ("--provider gcs --region x", "--region and --provider gcs cannot be used together"),

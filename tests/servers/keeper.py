@@ -93,6 +93,8 @@ def _seaweedfs(folder: Path, ports: Sequence[int]) -> list[str]:
         "-s3",
         f"-s3.port={s3}",
         f"-s3.port.grpc={s3_grpc}",
+        # Buckets may be named in the host as well.
+        "-s3.domainName=localhost",
         "-s3.port.iceberg=0",
         # Otherwise it listens on a fixed port, and a second run on the machine cannot start its own.
         "-s3.port.lance=0",

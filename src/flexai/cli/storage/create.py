@@ -35,6 +35,11 @@ def _secret_option(flag: str, help_text: str) -> Callable[[F], F]:
     default="",
     help="minio: where the server is. s3, gcs, huggingface: another address than the provider's own.",
 )
+@click.option(
+    "--addressing-style",
+    type=click.Choice(["auto", "path", "virtual"]),
+    help="s3, minio: whether the bucket is part of the path or of the host's name; auto is the path, at AWS the name.",
+)
 @click.option("--account-id", metavar="ID", default="", help="r2: the Cloudflare account.")
 @click.option("--jurisdiction", type=click.Choice(["eu", "fedramp"]), help="r2: what the buckets are bound to.")
 @click.option("--access-key-id", metavar="ID", default="", help="s3, r2, minio: the public half of the access key.")

@@ -61,6 +61,7 @@ PROVIDERS: Mapping[str, ProviderFlags] = {
         optional={
             "region": "--region",
             "endpoint_url": "--endpoint-url",
+            "addressing_style": "--addressing-style",
             "profile": "--profile",
             "anonymous": "--anonymous",
             **_KEY,
@@ -77,7 +78,7 @@ PROVIDERS: Mapping[str, ProviderFlags] = {
     "minio": ProviderFlags(
         form=f"--provider minio --endpoint-url URL {_TYPED_KEY}",
         required={"endpoint_url": "--endpoint-url"},
-        optional={"region": "--region", **_KEY},
+        optional={"region": "--region", "addressing_style": "--addressing-style", **_KEY},
         one_of=_EITHER_KEY,
         secrets=_SECRET_KEY,
     ),
