@@ -745,6 +745,27 @@ def test_a_part_that_fails_to_copy_leaves_no_upload_behind(bench: Bench) -> None
     assert [info.key for info in storage.list(bench.prefix)] == [bench.key()]
 
 
+def test_the_reason_of_a_copy_that_fails_is_told_though_its_upload_cannot_be_given_up(bench: Bench) -> None:
+    bench.put(content=CONTENT * 2)
+    storage = bench.storage(max_copy_size=MIN_PART_SIZE, copy_part_size=MIN_PART_SIZE)
+    bench.proxy.add("answer", strikes=lambda request: "partNumber" in request.query, times=99, status=507)
+    bench.proxy.add("answer", strikes=lambda request: request.method == "DELETE", times=99, status=403)
+    with pytest.raises(StorageError, match="has no room"):
+        storage.copy(storage, bench.key(), bench.key("copy"))
+    assert len(bench.proxy.seen("DELETE")) == 1
+
+
+def test_a_copy_that_is_not_answered_in_time_is_made_in_parts(bench: Bench) -> None:
+    bench.put(content=CONTENT * 2)
+    storage = bench.storage(copy_part_size=MIN_PART_SIZE, read_timeout=2.0)
+    bench.proxy.add("stall", strikes=lambda r: "x-amz-copy-source" in r.headers and not r.query, times=99)
+    assert storage.copy(storage, bench.key(), bench.key("copy")).size == len(CONTENT * 2)
+    assert bench.read("copy") == CONTENT * 2
+    copies = [put.query for put in bench.proxy.seen("PUT") if "x-amz-copy-source" in put.headers]
+    assert (len(copies), copies.count("")) == (3, 1)
+    assert bench.waits == []
+
+
 @pytest.mark.parametrize("capabilities", [Capabilities(part_copy=False), Capabilities()])
 def test_a_service_without_copies_of_parts_says_so(rclone: S3Server, capabilities: Capabilities) -> None:
     with FaultProxy(rclone.url) as proxy:

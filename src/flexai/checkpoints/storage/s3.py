@@ -19,6 +19,7 @@ from flexai.checkpoints.errors import (
     NotFoundError,
     SourceChangedError,
     StorageError,
+    StorageUnavailableError,
     UnsupportedError,
 )
 from flexai.checkpoints.storage import s3_checksums
@@ -56,6 +57,8 @@ MAX_COPY_SIZE = 5 * 1024**3
 is copied in parts."""
 COPY_PART_SIZE = 512 * 1024**2
 """Bytes of a part that is copied server-side."""
+SLOW_COPY_PART_SIZE = 64 * 1024**2
+"""Bytes of one where the service is so slow that copying the whole was not answered in time."""
 PAGE_SIZE = 1000
 """Objects of one page of a listing and of one deletion; S3's limit."""
 
@@ -69,6 +72,10 @@ _CHECKSUMS = {
     "ChecksumSHA1": "sha1",
     "ChecksumSHA256": "sha256",
 }
+
+
+class _SlowCopyError(Exception):
+    """A copy that takes longer than an answer is waited for, so that trying it again is of no use."""
 
 
 class S3Storage:
@@ -164,7 +171,7 @@ class S3Storage:
     # Copies
 
     def copy(self, source: ObjectStorage, source_key: str, key: str, *, etag: str = "") -> ObjectInfo:
-        """Copy an object server-side, in parts above 5 GiB.
+        """Copy an object server-side, in parts above 5 GiB, or where the service is too slow to copy it as a whole.
 
         Raises UnsupportedError where that takes UploadPartCopy and the service has none.
         """
@@ -179,17 +186,30 @@ class S3Storage:
             "CopySourceIfMatch": f'"{info.etag}"',
         }
         if info.size > self._max_copy_size:
-            return self._copy_in_parts(key, info.size, origin)
+            return self._copy_in_parts(key, info.size, origin, self._copy_part_size)
+        slow_part_size = min(SLOW_COPY_PART_SIZE, self._copy_part_size)
+        has_parts = self.capabilities.part_copy and info.size > slow_part_size
         try:
-            answer = self._try(lambda: self._call("copy_object", key, **origin))
+            answer = self._try(lambda: self._copy_whole(key, origin, has_parts))
+        except _SlowCopyError:
+            return self._copy_in_parts(key, info.size, origin, slow_part_size)
         except SourceChangedError:
             raise SourceChangedError(f"{source.location}/{source_key} changed while it was copied") from None
         return ObjectInfo(key=key, size=info.size, etag=_etag(answer["CopyObjectResult"]))
 
-    def _copy_in_parts(self, key: str, size: int, origin: Mapping[str, Any]) -> ObjectInfo:
+    def _copy_whole(self, key: str, origin: Mapping[str, Any], has_parts: bool) -> dict[str, Any]:
+        from botocore.exceptions import ReadTimeoutError
+
+        try:
+            return self._call("copy_object", key, **origin)
+        except StorageUnavailableError as error:
+            if has_parts and isinstance(error.__cause__, ReadTimeoutError):
+                raise _SlowCopyError from error
+            raise
+
+    def _copy_in_parts(self, key: str, size: int, origin: Mapping[str, Any], part_size: int) -> ObjectInfo:
         if not self.capabilities.part_copy:
             raise UnsupportedError(f"{self.service.name} cannot copy an object of {size} bytes by itself")
-        part_size = self._copy_part_size
         while size > part_size * self.max_parts:
             part_size *= 2
         # Without checksums: no byte passes here that could be damaged.
@@ -219,7 +239,9 @@ class S3Storage:
                 receipts = list(threads.map(copy, range(1, -(-size // part_size) + 1)))
             return self.complete_upload(key, upload_id, receipts)
         except BaseException:
-            self.abort_upload(key, upload_id)
+            # What went wrong first is what is told; gc finds an upload that is left.
+            with contextlib.suppress(CheckpointError):
+                self.abort_upload(key, upload_id)
             raise
 
     # Uploads in parts
