@@ -1,4 +1,4 @@
-"""Blocks of other collections, as their users have saved them.
+"""Blocks of other collections, as their users have saved them, and documents as earlier versions did.
 
 The fields are those of prefect-aws 0.7 and prefect-gcp 0.6 (their ``credentials.py``), which the tests do without: the
 one holds boto3 back, the other is as large as all the rest.
@@ -14,6 +14,8 @@ from prefect.blocks.core import Block
 from prefect.blocks.fields import SecretDict
 from prefect.blocks.system import Secret
 from pydantic import BaseModel, Field, SecretStr
+
+from tests.servers.prefect import PrefectServer
 
 
 class ClientParameters(BaseModel):
@@ -76,6 +78,20 @@ def save(block: Block, name: str = "") -> str:
     return name
 
 
+def save_document(server: PrefectServer, kind: type[Block], name: str, data: dict[str, Any]) -> None:
+    """Save a document as an earlier version of ours, or a form of the UI, would have."""
+    kind.register_type_and_schema()
+    server.post(
+        "/block_documents/",
+        {
+            "name": name,
+            "data": data,
+            "block_type_id": str(kind._block_type_id),
+            "block_schema_id": str(kind._block_schema_id),
+        },
+    )
+
+
 __all__ = [
     "AssumeRoleParameters",
     "AwsCredentials",
@@ -84,4 +100,5 @@ __all__ = [
     "MinIOCredentials",
     "Secret",
     "save",
+    "save_document",
 ]

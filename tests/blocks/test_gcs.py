@@ -242,10 +242,3 @@ def test_a_saved_connection_keeps_its_key_from_everybody(
     shown = prefect_api.get(f"/block_types/slug/flexai-gcs-storage-provider/block_documents/name/{name}")
     for text in (str(shown), repr(loaded), str(loaded.model_dump()), loaded.model_dump_json()):
         assert "PRIVATE KEY" not in text
-
-
-@pytest.mark.parametrize(
-    "document", [{}, {"project": None, "service_account_info": None}, {"service_account_info": ""}]
-)
-def test_a_document_with_fewer_fields_loads(document: dict[str, Any]) -> None:
-    assert GCSStorageProvider.model_validate(document).location == "GCS"

@@ -31,11 +31,15 @@ from flexai.checkpoints.storage.capabilities import Capabilities
 from flexai.checkpoints.storage.protocol import BytesBody
 from flexai.checkpoints.storage.retry import RetryPolicy
 from flexai.checkpoints.storage.s3 import S3Storage
+from flexai.checkpoints.storage.s3_checksums import end_body
 from tests.servers.certificates import Authority
 from tests.servers.fixtures import S3Server
+from tests.servers.gateway import sign_anew
 from tests.servers.keeper import free_ports
 from tests.servers.prefect import PrefectServer
-from tests.servers.proxy import Request, faulty
+from tests.servers.proxy import FaultProxy, Request, faulty
+
+from .saved import save_document
 
 ACCOUNT = "0123456789abcdef0123456789abcdef"
 
@@ -190,26 +194,6 @@ def test_the_form_begins_with_what_the_kind_alone_asks_for() -> None:
 
 # What was saved before
 
-OLD: list[tuple[type[StorageProvider], dict[str, Any]]] = [
-    (S3StorageProvider, {}),
-    (S3StorageProvider, {"region": "eu-west-1", "access_key_id": "a", "secret_access_key": "b"}),
-    (S3StorageProvider, {"endpoint_url": "http://minio:9000/", "schema_version": 1, "capabilities": {"put": "passed"}}),
-    (S3StorageProvider, {"secret_access_key": None, "session_token": None, "profile": None, "capabilities": None}),
-    (R2StorageProvider, {"account_id": ACCOUNT, "access_key_id": "a", "secret_access_key": "b"}),
-    (MinIOStorageProvider, {"endpoint_url": "http://minio:9000", "access_key_id": "a", "secret_access_key": "b"}),
-]
-
-
-@pytest.mark.parametrize(("kind", "document"), OLD)
-def test_a_document_with_fewer_fields_loads(
-    prefect_api: PrefectServer, kind: type[StorageProvider], document: dict[str, Any]
-) -> None:
-    name = f"old-{uuid.uuid4().hex[:12]}"
-    save_document(prefect_api, kind, name, document)
-    loaded = load_connection(name)
-    assert type(loaded) is kind
-    assert loaded.connection_name == name
-
 
 @pytest.mark.parametrize(
     ("document", "problem"),
@@ -232,20 +216,6 @@ def test_a_document_that_makes_no_sense_is_listed_with_its_problem(
     assert listed.block is None
     assert problem in listed.problem
     assert "canary" not in refused.value.message + listed.problem
-
-
-def save_document(server: PrefectServer, kind: type[StorageProvider], name: str, data: dict[str, Any]) -> None:
-    """Save a document as an earlier version of ours, or a form of the UI, would have."""
-    kind.register_type_and_schema()
-    server.post(
-        "/block_documents/",
-        {
-            "name": name,
-            "data": data,
-            "block_type_id": str(kind._block_type_id),
-            "block_schema_id": str(kind._block_schema_id),
-        },
-    )
 
 
 def test_secrets_are_kept_by_prefect_and_shown_to_nobody(prefect_api: PrefectServer) -> None:

@@ -7,7 +7,9 @@ import uuid
 import pytest
 import yaml
 
+from flexai.blocks import LocalStorageProvider, S3StorageProvider
 from flexai.cli.storage.providers import PROVIDERS
+from tests.blocks.saved import save_document
 from tests.cli.conftest import Run
 from tests.cli.program import Program
 from tests.servers.prefect import PrefectServer
@@ -56,6 +58,18 @@ def test_a_connection_is_created_shown_checked_and_deleted(program: Program, sav
     for verb in ("inspect", "check", "delete"):
         gone = program.run("storage", verb, name, env=saved)
         assert (gone.code, gone.error) == (3, f"there is no storage provider connection '{name}'")
+
+
+def test_a_name_that_two_kinds_have_is_a_conflict_and_not_two_documents(
+    program: Program, saved: dict[str, str], prefect_api: PrefectServer, name: str
+) -> None:
+    save_document(prefect_api, LocalStorageProvider, name, {"root": "/mnt"})
+    save_document(prefect_api, S3StorageProvider, name, {})
+    for flags in ([], ["--json"]):
+        done = program.run("storage", "inspect", name, *flags, env=saved)
+        assert (done.code, done.out) == (4, "")
+        assert done.error == f"connection '{name}' is there more than once, as 'local' and 's3'"
+        assert "flexai storage list --json" in done.hint
 
 
 def test_a_check_that_fails_is_a_failure(program: Program, saved: dict[str, str], name: str) -> None:

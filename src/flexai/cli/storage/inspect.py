@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from flexai.checkpoints.errors import NotFoundError
+from flexai.checkpoints.errors import ConflictError, NotFoundError
 from flexai.checkpoints.names import parse_name
 from flexai.cli import terminal
 from flexai.cli.commands import command
@@ -35,5 +35,11 @@ def inspect(name: str, as_json: bool) -> None:
         raise NotFoundError(
             f"there is no storage provider connection {name!r}", hint="flexai storage list shows what there is"
         )
-    for connection in found:
-        terminal.write_document(connection_document(connection), as_json=as_json)
+    if len(found) > 1:
+        # Prefect keeps a name for each kind of block; ours is one for all.
+        kinds = " and ".join(repr(connection.provider) for connection in found)
+        raise ConflictError(
+            f"connection {name!r} is there more than once, as {kinds}",
+            hint="flexai storage list --json shows them all; delete all but one in Prefect's UI",
+        )
+    terminal.write_document(connection_document(found[0]), as_json=as_json)
