@@ -9,6 +9,7 @@ from uuid import UUID
 
 import httpx
 from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.actions import BlockDocumentUpdate
 from prefect.client.schemas.objects import BlockDocument
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from pydantic import ValidationError
@@ -18,7 +19,7 @@ from flexai.blocks.api import with_api
 from flexai.blocks.gcs import GCSStorageProvider
 from flexai.blocks.huggingface import HuggingFaceStorageProvider
 from flexai.blocks.local import LocalStorageProvider
-from flexai.blocks.probes import Probe
+from flexai.blocks.probes import Outcome, Probe
 from flexai.blocks.provider import StorageProvider
 from flexai.blocks.s3 import MinIOStorageProvider, R2StorageProvider, S3StorageProvider
 from flexai.checkpoints.errors import (
@@ -170,13 +171,30 @@ def delete_connection(name: str) -> None:
 def check_connection(name: str, path: str = "") -> list[Probe]:
     """Try out what a connection may do (below ``BUCKET[/PREFIX]``, if that is given) and save what was found.
 
+    What could not be tried keeps its last outcome. Nothing is saved where the provider was not reached, or where the
+    connection leads elsewhere by now.
+
     Raises what ``load_connection`` raises.
     """
     block = load_connection(name)
     found = block.check(path)
-    if path:
-        block.capabilities = {probe.name: probe.outcome.value for probe in found}
-        save_connection(block, name, overwrite=True)
+
+    async def save(client: PrefectClient) -> None:
+        # Read again: whoever changes the connection meanwhile does so in Prefect's UI.
+        kind, document = await _find_one(client, name)
+        now, _ = _read(kind, document)
+        if now is None or (type(now), now.location) != (type(block), block.location):
+            return
+        record = {
+            probe.name: now.capabilities.get(probe.name, probe.outcome.value)
+            if probe.outcome is Outcome.NOT_TRIED
+            else probe.outcome.value
+            for probe in found
+        }
+        await client.update_block_document(document.id, BlockDocumentUpdate(data={"capabilities": record}))
+
+    if path and found[0].outcome is Outcome.PASSED:
+        with_api(save)
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -13,6 +14,14 @@ from pydantic import Field, HttpUrl, SecretStr, field_validator, model_validator
 from flexai.blocks import credentials
 from flexai.blocks.credentials import SavedCredentials
 from flexai.blocks.fields import Secret, Text, endpoint_field, existing_bundle
+from flexai.blocks.probes import (
+    CONTENT,
+    AbsentError,
+    ProbeFunction,
+    WrongAnswerError,
+    conditional_put,
+    lacking,
+)
 from flexai.blocks.provider import StorageProvider
 from flexai.checkpoints.errors import StorageError
 from flexai.checkpoints.storage.connection import RemotePath, check_bucket, split_bucket
@@ -20,6 +29,7 @@ from flexai.checkpoints.storage.endpoints import check_address
 from flexai.checkpoints.storage.gcs import GCSStorage
 from flexai.checkpoints.storage.gcs_errors import translate_answer, translate_failure
 from flexai.checkpoints.storage.gcs_service import GCSService
+from flexai.checkpoints.storage.protocol import BytesBody, ObjectStorage
 from flexai.checkpoints.storage.retry import RetryPolicy, retrying
 
 _PROJECT = re.compile(r"(?:[a-z0-9.-]+:)?[a-z][a-z0-9-]{4,61}[a-z0-9]|[0-9]{6,20}")
@@ -149,7 +159,7 @@ class GCSStorageProvider(StorageProvider):
         """The service with these credentials."""
         options: dict[str, Any] = {"anonymous": self.anonymous}
         if self.credentials_block:
-            saved = SavedCredentials(self.credentials_block, (credentials.GCP,))
+            saved = self._saved_credentials()
             options |= {
                 "credentials": partial(credentials.saved_google_credentials, saved),
                 "credentials_identity": saved.identity,
@@ -157,6 +167,16 @@ class GCSStorageProvider(StorageProvider):
         elif key := self._key():
             options["service_account"] = key
         return GCSService(endpoint_url=self.endpoint_url, ca_bundle=existing_bundle(self.ca_bundle), **options)
+
+    def abilities(self) -> Mapping[str, ProbeFunction]:
+        """What object stores may have beyond, and Google's has or has not."""
+        return {
+            "conditional put": conditional_put,
+            "part copy": lacking("rewriting copies objects of any size"),
+            "delete many": lacking("several are deleted at a time, each by its request"),
+            "metadata": _metadata,
+            "checksums": _checksums,
+        }
 
     def reach(self) -> str:
         """Ask for the project's buckets."""
@@ -172,6 +192,9 @@ class GCSStorageProvider(StorageProvider):
         from requests.exceptions import RequestException
 
         project = self.project or (self._key() or {}).get("project_id", "")
+        if not project and self.credentials_block:
+            info, project = credentials.read_service_account(self._saved_credentials())
+            project = project or str((info or {}).get("project_id", ""))
         try:
             answer = service.session.get(
                 f"{service.endpoint_url}/storage/v1/b", params={"project": project}, **service.request_options
@@ -189,7 +212,9 @@ class GCSStorageProvider(StorageProvider):
             found = len(document.get("items", ()))
             return f"{service.name} has {found} bucket{'' if found == 1 else 's'} in project {project}"
         # What is refused here is the list alone: who may read a bucket need not be allowed to list them all.
-        if answer.status_code == 403 or (answer.status_code == 400 and not project):
+        if answer.status_code == 400 and not project:
+            return f"{service.name} answers; its buckets are not listed, because no project is given"
+        if answer.status_code == 403:
             return f"{service.name} answers; these credentials may not list its buckets (storage.buckets.list)"
         if answer.status_code == 401 and self.anonymous:
             return f"{service.name} answers; nobody may list its buckets without credentials"
@@ -203,6 +228,38 @@ class GCSStorageProvider(StorageProvider):
             key="",
         )
 
+    def _saved_credentials(self) -> SavedCredentials:
+        return SavedCredentials(self.credentials_block, (credentials.GCP,))
+
     def _key(self) -> Mapping[str, Any] | None:
         text = self.service_account_info.get_secret_value()
         return credentials.parse_service_account(text) if text else None
+
+
+def _checksums(storage: ObjectStorage, prefix: str) -> str:
+    import google_crc32c
+
+    storage.put(prefix + "checksums", BytesBody(CONTENT))
+    kept = storage.head(prefix + "checksums").checksums or {}
+    right = {
+        "crc32c": f"{google_crc32c.value(CONTENT):08x}",
+        "md5": hashlib.md5(CONTENT, usedforsecurity=False).hexdigest(),
+    }
+    if not kept:
+        raise AbsentError("no checksum of an object is kept")
+    if wrong := [name for name, value in kept.items() if right.get(name, value) != value]:
+        raise WrongAnswerError(f"another {wrong[0]} is kept than that of what was sent")
+    return f"{' and '.join(sorted(kept))} of an object are kept"
+
+
+def _metadata(storage: ObjectStorage, prefix: str) -> str:
+    """Those of an object that was put together, by which a push that was cut off knows its own."""
+    if not isinstance(storage, GCSStorage):
+        raise TypeError("this probe is for GCS")
+    key, part = prefix + "metadata", BytesBody(CONTENT)
+    upload_id = storage.start_upload(key, size=part.size)
+    receipt = storage.put_part(key, upload_id, number=1, offset=0, body=part)
+    storage.complete_upload(key, upload_id, [receipt])
+    if not storage.is_composed_of(key, upload_id):
+        raise AbsentError("metadata of an object is lost")
+    return "metadata of an object is kept"

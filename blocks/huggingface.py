@@ -10,18 +10,15 @@ from pydantic import Field, HttpUrl, SecretStr, field_validator, model_validator
 from flexai.blocks import credentials
 from flexai.blocks.credentials import SavedCredentials, saved_token
 from flexai.blocks.fields import Secret, Text, endpoint_field
-from flexai.blocks.probes import Outcome, Probe, ProbeFunction, expect, not_tried, read, try_one
+from flexai.blocks.probes import Outcome, Probe, not_tried, reading, try_one
 from flexai.blocks.provider import StorageProvider
-from flexai.checkpoints.errors import AccessDeniedError, CheckpointError, NotFoundError, StorageUnavailableError
+from flexai.checkpoints.errors import AccessDeniedError, CheckpointError, StorageUnavailableError
 from flexai.checkpoints.storage.connection import RemotePath
 from flexai.checkpoints.storage.endpoints import check_address
 from flexai.checkpoints.storage.hub_client import HubClient
 from flexai.checkpoints.storage.hub_paths import parse_hub_path
 from flexai.checkpoints.storage.huggingface import DEFAULT_ENDPOINT, HubStorage
-from flexai.checkpoints.storage.protocol import ObjectInfo, ObjectStorage
 from flexai.checkpoints.storage.retry import RetryPolicy, retrying
-
-_MAX_PROBED = 64 * 1024
 
 
 class HuggingFaceStorageProvider(StorageProvider):
@@ -144,7 +141,7 @@ class HuggingFaceStorageProvider(StorageProvider):
         except CheckpointError as error:
             failed = Probe("reach", Outcome.FAILED, error.message, denied=isinstance(error, AccessDeniedError))
             return [failed, *(not_tried() if path else [])]
-        tried = {name: try_one(name, probe, place) for name, probe in _reading(place.key).items()}
+        tried = {name: try_one(name, probe, place) for name, probe in reading(place.key).items()}
         return found + [
             tried.get(probe.name, Probe(probe.name, Outcome.ABSENT, "repositories are only read"))
             for probe in not_tried()
@@ -154,39 +151,3 @@ class HuggingFaceStorageProvider(StorageProvider):
         if self.credentials_block:
             return saved_token(SavedCredentials(self.credentials_block, (credentials.SECRET,)))
         return self.token if self.token.get_secret_value() else None
-
-
-def _reading(key: str) -> dict[str, ProbeFunction]:
-    """What can be tried on files that are there already, at or below ``key``."""
-
-    def smallest(storage: ObjectStorage) -> ObjectInfo:
-        files = [info for info in storage.list(key) if info.key == key or not key or info.key.startswith(f"{key}/")]
-        if not files:
-            raise NotFoundError(f"there are no files {f'at {key} ' if key else ''}in {storage.location}", hint="")
-        return min(files, key=lambda info: (info.size == 0, info.size))
-
-    def list_files(storage: ObjectStorage, prefix: str) -> str:
-        smallest(storage)
-        count = sum(1 for _ in storage.list(key))
-        return f"{count} file{'' if count == 1 else 's'}"
-
-    def head(storage: ObjectStorage, prefix: str) -> str:
-        info = smallest(storage)
-        expect(storage.head(info.key) == info, "a file is described in two ways")
-        return f"{info.key}, {info.size} bytes"
-
-    def get(storage: ObjectStorage, prefix: str) -> str:
-        info = smallest(storage)
-        length = min(info.size, _MAX_PROBED)
-        expect(len(read(storage.get(info.key, length=length))) == length, "less came back than was asked for")
-        return f"{length} bytes of {info.key}"
-
-    def get_range(storage: ObjectStorage, prefix: str) -> str:
-        info = smallest(storage)
-        start = info.size // 2
-        length = min(info.size - start, _MAX_PROBED)
-        found = read(storage.get(info.key, start=start, length=length))
-        expect(len(found) == length, f"{length} bytes were asked for, {len(found)} came back")
-        return "a part of a file, by its range"
-
-    return {"list": list_files, "head": head, "get": get, "range": get_range}

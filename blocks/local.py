@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
 from pydantic import Field, HttpUrl, field_validator
 
+from flexai.blocks.probes import ProbeFunction, conditional_put, lacking
 from flexai.blocks.provider import StorageProvider
 from flexai.checkpoints.errors import AccessDeniedError, NotFoundError
 from flexai.checkpoints.storage.connection import RemotePath, split_bucket
@@ -102,6 +104,16 @@ class LocalStorageProvider(StorageProvider):
         except OSError as error:
             raise storage_error(error, root) from error
         return f"{root} has {buckets} bucket{'' if buckets == 1 else 's'}"
+
+    def abilities(self) -> Mapping[str, ProbeFunction]:
+        """What object stores may have beyond, and a directory has or has not."""
+        return {
+            "conditional put": conditional_put,
+            "part copy": lacking("files of any size are copied through this machine"),
+            "delete many": lacking("files are deleted one by one"),
+            "metadata": lacking("files have none of a user's own, and nothing needs them"),
+            "checksums": lacking("file systems keep none; digests are compared when files are read"),
+        }
 
     def _usable_root(self) -> Path:
         root = Path(self.root)

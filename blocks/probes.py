@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TypeAlias
 
-from flexai.checkpoints.errors import AccessDeniedError, CheckpointError, NotFoundError
+from flexai.checkpoints.errors import AccessDeniedError, CheckpointError, DestinationExistsError, NotFoundError
 from flexai.checkpoints.storage.connection import RemotePath
-from flexai.checkpoints.storage.protocol import BytesBody, ObjectStorage
+from flexai.checkpoints.storage.protocol import BytesBody, ObjectInfo, ObjectStorage
 
 CONTENT = b"flexai storage check\n"
+
+_MAX_READ = 64 * 1024
+"""Bytes that are read of an object of somebody's."""
+_MAX_LISTED = 1000
+"""Objects that are looked at to find a small one."""
+_NO_UPLOAD = "0" * 32
+"""What every store may take for an upload's name; none has such an upload."""
 
 
 class Outcome(StrEnum):
@@ -49,21 +57,35 @@ class AbsentError(Exception):
     """The store has not got what was tried."""
 
 
-def try_out(place: RemotePath, abilities: Mapping[str, ProbeFunction] | None = None) -> list[Probe]:
+class NotTriedError(Exception):
+    """There is nothing that it could be tried on."""
+
+
+def try_out(
+    place: RemotePath, abilities: Mapping[str, ProbeFunction] | None = None, *, source: RemotePath | None = None
+) -> list[Probe]:
     """Try each ability on objects below a prefix that nobody else uses, and delete them.
 
-    ``abilities`` are tried after those that every store is tried for. What cannot be tried because nothing could be
-    stored is reported as not tried.
+    ``abilities`` are tried after those that every store is tried for. Where nothing may be stored, what is at
+    ``source`` is read instead, other permissions are tried on objects that are not there, and the rest is reported as
+    not tried. A last probe fails where something of ours is left.
     """
-    found: list[Probe] = []
+    remaining = {**_PROBES, **(abilities or {})}
+    put = try_one("put", remaining.pop("put"), place)
+    found = [put]
+    if put.denied:
+        harmless = {**reading(source.key if source else place.key), **_WITHOUT_STORING}
+        remaining = {name: harmless.get(name, _not_stored) for name in remaining}
+    elif put.outcome is Outcome.FAILED:
+        remaining = dict.fromkeys(remaining, _not_stored)
+    error = None
     try:
-        for name, probe in {**_PROBES, **(abilities or {})}.items():
-            if found and found[0].outcome is Outcome.FAILED:
-                found.append(Probe(name, Outcome.NOT_TRIED, "nothing could be stored"))
-            else:
-                found.append(try_one(name, probe, place))
+        found += [try_one(name, probe, place) for name, probe in remaining.items()]
     finally:
-        _clean(place)
+        error = _clean(place)
+    if error is not None and put.outcome is not Outcome.FAILED:
+        detail = f"{error}; what the check stored is left below {place.storage.location}/{place.prefix}"
+        found.append(Probe("clean up", Outcome.FAILED, detail, denied=isinstance(error, AccessDeniedError)))
     return found
 
 
@@ -73,6 +95,8 @@ def try_one(name: str, probe: ProbeFunction, place: RemotePath) -> Probe:
         return Probe(name, Outcome.PASSED, probe(place.storage, place.prefix))
     except AbsentError as error:
         return Probe(name, Outcome.ABSENT, str(error))
+    except NotTriedError as error:
+        return Probe(name, Outcome.NOT_TRIED, str(error))
     except (CheckpointError, WrongAnswerError) as error:
         return Probe(name, Outcome.FAILED, str(error), denied=isinstance(error, AccessDeniedError))
 
@@ -146,9 +170,11 @@ def _multipart(storage: ObjectStorage, prefix: str) -> str:
 def _abort(storage: ObjectStorage, prefix: str) -> str:
     key = prefix + "aborted"
     upload_id = storage.start_upload(key, size=len(CONTENT))
-    storage.put_part(key, upload_id, number=1, offset=0, body=BytesBody(CONTENT))
-    is_listed = any(upload.key == key for upload in storage.list_uploads(prefix))
-    storage.abort_upload(key, upload_id)
+    try:
+        storage.put_part(key, upload_id, number=1, offset=0, body=BytesBody(CONTENT))
+        is_listed = any(upload.key == key for upload in storage.list_uploads(prefix))
+    finally:
+        storage.abort_upload(key, upload_id)
     expect(not storage.has_upload(key, upload_id), "the upload is still there")
     if not is_listed:
         raise AbsentError(
@@ -177,6 +203,108 @@ _PROBES: dict[str, ProbeFunction] = {
 }
 
 
+def reading(key: str) -> dict[str, ProbeFunction]:
+    """What can be tried of objects that are there already, at or below ``key``, without writing."""
+    found: list[ObjectInfo] | None = None
+
+    def look(storage: ObjectStorage) -> list[ObjectInfo]:
+        nonlocal found
+        found = list(itertools.islice(storage.list(f"{key}/" if key else ""), _MAX_LISTED)) or the_one(storage)
+        return found
+
+    def the_one(storage: ObjectStorage) -> list[ObjectInfo]:
+        with contextlib.suppress(NotFoundError):
+            return [storage.head(key)] if key else []
+        return []
+
+    def smallest(storage: ObjectStorage) -> ObjectInfo:
+        try:
+            known = look(storage) if found is None else found
+        except AccessDeniedError:
+            # What may not be listed can still be read by whoever knows its key.
+            known = the_one(storage)
+        if not known:
+            raise NotTriedError("no object is known that could be read")
+        return min(known, key=lambda info: (info.size == 0, info.size))
+
+    def list_objects(storage: ObjectStorage, prefix: str) -> str:
+        count = len(look(storage))
+        if not count:
+            raise NotFoundError(f"there is nothing {f'at {key} ' if key else ''}in {storage.location}", hint="")
+        return f"{count} object{'' if count == 1 else 's'}{' or more' if count == _MAX_LISTED else ''}"
+
+    def head(storage: ObjectStorage, prefix: str) -> str:
+        info = smallest(storage)
+        again = storage.head(info.key)
+        expect((again.size, again.etag) == (info.size, info.etag), "an object is described in two ways")
+        return f"{info.key}, {info.size} bytes"
+
+    def get(storage: ObjectStorage, prefix: str) -> str:
+        info = smallest(storage)
+        length = min(info.size, _MAX_READ)
+        expect(len(read(storage.get(info.key, length=length))) == length, "less came back than was asked for")
+        return f"{length} bytes of {info.key}"
+
+    def get_range(storage: ObjectStorage, prefix: str) -> str:
+        info = smallest(storage)
+        start = info.size // 2
+        length = min(info.size - start, _MAX_READ)
+        came = read(storage.get(info.key, start=start, length=length))
+        expect(len(came) == length, f"{length} bytes were asked for, {len(came)} came back")
+        return "a part of an object, by its range"
+
+    return {"list": list_objects, "head": head, "get": get, "range": get_range}
+
+
+def _start_upload(storage: ObjectStorage, prefix: str) -> str:
+    key = prefix + "multipart"
+    storage.abort_upload(key, storage.start_upload(key, size=len(CONTENT)))
+    return "allowed; no part could be stored"
+
+
+def _abort_nothing(storage: ObjectStorage, prefix: str) -> str:
+    next(iter(storage.list_uploads(prefix)), None)
+    storage.abort_upload(prefix + "nothing", _NO_UPLOAD)
+    return "allowed; there was no upload to give up"
+
+
+def _delete_nothing(storage: ObjectStorage, prefix: str) -> str:
+    storage.delete([prefix + "nothing"])
+    return "allowed; there was no object to delete"
+
+
+def _not_stored(storage: ObjectStorage, prefix: str) -> str:
+    raise NotTriedError("nothing could be stored")
+
+
+_WITHOUT_STORING: dict[str, ProbeFunction] = {
+    "multipart": _start_upload,
+    "abort": _abort_nothing,
+    "delete": _delete_nothing,
+}
+
+
+def conditional_put(storage: ObjectStorage, prefix: str) -> str:
+    """An ability of some stores: to store an object only where there is none."""
+    key = prefix + "condition"
+    storage.put(key, BytesBody(CONTENT))
+    try:
+        storage.put(key, BytesBody(CONTENT[::-1]), only_new=True)
+    except DestinationExistsError:
+        expect(read(storage.get(key)) == CONTENT, "the object is another one though the put was refused")
+        return "an object is stored only where there is none"
+    raise AbsentError("an object is replaced though it should not be")
+
+
+def lacking(why: str) -> ProbeFunction:
+    """What a store has no operation for, and why that is no loss."""
+
+    def probe(storage: ObjectStorage, prefix: str) -> str:
+        raise AbsentError(f"no such operation: {why}")
+
+    return probe
+
+
 def read(blocks: Iterator[memoryview]) -> bytes:
     """The bytes of an object."""
     return b"".join(bytes(block) for block in blocks)
@@ -188,10 +316,19 @@ def expect(holds: bool, otherwise: str) -> None:
         raise WrongAnswerError(otherwise)
 
 
-def _clean(place: RemotePath) -> None:
-    # Each on its own: who may not delete may still list, and the probes have said what failed.
-    with contextlib.suppress(CheckpointError):
+def _clean(place: RemotePath) -> CheckpointError | None:
+    """Delete what is below a prefix; returns why something is left."""
+    # Each on its own: who may not delete may still list.
+    error = None
+    try:
         place.storage.delete([info.key for info in place.storage.list(place.prefix)])
+    except CheckpointError as found:
+        error = found
     with contextlib.suppress(CheckpointError):
+        # Each probe has given up its own; these are of those that failed.
         for upload in list(place.storage.list_uploads(place.prefix)):
-            place.storage.abort_upload(upload.key, upload.upload_id)
+            try:
+                place.storage.abort_upload(upload.key, upload.upload_id)
+            except CheckpointError as found:
+                error = found
+    return error

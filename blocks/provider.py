@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import replace
 from inspect import get_annotations
 from typing import Any, ClassVar, Self
 from uuid import UUID
@@ -128,13 +129,15 @@ class StorageProvider(Block, ABC):
         """Try out what this connection may do.
 
         Without a path only whether the provider answers; with ``BUCKET[/PREFIX]`` each ability of the store, on objects
-        below a scratch prefix of its own, which is empty again afterwards. Failures are reported, not raised.
+        below a scratch prefix of its own, which is empty again afterwards. Where nothing may be written, what is at the
+        path is read instead. Failures are reported, not raised.
         """
         try:
             found = [Probe("reach", Outcome.PASSED, self.reach())]
             if path:
-                scratch = self.open(f"{path.rstrip('/')}/{SCRATCH_PREFIX}{uuid.uuid4().hex[:12]}")
+                source = self.open(path)
+                scratch = replace(source, key=f"{source.prefix}{SCRATCH_PREFIX}{uuid.uuid4().hex[:12]}")
         except CheckpointError as error:
             failed = Probe("reach", Outcome.FAILED, error.message, denied=isinstance(error, AccessDeniedError))
             return [failed, *(probes.not_tried(self.abilities()) if path else [])]
-        return found + (probes.try_out(scratch, self.abilities()) if path else [])
+        return found + (probes.try_out(scratch, self.abilities(), source=source) if path else [])

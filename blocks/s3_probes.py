@@ -10,10 +10,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from flexai.blocks.probes import CONTENT, AbsentError, ProbeFunction, WrongAnswerError, expect, read
-from flexai.checkpoints.errors import AccessDeniedError, CheckpointError, StorageUnavailableError
+from flexai.checkpoints.errors import AccessDeniedError, CheckpointError, StorageError, StorageUnavailableError
 from flexai.checkpoints.storage.capabilities import Capabilities
 from flexai.checkpoints.storage.http import BodyReader
 from flexai.checkpoints.storage.protocol import Block, BytesBody, ObjectStorage
+from flexai.checkpoints.storage.retry import RetryPolicy, retrying
 from flexai.checkpoints.storage.s3 import S3Storage
 from flexai.checkpoints.storage.s3_checksums import TrailedBody, end_body
 from flexai.checkpoints.storage.s3_errors import DAMAGED, code_of
@@ -27,6 +28,9 @@ _FLAGS = {
     "metadata": "metadata",
 }
 _CHECKSUM = "checksum "
+_OTHER = CONTENT[::-1]
+# Whoever waits for a check wants to know soon, and a service may be busy for a moment.
+_POLICY = RetryPolicy(attempts=4)
 _KNOWN = {"passed": True, "absent": False}
 
 
@@ -57,16 +61,26 @@ class _Raw:
         return self._prefix + name
 
     def call(self, operation: str, name: str = "", **parameters: Any) -> dict[str, Any]:
-        """Make one request; raises what the stores raise, a refusal of what was asked for as CheckpointError."""
+        """Make a request, again after a passing failure; raises what the stores raise.
+
+        A refusal of what was asked for is a CheckpointError, that of a wrong checksum among them.
+        """
+        if name:
+            parameters["Key"] = self.key(name)
+        return retrying(lambda: self._ask(operation, parameters), _POLICY)
+
+    def _ask(self, operation: str, parameters: dict[str, Any]) -> dict[str, Any]:
         from botocore.exceptions import BotoCoreError, ClientError
 
         from flexai.checkpoints.storage.s3_errors import translate
 
-        if name:
-            parameters["Key"] = self.key(name)
+        if isinstance(body := parameters.get("Body"), BodyReader):
+            body.seek(0)
         try:
             answer: dict[str, Any] = getattr(self.service.client, operation)(Bucket=self.bucket, **parameters)
         except (BotoCoreError, ClientError, OSError) as error:
+            if (code := code_of(error)) in DAMAGED:
+                raise StorageError(f"{self.service.name} took what was sent for damaged ({code})") from error
             raise translate(
                 error,
                 service=self.service.name,
@@ -80,17 +94,25 @@ class _Raw:
         """Whether a request is refused because of what it asks for, not because nobody may ask it."""
         try:
             answer = self.call(operation, name, **parameters)
-        except AccessDeniedError:
+        except (AccessDeniedError, StorageUnavailableError):
             raise
-        except StorageUnavailableError as error:
-            if code_of(error.__cause__) not in DAMAGED:
-                raise
-            return True
         except CheckpointError:
             return True
         if "Body" in answer:
             answer["Body"].close()
         return False
+
+    def is_kept(self, name: str, **parameters: Any) -> bool:
+        """Whether an object that holds ``CONTENT`` still does after a put that should be refused.
+
+        Some refuse by closing the connection while something is still being sent, so what is there decides.
+        """
+        with contextlib.suppress(StorageUnavailableError):
+            if not self.is_refused("put_object", name, **parameters):
+                return False
+        answer = self.call("get_object", name)
+        with contextlib.closing(answer["Body"]) as body:
+            return bool(body.read() == CONTENT)
 
 
 def _conditional_put(storage: ObjectStorage, prefix: str) -> str:
@@ -125,11 +147,11 @@ def _part_copy(storage: ObjectStorage, prefix: str) -> str:
         )
         parts = [{"PartNumber": 1, "ETag": part["CopyPartResult"]["ETag"]}]
         raw.call("complete_multipart_upload", "part-copy", UploadId=upload_id, MultipartUpload={"Parts": parts})
-    except (AccessDeniedError, StorageUnavailableError):
-        raise
-    except (CheckpointError, KeyError):
+    except (CheckpointError, KeyError) as error:
         with contextlib.suppress(CheckpointError):
             raw.call("abort_multipart_upload", "part-copy", UploadId=upload_id)
+        if isinstance(error, (AccessDeniedError, StorageUnavailableError)):
+            raise
         raise AbsentError("objects above 5 GiB are copied through this machine") from None
     expect(read(storage.get(raw.key("part-copy"))) == CONTENT, "the copy has other bytes")
     return "objects above 5 GiB are copied by the provider itself"
@@ -162,22 +184,18 @@ def _metadata(storage: ObjectStorage, prefix: str) -> str:
     return "metadata of an object is kept"
 
 
-def _checksum(name: str, parameter: str, right: bytes) -> ProbeFunction:
-    wrong = bytes(byte ^ 0xFF for byte in right)
+def _checksum(name: str, parameter: str, digest: bytes) -> ProbeFunction:
+    right = {parameter: base64.b64encode(digest).decode()}
 
     def probe(storage: ObjectStorage, prefix: str) -> str:
         raw = _Raw(storage, prefix)
-
-        def value(digest: bytes) -> dict[str, str]:
-            return {parameter: base64.b64encode(digest).decode()}
-
-        if raw.is_refused("put_object", "checksum", Body=CONTENT, **value(right)):
+        if raw.is_refused("put_object", "checksum", Body=CONTENT, **right):
             raise AbsentError(f"a put with its {name} is refused")
-        if not raw.is_refused("put_object", "checksum", Body=CONTENT, **value(wrong)):
+        if not raw.is_kept("checksum", Body=_OTHER, **right):
             raise AbsentError(f"a put with a wrong {name} is accepted")
         if parameter != "ContentMD5":
             kept = raw.call("head_object", "checksum", ChecksumMode="ENABLED").get(parameter)
-            if kept not in {None, *value(right).values()}:
+            if kept not in {None, *right.values()}:
                 raise WrongAnswerError(f"another {name} is kept than was sent")
             return f"a put with a wrong {name} is refused{'' if kept is None else ', a right one kept'}"
         return f"a put with a wrong {name} is refused"
@@ -212,8 +230,9 @@ def _trailer(storage: ObjectStorage, prefix: str) -> str:
         raise
     except CheckpointError:
         raise AbsentError("a checksum behind what is sent is not understood") from None
-    expect(read(storage.get(key)) == CONTENT, "other bytes are kept than were sent")
-    if not raw.is_refused("put_object", "trailer", Body=BodyReader(_SpoiledBody(content))):
+    if read(storage.get(key)) != CONTENT:
+        raise AbsentError("what is sent with a checksum behind it is kept as if all of it were content")
+    if not raw.is_kept("trailer", Body=BodyReader(_SpoiledBody(BytesBody(_OTHER)))):
         raise AbsentError("a wrong checksum behind what is sent is accepted")
     return "parts that arrive damaged are refused, by a CRC32C behind them"
 

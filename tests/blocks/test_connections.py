@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import requests
 from prefect import flow
 from prefect.blocks.core import Block
 from prefect.settings import PREFECT_API_URL, PREFECT_SERVER_ALLOW_EPHEMERAL_MODE, temporary_settings
@@ -24,8 +23,10 @@ from flexai.checkpoints.errors import (
     InvalidNameError,
     NotFoundError,
     SettingsError,
+    StorageError,
     StorageUnavailableError,
 )
+from flexai.checkpoints.storage.local import LocalStorage
 from tests.servers.prefect import PrefectServer
 
 
@@ -47,12 +48,7 @@ def saved(name: str) -> list[blocks.SavedConnection]:
 
 def change_document(server: PrefectServer, connection_id: uuid.UUID, data: dict[str, Any]) -> None:
     """Change what is saved as Prefect's UI does: the API does not look at it."""
-    answer = requests.patch(
-        f"{server.api_url}/block_documents/{connection_id}",
-        json={"data": data, "merge_existing_data": True},
-        timeout=60,
-    )
-    answer.raise_for_status()
+    server.patch(f"/block_documents/{connection_id}", {"data": data, "merge_existing_data": True})
 
 
 @pytest.mark.parametrize("text", ["aws-storage-conn-eu", "s3-1", "0ne"])
@@ -169,10 +165,62 @@ def test_a_list_is_whole_whether_or_not_the_api_gives_it_page_by_page(
 def test_a_check_saves_what_it_found(prefect_api: PrefectServer, name: str, provider: LocalStorageProvider) -> None:
     connection_id = blocks.save_connection(provider, name)
     probes = blocks.check_connection(name, "bucket/scratch")
-    assert {probe.outcome for probe in probes} == {Outcome.PASSED}
     loaded = blocks.load_connection(name)
     assert loaded.connection_id == connection_id
-    assert loaded.capabilities == {probe.name: "passed" for probe in probes}
+    assert loaded.capabilities == {probe.name: probe.outcome.value for probe in probes}
+    assert loaded.capabilities["put"] == "passed"
+
+
+def test_a_check_that_does_not_reach_the_provider_leaves_the_record_as_it_was(
+    prefect_api: PrefectServer, name: str, provider: LocalStorageProvider
+) -> None:
+    blocks.save_connection(provider, name)
+    blocks.check_connection(name, "bucket")
+    record = blocks.load_connection(name).capabilities
+    Path(provider.root).rename(f"{provider.root}-away")
+    assert blocks.check_connection(name, "bucket")[0].outcome is Outcome.FAILED
+    assert blocks.load_connection(name).capabilities == record
+
+
+def test_what_a_check_could_not_try_keeps_its_last_outcome(
+    prefect_api: PrefectServer, name: str, provider: LocalStorageProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blocks.save_connection(provider, name)
+    blocks.check_connection(name, "bucket")
+
+    def full(self: LocalStorage, *_: object, **__: object) -> None:
+        raise StorageError("there is no room")
+
+    monkeypatch.setattr(LocalStorage, "put", full)
+    blocks.check_connection(name, "bucket")
+    record = blocks.load_connection(name).capabilities
+    assert (record["put"], record["multipart"], record["part copy"]) == ("failed", "passed", "absent")
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_what_is_changed_while_a_check_runs_is_kept(
+    prefect_api: PrefectServer,
+    name: str,
+    provider: LocalStorageProvider,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    moved: bool,
+) -> None:
+    """The record is not that of another place."""
+    connection_id = blocks.save_connection(provider, name)
+    change = {"root": str(tmp_path)} if moved else {"create_buckets": False}
+    reach = LocalStorageProvider.reach
+
+    def meanwhile(self: LocalStorageProvider) -> str:
+        change_document(prefect_api, connection_id, change)
+        return reach(self)
+
+    monkeypatch.setattr(LocalStorageProvider, "reach", meanwhile)
+    blocks.check_connection(name, "bucket")
+    loaded = blocks.load_connection(name)
+    assert isinstance(loaded, LocalStorageProvider)
+    assert (loaded.root, loaded.create_buckets) == (str(tmp_path) if moved else provider.root, moved)
+    assert loaded.capabilities.get("put", "") == ("" if moved else "passed")
 
 
 def test_a_connection_works_inside_a_flow_and_inside_an_asynchronous_one(

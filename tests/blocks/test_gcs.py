@@ -23,6 +23,8 @@ from tests.servers.prefect import PrefectServer
 from tests.servers.proxy import faulty
 from tests.servers.tokens import TokenServer, serve_tokens, service_account_key
 
+from .saved import GcpCredentials, save
+
 
 @pytest.fixture(autouse=True)
 def no_credentials_around(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -114,18 +116,28 @@ def test_a_check_tries_everything_and_leaves_nothing_behind(fake_gcs: GCSServer)
     path = scratch(fake_gcs)
     provider = GCSStorageProvider(endpoint_url=fake_gcs.url, anonymous=True, project="lab-project")
     found = provider.check(path)
-    assert named(found, Outcome.PASSED) == {probe.name for probe in found}
+    # The emulator takes no notice of the condition.
+    assert named(found, Outcome.ABSENT) == {"conditional put", "part copy", "delete many"}
+    assert named(found, Outcome.FAILED) == named(found, Outcome.NOT_TRIED) == set()
+    assert {probe.name: probe.detail for probe in found}["checksums"] == "crc32c and md5 of an object are kept"
     assert found[0].detail.endswith("in project lab-project")
     place = provider.open(path)
     assert list(place.storage.list(place.prefix)) == []
 
 
+def test_a_condition_that_is_honoured_is_found_out(fake_gcs: GCSServer) -> None:
+    with faulty(fake_gcs.url) as proxy:
+        proxy.add("answer", strikes=lambda r: "ifGenerationMatch=0" in r.query, status=412)
+        found = GCSStorageProvider(endpoint_url=proxy.url, anonymous=True).check(scratch(fake_gcs))
+    assert {probe.name: probe.outcome for probe in found}["conditional put"] is Outcome.PASSED
+
+
 DENIED_JSON = b'{"error": {"code": 403, "message": "lab@ does not have access", "errors": [{"reason": "forbidden"}]}}'
 DENIED = {
-    "storage.objects.create": (lambda r: r.method == "POST" and r.path.startswith("/upload/"), {"put"}),
+    "storage.objects.create": (lambda r: r.method == "POST" and r.path.startswith("/upload/"), {"put", "multipart"}),
     "storage.objects.get": (lambda r: r.method == "GET" and "/o/" in r.path, {"get", "range", "head"}),
-    "storage.objects.list": (lambda r: r.method == "GET" and r.path.endswith("/o"), {"list"}),
-    "storage.objects.delete": (lambda r: r.method == "DELETE", {"delete"}),
+    "storage.objects.list": (lambda r: r.method == "GET" and r.path.endswith("/o"), {"list", "clean up"}),
+    "storage.objects.delete": (lambda r: r.method == "DELETE", {"delete", "clean up"}),
 }
 
 
@@ -134,14 +146,44 @@ def test_a_missing_permission_is_called_by_its_name(fake_gcs: GCSServer, permiss
     strikes, probes = DENIED[permission]
     with faulty(fake_gcs.url) as proxy:
         proxy.add("answer", strikes=strikes, times=1000, status=403, body=DENIED_JSON)
-        found = GCSStorageProvider(endpoint_url=proxy.url, anonymous=True, project="lab-project").check(
-            scratch(fake_gcs)
-        )
+        path = scratch(fake_gcs)
+        put_and_read(GCSStorageProvider(endpoint_url=fake_gcs.url, anonymous=True), path)
+        found = GCSStorageProvider(endpoint_url=proxy.url, anonymous=True, project="lab-project").check(path)
     failed = [probe for probe in found if probe.outcome is Outcome.FAILED]
     assert {probe.name for probe in failed} >= probes
     for probe in failed:
         assert probe.denied
         assert permission in probe.detail
+
+
+def test_a_connection_that_may_only_read_is_tried_on_what_is_there(fake_gcs: GCSServer) -> None:
+    path = scratch(fake_gcs)
+    put_and_read(GCSStorageProvider(endpoint_url=fake_gcs.url, anonymous=True), path)
+    with faulty(fake_gcs.url) as proxy:
+        proxy.add("answer", strikes=lambda r: r.method != "GET", times=1000, status=403, body=DENIED_JSON)
+        found = GCSStorageProvider(endpoint_url=proxy.url, anonymous=True, project="lab-project").check(path)
+    assert named(found, Outcome.PASSED) == {"reach", "list", "head", "get", "range", "abort"}
+    missing = {probe.name: probe.detail.partition(" is denied on")[0] for probe in found if probe.denied}
+    assert missing == {
+        "put": "storage.objects.create",
+        "multipart": "storage.objects.create",
+        "delete": "storage.objects.delete",
+    }
+
+
+def test_the_project_is_that_of_the_credentials_block_or_said_to_be_missing(
+    prefect_api: PrefectServer, fake_gcs: GCSServer, tokens: TokenServer
+) -> None:
+    key = service_account_key(tokens.token_uri)
+    named_by_both = save(GcpCredentials(service_account_info=key, project="of-the-block"))
+    named_by_key = save(GcpCredentials(service_account_info=key))
+    for name, project in ((named_by_both, "of-the-block"), (named_by_key, "lab-project")):
+        provider = GCSStorageProvider(endpoint_url=fake_gcs.url, credentials_block=name)
+        assert provider.reach().endswith(f" in project {project}")
+    with faulty(fake_gcs.url) as proxy:
+        proxy.add("answer", status=400, body=b'{"error": {"code": 400, "message": "Required parameter: project"}}')
+        reached = GCSStorageProvider(endpoint_url=proxy.url, anonymous=True).reach()
+    assert reached.endswith("its buckets are not listed, because no project is given")
 
 
 def test_who_may_not_list_the_buckets_is_reached_all_the_same(fake_gcs: GCSServer) -> None:

@@ -48,6 +48,30 @@ class ReadOnly(LocalStorage):
         """Refuse."""
         raise AccessDeniedError("nobody may write here")
 
+    def start_upload(self, key: str, *, size: int) -> str:
+        """Refuse."""
+        raise AccessDeniedError("nobody may upload here")
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """Refuse."""
+        raise AccessDeniedError("nobody may delete here")
+
+
+class Unlisted(ReadOnly):
+    """Tells nobody what there is."""
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        """Refuse."""
+        raise AccessDeniedError("nobody may list here")
+
+
+class Full(LocalStorage):
+    """Has no room."""
+
+    def put(self, key: str, body: Body, *, only_new: bool = False) -> ObjectInfo:
+        """Fail."""
+        raise StorageError("there is no room")
+
 
 def outcomes(found: list[Probe]) -> dict[str, str]:
     return {probe.name: probe.outcome.value for probe in found}
@@ -59,10 +83,12 @@ def failed(found: list[Probe]) -> set[str]:
 
 def test_a_directory_can_do_everything_and_is_empty_again_afterwards(tmp_path: Path) -> None:
     found = LocalStorageProvider(root=str(tmp_path)).check("bucket/somewhere")
-    assert set(outcomes(found).values()) == {"passed"}
     assert [probe.name for probe in found] == [
         "reach", "put", "get", "range", "head", "list", "overwrite", "copy", "multipart", "abort", "delete",
+        "conditional put", "part copy", "delete many", "metadata", "checksums",
     ]  # fmt: skip
+    assert failed(found) == {"part copy", "delete many", "metadata", "checksums"}
+    assert all(probe.detail.startswith("no such operation") for probe in found if probe.name in failed(found))
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
@@ -104,13 +130,72 @@ def test_a_store_without_multipart_uploads_fails_that_alone_and_keeps_nothing_un
     assert list(storage.list("")) == []
 
 
-def test_a_store_that_lets_nothing_be_deleted_fails_that_alone(tmp_path: Path) -> None:
-    assert failed(probes.try_out(RemotePath(WriteOnly(tmp_path), "scratch"))) == {"delete"}
+def test_a_store_that_lets_nothing_be_deleted_fails_that_alone_and_what_is_left_is_named(tmp_path: Path) -> None:
+    found = probes.try_out(RemotePath(WriteOnly(tmp_path), "scratch"))
+    assert failed(found) == {"delete", "clean up"}
+    assert found[-1].detail == (
+        f"nobody may delete here; what the check stored is left below {WriteOnly(tmp_path).location}/scratch/"
+    )
+    assert found[-1].denied
 
 
-def test_where_nothing_can_be_written_nothing_else_is_tried(tmp_path: Path) -> None:
-    found = probes.try_out(RemotePath(ReadOnly(tmp_path), "scratch"))
-    assert (found[0].outcome, found[0].detail) == (Outcome.FAILED, "nobody may write here")
+def written(folder: Path, *names: str) -> list[str]:
+    """Files that were there before."""
+    for number, name in enumerate(names):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(bytes(10 * number))
+    return sorted(names)
+
+
+@pytest.mark.parametrize("key", ["", "model", "model/b.bin"])
+def test_where_nothing_can_be_written_what_is_there_is_read_and_each_refusal_has_its_reason(
+    tmp_path: Path, key: str
+) -> None:
+    names = written(tmp_path, "model/empty", "model/b.bin", "model/c.bin", "model-2/a.bin")
+    storage = ReadOnly(tmp_path)
+    found = probes.try_out(RemotePath(storage, "model/.scratch"), source=RemotePath(storage, key))
+    assert {probe.name for probe in found if probe.outcome is Outcome.PASSED} == {
+        "list",
+        "head",
+        "get",
+        "range",
+        "abort",
+    }
+    assert {probe.name: probe.detail for probe in found if probe.outcome is Outcome.FAILED} == {
+        "put": "nobody may write here",
+        "multipart": "nobody may upload here",
+        "delete": "nobody may delete here",
+    }
+    assert {probe.name for probe in found if probe.outcome is Outcome.NOT_TRIED} == {"overwrite", "copy"}
+    details = {probe.name: probe.detail for probe in found}
+    assert details["get"] == "10 bytes of model/b.bin"
+    assert details["list"] == {"": "4 objects", "model": "3 objects", "model/b.bin": "1 object"}[key]
+    assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()) == names
+
+
+def test_an_object_that_may_not_be_listed_is_read_by_its_key(tmp_path: Path) -> None:
+    written(tmp_path, "empty", "model.bin")
+    storage = Unlisted(tmp_path)
+
+    def tried(key: str) -> dict[str, str]:
+        return outcomes(probes.try_out(RemotePath(storage, "scratch"), source=RemotePath(storage, key)))
+
+    by_key, blind = tried("model.bin"), tried("")
+    for name in ("head", "get", "range"):
+        assert (by_key[name], blind[name]) == ("passed", "not tried")
+    assert by_key["list"] == blind["list"] == "failed"
+
+
+def test_where_there_is_nothing_to_read_that_is_said(tmp_path: Path) -> None:
+    storage = ReadOnly(tmp_path)
+    found = probes.try_out(RemotePath(storage, "scratch"), source=RemotePath(storage, "nothing"))
+    assert {probe.name for probe in found if probe.outcome is Outcome.NOT_TRIED} >= {"head", "get", "range"}
+    assert next(probe.detail for probe in found if probe.name == "list").startswith("there is nothing at nothing in ")
+
+
+def test_where_nothing_can_be_stored_for_another_reason_nothing_else_is_tried(tmp_path: Path) -> None:
+    found = probes.try_out(RemotePath(Full(tmp_path), "scratch"))
+    assert (found[0].outcome, found[0].detail) == (Outcome.FAILED, "there is no room")
     assert {probe.outcome for probe in found[1:]} == {Outcome.NOT_TRIED}
 
 

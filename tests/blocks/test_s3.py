@@ -321,17 +321,23 @@ def _is_upload(request: Request) -> bool:
 
 
 DENIED = {
-    "s3:PutObject": (lambda r: r.method == "PUT" and "copy-source" not in str(r.headers).lower(), {"put"}),
+    "s3:PutObject": (
+        lambda r: (
+            (r.method == "PUT" and "copy-source" not in str(r.headers).lower())
+            or (r.method == "POST" and r.query.startswith("uploads"))
+        ),
+        {"put", "multipart"},
+    ),
     "s3:GetObject": (lambda r: r.method == "GET" and "/object" in r.path, {"get", "range", "overwrite"}),
     "s3:ListBucket": (
         lambda r: r.method == "GET" and "list-type" in r.query,
-        {"list", "delete", "delete many"},
+        {"list", "delete", "delete many", "clean up"},
     ),
     "s3:DeleteObject": (
         lambda r: (r.method == "POST" and r.query.startswith("delete")) or (r.method == "DELETE" and not r.query),
-        {"delete", "delete many"},
+        {"delete", "delete many", "clean up"},
     ),
-    "s3:AbortMultipartUpload": (lambda r: r.method == "DELETE" and _is_upload(r), {"abort"}),
+    "s3:AbortMultipartUpload": (lambda r: r.method == "DELETE" and _is_upload(r), {"abort", "clean up"}),
     "s3:ListBucketMultipartUploads": (lambda r: r.method == "GET" and r.query.startswith("uploads"), {"abort"}),
 }
 
@@ -348,12 +354,71 @@ def test_a_missing_permission_is_called_by_its_name(seaweedfs: S3Server, permiss
             headers={"Content-Type": "application/xml"},
             body=DENIED_XML,
         )
-        found = connection_to(seaweedfs, proxy.url).check(scratch(seaweedfs))
+        found = connection_to(seaweedfs, proxy.url).check(filled(seaweedfs))
     failed = [probe for probe in found if probe.outcome is Outcome.FAILED]
     assert {probe.name for probe in failed} >= probes
     for probe in failed:
         assert probe.denied
-        assert f"{permission} is denied" in probe.detail or permission in probe.detail
+        assert permission in probe.detail
+
+
+def filled(server: S3Server) -> str:
+    """A prefix of the test's own with an object at it."""
+    path = scratch(server)
+    connection_to(server).open(path).storage.put(f"{path.partition('/')[2]}/model.bin", BytesBody(b"weights"))
+    return path
+
+
+def test_a_connection_that_may_only_read_is_tried_on_what_is_there(
+    prefect_api: PrefectServer, seaweedfs: S3Server
+) -> None:
+    path = filled(seaweedfs)
+    name = f"reader-{uuid.uuid4().hex[:12]}"
+    with faulty(seaweedfs.url) as proxy:
+        proxy.add("answer", strikes=lambda r: r.method not in {"GET", "HEAD"}, times=1000, status=403, body=DENIED_XML)
+        save_connection(connection_to(seaweedfs, proxy.url), name)
+        found = check_connection(name, path)
+        assert load_connection(name).capabilities["get"] == "passed"
+        assert load_connection(name).capabilities["copy"] == "not tried"
+    assert named(found, Outcome.PASSED) == {"reach", "list", "head", "get", "range"}
+    missing = {probe.name: probe.detail.partition(" is denied on")[0] for probe in found if probe.denied}
+    assert missing == {
+        "put": "s3:PutObject",
+        "multipart": "s3:PutObject",
+        "abort": "s3:AbortMultipartUpload",
+        "delete": "s3:DeleteObject",
+    }
+    assert next(probe.detail for probe in found if probe.name == "get").endswith(
+        "7 bytes of " + path.partition("/")[2] + "/model.bin"
+    )
+
+
+def test_a_wrong_checksum_that_is_refused_by_breaking_off_is_refused_all_the_same(seaweedfs: S3Server) -> None:
+    with faulty(seaweedfs.url) as proxy:
+        proxy.add("reset", strikes=lambda r: r.body.endswith(end_body(0)), times=1000)
+        found = outcomes(connection_to(seaweedfs, proxy.url).check(scratch(seaweedfs)))
+        assert found["checksum trailer"] == "passed"
+        assert "failed" not in found.values()
+
+
+def test_a_gateway_that_takes_a_trailer_for_content_has_none(seaweedfs: S3Server) -> None:
+    def unaware(request: Request) -> Mapping[str, str]:
+        headers = {**request.headers, "x-amz-content-sha256": "UNSIGNED-PAYLOAD"}
+        return sign_anew(replace(request, headers=headers), seaweedfs)
+
+    with FaultProxy(seaweedfs.url, sign=unaware) as gateway:
+        found = connection_to(seaweedfs, gateway.url).check(scratch(seaweedfs))
+    assert named(found, Outcome.ABSENT) == {"checksum trailer"}
+    assert named(found, Outcome.FAILED) == set()
+
+
+def test_a_check_survives_passing_failures(seaweedfs: S3Server) -> None:
+    with faulty(seaweedfs.url) as proxy:
+        for name in ("condition", "checksum", "metadata", "source", "many/1"):
+            ending = f"/{name}"
+            proxy.add("reset", strikes=lambda r, ending=ending: r.path.endswith(ending))
+        found = connection_to(seaweedfs, proxy.url).check(scratch(seaweedfs))
+        assert named(found, Outcome.PASSED) == {probe.name for probe in found}
 
 
 def test_who_may_not_list_the_buckets_is_reached_all_the_same(seaweedfs: S3Server) -> None:

@@ -17,6 +17,7 @@ from tests.cli.program import Done, Program
 from tests.servers.fixtures import GCSServer, S3Server
 from tests.servers.hub import Hub, HubFile, serve_hub
 from tests.servers.prefect import PrefectServer
+from tests.servers.proxy import faulty
 from tests.servers.tokens import TokenServer, serve_tokens, service_account_key
 from tests.support.trees import read_tree
 
@@ -135,6 +136,28 @@ def test_what_is_exported_to_a_connection_can_be_pushed_from_it(saved: Program, 
     fetched = saved.run("checkpoint", "fetch", "my-file", "-d", "fetched")
     assert fetched.code == 0, fetched.err
     assert (saved.cwd / "fetched" / "ckpt_15600.pt").read_bytes() == FILES["ckpt_15600.pt"]
+
+
+def test_a_connection_that_may_only_read_is_said_to_be_enough_to_push_from_it(
+    saved: Program, seaweedfs: S3Server, name: str
+) -> None:
+    prefix = uuid.uuid4().hex
+    seaweedfs.client().put_object(Bucket=seaweedfs.bucket, Key=f"{prefix}/model.bin", Body=b"weights")
+    where = f"{seaweedfs.bucket}/{prefix}"
+    denied = b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"
+    with faulty(seaweedfs.url) as proxy:
+        proxy.add("answer", strikes=lambda r: r.method not in {"GET", "HEAD"}, times=999, status=403, body=denied)
+        flags = ["--provider", "s3", "--endpoint-url", proxy.url, "--access-key-id", seaweedfs.access_key_id]
+        secret = {"LAB_SECRET": seaweedfs.secret_access_key}
+        assert saved.run("storage", "create", name, *flags, "--secret-from", "env:LAB_SECRET", env=secret).code == 0
+        checked = saved.run("storage", "check", name, where)
+        assert (checked.code, checked.error) == (
+            5,
+            f"connection '{name}' failed 4 probes: put, multipart, abort, delete",
+        )
+        assert checked.hint == "it is enough to push from it; an export to it needs the rest"
+        pushed = saved.run("checkpoint", "push", name, "--storage-provider", name, "--source-path", where, "--no-track")
+        assert pushed.code == 0, pushed.err
 
 
 @pytest.mark.parametrize("place", ["s3", "minio"], indirect=True)

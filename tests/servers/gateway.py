@@ -50,7 +50,7 @@ def gcs_gateway(server: GCSServer, tokens: TokenServer, wait: Wait) -> Iterator[
 @contextmanager
 def s3_gateway(server: S3Server, tokens: TokenServer, wait: Wait) -> Iterator[FaultProxy]:
     """Answers ``ExpiredToken`` to a token that is not good (any more), and refuses a wrong signature."""
-    with FaultProxy(server.url, wait=wait, sign=lambda request: _sign(request, server)) as proxy:
+    with FaultProxy(server.url, wait=wait, sign=lambda request: sign_anew(request, server)) as proxy:
         # The status is AWS's: https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html.
         proxy.add(
             "answer",
@@ -66,7 +66,7 @@ def s3_gateway(server: S3Server, tokens: TokenServer, wait: Wait) -> Iterator[Fa
 @contextmanager
 def any_key_gateway(server: S3Server) -> Iterator[FaultProxy]:
     """Takes any key, so that a test may choose its secret, and signs with the server's own."""
-    with FaultProxy(server.url, sign=lambda request: _sign(request, server)) as proxy:
+    with FaultProxy(server.url, sign=lambda request: sign_anew(request, server)) as proxy:
         yield proxy
 
 
@@ -84,11 +84,15 @@ def _is_signed(request: Request) -> bool:
     return signature == fields["Signature"] and "x-amz-security-token" in signed
 
 
-def _sign(request: Request, server: S3Server) -> Mapping[str, str]:
+def sign_anew(request: Request, server: S3Server) -> Mapping[str, str]:
+    """The headers of a request with a signature that the server behind takes."""
     headers = {name: value for name, value in request.headers.items() if name != "x-amz-security-token"}
     kept = {name: value for name, value in headers.items() if name.startswith("x-amz-") or name == "content-md5"}
     again = _request(request, kept)
-    _auth(server.access_key_id, server.secret_access_key, server.region).add_auth(again)
+    auth = _auth(server.access_key_id, server.secret_access_key, server.region)
+    # What it says of its body, such as that chunks and a trailer follow, is still so.
+    auth.payload = lambda _: request.headers["x-amz-content-sha256"]
+    auth.add_auth(again)
     return {**headers, **{name.lower(): value for name, value in again.headers.items()}}
 
 

@@ -44,6 +44,10 @@ class PrefectServer:
         """Ask its API."""
         return self._ask("POST", path, json=document or {})
 
+    def patch(self, path: str, document: dict[str, Any]) -> None:
+        """Change what its API has."""
+        self._ask("PATCH", path, json=document)
+
     def get(self, path: str) -> Any:
         """Read from its API."""
         return self._ask("GET", path)
@@ -58,7 +62,7 @@ class PrefectServer:
             session.mount(self.api_url, HTTPAdapter(max_retries=again))
             answer = session.request(method, f"{self.api_url}{path}", timeout=60, **options)
         answer.raise_for_status()
-        return answer.json()
+        return answer.json() if answer.content else None
 
     def database_holds(self, text: str) -> list[str]:
         """The tables of its database in which a text occurs anywhere."""

@@ -52,7 +52,8 @@ def test_a_connection_is_created_shown_checked_and_deleted(program: Program, sav
     assert checked.code == 0, checked.err
     assert "PROBE" in checked.out
     after = program.run("storage", "inspect", name, "--json", env=saved).json()
-    assert set(after["status"]["capabilities"].values()) == {"passed"}
+    assert after["status"]["capabilities"]["put"] == "passed"
+    assert set(after["status"]["capabilities"].values()) == {"passed", "absent"}
 
     assert program.run("storage", "delete", name, env=saved).code == 0
     for verb in ("inspect", "check", "delete"):

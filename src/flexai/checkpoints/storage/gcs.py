@@ -233,6 +233,10 @@ class GCSStorage:
                 f"the upload of {self.location}/{key} is gone", hint="run the same command again: it starts a new one"
             ) from error
 
+    def is_composed_of(self, key: str, upload_id: str) -> bool:
+        """Whether there is an object that says of itself that it was composed of this upload's parts."""
+        return self._composed_before(key, upload_id) is not None
+
     def _composed_before(self, key: str, upload_id: str) -> ObjectInfo | None:
         """The object under the key, if it was composed of this upload's parts."""
         with contextlib.suppress(NotFoundError):

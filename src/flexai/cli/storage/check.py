@@ -19,8 +19,8 @@ def check(name: str, path: str) -> None:
 
     Without a bucket only whether the provider answers. With one, each ability of the store is tried on small
     objects below a scratch prefix, which is empty again afterwards, and what was found is saved with the
-    connection. What the store lacks, and transfers do without, is absent. Exits with 1 where something failed,
-    with 5 where it was refused.
+    connection. What the store lacks, and transfers do without, is absent. Where nothing may be written, an object
+    that is at the path is read instead. Exits with 1 where something failed, with 5 where it was refused.
 
     \b
     flexai storage check models-share
@@ -39,7 +39,11 @@ def check(name: str, path: str) -> None:
     if failed:
         kind = AccessDeniedError if any(probe.denied for probe in failed) else CheckpointError
         names = ", ".join(probe.name for probe in failed)
+        passed = {probe.name for probe in probes if probe.outcome is blocks.Outcome.PASSED}
+        hint = "" if path else f"flexai storage inspect {name} shows what is saved"
+        if "put" not in passed and passed >= {"list", "head", "get", "range"}:
+            hint = "it is enough to push from it; an export to it needs the rest"
         raise kind(
             f"connection {name!r} failed {terminal.count(len(failed), 'probe')}: {names}",
-            hint="" if path else f"flexai storage inspect {name} shows what is saved",
+            hint=hint,
         )
