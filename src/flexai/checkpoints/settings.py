@@ -19,6 +19,8 @@ from flexai.checkpoints.limits import DEFAULT_PART_SIZE
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw]?)", re.IGNORECASE)
 _LONGEST = timedelta(days=36_500)
+_FOR_EVER = timedelta(days=365_000)
+"""What longer durations are taken for: it can still be subtracted from the present."""
 _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 
 
@@ -38,7 +40,7 @@ def parse_duration(value: object) -> object:
     if match is None:
         return value
     seconds = float(match[1]) * _SECONDS[match[2].lower()]
-    return timedelta(seconds=seconds) if seconds < timedelta.max.total_seconds() else timedelta.max
+    return timedelta(seconds=min(seconds, _FOR_EVER.total_seconds()))
 
 
 Size = Annotated[int, BeforeValidator(parse_size)]

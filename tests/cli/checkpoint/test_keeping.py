@@ -58,6 +58,7 @@ def test_gc_takes_nothing_before_its_time_and_says_what_it_would_take(flexai: Ru
     flexai("checkpoint", "delete", "my-name")
     nothing = "0 bytes in 0 blobs: 0 deleted checkpoints, 0 abandoned pushes\n"
     assert flexai("checkpoint", "gc").out == f"freed {nothing}"
+    assert flexai("checkpoint", "gc", "--grace-period", "99999999999w").out == f"freed {nothing}"
     all_of_it = "2 KB in 1 blob: 1 deleted checkpoint, 0 abandoned pushes\n"
     planned = flexai("checkpoint", "gc", "--dry-run", "--grace-period", "0s")
     assert planned.out.splitlines()[2].split("|")[:3] == ["  free   ", " my-name    ", " 2 KB "]
