@@ -14,17 +14,20 @@ from __future__ import annotations
 from flexai.tasks.delete import delete_checkpoint, undelete_checkpoint
 from flexai.tasks.export import export_checkpoint
 from flexai.tasks.fetch import fetch_checkpoint
+from flexai.tasks.gc import collect_garbage
 from flexai.tasks.inspect import inspect_checkpoint, list_checkpoints
 from flexai.tasks.mirror import mirror_checkpoints
 from flexai.tasks.prune import prune_checkpoints
 from flexai.tasks.push import push_checkpoint
 from flexai.tasks.report import report_catalog
 from flexai.tasks.scrub import scrub_store
-from flexai.tasks.training import list_training_checkpoints, run_training
+from flexai.tasks.training import delete_training_job, list_training_checkpoints, run_training
 from flexai.tasks.verify import verify_checkpoints
 
 __all__ = [
+    "collect_garbage",
     "delete_checkpoint",
+    "delete_training_job",
     "export_checkpoint",
     "fetch_checkpoint",
     "inspect_checkpoint",

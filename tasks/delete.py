@@ -8,7 +8,7 @@ from flexai.blocks import load_connection
 from flexai.checkpoints.documents import Document
 from flexai.checkpoints.service.delete import delete as delete_from_catalog
 from flexai.checkpoints.service.delete import undelete as undelete_in_catalog
-from flexai.checkpoints.service.results import identity
+from flexai.checkpoints.service.results import identity, undelete_document
 from flexai.checkpoints.service.system import System
 from flexai.tasks.naming import sized
 from flexai.tasks.reports import Reporter
@@ -47,7 +47,7 @@ def delete_checkpoint(reference: str) -> Document:
     **QUICK,
 )
 def undelete_checkpoint(reference: str, new_name: str = "") -> Document:
-    """Bring back a deleted checkpoint within its grace period and return which it is.
+    """Bring back a deleted checkpoint within its grace period and return which it is, and its status.
 
     Args:
         reference: The name that it had, or its UUID.
@@ -62,4 +62,4 @@ def undelete_checkpoint(reference: str, new_name: str = "") -> Document:
         restored = undelete_in_catalog(system, reference, new_name=new_name)
         logger.info("checkpoint %s is %s again (%s)", restored.name or reference, restored.status, restored.id)
         Reporter(system, logger).undeleted(restored)
-    return identity(restored)
+    return undelete_document(restored)

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from itertools import count
-
 from prefect import task
 
 from flexai.blocks import load_connection
 from flexai.checkpoints.documents import Document, human_size
-from flexai.checkpoints.models import Checkpoint
 from flexai.checkpoints.service.prune import PruneScope, prune, prune_document
 from flexai.checkpoints.service.retention import RetentionPolicy
 from flexai.checkpoints.service.system import System
@@ -21,8 +18,6 @@ KEY = "retention"
 """Of the page that shows the plan; its history is that of the runs."""
 SHOWN_ROWS = 500
 """Rows of the page; the task's result has them all."""
-TOLD_DELETIONS = 500
-"""Deletions that Prefect is told one by one: a server loses records of bursts that are much larger."""
 
 
 @task(
@@ -50,16 +45,15 @@ def prune_checkpoints(policy: RetentionPolicy, scope: PruneScope | None = None, 
     """
     logger = run_logger()
     with telling(logger), System.open(connect=load_connection) as system:
-        reporter, numbers = Reporter(system, logger), count(1)
-
-        def tell(gone: Checkpoint) -> None:
-            if next(numbers) <= TOLD_DELETIONS:
-                reporter.deleted(gone)
-
-        report = prune(system, policy, scope, apply=apply, on_deleted=tell, progress=RunProgress(logger))
+        report = prune(
+            system,
+            policy,
+            scope,
+            apply=apply,
+            on_deleted=Reporter(system, logger).deleted,
+            progress=RunProgress(logger),
+        )
     document = prune_document(report)
-    if len(report.deleted) > TOLD_DELETIONS:
-        logger.warning("only the first %d deletions have pages and events of their own", TOLD_DELETIONS)
     _show(document, logger)
     return document
 

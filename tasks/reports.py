@@ -26,6 +26,8 @@ from flexai.tasks import artifacts, assets, events
 from flexai.tasks.pages import Story, describe_checkpoint, describe_job, points_of
 from flexai.tasks.running import Logger
 
+TOLD_DELETIONS = 500
+"""Deletions of one operation that Prefect is told one by one: a server loses records of bursts that are much larger."""
 _MAX_ANCESTORS = 20
 
 
@@ -35,6 +37,7 @@ class Reporter:
     def __init__(self, system: System, logger: Logger) -> None:
         self._system = system
         self._logger = logger
+        self._deletions = 0
 
     def pushed(self, checkpoint: Checkpoint, *, began: datetime, moved: int, skipped: int) -> None:
         """A push has ended well; a checkpoint that was there before it began is no news."""
@@ -90,6 +93,11 @@ class Reporter:
 
     def deleted(self, checkpoint: Checkpoint) -> None:
         """A checkpoint was deleted."""
+        self._deletions += 1
+        if self._deletions > TOLD_DELETIONS:
+            if self._deletions == TOLD_DELETIONS + 1:
+                self._logger.warning("only the first %d deletions have pages and events of their own", TOLD_DELETIONS)
+            return
         with self._forgiving() as works:
             if works:
                 story = self._story(checkpoint)

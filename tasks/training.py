@@ -18,8 +18,9 @@ from flexai.blocks import load_connection
 from flexai.checkpoints.catalog.reader import open_reader
 from flexai.checkpoints.documents import Document, captured_list_document
 from flexai.checkpoints.errors import InterruptedByUserError, JobFailedError
-from flexai.checkpoints.models import CheckpointStatus, JobStatus, TrainingJob, now
+from flexai.checkpoints.models import Checkpoint, CheckpointStatus, JobStatus, TrainingJob, now
 from flexai.checkpoints.service.system import System
+from flexai.checkpoints.service.training import delete_job
 from flexai.checkpoints.service.training import run_training as run_command
 from flexai.tasks.aside import Aside
 from flexai.tasks.documents import document_of_job
@@ -148,3 +149,41 @@ def list_training_checkpoints(job: str) -> list[Document]:
     """
     with telling(run_logger()), open_reader() as reader:
         return captured_list_document(reader.captured_checkpoints(reader.job(job).id))
+
+
+@task(
+    name="delete-training-job",
+    description="Delete a training job that has ended, with its log and the checkpoints that it wrote.",
+    tags=TAGS | {"delete"},
+    task_run_name="delete training job {reference}",
+    # Not tried again: where only the log was left to delete, the next try would find no job.
+    **ONCE,
+)
+def delete_training_job(reference: str, keep_checkpoints: bool = False) -> Document:
+    """Delete a training job; ``flexai checkpoint undelete ID`` brings back its checkpoints for a while.
+
+    Args:
+        reference: NAME or UUID of the training job.
+        keep_checkpoints: Keep the checkpoints that it wrote, under their UUIDs.
+
+    Returns:
+        ``name`` and ``id`` of the job, and ``deletedCheckpoints``, how many went with it.
+
+    Raises:
+        CheckpointError: NotFoundError where there is none, ConflictError while it runs, while one of its checkpoints is
+            in use, and where one that would go is protected.
+    """
+    logger = run_logger()
+    gone: list[str] = []
+    with telling(logger), System.open(connect=load_connection) as system:
+        reporter = Reporter(system, logger)
+
+        def tell(checkpoint: Checkpoint) -> None:
+            gone.append(str(checkpoint.id))
+            reporter.deleted(checkpoint)
+
+        job = delete_job(
+            system, reference, keep_checkpoints=keep_checkpoints, on_deleted=tell, progress=RunProgress(logger)
+        )
+    logger.info("deleted training job %r and %d checkpoints", job.name, len(gone))
+    return {"name": job.name, "id": str(job.id), "deletedCheckpoints": len(gone)}

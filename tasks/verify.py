@@ -16,6 +16,7 @@ from flexai.tasks.damage import log_damage, log_repair
 from flexai.tasks.events import emit_corruption
 from flexai.tasks.progress import RunProgress
 from flexai.tasks.running import RETRIED, TAGS, run_logger, telling
+from flexai.tasks.watching import current_watcher
 
 
 @task(
@@ -48,6 +49,7 @@ def verify_checkpoints(references: Sequence[str] = (), repair: bool = False) -> 
             log_damage(report.damaged, logger)
             repaired = repair_store(system, load_connection, progress=progress) if repair else RepairReport()
         log_repair(repaired, logger)
+        current_watcher().on_damage(report.damaged, repaired)
         repaired.raise_if_unrepaired()
         if not repair:
             report.raise_if_damaged()

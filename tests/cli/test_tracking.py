@@ -38,6 +38,16 @@ def _states(server: PrefectServer, task_run: str, count: int = 1) -> list[str]:
         time.sleep(0.2)
 
 
+def _operations(server: PrefectServer, checkpoint_id: str, count: int) -> list[str]:
+    """What events say was done to a checkpoint, in that order, once there are so many."""
+    wanted = {"filter": {"resource": {"id": [f"flexai.checkpoint.{checkpoint_id}"]}}}
+    deadline = time.monotonic() + 60
+    while len(found := server.post("/events/filter", wanted)["events"]) < count:
+        assert time.monotonic() < deadline, found
+        time.sleep(0.2)
+    return [event["payload"]["operation"] for event in sorted(found, key=lambda event: str(event["occurred"]))]
+
+
 def test_push_fetch_and_a_failure_are_task_runs(
     program: Program, prefect_server: PrefectServer, tracked: dict[str, str], name: str
 ) -> None:
@@ -97,6 +107,98 @@ def test_export_reads_its_connection_from_the_api(
     assert _states(prefect_server, f"export {name} (7 bytes) to {name}") == ["COMPLETED"]
 
 
+def test_what_changes_checkpoints_is_a_task_run_and_says_what_it_says_without_one(
+    program: Program, prefect_server: PrefectServer, tracked: dict[str, str], name: str
+) -> None:
+    program.file("a.bin", name)  # content of its own
+    pushed = program.run("checkpoint", "push", name, "-f", "a.bin", "--json", "--no-track")
+    checkpoint_id = pushed.json()["metadata"]["id"]
+
+    deleted = program.run("checkpoint", "delete", name, "--json", env=tracked)
+    assert (deleted.code, deleted.json()) == (0, {"name": name, "id": checkpoint_id, "job": ""})
+    assert deleted.err.splitlines() == [
+        f"deleted checkpoint {name}",
+        f"hint: flexai checkpoint undelete {checkpoint_id} brings it back, until gc has taken its bytes",
+    ]
+    again = program.run("checkpoint", "delete", name, env=tracked)
+    assert (again.code, again.error) == (3, f"there is no checkpoint '{name}'")
+
+    restored = program.run("checkpoint", "undelete", name, env=tracked)
+    assert (restored.code, restored.err) == (0, f"checkpoint '{name}' is available again ({checkpoint_id})\n")
+
+    verified = program.run("checkpoint", "verify", name, env=tracked)
+    assert (verified.code, verified.out, verified.err) == (0, "", "verified 1 file, 16 bytes: no damage\n")
+
+    rules = ["--pushed", f"{name}*", "--keep-last", "1", "--keep-best", "1"]
+    assert program.run("checkpoint", "push", f"{name}-b", "-f", "a.bin", "--no-track").code == 0
+    pruned = program.run("checkpoint", "prune", *rules, "--drop-best", "--apply", "--json", env=tracked)
+    assert (pruned.code, pruned.json()["applied"]) == (0, True)
+    assert [(row["title"], row["action"]) for row in pruned.json()["checkpoints"]] == [
+        (name, "delete"),
+        (f"{name}-b", "keep"),
+    ]
+    assert pruned.err.splitlines()[0] == "deleted 1 of 2 checkpoints; gc frees 0 bytes after the grace period"
+
+    assert program.run("checkpoint", "delete", f"{name}-b", env=tracked).code == 0
+    freed = program.run("checkpoint", "gc", "--grace-period", "0s", env=tracked)
+    assert (freed.code, freed.out) == (0, "freed 16 bytes in 1 blob: 2 deleted checkpoints, 0 abandoned pushes\n")
+
+    assert _states(prefect_server, f"delete {name} (16 bytes)") == ["COMPLETED"]
+    assert _states(prefect_server, f"delete {name}") == ["FAILED"]
+    assert _states(prefect_server, f"undelete {name}") == ["COMPLETED"]
+    assert _operations(prefect_server, checkpoint_id, 3) == ["delete", "undelete", "delete"]
+
+
+def test_a_tracked_verification_names_all_damage_and_its_repair(
+    program: Program, tracked: dict[str, str], name: str
+) -> None:
+    program.file("a.bin", b"x" * 2048)
+    assert program.run("checkpoint", "push", name, "-f", "a.bin", "--no-track").code == 0
+    for blob in (program.home / "store/blobs").rglob("*"):
+        if blob.is_file():
+            blob.chmod(0o600)
+            blob.write_bytes(b"y" * blob.stat().st_size)
+    problem = f"{name}: a.bin: bytes 0 to 2048 do not match their digest\n"
+    damaged = program.run("checkpoint", "verify", env=tracked)
+    assert (damaged.code, damaged.out, damaged.error) == (6, problem, f"stored content is damaged: a.bin of {name}")
+
+    assert program.run("checkpoint", "push", f"{name}-b", "-f", "a.bin", "--no-track").code == 0
+    repaired = program.run("checkpoint", "verify", "--repair", env=tracked)
+    assert (repaired.code, repaired.out) == (0, problem)
+    assert repaired.err.splitlines() == [
+        f"{name}: a.bin: repaired from the store itself",
+        "verified 2 files, 4 KB: 1 damaged, all of it repaired",
+    ]
+
+
+def test_a_training_job_is_deleted_with_an_event_for_each_of_its_checkpoints(
+    program: Program, prefect_server: PrefectServer, tracked: dict[str, str], name: str
+) -> None:
+    script = 'cd "$FLEXAI_OUTPUT_CHECKPOINT_DIR"; for one in a b; do mkdir $one; echo $one > $one/weights.bin; done'
+    environment = {"FLEXAI_QUIET_PERIOD": "0.05"}
+    assert program.run("training", "run", name, "--no-track", "--", "sh", "-c", script, env=environment).code == 0
+    captured = [row["id"] for row in program.run("training", "checkpoints", name, "--json").json()]
+    assert len(captured) == 2
+
+    done = program.run("training", "delete", name, env=tracked)
+    assert (done.code, done.out, done.err) == (0, "", f"deleted training job '{name}'\n")
+    assert program.run("training", "inspect", name).code == 3
+    assert _states(prefect_server, f"delete training job {name}") == ["COMPLETED"]
+    assert [_operations(prefect_server, checkpoint_id, 1) for checkpoint_id in captured] == [["delete"], ["delete"]]
+
+
+def test_looking_something_up_and_a_plan_are_no_task_runs(program: Program) -> None:
+    """Whatever needs Prefect would fail: nobody listens."""
+    program.file("a.bin")
+    assert program.run("checkpoint", "push", "here", "-f", "a.bin", "--no-track").code == 0
+    for arguments in (["list"], ["inspect", "here"], ["delete", "here", "--dry-run"], ["gc", "--dry-run"]):
+        assert program.run("checkpoint", *arguments, env=_nobody_listens()).code == 0
+    prune = ["checkpoint", "prune", "--pushed", "*", "--keep-last", "1"]
+    assert program.run(*prune, env=_nobody_listens()).code == 0
+    assert program.run(*prune, "--track", env=_nobody_listens()).code == 1
+    assert program.run(*prune, "--apply", env=_nobody_listens()).code == 1
+
+
 def test_no_track_runs_without_prefect_where_an_api_is_configured(program: Program) -> None:
     program.file("a.bin")
     done = program.run("checkpoint", "push", "untracked", "-f", "a.bin", "--no-track", env=_nobody_listens())
@@ -120,12 +222,18 @@ def test_an_api_that_does_not_answer_is_one_sentence_and_a_way_out(program: Prog
         ["checkpoint", "push", "some-name", "-f", "a.bin"],
         ["checkpoint", "fetch", "some-name"],
         ["checkpoint", "export", "some-name", "--storage-provider", "c", "--destination-path", "b/p"],
+        ["checkpoint", "delete", "some-name"],
+        ["checkpoint", "undelete", "some-name"],
+        ["checkpoint", "verify"],
+        ["checkpoint", "prune", "--keep-last", "1"],
+        ["checkpoint", "gc"],
         ["training", "run", "some-name"],
+        ["training", "delete", "some-name"],
     ],
     ids=lambda arguments: " ".join(arguments[:2]),
 )
 def test_tracking_without_an_api_is_refused(flexai: Run, arguments: list[str]) -> None:
-    command = ["--", "true"] if arguments[0] == "training" else []
+    command = ["--", "true"] if arguments[1] == "run" else []
     done = flexai(*arguments, "--track", *command)
     assert (done.code, done.error) == (2, "--track needs a Prefect API, and none is configured")
     assert "PREFECT_API_URL" in done.hint

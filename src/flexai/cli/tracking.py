@@ -1,14 +1,15 @@
 """Whether an operation runs as a Prefect task run, and how.
 
-Where a Prefect API is configured, an operation that moves bytes is a task run there: people see it, its progress and
-its result in Prefect's UI. Where none is, the same operation runs directly and Prefect is not even imported.
+Where a Prefect API is configured, an operation that changes checkpoints, or reads and moves their bytes, is a task run
+there: people see it, its progress and its result in Prefect's UI. Where none is, the same operation runs directly and
+Prefect is not even imported; so do commands that only look something up, which would take longer than their work.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -54,26 +55,29 @@ def required_api(what: str) -> PrefectAPI:
 
 
 def run_tracked(
-    api: PrefectAPI, task_name: str, *args: Any, shows_output: bool = False, **kwargs: Any
+    api: PrefectAPI,
+    task_name: str,
+    *args: Any,
+    only_notes: bool = False,
+    on_output: Callable[..., None] | None = None,
+    on_damage: Callable[..., None] | None = None,
+    **kwargs: Any,
 ) -> dict[str, Any]:
     """Run one of the tasks as a task run of a Prefect API and return its document.
 
-    Progress is shown here as well; with ``shows_output`` what the task's command prints, and of progress only remarks.
+    Progress is shown here as well; with ``only_notes`` nothing but its remarks. ``on_output`` and ``on_damage`` are
+    those of ``flexai.tasks.watching.Watcher``.
+
     Raises what the operation raises, and StorageUnavailableError where the API does not answer.
     """
     terminal.detail(f"running as a task run of the Prefect API {api.url} (from {api.origin})")
     prepare_prefect(api)
     from flexai import tasks
     from flexai.cli.progress import Notes, shown_progress
-    from flexai.tasks.watching import Watcher, watched_by
+    from flexai.tasks.watching import Watcher, ignore, watched_by
 
     with api_errors(api, hint="--no-track runs the same without Prefect"), shown_progress() as progress:
-        if shows_output:
-            from flexai.checkpoints.training.runner import pass_through
-
-            watcher = Watcher(progress=Notes(), on_output=pass_through)
-        else:
-            watcher = Watcher(progress=progress)
+        watcher = Watcher(Notes() if only_notes else progress, on_output or ignore, on_damage or ignore)
         with watched_by(watcher), _told(api):
             document: dict[str, Any] = getattr(tasks, task_name)(*args, **kwargs)
     return document

@@ -139,11 +139,18 @@ def job_log(system: System, reference: str, *, follow: bool = False) -> Iterator
 
 
 def delete_job(
-    system: System, reference: str, *, keep_checkpoints: bool = False, progress: Progress | None = None
+    system: System,
+    reference: str,
+    *,
+    keep_checkpoints: bool = False,
+    on_deleted: Callable[[Checkpoint], object] = lambda _: None,
+    progress: Progress | None = None,
 ) -> TrainingJob:
     """Delete a job that has ended, with its log and, unless they are to be kept, the checkpoints that it wrote.
 
     Its name is free afterwards. Output that was not captured goes with it, except in a directory that the user named.
+    ``on_deleted`` is called with each checkpoint that was deleted.
+
     Raises NotFoundError where there is none, ConflictError while it runs, while one of its checkpoints is in use, and
     where one that would go is protected.
     """
@@ -164,7 +171,7 @@ def delete_job(
         for checkpoint in written:
             # One that somebody else has just deleted is no obstacle.
             with suppress(NotFoundError):
-                system.catalog.checkpoints.delete(parse_reference(str(checkpoint.id)))
+                on_deleted(system.catalog.checkpoints.delete(parse_reference(str(checkpoint.id))))
     deleted = system.catalog.jobs.delete(parse_job_reference(str(job.id)))
     system.store.delete_log(str(job.id))
     folder = job_folder(system.settings.jobs_path, job.id)

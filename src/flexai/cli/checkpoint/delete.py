@@ -5,16 +5,17 @@ from __future__ import annotations
 from flexai.checkpoints.names import parse_reference
 from flexai.cli import terminal
 from flexai.cli.commands import command
-from flexai.cli.parameters import checkpoint_argument, json_option
-from flexai.cli.preview import dry_run_option, show
-from flexai.cli.tracking import load_connection
+from flexai.cli.parameters import checkpoint_argument, json_option, track_option
+from flexai.cli.preview import check_untracked, dry_run_option, show
+from flexai.cli.tracking import load_connection, run_tracked, tracking_api
 
 
 @command("delete", usage="NAME|UUID [OPTIONS]")
 @checkpoint_argument
 @dry_run_option
+@track_option
 @json_option
-def delete(reference: str, dry_run: bool, as_json: bool) -> None:
+def delete(reference: str, dry_run: bool, track: bool | None, as_json: bool) -> None:
     """Delete a checkpoint.
 
     Its name is free at once. Its bytes go when nothing else uses them, with the first gc after the grace
@@ -26,18 +27,23 @@ def delete(reference: str, dry_run: bool, as_json: bool) -> None:
     """
     parse_reference(reference)
     if dry_run:
+        check_untracked(track)
         _preview(reference, as_json)
         return
-    from flexai.checkpoints.service.delete import delete as delete_checkpoint
-    from flexai.checkpoints.service.results import identity
-    from flexai.checkpoints.service.system import System
+    api = tracking_api(track)
+    if api is not None:
+        deleted = run_tracked(api, "delete_checkpoint", reference)
+    else:
+        from flexai.checkpoints.service.delete import delete as delete_checkpoint
+        from flexai.checkpoints.service.results import identity
+        from flexai.checkpoints.service.system import System
 
-    with System.open(connect=load_connection) as system:
-        deleted = delete_checkpoint(system, reference)
+        with System.open(connect=load_connection) as system:
+            deleted = identity(delete_checkpoint(system, reference))
     terminal.say(f"deleted checkpoint {reference}")
-    terminal.hint(f"flexai checkpoint undelete {deleted.id} brings it back, until gc has taken its bytes")
+    terminal.hint(f"flexai checkpoint undelete {deleted['id']} brings it back, until gc has taken its bytes")
     if as_json:
-        terminal.write_document(identity(deleted), as_json=True)
+        terminal.write_document(deleted, as_json=True)
 
 
 def _preview(reference: str, as_json: bool) -> None:

@@ -7,12 +7,11 @@ from datetime import timedelta
 
 import click
 
-from flexai.checkpoints.documents import human_size
 from flexai.cli import terminal
 from flexai.cli.commands import command
-from flexai.cli.parameters import progress_option, read_duration, transfer_json_option
-from flexai.cli.preview import dry_run_option, show
-from flexai.cli.tracking import load_connection
+from flexai.cli.parameters import progress_option, read_duration, track_option, transfer_json_option
+from flexai.cli.preview import check_untracked, dry_run_option, show
+from flexai.cli.tracking import load_connection, run_tracked, tracking_api
 
 
 @command("gc", usage="[--grace-period DURATION] [--dry-run] [OPTIONS]", resumable=True)
@@ -24,9 +23,10 @@ from flexai.cli.tracking import load_connection
     " The setting grace_period by default.",
 )
 @dry_run_option
+@track_option
 @progress_option
 @transfer_json_option
-def collect_garbage(grace_period: str, dry_run: bool, as_json: bool) -> None:
+def collect_garbage(grace_period: str, dry_run: bool, track: bool | None, as_json: bool) -> None:
     """Free the room that deleted checkpoints take.
 
     Takes the bytes that no checkpoint needs any more: those of checkpoints deleted, and of pushes interrupted
@@ -38,24 +38,29 @@ def collect_garbage(grace_period: str, dry_run: bool, as_json: bool) -> None:
     """
     period = read_duration("--grace-period", grace_period) if grace_period else None
     if dry_run:
+        check_untracked(track)
         _preview(period, as_json)
         return
-    from flexai.checkpoints.service.gc import collect_garbage as collect
-    from flexai.checkpoints.service.results import garbage_document
-    from flexai.checkpoints.service.system import System
-    from flexai.cli.progress import shown_progress
+    api = tracking_api(track)
+    if api is not None:
+        done = run_tracked(api, "collect_garbage", grace_period=period)
+    else:
+        from flexai.checkpoints.service.gc import collect_garbage as collect
+        from flexai.checkpoints.service.results import garbage_document
+        from flexai.checkpoints.service.system import System
+        from flexai.cli.progress import shown_progress
 
-    with System.open(connect=load_connection) as system, shown_progress() as progress:
-        report = collect(system, grace_period=period, progress=progress)
+        with System.open(connect=load_connection) as system, shown_progress() as progress:
+            done = garbage_document(collect(system, grace_period=period, progress=progress))
     if as_json:
-        terminal.write_document(garbage_document(report), as_json=True)
+        terminal.write_document(done, as_json=True)
     else:
         terminal.write(
-            f"freed {human_size(report.freed_bytes)} in {terminal.count(report.blobs, 'blob')}:"
-            f" {terminal.count(report.checkpoints, 'deleted checkpoint')},"
-            f" {terminal.count(report.abandoned, 'abandoned push', 'abandoned pushes')}"
+            f"freed {done['freed']} in {terminal.count(done['blobs'], 'blob')}:"
+            f" {terminal.count(done['deletedCheckpoints'], 'deleted checkpoint')},"
+            f" {terminal.count(done['abandonedPushes'], 'abandoned push', 'abandoned pushes')}"
         )
-    _warn_of(report.strangers)
+    _warn_of(done["strangers"])
 
 
 def _preview(grace_period: timedelta | None, as_json: bool) -> None:

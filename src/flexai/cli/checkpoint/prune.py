@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
 
 import click
 
-from flexai.checkpoints.documents import duration, human_size, present, short_size
+from flexai.checkpoints.documents import Document, duration, present, short_size
 from flexai.checkpoints.errors import UsageError
 from flexai.cli import terminal
 from flexai.cli.commands import command
 from flexai.cli.completion import complete_checkpoint, complete_job
-from flexai.cli.parameters import json_option, read_duration
-from flexai.cli.tracking import load_connection
-
-if TYPE_CHECKING:
-    from flexai.checkpoints.service.prune import PruneReport
-    from flexai.checkpoints.service.retention import Decision
+from flexai.cli.parameters import json_option, read_duration, track_option
+from flexai.cli.tracking import load_connection, run_tracked, tracking_api
 
 _TITLES = ("ACTION", "CHECKPOINT", "AGE", "FREES", "WHY")
 
@@ -75,6 +70,7 @@ _TITLES = ("ACTION", "CHECKPOINT", "AGE", "FREES", "WHY")
 @click.option("--drop-last", is_flag=True, help="Let even a job's last checkpoint go where no rule keeps it.")
 @click.option("--drop-best", is_flag=True, help="Let even a job's best checkpoint go where no rule keeps it.")
 @click.option("--apply", is_flag=True, help="Do it: without this nothing is deleted.")
+@track_option
 @json_option
 def prune(
     jobs: tuple[str, ...],
@@ -91,6 +87,7 @@ def prune(
     drop_last: bool,
     drop_best: bool,
     apply: bool,
+    track: bool | None,
     as_json: bool,
 ) -> None:
     """Delete the checkpoints that no rule keeps.
@@ -105,11 +102,8 @@ def prune(
     flexai checkpoint prune --job my-run --keep-every-steps 1000 --keep-within 7d --apply
     flexai checkpoint prune --pushed 'nightly-*' --keep-every 1w --keep-last 7 --json
     """
-    from flexai.checkpoints.service.prune import PruneScope, prune_document
-    from flexai.checkpoints.service.prune import prune as prune_checkpoints
+    from flexai.checkpoints.service.prune import PruneScope
     from flexai.checkpoints.service.retention import Metric, RetentionPolicy
-    from flexai.checkpoints.service.system import System
-    from flexai.cli.progress import Notes
 
     policy = RetentionPolicy(
         keep_last=keep_last or 0,
@@ -125,52 +119,62 @@ def prune(
         drop_best=drop_best,
     )
     policy.check()
-    with System.open(connect=load_connection) as system:
-        report = prune_checkpoints(system, policy, PruneScope(jobs, patterns), apply=apply, progress=Notes())
-    if as_json:
-        terminal.write_document(prune_document(report), as_json=True)
+    # A plan alone changes nothing, so that it is a task run only where one is asked for.
+    api = tracking_api(track) if apply or track else None
+    if api is not None:
+        done = run_tracked(api, "prune_checkpoints", policy, PruneScope(jobs, patterns), apply=apply, only_notes=True)
     else:
-        terminal.write(_table(report))
-    _conclude(report)
+        from flexai.checkpoints.service.prune import prune as prune_checkpoints
+        from flexai.checkpoints.service.prune import prune_document
+        from flexai.checkpoints.service.system import System
+        from flexai.cli.progress import Notes
+
+        with System.open(connect=load_connection) as system:
+            report = prune_checkpoints(system, policy, PruneScope(jobs, patterns), apply=apply, progress=Notes())
+        done = prune_document(report)
+    if as_json:
+        terminal.write_document(done, as_json=True)
+    else:
+        terminal.write(_table(done["checkpoints"]))
+    _conclude(done)
 
 
-def _conclude(report: PruneReport) -> None:
-    of_all = f"of {terminal.count(len(report.plan.decisions), 'checkpoint')}"
-    frees = f"{human_size(report.freed_bytes)}"
-    if report.applied:
-        terminal.say(f"deleted {len(report.deleted)} {of_all}; gc frees {frees} after the grace period")
-        if report.deleted:
+def _conclude(done: Document) -> None:
+    deleted, spared = done["deletedCount"], done["sparedCount"]
+    of_all = f"of {terminal.count(len(done['checkpoints']), 'checkpoint')}"
+    if done["applied"]:
+        terminal.say(f"deleted {deleted} {of_all}; gc frees {done['freed']} after the grace period")
+        if deleted:
             terminal.hint(
                 "flexai checkpoint list --deleted shows what can be brought back, until gc has taken its bytes"
             )
-        if report.spared:
-            terminal.warn(f"{terminal.count(len(report.spared), 'checkpoint')} stayed that should have gone: see above")
+        if spared:
+            terminal.warn(f"{terminal.count(spared, 'checkpoint')} stayed that should have gone: see above")
     else:
-        terminal.say(f"would delete {len(report.plan.deleted)} {of_all} and free {frees}")
-        if report.plan.deleted:
+        terminal.say(f"would delete {deleted} {of_all} and free {done['freed']}")
+        if deleted:
             terminal.hint("nothing was deleted: --apply does it")
 
 
-def _table(report: PruneReport) -> str:
+def _table(checkpoints: list[Document]) -> str:
     from flexai.cli.tables import fitted_table
 
     now = present()
     rows = [
         (
-            "keep" if decision.keep else "delete",
-            terminal.printable(decision.row.title),
-            duration((now - decision.row.created_at).total_seconds()),
-            "" if decision.keep else short_size(decision.freed_bytes),
-            _why(decision, report),
+            row["action"],
+            terminal.printable(row["title"]),
+            duration((now - datetime.fromisoformat(row["createdAt"])).total_seconds()),
+            "" if row["action"] == "keep" else short_size(row["freedBytes"]),
+            _why(row),
         )
-        for decision in report.plan.decisions
+        for row in checkpoints
     ]
     return fitted_table(_TITLES, rows, wide=(1, 4), right=frozenset({2, 3}))
 
 
-def _why(decision: Decision, report: PruneReport) -> str:
-    stays = report.spared.get(decision.row.id)
-    return f"stays: {stays}" if stays else ", ".join(reason.text for reason in decision.reasons)
+def _why(row: Document) -> str:
+    return f"stays: {row['spared']}" if row["spared"] else ", ".join(reason["text"] for reason in row["reasons"])
 
 
 def _duration(option: str, text: str) -> timedelta:

@@ -7,13 +7,15 @@ import click
 from flexai.checkpoints.names import parse_name, parse_reference
 from flexai.cli import terminal
 from flexai.cli.commands import command
-from flexai.cli.tracking import load_connection
+from flexai.cli.parameters import track_option
+from flexai.cli.tracking import load_connection, run_tracked, tracking_api
 
 
-@command("undelete", usage="NAME|UUID [--name NEW-NAME]")
+@command("undelete", usage="NAME|UUID [--name NEW-NAME] [OPTIONS]")
 @click.argument("reference", metavar="NAME|UUID")
 @click.option("--name", "new_name", metavar="NEW-NAME", default="", help="Bring it back under another name.")
-def undelete(reference: str, new_name: str) -> None:
+@track_option
+def undelete(reference: str, new_name: str, track: bool | None) -> None:
     """Bring back a deleted checkpoint.
 
     As long as gc has not taken its bytes. Where several deleted checkpoints had the name, the one deleted
@@ -27,10 +29,14 @@ def undelete(reference: str, new_name: str) -> None:
     parse_reference(reference)
     if new_name:
         parse_name(new_name, what="checkpoint name")
-    from flexai.checkpoints.catalog.checkpoints import title
-    from flexai.checkpoints.service.delete import undelete as undelete_checkpoint
-    from flexai.checkpoints.service.system import System
+    api = tracking_api(track)
+    if api is not None:
+        restored = run_tracked(api, "undelete_checkpoint", reference, new_name=new_name)
+    else:
+        from flexai.checkpoints.service.delete import undelete as undelete_checkpoint
+        from flexai.checkpoints.service.results import undelete_document
+        from flexai.checkpoints.service.system import System
 
-    with System.open(connect=load_connection) as system:
-        checkpoint = undelete_checkpoint(system, reference, new_name=new_name)
-    terminal.say(f"checkpoint {title(checkpoint)!r} is {checkpoint.status} again ({checkpoint.id})")
+        with System.open(connect=load_connection) as system:
+            restored = undelete_document(undelete_checkpoint(system, reference, new_name=new_name))
+    terminal.say(f"checkpoint {restored['title']!r} is {restored['status']} again ({restored['id']})")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 import click
 
 from flexai.checkpoints.documents import human_size
@@ -9,15 +12,20 @@ from flexai.checkpoints.names import parse_reference
 from flexai.cli import terminal
 from flexai.cli.commands import command
 from flexai.cli.completion import complete_checkpoint
-from flexai.cli.parameters import progress_option
-from flexai.cli.tracking import load_connection
+from flexai.cli.parameters import progress_option, track_option
+from flexai.cli.tracking import load_connection, run_tracked, tracking_api
+
+if TYPE_CHECKING:
+    from flexai.checkpoints.service.repair import RepairReport
+    from flexai.checkpoints.service.verify import Damage
 
 
 @command("verify", usage="[NAME|UUID…] [OPTIONS]")
 @click.argument("references", metavar="[NAME|UUID]...", nargs=-1, shell_complete=complete_checkpoint)
 @click.option("--repair", is_flag=True, help="Put content of an export in the place of what is damaged.")
+@track_option
 @progress_option
-def verify(references: tuple[str, ...], repair: bool) -> None:
+def verify(references: tuple[str, ...], repair: bool, track: bool | None) -> None:
     """Read checkpoints and compare their digests.
 
     All of them, where none is named. Names every damaged file and the checkpoints that need it; exits with 6
@@ -31,6 +39,18 @@ def verify(references: tuple[str, ...], repair: bool) -> None:
     """
     for reference in references:
         parse_reference(reference)
+    api = tracking_api(track)
+    if api is not None:
+        done = run_tracked(api, "verify_checkpoints", references, repair=repair, on_damage=_show)
+        contents, size, damaged = done["checkedContents"], done["checkedBytes"], done["damagedContents"]
+    else:
+        contents, size, damaged = _verify_directly(references, repair)
+    outcome = "no damage" if not damaged else f"{damaged} damaged, all of it repaired"
+    terminal.say(f"verified {terminal.count(contents, 'file')}, {human_size(size)}: {outcome}")
+
+
+def _verify_directly(references: Sequence[str], repair: bool) -> tuple[int, int, int]:
+    from flexai.checkpoints.service.repair import RepairReport
     from flexai.checkpoints.service.repair import repair as repair_store
     from flexai.checkpoints.service.system import System
     from flexai.checkpoints.service.verify import verify as verify_checkpoints
@@ -38,19 +58,20 @@ def verify(references: tuple[str, ...], repair: bool) -> None:
 
     with System.open(connect=load_connection) as system, shown_progress() as progress:
         report = verify_checkpoints(system, references, progress=progress)
-        repaired = repair_store(system, load_connection, progress=progress) if repair else None
-    for damage in report.damaged:
+        repaired = repair_store(system, load_connection, progress=progress) if repair else RepairReport()
+    _show(report.damaged, repaired)
+    repaired.raise_if_unrepaired()
+    if not repair:
+        report.raise_if_damaged()
+    return report.checked_contents, report.checked_bytes, len(report.damaged)
+
+
+def _show(damaged: Sequence[Damage], repaired: RepairReport) -> None:
+    for damage in damaged:
         for checkpoint, path in damage.users:
             terminal.write(f"{checkpoint}: {path}: {damage.problem}")
         if not damage.users:
             terminal.write(f"blob {damage.blob_id}, which no checkpoint needs: {damage.problem}")
-    for done in repaired.repaired if repaired else ():
+    for done in repaired.repaired:
         for checkpoint, path in done.users:
             terminal.say(f"{checkpoint}: {path}: repaired from {done.source}")
-    if repaired is None:
-        report.raise_if_damaged()
-    else:
-        repaired.raise_if_unrepaired()
-    checked = terminal.count(report.checked_contents, "file")
-    outcome = "no damage" if not report.damaged else f"{len(report.damaged)} damaged, all of it repaired"
-    terminal.say(f"verified {checked}, {human_size(report.checked_bytes)}: {outcome}")

@@ -6,14 +6,15 @@ import click
 
 from flexai.cli import terminal
 from flexai.cli.commands import command
-from flexai.cli.parameters import job_argument
-from flexai.cli.tracking import load_connection
+from flexai.cli.parameters import job_argument, track_option
+from flexai.cli.tracking import load_connection, run_tracked, tracking_api
 
 
-@command("delete", usage="NAME|UUID [--keep-checkpoints]")
+@command("delete", usage="NAME|UUID [--keep-checkpoints] [OPTIONS]")
 @job_argument
 @click.option("--keep-checkpoints", is_flag=True, help="Keep the checkpoints that it wrote, under their UUIDs.")
-def delete(reference: str, keep_checkpoints: bool) -> None:
+@track_option
+def delete(reference: str, keep_checkpoints: bool, track: bool | None) -> None:
     """Delete a training job that has ended.
 
     With its log and the checkpoints that it wrote. Its name is free at once; the checkpoints can be brought
@@ -24,10 +25,16 @@ def delete(reference: str, keep_checkpoints: bool) -> None:
     flexai training delete my-run
     flexai training delete my-run --keep-checkpoints
     """
-    from flexai.checkpoints.service.system import System
-    from flexai.checkpoints.service.training import delete_job
-    from flexai.cli.progress import Notes
+    api = tracking_api(track)
+    if api is not None:
+        name = run_tracked(api, "delete_training_job", reference, keep_checkpoints=keep_checkpoints, only_notes=True)[
+            "name"
+        ]
+    else:
+        from flexai.checkpoints.service.system import System
+        from flexai.checkpoints.service.training import delete_job
+        from flexai.cli.progress import Notes
 
-    with System.open(connect=load_connection) as system:
-        job = delete_job(system, reference, keep_checkpoints=keep_checkpoints, progress=Notes())
-    terminal.say(f"deleted training job {job.name!r}" + (", but not its checkpoints" if keep_checkpoints else ""))
+        with System.open(connect=load_connection) as system:
+            name = delete_job(system, reference, keep_checkpoints=keep_checkpoints, progress=Notes()).name
+    terminal.say(f"deleted training job {name!r}" + (", but not its checkpoints" if keep_checkpoints else ""))

@@ -115,6 +115,7 @@ def _run_tracked(
     api: PrefectAPI, name: str, words: Sequence[str], checkpoint: str, env: Mapping[str, str], output_dir: str
 ) -> tuple[str, int | None, str]:
     from flexai.checkpoints.catalog.reader import open_reader
+    from flexai.checkpoints.training.runner import pass_through
 
     failure = None
     try:
@@ -126,7 +127,8 @@ def _run_tracked(
             checkpoint=checkpoint,
             env=env,
             output_dir=output_dir,
-            shows_output=True,
+            only_notes=True,
+            on_output=pass_through,
         )
     except JobFailedError as error:
         # For the task run that is a failure; here the command's own exit code says it.

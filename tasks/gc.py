@@ -1,0 +1,84 @@
+"""Garbage collection, as a task."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from prefect import task
+
+from flexai.blocks import load_connection
+from flexai.checkpoints.documents import Document
+from flexai.checkpoints.service.gc import collect_garbage as collect_from_store
+from flexai.checkpoints.service.results import garbage_document
+from flexai.checkpoints.service.system import System
+from flexai.tasks import artifacts
+from flexai.tasks.progress import RunProgress
+from flexai.tasks.running import RETRIED, TAGS, Logger, run_logger, telling
+
+KEY = "garbage"
+"""Of the page that shows what was freed; its history is that of the runs."""
+_SHOWN = 50
+"""Unknown blobs that a page names; the task's result has them all."""
+
+
+@task(
+    name="collect-garbage",
+    description="Free the bytes that no checkpoint needs any more, once the grace period is over.",
+    tags=TAGS | {"gc"},
+    task_run_name="collect garbage",
+    **RETRIED,
+)
+def collect_garbage(grace_period: timedelta | None = None) -> Document:
+    """Free what deleted checkpoints, and pushes that were interrupted and never continued, have left.
+
+    Args:
+        grace_period: Take only what was deleted or abandoned longer ago than this; the setting ``grace_period`` where
+            left out.
+
+    Returns:
+        What ``flexai checkpoint gc --json`` prints. Tried again, it goes on, and tells what the last try took.
+
+    Raises:
+        CheckpointError: What the catalog and the store raise.
+    """
+    logger = run_logger()
+    progress = RunProgress(logger, key="collect-garbage")
+    with telling(logger), System.open(connect=load_connection) as system:
+        document = garbage_document(collect_from_store(system, grace_period=grace_period, progress=progress))
+    _show(document, logger)
+    return document
+
+
+def describe_garbage(document: Document) -> str:
+    """What was freed, as a page of Markdown."""
+    lines = [f"# Garbage collection: {_summary_of(document)}", ""]
+    if strangers := document["strangers"]:
+        lines += [f"{_left_alone(document)}:", ""]
+        lines += [f"- {artifacts.code(blob_id)}" for blob_id in strangers[:_SHOWN]]
+        if len(strangers) > _SHOWN:
+            lines.append(f"- … and {len(strangers) - _SHOWN} more")
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _summary_of(document: Document) -> str:
+    return (
+        f"freed {document['freed']} (blobs: {document['blobs']}, deleted checkpoints: {document['deletedCheckpoints']},"
+        f" abandoned pushes: {document['abandonedPushes']})"
+    )
+
+
+def _left_alone(document: Document) -> str:
+    return (
+        f"Blobs that the catalog does not know, and that stay ({len(document['strangers'])};"
+        " `flexai checkpoint recover` enters the checkpoints that need them, where there are any)"
+    )
+
+
+def _show(document: Document, logger: Logger) -> None:
+    summary = _summary_of(document)
+    logger.info("%s", summary)
+    if document["strangers"]:
+        logger.warning("%s", _left_alone(document))
+    artifacts.create_markdown(
+        KEY, describe_garbage(document), description=f"Garbage collection: {summary}", logger=logger
+    )
