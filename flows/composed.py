@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import ConfigDict, Field
 
 from flexai.flows.connections import Connection
-from flexai.flows.requests import NotEmpty, Reference, Request, SourcePath
+from flexai.flows.requests import NotEmpty, Reference, Request, SourcePath, Span
 
 
 class ByName(Request):
@@ -79,6 +79,18 @@ class ScrubRequest(Request):
         title="Repair",
         description="Put sound content, read from an export of a checkpoint that has it, in the place of what is"
         " damaged. What cannot be repaired fails the run.",
+    )
+
+
+class GarbageRequest(Request):
+    """Which garbage is collected."""
+
+    grace_period: Span = Field(
+        default="",
+        title="Grace period",
+        description="Take only what was deleted, or left by an interrupted push, longer ago than this: 90s, 15m, 24h,"
+        " 7d, 2w; empty for the setting grace_period. What is taken cannot be brought back.",
+        examples=["7d"],
     )
 
 

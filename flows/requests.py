@@ -6,13 +6,14 @@ checks before it makes a run; what only a program can tell is checked when the r
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Annotated, TypeAlias
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from flexai.checkpoints.errors import CheckpointError
 from flexai.checkpoints.names import parse_name, parse_reference
-from flexai.checkpoints.settings import parse_size
+from flexai.checkpoints.settings import parse_duration, parse_size
 from flexai.checkpoints.storage.connection import split_bucket
 from flexai.flows.connections import Connection
 
@@ -59,6 +60,14 @@ SourcePath: TypeAlias = Annotated[str, Field(pattern=_SOURCE_PATH), AfterValidat
 DestinationPath: TypeAlias = Annotated[str, Field(pattern=_DESTINATION_PATH), AfterValidator(_check_path)]
 """``BUCKET/PREFIX``."""
 NotEmpty: TypeAlias = Annotated[str, Field(min_length=1)]
+Span: TypeAlias = Annotated[str, Field(pattern="^([0-9]+[smhdw])?$", max_length=12)]
+"""A stretch of time: ``90s``, ``15m``, ``24h``, ``7d``, ``2w``; empty for none."""
+
+
+def span_of(text: str) -> timedelta | None:
+    """What a :data:`Span` means; None for none."""
+    found = parse_duration(text)
+    return found if isinstance(found, timedelta) else None
 
 
 def _check_size(text: str) -> str:

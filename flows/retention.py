@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any, TypeAlias
 
 from prefect import flow
 from pydantic import Field, field_validator, model_validator
@@ -12,20 +11,12 @@ from flexai.checkpoints.documents import Document
 from flexai.checkpoints.errors import UsageError
 from flexai.checkpoints.service.prune import PruneScope
 from flexai.checkpoints.service.retention import Metric, RetentionPolicy
-from flexai.checkpoints.settings import parse_duration
-from flexai.flows.requests import NotEmpty, Reference, Request
+from flexai.flows.requests import NotEmpty, Reference, Request, Span, span_of
 from flexai.flows.running import OPTIONS, rename_run
 from flexai.tasks.prune import prune_checkpoints, summary_of
 
 _MOST = 1_000_000
-
-Span: TypeAlias = Annotated[str, Field(pattern=r"^([0-9]+[smhdw])?$", max_length=12)]
-"""A stretch of time: ``90s``, ``15m``, ``24h``, ``7d``, ``2w``; empty for none."""
-
-
-def _duration(text: str) -> timedelta:
-    found: Any = parse_duration(text) if text else timedelta(0)
-    return found if isinstance(found, timedelta) else timedelta(0)
+_NO_TIME = timedelta(0)
 
 
 class RetentionRequest(Request):
@@ -124,8 +115,8 @@ class RetentionRequest(Request):
             keep_best=self.keep_best,
             metric=self.metric,
             keep_every_steps=self.keep_every_steps,
-            keep_every=_duration(self.keep_every),
-            keep_within=_duration(self.keep_within),
+            keep_every=span_of(self.keep_every) or _NO_TIME,
+            keep_within=span_of(self.keep_within) or _NO_TIME,
             keep_since=self.keep_since,
             keep_exported=self.keep_exported,
             include_failed=self.include_failed,

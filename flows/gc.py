@@ -1,0 +1,36 @@
+"""Garbage collection, as a flow."""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from flexai.checkpoints.documents import Document, short_size
+from flexai.flows.composed import GarbageRequest
+from flexai.flows.requests import span_of
+from flexai.flows.running import OPTIONS, rename_run
+from flexai.tasks.gc import collect_garbage as collect
+
+_USUAL = GarbageRequest()
+
+
+@flow(
+    name="collect-garbage",
+    description="Free the bytes that no checkpoint needs any more, once the grace period is over.",
+    flow_run_name="collect garbage",
+    **OPTIONS,
+)
+def collect_garbage(request: GarbageRequest = _USUAL) -> Document:
+    """Free what deleted checkpoints and abandoned pushes have left; what another checkpoint shares stays.
+
+    Args:
+        request: How long ago something must have been deleted.
+
+    Returns:
+        What ``flexai.tasks.collect_garbage`` returns.
+
+    Raises:
+        CheckpointError: What the catalog and the store raise.
+    """
+    done = collect(span_of(request.grace_period))
+    rename_run(f"collect garbage ({short_size(done['freedBytes'])} freed)")
+    return done
