@@ -3,19 +3,38 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import ClassVar
+from typing import Annotated, Any, ClassVar, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from flexai.checkpoints.errors import UsageError
-from flexai.checkpoints.names import RESERVED_NAMES, parse_name, parse_reference
+from flexai.checkpoints.names import RESERVED_NAMES, VARIABLE_PATTERN, is_variable, parse_name, parse_reference
 from flexai.flows.connections import Connection
-from flexai.flows.templates import check_template, render
+from flexai.flows.requests import NotEmpty
+from flexai.flows.templates import check_template, field_pattern, render
 
 JOB_FIELDS = frozenset({"date", "time"})
 NAME_FIELDS = frozenset({"job", "checkpoint", "step", "id"})
 PATH_FIELDS = NAME_FIELDS | {"name"}
 _TELLING_APART = frozenset({"checkpoint", "step", "id", "name"})
+
+
+def _name_schema(fields: frozenset[str]) -> dict[str, Any]:
+    """What a form's schema can say of a name's template; in what words it is refused from Python, validators say."""
+    field = field_pattern(fields)
+    edge, inner = f"([A-Za-z0-9]|{field})", f"([A-Za-z0-9_-]|{field})"
+    return {"minLength": 3, "pattern": f"^({field}|{edge}{inner}{{0,61}}{edge})$"}
+
+
+def _path_schema(fields: frozenset[str]) -> dict[str, Any]:
+    braces = f"\\{{\\{{|\\}}\\}}|{field_pattern(fields)}"
+    solid = f"([^/\\s{{}}]|{braces})"
+    return {"pattern": f"^{solid}+/([^{{}}]|{braces})*{solid}([^{{}}]|{braces})*$"}
+
+
+_VARIABLES: dict[str, Any] = {"propertyNames": {"pattern": f"^{VARIABLE_PATTERN}$"}}
+SecretName: TypeAlias = Annotated[str, Field(pattern="^[a-z0-9-]+$")]
+"""What Prefect lets a block be called."""
 
 
 class Selection(StrEnum):
@@ -45,8 +64,9 @@ class TrainingSpec(_Spec):
         description="The training job's name. A job of that name which has succeeded is not run again. {date} and"
         " {time} say when the flow run was scheduled, in UTC (20260131, 0330): a schedule makes a new job each time.",
         examples=["digits-{date}"],
+        json_schema_extra=_name_schema(JOB_FIELDS),
     )
-    command: list[str] = Field(
+    command: list[NotEmpty] = Field(
         title="Command",
         description="The program and its arguments; no shell is involved. It writes its checkpoints to the directory in"
         " FLEXAI_OUTPUT_CHECKPOINT_DIR.",
@@ -73,12 +93,14 @@ class TrainingSpec(_Spec):
         title="Environment",
         description="Variables for the command. Prefect records them with the flow run: no secrets here.",
         examples=[{"WANDB_MODE": "offline"}],
+        json_schema_extra=_VARIABLES,
     )
-    secrets: dict[str, str] = Field(
+    secrets: dict[str, SecretName] = Field(
         default_factory=dict,
         title="Secrets",
         description="Variables for the command whose values are secret, each with the name of a Prefect Secret block.",
         examples=[{"HF_TOKEN": "hf-token"}],
+        json_schema_extra=_VARIABLES,
     )
 
     @field_validator("name")
@@ -97,6 +119,14 @@ class TrainingSpec(_Spec):
             except UsageError as error:
                 raise ValueError(f"{error.message}: {error.hint}") from error
         return text
+
+    @field_validator("env", "secrets")
+    @classmethod
+    def _are_variables(cls, values: dict[str, str]) -> dict[str, str]:
+        for name in values:
+            if not is_variable(name):
+                raise ValueError(f"{name!r} is no name of an environment variable")
+        return values
 
     @model_validator(mode="after")
     def _has_one_value_for_each_variable(self) -> TrainingSpec:
@@ -118,6 +148,7 @@ class PushSpec(_Spec):
         " output directory itself), {step} (the folder's name where the checkpoint tells no step), {id} (8 digits of"
         " its UUID).",
         examples=["{job}-{step}"],
+        json_schema_extra=_name_schema(NAME_FIELDS),
     )
     select: Selection = Field(
         default=Selection.BEST,
@@ -175,6 +206,7 @@ class ExportSpec(_Spec):
         description="BUCKET/PREFIX: the fields of the name, and {name}, the pushed checkpoint's name.",
         examples=["my-bucket/checkpoints/{name}"],
         pattern="^[^/\\s]+/.*[^/\\s].*$",
+        json_schema_extra=_path_schema(PATH_FIELDS),
     )
     overwrite: bool = Field(
         default=False, title="Overwrite", description="Replace objects that are there with other content."

@@ -28,6 +28,11 @@ def check_template(template: str, fields: frozenset[str]) -> frozenset[str]:
     return frozenset(found)
 
 
+def field_pattern(fields: frozenset[str]) -> str:
+    """A regular expression for one field of a template, by which a form's schema refuses what is none of these."""
+    return f"\\{{({'|'.join(sorted(fields))})(:[^{{}}]*)?\\}}"
+
+
 def render(template: str, values: Mapping[str, str | int]) -> str:
     """Fill in a template whose fields were checked.
 

@@ -20,6 +20,9 @@ Name = NewType("Name", str)
 
 RESERVED_NAMES = frozenset({"latest", "best"})
 
+VARIABLE_PATTERN = "[A-Za-z._-][A-Za-z0-9._-]*"
+"""What the same page says of the keys of KEY=VALUE pairs, as a regular expression."""
+
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{1,61}[A-Za-z0-9]", re.ASCII)
 _UUID = re.compile(r"[0-9A-Fa-f]{8}-(?:[0-9A-Fa-f]{4}-){3}[0-9A-Fa-f]{12}", re.ASCII)
 
@@ -43,6 +46,11 @@ def parse_name(text: str, *, what: str = "name") -> Name:
     if _NAME.fullmatch(text) is None:
         raise InvalidNameError(f"{what} {text!r} breaks the naming rules")
     return Name(text)
+
+
+def is_variable(text: str) -> bool:
+    """Whether the text can be the name of an environment variable."""
+    return re.fullmatch(VARIABLE_PATTERN, text) is not None
 
 
 def name_key(name: str) -> str:

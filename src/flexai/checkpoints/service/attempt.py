@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,7 +26,7 @@ from flexai.checkpoints.errors import (
     UsageError,
 )
 from flexai.checkpoints.models import Checkpoint, CheckpointStatus, JobStatus, TrainingFacts, TrainingJob
-from flexai.checkpoints.names import Name, parse_name, parse_reference
+from flexai.checkpoints.names import Name, is_variable, parse_name, parse_reference
 from flexai.checkpoints.paths import parse_path
 from flexai.checkpoints.progress import Progress
 from flexai.checkpoints.service.capture import capture
@@ -52,8 +51,6 @@ BEST = "best"
 NODE = "0"
 """One process runs a job's command, on one machine: its checkpoints are node 0's."""
 
-_VARIABLE = re.compile(r"[A-Za-z._-][A-Za-z0-9._-]*", re.ASCII)
-"""FlexAI's rule for the keys of KEY=VALUE pairs (https://docs.flex.ai/resource-naming-conventions)."""
 OnCaptured: TypeAlias = Callable[[Checkpoint], None]
 """Is handed a captured checkpoint, from the thread that captured it."""
 
@@ -442,7 +439,7 @@ def _has_content(system: System, checkpoint_id: UUID, found: Found) -> bool:
 
 
 def _check_variable(variable: str, value: str) -> None:
-    if _VARIABLE.fullmatch(variable) is None:
+    if not is_variable(variable):
         raise UsageError(f"{variable!r} is no name of an environment variable", hint="--env NAME=VALUE")
     if variable in {OUTPUT_VARIABLE, INPUT_VARIABLE}:
         raise UsageError(f"{variable} is set for the command by flexai itself", hint="leave it out of --env")

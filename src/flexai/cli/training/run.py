@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 import click
 
 from flexai.checkpoints.errors import JobFailedError, UsageError
-from flexai.checkpoints.names import RESERVED_NAMES, parse_name, parse_reference
+from flexai.checkpoints.names import RESERVED_NAMES, is_variable, parse_name, parse_reference
 from flexai.cli import terminal
 from flexai.cli.commands import command
 from flexai.cli.completion import complete_checkpoint, complete_directory
@@ -19,9 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from flexai.cli.prefect_api import PrefectAPI
-
-# https://docs.flex.ai/resource-naming-conventions, keys of KEY=VALUE pairs.
-_KEY = re.compile(r"[A-Za-z._-][A-Za-z0-9._-]*", re.ASCII)
 
 
 @command("run", usage="NAME [OPTIONS] -- COMMAND [ARGUMENT…]")
@@ -147,7 +143,7 @@ def _parse_env(pairs: Sequence[str]) -> dict[str, str]:
         key, separator, value = pair.partition("=")
         if not separator:
             raise UsageError("--env needs KEY=VALUE", hint="flexai training run NAME --env KEY=VALUE -- COMMAND")
-        if _KEY.fullmatch(key) is None:
+        if not is_variable(key):
             raise UsageError(
                 f"--env: {key!r} is no name of a variable",
                 hint="use letters, digits, '_', '-' and '.', and begin with no digit",
