@@ -15,11 +15,14 @@ from typing import Any, TypeVar
 
 import pytest
 import requests
+import yaml
 
 from flexai.cli.orchestration.processes import recall
 from tests.cli.conftest import Run
 from tests.cli.program import Program
+from tests.servers.prefect import PrefectServer
 
+AUTOMATIONS = Path(__file__).parents[3] / "deployments" / "automations.yaml"
 SECONDS = 15
 """The interval of the schedule: as short as runs of several seconds allow."""
 
@@ -39,12 +42,8 @@ class Prefect:
 
     def ask(self, path: str, document: Any = None) -> Any:
         """Ask its API."""
-        if document is None:
-            answer = requests.get(f"{self.url}{path}", timeout=60)
-        else:
-            answer = requests.post(f"{self.url}{path}", json=document, timeout=60)
-        answer.raise_for_status()
-        return answer.json()
+        server = PrefectServer(self.url, self.program.home)
+        return server.get(path) if document is None else server.post(path, document)
 
     def is_there(self) -> bool:
         """Whether it answers."""
@@ -89,6 +88,7 @@ def test_it_comes_up_is_used_runs_schedules_and_goes_down_without_a_trace(progra
     assert prefect.said.endswith("flexai's need nothing\n")
     _a_second_time_nothing_is_started(prefect)
     _commands_find_it_and_are_tracked(prefect)
+    _automations_that_are_missing_are_made_by_deploying(prefect)
     _a_schedule_fires_by_itself_and_its_second_run_moves_nothing(prefect)
     _another_home_uses_it_and_leaves_it_alone(prefect, tmp_path / "other")
     _a_push_ends_well_where_it_is_taken_down_meanwhile(prefect)
@@ -120,12 +120,36 @@ def _commands_find_it_and_are_tracked(prefect: Prefect) -> None:
     prefect.program.file("model/weights.bin", os.urandom(300_000))
     pushed = prefect.program.run("checkpoint", "push", "tracked", "-f", "model")
     assert pushed.code == 0, pushed.err
-    filter_ = {"task_runs": {"name": {"any_": ["push tracked"]}}}
+    filter_ = {"task_runs": {"name": {"any_": ["push tracked (293 KB)"]}}}
     await_("task run", lambda: [run for run in prefect.ask("/task_runs/filter", filter_) if run["end_time"]])
     # Connections that are made in the UI are the ones that the program knows.
     (prefect.program.cwd / "share").mkdir()
     assert prefect.program.run("storage", "create", "share", "--provider", "local", "--root", "share").code == 0
     assert [found["name"] for found in prefect.ask("/block_documents/filter", {}) if found["name"] == "share"]
+
+
+def _automations_that_are_missing_are_made_by_deploying(prefect: Prefect) -> None:
+    entries = yaml.safe_load(AUTOMATIONS.read_text())["automations"]
+    names = {entry["name"] for entry in entries}
+    assert len(names) == 2
+    made = prefect.ask("/automations/filter", {})
+    assert {automation["name"] for automation in made} == names, "flexai up has made them"
+    for automation in made:
+        requests.delete(f"{prefect.url}/automations/{automation['id']}", timeout=60).raise_for_status()
+
+    done = prefect.program.run("deploy", "--json")
+    assert done.code == 0, done.err
+    states = done.json()["automations"]
+    assert states == [{"name": entry["name"], "enabled": True, "isNew": True, "problem": ""} for entry in entries]
+    found = {automation["name"]: automation for automation in prefect.ask("/automations/filter", {})}
+    assert found.keys() == names
+    for entry in entries:
+        (wanted,), (action,) = entry["actions"], found[entry["name"]]["actions"]
+        deployment = prefect.ask(f"/deployments/name/{wanted['deployment']}")
+        assert (action["type"], action["deployment_id"]) == ("run-deployment", deployment["id"])
+        assert action["parameters"] == wanted["parameters"]
+        trigger = found[entry["name"]]["trigger"]
+        assert (trigger["expect"], trigger["match"]) == (entry["trigger"]["expect"], entry["trigger"]["match"])
 
 
 def _a_schedule_fires_by_itself_and_its_second_run_moves_nothing(prefect: Prefect) -> None:
@@ -143,12 +167,13 @@ def _a_schedule_fires_by_itself_and_its_second_run_moves_nothing(prefect: Prefec
     assert (first["state"]["type"], first["auto_scheduled"]) == ("COMPLETED", True), first["state"]
     assert program.run("checkpoint", "inspect", "scheduled").code == 0
 
-    # Deployed again meanwhile, the schedule stays switched on.
+    # Deployed again meanwhile, the schedule stays switched on, and the automations are left alone.
     deployed = program.run("deploy", "--json")
     assert deployed.code == 0, deployed.err
     entries = {entry["name"]: entry for entry in deployed.json()["deployments"]}
     assert [schedule["active"] for schedule in entries["push-checkpoint/default"]["schedules"]] == [True]
     assert not any(entry["isNew"] for entry in entries.values())
+    assert [automation["isNew"] for automation in deployed.json()["automations"]] == [False, False]
 
     second = _next_run(prefect, deployment, after=first["end_time"])
     assert (second["state"]["type"], second["auto_scheduled"]) == ("COMPLETED", True), second["state"]
