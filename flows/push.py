@@ -7,10 +7,11 @@ from prefect import flow
 from flexai.checkpoints.documents import Document, short_size
 from flexai.checkpoints.errors import CheckpointError
 from flexai.checkpoints.service.push import is_large
-from flexai.flows.requests import OtherCheckpoint, ProviderFiles, PushRequest, shard_bytes
+from flexai.flows.requests import OtherCheckpoint, ProviderFiles, PushRequest, WorkerFiles, shard_bytes
 from flexai.flows.runners import task_runner
 from flexai.flows.running import OPTIONS, rename_run
 from flexai.tasks import push_checkpoint
+from flexai.tasks.naming import size_of, size_of_files
 from flexai.tasks.push import push_here, source_of
 from flexai.tasks.shards import FlowSpread, again_after_passing_failures
 
@@ -34,10 +35,20 @@ def push(request: PushRequest) -> Document:
     Raises:
         CheckpointError: What ``flexai.tasks.push_checkpoint`` raises.
     """
+    size = _size_of(request.source)
+    if size:
+        rename_run(f"push {request.name}{size}")
     document = _push_in_shards(request) or _push(request)
-    # How large it is, its source may tell only when all of it was read.
-    rename_run(f"push {request.name} ({short_size(document['status']['sizeBytes'])})")
+    if not size:
+        rename_run(f"push {request.name} ({short_size(document['status']['sizeBytes'])})")
     return document
+
+
+def _size_of(source: WorkerFiles | ProviderFiles | OtherCheckpoint) -> str:
+    """How large a source is, in a run's name; empty where only its listing tells, which a push does by itself."""
+    if isinstance(source, WorkerFiles):
+        return size_of_files(source.files, follow_symlinks=source.follow_symlinks)
+    return size_of(source.checkpoint) if isinstance(source, OtherCheckpoint) else ""
 
 
 def _push_in_shards(request: PushRequest) -> Document | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 from prefect.tasks import TaskRunNameCallbackWithParameters
@@ -9,6 +10,7 @@ from prefect.tasks import TaskRunNameCallbackWithParameters
 from flexai.checkpoints.catalog.reader import open_reader
 from flexai.checkpoints.documents import short_size
 from flexai.checkpoints.errors import CheckpointError
+from flexai.checkpoints.transfer.scan import scan_local
 
 
 def size_of(reference: str) -> str:
@@ -23,11 +25,26 @@ def size_of(reference: str) -> str:
         return ""
 
 
-def sized(template: str) -> TaskRunNameCallbackWithParameters:
-    """A task's run name of its parameters and ``{size}``, that of the checkpoint in the parameter ``reference``."""
+def size_of_files(files: Sequence[str], *, follow_symlinks: bool) -> str:
+    """How large local files are that are to be pushed, in the same form; empty where they cannot be found."""
+    try:
+        found = scan_local(files, follow_symlinks=follow_symlinks)
+    except CheckpointError:
+        return ""
+    return f" ({short_size(sum(one.size for one in found))})"
+
+
+def _size_of_reference(parameters: dict[str, Any]) -> str:
+    return size_of(parameters["reference"])
+
+
+def sized(
+    template: str, size: Callable[[dict[str, Any]], str] = _size_of_reference
+) -> TaskRunNameCallbackWithParameters:
+    """A task's run name of its parameters and ``{size}``, by default that of the parameter ``reference``."""
 
     def name(parameters: dict[str, Any]) -> str:
-        return template.format(**parameters, size=size_of(parameters["reference"]))
+        return template.format(**parameters, size=size(parameters))
 
     # The protocol's static method is Prefect's own look at the signature.
     return cast(TaskRunNameCallbackWithParameters, name)

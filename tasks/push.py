@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from prefect import task
 
@@ -17,6 +18,7 @@ from flexai.checkpoints.service.system import System
 from flexai.tasks import artifacts
 from flexai.tasks.documents import document_of_checkpoint
 from flexai.tasks.limits import transfer_through
+from flexai.tasks.naming import size_of, size_of_files, sized
 from flexai.tasks.progress import RunProgress
 from flexai.tasks.reports import Reporter
 from flexai.tasks.running import RETRIED, TAGS, run_logger, telling
@@ -24,11 +26,18 @@ from flexai.tasks.running import RETRIED, TAGS, run_logger, telling
 _FORMS = "give one of: files; storage_provider and source_path; from_checkpoint"
 
 
+def _size_of_source(parameters: dict[str, Any]) -> str:
+    """How large what is pushed is; empty for what a provider has, which only listing it would tell."""
+    if parameters["files"]:
+        return size_of_files(parameters["files"], follow_symlinks=parameters["follow_symlinks"])
+    return size_of(parameters["from_checkpoint"]) if parameters["from_checkpoint"] else ""
+
+
 @task(
     name="push-checkpoint",
     description="Bring files into the managed store as a checkpoint.",
     tags=TAGS | {"push"},
-    task_run_name="push {name}",
+    task_run_name=sized("push {name}{size}", _size_of_source),
     **RETRIED,
 )
 def push_checkpoint(

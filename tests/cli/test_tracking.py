@@ -68,7 +68,7 @@ def test_push_fetch_and_a_failure_are_task_runs(
         f"error: checkpoint '{name}' already exists with the same content",
         "hint: nothing needs to be pushed; with --if-not-exists this is no error",
     ]
-    assert _states(prefect_server, f"push {name}", count=2) == ["COMPLETED", "FAILED"]
+    assert _states(prefect_server, f"push {name} (7 bytes)", count=2) == ["COMPLETED", "FAILED"]
     assert _states(prefect_server, f"fetch {name} (7 bytes)") == ["COMPLETED"]
 
 

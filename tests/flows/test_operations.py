@@ -40,13 +40,14 @@ def test_a_checkpoint_goes_through_every_operation(
     pushed = run(push, name=name, source={"files": [str(files)]})
     assert pushed["name"] == f"push {name} (16 KB)"
     run(push, name=name, source={"files": [str(files)]}, if_not_exists=True)
-    run(push, name=f"{name}-b", source={"checkpoint": name})
+    assert run(push, name=f"{name}-b", source={"checkpoint": name})["name"] == f"push {name}-b (16 KB)"
 
     place = {"storage_provider": share, "destination_path": f"models/{name}"}
     exported = run(export, checkpoint=name, **place)
     assert exported["name"] == f"export {name} (16 KB) to {share}"
     assert (tmp_path / "share" / "models" / name / "config.json").is_file()
-    run(push, name=f"{name}-c", source={"storage_provider": share, "source_path": f"models/{name}"})
+    source = {"storage_provider": share, "source_path": f"models/{name}"}
+    assert run(push, name=f"{name}-c", source=source)["name"] == f"push {name}-c (16 KB)"
 
     fetched = run(fetch, checkpoint=name, destination=str(tmp_path / "restored"))
     assert fetched["name"] == f"fetch {name} (16 KB)"
@@ -72,4 +73,4 @@ def test_a_failure_of_the_task_is_the_flows(home: Path, files: Path, run_deploye
     ended = run_deployed(push, {"request": {"name": "taken", "source": {"files": [str(files)]}}})
     assert ended["state"]["type"] == "FAILED"
     assert "already exists with other content" in ended["state"]["message"]
-    assert ended["name"] == "push taken"
+    assert ended["name"] == "push taken (16 KB)"

@@ -13,7 +13,8 @@ import pytest
 from prefect import flow
 from pydantic import SecretStr
 
-from flexai.checkpoints.errors import NotFoundError, StorageUnavailableError
+from flexai.blocks import LocalStorageProvider, save_connection
+from flexai.checkpoints.errors import NotFoundError, SourceError, StorageUnavailableError
 from flexai.checkpoints.service.fetch import fetch
 from flexai.tasks import fetch as fetch_module
 from flexai.tasks import fetch_checkpoint, inspect_checkpoint, push_checkpoint, run_training
@@ -42,12 +43,25 @@ def test_a_push_is_a_task_run_with_a_readable_name_and_a_page_about_the_checkpoi
     prefect_api: PrefectServer, home: Path, files: Path, name: str
 ) -> None:
     document = push_checkpoint(name, files=[str(files)])
-    run = task_run(prefect_api, f"push {name}")
+    run = task_run(prefect_api, f"push {name} (16 KB)")
     assert (run["state_type"], run["run_count"]) == ("COMPLETED", 1)
     assert set(run["tags"]) == {"flexai", "push"}
     (artifact,) = prefect_api.post("/artifacts/filter", {"artifacts": {"key": {"any_": [f"checkpoint-{name}"]}}})
     assert artifact["task_run_id"] == run["id"]
     assert document["metadata"]["id"] in artifact["data"]
+
+
+def test_a_push_says_how_large_it_is_where_that_is_known_before_it_begins(
+    prefect_api: PrefectServer, home: Path, files: Path, name: str, tmp_path: Path
+) -> None:
+    save_connection(LocalStorageProvider(root=str(tmp_path)), name)
+    push_checkpoint(f"{name}-a", files=[str(files / "config.json"), f"{files / 'nested'}=weights"])
+    push_checkpoint(f"{name}-b", from_checkpoint=f"{name}-a")
+    push_checkpoint(f"{name}-c", storage_provider=name, source_path="output/nested")
+    with pytest.raises(SourceError):
+        push_checkpoint(f"{name}-d", files=[str(tmp_path / "missing")])
+    for run, state in {"a (16 KB)": "COMPLETED", "b (16 KB)": "COMPLETED", "c": "COMPLETED", "d": "FAILED"}.items():
+        assert task_run(prefect_api, f"push {name}-{run}")["state_type"] == state
 
 
 def test_a_store_that_is_unavailable_for_a_while_is_tried_again(
