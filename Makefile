@@ -45,7 +45,7 @@ docs: $(INSTALLED) ## Write docs/reference from the program itself
 	$(RUN) docs/generate.py $(ARGS)
 
 chaos: $(INSTALLED) ## Kill the program at ROUNDS=200 random instants per scenario, look for damage
-	FLEXAI_CHAOS_ROUNDS=$(ROUNDS) $(RUN) -m pytest tests/chaos tests/flows/test_fleet.py $(ARGS)
+	FLEXAI_CHAOS_ROUNDS=$(ROUNDS) $(RUN) -m pytest tests/chaos tests/flows/test_at_once.py $(ARGS)
 
 bench: $(INSTALLED) ## Race the peers, side by side, in one run
 	$(RUN) -m benchmarks $(ARGS)

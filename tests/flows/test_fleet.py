@@ -1,9 +1,7 @@
-"""Many runs and many machines: one catalog and one bucket for all, and workers that die."""
+"""Many machines: one catalog and one bucket for all, and workers that die."""
 
 from __future__ import annotations
 
-import contextvars
-import logging
 import os
 import signal
 import subprocess
@@ -11,7 +9,6 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +16,6 @@ import psutil  # type: ignore[import-untyped]
 import pytest
 import requests
 from prefect.client.schemas.objects import ConcurrencyLimitConfig
-from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 from prefect.types.entrypoint import EntrypointType
 
 from flexai.blocks import load_connection
@@ -30,19 +26,15 @@ from flexai.checkpoints.service.system import System
 from flexai.cli.orchestration.deploying import read_document
 from flexai.flows.export import export
 from flexai.flows.push import push
-from flexai.flows.requests import PushRequest
 from flexai.flows.train_push_export import train_push_export
 from flexai.tasks import push_checkpoint
-from tests.flows.test_sharding import SIZE, SOURCE, fetched, put_source, s3_connection, sizes, stored_bytes
+from tests.flows.test_sharding import SIZE, SOURCE, fetched, put_source, s3_connection, sizes
 from tests.servers.fixtures import S3Server
 from tests.servers.postgresql import PostgreSQL
 from tests.servers.prefect import PrefectServer
-from tests.support.trees import Tree, noise, write_tree
+from tests.support.trees import write_tree
 
 __all__ = ["sizes"]
-
-RUNS = 50 if "FLEXAI_CHAOS_ROUNDS" in os.environ else 8
-"""Flow runs at once: fifty in `make chaos`."""
 
 TRAINING = """
 import os, pathlib, time, zipfile
@@ -71,33 +63,6 @@ def bucket(
     store = f"{s3_connection(juicefs)}:{juicefs.bucket}/store-{uuid.uuid4().hex[:8]}"
     monkeypatch.setenv("FLEXAI_STORE", store)
     return store
-
-
-def test_many_runs_at_once_share_a_catalog_and_a_bucket(
-    prefect_api: PrefectServer, bucket: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    base: Tree = {"model.safetensors": noise(5_000_000, "base"), "config.json": b"{}"}
-    write_tree(tmp_path / "base", base)
-    prefix = f"fleet-{uuid.uuid4().hex[:8]}"
-    push_checkpoint.fn(f"{prefix}-base", files=[str(tmp_path / "base")])
-
-    def run(number: int) -> Any:
-        folder = tmp_path / f"run-{number}"
-        write_tree(folder, {**base, "own.bin": noise(20_000 + number, str(number))})
-        request = {"name": f"{prefix}-{number}", "source": {"files": [str(folder)]}, "shard_size": "1GiB"}
-        return push(PushRequest.model_validate(request), return_state=True)
-
-    # So many requests at once are too much for a server with SQLite, which then says so and is asked again.
-    with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 30}):
-        # Which server it is, Prefect keeps in a context that threads do not inherit.
-        contexts = [contextvars.copy_context() for _ in range(RUNS)]
-    with caplog.at_level(logging.WARNING), ThreadPoolExecutor(RUNS) as pool:
-        states = list(pool.map(lambda number: contexts[number].run(run, number), range(RUNS)))
-    assert [state.type.value for state in states] == ["COMPLETED"] * RUNS
-    assert stored_bytes() == sum(map(len, base.values())) + sum(20_000 + number for number in range(RUNS))
-    assert "locked" not in caplog.text
-    with open_reader() as reader:
-        assert sum(name.startswith(f"{prefix}-") for name in reader.checkpoint_names()) == RUNS + 1
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
@@ -89,6 +89,13 @@ def prefect_api(
     prefect_server: PrefectServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> Iterator[PrefectServer]:
     """The Prefect server, for this process and those that a test starts."""
+    with using(prefect_server, tmp_path / "prefect-home", monkeypatch):
+        yield prefect_server
+
+
+@contextmanager
+def using(server: PrefectServer, home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Point this process, and those that it starts, to a server, with a Prefect home of their own."""
     from prefect.settings import (
         PREFECT_API_URL,
         PREFECT_HOME,
@@ -97,18 +104,17 @@ def prefect_api(
         temporary_settings,
     )
 
-    home = tmp_path / "prefect-home"
-    for name, value in prefect_server.environment(home).items():
+    for name, value in server.environment(home).items():
         monkeypatch.setenv(name, value)
     with temporary_settings(
         {
-            PREFECT_API_URL: prefect_server.api_url,
+            PREFECT_API_URL: server.api_url,
             PREFECT_HOME: home,
             PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW: "ignore",
             PREFECT_SERVER_ALLOW_EPHEMERAL_MODE: False,
         }
     ):
-        yield prefect_server
+        yield
         _hand_over_logs_and_events()
 
 
