@@ -33,16 +33,25 @@ def ensure_limits(connections: list[str]) -> None:
     with_api(ensure)
 
 
-def max_transfers(connection: str) -> int | None:
-    """How many transfers may use a connection at a time; None where nobody has used it yet."""
+def missing_limits(connections: list[str]) -> list[str]:
+    """Those of some connections that have no limit."""
 
-    async def read(client: PrefectClient) -> int | None:
-        try:
-            return (await client.read_global_concurrency_limit_by_name(limit_name(connection))).limit
-        except ObjectNotFound:
-            return None
+    async def read(client: PrefectClient) -> list[str]:
+        return [connection for connection in connections if await _read_limit(client, connection) is None]
 
     return with_api(read)
+
+
+def max_transfers(connection: str) -> int | None:
+    """How many transfers may use a connection at a time; None where nobody has used it yet."""
+    return with_api(lambda client: _read_limit(client, connection))
+
+
+async def _read_limit(client: PrefectClient, connection: str) -> int | None:
+    try:
+        return (await client.read_global_concurrency_limit_by_name(limit_name(connection))).limit
+    except ObjectNotFound:
+        return None
 
 
 async def set_limit(client: PrefectClient, connection: str, limit: int | None) -> None:

@@ -12,6 +12,7 @@ from flexai.checkpoints.service.fetch import fetch as fetch_from_store
 from flexai.checkpoints.service.results import fetch_document
 from flexai.checkpoints.service.system import System
 from flexai.tasks import artifacts
+from flexai.tasks.limits import transfer_through
 from flexai.tasks.naming import sized
 from flexai.tasks.progress import RunProgress
 from flexai.tasks.running import RETRIED, TAGS, run_logger, telling
@@ -41,7 +42,7 @@ def fetch_checkpoint(reference: str, destination: str = ".", overwrite: bool = F
     logger = run_logger()
     progress = RunProgress(logger, key=artifacts.artifact_key("fetch", reference))
     target = Path(destination).expanduser().absolute()
-    with telling(logger), System.open(connect=load_connection) as system:
+    with telling(logger), transfer_through(), System.open(connect=load_connection) as system:
         report = fetch_from_store(system, reference, target, overwrite=overwrite, progress=progress)
     logger.info("fetched %s to %s: %d files, %d kept", reference, target, report.fetched_files, report.kept_files)
     return fetch_document(report)

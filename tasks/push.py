@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -69,7 +70,8 @@ def push_checkpoint(
     """
     with telling(run_logger()):
         source = source_of(files, follow_symlinks, rehash, storage_provider, source_path, from_checkpoint)
-    with transfer_through(storage_provider):
+    # Another name for what is here already moves no byte.
+    with contextlib.nullcontext() if from_checkpoint else transfer_through(storage_provider):
         return push_here(name, source, if_not_exists=if_not_exists)
 
 

@@ -12,6 +12,7 @@ from flexai.checkpoints.service.system import System
 from flexai.tasks import artifacts
 from flexai.tasks.damage import describe_damage, log_damage, log_repair
 from flexai.tasks.events import emit_corruption
+from flexai.tasks.limits import transfer_through
 from flexai.tasks.progress import RunProgress
 from flexai.tasks.running import RETRIED, TAGS, Logger, run_logger, telling
 
@@ -39,7 +40,7 @@ def scrub_store(budget: int, repair: bool = True) -> Document:
     logger = run_logger()
     progress = RunProgress(logger, key="scrub-store")
     with telling(logger):
-        with System.open(connect=load_connection) as system:
+        with transfer_through(), System.open(connect=load_connection) as system:
             report = scrub_part(
                 system,
                 budget,

@@ -14,6 +14,7 @@ from flexai.checkpoints.service.system import System
 from flexai.checkpoints.service.verify import verify as verify_store
 from flexai.tasks.damage import log_damage, log_repair
 from flexai.tasks.events import emit_corruption
+from flexai.tasks.limits import transfer_through
 from flexai.tasks.progress import RunProgress
 from flexai.tasks.running import RETRIED, TAGS, run_logger, telling
 from flexai.tasks.watching import current_watcher
@@ -43,7 +44,7 @@ def verify_checkpoints(references: Sequence[str] = (), repair: bool = False) -> 
     logger = run_logger()
     progress = RunProgress(logger, key="verify-checkpoints")
     with telling(logger):
-        with System.open(connect=load_connection) as system:
+        with transfer_through(), System.open(connect=load_connection) as system:
             report = verify_store(system, references, progress=progress)
             emit_corruption(system, report.damaged)
             log_damage(report.damaged, logger)

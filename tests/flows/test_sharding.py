@@ -55,7 +55,7 @@ def sizes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FLEXAI_CONCURRENCY", "2")
 
 
-def s3_connection(server: S3Server) -> str:
+def s3_connection(server: S3Server, *, max_transfers: int | None = None) -> str:
     """Save a connection to a server."""
     name = f"{server.name}-{uuid.uuid4().hex[:8]}"
     save_connection(
@@ -65,6 +65,7 @@ def s3_connection(server: S3Server) -> str:
             secret_access_key=server.secret_access_key,
         ),
         name,
+        max_transfers=max_transfers,
     )
     return name
 
@@ -90,15 +91,22 @@ def fetched(name: str, tmp_path: Path) -> Tree:
     return read_tree(tmp_path / f"fetched-{name}")
 
 
-def test_a_push_and_an_export_in_threads_are_shards_in_the_ui(
-    prefect_api: PrefectServer, home: Path, sizes: None, seaweedfs: S3Server, tmp_path: Path
+def test_a_push_and_an_export_in_threads_end_where_one_transfer_may_use_the_store_at_a_time(
+    prefect_api: PrefectServer,
+    home: Path,
+    sizes: None,
+    seaweedfs: S3Server,
+    juicefs: S3Server,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     name = f"threads-{uuid.uuid4().hex[:8]}"
+    monkeypatch.setenv("FLEXAI_STORE", f"{s3_connection(juicefs, max_transfers=1)}:{juicefs.bucket}/{name}")
     write_tree(tmp_path / "run", SOURCE)
     push(PushRequest.model_validate({"name": name, "source": {"files": [str(tmp_path / "run")]}}))
     assert fetched(name, tmp_path) == SOURCE
     assert stored_bytes() == SIZE
-    connection = s3_connection(seaweedfs)
+    connection = s3_connection(seaweedfs, max_transfers=1)
     request = {
         "checkpoint": name,
         "storage_provider": connection,

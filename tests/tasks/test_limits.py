@@ -6,15 +6,25 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import uuid
 from pathlib import Path
+from typing import Any
 
 import pytest
 from prefect import flow, task
 
 from flexai.blocks import LocalStorageProvider, delete_connection, save_connection
 from flexai.blocks.limits import DEFAULT_MAX_TRANSFERS, limit_name, max_transfers
-from flexai.tasks import export_checkpoint, push_checkpoint
+from flexai.checkpoints.errors import StorageUnavailableError
+from flexai.tasks import (
+    export_checkpoint,
+    fetch_checkpoint,
+    mirror_checkpoints,
+    push_checkpoint,
+    scrub_store,
+    verify_checkpoints,
+)
 from flexai.tasks.limits import transfer_through
 from tests.servers.prefect import PrefectServer
 
@@ -103,8 +113,7 @@ def test_the_place_of_a_transfer_that_was_killed_is_free_again(prefect_api: Pref
         assert holder.poll() is None
     holder.send_signal(signal.SIGKILL)
     holder.communicate()
-    limit = prefect_api.get(f"/v2/concurrency_limits/{limit_name(connection)}")
-    assert limit["active_slots"] == 1
+    assert _limit(prefect_api, connection)["active_slots"] == 1
 
     @flow
     def next_one() -> str:
@@ -112,3 +121,104 @@ def test_the_place_of_a_transfer_that_was_killed_is_free_again(prefect_api: Pref
             return "moved"
 
     assert next_one() == "moved"
+
+
+@pytest.mark.parametrize("deleted", ["the one that it waits for", "another one"])
+def test_a_limit_that_is_deleted_while_a_transfer_waits_is_an_error_and_not_no_limit(
+    prefect_api: PrefectServer, connection: str, tmp_path: Path, deleted: str
+) -> None:
+    other = f"other-{uuid.uuid4().hex[:8]}"
+    LocalStorageProvider(root=str(tmp_path)).save(other)
+    is_held, may_end = threading.Event(), threading.Event()
+
+    @task
+    def hold() -> None:
+        with transfer_through(connection):
+            is_held.set()
+            assert may_end.wait(60)
+
+    @task
+    def move() -> None:
+        with transfer_through(connection, other):
+            pass
+
+    @flow
+    def fleet() -> None:
+        holding = hold.submit()
+        assert is_held.wait(60)
+        moving = move.submit()
+        _wait_for(lambda: max_transfers(other) is not None, "the limits, before the wait for places")
+        delete_connection(other)
+        if deleted == "the one that it waits for":
+            delete_connection(connection)
+        may_end.set()
+        holding.wait()
+        with pytest.raises(StorageUnavailableError, match="no place among the transfers through"):
+            moving.result()
+
+    fleet()
+    if deleted == "another one":
+        assert _limit(prefect_api, connection)["active_slots"] == 0
+
+
+def test_whatever_moves_the_managed_stores_bytes_holds_a_place_with_its_connection_too(
+    prefect_api: PrefectServer, home: Path, files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, share = f"store-{uuid.uuid4().hex[:8]}", f"share-{uuid.uuid4().hex[:8]}"
+    for name in (store, share):
+        (tmp_path / name).mkdir()
+        save_connection(LocalStorageProvider(root=str(tmp_path / name)), name, max_transfers=1)
+    monkeypatch.setenv("FLEXAI_STORE", f"{store}:bucket/store")
+
+    @flow
+    def use_all() -> None:
+        push_checkpoint("tiny", files=[str(files)])
+        push_checkpoint("tiny-too", from_checkpoint="tiny")
+        export_checkpoint("tiny", share, "bucket/tiny")
+        mirror_checkpoints(share, "bucket/mirror")
+        push_checkpoint("tiny-back", storage_provider=share, source_path="bucket/tiny")
+        # Both are one here, and one place is enough.
+        export_checkpoint("tiny", store, "bucket/beside")
+        fetch_checkpoint("tiny", str(tmp_path / "fetched"))
+        verify_checkpoints()
+        scrub_store(1 << 30)
+
+    use_all()
+    assert (tmp_path / store / "bucket" / "store" / "store.json").is_file()
+    both = sorted([share, store])
+    _wait_for(lambda: len(_taken(prefect_api, store, share)) >= 8, "the events")
+    assert _taken(prefect_api, store, share) == [[store], both, both, both, [store], [store], [store], [store]]
+
+
+def _limit(server: PrefectServer, connection: str) -> dict[str, Any]:
+    found: dict[str, Any] = server.get(f"/v2/concurrency_limits/{limit_name(connection)}")
+    return found
+
+
+def _taken(server: PrefectServer, *connections: str) -> list[list[str]]:
+    """The connections of which places were taken, each time that some were, in the order of time."""
+    limits = {_limit(server, name)["id"]: name for name in connections}
+    wanted = {
+        "filter": {
+            "event": {"name": ["prefect.concurrency-limit.acquired"]},
+            "resource": {"id": [f"prefect.concurrency-limit.{limit}" for limit in limits]},
+            "order": "ASC",
+        }
+    }
+    found: list[dict[str, Any]] = server.post("/events/filter", wanted)["events"]
+    taken = []
+    for event in found:
+        ids = [event["resource"]["prefect.resource.id"]]
+        ids += [one["prefect.resource.id"] for one in event["related"]]
+        names = [limits[limit] for one in ids if (limit := one.removeprefix("prefect.concurrency-limit.")) in limits]
+        # Of several limits that were taken at once each has an event of its own.
+        if names[0] == min(names):
+            taken.append(sorted(names))
+    return taken
+
+
+def _wait_for(holds: Any, what: str) -> None:
+    deadline = time.monotonic() + 60
+    while not holds():
+        assert time.monotonic() < deadline, f"{what} did not happen within a minute"
+        time.sleep(0.1)

@@ -22,7 +22,7 @@ from flexai.checkpoints.storage.protocol import ObjectInfo, PartReceipt
 from flexai.checkpoints.transfer.deliver import complete, spans_of
 from flexai.checkpoints.transfer.digest import digest_blocks, parts_of
 from flexai.checkpoints.transfer.known import can_be_copied, find_known, is_one_service
-from flexai.checkpoints.transfer.shards import Cut, Unit, cut, shard_target
+from flexai.checkpoints.transfer.shards import Cut, Unit, cut, one_shard, shard_target
 from flexai.checkpoints.transfer.sources import LocalSource, Source
 from flexai.checkpoints.transfer.upload import (
     Brought,
@@ -87,9 +87,11 @@ class _Giving:
             for source in sources
             if source.path not in known and not can_be_copied(source, store.storage) and not self._is_complete(source)
         ]
-        target = shard_target([source.size for source in todo], size)
-        if not target:
+        if not todo:
             return []
+        # What is left may be worth no more than one shard: that holds a place among the transfers, and we hold none.
+        sizes = [source.size for source in todo]
+        target = shard_target(sizes, size) or one_shard(sizes)
         units = []
         small = [source for source in todo if source.size < self._limits.pack_threshold]
         large = [source for source in todo if source.size >= self._limits.pack_threshold]
@@ -256,7 +258,7 @@ class SpreadCarrier:
             units.append(Unit((file.path,), file.content.size, part_size))
         target = shard_target([unit.size for unit in units], self._spread.shard_size)
         # A shard alone is no worse than doing it here, and is tried again by itself.
-        return cut(units, target) if target else cut(units, max(1, sum(unit.size for unit in units)) + len(units))
+        return cut(units, target or one_shard([unit.size for unit in units]))
 
     def _shard(
         self,

@@ -146,6 +146,12 @@ def store_opener(place: str, connect: Connect | None = None) -> Callable[[], Man
     return lambda: ManagedStore(LocalStorage(Path(place), private=True))
 
 
+def store_connection(place: str) -> str:
+    """The connection in whose bucket the managed store lies that the setting ``store`` names; empty for any other."""
+    found = _IN_CONNECTION.fullmatch(place)
+    return found[1] if found else ""
+
+
 def _split(place: str, path: str) -> tuple[str, str]:
     try:
         return split_bucket(path)

@@ -52,6 +52,11 @@ def shard_target(sizes: Sequence[int], shard_size: int) -> int:
     return 0 if total <= shard_size else max(shard_size, -(-total // MAX_SHARDS))
 
 
+def one_shard(sizes: Sequence[int]) -> int:
+    """How many bytes to put into a shard for all files of these sizes to go into one, or hardly more."""
+    return max(1, sum(sizes)) + len(sizes)
+
+
 def cut(units: Iterable[Unit], target: int) -> list[Cut]:
     """Cut a transfer into shards of about ``target`` bytes (``shard_target``), the largest first.
 
