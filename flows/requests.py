@@ -9,7 +9,8 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Annotated, TypeAlias
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from prefect.utilities.schema_tools.hydration import hydrate
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from flexai.checkpoints.errors import CheckpointError
 from flexai.checkpoints.names import parse_name, parse_reference
@@ -99,6 +100,13 @@ class Request(BaseModel):
     """What every request shares: a mistyped field is refused, and what was asked for does not change."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_as_the_form_means_it(cls, values: object) -> object:
+        # Prefect's form marks what was left empty ({"__prefect_kind": "json"}) or written as JSON. The server reads
+        # that when a run is made in the form, but leaves it in the parameters of a schedule.
+        return hydrate(values) if isinstance(values, dict) else values
 
 
 class WorkerFiles(Request):

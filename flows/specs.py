@@ -5,12 +5,12 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated, Any, ClassVar, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from flexai.checkpoints.errors import UsageError
 from flexai.checkpoints.names import RESERVED_NAMES, VARIABLE_PATTERN, is_variable, parse_name, parse_reference
 from flexai.flows.connections import Connection
-from flexai.flows.requests import NotEmpty
+from flexai.flows.requests import NotEmpty, Request, ShardSize
 from flexai.flows.templates import check_template, field_pattern, render
 
 JOB_FIELDS = frozenset({"date", "time"})
@@ -52,11 +52,7 @@ class Metric(StrEnum):
     TRAIN_LOSS = "train loss"
 
 
-class _Spec(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class TrainingSpec(_Spec):
+class TrainingSpec(Request):
     """The command to train with."""
 
     name: str = Field(
@@ -136,7 +132,7 @@ class TrainingSpec(_Spec):
         return self
 
 
-class PushSpec(_Spec):
+class PushSpec(Request):
     """Which checkpoints of the job to push, and under which names."""
 
     SAMPLE: ClassVar[dict[str, str | int]] = {"checkpoint": "checkpoint-1", "step": 1, "id": "0" * 8}
@@ -175,7 +171,7 @@ class PushSpec(_Spec):
         return self
 
 
-class ApprovalSpec(_Spec):
+class ApprovalSpec(Request):
     """That a person decides whether to export."""
 
     # What the form calls the tab on which it is filled in.
@@ -191,7 +187,7 @@ class ApprovalSpec(_Spec):
     )
 
 
-class ExportSpec(_Spec):
+class ExportSpec(Request):
     """Where to export what was pushed."""
 
     # What the form calls the tab on which it is filled in.
@@ -211,6 +207,7 @@ class ExportSpec(_Spec):
     overwrite: bool = Field(
         default=False, title="Overwrite", description="Replace objects that are there with other content."
     )
+    shard_size: ShardSize = ""
     approval: ApprovalSpec | None = Field(
         default=None,
         title="Approval",

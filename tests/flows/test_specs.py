@@ -98,3 +98,10 @@ def test_an_approval_is_waited_for_within_bounds(hours: float) -> None:
 def test_every_field_has_a_title_and_a_description_for_prefects_form(spec: type[Any]) -> None:
     for name, field in spec.model_fields.items():
         assert field.title and field.description and field.description.endswith("."), name
+
+
+def test_what_the_form_of_a_schedule_leaves_empty_is_empty_and_its_json_is_read() -> None:
+    # As Prefect's UI saves it with the schedule, and hands it to the run.
+    by_form: dict[str, Any] = {"name": "digits", "command": ["python"], "env": {"__prefect_kind": "json"}}
+    training = TrainingSpec.model_validate(by_form | {"secrets": {"__prefect_kind": "json", "value": '{"A": "b"}'}})
+    assert training == TrainingSpec(name="digits", command=["python"], secrets={"A": "b"})
