@@ -35,14 +35,23 @@ def export(request: ExportRequest) -> Document:
         CheckpointError: What ``flexai.tasks.export_checkpoint`` raises.
     """
     rename_run(f"export {request.checkpoint}{size_of(request.checkpoint)} to {request.storage_provider}")
-    spread = FlowSpread.of(shard_bytes(request.shard_size))
-    if spread.is_for_export(request.checkpoint):
-        connection = load_connection(request.storage_provider)
-        return again_after_passing_failures(
-            lambda: export_here(
-                request.checkpoint, connection, request.destination_path, overwrite=request.overwrite, spread=spread
-            )
-        )
-    return export_checkpoint(
-        request.checkpoint, request.storage_provider, request.destination_path, overwrite=request.overwrite
+    where = request.storage_provider, request.destination_path
+    return export_in_shards(
+        request.checkpoint, *where, overwrite=request.overwrite, shard_size=request.shard_size
+    ) or export_checkpoint(request.checkpoint, *where, overwrite=request.overwrite)
+
+
+def export_in_shards(
+    reference: str, storage_provider: str, destination_path: str, *, overwrite: bool, shard_size: str
+) -> Document | None:
+    """Export what is worth more than one shard; None for anything else, and for what cannot be found.
+
+    Raises what ``flexai.tasks.export_checkpoint`` raises.
+    """
+    spread = FlowSpread.of(shard_bytes(shard_size))
+    if not spread.is_for_export(reference):
+        return None
+    connection = load_connection(storage_provider)
+    return again_after_passing_failures(
+        lambda: export_here(reference, connection, destination_path, overwrite=overwrite, spread=spread)
     )

@@ -19,12 +19,16 @@ from flexai.checkpoints.models import JobStatus
 from flexai.checkpoints.names import parse_name
 from flexai.checkpoints.storage.connection import split_bucket
 from flexai.flows.approval import Decision, ask_for_approval
+from flexai.flows.export import export_in_shards
+from flexai.flows.runners import task_runner
 from flexai.flows.running import OPTIONS, rename_run
 from flexai.flows.selection import fields_of, name_checkpoints, select_checkpoints
 from flexai.flows.specs import PATH_FIELDS, ExportSpec, PushSpec, TrainingSpec, check_told_apart
 from flexai.flows.templates import check_template, render
-from flexai.tasks import artifacts, export_checkpoint, list_training_checkpoints, push_checkpoint, run_training
-from flexai.tasks.running import RETRIED, TAGS, Logger, run_logger
+from flexai.tasks import artifacts, list_training_checkpoints, push_checkpoint, run_training
+from flexai.tasks.export import export_here
+from flexai.tasks.limits import transfer_through
+from flexai.tasks.running import RETRIED, TAGS, Logger, run_logger, telling
 
 _BEST = PushSpec()
 _SAMPLE = {**PushSpec.SAMPLE, "name": "checkpoint-1"}
@@ -39,6 +43,7 @@ def _run_name() -> str:
     name="train-push-export",
     description="Train with a command, push the checkpoints that come out, and export them to a storage provider.",
     flow_run_name=_run_name,
+    task_runner=task_runner(),
     **OPTIONS,
 )
 def train_push_export(training: TrainingSpec, push: PushSpec = _BEST, export: ExportSpec | None = None) -> Document:
@@ -46,7 +51,8 @@ def train_push_export(training: TrainingSpec, push: PushSpec = _BEST, export: Ex
 
     Run again after a failure, it does what is not done yet: a job that has succeeded is not trained again, a checkpoint
     that is pushed or exported already is not moved again. What can be known to go wrong is checked before the training
-    starts. It makes at most four task runs, however many checkpoints there are.
+    starts. It makes at most four task runs, however many checkpoints there are, and the shards of those whose export
+    is worth more than one.
 
     With an approval it waits for a person between push and export: a run of a deployment gives its worker free
     meanwhile and is run again from its start when the answer is there, which the above makes cheap.
@@ -86,7 +92,7 @@ def train_push_export(training: TrainingSpec, push: PushSpec = _BEST, export: Ex
         }
         summary["approval"] = _approval(summary, places, export, logger)
         if summary["approval"] is None or summary["approval"]["decision"] == Decision.APPROVE:
-            exported = export_selection(places, export.storage_provider, overwrite=export.overwrite)
+            exported = _export_all(places, export)
             for row in rows:
                 row["export"] = exported[row["pushed"]["id"]]
         else:
@@ -115,6 +121,21 @@ def _approval(
     note = f": {answer.note}" if answer.note else ""
     logger.info("the export was %s%s", "approved" if answer.decision is Decision.APPROVE else "declined", note)
     return {"decision": str(answer.decision), "note": answer.note}
+
+
+def _export_all(places: Mapping[str, str], export: ExportSpec) -> dict[str, Document]:
+    """Export checkpoints by UUID, each to its place: large ones in shards, the others in one task run."""
+    exported: dict[str, Document] = {}
+    for checkpoint_id, place in places.items():
+        document = export_in_shards(
+            checkpoint_id, export.storage_provider, place, overwrite=export.overwrite, shard_size=export.shard_size
+        )
+        if document is not None:
+            exported[checkpoint_id] = document
+    rest = {checkpoint_id: place for checkpoint_id, place in places.items() if checkpoint_id not in exported}
+    if rest:
+        exported |= export_selection(rest, export.storage_provider, overwrite=export.overwrite)
+    return exported
 
 
 def _is_exported(places: Mapping[str, str], storage_provider: str) -> bool:
@@ -179,10 +200,13 @@ def export_selection(places: Mapping[str, str], storage_provider: str, overwrite
     Raises:
         CheckpointError: What ``export_checkpoint`` raises.
     """
-    return {
-        checkpoint_id: export_checkpoint.fn(checkpoint_id, storage_provider, place, overwrite=overwrite)
-        for checkpoint_id, place in places.items()
-    }
+    with telling(run_logger()):
+        connection = load_connection(storage_provider)
+    with transfer_through(storage_provider):
+        return {
+            checkpoint_id: export_here(checkpoint_id, connection, place, overwrite=overwrite)
+            for checkpoint_id, place in places.items()
+        }
 
 
 def describe_summary(summary: Document) -> str:

@@ -93,6 +93,23 @@ def test_the_best_checkpoint_is_pushed_and_exported_and_a_rerun_moves_nothing(
     assert f"| `{name}` | `{share}:models/{job}/{name}` |" in prefect_api.post("/artifacts/filter", page)[0]["data"]
 
 
+def test_only_an_export_that_is_worth_more_than_one_shard_is_given_out_in_shards(
+    prefect_api: PrefectServer, home: Path, job: str, share: str, tmp_path: Path
+) -> None:
+    training, push = TrainingSpec(name=job, command=DIGITS), PushSpec(select=Selection.ALL)
+    # The last of the four holds the model alone, and is smaller.
+    export = ExportSpec(storage_provider=share, path_template="models/{name}", shard_size="8KB")
+    summary = train_push_export(training, push, export)
+    sizes = [row["sizeBytes"] for row in summary["checkpoints"]]
+    assert [row["export"]["movedBytes"] for row in summary["checkpoints"]] == sizes
+    (run,) = flow_runs(prefect_api, f"train {job}", ended=1)
+    tasks = task_runs_of(prefect_api, run["id"], count=10)
+    assert tasks[:3] == ["run_training", "list_training_checkpoints", "push_selection"]
+    assert tasks[3:] == [*["export_shard"] * 6, "export_selection"]
+    again = train_push_export(training, push, export)
+    assert [row["export"]["movedBytes"] for row in again["checkpoints"]] == [0] * 4
+
+
 def test_all_checkpoints_take_no_more_task_runs_than_one(
     prefect_api: PrefectServer, home: Path, job: str, share: str, tmp_path: Path
 ) -> None:
