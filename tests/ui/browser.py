@@ -35,9 +35,9 @@ class UI:
     def ask(self, path: str, document: Any = None) -> Any:
         """Ask the API, to see without the UI what was done in it."""
         answer = (
-            requests.get(f"{self.url}/api{path}", timeout=60)
+            requests.get(f"{self.url}/api{path}", timeout=SECONDS)
             if document is None
-            else requests.post(f"{self.url}/api{path}", json=document, timeout=60)
+            else requests.post(f"{self.url}/api{path}", json=document, timeout=SECONDS)
         )
         answer.raise_for_status()
         return answer.json()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import subprocess
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from tests.cli.program import Program
 from tests.ui.browser import CHROMIUM, SECONDS, UI
 
 _FAILED = pytest.StashKey[bool]()
-_EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+_CHECKOUT = Path(__file__).resolve().parents[2]
 
 
 @pytest.hookimpl(wrapper=True)
@@ -41,14 +41,14 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def program(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
-    """The program in a folder that has the examples, as a clone has, with ``flexai up`` done."""
+    """The program in a clone of the repository, on what is as good as a new machine, with ``flexai up`` done."""
     program = Program(tmp_path_factory.mktemp("ui"))
-    shutil.copytree(_EXAMPLES, program.cwd / "examples")
+    subprocess.run(["git", "clone", "--quiet", _CHECKOUT, program.cwd], check=True)
     program.environment |= {
         "PREFECT_WORKER_QUERY_SECONDS": "1",
         "FLEXAI_QUIET_PERIOD": "0",
         # Slow enough for somebody to see how far a transfer of some megabytes is.
-        "FLEXAI_BANDWIDTH_LIMIT": "4MiB",
+        "FLEXAI_BANDWIDTH_LIMIT": "1MiB",
     }
     try:
         up = program.run("up")

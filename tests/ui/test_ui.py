@@ -14,10 +14,14 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.cli.program import Program
+from tests.servers.tokens import service_account_key
 from tests.ui.browser import SECONDS, UI
 
 # One server, one worker and one browser serve all of them.
 pytestmark = pytest.mark.xdist_group("ui")
+
+GCS_KEY = json.dumps(service_account_key("https://oauth2.googleapis.com/token"))
+"""The content of a service account's key file."""
 
 FORMS: dict[str, tuple[dict[str, str], dict[str, str], dict[str, Any]]] = {
     "local": ({"Root directory": "/srv/models"}, {}, {"root": "/srv/models", "create_buckets": True}),
@@ -47,7 +51,11 @@ FORMS: dict[str, tuple[dict[str, str], dict[str, str], dict[str, Any]]] = {
         {},
         {"endpoint_url": "http://127.0.0.1:9001", "access_key_id": "minio", "secret_access_key": "third secret"},
     ),
-    "gcs": ({"Project": "my-project"}, {}, {"project": "my-project", "anonymous": False}),
+    "gcs": (
+        {"Project": "my-project", "Service account key": GCS_KEY},
+        {},
+        {"project": "my-project", "service_account_info": GCS_KEY, "anonymous": False},
+    ),
     "hugging-face": (
         {"Token": "hf_fourthsecret"},
         {"Type of repositories": "dataset"},
@@ -55,7 +63,7 @@ FORMS: dict[str, tuple[dict[str, str], dict[str, str], dict[str, Any]]] = {
     ),
 }
 
-SECRETS = {"Secret access key", "Token"}
+SECRETS = {"Secret access key", "Service account key", "Token"}
 
 LOAD = """
 import json
@@ -105,27 +113,19 @@ def test_a_connection_of_each_kind_is_made_in_its_form_and_is_what_was_filled_in
     assert "first+secret/1" not in shown.out
 
 
-def test_a_model_is_trained_approved_and_exported_from_a_connection_that_was_just_made(ui: UI, tmp_path: Path) -> None:
+def test_a_training_on_a_schedule_is_approved_and_exported_and_the_next_run_of_the_schedule_moves_nothing(
+    ui: UI, program: Program, tmp_path: Path
+) -> None:
     share = tmp_path / "share"
     share.mkdir()
     ui.save_block("local", "team-share", {"Root directory": str(share)}, {})
     _the_nightly_schedule_is_switched_on_and_off(ui)
     _a_schedule_of_ones_own_is_added(ui)
 
-    ui.open_form("train-push-export/digits")
-    ui.page.get_by_label("Job name").fill("from-form")
-    ui.fill_list(["python", "examples/train_digits.py", "--epochs", "4"])
-    ui.page.get_by_role("tab", name="Export", exact=True).click()
-    ui.page.get_by_role("tab", name="Directory", exact=True).click()
-    ui.choose(ui.page.get_by_label("Select a block"), "team-share")
-    ui.page.get_by_label("Path").fill("models/{name}")
-    ui.page.get_by_role("tab", name="Approval", exact=True).click()
-    ui.page.get_by_label("Timeout").fill("1")
-    ui.screenshot("train-push-export-form", whole=True)
-    run = ui.submit()
-
+    wait_for(lambda: _scheduled(ui, after=""), "a run by the schedule")
+    run = _scheduled(ui, after="")[0]["id"]
     ui.open_run(run)
-    expect(ui.page.get_by_text("captured checkpoint 'checkpoint-500'").first).to_be_visible()
+    expect(ui.page.get_by_text("captured checkpoint 'checkpoint-180'").first).to_be_visible()
     ui.expect_state("Suspended")
     ui.screenshot("run")
     assert list(share.iterdir()) == []
@@ -133,19 +133,18 @@ def test_a_model_is_trained_approved_and_exported_from_a_connection_that_was_jus
     ui.choose_from_menu("Resume")
     dialog = ui.page.get_by_role("dialog")
     expect(dialog).to_contain_text("Export this?")
-    expect(dialog).to_contain_text("team-share:models/from-form-")
+    expect(dialog).to_contain_text("team-share:models/by-schedule-")
     ui.choose(dialog.get_by_label("Decision"), "approve")
     dialog.get_by_label("Note").fill("the losses look good")
     ui.screenshot("approval")
     dialog.get_by_role("button", name="Resume").click()
     expect(dialog).not_to_be_visible()
-    ui.open_run(run, "Artifacts")
-    ui.expect_state("Completed")
+    _progress_is_watched(ui, run)
 
     (exported,) = (share / "models").iterdir()
     assert {"model.safetensors", "config.json"} <= {path.name for path in exported.iterdir()}
     main = ui.page.get_by_role("main")
-    ui.open_artifact("train-push-export-from-form")
+    ui.open_artifact("train-push-export-by-schedule")
     expect(main).to_contain_text("The export was approved: the losses look good")
     expect(main.get_by_role("table").first).to_contain_text(f"team-share:models/{exported.name}")
 
@@ -155,11 +154,55 @@ def test_a_model_is_trained_approved_and_exported_from_a_connection_that_was_jus
     expect(main).to_contain_text(f"team-share:models/{exported.name}")
     ui.screenshot("checkpoint")
 
-    ui.open_artifact("training-from-form")
+    ui.open_artifact("training-by-schedule")
     chart = main.locator("img").first
     expect(chart).to_be_visible()
     wait_for(lambda: chart.evaluate("image => image.complete && image.naturalWidth"), "the chart")
     ui.screenshot("losses")
+
+    there = _files(share) | _files(program.home / "store")
+    ended = ui.ask(f"/flow_runs/{run}")["end_time"]
+    wait_for(lambda: _scheduled(ui, after=ended), "the next run by the schedule")
+    ui.open_run(_scheduled(ui, after=ended)[0]["id"])
+    ui.expect_state("Completed")
+    # A page shows no more lines of a log than fit.
+    ui.choose(ui.page.get_by_role("combobox", name="log sort order"), "Newest to oldest")
+    kept = len(list(exported.iterdir())) - 1  # all but the export's own manifest
+    expect(main).to_contain_text(f"team-share:models/{exported.name}: 0 files, {kept} there already")
+    assert _files(share) | _files(program.home / "store") == there
+
+    ui.open(f"/deployments/deployment/{ui.deployment('train-push-export/digits')}")
+    ui.page.get_by_role("switch").nth(1).click()
+    wait_for(lambda: not _schedules(ui)[1]["active"], "the switch")
+
+
+def _scheduled(ui: UI, *, after: str) -> list[dict[str, Any]]:
+    """The runs that a schedule made and that began after a moment, the oldest first."""
+    wanted = {"flow_runs": {"deployment_id": {"any_": [ui.deployment("train-push-export/digits")]}}}
+    runs: list[dict[str, Any]] = ui.ask("/flow_runs/filter", wanted | {"sort": "START_TIME_ASC"})
+    return [run for run in runs if run["auto_scheduled"] and (run["start_time"] or "") > after]
+
+
+def _files(folder: Path) -> dict[Path, tuple[int, int]]:
+    """Size and time of writing of all that is below a folder."""
+    return {path: (path.stat().st_size, path.stat().st_mtime_ns) for path in folder.rglob("*") if path.is_file()}
+
+
+def _progress_is_watched(ui: UI, run: str) -> None:
+    """See how far a transfer is while it runs, and its end."""
+    wanted = {"flow_run_id": {"any_": [run]}, "type": {"any_": ["progress"]}}
+    wait_for(lambda: ui.artifact(wanted), "the progress")
+    artifact = ui.artifact(wanted)
+    assert artifact is not None and float(artifact["data"]) < 100
+    ui.open(f"/artifacts/artifact/{artifact['id']}")
+    expect(ui.page.get_by_role("main").get_by_text(re.compile(r"^Progress: \d+(\.\d+)?%$"))).to_be_visible()
+    ui.screenshot("progress")
+    ui.open_run(run)
+    ui.expect_state("Completed")
+    ended = ui.artifact(wanted)
+    assert ended is not None and float(ended["data"]) == 100
+    ui.open(f"/artifacts/artifact/{artifact['id']}")
+    expect(ui.page.get_by_role("main")).to_contain_text("Progress: 100%")
 
 
 def _the_nightly_schedule_is_switched_on_and_off(ui: UI) -> None:
@@ -175,17 +218,32 @@ def _the_nightly_schedule_is_switched_on_and_off(ui: UI) -> None:
 def _a_schedule_of_ones_own_is_added(ui: UI) -> None:
     ui.page.get_by_role("button", name="Schedule", exact=True).click()
     dialog = ui.page.get_by_role("dialog")
+    # Long enough for a run to end before the next one is due: those that wait for its place keep the server busy.
+    dialog.get_by_label("Value").fill("40")
+    ui.choose(dialog.get_by_role("combobox", name="Interval"), "Seconds")
     # The form of a schedule is a run's, and empty whatever the deployment's own parameters are.
-    dialog.get_by_label("Job name").fill("scheduled-{date}-{time}")
-    ui.fill_list(["python", "examples/train_digits.py"])
+    dialog.get_by_label("Job name").fill("by-schedule")
+    # Large enough for its transfers to be seen.
+    size = ["--hidden", "6000", "--epochs", "1", "--save-steps", "180"]
+    ui.fill_list(["python", "examples/train_digits.py", *size])
     ui.screenshot("schedule-form")
+    _fill_in_export(ui, "team-share")
     dialog.get_by_role("button", name="Save").click()
     expect(dialog).not_to_be_visible()
     wait_for(lambda: len(_schedules(ui)) == 2, "the new schedule")
     added = _schedules(ui)[1]
-    assert added["schedule"]["interval"] > 0
-    assert added["parameters"]["training"]["name"] == "scheduled-{date}-{time}"
-    assert added["parameters"]["training"]["command"] == ["python", "examples/train_digits.py"]
+    assert (added["schedule"]["interval"], added["active"]) == (40, True)
+    assert added["parameters"]["training"]["name"] == "by-schedule"
+
+
+def _fill_in_export(ui: UI, connection: str) -> None:
+    """Fill in where to export to, and that a person is asked before."""
+    ui.page.get_by_role("tab", name="Export", exact=True).click()
+    ui.page.get_by_role("tab", name="Directory", exact=True).click()
+    ui.choose(ui.page.get_by_label("Select a block"), connection)
+    ui.page.get_by_label("Path").fill("models/{name}")
+    ui.page.get_by_role("tab", name="Approval", exact=True).click()
+    ui.page.get_by_label("Timeout").fill("1")
 
 
 def _schedules(ui: UI) -> list[dict[str, Any]]:
@@ -194,26 +252,14 @@ def _schedules(ui: UI) -> list[dict[str, Any]]:
 
 
 def test_a_push_shows_how_far_it_is_and_the_catalog_shows_what_it_made(ui: UI, program: Program) -> None:
-    weights = program.file("pushed/model.safetensors", os.urandom(24 << 20))
+    weights = program.file("pushed/model.safetensors", os.urandom(4 << 20))
     ui.open_form("push-checkpoint/default")
     ui.page.get_by_label("Name", exact=True).last.fill("from-form-push")
     ui.fill_list([str(weights)])
     run = ui.submit()
     ui.open_run(run)
 
-    wanted = {"flow_run_id": {"any_": [run]}, "type": {"any_": ["progress"]}}
-    wait_for(lambda: ui.artifact(wanted), "the progress")
-    artifact = ui.artifact(wanted)
-    assert artifact is not None
-    ui.open(f"/artifacts/artifact/{artifact['id']}")
-    expect(ui.page.get_by_role("main").get_by_text(re.compile(r"^Progress: \d+(\.\d+)?%$"))).to_be_visible()
-    ui.screenshot("progress")
-    ui.open_run(run)
-    ui.expect_state("Completed")
-    ended = ui.artifact(wanted)
-    assert ended is not None and float(ended["data"]) == 100
-    ui.open(f"/artifacts/artifact/{artifact['id']}")
-    expect(ui.page.get_by_role("main")).to_contain_text("Progress: 100%")
+    _progress_is_watched(ui, run)
 
     ui.open_form("report-catalog/default")
     report = ui.submit()
@@ -226,10 +272,14 @@ def test_a_push_shows_how_far_it_is_and_the_catalog_shows_what_it_made(ui: UI, p
 
 
 def test_a_run_that_is_cancelled_in_the_ui_stops_its_training_and_leaves_nothing_torn(ui: UI, program: Program) -> None:
-    ui.open_form("train-push-export/digits")
+    share = program.run("storage", "create", "cancelled-share", "--provider", "local", "--root", str(program.cwd))
+    assert share.code == 0, share.err
+    ui.open_form("train-push-export/default")
     ui.page.get_by_label("Job name").fill("to-be-cancelled")
     command = ["python", "examples/train_digits.py", "--epochs", "100", "--save-steps", "20", "--step-delay", "0.05"]
     ui.fill_list(command)
+    _fill_in_export(ui, "cancelled-share")
+    ui.screenshot("train-push-export-form", whole=True)
     run = ui.submit()
     ui.open_run(run)
     expect(ui.page.get_by_text("captured checkpoint 'checkpoint-40'").first).to_be_visible()
