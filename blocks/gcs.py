@@ -168,6 +168,14 @@ class GCSStorageProvider(StorageProvider):
             options["service_account"] = key
         return GCSService(endpoint_url=self.endpoint_url, ca_bundle=existing_bundle(self.ca_bundle), **options)
 
+    def get_client(self) -> Any:
+        """A client of google-cloud-storage with this endpoint and these credentials, for your own flow.
+
+        Raises what ``GCSService.new_client`` raises.
+        """
+        self.verify()
+        return self.service().new_client(self.project)
+
     def abilities(self) -> Mapping[str, ProbeFunction]:
         """What object stores may have beyond, and Google's has or has not."""
         return {

@@ -135,6 +135,14 @@ class _S3Provider(StorageProvider):
             endpoint_url=self.endpoint, ca_bundle=existing_bundle(self.ca_bundle), **(options | self._service_options())
         )
 
+    def get_client(self) -> Any:
+        """A boto3 client for S3 with this endpoint and these credentials, for whatever else your own flow does there.
+
+        Raises what ``S3Service.new_client`` raises.
+        """
+        self.verify()
+        return self.service().new_client()
+
     def _service_options(self) -> dict[str, Any]:
         return {}
 

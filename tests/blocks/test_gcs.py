@@ -112,6 +112,18 @@ def test_a_path_without_a_proper_bucket_is_refused(path: str) -> None:
         GCSStorageProvider(anonymous=True).open(path)
 
 
+def test_a_connection_gives_googles_client_for_all_else(fake_gcs: GCSServer) -> None:
+    client = GCSStorageProvider(endpoint_url=fake_gcs.url, anonymous=True, project="my-project").get_client()
+    blob = client.bucket(fake_gcs.bucket).blob(f"{scratch(fake_gcs).partition('/')[2]}/mine")
+    blob.upload_from_string(b"content")
+    assert (client.project, blob.download_as_bytes()) == ("my-project", b"content")
+
+
+def test_no_client_is_made_where_there_are_no_credentials() -> None:
+    with pytest.raises(AccessDeniedError):
+        GCSStorageProvider(project="my-project").get_client()
+
+
 def test_a_check_tries_everything_and_leaves_nothing_behind(fake_gcs: GCSServer) -> None:
     path = scratch(fake_gcs)
     provider = GCSStorageProvider(endpoint_url=fake_gcs.url, anonymous=True, project="lab-project")

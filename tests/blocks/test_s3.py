@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import socket
 import uuid
 from collections.abc import Mapping
@@ -180,6 +181,15 @@ def test_a_name_that_leads_to_credentials_is_refused_before_each_use(monkeypatch
         with pytest.raises(UsageError, match="credentials"):
             use()
     assert provider.check("bucket")[0].outcome is Outcome.FAILED
+
+
+def test_a_connection_gives_boto3s_client_for_all_else(seaweedfs: S3Server) -> None:
+    key = f"{scratch(seaweedfs).partition('/')[2]}/tagged"
+    client = connection_to(seaweedfs).get_client()
+    client.upload_fileobj(io.BytesIO(b"content"), seaweedfs.bucket, key)
+    client.put_object_tagging(Bucket=seaweedfs.bucket, Key=key, Tagging={"TagSet": [{"Key": "kind", "Value": "x"}]})
+    client.delete_objects(Bucket=seaweedfs.bucket, Delete={"Objects": [{"Key": key}]})
+    assert client.meta.endpoint_url == seaweedfs.url
 
 
 def test_the_form_begins_with_what_the_kind_alone_asks_for() -> None:

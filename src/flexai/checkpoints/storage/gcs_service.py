@@ -31,7 +31,7 @@ class GCSService:
         credentials_identity: str = "",
         anonymous: bool = False,
         ca_bundle: str = "",
-        connect_timeout: float = 10.0,
+        connect_timeout: float = 30.0,
         read_timeout: float = 60.0,
         connections: int = 32,
     ) -> None:
@@ -39,9 +39,10 @@ class GCSService:
 
         Credentials are those of a service account's key file (its content), or what ``credentials`` returns (an object
         of ``google.auth.credentials.Credentials``), or the SDK's own chain (application default credentials).
-        ``credentials_identity`` tells sets of credentials apart that a function gives. Timeouts are in seconds,
-        ``read_timeout`` for the silence between two bytes. ``connections`` is how many stay open for reuse; it should
-        be no less than the threads.
+        ``credentials_identity`` tells sets of credentials apart that a function gives. Timeouts are in seconds:
+        ``connect_timeout`` also for each block of ``SEND_SIZE`` on its way out, which is how urllib3 has it,
+        ``read_timeout`` for the silence between two bytes on their way in. ``connections`` is how many stay open for
+        reuse; it should be no less than the threads.
         """
         self.endpoint_url = (endpoint_url or ENDPOINT_URL).rstrip("/")
         self._service_account = service_account
@@ -90,6 +91,25 @@ class GCSService:
             if self._session is None:
                 self._session = self._make_session()
             return self._session
+
+    def new_client(self, project: str = "") -> Any:
+        """A client of google-cloud-storage for this service with these credentials, for what is no transfer of ours.
+
+        Without a project it is that of the credentials. Raises AccessDeniedError where there are no credentials.
+        """
+        from google.api_core.client_options import ClientOptions
+        from google.auth.exceptions import GoogleAuthError
+        from google.cloud.storage import Client
+
+        options: Any = ClientOptions(api_endpoint=self.endpoint_url)
+        try:
+            credentials = self._load_credentials()
+            client: Any = Client(project=project or None, credentials=credentials, client_options=options)
+        except (GoogleAuthError, ValueError, OSError) as error:
+            raise translate_failure(error, service=self.name) from error
+        # Given with each request otherwise, which is the client's to make.
+        client._http.verify = self.request_options.get("verify", True)
+        return client
 
     def close(self) -> None:
         """Close the connections; the next request opens new ones."""

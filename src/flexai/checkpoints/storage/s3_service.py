@@ -93,7 +93,7 @@ class S3Service:
         anonymous: bool = False,
         addressing_style: Literal["auto", "path", "virtual"] = "auto",
         ca_bundle: str = "",
-        connect_timeout: float = 10.0,
+        connect_timeout: float = 30.0,
         read_timeout: float = 60.0,
         connections: int = 32,
     ) -> None:
@@ -102,8 +102,9 @@ class S3Service:
         ``credentials`` may be a function: it is asked for every request, so what it gives may expire soon. Where it has
         a method ``forget``, that is called once a session token of its was refused. None means the SDK's own chain
         (environment, profile, instance role), as ``new_session`` has it. ``credentials_identity`` tells sets of
-        credentials apart that a function gives. Timeouts are in seconds, ``read_timeout`` for the silence between two
-        bytes. ``connections`` is how many stay open for reuse; it should be no less than the threads.
+        credentials apart that a function gives. Timeouts are in seconds: ``connect_timeout`` also for each block of
+        ``SEND_SIZE`` on its way out, which is how urllib3 has it, ``read_timeout`` for the silence between two bytes on
+        their way in. ``connections`` is how many stay open for reuse; it should be no less than the threads.
         """
         self.endpoint_url = endpoint_url.rstrip("/")
         self.region = region
@@ -199,7 +200,40 @@ class S3Service:
                 self._client.close()
             self._client = None
 
+    def new_client(self) -> Any:
+        """A boto3 client for this service with these credentials, for what is no transfer of ours.
+
+        It tries again by boto3's own rules. On the instances for which boto3 chooses its CRT by itself, its
+        ``upload_file`` and ``download_file`` ignore the endpoint unless they are given
+        ``TransferConfig(preferred_transfer_client="classic")`` (https://github.com/boto/boto3/issues/4839). Raises
+        AccessDeniedError where there are no credentials.
+        """
+        import boto3
+        from botocore.config import Config
+
+        def create(core: Any, config: Config, **options: Any) -> Any:
+            again = config.merge(Config(retries={"total_max_attempts": 5, "mode": "standard"}))
+            return boto3.session.Session(botocore_session=core).client("s3", config=again, **options)
+
+        return self._create(create)
+
     def _make_client(self) -> Any:
+        def create(core: Any, **options: Any) -> Any:
+            # The same object that the client signs with.
+            self._chain = core.get_credentials() if self._credentials is None and not self._anonymous else None
+            # What boto3 would make, without its transfer manager, which transfers here do not use and which takes a
+            # twentieth of a second to import.
+            return core.create_client("s3", **options)
+
+        client = self._create(create)
+        client.meta.events.register("before-sign.s3", announce_trailer)
+        client.meta.events.register("before-send.s3", self._note_token)
+        for name in _TALKATIVE_LOGGERS:
+            logging.getLogger(name).addFilter(_is_no_debugging)
+        return client
+
+    def _create(self, create: Callable[..., Any]) -> Any:
+        """Have a client made of a session with these credentials, for this service."""
         from botocore.exceptions import BotoCoreError
 
         try:
@@ -207,12 +241,8 @@ class S3Service:
             core.register_component("data_loader", _data_loader())
             if self._credentials is not None:
                 core.register_component("credential_provider", _AskedProvider(self._credentials))
-            # The same object that the client signs with.
-            self._chain = core.get_credentials() if self._credentials is None and not self._anonymous else None
-            # What boto3 would make, without its transfer manager, which nothing here uses and which takes a twentieth
-            # of a second to import.
-            client = core.create_client(
-                "s3",
+            client = create(
+                core,
                 endpoint_url=self.endpoint_url or None,
                 region_name=self.region or (DEFAULT_REGION if self.endpoint_url else None),
                 verify=self._ca_bundle or None,
@@ -221,10 +251,6 @@ class S3Service:
         except (BotoCoreError, ValueError) as error:
             raise translate(error, service=self.name) from error
         client.meta.events.register("before-call.s3.DeleteObjects", _digest_with_md5)
-        client.meta.events.register("before-sign.s3", announce_trailer)
-        client.meta.events.register("before-send.s3", self._note_token)
-        for name in _TALKATIVE_LOGGERS:
-            logging.getLogger(name).addFilter(_is_no_debugging)
         return client
 
     def _config(self) -> Any:
