@@ -1,8 +1,8 @@
 """Whether an operation runs as a Prefect task run, and how.
 
-Where a Prefect API is configured, an operation that changes checkpoints, or reads and moves their bytes, is a task run
-there: people see it, its progress and its result in Prefect's UI. Where none is, the same operation runs directly and
-Prefect is not even imported; so do commands that only look something up, which would take longer than their work.
+Where a Prefect API is configured, an operation that makes, moves, verifies or deletes checkpoints is a task run there:
+people see it, its progress and its result in Prefect's UI. Where none is, the same operation runs directly and Prefect
+is not even imported; nor is it by commands that only look something up, which would take longer than their work.
 """
 
 from __future__ import annotations
