@@ -27,7 +27,7 @@ from tests.servers.prefect import PrefectServer, using
 from tests.support.trees import Tree, noise, write_tree
 
 RUNS = 50 if "FLEXAI_CHAOS_ROUNDS" in os.environ else 8
-"""Flow runs at once: fifty in `make chaos`, which keep two cores busy for two minutes."""
+"""Flow runs at once: fifty in `make chaos`, which keep two cores busy for two or three minutes."""
 
 BASE: Tree = {"model.safetensors": noise(5_000_000, "base"), "config.json": b"{}"}
 """What all of them push, besides something of their own."""
