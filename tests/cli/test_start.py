@@ -118,22 +118,9 @@ def test_no_command_on_a_bucket_that_a_url_names_imports_prefect(program: Progra
         "FLEXAI_STORE": f"s3://{seaweedfs.bucket}/{uuid.uuid4().hex}",
     }
     loaded = _modules_of_work(program)
-    assert "boto3" in loaded
-    assert loaded & {"prefect", "fastapi", "alembic", "google.cloud"} == set()
-
-
-def test_a_store_in_a_bucket_of_s3_imports_the_core_of_its_own_sdk_alone(program: Program, seaweedfs: S3Server) -> None:
-    store = {
-        "AWS_ENDPOINT_URL": seaweedfs.url,
-        "AWS_ACCESS_KEY_ID": seaweedfs.access_key_id,
-        "AWS_SECRET_ACCESS_KEY": seaweedfs.secret_access_key,
-        "FLEXAI_STORE": f"s3://{seaweedfs.bucket}/{uuid.uuid4().hex}",
-    }
-    printed = program.python(_RUN.format(commands=[["checkpoint", "push", "other", "-f", "a.bin"]]), store)
-    assert "CODE 0" in printed
-    loaded = set(printed.rpartition("MODULES ")[2].split())
     assert "botocore" in loaded
-    assert loaded & {"prefect", "google", "google.auth", "requests", "boto3", "s3transfer"} == set()
+    # Of the SDK its core alone: boto3's transfer manager takes a twentieth of a second to import.
+    assert loaded & {"prefect", "fastapi", "alembic", "google.cloud", "google.auth", "boto3", "s3transfer"} == set()
 
 
 def test_the_program_looks_for_no_garbage_among_its_modules_neither_while_it_starts_nor_at_its_end(

@@ -56,7 +56,7 @@ class PrefectServer:
         # Its database may be locked for too long, and a reader may have to wait for longer than is patient; Prefect's
         # own client asks again as well.
         again = Retry(5, status_forcelist=[HTTPStatus.SERVICE_UNAVAILABLE], backoff_factor=1, allowed_methods=None)
-        if method != "GET":
+        if method not in {"GET", "PATCH"}:  # which may be done twice
             again = again.new(read=False)
         with requests.Session() as session:
             session.mount(self.api_url, HTTPAdapter(max_retries=again))

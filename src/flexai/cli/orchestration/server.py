@@ -8,10 +8,8 @@ import json
 import os
 import socket
 import sys
-import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
-from http import HTTPStatus
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -46,37 +44,37 @@ def is_here(url: str) -> bool:
     return parts.scheme == "http" and parts.hostname in _LOOPBACK and parts.path.rstrip("/") == "/api"
 
 
-def choose_port(wanted: int | None) -> int:
-    """The port to listen on: the one that is wanted, or else Prefect's own, or a free one.
+def listen(wanted: int | None) -> socket.socket:
+    """Listen on the port that is wanted, or else on Prefect's own, or on a free one.
 
-    Raises ConflictError where the wanted port is taken.
+    From now on nobody else can have it, who may start a server at the same moment. Raises ConflictError where the
+    wanted port is taken.
     """
-    if wanted is not None:
-        if not _is_free(wanted):
-            what = "another Prefect server" if answers(f"http://{HOST}:{wanted}/api") else "another program"
-            raise ConflictError(
-                f"{what} listens on port {wanted} of this machine",
-                hint="flexai up without --port takes a free one; PREFECT_API_URL makes it use a server that is there",
-            )
-        return wanted
-    if _is_free(FIRST_PORT):
-        return FIRST_PORT
-    with socket.socket() as free:
-        free.bind((HOST, 0))
-        return int(free.getsockname()[1])
+    if wanted is None:
+        listener = _listen(FIRST_PORT) or _listen(0)
+        assert listener is not None  # the system gives a port that is free
+        return listener
+    if listener := _listen(wanted):
+        return listener
+    what = "another Prefect server" if answers(f"http://{HOST}:{wanted}/api") else "another program"
+    raise ConflictError(
+        f"{what} listens on port {wanted} of this machine",
+        hint="flexai up without --port takes a free one; PREFECT_API_URL makes it use a server that is there",
+    )
 
 
-def start_server(home: Path, port: int, environment: Mapping[str, str]) -> Background:
+def start_server(home: Path, listener: socket.socket, environment: Mapping[str, str]) -> Background:
     """Start a Prefect server and wait until it answers, which takes ten seconds, or twenty for the first one.
 
-    Its database is the one in the user's Prefect home, so that what was saved without a server is there as well, and
-    stays when it is stopped. Raises ConflictError where another home folder's server is at work on that database,
+    ``listener`` becomes the server's, and is closed here. Its database is the one in the user's Prefect home, so that
+    what was saved without a server is there as well, and stays when it is stopped. Raises ConflictError where another
+    home folder's server is at work on that database,
     StorageUnavailableError where it does not start.
     """
     from prefect.settings import get_current_settings
 
     prefect_home = get_current_settings().home
-    url = f"http://{HOST}:{port}/api"
+    url = f"http://{HOST}:{listener.getsockname()[1]}/api"
     # What `prefect server start` runs, without the process around it, which would not take it along when it ends.
     command = [
         sys.executable,
@@ -84,8 +82,7 @@ def start_server(home: Path, port: int, environment: Mapping[str, str]) -> Backg
         "uvicorn",
         "--factory",
         "prefect.server.api.server:create_app",
-        f"--host={HOST}",
-        f"--port={port}",
+        f"--fd={listener.fileno()}",
         "--log-level=warning",
     ]
     surroundings = dict(environment) | {
@@ -99,7 +96,7 @@ def start_server(home: Path, port: int, environment: Mapping[str, str]) -> Backg
         "DO_NOT_TRACK": "1",
     }
     folder(home).mkdir(mode=0o700, parents=True, exist_ok=True)
-    with _held(prefect_home) as lock:
+    with listener, _held(prefect_home) as lock:
         server = start(
             home,
             NAME,
@@ -107,9 +104,9 @@ def start_server(home: Path, port: int, environment: Mapping[str, str]) -> Backg
             environment=surroundings,
             cwd=folder(home),
             url=url,
-            keep_open=[lock],
+            keep_open=[lock, listener.fileno()],
         )
-    wait_until(server, home, lambda: _is_of(prefect_home, url), seconds=_READY_SECONDS)
+    wait_until(server, home, lambda: answers(url), seconds=_READY_SECONDS)
     return server
 
 
@@ -122,20 +119,6 @@ def _lease_storage() -> str:
 
     storage = get_current_settings().server.concurrency.lease_storage
     return storage if storage != f"{_LEASES}.memory" else f"{_LEASES}.filesystem"
-
-
-def _is_of(prefect_home: Path, url: str) -> bool:
-    """Whether the server that answers is one of this Prefect home: another may have taken the port before ours could.
-
-    No two of one home are at work at a time.
-    """
-    try:
-        with urllib.request.urlopen(f"{url}/admin/settings", timeout=_ANSWER_SECONDS) as answer:
-            return bool(json.loads(answer.read())["home"] == str(prefect_home))
-    except urllib.error.HTTPError as error:
-        return error.code == HTTPStatus.UNAUTHORIZED  # told to ask for a password, it does so at once
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
 
 
 def port_of(url: str) -> int:
@@ -170,11 +153,14 @@ def _held(prefect_home: Path) -> Iterator[int]:
         os.close(descriptor)
 
 
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((HOST, port))
-        except OSError:
-            return False
-    return True
+def _listen(port: int) -> socket.socket | None:
+    listener = socket.socket()
+    try:
+        # A server that has just ended leaves connections behind, which are nobody's.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((HOST, port))
+        listener.listen()
+    except OSError:
+        listener.close()
+        return None
+    return listener

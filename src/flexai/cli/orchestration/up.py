@@ -69,7 +69,7 @@ def up(port: int | None, pool: str) -> None:
 
 def _server(home: Path, port: int | None, environment: Mapping[str, str]) -> PrefectAPI:
     """The API to use: a configured one, the one that runs, or a new one. Prefect is ready for it then."""
-    from flexai.cli.orchestration.server import NAME, choose_port, is_here, port_of, start_server
+    from flexai.cli.orchestration.server import NAME, is_here, listen, port_of, start_server
 
     configured, started = configured_api(), started_api()
     if started is not None and (configured is None or configured.url == started.url):
@@ -86,10 +86,12 @@ def _server(home: Path, port: int | None, environment: Mapping[str, str]) -> Pre
                 hint="start it, or unset it: then flexai up starts a server of your own",
             )
         port = port_of(configured.url)
-    chosen = choose_port(port)
+    listener = listen(port)
     prepare_prefect(None)
-    terminal.say(f"starting a Prefect {NAME} on port {chosen} (the first time this takes half a minute)…")
-    server = start_server(home, chosen, environment)
+    terminal.say(
+        f"starting a Prefect {NAME} on port {listener.getsockname()[1]} (the first time this takes half a minute)…"
+    )
+    server = start_server(home, listener, environment)
     api = PrefectAPI(server.url, UP)
     terminal.say(f"the Prefect server runs: {api.url}")
     _use(api)
