@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import requests
 import yaml
 from prefect import flow, tags
 from prefect.automations import Automation
@@ -66,7 +65,7 @@ def automate(prefect_api: PrefectServer) -> Iterator[Callable[..., str]]:
 
     yield make
     for path in made:
-        requests.delete(f"{prefect_api.api_url}/{path}", timeout=60).raise_for_status()
+        prefect_api.delete(f"/{path}")
 
 
 def run_of(server: PrefectServer, deployment_id: str) -> dict[str, Any]:

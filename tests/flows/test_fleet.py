@@ -14,7 +14,6 @@ from typing import Any
 
 import psutil  # type: ignore[import-untyped]
 import pytest
-import requests
 from prefect.client.schemas.objects import ConcurrencyLimitConfig
 from prefect.types.entrypoint import EntrypointType
 
@@ -119,8 +118,7 @@ def _age_leases(server: PrefectServer, runs: list[str]) -> None:
     """Have the leases of dead runs end in a minute instead of five, as if they had died some minutes ago."""
     for run in runs:
         lease = server.get(f"/flow_runs/{run}")["state"]["state_details"]["deployment_concurrency_lease_id"]
-        url = f"{server.api_url}/v2/concurrency_limits/leases/{lease}/renew"
-        requests.post(url, json={"lease_duration": 60}, timeout=60).raise_for_status()
+        server.post(f"/v2/concurrency_limits/leases/{lease}/renew", {"lease_duration": 60})
 
 
 def test_a_worker_is_killed_in_the_middle_of_everything_and_another_one_finishes(

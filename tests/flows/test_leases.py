@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import requests
 from prefect import flow
 from prefect._internal.concurrency.cancellation import CancelledError
 from prefect.client.orchestration import get_client
@@ -50,8 +49,7 @@ def run_and_take_its_place_away(server: PrefectServer, of: Flow[Any, Any], param
         while server.get(f"/flow_runs/{made}")["state"]["type"] != "RUNNING":
             time.sleep(0.1)
         lease = server.get(f"/flow_runs/{made}")["state"]["state_details"]["deployment_concurrency_lease_id"]
-        url = f"{server.api_url}/v2/concurrency_limits/decrement-with-lease"
-        requests.post(url, json={"lease_id": lease}, timeout=60).raise_for_status()
+        server.post("/v2/concurrency_limits/decrement-with-lease", {"lease_id": lease})
 
     thread = threading.Thread(target=take_away)
     thread.start()

@@ -52,12 +52,19 @@ class PrefectServer:
         """Read from its API."""
         return self._ask("GET", path)
 
+    def delete(self, path: str) -> None:
+        """Remove what its API has."""
+        try:
+            self._ask("DELETE", path)
+        except requests.HTTPError as error:
+            # The answer to an earlier try may have been lost.
+            if error.response.status_code != HTTPStatus.NOT_FOUND:
+                raise
+
     def _ask(self, method: str, path: str, **options: Any) -> Any:
-        # Its database may be locked for too long, and a reader may have to wait for longer than is patient; Prefect's
-        # own client asks again as well.
+        # Its database may be locked for longer than is patient; Prefect's own client asks again as well. A run that is
+        # made twice for that is one that nobody takes up.
         again = Retry(5, status_forcelist=[HTTPStatus.SERVICE_UNAVAILABLE], backoff_factor=1, allowed_methods=None)
-        if method not in {"GET", "PATCH"}:  # which may be done twice
-            again = again.new(read=False)
         with requests.Session() as session:
             session.mount(self.api_url, HTTPAdapter(max_retries=again))
             answer = session.request(method, f"{self.api_url}{path}", timeout=60, **options)
