@@ -1,4 +1,4 @@
-"""Starts one server and keeps it for as long as a test run needs it; a script of its own.
+"""Starts one server and keeps it for as long as a test run needs it; a program of its own.
 
 A run has a folder with a file ``lease``, on which every process of the run holds a shared lock. Whoever needs a server
 first starts a keeper. The keeper starts the server, writes ``NAME.json``, and then waits for the lock on the lease for
@@ -20,10 +20,12 @@ import sysconfig
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from .postgresql import find_programs, running
 
 ACCESS_KEY_ID = "labkey"
 SECRET_ACCESS_KEY = "labsecret12345"
@@ -45,6 +47,7 @@ class Program:
     """Gets the server's folder and its ports."""
     probe: str = "/"
     """What answers as soon as the server is ready."""
+    has_database: bool = False
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,8 @@ class Address:
 
     url: str
     log: str
+    database: str = ""
+    """The SQLAlchemy URL of its database, for those who look into it."""
 
 
 def _nothing(executable: Path, folder: Path) -> None:
@@ -168,7 +173,6 @@ def _prefect(folder: Path, ports: Sequence[int]) -> list[str]:
     return [
         f"PREFECT_HOME={folder}",
         f"PREFECT_PROFILES_PATH={folder / 'profiles.toml'}",
-        f"PREFECT_SERVER_DATABASE_CONNECTION_URL=sqlite+aiosqlite:///{folder / 'prefect.db'}",
         "PREFECT_SERVER_ANALYTICS_ENABLED=false",
         "PREFECT_UI_ENABLED=false",
         sys.executable,
@@ -196,7 +200,7 @@ PROGRAMS = {
     "juicefs": Program(_script("juicefs"), 1, _prepare_juicefs, _juicefs, "/minio/health/live"),
     "rclone": Program(_script("rclone"), 1, _prepare_rclone, _rclone),
     "fake_gcs": Program(_fake_gcs_executable(), 1, _nothing, _fake_gcs, "/storage/v1/b?project=lab"),
-    "prefect": Program(Path("/usr/bin/env"), 1, _nothing, _prefect, "/api/health"),
+    "prefect": Program(Path("/usr/bin/env"), 1, _nothing, _prefect, "/api/health", has_database=True),
 }
 
 
@@ -219,14 +223,29 @@ def _answers(url: str) -> bool:
         return False
 
 
-def _start(program: Program, folder: Path) -> tuple[subprocess.Popen[bytes], Address]:
+@contextmanager
+def _database(directory: Path) -> Iterator[str]:
+    """A new database; of PostgreSQL where it is installed: under a whole suite SQLite stands still for a minute."""
+    programs = find_programs()
+    if programs is None:
+        yield f"sqlite:///{directory / 'database'}"
+    else:
+        with running(programs) as server:
+            yield server.url(server.create_database())
+
+
+def _start(program: Program, folder: Path, database: str) -> tuple[subprocess.Popen[bytes], Address]:
     for attempt in range(1, _ATTEMPTS + 1):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         program.prepare(program.executable, folder)
         ports = free_ports(program.ports)
         log = folder.with_suffix(f".{attempt}.log")
-        environment = os.environ | {"MINIO_ROOT_USER": ACCESS_KEY_ID, "MINIO_ROOT_PASSWORD": SECRET_ACCESS_KEY}
+        environment = os.environ | {
+            "MINIO_ROOT_USER": ACCESS_KEY_ID,
+            "MINIO_ROOT_PASSWORD": SECRET_ACCESS_KEY,
+            "PREFECT_SERVER_DATABASE_CONNECTION_URL": _for_asyncio(database),
+        }
         with log.open("wb") as output:
             process = subprocess.Popen(
                 [program.executable, *program.arguments(folder, ports)],
@@ -236,7 +255,7 @@ def _start(program: Program, folder: Path) -> tuple[subprocess.Popen[bytes], Add
                 stdout=output,
                 stderr=subprocess.STDOUT,
             )
-        address = Address(url=f"http://127.0.0.1:{ports[0]}", log=str(log))
+        address = Address(f"http://127.0.0.1:{ports[0]}", str(log), database)
         deadline = time.monotonic() + _READY_WITHIN
         while process.poll() is None and time.monotonic() < deadline:
             if _answers(address.url + program.probe):
@@ -244,6 +263,10 @@ def _start(program: Program, folder: Path) -> tuple[subprocess.Popen[bytes], Add
             time.sleep(0.05)
         _stop(process)
     raise RuntimeError(f"{program.executable.name} does not start: {log.read_text(errors='replace')[-2000:]}")
+
+
+def _for_asyncio(database: str) -> str:
+    return database.replace("sqlite:", "sqlite+aiosqlite:").replace("postgresql:", "postgresql+asyncpg:")
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
@@ -257,11 +280,15 @@ def keep(name: str, directory: Path) -> None:
     # Ctrl-C in the terminal is for the tests; the lease says when they are done.
     for kind in (signal.SIGINT, signal.SIGHUP):
         signal.signal(kind, signal.SIG_IGN)
-    with (directory / "keepers").open("a") as keepers, (directory / "lease").open("a") as lease:
+    program = PROGRAMS[name]
+    with ExitStack() as stack:
+        keepers = stack.enter_context((directory / "keepers").open("a"))
+        lease = stack.enter_context((directory / "lease").open("a"))
         fcntl.flock(keepers, fcntl.LOCK_SH)
         folder = directory / name
         try:
-            process, address = _start(PROGRAMS[name], folder)
+            database = stack.enter_context(_database(directory)) if program.has_database else ""
+            process, address = _start(program, folder, database)
         except (RuntimeError, OSError, subprocess.CalledProcessError) as error:
             _publish(directory / f"{name}.json", {"error": f"{error}"})
             return

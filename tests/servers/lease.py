@@ -22,7 +22,7 @@ from .keeper import PROGRAMS, Address
 _VARIABLE = "FLEXAI_TEST_SERVERS"
 _PREFIX = "flexai-servers-"
 _STALE_SECONDS = 3600
-_KEEPER = Path(__file__).with_name("keeper.py")
+_ROOT = Path(__file__).resolve().parents[2]
 
 
 @dataclass
@@ -58,7 +58,8 @@ class Lease:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not place.exists():
                 keeper = subprocess.Popen(
-                    [sys.executable, str(_KEEPER), name, str(self.directory)],
+                    [sys.executable, "-m", "tests.servers.keeper", name, str(self.directory)],
+                    cwd=_ROOT,
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
                     start_new_session=True,

@@ -5,9 +5,8 @@ Runs and blocks of all tests are in one database: a test uses names of its own.
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 import pytest
 import requests
 from requests.adapters import HTTPAdapter
+from sqlalchemy import MetaData, Text, cast, create_engine, or_, select
 from urllib3.util import Retry
 
 from .lease import Lease
@@ -26,8 +26,8 @@ class PrefectServer:
     """A running Prefect server."""
 
     api_url: str
-    folder: Path
-    """Its home, with its database."""
+    database: str = ""
+    """The SQLAlchemy URL of its database, for those who look into it."""
 
     def environment(self, home: Path) -> dict[str, str]:
         """What a process needs to use it, with a Prefect home of its own."""
@@ -73,14 +73,16 @@ class PrefectServer:
 
     def database_holds(self, text: str) -> list[str]:
         """The tables of its database in which a text occurs anywhere."""
+        engine = create_engine(self.database.replace("postgresql:", "postgresql+psycopg:"))
+        tables = MetaData()
+        tables.reflect(engine)
         found = []
-        with closing(sqlite3.connect(f"file:{self.folder / 'prefect.db'}?mode=ro", uri=True)) as database:
-            tables = [row[0] for row in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
-            for table in tables:
-                columns = [row[1] for row in database.execute(f'PRAGMA table_info("{table}")')]
-                where = " OR ".join(f'instr(CAST("{column}" AS TEXT), :text) > 0' for column in columns)
-                if database.execute(f'SELECT 1 FROM "{table}" WHERE {where} LIMIT 1', {"text": text}).fetchone():
-                    found.append(table)
+        with engine.connect() as connection:
+            for table in tables.tables.values():
+                holds = or_(*(cast(column, Text).contains(text, autoescape=True) for column in table.columns))
+                if connection.execute(select(1).select_from(table).where(holds).limit(1)).first():
+                    found.append(table.name)
+        engine.dispose()
         return found
 
 
@@ -88,7 +90,7 @@ class PrefectServer:
 def prefect_server(lease: Lease) -> PrefectServer:
     """A running Prefect server; ``prefect_api`` points this process to it."""
     address = lease.server("prefect")
-    return PrefectServer(f"{address.url}/api", lease.directory / "prefect")
+    return PrefectServer(f"{address.url}/api", address.database)
 
 
 @pytest.fixture

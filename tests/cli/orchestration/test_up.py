@@ -42,7 +42,7 @@ class Prefect:
 
     def ask(self, path: str, document: Any = None) -> Any:
         """Ask its API."""
-        server = PrefectServer(self.url, self.program.home)
+        server = PrefectServer(self.url)
         return server.get(path) if document is None else server.post(path, document)
 
     def is_there(self) -> bool:
