@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from prefect.assets import Asset, AssetProperties
 from prefect.context import AssetContext
 
-from flexai.checkpoints.catalog.checkpoints import title
 from flexai.checkpoints.documents import JobRow, human_size
 from flexai.checkpoints.models import Checkpoint, CheckpointKind
 from flexai.checkpoints.names import name_key
@@ -35,7 +34,7 @@ def checkpoint_asset(checkpoint: Checkpoint) -> Asset:
     if checkpoint.kind is CheckpointKind.CAPTURED:
         name = f"{name_key(checkpoint.job_name)}/{checkpoint.id}"
     properties = AssetProperties(
-        name=title(checkpoint),
+        name=checkpoint.title,
         description=f"{human_size(checkpoint.size)} in {checkpoint.file_count} files",
         url=artifacts.artifact_url(artifacts.checkpoint_key(checkpoint)) or None,
     )

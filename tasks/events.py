@@ -15,7 +15,6 @@ from prefect.context import FlowRunContext, TaskRunContext
 from prefect.events import emit_event
 from prefect.exceptions import EventTooLarge
 
-from flexai.checkpoints.catalog.checkpoints import title
 from flexai.checkpoints.documents import JobRow, human_size
 from flexai.checkpoints.errors import CheckpointError
 from flexai.checkpoints.models import Checkpoint
@@ -127,7 +126,7 @@ def checkpoint_resource(checkpoint: Checkpoint, job: JobRow | None = None) -> Re
     """What automations match a checkpoint by."""
     return {
         "prefect.resource.id": f"flexai.checkpoint.{checkpoint.id}",
-        "prefect.resource.name": title(checkpoint),
+        "prefect.resource.name": checkpoint.title,
         "name": checkpoint.name,
         "kind": str(checkpoint.kind),
         "status": str(checkpoint.status),
@@ -149,7 +148,7 @@ def checkpoint_payload(checkpoint: Checkpoint, job: JobRow | None) -> dict[str, 
     return {
         "id": str(checkpoint.id),
         "name": checkpoint.name,
-        "title": title(checkpoint),
+        "title": checkpoint.title,
         "kind": str(checkpoint.kind),
         "status": str(checkpoint.status),
         "size": human_size(checkpoint.size),

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from prefect import task
 
 from flexai.blocks import load_connection
-from flexai.checkpoints.catalog.checkpoints import title
 from flexai.checkpoints.documents import Document, human_size
 from flexai.checkpoints.errors import UsageError
 from flexai.checkpoints.service.mirror import (
@@ -96,7 +95,7 @@ def _chosen(names: str, checkpoints: Sequence[str], job: str) -> MirrorSet:
 
 def _document(mirrored: Mirrored) -> Document:
     return {
-        "name": title(mirrored.checkpoint),
+        "name": mirrored.checkpoint.title,
         "id": str(mirrored.checkpoint.id),
         "destinationPath": mirrored.path,
     }
@@ -111,8 +110,8 @@ def _show(report: MirrorReport, storage_provider: str, logger: Logger) -> None:
     )
     logger.info("mirror %s: %s", storage_provider, summary)
     rows = [(name, "failed", artifacts.code(error.message)) for name, error in report.failed.items()]
-    rows += [(title(one.checkpoint), "copied", artifacts.code(one.path)) for one in report.copied]
-    rows += [(title(one.checkpoint), "there already", artifacts.code(one.path)) for one in report.skipped]
+    rows += [(one.checkpoint.title, "copied", artifacts.code(one.path)) for one in report.copied]
+    rows += [(one.checkpoint.title, "there already", artifacts.code(one.path)) for one in report.skipped]
     lines = [f"# Mirror {artifacts.code(storage_provider)}", "", summary, "", "| Checkpoint | | |", "|---|---|---|"]
     lines += [f"| {artifacts.code(name)} | {outcome} | {detail} |" for name, outcome, detail in rows[:_SHOWN]]
     if len(rows) > _SHOWN:

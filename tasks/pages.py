@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from flexai.checkpoints.catalog.checkpoints import title
 from flexai.checkpoints.documents import CapturedRow, ExportRow, FileRow, JobRow, human_size
 from flexai.checkpoints.models import Checkpoint, CheckpointKind
 from flexai.tasks.artifacts import artifact_url, checkpoint_key, code, plain
@@ -47,7 +46,7 @@ def describe_checkpoint(story: Story, happened: str, *, run: str = "", at: datet
     checkpoint = story.checkpoint
     moment = (at or datetime.now(UTC)).astimezone(UTC)
     lines = [
-        f"# Checkpoint {code(title(checkpoint))}",
+        f"# Checkpoint {code(checkpoint.title)}",
         "",
         f"**{moment:%Y-%m-%d %H:%M:%S} UTC: {happened}**" + (f" by {run}" if run else ""),
         "",
@@ -112,7 +111,7 @@ def _rows(story: Story) -> dict[str, str]:
 def checkpoint_link(checkpoint: Checkpoint) -> str:
     """A checkpoint's title, as a link to its page where the UI is known."""
     url = artifact_url(checkpoint_key(checkpoint))
-    return f"[{plain(title(checkpoint))}]({url})" if url else code(title(checkpoint))
+    return f"[{plain(checkpoint.title)}]({url})" if url else code(checkpoint.title)
 
 
 def points_of(captured: Sequence[CapturedRow]) -> list[Point]:

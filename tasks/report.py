@@ -5,7 +5,6 @@ from __future__ import annotations
 from prefect import task
 
 from flexai.blocks import load_connection
-from flexai.checkpoints.catalog.checkpoints import title
 from flexai.checkpoints.catalog.reader import open_reader
 from flexai.checkpoints.documents import Document, human_size
 from flexai.checkpoints.models import Checkpoint, CheckpointKind, CheckpointStatus
@@ -106,7 +105,7 @@ def describe_catalog(found: Overview, *, newest: int) -> str:
 
 
 def _name(checkpoint: Checkpoint) -> str:
-    return artifacts.code(title(checkpoint))
+    return artifacts.code(checkpoint.title)
 
 
 def _shared(found: Overview, total: int) -> str:

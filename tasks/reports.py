@@ -13,7 +13,6 @@ from typing import Any
 
 from prefect.context import TaskRunContext
 
-from flexai.checkpoints.catalog.checkpoints import title
 from flexai.checkpoints.catalog.reader import open_reader
 from flexai.checkpoints.documents import JobRow, human_size
 from flexai.checkpoints.errors import CheckpointError, NotFoundError, StorageUnavailableError
@@ -193,7 +192,7 @@ class Reporter:
             logger=self._logger,
         )
         if is_there:
-            self._tell_where(f"checkpoint {title(story.checkpoint)}", key)
+            self._tell_where(f"checkpoint {story.checkpoint.title}", key)
 
     def _tell_where(self, what: str, key: str) -> None:
         if url := artifacts.artifact_url(key):

@@ -99,6 +99,12 @@ WORKING = [
 ]
 
 
+def test_a_fetch_does_without_the_code_that_writes_the_catalog(program: Program) -> None:
+    loaded = _modules(program, ["checkpoint", "fetch", "base", "-d", "out"])
+    assert (program.cwd / "out" / "a.bin").exists()
+    assert loaded & (HEAVY - {"pydantic"}) == set()
+
+
 def _modules_of_work(program: Program) -> set[str]:
     printed = program.python(_RUN.format(commands=WORKING))
     assert printed.count("CODE 0") == len(WORKING)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 DIGEST_SIZE = 32
 """Bytes of a BLAKE3 digest."""
@@ -42,6 +44,22 @@ class StoredContent:
     part_digests: bytes
     checksums: Mapping[str, str] = field(default_factory=dict)
     origin: str = ""
+
+    @classmethod
+    def of_row(cls, row: Sequence[Any]) -> StoredContent:
+        """The content that a row of the catalog describes: the fields in their order, as the table has them."""
+        content_id, blob_id, start, size, part_size, digest, part_digests, checksums, origin = row
+        return cls(
+            id=content_id,
+            blob_id=blob_id,
+            start=start,
+            size=size,
+            part_size=part_size,
+            digest=None if digest is None else bytes.fromhex(digest),
+            part_digests=bytes(part_digests),
+            checksums=json.loads(checksums),
+            origin=origin or "",
+        )
 
     def part_digest(self, number: int) -> bytes:
         """The digest of part ``number`` (from 1)."""

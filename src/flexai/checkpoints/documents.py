@@ -12,13 +12,13 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from flexai.checkpoints.names import title_of
+
 Document = dict[str, Any]
 """A document as YAML and JSON know it: texts, numbers, booleans, None, lists and dicts."""
 
 NIL_UUID = "00000000-0000-0000-0000-000000000000"
 """Stands for "no storage provider"."""
-ROOT_TITLE = "."
-"""How tables show the checkpoint that a job's output directory itself is; documents have the empty text."""
 
 _UNITS = ("KB", "MB", "GB", "TB", "PB", "EB")
 
@@ -43,7 +43,7 @@ class CheckpointRow:
     @property
     def title(self) -> str:
         """What to call it: its name, or ``JOB/FOLDER`` for a captured one."""
-        return self.name if self.kind == "pushed" else f"{self.job_name}/{self.name or ROOT_TITLE}"
+        return title_of(self.kind, self.name, self.job_name)
 
 
 @dataclass(slots=True)
@@ -121,7 +121,14 @@ class CheckpointDetails:
     resumable_missing: Sequence[str]
     created_at: str
     updated_at: str
+    store_id: str = ""
+    """Which managed store its bytes lie in."""
     is_protected: bool = False
+
+    @property
+    def title(self) -> str:
+        """What to call it: its name, or ``JOB/FOLDER`` for a captured one."""
+        return title_of(self.kind, self.name, self.job_name)
 
 
 @dataclass(slots=True)

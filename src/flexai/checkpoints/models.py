@@ -13,6 +13,7 @@ from uuid import UUID
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from flexai.checkpoints import paths
+from flexai.checkpoints.names import title_of
 
 NIL_UUID = UUID(int=0)
 """Stands for "no storage provider" in the reference's documents."""
@@ -201,6 +202,11 @@ class Checkpoint(Frozen):
     created_at: datetime
     updated_at: datetime
     deleted_at: datetime | None = None
+
+    @property
+    def title(self) -> str:
+        """What to call it: its name, or ``JOB/FOLDER`` for a captured one."""
+        return title_of(self.kind, self.name, self.job_name)
 
 
 class TrainingJob(Frozen):

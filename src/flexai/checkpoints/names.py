@@ -20,6 +20,9 @@ Name = NewType("Name", str)
 
 RESERVED_NAMES = frozenset({"latest", "best"})
 
+ROOT_TITLE = "."
+"""How tables show the checkpoint that a job's output directory itself is; documents have the empty text."""
+
 VARIABLE_PATTERN = "[A-Za-z._-][A-Za-z0-9._-]*"
 """What the same page says of the keys of KEY=VALUE pairs, as a regular expression."""
 
@@ -56,6 +59,11 @@ def is_variable(text: str) -> bool:
 def name_key(name: str) -> str:
     """The form under which names are compared: without regard to case."""
     return name.casefold()
+
+
+def title_of(kind: str, name: str, job_name: str) -> str:
+    """What to call a checkpoint in a sentence: its name, or ``JOB/FOLDER`` for a captured one."""
+    return name if kind == "pushed" else f"{job_name}/{name or ROOT_TITLE}"
 
 
 @dataclass(frozen=True, slots=True)

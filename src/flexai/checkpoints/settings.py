@@ -8,13 +8,11 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator
-from pydantic.fields import FieldInfo
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, field_validator
 
 from flexai.checkpoints import setting_sources
 from flexai.checkpoints.errors import SettingsError
-from flexai.checkpoints.limits import DEFAULT_PART_SIZE
+from flexai.checkpoints.limits import DEFAULT_PART_SIZE, Limits
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw]?)", re.IGNORECASE)
@@ -47,10 +45,10 @@ Size = Annotated[int, BeforeValidator(parse_size)]
 Duration = Annotated[timedelta, BeforeValidator(parse_duration)]
 
 
-class Settings(BaseSettings):
+class Settings(BaseModel):
     """Every setting, with its unit in its description."""
 
-    model_config = SettingsConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     home: Path = Field(
         default_factory=setting_sources.home_path,
@@ -137,36 +135,20 @@ class Settings(BaseSettings):
         return self.store or str(self.home / setting_sources.STORE_FOLDER)
 
     @property
+    def limits(self) -> Limits:
+        """How a transfer may use the machine."""
+        return Limits(
+            concurrency=self.concurrency,
+            bandwidth=self.bandwidth_limit,
+            part_size=self.part_size,
+            pack_threshold=min(self.pack_threshold, self.pack_size),
+            pack_size=self.pack_size,
+        )
+
+    @property
     def jobs_path(self) -> Path:
         """Where training jobs of this machine keep their output and logs."""
         return self.home / "jobs"
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Read our one chain of sources instead of pydantic's, so that every command finds the same values."""
-        return init_settings, _RawSource(settings_cls)
-
-
-class _RawSource(PydanticBaseSettingsSource):
-    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
-        raw = setting_sources.read_raw_settings().get(field_name)
-        return (None if raw is None else raw.value), field_name, False
-
-    def __call__(self) -> dict[str, Any]:
-        known = self.settings_cls.model_fields
-        # Other programs may use variables of our prefix; a wrong key in our own file is a mistake.
-        return {
-            name: raw.value
-            for name, raw in setting_sources.read_raw_settings().items()
-            if name != "home" and (name in known or not raw.origin.startswith("environment"))
-        }
 
 
 def load_settings(**overrides: Any) -> Settings:
@@ -174,11 +156,18 @@ def load_settings(**overrides: Any) -> Settings:
 
     Raises SettingsError naming the setting, what is wrong with it, and where it was set.
     """
+    found = setting_sources.read_raw_settings()
+    # Other programs may use variables of our prefix; a wrong key in our own file is a mistake.
+    known = {
+        name: raw.value
+        for name, raw in found.items()
+        if name != "home" and (name in Settings.model_fields or not raw.origin.startswith("environment"))
+    }
     try:
-        return Settings(**overrides)
+        return Settings(**{**known, **overrides})
     except ValidationError as error:
         first = error.errors()[0]
         name = str(first["loc"][0]) if first["loc"] else "settings"
-        raw = None if name in overrides else setting_sources.read_raw_settings().get(name)
+        raw = None if name in overrides else found.get(name)
         origin = f" (from {raw.origin})" if raw else ""
         raise SettingsError(f"setting {name!r}{origin}: {first['msg'].lower()}") from None

@@ -13,7 +13,7 @@ from sqlalchemy import event
 
 from flexai.checkpoints.catalog.blobs import Blobs
 from flexai.checkpoints.catalog.catalog import Catalog
-from flexai.checkpoints.catalog.checkpoints import NameTakenError, title
+from flexai.checkpoints.catalog.checkpoints import NameTakenError
 from flexai.checkpoints.catalog.claims import Claim, this_host
 from flexai.checkpoints.catalog.times import to_text
 from flexai.checkpoints.errors import AlreadyExistsError, ConflictError, NotFoundError
@@ -422,7 +422,7 @@ def test_checkpoints_are_called_by_name_or_by_job_and_folder(catalog: Catalog) -
         captured: "finetune/checkpoint-5",
         root: "finetune/.",
     }
-    assert title(catalog.checkpoints.get_by_id(root)) == "finetune/."
+    assert catalog.checkpoints.get_by_id(root).title == "finetune/."
     assert catalog.checkpoints.names_of([]) == {}
 
 

@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from flexai.checkpoints.contents import StoredContent, StoredFile
 from flexai.checkpoints.errors import DestinationExistsError
+from flexai.checkpoints.limits import Limits
 from flexai.checkpoints.paths import CheckpointPath
 from flexai.checkpoints.transfer.preview import (
     Action,
@@ -21,7 +22,6 @@ from flexai.checkpoints.transfer.preview import (
     preview_taken,
     preview_upload,
 )
-from flexai.checkpoints.transfer.upload import Limits
 from tests.support.sources import PlannedSource, planned_sources
 
 LIMITS = Limits(concurrency=4, bandwidth=0, part_size=100, pack_threshold=50, pack_size=200)

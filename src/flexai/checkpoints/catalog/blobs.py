@@ -33,7 +33,6 @@ from flexai.checkpoints.catalog.content_rows import (
     IS_SOUND,
     T,
     batches,
-    content_of,
     locked,
     stored_contents,
     taken,
@@ -115,7 +114,7 @@ class Blobs:
             )
             # Read back by the ranges they have: to have their ids returned, SQLite would insert them one by one.
             query = select(*COLUMNS).where(contents.c.blob_id == blob_id)
-            stored = {(row.start, row.size): content_of(row) for row in connection.execute(query)}
+            stored = {(row.start, row.size): StoredContent.of_row(row) for row in connection.execute(query)}
         return [stored[content.start, content.size] for content in new]
 
     def unfinished(self, writer_id: str) -> dict[str, UnfinishedBlob]:
@@ -198,7 +197,7 @@ class Blobs:
         for batch in batches(dict.fromkeys(values)):
             with self._database.reading() as connection:
                 query = stored_contents(self.store_id, column.in_(batch) & IS_SOUND).order_by(blobs.c.id)
-                found += [content_of(row) for row in connection.execute(query)]
+                found += [StoredContent.of_row(row) for row in connection.execute(query)]
         return found
 
     def uses_of(self, checkpoint_id: str) -> dict[str, tuple[int, int]]:
@@ -222,7 +221,7 @@ class Blobs:
         with _gone(f"checkpoint {checkpoint_id}"), self._database.writing() as connection:
             # Rows are locked in one order, so that two pushes never wait for each other.
             rows = connection.execute(locked(query.order_by(blobs.c.id), self._database))
-            held = [content_of(row) for row in rows]
+            held = [StoredContent.of_row(row) for row in rows]
             self._refer(connection, checkpoint_id, {content.blob_id for content in held})
         return held
 
@@ -240,7 +239,7 @@ class Blobs:
         """Sound stored contents of ``size`` bytes: the only ones that a file of that size can equal."""
         query = stored_contents(self.store_id, and_(contents.c.size == size, contents.c.digest.is_not(None), IS_SOUND))
         with self._database.reading() as connection:
-            return [content_of(row) for row in connection.execute(query)]
+            return [StoredContent.of_row(row) for row in connection.execute(query)]
 
     def hold(self, checkpoint_id: str, content: StoredContent) -> bool:
         """Refer to the blob of a content found before; False where gc was faster.
@@ -262,7 +261,7 @@ class Blobs:
             .where(files.c.checkpoint_id == checkpoint_id)
         )
         with self._database.reading() as connection:
-            found = [StoredFile(path=row.path, content=content_of(row)) for row in connection.execute(query)]
+            found = [StoredFile(path, StoredContent.of_row(row)) for path, *row in connection.execute(query)]
         # Not ORDER BY: PostgreSQL orders texts by its locale.
         return sorted(found, key=lambda file: file.path)
 
@@ -272,7 +271,7 @@ class Blobs:
         for batch in batches(dict.fromkeys(content_ids)):
             with self._database.reading() as connection:
                 for row in connection.execute(stored_contents(self.store_id, contents.c.id.in_(batch) & IS_SOUND)):
-                    found[row.id] = content_of(row)
+                    found[row.id] = StoredContent.of_row(row)
         return found
 
     def users_of(self, content_ids: Sequence[int]) -> dict[int, list[tuple[str, str]]]:
@@ -291,7 +290,7 @@ class Blobs:
         while True:
             query = stored_contents(self.store_id, contents.c.id > last).order_by(contents.c.id).limit(BATCH)
             with self._database.reading() as connection:
-                found = [content_of(row) for row in connection.execute(query)]
+                found = [StoredContent.of_row(row) for row in connection.execute(query)]
             if not found:
                 return
             yield from found

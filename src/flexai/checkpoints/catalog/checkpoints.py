@@ -310,7 +310,7 @@ class Checkpoints:
         query = _select().where(checkpoints.c.id.in_(checkpoint_ids))
         with self._database.reading() as connection:
             found = [_checkpoint(row) for row in connection.execute(query).mappings()]
-        return {str(found_one.id): title(found_one) for found_one in found}
+        return {str(found_one.id): found_one.title for found_one in found}
 
     def of_job(self, job_id: str) -> list[Checkpoint]:
         """The checkpoints that a job wrote and nobody deleted, in the order of their capture."""
@@ -601,18 +601,11 @@ class Checkpoints:
                 raise _lost(checkpoint_id)
 
 
-def title(checkpoint: Checkpoint) -> str:
-    """What to call a checkpoint in a sentence: its name, or ``JOB/FOLDER`` for a captured one."""
-    if checkpoint.kind is CheckpointKind.PUSHED:
-        return checkpoint.name
-    return f"{checkpoint.job_name}/{checkpoint.name or '.'}"
-
-
 def _purgeable(row: RowMapping) -> Purgeable:
     found = _checkpoint(row)
     return Purgeable(
         id=row["id"],
-        title=title(found),
+        title=found.title,
         is_deleted=found.status is CheckpointStatus.DELETING,
         since=found.deleted_at or found.updated_at,
     )
@@ -634,7 +627,7 @@ def _check_can_go(row: RowMapping, reference: Reference) -> None:
     """Raise ConflictError for a checkpoint that is protected or being pushed."""
     if row["is_protected"]:
         raise ConflictError(
-            f"checkpoint {title(_checkpoint(row))!r} is protected",
+            f"checkpoint {_checkpoint(row).title!r} is protected",
             hint=f"flexai checkpoint unprotect {reference} lets it be deleted",
         )
     holder = Claim.of_row(row)

@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement, Select, select
 
 from flexai.checkpoints.catalog.database import Database
 from flexai.checkpoints.catalog.tables import blobs, contents
-from flexai.checkpoints.contents import NewContent, StoredContent
+from flexai.checkpoints.contents import NewContent
 from flexai.checkpoints.errors import ConflictError
 
 IS_SOUND = contents.c.is_damaged.is_(False)
@@ -46,21 +46,6 @@ def stored_contents(store_id: str, condition: ColumnElement[bool]) -> Select[Any
 def locked(query: Select[Any], database: Database) -> Select[Any]:
     """The query, locking the blobs' rows until the transaction ends; on SQLite the transaction is alone anyway."""
     return query.with_for_update(of=blobs) if database.is_postgresql else query
-
-
-def content_of(row: Any) -> StoredContent:
-    """The content that a row describes."""
-    return StoredContent(
-        id=row.id,
-        blob_id=row.blob_id,
-        start=row.start,
-        size=row.size,
-        part_size=row.part_size,
-        digest=None if row.digest is None else bytes.fromhex(row.digest),
-        part_digests=bytes(row.part_digests),
-        checksums=json.loads(row.checksums),
-        origin=row.origin or "",
-    )
 
 
 def values_of(blob_id: str, content: NewContent) -> dict[str, Any]:

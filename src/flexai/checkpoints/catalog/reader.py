@@ -17,9 +17,10 @@ from urllib.parse import quote
 
 from flexai.checkpoints import setting_sources
 from flexai.checkpoints.catalog.schema import BUSY_TIMEOUT_SECONDS, HEAD_REVISION
+from flexai.checkpoints.contents import StoredContent, StoredFile
 from flexai.checkpoints.documents import CapturedRow, CheckpointDetails, CheckpointRow, ExportRow, FileRow, JobRow
 from flexai.checkpoints.errors import NotFoundError, StorageUnavailableError
-from flexai.checkpoints.names import is_uuid, name_key, parse_name, parse_reference
+from flexai.checkpoints.names import is_uuid, name_key, parse_name, parse_reference, title_of
 
 Query: TypeAlias = Callable[[str, Mapping[str, object]], Sequence[Sequence[Any]]]
 """Runs an SQL text with its ``:named`` values and returns the rows."""
@@ -47,7 +48,7 @@ _DETAILS = f"""
     SELECT c.id, c.kind, c.name, c.creator_user_id, c.owner_org_id, c.source, c.status, c.reason, c.size,
            c.file_count, c.manifest_digest, c.parent_id, c.job_id, COALESCE(j.name, ''), c.node, c.sequence, c.step,
            c.train_loss, c.eval_loss, c.model, c.version, c.inference_ready, c.inference_missing, c.resumable,
-           c.resumable_missing, c.created_at, c.updated_at, c.is_protected, {_CHECKPOINT_CLAIM}
+           c.resumable_missing, c.created_at, c.updated_at, c.store_id, c.is_protected, {_CHECKPOINT_CLAIM}
     FROM checkpoints c LEFT JOIN jobs j ON j.id = c.job_id
     WHERE c.deleted_at IS NULL AND
 """
@@ -55,6 +56,11 @@ _DETAILS = f"""
 _FILES = """
     SELECT f.path, t.size, t.digest, t.checksums FROM files f JOIN contents t ON t.id = f.content_id
     WHERE f.checkpoint_id = :id
+"""
+
+_STORED_FILES = """
+    SELECT f.path, t.id, t.blob_id, t.start, t.size, t.part_size, t.digest, t.part_digests, t.checksums, t.origin
+    FROM files f JOIN contents t ON t.id = f.content_id WHERE f.checkpoint_id = :id
 """
 
 _EXPORTS = """
@@ -115,6 +121,11 @@ class CatalogReader:
             key=lambda file: file.path,
         )
 
+    def stored_files(self, checkpoint_id: str) -> list[StoredFile]:
+        """The files of a checkpoint with their contents, in order of their paths."""
+        rows = self._query(_STORED_FILES, {"id": checkpoint_id})
+        return sorted((StoredFile(path, StoredContent.of_row(row)) for path, *row in rows), key=lambda file: file.path)
+
     def exports(self, checkpoint_id: str) -> list[ExportRow]:
         """Where a checkpoint was exported, oldest first."""
         return [ExportRow(*row) for row in self._query(_EXPORTS, {"id": checkpoint_id})]
@@ -155,7 +166,7 @@ class CatalogReader:
             " WHERE c.kind = 'captured' AND c.status = 'available' ORDER BY c.created_at DESC",
             {},
         )
-        return [(checkpoint_id, f"{job}/{name or '.'}") for checkpoint_id, job, name in rows]
+        return [(checkpoint_id, title_of("captured", name, job)) for checkpoint_id, job, name in rows]
 
     def job_names(self) -> list[str]:
         """The names of training jobs."""

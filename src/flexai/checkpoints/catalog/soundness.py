@@ -12,7 +12,6 @@ from flexai.checkpoints.catalog.content_rows import (
     COLUMNS,
     IS_SOUND,
     batches,
-    content_of,
     locked,
     stored_contents,
     taken,
@@ -64,13 +63,13 @@ class Soundness:
             .limit(limit)
         )
         with self._database.reading() as connection:
-            return [content_of(row) for row in connection.execute(query)]
+            return [StoredContent.of_row(row) for row in connection.execute(query)]
 
     def damaged(self) -> list[StoredContent]:
         """Contents that a checkpoint needs and that a verification found damaged."""
         query = stored_contents(self.store_id, ~IS_SOUND & _is_used()).order_by(contents.c.id)
         with self._database.reading() as connection:
-            return [content_of(row) for row in connection.execute(query)]
+            return [StoredContent.of_row(row) for row in connection.execute(query)]
 
     def verification(self) -> Verification:
         """How much of what checkpoints need was verified, and when."""
@@ -109,7 +108,7 @@ class Soundness:
                 raise taken(f"blob {blob_id}")
             content_id = connection.execute(insert(contents).values(**values).returning(contents.c.id)).scalar_one()
             row = connection.execute(select(*COLUMNS).where(contents.c.id == content_id)).one()
-            return content_of(row)
+            return StoredContent.of_row(row)
 
     def replace_content(
         self,

@@ -6,7 +6,6 @@ import uuid
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
 
-from flexai.checkpoints.catalog.checkpoints import title
 from flexai.checkpoints.contents import StoredFile
 from flexai.checkpoints.errors import AccessDeniedError, DestinationExistsError, SourceError, UsageError
 from flexai.checkpoints.models import Checkpoint, ExportRecord, Manifest, now
@@ -20,7 +19,6 @@ from flexai.checkpoints.service.exports import (
 from flexai.checkpoints.service.manifests import manifest_of
 from flexai.checkpoints.service.sharding import SpreadCarrier
 from flexai.checkpoints.service.shards import Spread
-from flexai.checkpoints.service.storing import limits_of
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.storage.connection import RemotePath, StorageConnection
 from flexai.checkpoints.transfer.deliver import Carrier, deliver
@@ -63,7 +61,7 @@ def export(
     files = system.blobs.files_of(str(checkpoint.id))
     place = open_place(checkpoint, files, connection, destination_path)
     manifest = manifest_of(files)
-    progress.begin(f"export {title(checkpoint)}", total_bytes=checkpoint.size, total_files=checkpoint.file_count)
+    progress.begin(f"export {checkpoint.title}", total_bytes=checkpoint.size, total_files=checkpoint.file_count)
 
     carrier: Carrier | None = None
     if spread is not None and shard_target([file.content.size for file in files], spread.shard_size):
@@ -81,8 +79,8 @@ def export(
             files,
             place,
             store=system.store,
-            journal=system.blobs,
-            limits=limits_of(system.settings),
+            record=system.blobs.learn,
+            limits=system.settings.limits,
             overwrite=overwrite,
             delivered=found.etags if found is not None and found.complete else None,
             before_writing=begin,
@@ -122,7 +120,7 @@ def open_place(
     """Open where an export goes; SourceError or UsageError where these files cannot go there."""
     if any(file.path == EXPORT_MANIFEST for file in files):
         raise SourceError(
-            f"checkpoint {title(checkpoint)!r} holds a file {EXPORT_MANIFEST!r}, the name of an export's own manifest",
+            f"checkpoint {checkpoint.title!r} holds a file {EXPORT_MANIFEST!r}, the name of an export's own manifest",
             hint="push the checkpoint without that file",
         )
     place = connection.open(destination_path)

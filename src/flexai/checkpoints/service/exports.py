@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from flexai.checkpoints.catalog.checkpoints import title
 from flexai.checkpoints.errors import IntegrityError, NotFoundError
 from flexai.checkpoints.models import Checkpoint, Manifest, canonical_json
 from flexai.checkpoints.storage.connection import RemotePath
@@ -50,7 +49,7 @@ def write_export_manifest(
         "complete": infos is not None,
         # The time of a file's last write, which a directory has instead, is nothing to rely on.
         "etags": {path: info.etag for path, info in (infos or {}).items() if place.storage.service_identity},
-        "checkpoint": {"id": str(checkpoint.id), "name": title(checkpoint)},
+        "checkpoint": {"id": str(checkpoint.id), "name": checkpoint.title},
         "manifest": manifest.model_dump(mode="json"),
         "manifestDigest": manifest.digest(),
     }

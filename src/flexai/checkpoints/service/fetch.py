@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from flexai.checkpoints.catalog.checkpoints import title
-from flexai.checkpoints.models import Checkpoint
+from flexai.checkpoints.contents import StoredFile
+from flexai.checkpoints.documents import CheckpointDetails
 from flexai.checkpoints.progress import NoProgress, Progress
-from flexai.checkpoints.service.storing import limits_of
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.transfer.download import download
+from flexai.checkpoints.transfer.journal import Record
 
 
 @dataclass(frozen=True, slots=True)
 class FetchReport:
     """What a fetch did."""
 
-    checkpoint: Checkpoint
+    checkpoint: CheckpointDetails
     destination: Path
     fetched_files: int
     kept_files: int
@@ -36,16 +37,15 @@ def fetch(
     ``overwrite``), IntegrityError for stored content that is damaged.
     """
     progress = progress or NoProgress()
-    checkpoint = system.available(reference)
-    files = system.blobs.files_of(str(checkpoint.id))
-    progress.begin(f"fetch {title(checkpoint)}", total_bytes=checkpoint.size, total_files=checkpoint.file_count)
+    checkpoint, files = system.available_files(reference)
+    progress.begin(f"fetch {checkpoint.title}", total_bytes=checkpoint.size, total_files=checkpoint.file_count)
     try:
         done = download(
             files,
             destination,
             store=system.store,
-            journal=system.blobs,
-            limits=limits_of(system.settings),
+            record=_recording(system, files),
+            limits=system.settings.limits,
             overwrite=overwrite,
             progress=progress,
         )
@@ -59,3 +59,8 @@ def fetch(
         kept_files=len(done.kept),
         moved_bytes=sum(sizes[path] for path in done.fetched),
     )
+
+
+def _recording(system: System, files: Sequence[StoredFile]) -> Record:
+    """Who is told of digests; the catalog itself is opened only where one is missing."""
+    return (lambda _: None) if all(file.content.digest for file in files) else system.blobs.learn

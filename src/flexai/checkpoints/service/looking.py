@@ -11,7 +11,6 @@ from pathlib import Path
 from sqlalchemy.engine import make_url
 
 from flexai.checkpoints.catalog.blobs import Blobs
-from flexai.checkpoints.catalog.catalog import Catalog
 from flexai.checkpoints.contents import StoredContent
 from flexai.checkpoints.owner import IDENTITY_FILE, load_owner
 from flexai.checkpoints.service.system import STAT_CACHE, Connect, System, store_opener
@@ -59,7 +58,7 @@ def looking(settings: Settings | None = None, *, connect: Connect | None = None)
         home = settings.home if (settings.home / IDENTITY_FILE).exists() else Path(folder)
         with LookingSystem(
             settings=settings,
-            catalog=Catalog.open(url),
+            database_url=url,
             open_store=store_opener(settings.effective_store, connect),
             owner=load_owner(home),
         ) as system:

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import TypeAlias
 
-from flexai.checkpoints.catalog.checkpoints import title
 from flexai.checkpoints.errors import CheckpointError, StorageUnavailableError
 from flexai.checkpoints.models import Checkpoint, CheckpointKind, CheckpointStatus, ExportRecord, now
 from flexai.checkpoints.names import name_key
@@ -116,8 +115,8 @@ def mirror(
                 continue
             done = export(system, str(checkpoint.id), connection, path, overwrite=overwrite, progress=progress)
         except CheckpointError as error:
-            report.failed[title(checkpoint)] = error
-            progress.note(f"{title(checkpoint)} could not be mirrored: {error.message}")
+            report.failed[checkpoint.title] = error
+            progress.note(f"{checkpoint.title} could not be mirrored: {error.message}")
             continue
         report.moved_bytes += done.moved_bytes
         report.copied.append(mirrored)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 
-from flexai.checkpoints.catalog.checkpoints import NameTakenError, Purgeable, title
+from flexai.checkpoints.catalog.checkpoints import NameTakenError, Purgeable
 from flexai.checkpoints.documents import duration
 from flexai.checkpoints.errors import AlreadyExistsError, CheckpointError
 from flexai.checkpoints.models import Checkpoint, now
@@ -27,7 +27,6 @@ from flexai.checkpoints.service.push import (
     scan_place,
     taken,
 )
-from flexai.checkpoints.service.storing import limits_of
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.storage.connection import StorageConnection
 from flexai.checkpoints.storage.local import LocalStorage
@@ -80,7 +79,7 @@ def preview_push(system: System, name: str, source: PushSource, *, if_not_exists
         files = system.blobs.files_of(str(original.id))
         steps = [Step(Action.SKIP, file.path, file.content.size, "stored: no byte moves") for file in files]
         return Preview("push", name, steps, requests=store.requests(2))
-    limits = limits_of(system.settings)
+    limits = system.settings.limits
     held = _held(system, sources, unfinished)
     steps, requests = preview_upload(sources, held, limits, store=store, provider=provider)
     return Preview("push", name, steps, requests=listed + requests)
@@ -95,7 +94,7 @@ def _held(system: System, sources: Sequence[Source], unfinished: Checkpoint | No
         if digest and digest in found and found[digest].size == source.size:
             known[source.path] = found[digest]
     missing = [source for source in sources if source.path not in known]
-    large = [source for source in missing if source.size >= max(limits_of(system.settings).pack_threshold, 1)]
+    large = [source for source in missing if source.size >= max(system.settings.limits.pack_threshold, 1)]
     return Held(
         known=known,
         sizes=system.blobs.find_sizes(source.size for source in missing),
@@ -107,7 +106,7 @@ def _held(system: System, sources: Sequence[Source], unfinished: Checkpoint | No
 
 def _expected_digest(system: System, source: Source) -> str:
     """The digest that a manifest gives a large file, which is looked up before that is read; a small one is read."""
-    is_large = source.size >= max(limits_of(system.settings).pack_threshold, 1)
+    is_large = source.size >= max(system.settings.limits.pack_threshold, 1)
     return (source.expected.digest or "") if is_large and source.expected is not None else ""
 
 
@@ -150,11 +149,11 @@ def preview_fetch(
     progress = progress or NoProgress()
     checkpoint = system.available(reference)
     files = system.blobs.files_of(str(checkpoint.id))
-    limits = limits_of(system.settings)
-    progress.begin(f"compare {title(checkpoint)}", total_bytes=checkpoint.size, total_files=checkpoint.file_count)
+    limits = system.settings.limits
+    progress.begin(f"compare {checkpoint.title}", total_bytes=checkpoint.size, total_files=checkpoint.file_count)
     try:
         standing = download.survey(
-            files, destination, store=system.store, journal=system.blobs, limits=limits, progress=progress
+            files, destination, store=system.store, record=system.blobs.learn, limits=limits, progress=progress
         )
     finally:
         progress.end()
@@ -168,7 +167,7 @@ def preview_fetch(
         store=_wire(system.store.storage),
     )
     conflict = standing.in_the_way() if standing.others and not overwrite else None
-    return Preview("fetch", title(checkpoint), steps, requests=requests, conflict=conflict)
+    return Preview("fetch", checkpoint.title, steps, requests=requests, conflict=conflict)
 
 
 def preview_export(
@@ -188,12 +187,14 @@ def preview_export(
     checkpoint = system.available(reference)
     files = system.blobs.files_of(str(checkpoint.id))
     place = open_place(checkpoint, files, connection, destination_path)
-    limits = limits_of(system.settings)
-    progress.begin(f"compare {title(checkpoint)}", total_bytes=checkpoint.size, total_files=checkpoint.file_count)
+    limits = system.settings.limits
+    progress.begin(f"compare {checkpoint.title}", total_bytes=checkpoint.size, total_files=checkpoint.file_count)
     try:
         found = None if overwrite else find_export(place, manifest_of(files))
         delivered = found.etags if found is not None and found.complete else None
-        carrier = deliver.Delivering(place, store=system.store, journal=system.blobs, limits=limits, progress=progress)
+        carrier = deliver.Delivering(
+            place, store=system.store, record=system.blobs.learn, limits=limits, progress=progress
+        )
         standing = deliver.survey(files, place, delivered=delivered, progress=progress, carrier=carrier)
     finally:
         progress.end()
@@ -209,7 +210,7 @@ def preview_export(
         place=_wire(place.storage),
     )
     conflict = standing.in_the_way() if standing.others and not overwrite else None
-    return Preview("export", title(checkpoint), steps, requests=requests, conflict=conflict)
+    return Preview("export", checkpoint.title, steps, requests=requests, conflict=conflict)
 
 
 def _copied(system: System, checkpoint: Checkpoint, storage: ObjectStorage) -> frozenset[str]:
@@ -228,7 +229,7 @@ def preview_delete(system: System, reference: str) -> Preview:
     checkpoint = system.catalog.checkpoints.find_deletable(parse_reference(reference))
     files = system.blobs.files_of(str(checkpoint.id))
     steps, freed = preview_deletion(files, system.blobs.uses_of(str(checkpoint.id)))
-    return Preview("delete", title(checkpoint), steps, freed_bytes=freed)
+    return Preview("delete", checkpoint.title, steps, freed_bytes=freed)
 
 
 def preview_garbage(system: System, *, grace_period: timedelta | None = None) -> Preview:

@@ -15,10 +15,10 @@ from flexai.checkpoints.catalog.candidates import Candidates, check_some_stay, c
 from flexai.checkpoints.catalog.claims import Claim
 from flexai.checkpoints.catalog.jobs import parse_job_reference
 from flexai.checkpoints.catalog.times import from_text
-from flexai.checkpoints.documents import ROOT_TITLE, Document, human_size
+from flexai.checkpoints.documents import Document, human_size
 from flexai.checkpoints.errors import ConflictError, NotFoundError
 from flexai.checkpoints.models import Checkpoint, CheckpointKind, CheckpointStatus, now
-from flexai.checkpoints.names import name_key, parse_reference
+from flexai.checkpoints.names import name_key, parse_reference, title_of
 from flexai.checkpoints.progress import NoProgress, Progress
 from flexai.checkpoints.service.retention import (
     BlobUse,
@@ -175,7 +175,7 @@ def _rows(found: Candidates, patterns: Sequence[str]) -> list[RetentionRow]:
         rows.append(
             RetentionRow(
                 id=row["id"],
-                title=_title(row),
+                title=title_of(row["kind"], row["name"], row["job_name"]),
                 groups=groups,
                 status=_status(row),
                 size=row["size"],
@@ -198,12 +198,6 @@ def _groups(row: RowMapping, patterns: Sequence[str]) -> frozenset[Group]:
         return frozenset({f"job {row['job_name']} {row['job_id']} {row['node']}"})
     key = name_key(row["name"])
     return frozenset(f"pushed {pattern}" for pattern in patterns if fnmatchcase(key, pattern.casefold()))
-
-
-def _title(row: RowMapping) -> str:
-    if row["kind"] == CheckpointKind.PUSHED:
-        return str(row["name"])
-    return f"{row['job_name']}/{row['name'] or ROOT_TITLE}"
 
 
 def _status(row: RowMapping) -> str:

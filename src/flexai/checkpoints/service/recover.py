@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from flexai.checkpoints.catalog.checkpoints import title
 from flexai.checkpoints.catalog.recovery import enter_recovered
 from flexai.checkpoints.errors import IntegrityError, NotFoundError
 from flexai.checkpoints.models import now
@@ -69,6 +68,6 @@ def _recover_one(
         sizes,
     )
     if entered:
-        report.recovered.append(title(checkpoint))
+        report.recovered.append(checkpoint.title)
     else:
         report.known += 1

@@ -20,7 +20,6 @@ from flexai.checkpoints.paths import parse_path
 from flexai.checkpoints.progress import NoProgress, Progress
 from flexai.checkpoints.service.exports import read_export_manifest
 from flexai.checkpoints.service.manifests import manifest_of, read_manifest_document, write_manifest
-from flexai.checkpoints.service.storing import limits_of
 from flexai.checkpoints.service.system import Connect, System
 from flexai.checkpoints.storage.connection import RemotePath
 from flexai.checkpoints.storage.protocol import Block
@@ -159,7 +158,7 @@ class _Repairs:
             checkpoint_id=checkpoint_id,
             store=self._system.store,
             journal=self._system.blobs,
-            limits=limits_of(self._system.settings),
+            limits=self._system.settings.limits,
             progress=self._progress,
         )
         return self._checked(checkpoint_id, stored[path], content)

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from flexai.checkpoints.catalog.checkpoints import title
-from flexai.checkpoints.documents import Document, human_size
-from flexai.checkpoints.models import Checkpoint
-from flexai.checkpoints.service.export import ExportReport
-from flexai.checkpoints.service.fetch import FetchReport
-from flexai.checkpoints.service.gc import GarbageReport
+from typing import TYPE_CHECKING
+
+from flexai.checkpoints.documents import CheckpointDetails, Document, human_size
+
+if TYPE_CHECKING:
+    from flexai.checkpoints.models import Checkpoint
+    from flexai.checkpoints.service.export import ExportReport
+    from flexai.checkpoints.service.fetch import FetchReport
+    from flexai.checkpoints.service.gc import GarbageReport
 
 
-def identity(checkpoint: Checkpoint) -> Document:
+def identity(checkpoint: Checkpoint | CheckpointDetails) -> Document:
     """Which checkpoint a result is about."""
     return {"name": checkpoint.name, "id": str(checkpoint.id), "job": checkpoint.job_name}
 
 
 def undelete_document(checkpoint: Checkpoint) -> Document:
     """What came back, and what it is now."""
-    return identity(checkpoint) | {"title": title(checkpoint), "status": str(checkpoint.status)}
+    return identity(checkpoint) | {"title": checkpoint.title, "status": str(checkpoint.status)}
 
 
 def fetch_document(report: FetchReport) -> Document:

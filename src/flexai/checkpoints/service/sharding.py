@@ -8,14 +8,12 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence, Set
 
-from flexai.checkpoints.catalog.checkpoints import title
 from flexai.checkpoints.catalog.claims import Claim
 from flexai.checkpoints.contents import StoredFile, UnfinishedBlob
 from flexai.checkpoints.errors import CheckpointError
 from flexai.checkpoints.models import Checkpoint
 from flexai.checkpoints.progress import Progress
 from flexai.checkpoints.service.shards import ExportedShard, ExportShard, PushShard, ShardSource, Spread
-from flexai.checkpoints.service.storing import limits_of
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.storage.connection import RemotePath, StorageConnection
 from flexai.checkpoints.storage.protocol import ObjectInfo, PartReceipt
@@ -49,7 +47,7 @@ def push_in_shards(
     shards = giving.plan(sources)
     if not shards:
         return Brought()
-    progress.note(f"{title(checkpoint)}: {len(shards)} shards")
+    progress.note(f"{checkpoint.title}: {len(shards)} shards")
     content_ids: dict[str, int] = {}
     for done in spread.push(shards):
         content_ids |= done.content_ids
@@ -72,7 +70,7 @@ class _Giving:
         self._checkpoint = checkpoint
         self._claim = claim
         self._spread = spread
-        self._limits = limits_of(system.settings)
+        self._limits = system.settings.limits
         self._unfinished = system.blobs.unfinished(str(checkpoint.id))
 
     def plan(self, sources: Sequence[Source]) -> list[PushShard]:
@@ -141,7 +139,7 @@ class _Giving:
     def _shard(self, one: Cut, sources: Mapping[str, Source], number: int, total: int) -> PushShard:
         origin = self._checkpoint.source
         return PushShard(
-            label=f"{title(self._checkpoint)} {number} of {total}",
+            label=f"{self._checkpoint.title} {number} of {total}",
             size=one.size,
             checkpoint_id=str(self._checkpoint.id),
             claim_token=self._claim.token,
@@ -272,7 +270,7 @@ class SpreadCarrier:
         numbers: tuple[int, int] = (0, 0),
     ) -> ExportShard:
         return ExportShard(
-            label=f"{title(self._checkpoint)} {number} of {total}",
+            label=f"{self._checkpoint.title} {number} of {total}",
             size=one.size,
             checkpoint_id=str(self._checkpoint.id),
             store_id=self._system.store_id,

@@ -18,7 +18,6 @@ from flexai.checkpoints.errors import ConflictError, SettingsError, SourceChange
 from flexai.checkpoints.models import FileEntry
 from flexai.checkpoints.paths import parse_path
 from flexai.checkpoints.progress import Progress
-from flexai.checkpoints.service.storing import limits_of
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.storage.connection import RemotePath, StorageConnection
 from flexai.checkpoints.storage.protocol import ObjectInfo
@@ -199,7 +198,7 @@ def run_push_shard(system: System, shard: PushShard, *, connect: Connect, progre
                 checkpoint_id=shard.checkpoint_id,
                 store=system.store,
                 journal=journal,
-                limits=limits_of(system.settings),
+                limits=system.settings.limits,
                 progress=counted,
             )
             return PushedShard({}, counted.moved, counted.skipped)
@@ -208,7 +207,7 @@ def run_push_shard(system: System, shard: PushShard, *, connect: Connect, progre
             checkpoint_id=shard.checkpoint_id,
             store=system.store,
             journal=journal,
-            limits=limits_of(system.settings),
+            limits=system.settings.limits,
             progress=counted,
         )
         return PushedShard({path: content.id for path, content in contents.items()}, counted.moved, counted.skipped)
@@ -229,8 +228,8 @@ def run_export_shard(system: System, shard: ExportShard, *, connect: Connect, pr
     delivering = Delivering(
         connect(shard.storage_provider).open(shard.destination_path),
         store=system.store,
-        journal=system.blobs,
-        limits=limits_of(system.settings),
+        record=system.blobs.learn,
+        limits=system.settings.limits,
         progress=counted,
     )
     verb = "compare" if shard.existing else "export"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Sequence
 
-from flexai.checkpoints.catalog.checkpoints import title
 from flexai.checkpoints.catalog.claims import Claim, ClaimKeeper
 from flexai.checkpoints.contents import StoredContent, StoredFile
 from flexai.checkpoints.errors import CheckpointError
@@ -13,22 +12,10 @@ from flexai.checkpoints.models import Checkpoint, TrainingFacts
 from flexai.checkpoints.progress import Progress
 from flexai.checkpoints.service.manifests import write_manifest
 from flexai.checkpoints.service.system import System
-from flexai.checkpoints.settings import Settings
 from flexai.checkpoints.transfer import compare
 from flexai.checkpoints.transfer.learn import learn
 from flexai.checkpoints.transfer.sources import Source
-from flexai.checkpoints.transfer.upload import Brought, Limits, upload
-
-
-def limits_of(settings: Settings) -> Limits:
-    """How the settings let a transfer use the machine."""
-    return Limits(
-        concurrency=settings.concurrency,
-        bandwidth=settings.bandwidth_limit,
-        part_size=settings.part_size,
-        pack_threshold=min(settings.pack_threshold, settings.pack_size),
-        pack_size=settings.pack_size,
-    )
+from flexai.checkpoints.transfer.upload import Brought, upload
 
 
 def store(
@@ -49,7 +36,7 @@ def store(
     """
     checkpoint_id = str(checkpoint.id)
     progress.begin(
-        f"push {title(checkpoint)}",
+        f"push {checkpoint.title}",
         total_bytes=sum(source.size for source in sources),
         total_files=len(sources),
     )
@@ -60,7 +47,7 @@ def store(
                 checkpoint_id=checkpoint_id,
                 store=system.store,
                 journal=system.blobs,
-                limits=limits_of(system.settings),
+                limits=system.settings.limits,
                 progress=progress,
                 brought=bring(),
             )
@@ -76,7 +63,7 @@ def same_content(system: System, checkpoint_id: str, sources: Sequence[Source]) 
     """Whether the sources are exactly a checkpoint's files. Raises SourceChangedError or SourceError for a source."""
 
     def learned(content: StoredContent) -> StoredContent:
-        return learn(content, store=system.store, journal=system.blobs, check=lambda: None)
+        return learn(content, store=system.store, record=system.blobs.learn, check=lambda: None)
 
     files = system.blobs.files_of(checkpoint_id)
     return compare.same_content(files, sources, learn=learned, concurrency=system.settings.concurrency)

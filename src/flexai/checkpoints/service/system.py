@@ -8,14 +8,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
-from flexai.checkpoints.catalog.blobs import Blobs
-from flexai.checkpoints.catalog.catalog import Catalog
-from flexai.checkpoints.catalog.checkpoints import title
-from flexai.checkpoints.catalog.soundness import Soundness
+from flexai.checkpoints.catalog.reader import open_reader
+from flexai.checkpoints.contents import StoredFile
+from flexai.checkpoints.documents import CheckpointDetails
 from flexai.checkpoints.errors import ConflictError, NotFoundError, SettingsError, UsageError
-from flexai.checkpoints.models import Checkpoint, CheckpointStatus
 from flexai.checkpoints.names import parse_reference
 from flexai.checkpoints.owner import Owner, load_owner
 from flexai.checkpoints.settings import Settings, load_settings
@@ -23,7 +21,13 @@ from flexai.checkpoints.storage.connection import StorageConnection, check_bucke
 from flexai.checkpoints.storage.local import LocalStorage
 from flexai.checkpoints.storage.managed import ManagedStore
 from flexai.checkpoints.storage.protocol import ObjectStorage
-from flexai.checkpoints.transfer.stat_cache import StatCache
+
+if TYPE_CHECKING:
+    from flexai.checkpoints.catalog.blobs import Blobs
+    from flexai.checkpoints.catalog.catalog import Catalog
+    from flexai.checkpoints.catalog.soundness import Soundness
+    from flexai.checkpoints.models import Checkpoint
+    from flexai.checkpoints.transfer.stat_cache import StatCache
 
 Connect: TypeAlias = Callable[[str], StorageConnection]
 """Loads a storage provider connection by its name."""
@@ -40,26 +44,36 @@ class System:
     """The settings, the catalog, the managed store and the owner: what every operation works on."""
 
     settings: Settings
-    catalog: Catalog
+    database_url: str
+    """Of the catalog, password included."""
     open_store: Callable[[], ManagedStore]
     owner: Owner
 
     @classmethod
     def open(cls, settings: Settings | None = None, *, connect: Connect | None = None) -> System:
-        """Open what the settings name, making it on first use.
+        """Take what the settings name, which is opened, and made, when it is first used.
 
-        ``connect`` is needed for a store in a connection's bucket; it is called when the store is first used, which
-        not every operation does. Raises SettingsError for settings that cannot be used, StorageError for a catalog or
-        store that cannot.
+        ``connect`` is needed for a store in a connection's bucket. Raises SettingsError for settings that cannot be
+        used; a catalog or a store that cannot is a StorageError on first use.
         """
         settings = settings or load_settings()
         open_store = store_opener(settings.effective_store, connect)
         return cls(
             settings=settings,
-            catalog=Catalog.open(settings.effective_database_url),
+            database_url=settings.effective_database_url,
             open_store=open_store,
             owner=load_owner(settings.home),
         )
+
+    @cached_property
+    def catalog(self) -> Catalog:
+        """The catalog, for whoever writes to it or looks at more than one checkpoint's files.
+
+        Its code takes a tenth of a second to load, most of it SQLAlchemy's, and a fetch does without.
+        """
+        from flexai.checkpoints.catalog.catalog import Catalog
+
+        return Catalog.open(self.database_url)
 
     @cached_property
     def store(self) -> ManagedStore:
@@ -78,6 +92,8 @@ class System:
     @cached_property
     def stat_cache(self) -> StatCache:
         """The digests of this machine's files that are remembered."""
+        from flexai.checkpoints.transfer.stat_cache import StatCache
+
         return StatCache(self.settings.home / STAT_CACHE)
 
     @cached_property
@@ -97,19 +113,31 @@ class System:
         ConflictError where it is not available.
         """
         checkpoint = self.catalog.checkpoints.get(parse_reference(reference))
-        if checkpoint.status is not CheckpointStatus.AVAILABLE:
+        self._check_available(checkpoint)
+        return checkpoint
+
+    def available_files(self, reference: str) -> tuple[CheckpointDetails, list[StoredFile]]:
+        """The checkpoint as ``available`` finds it, and its files, in order of their paths; read by plain SQL."""
+        with open_reader(self.database_url) as reader:
+            checkpoint = reader.checkpoint(reference)
+            files = reader.stored_files(checkpoint.id)
+        self._check_available(checkpoint)
+        return checkpoint, files
+
+    def _check_available(self, checkpoint: Checkpoint | CheckpointDetails) -> None:
+        if checkpoint.status != "available":
             why = f": {checkpoint.reason}" if checkpoint.reason else ""
-            raise ConflictError(f"checkpoint {title(checkpoint)!r} is {checkpoint.status}, not available{why}")
+            raise ConflictError(f"checkpoint {checkpoint.title!r} is {checkpoint.status}, not available{why}")
         if checkpoint.store_id != self.store_id:
             raise NotFoundError(
-                f"checkpoint {title(checkpoint)!r} lies in another store than {self.store.location}",
+                f"checkpoint {checkpoint.title!r} lies in another store than {self.store.location}",
                 hint="set FLEXAI_STORE to the store that it was pushed to",
             )
-        return checkpoint
 
     def close(self) -> None:
         """Close the catalog's connections."""
-        self.catalog.close()
+        if "catalog" in vars(self):
+            self.catalog.close()
 
     def __enter__(self) -> System:
         return self

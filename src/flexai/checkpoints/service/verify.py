@@ -10,7 +10,6 @@ from functools import partial
 from flexai.checkpoints.contents import StoredContent, StoredFile
 from flexai.checkpoints.errors import IntegrityError, SourceChangedError
 from flexai.checkpoints.progress import NoProgress, Progress
-from flexai.checkpoints.service.storing import limits_of
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.storage.protocol import Block
 from flexai.checkpoints.transfer.crew import CountedBody, Crew
@@ -95,7 +94,7 @@ class _Verification:
         self._lock = threading.Lock()
 
     def run(self, contents: Iterable[StoredContent]) -> None:
-        small_size = limits_of(self._system.settings).pack_threshold
+        small_size = self._system.settings.limits.pack_threshold
         small = []
         for content in contents:
             if content.digest is None:
@@ -112,7 +111,7 @@ class _Verification:
         """Read what only the provider has read so far, and compare it with the provider's checksum."""
         problem = ""
         try:
-            learn(content, store=self._system.store, journal=self._system.blobs, check=self._crew.check)
+            learn(content, store=self._system.store, record=self._system.blobs.learn, check=self._crew.check)
         except (IntegrityError, SourceChangedError) as error:
             problem = error.message
         self._progress.advance(moved=content.size)

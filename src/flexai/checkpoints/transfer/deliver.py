@@ -10,17 +10,18 @@ from typing import Protocol
 
 from flexai.checkpoints.contents import StoredContent, StoredFile
 from flexai.checkpoints.errors import CheckpointError, DestinationExistsError, UnsupportedError
+from flexai.checkpoints.limits import Limits
 from flexai.checkpoints.progress import Progress
 from flexai.checkpoints.storage.connection import RemotePath
 from flexai.checkpoints.storage.managed import ManagedStore
 from flexai.checkpoints.storage.protocol import Block, BytesBody, ObjectInfo, ObjectStorage, PartReceipt
 from flexai.checkpoints.transfer.crew import CountedBody, Crew
 from flexai.checkpoints.transfer.digest import Part, parts_of
-from flexai.checkpoints.transfer.journal import Journal
+from flexai.checkpoints.transfer.journal import Record
 from flexai.checkpoints.transfer.known import is_one_service
 from flexai.checkpoints.transfer.learn import learn
 from flexai.checkpoints.transfer.reading import StoredBody, VerifiedBody, damaged, has_content, holds
-from flexai.checkpoints.transfer.upload import Limits, check_size
+from flexai.checkpoints.transfer.upload import check_size
 
 
 @dataclass
@@ -68,7 +69,7 @@ def deliver(
     place: RemotePath,
     *,
     store: ManagedStore,
-    journal: Journal,
+    record: Record,
     limits: Limits,
     overwrite: bool,
     delivered: Mapping[str, str] | None,
@@ -85,7 +86,7 @@ def deliver(
     Raises DestinationExistsError for other content in the way, before anything is written; IntegrityError for stored
     content that is not what was recorded.
     """
-    carrier = carrier or Delivering(place, store=store, journal=journal, limits=limits, progress=progress)
+    carrier = carrier or Delivering(place, store=store, record=record, limits=limits, progress=progress)
     standing = survey(files, place, delivered=delivered, progress=progress, carrier=carrier)
     if standing.others and not overwrite:
         raise standing.in_the_way()
@@ -140,11 +141,11 @@ class Delivering:
     """Delivers from this process."""
 
     def __init__(
-        self, place: RemotePath, *, store: ManagedStore, journal: Journal, limits: Limits, progress: Progress
+        self, place: RemotePath, *, store: ManagedStore, record: Record, limits: Limits, progress: Progress
     ) -> None:
         self.place = place
         self.store = store
-        self.journal = journal
+        self.record = record
         self.limits = limits
         self.progress = progress
         self.crew = Crew(limits.concurrency, bandwidth=limits.bandwidth)
@@ -200,7 +201,7 @@ class Delivering:
 
     def learned(self, content: StoredContent, crew: Crew) -> StoredContent:
         """A content with its digests, for which it is read where nobody has done so yet."""
-        return learn(content, store=self.store, journal=self.journal, check=crew.check)
+        return learn(content, store=self.store, record=self.record, check=crew.check)
 
     def sent(self, file: StoredFile, info: ObjectInfo) -> None:
         """Note that a file has arrived."""

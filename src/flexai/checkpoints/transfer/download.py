@@ -20,6 +20,7 @@ from pathlib import Path
 
 from flexai.checkpoints.contents import StoredContent, StoredFile
 from flexai.checkpoints.errors import DestinationExistsError, UnsafePathError, UsageError
+from flexai.checkpoints.limits import Limits
 from flexai.checkpoints.paths import check_path_set, parse_path
 from flexai.checkpoints.progress import Progress
 from flexai.checkpoints.storage.files import (
@@ -36,11 +37,10 @@ from flexai.checkpoints.storage.managed import ManagedStore
 from flexai.checkpoints.storage.protocol import Block
 from flexai.checkpoints.transfer.crew import CountedBody, Crew
 from flexai.checkpoints.transfer.digest import DigestingBody, Part, digest_blocks, parts_of
-from flexai.checkpoints.transfer.journal import Journal
+from flexai.checkpoints.transfer.journal import Record
 from flexai.checkpoints.transfer.learn import FirstReading, check_checksum, learn
 from flexai.checkpoints.transfer.plan import Run, plan_runs
 from flexai.checkpoints.transfer.reading import StoredBody, damaged, has_content, holds
-from flexai.checkpoints.transfer.upload import Limits
 
 
 @dataclass
@@ -74,7 +74,7 @@ def download(
     destination: Path,
     *,
     store: ManagedStore,
-    journal: Journal,
+    record: Record,
     limits: Limits,
     overwrite: bool,
     progress: Progress,
@@ -84,7 +84,7 @@ def download(
     Raises UnsafePathError for a path that would leave it, DestinationExistsError for other content in the way, both
     before anything is written; IntegrityError for stored content that is not what was recorded.
     """
-    transfer = _Download(_root_of(files, destination), store, journal, limits, progress)
+    transfer = _Download(_root_of(files, destination), store, record, limits, progress)
     with _storage_errors(transfer.root):
         transfer.run(files, overwrite=overwrite)
     return transfer.done
@@ -95,7 +95,7 @@ def survey(
     destination: Path,
     *,
     store: ManagedStore,
-    journal: Journal,
+    record: Record,
     limits: Limits,
     progress: Progress,
 ) -> Standing:
@@ -103,7 +103,7 @@ def survey(
 
     Raises what ``download`` raises, but for other content in the way.
     """
-    transfer = _Download(_root_of(files, destination), store, journal, limits, progress)
+    transfer = _Download(_root_of(files, destination), store, record, limits, progress)
     with _storage_errors(transfer.root):
         return transfer.survey(files)
 
@@ -140,10 +140,10 @@ def _storage_errors(root: Path) -> Iterator[None]:
 
 
 class _Download:
-    def __init__(self, root: Path, store: ManagedStore, journal: Journal, limits: Limits, progress: Progress) -> None:
+    def __init__(self, root: Path, store: ManagedStore, record: Record, limits: Limits, progress: Progress) -> None:
         self.root = root
         self.store = store
-        self.journal = journal
+        self.record = record
         self.limits = limits
         self.progress = progress
         self.crew = Crew(limits.concurrency, bandwidth=limits.bandwidth)
@@ -186,7 +186,7 @@ class _Download:
         checked: set[Path] = {self.root}
 
         def compare(file: StoredFile) -> None:
-            content = learn(file.content, store=self.store, journal=self.journal, check=crew.check)
+            content = learn(file.content, store=self.store, record=self.record, check=crew.check)
             if _has_content(self.target(file), content, crew):
                 self.progress.advance(skipped=file.content.size, files=1)
                 standing.kept.append(file)
@@ -262,7 +262,7 @@ class _Download:
         reading = FirstReading(content)
         for part in parts_of(content.size, content.part_size):
             reading.take(part, digest_blocks([piece[part.offset : part.offset + part.size]]))
-        reading.record(self.journal)
+        reading.record(self.record)
 
     def _write_small(self, pieces: list[tuple[StoredFile, Block]]) -> None:
         """Write small files beside their names, and give them these when all are durable; takes what is done."""
@@ -328,7 +328,7 @@ class _FileDownload:
     def _finish(self) -> None:
         if self._first:
             check_checksum(self._file.content, read_blocks(self._descriptor, 0, self._file.content.size))
-            self._first.record(self._download.journal)
+            self._first.record(self._download.record)
         sync_data(self._descriptor)
         self._partials.close(self._descriptor)
         try:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol, TypeAlias
 
 from flexai.checkpoints.contents import ArrivedPart, NewContent, StoredContent, UnfinishedBlob
+
+Record: TypeAlias = Callable[[StoredContent], None]
+"""Is told the digests of a content that has been read for the first time."""
 
 
 class Journal(Protocol):
@@ -34,9 +37,6 @@ class Journal(Protocol):
 
     def hold_by_origin(self, checkpoint_id: str, origins: Iterable[str]) -> dict[str, StoredContent]:
         """Find stored contents by the provider's objects that they are, and refer to their blobs."""
-
-    def learn(self, content: StoredContent) -> None:
-        """Record the digests of a content that the provider copied and somebody has now read for the first time."""
 
     def find_by_size(self, size: int) -> list[StoredContent]:
         """Stored contents of a size in bytes."""

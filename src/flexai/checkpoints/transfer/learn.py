@@ -18,7 +18,7 @@ from flexai.checkpoints.errors import IntegrityError
 from flexai.checkpoints.storage.managed import ManagedStore
 from flexai.checkpoints.storage.protocol import Block
 from flexai.checkpoints.transfer.digest import Part, digest_parts, parts_of
-from flexai.checkpoints.transfer.journal import Journal
+from flexai.checkpoints.transfer.journal import Record
 from flexai.checkpoints.transfer.reading import StoredBody
 
 
@@ -83,16 +83,16 @@ class FirstReading:
         with self._lock:
             self._digests[part.number] = digest
 
-    def record(self, journal: Journal) -> StoredContent:
+    def record(self, record: Record) -> StoredContent:
         """Record what was learned, once all parts were read."""
         content = self._content
         digests = [self._digests[part.number] for part in parts_of(content.size, content.part_size)]
         learned = replace(content, digest=digest_parts(digests), part_digests=b"".join(digests))
-        journal.learn(learned)
+        record(learned)
         return learned
 
 
-def learn(content: StoredContent, *, store: ManagedStore, journal: Journal, check: Callable[[], None]) -> StoredContent:
+def learn(content: StoredContent, *, store: ManagedStore, record: Record, check: Callable[[], None]) -> StoredContent:
     """Read a content that has no digest yet and record the digests; one that has is returned as it is.
 
     ``check`` is called between blocks and raises where the work is being given up. Raises IntegrityError where the
@@ -112,4 +112,4 @@ def learn(content: StoredContent, *, store: ManagedStore, journal: Journal, chec
             reading.take(part, hasher.digest())
 
     check_checksum(content, blocks())
-    return reading.record(journal)
+    return reading.record(record)

@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from flexai.checkpoints.contents import StoredContent, StoredFile, UnfinishedBlob
 from flexai.checkpoints.documents import Document, human_size
 from flexai.checkpoints.errors import CheckpointError
+from flexai.checkpoints.limits import Limits
 from flexai.checkpoints.transfer.digest import part_size_for, parts_of
 from flexai.checkpoints.transfer.plan import plan_runs, plan_upload
 from flexai.checkpoints.transfer.sources import Source
-from flexai.checkpoints.transfer.upload import Limits
 
 _LISTED = 1000
 """Objects in one page of a listing, with all providers."""

@@ -16,6 +16,7 @@ from itertools import islice
 
 from flexai.checkpoints.contents import ArrivedPart, NewContent, StoredContent, UnfinishedBlob
 from flexai.checkpoints.errors import IntegrityError, NotFoundError, UnsupportedError
+from flexai.checkpoints.limits import Limits
 from flexai.checkpoints.progress import Progress
 from flexai.checkpoints.storage.managed import ManagedStore
 from flexai.checkpoints.storage.protocol import BytesBody, ClonesFiles, ObjectInfo, ObjectStorage, PartReceipt
@@ -44,17 +45,6 @@ from flexai.checkpoints.transfer.whole import WholeSource, open_whole
 
 _PACKS_MEMORY = 64 * 1024**2
 """Bytes of packs that are made at a time."""
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """How a transfer uses the machine; sizes in bytes, the bandwidth in bytes a second (0: no limit)."""
-
-    concurrency: int
-    bandwidth: int
-    part_size: int
-    pack_threshold: int
-    pack_size: int
 
 
 @dataclass(frozen=True, slots=True)

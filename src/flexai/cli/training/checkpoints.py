@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from flexai.checkpoints.documents import ROOT_TITLE, CapturedRow, captured_list_document
+from flexai.checkpoints.documents import CapturedRow, captured_list_document
+from flexai.checkpoints.names import ROOT_TITLE
 from flexai.cli import terminal
 from flexai.cli.commands import command
 from flexai.cli.parameters import job_argument, json_option
