@@ -45,6 +45,7 @@ PROVIDERS: dict[str, type[StorageProvider]] = {
 """The kinds of connections, by what ``flexai storage create --provider`` calls them."""
 
 _PAGE = 200
+_TRIES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,20 +91,23 @@ def save_connection(
     block.verify()
 
     async def save(client: PrefectClient) -> UUID:
-        for kind, document in await _find(client, name):
-            if not overwrite or kind is not type(block):
-                raise _taken(name, kind)
-            # Prefect would overwrite the document that the block was loaded from, whatever its name.
-            block._block_document_id = document.id
-        try:
-            saved = await block.asave(name, overwrite=overwrite, client=client)
-        except ValueError as error:
-            # Saved by somebody else since we looked.
-            if isinstance(error.__cause__, ObjectAlreadyExists):
-                raise _taken(name, type(block)) from error
-            raise
-        await limits.set_limit(client, name, max_transfers)
-        return saved
+        for _ in range(_TRIES):
+            for kind, document in await _find(client, name):
+                if not overwrite or kind is not type(block):
+                    raise _taken(name, kind)
+                # Prefect would overwrite the document that the block was loaded from, whatever its name.
+                block._block_document_id = document.id
+            try:
+                saved = await block.asave(name, overwrite=overwrite, client=client)
+            except ValueError as error:
+                # Either somebody else has saved it since we looked, so look again; or two blocks are a server's first
+                # ones at one moment and both make the key that it encrypts with, which PostgreSQL allows only one.
+                if not isinstance(error.__cause__, ObjectAlreadyExists):
+                    raise
+            else:
+                await limits.set_limit(client, name, max_transfers)
+                return saved
+        raise _taken(name, type(block))
 
     return with_api(save)
 

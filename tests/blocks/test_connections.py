@@ -10,9 +10,12 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from prefect import flow
 from prefect.blocks.core import Block
+from prefect.client.orchestration import PrefectClient
+from prefect.exceptions import ObjectAlreadyExists
 from prefect.settings import PREFECT_API_URL, PREFECT_SERVER_ALLOW_EPHEMERAL_MODE, temporary_settings
 
 from flexai import blocks
@@ -97,6 +100,26 @@ def test_a_name_that_is_taken_stays_with_its_holder(
     with pytest.raises(AlreadyExistsError, match=f"connection '{name}' .local. already exists"):
         blocks.save_connection(LocalStorageProvider(root=str(tmp_path)), name)
     assert blocks.load_connection(name).location == provider.root
+
+
+def test_a_server_that_meets_with_a_conflict_of_its_own_is_asked_again(
+    prefect_api: PrefectServer, name: str, provider: LocalStorageProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Prefect's does on PostgreSQL when two processes save its first blocks at one moment."""
+    create = PrefectClient.create_block_document
+    refused: list[bool] = []
+
+    async def refuse_once(client: PrefectClient, *args: Any, **options: Any) -> Any:
+        if not refused:
+            refused.append(True)
+            request = httpx.Request("POST", prefect_api.api_url)
+            conflict = httpx.HTTPStatusError("conflict", request=request, response=httpx.Response(409, request=request))
+            raise ObjectAlreadyExists(http_exc=conflict)
+        return await create(client, *args, **options)
+
+    monkeypatch.setattr(PrefectClient, "create_block_document", refuse_once)
+    blocks.save_connection(provider, name)
+    assert refused and blocks.load_connection(name).location == provider.root
 
 
 def test_overwriting_keeps_the_id(
