@@ -29,6 +29,7 @@ from flexai.checkpoints.storage.files import (
     read_blocks,
     sync_data,
     sync_directory,
+    write_block,
     write_blocks,
 )
 from flexai.checkpoints.storage.keys import PARTIAL_SUFFIX
@@ -111,14 +112,16 @@ def survey(
 def find_begun(standing: Standing) -> set[str]:
     """The paths of missing files of which an interrupted download left something beside their names."""
     begun: set[str] = set()
-    left: dict[Path, set[str]] = {}
+    left: dict[str, set[str]] = {}
     for file in standing.missing:
-        target = standing.root / file.path
-        folder = target.parent
+        own = partial_path(os.path.join(standing.root, file.path), file.content)
+        folder = os.path.dirname(own)
         if folder not in left:
-            names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
-            left[folder] = {_content_name(name) for name in names if name.endswith(PARTIAL_SUFFIX)}
-        if _content_name(partial_path(target, file.content).name) in left[folder]:
+            names = os.listdir(folder) if os.path.isdir(folder) else []
+            left[folder] = {
+                _content_name(os.path.join(folder, name)) for name in names if name.endswith(PARTIAL_SUFFIX)
+            }
+        if _content_name(own) in left[folder]:
             begun.add(file.path)
     return begun
 
@@ -155,7 +158,7 @@ class _Download:
             raise standing.in_the_way()
         self.done.kept += [file.path for file in standing.kept]
         missing = standing.missing + standing.others
-        folders = sorted({self.target(file).parent for file in missing})
+        folders = [Path(folder) for folder in sorted({os.path.dirname(self.target(file)) for file in missing})]
         for folder in folders:
             make_directories(folder)
         large = [file for file in missing if file.content.size >= self.limits.pack_threshold]
@@ -172,9 +175,9 @@ class _Download:
         for folder in folders:
             sync_directory(folder)
 
-    def target(self, file: StoredFile) -> Path:
+    def target(self, file: StoredFile) -> str:
         """Where a file goes."""
-        return self.root / file.path
+        return os.path.join(self.root, file.path)
 
     def survey(self, files: Sequence[StoredFile]) -> Standing:
         """Find which files are not there yet, without writing anything."""
@@ -183,7 +186,7 @@ class _Download:
             raise _no_folder(nearest)
         standing = Standing(self.root)
         crew = Crew(self.limits.concurrency)
-        checked: set[Path] = {self.root}
+        checked = {str(self.root)}
 
         def compare(file: StoredFile) -> None:
             content = learn(file.content, store=self.store, record=self.record, check=crew.check)
@@ -194,9 +197,9 @@ class _Download:
                 standing.others.append(file)
 
         for file in files:
-            self._check_folders(self.target(file).parent, checked)
+            self._check_folders(os.path.dirname(self.target(file)), checked)
             try:
-                status = self.target(file).lstat()
+                status = os.lstat(self.target(file))
             except FileNotFoundError:
                 standing.missing.append(file)
                 continue
@@ -211,16 +214,16 @@ class _Download:
         crew.run()
         return standing
 
-    def _check_folders(self, folder: Path, checked: set[Path]) -> None:
+    def _check_folders(self, folder: str, checked: set[str]) -> None:
         """Refuse a way to the file that leads through a link or a file."""
         pending = []
         while folder not in checked:
             pending.append(folder)
-            folder = folder.parent
+            folder = os.path.dirname(folder)
         for folder in reversed(pending):
             checked.add(folder)
             try:
-                status = folder.lstat()
+                status = os.lstat(folder)
             except FileNotFoundError:
                 continue
             if stat.S_ISLNK(status.st_mode):
@@ -231,9 +234,9 @@ class _Download:
             if not stat.S_ISDIR(status.st_mode):
                 raise _no_folder(folder)
 
-    def publish(self, temporary: Path, file: StoredFile) -> None:
+    def publish(self, temporary: str, file: StoredFile) -> None:
         """Give a durable, verified file its name."""
-        temporary.replace(self.target(file))
+        os.replace(temporary, self.target(file))
         self.done.fetched.append(file.path)
         self.progress.advance(files=1)
 
@@ -242,8 +245,12 @@ class _Download:
         body = CountedBody(
             StoredBody(self.store, run.blob_id, run.start, run.length), crew=self.crew, progress=self.progress
         )
-        content = memoryview(b"".join(bytes(block) for block in body.blocks()))
-        pieces = []
+        room = bytearray(run.length)
+        position = 0
+        for block in body.blocks():
+            room[position : position + len(block)] = block
+            position += len(block)
+        content, pieces = memoryview(room), []
         for file in run.files:
             start = file.content.start - run.start
             piece = content[start : start + file.content.size]
@@ -269,14 +276,14 @@ class _Download:
         temporaries = [(file, partial_path(self.target(file), file.content)) for file, _ in pieces]
         try:
             for (_, piece), (_, temporary) in zip(pieces, temporaries, strict=True):
-                temporary.write_bytes(piece)
+                _write_file(temporary, piece)
             _sync_files([temporary for _, temporary in temporaries])
             for file, temporary in temporaries:
                 self.publish(temporary, file)
                 del pieces[0]
         except BaseException:
             for _, temporary in temporaries:
-                temporary.unlink(missing_ok=True)
+                _remove(temporary)
             raise
 
 
@@ -290,7 +297,7 @@ class _FileDownload:
         self._lock = threading.Lock()
         self._left = 0
         self._tries = 0
-        self._temporary = Path()
+        self._temporary = ""
         self._descriptor = -1
         self._first = FirstReading(file.content) if file.content.digest is None else None
 
@@ -352,20 +359,20 @@ class _Partials:
         """``files`` are all of the checkpoint, ``large`` those that are to be fetched part by part."""
         self._download = download
         self._open: set[int] = set()
-        self._left: dict[Path, list[Path]] = {}
+        self._left: dict[str, list[str]] = {}
         targets = {download.target(file) for file in files}
-        for folder in {target.parent for target in targets}:
-            for entry in os.scandir(folder) if folder.is_dir() else ():
-                target = folder / _target_name(entry.name)
-                if entry.name.endswith(PARTIAL_SUFFIX) and target in targets:
-                    self._left.setdefault(target, []).append(folder / entry.name)
+        for folder in {os.path.dirname(target) for target in targets}:
+            for name in os.listdir(folder) if os.path.isdir(folder) else ():
+                target = os.path.join(folder, _target_name(name))
+                if name.endswith(PARTIAL_SUFFIX) and target in targets:
+                    self._left.setdefault(target, []).append(os.path.join(folder, name))
         for target in self._left.keys() - {download.target(file) for file in large}:
             for left in self._left.pop(target):
                 if (descriptor := _open_if_abandoned(left)) is not None:
-                    left.unlink(missing_ok=True)
+                    _remove(left)
                     os.close(descriptor)
 
-    def open(self, file: StoredFile, *, adopt: bool) -> tuple[Path, int]:
+    def open(self, file: StoredFile, *, adopt: bool) -> tuple[str, int]:
         """A locked file of the right size under a name of this process: a new one, or one adopted if there is any."""
         target = self._download.target(file)
         own = partial_path(target, file.content)
@@ -374,13 +381,13 @@ class _Partials:
             descriptor = _open_if_abandoned(left)
             if descriptor is None:
                 continue
-            if adopted or _content_name(left.name) != _content_name(own.name):
+            if adopted or _content_name(left) != _content_name(own):
                 # Of another content of that name, or a second one of this: nobody will go on with it.
-                left.unlink(missing_ok=True)
+                _remove(left)
                 os.close(descriptor)
                 continue
             try:
-                left.rename(own)
+                os.rename(left, own)
             except FileNotFoundError:
                 os.close(descriptor)  # another process was faster
                 continue
@@ -414,23 +421,38 @@ _ID = 16
 """Characters that tell apart the partial files of several processes."""
 
 
-def partial_path(target: Path, content: StoredContent) -> Path:
+def partial_path(target: str, content: StoredContent) -> str:
     """Where a file is written before it gets its name: beside it, named after it, its content and this try."""
     named = content.blob_id if content.digest is None else content.digest.hex()
     unique = uuid.uuid4().hex[:_ID]
-    return target.with_name(f".{target.name}.{named[:_ID]}{unique}{PARTIAL_SUFFIX}")
+    folder, name = os.path.split(target)
+    return os.path.join(folder, f".{name}.{named[:_ID]}{unique}{PARTIAL_SUFFIX}")
 
 
-def _content_name(partial_name: str) -> str:
+def _content_name(partial: str) -> str:
     """What is equal for the partial files of one content that is to get one name."""
-    return partial_name[: -len(PARTIAL_SUFFIX) - _ID]
+    return partial[: -len(PARTIAL_SUFFIX) - _ID]
 
 
 def _target_name(partial_name: str) -> str:
     return partial_name.removesuffix(PARTIAL_SUFFIX).removeprefix(".").rpartition(".")[0]
 
 
-def _open_if_abandoned(path: Path) -> int | None:
+def _write_file(path: str, content: Block) -> None:
+    # Not by a file object, which asks for more about the file than writing it takes.
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+    try:
+        write_block(descriptor, 0, content, keep_hole=False)
+    finally:
+        os.close(descriptor)
+
+
+def _remove(path: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+
+
+def _open_if_abandoned(path: str) -> int | None:
     """Open and lock a partial file; None where its owner is at work, or it is gone."""
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -453,11 +475,11 @@ def _try_again(write: Callable[[], None]) -> None:
     write()
 
 
-def _no_folder(path: Path) -> DestinationExistsError:
+def _no_folder(path: Path | str) -> DestinationExistsError:
     return DestinationExistsError(f"{path} is no folder, where one should be", hint="choose another destination")
 
 
-def _has_content(path: Path, content: StoredContent, crew: Crew) -> bool:
+def _has_content(path: str, content: StoredContent, crew: Crew) -> bool:
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         return holds(content, lambda part: read_blocks(descriptor, part.offset, part.size), crew.check)
@@ -467,7 +489,7 @@ def _has_content(path: Path, content: StoredContent, crew: Crew) -> bool:
         os.close(descriptor)
 
 
-def _sync_files(paths: Sequence[Path]) -> None:
+def _sync_files(paths: Sequence[str]) -> None:
     """Make small files durable: many by one request for the file system they lie on where there is one (Linux)."""
     # That request also waits for what others have written there, so it has to be worth it.
     syncfs = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None) if len(paths) > _FEW else None
@@ -478,6 +500,6 @@ def _sync_files(paths: Sequence[Path]) -> None:
                 os.fsync(descriptor)
             elif syncfs(descriptor) != 0:
                 error = ctypes.get_errno()
-                raise OSError(error, os.strerror(error), str(path))
+                raise OSError(error, os.strerror(error), path)
         finally:
             os.close(descriptor)
