@@ -11,16 +11,14 @@ import inspect
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from datetime import timedelta
 from pathlib import Path
 
 import click
-from pydantic import BeforeValidator
-from pydantic.fields import FieldInfo
 
 from flexai.checkpoints import setting_sources
 from flexai.checkpoints.errors import CheckpointError
-from flexai.checkpoints.settings import Settings, parse_size
+from flexai.checkpoints.setting_rules import Text
+from flexai.checkpoints.settings import RULES
 
 REFERENCE = Path(__file__).resolve().parent / "reference"
 MADE = "<!-- Made by `make docs` from the program itself: change the program, not this page. -->"
@@ -107,10 +105,10 @@ def settings_page() -> str:
                 (
                     f"`{setting_sources.ENVIRONMENT_PREFIX}{name.upper()}`",
                     "" if name == "home" else f"`{name}`",
-                    f"`{home}`" if name == "home" else _default(field),
-                    f"{field.description}{_bounds(field)}",
+                    f"`{home}`" if name == "home" else _default(rule),
+                    f"{rule.description}{_bounds(rule)}",
                 )
-                for name, field in Settings.model_fields.items()
+                for name, rule in RULES.items()
             ),
         ),
         "Sizes are bytes, or a number with a unit: `64MiB` counts by 1024, `64MB` by 1000. Durations are seconds,"
@@ -118,36 +116,19 @@ def settings_page() -> str:
     )
 
 
-def _default(field: FieldInfo) -> str:
-    value = field.get_default(call_default_factory=False)
-    text = _in_largest_unit(value, field) if isinstance(value, int | timedelta) else str(value or "")
+def _default(rule: Text) -> str:
+    text = "" if rule.default is None else rule.write(rule.default)
     return f"`{text}`" if text else ""
 
 
-def _bounds(field: FieldInfo) -> str:
+def _bounds(rule: Text) -> str:
     """The limits that a value must keep to, in its own unit."""
     limits = [
-        f"{word} `{_in_largest_unit(limit, field)}`"
-        for word, attribute in (("at least", "ge"), ("at most", "le"))
-        for rule in field.metadata
+        f"{word} `{rule.write(limit)}`"
+        for word, attribute in (("at least", "least"), ("at most", "most"))
         if (limit := getattr(rule, attribute, None))
     ]
     return f"; {', '.join(limits)}" if limits else ""
-
-
-def _in_largest_unit(value: int | timedelta, field: FieldInfo) -> str:
-    if isinstance(value, timedelta):
-        return _divide(int(value.total_seconds()), {"d": 86400, "h": 3600, "m": 60}, "s")
-    if any(isinstance(rule, BeforeValidator) and rule.func is parse_size for rule in field.metadata):
-        return _divide(value, {"GiB": 1024**3, "MiB": 1024**2, "KiB": 1024}, "")
-    return str(value)
-
-
-def _divide(number: int, units: Mapping[str, int], smallest: str) -> str:
-    for unit, factor in units.items():
-        if number and number % factor == 0:
-            return f"{number // factor}{unit}"
-    return f"{number}{smallest}"
 
 
 def _page(title: str, *parts: str) -> str:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from blake3 import blake3
 
 from flexai.checkpoints.errors import IntegrityError
-from flexai.checkpoints.models import FileEntry
 from flexai.checkpoints.storage.protocol import Block, Body
 from flexai.checkpoints.transfer.sources import Source
+
+if TYPE_CHECKING:
+    from flexai.checkpoints.models import FileEntry
 
 
 @dataclass(frozen=True, slots=True)

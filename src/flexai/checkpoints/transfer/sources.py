@@ -7,14 +7,16 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from flexai.checkpoints.errors import SourceChangedError, SourceError, StorageError
-from flexai.checkpoints.models import FileEntry
 from flexai.checkpoints.paths import CheckpointPath
 from flexai.checkpoints.storage.files import read_blocks
 from flexai.checkpoints.storage.protocol import Block, ObjectInfo, ObjectStorage
 from flexai.checkpoints.transfer.digest import digest_blocks
+
+if TYPE_CHECKING:
+    from flexai.checkpoints.models import FileEntry
 
 _SAMPLE = 64 * 1024
 

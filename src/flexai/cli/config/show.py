@@ -48,7 +48,7 @@ def show(as_json: bool) -> None:
 def _settings(as_json: bool) -> tuple[SettingsError | None, dict[str, dict[str, Any]]]:
     """Every setting; where one cannot be used, what was written stands for what is in force."""
     from flexai.checkpoints import setting_sources
-    from flexai.checkpoints.settings import Settings, load_settings
+    from flexai.checkpoints.settings import RULES, load_settings
 
     raw = setting_sources.read_raw_settings()
     values: dict[str, object] = {name: entry.value for name, entry in raw.items()}
@@ -57,9 +57,9 @@ def _settings(as_json: bool) -> tuple[SettingsError | None, dict[str, dict[str, 
         settings = load_settings()
     except SettingsError as error:
         problem = SettingsError(error.message, hint="correct it where it is set")
-        names = dict.fromkeys([*Settings.model_fields, *values])
+        names = dict.fromkeys([*RULES, *values])
     else:
-        names = dict.fromkeys(Settings.model_fields)
+        names = dict.fromkeys(RULES)
         values = {name: getattr(settings, name) for name in names} | {
             "database_url": settings.effective_database_url,
             "store": settings.effective_store,
@@ -74,32 +74,13 @@ def _settings(as_json: bool) -> tuple[SettingsError | None, dict[str, dict[str, 
 
 
 def _shown(name: str, value: object, as_json: bool) -> str | int:
-    if isinstance(value, timedelta):
-        return _duration(int(value.total_seconds()))
-    if isinstance(value, int):
-        return value if as_json or not _is_size(name) else _size(value)
+    from flexai.checkpoints.settings import RULES
+
+    if as_json and isinstance(value, int):
+        return value
+    if isinstance(value, int | timedelta):
+        return RULES[name].write(value)
     return hide_password(str(value)) if name in {"database_url", "store"} else str(value)
-
-
-def _duration(seconds: int) -> str:
-    for unit, length in (("d", 86400), ("h", 3600), ("m", 60)):
-        if seconds and seconds % length == 0:
-            return f"{seconds // length}{unit}"
-    return f"{seconds}s"
-
-
-def _is_size(name: str) -> bool:
-    from flexai.checkpoints.settings import Settings, parse_size
-
-    return any(getattr(rule, "func", None) is parse_size for rule in Settings.model_fields[name].metadata)
-
-
-def _size(size: int) -> str:
-    """Bytes as the setting takes them."""
-    for unit, length in (("GiB", 1024**3), ("MiB", 1024**2), ("KiB", 1024)):
-        if size and size % length == 0:
-            return f"{size // length}{unit}"
-    return str(size)
 
 
 def hide_password(url: str) -> str:
