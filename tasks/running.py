@@ -15,6 +15,8 @@ from prefect.logging import get_logger, get_run_logger
 from prefect.tasks import exponential_backoff
 
 from flexai.checkpoints.errors import CheckpointError, StorageUnavailableError
+from flexai.checkpoints.storage.retry import telling_of_retries
+from flexai.tasks.watching import current_watcher
 
 Logger: TypeAlias = "logging.Logger | logging.LoggerAdapter[logging.Logger]"
 
@@ -74,9 +76,15 @@ def run_logger() -> Logger:
 
 @contextmanager
 def telling(logger: Logger) -> Iterator[None]:
-    """Log what helps, when the operation fails: Prefect logs the error but knows nothing of its hint."""
+    """Log what is tried again, and what helps when the operation fails: Prefect knows nothing of an error's hint."""
+
+    def note(message: str) -> None:
+        current_watcher().progress.note(message)
+        logger.warning("%s", message)
+
     try:
-        yield
+        with telling_of_retries(note):
+            yield
     except CheckpointError as error:
         if error.hint:
             logger.error("%s (hint: %s)", error.message, error.hint)

@@ -18,6 +18,7 @@ from flexai.checkpoints.errors import CheckpointError
 from flexai.cli import failures, terminal
 from tests.cli.conftest import Run
 from tests.cli.program import Program
+from tests.servers.keeper import free_ports
 
 KINDS = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, CheckpointError)]
 
@@ -125,6 +126,23 @@ def test_a_catalog_that_cannot_be_read_is_said_in_one_sentence(program: Program)
     done = program.run("checkpoint", "list")
     assert done.code == 1
     assert done.error == f"the catalog {program.home}/catalog.db cannot be used: file is not a database"
+
+
+def test_a_store_that_does_not_answer_is_told_of_while_it_is_asked_again(program: Program) -> None:
+    program.file("a.bin")
+    program.environment |= {
+        "AWS_ACCESS_KEY_ID": "key",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{free_ports(1)[0]}",
+        "FLEXAI_STORE": "s3://bucket/prefix",
+    }
+    process = program.start("checkpoint", "push", "base", "-f", "a.bin")
+    assert process.stderr is not None
+    first = process.stderr.readline()
+    process.send_signal(signal.SIGINT)
+    process.communicate()
+    assert first.endswith("; trying again (3 of 8)\n"), first
+    assert process.returncode == 130
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,10 @@ from prefect.states import Failed
 from flexai import tasks
 from flexai.checkpoints import errors
 from flexai.checkpoints.errors import CheckpointError, NotFoundError, StorageUnavailableError
+from flexai.checkpoints.progress import NoProgress
+from flexai.checkpoints.storage.retry import Attempts, RetryPolicy
 from flexai.tasks.running import is_passing_failure, run_logger, telling
+from flexai.tasks.watching import Watcher, watched_by
 
 EVERY_TASK = [getattr(tasks, name) for name in tasks.__all__]
 
@@ -95,3 +98,16 @@ def test_an_error_without_a_hint_is_left_to_prefect(caplog: pytest.LogCaptureFix
 
 def test_without_a_run_there_is_an_ordinary_logger() -> None:
     assert run_logger().name == "prefect.flexai"
+
+
+def test_what_is_tried_again_is_logged_and_told_to_whoever_watches(caplog: pytest.LogCaptureFixture) -> None:
+    class Noting(NoProgress):
+        def note(self, message: str) -> None:
+            told.append(message)
+
+    told: list[str] = []
+    attempts = Attempts(RetryPolicy(sleep=lambda _: None))
+    with watched_by(Watcher(Noting())), telling(logging.getLogger("test")):
+        for _ in range(2):
+            attempts.failed(StorageUnavailableError("away"))
+    assert told == caplog.messages == ["away; trying again (3 of 8)"]

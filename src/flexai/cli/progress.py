@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from flexai.checkpoints.documents import human_size, short_size
 from flexai.checkpoints.progress import NoProgress
+from flexai.checkpoints.storage.retry import telling_of_retries
 from flexai.cli import terminal
 
 if TYPE_CHECKING:
@@ -352,6 +353,7 @@ def shown_progress(form: Form | None = None) -> Iterator[ShownProgress]:
     """Progress on standard error while the block works, however it ends; by default as the user wants it."""
     progress = ShownProgress(form=form)
     try:
-        yield progress
+        with telling_of_retries(progress.note):
+            yield progress
     finally:
         progress.end()

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from flexai.checkpoints.errors import AccessDeniedError, StorageError, StorageUnavailableError
 from flexai.checkpoints.storage.http import unavailable
-from flexai.checkpoints.storage.retry import Attempts, RetryPolicy, retrying
+from flexai.checkpoints.storage.retry import Attempts, RetryPolicy, retrying, telling_of_retries
 
 
 @dataclass
@@ -104,3 +104,21 @@ def test_waits_are_spread_over_the_whole_range() -> None:
     policy = RetryPolicy()
     waits = [policy.delay(5, StorageUnavailableError("away")) for _ in range(2000)]
     assert min(waits) < 0.8 < 7.2 < max(waits) <= 8.0
+
+
+def test_what_does_not_pass_with_the_first_wait_is_told_once_in_a_while() -> None:
+    told: list[str] = []
+    flaky = Flaky(failures=4)
+    with telling_of_retries(told.append):
+        retrying(flaky, flaky.policy())
+        retrying(Flaky(failures=4), flaky.policy())
+    retrying(Flaky(failures=4), flaky.policy())
+    assert told == ["away; trying again (3 of 5)"]
+
+
+def test_a_failure_that_passes_at_once_is_not_told() -> None:
+    told: list[str] = []
+    flaky = Flaky(failures=1)
+    with telling_of_retries(told.append):
+        retrying(flaky, flaky.policy())
+    assert told == []

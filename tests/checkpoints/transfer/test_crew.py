@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from flexai.checkpoints.errors import StorageUnavailableError
 from flexai.checkpoints.progress import NoProgress
 from flexai.checkpoints.storage.protocol import BLOCK_SIZE, BytesBody
-from flexai.checkpoints.storage.retry import RetryPolicy, retrying
+from flexai.checkpoints.storage.retry import RetryPolicy, retrying, telling_of_retries
 from flexai.checkpoints.transfer.crew import CountedBody, Crew, StoppedError
 
 
@@ -273,3 +273,18 @@ def test_bytes_wait_for_their_turn_where_the_bandwidth_is_limited() -> None:
     with pytest.raises(ValueError, match="enough"):
         crew.run()
     assert moved.moved <= 2 * BLOCK_SIZE
+
+
+def test_what_a_thread_tries_again_is_told_to_whoever_listens_where_the_crew_runs() -> None:
+    told: list[str] = []
+    failures = iter([StorageUnavailableError("away"), StorageUnavailableError("away")])
+
+    def task() -> None:
+        if error := next(failures, None):
+            raise error
+
+    crew = Crew(2)
+    crew.add(lambda: retrying(task, RetryPolicy(random=lambda: 0.0)))
+    with telling_of_retries(told.append):
+        crew.run()
+    assert told == ["away; trying again (3 of 8)"]

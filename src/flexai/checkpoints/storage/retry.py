@@ -7,8 +7,10 @@ tried again here alone. Only ``StorageUnavailableError`` is: a refused credentia
 from __future__ import annotations
 
 import random
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
@@ -27,6 +29,37 @@ class Waiter(Protocol):
 
 waiter: ContextVar[Waiter | None] = ContextVar("flexai_waiter", default=None)
 """Who waits in this thread, in place of the policy's own sleep."""
+
+
+_TELL_EVERY = 5.0
+"""Seconds: many parts that fail at once are one thing to tell."""
+
+
+class _Listener:
+    def __init__(self, note: Callable[[str], None]) -> None:
+        self._note = note
+        self._lock = threading.Lock()
+        self._next = 0.0
+
+    def tell(self, message: str) -> None:
+        with self._lock:
+            if time.monotonic() < self._next:
+                return
+            self._next = time.monotonic() + _TELL_EVERY
+        self._note(message)
+
+
+_listener: ContextVar[_Listener | None] = ContextVar("flexai_listener", default=None)
+
+
+@contextmanager
+def telling_of_retries(note: Callable[[str], None]) -> Iterator[None]:
+    """Have ``note`` told, now and then, of failures within the block that did not pass with the first wait."""
+    token = _listener.set(_Listener(note))
+    try:
+        yield
+    finally:
+        _listener.reset(token)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +102,8 @@ class Attempts:
         self._failures += 1
         if self._failures >= self._policy.attempts:
             raise error
+        if self._failures > 1 and (listener := _listener.get()) is not None:
+            listener.tell(f"{error.message}; trying again ({self._failures + 1} of {self._policy.attempts})")
         seconds = self._policy.delay(self._failures, error)
         if (waiting := waiter.get()) is not None:
             waiting.wait_after(error, seconds)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -108,7 +109,9 @@ class Crew:
         """Let as many threads work as the width says; the lock is held."""
         while len(self._threads) < self._width.now and not self._stopped:
             name = f"transfer-{len(self._threads)}"
-            thread = threading.Thread(target=self._work, name=name, daemon=True)
+            # Who is told of what happens is part of the context.
+            context = contextvars.copy_context()
+            thread = threading.Thread(target=context.run, args=(self._work,), name=name, daemon=True)
             self._threads.append(thread)
             thread.start()
 
