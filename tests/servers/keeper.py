@@ -91,7 +91,8 @@ def _seaweedfs(folder: Path, ports: Sequence[int]) -> list[str]:
         f"-volume.port.grpc={volume_grpc}",
         f"-filer.port={filer}",
         f"-filer.port.grpc={filer_grpc}",
-        "-volume.max=100",
+        # A bucket takes seven at once, and what stores to it breaks off when there are no more.
+        "-volume.max=1000",
         "-volume.preStopSeconds=0",
         "-master.volumeSizeLimitMB=1024",
         "-master.telemetry=false",
