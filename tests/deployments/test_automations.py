@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,6 +22,7 @@ from flexai.flows.alert import alert
 from flexai.flows.export import export
 from flexai.tasks import push_checkpoint, verify_checkpoints
 from tests.servers.prefect import PrefectServer
+from tests.support.waiting import until
 from tests.tasks.conftest import files, home
 
 __all__ = ["files", "home"]
@@ -33,15 +33,6 @@ FLOWS: dict[str, Flow[Any, Any]] = {"export-checkpoint/default": export, "alert/
 
 def entries() -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = yaml.safe_load(FILE.read_text(encoding="utf-8"))["automations"]
-    return found
-
-
-def until(find: Callable[[], Any]) -> Any:
-    """What is found, once it is there."""
-    deadline = time.monotonic() + 60
-    while not (found := find()):
-        assert time.monotonic() < deadline, "it did not happen within a minute"
-        time.sleep(0.1)
     return found
 
 

@@ -18,6 +18,7 @@ from flexai.flows.train_push_export import train_push_export
 from flexai.tasks import list_checkpoints
 from tests.flows.conftest import RunDeployed
 from tests.servers.prefect import PrefectServer
+from tests.support.waiting import until
 
 CODE = """
 import os, pathlib
@@ -124,10 +125,8 @@ def test_a_retry_asks_again_where_nobody_had_answered_in_time_or_the_answer_was_
     parameters["export"]["approval"]["timeout_hours"] = 10 / 3600
     run_id = run_deployed.begin(train_push_export, parameters)
     run_deployed.go_on(train_push_export, run_id)
-    deadline = time.monotonic() + 120
-    while (late := prefect_api.get(f"/flow_runs/{run_id}"))["state"]["type"] == "PAUSED":
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
+    until(lambda: prefect_api.get(f"/flow_runs/{run_id}")["state"]["type"] != "PAUSED", "the end of the wait")
+    late = prefect_api.get(f"/flow_runs/{run_id}")
     assert (late["state"]["type"], late["state"]["message"]) == ("FAILED", "The flow was paused and never resumed.")
     for decision in ("decline", "approve"):
         retry(prefect_api, run_id)
@@ -144,9 +143,7 @@ def test_a_run_without_a_deployment_waits_in_its_process(
 ) -> None:
     def answer() -> None:
         wanted = {"flow_runs": {"name": {"any_": [f"train {job}"]}, "state": {"type": {"any_": ["PAUSED"]}}}}
-        deadline = time.monotonic() + 120
-        while not (found := prefect_api.post("/flow_runs/filter", wanted)) and time.monotonic() < deadline:
-            time.sleep(0.1)
+        found = until(lambda: prefect_api.post("/flow_runs/filter", wanted), "the question")
         while resume(prefect_api, found[0]["id"], decision="approve")["status"] != "ACCEPT":
             time.sleep(0.1)  # the form is saved a moment after the state
 

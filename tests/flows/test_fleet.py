@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -32,6 +31,7 @@ from tests.servers.fixtures import S3Server
 from tests.servers.postgresql import PostgreSQL
 from tests.servers.prefect import PrefectServer
 from tests.support.trees import write_tree
+from tests.support.waiting import until
 
 __all__ = ["sizes"]
 
@@ -105,13 +105,6 @@ def start_worker(pool: str, tmp_path: Path) -> Iterator[Callable[..., Worker]]:
     for worker in workers:
         if worker._process.poll() is None:
             worker.kill()
-
-
-def _wait_for(holds: Callable[[], object], what: Callable[[], str]) -> None:
-    deadline = time.monotonic() + 300
-    while not holds():
-        assert time.monotonic() < deadline, f"not within five minutes: {what()}"
-        time.sleep(0.5)
 
 
 def _age_leases(server: PrefectServer, runs: list[str]) -> None:
@@ -196,7 +189,7 @@ def test_a_worker_is_killed_in_the_middle_of_everything_and_another_one_finishes
     # Slow enough to be met in the middle.
     one = start_worker("one", FLEXAI_BANDWIDTH_LIMIT=str(500_000))
     first = run_all()
-    _wait_for(lambda: is_amid_push() and is_amid_export() and is_amid_training(), lambda: "the middle of everything")
+    until(lambda: is_amid_push() and is_amid_export() and is_amid_training(), lambda: "the middle of everything")
     one.kill()
     _age_leases(prefect_api, first)
     with System.open(connect=load_connection) as system:
@@ -206,11 +199,11 @@ def test_a_worker_is_killed_in_the_middle_of_everything_and_another_one_finishes
     start_worker("two")
     second = run_all()
     # Each dead run has the only place of its deployment until its lease is over.
-    _wait_for(
+    until(
         lambda: all(state_of(run) == "AwaitingConcurrencySlot" for run in second),
         lambda: f"{[state_of(run) for run in second]}",
     )
-    _wait_for(
+    until(
         lambda: all(state_of(run) in {"Completed", "Failed", "Crashed"} for run in second),
         lambda: f"{[state_of(run) for run in second]}\n{(tmp_path / 'two.log').read_text()[-5000:]}",
     )

@@ -21,10 +21,11 @@ from flexai.checkpoints.catalog.tables import blob_parts
 from flexai.checkpoints.service.gc import collect_garbage
 from flexai.checkpoints.service.system import System
 from flexai.flows.runners import task_runner, usable_cores
-from tests.flows.test_sharding import MIB, SIZE, SOURCE, fetched, s3_connection, sizes, stored_bytes, wait_for
+from tests.flows.test_sharding import MIB, SIZE, SOURCE, fetched, s3_connection, sizes, stored_bytes
 from tests.servers.fixtures import S3Server
 from tests.servers.prefect import PrefectServer
 from tests.support.trees import write_tree
+from tests.support.waiting import until
 
 __all__ = ["sizes"]
 
@@ -79,7 +80,7 @@ class Running:
 
     def at_work(self) -> list[int]:
         """Its processes, once some parts have arrived."""
-        wait_for(lambda: arrived_parts() and len(self.workers) == 2, "a shard in each process")
+        until(lambda: arrived_parts() and len(self.workers) == 2, "a shard in each process")
         return self.workers
 
 
@@ -173,7 +174,7 @@ def test_processes_and_their_command_are_killed_and_the_next_push_goes_on(pushin
     processes = abandoned.at_work()
     abandoned.process.kill()
     abandoned.end()
-    wait_for(lambda: not any(map(is_running, processes)), "the end of its processes")
+    until(lambda: not any(map(is_running, processes)), "the end of its processes")
 
     # One that is killed is replaced, where it is not one time too often.
     last = pushing.begin()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import uuid
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,6 +17,7 @@ from flexai.flows.retention import RetentionRequest, retention
 from flexai.tasks import list_checkpoints, push_checkpoint
 from tests.flows.conftest import RunDeployed
 from tests.servers.prefect import PrefectServer
+from tests.support.waiting import until
 
 
 def schema() -> dict[str, Any]:
@@ -33,11 +33,7 @@ def deletions(server: PrefectServer, checkpoint_id: str) -> int:
             "event": {"name": ["flexai.checkpoint.deleted"]},
         }
     }
-    deadline = time.monotonic() + 60
-    while not (found := server.post("/events/filter", wanted)["events"]):
-        assert time.monotonic() < deadline, "no event within a minute"
-        time.sleep(0.1)
-    return len(found)
+    return len(until(lambda: server.post("/events/filter", wanted)["events"], "the event"))
 
 
 def test_a_run_shows_its_plan_and_deletes_only_when_it_is_told_to(

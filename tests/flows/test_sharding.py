@@ -7,9 +7,8 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -34,6 +33,7 @@ from flexai.flows.runners import task_runner
 from tests.servers.fixtures import S3Server
 from tests.servers.prefect import PrefectServer
 from tests.support.trees import Tree, noise, read_tree, write_tree
+from tests.support.waiting import until
 
 MIB = 1024**2
 PART = 5 * MIB
@@ -161,7 +161,7 @@ class DaskCluster:
 
         def kill() -> None:
             with self._client() as client:
-                wait_for(lambda: any(_work_of(client, name)), "a shard")
+                until(lambda: any(_work_of(client, name)), "a shard")
                 self.running[name].send_signal(signal.SIGKILL)
 
         thread = threading.Thread(target=kill)
@@ -186,14 +186,6 @@ def _work_of(client: Any, name: str) -> Iterator[str]:
             yield from keys
 
 
-def wait_for(holds: Callable[[], object], what: str) -> None:
-    """Wait until something holds."""
-    deadline = time.monotonic() + 180
-    while not holds():
-        assert time.monotonic() < deadline, f"{what} did not happen within three minutes"
-        time.sleep(0.05)
-
-
 @pytest.fixture
 def cluster(
     prefect_api: PrefectServer, home: Path, sizes: None, juicefs: S3Server, monkeypatch: pytest.MonkeyPatch
@@ -205,7 +197,7 @@ def cluster(
     cluster = DaskCluster(folder)
     try:
         cluster.start("scheduler", "--port", "0", "--no-dashboard", "--host", "127.0.0.1")
-        wait_for((folder / "scheduler.json").exists, "the scheduler")
+        until((folder / "scheduler.json").exists, "the scheduler")
         yield cluster
     finally:
         cluster.stop()

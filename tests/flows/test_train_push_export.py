@@ -6,7 +6,6 @@ import json
 import subprocess
 import sys
 import textwrap
-import time
 import uuid
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from flexai.flows.specs import ExportSpec, PushSpec, Selection, TrainingSpec
 from flexai.flows.train_push_export import train_push_export
 from flexai.tasks import list_checkpoints
 from tests.servers.prefect import PrefectServer
+from tests.support.waiting import until
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "train_digits.py"
 DIGITS = [sys.executable, str(EXAMPLE), "--epochs", "1", "--hidden", "8", "--save-steps", "120"]  # 360 steps
@@ -44,21 +44,19 @@ def python(code: str) -> list[str]:
 def flow_runs(server: PrefectServer, name: str, *, ended: int) -> list[dict[str, Any]]:
     """The flow runs of a name, oldest first, once so many have ended."""
     wanted = {"flow_runs": {"name": {"any_": [name]}}, "sort": "START_TIME_ASC"}
-    deadline = time.monotonic() + 60
-    while True:
-        runs: list[dict[str, Any]] = server.post("/flow_runs/filter", wanted)
-        if sum(run["state_type"] in {"COMPLETED", "FAILED", "CRASHED"} for run in runs) >= ended:
-            return runs
-        assert time.monotonic() < deadline, runs
-        time.sleep(0.1)
+
+    def runs() -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = server.post("/flow_runs/filter", wanted)
+        return found if sum(run["state_type"] in {"COMPLETED", "FAILED", "CRASHED"} for run in found) >= ended else []
+
+    return until(runs, f"the end of {ended} runs {name!r}")
 
 
 def task_runs_of(server: PrefectServer, flow_run_id: str, *, count: int) -> list[str]:
     """The tasks that a flow run ran, once the server has recorded so many."""
     wanted = {"task_runs": {"flow_run_id": {"any_": [flow_run_id]}}, "sort": "EXPECTED_START_TIME_ASC"}
-    deadline = time.monotonic() + 60
-    while len(runs := server.post("/task_runs/filter", wanted)) < count and time.monotonic() < deadline:
-        time.sleep(0.1)
+    until(lambda: len(server.post("/task_runs/filter", wanted)) >= count, f"{count} task runs")
+    runs = server.post("/task_runs/filter", wanted)
     return [run["task_key"].rpartition("-")[0] for run in runs]
 
 
@@ -158,9 +156,7 @@ def test_a_job_that_was_stopped_goes_on_from_its_latest_checkpoint_by_itself(
     program = [str(Path(sys.executable).parent / "flexai"), "training", "run", job, "--no-track", "--", *command]
     process = subprocess.Popen(program, cwd=tmp_path)
     try:
-        deadline = time.monotonic() + 120
-        while not (tmp_path / "waits").exists() and time.monotonic() < deadline:
-            time.sleep(0.1)
+        until((tmp_path / "waits").exists, "the training")
         process.terminate()
         process.wait(60)
     finally:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from flexai.checkpoints.catalog.reader import open_reader
 from flexai.flows.train_push_export import train_push_export
 from flexai.tasks import list_checkpoints, verify_checkpoints
 from tests.servers.prefect import PrefectServer
+from tests.support.waiting import until
 
 QUICK = """
 import os, pathlib
@@ -61,13 +61,6 @@ def worker(pool: str, name: str, folder: Path) -> Iterator[None]:
                 process.wait()
 
 
-def wait_for(holds: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + 180
-    while not holds():
-        assert time.monotonic() < deadline, f"{what} did not happen within three minutes"
-        time.sleep(0.2)
-
-
 def test_a_run_waits_without_its_worker_and_another_one_goes_on_and_a_cancelled_training_stops(
     prefect_api: PrefectServer, home: Path, pool: str, share: str, tmp_path: Path
 ) -> None:
@@ -93,20 +86,20 @@ def test_a_run_waits_without_its_worker_and_another_one_goes_on_and_a_cancelled_
     approved, cancelled = f"approved-{pool}", f"cancelled-{pool}"
     with worker(pool, "one", tmp_path):
         first = begin(approved, QUICK)
-        wait_for(lambda: state_of(first) == "Suspended", "the suspension")
+        until(lambda: state_of(first) == "Suspended", "the suspension")
         # Nobody waits for the person, and the next run has the deployment's only place.
         second = begin(cancelled, ENDLESS)
-        wait_for(lambda: (tmp_path / "trainings").read_text() == "xx", "the second training")
+        until(lambda: (tmp_path / "trainings").read_text() == "xx", "the second training")
         prefect_api.post(f"/flow_runs/{second}/set_state", {"state": {"type": "CANCELLING"}})
         # The run's process calls itself crashed; the worker, which knows why it ended, has the last word.
-        wait_for(lambda: state_of(second) == "Cancelled", "the cancellation")
+        until(lambda: state_of(second) == "Cancelled", "the cancellation")
     with open_reader() as reader:
         job = reader.job(cancelled)
     assert (job.status, job.reason.partition(";")[0]) == ("stopped", "stopped by SIGTERM")
 
     with worker(pool, "two", tmp_path):
         prefect_api.post(f"/flow_runs/{first}/resume", {"run_input": {"decision": "approve"}})
-        wait_for(lambda: state_of(first) in {"Completed", "Failed", "Crashed"}, "the end")
+        until(lambda: state_of(first) in {"Completed", "Failed", "Crashed"}, "the end")
     assert state_of(first) == "Completed"
     assert (tmp_path / "trainings").read_text() == "xx", "what was trained was trained again"
     assert (tmp_path / "share" / "models" / f"{approved}-checkpoint-1" / "trainer_state.json").is_file()

@@ -6,9 +6,7 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 import uuid
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,6 +14,7 @@ import pytest
 from flexai.checkpoints.catalog.reader import open_reader
 from flexai.tasks import push_checkpoint
 from tests.servers.prefect import PrefectServer
+from tests.support.waiting import until
 
 SLOW_PUSH = """
     import time
@@ -63,18 +62,11 @@ def run() -> str:
     return f"run-{uuid.uuid4().hex[:8]}"
 
 
-def wait_for(holds: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 120
-    while not holds():
-        assert time.monotonic() < deadline, "it did not happen within two minutes"
-        time.sleep(0.02)
-
-
 def terminated(code: str, folder: Path) -> int:
     """Start a program, tell it to stop when it is half way, and return its exit code."""
     process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], cwd=folder)
     try:
-        wait_for(lambda: (folder / "half-way").exists() or process.poll() is not None)
+        until(lambda: (folder / "half-way").exists() or process.poll() is not None)
         process.send_signal(signal.SIGTERM)
         return process.wait(120)
     finally:
@@ -86,7 +78,7 @@ def state_of(server: PrefectServer, run: str) -> str:
     """The type of a flow run's state once it has ended."""
     wanted = {"flow_runs": {"name": {"any_": [run]}}}
     running = {"PENDING", "RUNNING", "SCHEDULED"}
-    wait_for(lambda: server.post("/flow_runs/filter", wanted)[0]["state_type"] not in running)
+    until(lambda: server.post("/flow_runs/filter", wanted)[0]["state_type"] not in running)
     return str(server.post("/flow_runs/filter", wanted)[0]["state_type"])
 
 

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 import uuid
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from flexai.tasks import (
 )
 from flexai.tasks.limits import transfer_through
 from tests.servers.prefect import PrefectServer
+from tests.support.waiting import until
 
 HOLDER = """
 import sys
@@ -147,7 +147,7 @@ def test_a_limit_that_is_deleted_while_a_transfer_waits_is_an_error_and_not_no_l
         holding = hold.submit()
         assert is_held.wait(60)
         moving = move.submit()
-        _wait_for(lambda: max_transfers(other) is not None, "the limits, before the wait for places")
+        until(lambda: max_transfers(other) is not None, "the limits, before the wait for places")
         delete_connection(other)
         if deleted == "the one that it waits for":
             delete_connection(connection)
@@ -186,7 +186,7 @@ def test_whatever_moves_the_managed_stores_bytes_holds_a_place_with_its_connecti
     use_all()
     assert (tmp_path / store / "bucket" / "store" / "store.json").is_file()
     both = sorted([share, store])
-    _wait_for(lambda: len(_taken(prefect_api, store, share)) >= 8, "the events")
+    until(lambda: len(_taken(prefect_api, store, share)) >= 8, "the events")
     assert _taken(prefect_api, store, share) == [[store], both, both, both, [store], [store], [store], [store]]
 
 
@@ -215,10 +215,3 @@ def _taken(server: PrefectServer, *connections: str) -> list[list[str]]:
         if names[0] == min(names):
             taken.append(sorted(names))
     return taken
-
-
-def _wait_for(holds: Any, what: str) -> None:
-    deadline = time.monotonic() + 60
-    while not holds():
-        assert time.monotonic() < deadline, f"{what} did not happen within a minute"
-        time.sleep(0.1)

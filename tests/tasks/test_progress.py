@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 import uuid
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -17,6 +15,7 @@ from flexai.tasks import artifacts
 from flexai.tasks.progress import RunProgress, Standing
 from flexai.tasks.running import run_logger
 from tests.servers.prefect import PrefectServer
+from tests.support.waiting import until
 
 LOGGER = logging.getLogger("test-progress")
 
@@ -24,13 +23,6 @@ LOGGER = logging.getLogger("test-progress")
 @pytest.fixture(autouse=True)
 def _all_levels(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, logger=LOGGER.name)
-
-
-def wait_until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not holds():
-        assert time.monotonic() < deadline, "it did not happen within a minute"
-        time.sleep(0.02)
 
 
 def progress_artifacts(server: PrefectServer, key: str) -> list[dict[str, Any]]:
@@ -91,7 +83,7 @@ def test_a_long_stage_is_logged_now_and_then(caplog: pytest.LogCaptureFixture) -
     progress = RunProgress(LOGGER, update_seconds=0.01, log_seconds=0.02)
     progress.begin("push x", total_bytes=100, total_files=1)
     progress.advance(moved=50)
-    wait_until(lambda: len(caplog.messages) >= 3)
+    until(lambda: len(caplog.messages) >= 3)
     progress.end()
     assert caplog.messages[1].startswith("push x: 50 % (50 bytes of 100 bytes, 0 of 1 files)")
 
@@ -136,7 +128,7 @@ def test_in_a_run_progress_is_an_artifact_that_ends_where_the_work_ends(prefect_
         progress = RunProgress(run_logger(), key=key, update_seconds=0.05)
         progress.begin("push x", total_bytes=100, total_files=1)
         progress.advance(moved=40)
-        wait_until(lambda: [one["data"] for one in progress_artifacts(prefect_api, key)] == [40.0])
+        until(lambda: [one["data"] for one in progress_artifacts(prefect_api, key)] == [40.0])
         progress.advance(moved=60, files=1)
         progress.end()
 
@@ -155,10 +147,10 @@ def test_that_all_has_arrived_is_told_before_the_work_has_ended(prefect_api: Pre
         progress = RunProgress(run_logger(), key=key, update_seconds=0.05)
         progress.begin("push x", total_bytes=100, total_files=1)
         progress.advance(moved=40)
-        wait_until(lambda: [one["data"] for one in progress_artifacts(prefect_api, key)] == [40.0])
+        until(lambda: [one["data"] for one in progress_artifacts(prefect_api, key)] == [40.0])
         progress._update_seconds = 3600
         progress.advance(moved=60, files=1)
-        wait_until(lambda: [one["data"] for one in progress_artifacts(prefect_api, key)] == [100.0])
+        until(lambda: [one["data"] for one in progress_artifacts(prefect_api, key)] == [100.0])
         progress.end()
 
     work()
@@ -188,9 +180,9 @@ def test_an_api_that_takes_no_artifact_costs_a_warning_and_not_the_transfer(
         progress = RunProgress(LOGGER, key="push-x", update_seconds=0.01, log_seconds=0.02)
         progress.begin("push x", total_bytes=100, total_files=1)
         progress.advance(moved=100, files=1)
-        wait_until(lambda: any(message.startswith(warning) for message in caplog.messages))
+        until(lambda: any(message.startswith(warning) for message in caplog.messages))
         lines = len(caplog.messages)
-        wait_until(lambda: len(caplog.messages) > lines)
+        until(lambda: len(caplog.messages) > lines)
         progress.end()
         artifacts.create_markdown("checkpoint-x", "text", description="", logger=LOGGER)
         return "done"

@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import textwrap
-import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -32,6 +31,7 @@ from flexai.tasks import (
 )
 from flexai.tasks import push as push_module
 from tests.servers.prefect import PrefectServer
+from tests.support.waiting import until
 
 SAVE = """
     import json, os, pathlib
@@ -51,14 +51,6 @@ def name(monkeypatch: pytest.MonkeyPatch) -> str:
     """A name that no other test uses: all share one server."""
     monkeypatch.setenv("FLEXAI_QUIET_PERIOD", "0")
     return f"mistral-{uuid.uuid4().hex[:12]}"
-
-
-def until(find: Callable[[], Any]) -> Any:
-    deadline = time.monotonic() + 60
-    while not (found := find()):
-        assert time.monotonic() < deadline, "it did not happen within a minute"
-        time.sleep(0.1)
-    return found
 
 
 def events_of(server: PrefectServer, resource_id: str, count: int) -> list[dict[str, Any]]:

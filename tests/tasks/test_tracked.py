@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import sys
-import time
 import uuid
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from flexai.checkpoints.service.fetch import fetch
 from flexai.tasks import fetch as fetch_module
 from flexai.tasks import fetch_checkpoint, inspect_checkpoint, push_checkpoint, run_training
 from tests.servers.prefect import PrefectServer
+from tests.support.waiting import until
 
 
 @pytest.fixture
@@ -29,14 +29,12 @@ def name() -> str:
 
 def task_run(server: PrefectServer, name: str) -> dict[str, Any]:
     """The task run of a name, once the server has recorded its end, which it does a moment later."""
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
+
+    def ended() -> list[dict[str, Any]]:
         runs = server.post("/task_runs/filter", {"task_runs": {"name": {"any_": [name]}}})
-        if runs and runs[0]["state_type"] in {"COMPLETED", "FAILED", "CRASHED"}:
-            found: dict[str, Any] = runs[0]
-            return found
-        time.sleep(0.1)
-    raise AssertionError(f"no task run {name!r} has ended")
+        return [run for run in runs[:1] if run["state_type"] in {"COMPLETED", "FAILED", "CRASHED"}]
+
+    return until(ended, f"the end of the task run {name!r}")[0]
 
 
 def test_a_push_is_a_task_run_with_a_readable_name_and_a_page_about_the_checkpoint(
@@ -117,10 +115,7 @@ def test_what_a_training_prints_is_in_the_log_of_its_task_run(
     run_training(name, [sys.executable, "-c", "print('one step')"])
     run = task_run(prefect_api, f"train {name}")
     wanted = {"logs": {"task_run_id": {"any_": [run["id"]]}}}
-    deadline = time.monotonic() + 60
-    while "one step" not in (messages := [log["message"] for log in prefect_api.post("/logs/filter", wanted)]):
-        assert time.monotonic() < deadline, messages
-        time.sleep(0.1)
+    until(lambda: "one step" in [log["message"] for log in prefect_api.post("/logs/filter", wanted)], "the line")
 
 
 def test_prefect_records_no_value_of_a_commands_environment(

@@ -10,6 +10,7 @@ import pytest
 from playwright.sync_api import Browser, expect, sync_playwright
 
 from tests.cli.program import Program
+from tests.servers.postgresql import PostgreSQL
 from tests.ui.browser import CHROMIUM, SECONDS, UI
 
 _FAILED = pytest.StashKey[bool]()
@@ -40,11 +41,17 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="module")
-def program(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
-    """The program in a clone of the repository, on what is as good as a new machine, with ``flexai up`` done."""
+def program(browser: Browser, postgresql: PostgreSQL, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
+    """The program in a clone of the repository, on what is as good as a new machine, with ``flexai up`` done.
+
+    The server has PostgreSQL: on a busy machine with SQLite it refuses what a form has sent, and the UI says so only
+    for a moment.
+    """
     program = Program(tmp_path_factory.mktemp("ui"))
+    database = postgresql.url(postgresql.create_database())
     subprocess.run(["git", "clone", "--quiet", _CHECKOUT, program.cwd], check=True)
     program.environment |= {
+        "PREFECT_SERVER_DATABASE_CONNECTION_URL": database.replace("postgresql:", "postgresql+asyncpg:"),
         "PREFECT_WORKER_QUERY_SECONDS": "1",
         "FLEXAI_QUIET_PERIOD": "0",
         # Slow enough for somebody to see how far a transfer of some megabytes is.

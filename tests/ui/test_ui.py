@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,8 @@ from playwright.sync_api import expect
 
 from tests.cli.program import Program
 from tests.servers.tokens import service_account_key
-from tests.ui.browser import SECONDS, UI
+from tests.support.waiting import until
+from tests.ui.browser import UI
 
 # One server, one worker and one browser serve all of them.
 pytestmark = pytest.mark.xdist_group("ui")
@@ -76,13 +75,6 @@ print(json.dumps({
 """
 
 
-def wait_for(holds: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + SECONDS
-    while not holds():
-        assert time.monotonic() < deadline, f"{what} did not happen"
-        time.sleep(0.2)
-
-
 def trainings_at(folder: Path) -> list[int]:
     """The processes that train in a folder or below."""
     found = []
@@ -122,7 +114,7 @@ def test_a_training_on_a_schedule_is_approved_and_exported_and_the_next_run_of_t
     _the_nightly_schedule_is_switched_on_and_off(ui)
     _a_schedule_of_ones_own_is_added(ui)
 
-    wait_for(lambda: _scheduled(ui, after=""), "a run by the schedule")
+    until(lambda: _scheduled(ui, after=""), "a run by the schedule")
     run = _scheduled(ui, after="")[0]["id"]
     ui.open_run(run)
     expect(ui.page.get_by_text("captured checkpoint 'checkpoint-180'").first).to_be_visible()
@@ -157,12 +149,12 @@ def test_a_training_on_a_schedule_is_approved_and_exported_and_the_next_run_of_t
     ui.open_artifact("training-by-schedule")
     chart = main.locator("img").first
     expect(chart).to_be_visible()
-    wait_for(lambda: chart.evaluate("image => image.complete && image.naturalWidth"), "the chart")
+    until(lambda: chart.evaluate("image => image.complete && image.naturalWidth"), "the chart")
     ui.screenshot("losses")
 
     there = _files(share) | _files(program.home / "store")
     ended = ui.ask(f"/flow_runs/{run}")["end_time"]
-    wait_for(lambda: _scheduled(ui, after=ended), "the next run by the schedule")
+    until(lambda: _scheduled(ui, after=ended), "the next run by the schedule")
     ui.open_run(_scheduled(ui, after=ended)[0]["id"])
     ui.expect_state("Completed")
     # A page shows no more lines of a log than fit.
@@ -173,7 +165,7 @@ def test_a_training_on_a_schedule_is_approved_and_exported_and_the_next_run_of_t
 
     ui.open(f"/deployments/deployment/{ui.deployment('train-push-export/digits')}")
     ui.page.get_by_role("switch").nth(1).click()
-    wait_for(lambda: not _schedules(ui)[1]["active"], "the switch")
+    until(lambda: not _schedules(ui)[1]["active"], "the switch")
 
 
 def _scheduled(ui: UI, *, after: str) -> list[dict[str, Any]]:
@@ -191,7 +183,7 @@ def _files(folder: Path) -> dict[Path, tuple[int, int]]:
 def _progress_is_watched(ui: UI, run: str) -> None:
     """See how far a transfer is while it runs, and its end."""
     wanted = {"flow_run_id": {"any_": [run]}, "type": {"any_": ["progress"]}}
-    wait_for(lambda: ui.artifact(wanted), "the progress")
+    until(lambda: ui.artifact(wanted), "the progress")
     artifact = ui.artifact(wanted)
     assert artifact is not None and float(artifact["data"]) < 100
     ui.open(f"/artifacts/artifact/{artifact['id']}")
@@ -212,7 +204,7 @@ def _the_nightly_schedule_is_switched_on_and_off(ui: UI) -> None:
     for on in (True, False):
         toggle.click()
         expect(toggle).to_be_checked(checked=on)
-        wait_for(lambda on=on: _schedules(ui)[0]["active"] is on, "the switch")  # type: ignore[misc]
+        until(lambda on=on: _schedules(ui)[0]["active"] is on, "the switch")  # type: ignore[misc]
 
 
 def _a_schedule_of_ones_own_is_added(ui: UI) -> None:
@@ -230,7 +222,7 @@ def _a_schedule_of_ones_own_is_added(ui: UI) -> None:
     _fill_in_export(ui, "team-share")
     dialog.get_by_role("button", name="Save").click()
     expect(dialog).not_to_be_visible()
-    wait_for(lambda: len(_schedules(ui)) == 2, "the new schedule")
+    until(lambda: len(_schedules(ui)) == 2, "the new schedule")
     added = _schedules(ui)[1]
     assert (added["schedule"]["interval"], added["active"]) == (40, True)
     assert added["parameters"]["training"]["name"] == "by-schedule"
@@ -290,7 +282,7 @@ def test_a_run_that_is_cancelled_in_the_ui_stops_its_training_and_leaves_nothing
         "button", name="Cancel"
     ).last.click()
     # Its process calls the run crashed, at which a page stops to ask; the worker knows better and has the last word.
-    wait_for(lambda: ui.ask(f"/flow_runs/{run}")["state"]["name"] == "Cancelled", "the cancellation")
+    until(lambda: ui.ask(f"/flow_runs/{run}")["state"]["name"] == "Cancelled", "the cancellation")
     ui.open_run(run)
     ui.expect_state("Cancelled")
     assert trainings_at(program.cwd) == []
