@@ -13,9 +13,9 @@ from flexai.checkpoints.storage.protocol import BLOCK_SIZE, ZERO_BLOCK, Block
 _SMALLEST_HOLE = 256 * 1024
 """Bytes below which to look for a hole costs more than to read it."""
 _WRITE_SIZE = 512 * 1024
-"""Bytes of one write. For more, Linux takes room for them in pieces as large (ext4, xfs), and the large ones that are free
-in a virtual machine are those it has given back to its host: to get them again takes longer than to write (measured:
-docs/performance.md)."""
+"""Bytes of one write. For more, Linux takes room for them in pieces as large (ext4, xfs), and the large ones that are
+free in a virtual machine are those it has given back to its host: to get them again takes longer than to write
+(measured: docs/performance.md)."""
 _BLOCK_UNIT = 512
 """Bytes that ``st_blocks`` counts by, whatever the file system's own blocks: stat(2)."""
 
