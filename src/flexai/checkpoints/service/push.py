@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from flexai.checkpoints.catalog.checkpoints import NameTakenError
 from flexai.checkpoints.contents import StoredContent, StoredFile
@@ -17,8 +17,6 @@ from flexai.checkpoints.paths import parse_path
 from flexai.checkpoints.progress import NoProgress, Progress
 from flexai.checkpoints.service import storing
 from flexai.checkpoints.service.exports import EXPORT_MANIFEST, read_export_manifest
-from flexai.checkpoints.service.sharding import push_in_shards
-from flexai.checkpoints.service.shards import Spread
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.storage.connection import RemotePath, StorageConnection
 from flexai.checkpoints.transfer.scan import scan_local, scan_remote, split_spec
@@ -26,6 +24,9 @@ from flexai.checkpoints.transfer.shards import weight
 from flexai.checkpoints.transfer.sources import LocalSource
 from flexai.checkpoints.transfer.sources import Source as FileSource
 from flexai.checkpoints.transfer.upload import Brought
+
+if TYPE_CHECKING:
+    from flexai.checkpoints.service.shards import Spread
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +120,9 @@ def push(
             raise
     bring: Callable[[], Brought] = Brought
     if spread is not None:
+        # Only flows give out shards, and every command would load what they need.
+        from flexai.checkpoints.service.sharding import push_in_shards
+
         bring = partial(push_in_shards, system, checkpoint, claim, sources, spread=spread, progress=progress)
     stored = storing.store(system, checkpoint, claim, sources, bring=bring, progress=progress)
     if isinstance(source, LocalFiles):
