@@ -160,3 +160,10 @@ def test_two_catalogs_of_one_bucket_know_one_store(
             with System.open(load_settings(home=tmp_path / scheme / home, store=place)) as system:
                 ids.add(system.store_id)
         assert len(ids) == 1
+
+
+def test_the_database_s_password_is_not_shown(tmp_path: Path) -> None:
+    url = "postgresql://someone:s3cr3t-word@db.example/catalog"
+    with System.open(load_settings(home=tmp_path, database_url=url)) as system:
+        assert "s3cr3t-word" not in repr(system)
+        assert system.database_url == url

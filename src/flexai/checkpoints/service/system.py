@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -44,8 +44,8 @@ class System:
     """The settings, the catalog, the managed store and the owner: what every operation works on."""
 
     settings: Settings
-    database_url: str
-    """Of the catalog, password included."""
+    database_url: str = field(repr=False)
+    """Of the catalog, password included: never print it."""
     open_store: Callable[[], ManagedStore]
     owner: Owner
 
