@@ -76,6 +76,12 @@ def test_the_environment_wins_over_the_file_and_the_file_over_the_default(
     assert load_settings(concurrency=7).concurrency == 7
 
 
+def test_a_number_may_be_written_as_python_writes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLEXAI_BANDWIDTH_LIMIT", "400_000")
+    monkeypatch.setenv("FLEXAI_CONCURRENCY", " 1_6 ")
+    assert (load_settings().bandwidth_limit, load_settings().concurrency) == (400_000, 16)
+
+
 def test_an_empty_variable_is_as_good_as_none(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _write(home, "concurrency = 3")
     monkeypatch.setenv("FLEXAI_CONCURRENCY", "")

@@ -91,11 +91,10 @@ class Number(Text):
         return found
 
     def _parse(self, value: object) -> Any:
-        if isinstance(value, str) and value.strip().isdecimal():
-            return int(value)
-        if not isinstance(value, int) or isinstance(value, bool):
+        number = _whole(value)
+        if number is None:
             raise ValueError("a whole number is needed")
-        return value
+        return number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,8 +106,8 @@ class Size(Number):
         return _in_largest_unit(value, {"GiB": 1024**3, "MiB": 1024**2, "KiB": 1024}, "")
 
     def _parse(self, value: object) -> int:
-        size = parse_size(value)
-        if not isinstance(size, int) or isinstance(size, bool):
+        size = _whole(parse_size(value))
+        if size is None:
             raise ValueError("a number of bytes is needed, such as 64MiB")
         return size
 
@@ -131,6 +130,16 @@ class Duration(Number):
         if not isinstance(duration, timedelta):
             raise ValueError("a duration is needed, such as 90s or 7d")
         return duration
+
+
+def _whole(value: object) -> int | None:
+    """A whole number, also as Python writes it (``400_000``)."""
+    if isinstance(value, str):
+        try:
+            return int(value)
+        except ValueError:
+            return None
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def _in_largest_unit(number: int, units: Mapping[str, int], smallest: str) -> str:
