@@ -174,3 +174,21 @@ def test_syncing_takes_files_and_directories(tmp_path: Path) -> None:
         sync_data(descriptor)
     with pytest.raises(NotADirectoryError):
         sync_directory(tmp_path / "file")
+
+
+def test_a_block_is_written_in_pieces_for_which_the_kernel_needs_no_large_ones_of_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = []
+    write = os.pwrite
+
+    def counting(descriptor: int, data: Block, position: int) -> int:
+        sizes.append(len(data))
+        return write(descriptor, data, position)
+
+    monkeypatch.setattr(os, "pwrite", counting)
+    content = os.urandom(BLOCK_SIZE)
+    with (tmp_path / "file").open("wb") as file:
+        write_blocks(file.fileno(), 0, iter([memoryview(content)]), keep_holes=False)
+    assert sizes == [512 * 1024] * (BLOCK_SIZE // (512 * 1024))
+    assert (tmp_path / "file").read_bytes() == content

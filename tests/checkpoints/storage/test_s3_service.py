@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from flexai.checkpoints.errors import AccessDeniedError, StorageUnavailableError
+from flexai.checkpoints.storage import s3_service
 from flexai.checkpoints.storage.protocol import BytesBody
 from flexai.checkpoints.storage.retry import RetryPolicy
 from flexai.checkpoints.storage.s3 import S3Storage
@@ -162,3 +164,17 @@ def test_an_endpoint_that_gives_no_more_credentials_ends_the_matter(proxy: Fault
     tokens.refuses = True
     with pytest.raises(AccessDeniedError, match="no usable credentials"):
         store.put("file", BODY)
+
+
+def test_a_client_is_made_without_a_look_at_every_service_of_aws(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked = []
+    real = os.listdir
+
+    def counting(path: str) -> list[str]:
+        looked.append(path)
+        return real(path)
+
+    monkeypatch.setattr(os, "listdir", counting)
+    s3_service._data_loader.cache_clear()
+    assert S3Service(endpoint_url="http://127.0.0.1:9", anonymous=True).client.meta.service_model.service_name == "s3"
+    assert len(looked) < 20
