@@ -182,6 +182,7 @@ def test_files_come_in_the_order_of_their_paths_with_their_digests(catalog: Cata
     for mine, theirs in zip(found, expected, strict=True):
         assert theirs.content.digest is not None
         assert (mine.path, mine.size, mine.digest) == (theirs.path, theirs.content.size, theirs.content.digest.hex())
+    assert reader.stored_files(str(pushed.id)) == expected
 
 
 def test_exports_come_oldest_first(catalog: Catalog, reader: CatalogReader) -> None:
