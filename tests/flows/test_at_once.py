@@ -88,11 +88,9 @@ def server(
     """
     store = f"store:{juicefs.bucket}/store-{uuid.uuid4().hex[:8]}"
     program = Program(tmp_path / "up")
-    database = postgresql.url(postgresql.create_database())
-    program.environment |= {
+    program.environment |= postgresql.for_prefect() | {
         "FLEXAI_HOME": str(home),
         "FLEXAI_STORE": store,
-        "PREFECT_SERVER_DATABASE_CONNECTION_URL": database.replace("postgresql:", "postgresql+asyncpg:"),
         "PREFECT_WORKER_QUERY_SECONDS": "1",
     }
     try:

@@ -59,6 +59,11 @@ class PostgreSQL:
         self.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
         return name
 
+    def for_prefect(self) -> dict[str, str]:
+        """What has a Prefect server keep its records here: with SQLite it answers 503 on a machine that is busy."""
+        url = self.url(self.create_database()).replace("postgresql:", "postgresql+asyncpg:")
+        return {"PREFECT_SERVER_DATABASE_CONNECTION_URL": url}
+
     def drop_database(self, name: str) -> None:
         """Remove a database and whoever is still connected to it."""
         self.execute(f"DROP DATABASE {name} WITH (FORCE)")

@@ -48,10 +48,8 @@ def program(browser: Browser, postgresql: PostgreSQL, tmp_path_factory: pytest.T
     for a moment.
     """
     program = Program(tmp_path_factory.mktemp("ui"))
-    database = postgresql.url(postgresql.create_database())
     subprocess.run(["git", "clone", "--quiet", _CHECKOUT, program.cwd], check=True)
-    program.environment |= {
-        "PREFECT_SERVER_DATABASE_CONNECTION_URL": database.replace("postgresql:", "postgresql+asyncpg:"),
+    program.environment |= postgresql.for_prefect() | {
         "PREFECT_WORKER_QUERY_SECONDS": "1",
         "FLEXAI_QUIET_PERIOD": "0",
         # Slow enough for somebody to see how far a transfer of some megabytes is.

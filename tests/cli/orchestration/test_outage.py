@@ -14,6 +14,7 @@ from flexai.cli.orchestration.deploying import read_document
 from flexai.cli.orchestration.processes import recall
 from tests.cli.orchestration.test_up import Prefect, await_, program
 from tests.cli.program import Program
+from tests.servers.postgresql import PostgreSQL
 
 __all__ = ["program"]
 
@@ -34,10 +35,12 @@ folder.mkdir()
 """
 
 
-def test_runs_outlive_a_server_that_goes_away_and_are_cancelled_when_it_is_back(program: Program) -> None:
+def test_runs_outlive_a_server_that_goes_away_and_are_cancelled_when_it_is_back(
+    program: Program, postgresql: PostgreSQL
+) -> None:
     # Their process gives up on a call in seconds, as in minutes otherwise.
     up = {"PREFECT_CLIENT_MAX_RETRIES": "1", "FLEXAI_QUIET_PERIOD": "0"}
-    program.environment.update(up)
+    program.environment |= postgresql.for_prefect() | up
     prefect = Prefect(program)
     names = {"default": "long", "digits": "endless"}
     deployments = deploy(prefect, list(names))
