@@ -172,6 +172,7 @@ def test_a_wrong_value_in_the_environment_is_an_error_that_names_the_variable(
         ("grace_period", "inf"),
         ("grace_period", "nan"),
         ("grace_period", "1e300"),
+        ("grace_period", "9" * 400),
     ],
 )
 def test_a_wrong_value_in_the_file_is_an_error_that_names_the_file(home: Path, name: str, text: str) -> None:

@@ -124,8 +124,9 @@ class Duration(Number):
         return _in_largest_unit(int(value.total_seconds()), {"d": 86400, "h": 3600, "m": 60}, "s")
 
     def _parse(self, value: object) -> timedelta:
-        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-            return _duration(value)
+        seconds = value if isinstance(value, float) and math.isfinite(value) else _whole(value)
+        if seconds is not None:
+            return _duration(seconds)
         duration = parse_duration(value)
         if not isinstance(duration, timedelta):
             raise ValueError("a duration is needed, such as 90s or 7d")
