@@ -12,9 +12,10 @@ import yaml
 
 from flexai.cli.orchestration.deploying import read_document
 from flexai.cli.orchestration.processes import recall
-from tests.cli.orchestration.test_up import Prefect, await_, program
+from tests.cli.orchestration.test_up import Prefect, program
 from tests.cli.program import Program
 from tests.servers.postgresql import PostgreSQL
+from tests.support.waiting import until
 
 __all__ = ["program"]
 
@@ -50,28 +51,28 @@ def test_runs_outlive_a_server_that_goes_away_and_are_cancelled_when_it_is_back(
         parameters = {"training": {"name": name, "command": ["python", "-c", code]}, "push": {"select": "latest"}}
         path = f"/deployments/{deployments[deployment]}/create_flow_run"
         runs[name] = prefect.ask(path, {"parameters": parameters})["id"]
-    await_("training", lambda: all((program.cwd / f"{name}-began").exists() for name in names.values()))
+    until(lambda: all((program.cwd / f"{name}-began").exists() for name in names.values()), "the training")
 
     server = recall(program.home, "server")
     assert server is not None
     os.kill(server.pid, signal.SIGTERM)
     log = program.home / "prefect" / "worker.log"
-    await_("run that goes on alone", lambda: log.read_text().count("the run goes on") == len(names))
-    await_("worker that is deaf", lambda: "Flow run cancellation disabled" in log.read_text())
+    until(lambda: log.read_text().count("the run goes on") == len(names), "the run that goes on alone")
+    until(lambda: "Flow run cancellation disabled" in log.read_text(), "the worker that is deaf")
     again = program.run("up", "--port", prefect.ui.rpartition(":")[2])
     assert (again.code, again.out.strip()) == (0, prefect.ui), again.err
-    await_("run that is heard of", lambda: log.read_text().count("the Prefect API is there again") == len(names))
+    until(lambda: log.read_text().count("the Prefect API is there again") == len(names), "the run that is heard of")
     limits = {name: prefect.ask(f"/deployments/{id_}")["global_concurrency_limit"] for name, id_ in deployments.items()}
     assert {name: limit["active_slots"] for name, limit in limits.items()} == dict.fromkeys(names, 1)
 
     (program.cwd / "long-may-end").touch()
-    ended = await_("end", lambda: _ended(prefect, runs["long"]))
+    ended = until(lambda: _ended(prefect, runs["long"]), "the end")
     assert ended["type"] == "COMPLETED", ended
     verified = program.run("checkpoint", "verify", "long-checkpoint-1")
     assert verified.code == 0, verified.err
 
     prefect.ask(f"/flow_runs/{runs['endless']}/set_state", {"state": {"type": "CANCELLING"}})
-    await_("cancellation", lambda: _ended(prefect, runs["endless"]))
+    until(lambda: _ended(prefect, runs["endless"]), "the cancellation")
     job = program.run("training", "inspect", "endless", "--json").json()
     assert job["runtime"]["status"] == "stopped"
 

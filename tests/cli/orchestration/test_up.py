@@ -6,12 +6,11 @@ import os
 import signal
 import socket
 import sqlite3
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 import requests
@@ -21,12 +20,11 @@ from flexai.cli.orchestration.processes import recall
 from tests.cli.conftest import Run
 from tests.cli.program import Program
 from tests.servers.prefect import PrefectServer
+from tests.support.waiting import until
 
 AUTOMATIONS = Path(__file__).parents[3] / "deployments" / "automations.yaml"
 SECONDS = 15
 """The interval of the schedule: as short as runs of several seconds allow."""
-
-T = TypeVar("T")
 
 
 class Prefect:
@@ -51,15 +49,6 @@ class Prefect:
             return requests.get(f"{self.url}/health", timeout=10).ok
         except requests.ConnectionError:
             return False
-
-
-def await_(what: str, ask: Callable[[], T], seconds: float = 180, every: float = 0.3) -> T:
-    """Wait until something is there, and return it."""
-    deadline = time.monotonic() + seconds
-    while not (found := ask()):
-        assert time.monotonic() < deadline, f"no {what}"
-        time.sleep(every)
-    return found
 
 
 def processes_of(home: Path) -> list[str]:
@@ -121,7 +110,7 @@ def _commands_find_it_and_are_tracked(prefect: Prefect) -> None:
     pushed = prefect.program.run("checkpoint", "push", "tracked", "-f", "model")
     assert pushed.code == 0, pushed.err
     filter_ = {"task_runs": {"name": {"any_": ["push tracked (293 KB)"]}}}
-    await_("task run", lambda: [run for run in prefect.ask("/task_runs/filter", filter_) if run["end_time"]])
+    until(lambda: [run for run in prefect.ask("/task_runs/filter", filter_) if run["end_time"]], "the task run")
     # Connections that are made in the UI are the ones that the program knows.
     (prefect.program.cwd / "share").mkdir()
     assert prefect.program.run("storage", "create", "share", "--provider", "local", "--root", "share").code == 0
@@ -203,7 +192,7 @@ def _a_push_ends_well_where_it_is_taken_down_meanwhile(prefect: Prefect) -> None
     program = prefect.program
     program.file("large.bin", os.urandom(1024) * 300_000)
     push = program.start("checkpoint", "push", "interrupted-api", "-f", "large.bin")
-    await_("push at work", lambda: _is_uploading(program.home / "catalog.db", "interrupted-api"), every=0.01)
+    until(lambda: _is_uploading(program.home / "catalog.db", "interrupted-api"), "the push", pause=0.01)
     push.send_signal(signal.SIGSTOP)
     try:
         assert program.run("down").code == 0
@@ -231,9 +220,9 @@ def _next_run(prefect: Prefect, deployment_id: str, after: str = "") -> Any:
         "flow_runs": {"state": {"type": {"any_": ["COMPLETED", "FAILED", "CRASHED"]}}},
         "sort": "END_TIME_DESC",
     }
-    runs = await_(
-        "scheduled run",
+    runs = until(
         lambda: [run for run in prefect.ask("/flow_runs/filter", filter_) if not after or run["end_time"] > after],
+        "the scheduled run",
     )
     return min(runs, key=lambda run: run["end_time"])
 
