@@ -48,9 +48,9 @@ class Own:
         """Run ``flexai checkpoint`` and measure it."""
         return run([flexai(), "checkpoint", *arguments], self.environment)
 
-    def push(self, name: str, source: Path) -> Cost:
+    def push(self, name: str, source: Path, *options: str) -> Cost:
         """Push a folder or a file under a name, without Prefect."""
-        return self.checkpoint("push", name, "--file", str(source), "--no-track")
+        return self.checkpoint("push", name, "--file", str(source), "--no-track", *options)
 
     def fetch(self, name: str, destination: Path) -> Cost:
         """Fetch a checkpoint, without Prefect."""

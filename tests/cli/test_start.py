@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 
 import pytest
@@ -102,6 +103,16 @@ def test_a_fetch_imports_nothing_heavy_either(program: Program) -> None:
     loaded = _modules(program, ["checkpoint", "fetch", "base", "-d", "out"])
     assert (program.cwd / "out" / "a.bin").exists()
     assert loaded & HEAVY == set()
+
+
+def test_a_push_of_what_is_there_already_imports_nothing_heavy_either(program: Program, flexai: Run) -> None:
+    path = program.file("old.bin")
+    os.utime(path, (1_000_000_000, 1_000_000_000))
+    push = ["checkpoint", "push", "old", "-f", "old.bin", "--if-not-exists"]
+    assert flexai(*push).code == 0
+    printed = program.python(_RUN.format(commands=[push]))
+    assert "CODE 0" in printed
+    assert set(printed.rpartition("MODULES ")[2].split()) & HEAVY == set()
 
 
 def _modules_of_work(program: Program) -> set[str]:

@@ -24,6 +24,7 @@ from flexai.checkpoints.service.delete import delete
 from flexai.checkpoints.service.exports import EXPORT_MANIFEST
 from flexai.checkpoints.service.inspect import inspect
 from flexai.checkpoints.service.push import ProviderPath, push
+from flexai.checkpoints.service.push_again import find_unchanged
 from flexai.checkpoints.service.recover import recover
 from flexai.checkpoints.service.verify import verify
 from flexai.checkpoints.storage.connection import RemotePath, split_bucket
@@ -216,6 +217,10 @@ def test_a_second_push_of_an_object_moves_and_copies_nothing(copied: Machine) ->
         copied.push_from("again", "bucket/run")
     assert copied.push_from("again", "bucket/run", if_not_exists=True).name == "again"
     assert copied.buckets.storage.delivered == 0
+
+
+def test_the_files_of_this_machine_are_not_known_to_be_what_nobody_has_read(copied: Machine) -> None:
+    assert find_unchanged(copied.system, "llama", [str(copied.buckets.root / "bucket/run")]) is None
 
 
 def test_an_object_that_has_changed_is_copied_anew(copied: Machine) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import uuid
 
 import pytest
@@ -53,6 +54,14 @@ def test_a_name_that_is_taken_says_whether_the_content_is_the_same(flexai: Run, 
     other = flexai("checkpoint", "push", "taken", "-f", "b.bin=a.bin", "--if-not-exists")
     assert (other.code, other.error) == (4, "checkpoint 'taken' already exists with other content")
     assert flexai("checkpoint", "push", "taken", "-f", "a.bin", "--if-not-exists").code == 0
+
+
+def test_a_second_push_of_what_is_unchanged_says_the_same_as_the_first(flexai: Run, program: Program) -> None:
+    os.utime(program.file("a.bin"), (1_000_000_000, 1_000_000_000))
+    push = ["checkpoint", "push", "steady", "-f", "a.bin", "--if-not-exists"]
+    first, again = flexai(*push, "--json"), flexai(*push, "--json")
+    assert (again.code, again.json()) == (0, first.json())
+    assert again.err == first.err.splitlines(keepends=True)[-1]
 
 
 CLASHES = [

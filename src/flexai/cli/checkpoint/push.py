@@ -118,6 +118,8 @@ def push(
             if_not_exists=if_not_exists,
         )
         checkpoint_id = str(done["metadata"]["id"])
+    elif files and if_not_exists and not rehash and (found := _find_unchanged(name, files, follow_symlinks)):
+        checkpoint_id = found
     else:
         source = _push_source(files, storage_provider, source_path, from_checkpoint, follow_symlinks, rehash)
         checkpoint_id = _push_directly(name, source, if_not_exists)
@@ -175,6 +177,16 @@ def _push_source(
     if from_checkpoint:
         return ExistingCheckpoint(from_checkpoint)
     return ProviderPath(load_connection(storage_provider), source_path)
+
+
+def _find_unchanged(name: str, files: Sequence[str], follow_symlinks: bool) -> str:
+    """The id of the checkpoint that these files are known to be already; empty where they are not, or not known to."""
+    from flexai.checkpoints.service.push_again import find_unchanged
+    from flexai.checkpoints.service.system import System
+
+    with System.open(connect=load_connection) as system:
+        found = find_unchanged(system, name, files, follow_symlinks=follow_symlinks)
+    return found.id if found else ""
 
 
 def _push_directly(name: str, source: PushSource, if_not_exists: bool) -> str:
