@@ -6,7 +6,8 @@ import uuid
 from datetime import UTC, datetime
 from typing import Any
 
-from flexai.checkpoints.models import Checkpoint, CheckpointKind, CheckpointStatus, FileEntry, Manifest, Source
+from flexai.checkpoints.manifest import FileEntry, Manifest
+from flexai.checkpoints.models import Checkpoint, CheckpointKind, CheckpointStatus, Source
 from flexai.checkpoints.owner import Owner
 
 TIME = datetime(2025, 2, 3, 13, 14, 37, 730471, tzinfo=UTC)

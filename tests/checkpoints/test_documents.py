@@ -21,7 +21,7 @@ from flexai.checkpoints.documents import (
     human_size,
     short_size,
 )
-from flexai.checkpoints.models import NIL_UUID, Source
+from flexai.checkpoints.models import NIL_UUID, Source, plain
 
 NOW = datetime(2025, 2, 19, 13, 14, 37, tzinfo=UTC)
 
@@ -32,7 +32,7 @@ PUSHED = CheckpointDetails(
     name="test-nanogpt-run-1",
     creator_user_id="bd67af19-2599-4a57-832e-a1ac042f48be",
     owner_org_id="270a5476-b91a-442f-8a13-852ef7bb5b94",
-    source=json.loads(Source(from_local_files=("output/checkpoint_20250203_130043/ckpt.pt",)).model_dump_json()),
+    source=plain(Source(from_local_files=("output/checkpoint_20250203_130043/ckpt.pt",))),
     status="available",
     reason="",
     size=360490229,

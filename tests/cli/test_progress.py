@@ -167,8 +167,9 @@ def test_beside_a_training_command_only_remarks_are_shown(capsys: pytest.Capture
 
 _SHOW = """
 import time
-from flexai.cli.progress import Form, Notes, ShownProgress, Snapshot, Tally, clock, shown_progress, wanted_form
-with shown_progress() as progress:
+from flexai.cli import progress as showing
+showing.BRIEF = 0.3
+with showing.shown_progress() as progress:
     progress.begin("push a-checkpoint-with-a-name-that-is-rather-long-for-a-terminal", total_bytes=10**9, total_files=9)
     progress.advance(moved=3 * 10**8, skipped=10**8, files=3)
     time.sleep(0.6)
@@ -212,6 +213,11 @@ def test_a_terminal_gets_a_bar_that_fits_into_its_80_columns(program: Program) -
     assert any("40%" in line and "381/954 MB" in line and "3/9 files  95 MB kept" in line for line in bars)
     assert "a [bold]remark[/bold]" in drawn
     assert drawn[-1].startswith("push a-checkpoint-with-a-name-that-is-rather-long-for-a-terminal: 953.7 MB, 9 files")
+
+
+def test_what_takes_no_time_worth_a_bar_does_not_load_what_draws_it(program: Program) -> None:
+    code = _SHOW.replace("BRIEF = 0.3", "BRIEF = 60.0") + "import sys\nprint('rich' in sys.modules)\n"
+    assert _on_a_terminal(program, code).splitlines() == ["a [bold]remark[/bold]", "False"]
 
 
 def test_no_color_leaves_the_bar_without_colours(program: Program) -> None:

@@ -115,6 +115,12 @@ def test_a_push_of_what_is_there_already_imports_nothing_heavy_either(program: P
     assert set(printed.rpartition("MODULES ")[2].split()) & HEAVY == set()
 
 
+def test_a_push_of_local_files_does_not_load_pydantic(program: Program) -> None:
+    loaded = _modules(program, ["checkpoint", "push", "other", "-f", "a.bin"])
+    assert "sqlalchemy" in loaded
+    assert "pydantic" not in loaded
+
+
 def _modules_of_work(program: Program) -> set[str]:
     printed = program.python(_RUN.format(commands=WORKING))
     assert printed.count("CODE 0") == len(WORKING)

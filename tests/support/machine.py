@@ -15,7 +15,8 @@ from typing import Any
 from sqlalchemy import select
 
 from flexai.checkpoints.catalog.tables import blob_references, blobs, checkpoints, metadata
-from flexai.checkpoints.models import Checkpoint, CheckpointKind, CheckpointStatus, Manifest
+from flexai.checkpoints.manifest import Manifest
+from flexai.checkpoints.models import Checkpoint, CheckpointKind, CheckpointStatus
 from flexai.checkpoints.service.export import ExportReport, export
 from flexai.checkpoints.service.exports import EXPORT_MANIFEST
 from flexai.checkpoints.service.fetch import FetchReport, fetch

@@ -101,7 +101,7 @@ def test_a_checkpoints_page_says_what_it_is_and_where_it_comes_from() -> None:
 
 
 def test_what_is_not_known_has_no_row() -> None:
-    text = describe_checkpoint(Story(CHECKPOINT.model_copy(update={"facts": TrainingFacts()})), "pushed", at=AT)
+    text = describe_checkpoint(Story(replace(CHECKPOINT, facts=TrainingFacts())), "pushed", at=AT)
     assert "loss" not in text and "Training job" not in text and "## Files" not in text
 
 
@@ -114,7 +114,7 @@ def test_a_long_list_of_files_is_cut_and_says_where_the_rest_is(monkeypatch: pyt
 
 def test_names_of_others_are_no_marks_on_a_page() -> None:
     files = [FileRow("a|b`c.bin", 1, "cd" * 32)]
-    story = Story(CHECKPOINT.model_copy(update={"reason": "<b>|\n# no"}), files)
+    story = Story(replace(CHECKPOINT, reason="<b>|\n# no"), files)
     text = describe_checkpoint(story, "pushed")
     assert "``a\\|b`c.bin``" in text
     assert r"| Status | available: \<b\>\| \# no |" in text

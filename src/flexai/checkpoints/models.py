@@ -1,18 +1,22 @@
-"""The words of the checkpoint system as data: checkpoint, manifest, file, training job, export record."""
+"""The words of the checkpoint system as data: checkpoint, training job, export record.
+
+Plain records, since every push needs them: to import pydantic and build models would take it a fifteenth of a second.
+What comes from outside is checked by pydantic where it is read (``manifest``, ``service.manifests``), against the
+annotations and rules here.
+"""
 
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Any, ClassVar
 from uuid import UUID
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
-
-from flexai.checkpoints import paths
 from flexai.checkpoints.names import title_of
 
 NIL_UUID = UUID(int=0)
@@ -52,47 +56,11 @@ class JobStatus(StrEnum):
         return self not in {JobStatus.IN_PROGRESS, JobStatus.STOP_IN_PROGRESS}
 
 
-class DigestOrigin(StrEnum):
-    """Who computed a file's digest."""
+DIGEST = re.compile(r"[0-9a-f]{64}")
+"""A BLAKE3 digest in hex."""
 
-    COMPUTED = "computed"
-    PROVIDER = "provider"
-
-
-SafePath = Annotated[str, AfterValidator(paths.parse_path)]
-Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-
-
-class Frozen(BaseModel):
-    """A value that never changes; unknown fields are refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class FileEntry(Frozen):
-    """One file of a manifest.
-
-    The fields stand in order of their names, so that pydantic writes them in canonical order.
-    """
-
-    checksums: dict[str, str] = Field(default_factory=dict, description="The provider's own checksums, in hex")
-    digest: Digest | None = Field(
-        default=None, description="BLAKE3 of the file's parts' digests; None until it is read"
-    )
-    part_size: int = Field(gt=0, description="Bytes of each part but the last")
-    parts: tuple[Digest, ...] = Field(default=(), description="BLAKE3 of each part, where there is more than one")
-    path: SafePath
-    size: int = Field(ge=0, description="Bytes")
-
-    @field_validator("checksums")
-    @classmethod
-    def _in_order(cls, value: dict[str, str]) -> dict[str, str]:
-        return dict(sorted(value.items()))
-
-    @property
-    def digest_origin(self) -> DigestOrigin:
-        """Whether the digest was computed here or only the provider's checksum is known."""
-        return DigestOrigin.PROVIDER if self.digest is None else DigestOrigin.COMPUTED
+_STRICT = {"extra": "forbid"}
+"""Has pydantic refuse a document with fields that are not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,69 +74,32 @@ class ManifestSummary:
     file_count: int
 
 
-class Manifest(Frozen):
-    """The list of a checkpoint's files, in order of their paths; once written it never changes.
-
-    Its digest names the content: two checkpoints with equal manifests hold the same files.
-    """
-
-    files: tuple[FileEntry, ...]
-
-    @model_validator(mode="after")
-    def _files_lie_beside_each_other(self) -> Manifest:
-        names = [paths.CheckpointPath(entry.path) for entry in self.files]
-        if names != sorted(names):
-            raise ValueError("the files of a manifest are in order of their paths")
-        paths.check_path_set(names)
-        return self
-
-    @property
-    def size(self) -> int:
-        """Bytes in all."""
-        return sum(entry.size for entry in self.files)
-
-    def canonical(self) -> bytes:
-        """The manifest's one byte form: JSON with sorted keys, no spaces, UTF-8."""
-        return canonical_manifest(self.files)
-
-    def digest(self) -> str:
-        """BLAKE3 of the canonical form, in hex."""
-        return digest_manifest(self.canonical())
-
-    @property
-    def summary(self) -> ManifestSummary:
-        """What the catalog keeps of it."""
-        return ManifestSummary(digest=self.digest(), size=self.size, file_count=len(self.files))
-
-
-def canonical_manifest(entries: Iterable[FileEntry]) -> bytes:
-    """The one byte form of the manifest of entries, which may be made one at a time."""
-    return b'{"files":[' + b",".join(entry.model_dump_json().encode() for entry in entries) + b"]}"
-
-
-def digest_manifest(canonical: bytes) -> str:
-    """BLAKE3 of a manifest's canonical form, in hex."""
-    from blake3 import blake3
-
-    return blake3(canonical).hexdigest()
-
-
-class Source(Frozen):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
     """Where a checkpoint's files came from."""
+
+    __pydantic_config__: ClassVar = _STRICT
 
     from_local_files: tuple[str, ...] = ()
     storage_provider: str = ""
     storage_provider_id: UUID = NIL_UUID
     source_path: str = ""
-    revision: str = Field(default="", description="What a movable source path meant when it was read")
+    revision: str = ""
+    """What a movable source path meant when it was read."""
 
 
-class TrainingFacts(Frozen):
-    """What a captured checkpoint's own files say about it."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingFacts:
+    """What a captured checkpoint's own files say about it.
 
-    step: int | None = Field(default=None, ge=-(2**63), lt=2**63)
-    train_loss: float | None = Field(default=None, allow_inf_nan=False)
-    eval_loss: float | None = Field(default=None, allow_inf_nan=False)
+    ValueError for a step that no database holds, and for a loss that JSON does not know.
+    """
+
+    __pydantic_config__: ClassVar = _STRICT
+
+    step: int | None = None
+    train_loss: float | None = None
+    eval_loss: float | None = None
     model: str = ""
     version: str = ""
     inference_ready: bool = False
@@ -176,32 +107,56 @@ class TrainingFacts(Frozen):
     resumable: bool = False
     resumable_missing: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        if self.step is not None and not -(2**63) <= self.step < 2**63:
+            raise ValueError(f"the step {self.step} is out of range")
+        for loss in (self.train_loss, self.eval_loss):
+            if loss is not None and not math.isfinite(loss):
+                raise ValueError(f"a loss of {loss} is not finite")
 
-class Checkpoint(Frozen):
-    """A named, immutable set of files with a UUID, an owner, a status and a manifest."""
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """A named, immutable set of files with a UUID, an owner, a status and a manifest.
+
+    ValueError for a size or a number of files below zero, and for a digest that is none.
+    """
+
+    __pydantic_config__: ClassVar = _STRICT
 
     id: UUID
     kind: CheckpointKind
-    name: str = Field(description="A resource name; for a captured checkpoint its folder's name, which may be empty")
+    name: str
+    """A resource name; for a captured checkpoint its folder's name, which may be empty."""
     creator_user_id: UUID
     owner_org_id: UUID
     source: Source
     status: CheckpointStatus
     reason: str = ""
-    size: int = Field(default=0, ge=0, description="Bytes in all")
-    file_count: int = Field(default=0, ge=0)
-    manifest_digest: Digest | None = None
+    size: int = 0
+    """Bytes in all."""
+    file_count: int = 0
+    manifest_digest: str | None = None
     store_id: str = ""
-    parent_id: UUID | None = Field(default=None, description="The checkpoint it was pushed or trained from")
+    parent_id: UUID | None = None
+    """The checkpoint it was pushed or trained from."""
     job_id: UUID | None = None
     job_name: str = ""
     node: str = "0"
-    sequence: int = Field(default=0, description="The order in which its job's checkpoints were captured")
+    sequence: int = 0
+    """The order in which its job's checkpoints were captured."""
     facts: TrainingFacts = TrainingFacts()
-    is_protected: bool = Field(default=False, description="Whether it is kept from being deleted")
+    is_protected: bool = False
+    """Whether it is kept from being deleted."""
     created_at: datetime
     updated_at: datetime
     deleted_at: datetime | None = None
+
+    def __post_init__(self) -> None:
+        if self.size < 0 or self.file_count < 0:
+            raise ValueError("no checkpoint has less than nothing in it")
+        if self.manifest_digest is not None and not DIGEST.fullmatch(self.manifest_digest):
+            raise ValueError("the manifest's digest is none")
 
     @property
     def title(self) -> str:
@@ -209,7 +164,8 @@ class Checkpoint(Frozen):
         return title_of(self.kind, self.name, self.job_name)
 
 
-class TrainingJob(Frozen):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingJob:
     """One run of a user's training command."""
 
     id: UUID
@@ -219,34 +175,60 @@ class TrainingJob(Frozen):
     status: JobStatus
     reason: str = ""
     command: tuple[str, ...]
-    env_names: tuple[str, ...] = Field(default=(), description="Names only: values may be secrets")
+    env_names: tuple[str, ...] = ()
+    """Names only: values may be secrets."""
     attempt: int = 1
     exit_code: int | None = None
     input_checkpoint_id: UUID | None = None
     output_dir: str
     log_path: str
     host: str = ""
-    code_commit: str = Field(default="", description="The commit of the command's code, and whether it was changed")
+    code_commit: str = ""
+    """The commit of the command's code, and whether it was changed."""
     created_at: datetime
     started_at: datetime
     ended_at: datetime | None = None
     updated_at: datetime
 
 
-class ExportRecord(Frozen):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportRecord:
     """That a checkpoint was exported, and where to."""
 
     id: UUID
     checkpoint_id: UUID
     storage_provider: str
     destination_path: str
-    manifest_digest: Digest
+    manifest_digest: str
     exported_at: datetime
+
+
+def plain(value: Any) -> Any:
+    """One of these records, or a value of theirs, in JSON's own types; times are ISO 8601 texts."""
+    if is_dataclass(value):
+        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, datetime):
+        return value.isoformat()
+    return str(value) if isinstance(value, (UUID, StrEnum)) else value
 
 
 def canonical_json(document: Any) -> bytes:
     """The one byte form of a JSON document: sorted keys, no spaces, UTF-8, no NaN."""
     return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+
+def canonical_manifest(entries: Iterable[dict[str, Any]]) -> bytes:
+    """The one byte form of the manifest of entries, which may be made one at a time."""
+    return b'{"files":[' + b",".join(map(canonical_json, entries)) + b"]}"
+
+
+def digest_manifest(canonical: bytes) -> str:
+    """BLAKE3 of a manifest's canonical form, in hex."""
+    from blake3 import blake3
+
+    return blake3(canonical).hexdigest()
 
 
 def now() -> datetime:

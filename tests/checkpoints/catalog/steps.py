@@ -14,15 +14,8 @@ from flexai.checkpoints.catalog.catalog import Catalog
 from flexai.checkpoints.catalog.claims import Claim
 from flexai.checkpoints.catalog.tables import blob_references, blobs, checkpoints, files, jobs
 from flexai.checkpoints.contents import NewContent, StoredContent
-from flexai.checkpoints.models import (
-    Checkpoint,
-    CheckpointStatus,
-    FileEntry,
-    JobStatus,
-    Manifest,
-    Source,
-    TrainingFacts,
-)
+from flexai.checkpoints.manifest import FileEntry, Manifest
+from flexai.checkpoints.models import Checkpoint, CheckpointStatus, JobStatus, Source, TrainingFacts
 from flexai.checkpoints.names import parse_name
 from flexai.checkpoints.owner import Owner
 from tests.checkpoints.samples import OWNER

@@ -5,6 +5,7 @@ import threading
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -527,7 +528,7 @@ def test_an_undeleted_checkpoint_is_as_it_was(catalog: Catalog, blobs: Blobs) ->
     first = push(catalog, "llama")
     _delete(catalog, "llama")
     again = _undelete(catalog, "LLAMA")
-    assert again.model_copy(update={"updated_at": first.updated_at}) == first
+    assert replace(again, updated_at=first.updated_at) == first
     assert _get(catalog, "llama").id == first.id
     assert len(blobs.files_of(str(first.id))) == 1
 

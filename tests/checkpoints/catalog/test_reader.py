@@ -26,7 +26,7 @@ from flexai.checkpoints.errors import (
     SettingsError,
     StorageUnavailableError,
 )
-from flexai.checkpoints.models import Checkpoint, ExportRecord, JobStatus, TrainingFacts, now
+from flexai.checkpoints.models import Checkpoint, ExportRecord, JobStatus, TrainingFacts, now, plain
 from flexai.checkpoints.names import parse_name, parse_reference
 from tests.checkpoints.catalog.steps import begin, capture, commit, push, set_columns, store
 from tests.checkpoints.samples import OWNER
@@ -116,7 +116,7 @@ def test_details_are_those_of_the_catalog(catalog: Catalog, reader: CatalogReade
     captured = _captured(catalog, str(job.id), facts=facts)
     for expected in (catalog.checkpoints.get_by_id(str(captured.id)), push(catalog, "pushed")):
         found = reader.checkpoint(str(expected.id))
-        document = expected.model_dump(mode="json")
+        document = plain(expected)
         for field in (
             "id",
             "kind",
@@ -228,7 +228,7 @@ def test_jobs_are_those_of_the_catalog(catalog: Catalog, reader: CatalogReader) 
     assert [row.name for row in rows] == ["zebra", "llama"]
     assert [(row.checkpoint_count, row.input_checkpoint_name) for row in rows] == [(1, ""), (0, "base")]
     for row, expected in zip(rows, catalog.jobs.list(), strict=True):
-        document = expected.model_dump(mode="json")
+        document = plain(expected)
         for field in (
             "id",
             "name",

@@ -13,7 +13,8 @@ from flexai.checkpoints.catalog.recovery import enter_recovered
 from flexai.checkpoints.catalog.tables import blobs as blob_table
 from flexai.checkpoints.contents import NewContent
 from flexai.checkpoints.errors import IntegrityError
-from flexai.checkpoints.models import Checkpoint, CheckpointKind, CheckpointStatus, FileEntry, Manifest, TrainingFacts
+from flexai.checkpoints.manifest import FileEntry, Manifest
+from flexai.checkpoints.models import Checkpoint, CheckpointKind, CheckpointStatus, TrainingFacts
 from flexai.checkpoints.names import parse_reference
 from tests.checkpoints.catalog.steps import (
     PART_SIZE,

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import uuid
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -90,7 +91,7 @@ def test_a_deleted_checkpoint_comes_back_as_it_was(machine: Machine, source: Pat
     pushed = machine.push("llama", source)
     delete(machine.system, "llama")
     back = undelete(machine.system, "llama")
-    assert back == pushed.model_copy(update={"updated_at": back.updated_at})
+    assert back == replace(pushed, updated_at=back.updated_at)
     check_all(machine, ["llama"], SOURCE)
 
 

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from flexai.checkpoints.contents import StoredContent, StoredFile
 from flexai.checkpoints.errors import UnsafePathError
-from flexai.checkpoints.service.manifests import manifest_of, read_manifest_document, write_manifest
+from flexai.checkpoints.service.manifest_writer import write_manifest
+from flexai.checkpoints.service.manifests import manifest_of, read_manifest_document
 from flexai.checkpoints.storage.local import LocalStorage
 from flexai.checkpoints.storage.managed import ManagedStore
 from flexai.checkpoints.transfer.digest import digest_parts

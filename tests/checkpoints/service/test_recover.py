@@ -4,6 +4,7 @@ import json
 import os
 import uuid
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,7 @@ def test_a_lost_catalog_is_rebuilt_from_the_store(pushed: Machine) -> None:
     assert sorted(report.recovered) == ["copy", "llama", "mistral"]
     for name, known in before.items():
         found = machine.checkpoint(name)
-        assert found == known.model_copy(update={"updated_at": found.updated_at})
+        assert found == replace(known, updated_at=found.updated_at)
     assert machine.fetched("mistral") == SOURCE | {"model/b.safetensors": noise(5 * PART, "new")}
     check_all(machine, ["llama", "copy"], SOURCE)
 
@@ -84,7 +85,7 @@ def test_a_captured_checkpoint_comes_back_with_its_job_and_facts(machine: Machin
     assert sorted(recover(machine.system).recovered) == ["train/.", "train/checkpoint-5"]
     for one in captured:
         found = inspect(machine.system, str(one.id)).checkpoint
-        assert found == one.model_copy(update={"updated_at": found.updated_at})
+        assert found == replace(one, updated_at=found.updated_at)
         assert found.facts == one.facts
         assert (found.job_name, found.job_id, found.sequence, found.node) == ("train", job.id, one.sequence, one.node)
     assert machine.fetched(str(captured[0].id)) == SOURCE

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flexai.checkpoints.errors import IntegrityError
-from flexai.checkpoints.models import FileEntry
+from flexai.checkpoints.manifest import FileEntry
 from flexai.checkpoints.paths import parse_path
 from flexai.checkpoints.storage.local import LocalStorage
 from flexai.checkpoints.storage.protocol import BytesBody, ObjectInfo

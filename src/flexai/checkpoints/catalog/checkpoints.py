@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Callable, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 from sqlalchemy import Connection, RowMapping, delete, exists, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
@@ -30,6 +31,7 @@ from flexai.checkpoints.models import (
     Source,
     TrainingFacts,
     now,
+    plain,
 )
 from flexai.checkpoints.names import Name, Reference, name_key
 from flexai.checkpoints.owner import Owner
@@ -168,7 +170,7 @@ class Checkpoints:
                     name=name,
                     status=status,
                     reason="",
-                    source=source.model_dump_json(),
+                    source=json.dumps(plain(source)),
                     store_id=store_id,
                     parent_id=parent_id,
                     updated_at=to_text(now()),
@@ -225,7 +227,7 @@ class Checkpoints:
 
     def set_source(self, checkpoint_id: str, claim: Claim, source: Source) -> None:
         """Record where the files come from once that is known exactly."""
-        self._update_held(checkpoint_id, claim, source=source.model_dump_json())
+        self._update_held(checkpoint_id, claim, source=json.dumps(plain(source)))
 
     def commit(
         self,
@@ -578,7 +580,14 @@ class Checkpoints:
         query = select(exports).where(exports.c.checkpoint_id == checkpoint_id).order_by(exports.c.exported_at)
         with self._database.reading() as connection:
             return [
-                ExportRecord.model_validate(dict(row) | {"exported_at": from_text(row["exported_at"])})
+                ExportRecord(
+                    id=UUID(row["id"]),
+                    checkpoint_id=UUID(row["checkpoint_id"]),
+                    storage_provider=row["storage_provider"],
+                    destination_path=row["destination_path"],
+                    manifest_digest=row["manifest_digest"],
+                    exported_at=from_text(row["exported_at"]),
+                )
                 for row in connection.execute(query).mappings()
             ]
 
@@ -695,10 +704,12 @@ def _new_row(
 
 def row_of(checkpoint: Checkpoint) -> dict[str, Any]:
     """The columns that hold a checkpoint, its claim left out."""
-    document = checkpoint.model_dump(mode="json", exclude={"source", "facts", "job_name"})
+    document: dict[str, Any] = plain(checkpoint)
+    for name in ("facts", "job_name"):
+        del document[name]
     return document | {
         "name_key": name_key(checkpoint.name) if checkpoint.kind is CheckpointKind.PUSHED else None,
-        "source": checkpoint.source.model_dump_json(),
+        "source": json.dumps(document["source"]),
         "created_at": to_text(checkpoint.created_at),
         "updated_at": to_text(checkpoint.updated_at),
         "deleted_at": None if checkpoint.deleted_at is None else to_text(checkpoint.deleted_at),
@@ -707,25 +718,48 @@ def row_of(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def _facts_columns(facts: TrainingFacts) -> dict[str, Any]:
-    document = facts.model_dump(mode="json")
+    document: dict[str, Any] = plain(facts)
     for name in ("inference_missing", "resumable_missing"):
         document[name] = json.dumps(document[name])
     return document
 
 
+_FACTS = [one.name for one in fields(TrainingFacts)]
+_SAME = ("name", "reason", "size", "file_count", "manifest_digest", "store_id", "node", "sequence", "is_protected")
+"""Columns that hold a field as it is."""
+
+
 def _checkpoint(row: RowMapping) -> Checkpoint:
-    values = {name: row[name] for name in Checkpoint.model_fields if name in row and name != "source"}
-    facts = {name: row[name] for name in TrainingFacts.model_fields}
+    facts = {name: row[name] for name in _FACTS}
     for name in ("inference_missing", "resumable_missing"):
-        facts[name] = json.loads(facts[name])
+        facts[name] = tuple(json.loads(facts[name]))
     return Checkpoint(
-        **values
+        id=UUID(row["id"]),
+        kind=CheckpointKind(row["kind"]),
+        status=CheckpointStatus(row["status"]),
+        creator_user_id=UUID(row["creator_user_id"]),
+        owner_org_id=UUID(row["owner_org_id"]),
+        source=_source(json.loads(row["source"])),
+        parent_id=_uuid(row["parent_id"]),
+        job_id=_uuid(row["job_id"]),
+        job_name=row["job_name"] or "",
+        facts=TrainingFacts(**facts),
+        created_at=from_text(row["created_at"]),
+        updated_at=from_text(row["updated_at"]),
+        deleted_at=None if row["deleted_at"] is None else from_text(row["deleted_at"]),
+        **{name: row[name] for name in _SAME},
+    )
+
+
+def _source(document: dict[str, Any]) -> Source:
+    return Source(
+        **document
         | {
-            "source": Source.model_validate_json(row["source"]),
-            "facts": TrainingFacts(**facts),
-            "job_name": row["job_name"] or "",
-            "created_at": from_text(row["created_at"]),
-            "updated_at": from_text(row["updated_at"]),
-            "deleted_at": None if row["deleted_at"] is None else from_text(row["deleted_at"]),
+            "from_local_files": tuple(document["from_local_files"]),
+            "storage_provider_id": UUID(document["storage_provider_id"]),
         }
     )
+
+
+def _uuid(text: str | None) -> UUID | None:
+    return None if text is None else UUID(text)

@@ -320,19 +320,26 @@ def _places(layout: Layout, job_id: UUID, attempt: int) -> Mapping[str, str]:
 
 
 def _job(row: RowMapping) -> TrainingJob:
-    values = {name: row[name] for name in TrainingJob.model_fields}
+    status, reason = JobStatus(row["status"]), row["reason"]
     if row["status"] in _RUNNING:
         holder = Claim.of_row(row)
         if holder is None or not holder.is_alive:
-            values |= {"status": JobStatus.INTERRUPTED, "reason": RUNNER_GONE}
+            status, reason = JobStatus.INTERRUPTED, RUNNER_GONE
     return TrainingJob(
-        **values
-        | {
-            "command": json.loads(row["command"]),
-            "env_names": json.loads(row["env_names"]),
-            "created_at": from_text(row["created_at"]),
-            "started_at": from_text(row["started_at"]),
-            "ended_at": None if row["ended_at"] is None else from_text(row["ended_at"]),
-            "updated_at": from_text(row["updated_at"]),
-        }
+        id=UUID(row["id"]),
+        creator_user_id=UUID(row["creator_user_id"]),
+        owner_org_id=UUID(row["owner_org_id"]),
+        status=status,
+        reason=reason,
+        command=tuple(json.loads(row["command"])),
+        env_names=tuple(json.loads(row["env_names"])),
+        input_checkpoint_id=None if row["input_checkpoint_id"] is None else UUID(row["input_checkpoint_id"]),
+        created_at=from_text(row["created_at"]),
+        started_at=from_text(row["started_at"]),
+        ended_at=None if row["ended_at"] is None else from_text(row["ended_at"]),
+        updated_at=from_text(row["updated_at"]),
+        **{
+            name: row[name]
+            for name in ("name", "attempt", "exit_code", "output_dir", "log_path", "host", "code_commit")
+        },
     )

@@ -15,7 +15,8 @@ from flexai.checkpoints.catalog.database import MIGRATION_LOCK, Database
 from flexai.checkpoints.catalog.tables import blob_references, blobs, checkpoints, contents, files, jobs
 from flexai.checkpoints.catalog.times import to_text
 from flexai.checkpoints.contents import NewContent
-from flexai.checkpoints.models import Checkpoint, CheckpointStatus, JobStatus, Manifest
+from flexai.checkpoints.manifest import Manifest
+from flexai.checkpoints.models import Checkpoint, CheckpointStatus, JobStatus
 from flexai.checkpoints.names import name_key
 
 _Place: TypeAlias = tuple[str, int, int]

@@ -12,4 +12,4 @@ def to_text(time: datetime) -> str:
 
 def from_text(text: str) -> datetime:
     """The time that a text of :func:`to_text` names."""
-    return datetime.strptime(text, "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=UTC)
+    return datetime.fromisoformat(text)

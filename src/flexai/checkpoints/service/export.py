@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from flexai.checkpoints.contents import StoredFile
 from flexai.checkpoints.errors import AccessDeniedError, DestinationExistsError, SourceError, UsageError
-from flexai.checkpoints.models import Checkpoint, ExportRecord, Manifest, now
+from flexai.checkpoints.manifest import Manifest
+from flexai.checkpoints.models import Checkpoint, ExportRecord, now
 from flexai.checkpoints.progress import NoProgress, Progress
 from flexai.checkpoints.service.exports import (
     EXPORT_MANIFEST,

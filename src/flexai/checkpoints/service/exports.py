@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from flexai.checkpoints.errors import IntegrityError, NotFoundError
-from flexai.checkpoints.models import Checkpoint, Manifest, canonical_json
+from flexai.checkpoints.manifest import Manifest
+from flexai.checkpoints.models import Checkpoint, canonical_json
 from flexai.checkpoints.storage.connection import RemotePath
 from flexai.checkpoints.storage.protocol import BytesBody, ObjectInfo
 

@@ -16,7 +16,6 @@ from flexai.checkpoints.names import parse_name
 from flexai.checkpoints.paths import parse_path
 from flexai.checkpoints.progress import NoProgress, Progress
 from flexai.checkpoints.service import storing
-from flexai.checkpoints.service.exports import EXPORT_MANIFEST, read_export_manifest
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.storage.connection import RemotePath, StorageConnection
 from flexai.checkpoints.transfer.scan import scan_local, scan_remote, split_spec
@@ -177,6 +176,9 @@ def _scan_export(place: RemotePath) -> Sequence[FileSource]:
 
     Raises IntegrityError for a torn export, or one whose objects are missing or of another size.
     """
+    # Only these pushes read what pydantic must check; the others would wait for its import.
+    from flexai.checkpoints.service.exports import EXPORT_MANIFEST, read_export_manifest
+
     if place.key.rpartition("/")[2] == EXPORT_MANIFEST or (found := read_export_manifest(place)) is None:
         return ()
     where = f"{place.storage.location}/{place.key}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from flexai.checkpoints.catalog.recovery import enter_recovered
@@ -62,7 +62,7 @@ def _recover_one(
         raise IntegrityError(f"the content of {missing[0]!r}{more} is not in the store")
     entered = enter_recovered(
         system.catalog.database,
-        checkpoint.model_copy(update={"store_id": system.store_id, "updated_at": now()}),
+        replace(checkpoint, store_id=system.store_id, updated_at=now()),
         manifest,
         ranges,
         sizes,

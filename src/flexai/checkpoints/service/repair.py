@@ -15,11 +15,13 @@ from datetime import timedelta
 
 from flexai.checkpoints.contents import NewContent, StoredContent, StoredFile
 from flexai.checkpoints.errors import CheckpointError, ConflictError, IntegrityError, NotFoundError, SourceChangedError
-from flexai.checkpoints.models import ExportRecord, FileEntry, canonical_json, now
+from flexai.checkpoints.manifest import FileEntry
+from flexai.checkpoints.models import ExportRecord, canonical_json, now
 from flexai.checkpoints.paths import parse_path
 from flexai.checkpoints.progress import NoProgress, Progress
 from flexai.checkpoints.service.exports import read_export_manifest
-from flexai.checkpoints.service.manifests import manifest_of, read_manifest_document, write_manifest
+from flexai.checkpoints.service.manifest_writer import write_manifest
+from flexai.checkpoints.service.manifests import manifest_of, read_manifest_document
 from flexai.checkpoints.service.system import Connect, System
 from flexai.checkpoints.storage.connection import RemotePath
 from flexai.checkpoints.storage.protocol import Block

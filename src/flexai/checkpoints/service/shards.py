@@ -15,7 +15,7 @@ from typing import Protocol, TypeAlias
 from flexai.checkpoints.catalog.held import HeldBlobs
 from flexai.checkpoints.contents import StoredFile
 from flexai.checkpoints.errors import ConflictError, SettingsError, SourceChangedError, SourceError
-from flexai.checkpoints.models import FileEntry
+from flexai.checkpoints.manifest import FileEntry
 from flexai.checkpoints.paths import parse_path
 from flexai.checkpoints.progress import Progress
 from flexai.checkpoints.service.system import System

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from flexai.checkpoints.catalog.claims import Claim, ClaimKeeper
 from flexai.checkpoints.contents import StoredContent, StoredFile
 from flexai.checkpoints.errors import CheckpointError
 from flexai.checkpoints.models import Checkpoint, TrainingFacts
 from flexai.checkpoints.progress import Progress
-from flexai.checkpoints.service.manifests import write_manifest
+from flexai.checkpoints.service.manifest_writer import write_manifest
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.transfer import compare
 from flexai.checkpoints.transfer.learn import learn
@@ -78,7 +79,7 @@ def commit(
     facts: TrainingFacts | None = None,
 ) -> Checkpoint:
     """Write the manifest and make the checkpoint available."""
-    described = checkpoint.model_copy(update={"facts": facts or checkpoint.facts})
+    described = replace(checkpoint, facts=facts or checkpoint.facts)
     files = [StoredFile(path, content) for path, content in contents.items()]
     manifest = write_manifest(system.store, described, files)
     return system.catalog.checkpoints.commit(

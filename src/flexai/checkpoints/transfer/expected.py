@@ -13,7 +13,7 @@ from flexai.checkpoints.storage.protocol import Block, Body
 from flexai.checkpoints.transfer.sources import Source
 
 if TYPE_CHECKING:
-    from flexai.checkpoints.models import FileEntry
+    from flexai.checkpoints.manifest import FileEntry
 
 
 @dataclass(frozen=True, slots=True)

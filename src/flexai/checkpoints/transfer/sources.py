@@ -16,7 +16,7 @@ from flexai.checkpoints.storage.protocol import Block, ObjectInfo, ObjectStorage
 from flexai.checkpoints.transfer.digest import digest_blocks
 
 if TYPE_CHECKING:
-    from flexai.checkpoints.models import FileEntry
+    from flexai.checkpoints.manifest import FileEntry
 
 _SAMPLE = 64 * 1024
 

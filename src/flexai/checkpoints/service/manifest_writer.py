@@ -1,0 +1,66 @@
+"""Writing the document that lies beside the blobs and says what a checkpoint is made of and where that is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from flexai.checkpoints.contents import DIGEST_SIZE, StoredFile
+from flexai.checkpoints.models import (
+    Checkpoint,
+    ManifestSummary,
+    canonical_json,
+    canonical_manifest,
+    digest_manifest,
+    plain,
+)
+from flexai.checkpoints.paths import check_path_set, parse_path
+from flexai.checkpoints.storage.managed import ManagedStore
+
+FORMAT = 1
+
+
+def write_manifest(store: ManagedStore, checkpoint: Checkpoint, files: Sequence[StoredFile]) -> ManifestSummary:
+    """Store what describes a checkpoint: itself, its manifest, and where each file's content lies.
+
+    It is put together entry by entry: as a whole, 100,000 files would take hundreds of megabytes.
+    """
+    ordered = sorted(files, key=lambda file: file.path)
+    check_path_set([parse_path(file.path) for file in ordered])
+    canonical = canonical_manifest(map(entry_of, ordered))
+    digest = digest_manifest(canonical)
+    described = plain(checkpoint)
+    del described["is_protected"]  # what can change later is the catalog's alone
+    contents = ",".join(json.dumps([file.content.blob_id, file.content.start]) for file in ordered)
+    store.write_manifest(
+        str(checkpoint.id),
+        b'{"checkpoint":%s,"contents":[%s],"format":%d,"manifest":%s,"manifestDigest":"%s"}'
+        % (
+            canonical_json(described),
+            contents.encode(),
+            FORMAT,
+            canonical,
+            digest.encode(),
+        ),
+    )
+    return ManifestSummary(digest=digest, size=sum(file.content.size for file in ordered), file_count=len(ordered))
+
+
+def entry_of(file: StoredFile) -> dict[str, Any]:
+    """The fields of a file's entry in a manifest (``manifest.FileEntry``)."""
+    content = file.content
+    parts = tuple(
+        content.part_digests[start : start + DIGEST_SIZE].hex()
+        for start in range(0, len(content.part_digests), DIGEST_SIZE)
+    )
+    # Of what does not tell contents apart (the part size of a single part, checksums beside a digest) nothing is
+    # said, so that equal content has equal manifests however it was stored.
+    return {
+        "checksums": dict(content.checksums) if content.digest is None else {},
+        "digest": None if content.digest is None else content.digest.hex(),
+        "part_size": content.part_size if content.size > content.part_size else max(content.size, 1),
+        "parts": parts if len(parts) > 1 else (),
+        "path": file.path,
+        "size": content.size,
+    }
