@@ -214,9 +214,12 @@ def plain(value: Any) -> Any:
     return str(value) if isinstance(value, (UUID, StrEnum)) else value
 
 
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
 def canonical_json(document: Any) -> bytes:
     """The one byte form of a JSON document: sorted keys, no spaces, UTF-8, no NaN."""
-    return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+    return _CANONICAL.encode(document).encode()
 
 
 def canonical_manifest(entries: Iterable[dict[str, Any]]) -> bytes:

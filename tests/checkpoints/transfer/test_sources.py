@@ -95,6 +95,23 @@ def test_a_file_that_shrank_while_it_was_read_says_so(path: Path) -> None:
         opened.close()
 
 
+def test_a_file_is_read_into_a_buffer_however_little_comes_at_a_time(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = os.preadv
+    monkeypatch.setattr(os, "preadv", lambda descriptor, views, at: read(descriptor, [views[0][:1000]], at))
+    buffer = bytearray(300 * KIB)
+    opened = _source(path).open()
+    try:
+        opened.read_into(memoryview(buffer))
+        assert buffer == path.read_bytes()
+        os.truncate(path, 100)
+        with pytest.raises(SourceChangedError, match="shrank"):
+            opened.read_into(memoryview(buffer))
+    finally:
+        opened.close()
+
+
 def test_files_with_different_samples_differ_and_equal_files_have_equal_samples(path: Path) -> None:
     twin = path.with_name("twin")
     twin.write_bytes(path.read_bytes())

@@ -58,7 +58,8 @@ def capture(
         parent_id=None if job.input_checkpoint_id is None else str(job.input_checkpoint_id),
     )
     try:
-        return storing.store(system, checkpoint, claim, sources, facts=facts, progress=progress or NoProgress())
+        captured, _ = storing.store(system, checkpoint, claim, sources, facts=facts, progress=progress or NoProgress())
+        return captured
     except SourceChangedError:
         # It was no checkpoint yet: the one that the change leads to is captured under a number of its own.
         system.catalog.checkpoints.discard_failed(str(checkpoint.id))

@@ -123,9 +123,11 @@ def push(
         from flexai.checkpoints.service.sharding import push_in_shards
 
         bring = partial(push_in_shards, system, checkpoint, claim, sources, spread=spread, progress=progress)
-    stored = storing.store(system, checkpoint, claim, sources, bring=bring, progress=progress)
+    stored, placed = storing.store(system, checkpoint, claim, sources, bring=bring, progress=progress)
     if isinstance(source, LocalFiles):
-        _remember(system, stored, sources, scanned_ns)
+        digests = {path: content.digest.hex() for path, content in placed.items() if content.digest is not None}
+        local = [one for one in sources if isinstance(one, LocalSource)]
+        system.stat_cache.remember(local, digests, scanned_ns=scanned_ns)
     return stored
 
 
@@ -160,15 +162,6 @@ def is_large(source: PushSource, shard_size: int) -> bool:
         if total > shard_size:
             return True
     return False
-
-
-def _remember(system: System, stored: Checkpoint, sources: Sequence[FileSource], scanned_ns: int) -> None:
-    """Remember the digests of the local files that were read."""
-    files = system.blobs.files_of(str(stored.id))
-    digests = {file.path: file.content.digest.hex() for file in files if file.content.digest is not None}
-    system.stat_cache.remember(
-        [source for source in sources if isinstance(source, LocalSource)], digests, scanned_ns=scanned_ns
-    )
 
 
 def _scan_export(place: RemotePath) -> Sequence[FileSource]:

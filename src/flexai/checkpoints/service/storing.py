@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from flexai.checkpoints.catalog.claims import Claim, ClaimKeeper
@@ -28,12 +28,13 @@ def store(
     facts: TrainingFacts | None = None,
     bring: Callable[[], Brought] = Brought,
     progress: Progress,
-) -> Checkpoint:
+) -> tuple[Checkpoint, Mapping[str, StoredContent]]:
     """Bring the sources into the store for a checkpoint that this process holds, and make it available.
 
-    The order is the design: blobs, then the manifest, then the catalog's word. An error, or a signal, leaves the
-    checkpoint ``failed`` with the reason; what has arrived stays, and the next try goes on with it. ``bring`` has other
-    processes bring in some of it before this one does the rest.
+    Returns the checkpoint, and the content of each of its files by path. The order is the design: blobs, then the
+    manifest, then the catalog's word. An error, or a signal, leaves the checkpoint ``failed`` with the reason; what has
+    arrived stays, and the next try goes on with it. ``bring`` has other processes bring in some of it before this one
+    does the rest.
     """
     checkpoint_id = str(checkpoint.id)
     progress.begin(
@@ -52,7 +53,7 @@ def store(
                 progress=progress,
                 brought=bring(),
             )
-            return commit(system, checkpoint, claim, contents, facts=facts)
+            return commit(system, checkpoint, claim, contents, facts=facts), contents
     except BaseException as error:
         give_up(system, checkpoint, claim, error)
         raise

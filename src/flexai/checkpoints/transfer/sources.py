@@ -151,6 +151,18 @@ class OpenLocalSource:
         except OSError as error:
             raise StorageError(f"source {self.source.local_path} cannot be read: {error.strerror}") from error
 
+    def read_into(self, buffer: memoryview) -> None:
+        """Fill a buffer from the file's beginning."""
+        position = 0
+        try:
+            while position < len(buffer):
+                got = os.preadv(self.descriptor, [buffer[position:]], position)
+                if not got:
+                    raise SourceChangedError(f"source {self.source.local_path} shrank while it was read")
+                position += got
+        except OSError as error:
+            raise StorageError(f"source {self.source.local_path} cannot be read: {error.strerror}") from error
+
     def check(self) -> None:
         """Raise SourceChangedError where the file has been written to since it was scanned."""
         if _identity(os.fstat(self.descriptor)) != self.source.identity:

@@ -140,6 +140,19 @@ def begin_blob(
     )
 
 
+def _read_whole(source: Source, buffer: memoryview) -> None:
+    """Read a source into a buffer of its size."""
+    with contextlib.closing(source.open()) as opened:
+        if isinstance(opened, OpenLocalSource):
+            opened.read_into(buffer)
+        else:
+            position = 0
+            for block in exact_blocks(ExpectedBody(source, RangeBody(opened, 0, source.size), 0)):
+                buffer[position : position + len(block)] = block
+                position += len(block)
+        opened.check()
+
+
 def find_twins(sources: Sequence[Source]) -> list[list[Source]]:
     """Group files that may be equal, so that each group is stored one after the other; most stand alone."""
     return chain_twins(sources, _samples(sources))
@@ -183,7 +196,7 @@ class _Upload:
             self.add_chain(chain)
         packs = iter(plan.packs)
         for pack in islice(packs, max(1, _PACKS_MEMORY // self.limits.pack_size)):
-            self.crew.add(partial(self._store_packs, pack, packs))
+            self.crew.add(partial(self._store_packs, pack, packs, bytearray()))
         self.work()
 
     def work(self) -> None:
@@ -212,32 +225,33 @@ class _Upload:
 
     # Small files: read whole, looked up by their digests, and what is new stored as one blob.
 
-    def _store_packs(self, pack: Sequence[Source], others: Iterator[Sequence[Source]]) -> None:
-        """Store a pack, and then one of the others: so only so many are in memory, however many threads there are."""
-        self._store_pack(pack)
+    def _store_packs(self, pack: Sequence[Source], others: Iterator[Sequence[Source]], buffer: bytearray) -> None:
+        """Store a pack, and then one of the others: so only so many are in memory, however many threads there are.
+
+        The buffer is used again by each: to get memory anew takes as long as to read a pack into it.
+        """
+        size = sum(source.size for source in pack)
+        if len(buffer) < size:
+            buffer = bytearray(size)
+        self._store_pack(pack, memoryview(buffer))
         following = next(others, None)
         if following is not None:
-            self.crew.add(partial(self._store_packs, following, others))
+            self.crew.add(partial(self._store_packs, following, others, buffer))
 
-    def _store_pack(self, sources: Sequence[Source]) -> None:
-        buffer = bytearray()
+    def _store_pack(self, sources: Sequence[Source], buffer: memoryview) -> None:
+        end = 0
         paths: dict[bytes, list[str]] = {}
         origins: dict[bytes, Source] = {}
         ranges: dict[bytes, tuple[int, int]] = {}
         for source in sources:
             self.crew.check()
-            start = len(buffer)
-            with contextlib.closing(source.open()) as opened:
-                for block in exact_blocks(ExpectedBody(source, RangeBody(opened, 0, source.size), 0)):
-                    buffer += block
-                opened.check()
-            with memoryview(buffer) as view:
-                digest = digest_blocks([view[start:]])
-            if digest in ranges:
-                del buffer[start:]
-            else:
-                ranges[digest] = (start, source.size)
+            room = buffer[end : end + source.size]
+            _read_whole(source, room)
+            digest = digest_blocks([room])
+            if digest not in ranges:
+                ranges[digest] = (end, source.size)
                 origins[digest] = source
+                end += source.size
             paths.setdefault(digest, []).append(source.path)
         held = self.journal.hold_by_digest(self.checkpoint_id, [digest.hex() for digest in ranges])
         for digest, (_, size) in list(ranges.items()):
@@ -245,21 +259,18 @@ class _Upload:
                 self.keep(paths[digest], content, skipped=True)
                 del ranges[digest]
         if ranges:
-            self._send_pack(buffer, ranges, paths, origins)
+            self._send_pack(buffer[:end], ranges, paths, origins)
 
     def _send_pack(
         self,
-        buffer: bytearray,
+        buffer: memoryview,
         ranges: Mapping[bytes, tuple[int, int]],
         paths: Mapping[bytes, list[str]],
         origins: Mapping[bytes, Source],
     ) -> None:
-        kept: bytes | bytearray
+        kept: bytes | memoryview = buffer
         if sum(size for _, size in ranges.values()) < len(buffer):
-            with memoryview(buffer) as view:
-                kept = b"".join(view[start : start + size] for start, size in ranges.values())
-        else:
-            kept = buffer
+            kept = b"".join(buffer[start : start + size] for start, size in ranges.values())
         new = []
         position = 0
         for digest, (_, size) in ranges.items():
