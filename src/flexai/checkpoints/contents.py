@@ -30,6 +30,20 @@ class NewContent:
     origin: str = ""
     """Which version of which provider's object this is, so that it need not be moved again; empty for local files."""
 
+    def as_stored(self, content_id: int, blob_id: str) -> StoredContent:
+        """The same, with the number that the catalog gave it and the blob that it lies in."""
+        return StoredContent(
+            id=content_id,
+            blob_id=blob_id,
+            start=self.start,
+            size=self.size,
+            part_size=self.part_size,
+            digest=self.digest,
+            part_digests=self.part_digests,
+            checksums=self.checksums,
+            origin=self.origin,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class StoredContent:

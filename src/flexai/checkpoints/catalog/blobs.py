@@ -99,6 +99,7 @@ class Blobs:
 
     def finish(self, blob_id: str, new: Sequence[NewContent]) -> list[StoredContent]:
         """Record that all of a blob is stored, and which contents its ranges are; ConflictError where gc took it."""
+        values = [values_of(blob_id, content) for content in new]
         with self._database.writing() as connection:
             done = connection.execute(
                 update(blobs)
@@ -108,14 +109,11 @@ class Blobs:
             if not done.rowcount:
                 raise taken(f"blob {blob_id}")
             connection.execute(delete(blob_parts).where(blob_parts.c.blob_id == blob_id))
-            connection.execute(
-                insert(contents),
-                [values_of(blob_id, content) for content in new],
-            )
+            connection.execute(insert(contents), values)
             # Read back by the ranges they have: to have their ids returned, SQLite would insert them one by one.
-            query = select(*COLUMNS).where(contents.c.blob_id == blob_id)
-            stored = {(row.start, row.size): StoredContent.of_row(row) for row in connection.execute(query)}
-        return [stored[content.start, content.size] for content in new]
+            query = select(contents.c.start, contents.c.size, contents.c.id).where(contents.c.blob_id == blob_id)
+            ids = {(start, size): content_id for start, size, content_id in connection.execute(query)}
+        return [content.as_stored(ids[content.start, content.size], blob_id) for content in new]
 
     def unfinished(self, writer_id: str) -> dict[str, UnfinishedBlob]:
         """What an earlier try of a push left unfinished, by the file's path.

@@ -57,7 +57,7 @@ def values_of(blob_id: str, content: NewContent) -> dict[str, Any]:
         "part_size": content.part_size,
         "digest": None if content.digest is None else content.digest.hex(),
         "part_digests": content.part_digests,
-        "checksums": json.dumps(dict(content.checksums)),
+        "checksums": json.dumps(dict(content.checksums)) if content.checksums else "{}",
         "origin": content.origin or None,
     }
 
