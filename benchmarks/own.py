@@ -39,10 +39,11 @@ class Own:
         return variables | dict(self.extra)
 
     def begin_anew(self) -> None:
-        """Forget the catalog and everything stored."""
+        """Forget everything that was stored; a catalog and a store are there, as the peers' bucket is."""
         empty(self.home)
         if self.server:
             delete_below(self.server.client(), BUCKET, STORE_PREFIX)
+        self.push("before", Path(__file__))
 
     def checkpoint(self, *arguments: str) -> Cost:
         """Run ``flexai checkpoint`` and measure it."""

@@ -14,6 +14,7 @@ from benchmarks.own import Own
 from benchmarks.peers import PeerMissingError
 from benchmarks.race import Contestant
 from benchmarks.results import Bar
+from benchmarks.sources import empty
 from flexai.checkpoints.catalog.reader import CatalogReader, open_reader
 from flexai.checkpoints.setting_sources import default_database_url
 
@@ -27,7 +28,7 @@ def commands(bench: Bench) -> None:
     of = f"{count:,} checkpoints, {count * FILES:,} files"
     with bench.disk_folder() as folder:
         own = Own(folder / "home")
-        own.begin_anew()
+        empty(own.home)
         filled = fill(default_database_url(own.home), count)
         lines = {
             "--help": ["--help"],
