@@ -43,7 +43,7 @@ class Own:
         empty(self.home)
         if self.server:
             delete_below(self.server.client(), BUCKET, STORE_PREFIX)
-        self.push("before", Path(__file__))
+        self.push("warm-up", Path(__file__))
 
     def checkpoint(self, *arguments: str) -> Cost:
         """Run ``flexai checkpoint`` and measure it."""

@@ -74,8 +74,8 @@ def test_a_task_that_is_next_up_comes_before_all_that_wait() -> None:
 
 
 def test_as_many_tasks_run_at_a_time_as_the_crew_has_threads() -> None:
-    crew = Crew(3)
-    together = threading.Barrier(3, timeout=30)
+    crew = Crew(2)
+    together = threading.Barrier(2, timeout=30)
     for _ in range(6):
         crew.add(together.wait)  # type: ignore[arg-type]
     crew.run()
