@@ -56,7 +56,7 @@ class JobStatus(StrEnum):
         return self not in {JobStatus.IN_PROGRESS, JobStatus.STOP_IN_PROGRESS}
 
 
-DIGEST = re.compile(r"[0-9a-f]{64}")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 """A BLAKE3 digest in hex."""
 
 _STRICT = {"extra": "forbid"}
@@ -155,7 +155,7 @@ class Checkpoint:
     def __post_init__(self) -> None:
         if self.size < 0 or self.file_count < 0:
             raise ValueError("no checkpoint has less than nothing in it")
-        if self.manifest_digest is not None and not DIGEST.fullmatch(self.manifest_digest):
+        if self.manifest_digest is not None and not _DIGEST.fullmatch(self.manifest_digest):
             raise ValueError("the manifest's digest is none")
 
     @property

@@ -775,6 +775,15 @@ def test_a_name_that_breaks_the_rules_is_refused_before_anything_is_read(machine
         machine.push(name, "/nowhere")
 
 
+def test_a_source_whose_own_name_is_not_utf_8_is_pushed_all_the_same(machine: Machine) -> None:
+    folder = machine.root / os.fsdecode(b"caf\xe9")
+    folder.mkdir()
+    (folder / "model.bin").write_bytes(b"weights")
+    pushed = machine.push("llama", folder)
+    assert pushed.source.from_local_files == (str(machine.root / "caf?"),)
+    assert machine.fetched("llama") == {"model.bin": b"weights"}
+
+
 def test_a_missing_source_leaves_no_trace_of_the_name(machine: Machine) -> None:
     with pytest.raises(SourceError):
         machine.push("llama", machine.root / "nowhere")

@@ -85,7 +85,9 @@ def push(
     match source:
         case LocalFiles(specs):
             sources = scan_files(system, source)
-            described = Source(from_local_files=tuple(split_spec(spec)[0] for spec in specs))
+            # What is not UTF-8 in a name on this machine could be written into no manifest.
+            named = (split_spec(spec)[0].encode(errors="replace").decode() for spec in specs)
+            described = Source(from_local_files=tuple(named))
         case ProviderPath(connection, path):
             place = connection.open(path)
             sources = scan_place(place)
