@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from blake3 import blake3
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flexai.checkpoints.contents import StoredContent, StoredFile
-from flexai.checkpoints.errors import UnsafePathError
+from flexai.checkpoints.errors import IntegrityError, UnsafePathError
 from flexai.checkpoints.service.manifest_writer import write_manifest
 from flexai.checkpoints.service.manifests import manifest_of, read_manifest_document
 from flexai.checkpoints.storage.local import LocalStorage
@@ -58,6 +59,31 @@ def test_what_is_written_about_a_checkpoint_reads_as_it_was(
         blob_id, content = ranges[file.path]
         assert (blob_id, content.start, content.size) == (file.content.blob_id, file.content.start, file.content.size)
         assert (content.digest, content.part_digests) == (file.content.digest, file.content.part_digests)
+
+
+@pytest.mark.parametrize(
+    ("part", "changes"),
+    [
+        ("checkpoint", {"unknown": 1}),
+        ("checkpoint", {"status": "lost"}),
+        ("checkpoint", {"size": -1}),
+        ("checkpoint", {"manifest_digest": "AB" * 32}),
+        ("checkpoint", {"created_at": "yesterday"}),
+        ("source", {"unknown": 1}),
+        ("source", {"storage_provider_id": "nobody"}),
+        ("facts", {"unknown": 1}),
+        ("facts", {"step": 2**63}),
+        ("facts", {"eval_loss": "much"}),
+    ],
+)
+def test_a_checkpoint_that_cannot_be_is_not_read(tmp_path: Path, part: str, changes: dict[str, Any]) -> None:
+    store = ManagedStore(LocalStorage(tmp_path))
+    described = checkpoint()
+    write_manifest(store, described, [_file("a", 1, 1)])
+    document = store.read_manifest(str(described.id))
+    (document["checkpoint"] if part == "checkpoint" else document["checkpoint"][part]).update(changes)
+    with pytest.raises(IntegrityError, match="damaged"):
+        read_manifest_document(document)
 
 
 @given(_FILES)
