@@ -115,10 +115,8 @@ def test_a_push_of_what_is_there_already_imports_nothing_heavy_either(program: P
     assert set(printed.rpartition("MODULES ")[2].split()) & HEAVY == set()
 
 
-def test_a_push_of_local_files_does_not_load_pydantic(program: Program) -> None:
-    loaded = _modules(program, ["checkpoint", "push", "other", "-f", "a.bin"])
-    assert "sqlalchemy" in loaded
-    assert "pydantic" not in loaded
+def test_a_push_of_local_files_imports_nothing_heavy_either(program: Program) -> None:
+    assert _modules(program, ["checkpoint", "push", "other", "-f", "a.bin"]) & HEAVY == set()
 
 
 def _modules_of_work(program: Program) -> set[str]:
@@ -127,8 +125,8 @@ def _modules_of_work(program: Program) -> set[str]:
     return set(printed.rpartition("MODULES ")[2].split())
 
 
-def test_no_command_on_this_machine_alone_imports_prefect_or_a_cloud_sdk(program: Program) -> None:
-    elsewhere = CLOUD | {"prefect", "alembic", "sqlalchemy.dialects.postgresql"}
+def test_no_command_on_this_machine_alone_imports_prefect_or_sqlalchemy_or_a_cloud_sdk(program: Program) -> None:
+    elsewhere = CLOUD | {"prefect", "sqlalchemy"}
     assert _modules_of_work(program) & elsewhere == set()
 
 

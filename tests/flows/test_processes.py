@@ -24,6 +24,7 @@ from flexai.flows.runners import task_runner, usable_cores
 from tests.flows.test_sharding import MIB, SIZE, SOURCE, fetched, s3_connection, sizes, stored_bytes
 from tests.servers.fixtures import S3Server
 from tests.servers.prefect import PrefectServer
+from tests.support.tables import tables_of
 from tests.support.trees import write_tree
 from tests.support.waiting import until
 
@@ -128,7 +129,7 @@ def slow(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def arrived_parts() -> int:
     """Parts that the catalog knows to have arrived."""
-    with System.open(connect=load_connection) as system, system.catalog.database.reading() as connection:
+    with System.open(connect=load_connection) as system, tables_of(system.catalog.database) as connection:
         return int(connection.execute(select(func.count()).select_from(blob_parts)).scalar_one())
 
 

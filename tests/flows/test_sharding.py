@@ -32,6 +32,7 @@ from flexai.flows.requests import ExportRequest, PushRequest
 from flexai.flows.runners import task_runner
 from tests.servers.fixtures import S3Server
 from tests.servers.prefect import PrefectServer
+from tests.support.tables import tables_of
 from tests.support.trees import Tree, noise, read_tree, write_tree
 from tests.support.waiting import until
 
@@ -80,7 +81,7 @@ def put_source(server: S3Server, prefix: str) -> None:
 
 def stored_bytes() -> int:
     """Bytes of all blobs that the catalog knows."""
-    with System.open(connect=load_connection) as system, system.catalog.database.reading() as connection:
+    with System.open(connect=load_connection) as system, tables_of(system.catalog.database) as connection:
         return sum(connection.execute(select(blobs.c.size)).scalars())
 
 

@@ -11,9 +11,7 @@ from enum import StrEnum
 from itertools import count
 from typing import TypeVar
 
-from sqlalchemy import Connection
-
-from flexai.checkpoints.catalog.database import Database
+from flexai.checkpoints.catalog.database import Database, Transaction
 from flexai.checkpoints.errors import CheckpointError, SourceChangedError, StorageUnavailableError
 from flexai.checkpoints.storage.protocol import (
     Block,
@@ -266,7 +264,7 @@ class FaultyCatalog:
         database.writing = self.writing  # type: ignore[method-assign]
 
     @contextlib.contextmanager
-    def writing(self) -> Iterator[Connection]:
+    def writing(self) -> Iterator[Transaction]:
         """A transaction: refused, undone at its end, or done and then reported as failed."""
         with self._lock:
             self.count += 1
@@ -274,8 +272,8 @@ class FaultyCatalog:
             is_down = self.down_from is not None and self.count >= self.down_from
         if is_down or fault in {Fault.BEFORE, Fault.HANG}:
             raise injected("the catalog")
-        with self._writing() as connection:
-            yield connection
+        with self._writing() as transaction:
+            yield transaction
             if fault is Fault.SHORT:
                 raise injected("the catalog")
         if fault is Fault.AFTER:

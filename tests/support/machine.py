@@ -31,6 +31,7 @@ from flexai.checkpoints.storage.local import LocalStorage
 from flexai.checkpoints.storage.protocol import ObjectStorage
 from flexai.checkpoints.transfer.digest import part_size_for
 from tests.support.faults import FaultyStorage
+from tests.support.tables import tables_of
 from tests.support.trees import Tree, read_tree, write_tree
 
 KIB = 1024
@@ -197,7 +198,7 @@ def lose_catalog(machine: Machine) -> Machine:
     """The same machine without anything in its catalog."""
     database = machine.system.catalog.database
     if database.is_postgresql:
-        with database.writing() as connection:
+        with tables_of(database) as connection:
             for table in reversed(metadata.sorted_tables):
                 connection.execute(table.delete())
     machine.close()
@@ -235,7 +236,7 @@ def _is_of(written: Manifest, manifest: Manifest) -> bool:
 
 def _check_references(machine: Machine, checkpoint_id: str, blob_ids: set[str]) -> None:
     """gc may take none of a checkpoint's blobs."""
-    with machine.system.catalog.database.reading() as connection:
+    with tables_of(machine.system.catalog.database) as connection:
         query = (
             select(blobs.c.id)
             .join(blob_references, blob_references.c.blob_id == blobs.c.id)
@@ -258,7 +259,7 @@ def check_nothing_is_left_over(machine: Machine) -> None:
         }
     found = _found_in_store(machine)
     assert (found - needed, needed - found) == (set(), set())
-    with system.catalog.database.reading() as connection:
+    with tables_of(system.catalog.database) as connection:
         known = connection.execute(select(blobs.c.id)).scalars()
         assert {system.store.blob_key(one).removeprefix(prefix) for one in known} <= needed
         assert set(connection.execute(select(checkpoints.c.kind)).scalars()) <= set(CheckpointKind)

@@ -19,6 +19,7 @@ from flexai.checkpoints.models import Checkpoint, CheckpointStatus, JobStatus, S
 from flexai.checkpoints.names import parse_name
 from flexai.checkpoints.owner import Owner
 from tests.checkpoints.samples import OWNER
+from tests.support.tables import tables_of
 
 STORE_ID = "11111111-2222-3333-4444-555555555555"
 OTHER_STORE_ID = "99999999-2222-3333-4444-555555555555"
@@ -112,7 +113,7 @@ def add_job(catalog: Catalog, name: str = "train") -> str:
     """A training job's row; returns its id."""
     job_id = str(uuid.uuid4())
     time = "2025-02-03T13:14:37.730471Z"
-    with catalog.database.writing() as connection:
+    with tables_of(catalog.database) as connection:
         connection.execute(
             insert(jobs).values(
                 id=job_id,
@@ -160,33 +161,33 @@ def collect(catalog: Catalog, *, store_id: str = STORE_ID) -> list[str]:
 def referenced(catalog: Catalog, checkpoint_id: str) -> set[str]:
     """The ids of the blobs that a checkpoint refers to."""
     query = select(blob_references.c.blob_id).where(blob_references.c.checkpoint_id == checkpoint_id)
-    with catalog.database.reading() as connection:
+    with tables_of(catalog.database) as connection:
         return set(connection.execute(query).scalars())
 
 
 def blob_statuses(catalog: Catalog) -> dict[str, str]:
     """Every blob's status."""
-    with catalog.database.reading() as connection:
+    with tables_of(catalog.database) as connection:
         return {row.id: row.status for row in connection.execute(select(blobs.c.id, blobs.c.status))}
 
 
 def set_columns(catalog: Catalog, checkpoint_id: str, **values: object) -> None:
     """Change a checkpoint's row as time or another machine would have."""
-    with catalog.database.writing() as connection:
+    with tables_of(catalog.database) as connection:
         connection.execute(update(checkpoints).where(checkpoints.c.id == checkpoint_id).values(values))
 
 
 def columns(catalog: Catalog, checkpoint_id: str, *names: str) -> Sequence[object]:
     """Some columns of a checkpoint's row."""
     query = select(*(checkpoints.c[name] for name in names)).where(checkpoints.c.id == checkpoint_id)
-    with catalog.database.reading() as connection:
+    with tables_of(catalog.database) as connection:
         return tuple(connection.execute(query).one())
 
 
 def all_references(catalog: Catalog) -> dict[str, set[str]]:
     """The ids of the blobs that each checkpoint refers to."""
     found: dict[str, set[str]] = {}
-    with catalog.database.reading() as connection:
+    with tables_of(catalog.database) as connection:
         for row in connection.execute(select(blob_references)):
             found.setdefault(row.checkpoint_id, set()).add(row.blob_id)
     return found
@@ -195,7 +196,7 @@ def all_references(catalog: Catalog) -> dict[str, set[str]]:
 def all_files(catalog: Catalog) -> dict[str, dict[str, int]]:
     """The id of the content of each path of each checkpoint."""
     found: dict[str, dict[str, int]] = {}
-    with catalog.database.reading() as connection:
+    with tables_of(catalog.database) as connection:
         for row in connection.execute(select(files)):
             found.setdefault(row.checkpoint_id, {})[row.path] = row.content_id
     return found

@@ -15,6 +15,7 @@ from sqlalchemy import TextClause, select, text
 
 from flexai.checkpoints.catalog.blobs import Blobs
 from flexai.checkpoints.catalog.catalog import Catalog
+from flexai.checkpoints.catalog.postgresql import PostgresqlDatabase
 from flexai.checkpoints.catalog.tables import blobs as blob_table
 from flexai.checkpoints.contents import ArrivedPart, NewContent
 from flexai.checkpoints.errors import ConflictError
@@ -34,6 +35,7 @@ from tests.checkpoints.catalog.steps import (
     referenced,
     store,
 )
+from tests.support.tables import tables_of
 
 
 def _digest(text: bytes) -> str:
@@ -68,7 +70,7 @@ def _together(*works: Callable[[], Any]) -> list[Any]:
 
 def _count(catalog: Catalog, query: TextClause, **values: object) -> int:
     """A number that is asked for in a transaction of its own: within one, PostgreSQL says the same again."""
-    with catalog.database.reading() as connection:
+    with tables_of(catalog.database) as connection:
         return int(connection.execute(query, values).scalar_one())
 
 
@@ -438,14 +440,15 @@ def test_blobs_are_locked_in_the_order_of_their_ids(catalog: Catalog, blobs: Blo
     holder, _ = begin(catalog, "holder")
     locked = select(blob_table.c.id).with_for_update()
     waiting = text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = :name")
+    assert isinstance(catalog.database, PostgresqlDatabase)
     name = catalog.database._engine.url.database
     with ThreadPoolExecutor(1) as pool:
-        with catalog.database.writing() as connection:
+        with tables_of(catalog.database) as connection:
             connection.execute(locked.where(blob_table.c.id == ids[10]))
             holding = pool.submit(blobs.hold_by_digest, holder, map(_digest, by_id.values()))
             while not _count(catalog, waiting, name=name):
                 time.sleep(0.005)
-            with catalog.database.writing() as observer:
+            with tables_of(catalog.database) as observer:
                 free = set(observer.execute(locked.with_for_update(skip_locked=True)).scalars())
         assert len(holding.result()) == 20
     assert free == set(ids[11:])

@@ -8,16 +8,18 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from blake3 import blake3
-from sqlalchemy import Connection, RowMapping, select, update
+from sqlalchemy import select, update
 
 from flexai.checkpoints.catalog.candidates import Candidates, check_some_stay, check_unused, read_candidates
 from flexai.checkpoints.catalog.catalog import Catalog
 from flexai.checkpoints.catalog.claims import NO_CLAIM, Claim
+from flexai.checkpoints.catalog.database import Record, Transaction
 from flexai.checkpoints.catalog.tables import checkpoints, jobs
 from flexai.checkpoints.errors import CheckpointError, ConflictError, NotFoundError
 from flexai.checkpoints.models import Checkpoint, ExportRecord, TrainingFacts, now
 from flexai.checkpoints.names import parse_reference
 from tests.checkpoints.catalog.steps import STORE_ID, add_job, begin, capture, commit, push, store
+from tests.support.tables import tables_of
 
 RESUMABLE = TrainingFacts(resumable=True)
 
@@ -36,7 +38,7 @@ def run(catalog: Catalog, job_id: str, *, from_checkpoint: object = None) -> Cla
     values = {"status": "in progress", **claim.columns()}
     if from_checkpoint is not None:
         values["input_checkpoint_id"] = str(from_checkpoint)
-    with catalog.database.writing() as connection:
+    with tables_of(catalog.database) as connection:
         connection.execute(update(jobs).where(jobs.c.id == job_id).values(values))
     return claim
 
@@ -81,7 +83,7 @@ def test_every_reference_to_a_blob_is_read_whoever_has_it_and_no_others(catalog:
     on_its_way, _ = begin(catalog, "on-its-way")
     catalog.blobs(STORE_ID).hold_by_digest(on_its_way, [blake3(b"shared").hexdigest()])
     store(catalog.blobs(STORE_ID), on_its_way, b"another")
-    with catalog.database.writing() as connection:
+    with tables_of(catalog.database) as connection:
         connection.execute(update(checkpoints).where(checkpoints.c.id == on_its_way).values(kind="captured"))
     found = read_candidates(catalog.database, job_ids=[], pushed=True).blobs
     assert sorted(found.values(), key=lambda one: one[0]) == [
@@ -103,7 +105,7 @@ def test_only_jobs_that_somebody_runs_count_as_running(catalog: Catalog) -> None
     run(catalog, running, from_checkpoint=pushed.id)
     run(catalog, gone, from_checkpoint=pushed.id)
     run(catalog, ended, from_checkpoint=pushed.id)
-    with catalog.database.writing() as connection:
+    with tables_of(catalog.database) as connection:
         connection.execute(update(jobs).where(jobs.c.id == gone).values(NO_CLAIM))
         connection.execute(update(jobs).where(jobs.c.id == ended).values(status="stopped"))
     found = read_candidates(catalog.database, job_ids=None, pushed=False)
@@ -111,11 +113,11 @@ def test_only_jobs_that_somebody_runs_count_as_running(catalog: Catalog) -> None
     assert found.users == {str(pushed.id): ["running"]}
 
 
-Check = Callable[[Connection, RowMapping], None]
+Check = Callable[[Transaction, Record], None]
 
 
-def unused(connection: Connection, row: RowMapping) -> None:
-    check_unused(connection, row, keep_exported=True)
+def unused(transaction: Transaction, row: Record) -> None:
+    check_unused(transaction, row, keep_exported=True)
 
 
 def delete(catalog: Catalog, checkpoint: Checkpoint, check: Check = unused) -> None:
@@ -146,14 +148,14 @@ def test_what_was_exported_is_deleted_only_on_request(catalog: Catalog) -> None:
     export(catalog, pushed)
     with pytest.raises(ConflictError, match="it was exported"):
         delete(catalog, pushed)
-    delete(catalog, pushed, lambda connection, row: check_unused(connection, row, keep_exported=False))
+    delete(catalog, pushed, lambda transaction, row: check_unused(transaction, row, keep_exported=False))
 
 
 def test_one_of_several_has_to_stay(catalog: Catalog) -> None:
     first, second, third = (push(catalog, name) for name in ("one", "two", "three"))
 
-    def check(connection: Connection, _row: RowMapping) -> None:
-        check_some_stay(connection, [str(second.id), str(third.id)])
+    def check(transaction: Transaction, _row: Record) -> None:
+        check_some_stay(transaction, [str(second.id), str(third.id)])
 
     catalog.checkpoints.delete(parse_reference("two"))
     delete(catalog, first, check)
@@ -178,14 +180,14 @@ def test_two_that_rely_on_each_others_checkpoint_never_delete_both(catalog: Cata
 
         def delete_one(one: Checkpoint, other: Checkpoint, start: threading.Barrier = start) -> None:
             start.wait()
-            delete(catalog, one, lambda connection, _: check_some_stay(connection, [str(other.id)]))
+            delete(catalog, one, lambda transaction, _: check_some_stay(transaction, [str(other.id)]))
 
         with ThreadPoolExecutor(2) as pool:
             pairs = [(left, right), (right, left)]
             failures = list(pool.map(lambda pair: attempt(lambda: delete_one(*pair)), pairs))
         assert any(failures)
         assert all(isinstance(failure, ConflictError) for failure in failures if failure)
-        with catalog.database.reading() as connection:
+        with tables_of(catalog.database) as connection:
             query = select(checkpoints.c.id).where(
                 checkpoints.c.id.in_([str(left.id), str(right.id)]), checkpoints.c.deleted_at.is_(None)
             )

@@ -3,19 +3,20 @@ from __future__ import annotations
 import math
 import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import event
 
 from flexai.checkpoints.catalog.blobs import Blobs
 from flexai.checkpoints.catalog.catalog import Catalog
 from flexai.checkpoints.catalog.checkpoints import NameTakenError
 from flexai.checkpoints.catalog.claims import Claim, this_host
+from flexai.checkpoints.catalog.database import Answer
+from flexai.checkpoints.catalog.postgresql import PostgresqlTransaction
 from flexai.checkpoints.catalog.times import to_text
 from flexai.checkpoints.errors import AlreadyExistsError, ConflictError, NotFoundError
 from flexai.checkpoints.models import (
@@ -619,19 +620,22 @@ def test_only_a_purged_checkpoint_is_forgotten(catalog: Catalog) -> None:
 
 # SQLite has one writer at a time: nothing comes between.
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
-def test_a_checkpoint_deleted_while_gc_purges_others_is_purged_whole_or_not_at_all(catalog: Catalog) -> None:
+def test_a_checkpoint_deleted_while_gc_purges_others_is_purged_whole_or_not_at_all(
+    catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
     old, late = push(catalog, "old"), push(catalog, "late")
     _delete(catalog, "old")
-    engine = catalog.database._engine
-
     done: list[Checkpoint] = []
+    execute = PostgresqlTransaction.execute
 
-    def delete_another(*arguments: Any) -> None:
-        if not done and str(arguments[2]).startswith("UPDATE checkpoints"):
+    def delete_another(transaction: PostgresqlTransaction, sql: str, values: Mapping[str, Any]) -> Answer:
+        answer = execute(transaction, sql, values)
+        if not done and sql.startswith("UPDATE checkpoints"):
             done.append(late)
             _delete(catalog, "late")
+        return answer
 
-    event.listen(engine, "after_cursor_execute", delete_another)
+    monkeypatch.setattr(PostgresqlTransaction, "execute", delete_another)
     purged = catalog.checkpoints.purge_deleted(STORE_ID, before=LATER)
     assert done == [late]
     assert str(old.id) in purged
@@ -753,8 +757,8 @@ def test_the_exports_of_a_checkpoint_are_forgotten_with_it(catalog: Catalog) -> 
 def test_a_row_shows_the_claim_that_it_holds(catalog: Catalog) -> None:
     checkpoint_id, claim = begin(catalog)
     values = dict(zip(CLAIM_COLUMNS, columns(catalog, checkpoint_id, *CLAIM_COLUMNS), strict=True))
-    assert Claim.of_row(values) == claim  # type: ignore[arg-type]
+    assert Claim.of_row(values) == claim
     assert claim.host == this_host()
     catalog.checkpoints.fail(checkpoint_id, claim, "stopped")
     values = dict(zip(CLAIM_COLUMNS, columns(catalog, checkpoint_id, *CLAIM_COLUMNS), strict=True))
-    assert Claim.of_row(values) is None  # type: ignore[arg-type]
+    assert Claim.of_row(values) is None

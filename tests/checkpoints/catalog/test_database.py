@@ -22,15 +22,14 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Engine, insert, select, text
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import Engine, text
 
-from flexai.checkpoints.catalog import database as database_module
-from flexai.checkpoints.catalog import migrations
+from flexai.checkpoints.catalog import migrations, sqlite
 from flexai.checkpoints.catalog.catalog import Catalog
-from flexai.checkpoints.catalog.database import Database
+from flexai.checkpoints.catalog.database import ConstraintError, Transaction
+from flexai.checkpoints.catalog.opening import open_database
 from flexai.checkpoints.catalog.schema import HEAD_REVISION
-from flexai.checkpoints.catalog.tables import blob_references, blobs, metadata
+from flexai.checkpoints.catalog.tables import metadata
 from flexai.checkpoints.errors import CheckpointError, SettingsError, StorageError, StorageUnavailableError
 from tests.checkpoints.catalog.others import OtherProcesses
 from tests.checkpoints.catalog.steps import STORE_ID, push
@@ -177,14 +176,14 @@ def test_a_new_sqlite_file_that_another_one_is_making_is_waited_for(
         if len(waited) == 3:
             other.execute("COMMIT")
 
-    monkeypatch.setattr(database_module, "time", SimpleNamespace(monotonic=time.monotonic, sleep=wait))
+    monkeypatch.setattr(sqlite, "time", SimpleNamespace(monotonic=time.monotonic, sleep=wait))
     Catalog.open(f"sqlite:///{tmp_path}/catalog.db").close()
     assert len(waited) == 3
     other.close()
 
 
 def test_a_new_sqlite_file_that_stays_locked_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(database_module, "BUSY_TIMEOUT_SECONDS", 0.05)
+    monkeypatch.setattr(sqlite, "BUSY_TIMEOUT_SECONDS", 0.05)
     other = sqlite3.connect(tmp_path / "catalog.db", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     with pytest.raises(StorageUnavailableError, match="database is locked"):
@@ -227,36 +226,94 @@ def test_a_catalog_whose_first_migration_was_cut_off_is_made_whole(empty_databas
 
 
 def test_a_transaction_that_writes_is_undone_by_an_error(catalog: Catalog) -> None:
-    with pytest.raises(RuntimeError, match="no"), catalog.database.writing() as connection:
-        connection.execute(insert(blobs).values(id="a", **_BLOB))
+    with pytest.raises(RuntimeError, match="no"), catalog.database.writing() as transaction:
+        transaction.insert("blobs", _BLOB | {"id": "a"})
         raise RuntimeError("no")
-    with catalog.database.reading() as connection:
-        assert connection.execute(select(blobs.c.id)).all() == []
+    with catalog.database.reading() as transaction:
+        assert transaction.column("SELECT id FROM blobs") == []
+
+
+def test_an_error_of_a_transaction_leaves_the_database_as_usable_as_before(catalog: Catalog) -> None:
+    for _ in range(3):
+        with pytest.raises(StorageError, match="cannot be used"), catalog.database.writing() as transaction:
+            transaction.insert("blobs", _BLOB | {"id": "a"})
+            transaction.rows("SELECT nothing FROM nowhere")
+        with catalog.database.writing() as transaction:
+            assert transaction.column("SELECT id FROM blobs") == []
+
+
+def _insert_blobs(transaction: Transaction, *ids: str) -> None:
+    transaction.insert("blobs", *(_BLOB | {"id": blob_id, "size": size} for size, blob_id in enumerate(ids)))
+
+
+def test_a_value_that_is_a_list_stands_for_its_members(catalog: Catalog) -> None:
+    with catalog.database.writing() as transaction:
+        _insert_blobs(transaction, *"abcdefghijklmno")
+        query = "SELECT size FROM blobs WHERE id IN :ids AND size > :least AND store_id IN :ids_of_stores ORDER BY size"
+        members = {"ids_of_stores": [STORE_ID, "other"], "least": 0}
+        assert transaction.column(query, ids=["a", "b", "c", "?"], **members) == [1, 2]
+        assert transaction.column(query, ids=list("abcdefghijklmno"), **members) == list(range(1, 15))
+        assert transaction.column(query, ids=[], **members) == []
+
+
+def test_a_query_answers_with_rows_records_or_a_value(catalog: Catalog) -> None:
+    query = "SELECT id, size FROM blobs WHERE size >= :least ORDER BY size"
+    with catalog.database.writing() as transaction:
+        _insert_blobs(transaction, "a", "b")
+        assert [tuple(row) for row in transaction.rows(query, least=0)] == [("a", 0), ("b", 1)]
+        assert tuple(transaction.row(query, least=1) or ()) == ("b", 1)
+        assert transaction.records(query, least=1) == [{"id": "b", "size": 1}]
+        assert transaction.record(query, least=0) == {"id": "a", "size": 0}
+        assert (transaction.column(query, least=0), transaction.value(query, least=0)) == (["a", "b"], "a")
+        assert transaction.row(query, least=2) is None
+        assert transaction.record(query, least=2) is None
+        assert transaction.value(query, least=2) is None
+
+
+def test_a_change_says_how_many_rows_it_changed(catalog: Catalog) -> None:
+    with catalog.database.writing() as transaction:
+        assert transaction.insert("blobs") == 0
+        assert transaction.insert("blobs", _BLOB | {"id": "a"}) == 1
+        assert transaction.insert("blobs", _BLOB | {"id": "a"}, otherwise="ON CONFLICT DO NOTHING") == 0
+        assert transaction.update("blobs", {"size": 7, "upload_id": "u"}, "size < :size", size=2) == 1
+        assert transaction.update("blobs", {"size": 8}, "size < :size", size=2) == 0
+        assert transaction.row("SELECT size, upload_id FROM blobs") == (7, "u")
+        assert transaction.change("DELETE FROM blobs WHERE size = :size", size=7) == 1
+
+
+def test_a_row_is_changed_only_while_it_is_as_it_was_read(catalog: Catalog) -> None:
+    with catalog.database.writing() as transaction:
+        transaction.insert("blobs", _BLOB | {"id": "a"})
+        read = {"id": "a", "size": 1, "upload_id": None}
+        assert transaction.update_as_read("blobs", {"size": 2}, read | {"upload_id": "u"}) == 0
+        assert transaction.update_as_read("blobs", {"size": 2, "upload_id": "u"}, read) == 1
+        assert transaction.update_as_read("blobs", {"size": 3}, read | {"size": 2}) == 0
+        assert transaction.update_as_read("blobs", {"size": 3}, read | {"size": 2, "upload_id": "u"}) == 1
 
 
 def test_a_violated_constraint_leaves_as_it_is(catalog: Catalog) -> None:
-    with pytest.raises(IntegrityError), catalog.database.writing() as connection:
-        connection.execute(insert(blobs).values(id="a", **_BLOB | {"status": "unknown"}))
+    with pytest.raises(ConstraintError), catalog.database.writing() as transaction:
+        transaction.insert("blobs", _BLOB | {"id": "a", "status": "unknown"})
 
 
 def test_foreign_keys_are_enforced(catalog: Catalog) -> None:
-    with pytest.raises(IntegrityError), catalog.database.writing() as connection:
-        connection.execute(insert(blob_references).values(checkpoint_id="nobody", blob_id="nothing"))
+    with pytest.raises(ConstraintError), catalog.database.writing() as transaction:
+        transaction.insert("blob_references", {"checkpoint_id": "nobody", "blob_id": "nothing"})
 
 
 def test_a_reader_waits_for_no_writer_and_sees_nothing_half_written(catalog: Catalog) -> None:
-    with catalog.database.writing() as connection:
-        connection.execute(insert(blobs).values(id="a", **_BLOB))
+    with catalog.database.writing() as transaction:
+        transaction.insert("blobs", _BLOB | {"id": "a"})
         with catalog.database.reading() as reader:
-            assert reader.execute(select(blobs.c.id)).all() == []
+            assert reader.column("SELECT id FROM blobs") == []
     with catalog.database.reading() as reader:
-        assert reader.execute(select(blobs.c.id)).scalars().all() == ["a"]
+        assert reader.column("SELECT id FROM blobs") == ["a"]
 
 
 def test_many_threads_write_without_an_error(catalog: Catalog) -> None:
     def write(number: int) -> None:
-        with catalog.database.writing() as connection:
-            connection.execute(insert(blobs).values(id=str(number), **_BLOB))
+        with catalog.database.writing() as transaction:
+            transaction.insert("blobs", _BLOB | {"id": str(number)})
 
     with ThreadPoolExecutor(40) as pool:
         for done in [pool.submit(write, number) for number in range(80)]:
@@ -297,10 +354,10 @@ def test_an_sqlite_catalog_is_its_owner_s_alone(tmp_path: Path) -> None:
 
 
 def test_an_sqlite_catalog_survives_a_power_cut(tmp_path: Path) -> None:
-    database = Database.open(f"sqlite:///{tmp_path}/catalog.db")
-    with database.reading() as connection:
+    database = open_database(f"sqlite:///{tmp_path}/catalog.db")
+    with database.reading() as transaction:
         for pragma, value in (("journal_mode", "wal"), ("synchronous", 2), ("foreign_keys", 1)):
-            assert connection.execute(text(f"PRAGMA {pragma}")).scalar() == value
+            assert transaction.value(f"PRAGMA {pragma}") == value
     database.close()
 
 
@@ -312,7 +369,7 @@ def test_a_catalog_in_a_folder_with_odd_characters_is_opened(tmp_path: Path) -> 
 
 
 def test_a_writer_that_waits_too_long_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(database_module, "BUSY_TIMEOUT_SECONDS", 0.05)
+    monkeypatch.setattr(sqlite, "BUSY_TIMEOUT_SECONDS", 0.05)
     catalog = Catalog.open(f"sqlite:///{tmp_path}/catalog.db")
     blocker = sqlite3.connect(tmp_path / "catalog.db", isolation_level=None)
     blocker.execute("BEGIN IMMEDIATE")
@@ -400,5 +457,5 @@ def test_a_catalog_that_is_a_folder_is_an_error_that_names_it(tmp_path: Path) ->
 @pytest.mark.parametrize("folder", ["100%", "a%20b", "with space", "plus+and#mark"])
 def test_an_sqlite_catalog_lies_where_its_path_says(tmp_path: Path, folder: str) -> None:
     path = tmp_path / folder / "catalog.db"
-    Database.open(f"sqlite:///{path}").close()
+    open_database(f"sqlite:///{path}").close()
     assert path.is_file()

@@ -15,6 +15,7 @@ from flexai.checkpoints.catalog.times import to_text
 from flexai.checkpoints.errors import ConflictError
 from flexai.checkpoints.models import now
 from tests.checkpoints.catalog.steps import STORE_ID, begin, store
+from tests.support.tables import tables_of
 
 
 @pytest.fixture
@@ -31,7 +32,7 @@ def held(catalog: Catalog, claimed: tuple[str, Claim]) -> HeldBlobs:
 
 
 def _last_renewed(catalog: Catalog, checkpoint_id: str, ago: timedelta) -> None:
-    with catalog.database.writing() as connection:
+    with tables_of(catalog.database) as connection:
         until = to_text(now() - ago + LEASE)
         connection.execute(update(checkpoints).where(checkpoints.c.id == checkpoint_id).values(claim_until=until))
 

@@ -22,6 +22,7 @@ from flexai.checkpoints.names import parse_name, parse_reference
 from flexai.checkpoints.owner import Owner
 from tests.checkpoints.catalog.steps import push
 from tests.checkpoints.samples import OTHER_OWNER, OWNER
+from tests.support.tables import tables_of
 
 STORE_ID = str(uuid.UUID(int=9))
 ENDS = [JobStatus.FAILED, JobStatus.STOPPED, JobStatus.INTERRUPTED]
@@ -55,7 +56,7 @@ def kill_runner(catalog: Catalog, job: TrainingJob) -> None:
 
 
 def set_columns(catalog: Catalog, job: TrainingJob, **values: object) -> None:
-    with catalog.database.writing() as connection:
+    with tables_of(catalog.database) as connection:
         connection.execute(update(jobs).where(jobs.c.id == str(job.id)).values(values))
 
 
@@ -204,7 +205,7 @@ def test_a_renewed_claim_lasts_longer(catalog: Catalog) -> None:
     begun = begin(catalog)
     set_columns(catalog, begun.job, claim_until=to_text(now()))
     assert catalog.jobs.renew(str(begun.job.id), begun.claim)
-    with catalog.database.reading() as connection:
+    with tables_of(catalog.database) as connection:
         assert connection.execute(select(jobs.c.claim_until)).scalar_one() > to_text(now() + timedelta(seconds=30))
 
 

@@ -21,11 +21,11 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from sqlalchemy import event
 
 from flexai.checkpoints.catalog.catalog import Catalog
 from flexai.checkpoints.catalog.checkpoints import NameTakenError
 from flexai.checkpoints.catalog.claims import Claim
+from flexai.checkpoints.catalog.sqlite import SqliteDatabase
 from flexai.checkpoints.catalog.times import to_text
 from flexai.checkpoints.contents import StoredContent
 from flexai.checkpoints.errors import AlreadyExistsError, ConflictError, NotFoundError
@@ -87,10 +87,10 @@ class Life(RuleBasedStateMachine):
         self.folder = Path(tempfile.mkdtemp(prefix="flexai-life-"))
         shutil.copyfile(self.template, self.folder / "catalog.db")
         self.catalog = Catalog.open(f"sqlite:///{self.folder}/catalog.db")
-        engine = self.catalog.database._engine
-        engine.dispose()
         # Nothing here needs to survive a power cut.
-        event.listen(engine, "connect", lambda connection, _: connection.execute("PRAGMA synchronous=OFF"))
+        assert isinstance(self.catalog.database, SqliteDatabase)
+        (connection,) = self.catalog.database._idle
+        connection.execute("PRAGMA synchronous=OFF")
         self.blobs = self.catalog.blobs(STORE_ID)
         self.models: dict[str, Model] = {}
         self.blob_statuses: dict[str, str] = {}

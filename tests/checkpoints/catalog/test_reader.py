@@ -16,8 +16,8 @@ from flexai.checkpoints.catalog import jobs as jobs_module
 from flexai.checkpoints.catalog import reader as reader_module
 from flexai.checkpoints.catalog.catalog import Catalog
 from flexai.checkpoints.catalog.claims import Claim
-from flexai.checkpoints.catalog.database import Database
 from flexai.checkpoints.catalog.jobs import BegunJob
+from flexai.checkpoints.catalog.opening import open_database
 from flexai.checkpoints.catalog.reader import CatalogReader, open_reader
 from flexai.checkpoints.catalog.schema import HEAD_REVISION
 from flexai.checkpoints.errors import (
@@ -328,7 +328,7 @@ def test_a_catalog_without_tables_is_migrated_first(empty_database_url: str, tmp
         (tmp_path / "home" / "catalog.db").touch()
     with open_reader(empty_database_url) as reader:
         assert reader.pushed_checkpoints() == []
-    Database.open(empty_database_url).close()
+    open_database(empty_database_url).close()
 
 
 def test_a_catalog_of_a_newer_form_is_refused(sqlite_template: Path, tmp_path: Path) -> None:
@@ -346,7 +346,7 @@ def test_a_url_that_cannot_be_a_catalog_is_refused_as_the_database_refuses_it(ur
     with pytest.raises(SettingsError) as found, open_reader(url):
         pass
     with pytest.raises(SettingsError) as expected:
-        Database.open(url)
+        open_database(url)
     assert found.value.message == expected.value.message
 
 

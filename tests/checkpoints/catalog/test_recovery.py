@@ -27,6 +27,7 @@ from tests.checkpoints.catalog.steps import (
     referenced,
 )
 from tests.checkpoints.samples import checkpoint
+from tests.support.tables import tables_of
 
 PACK = "a" * 32
 OTHER = "b" * 32
@@ -139,7 +140,7 @@ def test_a_checkpoint_recovered_by_many_at_once_is_entered_once(catalog: Catalog
 def test_a_checkpoint_whose_blob_is_not_to_be_relied_on_is_not_recovered(catalog: Catalog, status: str) -> None:
     assert _enter(catalog, _described(name="first"))
     catalog.checkpoints.delete(parse_reference("first"))
-    with catalog.database.writing() as connection:
+    with tables_of(catalog.database) as connection:
         connection.execute(update(blob_table).where(blob_table.c.id == PACK).values(status=status))
     second = _described(name="second")
     with pytest.raises(IntegrityError):

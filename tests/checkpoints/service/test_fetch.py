@@ -27,6 +27,7 @@ from tests.hostile.paths import HOSTILE_PATHS
 from tests.support.faults import Call, Fault
 from tests.support.machine import KIB, PART, THRESHOLD, Machine
 from tests.support.progress import Counter
+from tests.support.tables import tables_of
 from tests.support.trees import Tree, flip_byte, noise, read_tree, write_tree
 
 SOURCE: Tree = {
@@ -562,7 +563,7 @@ def test_a_hostile_path_in_the_catalog_is_refused_before_anything_is_written(
     hostile_machine: Machine, path: str, reason: str
 ) -> None:
     try:
-        with hostile_machine.system.catalog.database.writing() as connection:
+        with tables_of(hostile_machine.system.catalog.database) as connection:
             connection.exec_driver_sql("UPDATE files SET path = ? WHERE path <> 'config.json'", (path,))
     except UnicodeEncodeError:
         return  # SQLite holds no such text

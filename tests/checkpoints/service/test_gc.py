@@ -26,6 +26,7 @@ from tests.support.fixtures import NewMachine
 from tests.support.jobs import begin_job, capture_files
 from tests.support.machine import PART, Machine, check_all, check_nothing_is_left_over, check_nothing_is_torn
 from tests.support.progress import Counter
+from tests.support.tables import tables_of
 from tests.support.trees import Tree, noise, read_tree
 
 SOURCE: Tree = {
@@ -47,7 +48,7 @@ def source(machine: Machine) -> Path:
 def _backdate(machine: Machine, **columns: str) -> None:
     """Make the catalog believe that what happened to its checkpoints happened long ago."""
     settings = ", ".join(f"{column} = '{time}'" for column, time in columns.items())
-    with machine.system.catalog.database.writing() as connection:
+    with tables_of(machine.system.catalog.database) as connection:
         connection.exec_driver_sql(f"UPDATE checkpoints SET {settings}")
 
 
@@ -209,7 +210,7 @@ def test_a_push_whose_process_died_is_given_up_with_a_reason(machine: Machine, s
     with pytest.raises(StorageUnavailableError):
         machine.push("llama", source)
     # As a killed process leaves it: it says uploading, and its holder is gone.
-    with machine.system.catalog.database.writing() as connection:
+    with tables_of(machine.system.catalog.database) as connection:
         connection.exec_driver_sql("UPDATE checkpoints SET status = 'uploading', reason = ''")
     again = machine.again()
     again.collect()
@@ -416,7 +417,7 @@ def test_the_record_of_a_deleted_job_goes_with_its_last_checkpoint(machine: Mach
     from flexai.checkpoints.catalog.tables import jobs
 
     def count() -> int:
-        with machine.system.catalog.database.reading() as connection:
+        with tables_of(machine.system.catalog.database) as connection:
             return int(connection.execute(select(func.count()).select_from(jobs)).scalar_one())
 
     (checkpoint,) = machine.checkpoints()

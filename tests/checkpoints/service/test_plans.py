@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 from benchmarks.catalogs import fill
-from sqlalchemy import Connection, Engine, event, text
+from sqlalchemy import text
 
 from flexai.checkpoints.catalog import reader as reader_module
+from flexai.checkpoints.catalog.database import Transaction
 from flexai.checkpoints.catalog.reader import open_reader
+from flexai.checkpoints.catalog.sqlite import SqliteTransaction
 from flexai.checkpoints.service.delete import delete, protect, undelete, unprotect
 from flexai.checkpoints.service.inspect import inspect
 from flexai.checkpoints.service.preview import preview_delete, preview_fetch
@@ -22,6 +24,7 @@ from tests.servers.postgresql import PostgreSQL
 from tests.support.fixtures import NewMachine
 from tests.support.jobs import begin_job, capture_files
 from tests.support.machine import Machine
+from tests.support.tables import statements, tables_of
 from tests.support.trees import noise
 
 _CHECKPOINTS = 2000
@@ -48,21 +51,17 @@ def any_machine(request: pytest.FixtureRequest, new_machine: NewMachine) -> Iter
 def _noted(monkeypatch: pytest.MonkeyPatch) -> Iterator[Asked]:
     asked: Asked = {}
 
-    def note(_connection: object, _cursor: object, statement: str, values: Any, _context: object, many: bool) -> None:
-        asked.setdefault(statement, values[0] if many else values)
-
     def connect(*arguments: Any) -> sqlite3.Connection:
         connection = connect_before(*arguments)
-        connection.set_trace_callback(lambda statement: asked.setdefault(statement, ()))
+        connection.set_trace_callback(lambda statement: asked.setdefault(statement, {}))
         return connection
 
     connect_before = reader_module._connect
     monkeypatch.setattr(reader_module, "_connect", connect)
-    event.listen(Engine, "before_cursor_execute", note)
-    try:
+    with statements() as noted:
         yield asked
-    finally:
-        event.remove(Engine, "before_cursor_execute", note)
+    for statement, values in noted:
+        asked.setdefault(statement, values)
 
 
 def _dear(machine: Machine, asked: Asked) -> list[str]:
@@ -70,14 +69,14 @@ def _dear(machine: Machine, asked: Asked) -> list[str]:
     database = machine.system.catalog.database
     cost = _postgresql_cost if database.is_postgresql else _sqlite_steps
     dear = []
-    with contextlib.suppress(_DoneError), database.writing() as connection:
+    with contextlib.suppress(_DoneError), database.writing() as transaction:
         if database.is_postgresql:
-            connection.execute(text("SET LOCAL enable_seqscan = off"))
+            transaction.execute("SET LOCAL enable_seqscan = off", {})
         for statement, values in asked.items():
             if re.match(r"\s*(SELECT|UPDATE|DELETE)\b", statement) and not re.search(
                 r"sqlite_master|pg_cat", statement
             ):
-                is_dear, figures = cost(connection, statement, values)
+                is_dear, figures = cost(transaction, statement, values)
                 if is_dear:
                     dear.append(f"{figures}: {' '.join(statement.split())}")
         raise _DoneError
@@ -88,7 +87,7 @@ class _DoneError(Exception):
     """Undoes what updates did once more."""
 
 
-def _sqlite_steps(connection: Connection, statement: str, values: Any) -> tuple[bool, str]:
+def _sqlite_steps(transaction: Transaction, statement: str, values: Any) -> tuple[bool, str]:
     """Count the steps of SQLite's virtual machine; finding a row by an index takes some tens."""
     steps = 0
 
@@ -96,7 +95,8 @@ def _sqlite_steps(connection: Connection, statement: str, values: Any) -> tuple[
         nonlocal steps
         steps += 10
 
-    raw: Any = connection.connection.dbapi_connection
+    assert isinstance(transaction, SqliteTransaction)
+    raw = transaction._connection
     raw.set_progress_handler(count, 10)
     cursor = raw.execute(statement, values)
     rows = len(cursor.fetchall()) + max(cursor.rowcount, 0)
@@ -104,9 +104,9 @@ def _sqlite_steps(connection: Connection, statement: str, values: Any) -> tuple[
     return steps > 1000 + 100 * rows, f"{steps} steps for {rows} rows"
 
 
-def _postgresql_cost(connection: Connection, statement: str, values: Any) -> tuple[bool, str]:
+def _postgresql_cost(transaction: Transaction, statement: str, values: Any) -> tuple[bool, str]:
     """What PostgreSQL takes the plan to cost, in its own unit: a page read in order is 1, one by an index 4."""
-    (row,) = connection.exec_driver_sql(f"EXPLAIN (FORMAT JSON) {statement}", values)
+    (row,) = transaction.execute(f"EXPLAIN (FORMAT JSON) {statement}", values).rows
     plan = row[0][0]["Plan"]
     cost, rows = plan["Total Cost"], plan["Plan Rows"]
     return cost > 200 + 15 * rows, f"cost {cost} for {rows} rows"
@@ -170,6 +170,6 @@ def test_an_index_that_is_missing_is_noticed(any_machine: Machine, monkeypatch: 
     _fill(any_machine)
     with _noted(monkeypatch) as asked:
         _work_a_day(any_machine)
-    with any_machine.system.catalog.database.writing() as connection:
+    with tables_of(any_machine.system.catalog.database) as connection:
         connection.execute(text(f"DROP INDEX {index}"))
     assert _dear(any_machine, asked)

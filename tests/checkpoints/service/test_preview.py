@@ -36,6 +36,7 @@ from flexai.checkpoints.transfer.preview import Action, Preview
 from tests.support.faults import Fault
 from tests.support.machine import PART, Machine, small_settings
 from tests.support.progress import Counter
+from tests.support.tables import tables_of
 from tests.support.trees import Tree, flip_byte, noise, read_tree, write_tree
 
 SOURCE: Tree = {
@@ -63,7 +64,7 @@ def _age(folder: Path) -> None:
 
 def _everything(machine: Machine) -> object:
     """All that is there: files, folders and the catalog's rows."""
-    with machine.system.catalog.database.reading() as connection:
+    with tables_of(machine.system.catalog.database) as connection:
         rows = {table.name: sorted(map(repr, connection.execute(table.select()))) for table in metadata.sorted_tables}
     files = {path: content for path, content in read_tree(machine.root).items() if "catalog.db" not in path}
     return rows, files, {str(path) for path in machine.root.rglob("*") if path.is_dir()}

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import event, insert, update
-from sqlalchemy.engine import Engine
+from sqlalchemy import insert, update
 
 from flexai.checkpoints.catalog.checkpoints import row_of
 from flexai.checkpoints.catalog.claims import NO_CLAIM
@@ -30,6 +28,7 @@ from tests.checkpoints.samples import checkpoint as sample
 from tests.support.jobs import begin_job, capture_files
 from tests.support.machine import Machine, check_nothing_is_left_over, check_nothing_is_torn
 from tests.support.progress import Counter
+from tests.support.tables import statements, tables_of
 from tests.support.trees import noise
 
 LAST = RetentionPolicy(keep_last=1)
@@ -69,7 +68,7 @@ def reasons(report: PruneReport, checkpoint: Checkpoint) -> list[Rule]:
 
 
 def set_job(machine: Machine, job_id: object, **values: Any) -> None:
-    with machine.system.catalog.database.writing() as connection:
+    with tables_of(machine.system.catalog.database) as connection:
         connection.execute(update(jobs).where(jobs.c.id == str(job_id)).values(values))
 
 
@@ -250,7 +249,7 @@ def test_a_broken_push_goes_only_on_request(machine: Machine) -> None:
 def test_a_push_whose_process_died_counts_as_failed(machine: Machine) -> None:
     machine.push("run-1", machine.write("a", {"a": b"a"}))
     machine.push("run-2", machine.write("b", {"b": b"b"}))
-    with machine.system.catalog.database.writing() as connection:
+    with tables_of(machine.system.catalog.database) as connection:
         connection.execute(update(checkpoints).where(checkpoints.c.name == "run-2").values(status="uploading"))
     scope = PruneScope(pushed=("run-*",))
     (gone,) = plan_prune(machine.system, RetentionPolicy(keep_last=1, include_failed=True), scope).deleted
@@ -368,21 +367,6 @@ def test_the_document_says_everything(machine: Machine, job: TrainingJob) -> Non
     assert (kept["action"], kept["id"]) == ("keep", str(last.id))
 
 
-@contextmanager
-def statements() -> Iterator[list[str]]:
-    """What is asked of databases meanwhile."""
-    asked: list[str] = []
-
-    def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
-        asked.append(statement)
-
-    event.listen(Engine, "before_cursor_execute", note)
-    try:
-        yield asked
-    finally:
-        event.remove(Engine, "before_cursor_execute", note)
-
-
 def test_ten_thousand_checkpoints_are_planned_by_three_queries(machine: Machine) -> None:
     start = datetime(2025, 1, 1, tzinfo=UTC)
     found = [begin_job(machine, f"job-{number}") for number in range(20)]
@@ -402,14 +386,14 @@ def test_ten_thousand_checkpoints_are_planned_by_three_queries(machine: Machine)
         sizes.append({"id": f"{number:032x}", "store_id": machine.system.store_id, "size": 7, "status": "stored"})
         own = [number, number - number % 10]
         references += [{"checkpoint_id": str(described.id), "blob_id": f"{one:032x}"} for one in dict.fromkeys(own)]
-    with machine.system.catalog.database.writing() as connection:
+    with tables_of(machine.system.catalog.database) as connection:
         connection.execute(insert(blobs), [one | {"created_at": to_text(start)} for one in sizes])
         connection.execute(insert(checkpoints), rows)
         connection.execute(insert(blob_references), references)
     policy = RetentionPolicy(keep_last=3, keep_best=2, keep_every_steps=1000, keep_every=7 * DAY)
     with statements() as asked:
         planned = plan_prune(machine.system, policy)
-    assert sum("FROM" in statement for statement in asked) == 3
+    assert sum("FROM" in statement for statement, _ in asked) == 3
     assert len(planned.decisions) == 10_000
     assert 20 * 5 <= len(planned.kept) < 20 * (3 + 2 + 10 + 11 + 2)
 

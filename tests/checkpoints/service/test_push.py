@@ -43,6 +43,7 @@ from tests.support.machine import (
     parts_in,
 )
 from tests.support.progress import Counter
+from tests.support.tables import tables_of
 from tests.support.trees import Tree, flip_byte, noise, read_tree, write_tree, written_bytes
 
 SOURCE: Tree = {
@@ -557,7 +558,7 @@ def test_a_failure_that_cannot_be_recorded_does_not_hide_the_first_one(machine: 
 
     def take_over(number: int, _call: Call) -> None:
         if number == 5:
-            with machine.system.catalog.database.writing() as connection:
+            with tables_of(machine.system.catalog.database) as connection:
                 connection.exec_driver_sql("UPDATE checkpoints SET claim_token = 'somebody else'")
 
     machine.storage.before_call = take_over
@@ -570,7 +571,7 @@ def test_a_failure_that_cannot_be_recorded_does_not_hide_the_first_one(machine: 
 def test_a_push_that_lost_its_claim_makes_nothing_available(machine: Machine, source: Path) -> None:
     def take_over(_number: int, call: Call) -> None:
         if call.key.startswith("manifests/"):
-            with machine.system.catalog.database.writing() as connection:
+            with tables_of(machine.system.catalog.database) as connection:
                 connection.exec_driver_sql("UPDATE checkpoints SET claim_token = 'somebody else'")
 
     machine.storage.before_call = take_over

@@ -31,6 +31,7 @@ from flexai.checkpoints.service.shards import (
 )
 from tests.support.machine import PART, Machine, check_nothing_is_left_over, check_nothing_is_torn
 from tests.support.progress import Counter
+from tests.support.tables import tables_of
 from tests.support.trees import Tree, noise, write_tree
 
 S = TypeVar("S")
@@ -87,7 +88,7 @@ class Shards:
 
 
 def _stored_bytes(machine: Machine) -> int:
-    with machine.system.catalog.database.reading() as connection:
+    with tables_of(machine.system.catalog.database) as connection:
         return sum(connection.execute(select(blobs.c.size)).scalars())
 
 

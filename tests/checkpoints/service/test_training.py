@@ -49,6 +49,7 @@ from tests.checkpoints.training.trainers import (
 )
 from tests.support.fixtures import NewMachine
 from tests.support.machine import Machine, check_nothing_is_torn
+from tests.support.tables import tables_of
 
 SAVE = "save(output() / f'checkpoint-{step}', trainer_files(step))"
 
@@ -477,7 +478,7 @@ def test_a_job_taken_over_by_another_process_ends_here(machine: Machine) -> None
 
     def take_over(_stream: str, data: bytes) -> None:
         pids.append(int(data))
-        with machine.system.catalog.database.writing() as connection:
+        with tables_of(machine.system.catalog.database) as connection:
             connection.execute(jobs.update().values(claim_token="another"))
 
     with pytest.raises(ConflictError, match="taken over"):
@@ -717,7 +718,7 @@ def test_a_log_is_read_on_another_machine_once_the_job_has_ended(machine: Machin
     here = "".join(job_log(machine.system, "run"))
     shutil.rmtree(machine.settings.jobs_path)
     assert "".join(job_log(machine.system, "run")) == here
-    with machine.system.catalog.database.writing() as connection:
+    with tables_of(machine.system.catalog.database) as connection:
         connection.execute(jobs.update().values(host="elsewhere"))
     assert "".join(job_log(machine.system, str(job.id), follow=True)) == here
 
@@ -725,7 +726,7 @@ def test_a_log_is_read_on_another_machine_once_the_job_has_ended(machine: Machin
 def test_the_log_of_a_job_that_runs_elsewhere_cannot_be_read_yet(machine: Machine) -> None:
     def move(_stream: str, data: bytes) -> None:
         if b"ready" in data:
-            with machine.system.catalog.database.writing() as connection:
+            with tables_of(machine.system.catalog.database) as connection:
                 connection.execute(jobs.update().values(host="elsewhere"))
             with pytest.raises(ConflictError, match="runs on elsewhere"):
                 job_log(machine.system, "run")

@@ -11,35 +11,9 @@ from __future__ import annotations
 import contextlib
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
 
-from sqlalchemy import (
-    ColumnElement,
-    Connection,
-    Exists,
-    and_,
-    delete,
-    exists,
-    func,
-    insert,
-    select,
-    update,
-)
-from sqlalchemy.exc import IntegrityError
-
-from flexai.checkpoints.catalog.content_rows import (
-    BATCH,
-    COLUMNS,
-    IS_SOUND,
-    T,
-    batches,
-    locked,
-    stored_contents,
-    taken,
-    values_of,
-)
-from flexai.checkpoints.catalog.database import Database
-from flexai.checkpoints.catalog.tables import blob_parts, blob_references, blobs, contents, files
+from flexai.checkpoints.catalog.content_rows import BATCH, CONTENT, SOUND, STORED, batches, taken, values_of
+from flexai.checkpoints.catalog.database import ConstraintError, Database, Transaction
 from flexai.checkpoints.catalog.times import to_text
 from flexai.checkpoints.contents import (
     ArrivedPart,
@@ -49,6 +23,8 @@ from flexai.checkpoints.contents import (
     UnfinishedBlob,
 )
 from flexai.checkpoints.models import now
+
+_NOT_REFERENCED = "NOT EXISTS (SELECT 1 FROM blob_references r WHERE r.blob_id = blobs.id)"
 
 
 class Blobs:
@@ -64,55 +40,49 @@ class Blobs:
         Raises ConflictError for a checkpoint that is gone.
         """
         blob_id = uuid.uuid4().hex
-        with _gone(f"checkpoint {writer_id}"), self._database.writing() as connection:
-            connection.execute(
-                insert(blobs).values(
-                    id=blob_id,
-                    store_id=self.store_id,
-                    size=size,
-                    status="writing",
-                    writer_id=writer_id,
-                    writer_path=path,
-                    writer_version=version,
-                    part_size=part_size,
-                    created_at=to_text(now()),
-                )
+        with _gone(f"checkpoint {writer_id}"), self._database.writing() as transaction:
+            transaction.insert(
+                "blobs",
+                {
+                    "id": blob_id,
+                    "store_id": self.store_id,
+                    "size": size,
+                    "status": "writing",
+                    "writer_id": writer_id,
+                    "writer_path": path,
+                    "writer_version": version,
+                    "part_size": part_size,
+                    "created_at": to_text(now()),
+                },
             )
-            connection.execute(insert(blob_references).values(checkpoint_id=writer_id, blob_id=blob_id))
+            transaction.insert("blob_references", {"checkpoint_id": writer_id, "blob_id": blob_id})
         return blob_id
 
     def set_upload(self, blob_id: str, upload_id: str) -> None:
         """Record the upload that the blob arrives by; parts of an earlier one are forgotten."""
-        with self._database.writing() as connection:
-            connection.execute(delete(blob_parts).where(blob_parts.c.blob_id == blob_id))
-            connection.execute(update(blobs).where(blobs.c.id == blob_id).values(upload_id=upload_id))
+        with self._database.writing() as transaction:
+            transaction.change("DELETE FROM blob_parts WHERE blob_id = :blob_id", blob_id=blob_id)
+            transaction.update("blobs", {"upload_id": upload_id}, "id = :id", id=blob_id)
 
     def record_part(self, blob_id: str, part: ArrivedPart) -> None:
         """Record that the store acknowledged a part; ConflictError where gc took the blob."""
-        with _gone(f"blob {blob_id}"), self._database.writing() as connection:
-            connection.execute(
-                delete(blob_parts).where(blob_parts.c.blob_id == blob_id, blob_parts.c.number == part.number)
-            )
-            connection.execute(
-                insert(blob_parts).values(blob_id=blob_id, number=part.number, digest=part.digest, receipt=part.receipt)
-            )
+        row = {"blob_id": blob_id, "number": part.number, "digest": part.digest, "receipt": part.receipt}
+        again = "ON CONFLICT (blob_id, number) DO UPDATE SET digest = excluded.digest, receipt = excluded.receipt"
+        with _gone(f"blob {blob_id}"), self._database.writing() as transaction:
+            transaction.insert("blob_parts", row, otherwise=again)
 
     def finish(self, blob_id: str, new: Sequence[NewContent]) -> list[StoredContent]:
         """Record that all of a blob is stored, and which contents its ranges are; ConflictError where gc took it."""
-        values = [values_of(blob_id, content) for content in new]
-        with self._database.writing() as connection:
-            done = connection.execute(
-                update(blobs)
-                .where(blobs.c.id == blob_id, blobs.c.status == "writing")
-                .values(status="stored", writer_id=None, writer_path=None, writer_version=None, upload_id=None)
-            )
-            if not done.rowcount:
+        rows = [values_of(blob_id, content) for content in new]
+        arrived = {"status": "stored", **dict.fromkeys(("writer_id", "writer_path", "writer_version", "upload_id"))}
+        with self._database.writing() as transaction:
+            if not transaction.update("blobs", arrived, "id = :id AND status = 'writing'", id=blob_id):
                 raise taken(f"blob {blob_id}")
-            connection.execute(delete(blob_parts).where(blob_parts.c.blob_id == blob_id))
-            connection.execute(insert(contents), values)
-            # Read back by the ranges they have: to have their ids returned, SQLite would insert them one by one.
-            query = select(contents.c.start, contents.c.size, contents.c.id).where(contents.c.blob_id == blob_id)
-            ids = {(start, size): content_id for start, size, content_id in connection.execute(query)}
+            transaction.change("DELETE FROM blob_parts WHERE blob_id = :blob_id", blob_id=blob_id)
+            transaction.insert("contents", *rows)
+            # Read back by the ranges they have: to have their ids returned, they would be inserted one by one.
+            found = transaction.rows("SELECT start, size, id FROM contents WHERE blob_id = :blob_id", blob_id=blob_id)
+            ids = {(start, size): content_id for start, size, content_id in found}
         return [content.as_stored(ids[content.start, content.size], blob_id) for content in new]
 
     def unfinished(self, writer_id: str) -> dict[str, UnfinishedBlob]:
@@ -120,32 +90,29 @@ class Blobs:
 
         Not what was given up since: gc may take that at any moment.
         """
-        query = (
-            select(blobs)
-            .join(blob_references, blob_references.c.blob_id == blobs.c.id)
-            .where(
-                blob_references.c.checkpoint_id == writer_id,
-                blobs.c.writer_id == writer_id,
-                blobs.c.store_id == self.store_id,
-                blobs.c.status == "writing",
-                blobs.c.upload_id.is_not(None),
-            )
-        )
-        with self._database.reading() as connection:
-            rows = connection.execute(query).all()
-            found = {}
-            for row in rows:
-                parts = connection.execute(select(blob_parts).where(blob_parts.c.blob_id == row.id))
-                found[row.writer_path] = UnfinishedBlob(
-                    id=row.id,
-                    path=row.writer_path,
-                    version=row.writer_version,
-                    size=row.size,
-                    part_size=row.part_size,
-                    upload_id=row.upload_id,
-                    parts={part.number: ArrivedPart(part.number, bytes(part.digest), part.receipt) for part in parts},
+        query = """
+            SELECT b.id, b.writer_path, b.writer_version, b.size, b.part_size, b.upload_id
+            FROM blobs b JOIN blob_references r ON r.blob_id = b.id
+            WHERE r.checkpoint_id = :writer_id AND b.writer_id = :writer_id AND b.store_id = :store_id
+                AND b.status = 'writing' AND b.upload_id IS NOT NULL
+        """
+        of_blob = "SELECT number, digest, receipt FROM blob_parts WHERE blob_id = :blob_id"
+        found = {}
+        with self._database.reading() as transaction:
+            for blob_id, path, version, size, part_size, upload_id in transaction.rows(
+                query, writer_id=writer_id, store_id=self.store_id
+            ):
+                parts = transaction.rows(of_blob, blob_id=blob_id)
+                found[path] = UnfinishedBlob(
+                    id=blob_id,
+                    path=path,
+                    version=version,
+                    size=size,
+                    part_size=part_size,
+                    upload_id=upload_id,
+                    parts={number: ArrivedPart(number, bytes(digest), receipt) for number, digest, receipt in parts},
                 )
-            return found
+        return found
 
     def hold_by_digest(self, checkpoint_id: str, digests: Iterable[str]) -> dict[str, StoredContent]:
         """Find sound stored contents by their digests (hex) and refer to their blobs, all at once.
@@ -154,7 +121,7 @@ class Blobs:
         """
         found: dict[str, StoredContent] = {}
         for batch in batches(dict.fromkeys(digests)):
-            for content in self._hold_all(checkpoint_id, contents.c.digest.in_(batch)):
+            for content in self._hold_all(checkpoint_id, "t.digest", batch):
                 assert content.digest is not None
                 found[content.digest.hex()] = content
         return found
@@ -166,186 +133,171 @@ class Blobs:
         """
         found: dict[str, StoredContent] = {}
         for batch in batches(dict.fromkeys(origins)):
-            held = self._hold_all(checkpoint_id, contents.c.origin.in_(batch))
+            held = self._hold_all(checkpoint_id, "t.origin", batch)
             found |= {content.origin: content for content in held}
         return found
 
     def find_by_digest(self, digests: Iterable[str]) -> dict[str, StoredContent]:
         """Find sound stored contents by their digests (hex), for one who only looks: gc may take them."""
-        found = self._find_all(contents.c.digest, digests)
+        found = self._find_all("t.digest", digests)
         return {content.digest.hex(): content for content in found if content.digest is not None}
 
     def find_by_origin(self, origins: Iterable[str]) -> dict[str, StoredContent]:
         """Find sound stored contents by the provider's objects that they are, for one who only looks."""
-        return {content.origin: content for content in self._find_all(contents.c.origin, origins)}
+        return {content.origin: content for content in self._find_all("t.origin", origins)}
 
     def find_sizes(self, sizes: Iterable[int]) -> set[int]:
         """Which sizes (bytes) contents have that a file can be compared with (see :meth:`find_by_size`)."""
+        query = f"SELECT DISTINCT t.size {STORED} AND t.size IN :sizes AND t.digest IS NOT NULL AND {SOUND}"
         found: set[int] = set()
         for batch in batches(dict.fromkeys(sizes)):
-            can_be_equal = and_(contents.c.size.in_(batch), contents.c.digest.is_not(None), IS_SOUND)
-            query = stored_contents(self.store_id, can_be_equal)
-            query = query.with_only_columns(contents.c.size, maintain_column_froms=True).distinct()
-            with self._database.reading() as connection:
-                found.update(connection.execute(query).scalars())
+            with self._database.reading() as transaction:
+                found.update(transaction.column(query, store_id=self.store_id, sizes=batch))
         return found
 
-    def _find_all(self, column: ColumnElement[Any], values: Iterable[T]) -> list[StoredContent]:
+    def _find_all(self, column: str, values: Iterable[str]) -> list[StoredContent]:
+        query = f"SELECT {CONTENT} {STORED} AND {column} IN :values AND {SOUND} ORDER BY b.id"
         found: list[StoredContent] = []
         for batch in batches(dict.fromkeys(values)):
-            with self._database.reading() as connection:
-                query = stored_contents(self.store_id, column.in_(batch) & IS_SOUND).order_by(blobs.c.id)
-                found += [StoredContent.of_row(row) for row in connection.execute(query)]
+            with self._database.reading() as transaction:
+                rows = transaction.rows(query, store_id=self.store_id, values=batch)
+            found += map(StoredContent.of_row, rows)
         return found
 
     def uses_of(self, checkpoint_id: str) -> dict[str, tuple[int, int]]:
         """The blobs of a checkpoint: for each its bytes, and how many other checkpoints need it."""
-        other = blob_references.alias()
-        query = (
-            select(blobs.c.id, blobs.c.size, func.count(other.c.checkpoint_id))
-            .join(blob_references, blob_references.c.blob_id == blobs.c.id)
-            .outerjoin(other, (other.c.blob_id == blobs.c.id) & (other.c.checkpoint_id != checkpoint_id))
-            .where(blob_references.c.checkpoint_id == checkpoint_id)
-            .group_by(blobs.c.id, blobs.c.size)
-        )
-        with self._database.reading() as connection:
-            return {blob_id: (size, others) for blob_id, size, others in connection.execute(query)}
+        query = """
+            SELECT b.id, b.size, COUNT(other.checkpoint_id)
+            FROM blobs b
+                JOIN blob_references r ON r.blob_id = b.id
+                LEFT JOIN blob_references other ON other.blob_id = b.id AND other.checkpoint_id <> :checkpoint_id
+            WHERE r.checkpoint_id = :checkpoint_id GROUP BY b.id, b.size
+        """
+        with self._database.reading() as transaction:
+            rows = transaction.rows(query, checkpoint_id=checkpoint_id)
+        return {blob_id: (size, others) for blob_id, size, others in rows}
 
-    def _hold_all(self, checkpoint_id: str, condition: ColumnElement[bool]) -> list[StoredContent]:
-        query = stored_contents(self.store_id, condition & IS_SOUND)
-        with self._database.reading() as connection:
-            if connection.execute(query.limit(1)).first() is None:
+    def _hold_all(self, checkpoint_id: str, column: str, values: list[str]) -> list[StoredContent]:
+        found = f"{STORED} AND {column} IN :values AND {SOUND}"
+        with self._database.reading() as transaction:
+            if transaction.row(f"SELECT 1 {found} LIMIT 1", store_id=self.store_id, values=values) is None:
                 return []  # the usual case, which need not wait for a writer's turn
-        with _gone(f"checkpoint {checkpoint_id}"), self._database.writing() as connection:
+        with _gone(f"checkpoint {checkpoint_id}"), self._database.writing() as transaction:
             # Rows are locked in one order, so that two pushes never wait for each other.
-            rows = connection.execute(locked(query.order_by(blobs.c.id), self._database))
+            query = f"SELECT {CONTENT} {found} ORDER BY b.id {transaction.locking('FOR UPDATE OF b')}"
+            rows = transaction.rows(query, store_id=self.store_id, values=values)
             held = [StoredContent.of_row(row) for row in rows]
-            self._refer(connection, checkpoint_id, {content.blob_id for content in held})
+            _refer(transaction, checkpoint_id, {content.blob_id for content in held})
         return held
 
     def learn(self, content: StoredContent) -> None:
         """Record the digests of a content that the provider copied and somebody has now read for the first time."""
         assert content.digest is not None
-        with self._database.writing() as connection:
-            connection.execute(
-                update(contents)
-                .where(contents.c.id == content.id, contents.c.digest.is_(None))
-                .values(digest=content.digest.hex(), part_digests=content.part_digests)
-            )
+        learned = {"digest": content.digest.hex(), "part_digests": content.part_digests}
+        with self._database.writing() as transaction:
+            transaction.update("contents", learned, "id = :id AND digest IS NULL", id=content.id)
 
     def find_by_size(self, size: int) -> list[StoredContent]:
         """Sound stored contents of ``size`` bytes: the only ones that a file of that size can equal."""
-        query = stored_contents(self.store_id, and_(contents.c.size == size, contents.c.digest.is_not(None), IS_SOUND))
-        with self._database.reading() as connection:
-            return [StoredContent.of_row(row) for row in connection.execute(query)]
+        query = f"SELECT {CONTENT} {STORED} AND t.size = :size AND t.digest IS NOT NULL AND {SOUND}"
+        with self._database.reading() as transaction:
+            return [StoredContent.of_row(row) for row in transaction.rows(query, store_id=self.store_id, size=size)]
 
     def hold(self, checkpoint_id: str, content: StoredContent) -> bool:
         """Refer to the blob of a content found before; False where gc was faster.
 
         Raises ConflictError for a checkpoint that is gone.
         """
-        query = stored_contents(self.store_id, contents.c.id == content.id)
-        with _gone(f"checkpoint {checkpoint_id}"), self._database.writing() as connection:
-            if connection.execute(locked(query, self._database)).first() is None:
+        with _gone(f"checkpoint {checkpoint_id}"), self._database.writing() as transaction:
+            query = f"SELECT 1 {STORED} AND t.id = :id {transaction.locking('FOR UPDATE OF b')}"
+            if transaction.row(query, store_id=self.store_id, id=content.id) is None:
                 return False
-            self._refer(connection, checkpoint_id, {content.blob_id})
+            _refer(transaction, checkpoint_id, {content.blob_id})
             return True
 
     def files_of(self, checkpoint_id: str) -> list[StoredFile]:
         """The files of a checkpoint with their contents, in order of their paths."""
-        query = (
-            select(files.c.path, *COLUMNS)
-            .join(contents, contents.c.id == files.c.content_id)
-            .where(files.c.checkpoint_id == checkpoint_id)
-        )
-        with self._database.reading() as connection:
-            found = [StoredFile(path, StoredContent.of_row(row)) for path, *row in connection.execute(query)]
+        query = f"""
+            SELECT f.path, {CONTENT} FROM files f JOIN contents t ON t.id = f.content_id
+            WHERE f.checkpoint_id = :checkpoint_id
+        """
+        with self._database.reading() as transaction:
+            rows = transaction.rows(query, checkpoint_id=checkpoint_id)
         # Not ORDER BY: PostgreSQL orders texts by its locale.
-        return sorted(found, key=lambda file: file.path)
+        return sorted((StoredFile(path, StoredContent.of_row(row)) for path, *row in rows), key=lambda file: file.path)
 
     def contents_of(self, content_ids: Iterable[int]) -> dict[int, StoredContent]:
         """Stored contents by their ids; those that are gone or damaged are left out."""
+        query = f"SELECT {CONTENT} {STORED} AND t.id IN :ids AND {SOUND}"
         found: dict[int, StoredContent] = {}
         for batch in batches(dict.fromkeys(content_ids)):
-            with self._database.reading() as connection:
-                for row in connection.execute(stored_contents(self.store_id, contents.c.id.in_(batch) & IS_SOUND)):
-                    found[row.id] = StoredContent.of_row(row)
+            with self._database.reading() as transaction:
+                for row in transaction.rows(query, store_id=self.store_id, ids=batch):
+                    found[row[0]] = StoredContent.of_row(row)
         return found
 
     def users_of(self, content_ids: Sequence[int]) -> dict[int, list[tuple[str, str]]]:
         """Which checkpoints need contents, and as which of their files: (checkpoint id, path) by content."""
+        query = "SELECT content_id, checkpoint_id, path FROM files WHERE content_id IN :ids"
         users: dict[int, list[tuple[str, str]]] = {}
         for batch in batches(content_ids):
-            query = select(files.c.content_id, files.c.checkpoint_id, files.c.path).where(files.c.content_id.in_(batch))
-            with self._database.reading() as connection:
-                for row in connection.execute(query):
-                    users.setdefault(row.content_id, []).append((row.checkpoint_id, row.path))
+            with self._database.reading() as transaction:
+                for content_id, checkpoint_id, path in transaction.rows(query, ids=batch):
+                    users.setdefault(content_id, []).append((checkpoint_id, path))
         return users
 
     def all_contents(self) -> Iterator[StoredContent]:
         """Every stored content, blob by blob."""
+        query = f"SELECT {CONTENT} {STORED} AND t.id > :last ORDER BY t.id LIMIT {BATCH}"
         last = 0
         while True:
-            query = stored_contents(self.store_id, contents.c.id > last).order_by(contents.c.id).limit(BATCH)
-            with self._database.reading() as connection:
-                found = [StoredContent.of_row(row) for row in connection.execute(query)]
-            if not found:
+            with self._database.reading() as transaction:
+                rows = transaction.rows(query, store_id=self.store_id, last=last)
+            if not rows:
                 return
-            yield from found
-            last = found[-1].id
+            yield from map(StoredContent.of_row, rows)
+            last = rows[-1][0]
 
     def unreferenced(self) -> list[tuple[str, int, str]]:
         """Blobs that no checkpoint refers to, or that gc did not finish deleting: (id, bytes, upload id)."""
-        query = select(blobs.c.id, blobs.c.size, blobs.c.upload_id).where(
-            blobs.c.store_id == self.store_id, ~_is_referenced()
-        )
-        with self._database.reading() as connection:
-            return [(row.id, row.size, row.upload_id or "") for row in connection.execute(query)]
+        query = f"SELECT id, size, upload_id FROM blobs WHERE store_id = :store_id AND {_NOT_REFERENCED}"
+        with self._database.reading() as transaction:
+            rows = transaction.rows(query, store_id=self.store_id)
+        return [(blob_id, size, upload_id or "") for blob_id, size, upload_id in rows]
 
     def mark_deleting(self, blob_id: str) -> bool:
         """Take a blob out of use; False where a push refers to it after all."""
-        with self._database.writing() as connection:
+        with self._database.writing() as transaction:
             # The row first, in a statement of its own: the check below then sees what its holder has committed.
-            connection.execute(locked(select(blobs.c.id).where(blobs.c.id == blob_id), self._database))
-            marked = connection.execute(
-                update(blobs).where(blobs.c.id == blob_id, ~_is_referenced()).values(status="deleting")
+            transaction.row(f"SELECT id FROM blobs WHERE id = :id {transaction.locking('FOR UPDATE')}", id=blob_id)
+            return bool(
+                transaction.update("blobs", {"status": "deleting"}, f"id = :id AND {_NOT_REFERENCED}", id=blob_id)
             )
-            return bool(marked.rowcount)
 
     def forget(self, blob_id: str) -> None:
         """Remove the record of a blob whose bytes are gone, and its contents'."""
-        with self._database.writing() as connection:
-            connection.execute(delete(blobs).where(blobs.c.id == blob_id, blobs.c.status == "deleting"))
+        with self._database.writing() as transaction:
+            transaction.change("DELETE FROM blobs WHERE id = :id AND status = 'deleting'", id=blob_id)
 
     def known(self, blob_ids: Iterable[str]) -> set[str]:
         """Which of the ids the catalog knows."""
         found: set[str] = set()
         for batch in batches(blob_ids):
-            with self._database.reading() as connection:
-                found.update(connection.execute(select(blobs.c.id).where(blobs.c.id.in_(batch))).scalars())
+            with self._database.reading() as transaction:
+                found.update(transaction.column("SELECT id FROM blobs WHERE id IN :ids", ids=batch))
         return found
 
     def totals(self) -> Mapping[str, int]:
         """Bytes of the store's blobs by status."""
-        query = (
-            select(blobs.c.status, func.sum(blobs.c.size))
-            .where(blobs.c.store_id == self.store_id)
-            .group_by(blobs.c.status)
-        )
-        with self._database.reading() as connection:
-            return {status: int(size or 0) for status, size in connection.execute(query)}
-
-    def _refer(self, connection: Connection, checkpoint_id: str, blob_ids: set[str]) -> None:
-        if not blob_ids:
-            return
-        connection.execute(
-            self._database.insert(blob_references).on_conflict_do_nothing(),
-            [{"checkpoint_id": checkpoint_id, "blob_id": blob_id} for blob_id in sorted(blob_ids)],
-        )
+        query = "SELECT status, SUM(size) FROM blobs WHERE store_id = :store_id GROUP BY status"
+        with self._database.reading() as transaction:
+            return {status: int(size) for status, size in transaction.rows(query, store_id=self.store_id)}
 
 
-def _is_referenced() -> Exists:
-    return exists().where(blob_references.c.blob_id == blobs.c.id)
+def _refer(transaction: Transaction, checkpoint_id: str, blob_ids: set[str]) -> None:
+    rows = [{"checkpoint_id": checkpoint_id, "blob_id": blob_id} for blob_id in sorted(blob_ids)]
+    if rows:
+        transaction.insert("blob_references", *rows, otherwise="ON CONFLICT DO NOTHING")
 
 
 @contextlib.contextmanager
@@ -353,5 +305,5 @@ def _gone(what: str) -> Iterator[None]:
     """Say in our words that a row was about to refer to one that is gone."""
     try:
         yield
-    except IntegrityError as error:
+    except ConstraintError as error:
         raise taken(what) from error

@@ -5,14 +5,12 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Set
 
-from sqlalchemy import select, text
-
-from flexai.checkpoints.catalog import tables
 from flexai.checkpoints.catalog.blobs import Blobs
 from flexai.checkpoints.catalog.checkpoints import Checkpoints
-from flexai.checkpoints.catalog.claims import Claim
+from flexai.checkpoints.catalog.claims import CLAIM, Claim
 from flexai.checkpoints.catalog.database import MIGRATION_LOCK, Database
 from flexai.checkpoints.catalog.jobs import Jobs
+from flexai.checkpoints.catalog.opening import open_database
 from flexai.checkpoints.catalog.soundness import Soundness
 
 
@@ -26,8 +24,8 @@ class Catalog:
 
     @classmethod
     def open(cls, url: str) -> Catalog:
-        """Open the catalog at an SQLAlchemy URL; see ``Database.open``."""
-        return cls(Database.open(url))
+        """Open the catalog at an SQLAlchemy URL; see ``open_database``."""
+        return cls(open_database(url))
 
     def blobs(self, store_id: str) -> Blobs:
         """The blobs of one managed store."""
@@ -40,9 +38,9 @@ class Catalog:
     def at_work(self, ids: Set[str]) -> set[str]:
         """Which of the ids are those of checkpoints or training jobs that somebody is at work on."""
         found: set[str] = set()
-        with self.database.reading() as connection:
-            for table in (tables.checkpoints, tables.jobs):
-                for row in connection.execute(select(table).where(table.c.claim_token.is_not(None))).mappings():
+        with self.database.reading() as transaction:
+            for table in ("checkpoints", "jobs"):
+                for row in transaction.records(f"SELECT id, {CLAIM} FROM {table} WHERE claim_token IS NOT NULL"):
                     holder = Claim.of_row(row)
                     if row["id"] in ids and holder is not None and holder.is_alive:
                         found.add(row["id"])
@@ -51,9 +49,8 @@ class Catalog:
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
         """Hold off every other process that asks for the same, for what must be done once."""
-        with self.database.writing() as connection:
-            if self.database.is_postgresql:
-                connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
+        with self.database.writing() as transaction:
+            transaction.lock(MIGRATION_LOCK)
             yield
 
     def close(self) -> None:

@@ -14,12 +14,9 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, RowMapping, delete, exists, func, insert, select, update
-from sqlalchemy.exc import IntegrityError
-
 from flexai.checkpoints.catalog.claims import NO_CLAIM, Claim, lease_end
-from flexai.checkpoints.catalog.database import Database
-from flexai.checkpoints.catalog.tables import blob_references, blobs, checkpoints, exports, files, jobs
+from flexai.checkpoints.catalog.content_rows import batches
+from flexai.checkpoints.catalog.database import ConstraintError, Database, Record, Transaction
 from flexai.checkpoints.catalog.times import from_text, to_text
 from flexai.checkpoints.errors import AlreadyExistsError, ConflictError, NotFoundError
 from flexai.checkpoints.models import (
@@ -37,8 +34,13 @@ from flexai.checkpoints.names import Name, Reference, name_key
 from flexai.checkpoints.owner import Owner
 
 _AGAIN = "run the same command again"
-_FILES_BATCH = 5000
-"""Rows of one statement when a checkpoint's files are recorded."""
+
+CHECKPOINT = "SELECT c.*, j.name AS job_name FROM checkpoints c LEFT JOIN jobs j ON j.id = c.job_id"
+"""Checkpoints ``c`` with all that ``_checkpoint`` reads; a WHERE can follow."""
+
+_HELD = "id = :id AND claim_token = :token"
+
+_PURGEABLE = "store_id = :store_id AND status = 'deleting' AND deleted_at <= :before"
 
 
 class NameTakenError(AlreadyExistsError):
@@ -133,10 +135,10 @@ class Checkpoints:
         row |= {"name_key": name_key(name), "parent_id": parent_id}
         with claim.dropped_on_error():
             try:
-                with self._database.writing() as connection:
-                    connection.execute(insert(checkpoints).values(row))
+                with self._database.writing() as transaction:
+                    transaction.insert("checkpoints", row)
                 return self.get_by_id(row["id"]), claim
-            except IntegrityError:
+            except ConstraintError:
                 return self._take_over(
                     name, claim, owner=owner, source=source, status=status, store_id=store_id, parent_id=parent_id
                 )
@@ -152,32 +154,23 @@ class Checkpoints:
         store_id: str,
         parent_id: str | None,
     ) -> tuple[Checkpoint, Claim]:
-        with self._database.reading() as connection:
-            row = connection.execute(_select().where(checkpoints.c.name_key == name_key(name))).mappings().first()
+        row = self._row("c.name_key = :key", key=name_key(name))
         busy = ConflictError(f"checkpoint {name!r} is being pushed or deleted by another process")
         if row is None:
             raise busy  # deleted between the two statements
         _check_can_continue(row, owner)
-        with self._database.writing() as connection:
-            taken = connection.execute(
-                update(checkpoints)
-                .where(
-                    checkpoints.c.id == row["id"],
-                    checkpoints.c.status == row["status"],
-                    checkpoints.c.claim_token.is_not_distinct_from(row["claim_token"]),
-                )
-                .values(
-                    name=name,
-                    status=status,
-                    reason="",
-                    source=json.dumps(plain(source)),
-                    store_id=store_id,
-                    parent_id=parent_id,
-                    updated_at=to_text(now()),
-                    **claim.columns(),
-                )
-            )
-            if not taken.rowcount:
+        new = {
+            "name": name,
+            "status": status,
+            "reason": "",
+            "source": json.dumps(plain(source)),
+            "store_id": store_id,
+            "parent_id": parent_id,
+            "updated_at": to_text(now()),
+            **claim.columns(),
+        }
+        with self._database.writing() as transaction:
+            if not _update_as_read(transaction, row, new):
                 raise busy
         return self.get_by_id(row["id"]), claim
 
@@ -186,8 +179,7 @@ class Checkpoints:
 
         Raises what ``begin_push`` raises.
         """
-        with self._database.reading() as connection:
-            row = connection.execute(_select().where(checkpoints.c.name_key == name_key(name))).mappings().first()
+        row = self._row("c.name_key = :key", key=name_key(name))
         if row is None:
             return None
         _check_can_continue(row, owner)
@@ -207,27 +199,22 @@ class Checkpoints:
             store_id=store_id,
             claim=claim,
         )
-        with claim.dropped_on_error(), self._database.writing() as connection:
+        with claim.dropped_on_error(), self._database.writing() as transaction:
             # The job's row serialises captures of one job, so that no two get one number.
-            connection.execute(update(jobs).where(jobs.c.id == job_id).values(updated_at=to_text(now())))
-            last = connection.execute(
-                select(func.max(checkpoints.c.sequence)).where(checkpoints.c.job_id == job_id)
-            ).scalar()
+            transaction.update("jobs", {"updated_at": to_text(now())}, "id = :id", id=job_id)
+            last = transaction.value("SELECT MAX(sequence) FROM checkpoints WHERE job_id = :job_id", job_id=job_id)
             row |= {"job_id": job_id, "node": node, "parent_id": parent_id, "sequence": (last or 0) + 1}
-            connection.execute(insert(checkpoints).values(row))
+            transaction.insert("checkpoints", row)
         return self.get_by_id(row["id"]), claim
 
     def renew(self, checkpoint_id: str, claim: Claim) -> bool:
         """Extend the lease; False where the claim is no longer ours."""
-        with self._database.writing() as connection:
-            renewed = connection.execute(
-                update(checkpoints).where(_held(checkpoint_id, claim)).values(claim_until=lease_end())
-            )
-            return bool(renewed.rowcount)
+        with self._database.writing() as transaction:
+            return bool(_update_held(transaction, checkpoint_id, claim, {"claim_until": lease_end()}))
 
     def set_source(self, checkpoint_id: str, claim: Claim, source: Source) -> None:
         """Record where the files come from once that is known exactly."""
-        self._update_held(checkpoint_id, claim, source=json.dumps(plain(source)))
+        self._change_held(checkpoint_id, claim, source=json.dumps(plain(source)))
 
     def commit(
         self,
@@ -244,91 +231,78 @@ class Checkpoints:
         References to blobs that only earlier tries needed are dropped. Raises ConflictError where the claim, or the
         reference to a blob, is lost.
         """
-        with self._database.writing() as connection:
-            values = {
-                "status": CheckpointStatus.AVAILABLE,
-                "reason": "",
-                "size": manifest.size,
-                "file_count": manifest.file_count,
-                "manifest_digest": manifest.digest,
-                "updated_at": to_text(now()),
-                **_facts_columns(facts or TrainingFacts()),
-                **NO_CLAIM,
-            }
-            done = connection.execute(update(checkpoints).where(_held(checkpoint_id, claim)).values(values))
-            if not done.rowcount:
+        new = {
+            "status": CheckpointStatus.AVAILABLE,
+            "reason": "",
+            "size": manifest.size,
+            "file_count": manifest.file_count,
+            "manifest_digest": manifest.digest,
+            "updated_at": to_text(now()),
+            **_facts_columns(facts or TrainingFacts()),
+            **NO_CLAIM,
+        }
+        rows = [
+            {"checkpoint_id": checkpoint_id, "path": path, "content_id": content_id}
+            for path, content_id in content_ids.items()
+        ]
+        with self._database.writing() as transaction:
+            if not _update_held(transaction, checkpoint_id, claim, new):
                 raise _lost(checkpoint_id)
-            connection.execute(delete(files).where(files.c.checkpoint_id == checkpoint_id))
-            rows = [
-                {"checkpoint_id": checkpoint_id, "path": path, "content_id": content_id}
-                for path, content_id in content_ids.items()
-            ]
-            for start in range(0, len(rows), _FILES_BATCH):
-                connection.execute(insert(files), rows[start : start + _FILES_BATCH])
-            query = select(blob_references.c.blob_id).where(blob_references.c.checkpoint_id == checkpoint_id)
-            held = set(connection.execute(query).scalars())
+            transaction.change("DELETE FROM files WHERE checkpoint_id = :id", id=checkpoint_id)
+            transaction.insert("files", *rows)
+            held = set(
+                transaction.column("SELECT blob_id FROM blob_references WHERE checkpoint_id = :id", id=checkpoint_id)
+            )
             if not blob_ids <= held:
                 # gc may take what nobody refers to, so nothing available may rest on it.
                 raise ConflictError(f"content of checkpoint {checkpoint_id} was given up meanwhile", hint=_AGAIN)
-            _drop_references(connection, checkpoint_id, held - blob_ids)
+            for batch in batches(held - blob_ids):
+                transaction.change(
+                    "DELETE FROM blob_references WHERE checkpoint_id = :id AND blob_id IN :blob_ids",
+                    id=checkpoint_id,
+                    blob_ids=batch,
+                )
         return self.get_by_id(checkpoint_id)
 
     def fail(self, checkpoint_id: str, claim: Claim, reason: str) -> None:
         """Give up a push or a capture for now; what has arrived stays for the next try."""
-        self._update_held(
+        self._change_held(
             checkpoint_id, claim, status=CheckpointStatus.FAILED, reason=reason, updated_at=to_text(now()), **NO_CLAIM
         )
 
     def discard_failed(self, checkpoint_id: str) -> None:
         """Undo the announcement of a capture that turned out to be no checkpoint; its blobs are gc's."""
-        with self._database.writing() as connection:
-            connection.execute(
-                delete(checkpoints).where(
-                    checkpoints.c.id == checkpoint_id,
-                    checkpoints.c.status == CheckpointStatus.FAILED,
-                    checkpoints.c.claim_token.is_(None),
-                )
+        with self._database.writing() as transaction:
+            transaction.change(
+                "DELETE FROM checkpoints WHERE id = :id AND status = 'failed' AND claim_token IS NULL", id=checkpoint_id
             )
 
     def get(self, reference: Reference) -> Checkpoint:
         """The checkpoint that a reference means; NotFoundError where there is none, or only a deleted one."""
-        with self._database.reading() as connection:
-            query = _select().where(checkpoints.c.deleted_at.is_(None), _means(reference))
-            row = connection.execute(query).mappings().first()
+        row = self._row(f"c.deleted_at IS NULL AND {_means(reference)}", **_meant(reference))
         if row is None:
             raise not_found(reference)
         return _checkpoint(row)
 
     def get_by_id(self, checkpoint_id: str) -> Checkpoint:
         """The checkpoint of an id, deleted or not."""
-        with self._database.reading() as connection:
-            row = connection.execute(_select().where(checkpoints.c.id == checkpoint_id)).mappings().first()
+        row = self._row("c.id = :id", id=checkpoint_id)
         if row is None:
             raise NotFoundError(f"there is no checkpoint {checkpoint_id}")
         return _checkpoint(row)
 
     def names_of(self, checkpoint_ids: Sequence[str]) -> dict[str, str]:
         """What to call checkpoints: their names, or ``JOB/NAME`` for captured ones."""
-        query = _select().where(checkpoints.c.id.in_(checkpoint_ids))
-        with self._database.reading() as connection:
-            found = [_checkpoint(row) for row in connection.execute(query).mappings()]
+        found = self._all("c.id IN :ids", ids=list(checkpoint_ids))
         return {str(found_one.id): found_one.title for found_one in found}
 
     def of_job(self, job_id: str) -> list[Checkpoint]:
         """The checkpoints that a job wrote and nobody deleted, in the order of their capture."""
-        query = (
-            _select()
-            .where(checkpoints.c.job_id == job_id, checkpoints.c.deleted_at.is_(None))
-            .order_by(checkpoints.c.sequence)
-        )
-        with self._database.reading() as connection:
-            return [_checkpoint(row) for row in connection.execute(query).mappings()]
+        return self._all("c.job_id = :job_id AND c.deleted_at IS NULL ORDER BY c.sequence", job_id=job_id)
 
     def of_store(self, store_id: str) -> list[Checkpoint]:
         """Every checkpoint of a managed store, deleted ones that are still there included."""
-        with self._database.reading() as connection:
-            query = _select().where(checkpoints.c.store_id == store_id)
-            return [_checkpoint(row) for row in connection.execute(query).mappings()]
+        return self._all("c.store_id = :store_id", store_id=store_id)
 
     def protect(self, references: Sequence[Reference], *, protected: bool = True) -> list[Checkpoint]:
         """Keep checkpoints from being deleted, or take that back; all of them or, where one is not there, none.
@@ -336,18 +310,14 @@ class Checkpoints:
         Raises NotFoundError where there is none of that reference, ConflictError for one that is not available.
         """
         ids = []
-        with self._database.writing() as connection:
+        available = "id = :id AND status = 'available'"
+        with self._database.writing() as transaction:
             for reference in references:
-                found = select(checkpoints.c.id).where(checkpoints.c.deleted_at.is_(None), _means(reference))
-                checkpoint_id = connection.execute(found).scalar()
+                query = f"SELECT c.id FROM checkpoints c WHERE c.deleted_at IS NULL AND {_means(reference)}"
+                checkpoint_id = transaction.value(query, **_meant(reference))
                 if checkpoint_id is None:
                     raise not_found(reference)
-                done = connection.execute(
-                    update(checkpoints)
-                    .where(checkpoints.c.id == checkpoint_id, checkpoints.c.status == CheckpointStatus.AVAILABLE)
-                    .values(is_protected=protected)
-                )
-                if not done.rowcount:
+                if not transaction.update("checkpoints", {"is_protected": protected}, available, id=checkpoint_id):
                     raise ConflictError(
                         f"checkpoint {reference} is not available, so there is nothing to protect",
                         hint="finish its push first: run the same push again",
@@ -355,49 +325,37 @@ class Checkpoints:
                 ids.append(checkpoint_id)
         return [self.get_by_id(checkpoint_id) for checkpoint_id in ids]
 
-    def delete(
-        self, reference: Reference, *, check: Callable[[Connection, RowMapping], None] | None = None
-    ) -> Checkpoint:
+    def delete(self, reference: Reference, *, check: Callable[[Transaction, Record], None] | None = None) -> Checkpoint:
         """Free the name at once and leave the bytes to gc.
 
         ``check`` is called with its row while nobody else can change it, and keeps it by raising ConflictError. Raises
         NotFoundError where there is none (any more), ConflictError while somebody pushes it, and for a protected one.
         """
         checkpoint = self.get(reference)
-        with self._database.writing() as connection:
+        new = {
+            "status": CheckpointStatus.DELETING,
+            "name_key": None,
+            "deleted_at": to_text(now()),
+            "updated_at": to_text(now()),
+            **NO_CLAIM,
+        }
+        with self._database.writing() as transaction:
             # Locked first, in a statement of its own: what is looked at below is what others have committed.
-            locked = _select().where(checkpoints.c.id == str(checkpoint.id)).with_for_update(of=checkpoints)
-            row = connection.execute(locked).mappings().first()
+            lock = transaction.locking("FOR UPDATE OF c")
+            row = transaction.record(f"{CHECKPOINT} WHERE c.id = :id {lock}", id=str(checkpoint.id))
             if row is None:
                 raise not_found(reference)
             _check_can_go(row, reference)
             if check is not None:
-                check(connection, row)
-            deleted = connection.execute(
-                update(checkpoints)
-                .where(
-                    checkpoints.c.id == str(checkpoint.id),
-                    checkpoints.c.deleted_at.is_(None),
-                    checkpoints.c.is_protected.is_(False),
-                    checkpoints.c.claim_token.is_not_distinct_from(row["claim_token"]),
-                )
-                .values(
-                    status=CheckpointStatus.DELETING,
-                    name_key=None,
-                    deleted_at=to_text(now()),
-                    updated_at=to_text(now()),
-                    **NO_CLAIM,
-                )
-            )
-            if not deleted.rowcount:
+                check(transaction, row)
+            if not transaction.update("checkpoints", new, "id = :id AND deleted_at IS NULL", id=row["id"]):
                 raise not_found(reference)
         return self.get_by_id(str(checkpoint.id))
 
     def find_deletable(self, reference: Reference) -> Checkpoint:
         """The checkpoint that ``delete`` would delete; raises what that raises."""
         checkpoint = self.get(reference)
-        with self._database.reading() as connection:
-            row = connection.execute(_select().where(checkpoints.c.id == str(checkpoint.id))).mappings().first()
+        row = self._row("c.id = :id", id=str(checkpoint.id))
         if row is None:
             raise not_found(reference)
         _check_can_go(row, reference)
@@ -408,47 +366,30 @@ class Checkpoints:
 
         Raises NotFoundError where there is none, AlreadyExistsError where the name is in use again.
         """
-        query = (
-            _select()
-            .where(
-                checkpoints.c.status == CheckpointStatus.DELETING,
-                checkpoints.c.manifest_digest.is_not(None),
-                checkpoints.c.id == reference.id
-                if reference.id
-                else (checkpoints.c.kind == CheckpointKind.PUSHED)
-                & (func.lower(checkpoints.c.name) == name_key(reference.text)),
-            )
-            .order_by(checkpoints.c.deleted_at.desc())
+        meant = "c.id = :id" if reference.id else "c.kind = 'pushed' AND LOWER(c.name) = :key"
+        row = self._row(
+            f"c.status = 'deleting' AND c.manifest_digest IS NOT NULL AND {meant} ORDER BY c.deleted_at DESC LIMIT 1",
+            **_meant(reference),
         )
-        with self._database.reading() as connection:
-            row = connection.execute(query).mappings().first()
         if row is None:
             raise NotFoundError(
                 f"there is no deleted checkpoint {reference.text!r} that could come back",
                 hint="flexai checkpoint list --deleted shows which can",
             )
         name = new_name or row["name"]
-        key = name_key(name) if row["kind"] == CheckpointKind.PUSHED else None
+        new = {
+            "status": CheckpointStatus.AVAILABLE,
+            "name": name,
+            "name_key": name_key(name) if row["kind"] == CheckpointKind.PUSHED else None,
+            "deleted_at": None,
+            "updated_at": to_text(now()),
+        }
+        can_come_back = "id = :id AND status = 'deleting' AND manifest_digest IS NOT NULL"
         try:
-            with self._database.writing() as connection:
-                done = connection.execute(
-                    update(checkpoints)
-                    .where(
-                        checkpoints.c.id == row["id"],
-                        checkpoints.c.status == CheckpointStatus.DELETING,
-                        checkpoints.c.manifest_digest.is_not(None),
-                    )
-                    .values(
-                        status=CheckpointStatus.AVAILABLE,
-                        name=name,
-                        name_key=key,
-                        deleted_at=None,
-                        updated_at=to_text(now()),
-                    )
-                )
-                if not done.rowcount:
+            with self._database.writing() as transaction:
+                if not transaction.update("checkpoints", new, can_come_back, id=row["id"]):
                     raise not_found(reference)
-        except IntegrityError:
+        except ConstraintError:
             raise AlreadyExistsError(
                 f"the name {name!r} is in use again",
                 hint=f"flexai checkpoint undelete {row['id']} --name ANOTHER-NAME",
@@ -457,50 +398,35 @@ class Checkpoints:
 
     def deleted(self) -> list[Checkpoint]:
         """The deleted checkpoints that can still come back."""
-        query = (
-            _select()
-            .where(checkpoints.c.deleted_at.is_not(None), checkpoints.c.manifest_digest.is_not(None))
-            .order_by(checkpoints.c.deleted_at)
-        )
-        with self._database.reading() as connection:
-            return [_checkpoint(row) for row in connection.execute(query).mappings()]
+        return self._all("c.deleted_at IS NOT NULL AND c.manifest_digest IS NOT NULL ORDER BY c.deleted_at")
 
     def purge_deleted(self, store_id: str, *, before: datetime) -> list[str]:
         """Take the files and references of checkpoints deleted before a time; returns the ids of all so purged.
 
         From here on such a checkpoint cannot come back. Ids that an earlier gc did not finish are returned again.
         """
-        with self._database.writing() as connection:
-            purgeable = (
-                checkpoints.c.store_id == store_id,
-                checkpoints.c.status == CheckpointStatus.DELETING,
-                checkpoints.c.deleted_at <= to_text(before),
-            )
+        purge = f"UPDATE checkpoints SET manifest_digest = NULL WHERE {_PURGEABLE} RETURNING id"
+        with self._database.writing() as transaction:
             # What it returns, not what a second look finds: another one may be deleted between.
-            purged = update(checkpoints).where(*purgeable).values(manifest_digest=None).returning(checkpoints.c.id)
-            ids = list(connection.execute(purged).scalars())
-            for checkpoint_id in ids:
-                connection.execute(delete(files).where(files.c.checkpoint_id == checkpoint_id))
-                connection.execute(delete(blob_references).where(blob_references.c.checkpoint_id == checkpoint_id))
+            ids = transaction.column(purge, store_id=store_id, before=to_text(before))
+            for batch in batches(ids):
+                transaction.change("DELETE FROM files WHERE checkpoint_id IN :ids", ids=batch)
+                transaction.change("DELETE FROM blob_references WHERE checkpoint_id IN :ids", ids=batch)
             return ids
 
     def plan_purge(self, store_id: str, *, before: datetime) -> PurgePlan:
         """What ``purge_deleted`` and ``abandoned`` would give up, and the blobs that only those need."""
-        with self._database.reading() as connection:
-            deleted = _select().where(
-                checkpoints.c.store_id == store_id,
-                checkpoints.c.status == CheckpointStatus.DELETING,
-                checkpoints.c.deleted_at <= to_text(before),
-            )
-            rows = [*connection.execute(deleted).mappings(), *self._idle(connection, store_id, before)]
-            sizes: dict[str, int] = {}
-            users: dict[str, set[str]] = {}
-            query = (
-                select(blobs.c.id, blobs.c.size, blob_references.c.checkpoint_id)
-                .outerjoin(blob_references, blob_references.c.blob_id == blobs.c.id)
-                .where(blobs.c.store_id == store_id)
-            )
-            for blob_id, size, checkpoint_id in connection.execute(query):
+        query = """
+            SELECT b.id, b.size, r.checkpoint_id
+            FROM blobs b LEFT JOIN blob_references r ON r.blob_id = b.id WHERE b.store_id = :store_id
+        """
+        sizes: dict[str, int] = {}
+        users: dict[str, set[str]] = {}
+        with self._database.reading() as transaction:
+            deleted = f"{CHECKPOINT} WHERE c.id IN (SELECT id FROM checkpoints WHERE {_PURGEABLE})"
+            rows = transaction.records(deleted, store_id=store_id, before=to_text(before))
+            rows += _idle(transaction, store_id, before)
+            for blob_id, size, checkpoint_id in transaction.rows(query, store_id=store_id):
                 sizes[blob_id] = size
                 users.setdefault(blob_id, set()).update(() if checkpoint_id is None else (checkpoint_id,))
         return PurgePlan(
@@ -510,14 +436,9 @@ class Checkpoints:
 
     def forget(self, checkpoint_id: str) -> None:
         """Remove the record of a purged checkpoint whose bytes are gone."""
-        with self._database.writing() as connection:
-            connection.execute(
-                delete(checkpoints).where(
-                    checkpoints.c.id == checkpoint_id,
-                    checkpoints.c.status == CheckpointStatus.DELETING,
-                    checkpoints.c.manifest_digest.is_(None),
-                )
-            )
+        purged = "id = :id AND status = 'deleting' AND manifest_digest IS NULL"
+        with self._database.writing() as transaction:
+            transaction.change(f"DELETE FROM checkpoints WHERE {purged}", id=checkpoint_id)
 
     def abandoned(
         self, store_id: str, *, before: datetime, clean_up: Callable[[str], None] = lambda _: None
@@ -528,22 +449,15 @@ class Checkpoints:
         with each one's id while nobody else can continue it.
         """
         given_up = []
-        with self._database.reading() as connection:
-            rows = self._idle(connection, store_id, before)
+        with self._database.reading() as transaction:
+            rows = _idle(transaction, store_id, before)
         for row in rows:
             claim = Claim.new()
-            with self._database.writing() as connection:
-                reason = row["reason"] or "interrupted, and not continued within the grace period"
-                done = connection.execute(
-                    update(checkpoints)
-                    .where(
-                        checkpoints.c.id == row["id"],
-                        checkpoints.c.status == row["status"],
-                        checkpoints.c.claim_token.is_not_distinct_from(row["claim_token"]),
-                    )
-                    .values(status=CheckpointStatus.FAILED, reason=reason, **claim.columns())
-                )
-            if done.rowcount:
+            reason = row["reason"] or "interrupted, and not continued within the grace period"
+            new = {"status": CheckpointStatus.FAILED, "reason": reason, **claim.columns()}
+            with self._database.writing() as transaction:
+                is_ours = _update_as_read(transaction, row, new)
+            if is_ours:
                 self._give_up(row["id"], claim, clean_up)
                 given_up.append(row["id"])
         return given_up
@@ -551,66 +465,88 @@ class Checkpoints:
     def _give_up(self, checkpoint_id: str, claim: Claim, clean_up: Callable[[str], None]) -> None:
         try:
             clean_up(checkpoint_id)
-            with self._database.writing() as connection:
+            with self._database.writing() as transaction:
                 # Only where it is still ours: whoever has taken it over refers to what it found.
-                if connection.execute(select(checkpoints.c.id).where(_held(checkpoint_id, claim))).first():
-                    connection.execute(delete(blob_references).where(blob_references.c.checkpoint_id == checkpoint_id))
+                ours = f"SELECT 1 FROM checkpoints WHERE {_HELD}"
+                if transaction.row(ours, id=checkpoint_id, token=claim.token):
+                    transaction.change("DELETE FROM blob_references WHERE checkpoint_id = :id", id=checkpoint_id)
         finally:
-            with self._database.writing() as connection:
-                connection.execute(update(checkpoints).where(_held(checkpoint_id, claim)).values(**NO_CLAIM))
+            with self._database.writing() as transaction:
+                _update_held(transaction, checkpoint_id, claim, NO_CLAIM)
 
     def record_export(self, record: ExportRecord) -> None:
         """Record an export; one to the same place replaces the earlier record."""
-        with self._database.writing() as connection:
-            place = {
-                "checkpoint_id": str(record.checkpoint_id),
-                "storage_provider": record.storage_provider,
-                "destination_path": record.destination_path,
-            }
-            values = {
-                "id": str(record.id),
-                "manifest_digest": record.manifest_digest,
-                "exported_at": to_text(record.exported_at),
-            }
-            statement = self._database.insert(exports).values(**place, **values)
-            connection.execute(statement.on_conflict_do_update(index_elements=list(place), set_=values))
+        row = {
+            "id": str(record.id),
+            "checkpoint_id": str(record.checkpoint_id),
+            "storage_provider": record.storage_provider,
+            "destination_path": record.destination_path,
+            "manifest_digest": record.manifest_digest,
+            "exported_at": to_text(record.exported_at),
+        }
+        again = """
+            ON CONFLICT (checkpoint_id, storage_provider, destination_path) DO UPDATE SET
+                id = excluded.id, manifest_digest = excluded.manifest_digest, exported_at = excluded.exported_at
+        """
+        with self._database.writing() as transaction:
+            transaction.insert("exports", row, otherwise=again)
 
     def exports_of(self, checkpoint_id: str) -> list[ExportRecord]:
         """Where a checkpoint was exported, oldest first."""
-        query = select(exports).where(exports.c.checkpoint_id == checkpoint_id).order_by(exports.c.exported_at)
-        with self._database.reading() as connection:
-            return [
-                ExportRecord(
-                    id=UUID(row["id"]),
-                    checkpoint_id=UUID(row["checkpoint_id"]),
-                    storage_provider=row["storage_provider"],
-                    destination_path=row["destination_path"],
-                    manifest_digest=row["manifest_digest"],
-                    exported_at=from_text(row["exported_at"]),
-                )
-                for row in connection.execute(query).mappings()
-            ]
+        query = "SELECT * FROM exports WHERE checkpoint_id = :id ORDER BY exported_at"
+        with self._database.reading() as transaction:
+            rows = transaction.records(query, id=checkpoint_id)
+        return [
+            ExportRecord(
+                id=UUID(row["id"]),
+                checkpoint_id=UUID(row["checkpoint_id"]),
+                storage_provider=row["storage_provider"],
+                destination_path=row["destination_path"],
+                manifest_digest=row["manifest_digest"],
+                exported_at=from_text(row["exported_at"]),
+            )
+            for row in rows
+        ]
 
-    def _idle(self, connection: Connection, store_id: str, before: datetime) -> list[RowMapping]:
-        """Unfinished pushes and captures that nobody is at work on, those left out that were given up before."""
-        refers = exists().where(blob_references.c.checkpoint_id == checkpoints.c.id)
-        query = _select().where(
-            checkpoints.c.store_id == store_id,
-            checkpoints.c.status.in_((CheckpointStatus.UPLOADING, CheckpointStatus.SYNCING))
-            | ((checkpoints.c.status == CheckpointStatus.FAILED) & refers),
-            checkpoints.c.updated_at <= to_text(before),
-        )
-        rows = connection.execute(query).mappings().all()
-        return [row for row in rows if (holder := Claim.of_row(row)) is None or not holder.is_alive]
+    def _row(self, where: str, **values: Any) -> Record | None:
+        with self._database.reading() as transaction:
+            return transaction.record(f"{CHECKPOINT} WHERE {where}", **values)
 
-    def _update_held(self, checkpoint_id: str, claim: Claim, **values: Any) -> None:
-        with self._database.writing() as connection:
-            done = connection.execute(update(checkpoints).where(_held(checkpoint_id, claim)).values(values))
-            if not done.rowcount:
+    def _all(self, where: str, **values: Any) -> list[Checkpoint]:
+        with self._database.reading() as transaction:
+            rows = transaction.records(f"{CHECKPOINT} WHERE {where}", **values)
+        return [_checkpoint(row) for row in rows]
+
+    def _change_held(self, checkpoint_id: str, claim: Claim, **values: Any) -> None:
+        with self._database.writing() as transaction:
+            if not _update_held(transaction, checkpoint_id, claim, values):
                 raise _lost(checkpoint_id)
 
 
-def _purgeable(row: RowMapping) -> Purgeable:
+def _update_held(transaction: Transaction, checkpoint_id: str, claim: Claim, new: Mapping[str, Any]) -> int:
+    """Set columns of a checkpoint that is still this process's; 0 where it is not."""
+    return transaction.update("checkpoints", new, _HELD, id=checkpoint_id, token=claim.token)
+
+
+def _update_as_read(transaction: Transaction, row: Record, new: Mapping[str, Any]) -> int:
+    """Set columns of a checkpoint that nobody has taken over, finished or deleted since its row was read; 0 if so."""
+    read = {name: row[name] for name in ("id", "status", "claim_token")}
+    return transaction.update_as_read("checkpoints", new, read)
+
+
+def _idle(transaction: Transaction, store_id: str, before: datetime) -> list[Record]:
+    """Unfinished pushes and captures that nobody is at work on, those left out that were given up before."""
+    query = f"""
+        {CHECKPOINT} WHERE c.store_id = :store_id AND c.updated_at <= :before AND (
+            c.status IN ('uploading', 'syncing')
+            OR c.status = 'failed' AND EXISTS (SELECT 1 FROM blob_references r WHERE r.checkpoint_id = c.id)
+        )
+    """
+    rows = transaction.records(query, store_id=store_id, before=to_text(before))
+    return [row for row in rows if (holder := Claim.of_row(row)) is None or not holder.is_alive]
+
+
+def _purgeable(row: Record) -> Purgeable:
     found = _checkpoint(row)
     return Purgeable(
         id=row["id"],
@@ -620,7 +556,7 @@ def _purgeable(row: RowMapping) -> Purgeable:
     )
 
 
-def _check_can_continue(row: RowMapping, owner: Owner) -> None:
+def _check_can_continue(row: Record, owner: Owner) -> None:
     """Raise NameTakenError for a checkpoint that is available, ConflictError for one that others push."""
     existing = _checkpoint(row)
     if existing.status is CheckpointStatus.AVAILABLE:
@@ -632,7 +568,7 @@ def _check_can_continue(row: RowMapping, owner: Owner) -> None:
         raise ConflictError(f"checkpoint {existing.name!r} is being pushed by {holder.holder}")
 
 
-def _check_can_go(row: RowMapping, reference: Reference) -> None:
+def _check_can_go(row: Record, reference: Reference) -> None:
     """Raise ConflictError for a checkpoint that is protected or being pushed."""
     if row["is_protected"]:
         raise ConflictError(
@@ -653,27 +589,13 @@ def _lost(checkpoint_id: str) -> ConflictError:
     return ConflictError(f"another process has taken over checkpoint {checkpoint_id} meanwhile")
 
 
-def _select() -> Any:
-    return select(checkpoints, jobs.c.name.label("job_name")).outerjoin(jobs, jobs.c.id == checkpoints.c.job_id)
+def _means(reference: Reference) -> str:
+    return "c.id = :id" if reference.id else "c.name_key = :key"
 
 
-def _means(reference: Reference) -> Any:
-    if reference.id is not None:
-        return checkpoints.c.id == reference.id
-    return checkpoints.c.name_key == name_key(reference.text)
-
-
-def _held(checkpoint_id: str, claim: Claim) -> Any:
-    return (checkpoints.c.id == checkpoint_id) & (checkpoints.c.claim_token == claim.token)
-
-
-def _drop_references(connection: Connection, checkpoint_id: str, blob_ids: set[str]) -> None:
-    for blob_id in blob_ids:
-        connection.execute(
-            delete(blob_references).where(
-                blob_references.c.checkpoint_id == checkpoint_id, blob_references.c.blob_id == blob_id
-            )
-        )
+def _meant(reference: Reference) -> dict[str, str]:
+    """The value of the condition that ``_means`` gives."""
+    return {"id": reference.id} if reference.id else {"key": name_key(reference.text)}
 
 
 def _new_row(
@@ -725,12 +647,15 @@ def _facts_columns(facts: TrainingFacts) -> dict[str, Any]:
 
 
 _FACTS = [one.name for one in fields(TrainingFacts)]
-_SAME = ("name", "reason", "size", "file_count", "manifest_digest", "store_id", "node", "sequence", "is_protected")
+_SAME = ("name", "reason", "size", "file_count", "manifest_digest", "store_id", "node", "sequence")
 """Columns that hold a field as it is."""
 
 
-def _checkpoint(row: RowMapping) -> Checkpoint:
+def _checkpoint(row: Record) -> Checkpoint:
     facts = {name: row[name] for name in _FACTS}
+    # SQLite has no booleans.
+    for name in ("inference_ready", "resumable"):
+        facts[name] = bool(facts[name])
     for name in ("inference_missing", "resumable_missing"):
         facts[name] = tuple(json.loads(facts[name]))
     return Checkpoint(
@@ -744,6 +669,7 @@ def _checkpoint(row: RowMapping) -> Checkpoint:
         job_id=_uuid(row["job_id"]),
         job_name=row["job_name"] or "",
         facts=TrainingFacts(**facts),
+        is_protected=bool(row["is_protected"]),
         created_at=from_text(row["created_at"]),
         updated_at=from_text(row["updated_at"]),
         deleted_at=None if row["deleted_at"] is None else from_text(row["deleted_at"]),

@@ -13,19 +13,15 @@ import platform
 import socket
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from flexai.checkpoints.catalog.times import from_text, to_text
 from flexai.checkpoints.errors import StorageError
-
-if TYPE_CHECKING:
-    # The fast reader asks who is alive, and cannot wait for SQLAlchemy.
-    from sqlalchemy import RowMapping
 
 _IS_LINUX = platform.system() == "Linux"
 
@@ -59,7 +55,7 @@ class Claim:
         )
 
     @classmethod
-    def of_row(cls, row: RowMapping) -> Claim | None:
+    def of_row(cls, row: Mapping[str, Any]) -> Claim | None:
         """The claim that a row shows, if any."""
         if row["claim_token"] is None:
             return None
@@ -110,9 +106,13 @@ class Claim:
         return f"process {self.pid} on {self.host.split('/')[0]}"
 
 
-NO_CLAIM: dict[str, Any] = dict.fromkeys(
-    ("claim_token", "claim_host", "claim_pid", "claim_started", "claim_until"), None
-)
+_COLUMNS = ("claim_token", "claim_host", "claim_pid", "claim_started", "claim_until")
+
+CLAIM = ", ".join(_COLUMNS)
+"""The columns that hold a claim, for a query."""
+
+NO_CLAIM: dict[str, Any] = dict.fromkeys(_COLUMNS, None)
+"""Their values where nobody holds a row."""
 
 
 def lease_end() -> str:

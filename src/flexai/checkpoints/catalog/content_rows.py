@@ -7,45 +7,21 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, Select, select
-
-from flexai.checkpoints.catalog.database import Database
-from flexai.checkpoints.catalog.tables import blobs, contents
 from flexai.checkpoints.contents import NewContent
 from flexai.checkpoints.errors import ConflictError
-
-IS_SOUND = contents.c.is_damaged.is_(False)
 
 BATCH = 500
 """Values in one statement: databases limit them (SQLite: 32,766)."""
 
 T = TypeVar("T")
 
-COLUMNS = (
-    contents.c.id,
-    contents.c.blob_id,
-    contents.c.start,
-    contents.c.size,
-    contents.c.part_size,
-    contents.c.digest,
-    contents.c.part_digests,
-    contents.c.checksums,
-    contents.c.origin,
-)
+CONTENT = "t.id, t.blob_id, t.start, t.size, t.part_size, t.digest, t.part_digests, t.checksums, t.origin"
+"""The columns that ``StoredContent.of_row`` reads, of contents called ``t``."""
 
+STORED = "FROM contents t JOIN blobs b ON b.id = t.blob_id WHERE b.store_id = :store_id AND b.status = 'stored'"
+"""The contents ``t`` of a store's blobs ``b`` that are all there; more conditions can follow."""
 
-def stored_contents(store_id: str, condition: ColumnElement[bool]) -> Select[Any]:
-    """The contents of a store's blobs that are all there."""
-    return (
-        select(*COLUMNS)
-        .join(blobs, blobs.c.id == contents.c.blob_id)
-        .where(blobs.c.store_id == store_id, blobs.c.status == "stored", condition)
-    )
-
-
-def locked(query: Select[Any], database: Database) -> Select[Any]:
-    """The query, locking the blobs' rows until the transaction ends; on SQLite the transaction is alone anyway."""
-    return query.with_for_update(of=blobs) if database.is_postgresql else query
+SOUND = "t.is_damaged = FALSE"
 
 
 def values_of(blob_id: str, content: NewContent) -> dict[str, Any]:
@@ -59,6 +35,7 @@ def values_of(blob_id: str, content: NewContent) -> dict[str, Any]:
         "part_digests": content.part_digests,
         "checksums": json.dumps(dict(content.checksums)) if content.checksums else "{}",
         "origin": content.origin or None,
+        "is_damaged": False,
     }
 
 

@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from sqlalchemy import select
-
 from flexai.checkpoints.catalog.blobs import Blobs
 from flexai.checkpoints.catalog.claims import LEASE
 from flexai.checkpoints.catalog.database import Database
-from flexai.checkpoints.catalog.tables import checkpoints
 from flexai.checkpoints.catalog.times import to_text
 from flexai.checkpoints.contents import ArrivedPart, NewContent, StoredContent
 from flexai.checkpoints.errors import ConflictError
@@ -33,13 +30,10 @@ class HeldBlobs(Blobs):
         A claim whose lease ran out is held as long again: its holder may have a clock of its own, or renew it only now,
         after a database that was away.
         """
-        query = select(checkpoints.c.id).where(
-            checkpoints.c.id == self._checkpoint_id,
-            checkpoints.c.claim_token == self._token,
-            checkpoints.c.claim_until > to_text(datetime.now(UTC) - LEASE),
-        )
-        with self._database.reading() as connection:
-            if connection.execute(query).first() is None:
+        query = "SELECT 1 FROM checkpoints WHERE id = :id AND claim_token = :token AND claim_until > :since"
+        since = to_text(datetime.now(UTC) - LEASE)
+        with self._database.reading() as transaction:
+            if transaction.row(query, id=self._checkpoint_id, token=self._token, since=since) is None:
                 raise ConflictError(
                     f"checkpoint {self._checkpoint_id} is not being stored by this operation (any more)",
                     hint="if it is, this machine uses another catalog: see FLEXAI_DATABASE_URL",

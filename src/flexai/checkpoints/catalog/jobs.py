@@ -14,12 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import RowMapping, delete, exists, insert, select, update
-from sqlalchemy.exc import IntegrityError
-
 from flexai.checkpoints.catalog.claims import NO_CLAIM, Claim, lease_end
-from flexai.checkpoints.catalog.database import Database
-from flexai.checkpoints.catalog.tables import checkpoints, jobs
+from flexai.checkpoints.catalog.database import ConstraintError, Database, Record, Transaction
 from flexai.checkpoints.catalog.times import from_text, to_text
 from flexai.checkpoints.errors import AlreadyExistsError, ConflictError, NotFoundError
 from flexai.checkpoints.models import JobStatus, TrainingJob, now
@@ -89,21 +85,19 @@ class Jobs:
         job_id = uuid.uuid4()
         values = _attempt_values(command, env_names, code_commit, claim) | {"attempt": 1}
         values |= _places(layout, job_id, 1)
+        values |= {
+            "id": str(job_id),
+            "name": name,
+            "name_key": name_key(name),
+            "creator_user_id": str(owner.user_id),
+            "owner_org_id": str(owner.org_id),
+            "created_at": values["started_at"],
+        }
         try:
-            with self._database.writing() as connection:
-                connection.execute(
-                    insert(jobs).values(
-                        id=str(job_id),
-                        name=name,
-                        name_key=name_key(name),
-                        creator_user_id=str(owner.user_id),
-                        owner_org_id=str(owner.org_id),
-                        created_at=values["started_at"],
-                        **values,
-                    )
-                )
+            with self._database.writing() as transaction:
+                transaction.insert("jobs", values)
             return BegunJob(self.get_by_id(str(job_id)), claim, previous=None)
-        except IntegrityError:
+        except ConstraintError:
             return self._begin_next(
                 name,
                 claim,
@@ -125,8 +119,7 @@ class Jobs:
         layout: Layout,
         code_commit: str,
     ) -> BegunJob:
-        with self._database.reading() as connection:
-            row = connection.execute(select(jobs).where(jobs.c.name_key == name_key(name))).mappings().first()
+        row = self._find("name_key = :key", key=name_key(name))
         busy = ConflictError(f"training job {name!r} is being started or deleted by another process")
         if row is None:
             raise busy  # deleted between the two statements
@@ -145,38 +138,33 @@ class Jobs:
         attempt = previous.attempt + 1
         values = _attempt_values(command, env_names, code_commit, claim) | {"attempt": attempt}
         values |= _places(layout, previous.id, attempt)
-        with self._database.writing() as connection:
-            taken = connection.execute(update(jobs).where(_as_read(row)).values(values))
-            if not taken.rowcount:
+        with self._database.writing() as transaction:
+            if not _update_as_read(transaction, row, values):
                 raise busy
         return BegunJob(self.get_by_id(row["id"]), claim, previous)
 
     def renew(self, job_id: str, claim: Claim) -> bool:
         """Extend the lease; False where the claim is no longer ours."""
-        with self._database.writing() as connection:
-            renewed = connection.execute(update(jobs).where(_held(job_id, claim)).values(claim_until=lease_end()))
-            return bool(renewed.rowcount)
+        with self._database.writing() as transaction:
+            return bool(_update_held(transaction, job_id, claim, {"claim_until": lease_end()}))
 
     def set_input(self, job_id: str, claim: Claim, checkpoint_id: UUID) -> TrainingJob:
         """Record which checkpoint the job starts from; NotFoundError where it was deleted meanwhile."""
-        with self._database.writing() as connection:
-            values = {"input_checkpoint_id": str(checkpoint_id)}
-            done = connection.execute(update(jobs).where(_held(job_id, claim)).values(values))
-            if not done.rowcount:
+        with self._database.writing() as transaction:
+            if not _update_held(transaction, job_id, claim, {"input_checkpoint_id": str(checkpoint_id)}):
                 raise _lost(job_id)
             # Locked, as whoever deletes it locks it: of the two one is first, and the other one sees it.
-            there = select(checkpoints.c.id).where(
-                checkpoints.c.id == str(checkpoint_id), checkpoints.c.deleted_at.is_(None)
-            )
-            if connection.execute(there.with_for_update(read=True)).first() is None:
+            lock = transaction.locking("FOR SHARE")
+            there = f"SELECT id FROM checkpoints WHERE id = :id AND deleted_at IS NULL {lock}"
+            if transaction.row(there, id=str(checkpoint_id)) is None:
                 raise NotFoundError(f"there is no checkpoint {checkpoint_id} any more")
         return self.get_by_id(job_id)
 
     def stop_requested(self, job_id: str, claim: Claim) -> bool:
         """Whether somebody asked for the job's stop; ConflictError where the job is no longer this runner's."""
-        with self._database.reading() as connection:
-            query = select(jobs.c.stop_requested).where(_held(job_id, claim))
-            requested = connection.execute(query).scalar()
+        with self._database.reading() as transaction:
+            query = f"SELECT stop_requested FROM jobs WHERE {_HELD}"
+            requested = transaction.value(query, id=job_id, token=claim.token)
         if requested is None:
             raise _lost(job_id)
         return bool(requested)
@@ -186,9 +174,10 @@ class Jobs:
     ) -> TrainingJob:
         """Record a job's end and give up the claim; ConflictError where the job is no longer this runner's."""
         time = to_text(now())
-        self._update_held(
-            job_id, claim, status=status, exit_code=exit_code, reason=reason, ended_at=time, updated_at=time, **NO_CLAIM
-        )
+        new = {"status": status, "exit_code": exit_code, "reason": reason, "ended_at": time, "updated_at": time}
+        with self._database.writing() as transaction:
+            if not _update_held(transaction, job_id, claim, new | NO_CLAIM):
+                raise _lost(job_id)
         return self.get_by_id(job_id)
 
     def request_stop(self, reference: Reference) -> TrainingJob:
@@ -202,9 +191,9 @@ class Jobs:
             values: dict[str, Any] = {"stop_requested": True, "status": JobStatus.STOP_IN_PROGRESS}
             if job.status is JobStatus.INTERRUPTED:
                 values = {"status": job.status, "reason": job.reason, "ended_at": to_text(now()), **NO_CLAIM}
-            with self._database.writing() as connection:
+            with self._database.writing() as transaction:
                 # Where it ended, or was taken over, in this very moment there is nothing left to ask.
-                connection.execute(update(jobs).where(_as_read(row)).values(updated_at=to_text(now()), **values))
+                _update_as_read(transaction, row, {"updated_at": to_text(now()), **values})
         return self.get_by_id(row["id"])
 
     def get(self, reference: Reference) -> TrainingJob:
@@ -213,23 +202,21 @@ class Jobs:
 
     def find(self, name: Name) -> TrainingJob | None:
         """The job of a name, if there is one."""
-        with self._database.reading() as connection:
-            row = connection.execute(select(jobs).where(jobs.c.name_key == name_key(name))).mappings().first()
+        row = self._find("name_key = :key", key=name_key(name))
         return None if row is None else _job(row)
 
     def get_by_id(self, job_id: str) -> TrainingJob:
         """The job of an id, deleted or not."""
-        with self._database.reading() as connection:
-            row = connection.execute(select(jobs).where(jobs.c.id == job_id)).mappings().first()
+        row = self._find("id = :id", id=job_id)
         if row is None:
             raise NotFoundError(f"there is no training job {job_id}", hint=_LIST_HINT)
         return _job(row)
 
     def list(self) -> list[TrainingJob]:
         """Every job that nobody deleted, oldest first."""
-        query = select(jobs).where(jobs.c.name_key.is_not(None)).order_by(jobs.c.created_at, jobs.c.id)
-        with self._database.reading() as connection:
-            return [_job(row) for row in connection.execute(query).mappings()]
+        query = "SELECT * FROM jobs WHERE name_key IS NOT NULL ORDER BY created_at, id"
+        with self._database.reading() as transaction:
+            return [_job(row) for row in transaction.records(query)]
 
     def delete(self, reference: Reference) -> TrainingJob:
         """Free the name of a job that has ended; its record goes when no checkpoint names it any more.
@@ -242,35 +229,31 @@ class Jobs:
             raise ConflictError(
                 f"training job {job.name!r} is {job.status}", hint=f"stop it first: flexai training stop {job.name}"
             )
-        with self._database.writing() as connection:
-            values = {"name_key": None, "status": job.status, "reason": job.reason, "updated_at": to_text(now())}
-            deleted = connection.execute(update(jobs).where(_as_read(row)).values(**values, **NO_CLAIM))
-            if not deleted.rowcount:
+        new = {"name_key": None, "status": job.status, "reason": job.reason, "updated_at": to_text(now()), **NO_CLAIM}
+        with self._database.writing() as transaction:
+            if not _update_as_read(transaction, row, new):
                 raise ConflictError(f"training job {job.name!r} was started again or deleted meanwhile")
         self.forget_deleted()
         return job
 
     def forget_deleted(self) -> None:
         """Remove the records of deleted jobs that no checkpoint, deleted ones included, names any more."""
-        with self._database.writing() as connection:
-            connection.execute(
-                delete(jobs).where(jobs.c.name_key.is_(None), ~exists().where(checkpoints.c.job_id == jobs.c.id))
-            )
+        named = "SELECT 1 FROM checkpoints c WHERE c.job_id = jobs.id"
+        with self._database.writing() as transaction:
+            transaction.change(f"DELETE FROM jobs WHERE name_key IS NULL AND NOT EXISTS ({named})")
 
-    def _row(self, reference: Reference) -> RowMapping:
-        means = jobs.c.id == reference.id if reference.id else jobs.c.name_key == name_key(reference.text)
-        with self._database.reading() as connection:
-            query = select(jobs).where(jobs.c.name_key.is_not(None), means)
-            row = connection.execute(query).mappings().first()
+    def _row(self, reference: Reference) -> Record:
+        if reference.id:
+            row = self._find("name_key IS NOT NULL AND id = :id", id=reference.id)
+        else:
+            row = self._find("name_key = :key", key=name_key(reference.text))
         if row is None:
             raise NotFoundError(f"there is no training job {reference.text!r}", hint=_LIST_HINT)
         return row
 
-    def _update_held(self, job_id: str, claim: Claim, **values: Any) -> None:
-        with self._database.writing() as connection:
-            done = connection.execute(update(jobs).where(_held(job_id, claim)).values(values))
-            if not done.rowcount:
-                raise _lost(job_id)
+    def _find(self, where: str, **values: Any) -> Record | None:
+        with self._database.reading() as transaction:
+            return transaction.record(f"SELECT * FROM jobs WHERE {where}", **values)
 
 
 _LIST_HINT = "flexai training list shows what there is"
@@ -280,19 +263,18 @@ def _lost(job_id: str) -> ConflictError:
     return ConflictError(f"another process has taken over training job {job_id} meanwhile")
 
 
-def _held(job_id: str, claim: Claim) -> Any:
-    return (jobs.c.id == job_id) & (jobs.c.claim_token == claim.token)
+_HELD = "id = :id AND claim_token = :token"
 
 
-def _as_read(row: RowMapping) -> Any:
-    """The job is still what the row showed: nobody ended it, took it over or deleted it."""
-    return (
-        (jobs.c.id == row["id"])
-        & (jobs.c.name_key == row["name_key"])
-        & (jobs.c.status == row["status"])
-        & (jobs.c.attempt == row["attempt"])
-        & jobs.c.claim_token.is_not_distinct_from(row["claim_token"])
-    )
+def _update_held(transaction: Transaction, job_id: str, claim: Claim, new: Mapping[str, Any]) -> int:
+    """Set columns of a job that is still this runner's; 0 where it is not."""
+    return transaction.update("jobs", new, _HELD, id=job_id, token=claim.token)
+
+
+def _update_as_read(transaction: Transaction, row: Record, new: Mapping[str, Any]) -> int:
+    """Set columns of a job that is still what the row showed; 0 where somebody ended it, took it over or deleted it."""
+    read = {name: row[name] for name in ("id", "name_key", "status", "attempt", "claim_token")}
+    return transaction.update_as_read("jobs", new, read)
 
 
 def _attempt_values(command: Sequence[str], env_names: Sequence[str], code_commit: str, claim: Claim) -> dict[str, Any]:
@@ -319,7 +301,7 @@ def _places(layout: Layout, job_id: UUID, attempt: int) -> Mapping[str, str]:
     return {"output_dir": output_dir, "log_path": log_path}
 
 
-def _job(row: RowMapping) -> TrainingJob:
+def _job(row: Record) -> TrainingJob:
     status, reason = JobStatus(row["status"]), row["reason"]
     if row["status"] in _RUNNING:
         holder = Claim.of_row(row)

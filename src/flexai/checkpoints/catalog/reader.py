@@ -1,8 +1,8 @@
-"""Reading the catalog at once: plain SQL, and for SQLite the plain ``sqlite3`` module.
+"""Reading the catalog at once, to show it.
 
-Importing SQLAlchemy alone takes half a second, so commands that only show something read here. Where the catalog is
-an SQLite file of the newest form it is opened read-only as it is; a catalog that is not there yet reads as empty and
-is not made. Everything else, PostgreSQL and catalogs that must be migrated first, goes through :class:`Database`.
+Commands that only show something read here, as rows and without the models. Where the catalog is an SQLite file of
+the newest form it is opened read-only as it is; a catalog that is not there yet reads as empty and is not made.
+Everything else, PostgreSQL and catalogs that must be migrated first, goes through :class:`Database`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 from urllib.parse import quote
 
 from flexai.checkpoints import setting_sources
+from flexai.checkpoints.catalog.opening import has_options, open_database, sqlite_file
 from flexai.checkpoints.catalog.schema import BUSY_TIMEOUT_SECONDS, HEAD_REVISION
 from flexai.checkpoints.contents import StoredContent, StoredFile
 from flexai.checkpoints.documents import CapturedRow, CheckpointDetails, CheckpointRow, ExportRow, FileRow, JobRow
@@ -181,8 +182,9 @@ def open_reader(url: str | None = None) -> Iterator[CatalogReader]:
     Raises SettingsError for a URL that cannot be used, StorageUnavailableError for a catalog that does not answer.
     """
     url = setting_sources.database_url() if url is None else url
-    path = _sqlite_path(url)
-    if path is not None:
+    path = sqlite_file(url)
+    # Options mean what SQLAlchemy says they mean.
+    if path is not None and not has_options(url):
         if not path.exists():
             yield CatalogReader(_nothing)
             return
@@ -191,32 +193,16 @@ def open_reader(url: str | None = None) -> Iterator[CatalogReader]:
             if _revision(connection) == HEAD_REVISION:
                 yield CatalogReader(lambda sql, values: connection.execute(sql, values).fetchall())
                 return
-    yield from _read_through_sqlalchemy(url)
-
-
-def _read_through_sqlalchemy(url: str) -> Iterator[CatalogReader]:
-    from sqlalchemy import text
-
-    from flexai.checkpoints.catalog.database import Database
-
-    database = Database.open(url)
+    database = open_database(url)
     try:
-        with database.reading() as connection:
-            yield CatalogReader(lambda sql, values: connection.execute(text(sql), values).all())
+        with database.reading() as transaction:
+            yield CatalogReader(lambda sql, values: transaction.rows(sql, **values))
     finally:
         database.close()
 
 
 def _nothing(_sql: str, _values: Mapping[str, object]) -> Sequence[Sequence[Any]]:
     return ()
-
-
-def _sqlite_path(url: str) -> Path | None:
-    """The file of a plain SQLite URL; None for anything that SQLAlchemy should read."""
-    scheme, separator, place = url.partition(":///")
-    is_plain = scheme in {"sqlite", "sqlite+pysqlite"} and separator and place and place != ":memory:"
-    # Options mean what SQLAlchemy says they mean.
-    return Path(place) if is_plain and "?" not in place else None
 
 
 def _connect(path: Path) -> sqlite3.Connection:

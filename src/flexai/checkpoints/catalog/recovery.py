@@ -5,25 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Set
 from typing import TypeAlias
 
-from sqlalchemy import Connection, Table, insert, select, text
-from sqlalchemy.exc import IntegrityError
-
-from flexai.checkpoints import errors
 from flexai.checkpoints.catalog.checkpoints import row_of
-from flexai.checkpoints.catalog.content_rows import values_of
-from flexai.checkpoints.catalog.database import MIGRATION_LOCK, Database
-from flexai.checkpoints.catalog.tables import blob_references, blobs, checkpoints, contents, files, jobs
+from flexai.checkpoints.catalog.content_rows import batches, values_of
+from flexai.checkpoints.catalog.database import MIGRATION_LOCK, Database, Transaction
 from flexai.checkpoints.catalog.times import to_text
 from flexai.checkpoints.contents import NewContent
+from flexai.checkpoints.errors import IntegrityError
 from flexai.checkpoints.manifest import Manifest
 from flexai.checkpoints.models import Checkpoint, CheckpointStatus, JobStatus
 from flexai.checkpoints.names import name_key
 
 _Place: TypeAlias = tuple[str, int, int]
 """Where a content lies: its blob, its first byte and its size."""
-
-_BATCH = 500
-"""Values or rows of one statement."""
 
 RECOVERY_LOCK = MIGRATION_LOCK + 1
 """PostgreSQL advisory lock held while a checkpoint is entered."""
@@ -47,53 +40,52 @@ def enter_recovered(
         "file_count": len(manifest.files),
         "manifest_digest": manifest.digest(),
     }
-    with database.writing() as connection:
-        if database.is_postgresql:
-            # One at a time: what two recoveries enter may overlap in jobs, blobs and contents.
-            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": RECOVERY_LOCK})
-        if connection.execute(select(checkpoints.c.id).where(checkpoints.c.id == row["id"])).first():
+    with database.writing() as transaction:
+        # One at a time: what two recoveries enter may overlap in jobs, blobs and contents.
+        transaction.lock(RECOVERY_LOCK)
+        if transaction.row("SELECT id FROM checkpoints WHERE id = :id", id=row["id"]):
             return False
         if checkpoint.job_id is not None:
-            _enter_job(connection, checkpoint)
-        _insert_named(connection, checkpoints, row)
+            _enter_job(transaction, checkpoint)
+        _insert_named(transaction, "checkpoints", row)
+        status_of = f"SELECT status FROM blobs WHERE id = :id {transaction.locking('FOR UPDATE')}"
         for blob_id in sorted({blob_id for blob_id, _ in ranges.values()}):
-            status = connection.execute(select(blobs.c.status).where(blobs.c.id == blob_id).with_for_update()).scalar()
+            status = transaction.value(status_of, id=blob_id)
             if status not in {None, "stored"}:
-                raise errors.IntegrityError(f"blob {blob_id} is being deleted or is not whole")
+                raise IntegrityError(f"blob {blob_id} is being deleted or is not whole")
             if status is None:
-                connection.execute(
-                    insert(blobs).values(
-                        id=blob_id,
-                        store_id=checkpoint.store_id,
-                        size=blob_sizes[blob_id],
-                        status="stored",
-                        created_at=row["created_at"],
-                    )
+                transaction.insert(
+                    "blobs",
+                    {
+                        "id": blob_id,
+                        "store_id": checkpoint.store_id,
+                        "size": blob_sizes[blob_id],
+                        "status": "stored",
+                        "created_at": row["created_at"],
+                    },
                 )
-            connection.execute(insert(blob_references).values(checkpoint_id=row["id"], blob_id=blob_id))
-        content_ids = _enter_contents(connection, ranges.values())
-        rows = [
-            {"checkpoint_id": row["id"], "path": path, "content_id": content_ids[_place(blob_id, content)]}
-            for path, (blob_id, content) in ranges.items()
-        ]
-        for start in range(0, len(rows), _BATCH):
-            connection.execute(insert(files), rows[start : start + _BATCH])
+            transaction.insert("blob_references", {"checkpoint_id": row["id"], "blob_id": blob_id})
+        content_ids = _enter_contents(transaction, ranges.values())
+        transaction.insert(
+            "files",
+            *(
+                {"checkpoint_id": row["id"], "path": path, "content_id": content_ids[_place(blob_id, content)]}
+                for path, (blob_id, content) in ranges.items()
+            ),
+        )
         return True
 
 
-def _insert_named(connection: Connection, table: Table, row: dict[str, object]) -> None:
+def _insert_named(transaction: Transaction, table: str, row: dict[str, object]) -> None:
     """Insert a row with its name, or without where another one has the name."""
-    try:
-        with connection.begin_nested():
-            connection.execute(insert(table).values(row))
-    except IntegrityError:
-        connection.execute(insert(table).values(row | {"name_key": None}))
+    if not transaction.insert(table, row, otherwise="ON CONFLICT (name_key) DO NOTHING"):
+        transaction.insert(table, row | {"name_key": None})
 
 
-def _enter_job(connection: Connection, checkpoint: Checkpoint) -> None:
+def _enter_job(transaction: Transaction, checkpoint: Checkpoint) -> None:
     """Enter the job of a captured checkpoint as far as the checkpoint tells of it."""
     job_id = str(checkpoint.job_id)
-    if connection.execute(select(jobs.c.id).where(jobs.c.id == job_id)).first():
+    if transaction.row("SELECT id FROM jobs WHERE id = :id", id=job_id):
         return
     time = to_text(checkpoint.created_at)
     row = {
@@ -109,37 +101,35 @@ def _enter_job(connection: Connection, checkpoint: Checkpoint) -> None:
         "attempt": 1,
         "output_dir": "",
         "log_path": "",
+        "host": "",
+        "code_commit": "",
         "stop_requested": False,
         "created_at": time,
         "started_at": time,
         "ended_at": time,
         "updated_at": time,
     }
-    _insert_named(connection, jobs, row)
+    _insert_named(transaction, "jobs", row)
 
 
-def _enter_contents(connection: Connection, found: Iterable[tuple[str, NewContent]]) -> dict[_Place, int]:
+def _enter_contents(transaction: Transaction, found: Iterable[tuple[str, NewContent]]) -> dict[_Place, int]:
     """Enter the contents that are not known yet; returns the id of each by its place."""
     wanted = {_place(blob_id, content): content for blob_id, content in found}
-    known = _known_contents(connection, {blob_id for blob_id, _, _ in wanted})
+    known = _known_contents(transaction, {blob_id for blob_id, _, _ in wanted})
     rows = [
         values_of(blob_id, content)
         for (blob_id, start, size), content in wanted.items()
         if (blob_id, start, size) not in known
     ]
-    for start in range(0, len(rows), _BATCH):
-        connection.execute(insert(contents), rows[start : start + _BATCH])
-    return _known_contents(connection, {blob_id for blob_id, _, _ in wanted}) if rows else known
+    transaction.insert("contents", *rows)
+    return _known_contents(transaction, {blob_id for blob_id, _, _ in wanted}) if rows else known
 
 
-def _known_contents(connection: Connection, blob_ids: Set[str]) -> dict[_Place, int]:
-    ordered = sorted(blob_ids)
+def _known_contents(transaction: Transaction, blob_ids: Set[str]) -> dict[_Place, int]:
+    query = "SELECT blob_id, start, size, id FROM contents WHERE blob_id IN :blob_ids"
     found = {}
-    for start in range(0, len(ordered), _BATCH):
-        query = select(contents.c.blob_id, contents.c.start, contents.c.size, contents.c.id).where(
-            contents.c.blob_id.in_(ordered[start : start + _BATCH])
-        )
-        for blob_id, begin, size, content_id in connection.execute(query):
+    for batch in batches(sorted(blob_ids)):
+        for blob_id, begin, size, content_id in transaction.rows(query, blob_ids=batch):
             found[blob_id, begin, size] = content_id
     return found
 

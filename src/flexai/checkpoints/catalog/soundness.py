@@ -6,22 +6,13 @@ from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import Connection, Exists, case, delete, exists, func, insert, or_, select, text, update
-
-from flexai.checkpoints.catalog.content_rows import (
-    COLUMNS,
-    IS_SOUND,
-    batches,
-    locked,
-    stored_contents,
-    taken,
-    values_of,
-)
-from flexai.checkpoints.catalog.database import MIGRATION_LOCK, Database
-from flexai.checkpoints.catalog.tables import blob_references, blobs, checkpoints, contents, files
+from flexai.checkpoints.catalog.content_rows import CONTENT, SOUND, STORED, batches, taken, values_of
+from flexai.checkpoints.catalog.database import MIGRATION_LOCK, Database, Transaction
 from flexai.checkpoints.catalog.times import to_text
 from flexai.checkpoints.contents import NewContent, StoredContent
-from flexai.checkpoints.models import CheckpointStatus, now
+from flexai.checkpoints.models import now
+
+_USED = "EXISTS (SELECT 1 FROM files f WHERE f.content_id = t.id)"
 
 REPAIR_LOCK = MIGRATION_LOCK + 2
 """PostgreSQL advisory lock held while a content is replaced."""
@@ -54,39 +45,31 @@ class Soundness:
 
         What has never been verified comes before all others; neighbours in a pack come together.
         """
-        time = to_text(before)
-        query = (
-            stored_contents(
-                self.store_id, or_(contents.c.verified_at.is_(None), contents.c.verified_at < time) & _is_used()
-            )
-            .order_by(contents.c.verified_at.asc().nulls_first(), contents.c.blob_id, contents.c.start)
-            .limit(limit)
-        )
-        with self._database.reading() as connection:
-            return [StoredContent.of_row(row) for row in connection.execute(query)]
+        query = f"""
+            SELECT {CONTENT} {STORED} AND (t.verified_at IS NULL OR t.verified_at < :before) AND {_USED}
+            ORDER BY t.verified_at ASC NULLS FIRST, t.blob_id, t.start LIMIT :limit
+        """
+        with self._database.reading() as transaction:
+            rows = transaction.rows(query, store_id=self.store_id, before=to_text(before), limit=limit)
+        return [StoredContent.of_row(row) for row in rows]
 
     def damaged(self) -> list[StoredContent]:
         """Contents that a checkpoint needs and that a verification found damaged."""
-        query = stored_contents(self.store_id, ~IS_SOUND & _is_used()).order_by(contents.c.id)
-        with self._database.reading() as connection:
-            return [StoredContent.of_row(row) for row in connection.execute(query)]
+        query = f"SELECT {CONTENT} {STORED} AND NOT {SOUND} AND {_USED} ORDER BY t.id"
+        with self._database.reading() as transaction:
+            return [StoredContent.of_row(row) for row in transaction.rows(query, store_id=self.store_id)]
 
     def verification(self) -> Verification:
         """How much of what checkpoints need was verified, and when."""
-        is_needed = (blobs.c.store_id == self.store_id, blobs.c.status == "stored", _is_used())
-        query = (
-            select(
-                func.count(),
-                func.coalesce(func.sum(contents.c.size), 0),
-                func.coalesce(func.sum(case((contents.c.verified_at.is_(None), contents.c.size), else_=0)), 0),
-                func.coalesce(func.sum(case((~IS_SOUND, 1), else_=0)), 0),
-                func.min(contents.c.verified_at),
-            )
-            .select_from(contents.join(blobs, blobs.c.id == contents.c.blob_id))
-            .where(*is_needed)
-        )
-        with self._database.reading() as connection:
-            count, size, unverified, damaged, oldest = connection.execute(query).one()
+        query = f"""
+            SELECT COUNT(*), COALESCE(SUM(t.size), 0),
+                COALESCE(SUM(CASE WHEN t.verified_at IS NULL THEN t.size ELSE 0 END), 0),
+                COALESCE(SUM(CASE WHEN {SOUND} THEN 0 ELSE 1 END), 0),
+                MIN(t.verified_at)
+            {STORED} AND {_USED}
+        """
+        with self._database.reading() as transaction:
+            ((count, size, unverified, damaged, oldest),) = transaction.rows(query, store_id=self.store_id)
         return Verification(int(count), int(size), int(unverified), int(damaged), oldest or "")
 
     def record_verification(self, *, damaged: Set[int], sound: Set[int]) -> None:
@@ -94,21 +77,19 @@ class Soundness:
         time = to_text(now())
         for is_damaged, ids in ((True, damaged), (False, sound)):
             for batch in batches(sorted(ids)):
-                with self._database.writing() as connection:
-                    connection.execute(
-                        update(contents).where(contents.c.id.in_(batch)).values(is_damaged=is_damaged, verified_at=time)
-                    )
+                with self._database.writing() as transaction:
+                    new = {"is_damaged": is_damaged, "verified_at": time}
+                    transaction.update("contents", new, "id IN :ids", ids=batch)
 
     def add_content(self, blob_id: str, new: NewContent) -> StoredContent:
         """Describe a range of a stored blob, just read and compared, as a content; ConflictError where gc took it."""
-        values = values_of(blob_id, new) | {"verified_at": to_text(now())}
-        with self._database.writing() as connection:
-            is_stored = select(blobs.c.id).where(blobs.c.id == blob_id, blobs.c.status == "stored")
-            if connection.execute(locked(is_stored, self._database)).first() is None:
+        row = values_of(blob_id, new) | {"verified_at": to_text(now())}
+        with self._database.writing() as transaction:
+            stored = f"SELECT id FROM blobs WHERE id = :id AND status = 'stored' {transaction.locking('FOR UPDATE')}"
+            if transaction.row(stored, id=blob_id) is None:
                 raise taken(f"blob {blob_id}")
-            content_id = connection.execute(insert(contents).values(**values).returning(contents.c.id)).scalar_one()
-            row = connection.execute(select(*COLUMNS).where(contents.c.id == content_id)).one()
-            return StoredContent.of_row(row)
+            content_id = transaction.add("contents", row)
+        return new.as_stored(content_id, blob_id)
 
     def replace_content(
         self,
@@ -126,27 +107,25 @@ class Soundness:
 
         Raises ConflictError where the checkpoint does not refer to the new blob.
         """
-        with self._database.writing() as connection:
-            if self._database.is_postgresql:
-                connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": REPAIR_LOCK})
-            mine = (files.c.checkpoint_id == checkpoint_id, files.c.content_id == old.id)
-            paths = sorted(connection.execute(select(files.c.path).where(*mine)).scalars())
+        mine = "checkpoint_id = :checkpoint_id AND content_id = :old_id"
+        values = {"checkpoint_id": checkpoint_id, "old_id": old.id}
+        with self._database.writing() as transaction:
+            transaction.lock(REPAIR_LOCK)
+            paths = sorted(transaction.column(f"SELECT path FROM files WHERE {mine}", **values))
             if not paths:
                 return False
-            held = select(blob_references.c.blob_id).where(
-                blob_references.c.checkpoint_id == checkpoint_id, blob_references.c.blob_id == new.blob_id
-            )
-            if connection.execute(held).first() is None:
+            held = "SELECT 1 FROM blob_references WHERE checkpoint_id = :checkpoint_id AND blob_id = :blob_id"
+            if transaction.row(held, checkpoint_id=checkpoint_id, blob_id=new.blob_id) is None:
                 raise taken(f"blob {new.blob_id}")
             write_manifest(paths)
-            connection.execute(update(files).where(*mine).values(content_id=new.id))
-            _release(connection, checkpoint_id, old.blob_id)
+            transaction.update("files", {"content_id": new.id}, mine, **values)
+            _release(transaction, checkpoint_id, old.blob_id)
             return True
 
     def release(self, checkpoint_id: str, blob_id: str) -> None:
         """Take back a reference to a blob that no file of the checkpoint lies in."""
-        with self._database.writing() as connection:
-            _release(connection, checkpoint_id, blob_id)
+        with self._database.writing() as transaction:
+            _release(transaction, checkpoint_id, blob_id)
 
     def release_abandoned(self, *, before: datetime, writer_id: str | None = None) -> None:
         """Take back the references to blobs that a repair began before a time, and of which nothing came.
@@ -154,35 +133,29 @@ class Soundness:
         They are those of an available checkpoint: a push's own unfinished blobs are referred to by one that is not
         available yet. With ``writer_id`` only those of this checkpoint.
         """
-        abandoned = (
-            select(blobs.c.id)
-            .join(checkpoints, checkpoints.c.id == blobs.c.writer_id)
-            .where(
-                blobs.c.store_id == self.store_id,
-                blobs.c.status == "writing",
-                blobs.c.created_at < to_text(before),
-                checkpoints.c.status.in_([CheckpointStatus.AVAILABLE, CheckpointStatus.DELETING]),
-            )
-        )
+        abandoned = """
+            SELECT b.id FROM blobs b JOIN checkpoints c ON c.id = b.writer_id
+            WHERE b.store_id = :store_id AND b.status = 'writing' AND b.created_at < :before
+                AND c.status IN ('available', 'deleting')
+        """
+        values = {"store_id": self.store_id, "before": to_text(before)}
         if writer_id is not None:
-            abandoned = abandoned.where(blobs.c.writer_id == writer_id)
-        with self._database.writing() as connection:
-            connection.execute(delete(blob_references).where(blob_references.c.blob_id.in_(abandoned)))
+            abandoned += " AND b.writer_id = :writer_id"
+            values["writer_id"] = writer_id
+        with self._database.writing() as transaction:
+            transaction.change(f"DELETE FROM blob_references WHERE blob_id IN ({abandoned})", **values)
 
 
-def _release(connection: Connection, checkpoint_id: str, blob_id: str) -> None:
-    is_needed = (
-        select(files.c.path)
-        .join(contents, contents.c.id == files.c.content_id)
-        .where(files.c.checkpoint_id == checkpoint_id, contents.c.blob_id == blob_id)
+def _release(transaction: Transaction, checkpoint_id: str, blob_id: str) -> None:
+    needed = """
+        SELECT 1 FROM files f JOIN contents t ON t.id = f.content_id
+        WHERE f.checkpoint_id = :checkpoint_id AND t.blob_id = :blob_id
+    """
+    transaction.change(
+        f"""
+        DELETE FROM blob_references
+        WHERE checkpoint_id = :checkpoint_id AND blob_id = :blob_id AND NOT EXISTS ({needed})
+        """,
+        checkpoint_id=checkpoint_id,
+        blob_id=blob_id,
     )
-    if connection.execute(is_needed.limit(1)).first() is None:
-        connection.execute(
-            delete(blob_references).where(
-                blob_references.c.checkpoint_id == checkpoint_id, blob_references.c.blob_id == blob_id
-            )
-        )
-
-
-def _is_used() -> Exists:
-    return exists().where(files.c.content_id == contents.c.id)

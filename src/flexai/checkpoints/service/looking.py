@@ -8,9 +8,8 @@ from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 
-from sqlalchemy.engine import make_url
-
 from flexai.checkpoints.catalog.blobs import Blobs
+from flexai.checkpoints.catalog.opening import sqlite_file
 from flexai.checkpoints.contents import StoredContent
 from flexai.checkpoints.owner import IDENTITY_FILE, load_owner
 from flexai.checkpoints.service.system import STAT_CACHE, Connect, System, store_opener
@@ -67,6 +66,5 @@ def looking(settings: Settings | None = None, *, connect: Connect | None = None)
 
 def _is_there(url: str) -> bool:
     """Whether a catalog is there; one on a server is taken to be."""
-    if make_url(url).get_backend_name() != "sqlite":
-        return True
-    return Path(url.partition(":///")[2].partition("?")[0]).exists()
+    path = sqlite_file(url)
+    return path is None or path.exists()

@@ -9,10 +9,9 @@ from datetime import datetime
 from fnmatch import fnmatchcase
 from typing import TypeAlias
 
-from sqlalchemy import Connection, RowMapping
-
 from flexai.checkpoints.catalog.candidates import Candidates, check_some_stay, check_unused, read_candidates
 from flexai.checkpoints.catalog.claims import Claim
+from flexai.checkpoints.catalog.database import Record, Transaction
 from flexai.checkpoints.catalog.jobs import parse_job_reference
 from flexai.checkpoints.catalog.times import from_text
 from flexai.checkpoints.documents import Document, human_size
@@ -32,7 +31,7 @@ from flexai.checkpoints.service.retention import (
 )
 from flexai.checkpoints.service.system import System
 
-Check: TypeAlias = Callable[[Connection, RowMapping], None]
+Check: TypeAlias = Callable[[Transaction, Record], None]
 
 _STAND_INS = 200
 """How many of the checkpoints that stay are looked for before another one of their group goes."""
@@ -159,7 +158,7 @@ def _decision_document(decision: Decision, spared: Mapping[str, str]) -> Documen
 
 
 def _rows(found: Candidates, patterns: Sequence[str]) -> list[RetentionRow]:
-    latest: dict[str, RowMapping] = {}
+    latest: dict[str, Record] = {}
     for row in found.rows:
         if row["job_id"] in found.running and row["status"] == CheckpointStatus.AVAILABLE and row["resumable"]:
             latest[row["job_id"]] = max(latest.get(row["job_id"], row), row, key=lambda one: one["sequence"])
@@ -184,8 +183,8 @@ def _rows(found: Candidates, patterns: Sequence[str]) -> list[RetentionRow]:
                 step=row["step"],
                 train_loss=row["train_loss"],
                 eval_loss=row["eval_loss"],
-                resumable=row["resumable"],
-                is_protected=row["is_protected"],
+                resumable=bool(row["resumable"]),
+                is_protected=bool(row["is_protected"]),
                 is_exported=bool(row["is_exported"]),
                 in_use=tuple(in_use),
             )
@@ -193,14 +192,14 @@ def _rows(found: Candidates, patterns: Sequence[str]) -> list[RetentionRow]:
     return rows
 
 
-def _groups(row: RowMapping, patterns: Sequence[str]) -> frozenset[Group]:
+def _groups(row: Record, patterns: Sequence[str]) -> frozenset[Group]:
     if row["kind"] == CheckpointKind.CAPTURED:
         return frozenset({f"job {row['job_name']} {row['job_id']} {row['node']}"})
     key = name_key(row["name"])
     return frozenset(f"pushed {pattern}" for pattern in patterns if fnmatchcase(key, pattern.casefold()))
 
 
-def _status(row: RowMapping) -> str:
+def _status(row: Record) -> str:
     """The status as it is: what nobody is at work on any more has failed."""
     if row["status"] in {CheckpointStatus.UPLOADING, CheckpointStatus.SYNCING}:
         holder = Claim.of_row(row)
@@ -222,13 +221,13 @@ def _stand_ins(plan: RetentionPlan) -> dict[Group, list[str]]:
 def _recheck(decision: Decision, policy: RetentionPolicy, stand_ins: Sequence[Sequence[str]]) -> Check:
     """What looks at a checkpoint that should go once more, in the transaction that deletes it."""
 
-    def check(connection: Connection, row: RowMapping) -> None:
+    def check(transaction: Transaction, row: Record) -> None:
         is_available = row["status"] == CheckpointStatus.AVAILABLE
         if is_available is not decision.row.is_available:
             raise ConflictError(f"it is {row['status']} now")
-        check_unused(connection, row, keep_exported=policy.keep_exported)
+        check_unused(transaction, row, keep_exported=policy.keep_exported)
         if is_available:
             for checkpoint_ids in stand_ins:
-                check_some_stay(connection, checkpoint_ids)
+                check_some_stay(transaction, checkpoint_ids)
 
     return check

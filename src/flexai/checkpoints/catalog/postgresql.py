@@ -1,0 +1,114 @@
+"""The catalog on a PostgreSQL server, by SQLAlchemy's connections."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+import sqlalchemy
+from sqlalchemy import Connection, Engine, text
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+from flexai.checkpoints.catalog.database import Answer, ConstraintError, Database, Transaction
+from flexai.checkpoints.catalog.schema import HEAD_REVISION
+from flexai.checkpoints.errors import SettingsError, StorageError, StorageUnavailableError
+
+
+class PostgresqlTransaction(Transaction):
+    """A transaction on a server."""
+
+    is_postgresql = True
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def execute(self, sql: str, values: Mapping[str, Any]) -> Answer:
+        """Run one statement."""
+        result = self._connection.execute(_parsed(sql), values)
+        if not result.returns_rows:
+            return Answer((), (), result.rowcount)
+        return Answer(list(result.keys()), result.all(), result.rowcount)
+
+    def execute_many(self, sql: str, values: Sequence[Mapping[str, Any]]) -> None:
+        """Run one statement again and again."""
+        self._connection.execute(_parsed(sql), values)
+
+
+_parsed = lru_cache(maxsize=200)(text)
+
+
+class PostgresqlDatabase(Database):
+    """A catalog on a server."""
+
+    is_postgresql = True
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    @classmethod
+    def open(cls, url: URL) -> PostgresqlDatabase:
+        """Connect to a server, making or migrating the catalog's tables on first use.
+
+        Raises SettingsError where psycopg is missing, StorageUnavailableError for a server that does not answer.
+        """
+        database = cls(_engine(url))
+        try:
+            with database.reading() as transaction:
+                is_newest = transaction.revision() == HEAD_REVISION
+            if not is_newest:
+                from flexai.checkpoints.catalog.migrate import migrate
+
+                with database._errors():
+                    migrate(database._engine)
+        except BaseException:
+            database.close()
+            raise
+        return database
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[Transaction]:
+        """A transaction that writes: committed at the end of the block, undone by an error."""
+        with self._errors(), self._engine.begin() as connection:
+            yield PostgresqlTransaction(connection)
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[Transaction]:
+        """A transaction that only reads, and waits for no writer."""
+        with self._errors(), self._engine.connect() as connection:
+            yield PostgresqlTransaction(connection)
+
+    def close(self) -> None:
+        """Close every connection."""
+        self._engine.dispose()
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Say the database's errors in our words, without its password."""
+        try:
+            yield
+        except IntegrityError as error:
+            raise ConstraintError(str(error.orig)) from error
+        except (DBAPIError, PoolTimeoutError) as error:
+            # A password can also stand in the query, where SQLAlchemy does not hide it.
+            shown = self._engine.url.set(query={}).render_as_string(hide_password=True)
+            cause = error.orig if isinstance(error, DBAPIError) else error
+            reason = next(iter(str(cause).strip().splitlines()), type(error).__name__)
+            passing = isinstance(error, (OperationalError, InterfaceError, PoolTimeoutError))
+            kind = StorageUnavailableError if passing else StorageError
+            raise kind(
+                f"the catalog {shown} cannot be used: {reason}", hint="flexai config show prints where it is set"
+            ) from error
+
+
+def _engine(url: URL) -> Engine:
+    try:
+        return sqlalchemy.create_engine(url, pool_pre_ping=True, pool_size=5, max_overflow=20)
+    except ModuleNotFoundError as error:
+        raise SettingsError(
+            f"PostgreSQL needs the Python package {error.name!r}",
+            hint="pip install 'flexai-checkpoints[postgresql]'",
+        ) from error

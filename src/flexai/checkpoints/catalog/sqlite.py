@@ -1,0 +1,170 @@
+"""The catalog in an SQLite file, by Python's own ``sqlite3``."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from flexai.checkpoints.catalog.database import Answer, ConstraintError, Database, Transaction
+from flexai.checkpoints.catalog.schema import BUSY_TIMEOUT_SECONDS, HEAD_REVISION
+from flexai.checkpoints.errors import SettingsError, StorageError, StorageUnavailableError
+
+
+class SqliteTransaction(Transaction):
+    """A transaction of an SQLite connection."""
+
+    is_postgresql = False
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    def execute(self, sql: str, values: Mapping[str, Any]) -> Answer:
+        """Run one statement."""
+        cursor = self._connection.execute(sql, values)
+        return Answer([column[0] for column in cursor.description or ()], cursor.fetchall(), cursor.rowcount)
+
+    def execute_many(self, sql: str, values: Sequence[Mapping[str, Any]]) -> None:
+        """Run one statement again and again."""
+        self._connection.executemany(sql, values)
+
+
+class SqliteDatabase(Database):
+    """A catalog in a file."""
+
+    is_postgresql = False
+
+    def __init__(self, path: Path, options: Mapping[str, Any]) -> None:
+        self._path = path
+        self._options = options
+        self._idle: list[sqlite3.Connection] = []
+        self._is_closed = False
+        # SQLite has one writer at a time, and lets others wait by sleeping for up to a tenth of a second. Threads of
+        # this process wait for each other here instead, and go on at once.
+        self._turn = threading.Lock()
+
+    @classmethod
+    def open(cls, path: Path, options: Mapping[str, Any] | None = None) -> SqliteDatabase:
+        """Open a file, making it, and making or migrating its tables, on first use.
+
+        ``options`` are those of ``sqlite3.connect``. Raises SettingsError for a place where no file can be,
+        StorageUnavailableError for one that others keep locked, StorageError for what is no catalog.
+        """
+        _make_file(path)
+        database = cls(path, options or {})
+        try:
+            with database.reading() as transaction:
+                is_newest = transaction.revision() == HEAD_REVISION
+            if not is_newest:
+                from flexai.checkpoints.catalog.migrate import migrate_sqlite
+
+                with database._errors():
+                    migrate_sqlite(database.connect)
+        except BaseException:
+            database.close()
+            raise
+        return database
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[Transaction]:
+        """A transaction that writes: committed at the end of the block, undone by an error."""
+        # One that reads first and writes later would fail at once where another one wrote between.
+        with self._turn, self._transaction("BEGIN IMMEDIATE") as transaction:
+            yield transaction
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[Transaction]:
+        """A transaction that only reads, and waits for no writer."""
+        with self._transaction("BEGIN") as transaction:
+            yield transaction
+
+    def close(self) -> None:
+        """Close every connection."""
+        self._is_closed = True
+        while self._idle:
+            self._idle.pop().close()
+
+    def connect(self) -> sqlite3.Connection:
+        """A new connection; transactions are begun and ended by whoever has it."""
+        options: dict[str, Any] = {"timeout": BUSY_TIMEOUT_SECONDS, "database": self._path, **self._options}
+        options |= {"check_same_thread": False, "isolation_level": None}
+        connection: sqlite3.Connection = sqlite3.connect(**options)
+        try:
+            _use_write_ahead_log(connection)
+            connection.execute("PRAGMA foreign_keys=ON")
+            connection.execute("PRAGMA synchronous=FULL")
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    @contextlib.contextmanager
+    def _transaction(self, begin: str) -> Iterator[Transaction]:
+        with self._errors():
+            try:
+                connection = self._idle.pop()
+            except IndexError:
+                connection = self.connect()
+            try:
+                connection.execute(begin)
+                yield SqliteTransaction(connection)
+                connection.commit()
+            finally:
+                self._put_back(connection)
+
+    def _put_back(self, connection: sqlite3.Connection) -> None:
+        """Keep a connection for the next transaction, and undo what it did not commit."""
+        try:
+            connection.rollback()
+        except sqlite3.Error:
+            connection.close()  # which undoes it as well
+        else:
+            self._idle.append(connection)
+            if self._is_closed:
+                self.close()
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Say SQLite's errors in our words."""
+        try:
+            yield
+        except sqlite3.IntegrityError as error:
+            raise ConstraintError(str(error)) from error
+        except sqlite3.Error as error:
+            kind = StorageUnavailableError if isinstance(error, sqlite3.OperationalError) else StorageError
+            raise kind(
+                f"the catalog {self._path} cannot be used: {error}", hint="flexai config show prints where it is set"
+            ) from error
+
+
+def _make_file(path: Path) -> None:
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not path.exists():
+            # Made before SQLite does, so that the catalog is its owner's alone whatever the umask.
+            with contextlib.suppress(FileExistsError):
+                os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    except OSError as error:
+        raise SettingsError(
+            f"the catalog {path} cannot be made: {error.strerror}",
+            hint="flexai config show prints where the setting database_url is set",
+        ) from error
+
+
+def _use_write_ahead_log(connection: sqlite3.Connection) -> None:
+    """Let readers and a writer work at once; of connections that make the change at the same time, one at a time."""
+    deadline = time.monotonic() + BUSY_TIMEOUT_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            # Here SQLite gives up at once, whatever its timeout, lest two connections wait for each other.
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
