@@ -103,13 +103,19 @@ def create_pool(name: str) -> tuple[str, bool]:
 
 def register_blocks() -> list[str]:
     """Make the kinds of connections known to the API, for the forms of its UI; returns their slugs."""
+    from prefect.exceptions import ObjectAlreadyExists
+
     from flexai import blocks
     from flexai.blocks.api import with_api
 
     async def register(client: PrefectClient) -> list[str]:
         slugs = []
         for kind in blocks.PROVIDERS.values():
-            await kind.aregister_type_and_schema(client=client)
+            try:
+                await kind.aregister_type_and_schema(client=client)
+            except ObjectAlreadyExists:
+                # Another deployment registered it at this very moment: now it is there.
+                await kind.aregister_type_and_schema(client=client)
             slugs.append(kind.get_block_type_slug())
         return slugs
 
