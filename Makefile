@@ -5,8 +5,8 @@ VENV ?= .venv
 PYTHON ?= python3
 # What gets installed: the working tree, so that edits count at once. CI names the wheel it has just built.
 PACKAGE ?= --editable .
-# Test processes at once.
-N ?= auto
+# Test processes at once: one more than there are cores, since some tests wait most of their time.
+N ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 # Kill points per scenario in `make chaos`.
 ROUNDS ?= 200
 # Passed on to the program that the target runs, as in `make test ARGS="-k manifest"`.

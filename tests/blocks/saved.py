@@ -6,6 +6,7 @@ one holds boto3 back, the other is as large as all the rest.
 
 from __future__ import annotations
 
+import contextlib
 import uuid
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 from prefect.blocks.core import Block
 from prefect.blocks.fields import SecretDict
 from prefect.blocks.system import Secret
+from prefect.exceptions import ObjectAlreadyExists
 from pydantic import BaseModel, Field, SecretStr
 
 from tests.servers.prefect import PrefectServer
@@ -74,6 +76,9 @@ class GcpCredentials(Block):
 def save(block: Block, name: str = "") -> str:
     """Save a block, replacing what has the name; returns the name."""
     name = name or f"saved-{uuid.uuid4().hex[:12]}"
+    # Another process of this run may register the same kind at this very moment.
+    with contextlib.suppress(ObjectAlreadyExists):
+        block.register_type_and_schema()
     block.save(name, overwrite=True)
     return name
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from typing import Any
 
+import pytest
 import yaml
 
 from flexai.cli.orchestration.deploying import read_document
@@ -36,6 +37,7 @@ folder.mkdir()
 """
 
 
+@pytest.mark.waits
 def test_runs_outlive_a_server_that_goes_away_and_are_cancelled_when_it_is_back(
     program: Program, postgresql: PostgreSQL
 ) -> None:

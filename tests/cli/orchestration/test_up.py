@@ -72,6 +72,7 @@ def program(tmp_path: Path) -> Iterator[Program]:
     program.run("down", "--grace", "5")
 
 
+@pytest.mark.waits
 def test_it_comes_up_is_used_runs_schedules_and_goes_down_without_a_trace(program: Program, tmp_path: Path) -> None:
     prefect = Prefect(program)
     assert prefect.said.endswith("flexai's need nothing\n")
