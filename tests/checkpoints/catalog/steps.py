@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 import uuid
-from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from blake3 import blake3
 from sqlalchemy import insert, select, update
@@ -13,10 +16,12 @@ from flexai.checkpoints.catalog.blobs import Blobs
 from flexai.checkpoints.catalog.catalog import Catalog
 from flexai.checkpoints.catalog.claims import Claim
 from flexai.checkpoints.catalog.tables import blob_references, blobs, checkpoints, files, jobs
+from flexai.checkpoints.catalog.times import to_text
 from flexai.checkpoints.contents import NewContent, StoredContent
+from flexai.checkpoints.errors import ConflictError, NotFoundError
 from flexai.checkpoints.manifest import FileEntry, Manifest
-from flexai.checkpoints.models import Checkpoint, CheckpointStatus, JobStatus, Source, TrainingFacts
-from flexai.checkpoints.names import parse_name
+from flexai.checkpoints.models import Checkpoint, CheckpointStatus, JobStatus, Source, TrainingFacts, now
+from flexai.checkpoints.names import parse_name, parse_reference
 from flexai.checkpoints.owner import Owner
 from tests.checkpoints.samples import OWNER
 from tests.support.tables import tables_of
@@ -148,13 +153,13 @@ def capture(catalog: Catalog, job_id: str, name: str = "checkpoint-5", *, node: 
 def collect(catalog: Catalog, *, store_id: str = STORE_ID) -> list[str]:
     """What gc does once every grace period is over; returns the ids of the blobs it removed."""
     found = catalog.blobs(store_id)
-    catalog.checkpoints.abandoned(store_id, before=LATER)
-    purged = catalog.checkpoints.purge_deleted(store_id, before=LATER)
+    catalog.garbage(store_id).give_up_abandoned(before=LATER)
+    purged = catalog.garbage(store_id).purge_deleted(before=LATER)
     removed = [blob_id for blob_id, _, _ in found.unreferenced() if found.mark_deleting(blob_id)]
     for blob_id in removed:
         found.forget(blob_id)
     for checkpoint_id in purged:
-        catalog.checkpoints.forget(checkpoint_id)
+        catalog.garbage(store_id).forget(checkpoint_id)
     return removed
 
 
@@ -200,3 +205,43 @@ def all_files(catalog: Catalog) -> dict[str, dict[str, int]]:
         for row in connection.execute(select(files)):
             found.setdefault(row.checkpoint_id, {})[row.path] = row.content_id
     return found
+
+
+def delete(catalog: Catalog, reference: object) -> Checkpoint:
+    """Delete a checkpoint."""
+    return catalog.checkpoints.delete(parse_reference(str(reference)))
+
+
+def undelete(catalog: Catalog, reference: object, new_name: str = "") -> Checkpoint:
+    """Bring a deleted checkpoint back, under another name if one is given."""
+    return catalog.checkpoints.undelete(
+        parse_reference(str(reference)), new_name=parse_name(new_name) if new_name else None
+    )
+
+
+def fail(catalog: Catalog, name: str = "llama", reason: str = "the disk is full") -> str:
+    """A push that failed; returns its checkpoint's id."""
+    checkpoint_id, claim = begin(catalog, name)
+    catalog.checkpoints.fail(checkpoint_id, claim, reason)
+    return checkpoint_id
+
+
+def move_elsewhere(catalog: Catalog, checkpoint_id: str, *, lapsed: bool) -> None:
+    """Let another machine hold the claim, in time or not."""
+    until = now() + timedelta(seconds=-1 if lapsed else 60)
+    set_columns(catalog, checkpoint_id, claim_host="elsewhere/boot/pid:[1]", claim_until=to_text(until))
+
+
+def at_once(work: Callable[[int], Any], times: int = 8) -> list[Any]:
+    """Do something in many threads at the same moment; returns results and errors."""
+    barrier = threading.Barrier(times)
+
+    def run(number: int) -> Any:
+        barrier.wait()
+        try:
+            return work(number)
+        except (ConflictError, NotFoundError) as error:
+            return error
+
+    with ThreadPoolExecutor(times) as pool:
+        return list(pool.map(run, range(times)))

@@ -175,7 +175,7 @@ def test_a_blob_that_gc_took_meanwhile_is_not_stored(catalog: Catalog, blobs: Bl
     checkpoint_id, claim = begin(catalog)
     blob_id = _begin_upload(blobs, checkpoint_id)
     catalog.checkpoints.fail(checkpoint_id, claim, "stopped")
-    catalog.checkpoints.abandoned(STORE_ID, before=LATER)
+    catalog.garbage(STORE_ID).give_up_abandoned(before=LATER)
     assert blobs.mark_deleting(blob_id)
     with pytest.raises(ConflictError):
         blobs.finish(blob_id, [content_of(b"weights")])
@@ -236,7 +236,7 @@ def test_content_that_cannot_be_relied_on_is_not_held(catalog: Catalog, blobs: B
     commit(catalog, first, claim, {"a": content})
     if state != "another store":
         _delete(catalog, "first")
-        catalog.checkpoints.purge_deleted(STORE_ID, before=LATER)
+        catalog.garbage(STORE_ID).purge_deleted(before=LATER)
         assert blobs.mark_deleting(content.blob_id)
     if state == "gone":
         blobs.forget(content.blob_id)
@@ -354,7 +354,7 @@ def test_a_blob_that_nobody_needs_is_taken_and_forgotten(catalog: Catalog, blobs
     pushed = push(catalog, "llama", {"a": b"weights"})
     (file,) = blobs.files_of(str(pushed.id))
     _delete(catalog, "llama")
-    catalog.checkpoints.purge_deleted(STORE_ID, before=LATER)
+    catalog.garbage(STORE_ID).purge_deleted(before=LATER)
     assert blobs.unreferenced() == [(file.content.blob_id, 7, "")]
     assert catalog.blobs(OTHER_STORE_ID).unreferenced() == []
     blobs.forget(file.content.blob_id)
@@ -373,7 +373,7 @@ def test_an_unfinished_blob_that_nobody_needs_is_told_with_its_upload(catalog: C
     blob_id = _begin_upload(blobs, checkpoint_id)
     blobs.record_part(blob_id, _part(1))
     catalog.checkpoints.fail(checkpoint_id, claim, "stopped")
-    catalog.checkpoints.abandoned(STORE_ID, before=LATER)
+    catalog.garbage(STORE_ID).give_up_abandoned(before=LATER)
     assert blobs.unreferenced() == [(blob_id, 3000, "upload-1")]
     assert collect(catalog) == [blob_id]
     assert blobs.unfinished(checkpoint_id) == {}
@@ -389,7 +389,7 @@ def test_a_blob_is_held_or_taken_but_never_both(catalog: Catalog, blobs: Blobs, 
         content = store(blobs, writer, text)
         catalog.checkpoints.fail(writer, claim, "stopped")
         _delete(catalog, writer)
-        catalog.checkpoints.purge_deleted(STORE_ID, before=LATER)
+        catalog.garbage(STORE_ID).purge_deleted(before=LATER)
 
         def hold(holder: str, content: Any = content, text: bytes = text) -> bool:
             if by == "content":

@@ -1,13 +1,9 @@
 from __future__ import annotations
 
 import math
-import threading
 import uuid
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
-from typing import Any
 
 import pytest
 
@@ -15,8 +11,6 @@ from flexai.checkpoints.catalog.blobs import Blobs
 from flexai.checkpoints.catalog.catalog import Catalog
 from flexai.checkpoints.catalog.checkpoints import NameTakenError
 from flexai.checkpoints.catalog.claims import Claim, this_host
-from flexai.checkpoints.catalog.database import Answer
-from flexai.checkpoints.catalog.postgresql import PostgresqlTransaction
 from flexai.checkpoints.catalog.times import to_text
 from flexai.checkpoints.errors import AlreadyExistsError, ConflictError, NotFoundError
 from flexai.checkpoints.models import (
@@ -35,17 +29,21 @@ from tests.checkpoints.catalog.steps import (
     OTHER_STORE_ID,
     STORE_ID,
     add_job,
+    at_once,
     begin,
-    blob_statuses,
     capture,
     collect,
     columns,
     commit,
+    delete,
+    fail,
     manifest_of,
+    move_elsewhere,
     push,
     referenced,
     set_columns,
     store,
+    undelete,
 )
 from tests.checkpoints.samples import OTHER_OWNER, OWNER
 
@@ -54,43 +52,6 @@ CLAIM_COLUMNS = ("claim_token", "claim_host", "claim_pid", "claim_started", "cla
 
 def _get(catalog: Catalog, reference: object) -> Checkpoint:
     return catalog.checkpoints.get(parse_reference(str(reference)))
-
-
-def _delete(catalog: Catalog, reference: object) -> Checkpoint:
-    return catalog.checkpoints.delete(parse_reference(str(reference)))
-
-
-def _undelete(catalog: Catalog, reference: object, new_name: str = "") -> Checkpoint:
-    return catalog.checkpoints.undelete(
-        parse_reference(str(reference)), new_name=parse_name(new_name) if new_name else None
-    )
-
-
-def _fail(catalog: Catalog, name: str = "llama", reason: str = "the disk is full") -> str:
-    checkpoint_id, claim = begin(catalog, name)
-    catalog.checkpoints.fail(checkpoint_id, claim, reason)
-    return checkpoint_id
-
-
-def _move_elsewhere(catalog: Catalog, checkpoint_id: str, *, lapsed: bool) -> None:
-    """Let another machine hold the claim, in time or not."""
-    until = now() + timedelta(seconds=-1 if lapsed else 60)
-    set_columns(catalog, checkpoint_id, claim_host="elsewhere/boot/pid:[1]", claim_until=to_text(until))
-
-
-def _at_once(work: Callable[[int], Any], times: int = 8) -> list[Any]:
-    """Do something in many threads at the same moment; returns results and errors."""
-    barrier = threading.Barrier(times)
-
-    def run(number: int) -> Any:
-        barrier.wait()
-        try:
-            return work(number)
-        except (ConflictError, NotFoundError) as error:
-            return error
-
-    with ThreadPoolExecutor(times) as pool:
-        return list(pool.map(run, range(times)))
 
 
 # Beginning a push
@@ -122,7 +83,7 @@ def test_a_name_that_is_available_is_taken(catalog: Catalog) -> None:
 
 
 def test_a_push_that_failed_is_taken_over(catalog: Catalog) -> None:
-    checkpoint_id = _fail(catalog)
+    checkpoint_id = fail(catalog)
     before = _get(catalog, "llama")
     assert (before.status, before.reason) == (CheckpointStatus.FAILED, "the disk is full")
     parent = str(uuid.uuid4())
@@ -172,8 +133,8 @@ def test_a_push_of_a_process_that_died_is_taken_over_at_once(
     with pytest.raises(ConflictError, match=f"process {other.pid} on"):
         begin(catalog)
     with pytest.raises(ConflictError, match=f"process {other.pid} on"):
-        _delete(catalog, "llama")
-    assert catalog.checkpoints.abandoned(STORE_ID, before=LATER) == []
+        delete(catalog, "llama")
+    assert catalog.garbage(STORE_ID).give_up_abandoned(before=LATER) == []
     other.kill()
     checkpoint_id, claim = begin(catalog)
     assert checkpoint_id == begun["id"]
@@ -182,10 +143,10 @@ def test_a_push_of_a_process_that_died_is_taken_over_at_once(
 
 def test_a_push_of_another_machine_is_taken_over_when_its_lease_has_run_out(catalog: Catalog) -> None:
     checkpoint_id, lost = begin(catalog)
-    _move_elsewhere(catalog, checkpoint_id, lapsed=False)
+    move_elsewhere(catalog, checkpoint_id, lapsed=False)
     with pytest.raises(ConflictError, match="on elsewhere"):
         begin(catalog)
-    _move_elsewhere(catalog, checkpoint_id, lapsed=True)
+    move_elsewhere(catalog, checkpoint_id, lapsed=True)
     again, _ = begin(catalog)
     assert again == checkpoint_id
     assert not catalog.checkpoints.renew(checkpoint_id, lost)
@@ -197,13 +158,13 @@ def test_a_push_of_another_owner_is_never_taken_over(catalog: Catalog, is_failed
     if is_failed:
         catalog.checkpoints.fail(checkpoint_id, claim, "stopped")
     else:
-        _move_elsewhere(catalog, checkpoint_id, lapsed=True)
+        move_elsewhere(catalog, checkpoint_id, lapsed=True)
     with pytest.raises(ConflictError, match="another owner"):
         begin(catalog, owner=OTHER_OWNER)
 
 
 def test_of_many_that_begin_a_push_of_one_name_at_once_one_wins(catalog: Catalog) -> None:
-    results = _at_once(lambda number: begin(catalog, "llama" if number % 2 else "LLAMA"))
+    results = at_once(lambda number: begin(catalog, "llama" if number % 2 else "LLAMA"))
     won = [result for result in results if isinstance(result, tuple)]
     assert len(won) == 1
     assert all(isinstance(result, ConflictError) for result in results if result not in won)
@@ -212,8 +173,8 @@ def test_of_many_that_begin_a_push_of_one_name_at_once_one_wins(catalog: Catalog
 
 
 def test_of_many_that_take_over_a_push_at_once_one_wins(catalog: Catalog) -> None:
-    checkpoint_id = _fail(catalog)
-    results = _at_once(lambda _: begin(catalog))
+    checkpoint_id = fail(catalog)
+    results = at_once(lambda _: begin(catalog))
     won = [result for result in results if isinstance(result, tuple)]
     assert len(won) == 1
     assert won[0][0] == checkpoint_id
@@ -236,7 +197,7 @@ def test_of_many_processes_that_begin_a_push_of_one_name_at_once_one_wins(
 def test_a_claim_that_is_lost_can_do_nothing_more(catalog: Catalog, blobs: Blobs) -> None:
     checkpoint_id, lost = begin(catalog)
     stored = store(blobs, checkpoint_id, b"weights")
-    _move_elsewhere(catalog, checkpoint_id, lapsed=True)
+    move_elsewhere(catalog, checkpoint_id, lapsed=True)
     _, held = begin(catalog)
     before = catalog.checkpoints.get_by_id(checkpoint_id)
     assert not catalog.checkpoints.renew(checkpoint_id, lost)
@@ -262,8 +223,8 @@ def test_a_claim_ends_with_the_push(catalog: Catalog, blobs: Blobs, end: str) ->
     elif end == "fail":
         catalog.checkpoints.fail(checkpoint_id, claim, "stopped")
     else:
-        _move_elsewhere(catalog, checkpoint_id, lapsed=True)
-        assert catalog.checkpoints.abandoned(STORE_ID, before=LATER) == [checkpoint_id]
+        move_elsewhere(catalog, checkpoint_id, lapsed=True)
+        assert catalog.garbage(STORE_ID).give_up_abandoned(before=LATER) == [checkpoint_id]
     assert set(columns(catalog, checkpoint_id, *CLAIM_COLUMNS)) == {None}
     assert not catalog.checkpoints.renew(checkpoint_id, claim)
     with pytest.raises(ConflictError, match="taken over"):
@@ -355,7 +316,7 @@ def test_a_push_that_goes_on_after_it_was_given_up_loses_nothing(catalog: Catalo
     half = blobs.begin(writer_id=checkpoint_id, path="model.bin", size=7, part_size=7)
     blobs.set_upload(half, "upload-1")
     catalog.checkpoints.fail(checkpoint_id, claim, "the connection broke")
-    assert catalog.checkpoints.abandoned(STORE_ID, before=LATER) == [checkpoint_id]
+    assert catalog.garbage(STORE_ID).give_up_abandoned(before=LATER) == [checkpoint_id]
     again, claim = begin(catalog)
     for blob in blobs.unfinished(again).values():
         assert blob.id in referenced(catalog, again), "what a push goes on with, gc must not take"
@@ -432,7 +393,7 @@ def test_the_checkpoints_of_a_store_are_its_own(catalog: Catalog) -> None:
     here = push(catalog, "here")
     begin(catalog, "there", store_id=OTHER_STORE_ID)
     assert [checkpoint.name for checkpoint in catalog.checkpoints.of_store(OTHER_STORE_ID)] == ["there"]
-    _delete(catalog, "here")
+    delete(catalog, "here")
     assert [checkpoint.id for checkpoint in catalog.checkpoints.of_store(STORE_ID)] == [here.id]
 
 
@@ -441,7 +402,7 @@ def test_the_checkpoints_of_a_store_are_its_own(catalog: Catalog) -> None:
 
 def test_captures_of_one_job_are_numbered_in_their_order_however_many_come_at_once(catalog: Catalog) -> None:
     job, other = add_job(catalog, "one"), add_job(catalog, "two")
-    done = _at_once(lambda number: capture(catalog, job if number % 2 else other, f"checkpoint-{number}")[0], times=10)
+    done = at_once(lambda number: capture(catalog, job if number % 2 else other, f"checkpoint-{number}")[0], times=10)
     assert all(isinstance(checkpoint_id, str) for checkpoint_id in done)
     for each in (job, other):
         found = catalog.checkpoints.of_job(each)
@@ -486,7 +447,7 @@ def test_a_capture_that_turned_out_to_be_none_leaves_no_trace(catalog: Catalog, 
 
 def test_a_deleted_checkpoint_is_gone_by_name_and_by_id_and_its_name_is_free(catalog: Catalog, blobs: Blobs) -> None:
     first = push(catalog, "llama")
-    gone = _delete(catalog, "LLAMA")
+    gone = delete(catalog, "LLAMA")
     assert gone.id == first.id
     assert gone.status is CheckpointStatus.DELETING
     assert gone.deleted_at is not None
@@ -494,7 +455,7 @@ def test_a_deleted_checkpoint_is_gone_by_name_and_by_id_and_its_name_is_free(cat
         with pytest.raises(NotFoundError):
             _get(catalog, reference)
         with pytest.raises(NotFoundError):
-            _delete(catalog, reference)
+            delete(catalog, reference)
     second = push(catalog, "Llama")
     assert second.id != first.id
     assert len(blobs.files_of(str(first.id))) == 1, "its bytes stay until gc comes"
@@ -502,33 +463,33 @@ def test_a_deleted_checkpoint_is_gone_by_name_and_by_id_and_its_name_is_free(cat
 
 
 def test_a_failed_push_can_be_deleted_but_does_not_come_back(catalog: Catalog) -> None:
-    _fail(catalog)
-    _delete(catalog, "llama")
+    fail(catalog)
+    delete(catalog, "llama")
     assert catalog.checkpoints.deleted() == []
     with pytest.raises(NotFoundError, match="could come back"):
-        _undelete(catalog, "llama")
+        undelete(catalog, "llama")
 
 
 def test_a_push_that_somebody_is_at_work_on_is_not_deleted(catalog: Catalog) -> None:
     checkpoint_id, claim = begin(catalog)
     with pytest.raises(ConflictError, match="is being pushed by process"):
-        _delete(catalog, "llama")
-    _move_elsewhere(catalog, checkpoint_id, lapsed=True)
-    _delete(catalog, "llama")
+        delete(catalog, "llama")
+    move_elsewhere(catalog, checkpoint_id, lapsed=True)
+    delete(catalog, "llama")
     assert not catalog.checkpoints.renew(checkpoint_id, claim)
 
 
 def test_of_many_that_delete_a_checkpoint_at_once_one_does(catalog: Catalog) -> None:
     push(catalog)
-    results = _at_once(lambda _: _delete(catalog, "llama"))
+    results = at_once(lambda _: delete(catalog, "llama"))
     assert len([result for result in results if isinstance(result, Checkpoint)]) == 1
     assert len([result for result in results if isinstance(result, NotFoundError)]) == 7
 
 
 def test_an_undeleted_checkpoint_is_as_it_was(catalog: Catalog, blobs: Blobs) -> None:
     first = push(catalog, "llama")
-    _delete(catalog, "llama")
-    again = _undelete(catalog, "LLAMA")
+    delete(catalog, "llama")
+    again = undelete(catalog, "LLAMA")
     assert replace(again, updated_at=first.updated_at) == first
     assert _get(catalog, "llama").id == first.id
     assert len(blobs.files_of(str(first.id))) == 1
@@ -538,37 +499,37 @@ def test_of_several_deleted_checkpoints_of_a_name_the_newest_comes_back(catalog:
     ids = []
     for number in range(3):
         ids.append(push(catalog, "llama", {"a": str(number).encode()}).id)
-        _delete(catalog, "llama")
-    assert _undelete(catalog, "llama").id == ids[-1]
+        delete(catalog, "llama")
+    assert undelete(catalog, "llama").id == ids[-1]
     with pytest.raises(AlreadyExistsError, match="in use again") as caught:
-        _undelete(catalog, "llama")
+        undelete(catalog, "llama")
     assert str(ids[-2]) in caught.value.hint
-    assert _undelete(catalog, ids[0], "llama-0").name == "llama-0"
+    assert undelete(catalog, ids[0], "llama-0").name == "llama-0"
     assert [checkpoint.id for checkpoint in catalog.checkpoints.deleted()] == [ids[1]]
 
 
 def test_a_checkpoint_comes_back_under_another_name_where_its_own_is_in_use(catalog: Catalog) -> None:
     first = push(catalog, "llama")
-    _delete(catalog, "llama")
+    delete(catalog, "llama")
     push(catalog, "Llama")
     with pytest.raises(AlreadyExistsError, match="in use again"):
-        _undelete(catalog, first.id)
+        undelete(catalog, first.id)
     with pytest.raises(AlreadyExistsError, match="in use again"):
-        _undelete(catalog, first.id, "LLAMA")
-    assert _undelete(catalog, first.id, "llama-old").id == first.id
+        undelete(catalog, first.id, "LLAMA")
+    assert undelete(catalog, first.id, "llama-old").id == first.id
     assert _get(catalog, "llama-OLD").id == first.id
 
 
 def test_a_captured_checkpoint_comes_back_by_its_id_alone(catalog: Catalog, blobs: Blobs) -> None:
     job = add_job(catalog)
     pushed = push(catalog, "checkpoint-5")
-    _delete(catalog, "checkpoint-5")
+    delete(catalog, "checkpoint-5")
     checkpoint_id, claim = capture(catalog, job, "checkpoint-5")
     commit(catalog, checkpoint_id, claim, {"a": store(blobs, checkpoint_id, b"captured")})
-    _delete(catalog, checkpoint_id)
+    delete(catalog, checkpoint_id)
     assert catalog.checkpoints.of_job(job) == []
-    assert _undelete(catalog, "checkpoint-5").id == pushed.id
-    assert str(_undelete(catalog, checkpoint_id).id) == checkpoint_id
+    assert undelete(catalog, "checkpoint-5").id == pushed.id
+    assert str(undelete(catalog, checkpoint_id).id) == checkpoint_id
     assert [str(checkpoint.id) for checkpoint in catalog.checkpoints.of_job(job)] == [checkpoint_id]
 
 
@@ -576,136 +537,14 @@ def test_what_was_never_deleted_does_not_come_back(catalog: Catalog) -> None:
     push(catalog, "llama")
     for reference in ("llama", "unknown", uuid.uuid4()):
         with pytest.raises(NotFoundError, match="could come back"):
-            _undelete(catalog, reference)
+            undelete(catalog, reference)
 
 
 def test_of_many_that_undelete_a_checkpoint_at_once_one_does(catalog: Catalog) -> None:
     push(catalog)
-    _delete(catalog, "llama")
-    results = _at_once(lambda _: _undelete(catalog, "llama"))
+    delete(catalog, "llama")
+    results = at_once(lambda _: undelete(catalog, "llama"))
     assert len([result for result in results if isinstance(result, Checkpoint)]) == 1
-
-
-# What garbage collection asks of the catalog
-
-
-def test_only_what_was_deleted_long_enough_ago_is_purged(catalog: Catalog, blobs: Blobs) -> None:
-    old, young, kept = (push(catalog, name) for name in ("old", "young", "kept"))
-    for checkpoint in (old, young):
-        _delete(catalog, checkpoint.id)
-    set_columns(catalog, str(old.id), deleted_at=to_text(now() - timedelta(days=8)))
-    before = now() - timedelta(days=7)
-    for _ in range(2):
-        assert catalog.checkpoints.purge_deleted(STORE_ID, before=before) == [str(old.id)], "until it is forgotten"
-        assert referenced(catalog, str(old.id)) == set()
-        assert blobs.files_of(str(old.id)) == []
-    assert catalog.checkpoints.purge_deleted(OTHER_STORE_ID, before=LATER) == []
-    with pytest.raises(NotFoundError):
-        _undelete(catalog, old.id)
-    assert _undelete(catalog, young.id).id == young.id
-    assert len(referenced(catalog, str(kept.id))) == 1
-    catalog.checkpoints.forget(str(old.id))
-    with pytest.raises(NotFoundError):
-        catalog.checkpoints.get_by_id(str(old.id))
-
-
-def test_only_a_purged_checkpoint_is_forgotten(catalog: Catalog) -> None:
-    pushed, deleted = push(catalog, "llama"), push(catalog, "other")
-    _delete(catalog, "other")
-    failed = _fail(catalog, "third")
-    for checkpoint_id in (str(pushed.id), str(deleted.id), failed):
-        catalog.checkpoints.forget(checkpoint_id)
-        catalog.checkpoints.get_by_id(checkpoint_id)
-
-
-# SQLite has one writer at a time: nothing comes between.
-@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
-def test_a_checkpoint_deleted_while_gc_purges_others_is_purged_whole_or_not_at_all(
-    catalog: Catalog, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    old, late = push(catalog, "old"), push(catalog, "late")
-    _delete(catalog, "old")
-    done: list[Checkpoint] = []
-    execute = PostgresqlTransaction.execute
-
-    def delete_another(transaction: PostgresqlTransaction, sql: str, values: Mapping[str, Any]) -> Answer:
-        answer = execute(transaction, sql, values)
-        if not done and sql.startswith("UPDATE checkpoints"):
-            done.append(late)
-            _delete(catalog, "late")
-        return answer
-
-    monkeypatch.setattr(PostgresqlTransaction, "execute", delete_another)
-    purged = catalog.checkpoints.purge_deleted(STORE_ID, before=LATER)
-    assert done == [late]
-    assert str(old.id) in purged
-    can_come_back = [checkpoint.id for checkpoint in catalog.checkpoints.deleted()]
-    assert (str(late.id) in purged) == (late.id not in can_come_back)
-    assert (str(late.id) in purged) == (referenced(catalog, str(late.id)) == set())
-
-
-def test_a_checkpoint_that_comes_back_while_gc_comes_is_whole_or_gone(catalog: Catalog, blobs: Blobs) -> None:
-    for number in range(10):
-        pushed = push(catalog, f"llama-{number}")
-        _delete(catalog, pushed.id)
-        work: list[Callable[[], Any]] = [
-            lambda pushed=pushed: _undelete(catalog, pushed.id),  # type: ignore[misc]
-            lambda: catalog.checkpoints.purge_deleted(STORE_ID, before=LATER),
-        ]
-        back, purged = _at_once(lambda index, work=work: work[index](), times=2)  # type: ignore[misc]
-        if isinstance(back, Checkpoint):
-            assert str(pushed.id) not in purged
-            assert len(blobs.files_of(str(pushed.id))) == len(referenced(catalog, str(pushed.id))) == 1
-        else:
-            assert str(pushed.id) in purged
-
-
-def test_a_push_that_nobody_continues_is_given_up(catalog: Catalog, blobs: Blobs) -> None:
-    failed = _fail(catalog, "failed")
-    store(blobs, failed, b"half", "a")
-    lapsed, _ = begin(catalog, "lapsed")
-    _move_elsewhere(catalog, lapsed, lapsed=True)
-    begin(catalog, "at-work")
-    elsewhere, _ = begin(catalog, "elsewhere")
-    _move_elsewhere(catalog, elsewhere, lapsed=False)
-    push(catalog, "done")
-    assert catalog.checkpoints.abandoned(STORE_ID, before=now() - timedelta(days=1)) == [], "too young"
-    assert catalog.checkpoints.abandoned(OTHER_STORE_ID, before=LATER) == []
-    assert sorted(catalog.checkpoints.abandoned(STORE_ID, before=LATER)) == sorted([failed, lapsed])
-    assert referenced(catalog, failed) == set()
-    assert catalog.checkpoints.get_by_id(failed).reason == "the disk is full"
-    given_up = catalog.checkpoints.get_by_id(lapsed)
-    assert given_up.status is CheckpointStatus.FAILED
-    assert "interrupted" in given_up.reason
-    assert begin(catalog, "failed")[0] == failed, "its name is still its owner's"
-
-
-def test_a_plan_says_what_gc_then_does(catalog: Catalog, blobs: Blobs) -> None:
-    shared = {"own": b"own-1", "shared": b"shared"}
-    push(catalog, "kept", {"shared": b"shared"})
-    push(catalog, "gone", shared)
-    _delete(catalog, "gone")
-    failed = _fail(catalog, "failed")
-    store(blobs, failed, b"half")
-    begin(catalog, "at-work")
-    assert catalog.checkpoints.plan_purge(STORE_ID, before=now() - timedelta(days=1)).deleted == 0
-    plan = catalog.checkpoints.plan_purge(STORE_ID, before=LATER)
-    assert (plan.deleted, plan.abandoned, plan.blobs, plan.freed_bytes) == (1, 1, 2, len(b"own-1") + len(b"half"))
-    assert catalog.checkpoints.plan_purge(OTHER_STORE_ID, before=LATER).blobs == 0
-    before = blobs.totals()["stored"]
-    assert len(collect(catalog)) == plan.blobs
-    assert before - blobs.totals()["stored"] == plan.freed_bytes
-
-
-def test_after_gc_only_what_is_needed_is_left(catalog: Catalog, blobs: Blobs) -> None:
-    kept = push(catalog, "kept", {"shared": b"shared", "own": b"kept"})
-    gone = push(catalog, "gone", {"shared": b"shared", "own": b"gone"})
-    _delete(catalog, "gone")
-    collect(catalog)
-    assert set(blob_statuses(catalog)) == referenced(catalog, str(kept.id))
-    assert [file.path for file in blobs.files_of(str(kept.id))] == ["own", "shared"]
-    with pytest.raises(NotFoundError):
-        catalog.checkpoints.get_by_id(str(gone.id))
 
 
 # Exports
@@ -738,7 +577,7 @@ def test_exports_are_remembered_oldest_first_and_one_to_the_same_place_replaces_
 def test_exports_to_one_place_at_once_leave_one_record(catalog: Catalog) -> None:
     pushed = push(catalog)
     records = [_export(pushed.id, "bucket/a") for _ in range(8)]
-    _at_once(lambda number: catalog.checkpoints.record_export(records[number]))
+    at_once(lambda number: catalog.checkpoints.record_export(records[number]))
     (left,) = catalog.checkpoints.exports_of(str(pushed.id))
     assert left in records
 
@@ -746,7 +585,7 @@ def test_exports_to_one_place_at_once_leave_one_record(catalog: Catalog) -> None
 def test_the_exports_of_a_checkpoint_are_forgotten_with_it(catalog: Catalog) -> None:
     pushed = push(catalog)
     catalog.checkpoints.record_export(_export(pushed.id, "bucket/a"))
-    _delete(catalog, pushed.id)
+    delete(catalog, pushed.id)
     collect(catalog)
     assert catalog.checkpoints.exports_of(str(pushed.id)) == []
 

@@ -304,7 +304,7 @@ class Life(RuleBasedStateMachine):
     @precondition(lambda self: self._pick(0, DELETING))
     @rule()
     def purge(self) -> None:
-        purged = self.catalog.checkpoints.purge_deleted(STORE_ID, before=LATER)
+        purged = self.catalog.garbage(STORE_ID).purge_deleted(before=LATER)
         expected = {each for each, model in self.models.items() if model.status is DELETING}
         assert set(purged) == expected
         for checkpoint_id in purged:
@@ -314,7 +314,7 @@ class Life(RuleBasedStateMachine):
     @precondition(lambda self: any(model.references and not model.is_alive for model in self.models.values()))
     @rule()
     def give_up_what_is_abandoned(self) -> None:
-        given_up = self.catalog.checkpoints.abandoned(STORE_ID, before=LATER)
+        given_up = self.catalog.garbage(STORE_ID).give_up_abandoned(before=LATER)
         assert set(given_up) == {
             each
             for each, model in self.models.items()
@@ -365,7 +365,7 @@ class Life(RuleBasedStateMachine):
     def forget_a_checkpoint(self, choice: int) -> None:
         checkpoint_id = _nth(list(self.models), choice)
         if checkpoint_id is not None:
-            self.catalog.checkpoints.forget(checkpoint_id)
+            self.catalog.garbage(STORE_ID).forget(checkpoint_id)
             model = self.models[checkpoint_id]
             if model.status is DELETING and not model.can_come_back:
                 del self.models[checkpoint_id]

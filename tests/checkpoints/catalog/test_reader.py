@@ -90,7 +90,7 @@ def test_captured_and_deleted_checkpoints_are_not_listed_with_the_pushed_ones(
 def test_a_deleted_checkpoint_that_cannot_come_back_is_not_listed(catalog: Catalog, reader: CatalogReader) -> None:
     push(catalog, "gone")
     catalog.checkpoints.delete(parse_reference("gone"))
-    catalog.checkpoints.purge_deleted(STORE_ID, before=now())
+    catalog.garbage(STORE_ID).purge_deleted(before=now())
     assert reader.deleted_checkpoints() == []
 
 

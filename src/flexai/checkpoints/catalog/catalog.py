@@ -9,6 +9,7 @@ from flexai.checkpoints.catalog.blobs import Blobs
 from flexai.checkpoints.catalog.checkpoints import Checkpoints
 from flexai.checkpoints.catalog.claims import CLAIM, Claim
 from flexai.checkpoints.catalog.database import MIGRATION_LOCK, Database
+from flexai.checkpoints.catalog.garbage import Garbage
 from flexai.checkpoints.catalog.jobs import Jobs
 from flexai.checkpoints.catalog.opening import open_database
 from flexai.checkpoints.catalog.soundness import Soundness
@@ -30,6 +31,10 @@ class Catalog:
     def blobs(self, store_id: str) -> Blobs:
         """The blobs of one managed store."""
         return Blobs(self.database, store_id)
+
+    def garbage(self, store_id: str) -> Garbage:
+        """What nobody needs any more of one managed store."""
+        return Garbage(self.database, store_id)
 
     def soundness(self, store_id: str) -> Soundness:
         """The soundness of one managed store's contents."""

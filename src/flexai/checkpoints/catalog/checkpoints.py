@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Callable, Mapping, Sequence, Set
-from dataclasses import dataclass, fields
-from datetime import datetime
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 from uuid import UUID
 
@@ -36,11 +35,10 @@ from flexai.checkpoints.owner import Owner
 _AGAIN = "run the same command again"
 
 CHECKPOINT = "SELECT c.*, j.name AS job_name FROM checkpoints c LEFT JOIN jobs j ON j.id = c.job_id"
-"""Checkpoints ``c`` with all that ``_checkpoint`` reads; a WHERE can follow."""
+"""Checkpoints ``c`` with all that ``checkpoint_of`` reads; a WHERE can follow."""
 
-_HELD = "id = :id AND claim_token = :token"
-
-_PURGEABLE = "store_id = :store_id AND status = 'deleting' AND deleted_at <= :before"
+HELD = "id = :id AND claim_token = :token"
+"""A checkpoint that is still its holder's."""
 
 
 class NameTakenError(AlreadyExistsError):
@@ -52,53 +50,6 @@ class NameTakenError(AlreadyExistsError):
 
     def __reduce__(self) -> tuple[object, ...]:
         return (NameTakenError, (self.existing,))
-
-
-@dataclass(frozen=True, slots=True)
-class Purgeable:
-    """A checkpoint of which garbage collection would take something."""
-
-    id: str
-    title: str
-    is_deleted: bool
-    """Deleted, or else a push or capture that nobody continued."""
-    since: datetime
-    """When it was deleted, or last worked on."""
-
-
-@dataclass(frozen=True, slots=True)
-class PurgePlan:
-    """What garbage collection would do."""
-
-    checkpoints: Sequence[Purgeable]
-    uses: Mapping[str, tuple[int, Set[str]]]
-    """Every blob of the store: its bytes, and the checkpoints that refer to it."""
-
-    @property
-    def garbage(self) -> dict[str, int]:
-        """The bytes of each blob that would go."""
-        ids = {one.id for one in self.checkpoints}
-        return {blob_id: size for blob_id, (size, users) in self.uses.items() if users <= ids}
-
-    @property
-    def deleted(self) -> int:
-        """Deleted checkpoints that would be gone for good."""
-        return sum(one.is_deleted for one in self.checkpoints)
-
-    @property
-    def abandoned(self) -> int:
-        """Interrupted pushes and captures that would be given up."""
-        return len(self.checkpoints) - self.deleted
-
-    @property
-    def blobs(self) -> int:
-        """Blobs that would go."""
-        return len(self.garbage)
-
-    @property
-    def freed_bytes(self) -> int:
-        """Bytes that would be freed."""
-        return sum(self.garbage.values())
 
 
 class Checkpoints:
@@ -170,7 +121,7 @@ class Checkpoints:
             **claim.columns(),
         }
         with self._database.writing() as transaction:
-            if not _update_as_read(transaction, row, new):
+            if not update_as_read(transaction, row, new):
                 raise busy
         return self.get_by_id(row["id"]), claim
 
@@ -183,7 +134,7 @@ class Checkpoints:
         if row is None:
             return None
         _check_can_continue(row, owner)
-        return _checkpoint(row)
+        return checkpoint_of(row)
 
     def begin_capture(
         self, *, job_id: str, name: str, node: str, owner: Owner, source: Source, store_id: str, parent_id: str | None
@@ -210,7 +161,7 @@ class Checkpoints:
     def renew(self, checkpoint_id: str, claim: Claim) -> bool:
         """Extend the lease; False where the claim is no longer ours."""
         with self._database.writing() as transaction:
-            return bool(_update_held(transaction, checkpoint_id, claim, {"claim_until": lease_end()}))
+            return bool(update_held(transaction, checkpoint_id, claim, {"claim_until": lease_end()}))
 
     def set_source(self, checkpoint_id: str, claim: Claim, source: Source) -> None:
         """Record where the files come from once that is known exactly."""
@@ -246,7 +197,7 @@ class Checkpoints:
             for path, content_id in content_ids.items()
         ]
         with self._database.writing() as transaction:
-            if not _update_held(transaction, checkpoint_id, claim, new):
+            if not update_held(transaction, checkpoint_id, claim, new):
                 raise _lost(checkpoint_id)
             transaction.change("DELETE FROM files WHERE checkpoint_id = :id", id=checkpoint_id)
             transaction.insert("files", *rows)
@@ -282,14 +233,14 @@ class Checkpoints:
         row = self._row(f"c.deleted_at IS NULL AND {_means(reference)}", **_meant(reference))
         if row is None:
             raise not_found(reference)
-        return _checkpoint(row)
+        return checkpoint_of(row)
 
     def get_by_id(self, checkpoint_id: str) -> Checkpoint:
         """The checkpoint of an id, deleted or not."""
         row = self._row("c.id = :id", id=checkpoint_id)
         if row is None:
             raise NotFoundError(f"there is no checkpoint {checkpoint_id}")
-        return _checkpoint(row)
+        return checkpoint_of(row)
 
     def names_of(self, checkpoint_ids: Sequence[str]) -> dict[str, str]:
         """What to call checkpoints: their names, or ``JOB/NAME`` for captured ones."""
@@ -400,80 +351,6 @@ class Checkpoints:
         """The deleted checkpoints that can still come back."""
         return self._all("c.deleted_at IS NOT NULL AND c.manifest_digest IS NOT NULL ORDER BY c.deleted_at")
 
-    def purge_deleted(self, store_id: str, *, before: datetime) -> list[str]:
-        """Take the files and references of checkpoints deleted before a time; returns the ids of all so purged.
-
-        From here on such a checkpoint cannot come back. Ids that an earlier gc did not finish are returned again.
-        """
-        purge = f"UPDATE checkpoints SET manifest_digest = NULL WHERE {_PURGEABLE} RETURNING id"
-        with self._database.writing() as transaction:
-            # What it returns, not what a second look finds: another one may be deleted between.
-            ids = transaction.column(purge, store_id=store_id, before=to_text(before))
-            for batch in batches(ids):
-                transaction.change("DELETE FROM files WHERE checkpoint_id IN :ids", ids=batch)
-                transaction.change("DELETE FROM blob_references WHERE checkpoint_id IN :ids", ids=batch)
-            return ids
-
-    def plan_purge(self, store_id: str, *, before: datetime) -> PurgePlan:
-        """What ``purge_deleted`` and ``abandoned`` would give up, and the blobs that only those need."""
-        query = """
-            SELECT b.id, b.size, r.checkpoint_id
-            FROM blobs b LEFT JOIN blob_references r ON r.blob_id = b.id WHERE b.store_id = :store_id
-        """
-        sizes: dict[str, int] = {}
-        users: dict[str, set[str]] = {}
-        with self._database.reading() as transaction:
-            deleted = f"{CHECKPOINT} WHERE c.id IN (SELECT id FROM checkpoints WHERE {_PURGEABLE})"
-            rows = transaction.records(deleted, store_id=store_id, before=to_text(before))
-            rows += _idle(transaction, store_id, before)
-            for blob_id, size, checkpoint_id in transaction.rows(query, store_id=store_id):
-                sizes[blob_id] = size
-                users.setdefault(blob_id, set()).update(() if checkpoint_id is None else (checkpoint_id,))
-        return PurgePlan(
-            checkpoints=[_purgeable(row) for row in rows],
-            uses={blob_id: (size, users[blob_id]) for blob_id, size in sizes.items()},
-        )
-
-    def forget(self, checkpoint_id: str) -> None:
-        """Remove the record of a purged checkpoint whose bytes are gone."""
-        purged = "id = :id AND status = 'deleting' AND manifest_digest IS NULL"
-        with self._database.writing() as transaction:
-            transaction.change(f"DELETE FROM checkpoints WHERE {purged}", id=checkpoint_id)
-
-    def abandoned(
-        self, store_id: str, *, before: datetime, clean_up: Callable[[str], None] = lambda _: None
-    ) -> list[str]:
-        """Give up pushes and captures that nobody has worked on since a time; returns their ids.
-
-        Their blobs are nobody's afterwards. The checkpoint stays, failed, and its name with it. ``clean_up`` is called
-        with each one's id while nobody else can continue it.
-        """
-        given_up = []
-        with self._database.reading() as transaction:
-            rows = _idle(transaction, store_id, before)
-        for row in rows:
-            claim = Claim.new()
-            reason = row["reason"] or "interrupted, and not continued within the grace period"
-            new = {"status": CheckpointStatus.FAILED, "reason": reason, **claim.columns()}
-            with self._database.writing() as transaction:
-                is_ours = _update_as_read(transaction, row, new)
-            if is_ours:
-                self._give_up(row["id"], claim, clean_up)
-                given_up.append(row["id"])
-        return given_up
-
-    def _give_up(self, checkpoint_id: str, claim: Claim, clean_up: Callable[[str], None]) -> None:
-        try:
-            clean_up(checkpoint_id)
-            with self._database.writing() as transaction:
-                # Only where it is still ours: whoever has taken it over refers to what it found.
-                ours = f"SELECT 1 FROM checkpoints WHERE {_HELD}"
-                if transaction.row(ours, id=checkpoint_id, token=claim.token):
-                    transaction.change("DELETE FROM blob_references WHERE checkpoint_id = :id", id=checkpoint_id)
-        finally:
-            with self._database.writing() as transaction:
-                _update_held(transaction, checkpoint_id, claim, NO_CLAIM)
-
     def record_export(self, record: ExportRecord) -> None:
         """Record an export; one to the same place replaces the earlier record."""
         row = {
@@ -515,50 +392,28 @@ class Checkpoints:
     def _all(self, where: str, **values: Any) -> list[Checkpoint]:
         with self._database.reading() as transaction:
             rows = transaction.records(f"{CHECKPOINT} WHERE {where}", **values)
-        return [_checkpoint(row) for row in rows]
+        return [checkpoint_of(row) for row in rows]
 
     def _change_held(self, checkpoint_id: str, claim: Claim, **values: Any) -> None:
         with self._database.writing() as transaction:
-            if not _update_held(transaction, checkpoint_id, claim, values):
+            if not update_held(transaction, checkpoint_id, claim, values):
                 raise _lost(checkpoint_id)
 
 
-def _update_held(transaction: Transaction, checkpoint_id: str, claim: Claim, new: Mapping[str, Any]) -> int:
+def update_held(transaction: Transaction, checkpoint_id: str, claim: Claim, new: Mapping[str, Any]) -> int:
     """Set columns of a checkpoint that is still this process's; 0 where it is not."""
-    return transaction.update("checkpoints", new, _HELD, id=checkpoint_id, token=claim.token)
+    return transaction.update("checkpoints", new, HELD, id=checkpoint_id, token=claim.token)
 
 
-def _update_as_read(transaction: Transaction, row: Record, new: Mapping[str, Any]) -> int:
+def update_as_read(transaction: Transaction, row: Record, new: Mapping[str, Any]) -> int:
     """Set columns of a checkpoint that nobody has taken over, finished or deleted since its row was read; 0 if so."""
     read = {name: row[name] for name in ("id", "status", "claim_token")}
     return transaction.update_as_read("checkpoints", new, read)
 
 
-def _idle(transaction: Transaction, store_id: str, before: datetime) -> list[Record]:
-    """Unfinished pushes and captures that nobody is at work on, those left out that were given up before."""
-    query = f"""
-        {CHECKPOINT} WHERE c.store_id = :store_id AND c.updated_at <= :before AND (
-            c.status IN ('uploading', 'syncing')
-            OR c.status = 'failed' AND EXISTS (SELECT 1 FROM blob_references r WHERE r.checkpoint_id = c.id)
-        )
-    """
-    rows = transaction.records(query, store_id=store_id, before=to_text(before))
-    return [row for row in rows if (holder := Claim.of_row(row)) is None or not holder.is_alive]
-
-
-def _purgeable(row: Record) -> Purgeable:
-    found = _checkpoint(row)
-    return Purgeable(
-        id=row["id"],
-        title=found.title,
-        is_deleted=found.status is CheckpointStatus.DELETING,
-        since=found.deleted_at or found.updated_at,
-    )
-
-
 def _check_can_continue(row: Record, owner: Owner) -> None:
     """Raise NameTakenError for a checkpoint that is available, ConflictError for one that others push."""
-    existing = _checkpoint(row)
+    existing = checkpoint_of(row)
     if existing.status is CheckpointStatus.AVAILABLE:
         raise NameTakenError(existing)
     if existing.creator_user_id != owner.user_id:
@@ -572,7 +427,7 @@ def _check_can_go(row: Record, reference: Reference) -> None:
     """Raise ConflictError for a checkpoint that is protected or being pushed."""
     if row["is_protected"]:
         raise ConflictError(
-            f"checkpoint {_checkpoint(row).title!r} is protected",
+            f"checkpoint {checkpoint_of(row).title!r} is protected",
             hint=f"flexai checkpoint unprotect {reference} lets it be deleted",
         )
     holder = Claim.of_row(row)
@@ -651,7 +506,8 @@ _SAME = ("name", "reason", "size", "file_count", "manifest_digest", "store_id", 
 """Columns that hold a field as it is."""
 
 
-def _checkpoint(row: Record) -> Checkpoint:
+def checkpoint_of(row: Record) -> Checkpoint:
+    """The checkpoint that a row describes, read as ``CHECKPOINT`` reads it."""
     facts = {name: row[name] for name in _FACTS}
     # SQLite has no booleans.
     for name in ("inference_ready", "resumable"):

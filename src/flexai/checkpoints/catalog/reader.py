@@ -34,9 +34,16 @@ _CHECKPOINT_CLAIM = _CLAIM.format("c")
 _JOB_CLAIM = _CLAIM.format("j")
 
 _LISTED = f"""
-    SELECT c.id, c.kind, c.name, COALESCE(j.name, ''), c.status, c.reason, c.size, c.file_count,
+    SELECT c.id, c.kind, c.name, {{job_name}}, c.status, c.reason, c.size, c.file_count,
            c.created_at, c.updated_at, c.deleted_at, c.is_protected, {_CHECKPOINT_CLAIM}
-    FROM checkpoints c LEFT JOIN jobs j ON j.id = c.job_id
+    FROM checkpoints c
+"""
+
+_PUSHED = _LISTED.format(job_name="''") + "WHERE c.kind = 'pushed' AND c.deleted_at IS NULL"
+
+_DELETED = f"""
+    {_LISTED.format(job_name="COALESCE(j.name, '')")} LEFT JOIN jobs j ON j.id = c.job_id
+    WHERE c.deleted_at IS NOT NULL AND c.manifest_digest IS NOT NULL ORDER BY c.deleted_at, c.id
 """
 
 _CAPTURED = f"""
@@ -91,14 +98,13 @@ class CatalogReader:
 
     def pushed_checkpoints(self) -> list[CheckpointRow]:
         """The checkpoints that users pushed, oldest first."""
-        found = self._query(_LISTED + "WHERE c.kind = 'pushed' AND c.deleted_at IS NULL", {})
+        found = self._query(_PUSHED, {})
         # Not ORDER BY: by the rules of a language that takes PostgreSQL longer than all the rest.
         return sorted(map(_checkpoint_row, found), key=lambda row: (row.created_at, row.id))
 
     def deleted_checkpoints(self) -> list[CheckpointRow]:
         """The deleted checkpoints that can still come back, captured ones too; the longest deleted first."""
-        where = "WHERE c.deleted_at IS NOT NULL AND c.manifest_digest IS NOT NULL ORDER BY c.deleted_at, c.id"
-        return [_checkpoint_row(row) for row in self._query(_LISTED + where, {})]
+        return [_checkpoint_row(row) for row in self._query(_DELETED, {})]
 
     def checkpoint(self, reference: str) -> CheckpointDetails:
         """The checkpoint of a NAME or UUID.

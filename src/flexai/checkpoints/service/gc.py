@@ -44,9 +44,9 @@ def collect_garbage(
     """
     progress = progress or NoProgress()
     before = now() - (system.settings.grace_period if grace_period is None else grace_period)
-    checkpoints = system.catalog.checkpoints
+    garbage = system.catalog.garbage(system.store_id)
     if dry_run:
-        plan = checkpoints.plan_purge(system.store_id, before=before)
+        plan = garbage.plan(before=before)
         return GarbageReport(
             checkpoints=plan.deleted,
             abandoned=plan.abandoned,
@@ -54,10 +54,10 @@ def collect_garbage(
             freed_bytes=plan.freed_bytes,
             strangers=find_strangers(system),
         )
-    purged = checkpoints.purge_deleted(system.store_id, before=before)
+    purged = garbage.purge_deleted(before=before)
     for checkpoint_id in purged:
         system.store.delete_manifest(checkpoint_id)
-    abandoned = checkpoints.abandoned(system.store_id, before=before, clean_up=system.store.delete_manifest)
+    abandoned = garbage.give_up_abandoned(before=before, clean_up=system.store.delete_manifest)
     unreferenced = system.blobs.unreferenced()
     progress.begin("gc", total_bytes=sum(size for _, size, _ in unreferenced), total_files=len(unreferenced))
     blobs = freed = 0
@@ -75,7 +75,7 @@ def collect_garbage(
     finally:
         progress.end()
     for checkpoint_id in purged:
-        checkpoints.forget(checkpoint_id)
+        garbage.forget(checkpoint_id)
     system.catalog.jobs.forget_deleted()
     return GarbageReport(
         checkpoints=len(purged),

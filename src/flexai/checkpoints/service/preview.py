@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 
-from flexai.checkpoints.catalog.checkpoints import NameTakenError, Purgeable
+from flexai.checkpoints.catalog.checkpoints import NameTakenError
+from flexai.checkpoints.catalog.garbage import Purgeable
 from flexai.checkpoints.documents import duration
 from flexai.checkpoints.errors import AlreadyExistsError, CheckpointError
 from flexai.checkpoints.models import Checkpoint, now
@@ -236,7 +237,7 @@ def preview_garbage(system: System, *, grace_period: timedelta | None = None) ->
     """What gc would free."""
     time = now()
     before = time - (system.settings.grace_period if grace_period is None else grace_period)
-    plan = system.catalog.checkpoints.plan_purge(system.store_id, before=before)
+    plan = system.catalog.garbage(system.store_id).plan(before=before)
 
     def why(one: Purgeable) -> str:
         ago = duration((time - one.since).total_seconds())
