@@ -24,6 +24,7 @@ from flexai.checkpoints.errors import (
     InvalidNameError,
     NotFoundError,
     SettingsError,
+    StorageError,
     StorageUnavailableError,
 )
 from flexai.checkpoints.models import Checkpoint, ExportRecord, JobStatus, TrainingFacts, now, plain
@@ -353,7 +354,7 @@ def test_a_url_that_cannot_be_a_catalog_is_refused_as_the_database_refuses_it(ur
 def test_a_file_that_is_no_database_is_an_error_that_names_it(tmp_path: Path) -> None:
     path = tmp_path / "catalog.db"
     path.write_bytes(b"this is no database, and long enough not to be mistaken for an empty one" * 20)
-    with pytest.raises(StorageUnavailableError, match=r"catalog\.db"), open_reader(f"sqlite:///{path}"):
+    with pytest.raises(StorageError, match=r"catalog\.db"), open_reader(f"sqlite:///{path}"):
         pass
 
 

@@ -18,9 +18,10 @@ from urllib.parse import quote
 from flexai.checkpoints import setting_sources
 from flexai.checkpoints.catalog.opening import has_options, open_database, sqlite_file
 from flexai.checkpoints.catalog.schema import BUSY_TIMEOUT_SECONDS, HEAD_REVISION
+from flexai.checkpoints.catalog.sqlite import SqliteTransaction, sqlite_errors
 from flexai.checkpoints.contents import StoredContent, StoredFile
 from flexai.checkpoints.documents import CapturedRow, CheckpointDetails, CheckpointRow, ExportRow, FileRow, JobRow
-from flexai.checkpoints.errors import NotFoundError, StorageUnavailableError
+from flexai.checkpoints.errors import NotFoundError
 from flexai.checkpoints.names import is_uuid, name_key, parse_name, parse_reference, title_of
 
 Query: TypeAlias = Callable[[str, Mapping[str, object]], Sequence[Sequence[Any]]]
@@ -194,9 +195,9 @@ def open_reader(url: str | None = None) -> Iterator[CatalogReader]:
         if not path.exists():
             yield CatalogReader(_nothing)
             return
-        with _sqlite_errors(path), contextlib.closing(_connect(path)) as connection:
+        with sqlite_errors(path), contextlib.closing(_connect(path)) as connection:
             connection.execute("BEGIN")
-            if _revision(connection) == HEAD_REVISION:
+            if SqliteTransaction(connection).revision() == HEAD_REVISION:
                 yield CatalogReader(lambda sql, values: connection.execute(sql, values).fetchall())
                 return
     database = open_database(url)
@@ -215,23 +216,6 @@ def _connect(path: Path) -> sqlite3.Connection:
     return sqlite3.connect(
         f"file:{quote(str(path))}?mode=ro", uri=True, timeout=BUSY_TIMEOUT_SECONDS, isolation_level=None
     )
-
-
-def _revision(connection: sqlite3.Connection) -> str | None:
-    if connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'alembic_version'").fetchone() is None:
-        return None
-    row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
-    return None if row is None else str(row[0])
-
-
-@contextlib.contextmanager
-def _sqlite_errors(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except sqlite3.Error as error:
-        raise StorageUnavailableError(
-            f"the catalog {path} cannot be used: {error}", hint="flexai config show prints where it is set"
-        ) from error
 
 
 def _checkpoint_row(row: Sequence[Any]) -> CheckpointRow:

@@ -63,7 +63,7 @@ class SqliteDatabase(Database):
             if not is_newest:
                 from flexai.checkpoints.catalog.migrate import migrate_sqlite
 
-                with database._errors():
+                with sqlite_errors(path):
                     migrate_sqlite(database.connect)
         except BaseException:
             database.close()
@@ -105,7 +105,7 @@ class SqliteDatabase(Database):
 
     @contextlib.contextmanager
     def _transaction(self, begin: str) -> Iterator[Transaction]:
-        with self._errors():
+        with sqlite_errors(self._path):
             try:
                 connection = self._idle.pop()
             except IndexError:
@@ -128,18 +128,19 @@ class SqliteDatabase(Database):
             if self._is_closed:
                 self.close()
 
-    @contextlib.contextmanager
-    def _errors(self) -> Iterator[None]:
-        """Say SQLite's errors in our words."""
-        try:
-            yield
-        except sqlite3.IntegrityError as error:
-            raise ConstraintError(str(error)) from error
-        except sqlite3.Error as error:
-            kind = StorageUnavailableError if isinstance(error, sqlite3.OperationalError) else StorageError
-            raise kind(
-                f"the catalog {self._path} cannot be used: {error}", hint="flexai config show prints where it is set"
-            ) from error
+
+@contextlib.contextmanager
+def sqlite_errors(path: Path) -> Iterator[None]:
+    """Say SQLite's errors in our words."""
+    try:
+        yield
+    except sqlite3.IntegrityError as error:
+        raise ConstraintError(str(error)) from error
+    except sqlite3.Error as error:
+        kind = StorageUnavailableError if isinstance(error, sqlite3.OperationalError) else StorageError
+        raise kind(
+            f"the catalog {path} cannot be used: {error}", hint="flexai config show prints where it is set"
+        ) from error
 
 
 def _make_file(path: Path) -> None:
