@@ -58,15 +58,6 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         config.stash[_LEASE].end()
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Spread the tests that mostly wait: two at once would leave the machine idle, and one at the end all others."""
-    waiting = [item for item in items if item.get_closest_marker("waits")]
-    others = [item for item in items if not item.get_closest_marker("waits")]
-    for number, item in enumerate(waiting):
-        others.insert(number * (len(items) * 3 // 4 // len(waiting)), item)
-    items[:] = others
-
-
 def pytest_report_header() -> str:
     return f"flexai: {flexai.__version__}, from {PACKAGE}"
 

@@ -56,7 +56,8 @@ def _queries(bench: Bench, count: int, of: str) -> None:
     programs = find_programs()
     if programs is None:
         raise PeerMissingError("PostgreSQL's programs are not here: apt-get install postgresql")
-    with running(programs) as server:
+    # As PostgreSQL is without settings of one's own.
+    with running(programs, {}) as server:
         url = f"postgresql://{server.user}@/{server.create_database()}?host={quote(str(server.folder))}"
         filled = fill(url, count)
         with open_reader(url) as reader:

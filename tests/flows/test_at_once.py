@@ -110,7 +110,7 @@ def server(
         program.run("down", "--grace", "5")
 
 
-@pytest.mark.waits
+@pytest.mark.xdist_group("waits")
 def test_many_runs_at_once_on_one_worker_share_a_catalog_and_a_bucket(
     server: PrefectServer, home: Path, tmp_path: Path
 ) -> None:

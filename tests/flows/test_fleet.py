@@ -114,7 +114,7 @@ def _age_leases(server: PrefectServer, runs: list[str]) -> None:
         server.post(f"/v2/concurrency_limits/leases/{lease}/renew", {"lease_duration": 60})
 
 
-@pytest.mark.waits
+@pytest.mark.xdist_group("waits")
 def test_a_worker_is_killed_in_the_middle_of_everything_and_another_one_finishes(
     prefect_api: PrefectServer,
     bucket: str,

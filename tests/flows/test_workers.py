@@ -61,7 +61,7 @@ def worker(pool: str, name: str, folder: Path) -> Iterator[None]:
                 process.wait()
 
 
-@pytest.mark.waits
+@pytest.mark.xdist_group("waits")
 def test_a_run_waits_without_its_worker_and_another_one_goes_on_and_a_cancelled_training_stops(
     prefect_api: PrefectServer, home: Path, pool: str, share: str, tmp_path: Path
 ) -> None:

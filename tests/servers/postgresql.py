@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,6 @@ _SETTINGS = {
     "shared_buffers": "32MB",
     "max_connections": "200",
     "deadlock_timeout": "100ms",
-    "listen_addresses": "",
 }
 
 
@@ -94,12 +93,15 @@ def postgresql() -> Iterator[PostgreSQL]:
 
 
 @contextlib.contextmanager
-def running(programs: Path) -> Iterator[PostgreSQL]:
-    """Run a server by the programs in a folder, for as long as the block lasts."""
+def running(programs: Path, settings: Mapping[str, str] | None = None) -> Iterator[PostgreSQL]:
+    """Run a server by the programs in a folder, for as long as the block lasts.
+
+    ``settings`` take the place of those for tests, which are quick to start and forget all in a power cut.
+    """
     # Not pytest's folder: a socket's path is short, and the server's user must reach it.
     folder = Path(tempfile.mkdtemp(prefix="flexai-pg-", dir="/tmp" if Path("/tmp").is_dir() else None))
     try:
-        yield from _run(programs, folder)
+        yield from _run(programs, folder, _SETTINGS if settings is None else settings)
     finally:
         shutil.rmtree(folder)
 
@@ -115,7 +117,7 @@ def find_programs() -> Path | None:
     return newest.parent if newest else None
 
 
-def _run(programs: Path, folder: Path) -> Iterator[PostgreSQL]:
+def _run(programs: Path, folder: Path, settings: Mapping[str, str]) -> Iterator[PostgreSQL]:
     user = getpass.getuser()
     identity: dict[str, Any] = {}
     if os.geteuid() == 0:
@@ -131,7 +133,7 @@ def _run(programs: Path, folder: Path) -> Iterator[PostgreSQL]:
         cwd=folder,
         **identity,
     )
-    settings = _SETTINGS | {"unix_socket_directories": str(folder)}
+    settings = {**settings, "listen_addresses": "", "unix_socket_directories": str(folder)}
     log = folder / "log"
     with log.open("wb") as output:
         process = subprocess.Popen(

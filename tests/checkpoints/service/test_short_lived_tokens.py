@@ -147,7 +147,7 @@ def test_the_transfers_here_are_long() -> None:
 
 
 @pytest.mark.parametrize("told", [LIFETIME, AN_HOUR], ids=["told", "not-told"])
-@pytest.mark.waits
+@pytest.mark.xdist_group("waits")
 def test_a_long_transfer_survives_tokens_that_live_two_seconds(lab: Lab, told: int, tmp_path: Path) -> None:
     """Also where whoever gives the tokens says that they are good for an hour."""
     lab.queue.tokens.lifetime, lab.queue.tokens.true_lifetime = told, LIFETIME

@@ -37,7 +37,7 @@ folder.mkdir()
 """
 
 
-@pytest.mark.waits
+@pytest.mark.xdist_group("waits")
 def test_runs_outlive_a_server_that_goes_away_and_are_cancelled_when_it_is_back(
     program: Program, postgresql: PostgreSQL
 ) -> None:

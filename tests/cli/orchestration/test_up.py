@@ -72,7 +72,7 @@ def program(tmp_path: Path) -> Iterator[Program]:
     program.run("down", "--grace", "5")
 
 
-@pytest.mark.waits
+@pytest.mark.xdist_group("waits")
 def test_it_comes_up_is_used_runs_schedules_and_goes_down_without_a_trace(program: Program, tmp_path: Path) -> None:
     prefect = Prefect(program)
     assert prefect.said.endswith("flexai's need nothing\n")
@@ -154,7 +154,7 @@ def _a_schedule_fires_by_itself_and_its_second_run_moves_nothing(prefect: Prefec
     )
     first = _next_run(prefect, deployment)
     stored = _stored(program.home)
-    assert (first["state"]["type"], first["auto_scheduled"]) == ("COMPLETED", True), first["state"]
+    assert (first["state"]["type"], first["auto_scheduled"]) == ("COMPLETED", True), first["state"]["message"]
     assert program.run("checkpoint", "inspect", "scheduled").code == 0
 
     # Deployed again meanwhile, the schedule stays switched on, and the automations are left alone.
@@ -166,7 +166,7 @@ def _a_schedule_fires_by_itself_and_its_second_run_moves_nothing(prefect: Prefec
     assert [automation["isNew"] for automation in deployed.json()["automations"]] == [False, False]
 
     second = _next_run(prefect, deployment, after=first["end_time"])
-    assert (second["state"]["type"], second["auto_scheduled"]) == ("COMPLETED", True), second["state"]
+    assert (second["state"]["type"], second["auto_scheduled"]) == ("COMPLETED", True), second["state"]["message"]
     assert _stored(program.home) == stored
     (on,) = prefect.ask(f"/deployments/{deployment}")["schedules"]
     requests.delete(f"{prefect.url}/deployments/{deployment}/schedules/{on['id']}", timeout=60).raise_for_status()

@@ -11,6 +11,7 @@ import contextlib
 import json
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, TypeAlias
 from urllib.parse import quote
@@ -34,16 +35,20 @@ _CLAIM = "{0}.claim_token, {0}.claim_host, {0}.claim_pid, {0}.claim_started, {0}
 _CHECKPOINT_CLAIM = _CLAIM.format("c")
 _JOB_CLAIM = _CLAIM.format("j")
 
-_LISTED = f"""
-    SELECT c.id, c.kind, c.name, {{job_name}}, c.status, c.reason, c.size, c.file_count,
-           c.created_at, c.updated_at, c.deleted_at, c.is_protected, {_CHECKPOINT_CLAIM}
-    FROM checkpoints c
+# What all of them have is left out: a driver takes as long for that as for anything else.
+_PUSHED = f"""
+    SELECT c.id, c.name, c.status, c.reason, c.size, c.file_count, c.created_at, c.updated_at, c.is_protected,
+           {_CHECKPOINT_CLAIM}
+    FROM checkpoints c WHERE c.kind = 'pushed' AND c.deleted_at IS NULL
 """
 
-_PUSHED = _LISTED.format(job_name="''") + "WHERE c.kind = 'pushed' AND c.deleted_at IS NULL"
+_CREATED_AT = 6
+"""The place of that column there."""
 
 _DELETED = f"""
-    {_LISTED.format(job_name="COALESCE(j.name, '')")} LEFT JOIN jobs j ON j.id = c.job_id
+    SELECT c.id, c.kind, c.name, COALESCE(j.name, ''), c.status, c.reason, c.size, c.file_count,
+           c.created_at, c.updated_at, c.deleted_at, c.is_protected, {_CHECKPOINT_CLAIM}
+    FROM checkpoints c LEFT JOIN jobs j ON j.id = c.job_id
     WHERE c.deleted_at IS NOT NULL AND c.manifest_digest IS NOT NULL ORDER BY c.deleted_at, c.id
 """
 
@@ -99,13 +104,13 @@ class CatalogReader:
 
     def pushed_checkpoints(self) -> list[CheckpointRow]:
         """The checkpoints that users pushed, oldest first."""
-        found = self._query(_PUSHED, {})
         # Not ORDER BY: by the rules of a language that takes PostgreSQL longer than all the rest.
-        return sorted(map(_checkpoint_row, found), key=lambda row: (row.created_at, row.id))
+        rows = sorted(self._query(_PUSHED, {}), key=itemgetter(_CREATED_AT, 0))
+        return [_pushed(row) for row in rows]
 
     def deleted_checkpoints(self) -> list[CheckpointRow]:
         """The deleted checkpoints that can still come back, captured ones too; the longest deleted first."""
-        return [_checkpoint_row(row) for row in self._query(_DELETED, {})]
+        return [_deleted(row) for row in self._query(_DELETED, {})]
 
     def checkpoint(self, reference: str) -> CheckpointDetails:
         """The checkpoint of a NAME or UUID.
@@ -218,9 +223,17 @@ def _connect(path: Path) -> sqlite3.Connection:
     )
 
 
-def _checkpoint_row(row: Sequence[Any]) -> CheckpointRow:
+def _pushed(row: Sequence[Any]) -> CheckpointRow:
+    checkpoint_id, name, status, reason, size, count, created_at, updated_at, is_protected = row[:-_CLAIM_COLUMNS]
+    status, reason = _checkpoint_status(status, reason, row)
+    # By their places: by their names they would take twice as long. SQLite has no booleans.
+    return CheckpointRow(
+        checkpoint_id, "pushed", name, "", status, reason, size, count, created_at, updated_at, None, bool(is_protected)
+    )
+
+
+def _deleted(row: Sequence[Any]) -> CheckpointRow:
     found = CheckpointRow(*row[:-_CLAIM_COLUMNS])
-    # SQLite has no booleans.
     found.is_protected = bool(found.is_protected)
     found.status, found.reason = _checkpoint_status(found.status, found.reason, row)
     return found
