@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from prefect import task
 from prefect.context import FlowRunContext
@@ -35,30 +35,45 @@ from flexai.tasks.limits import transfer_through
 from flexai.tasks.progress import RunProgress
 from flexai.tasks.running import RETRIED, TAGS, run_logger, telling
 
-S = TypeVar("S")
+S = TypeVar("S", bound=PushShard | ExportShard)
 R = TypeVar("R")
 
 _DELAYS = (2.0, 4.0, 8.0)
 """Seconds before a flow that gave out shards is tried again, as with a task."""
 
 
+class Sealed(Generic[S]):
+    """A shard as one value: Prefect would look into each of its files, again and again, for what other runs return.
+
+    Prefect's own annotation against that, ``quote``, becomes a bare tuple on its way through Dask.
+    """
+
+    def __init__(self, shard: S) -> None:
+        self.shard = shard
+
+    @property
+    def label(self) -> str:
+        """What to call the shard."""
+        return self.shard.label
+
+
 @task(
     name="push-shard",
     description="Bring some files of a checkpoint, or some parts of a large file, into the managed store.",
     tags=TAGS | {"push"},
-    task_run_name="push {shard.label}",
+    task_run_name="push {sealed.label}",
     **RETRIED,
 )
-def push_shard(shard: PushShard) -> PushedShard:
+def push_shard(sealed: Sealed[PushShard]) -> PushedShard:
     """Bring in a shard of a push.
 
     Args:
-        shard: What to bring in.
+        sealed: What to bring in.
 
     Raises:
         CheckpointError: What ``flexai.checkpoints.service.shards.run_push_shard`` raises.
     """
-    logger = run_logger()
+    shard, logger = sealed.shard, run_logger()
     with (
         telling(logger),
         transfer_through(shard.storage_provider),
@@ -71,19 +86,19 @@ def push_shard(shard: PushShard) -> PushedShard:
     name="export-shard",
     description="Bring some files of a checkpoint, or some parts of a large file, to a storage provider.",
     tags=TAGS | {"export"},
-    task_run_name="export {shard.label}",
+    task_run_name="export {sealed.label}",
     **RETRIED,
 )
-def export_shard(shard: ExportShard) -> ExportedShard:
+def export_shard(sealed: Sealed[ExportShard]) -> ExportedShard:
     """Bring out a shard of an export, or compare what is there with it.
 
     Args:
-        shard: What to bring out.
+        sealed: What to bring out.
 
     Raises:
         CheckpointError: What ``flexai.checkpoints.service.shards.run_export_shard`` raises.
     """
-    logger = run_logger()
+    shard, logger = sealed.shard, run_logger()
     with (
         telling(logger),
         transfer_through(shard.storage_provider),
@@ -146,11 +161,11 @@ def _renew_processes() -> None:
         context.task_runner.__enter__()
 
 
-def _run(run: Task[[S], R], shards: Sequence[S]) -> Iterator[R]:
+def _run(run: Task[[Sealed[S]], R], shards: Sequence[S]) -> Iterator[R]:
     futures: list[PrefectFuture[Any]] = []
     try:
         for shard in shards:
-            futures.append(run.submit(shard))
+            futures.append(run.submit(Sealed(shard)))
         for future in as_completed(futures):
             yield future.result()
     except BrokenExecutor as error:

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from distributed import Client
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
+from prefect.utilities.collections import visit_collection
 from prefect_dask.task_runners import DaskTaskRunner
 from sqlalchemy import select
 
@@ -25,11 +26,13 @@ from flexai.checkpoints.catalog.tables import blobs
 from flexai.checkpoints.errors import SettingsError
 from flexai.checkpoints.service.fetch import fetch
 from flexai.checkpoints.service.gc import collect_garbage
+from flexai.checkpoints.service.shards import PushShard, ShardSource
 from flexai.checkpoints.service.system import System
 from flexai.flows.export import export
 from flexai.flows.push import push
 from flexai.flows.requests import ExportRequest, PushRequest
 from flexai.flows.runners import task_runner
+from flexai.tasks.shards import Sealed
 from tests.servers.fixtures import S3Server
 from tests.servers.prefect import PrefectServer
 from tests.support.tables import tables_of
@@ -252,3 +255,19 @@ def test_the_deployment_chooses_the_task_runner(home: Path, monkeypatch: pytest.
     chosen = task_runner()
     assert isinstance(chosen, DaskTaskRunner)
     assert chosen.address == "tcp://127.0.0.1:8786"
+
+
+def test_prefect_looks_into_none_of_a_shards_files() -> None:
+    shard = PushShard(
+        label="llama 1 of 2",
+        size=1,
+        checkpoint_id="c",
+        claim_token="t",
+        store_id="s",
+        storage_provider="",
+        source_path="",
+        files=(ShardSource("a.bin", "/a.bin", 1, "1"),),
+    )
+    seen: list[object] = []
+    visit_collection({"sealed": Sealed(shard)}, visit_fn=seen.append, return_data=False)
+    assert [type(one) for one in seen if not isinstance(one, str)] == [dict, Sealed]
