@@ -433,6 +433,11 @@ def _push_one_more(url: str, *, already: int) -> None:
     catalog.close()
 
 
+def test_an_option_that_cannot_be_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="could not convert string to float: 'soon'"):
+        Catalog.open(f"sqlite:///{tmp_path}/catalog.db?timeout=soon")
+
+
 def test_a_file_that_is_no_database_is_an_error_and_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "catalog.db"
     path.write_bytes(b"these are my notes" * 1000)

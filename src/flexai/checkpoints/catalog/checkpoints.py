@@ -406,7 +406,7 @@ def update_held(transaction: Transaction, checkpoint_id: str, claim: Claim, new:
 
 
 def update_as_read(transaction: Transaction, row: Record, new: Mapping[str, Any]) -> int:
-    """Set columns of a checkpoint that nobody has taken over, finished or deleted since its row was read; 0 if so."""
+    """Set columns of a checkpoint; 0 where somebody took it over, finished or deleted it since its row was read."""
     read = {name: row[name] for name in ("id", "status", "claim_token")}
     return transaction.update_as_read("checkpoints", new, read)
 

@@ -43,7 +43,10 @@ def _sqlite_options(url: str) -> dict[str, object]:
     from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
     from sqlalchemy.engine import make_url
 
-    (database,), options = SQLiteDialect_pysqlite().create_connect_args(make_url(url))
+    try:
+        (database,), options = SQLiteDialect_pysqlite().create_connect_args(make_url(url))
+    except ValueError as error:
+        raise SettingsError(f"the setting database_url has an option that cannot be: {error}", hint=_HINT) from error
     return {"database": database, **options}
 
 
