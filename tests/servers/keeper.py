@@ -114,6 +114,8 @@ def _prepare_juicefs(executable: Path, folder: Path) -> None:
         [
             executable,
             "format",
+            # What is deleted would stay for a day.
+            "--trash-days=0",
             "--storage",
             "file",
             "--bucket",
