@@ -433,6 +433,20 @@ def _push_one_more(url: str, *, already: int) -> None:
     catalog.close()
 
 
+def test_a_catalog_of_a_relative_path_stays_where_it_is_when_the_process_goes_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    catalog = Catalog.open("sqlite:///catalog.db")
+    monkeypatch.chdir("elsewhere")
+    # The second transaction needs a connection of its own.
+    with catalog.database.reading(), catalog.database.reading() as transaction:
+        assert transaction.column("SELECT id FROM checkpoints") == []
+    catalog.close()
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
 def test_an_option_that_cannot_be_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="could not convert string to float: 'soon'"):
         Catalog.open(f"sqlite:///{tmp_path}/catalog.db?timeout=soon")

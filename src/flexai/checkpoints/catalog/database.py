@@ -10,8 +10,10 @@ from __future__ import annotations
 import contextlib
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple, TypeAlias
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple, Self, TypeAlias
+
+from flexai.checkpoints.catalog.schema import HEAD_REVISION
 
 Row: TypeAlias = Sequence[Any]
 Record: TypeAlias = dict[str, Any]
@@ -87,9 +89,7 @@ class Transaction(ABC):
         """
         if not rows:
             return 0
-        columns = list(rows[0])
-        named = ", ".join(f":{column}" for column in columns)
-        sql = f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({named}) {otherwise}"
+        sql = f"{_insertion(table, rows[0])} {otherwise}"
         if len(rows) == 1:
             return self.execute(sql, rows[0]).changed
         self.execute_many(sql, rows)
@@ -97,8 +97,7 @@ class Transaction(ABC):
 
     def add(self, table: str, row: Mapping[str, Any]) -> Any:
         """Insert one row; returns the id that the database gives it. Raises ConstraintError where it is refused."""
-        columns, named = ", ".join(row), ", ".join(f":{column}" for column in row)
-        return self.value(f"INSERT INTO {table} ({columns}) VALUES ({named}) RETURNING id", **row)
+        return self.value(f"{_insertion(table, row)} RETURNING id", **row)
 
     def update(self, table: str, new: Mapping[str, Any], where: str, /, **values: Any) -> int:
         """Set columns of the rows that a condition is true for; returns how many."""
@@ -138,6 +137,11 @@ class Transaction(ABC):
 _SQLITE_REVISION_TABLE = "(SELECT name FROM sqlite_master WHERE name = 'alembic_version')"
 
 
+def _insertion(table: str, columns: Iterable[str]) -> str:
+    names = list(columns)
+    return f"INSERT INTO {table} ({', '.join(names)}) VALUES ({', '.join(f':{name}' for name in names)})"
+
+
 def _spread(sql: str, values: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
     """Name each member of the values that are lists."""
     lists = {name: value for name, value in values.items() if isinstance(value, list)}
@@ -173,3 +177,19 @@ class Database(ABC):
     @abstractmethod
     def close(self) -> None:
         """Close every connection."""
+
+    @abstractmethod
+    def migrate(self) -> None:
+        """Make the tables, or bring them to their newest form."""
+
+    def made_ready(self) -> Self:
+        """The database itself, with tables of the newest form; it is closed where that fails."""
+        try:
+            with self.reading() as transaction:
+                is_newest = transaction.revision() == HEAD_REVISION
+            if not is_newest:
+                self.migrate()
+        except BaseException:
+            self.close()
+            raise
+        return self

@@ -14,7 +14,6 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, Operation
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from flexai.checkpoints.catalog.database import Answer, ConstraintError, Database, Transaction
-from flexai.checkpoints.catalog.schema import HEAD_REVISION
 from flexai.checkpoints.errors import SettingsError, StorageError, StorageUnavailableError
 
 
@@ -59,19 +58,14 @@ class PostgresqlDatabase(Database):
 
         Raises SettingsError where psycopg is missing, StorageUnavailableError for a server that does not answer.
         """
-        database = cls(_engine(url))
-        try:
-            with database.reading() as transaction:
-                is_newest = transaction.revision() == HEAD_REVISION
-            if not is_newest:
-                from flexai.checkpoints.catalog.migrate import migrate
+        return cls(_engine(url)).made_ready()
 
-                with database._errors():
-                    migrate(database._engine)
-        except BaseException:
-            database.close()
-            raise
-        return database
+    def migrate(self) -> None:
+        """Make the tables, or bring them to their newest form."""
+        from flexai.checkpoints.catalog.migrate import migrate
+
+        with self._errors():
+            migrate(self._engine)
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[Transaction]:

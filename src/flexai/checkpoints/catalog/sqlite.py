@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from flexai.checkpoints.catalog.database import Answer, ConstraintError, Database, Transaction
-from flexai.checkpoints.catalog.schema import BUSY_TIMEOUT_SECONDS, HEAD_REVISION
+from flexai.checkpoints.catalog.schema import BUSY_TIMEOUT_SECONDS
 from flexai.checkpoints.errors import SettingsError, StorageError, StorageUnavailableError
 
 
@@ -56,19 +56,15 @@ class SqliteDatabase(Database):
         StorageUnavailableError for one that others keep locked, StorageError for what is no catalog.
         """
         _make_file(path)
-        database = cls(path, options or {})
-        try:
-            with database.reading() as transaction:
-                is_newest = transaction.revision() == HEAD_REVISION
-            if not is_newest:
-                from flexai.checkpoints.catalog.migrate import migrate_sqlite
+        # Connections are opened later too, wherever the process is by then.
+        return cls(path.absolute(), options or {}).made_ready()
 
-                with sqlite_errors(path):
-                    migrate_sqlite(database.connect)
-        except BaseException:
-            database.close()
-            raise
-        return database
+    def migrate(self) -> None:
+        """Make the tables, or bring them to their newest form."""
+        from flexai.checkpoints.catalog.migrate import migrate_sqlite
+
+        with sqlite_errors(self._path):
+            migrate_sqlite(self.connect)
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[Transaction]:
