@@ -13,7 +13,7 @@ from dataclasses import fields
 from typing import Any
 from uuid import UUID
 
-from flexai.checkpoints.catalog.claims import NO_CLAIM, Claim, lease_end
+from flexai.checkpoints.catalog.claims import NO_CLAIM, Claim, lease_end, update_held
 from flexai.checkpoints.catalog.content_rows import batches
 from flexai.checkpoints.catalog.database import ConstraintError, Database, Record, Transaction
 from flexai.checkpoints.catalog.times import from_text, to_text
@@ -36,9 +36,6 @@ _AGAIN = "run the same command again"
 
 CHECKPOINT = "SELECT c.*, j.name AS job_name FROM checkpoints c LEFT JOIN jobs j ON j.id = c.job_id"
 """Checkpoints ``c`` with all that ``checkpoint_of`` reads; a WHERE can follow."""
-
-HELD = "id = :id AND claim_token = :token"
-"""A checkpoint that is still its holder's."""
 
 
 class NameTakenError(AlreadyExistsError):
@@ -161,7 +158,7 @@ class Checkpoints:
     def renew(self, checkpoint_id: str, claim: Claim) -> bool:
         """Extend the lease; False where the claim is no longer ours."""
         with self._database.writing() as transaction:
-            return bool(update_held(transaction, checkpoint_id, claim, {"claim_until": lease_end()}))
+            return bool(update_held(transaction, "checkpoints", checkpoint_id, claim, {"claim_until": lease_end()}))
 
     def set_source(self, checkpoint_id: str, claim: Claim, source: Source) -> None:
         """Record where the files come from once that is known exactly."""
@@ -197,7 +194,7 @@ class Checkpoints:
             for path, content_id in content_ids.items()
         ]
         with self._database.writing() as transaction:
-            if not update_held(transaction, checkpoint_id, claim, new):
+            if not update_held(transaction, "checkpoints", checkpoint_id, claim, new):
                 raise _lost(checkpoint_id)
             transaction.change("DELETE FROM files WHERE checkpoint_id = :id", id=checkpoint_id)
             transaction.insert("files", *rows)
@@ -396,13 +393,8 @@ class Checkpoints:
 
     def _change_held(self, checkpoint_id: str, claim: Claim, **values: Any) -> None:
         with self._database.writing() as transaction:
-            if not update_held(transaction, checkpoint_id, claim, values):
+            if not update_held(transaction, "checkpoints", checkpoint_id, claim, values):
                 raise _lost(checkpoint_id)
-
-
-def update_held(transaction: Transaction, checkpoint_id: str, claim: Claim, new: Mapping[str, Any]) -> int:
-    """Set columns of a checkpoint that is still this process's; 0 where it is not."""
-    return transaction.update("checkpoints", new, HELD, id=checkpoint_id, token=claim.token)
 
 
 def update_as_read(transaction: Transaction, row: Record, new: Mapping[str, Any]) -> int:

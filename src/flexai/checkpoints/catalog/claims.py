@@ -20,6 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from flexai.checkpoints.catalog.database import Transaction
 from flexai.checkpoints.catalog.times import from_text, to_text
 from flexai.checkpoints.errors import StorageError
 
@@ -113,6 +114,15 @@ CLAIM = ", ".join(_COLUMNS)
 
 NO_CLAIM: dict[str, Any] = dict.fromkeys(_COLUMNS, None)
 """Their values where nobody holds a row."""
+
+
+HELD = "id = :id AND claim_token = :token"
+"""The condition that a row is still its holder's."""
+
+
+def update_held(transaction: Transaction, table: str, row_id: str, claim: Claim, new: Mapping[str, Any]) -> int:
+    """Set columns of a row that the claim still holds; 0 where it does not."""
+    return transaction.update(table, new, HELD, id=row_id, token=claim.token)
 
 
 def lease_end() -> str:

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import datetime
 
-from flexai.checkpoints.catalog.checkpoints import CHECKPOINT, HELD, checkpoint_of, update_as_read, update_held
-from flexai.checkpoints.catalog.claims import NO_CLAIM, Claim
+from flexai.checkpoints.catalog.checkpoints import CHECKPOINT, checkpoint_of, update_as_read
+from flexai.checkpoints.catalog.claims import HELD, NO_CLAIM, Claim, update_held
 from flexai.checkpoints.catalog.content_rows import batches
 from flexai.checkpoints.catalog.database import Database, Record
 from flexai.checkpoints.catalog.times import to_text
@@ -145,7 +145,7 @@ class Garbage:
                     transaction.change("DELETE FROM blob_references WHERE checkpoint_id = :id", id=checkpoint_id)
         finally:
             with self._database.writing() as transaction:
-                update_held(transaction, checkpoint_id, claim, NO_CLAIM)
+                update_held(transaction, "checkpoints", checkpoint_id, claim, NO_CLAIM)
 
     def _idle(self, before: datetime) -> list[Record]:
         """Unfinished pushes and captures that nobody is at work on."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from flexai.checkpoints.catalog.claims import NO_CLAIM, Claim, lease_end
+from flexai.checkpoints.catalog.claims import HELD, NO_CLAIM, Claim, lease_end, update_held
 from flexai.checkpoints.catalog.database import ConstraintError, Database, Record, Transaction
 from flexai.checkpoints.catalog.times import from_text, to_text
 from flexai.checkpoints.errors import AlreadyExistsError, ConflictError, NotFoundError
@@ -146,12 +146,12 @@ class Jobs:
     def renew(self, job_id: str, claim: Claim) -> bool:
         """Extend the lease; False where the claim is no longer ours."""
         with self._database.writing() as transaction:
-            return bool(_update_held(transaction, job_id, claim, {"claim_until": lease_end()}))
+            return bool(update_held(transaction, "jobs", job_id, claim, {"claim_until": lease_end()}))
 
     def set_input(self, job_id: str, claim: Claim, checkpoint_id: UUID) -> TrainingJob:
         """Record which checkpoint the job starts from; NotFoundError where it was deleted meanwhile."""
         with self._database.writing() as transaction:
-            if not _update_held(transaction, job_id, claim, {"input_checkpoint_id": str(checkpoint_id)}):
+            if not update_held(transaction, "jobs", job_id, claim, {"input_checkpoint_id": str(checkpoint_id)}):
                 raise _lost(job_id)
             # Locked, as whoever deletes it locks it: of the two one is first, and the other one sees it.
             lock = transaction.locking("FOR SHARE")
@@ -163,7 +163,7 @@ class Jobs:
     def stop_requested(self, job_id: str, claim: Claim) -> bool:
         """Whether somebody asked for the job's stop; ConflictError where the job is no longer this runner's."""
         with self._database.reading() as transaction:
-            query = f"SELECT stop_requested FROM jobs WHERE {_HELD}"
+            query = f"SELECT stop_requested FROM jobs WHERE {HELD}"
             requested = transaction.value(query, id=job_id, token=claim.token)
         if requested is None:
             raise _lost(job_id)
@@ -176,7 +176,7 @@ class Jobs:
         time = to_text(now())
         new = {"status": status, "exit_code": exit_code, "reason": reason, "ended_at": time, "updated_at": time}
         with self._database.writing() as transaction:
-            if not _update_held(transaction, job_id, claim, new | NO_CLAIM):
+            if not update_held(transaction, "jobs", job_id, claim, new | NO_CLAIM):
                 raise _lost(job_id)
         return self.get_by_id(job_id)
 
@@ -261,14 +261,6 @@ _LIST_HINT = "flexai training list shows what there is"
 
 def _lost(job_id: str) -> ConflictError:
     return ConflictError(f"another process has taken over training job {job_id} meanwhile")
-
-
-_HELD = "id = :id AND claim_token = :token"
-
-
-def _update_held(transaction: Transaction, job_id: str, claim: Claim, new: Mapping[str, Any]) -> int:
-    """Set columns of a job that is still this runner's; 0 where it is not."""
-    return transaction.update("jobs", new, _HELD, id=job_id, token=claim.token)
 
 
 def _update_as_read(transaction: Transaction, row: Record, new: Mapping[str, Any]) -> int:
