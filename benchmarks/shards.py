@@ -74,8 +74,8 @@ def _measure(folder: Path) -> None:
 
 
 def _push(folder: Path, runner: Any, *, remote: bool, shard_size: str) -> float:
+    from flexai.flows.forms import PushRequest
     from flexai.flows.push import push
-    from flexai.flows.requests import PushRequest
 
     name = f"bench-{uuid.uuid4().hex[:8]}"
     source = folder / "share" / name

@@ -18,7 +18,7 @@ from flexai.blocks.connections import (
 from flexai.blocks.gcs import GCSStorageProvider
 from flexai.blocks.huggingface import HuggingFaceStorageProvider
 from flexai.blocks.local import LocalStorageProvider
-from flexai.blocks.probes import Outcome, Probe
+from flexai.blocks.probes import Probe, ProbeOutcome
 from flexai.blocks.provider import StorageProvider
 from flexai.blocks.s3 import MinIOStorageProvider, R2StorageProvider, S3StorageProvider
 
@@ -28,8 +28,8 @@ __all__ = [
     "HuggingFaceStorageProvider",
     "LocalStorageProvider",
     "MinIOStorageProvider",
-    "Outcome",
     "Probe",
+    "ProbeOutcome",
     "R2StorageProvider",
     "S3StorageProvider",
     "SavedConnection",

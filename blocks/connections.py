@@ -14,12 +14,12 @@ from prefect.client.schemas.objects import BlockDocument
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from pydantic import ValidationError
 
-from flexai.blocks import limits
+from flexai.blocks import concurrency_limits
 from flexai.blocks.api import with_api
 from flexai.blocks.gcs import GCSStorageProvider
 from flexai.blocks.huggingface import HuggingFaceStorageProvider
 from flexai.blocks.local import LocalStorageProvider
-from flexai.blocks.probes import Outcome, Probe
+from flexai.blocks.probes import Probe, ProbeOutcome
 from flexai.blocks.provider import StorageProvider
 from flexai.blocks.s3 import MinIOStorageProvider, R2StorageProvider, S3StorageProvider
 from flexai.checkpoints.errors import (
@@ -82,7 +82,7 @@ def save_connection(
     """Save a connection under a name, and return its id; ``overwrite`` replaces one of the same kind.
 
     At most ``max_transfers`` task runs move bytes through it at a time; where it is None the limit that it has stays,
-    and a new one gets ``limits.DEFAULT_MAX_TRANSFERS``.
+    and a new one gets ``concurrency_limits.DEFAULT_MAX_TRANSFERS``.
 
     Raises InvalidNameError, AlreadyExistsError for a name that is taken (by another kind even with ``overwrite``),
     UsageError for an endpoint that is refused, and StorageUnavailableError where the Prefect API does not answer.
@@ -105,7 +105,7 @@ def save_connection(
                 if not isinstance(error.__cause__, ObjectAlreadyExists):
                     raise
             else:
-                await limits.set_limit(client, name, max_transfers)
+                await concurrency_limits.set_limit(client, name, max_transfers)
                 return saved
         raise _taken(name, type(block))
 
@@ -167,7 +167,7 @@ def delete_connection(name: str) -> None:
         # ObjectNotFound: somebody else has just done it.
         with contextlib.suppress(ObjectNotFound):
             await client.delete_block_document(document.id)
-        await limits.delete_limit(client, name)
+        await concurrency_limits.delete_limit(client, name)
 
     with_api(delete)
 
@@ -191,13 +191,13 @@ def check_connection(name: str, path: str = "") -> list[Probe]:
             return
         record = {
             probe.name: now.capabilities.get(probe.name, probe.outcome.value)
-            if probe.outcome is Outcome.NOT_TRIED
+            if probe.outcome is ProbeOutcome.NOT_TRIED
             else probe.outcome.value
             for probe in found
         }
         await client.update_block_document(document.id, BlockDocumentUpdate(data={"capabilities": record}))
 
-    if path and found[0].outcome is Outcome.PASSED:
+    if path and found[0].outcome is ProbeOutcome.PASSED:
         with_api(save)
     return found
 

@@ -36,7 +36,7 @@ from flexai.checkpoints.errors import (
 from flexai.checkpoints.storage.endpoints import check_address, check_endpoint
 
 if TYPE_CHECKING:
-    from flexai.checkpoints.storage.s3_service import S3Credentials
+    from flexai.checkpoints.storage.s3.client import S3Credentials
 
 AWS = "aws-credentials"
 MINIO = "minio-credentials"
@@ -181,7 +181,7 @@ class SavedAWSCredentials:
         """
         from botocore.exceptions import BotoCoreError, ClientError
 
-        from flexai.checkpoints.storage.s3_service import S3Credentials
+        from flexai.checkpoints.storage.s3.client import S3Credentials
 
         kind, fields = self.saved.read()
         try:
@@ -216,7 +216,7 @@ class SavedAWSCredentials:
         from botocore.config import Config
         from botocore.credentials import AssumeRoleCredentialFetcher, Credentials, DeferredRefreshableCredentials
 
-        from flexai.checkpoints.storage.s3_service import new_session
+        from flexai.checkpoints.storage.s3.client import new_session
 
         session = new_session(fields.get("profile_name") or "")
         if kind == MINIO:
@@ -253,7 +253,7 @@ class SavedAWSCredentials:
     def _refused(self, error: Exception, fields: Mapping[str, Any]) -> CheckpointError:
         from botocore.exceptions import ClientError, NoRegionError
 
-        from flexai.checkpoints.storage.s3_errors import code_of, translate
+        from flexai.checkpoints.storage.s3.error_mapping import code_of, translate
 
         block = f"credentials block {self.saved.reference!r}"
         if isinstance(error, NoRegionError):

@@ -26,9 +26,9 @@ from flexai.blocks.provider import StorageProvider
 from flexai.checkpoints.errors import StorageError
 from flexai.checkpoints.storage.connection import RemotePath, check_bucket, split_bucket
 from flexai.checkpoints.storage.endpoints import check_address
-from flexai.checkpoints.storage.gcs import GCSStorage
-from flexai.checkpoints.storage.gcs_errors import translate_answer, translate_failure
-from flexai.checkpoints.storage.gcs_service import GCSService
+from flexai.checkpoints.storage.gcs.bucket import GCSStorage
+from flexai.checkpoints.storage.gcs.error_mapping import translate_answer, translate_failure
+from flexai.checkpoints.storage.gcs.session import GCSService
 from flexai.checkpoints.storage.protocol import BytesBody, ObjectStorage
 from flexai.checkpoints.storage.retry import RetryPolicy, retrying
 

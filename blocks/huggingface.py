@@ -10,14 +10,14 @@ from pydantic import Field, HttpUrl, SecretStr, field_validator, model_validator
 from flexai.blocks import credentials
 from flexai.blocks.credentials import SavedCredentials, saved_token
 from flexai.blocks.fields import Secret, Text, endpoint_field
-from flexai.blocks.probes import Outcome, Probe, not_tried, reading, try_one
+from flexai.blocks.probes import Probe, ProbeOutcome, not_tried, reading, try_one
 from flexai.blocks.provider import StorageProvider
 from flexai.checkpoints.errors import AccessDeniedError, CheckpointError, StorageUnavailableError
 from flexai.checkpoints.storage.connection import RemotePath
 from flexai.checkpoints.storage.endpoints import check_address
-from flexai.checkpoints.storage.hub_client import HubClient
-from flexai.checkpoints.storage.hub_paths import parse_hub_path
-from flexai.checkpoints.storage.huggingface import DEFAULT_ENDPOINT, HubStorage
+from flexai.checkpoints.storage.hub.client import HubClient
+from flexai.checkpoints.storage.hub.repo_paths import parse_hub_path
+from flexai.checkpoints.storage.hub.repository import DEFAULT_ENDPOINT, HubStorage
 from flexai.checkpoints.storage.retry import RetryPolicy, retrying
 
 
@@ -134,16 +134,16 @@ class HuggingFaceStorageProvider(StorageProvider):
     def check(self, path: str = "") -> list[Probe]:
         """Try out whether the Hub answers; with a path, whether what is there can be read. Nothing can be written."""
         try:
-            found = [Probe("reach", Outcome.PASSED, self.reach())]
+            found = [Probe("reach", ProbeOutcome.PASSED, self.reach())]
             if not path:
                 return found
             place = self.open(path)
         except CheckpointError as error:
-            failed = Probe("reach", Outcome.FAILED, error.message, denied=isinstance(error, AccessDeniedError))
+            failed = Probe("reach", ProbeOutcome.FAILED, error.message, denied=isinstance(error, AccessDeniedError))
             return [failed, *(not_tried() if path else [])]
         tried = {name: try_one(name, probe, place) for name, probe in reading(place.key).items()}
         return found + [
-            tried.get(probe.name, Probe(probe.name, Outcome.ABSENT, "repositories are only read"))
+            tried.get(probe.name, Probe(probe.name, ProbeOutcome.ABSENT, "repositories are only read"))
             for probe in not_tried()
         ]
 

@@ -23,7 +23,7 @@ _NO_UPLOAD = "0" * 32
 """What every store may take for an upload's name; none has such an upload."""
 
 
-class Outcome(StrEnum):
+class ProbeOutcome(StrEnum):
     """How a probe went."""
 
     PASSED = "passed"
@@ -38,7 +38,7 @@ class Probe:
     """One ability of a store, and whether it is there."""
 
     name: str
-    outcome: Outcome
+    outcome: ProbeOutcome
     detail: str = ""
     """What was found, or what went wrong, for people."""
     denied: bool = field(default=False, compare=False)
@@ -76,34 +76,34 @@ def try_out(
     if put.denied:
         harmless = {**reading(source.key if source else place.key), **_WITHOUT_STORING}
         remaining = {name: harmless.get(name, _not_stored) for name in remaining}
-    elif put.outcome is Outcome.FAILED:
+    elif put.outcome is ProbeOutcome.FAILED:
         remaining = dict.fromkeys(remaining, _not_stored)
     error = None
     try:
         found += [try_one(name, probe, place) for name, probe in remaining.items()]
     finally:
         error = _clean(place)
-    if error is not None and put.outcome is not Outcome.FAILED:
+    if error is not None and put.outcome is not ProbeOutcome.FAILED:
         detail = f"{error}; what the check stored is left below {place.storage.location}/{place.prefix}"
-        found.append(Probe("clean up", Outcome.FAILED, detail, denied=isinstance(error, AccessDeniedError)))
+        found.append(Probe("clean up", ProbeOutcome.FAILED, detail, denied=isinstance(error, AccessDeniedError)))
     return found
 
 
 def try_one(name: str, probe: ProbeFunction, place: RemotePath) -> Probe:
     """Try one ability."""
     try:
-        return Probe(name, Outcome.PASSED, probe(place.storage, place.prefix))
+        return Probe(name, ProbeOutcome.PASSED, probe(place.storage, place.prefix))
     except AbsentError as error:
-        return Probe(name, Outcome.ABSENT, str(error))
+        return Probe(name, ProbeOutcome.ABSENT, str(error))
     except NotTriedError as error:
-        return Probe(name, Outcome.NOT_TRIED, str(error))
+        return Probe(name, ProbeOutcome.NOT_TRIED, str(error))
     except (CheckpointError, WrongAnswerError) as error:
-        return Probe(name, Outcome.FAILED, str(error), denied=isinstance(error, AccessDeniedError))
+        return Probe(name, ProbeOutcome.FAILED, str(error), denied=isinstance(error, AccessDeniedError))
 
 
 def not_tried(abilities: Mapping[str, ProbeFunction] | None = None) -> list[Probe]:
     """Every probe of a store that could not be opened."""
-    return [Probe(name, Outcome.NOT_TRIED) for name in (*_PROBES, *(abilities or ()))]
+    return [Probe(name, ProbeOutcome.NOT_TRIED) for name in (*_PROBES, *(abilities or ()))]
 
 
 def _put(storage: ObjectStorage, prefix: str) -> str:

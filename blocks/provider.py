@@ -8,15 +8,14 @@ from collections.abc import Mapping
 from dataclasses import replace
 from inspect import get_annotations
 from typing import Any, ClassVar, Self
-from uuid import UUID
 
 from prefect.blocks.core import Block
 from pydantic import ConfigDict, Field, model_validator
 
 from flexai.blocks import probes
-from flexai.blocks.probes import Outcome, Probe, ProbeFunction
+from flexai.blocks.probes import Probe, ProbeFunction, ProbeOutcome
 from flexai.checkpoints.errors import AccessDeniedError, CheckpointError
-from flexai.checkpoints.models import NIL_UUID
+from flexai.checkpoints.names import NIL_ID, Id, parse_id
 from flexai.checkpoints.storage.connection import RemotePath
 
 SCRATCH_PREFIX = ".flexai-check-"
@@ -94,9 +93,9 @@ class StorageProvider(Block, ABC):
         return self._block_document_name or ""
 
     @property
-    def connection_id(self) -> UUID:
-        """The id of the saved block; the nil UUID while it is not saved."""
-        return self._block_document_id or NIL_UUID
+    def connection_id(self) -> Id:
+        """The id of the saved block; ``NIL_ID`` while it is not saved."""
+        return parse_id(self._block_document_id) if self._block_document_id else NIL_ID
 
     @property
     @abstractmethod
@@ -133,11 +132,11 @@ class StorageProvider(Block, ABC):
         path is read instead. Failures are reported, not raised.
         """
         try:
-            found = [Probe("reach", Outcome.PASSED, self.reach())]
+            found = [Probe("reach", ProbeOutcome.PASSED, self.reach())]
             if path:
                 source = self.open(path)
                 scratch = replace(source, key=f"{source.prefix}{SCRATCH_PREFIX}{uuid.uuid4().hex[:12]}")
         except CheckpointError as error:
-            failed = Probe("reach", Outcome.FAILED, error.message, denied=isinstance(error, AccessDeniedError))
+            failed = Probe("reach", ProbeOutcome.FAILED, error.message, denied=isinstance(error, AccessDeniedError))
             return [failed, *(probes.not_tried(self.abilities()) if path else [])]
         return found + (probes.try_out(scratch, self.abilities(), source=source) if path else [])

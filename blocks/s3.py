@@ -18,9 +18,9 @@ from flexai.checkpoints.errors import AccessDeniedError, SettingsError, UsageErr
 from flexai.checkpoints.storage.connection import RemotePath, check_bucket, split_bucket
 from flexai.checkpoints.storage.endpoints import check_address, check_endpoint
 from flexai.checkpoints.storage.retry import RetryPolicy, retrying
-from flexai.checkpoints.storage.s3 import S3Storage
-from flexai.checkpoints.storage.s3_errors import code_of, translate
-from flexai.checkpoints.storage.s3_service import S3Credentials, S3Service, find_configured
+from flexai.checkpoints.storage.s3.bucket import S3Storage
+from flexai.checkpoints.storage.s3.client import S3Credentials, S3Service, find_configured
+from flexai.checkpoints.storage.s3.error_mapping import code_of, translate
 
 _REGION = re.compile(r"[a-z0-9-]{0,64}")
 _ACCOUNT = re.compile(r"[0-9a-f]{32}")

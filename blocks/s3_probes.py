@@ -15,9 +15,9 @@ from flexai.checkpoints.storage.capabilities import Capabilities
 from flexai.checkpoints.storage.http import BodyReader
 from flexai.checkpoints.storage.protocol import Block, BytesBody, ObjectStorage
 from flexai.checkpoints.storage.retry import RetryPolicy, retrying
-from flexai.checkpoints.storage.s3 import S3Storage
-from flexai.checkpoints.storage.s3_checksums import TrailedBody, end_body
-from flexai.checkpoints.storage.s3_errors import DAMAGED, code_of
+from flexai.checkpoints.storage.s3.bucket import S3Storage
+from flexai.checkpoints.storage.s3.checksums import TrailedBody, end_body
+from flexai.checkpoints.storage.s3.error_mapping import DAMAGED, code_of
 
 _FLAGS = {
     "conditional put": "conditional_put",
@@ -72,7 +72,7 @@ class _Raw:
     def _ask(self, operation: str, parameters: dict[str, Any]) -> dict[str, Any]:
         from botocore.exceptions import BotoCoreError, ClientError
 
-        from flexai.checkpoints.storage.s3_errors import translate
+        from flexai.checkpoints.storage.s3.error_mapping import translate
 
         if isinstance(body := parameters.get("Body"), BodyReader):
             body.seek(0)

@@ -176,8 +176,8 @@ def answers(url: str) -> bool:
 
 def run_flow() -> None:
     """Run the flow, showing what the training prints and what is captured, and leave its summary."""
-    from flexai.flows.specs import ExportSpec, Metric, PushSpec, Selection, TrainingSpec
     from flexai.flows.train_push_export import train_push_export
+    from flexai.flows.training_forms import ExportSpec, Metric, PushSpec, Selection, TrainingSpec
 
     training = TrainingSpec(name="digits", command=TRAIN)
     push = PushSpec(name_template="{job}-{step}", select=Selection.BEST, metric=Metric.EVAL_LOSS)

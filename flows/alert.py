@@ -14,9 +14,9 @@ from prefect.utilities.asyncutils import run_coro_as_sync
 from pydantic import Field
 
 from flexai.checkpoints.errors import UsageError
-from flexai.flows.running import OPTIONS
+from flexai.flows.flow_options import OPTIONS
 from flexai.tasks import artifacts
-from flexai.tasks.running import run_logger
+from flexai.tasks.options import run_logger
 
 Title = Annotated[str, Field(title="Title", description="What is wrong, in a line.", min_length=1, max_length=500)]
 Details = Annotated[dict[str, Any], Field(title="Details", description="All that is known of it.")]

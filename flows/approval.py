@@ -24,7 +24,7 @@ _MOST_INPUTS = 200
 """As many as Prefect's API gives at a time."""
 
 
-class Decision(StrEnum):
+class ApprovalAnswer(StrEnum):
     """What a person decides."""
 
     APPROVE = "approve"
@@ -35,7 +35,7 @@ class Approval(RunInput):
     """A person's decision, as Prefect's form asks for it."""
 
     # No default: a click too fast decides nothing.
-    decision: Decision = Field(title="Decision", description="Whether to go on.")
+    decision: ApprovalAnswer = Field(title="Decision", description="Whether to go on.")
     note: str = Field(default="", max_length=1000, title="Note", description="Why; shown with the flow's result.")
 
 
@@ -80,6 +80,6 @@ def _find_question(flow_run: FlowRun, state: str) -> tuple[str, Approval | None]
             break
         if keyset["response"] in inputs:
             answer = Approval.model_validate(inputs[keyset["response"]].decoded_value)
-            if answer.decision is Decision.APPROVE:
+            if answer.decision is ApprovalAnswer.APPROVE:
                 return key, answer
     return key, None

@@ -5,10 +5,10 @@ from __future__ import annotations
 from prefect import flow
 
 from flexai.checkpoints.documents import Document
-from flexai.flows.requests import DeleteRequest
-from flexai.flows.running import OPTIONS, rename_run
+from flexai.flows.flow_options import OPTIONS, rename_run
+from flexai.flows.forms import DeleteRequest
 from flexai.tasks import delete_checkpoint
-from flexai.tasks.naming import size_of
+from flexai.tasks.run_names import size_of
 
 
 @flow(

@@ -6,13 +6,13 @@ from prefect import flow
 
 from flexai.blocks import load_connection
 from flexai.checkpoints.documents import Document
-from flexai.flows.requests import ExportRequest, shard_bytes
+from flexai.flows.flow_options import OPTIONS, rename_run
+from flexai.flows.forms import ExportRequest, shard_bytes
 from flexai.flows.runners import task_runner
-from flexai.flows.running import OPTIONS, rename_run
 from flexai.tasks import export_checkpoint
 from flexai.tasks.export import export_here
-from flexai.tasks.naming import size_of
-from flexai.tasks.shards import FlowSpread, again_after_passing_failures
+from flexai.tasks.run_names import size_of
+from flexai.tasks.shards import FlowShardRunner, again_after_passing_failures
 
 
 @flow(
@@ -48,7 +48,7 @@ def export_in_shards(
 
     Raises what ``flexai.tasks.export_checkpoint`` raises.
     """
-    spread = FlowSpread.of(shard_bytes(shard_size))
+    spread = FlowShardRunner.of(shard_bytes(shard_size))
     if not spread.is_for_export(reference):
         return None
     connection = load_connection(storage_provider)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from prefect import flow
 
 from flexai.checkpoints.documents import Document, short_size
-from flexai.flows.composed import GarbageRequest
-from flexai.flows.requests import span_of
-from flexai.flows.running import OPTIONS, rename_run
+from flexai.flows.flow_options import OPTIONS, rename_run
+from flexai.flows.forms import span_of
+from flexai.flows.store_forms import GarbageRequest
 from flexai.tasks.gc import collect_garbage as collect
 
 _USUAL = GarbageRequest()

@@ -5,10 +5,10 @@ from __future__ import annotations
 from prefect import flow
 
 from flexai.checkpoints.documents import Document
-from flexai.flows.requests import InspectRequest
-from flexai.flows.running import OPTIONS
+from flexai.flows.flow_options import OPTIONS
+from flexai.flows.forms import InspectRequest
 from flexai.tasks import artifacts, inspect_checkpoint
-from flexai.tasks.running import run_logger
+from flexai.tasks.options import run_logger
 
 SHOWN_FILES = 100
 """Rows of the table of files."""

@@ -7,11 +7,11 @@ from fnmatch import fnmatchcase
 from prefect import flow
 
 from flexai.checkpoints.documents import Document
-from flexai.flows.requests import ListRequest
-from flexai.flows.running import OPTIONS
+from flexai.flows.flow_options import OPTIONS
+from flexai.flows.forms import ListRequest
 from flexai.tasks import artifacts
 from flexai.tasks import list_checkpoints as list_task
-from flexai.tasks.running import run_logger
+from flexai.tasks.options import run_logger
 
 _ALL = ListRequest()
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from prefect import flow
 
 from flexai.checkpoints.documents import Document, short_size
-from flexai.flows.composed import ByName, MirrorRequest, OfJob, Selected
-from flexai.flows.running import OPTIONS, rename_run
+from flexai.flows.flow_options import OPTIONS, rename_run
+from flexai.flows.store_forms import ByName, MirrorRequest, OfJob, Selected
 from flexai.tasks import mirror_checkpoints
 
 

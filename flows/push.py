@@ -7,13 +7,13 @@ from prefect import flow
 from flexai.checkpoints.documents import Document, short_size
 from flexai.checkpoints.errors import CheckpointError
 from flexai.checkpoints.service.push import is_large
-from flexai.flows.requests import OtherCheckpoint, ProviderFiles, PushRequest, WorkerFiles, shard_bytes
+from flexai.flows.flow_options import OPTIONS, rename_run
+from flexai.flows.forms import OtherCheckpoint, ProviderFiles, PushRequest, WorkerFiles, shard_bytes
 from flexai.flows.runners import task_runner
-from flexai.flows.running import OPTIONS, rename_run
 from flexai.tasks import push_checkpoint
-from flexai.tasks.naming import size_of, size_of_files
 from flexai.tasks.push import push_here, source_of
-from flexai.tasks.shards import FlowSpread, again_after_passing_failures
+from flexai.tasks.run_names import size_of, size_of_files
+from flexai.tasks.shards import FlowShardRunner, again_after_passing_failures
 
 
 @flow(
@@ -54,7 +54,7 @@ def _size_of(source: WorkerFiles | ProviderFiles | OtherCheckpoint) -> str:
 def _push_in_shards(request: PushRequest) -> Document | None:
     """Push what is worth more than one shard; None for anything else, and for what cannot be found."""
     source = request.source
-    spread = FlowSpread.of(shard_bytes(request.shard_size))
+    spread = FlowShardRunner.of(shard_bytes(request.shard_size))
     if isinstance(source, OtherCheckpoint):
         return None
     try:

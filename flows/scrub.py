@@ -5,8 +5,8 @@ from __future__ import annotations
 from prefect import flow
 
 from flexai.checkpoints.documents import Document, short_size
-from flexai.flows.composed import ScrubRequest
-from flexai.flows.running import OPTIONS, rename_run
+from flexai.flows.flow_options import OPTIONS, rename_run
+from flexai.flows.store_forms import ScrubRequest
 from flexai.tasks import scrub_store
 
 _USUAL = ScrubRequest()

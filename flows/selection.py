@@ -8,8 +8,8 @@ from typing import Any, TypeAlias
 
 from flexai.checkpoints.errors import NotFoundError, UsageError
 from flexai.checkpoints.names import name_key, parse_name
-from flexai.flows.specs import Metric, PushSpec, Selection
 from flexai.flows.templates import name_part, render
+from flexai.flows.training_forms import Metric, PushSpec, Selection
 
 Row: TypeAlias = Mapping[str, Any]
 """A captured checkpoint as ``flexai training checkpoints --json`` prints it."""

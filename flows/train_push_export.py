@@ -18,17 +18,17 @@ from flexai.checkpoints.errors import NotFoundError, StorageUnavailableError, Us
 from flexai.checkpoints.models import JobStatus
 from flexai.checkpoints.names import parse_name
 from flexai.checkpoints.storage.connection import split_bucket
-from flexai.flows.approval import Decision, ask_for_approval
+from flexai.flows.approval import ApprovalAnswer, ask_for_approval
 from flexai.flows.export import export_in_shards
+from flexai.flows.flow_options import OPTIONS, rename_run
 from flexai.flows.runners import task_runner
-from flexai.flows.running import OPTIONS, rename_run
 from flexai.flows.selection import fields_of, name_checkpoints, select_checkpoints
-from flexai.flows.specs import PATH_FIELDS, ExportSpec, PushSpec, TrainingSpec, check_told_apart
 from flexai.flows.templates import check_template, render
+from flexai.flows.training_forms import PATH_FIELDS, ExportSpec, PushSpec, TrainingSpec, check_told_apart
 from flexai.tasks import artifacts, list_training_checkpoints, push_checkpoint, run_training
 from flexai.tasks.export import export_here
-from flexai.tasks.limits import transfer_through
-from flexai.tasks.running import RETRIED, TAGS, Logger, run_logger, telling
+from flexai.tasks.options import RETRIED, TAGS, Logger, run_logger, telling
+from flexai.tasks.transfer_slots import transfer_through
 
 _BEST = PushSpec()
 _SAMPLE = {**PushSpec.SAMPLE, "name": "checkpoint-1"}
@@ -91,7 +91,7 @@ def train_push_export(training: TrainingSpec, push: PushSpec = _BEST, export: Ex
             for row in rows
         }
         summary["approval"] = _approval(summary, places, export, logger)
-        if summary["approval"] is None or summary["approval"]["decision"] == Decision.APPROVE:
+        if summary["approval"] is None or summary["approval"]["decision"] == ApprovalAnswer.APPROVE:
             exported = _export_all(places, export)
             for row in rows:
                 row["export"] = exported[row["pushed"]["id"]]
@@ -119,7 +119,7 @@ def _approval(
     question = f"{describe_summary(summary)}\n**Export this?**\n\n{where}\n"
     answer = ask_for_approval(question, timeout_seconds=max(1, round(export.approval.timeout_hours * 3600)))
     note = f": {answer.note}" if answer.note else ""
-    logger.info("the export was %s%s", "approved" if answer.decision is Decision.APPROVE else "declined", note)
+    logger.info("the export was %s%s", "approved" if answer.decision is ApprovalAnswer.APPROVE else "declined", note)
     return {"decision": str(answer.decision), "note": answer.note}
 
 
@@ -237,7 +237,7 @@ def describe_summary(summary: Document) -> str:
         ]
         lines.append(f"| {' | '.join(cells)} |")
     if (approval := summary["approval"]) is not None:
-        verdict = "approved" if approval["decision"] == Decision.APPROVE else "declined"
+        verdict = "approved" if approval["decision"] == ApprovalAnswer.APPROVE else "declined"
         lines += [
             "",
             f"The export was {verdict}" + (f": {artifacts.code(approval['note'])}" if approval["note"] else "."),

@@ -11,6 +11,7 @@ socket, and would fit no size: the stores' clients have connect and read timeout
 
 from __future__ import annotations
 
+from flexai.tasks.catalog_report import report_catalog
 from flexai.tasks.delete import delete_checkpoint, undelete_checkpoint
 from flexai.tasks.export import export_checkpoint
 from flexai.tasks.fetch import fetch_checkpoint
@@ -19,7 +20,6 @@ from flexai.tasks.inspect import inspect_checkpoint, list_checkpoints
 from flexai.tasks.mirror import mirror_checkpoints
 from flexai.tasks.prune import prune_checkpoints
 from flexai.tasks.push import push_checkpoint
-from flexai.tasks.report import report_catalog
 from flexai.tasks.scrub import scrub_store
 from flexai.tasks.training import delete_training_job, list_training_checkpoints, run_training
 from flexai.tasks.verify import verify_checkpoints

@@ -25,7 +25,7 @@ from prefect.utilities.context import get_task_and_flow_run_ids
 from flexai.checkpoints.documents import CheckpointRow, human_size
 from flexai.checkpoints.models import Checkpoint, CheckpointKind
 from flexai.checkpoints.names import name_key
-from flexai.tasks.running import Logger
+from flexai.tasks.options import Logger
 
 PATIENCE_SECONDS = 10.0
 """How long a run waits for the API to take an artifact."""
@@ -57,7 +57,7 @@ def checkpoint_key(checkpoint: Checkpoint) -> str:
     if checkpoint.kind is CheckpointKind.PUSHED:
         return artifact_key("checkpoint", name_key(checkpoint.name))
     slug = artifact_key("checkpoint", checkpoint.job_name, checkpoint.name).partition("--")[0]
-    return f"{slug}--{checkpoint.id.hex[:12]}"
+    return f"{slug}--{checkpoint.id.replace('-', '')[:12]}"
 
 
 def artifact_url(key: str) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from flexai.checkpoints.service.repair import Repair, RepairReport
 from flexai.checkpoints.service.verify import Damage
 from flexai.tasks import artifacts
-from flexai.tasks.running import Logger
+from flexai.tasks.options import Logger
 
 _SHOWN = 200
 """Rows of a page; the log has them all."""

@@ -8,11 +8,11 @@ from flexai.blocks import load_connection
 from flexai.checkpoints.documents import Document
 from flexai.checkpoints.service.delete import delete as delete_from_catalog
 from flexai.checkpoints.service.delete import undelete as undelete_in_catalog
-from flexai.checkpoints.service.results import identity, undelete_document
+from flexai.checkpoints.service.result_documents import identity, undelete_document
 from flexai.checkpoints.service.system import System
-from flexai.tasks.naming import sized
-from flexai.tasks.reports import Reporter
-from flexai.tasks.running import QUICK, TAGS, run_logger, telling
+from flexai.tasks.change_reports import Reporter
+from flexai.tasks.options import QUICK, TAGS, run_logger, telling
+from flexai.tasks.run_names import sized
 
 
 @task(

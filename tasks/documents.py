@@ -11,7 +11,7 @@ from flexai.checkpoints.service.system import System
 def document_of_checkpoint(system: System, checkpoint: Checkpoint) -> Document:
     """A checkpoint as ``flexai checkpoint inspect --json`` shows it."""
     with open_reader(system.settings.effective_database_url) as reader:
-        checkpoint_id = str(checkpoint.id)
+        checkpoint_id = checkpoint.id
         return checkpoint_document(
             reader.checkpoint(checkpoint_id), reader.files(checkpoint_id), reader.exports(checkpoint_id)
         )

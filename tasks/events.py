@@ -132,8 +132,8 @@ def checkpoint_resource(checkpoint: Checkpoint, job: JobRow | None = None) -> Re
         "status": str(checkpoint.status),
         "job": job.name if job else checkpoint.job_name,
         "size": str(checkpoint.size),
-        "owner": str(checkpoint.creator_user_id),
-        "organization": str(checkpoint.owner_org_id),
+        "owner": checkpoint.creator_user_id,
+        "organization": checkpoint.owner_org_id,
     }
 
 
@@ -146,7 +146,7 @@ def checkpoint_payload(checkpoint: Checkpoint, job: JobRow | None) -> dict[str, 
     """All that is known of a checkpoint but its files, in the words of its document."""
     facts = checkpoint.facts
     return {
-        "id": str(checkpoint.id),
+        "id": checkpoint.id,
         "name": checkpoint.name,
         "title": checkpoint.title,
         "kind": str(checkpoint.kind),

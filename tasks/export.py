@@ -7,15 +7,15 @@ from prefect import task
 from flexai.blocks import StorageProvider, load_connection
 from flexai.checkpoints.documents import Document
 from flexai.checkpoints.service.export import export as export_to_provider
-from flexai.checkpoints.service.results import export_document
-from flexai.checkpoints.service.shards import Spread
+from flexai.checkpoints.service.result_documents import export_document
+from flexai.checkpoints.service.shard_work import ShardRunner
 from flexai.checkpoints.service.system import System
 from flexai.tasks import artifacts
-from flexai.tasks.limits import transfer_through
-from flexai.tasks.naming import sized
-from flexai.tasks.progress import RunProgress
-from flexai.tasks.reports import Reporter, destination_of
-from flexai.tasks.running import RETRIED, TAGS, run_logger, telling
+from flexai.tasks.change_reports import Reporter, destination_of
+from flexai.tasks.options import RETRIED, TAGS, run_logger, telling
+from flexai.tasks.run_names import sized
+from flexai.tasks.run_progress import RunProgress
+from flexai.tasks.transfer_slots import transfer_through
 
 
 @task(
@@ -55,7 +55,7 @@ def export_here(
     destination_path: str,
     *,
     overwrite: bool = False,
-    spread: Spread | None = None,
+    spread: ShardRunner | None = None,
 ) -> Document:
     """Export a checkpoint in the run that is going on, and tell of it; ``spread`` has a large one done in shards.
 

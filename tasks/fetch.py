@@ -9,13 +9,13 @@ from prefect import task
 from flexai.blocks import load_connection
 from flexai.checkpoints.documents import Document
 from flexai.checkpoints.service.fetch import fetch as fetch_from_store
-from flexai.checkpoints.service.results import fetch_document
+from flexai.checkpoints.service.result_documents import fetch_document
 from flexai.checkpoints.service.system import System
 from flexai.tasks import artifacts
-from flexai.tasks.limits import transfer_through
-from flexai.tasks.naming import sized
-from flexai.tasks.progress import RunProgress
-from flexai.tasks.running import RETRIED, TAGS, run_logger, telling
+from flexai.tasks.options import RETRIED, TAGS, run_logger, telling
+from flexai.tasks.run_names import sized
+from flexai.tasks.run_progress import RunProgress
+from flexai.tasks.transfer_slots import transfer_through
 
 
 @task(

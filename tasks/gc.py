@@ -9,11 +9,11 @@ from prefect import task
 from flexai.blocks import load_connection
 from flexai.checkpoints.documents import Document
 from flexai.checkpoints.service.gc import collect_garbage as collect_from_store
-from flexai.checkpoints.service.results import garbage_document
+from flexai.checkpoints.service.result_documents import garbage_document
 from flexai.checkpoints.service.system import System
 from flexai.tasks import artifacts
-from flexai.tasks.progress import RunProgress
-from flexai.tasks.running import RETRIED, TAGS, Logger, run_logger, telling
+from flexai.tasks.options import RETRIED, TAGS, Logger, run_logger, telling
+from flexai.tasks.run_progress import RunProgress
 
 KEY = "garbage"
 """Of the page that shows what was freed; its history is that of the runs."""

@@ -6,7 +6,7 @@ from prefect import task
 
 from flexai.checkpoints.catalog.reader import open_reader
 from flexai.checkpoints.documents import Document, checkpoint_document, checkpoint_list_document
-from flexai.tasks.running import QUICK, TAGS, run_logger, telling
+from flexai.tasks.options import QUICK, TAGS, run_logger, telling
 
 
 @task(

@@ -21,10 +21,10 @@ from flexai.checkpoints.service.mirror import (
 from flexai.checkpoints.service.mirror import mirror as mirror_to_provider
 from flexai.checkpoints.service.system import System
 from flexai.tasks import artifacts
-from flexai.tasks.limits import transfer_through
-from flexai.tasks.progress import RunProgress
-from flexai.tasks.reports import Reporter
-from flexai.tasks.running import RETRIED, TAGS, Logger, run_logger, telling
+from flexai.tasks.change_reports import Reporter
+from flexai.tasks.options import RETRIED, TAGS, Logger, run_logger, telling
+from flexai.tasks.run_progress import RunProgress
+from flexai.tasks.transfer_slots import transfer_through
 
 _SHOWN = 500
 """Rows of the page about a mirror; the log has them all."""
@@ -96,7 +96,7 @@ def _chosen(names: str, checkpoints: Sequence[str], job: str) -> MirrorSet:
 def _document(mirrored: Mirrored) -> Document:
     return {
         "name": mirrored.checkpoint.title,
-        "id": str(mirrored.checkpoint.id),
+        "id": mirrored.checkpoint.id,
         "destinationPath": mirrored.path,
     }
 

@@ -76,7 +76,7 @@ def _rows(story: Story) -> dict[str, str]:
     facts, source = checkpoint.facts, checkpoint.source
     files = f"{checkpoint.file_count} file{'' if checkpoint.file_count == 1 else 's'}"
     rows = {
-        "ID": code(str(checkpoint.id)),
+        "ID": code(checkpoint.id),
         "Status": f"{checkpoint.status}" + (f": {plain(checkpoint.reason)}" if checkpoint.reason else ""),
         "Size": f"{human_size(checkpoint.size)} in {files}" if checkpoint.manifest_digest else "",
         "Manifest digest": code(checkpoint.manifest_digest or ""),
@@ -85,9 +85,9 @@ def _rows(story: Story) -> dict[str, str]:
     if story.parent is not None:
         rows["Pushed from"] = checkpoint_link(story.parent)
     elif checkpoint.parent_id and checkpoint.kind is CheckpointKind.PUSHED:
-        rows["Pushed from"] = code(str(checkpoint.parent_id))
+        rows["Pushed from"] = code(checkpoint.parent_id)
     elif checkpoint.parent_id:
-        rows["Trained from"] = code(str(checkpoint.parent_id))
+        rows["Trained from"] = code(checkpoint.parent_id)
     if source.storage_provider:
         revision = f" at {code(source.revision)}" if source.revision else ""
         rows["Source"] = code(f"{source.storage_provider}:{source.source_path}") + revision

@@ -10,9 +10,9 @@ from flexai.checkpoints.service.prune import PruneScope, prune, prune_document
 from flexai.checkpoints.service.retention import RetentionPolicy
 from flexai.checkpoints.service.system import System
 from flexai.tasks import artifacts
-from flexai.tasks.progress import RunProgress
-from flexai.tasks.reports import Reporter
-from flexai.tasks.running import RETRIED, TAGS, Logger, run_logger, telling
+from flexai.tasks.change_reports import Reporter
+from flexai.tasks.options import RETRIED, TAGS, Logger, run_logger, telling
+from flexai.tasks.run_progress import RunProgress
 
 KEY = "retention"
 """Of the page that shows the plan; its history is that of the runs."""

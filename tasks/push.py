@@ -14,15 +14,15 @@ from flexai.checkpoints.errors import UsageError
 from flexai.checkpoints.models import now
 from flexai.checkpoints.service.push import ExistingCheckpoint, LocalFiles, ProviderPath, PushSource
 from flexai.checkpoints.service.push import push as push_to_store
-from flexai.checkpoints.service.shards import Spread
+from flexai.checkpoints.service.shard_work import ShardRunner
 from flexai.checkpoints.service.system import System
 from flexai.tasks import artifacts
+from flexai.tasks.change_reports import Reporter
 from flexai.tasks.documents import document_of_checkpoint
-from flexai.tasks.limits import transfer_through
-from flexai.tasks.naming import size_of, size_of_files, sized
-from flexai.tasks.progress import RunProgress
-from flexai.tasks.reports import Reporter
-from flexai.tasks.running import RETRIED, TAGS, run_logger, telling
+from flexai.tasks.options import RETRIED, TAGS, run_logger, telling
+from flexai.tasks.run_names import size_of, size_of_files, sized
+from flexai.tasks.run_progress import RunProgress
+from flexai.tasks.transfer_slots import transfer_through
 
 _FORMS = "give one of: files; storage_provider and source_path; from_checkpoint"
 
@@ -75,7 +75,9 @@ def push_checkpoint(
         return push_here(name, source, if_not_exists=if_not_exists)
 
 
-def push_here(name: str, source: PushSource, *, if_not_exists: bool = False, spread: Spread | None = None) -> Document:
+def push_here(
+    name: str, source: PushSource, *, if_not_exists: bool = False, spread: ShardRunner | None = None
+) -> Document:
     """Push a checkpoint in the run that is going on, and tell of it; ``spread`` has a large one done in shards.
 
     Raises what ``flexai.checkpoints.service.push.push`` raises.

@@ -12,9 +12,9 @@ from flexai.checkpoints.service.system import System
 from flexai.tasks import artifacts
 from flexai.tasks.damage import describe_damage, log_damage, log_repair
 from flexai.tasks.events import emit_corruption
-from flexai.tasks.limits import transfer_through
-from flexai.tasks.progress import RunProgress
-from flexai.tasks.running import RETRIED, TAGS, Logger, run_logger, telling
+from flexai.tasks.options import RETRIED, TAGS, Logger, run_logger, telling
+from flexai.tasks.run_progress import RunProgress
+from flexai.tasks.transfer_slots import transfer_through
 
 
 @task(

@@ -20,7 +20,7 @@ from prefect.tasks import Task
 from flexai.blocks import load_connection
 from flexai.checkpoints.catalog.reader import open_reader
 from flexai.checkpoints.errors import CheckpointError, ProcessLostError, StorageUnavailableError
-from flexai.checkpoints.service.shards import (
+from flexai.checkpoints.service.shard_work import (
     ExportedShard,
     ExportShard,
     PushedShard,
@@ -30,10 +30,10 @@ from flexai.checkpoints.service.shards import (
 )
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.settings import load_settings
-from flexai.checkpoints.transfer.shards import MAX_FILES
-from flexai.tasks.limits import transfer_through
-from flexai.tasks.progress import RunProgress
-from flexai.tasks.running import RETRIED, TAGS, run_logger, telling
+from flexai.checkpoints.transfer.shard_plan import MAX_FILES
+from flexai.tasks.options import RETRIED, TAGS, run_logger, telling
+from flexai.tasks.run_progress import RunProgress
+from flexai.tasks.transfer_slots import transfer_through
 
 S = TypeVar("S", bound=PushShard | ExportShard)
 R = TypeVar("R")
@@ -71,7 +71,7 @@ def push_shard(sealed: Sealed[PushShard]) -> PushedShard:
         sealed: What to bring in.
 
     Raises:
-        CheckpointError: What ``flexai.checkpoints.service.shards.run_push_shard`` raises.
+        CheckpointError: What ``flexai.checkpoints.service.shard_work.run_push_shard`` raises.
     """
     shard, logger = sealed.shard, run_logger()
     with (
@@ -96,7 +96,7 @@ def export_shard(sealed: Sealed[ExportShard]) -> ExportedShard:
         sealed: What to bring out.
 
     Raises:
-        CheckpointError: What ``flexai.checkpoints.service.shards.run_export_shard`` raises.
+        CheckpointError: What ``flexai.checkpoints.service.shard_work.run_export_shard`` raises.
     """
     shard, logger = sealed.shard, run_logger()
     with (
@@ -108,14 +108,14 @@ def export_shard(sealed: Sealed[ExportShard]) -> ExportedShard:
 
 
 @dataclass(frozen=True, slots=True)
-class FlowSpread:
+class FlowShardRunner:
     """Has shards done by the task runner of the flow that is running."""
 
     shard_size: int
     """Bytes."""
 
     @classmethod
-    def of(cls, shard_size: int | None) -> FlowSpread:
+    def of(cls, shard_size: int | None) -> FlowShardRunner:
         """Shards of so many bytes, or of as many as the settings say."""
         return cls(load_settings().shard_size if shard_size is None else shard_size)
 

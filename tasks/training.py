@@ -22,12 +22,12 @@ from flexai.checkpoints.models import Checkpoint, CheckpointStatus, JobStatus, T
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.service.training import delete_job
 from flexai.checkpoints.service.training import run_training as run_command
-from flexai.tasks.aside import Aside
+from flexai.tasks.background import Aside
+from flexai.tasks.change_reports import Reporter
+from flexai.tasks.command_output import LoggedOutput
 from flexai.tasks.documents import document_of_job
-from flexai.tasks.output import LoggedOutput
-from flexai.tasks.progress import RunProgress
-from flexai.tasks.reports import Reporter
-from flexai.tasks.running import ONCE, QUICK, TAGS, run_logger, telling
+from flexai.tasks.options import ONCE, QUICK, TAGS, run_logger, telling
+from flexai.tasks.run_progress import RunProgress
 
 _STOPPED_BY = re.compile("stopped by (SIG[A-Z]+)")
 """How a job's reason begins when its runner got a signal."""
@@ -94,7 +94,7 @@ def run_training(
         was_run = job.ended_at is None or job.ended_at >= began
         if was_run:
             _tell_failures(system, reporter, job, began)
-            reporter.job_ended(str(job.id))
+            reporter.job_ended(job.id)
         if job.status is JobStatus.STOPPED:
             _pass_on_signal(job.reason)
         if job.status is not JobStatus.SUCCEEDED:
@@ -103,7 +103,7 @@ def run_training(
                 f"training job {job.name!r} {job.status}: {reason}",
                 hint=f"flexai training logs {job.name} shows what it printed",
             )
-        document = document_of_job(system, str(job.id))
+        document = document_of_job(system, job.id)
     logger.info(
         "training job %r %s (attempt %d)",
         job.name,
@@ -115,7 +115,7 @@ def run_training(
 
 def _tell_failures(system: System, reporter: Reporter, job: TrainingJob, began: datetime) -> None:
     """Tell of the checkpoints that this attempt wrote and that could not be stored."""
-    for checkpoint in system.catalog.checkpoints.of_job(str(job.id)):
+    for checkpoint in system.catalog.checkpoints.of_job(job.id):
         if checkpoint.status is CheckpointStatus.FAILED and checkpoint.created_at >= began:
             reporter.failed(checkpoint, "capture", checkpoint.reason)
 
@@ -179,11 +179,11 @@ def delete_training_job(reference: str, keep_checkpoints: bool = False) -> Docum
         reporter = Reporter(system, logger)
 
         def tell(checkpoint: Checkpoint) -> None:
-            gone.append(str(checkpoint.id))
+            gone.append(checkpoint.id)
             reporter.deleted(checkpoint)
 
         job = delete_job(
             system, reference, keep_checkpoints=keep_checkpoints, on_deleted=tell, progress=RunProgress(logger)
         )
     logger.info("deleted training job %r and %d checkpoints", job.name, len(gone))
-    return {"name": job.name, "id": str(job.id), "deletedCheckpoints": len(gone)}
+    return {"name": job.name, "id": job.id, "deletedCheckpoints": len(gone)}

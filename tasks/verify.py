@@ -14,10 +14,10 @@ from flexai.checkpoints.service.system import System
 from flexai.checkpoints.service.verify import verify as verify_store
 from flexai.tasks.damage import log_damage, log_repair
 from flexai.tasks.events import emit_corruption
-from flexai.tasks.limits import transfer_through
-from flexai.tasks.progress import RunProgress
-from flexai.tasks.running import RETRIED, TAGS, run_logger, telling
-from flexai.tasks.watching import current_watcher
+from flexai.tasks.options import RETRIED, TAGS, run_logger, telling
+from flexai.tasks.run_progress import RunProgress
+from flexai.tasks.transfer_slots import transfer_through
+from flexai.tasks.watcher import current_watcher
 
 
 @task(

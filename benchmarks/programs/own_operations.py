@@ -18,12 +18,13 @@ from pathlib import Path
 from typing import TextIO
 from uuid import UUID, uuid5
 
+from flexai.checkpoints.names import Id, parse_id
 from flexai.checkpoints.service.export import export
 from flexai.checkpoints.service.push import LocalFiles, ProviderPath, push
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.storage.connection import RemotePath, split_bucket
-from flexai.checkpoints.storage.s3 import S3Storage
-from flexai.checkpoints.storage.s3_service import S3Service
+from flexai.checkpoints.storage.s3.bucket import S3Storage
+from flexai.checkpoints.storage.s3.client import S3Service
 
 
 @dataclass(frozen=True)
@@ -34,9 +35,9 @@ class Provider:
     connection_name: str = "bench"
 
     @property
-    def connection_id(self) -> UUID:
+    def connection_id(self) -> Id:
         """The same for the same service."""
-        return uuid5(UUID(int=0), self.url)
+        return parse_id(uuid5(UUID(int=0), self.url))
 
     def open(self, path: str) -> RemotePath:
         """Open ``BUCKET/PREFIX-or-KEY``."""
@@ -56,7 +57,7 @@ def main(verb: str, *arguments: str) -> None:
             name, source = arguments
             push(system, name, LocalFiles((source,)))
         elif verb == "push-with-progress":
-            from flexai.cli.progress import ShownProgress
+            from flexai.cli.progress_display import ShownProgress
 
             name, source = arguments
             progress = ShownProgress(terminal())
@@ -74,7 +75,7 @@ def main(verb: str, *arguments: str) -> None:
             name, folder = arguments
             fetch(system, name, Path(folder))
         elif verb == "plan":
-            from flexai.checkpoints.transfer.plan import plan_upload
+            from flexai.checkpoints.transfer.pack_plan import plan_upload
             from flexai.checkpoints.transfer.scan import scan_local
 
             sources = system.stat_cache.recall(scan_local(arguments))
@@ -96,8 +97,8 @@ def push_as_task(name: str, source: str) -> None:
 
 def push_as_flow(name: str, source: str, shard_size: str) -> None:
     """Push as a flow run, in shards of so many bytes, by the task runner that the environment names."""
+    from flexai.flows.forms import PushRequest
     from flexai.flows.push import push as push_flow
-    from flexai.flows.requests import PushRequest
 
     request = {"name": name, "source": {"files": [source]}, "shard_size": shard_size}
     begun = time.perf_counter()

@@ -19,7 +19,7 @@ from prefect.exceptions import ObjectAlreadyExists
 from prefect.settings import PREFECT_API_URL, PREFECT_SERVER_ALLOW_EPHEMERAL_MODE, temporary_settings
 
 from flexai import blocks
-from flexai.blocks import LocalStorageProvider, Outcome
+from flexai.blocks import LocalStorageProvider, ProbeOutcome
 from flexai.blocks.connections import parse_connection_name
 from flexai.checkpoints.errors import (
     AlreadyExistsError,
@@ -29,6 +29,7 @@ from flexai.checkpoints.errors import (
     StorageError,
     StorageUnavailableError,
 )
+from flexai.checkpoints.names import parse_id
 from flexai.checkpoints.storage.local import LocalStorage
 from tests.servers.prefect import PrefectServer
 
@@ -80,7 +81,7 @@ def test_a_saved_connection_is_loaded_as_it_was(
     connection_id = blocks.save_connection(provider, name)
     loaded = blocks.load_connection(name)
     assert isinstance(loaded, LocalStorageProvider)
-    assert (loaded.connection_name, loaded.connection_id) == (name, connection_id)
+    assert (loaded.connection_name, loaded.connection_id) == (name, parse_id(connection_id))
     assert (loaded.root, loaded.create_buckets) == (provider.root, True)
 
 
@@ -201,7 +202,7 @@ def test_a_check_that_does_not_reach_the_provider_leaves_the_record_as_it_was(
     blocks.check_connection(name, "bucket")
     record = blocks.load_connection(name).capabilities
     Path(provider.root).rename(f"{provider.root}-away")
-    assert blocks.check_connection(name, "bucket")[0].outcome is Outcome.FAILED
+    assert blocks.check_connection(name, "bucket")[0].outcome is ProbeOutcome.FAILED
     assert blocks.load_connection(name).capabilities == record
 
 

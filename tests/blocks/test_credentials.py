@@ -42,7 +42,7 @@ from flexai.checkpoints.errors import (
     StorageUnavailableError,
 )
 from flexai.checkpoints.storage.protocol import BytesBody
-from flexai.checkpoints.storage.s3_service import new_session
+from flexai.checkpoints.storage.s3.client import new_session
 from tests.servers.fixtures import GCSServer, S3Server
 from tests.servers.hub import serve_hub
 from tests.servers.keeper import free_ports

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from flexai.blocks import GCSStorageProvider, Outcome, Probe, check_connection, load_connection, save_connection
+from flexai.blocks import GCSStorageProvider, Probe, ProbeOutcome, check_connection, load_connection, save_connection
 from flexai.checkpoints.errors import AccessDeniedError, CheckpointError, UsageError
-from flexai.checkpoints.storage.gcs import GCSStorage
+from flexai.checkpoints.storage.gcs.bucket import GCSStorage
 from flexai.checkpoints.storage.protocol import BytesBody
 from flexai.checkpoints.storage.retry import RetryPolicy
 from tests.servers.fixtures import GCSServer
@@ -51,7 +51,7 @@ def scratch(server: GCSServer) -> str:
     return f"{server.bucket}/{uuid.uuid4().hex}"
 
 
-def named(found: list[Probe], outcome: Outcome) -> set[str]:
+def named(found: list[Probe], outcome: ProbeOutcome) -> set[str]:
     return {probe.name for probe in found if probe.outcome is outcome}
 
 
@@ -129,8 +129,8 @@ def test_a_check_tries_everything_and_leaves_nothing_behind(fake_gcs: GCSServer)
     provider = GCSStorageProvider(endpoint_url=fake_gcs.url, anonymous=True, project="lab-project")
     found = provider.check(path)
     # The emulator takes no notice of the condition.
-    assert named(found, Outcome.ABSENT) == {"conditional put", "part copy", "delete many"}
-    assert named(found, Outcome.FAILED) == named(found, Outcome.NOT_TRIED) == set()
+    assert named(found, ProbeOutcome.ABSENT) == {"conditional put", "part copy", "delete many"}
+    assert named(found, ProbeOutcome.FAILED) == named(found, ProbeOutcome.NOT_TRIED) == set()
     assert {probe.name: probe.detail for probe in found}["checksums"] == "crc32c and md5 of an object are kept"
     assert found[0].detail.endswith("in project lab-project")
     place = provider.open(path)
@@ -141,7 +141,7 @@ def test_a_condition_that_is_honoured_is_found_out(fake_gcs: GCSServer) -> None:
     with faulty(fake_gcs.url) as proxy:
         proxy.add("answer", strikes=lambda r: "ifGenerationMatch=0" in r.query, status=412)
         found = GCSStorageProvider(endpoint_url=proxy.url, anonymous=True).check(scratch(fake_gcs))
-    assert {probe.name: probe.outcome for probe in found}["conditional put"] is Outcome.PASSED
+    assert {probe.name: probe.outcome for probe in found}["conditional put"] is ProbeOutcome.PASSED
 
 
 DENIED_JSON = b'{"error": {"code": 403, "message": "lab@ does not have access", "errors": [{"reason": "forbidden"}]}}'
@@ -161,7 +161,7 @@ def test_a_missing_permission_is_called_by_its_name(fake_gcs: GCSServer, permiss
         path = scratch(fake_gcs)
         put_and_read(GCSStorageProvider(endpoint_url=fake_gcs.url, anonymous=True), path)
         found = GCSStorageProvider(endpoint_url=proxy.url, anonymous=True, project="lab-project").check(path)
-    failed = [probe for probe in found if probe.outcome is Outcome.FAILED]
+    failed = [probe for probe in found if probe.outcome is ProbeOutcome.FAILED]
     assert {probe.name for probe in failed} >= probes
     for probe in failed:
         assert probe.denied
@@ -174,7 +174,7 @@ def test_a_connection_that_may_only_read_is_tried_on_what_is_there(fake_gcs: GCS
     with faulty(fake_gcs.url) as proxy:
         proxy.add("answer", strikes=lambda r: r.method != "GET", times=1000, status=403, body=DENIED_JSON)
         found = GCSStorageProvider(endpoint_url=proxy.url, anonymous=True, project="lab-project").check(path)
-    assert named(found, Outcome.PASSED) == {"reach", "list", "head", "get", "range", "abort"}
+    assert named(found, ProbeOutcome.PASSED) == {"reach", "list", "head", "get", "range", "abort"}
     missing = {probe.name: probe.detail.partition(" is denied on")[0] for probe in found if probe.denied}
     assert missing == {
         "put": "storage.objects.create",
@@ -203,7 +203,7 @@ def test_who_may_not_list_the_buckets_is_reached_all_the_same(fake_gcs: GCSServe
         proxy.add("answer", strikes=lambda r: r.path == "/storage/v1/b", times=10, status=403, body=DENIED_JSON)
         provider = GCSStorageProvider(endpoint_url=proxy.url, anonymous=True, project="lab-project")
         assert "storage.buckets.list" in provider.reach()
-        assert named(provider.check(scratch(fake_gcs)), Outcome.FAILED) == set()
+        assert named(provider.check(scratch(fake_gcs)), ProbeOutcome.FAILED) == set()
 
 
 def test_a_server_that_is_something_else_is_said_to_be_none(fake_gcs: GCSServer) -> None:
@@ -216,7 +216,7 @@ def test_a_server_that_is_something_else_is_said_to_be_none(fake_gcs: GCSServer)
 def test_a_server_that_is_not_there_is_said_so() -> None:
     (port,) = free_ports(1)
     found = GCSStorageProvider(endpoint_url=f"http://127.0.0.1:{port}", anonymous=True).check("bucket")
-    assert (found[0].outcome, found[0].denied) == (Outcome.FAILED, False)
+    assert (found[0].outcome, found[0].denied) == (ProbeOutcome.FAILED, False)
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
@@ -254,7 +254,7 @@ def test_a_key_that_google_refuses_is_refused(fake_gcs: GCSServer, tokens: Token
     key = service_account_key(tokens.token_uri)
     provider = GCSStorageProvider.model_validate({"endpoint_url": fake_gcs.url, "service_account_info": key})
     found = provider.check(fake_gcs.bucket)
-    assert (found[0].outcome, found[0].denied) == (Outcome.FAILED, True)
+    assert (found[0].outcome, found[0].denied) == (ProbeOutcome.FAILED, True)
     with pytest.raises(AccessDeniedError, match="no usable credentials"):
         put_and_read(provider, scratch(fake_gcs))
 

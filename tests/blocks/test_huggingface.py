@@ -11,8 +11,8 @@ from pydantic import ValidationError
 
 from flexai.blocks import (
     HuggingFaceStorageProvider,
-    Outcome,
     Probe,
+    ProbeOutcome,
     check_connection,
     load_connection,
     save_connection,
@@ -46,7 +46,7 @@ def connection_to(hub: Hub, **fields: Any) -> HuggingFaceStorageProvider:
     return HuggingFaceStorageProvider(endpoint_url=hub.endpoint, **fields)
 
 
-def named(found: list[Probe], outcome: Outcome) -> set[str]:
+def named(found: list[Probe], outcome: ProbeOutcome) -> set[str]:
     return {probe.name for probe in found if probe.outcome is outcome}
 
 
@@ -134,8 +134,8 @@ def test_a_mirror_that_does_not_know_tokens_answers_all_the_same(hub: Hub) -> No
 @pytest.mark.parametrize("path", ["Qwen/Qwen2.5-72B", "Qwen/Qwen2.5-72B/onnx", "Qwen/Qwen2.5-72B/model.safetensors"])
 def test_a_check_reads_what_is_there_and_writes_nothing(hub: Hub, path: str) -> None:
     found = connection_to(hub, token=TOKEN).check(path)
-    assert named(found, Outcome.PASSED) == {"reach", "list", "head", "get", "range"}
-    assert named(found, Outcome.ABSENT) == {"put", "overwrite", "copy", "multipart", "abort", "delete"}
+    assert named(found, ProbeOutcome.PASSED) == {"reach", "list", "head", "get", "range"}
+    assert named(found, ProbeOutcome.ABSENT) == {"put", "overwrite", "copy", "multipart", "abort", "delete"}
     assert {request.method for request in hub.asked("hub") + hub.asked("cdn")} <= {"GET", "HEAD"}
 
 
@@ -146,15 +146,15 @@ def test_a_check_of_a_gated_repository_says_that_it_is_denied(hub: Hub) -> None:
 
 def test_a_check_of_nothing_fails(hub: Hub) -> None:
     found = connection_to(hub).check("Qwen/Qwen2.5-72B/nothing")
-    assert named(found, Outcome.FAILED) == {"list"}
-    assert named(found, Outcome.NOT_TRIED) == {"head", "get", "range"}
-    assert connection_to(hub).check("org/nobodys")[0].outcome is Outcome.FAILED
+    assert named(found, ProbeOutcome.FAILED) == {"list"}
+    assert named(found, ProbeOutcome.NOT_TRIED) == {"head", "get", "range"}
+    assert connection_to(hub).check("org/nobodys")[0].outcome is ProbeOutcome.FAILED
 
 
 def test_a_hub_that_is_not_there_is_said_so() -> None:
     (port,) = free_ports(1)
     found = HuggingFaceStorageProvider(endpoint_url=f"http://127.0.0.1:{port}").check("org/model")
-    assert (found[0].outcome, found[0].denied) == (Outcome.FAILED, False)
+    assert (found[0].outcome, found[0].denied) == (ProbeOutcome.FAILED, False)
 
 
 def test_a_saved_connection_keeps_its_token_from_everybody(prefect_api: PrefectServer, hub: Hub) -> None:

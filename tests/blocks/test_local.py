@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from flexai.blocks import LocalStorageProvider
 from flexai.checkpoints.errors import AccessDeniedError, NotFoundError, UnsafePathError, UsageError
-from flexai.checkpoints.models import NIL_UUID
+from flexai.checkpoints.names import NIL_ID
 from flexai.checkpoints.storage.protocol import BytesBody
 
 
@@ -137,7 +137,7 @@ def test_a_root_may_begin_with_the_users_home(monkeypatch: pytest.MonkeyPatch, t
 
 def test_a_connection_that_is_not_saved_has_no_name_and_the_nil_id(tmp_path: Path) -> None:
     provider = LocalStorageProvider(root=str(tmp_path))
-    assert (provider.connection_name, provider.connection_id) == ("", NIL_UUID)
+    assert (provider.connection_name, provider.connection_id) == ("", NIL_ID)
 
 
 def test_its_location_is_its_root(tmp_path: Path) -> None:

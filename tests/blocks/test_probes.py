@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from flexai.blocks import LocalStorageProvider, Outcome, Probe, probes
+from flexai.blocks import LocalStorageProvider, Probe, ProbeOutcome, probes
 from flexai.checkpoints.errors import AccessDeniedError, StorageError
 from flexai.checkpoints.storage.connection import RemotePath
 from flexai.checkpoints.storage.local import LocalStorage
@@ -78,7 +78,7 @@ def outcomes(found: list[Probe]) -> dict[str, str]:
 
 
 def failed(found: list[Probe]) -> set[str]:
-    return {probe.name for probe in found if probe.outcome is not Outcome.PASSED}
+    return {probe.name for probe in found if probe.outcome is not ProbeOutcome.PASSED}
 
 
 def test_a_directory_can_do_everything_and_is_empty_again_afterwards(tmp_path: Path) -> None:
@@ -113,7 +113,7 @@ def test_a_provider_that_is_not_there_fails_and_nothing_else_is_tried(tmp_path: 
 
 def test_a_path_that_is_none_is_refused(tmp_path: Path) -> None:
     found = LocalStorageProvider(root=str(tmp_path)).check("../elsewhere")
-    assert found[0].outcome is Outcome.FAILED
+    assert found[0].outcome is ProbeOutcome.FAILED
     assert "is no path on a storage provider" in found[0].detail
 
 
@@ -154,19 +154,19 @@ def test_where_nothing_can_be_written_what_is_there_is_read_and_each_refusal_has
     names = written(tmp_path, "model/empty", "model/b.bin", "model/c.bin", "model-2/a.bin")
     storage = ReadOnly(tmp_path)
     found = probes.try_out(RemotePath(storage, "model/.scratch"), source=RemotePath(storage, key))
-    assert {probe.name for probe in found if probe.outcome is Outcome.PASSED} == {
+    assert {probe.name for probe in found if probe.outcome is ProbeOutcome.PASSED} == {
         "list",
         "head",
         "get",
         "range",
         "abort",
     }
-    assert {probe.name: probe.detail for probe in found if probe.outcome is Outcome.FAILED} == {
+    assert {probe.name: probe.detail for probe in found if probe.outcome is ProbeOutcome.FAILED} == {
         "put": "nobody may write here",
         "multipart": "nobody may upload here",
         "delete": "nobody may delete here",
     }
-    assert {probe.name for probe in found if probe.outcome is Outcome.NOT_TRIED} == {"overwrite", "copy"}
+    assert {probe.name for probe in found if probe.outcome is ProbeOutcome.NOT_TRIED} == {"overwrite", "copy"}
     details = {probe.name: probe.detail for probe in found}
     assert details["get"] == "10 bytes of model/b.bin"
     assert details["list"] == {"": "4 objects", "model": "3 objects", "model/b.bin": "1 object"}[key]
@@ -189,14 +189,14 @@ def test_an_object_that_may_not_be_listed_is_read_by_its_key(tmp_path: Path) -> 
 def test_where_there_is_nothing_to_read_that_is_said(tmp_path: Path) -> None:
     storage = ReadOnly(tmp_path)
     found = probes.try_out(RemotePath(storage, "scratch"), source=RemotePath(storage, "nothing"))
-    assert {probe.name for probe in found if probe.outcome is Outcome.NOT_TRIED} >= {"head", "get", "range"}
+    assert {probe.name for probe in found if probe.outcome is ProbeOutcome.NOT_TRIED} >= {"head", "get", "range"}
     assert next(probe.detail for probe in found if probe.name == "list").startswith("there is nothing at nothing in ")
 
 
 def test_where_nothing_can_be_stored_for_another_reason_nothing_else_is_tried(tmp_path: Path) -> None:
     found = probes.try_out(RemotePath(Full(tmp_path), "scratch"))
-    assert (found[0].outcome, found[0].detail) == (Outcome.FAILED, "there is no room")
-    assert {probe.outcome for probe in found[1:]} == {Outcome.NOT_TRIED}
+    assert (found[0].outcome, found[0].detail) == (ProbeOutcome.FAILED, "there is no room")
+    assert {probe.outcome for probe in found[1:]} == {ProbeOutcome.NOT_TRIED}
 
 
 def test_an_error_that_is_none_of_a_stores_is_not_hidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,7 +42,7 @@ class Lab:
     def flip_byte(self, path: str) -> str:
         """Damage the object that holds a file's content; returns its key."""
         (checkpoint,) = self.system.catalog.checkpoints.of_store(self.system.store_id)
-        files = self.system.blobs.files_of(str(checkpoint.id))
+        files = self.system.blobs.files_of(checkpoint.id)
         content = next(file.content for file in files if file.path == path)
         key = self.system.store.blob_key(content.blob_id)
         client = self.server.client()

@@ -16,8 +16,8 @@ from pydantic import ValidationError
 
 from flexai.blocks import (
     MinIOStorageProvider,
-    Outcome,
     Probe,
+    ProbeOutcome,
     R2StorageProvider,
     S3StorageProvider,
     StorageProvider,
@@ -31,8 +31,8 @@ from flexai.checkpoints.errors import AccessDeniedError, CheckpointError, Settin
 from flexai.checkpoints.storage.capabilities import Capabilities
 from flexai.checkpoints.storage.protocol import BytesBody
 from flexai.checkpoints.storage.retry import RetryPolicy
-from flexai.checkpoints.storage.s3 import S3Storage
-from flexai.checkpoints.storage.s3_checksums import end_body
+from flexai.checkpoints.storage.s3.bucket import S3Storage
+from flexai.checkpoints.storage.s3.checksums import end_body
 from tests.servers.certificates import Authority
 from tests.servers.fixtures import S3Server
 from tests.servers.gateway import sign_anew
@@ -71,7 +71,7 @@ def outcomes(found: list[Probe]) -> dict[str, str]:
     return {probe.name: probe.outcome.value for probe in found}
 
 
-def named(found: list[Probe], outcome: Outcome) -> set[str]:
+def named(found: list[Probe], outcome: ProbeOutcome) -> set[str]:
     return {probe.name for probe in found if probe.outcome is outcome}
 
 
@@ -180,7 +180,7 @@ def test_a_name_that_leads_to_credentials_is_refused_before_each_use(monkeypatch
     for use in (provider.verify, provider.reach, lambda: provider.open("bucket/key")):
         with pytest.raises(UsageError, match="credentials"):
             use()
-    assert provider.check("bucket")[0].outcome is Outcome.FAILED
+    assert provider.check("bucket")[0].outcome is ProbeOutcome.FAILED
 
 
 def test_a_connection_gives_boto3s_client_for_all_else(seaweedfs: S3Server) -> None:
@@ -271,8 +271,8 @@ def test_a_check_finds_out_what_the_service_lacks_and_leaves_nothing_behind(serv
     path = scratch(server)
     provider = connection_to(server)
     found = provider.check(path)
-    assert named(found, Outcome.ABSENT) == ABSENT[server.name]
-    assert named(found, Outcome.FAILED) == set()
+    assert named(found, ProbeOutcome.ABSENT) == ABSENT[server.name]
+    assert named(found, ProbeOutcome.FAILED) == set()
     assert [probe.name for probe in found][:3] == ["reach", "put", "get"]
     place = provider.open(path)
     assert list(place.storage.list(place.prefix)) == []
@@ -315,9 +315,9 @@ def test_wrong_credentials_are_refused_and_called_so(server: S3Server) -> None:
     for wrong in ({"secret_access_key": "canary-secret"}, {"access_key_id": "nobody"}):
         provider = connection_to(server, **wrong)
         found = provider.check(server.bucket)
-        assert (found[0].outcome, found[0].denied) == (Outcome.FAILED, True)
+        assert (found[0].outcome, found[0].denied) == (ProbeOutcome.FAILED, True)
         assert "refused the credentials" in found[0].detail
-        assert named(found[1:], Outcome.NOT_TRIED) == {probe.name for probe in found[1:]}
+        assert named(found[1:], ProbeOutcome.NOT_TRIED) == {probe.name for probe in found[1:]}
         with pytest.raises(AccessDeniedError) as refused:
             list(provider.open(server.bucket).storage.list(""))
         assert "canary" not in str(found) + refused.value.message
@@ -365,7 +365,7 @@ def test_a_missing_permission_is_called_by_its_name(seaweedfs: S3Server, permiss
             body=DENIED_XML,
         )
         found = connection_to(seaweedfs, proxy.url).check(filled(seaweedfs))
-    failed = [probe for probe in found if probe.outcome is Outcome.FAILED]
+    failed = [probe for probe in found if probe.outcome is ProbeOutcome.FAILED]
     assert {probe.name for probe in failed} >= probes
     for probe in failed:
         assert probe.denied
@@ -390,7 +390,7 @@ def test_a_connection_that_may_only_read_is_tried_on_what_is_there(
         found = check_connection(name, path)
         assert load_connection(name).capabilities["get"] == "passed"
         assert load_connection(name).capabilities["copy"] == "not tried"
-    assert named(found, Outcome.PASSED) == {"reach", "list", "head", "get", "range"}
+    assert named(found, ProbeOutcome.PASSED) == {"reach", "list", "head", "get", "range"}
     missing = {probe.name: probe.detail.partition(" is denied on")[0] for probe in found if probe.denied}
     assert missing == {
         "put": "s3:PutObject",
@@ -418,8 +418,8 @@ def test_a_gateway_that_takes_a_trailer_for_content_has_none(seaweedfs: S3Server
 
     with FaultProxy(seaweedfs.url, sign=unaware) as gateway:
         found = connection_to(seaweedfs, gateway.url).check(scratch(seaweedfs))
-    assert named(found, Outcome.ABSENT) == {"checksum trailer"}
-    assert named(found, Outcome.FAILED) == set()
+    assert named(found, ProbeOutcome.ABSENT) == {"checksum trailer"}
+    assert named(found, ProbeOutcome.FAILED) == set()
 
 
 def test_a_check_survives_passing_failures(seaweedfs: S3Server) -> None:
@@ -428,7 +428,7 @@ def test_a_check_survives_passing_failures(seaweedfs: S3Server) -> None:
             ending = f"/{name}"
             proxy.add("reset", strikes=lambda r, ending=ending: r.path.endswith(ending))
         found = connection_to(seaweedfs, proxy.url).check(scratch(seaweedfs))
-        assert named(found, Outcome.PASSED) == {probe.name for probe in found}
+        assert named(found, ProbeOutcome.PASSED) == {probe.name for probe in found}
 
 
 def test_who_may_not_list_the_buckets_is_reached_all_the_same(seaweedfs: S3Server) -> None:
@@ -436,14 +436,14 @@ def test_who_may_not_list_the_buckets_is_reached_all_the_same(seaweedfs: S3Serve
         proxy.add("answer", strikes=lambda r: r.path == "/", times=1000, status=403, body=DENIED_XML)
         provider = connection_to(seaweedfs, proxy.url)
         assert "s3:ListAllMyBuckets" in provider.reach()
-        assert named(provider.check(scratch(seaweedfs)), Outcome.FAILED) == set()
+        assert named(provider.check(scratch(seaweedfs)), ProbeOutcome.FAILED) == set()
 
 
 def test_a_service_that_is_not_there_is_said_so() -> None:
     (port,) = free_ports(1)
     provider = S3StorageProvider(endpoint_url=f"http://127.0.0.1:{port}", anonymous=True)
     found = provider.check("bucket")
-    assert (found[0].outcome, found[0].denied) == (Outcome.FAILED, False)
+    assert (found[0].outcome, found[0].denied) == (ProbeOutcome.FAILED, False)
     assert "cannot be reached" in found[0].detail
 
 
@@ -474,7 +474,7 @@ def test_r2_and_minio_are_spoken_to_like_s3(seaweedfs: S3Server, juicefs: S3Serv
     }
     minio = MinIOStorageProvider(endpoint_url=juicefs.url, **keys)
     assert put_and_read(minio, scratch(juicefs)) == b"content"
-    assert named(minio.check(scratch(juicefs)), Outcome.FAILED) == set()
+    assert named(minio.check(scratch(juicefs)), ProbeOutcome.FAILED) == set()
     r2 = _LocalR2(account_id=ACCOUNT, url=seaweedfs.url, **keys)
     assert put_and_read(r2, scratch(seaweedfs)) == b"content"
 

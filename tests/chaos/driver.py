@@ -21,6 +21,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from flexai.checkpoints.names import parse_id
+
 CHANGES = (
     "fdatasync",
     "fsync",
@@ -96,11 +98,11 @@ def _import_everything() -> None:
 def _import_clients() -> None:
     """Ask services that are not there for something."""
     from flexai.checkpoints.errors import CheckpointError
-    from flexai.checkpoints.storage.gcs import GCSStorage
-    from flexai.checkpoints.storage.gcs_service import GCSService
+    from flexai.checkpoints.storage.gcs.bucket import GCSStorage
+    from flexai.checkpoints.storage.gcs.session import GCSService
     from flexai.checkpoints.storage.retry import RetryPolicy
-    from flexai.checkpoints.storage.s3 import S3Storage
-    from flexai.checkpoints.storage.s3_service import S3Credentials, S3Service
+    from flexai.checkpoints.storage.s3.bucket import S3Storage
+    from flexai.checkpoints.storage.s3.client import S3Credentials, S3Service
 
     importlib.import_module("flexai.checkpoints.storage.ambient")
     nowhere, once = "http://127.0.0.1:9", RetryPolicy(attempts=1)
@@ -172,7 +174,7 @@ class _Provider:
     """A provider without a Prefect block: ``s3`` or ``gs``, as the environment has it, or a folder of buckets."""
 
     connection_name = "lab"
-    connection_id = uuid.UUID(int=1)
+    connection_id = parse_id(uuid.UUID(int=1))
 
     def __init__(self, place: str) -> None:
         self._place = place
@@ -202,9 +204,9 @@ _real_open = os.open
 
 def _count_bytes(log: str) -> None:
     """Note what goes into a store and comes out of it, before it does."""
-    from flexai.checkpoints.storage.gcs import GCSStorage
+    from flexai.checkpoints.storage.gcs.bucket import GCSStorage
     from flexai.checkpoints.storage.local import LocalStorage
-    from flexai.checkpoints.storage.s3 import S3Storage
+    from flexai.checkpoints.storage.s3.bucket import S3Storage
 
     for kind in (LocalStorage, S3Storage, GCSStorage):
         _count_bytes_of(kind, log)
@@ -242,8 +244,8 @@ def _kill_at(number: int | None, log: str) -> Iterator[int]:
 
     A request counts twice, because a process can also die between a request's effect and its answer.
     """
-    from flexai.checkpoints.storage.gcs import GCSStorage
-    from flexai.checkpoints.storage.s3 import S3Storage
+    from flexai.checkpoints.storage.gcs.bucket import GCSStorage
+    from flexai.checkpoints.storage.s3.bucket import S3Storage
 
     calls = itertools.count(1)
     lock = threading.Lock()

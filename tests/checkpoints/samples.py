@@ -8,17 +8,18 @@ from typing import Any
 
 from flexai.checkpoints.manifest import FileEntry, Manifest
 from flexai.checkpoints.models import Checkpoint, CheckpointKind, CheckpointStatus, Source
+from flexai.checkpoints.names import new_id, parse_id
 from flexai.checkpoints.owner import Owner
 
 TIME = datetime(2025, 2, 3, 13, 14, 37, 730471, tzinfo=UTC)
-OWNER = Owner(user_id=uuid.UUID(int=1), org_id=uuid.UUID(int=2))
-OTHER_OWNER = Owner(user_id=uuid.UUID(int=3), org_id=uuid.UUID(int=2))
+OWNER = Owner(user_id=parse_id(uuid.UUID(int=1)), org_id=parse_id(uuid.UUID(int=2)))
+OTHER_OWNER = Owner(user_id=parse_id(uuid.UUID(int=3)), org_id=parse_id(uuid.UUID(int=2)))
 
 
 def checkpoint(**fields: Any) -> Checkpoint:
     """An available checkpoint, but for what the caller says otherwise."""
     defaults: dict[str, Any] = {
-        "id": uuid.uuid4(),
+        "id": new_id(),
         "kind": CheckpointKind.PUSHED,
         "name": "llama",
         "creator_user_id": OWNER.user_id,
@@ -28,7 +29,7 @@ def checkpoint(**fields: Any) -> Checkpoint:
         "size": 3,
         "file_count": 1,
         "manifest_digest": "ab" * 32,
-        "store_id": str(uuid.UUID(int=9)),
+        "store_id": parse_id(uuid.UUID(int=9)),
         "created_at": TIME,
         "updated_at": TIME,
     }

@@ -21,7 +21,7 @@ from flexai.checkpoints.documents import (
     human_size,
     short_size,
 )
-from flexai.checkpoints.models import NIL_UUID, Source, plain
+from flexai.checkpoints.models import Source, plain
 
 NOW = datetime(2025, 2, 19, 13, 14, 37, tzinfo=UTC)
 
@@ -295,10 +295,6 @@ def test_a_jobs_status_is_at_runtime_status() -> None:
 )
 def test_a_job_has_run_until_its_end_or_until_it_was_last_heard_of(changes: dict[str, str], seconds: float) -> None:
     assert documents.running_seconds(replace(JOB, **changes), NOW) == seconds  # type: ignore[arg-type]
-
-
-def test_the_nil_uuid_is_the_one_of_the_models() -> None:
-    assert str(NIL_UUID) == documents.NIL_UUID
 
 
 def _captured_row() -> CapturedRow:

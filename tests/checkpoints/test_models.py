@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import math
-import uuid
 from dataclasses import FrozenInstanceError
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
@@ -21,6 +20,7 @@ from flexai.checkpoints.models import (
     now,
     plain,
 )
+from flexai.checkpoints.names import new_id
 from tests.checkpoints.samples import checkpoint
 from tests.support.documents import reversed_document
 
@@ -72,7 +72,7 @@ def test_a_checkpoint_that_cannot_be_is_refused(fields: dict[str, Any]) -> None:
 
 def test_a_checkpoint_survives_its_json_form() -> None:
     facts = TrainingFacts(step=5, train_loss=0.1, eval_loss=1e-300, inference_missing=("weights",), resumable=True)
-    full = checkpoint(facts=facts, job_id=uuid.uuid4(), parent_id=uuid.uuid4(), deleted_at=now())
+    full = checkpoint(facts=facts, job_id=new_id(), parent_id=new_id(), deleted_at=now())
     assert TypeAdapter(Checkpoint).validate_json(json.dumps(plain(full))) == full
 
 

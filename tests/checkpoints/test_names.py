@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flexai.checkpoints.errors import InvalidNameError
-from flexai.checkpoints.names import RESERVED_NAMES, Reference, is_uuid, name_key, parse_name, parse_reference
+from flexai.checkpoints.names import RESERVED_NAMES, Reference, is_uuid, name_key, parse_id, parse_name, parse_reference
 
 _ENDS = string.ascii_letters + string.digits
 _INNER = _ENDS + "-_"
@@ -84,7 +84,7 @@ def test_a_name_of_uuid_shape_is_refused_and_read_as_an_id(value: uuid.UUID, cap
     with pytest.raises(InvalidNameError, match="form of a UUID"):
         parse_name(text)
     assert is_uuid(text)
-    assert parse_reference(text) == Reference(text=text, id=str(value))
+    assert parse_reference(text) == Reference(text=text, id=parse_id(value))
 
 
 @pytest.mark.parametrize("shape", ["{%s}", "urn:uuid:%s", "%s\n", " %s", "%s-"])

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from flexai.checkpoints.errors import SettingsError
+from flexai.checkpoints.names import new_id, parse_id
 from flexai.checkpoints.owner import IDENTITY_FILE, Owner, load_owner
 
 _LOAD = """
@@ -28,7 +29,7 @@ def test_an_owner_is_made_once_and_found_again(tmp_path: Path) -> None:
     made = load_owner(home)
     assert load_owner(home) == made
     assert made.user_id != made.org_id
-    assert made.user_id.version == made.org_id.version == 4
+    assert uuid.UUID(made.user_id).version == uuid.UUID(made.org_id).version == 4
 
 
 def test_two_homes_have_two_owners(tmp_path: Path) -> None:
@@ -36,8 +37,8 @@ def test_two_homes_have_two_owners(tmp_path: Path) -> None:
 
 
 def test_an_owner_is_read_as_it_was_written(tmp_path: Path) -> None:
-    owner = Owner(user_id=uuid.uuid4(), org_id=uuid.uuid4())
-    document = {"userID": str(owner.user_id).upper(), "orgID": str(owner.org_id), "comment": "kept"}
+    owner = Owner(user_id=new_id(), org_id=new_id())
+    document = {"userID": owner.user_id.upper(), "orgID": owner.org_id, "comment": "kept"}
     (tmp_path / IDENTITY_FILE).write_text(json.dumps(document))
     assert load_owner(tmp_path) == owner
 
@@ -86,7 +87,7 @@ def test_processes_that_make_an_owner_at_once_agree(tmp_path: Path) -> None:
         b'{"userID": 5, "orgID": 6}',
         b'{"userID": null, "orgID": null}',
         b'{"userID": [], "orgID": {}}',
-        json.dumps({"userID": str(uuid.UUID(int=1))}).encode(),
+        json.dumps({"userID": parse_id(uuid.UUID(int=1))}).encode(),
     ],
 )
 def test_a_damaged_identity_is_an_error_and_is_left_as_it_is(tmp_path: Path, content: bytes) -> None:

@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 
 import flexai.cli
-from flexai.checkpoints.storage.gcs import GCSStorage
-from flexai.checkpoints.storage.gcs_service import GCSService
+from flexai.checkpoints.storage.gcs.bucket import GCSStorage
+from flexai.checkpoints.storage.gcs.session import GCSService
 from flexai.checkpoints.storage.protocol import BytesBody, ObjectStorage
-from flexai.checkpoints.storage.s3 import S3Storage
-from flexai.checkpoints.storage.s3_service import S3Credentials, S3Service
+from flexai.checkpoints.storage.s3.bucket import S3Storage
+from flexai.checkpoints.storage.s3.client import S3Credentials, S3Service
 from tests.cli.conftest import Run
 from tests.cli.program import Done, Program
 from tests.servers.fixtures import GCSServer, S3Server
@@ -203,7 +203,7 @@ from flexai.checkpoints.storage.ambient import gcs_bucket
 from flexai.checkpoints.storage.connection import RemotePath, split_bucket
 
 class Google:
-    connection_name, connection_id = "google", uuid.UUID(int=1)
+    connection_name, connection_id = "google", parse_id(uuid.UUID(int=1))
     def open(self, path):
         bucket, key = split_bucket(path)
         return RemotePath(storage=gcs_bucket(bucket), key=key)

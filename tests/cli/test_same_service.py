@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 import pytest
 
-from flexai.checkpoints.storage.gcs import GCSStorage
-from flexai.checkpoints.storage.gcs_service import GCSService
+from flexai.checkpoints.storage.gcs.bucket import GCSStorage
+from flexai.checkpoints.storage.gcs.session import GCSService
 from flexai.checkpoints.storage.protocol import BLOCK_SIZE, Block, ObjectStorage
-from flexai.checkpoints.storage.s3 import S3Storage
-from flexai.checkpoints.storage.s3_service import S3Credentials, S3Service
+from flexai.checkpoints.storage.s3.bucket import S3Storage
+from flexai.checkpoints.storage.s3.client import S3Credentials, S3Service
 from flexai.checkpoints.transfer.digest import parts_of
 from tests.cli.program import Program
 from tests.servers.fixtures import GCSServer, S3Server

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from flexai.checkpoints.storage.capabilities import Capabilities
-from flexai.checkpoints.storage.gcs import GCSStorage
-from flexai.checkpoints.storage.gcs_service import GCSService
-from flexai.checkpoints.storage.huggingface import HubStorage
+from flexai.checkpoints.storage.gcs.bucket import GCSStorage
+from flexai.checkpoints.storage.gcs.session import GCSService
+from flexai.checkpoints.storage.hub.repository import HubStorage
 from flexai.checkpoints.storage.local import LocalStorage
 from flexai.checkpoints.storage.retry import RetryPolicy
-from flexai.checkpoints.storage.s3 import S3Storage
-from flexai.checkpoints.storage.s3_service import S3Credentials, S3Service
+from flexai.checkpoints.storage.s3.bucket import S3Storage
+from flexai.checkpoints.storage.s3.client import S3Credentials, S3Service
 from tests.servers.fixtures import GCSServer, S3Server
 from tests.servers.hub import Hub, HubFile, serve_hub
 

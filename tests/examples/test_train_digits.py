@@ -11,7 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from flexai.checkpoints.training.formats import LocalFolder, Outcome, completeness, read_facts
+from flexai.checkpoints.training.completeness.by_format import completeness
+from flexai.checkpoints.training.formats.facts import read_facts
+from flexai.checkpoints.training.formats.folder import LocalFolder
+from flexai.checkpoints.training.formats.verdict import Outcome
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "train_digits.py"
 SMALL = ["--epochs", "2", "--hidden", "32", "--save-steps", "300"]  # 720 steps

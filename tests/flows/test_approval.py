@@ -13,8 +13,8 @@ import pytest
 
 from flexai.checkpoints.errors import UsageError
 from flexai.flows.approval import ask_for_approval
-from flexai.flows.specs import ApprovalSpec, ExportSpec, PushSpec, Selection, TrainingSpec
 from flexai.flows.train_push_export import train_push_export
+from flexai.flows.training_forms import ApprovalSpec, ExportSpec, PushSpec, Selection, TrainingSpec
 from flexai.tasks import list_checkpoints
 from tests.flows.conftest import RunDeployed
 from tests.servers.prefect import PrefectServer

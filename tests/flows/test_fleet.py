@@ -21,7 +21,7 @@ from flexai.checkpoints.catalog.reader import open_reader
 from flexai.checkpoints.models import CheckpointStatus
 from flexai.checkpoints.names import parse_reference
 from flexai.checkpoints.service.system import System
-from flexai.cli.orchestration.deploying import read_document
+from flexai.cli.orchestration.deploy_steps import read_document
 from flexai.flows.export import export
 from flexai.flows.push import push
 from flexai.flows.train_push_export import train_push_export

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from flexai.checkpoints.errors import UsageError
-from flexai.flows.composed import MirrorRequest
 from flexai.flows.mirror import mirror
+from flexai.flows.store_forms import MirrorRequest
 from flexai.tasks import mirror_checkpoints, push_checkpoint, run_training
 from tests.flows.conftest import RunDeployed
 from tests.servers.prefect import PrefectServer

@@ -36,7 +36,7 @@ import sys
 def main():
     from flexai.flows.export import export
     from flexai.flows.push import push
-    from flexai.flows.requests import ExportRequest, PushRequest
+    from flexai.flows.forms import ExportRequest, PushRequest
     from flexai.tasks import shards
 
     how, name, source, *destination = sys.argv[1:]

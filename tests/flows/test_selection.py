@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from flexai.checkpoints.errors import InvalidNameError, NotFoundError, UsageError
 from flexai.flows.selection import Row, name_checkpoints, select_checkpoints
-from flexai.flows.specs import Metric, PushSpec, Selection
+from flexai.flows.training_forms import Metric, PushSpec, Selection
 
 
 def row(name: str, **fields: Any) -> Row:

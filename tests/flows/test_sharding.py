@@ -26,11 +26,11 @@ from flexai.checkpoints.catalog.tables import blobs
 from flexai.checkpoints.errors import SettingsError
 from flexai.checkpoints.service.fetch import fetch
 from flexai.checkpoints.service.gc import collect_garbage
-from flexai.checkpoints.service.shards import PushShard, ShardSource
+from flexai.checkpoints.service.shard_work import PushShard, ShardSource
 from flexai.checkpoints.service.system import System
 from flexai.flows.export import export
+from flexai.flows.forms import ExportRequest, PushRequest
 from flexai.flows.push import push
-from flexai.flows.requests import ExportRequest, PushRequest
 from flexai.flows.runners import task_runner
 from flexai.tasks.shards import Sealed
 from tests.servers.fixtures import S3Server

@@ -14,8 +14,8 @@ import pytest
 from prefect.blocks.system import Secret
 
 from flexai.checkpoints.errors import InvalidNameError, JobFailedError, NotFoundError, UsageError
-from flexai.flows.specs import ExportSpec, PushSpec, Selection, TrainingSpec
 from flexai.flows.train_push_export import train_push_export
+from flexai.flows.training_forms import ExportSpec, PushSpec, Selection, TrainingSpec
 from flexai.tasks import list_checkpoints
 from tests.servers.prefect import PrefectServer
 from tests.support.waiting import until

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -17,11 +16,12 @@ from sqlalchemy import select
 from flexai.checkpoints.catalog.tables import blob_references, blobs, checkpoints, metadata
 from flexai.checkpoints.manifest import Manifest
 from flexai.checkpoints.models import Checkpoint, CheckpointKind, CheckpointStatus
+from flexai.checkpoints.names import Id, new_id
 from flexai.checkpoints.service.export import ExportReport, export
-from flexai.checkpoints.service.exports import EXPORT_MANIFEST
+from flexai.checkpoints.service.export_manifest import EXPORT_MANIFEST
 from flexai.checkpoints.service.fetch import FetchReport, fetch
 from flexai.checkpoints.service.gc import GarbageReport, collect_garbage
-from flexai.checkpoints.service.manifests import manifest_of, read_manifest_document
+from flexai.checkpoints.service.manifest_reader import manifest_of, read_manifest_document
 from flexai.checkpoints.service.push import LocalFiles, ProviderPath, push
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.service.verify import verify
@@ -60,7 +60,7 @@ class Buckets:
 
     root: Path
     connection_name: str = "lab"
-    connection_id: uuid.UUID = field(default_factory=uuid.uuid4)
+    connection_id: Id = field(default_factory=new_id)
     storage: FaultyStorage = field(init=False)
 
     def __post_init__(self) -> None:
@@ -211,7 +211,7 @@ def check_nothing_is_torn(machine: Machine) -> None:
     """Every available checkpoint is whole: its manifest, its blobs and every byte of them."""
     system = machine.system
     for checkpoint in machine.checkpoints(CheckpointStatus.AVAILABLE):
-        checkpoint_id = str(checkpoint.id)
+        checkpoint_id = checkpoint.id
         files = system.blobs.files_of(checkpoint_id)
         manifest = manifest_of(files)
         assert (manifest.size, len(files)) == (checkpoint.size, checkpoint.file_count)
@@ -251,7 +251,7 @@ def check_nothing_is_left_over(machine: Machine) -> None:
     prefix = _prefix(machine)
     needed = {"store.json"}
     for checkpoint in machine.checkpoints(CheckpointStatus.AVAILABLE, CheckpointStatus.DELETING):
-        checkpoint_id = str(checkpoint.id)
+        checkpoint_id = checkpoint.id
         needed.add(f"manifests/{checkpoint_id}.json")
         needed |= {
             system.store.blob_key(file.content.blob_id).removeprefix(prefix)

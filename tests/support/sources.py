@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from flexai.checkpoints.paths import CheckpointPath
-from flexai.checkpoints.transfer.sources import OpenSource, Source
+from flexai.checkpoints.transfer.sources import FileSource, OpenSource
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,6 @@ class PlannedSource:
         raise AssertionError("nothing that only plans opens a source")
 
 
-def planned_sources(sizes: list[int]) -> list[Source]:
+def planned_sources(sizes: list[int]) -> list[FileSource]:
     """One of each size in bytes."""
     return [PlannedSource(CheckpointPath(f"f{number:05}"), size) for number, size in enumerate(sizes)]

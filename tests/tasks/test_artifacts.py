@@ -18,6 +18,7 @@ from prefect.types.names import raise_on_name_alphanumeric_dashes_only
 
 from flexai.checkpoints.documents import CheckpointRow
 from flexai.checkpoints.models import Checkpoint, CheckpointKind, CheckpointStatus, Source
+from flexai.checkpoints.names import Id, new_id, parse_id
 from flexai.tasks import artifacts
 from flexai.tasks.artifacts import (
     artifact_key,
@@ -34,15 +35,15 @@ LOGGER = logging.getLogger("test-artifacts")
 NAMES = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_-]{1,61}[A-Za-z0-9]", fullmatch=True)
 
 
-def checkpoint(name: str, *, job: str = "", checkpoint_id: uuid.UUID | None = None) -> Checkpoint:
+def checkpoint(name: str, *, job: str = "", checkpoint_id: Id | None = None) -> Checkpoint:
     moment = datetime(2026, 1, 31, tzinfo=UTC)
     return Checkpoint(
-        id=checkpoint_id or uuid.uuid4(),
+        id=checkpoint_id or new_id(),
         kind=CheckpointKind.CAPTURED if job else CheckpointKind.PUSHED,
         name=name,
         job_name=job,
-        creator_user_id=uuid.UUID(int=1),
-        owner_org_id=uuid.UUID(int=2),
+        creator_user_id=parse_id(uuid.UUID(int=1)),
+        owner_org_id=parse_id(uuid.UUID(int=2)),
         source=Source(),
         status=CheckpointStatus.AVAILABLE,
         created_at=moment,
@@ -73,11 +74,11 @@ def test_a_pushed_checkpoints_key_is_its_names_and_a_captured_ones_its_own() -> 
     assert checkpoint_key(checkpoint("Mistral-500")) == "checkpoint-mistral-500"
     one, other = (checkpoint("checkpoint-5", job="my_run") for _ in range(2))
     assert checkpoint_key(one) != checkpoint_key(other)
-    assert checkpoint_key(one) == f"checkpoint-my-run-checkpoint-5--{one.id.hex[:12]}"
+    assert checkpoint_key(one) == f"checkpoint-my-run-checkpoint-5--{one.id.replace('-', '')[:12]}"
 
 
-@given(st.text(max_size=300), st.uuids())
-def test_any_folders_name_makes_a_key_that_prefect_takes(folder: str, checkpoint_id: uuid.UUID) -> None:
+@given(st.text(max_size=300), st.uuids().map(parse_id))
+def test_any_folders_name_makes_a_key_that_prefect_takes(folder: str, checkpoint_id: Id) -> None:
     key = checkpoint_key(checkpoint(folder, job="my-run", checkpoint_id=checkpoint_id))
     assert raise_on_name_alphanumeric_dashes_only(key) == key
 

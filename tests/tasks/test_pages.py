@@ -10,6 +10,7 @@ import pytest
 
 from flexai.checkpoints.documents import CapturedRow, ExportRow, FileRow, JobRow
 from flexai.checkpoints.models import Checkpoint, CheckpointKind, CheckpointStatus, Source, TrainingFacts
+from flexai.checkpoints.names import parse_id
 from flexai.tasks import pages
 from flexai.tasks.pages import Story, describe_checkpoint, describe_job
 
@@ -38,11 +39,11 @@ JOB = JobRow(
     updated_at="2026-01-31T12:00:00Z",
 )
 CHECKPOINT = Checkpoint(
-    id=uuid.UUID("3f0c3a4e-9d7b-4c58-8f0e-0c5d8b7a6e21"),
+    id=parse_id("3f0c3a4e-9d7b-4c58-8f0e-0c5d8b7a6e21"),
     kind=CheckpointKind.PUSHED,
     name="mistral-500",
-    creator_user_id=uuid.UUID(int=1),
-    owner_org_id=uuid.UUID(int=2),
+    creator_user_id=parse_id(uuid.UUID(int=1)),
+    owner_org_id=parse_id(uuid.UUID(int=2)),
     source=Source(storage_provider="share", source_path="bucket/models", revision="abc"),
     status=CheckpointStatus.AVAILABLE,
     size=16406,
@@ -57,7 +58,7 @@ FILES = [FileRow("config.json", 22, "cd" * 32), FileRow("nested/weights.bin", 16
 
 def captured(step: int, loss: float, name: str = "") -> CapturedRow:
     return CapturedRow(
-        id=str(uuid.UUID(int=step)),
+        id=parse_id(uuid.UUID(int=step)),
         name=name or f"checkpoint-{step}",
         node="0",
         step=step,

@@ -12,13 +12,11 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from flexai.checkpoints.names import title_of
+from flexai.checkpoints.names import NIL_ID, title_of
 
 Document = dict[str, Any]
 """A document as YAML and JSON know it: texts, numbers, booleans, None, lists and dicts."""
 
-NIL_UUID = "00000000-0000-0000-0000-000000000000"
-"""Stands for "no storage provider"."""
 
 _UNITS = ("KB", "MB", "GB", "TB", "PB", "EB")
 
@@ -218,7 +216,7 @@ def checkpoint_document(
     status: Document = {
         "status": checkpoint.status,
         "files": [_file_document(file) for file in files],
-        "storageProviderID": str(source.get("storage_provider_id", NIL_UUID)),
+        "storageProviderID": str(source.get("storage_provider_id", NIL_ID)),
         "size": human_size(checkpoint.size),
         "createdAt": checkpoint.created_at,
         "updatedAt": checkpoint.updated_at,

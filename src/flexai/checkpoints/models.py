@@ -15,12 +15,8 @@ from dataclasses import dataclass, fields, is_dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, ClassVar
-from uuid import UUID
 
-from flexai.checkpoints.names import title_of
-
-NIL_UUID = UUID(int=0)
-"""Stands for "no storage provider" in the reference's documents."""
+from flexai.checkpoints.names import NIL_ID, Id, is_uuid, title_of
 
 
 class CheckpointStatus(StrEnum):
@@ -74,18 +70,28 @@ class ManifestSummary:
     file_count: int
 
 
+def _check_ids(*ids: str) -> None:
+    """Raise ValueError for an id that is no UUID in lower-case letters."""
+    for found in ids:
+        if not is_uuid(found) or found != found.lower():
+            raise ValueError(f"the id {found!r} is no UUID")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """Where a checkpoint's files came from."""
+    """Where a checkpoint's files came from. ValueError for a connection's id that is none."""
 
     __pydantic_config__: ClassVar = _STRICT
 
     from_local_files: tuple[str, ...] = ()
     storage_provider: str = ""
-    storage_provider_id: UUID = NIL_UUID
+    storage_provider_id: Id = NIL_ID
     source_path: str = ""
     revision: str = ""
     """What a movable source path meant when it was read."""
+
+    def __post_init__(self) -> None:
+        _check_ids(self.storage_provider_id)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,17 +125,17 @@ class TrainingFacts:
 class Checkpoint:
     """A named, immutable set of files with a UUID, an owner, a status and a manifest.
 
-    ValueError for a size or a number of files below zero, and for a digest that is none.
+    ValueError for an id or a digest that is none, and for a size or a number of files below zero.
     """
 
     __pydantic_config__: ClassVar = _STRICT
 
-    id: UUID
+    id: Id
     kind: CheckpointKind
     name: str
     """A resource name; for a captured checkpoint its folder's name, which may be empty."""
-    creator_user_id: UUID
-    owner_org_id: UUID
+    creator_user_id: Id
+    owner_org_id: Id
     source: Source
     status: CheckpointStatus
     reason: str = ""
@@ -138,9 +144,9 @@ class Checkpoint:
     file_count: int = 0
     manifest_digest: str | None = None
     store_id: str = ""
-    parent_id: UUID | None = None
+    parent_id: Id | None = None
     """The checkpoint it was pushed or trained from."""
-    job_id: UUID | None = None
+    job_id: Id | None = None
     job_name: str = ""
     node: str = "0"
     sequence: int = 0
@@ -153,6 +159,8 @@ class Checkpoint:
     deleted_at: datetime | None = None
 
     def __post_init__(self) -> None:
+        ids = (self.id, self.creator_user_id, self.owner_org_id, self.parent_id, self.job_id)
+        _check_ids(*(found for found in ids if found is not None))
         if self.size < 0 or self.file_count < 0:
             raise ValueError("no checkpoint has less than nothing in it")
         if self.manifest_digest is not None and not _DIGEST.fullmatch(self.manifest_digest):
@@ -168,10 +176,10 @@ class Checkpoint:
 class TrainingJob:
     """One run of a user's training command."""
 
-    id: UUID
+    id: Id
     name: str
-    creator_user_id: UUID
-    owner_org_id: UUID
+    creator_user_id: Id
+    owner_org_id: Id
     status: JobStatus
     reason: str = ""
     command: tuple[str, ...]
@@ -179,7 +187,7 @@ class TrainingJob:
     """Names only: values may be secrets."""
     attempt: int = 1
     exit_code: int | None = None
-    input_checkpoint_id: UUID | None = None
+    input_checkpoint_id: Id | None = None
     output_dir: str
     log_path: str
     host: str = ""
@@ -195,8 +203,8 @@ class TrainingJob:
 class ExportRecord:
     """That a checkpoint was exported, and where to."""
 
-    id: UUID
-    checkpoint_id: UUID
+    id: Id
+    checkpoint_id: Id
     storage_provider: str
     destination_path: str
     manifest_digest: str
@@ -211,7 +219,7 @@ def plain(value: Any) -> Any:
         return [plain(item) for item in value]
     if isinstance(value, datetime):
         return value.isoformat()
-    return str(value) if isinstance(value, (UUID, StrEnum)) else value
+    return str(value) if isinstance(value, StrEnum) else value
 
 
 _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)

@@ -26,6 +26,12 @@ ROOT_TITLE = "."
 VARIABLE_PATTERN = "[A-Za-z._-][A-Za-z0-9._-]*"
 """What the same page says of the keys of KEY=VALUE pairs, as a regular expression."""
 
+Id = NewType("Id", str)
+"""A UUID as lower-case text: of a checkpoint, a job, a user, an organisation, a connection, an export."""
+
+NIL_ID = Id("00000000-0000-0000-0000-000000000000")
+"""Stands for "no storage provider" in the reference's documents."""
+
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{1,61}[A-Za-z0-9]", re.ASCII)
 _UUID = re.compile(r"[0-9A-Fa-f]{8}-(?:[0-9A-Fa-f]{4}-){3}[0-9A-Fa-f]{12}", re.ASCII)
 
@@ -33,6 +39,16 @@ _UUID = re.compile(r"[0-9A-Fa-f]{8}-(?:[0-9A-Fa-f]{4}-){3}[0-9A-Fa-f]{12}", re.A
 def is_uuid(text: str) -> bool:
     """Whether the text has the shape of a UUID: 36 characters in five groups."""
     return _UUID.fullmatch(text) is not None
+
+
+def new_id() -> Id:
+    """An id that nothing else has."""
+    return Id(str(uuid.uuid4()))
+
+
+def parse_id(text: object) -> Id:
+    """A UUID, however it is written, as an id; ValueError for what is none."""
+    return Id(str(uuid.UUID(str(text))))
 
 
 def parse_name(text: str, *, what: str = "name") -> Name:
@@ -71,7 +87,7 @@ class Reference:
     """What a user typed to mean one checkpoint: its name or its UUID."""
 
     text: str
-    id: str | None
+    id: Id | None
     """The UUID in canonical (lower-case) form, or None where the text is a name."""
 
     def __str__(self) -> str:
@@ -84,5 +100,5 @@ def parse_reference(text: str) -> Reference:
     Raises InvalidNameError for a text that can be neither.
     """
     if is_uuid(text):
-        return Reference(text=text, id=str(uuid.UUID(text)))
+        return Reference(text=text, id=parse_id(text))
     return Reference(text=parse_name(text, what="checkpoint"), id=None)

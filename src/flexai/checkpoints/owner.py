@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-import uuid
 from dataclasses import dataclass
 from pathlib import Path
-from uuid import UUID
 
 from flexai.checkpoints.errors import SettingsError
+from flexai.checkpoints.names import Id, new_id, parse_id
 
 IDENTITY_FILE = "identity.json"
 
@@ -19,8 +18,8 @@ IDENTITY_FILE = "identity.json"
 class Owner:
     """A user and the organisation that owns what the user makes."""
 
-    user_id: UUID
-    org_id: UUID
+    user_id: Id
+    org_id: Id
 
 
 def load_owner(home: Path) -> Owner:
@@ -36,7 +35,7 @@ def load_owner(home: Path) -> Owner:
         raise SettingsError(f"{error.filename or path} cannot be read or made: {error.strerror}") from error
     try:
         document = json.loads(content)
-        return Owner(user_id=UUID(str(document["userID"])), org_id=UUID(str(document["orgID"])))
+        return Owner(user_id=parse_id(document["userID"]), org_id=parse_id(document["orgID"]))
     except (ValueError, KeyError, TypeError) as error:
         raise SettingsError(
             f"{path} is damaged: {error}",
@@ -48,13 +47,13 @@ def _read_or_create(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except FileNotFoundError:
-        _create(path, Owner(user_id=uuid.uuid4(), org_id=uuid.uuid4()))
+        _create(path, Owner(user_id=new_id(), org_id=new_id()))
         return path.read_bytes()
 
 
 def _create(path: Path, owner: Owner) -> None:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    content = json.dumps({"userID": str(owner.user_id), "orgID": str(owner.org_id)}, indent=2) + "\n"
+    content = json.dumps({"userID": owner.user_id, "orgID": owner.org_id}, indent=2) + "\n"
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:

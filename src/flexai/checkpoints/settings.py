@@ -10,8 +10,8 @@ from typing import Annotated, Any, get_type_hints
 
 from flexai.checkpoints import setting_sources
 from flexai.checkpoints.errors import SettingsError
-from flexai.checkpoints.limits import DEFAULT_PART_SIZE, Limits
 from flexai.checkpoints.setting_rules import Duration, Folder, Number, Size, Text
+from flexai.checkpoints.transfer_limits import DEFAULT_PART_SIZE, Limits
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -66,15 +66,15 @@ def run_tracked(
     """Run one of the tasks as a task run of a Prefect API and return its document.
 
     Progress is shown here as well; with ``only_notes`` nothing but its remarks. ``on_output`` and ``on_damage`` are
-    those of ``flexai.tasks.watching.Watcher``.
+    those of ``flexai.tasks.watcher.Watcher``.
 
     Raises what the operation raises, and StorageUnavailableError where the API does not answer.
     """
     terminal.detail(f"running as a task run of the Prefect API {api.url} (from {api.origin})")
     prepare_prefect(api)
     from flexai import tasks
-    from flexai.cli.progress import Notes, shown_progress
-    from flexai.tasks.watching import Watcher, ignore, watched_by
+    from flexai.cli.progress_display import Notes, shown_progress
+    from flexai.tasks.watcher import Watcher, ignore, watched_by
 
     with api_errors(api, hint="--no-track runs the same without Prefect"), shown_progress() as progress:
         watcher = Watcher(Notes() if only_notes else progress, on_output or ignore, on_damage or ignore)

@@ -152,7 +152,7 @@ def _push_many(url: str, names: list[str], common: str) -> Any:
             checkpoint = push(catalog, name, {"own.bin": os.urandom(8), "common.bin": common.encode()})
         except ConflictError:
             continue
-        won.append(str(checkpoint.id))
+        won.append(checkpoint.id)
         if index % 2:
             try:
                 catalog.checkpoints.delete(parse_reference(name))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -21,7 +20,7 @@ from flexai.checkpoints.contents import NewContent, StoredContent
 from flexai.checkpoints.errors import ConflictError, NotFoundError
 from flexai.checkpoints.manifest import FileEntry, Manifest
 from flexai.checkpoints.models import Checkpoint, CheckpointStatus, JobStatus, Source, TrainingFacts, now
-from flexai.checkpoints.names import parse_name, parse_reference
+from flexai.checkpoints.names import new_id, parse_name, parse_reference
 from flexai.checkpoints.owner import Owner
 from tests.checkpoints.samples import OWNER
 from tests.support.tables import tables_of
@@ -50,7 +49,7 @@ def begin(
         store_id=store_id,
         parent_id=parent_id,
     )
-    return str(checkpoint.id), claim
+    return checkpoint.id, claim
 
 
 def content_of(text: bytes, *, start: int = 0) -> NewContent:
@@ -116,7 +115,7 @@ def push(catalog: Catalog, name: str = "llama", files: Mapping[str, bytes] | Non
 
 def add_job(catalog: Catalog, name: str = "train") -> str:
     """A training job's row; returns its id."""
-    job_id = str(uuid.uuid4())
+    job_id = new_id()
     time = "2025-02-03T13:14:37.730471Z"
     with tables_of(catalog.database) as connection:
         connection.execute(
@@ -147,7 +146,7 @@ def capture(catalog: Catalog, job_id: str, name: str = "checkpoint-5", *, node: 
     checkpoint, claim = catalog.checkpoints.begin_capture(
         job_id=job_id, name=name, node=node, owner=OWNER, source=Source(), store_id=STORE_ID, parent_id=None
     )
-    return str(checkpoint.id), claim
+    return checkpoint.id, claim
 
 
 def collect(catalog: Catalog, *, store_id: str = STORE_ID) -> list[str]:

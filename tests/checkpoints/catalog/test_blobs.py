@@ -19,7 +19,7 @@ from flexai.checkpoints.catalog.postgresql import PostgresqlDatabase
 from flexai.checkpoints.catalog.tables import blobs as blob_table
 from flexai.checkpoints.contents import ArrivedPart, NewContent
 from flexai.checkpoints.errors import ConflictError
-from flexai.checkpoints.names import parse_reference
+from flexai.checkpoints.names import new_id, parse_reference
 from tests.checkpoints.catalog.others import OtherProcesses
 from tests.checkpoints.catalog.steps import (
     LATER,
@@ -190,8 +190,8 @@ def test_a_blob_that_gc_took_meanwhile_is_not_stored(catalog: Catalog, blobs: Bl
 
 def test_a_push_of_a_checkpoint_that_is_gone_ends_with_an_error_in_words(catalog: Catalog, blobs: Blobs) -> None:
     kept = push(catalog, "kept")
-    (file,) = blobs.files_of(str(kept.id))
-    gone = str(uuid.uuid4())
+    (file,) = blobs.files_of(kept.id)
+    gone = new_id()
     for work in (
         lambda: blobs.begin(writer_id=gone, path="a", size=1, part_size=1),
         lambda: blobs.hold(gone, file.content),
@@ -211,7 +211,7 @@ def test_content_is_found_by_its_digest_and_referred_to(catalog: Catalog, blobs:
     held = blobs.hold_by_digest(checkpoint_id, [_digest(b"two"), _digest(b"two"), _digest(b"three")])
     assert set(held) == {_digest(b"two")}
     assert referenced(catalog, checkpoint_id) == {held[_digest(b"two")].blob_id}
-    assert held[_digest(b"two")] == {file.path: file.content for file in blobs.files_of(str(first.id))}["b"]
+    assert held[_digest(b"two")] == {file.path: file.content for file in blobs.files_of(first.id)}["b"]
     assert blobs.hold_by_digest(checkpoint_id, [_digest(b"two")]) == held, "once more changes nothing"
     assert blobs.hold_by_digest(checkpoint_id, []) == {}
 
@@ -295,8 +295,8 @@ def test_the_files_of_a_checkpoint_are_in_the_order_of_their_paths_characters(ca
     paths = ["B", "Z/a", "_", "a", "d-b", "d.b", "d/b", "aB", "é", "名", "\U0001f642", "10", "9"]
     files = {path: path.encode() for path in paths}
     pushed = push(catalog, "llama", files)
-    assert [file.path for file in blobs.files_of(str(pushed.id))] == sorted(paths)
-    assert blobs.files_of(str(uuid.uuid4())) == []
+    assert [file.path for file in blobs.files_of(pushed.id)] == sorted(paths)
+    assert blobs.files_of(new_id()) == []
 
 
 def test_the_users_of_contents_are_known(catalog: Catalog, blobs: Blobs) -> None:
@@ -306,8 +306,8 @@ def test_the_users_of_contents_are_known(catalog: Catalog, blobs: Blobs) -> None
     (shared,) = blobs.find_by_size(6)
     (own,) = blobs.find_by_size(3)
     users = blobs.users_of([shared.id, own.id, 10_000])
-    assert sorted(users[shared.id]) == sorted([(str(one.id), "a"), (str(one.id), "b"), (str(two.id), "d")])
-    assert users[own.id] == [(str(one.id), "c")]
+    assert sorted(users[shared.id]) == sorted([(one.id, "a"), (one.id, "b"), (str(two.id), "d")])
+    assert users[own.id] == [(one.id, "c")]
     assert set(users) == {shared.id, own.id}
     assert blobs.users_of([]) == {}
     assert set(blobs.users_of(range(5000))) == {shared.id, own.id}
@@ -315,7 +315,7 @@ def test_the_users_of_contents_are_known(catalog: Catalog, blobs: Blobs) -> None
 
 def test_the_catalog_knows_its_blobs(catalog: Catalog, blobs: Blobs) -> None:
     pushed = push(catalog, "llama", {"a": b"a", "b": b"b"})
-    ids = {file.content.blob_id for file in blobs.files_of(str(pushed.id))}
+    ids = {file.content.blob_id for file in blobs.files_of(pushed.id)}
     strangers = [uuid.uuid4().hex for _ in range(1200)]
     assert blobs.known([*strangers, *ids]) == ids
     assert blobs.known([]) == set()
@@ -352,7 +352,7 @@ def test_a_blob_that_somebody_needs_is_not_taken(catalog: Catalog, blobs: Blobs)
 
 def test_a_blob_that_nobody_needs_is_taken_and_forgotten(catalog: Catalog, blobs: Blobs) -> None:
     pushed = push(catalog, "llama", {"a": b"weights"})
-    (file,) = blobs.files_of(str(pushed.id))
+    (file,) = blobs.files_of(pushed.id)
     _delete(catalog, "llama")
     catalog.garbage(STORE_ID).purge_deleted(before=LATER)
     assert blobs.unreferenced() == [(file.content.blob_id, 7, "")]
@@ -473,7 +473,7 @@ def test_many_processes_push_delete_and_collect_at_once_and_nothing_that_is_need
     won = [set(other.answer()) for other in running]
     removed = {blob_id for other in collectors for blob_id in other.answer()}
     assert len(set.union(*won)) == sum(map(len, won)), "each checkpoint is one process's"
-    available = {str(checkpoint.id): checkpoint for checkpoint in catalog.checkpoints.of_store(STORE_ID)}
+    available = {checkpoint.id: checkpoint for checkpoint in catalog.checkpoints.of_store(STORE_ID)}
     assert set(available) == set.union(*won)
     names = [checkpoint.name for checkpoint in available.values() if checkpoint.deleted_at is None]
     assert len(names) == len(set(names))

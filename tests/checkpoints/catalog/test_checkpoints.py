@@ -22,7 +22,7 @@ from flexai.checkpoints.models import (
     TrainingFacts,
     now,
 )
-from flexai.checkpoints.names import parse_name, parse_reference
+from flexai.checkpoints.names import new_id, parse_id, parse_name, parse_reference
 from tests.checkpoints.catalog.others import OtherProcesses
 from tests.checkpoints.catalog.steps import (
     LATER,
@@ -58,15 +58,15 @@ def _get(catalog: Catalog, reference: object) -> Checkpoint:
 
 
 def test_a_push_takes_its_name_and_is_its_process_s(catalog: Catalog) -> None:
-    parent = str(uuid.uuid4())
+    parent = new_id()
     checkpoint_id, claim = begin(catalog, "Llama-7b", parent_id=parent, status=CheckpointStatus.SYNCING)
     found = _get(catalog, "Llama-7b")
-    assert str(found.id) == checkpoint_id
+    assert found.id == checkpoint_id
     assert found.kind is CheckpointKind.PUSHED
     assert found.status is CheckpointStatus.SYNCING
     assert (found.name, found.creator_user_id, found.owner_org_id) == ("Llama-7b", OWNER.user_id, OWNER.org_id)
     assert found.source == Source(from_local_files=("Llama-7b.bin",))
-    assert (found.store_id, str(found.parent_id)) == (STORE_ID, parent)
+    assert (found.store_id, found.parent_id) == (STORE_ID, parent)
     assert (found.manifest_digest, found.size, found.file_count, found.deleted_at) == (None, 0, 0, None)
     assert found.created_at == found.updated_at
     assert tuple(columns(catalog, checkpoint_id, *CLAIM_COLUMNS)) == tuple(claim.columns().values())
@@ -86,7 +86,7 @@ def test_a_push_that_failed_is_taken_over(catalog: Catalog) -> None:
     checkpoint_id = fail(catalog)
     before = _get(catalog, "llama")
     assert (before.status, before.reason) == (CheckpointStatus.FAILED, "the disk is full")
-    parent = str(uuid.uuid4())
+    parent = new_id()
     checkpoint, claim = catalog.checkpoints.begin_push(
         parse_name("LLama"),
         owner=OWNER,
@@ -95,10 +95,10 @@ def test_a_push_that_failed_is_taken_over(catalog: Catalog) -> None:
         store_id=STORE_ID,
         parent_id=parent,
     )
-    assert str(checkpoint.id) == checkpoint_id
+    assert checkpoint.id == checkpoint_id
     assert checkpoint.name == "LLama", "as it was written last"
     assert (checkpoint.status, checkpoint.reason) == (CheckpointStatus.SYNCING, "")
-    assert (checkpoint.source.source_path, str(checkpoint.parent_id)) == ("bucket/prefix", parent)
+    assert (checkpoint.source.source_path, checkpoint.parent_id) == ("bucket/prefix", parent)
     assert checkpoint.created_at == before.created_at
     assert checkpoint.updated_at >= before.updated_at
     assert catalog.checkpoints.renew(checkpoint_id, claim)
@@ -360,18 +360,18 @@ def test_a_loss_is_kept_as_it_is(catalog: Catalog, blobs: Blobs, loss: float | N
 
 def test_a_checkpoint_is_found_by_its_name_in_any_case_and_by_its_id_in_any_case(catalog: Catalog) -> None:
     pushed = push(catalog, "Llama-7b")
-    for reference in ("Llama-7b", "llama-7B", "LLAMA-7B", pushed.id, str(pushed.id).upper()):
+    for reference in ("Llama-7b", "llama-7B", "LLAMA-7B", pushed.id, pushed.id.upper()):
         assert _get(catalog, reference) == pushed
 
 
-@pytest.mark.parametrize("reference", ["llam", "llama_7b", "unknown", uuid.UUID(int=4)])
+@pytest.mark.parametrize("reference", ["llam", "llama_7b", "unknown", parse_id(uuid.UUID(int=4))])
 def test_a_checkpoint_that_is_not_there_is_not_found(catalog: Catalog, reference: object) -> None:
     push(catalog, "llama-7b")
     with pytest.raises(NotFoundError) as caught:
         _get(catalog, reference)
     assert str(reference) in caught.value.message
     with pytest.raises(NotFoundError):
-        catalog.checkpoints.get_by_id(str(uuid.UUID(int=4)))
+        catalog.checkpoints.get_by_id(parse_id(uuid.UUID(int=4)))
 
 
 def test_checkpoints_are_called_by_name_or_by_job_and_folder(catalog: Catalog) -> None:
@@ -379,9 +379,9 @@ def test_checkpoints_are_called_by_name_or_by_job_and_folder(catalog: Catalog) -
     job = add_job(catalog, "finetune")
     captured, _ = capture(catalog, job, "checkpoint-5")
     root, _ = capture(catalog, job, "")
-    wanted = [str(pushed.id), captured, root, str(uuid.uuid4())]
+    wanted = [pushed.id, captured, root, new_id()]
     assert catalog.checkpoints.names_of(wanted) == {
-        str(pushed.id): "llama",
+        pushed.id: "llama",
         captured: "finetune/checkpoint-5",
         root: "finetune/.",
     }
@@ -407,7 +407,7 @@ def test_captures_of_one_job_are_numbered_in_their_order_however_many_come_at_on
     for each in (job, other):
         found = catalog.checkpoints.of_job(each)
         assert [checkpoint.sequence for checkpoint in found] == [1, 2, 3, 4, 5]
-        assert {str(checkpoint.job_id) for checkpoint in found} == {each}
+        assert {checkpoint.job_id for checkpoint in found} == {each}
         assert {checkpoint.kind for checkpoint in found} == {CheckpointKind.CAPTURED}
 
 
@@ -417,13 +417,13 @@ def test_captured_checkpoints_may_share_a_name_with_each_other_and_with_pushed_o
     first, _ = capture(catalog, job, "checkpoint-5")
     second, _ = capture(catalog, job, "checkpoint-5", node="1")
     assert _get(catalog, "checkpoint-5") == pushed
-    assert {str(checkpoint.id): checkpoint.node for checkpoint in catalog.checkpoints.of_job(job)} == {
+    assert {checkpoint.id: checkpoint.node for checkpoint in catalog.checkpoints.of_job(job)} == {
         first: "0",
         second: "1",
     }
 
 
-@pytest.mark.parametrize("name", ["", "a folder's name", "名前", "x" * 255, "latest", str(uuid.UUID(int=3))])
+@pytest.mark.parametrize("name", ["", "a folder's name", "名前", "x" * 255, "latest", parse_id(uuid.UUID(int=3))])
 def test_a_captured_checkpoint_may_have_any_folder_s_name(catalog: Catalog, name: str) -> None:
     checkpoint_id, _ = capture(catalog, add_job(catalog), name)
     assert catalog.checkpoints.get_by_id(checkpoint_id).name == name
@@ -458,7 +458,7 @@ def test_a_deleted_checkpoint_is_gone_by_name_and_by_id_and_its_name_is_free(cat
             delete(catalog, reference)
     second = push(catalog, "Llama")
     assert second.id != first.id
-    assert len(blobs.files_of(str(first.id))) == 1, "its bytes stay until gc comes"
+    assert len(blobs.files_of(first.id)) == 1, "its bytes stay until gc comes"
     assert [checkpoint.id for checkpoint in catalog.checkpoints.deleted()] == [first.id]
 
 
@@ -492,7 +492,7 @@ def test_an_undeleted_checkpoint_is_as_it_was(catalog: Catalog, blobs: Blobs) ->
     again = undelete(catalog, "LLAMA")
     assert replace(again, updated_at=first.updated_at) == first
     assert _get(catalog, "llama").id == first.id
-    assert len(blobs.files_of(str(first.id))) == 1
+    assert len(blobs.files_of(first.id)) == 1
 
 
 def test_of_several_deleted_checkpoints_of_a_name_the_newest_comes_back(catalog: Catalog) -> None:
@@ -530,12 +530,12 @@ def test_a_captured_checkpoint_comes_back_by_its_id_alone(catalog: Catalog, blob
     assert catalog.checkpoints.of_job(job) == []
     assert undelete(catalog, "checkpoint-5").id == pushed.id
     assert str(undelete(catalog, checkpoint_id).id) == checkpoint_id
-    assert [str(checkpoint.id) for checkpoint in catalog.checkpoints.of_job(job)] == [checkpoint_id]
+    assert [checkpoint.id for checkpoint in catalog.checkpoints.of_job(job)] == [checkpoint_id]
 
 
 def test_what_was_never_deleted_does_not_come_back(catalog: Catalog) -> None:
     push(catalog, "llama")
-    for reference in ("llama", "unknown", uuid.uuid4()):
+    for reference in ("llama", "unknown", new_id()):
         with pytest.raises(NotFoundError, match="could come back"):
             undelete(catalog, reference)
 
@@ -552,8 +552,8 @@ def test_of_many_that_undelete_a_checkpoint_at_once_one_does(catalog: Catalog) -
 
 def _export(checkpoint_id: object, place: str, provider: str = "backup") -> ExportRecord:
     return ExportRecord(
-        id=uuid.uuid4(),
-        checkpoint_id=uuid.UUID(str(checkpoint_id)),
+        id=new_id(),
+        checkpoint_id=parse_id(checkpoint_id),
         storage_provider=provider,
         destination_path=place,
         manifest_digest=uuid.uuid4().hex * 2,
@@ -566,19 +566,19 @@ def test_exports_are_remembered_oldest_first_and_one_to_the_same_place_replaces_
     records = [_export(one.id, "bucket/a"), _export(one.id, "bucket/b"), _export(one.id, "bucket/a", "other")]
     for record in [*records, _export(two.id, "bucket/a")]:
         catalog.checkpoints.record_export(record)
-    assert catalog.checkpoints.exports_of(str(one.id)) == records
+    assert catalog.checkpoints.exports_of(one.id) == records
     again = _export(one.id, "bucket/a")
     catalog.checkpoints.record_export(again)
-    assert catalog.checkpoints.exports_of(str(one.id)) == [records[1], records[2], again]
+    assert catalog.checkpoints.exports_of(one.id) == [records[1], records[2], again]
     assert len(catalog.checkpoints.exports_of(str(two.id))) == 1
-    assert catalog.checkpoints.exports_of(str(uuid.uuid4())) == []
+    assert catalog.checkpoints.exports_of(new_id()) == []
 
 
 def test_exports_to_one_place_at_once_leave_one_record(catalog: Catalog) -> None:
     pushed = push(catalog)
     records = [_export(pushed.id, "bucket/a") for _ in range(8)]
     at_once(lambda number: catalog.checkpoints.record_export(records[number]))
-    (left,) = catalog.checkpoints.exports_of(str(pushed.id))
+    (left,) = catalog.checkpoints.exports_of(pushed.id)
     assert left in records
 
 
@@ -587,7 +587,7 @@ def test_the_exports_of_a_checkpoint_are_forgotten_with_it(catalog: Catalog) -> 
     catalog.checkpoints.record_export(_export(pushed.id, "bucket/a"))
     delete(catalog, pushed.id)
     collect(catalog)
-    assert catalog.checkpoints.exports_of(str(pushed.id)) == []
+    assert catalog.checkpoints.exports_of(pushed.id) == []
 
 
 # Claims as the rows show them

@@ -142,7 +142,7 @@ def test_a_catalog_is_made_on_first_use_and_kept(empty_database_url: str) -> Non
     pushed = push(catalog)
     catalog.close()
     again = Catalog.open(empty_database_url)
-    assert again.checkpoints.get_by_id(str(pushed.id)) == pushed
+    assert again.checkpoints.get_by_id(pushed.id) == pushed
     again.close()
 
 

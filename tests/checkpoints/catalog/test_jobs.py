@@ -6,7 +6,6 @@ import threading
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
-from uuid import UUID
 
 import pytest
 from sqlalchemy import select, update
@@ -18,17 +17,17 @@ from flexai.checkpoints.catalog.tables import jobs
 from flexai.checkpoints.catalog.times import to_text
 from flexai.checkpoints.errors import CheckpointError, ConflictError, InvalidNameError, NotFoundError
 from flexai.checkpoints.models import JobStatus, Source, TrainingJob, now
-from flexai.checkpoints.names import parse_name, parse_reference
+from flexai.checkpoints.names import Id, new_id, parse_id, parse_name, parse_reference
 from flexai.checkpoints.owner import Owner
 from tests.checkpoints.catalog.steps import push
 from tests.checkpoints.samples import OTHER_OWNER, OWNER
 from tests.support.tables import tables_of
 
-STORE_ID = str(uuid.UUID(int=9))
+STORE_ID = parse_id(uuid.UUID(int=9))
 ENDS = [JobStatus.FAILED, JobStatus.STOPPED, JobStatus.INTERRUPTED]
 
 
-def layout(job_id: UUID, attempt: int) -> tuple[str, str]:
+def layout(job_id: Id, attempt: int) -> tuple[str, str]:
     return f"/jobs/{job_id}/{attempt}/output", f"/jobs/{job_id}/{attempt}/log.txt"
 
 
@@ -43,7 +42,7 @@ def begin(
 def finish(
     catalog: Catalog, begun: BegunJob, status: JobStatus, *, exit_code: int = 0, reason: str = ""
 ) -> TrainingJob:
-    return catalog.jobs.finish(str(begun.job.id), begun.claim, status=status, exit_code=exit_code, reason=reason)
+    return catalog.jobs.finish(begun.job.id, begun.claim, status=status, exit_code=exit_code, reason=reason)
 
 
 def get(catalog: Catalog, reference: object = "train") -> TrainingJob:
@@ -57,13 +56,13 @@ def kill_runner(catalog: Catalog, job: TrainingJob) -> None:
 
 def set_columns(catalog: Catalog, job: TrainingJob, **values: object) -> None:
     with tables_of(catalog.database) as connection:
-        connection.execute(update(jobs).where(jobs.c.id == str(job.id)).values(values))
+        connection.execute(update(jobs).where(jobs.c.id == job.id).values(values))
 
 
 def capture(catalog: Catalog, job: TrainingJob) -> str:
     """Announce a captured checkpoint whose capture then fails; returns its id."""
     checkpoint, claim = catalog.checkpoints.begin_capture(
-        job_id=str(job.id),
+        job_id=job.id,
         name="checkpoint-5",
         node="0",
         owner=OWNER,
@@ -71,8 +70,8 @@ def capture(catalog: Catalog, job: TrainingJob) -> str:
         store_id=STORE_ID,
         parent_id=None,
     )
-    catalog.checkpoints.fail(str(checkpoint.id), claim, "a test wanted it to")
-    return str(checkpoint.id)
+    catalog.checkpoints.fail(checkpoint.id, claim, "a test wanted it to")
+    return checkpoint.id
 
 
 def test_a_job_is_in_progress_from_its_beginning(catalog: Catalog) -> None:
@@ -92,13 +91,13 @@ def test_names_of_variables_are_kept_and_values_are_not_even_taken(catalog: Cata
 
 def test_a_job_is_found_by_its_name_in_any_case_and_by_its_id(catalog: Catalog) -> None:
     job = begin(catalog, "My-Run").job
-    assert get(catalog, "my-run") == get(catalog, str(job.id).upper()) == job
+    assert get(catalog, "my-run") == get(catalog, job.id.upper()) == job
     assert catalog.jobs.find(parse_name("MY-RUN")) == job
     assert catalog.jobs.find(parse_name("another")) is None
 
 
 def test_a_job_that_is_not_there_is_not_found(catalog: Catalog) -> None:
-    for reference in ("missing", str(uuid.uuid4())):
+    for reference in ("missing", new_id()):
         with pytest.raises(NotFoundError, match="there is no training job"):
             get(catalog, reference)
 
@@ -141,7 +140,7 @@ def test_a_job_that_did_not_succeed_begins_its_next_attempt(catalog: Catalog, st
 def test_the_input_of_an_attempt_is_not_the_next_ones(catalog: Catalog) -> None:
     begun = begin(catalog)
     checkpoint_id = push(catalog).id
-    assert catalog.jobs.set_input(str(begun.job.id), begun.claim, checkpoint_id).input_checkpoint_id == checkpoint_id
+    assert catalog.jobs.set_input(begun.job.id, begun.claim, checkpoint_id).input_checkpoint_id == checkpoint_id
     finish(catalog, begun, JobStatus.FAILED)
     assert begin(catalog).job.input_checkpoint_id is None
 
@@ -151,7 +150,7 @@ def test_a_job_does_not_start_from_a_checkpoint_that_was_deleted_meanwhile(catal
     checkpoint_id = push(catalog).id
     catalog.checkpoints.delete(parse_reference("llama"))
     with pytest.raises(NotFoundError, match="any more"):
-        catalog.jobs.set_input(str(begun.job.id), begun.claim, checkpoint_id)
+        catalog.jobs.set_input(begun.job.id, begun.claim, checkpoint_id)
     assert get(catalog).input_checkpoint_id is None
 
 
@@ -166,7 +165,7 @@ def test_a_job_whose_runner_is_gone_is_interrupted_to_every_reader(catalog: Cata
     kill_runner(catalog, job)
     seen = get(catalog)
     assert (seen.status, seen.reason) == (JobStatus.INTERRUPTED, RUNNER_GONE)
-    assert catalog.jobs.list() == [seen] == [catalog.jobs.get_by_id(str(job.id))]
+    assert catalog.jobs.list() == [seen] == [catalog.jobs.get_by_id(job.id)]
 
 
 def test_a_job_whose_runner_is_gone_begins_its_next_attempt(catalog: Catalog) -> None:
@@ -190,21 +189,21 @@ def test_a_runner_that_was_given_up_cannot_write_any_more(catalog: Catalog) -> N
     begun = begin(catalog)
     kill_runner(catalog, begun.job)
     begin(catalog)
-    job_id = str(begun.job.id)
+    job_id = begun.job.id
     assert not catalog.jobs.renew(job_id, begun.claim)
     with pytest.raises(ConflictError, match="taken over"):
         catalog.jobs.stop_requested(job_id, begun.claim)
     with pytest.raises(ConflictError, match="taken over"):
         finish(catalog, begun, JobStatus.SUCCEEDED)
     with pytest.raises(ConflictError, match="taken over"):
-        catalog.jobs.set_input(job_id, begun.claim, uuid.uuid4())
+        catalog.jobs.set_input(job_id, begun.claim, new_id())
     assert get(catalog).attempt == 2
 
 
 def test_a_renewed_claim_lasts_longer(catalog: Catalog) -> None:
     begun = begin(catalog)
     set_columns(catalog, begun.job, claim_until=to_text(now()))
-    assert catalog.jobs.renew(str(begun.job.id), begun.claim)
+    assert catalog.jobs.renew(begun.job.id, begun.claim)
     with tables_of(catalog.database) as connection:
         assert connection.execute(select(jobs.c.claim_until)).scalar_one() > to_text(now() + timedelta(seconds=30))
 
@@ -222,7 +221,7 @@ def test_an_end_is_recorded_and_the_claim_given_up(catalog: Catalog, status: Job
 
 def test_a_stop_is_asked_for_and_noticed_by_the_runner(catalog: Catalog) -> None:
     begun = begin(catalog)
-    job_id = str(begun.job.id)
+    job_id = begun.job.id
     assert not catalog.jobs.stop_requested(job_id, begun.claim)
     assert catalog.jobs.request_stop(parse_job_reference("train")).status is JobStatus.STOP_IN_PROGRESS
     assert catalog.jobs.request_stop(parse_job_reference(job_id)).status is JobStatus.STOP_IN_PROGRESS
@@ -234,7 +233,7 @@ def test_a_stop_is_forgotten_by_the_next_attempt(catalog: Catalog) -> None:
     catalog.jobs.request_stop(parse_job_reference("train"))
     finish(catalog, begun, JobStatus.STOPPED)
     later = begin(catalog)
-    assert not catalog.jobs.stop_requested(str(later.job.id), later.claim)
+    assert not catalog.jobs.stop_requested(later.job.id, later.claim)
 
 
 def test_a_stop_of_a_job_whose_runner_is_gone_records_that_it_was_interrupted(catalog: Catalog) -> None:
@@ -268,7 +267,7 @@ def test_jobs_are_listed_oldest_first(catalog: Catalog) -> None:
 def test_a_deleted_job_is_gone_and_its_name_free(catalog: Catalog) -> None:
     job = finish(catalog, begin(catalog), JobStatus.SUCCEEDED)
     assert catalog.jobs.delete(parse_job_reference("train")) == job
-    for reference in ("train", str(job.id)):
+    for reference in ("train", job.id):
         with pytest.raises(NotFoundError):
             get(catalog, reference)
     assert catalog.jobs.list() == []
@@ -292,11 +291,11 @@ def test_the_record_of_a_deleted_job_stays_as_long_as_a_checkpoint_names_it(cata
     checkpoint_id = capture(catalog, job)
     catalog.jobs.delete(parse_job_reference("train"))
     assert catalog.checkpoints.get(parse_reference(checkpoint_id)).job_name == "train"
-    assert catalog.jobs.get_by_id(str(job.id)).name == "train"
+    assert catalog.jobs.get_by_id(job.id).name == "train"
     catalog.checkpoints.discard_failed(checkpoint_id)
     catalog.jobs.forget_deleted()
     with pytest.raises(NotFoundError):
-        catalog.jobs.get_by_id(str(job.id))
+        catalog.jobs.get_by_id(job.id)
 
 
 def test_records_of_jobs_that_nobody_deleted_are_not_forgotten(catalog: Catalog) -> None:

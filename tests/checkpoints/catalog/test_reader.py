@@ -5,7 +5,6 @@ from __future__ import annotations
 import sqlite3
 import subprocess
 import sys
-import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ from flexai.checkpoints.errors import (
     StorageUnavailableError,
 )
 from flexai.checkpoints.models import Checkpoint, ExportRecord, JobStatus, TrainingFacts, now, plain
-from flexai.checkpoints.names import parse_name, parse_reference
+from flexai.checkpoints.names import new_id, parse_name, parse_reference
 from tests.checkpoints.catalog.steps import begin, capture, commit, push, set_columns, store
 from tests.checkpoints.samples import OWNER
 
@@ -82,7 +81,7 @@ def test_captured_and_deleted_checkpoints_are_not_listed_with_the_pushed_ones(
     push(catalog, "kept")
     push(catalog, "gone")
     catalog.checkpoints.delete(parse_reference("gone"))
-    catalog.checkpoints.delete(parse_reference(str(captured.id)))
+    catalog.checkpoints.delete(parse_reference(captured.id))
     assert [row.name for row in reader.pushed_checkpoints()] == ["kept"]
     assert [row.title for row in reader.deleted_checkpoints()] == ["gone", "train/checkpoint-5"]
     assert all(row.deleted_at for row in reader.deleted_checkpoints())
@@ -99,8 +98,8 @@ def test_a_checkpoint_is_found_by_its_name_in_any_case_and_by_its_id_in_any_case
     catalog: Catalog, reader: CatalogReader
 ) -> None:
     pushed = push(catalog, "Llama")
-    for reference in ("Llama", "LLAMA", str(pushed.id), str(pushed.id).upper()):
-        assert reader.checkpoint(reference).id == str(pushed.id)
+    for reference in ("Llama", "LLAMA", pushed.id, pushed.id.upper()):
+        assert reader.checkpoint(reference).id == pushed.id
 
 
 def test_details_are_those_of_the_catalog(catalog: Catalog, reader: CatalogReader) -> None:
@@ -114,8 +113,8 @@ def test_details_are_those_of_the_catalog(catalog: Catalog, reader: CatalogReade
         inference_ready=True,
         resumable_missing=("optimizer.pt",),
     )
-    captured = _captured(catalog, str(job.id), facts=facts)
-    for expected in (catalog.checkpoints.get_by_id(str(captured.id)), push(catalog, "pushed")):
+    captured = _captured(catalog, job.id, facts=facts)
+    for expected in (catalog.checkpoints.get_by_id(captured.id), push(catalog, "pushed")):
         found = reader.checkpoint(str(expected.id))
         document = plain(expected)
         for field in (
@@ -163,7 +162,7 @@ def test_what_is_not_there_is_said_as_the_catalog_says_it(
 def test_a_deleted_checkpoint_is_not_there(catalog: Catalog, reader: CatalogReader) -> None:
     pushed = push(catalog, "gone")
     catalog.checkpoints.delete(parse_reference("gone"))
-    for reference in ("gone", str(pushed.id)):
+    for reference in ("gone", pushed.id):
         with pytest.raises(NotFoundError):
             reader.checkpoint(reference)
 
@@ -177,13 +176,13 @@ def test_a_text_that_is_no_reference_is_refused(reader: CatalogReader, reference
 
 def test_files_come_in_the_order_of_their_paths_with_their_digests(catalog: Catalog, reader: CatalogReader) -> None:
     pushed = push(catalog, "llama", {"b/Z": b"1", "b.x": b"22", "C": b"333", "a": b"1"})
-    expected = catalog.blobs(STORE_ID).files_of(str(pushed.id))
-    found = reader.files(str(pushed.id))
+    expected = catalog.blobs(STORE_ID).files_of(pushed.id)
+    found = reader.files(pushed.id)
     assert [file.path for file in found] == ["C", "a", "b.x", "b/Z"]
     for mine, theirs in zip(found, expected, strict=True):
         assert theirs.content.digest is not None
         assert (mine.path, mine.size, mine.digest) == (theirs.path, theirs.content.size, theirs.content.digest.hex())
-    assert reader.stored_files(str(pushed.id)) == expected
+    assert reader.stored_files(pushed.id) == expected
 
 
 def test_exports_come_oldest_first(catalog: Catalog, reader: CatalogReader) -> None:
@@ -191,7 +190,7 @@ def test_exports_come_oldest_first(catalog: Catalog, reader: CatalogReader) -> N
     for place in ("bucket/z", "bucket/a"):
         catalog.checkpoints.record_export(
             ExportRecord(
-                id=uuid.uuid4(),
+                id=new_id(),
                 checkpoint_id=pushed.id,
                 storage_provider="aws",
                 destination_path=place,
@@ -199,7 +198,7 @@ def test_exports_come_oldest_first(catalog: Catalog, reader: CatalogReader) -> N
                 exported_at=now(),
             )
         )
-    found = reader.exports(str(pushed.id))
+    found = reader.exports(pushed.id)
     assert [(export.storage_provider, export.destination_path) for export in found] == [
         ("aws", "bucket/z"),
         ("aws", "bucket/a"),
@@ -221,10 +220,10 @@ def test_the_checkpoints_of_a_job_come_in_the_order_of_their_capture(catalog: Ca
 
 def test_jobs_are_those_of_the_catalog(catalog: Catalog, reader: CatalogReader) -> None:
     first, second = _begin_job(catalog, "zebra"), _begin_job(catalog, "llama")
-    _captured(catalog, str(first.job.id))
+    _captured(catalog, first.job.id)
     pushed = push(catalog, "base")
-    catalog.jobs.set_input(str(second.job.id), second.claim, pushed.id)
-    catalog.jobs.finish(str(second.job.id), second.claim, status=JobStatus.FAILED, exit_code=3, reason="it broke")
+    catalog.jobs.set_input(second.job.id, second.claim, pushed.id)
+    catalog.jobs.finish(second.job.id, second.claim, status=JobStatus.FAILED, exit_code=3, reason="it broke")
     rows = reader.jobs()
     assert [row.name for row in rows] == ["zebra", "llama"]
     assert [(row.checkpoint_count, row.input_checkpoint_name) for row in rows] == [(1, ""), (0, "base")]
@@ -254,7 +253,7 @@ def test_jobs_are_those_of_the_catalog(catalog: Catalog, reader: CatalogReader) 
 
 def test_a_job_is_found_by_name_and_by_id_until_it_is_deleted(catalog: Catalog, reader: CatalogReader) -> None:
     begun = _begin_job(catalog, "Train")
-    job_id = str(begun.job.id)
+    job_id = begun.job.id
     assert {reader.job(reference).id for reference in ("train", "TRAIN", job_id, job_id.upper())} == {job_id}
     _captured(catalog, job_id)
     catalog.jobs.finish(job_id, begun.claim, status=JobStatus.SUCCEEDED, exit_code=0, reason="")
@@ -311,7 +310,7 @@ def test_completion_gets_names_and_ids(catalog: Catalog, reader: CatalogReader) 
     catalog.checkpoints.delete(parse_reference("gone"))
     assert reader.checkpoint_names() == ["kept"]
     assert reader.job_names() == ["train"]
-    assert reader.captured_ids() == [(str(second.id), "train/."), (str(first.id), "train/checkpoint-5")]
+    assert reader.captured_ids() == [(second.id, "train/."), (first.id, "train/checkpoint-5")]
 
 
 def test_a_catalog_that_is_not_there_yet_reads_as_empty_and_is_not_made(tmp_path: Path) -> None:

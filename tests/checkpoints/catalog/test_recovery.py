@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import threading
-import uuid
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -15,7 +14,7 @@ from flexai.checkpoints.contents import NewContent
 from flexai.checkpoints.errors import IntegrityError
 from flexai.checkpoints.manifest import FileEntry, Manifest
 from flexai.checkpoints.models import Checkpoint, CheckpointKind, CheckpointStatus, TrainingFacts
-from flexai.checkpoints.names import parse_reference
+from flexai.checkpoints.names import new_id, parse_reference
 from tests.checkpoints.catalog.steps import (
     PART_SIZE,
     STORE_ID,
@@ -61,13 +60,13 @@ def test_a_recovered_checkpoint_is_available_with_all_its_files(catalog: Catalog
     assert (found.id, found.status, found.facts) == (described.id, CheckpointStatus.AVAILABLE, described.facts)
     assert (found.size, found.file_count) == (4 + 3 + 5 + 3, 4)
     assert found.manifest_digest is not None
-    files = {file.path: file.content for file in blobs.files_of(str(found.id))}
+    files = {file.path: file.content for file in blobs.files_of(found.id)}
     assert {path: (content.blob_id, content.start, content.digest) for path, content in files.items()} == {
         path: (blob_id, new.start, new.digest) for path, (blob_id, new) in _RANGES.items()
     }
     assert files["b.bin"].id == files["same-as-b.bin"].id
     assert blob_statuses(catalog) == {PACK: "stored", OTHER: "stored"}
-    assert referenced(catalog, str(found.id)) == {PACK, OTHER}
+    assert referenced(catalog, found.id) == {PACK, OTHER}
     assert collect(catalog) == []
 
 
@@ -76,9 +75,7 @@ def test_checkpoints_that_share_blobs_share_them_again(catalog: Catalog, blobs: 
     assert _enter(catalog, first)
     assert _enter(catalog, second, {"only.bin": _RANGES["a.bin"]})
     (content,) = blobs.find_by_size(4)
-    assert sorted(blobs.users_of([content.id])[content.id]) == sorted(
-        [(str(first.id), "a.bin"), (str(second.id), "only.bin")]
-    )
+    assert sorted(blobs.users_of([content.id])[content.id]) == sorted([(first.id, "a.bin"), (second.id, "only.bin")])
     catalog.checkpoints.delete(parse_reference("first"))
     assert collect(catalog) == [OTHER]
 
@@ -86,7 +83,7 @@ def test_checkpoints_that_share_blobs_share_them_again(catalog: Catalog, blobs: 
 def test_a_checkpoint_that_the_catalog_knows_is_left_as_it_is(catalog: Catalog) -> None:
     pushed = push(catalog, "llama")
     assert not _enter(catalog, _described(id=pushed.id, name="other"))
-    assert catalog.checkpoints.get_by_id(str(pushed.id)) == pushed
+    assert catalog.checkpoints.get_by_id(pushed.id) == pushed
     assert PACK not in blob_statuses(catalog)
     catalog.checkpoints.delete(parse_reference("llama"))
     assert not _enter(catalog, _described(id=pushed.id)), "deleted ones are known as well"
@@ -101,7 +98,7 @@ def test_a_name_that_another_checkpoint_has_by_now_is_left_to_it(catalog: Catalo
 
 
 def test_a_captured_checkpoint_comes_with_its_job_as_far_as_it_tells_of_it(catalog: Catalog) -> None:
-    job_id = uuid.uuid4()
+    job_id = new_id()
     captured = {"kind": CheckpointKind.CAPTURED, "name": "checkpoint-5", "job_id": job_id, "job_name": "train"}
     for sequence in (1, 2):
         assert _enter(catalog, _described(**captured, sequence=sequence))
@@ -114,7 +111,7 @@ def test_a_captured_checkpoint_comes_with_its_job_as_far_as_it_tells_of_it(catal
 
 def test_a_job_whose_name_is_in_use_is_found_by_its_checkpoints(catalog: Catalog) -> None:
     add_job(catalog, "train")
-    job_id = uuid.uuid4()
+    job_id = new_id()
     captured = _described(kind=CheckpointKind.CAPTURED, name="", job_id=job_id, job_name="Train", sequence=1)
     assert _enter(catalog, captured)
     assert [each.id for each in catalog.checkpoints.of_job(str(job_id))] == [captured.id]

@@ -36,8 +36,8 @@ def test_a_captured_checkpoint_is_available_with_its_files_and_facts(machine: Ma
     assert (checkpoint.job_id, checkpoint.job_name) == (job.id, "train")
     assert checkpoint.facts == FACTS
     assert checkpoint.source.from_local_files == (f"{job.output_dir}/checkpoint-5",)
-    assert checkpoint == inspect(machine.system, str(checkpoint.id)).checkpoint
-    assert machine.fetched(str(checkpoint.id)) == FILES
+    assert checkpoint == inspect(machine.system, checkpoint.id).checkpoint
+    assert machine.fetched(checkpoint.id) == FILES
     check_nothing_is_torn(machine)
 
 
@@ -150,7 +150,7 @@ def test_a_capture_that_fails_says_why(machine: Machine, job: TrainingJob) -> No
     assert "a test wanted it" in failed.reason
     captured = capture_files(machine, job, "checkpoint-5", FILES)
     assert captured.id != failed.id
-    assert machine.fetched(str(captured.id)) == FILES
+    assert machine.fetched(captured.id) == FILES
     machine.collect()
     check_nothing_is_torn(machine)
     check_nothing_is_left_over(machine)

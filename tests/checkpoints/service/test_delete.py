@@ -39,7 +39,7 @@ def test_a_deleted_checkpoint_is_gone_at_once_and_its_bytes_are_still_there(mach
     assert deleted.deleted_at is not None
     for use in (
         lambda: machine.fetch("llama"),
-        lambda: machine.fetch(str(deleted.id)),
+        lambda: machine.fetch(deleted.id),
         lambda: delete(machine.system, "llama"),
     ):
         with pytest.raises(NotFoundError):
@@ -50,7 +50,7 @@ def test_a_deleted_checkpoint_is_gone_at_once_and_its_bytes_are_still_there(mach
 
 def test_a_checkpoint_is_deleted_by_its_uuid_too(machine: Machine, source: Path) -> None:
     checkpoint = machine.push("llama", source)
-    delete(machine.system, str(checkpoint.id))
+    delete(machine.system, checkpoint.id)
     with pytest.raises(NotFoundError):
         machine.fetch("llama")
 
@@ -102,7 +102,7 @@ def test_a_deleted_checkpoint_comes_back_under_a_new_name(machine: Machine, sour
     with pytest.raises(AlreadyExistsError, match="'llama' is in use again") as caught:
         undelete(machine.system, "llama")
     assert f"undelete {deleted.id} --name" in caught.value.hint
-    assert undelete(machine.system, str(deleted.id), new_name="old-llama").name == "old-llama"
+    assert undelete(machine.system, deleted.id, new_name="old-llama").name == "old-llama"
     assert machine.fetched("old-llama") == SOURCE
 
 

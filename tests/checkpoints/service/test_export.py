@@ -20,9 +20,9 @@ from flexai.checkpoints.errors import (
     UnsafePathError,
     UsageError,
 )
-from flexai.checkpoints.service.exports import EXPORT_MANIFEST
+from flexai.checkpoints.service.export_manifest import EXPORT_MANIFEST
 from flexai.checkpoints.service.inspect import inspect
-from flexai.checkpoints.service.manifests import manifest_of
+from flexai.checkpoints.service.manifest_reader import manifest_of
 from flexai.checkpoints.storage.local import LocalStorage
 from flexai.checkpoints.storage.protocol import BytesBody, UnfinishedUpload
 from tests.hostile.paths import HOSTILE_PATHS
@@ -111,14 +111,14 @@ def test_the_manifest_is_written_first_as_incomplete_and_last_as_complete(pushed
 def test_the_manifest_says_what_the_export_holds(pushed: Machine, place: Path) -> None:
     checkpoint = pushed.checkpoint("llama")
     pushed.export("llama")
-    manifest = manifest_of(pushed.system.blobs.files_of(str(checkpoint.id)))
+    manifest = manifest_of(pushed.system.blobs.files_of(checkpoint.id))
     assert _manifest(place) == {
         "kind": "CheckpointExport",
         "format": 1,
         "complete": True,
         # A directory's are times of writing, which are nothing to rely on.
         "etags": {},
-        "checkpoint": {"id": str(checkpoint.id), "name": "llama"},
+        "checkpoint": {"id": checkpoint.id, "name": "llama"},
         "manifest": manifest.model_dump(mode="json"),
         "manifestDigest": checkpoint.manifest_digest,
     }

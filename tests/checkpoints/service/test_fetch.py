@@ -22,7 +22,7 @@ from flexai.checkpoints.errors import (
 )
 from flexai.checkpoints.service import fetch as fetching
 from flexai.checkpoints.storage.keys import PARTIAL_SUFFIX
-from flexai.checkpoints.transfer.download import partial_path
+from flexai.checkpoints.transfer.fetch import partial_path
 from tests.hostile.paths import HOSTILE_PATHS
 from tests.support.faults import Call, Fault
 from tests.support.machine import KIB, PART, THRESHOLD, Machine

@@ -100,14 +100,14 @@ def test_a_deleted_job_is_forgotten_when_gc_takes_the_last_checkpoint_that_it_wr
     job = begin_job(machine, "train")
     first, second = (capture_files(machine, job, name, {"model.bin": noise(50, name)}) for name in ("a", "b"))
     delete_job(machine.system, "train", keep_checkpoints=True)
-    delete(machine.system, str(first.id))
+    delete(machine.system, first.id)
     machine.collect()
-    delete(machine.system, str(second.id))
+    delete(machine.system, second.id)
     machine.collect(DAY)
-    assert machine.system.catalog.jobs.get_by_id(str(job.id)).name == "train"
+    assert machine.system.catalog.jobs.get_by_id(job.id).name == "train"
     machine.collect()
     with pytest.raises(NotFoundError):
-        machine.system.catalog.jobs.get_by_id(str(job.id))
+        machine.system.catalog.jobs.get_by_id(job.id)
     check_nothing_is_left_over(machine)
 
 
@@ -421,7 +421,7 @@ def test_the_record_of_a_deleted_job_goes_with_its_last_checkpoint(machine: Mach
             return int(connection.execute(select(func.count()).select_from(jobs)).scalar_one())
 
     (checkpoint,) = machine.checkpoints()
-    delete(machine.system, str(checkpoint.id))
+    delete(machine.system, checkpoint.id)
     machine.system.catalog.jobs.delete(parse_job_reference("train"))
     assert count() == 1
     machine.collect()

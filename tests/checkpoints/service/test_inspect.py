@@ -17,7 +17,7 @@ def test_a_checkpoint_is_shown_with_its_files_in_order_and_its_exports(machine: 
     pushed = machine.push("llama", machine.write("run", SOURCE))
     machine.export("llama", "bucket/one")
     machine.export("llama", "bucket/two")
-    for reference in ("llama", "LLAMA", str(pushed.id), str(pushed.id).upper()):
+    for reference in ("llama", "LLAMA", pushed.id, pushed.id.upper()):
         found = inspect(machine.system, reference)
         assert found.checkpoint == pushed
         assert [(file.path, file.content.size) for file in found.files] == [
@@ -28,7 +28,7 @@ def test_a_checkpoint_is_shown_with_its_files_in_order_and_its_exports(machine: 
 
 def test_a_captured_checkpoint_is_shown_by_its_uuid(machine: Machine) -> None:
     captured = capture_files(machine, begin_job(machine, "train"), "checkpoint-5", SOURCE)
-    assert inspect(machine.system, str(captured.id)).checkpoint == captured
+    assert inspect(machine.system, captured.id).checkpoint == captured
     with pytest.raises(NotFoundError):
         inspect(machine.system, "checkpoint-5")
 

@@ -131,7 +131,7 @@ class Life(RuleBasedStateMachine):
         deleted = delete(self.machine.system, name)
         self.unfinished.discard(name)
         if name in self.available:
-            self.deleted[str(deleted.id)] = (name, self.available.pop(name))
+            self.deleted[deleted.id] = (name, self.available.pop(name))
 
     @precondition(lambda self: self.deleted)
     @rule(choice=st.integers(0, 100))

@@ -128,7 +128,7 @@ def _work_a_day(machine: Machine) -> None:
     machine.push_from("third", "bucket/place")
     job = begin_job(machine, "trainer")
     capture_files(machine, job, "checkpoint-1", {"model.safetensors": b"step 1"})
-    for reference in ("first", str(first.id)):
+    for reference in ("first", first.id):
         preview_fetch(system, reference, machine.root / "nowhere")
         machine.fetched(reference)
         inspect(system, reference)
@@ -137,15 +137,15 @@ def _work_a_day(machine: Machine) -> None:
     unprotect(system, ["second"])
     preview_delete(system, "second")
     deleted = delete(system, "second")
-    undelete(system, str(deleted.id))
+    undelete(system, deleted.id)
     with open_reader(url) as reader:
         reader.pushed_checkpoints()
         reader.deleted_checkpoints()
-        for reference in ("first", str(deleted.id)):
+        for reference in ("first", deleted.id):
             checkpoint = reader.checkpoint(reference)
             reader.files(checkpoint.id)
             reader.exports(checkpoint.id)
-        for reference in ("trainer", str(job.id)):
+        for reference in ("trainer", job.id):
             reader.captured_checkpoints(reader.job(reference).id)
         reader.checkpoint_names()
         reader.captured_ids()

@@ -32,7 +32,7 @@ from flexai.checkpoints.service.preview import (
 )
 from flexai.checkpoints.service.push import ExistingCheckpoint, LocalFiles, ProviderPath, push
 from flexai.checkpoints.service.system import System
-from flexai.checkpoints.transfer.preview import Action, Preview
+from flexai.checkpoints.transfer.steps import Action, Preview
 from tests.support.faults import Fault
 from tests.support.machine import PART, Machine, small_settings
 from tests.support.progress import Counter

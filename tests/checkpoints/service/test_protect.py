@@ -91,13 +91,13 @@ def test_a_job_with_a_protected_checkpoint_is_deleted_only_without_its_checkpoin
     job = run_training(patient.system, "train", ["sh", "-c", script], on_output=lambda *_: None)
     assert job.status is JobStatus.SUCCEEDED
     first, second = job_checkpoints(patient.system, "train")
-    protect(patient.system, [str(second.id)])
+    protect(patient.system, [second.id])
     with pytest.raises(ConflictError, match=r"1 protected checkpoint$") as caught:
         delete_job(patient.system, "train")
-    assert str(second.id) in caught.value.hint
+    assert second.id in caught.value.hint
     assert [row.id for row in job_checkpoints(patient.system, "train")] == [first.id, second.id]
     delete_job(patient.system, "train", keep_checkpoints=True)
-    assert inspect(patient.system, str(second.id)).checkpoint.is_protected
+    assert inspect(patient.system, second.id).checkpoint.is_protected
 
 
 def test_a_catalog_that_is_rebuilt_from_the_store_does_not_know_what_was_protected(

@@ -55,7 +55,7 @@ def captures(machine: Machine, job: TrainingJob, count: int, *, first: int = 1, 
 
 
 def ids(found: list[Checkpoint]) -> list[str]:
-    return [str(one.id) for one in found]
+    return [one.id for one in found]
 
 
 def alive(machine: Machine) -> set[str]:
@@ -63,7 +63,7 @@ def alive(machine: Machine) -> set[str]:
 
 
 def reasons(report: PruneReport, checkpoint: Checkpoint) -> list[Rule]:
-    (decision,) = [one for one in report.plan.decisions if one.row.id == str(checkpoint.id)]
+    (decision,) = [one for one in report.plan.decisions if one.row.id == checkpoint.id]
     return [reason.rule for reason in decision.reasons]
 
 
@@ -117,8 +117,8 @@ def test_packs_and_copies_free_only_what_nobody_needs(machine: Machine, job: Tra
     policy = RetentionPolicy(keep_last=1)
     planned = prune(machine.system, policy)
     assert {one.row.id: one.freed_bytes for one in planned.plan.deleted} == {
-        str(first.id): 20_000,
-        str(second.id): 20_001,
+        first.id: 20_000,
+        second.id: 20_001,
         str(third.id): 0,
     }
     prune(machine.system, policy, apply=True)
@@ -151,17 +151,17 @@ def test_whatever_is_shared_gc_frees_what_the_plan_said(machine: Machine, seed: 
 
 def test_what_a_deleted_checkpoint_could_still_need_is_not_counted_as_freed(machine: Machine, job: TrainingJob) -> None:
     first, second, _ = captures(machine, job, 3)
-    push(machine.system, "copy", ExistingCheckpoint(str(first.id)))
+    push(machine.system, "copy", ExistingCheckpoint(first.id))
     delete(machine.system, "copy")
     planned = {one.row.id: one.freed_bytes for one in prune(machine.system, LAST).plan.deleted}
-    assert planned == {str(first.id): 0, str(second.id): 40_000}
+    assert planned == {first.id: 0, second.id: 40_000}
 
 
 def test_only_the_jobs_that_are_named_are_judged(machine: Machine, job: TrainingJob) -> None:
     other = begin_job(machine, "other")
     mine, theirs = captures(machine, job, 2), captures(machine, other, 2)
     machine.push("llama", machine.write("x", {"a": b"a"}))
-    for reference in ("TRAIN", str(job.id)):
+    for reference in ("TRAIN", job.id):
         found = plan_prune(machine.system, LAST, PruneScope(jobs=(reference,)))
         assert [one.row.id for one in found.decisions] == ids(mine)
     found = plan_prune(machine.system, LAST)
@@ -189,28 +189,28 @@ def test_pushed_checkpoints_are_judged_by_patterns_of_their_names(machine: Machi
 def test_a_copy_of_a_captured_checkpoint_is_judged_by_what_it_tells(machine: Machine, job: TrainingJob) -> None:
     best, other = captures(machine, job, 1, eval_loss=0.1), captures(machine, job, 1, first=2, eval_loss=0.5)
     for name, checkpoint in (("run-a", best[0]), ("run-b", other[0]), ("run-c", other[0])):
-        push(machine.system, name, ExistingCheckpoint(str(checkpoint.id)))
+        push(machine.system, name, ExistingCheckpoint(checkpoint.id))
     found = plan_prune(machine.system, RetentionPolicy(keep_best=1), PruneScope(pushed=("run-*",)))
     assert [one.row.title for one in found.kept] == ["run-a", "run-c"]
 
 
 def test_protected_and_exported_ones_stay(machine: Machine, job: TrainingJob) -> None:
     first, second, third, last = captures(machine, job, 4)
-    protect(machine.system, [str(first.id)])
-    machine.export(str(second.id))
+    protect(machine.system, [first.id])
+    machine.export(second.id)
     report = prune(machine.system, LAST, apply=True)
     assert reasons(report, first) == [Rule.PROTECTED]
     assert reasons(report, second) == [Rule.EXPORTED]
     assert report.deleted == (str(third.id),)
     report = prune(machine.system, RetentionPolicy(keep_last=1, keep_exported=False), apply=True)
-    assert report.deleted == (str(second.id),)
-    assert alive(machine) == {str(first.id), str(last.id)}
+    assert report.deleted == (second.id,)
+    assert alive(machine) == {first.id, str(last.id)}
 
 
 def test_what_a_running_job_started_from_and_would_be_resumed_from_stays(machine: Machine, job: TrainingJob) -> None:
     found = captures(machine, job, 3)
     running = run_job(machine)
-    machine.system.catalog.jobs.set_input(str(running.job.id), running.claim, found[0].id)
+    machine.system.catalog.jobs.set_input(running.job.id, running.claim, found[0].id)
     own = captures(machine, running.job, 2) + captures(
         machine, running.job, 1, first=3, resumable=False, eval_loss=None
     )
@@ -269,14 +269,14 @@ Change = Callable[[Machine, Checkpoint], object]
 
 def _start_from(machine: Machine, checkpoint: Checkpoint) -> None:
     running = run_job(machine, "another")
-    machine.system.catalog.jobs.set_input(str(running.job.id), running.claim, checkpoint.id)
+    machine.system.catalog.jobs.set_input(running.job.id, running.claim, checkpoint.id)
 
 
 def _resume_job(machine: Machine, checkpoint: Checkpoint) -> None:
     """Somebody deletes the newer ones and runs the job once more: `latest` is this one now."""
     for one in machine.system.catalog.checkpoints.of_job(str(checkpoint.job_id)):
         if one.sequence > checkpoint.sequence:
-            machine.system.catalog.checkpoints.delete(parse_reference(str(one.id)))
+            machine.system.catalog.checkpoints.delete(parse_reference(one.id))
     set_job(machine, checkpoint.job_id, status="failed", name_key="train")
     run_job(machine, "train")
 
@@ -284,14 +284,14 @@ def _resume_job(machine: Machine, checkpoint: Checkpoint) -> None:
 def _delete_the_others(machine: Machine, checkpoint: Checkpoint) -> None:
     for one in machine.system.catalog.checkpoints.of_job(str(checkpoint.job_id)):
         if one.id != checkpoint.id:
-            machine.system.catalog.checkpoints.delete(parse_reference(str(one.id)))
+            machine.system.catalog.checkpoints.delete(parse_reference(one.id))
 
 
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        (lambda machine, one: protect(machine.system, [str(one.id)]), "is protected"),
-        (lambda machine, one: machine.export(str(one.id)), "it was exported"),
+        (lambda machine, one: protect(machine.system, [one.id]), "is protected"),
+        (lambda machine, one: machine.export(one.id), "it was exported"),
         (_start_from, "training job 'another' has started from it"),
         (_resume_job, "training job 'train' would be resumed from it"),
         (_delete_the_others, "those that should stay in its place are gone"),
@@ -311,13 +311,13 @@ def test_what_changed_since_the_plan_stays(
     monkeypatch.setattr("flexai.checkpoints.service.prune.plan_prune", plan_and_change)
     progress = Counter()
     report = prune(machine.system, LAST, apply=True, progress=progress)
-    assert why in report.spared[str(first.id)]
-    assert str(first.id) not in report.deleted
+    assert why in report.spared[first.id]
+    assert first.id not in report.deleted
     assert progress.files == 2
-    assert str(first.id) in alive(machine)
+    assert first.id in alive(machine)
     document = prune_document(report)
     assert document["sparedCount"] >= 1
-    assert why in next(row["spared"] for row in document["checkpoints"] if row["id"] == str(first.id))
+    assert why in next(row["spared"] for row in document["checkpoints"] if row["id"] == first.id)
 
 
 def test_what_somebody_else_deletes_first_is_no_failure(
@@ -327,14 +327,14 @@ def test_what_somebody_else_deletes_first_is_no_failure(
 
     def plan_and_delete(*arguments: Any, **options: Any) -> Any:
         planned = plan_prune(*arguments, **options)
-        delete(machine.again().system, str(first.id))
+        delete(machine.again().system, first.id)
         return planned
 
     monkeypatch.setattr("flexai.checkpoints.service.prune.plan_prune", plan_and_delete)
     told: list[Checkpoint] = []
     report = prune(machine.system, LAST, apply=True, on_deleted=told.append)
-    assert (report.deleted, report.spared) == ((str(second.id),), {})
-    assert ids(told) == [str(second.id)]
+    assert (report.deleted, report.spared) == ((second.id,), {})
+    assert ids(told) == [second.id]
 
 
 def test_the_document_says_everything(machine: Machine, job: TrainingJob) -> None:
@@ -350,7 +350,7 @@ def test_the_document_says_everything(machine: Machine, job: TrainingJob) -> Non
     }
     gone, kept = document["checkpoints"]
     assert gone == {
-        "id": str(first.id),
+        "id": first.id,
         "title": "train/checkpoint-1",
         "action": "delete",
         "reasons": [{"rule": "no-rule", "text": "no rule keeps it"}],

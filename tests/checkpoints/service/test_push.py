@@ -3,7 +3,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -23,8 +22,8 @@ from flexai.checkpoints.errors import (
     StorageUnavailableError,
     UnsafePathError,
 )
-from flexai.checkpoints.models import NIL_UUID, CheckpointKind, CheckpointStatus
-from flexai.checkpoints.names import parse_name
+from flexai.checkpoints.models import CheckpointKind, CheckpointStatus
+from flexai.checkpoints.names import NIL_ID, new_id, parse_name
 from flexai.checkpoints.service.delete import delete
 from flexai.checkpoints.service.push import ExistingCheckpoint, LocalFiles, push
 from flexai.checkpoints.transfer.digest import digest_blocks, digest_parts, parts_of
@@ -99,7 +98,7 @@ def test_a_pushed_checkpoint_is_available_with_exactly_its_files(machine: Machin
     assert (checkpoint.name, checkpoint.reason) == ("llama", "")
     assert (checkpoint.size, checkpoint.file_count) == (SIZE, len(SOURCE))
     assert checkpoint.source.from_local_files == (str(source),)
-    assert checkpoint.source.storage_provider_id == NIL_UUID
+    assert checkpoint.source.storage_provider_id == NIL_ID
     assert checkpoint.creator_user_id == machine.system.owner.user_id
     assert checkpoint == machine.checkpoint("llama")
     check_all(machine, ["llama"], SOURCE)
@@ -533,7 +532,7 @@ def test_an_unfinished_push_of_another_owner_is_refused(machine: Machine, source
     with pytest.raises(StorageUnavailableError):
         machine.push("llama", source)
     other = machine.again()
-    other.system.owner = replace(other.system.owner, user_id=uuid.uuid4())
+    other.system.owner = replace(other.system.owner, user_id=new_id())
     with pytest.raises(ConflictError, match="another owner"):
         other.push("llama", source)
 
@@ -770,7 +769,7 @@ def test_memory_does_not_grow_with_the_size_of_a_file(machine: Machine) -> None:
 # Names.
 
 
-@pytest.mark.parametrize("name", ["", "a", "-ab", "a b", "latest", "best", "a" * 64, str(uuid.UUID(int=7)), "../etc"])
+@pytest.mark.parametrize("name", ["", "a", "-ab", "a b", "latest", "best", "a" * 64, NIL_ID, "../etc"])
 def test_a_name_that_breaks_the_rules_is_refused_before_anything_is_read(machine: Machine, name: str) -> None:
     with pytest.raises(InvalidNameError):
         machine.push(name, "/nowhere")
@@ -857,7 +856,7 @@ def test_a_deleted_checkpoint_s_name_is_free(machine: Machine, source: Path) -> 
 def test_a_checkpoint_gets_another_name_and_no_byte_moves(machine: Machine, source: Path) -> None:
     original = machine.push("llama", source)
     machine.storage.reset()
-    for reference in ("llama", str(original.id)):
+    for reference in ("llama", original.id):
         named = push(machine.system, f"copy-{reference}"[:20], ExistingCheckpoint(reference))
         assert named.id != original.id
         assert named.parent_id == original.id

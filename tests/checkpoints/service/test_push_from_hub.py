@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -10,10 +9,11 @@ import pytest
 
 from flexai.checkpoints.errors import AccessDeniedError, IntegrityError, StorageUnavailableError
 from flexai.checkpoints.models import Checkpoint, CheckpointStatus
+from flexai.checkpoints.names import Id, new_id
 from flexai.checkpoints.service.push import ProviderPath, push
 from flexai.checkpoints.storage.connection import RemotePath
-from flexai.checkpoints.storage.hub_paths import parse_hub_path
-from flexai.checkpoints.storage.huggingface import HubStorage
+from flexai.checkpoints.storage.hub.repo_paths import parse_hub_path
+from flexai.checkpoints.storage.hub.repository import HubStorage
 from flexai.checkpoints.storage.retry import RetryPolicy
 from flexai.checkpoints.transfer.digest import parts_of
 from tests.servers.hub import Fault, Hub, HubFile, serve_hub
@@ -39,7 +39,7 @@ class HubConnection:
 
     endpoint: str
     connection_name: str = "hf"
-    connection_id: uuid.UUID = field(default_factory=uuid.uuid4)
+    connection_id: Id = field(default_factory=new_id)
 
     def open(self, path: str) -> RemotePath:
         repo, revision, key = parse_hub_path(path)

@@ -84,12 +84,12 @@ def test_a_captured_checkpoint_comes_back_with_its_job_and_facts(machine: Machin
     machine = lose_catalog(machine)
     assert sorted(recover(machine.system).recovered) == ["train/.", "train/checkpoint-5"]
     for one in captured:
-        found = inspect(machine.system, str(one.id)).checkpoint
+        found = inspect(machine.system, one.id).checkpoint
         assert found == replace(one, updated_at=found.updated_at)
         assert found.facts == one.facts
         assert (found.job_name, found.job_id, found.sequence, found.node) == ("train", job.id, one.sequence, one.node)
     assert machine.fetched(str(captured[0].id)) == SOURCE
-    found_job = machine.system.catalog.jobs.get_by_id(str(job.id))
+    found_job = machine.system.catalog.jobs.get_by_id(job.id)
     assert (found_job.name, str(found_job.status)) == ("train", "interrupted")
     check_nothing_is_torn(machine)
 

@@ -13,17 +13,17 @@ from typing import Any
 
 import pytest
 
-from flexai.checkpoints.models import NIL_UUID
+from flexai.checkpoints.names import NIL_ID, Id
 from flexai.checkpoints.service.fetch import fetch
 from flexai.checkpoints.service.push import LocalFiles, push
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.settings import load_settings
 from flexai.checkpoints.storage.connection import RemotePath, split_bucket
-from flexai.checkpoints.storage.gcs import GCSStorage
-from flexai.checkpoints.storage.gcs_service import GCSService
+from flexai.checkpoints.storage.gcs.bucket import GCSStorage
+from flexai.checkpoints.storage.gcs.session import GCSService
 from flexai.checkpoints.storage.protocol import ObjectStorage
-from flexai.checkpoints.storage.s3 import MIN_PART_SIZE, S3Storage
-from flexai.checkpoints.storage.s3_service import S3Credentials, S3Service
+from flexai.checkpoints.storage.s3.bucket import MIN_PART_SIZE, S3Storage
+from flexai.checkpoints.storage.s3.client import S3Credentials, S3Service
 from tests.servers.fixtures import GCSServer, S3Server
 from tests.servers.proxy import FaultProxy, Request
 from tests.support.trees import noise, read_tree, write_tree
@@ -39,7 +39,7 @@ class Bucket:
 
     storage: ObjectStorage
     connection_name: str = "lab"
-    connection_id: uuid.UUID = NIL_UUID
+    connection_id: Id = NIL_ID
 
     def open(self, path: str) -> RemotePath:
         return RemotePath(storage=self.storage, key=split_bucket(path)[1])

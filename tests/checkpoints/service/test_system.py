@@ -5,19 +5,18 @@ from __future__ import annotations
 import uuid
 from pathlib import Path
 from typing import Any
-from uuid import UUID
 
 import pytest
 
 from flexai.checkpoints.errors import NotFoundError, SettingsError
-from flexai.checkpoints.models import NIL_UUID
+from flexai.checkpoints.names import NIL_ID, Id
 from flexai.checkpoints.service.push import LocalFiles, push
 from flexai.checkpoints.service.system import System, store_opener
 from flexai.checkpoints.settings import load_settings
 from flexai.checkpoints.storage.connection import RemotePath, split_bucket
-from flexai.checkpoints.storage.gcs import GCSStorage
+from flexai.checkpoints.storage.gcs.bucket import GCSStorage
 from flexai.checkpoints.storage.local import LocalStorage
-from flexai.checkpoints.storage.s3 import S3Storage
+from flexai.checkpoints.storage.s3.bucket import S3Storage
 from tests.servers.fixtures import GCSServer, S3Server
 
 
@@ -34,7 +33,7 @@ class Share:
     """A connection to a directory."""
 
     connection_name = "models-share"
-    connection_id: UUID = NIL_UUID
+    connection_id: Id = NIL_ID
 
     def __init__(self, root: Path) -> None:
         self.root = root

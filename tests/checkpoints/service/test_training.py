@@ -77,12 +77,12 @@ def captured(machine: Machine, name: str = "run") -> list[Checkpoint]:
 
 def contents(machine: Machine, name: str = "run") -> list[tuple[str, Files]]:
     """Names and files of a job's checkpoints, as a fetch brings them."""
-    return [(checkpoint.name, machine.fetched(str(checkpoint.id))) for checkpoint in captured(machine, name)]
+    return [(checkpoint.name, machine.fetched(checkpoint.id)) for checkpoint in captured(machine, name)]
 
 
 def left_of(machine: Machine, job: TrainingJob) -> set[str]:
     """What a job has left on this machine, below its attempt's folder."""
-    folder = machine.settings.jobs_path / str(job.id) / f"attempt-{job.attempt}"
+    folder = machine.settings.jobs_path / job.id / f"attempt-{job.attempt}"
     return {path.name for path in folder.iterdir()}
 
 
@@ -560,7 +560,7 @@ step = 5; {SAVE}; save(output() / "checkpoint-6", {{"model.safetensors": weights
     assert process_start(pid) is None
     assert contents(machine) == [("checkpoint-5", trainer_files(5)), ("checkpoint-7", trainer_files(7))]
     assert job.input_checkpoint_id == captured(machine)[0].id
-    first = machine.settings.jobs_path / str(job.id) / "attempt-1"
+    first = machine.settings.jobs_path / job.id / "attempt-1"
     assert (first / "output" / "checkpoint-6").is_dir(), "what was not whole is kept"
     assert not (first / "pins").exists()
 
@@ -720,7 +720,7 @@ def test_a_log_is_read_on_another_machine_once_the_job_has_ended(machine: Machin
     assert "".join(job_log(machine.system, "run")) == here
     with tables_of(machine.system.catalog.database) as connection:
         connection.execute(jobs.update().values(host="elsewhere"))
-    assert "".join(job_log(machine.system, str(job.id), follow=True)) == here
+    assert "".join(job_log(machine.system, job.id, follow=True)) == here
 
 
 def test_the_log_of_a_job_that_runs_elsewhere_cannot_be_read_yet(machine: Machine) -> None:
@@ -738,7 +738,7 @@ def test_the_log_of_a_job_that_runs_elsewhere_cannot_be_read_yet(machine: Machin
 def test_a_log_that_was_never_stored_is_not_found(machine: Machine) -> None:
     job = run(machine, "")
     shutil.rmtree(machine.settings.jobs_path)
-    machine.system.store.delete_log(str(job.id))
+    machine.system.store.delete_log(job.id)
     with pytest.raises(NotFoundError, match="was not stored"):
         job_log(machine.system, "run")
 
@@ -751,7 +751,7 @@ def test_a_deleted_job_takes_its_checkpoints_and_its_log_with_it(machine: Machin
     (checkpoint,) = captured(machine)
     assert delete_job(machine.system, "run") == job
     assert list_jobs(machine.system) == []
-    assert machine.system.catalog.checkpoints.get_by_id(str(checkpoint.id)).status is CheckpointStatus.DELETING
+    assert machine.system.catalog.checkpoints.get_by_id(checkpoint.id).status is CheckpointStatus.DELETING
     assert not list(machine.settings.jobs_path.iterdir())
     assert not list(LocalStorage(machine.store_folder).list("logs/"))
     assert run(machine, "").attempt == 1
@@ -761,9 +761,9 @@ def test_checkpoints_of_a_deleted_job_can_be_kept(machine: Machine) -> None:
     run(machine, "save(output() / 'checkpoint-5', trainer_files(5))")
     (checkpoint,) = captured(machine)
     delete_job(machine.system, "run", keep_checkpoints=True)
-    assert machine.fetched(str(checkpoint.id)) == trainer_files(5)
+    assert machine.fetched(checkpoint.id) == trainer_files(5)
     machine.collect()
-    assert machine.fetched(str(checkpoint.id)) == trainer_files(5)
+    assert machine.fetched(checkpoint.id) == trainer_files(5)
 
 
 def test_a_job_that_runs_is_not_deleted_and_neither_are_its_checkpoints(machine: Machine) -> None:

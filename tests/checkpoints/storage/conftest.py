@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from flexai.checkpoints.storage.huggingface import HubStorage
+from flexai.checkpoints.storage.hub.repository import HubStorage
 from tests.servers.hub import Hub, serve_hub
 
-from .hub_samples import FILES, TOKEN, OpenRepo, Waits
+from .hub.hub_samples import FILES, TOKEN, OpenRepo, Waits
 
 
 @pytest.fixture

@@ -16,8 +16,8 @@ from flexai.checkpoints.storage.capabilities import Capabilities
 from flexai.checkpoints.storage.local import LocalStorage
 from flexai.checkpoints.storage.managed import ManagedStore
 from flexai.checkpoints.storage.protocol import Body, BytesBody, ObjectInfo
-from flexai.checkpoints.storage.s3 import S3Storage
-from flexai.checkpoints.storage.s3_service import S3Credentials, S3Service
+from flexai.checkpoints.storage.s3.bucket import S3Storage
+from flexai.checkpoints.storage.s3.client import S3Credentials, S3Service
 from tests.servers.fixtures import S3Server
 
 MACHINES = 8

@@ -19,16 +19,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flexai.checkpoints.training.formats import (
-    Completeness,
-    Facts,
-    LocalFolder,
-    Outcome,
-    Survey,
-    completeness,
-    read_facts,
-)
-from flexai.checkpoints.training.formats.facts import step_in_name
+from flexai.checkpoints.training.completeness.by_format import Completeness, completeness
+from flexai.checkpoints.training.formats.facts import Facts, read_facts, step_in_name
+from flexai.checkpoints.training.formats.folder import LocalFolder
+from flexai.checkpoints.training.formats.survey import Survey
+from flexai.checkpoints.training.formats.verdict import Outcome
 
 TORCH_SAVE = Path(__file__).parent / "data" / "torch-save.pt"
 CONFIG = {"architectures": ["LlamaForCausalLM"], "transformers_version": "4.57.6"}

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from flexai.checkpoints.training.output import list_checkpoint
+from flexai.checkpoints.training.output_dir import list_checkpoint
 from flexai.checkpoints.training.pins import Pins, PinSet
 
 

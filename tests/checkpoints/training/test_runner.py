@@ -15,7 +15,7 @@ import pytest
 
 from flexai.checkpoints.catalog.claims import process_start
 from flexai.checkpoints.errors import InterruptedByUserError, JobFailedError
-from flexai.checkpoints.training.joblog import JobLog
+from flexai.checkpoints.training.job_log import JobLog
 from flexai.checkpoints.training.runner import (
     Ended,
     SignalRelay,
@@ -326,7 +326,7 @@ def test_the_environment_is_ours_with_the_users_variables_and_the_places(monkeyp
 _RUNNER = """
 import os, sys
 from pathlib import Path
-from flexai.checkpoints.training.joblog import JobLog
+from flexai.checkpoints.training.job_log import JobLog
 from flexai.checkpoints.training.runner import TrainingCommand
 folder, grace, *command = sys.argv[1:]
 running = TrainingCommand(

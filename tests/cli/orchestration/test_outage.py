@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from flexai.cli.orchestration.deploying import read_document
+from flexai.cli.orchestration.deploy_steps import read_document
 from flexai.cli.orchestration.processes import recall
 from tests.cli.orchestration.test_up import Prefect, program
 from tests.cli.program import Program

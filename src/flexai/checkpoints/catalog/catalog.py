@@ -9,7 +9,7 @@ from flexai.checkpoints.catalog.blobs import Blobs
 from flexai.checkpoints.catalog.checkpoints import Checkpoints
 from flexai.checkpoints.catalog.claims import CLAIM, Claim
 from flexai.checkpoints.catalog.database import MIGRATION_LOCK, Database
-from flexai.checkpoints.catalog.garbage import Garbage
+from flexai.checkpoints.catalog.gc_queries import Garbage
 from flexai.checkpoints.catalog.jobs import Jobs
 from flexai.checkpoints.catalog.opening import open_database
 from flexai.checkpoints.catalog.soundness import Soundness

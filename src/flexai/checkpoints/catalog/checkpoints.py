@@ -7,11 +7,9 @@ database, not by a look before the write.
 from __future__ import annotations
 
 import json
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
-from uuid import UUID
 
 from flexai.checkpoints.catalog.claims import NO_CLAIM, Claim, lease_end, update_held
 from flexai.checkpoints.catalog.content_rows import batches
@@ -29,7 +27,7 @@ from flexai.checkpoints.models import (
     now,
     plain,
 )
-from flexai.checkpoints.names import Name, Reference, name_key
+from flexai.checkpoints.names import Name, Reference, name_key, new_id
 from flexai.checkpoints.owner import Owner
 
 _AGAIN = "run the same command again"
@@ -242,7 +240,7 @@ class Checkpoints:
     def names_of(self, checkpoint_ids: Sequence[str]) -> dict[str, str]:
         """What to call checkpoints: their names, or ``JOB/NAME`` for captured ones."""
         found = self._all("c.id IN :ids", ids=list(checkpoint_ids))
-        return {str(found_one.id): found_one.title for found_one in found}
+        return {found_one.id: found_one.title for found_one in found}
 
     def of_job(self, job_id: str) -> list[Checkpoint]:
         """The checkpoints that a job wrote and nobody deleted, in the order of their capture."""
@@ -290,7 +288,7 @@ class Checkpoints:
         with self._database.writing() as transaction:
             # Locked first, in a statement of its own: what is looked at below is what others have committed.
             lock = transaction.locking("FOR UPDATE OF c")
-            row = transaction.record(f"{CHECKPOINT} WHERE c.id = :id {lock}", id=str(checkpoint.id))
+            row = transaction.record(f"{CHECKPOINT} WHERE c.id = :id {lock}", id=checkpoint.id)
             if row is None:
                 raise not_found(reference)
             _check_can_go(row, reference)
@@ -298,12 +296,12 @@ class Checkpoints:
                 check(transaction, row)
             if not transaction.update("checkpoints", new, "id = :id AND deleted_at IS NULL", id=row["id"]):
                 raise not_found(reference)
-        return self.get_by_id(str(checkpoint.id))
+        return self.get_by_id(checkpoint.id)
 
     def find_deletable(self, reference: Reference) -> Checkpoint:
         """The checkpoint that ``delete`` would delete; raises what that raises."""
         checkpoint = self.get(reference)
-        row = self._row("c.id = :id", id=str(checkpoint.id))
+        row = self._row("c.id = :id", id=checkpoint.id)
         if row is None:
             raise not_found(reference)
         _check_can_go(row, reference)
@@ -351,8 +349,8 @@ class Checkpoints:
     def record_export(self, record: ExportRecord) -> None:
         """Record an export; one to the same place replaces the earlier record."""
         row = {
-            "id": str(record.id),
-            "checkpoint_id": str(record.checkpoint_id),
+            "id": record.id,
+            "checkpoint_id": record.checkpoint_id,
             "storage_provider": record.storage_provider,
             "destination_path": record.destination_path,
             "manifest_digest": record.manifest_digest,
@@ -372,8 +370,8 @@ class Checkpoints:
             rows = transaction.records(query, id=checkpoint_id)
         return [
             ExportRecord(
-                id=UUID(row["id"]),
-                checkpoint_id=UUID(row["checkpoint_id"]),
+                id=row["id"],
+                checkpoint_id=row["checkpoint_id"],
                 storage_provider=row["storage_provider"],
                 destination_path=row["destination_path"],
                 manifest_digest=row["manifest_digest"],
@@ -457,7 +455,7 @@ def _new_row(
 ) -> dict[str, Any]:
     time = now()
     checkpoint = Checkpoint(
-        id=uuid.uuid4(),
+        id=new_id(),
         kind=kind,
         name=name,
         creator_user_id=owner.user_id,
@@ -507,14 +505,14 @@ def checkpoint_of(row: Record) -> Checkpoint:
     for name in ("inference_missing", "resumable_missing"):
         facts[name] = tuple(json.loads(facts[name]))
     return Checkpoint(
-        id=UUID(row["id"]),
+        id=row["id"],
         kind=CheckpointKind(row["kind"]),
         status=CheckpointStatus(row["status"]),
-        creator_user_id=UUID(row["creator_user_id"]),
-        owner_org_id=UUID(row["owner_org_id"]),
+        creator_user_id=row["creator_user_id"],
+        owner_org_id=row["owner_org_id"],
         source=_source(json.loads(row["source"])),
-        parent_id=_uuid(row["parent_id"]),
-        job_id=_uuid(row["job_id"]),
+        parent_id=row["parent_id"],
+        job_id=row["job_id"],
         job_name=row["job_name"] or "",
         facts=TrainingFacts(**facts),
         is_protected=bool(row["is_protected"]),
@@ -530,10 +528,6 @@ def _source(document: dict[str, Any]) -> Source:
         **document
         | {
             "from_local_files": tuple(document["from_local_files"]),
-            "storage_provider_id": UUID(document["storage_provider_id"]),
+            "storage_provider_id": document["storage_provider_id"],
         }
     )
-
-
-def _uuid(text: str | None) -> UUID | None:
-    return None if text is None else UUID(text)

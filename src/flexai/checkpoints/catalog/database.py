@@ -27,7 +27,7 @@ class ConstraintError(Exception):
     """A constraint of the database refused a row; whoever wrote it says what that means."""
 
 
-class Answer(NamedTuple):
+class QueryResult(NamedTuple):
     """What the database says to a statement."""
 
     columns: Sequence[str]
@@ -46,7 +46,7 @@ class Transaction(ABC):
     is_postgresql: ClassVar[bool]
 
     @abstractmethod
-    def execute(self, sql: str, values: Mapping[str, Any]) -> Answer:
+    def execute(self, sql: str, values: Mapping[str, Any]) -> QueryResult:
         """Run one statement."""
 
     @abstractmethod
@@ -130,7 +130,7 @@ class Transaction(ABC):
         found = self.value("SELECT version_num FROM alembic_version")
         return None if found is None else str(found)
 
-    def _run(self, sql: str, values: Mapping[str, Any]) -> Answer:
+    def _run(self, sql: str, values: Mapping[str, Any]) -> QueryResult:
         return self.execute(*_spread(sql, values))
 
 

@@ -8,18 +8,16 @@ same to every reader, whether or not anybody has written that down yet.
 from __future__ import annotations
 
 import json
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-from uuid import UUID
 
 from flexai.checkpoints.catalog.claims import HELD, NO_CLAIM, Claim, lease_end, update_held
 from flexai.checkpoints.catalog.database import ConstraintError, Database, Record, Transaction
 from flexai.checkpoints.catalog.times import from_text, to_text
 from flexai.checkpoints.errors import AlreadyExistsError, ConflictError, NotFoundError
 from flexai.checkpoints.models import JobStatus, TrainingJob, now
-from flexai.checkpoints.names import Name, Reference, is_uuid, name_key, parse_name
+from flexai.checkpoints.names import Id, Name, Reference, is_uuid, name_key, new_id, parse_id, parse_name
 from flexai.checkpoints.owner import Owner
 
 RUNNER_GONE = "the process that ran it is gone"
@@ -49,14 +47,14 @@ class BegunJob:
     previous: TrainingJob | None
 
 
-Layout = Callable[[UUID, int], tuple[str, str]]
+Layout = Callable[[Id, int], tuple[str, str]]
 """Where an attempt of a job keeps its output and its log: two paths from the job's id and the attempt's number."""
 
 
 def parse_job_reference(text: str) -> Reference:
     """Read a training job's NAME or UUID; InvalidNameError for a text that can be neither."""
     if is_uuid(text):
-        return Reference(text=text, id=str(UUID(text)))
+        return Reference(text=text, id=parse_id(text))
     return Reference(text=parse_name(text, what="training job"), id=None)
 
 
@@ -82,15 +80,15 @@ class Jobs:
         owner's.
         """
         claim = Claim.new()
-        job_id = uuid.uuid4()
+        job_id = new_id()
         values = _attempt_values(command, env_names, code_commit, claim) | {"attempt": 1}
         values |= _places(layout, job_id, 1)
         values |= {
             "id": str(job_id),
             "name": name,
             "name_key": name_key(name),
-            "creator_user_id": str(owner.user_id),
-            "owner_org_id": str(owner.org_id),
+            "creator_user_id": owner.user_id,
+            "owner_org_id": owner.org_id,
             "created_at": values["started_at"],
         }
         try:
@@ -148,7 +146,7 @@ class Jobs:
         with self._database.writing() as transaction:
             return bool(update_held(transaction, "jobs", job_id, claim, {"claim_until": lease_end()}))
 
-    def set_input(self, job_id: str, claim: Claim, checkpoint_id: UUID) -> TrainingJob:
+    def set_input(self, job_id: str, claim: Claim, checkpoint_id: Id) -> TrainingJob:
         """Record which checkpoint the job starts from; NotFoundError where it was deleted meanwhile."""
         with self._database.writing() as transaction:
             if not update_held(transaction, "jobs", job_id, claim, {"input_checkpoint_id": str(checkpoint_id)}):
@@ -288,7 +286,7 @@ def _attempt_values(command: Sequence[str], env_names: Sequence[str], code_commi
     }
 
 
-def _places(layout: Layout, job_id: UUID, attempt: int) -> Mapping[str, str]:
+def _places(layout: Layout, job_id: Id, attempt: int) -> Mapping[str, str]:
     output_dir, log_path = layout(job_id, attempt)
     return {"output_dir": output_dir, "log_path": log_path}
 
@@ -300,14 +298,14 @@ def _job(row: Record) -> TrainingJob:
         if holder is None or not holder.is_alive:
             status, reason = JobStatus.INTERRUPTED, RUNNER_GONE
     return TrainingJob(
-        id=UUID(row["id"]),
-        creator_user_id=UUID(row["creator_user_id"]),
-        owner_org_id=UUID(row["owner_org_id"]),
+        id=row["id"],
+        creator_user_id=row["creator_user_id"],
+        owner_org_id=row["owner_org_id"],
         status=status,
         reason=reason,
         command=tuple(json.loads(row["command"])),
         env_names=tuple(json.loads(row["env_names"])),
-        input_checkpoint_id=None if row["input_checkpoint_id"] is None else UUID(row["input_checkpoint_id"]),
+        input_checkpoint_id=row["input_checkpoint_id"],
         created_at=from_text(row["created_at"]),
         started_at=from_text(row["started_at"]),
         ended_at=None if row["ended_at"] is None else from_text(row["ended_at"]),

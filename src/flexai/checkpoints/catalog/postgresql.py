@@ -13,7 +13,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from flexai.checkpoints.catalog.database import Answer, ConstraintError, Database, Transaction
+from flexai.checkpoints.catalog.database import ConstraintError, Database, QueryResult, Transaction
 from flexai.checkpoints.errors import SettingsError, StorageError, StorageUnavailableError
 
 
@@ -25,14 +25,14 @@ class PostgresqlTransaction(Transaction):
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
-    def execute(self, sql: str, values: Mapping[str, Any]) -> Answer:
+    def execute(self, sql: str, values: Mapping[str, Any]) -> QueryResult:
         """Run one statement."""
         result = self._connection.execute(_parsed(sql), values)
         if not result.returns_rows:
-            return Answer((), (), result.rowcount)
+            return QueryResult((), (), result.rowcount)
         assert result.cursor is not None
         # The driver's own rows: SQLAlchemy would wrap each of them, a fifth of all that a long list takes.
-        answer = Answer(list(result.keys()), result.cursor.fetchall(), result.rowcount)
+        answer = QueryResult(list(result.keys()), result.cursor.fetchall(), result.rowcount)
         result.close()
         return answer
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Set
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from flexai.checkpoints.catalog.checkpoints import row_of
 from flexai.checkpoints.catalog.content_rows import batches, values_of
@@ -76,7 +76,7 @@ def enter_recovered(
         return True
 
 
-def _insert_named(transaction: Transaction, table: str, row: dict[str, object]) -> None:
+def _insert_named(transaction: Transaction, table: str, row: dict[str, Any]) -> None:
     """Insert a row with its name, or without where another one has the name."""
     if not transaction.insert(table, row, otherwise="ON CONFLICT (name_key) DO NOTHING"):
         transaction.insert(table, row | {"name_key": None})
@@ -84,7 +84,7 @@ def _insert_named(transaction: Transaction, table: str, row: dict[str, object]) 
 
 def _enter_job(transaction: Transaction, checkpoint: Checkpoint) -> None:
     """Enter the job of a captured checkpoint as far as the checkpoint tells of it."""
-    job_id = str(checkpoint.job_id)
+    job_id = checkpoint.job_id
     if transaction.row("SELECT id FROM jobs WHERE id = :id", id=job_id):
         return
     time = to_text(checkpoint.created_at)
@@ -92,8 +92,8 @@ def _enter_job(transaction: Transaction, checkpoint: Checkpoint) -> None:
         "id": job_id,
         "name": checkpoint.job_name,
         "name_key": name_key(checkpoint.job_name),
-        "creator_user_id": str(checkpoint.creator_user_id),
-        "owner_org_id": str(checkpoint.owner_org_id),
+        "creator_user_id": checkpoint.creator_user_id,
+        "owner_org_id": checkpoint.owner_org_id,
         "status": JobStatus.INTERRUPTED,
         "reason": "recovered from the managed store, which does not tell how the job ended",
         "command": "[]",

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from flexai.checkpoints.catalog.database import Answer, ConstraintError, Database, Transaction
+from flexai.checkpoints.catalog.database import ConstraintError, Database, QueryResult, Transaction
 from flexai.checkpoints.catalog.schema import BUSY_TIMEOUT_SECONDS
 from flexai.checkpoints.errors import SettingsError, StorageError, StorageUnavailableError
 
@@ -24,10 +24,10 @@ class SqliteTransaction(Transaction):
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
 
-    def execute(self, sql: str, values: Mapping[str, Any]) -> Answer:
+    def execute(self, sql: str, values: Mapping[str, Any]) -> QueryResult:
         """Run one statement."""
         cursor = self._connection.execute(sql, values)
-        return Answer([column[0] for column in cursor.description or ()], cursor.fetchall(), cursor.rowcount)
+        return QueryResult([column[0] for column in cursor.description or ()], cursor.fetchall(), cursor.rowcount)
 
     def execute_many(self, sql: str, values: Sequence[Mapping[str, Any]]) -> None:
         """Run one statement again and again."""

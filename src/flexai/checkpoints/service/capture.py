@@ -10,7 +10,7 @@ from flexai.checkpoints.errors import SourceChangedError, SourceError
 from flexai.checkpoints.models import Checkpoint, Source, TrainingFacts, TrainingJob
 from flexai.checkpoints.paths import parse_path
 from flexai.checkpoints.progress import NoProgress, Progress
-from flexai.checkpoints.service import storing
+from flexai.checkpoints.service import commit
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.transfer.scan import check_sources
 from flexai.checkpoints.transfer.sources import Identity, LocalSource
@@ -49,18 +49,18 @@ def capture(
         sources.append(source)
     check_sources(sources)
     checkpoint, claim = system.catalog.checkpoints.begin_capture(
-        job_id=str(job.id),
+        job_id=job.id,
         name=name,
         node=node,
         owner=system.owner,
         source=Source(from_local_files=(str(Path(job.output_dir, name)),)),
         store_id=system.store_id,
-        parent_id=None if job.input_checkpoint_id is None else str(job.input_checkpoint_id),
+        parent_id=None if job.input_checkpoint_id is None else job.input_checkpoint_id,
     )
     try:
-        captured, _ = storing.store(system, checkpoint, claim, sources, facts=facts, progress=progress or NoProgress())
+        captured, _ = commit.store(system, checkpoint, claim, sources, facts=facts, progress=progress or NoProgress())
         return captured
     except SourceChangedError:
         # It was no checkpoint yet: the one that the change leads to is captured under a number of its own.
-        system.catalog.checkpoints.discard_failed(str(checkpoint.id))
+        system.catalog.checkpoints.discard_failed(checkpoint.id)
         raise

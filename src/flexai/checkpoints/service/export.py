@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
 
@@ -10,20 +9,21 @@ from flexai.checkpoints.contents import StoredFile
 from flexai.checkpoints.errors import AccessDeniedError, DestinationExistsError, SourceError, UsageError
 from flexai.checkpoints.manifest import Manifest
 from flexai.checkpoints.models import Checkpoint, ExportRecord, now
+from flexai.checkpoints.names import new_id
 from flexai.checkpoints.progress import NoProgress, Progress
-from flexai.checkpoints.service.exports import (
+from flexai.checkpoints.service.export_manifest import (
     EXPORT_MANIFEST,
     ExportManifest,
     read_export_manifest,
     write_export_manifest,
 )
-from flexai.checkpoints.service.manifests import manifest_of
-from flexai.checkpoints.service.sharding import SpreadCarrier
-from flexai.checkpoints.service.shards import Spread
+from flexai.checkpoints.service.manifest_reader import manifest_of
+from flexai.checkpoints.service.shard_dispatch import SpreadCarrier
+from flexai.checkpoints.service.shard_work import ShardRunner
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.storage.connection import RemotePath, StorageConnection
-from flexai.checkpoints.transfer.deliver import Carrier, deliver
-from flexai.checkpoints.transfer.shards import shard_target
+from flexai.checkpoints.transfer.export import Carrier, deliver
+from flexai.checkpoints.transfer.shard_plan import shard_target
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ def export(
     destination_path: str,
     *,
     overwrite: bool = False,
-    spread: Spread | None = None,
+    spread: ShardRunner | None = None,
     progress: Progress | None = None,
 ) -> ExportReport:
     """Bring a checkpoint's files below ``BUCKET/PREFIX`` of a connection; a rerun continues a broken export.
@@ -59,7 +59,7 @@ def export(
     """
     progress = progress or NoProgress()
     checkpoint = system.available(reference)
-    files = system.blobs.files_of(str(checkpoint.id))
+    files = system.blobs.files_of(checkpoint.id)
     place = open_place(checkpoint, files, connection, destination_path)
     manifest = manifest_of(files)
     progress.begin(f"export {checkpoint.title}", total_bytes=checkpoint.size, total_files=checkpoint.file_count)
@@ -93,12 +93,12 @@ def export(
             _give_up_leftovers(place, done.sent.keys(), progress)
         if done.sent or found is None or not found.complete or found.manifest != manifest:
             # Read again: what had no digest yet may have been read on its way.
-            manifest = manifest_of(system.blobs.files_of(str(checkpoint.id)))
+            manifest = manifest_of(system.blobs.files_of(checkpoint.id))
             write_export_manifest(place, checkpoint, manifest, infos=done.sent | done.skipped)
     finally:
         progress.end()
     record = ExportRecord(
-        id=uuid.uuid4(),
+        id=new_id(),
         checkpoint_id=checkpoint.id,
         storage_provider=connection.connection_name,
         destination_path=destination_path,

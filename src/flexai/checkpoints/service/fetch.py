@@ -10,8 +10,8 @@ from flexai.checkpoints.contents import StoredFile
 from flexai.checkpoints.documents import CheckpointDetails
 from flexai.checkpoints.progress import NoProgress, Progress
 from flexai.checkpoints.service.system import System
-from flexai.checkpoints.transfer.download import download
-from flexai.checkpoints.transfer.journal import Record
+from flexai.checkpoints.transfer.fetch import download
+from flexai.checkpoints.transfer.journal import RecordDigests
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +61,6 @@ def fetch(
     )
 
 
-def _recording(system: System, files: Sequence[StoredFile]) -> Record:
+def _recording(system: System, files: Sequence[StoredFile]) -> RecordDigests:
     """Who is told of digests; the catalog itself is opened only where one is missing."""
     return (lambda _: None) if all(file.content.digest for file in files) else system.blobs.learn

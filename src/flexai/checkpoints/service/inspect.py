@@ -22,7 +22,7 @@ class Inspection:
 def inspect(system: System, reference: str) -> Inspection:
     """Look up a checkpoint by NAME or UUID; NotFoundError where there is none."""
     checkpoint = system.catalog.checkpoints.get(parse_reference(reference))
-    checkpoint_id = str(checkpoint.id)
+    checkpoint_id = checkpoint.id
     return Inspection(
         checkpoint=checkpoint,
         files=system.blobs.files_of(checkpoint_id),

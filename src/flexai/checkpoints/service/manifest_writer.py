@@ -34,7 +34,7 @@ def write_manifest(store: ManagedStore, checkpoint: Checkpoint, files: Sequence[
     del described["is_protected"]  # what can change later is the catalog's alone
     contents = ",".join(json.dumps([file.content.blob_id, file.content.start]) for file in ordered)
     store.write_manifest(
-        str(checkpoint.id),
+        checkpoint.id,
         b'{"checkpoint":%s,"contents":[%s],"format":%d,"manifest":%s,"manifestDigest":"%s"}'
         % (
             canonical_json(described),

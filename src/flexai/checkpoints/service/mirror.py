@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
@@ -11,10 +10,10 @@ from typing import TypeAlias
 
 from flexai.checkpoints.errors import CheckpointError, StorageUnavailableError
 from flexai.checkpoints.models import Checkpoint, CheckpointKind, CheckpointStatus, ExportRecord, now
-from flexai.checkpoints.names import name_key
+from flexai.checkpoints.names import name_key, new_id
 from flexai.checkpoints.progress import NoProgress, Progress
 from flexai.checkpoints.service.export import ExportReport, export
-from flexai.checkpoints.service.exports import read_export_manifest
+from flexai.checkpoints.service.export_manifest import read_export_manifest
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.service.training import inspect_job
 from flexai.checkpoints.storage.connection import RemotePath, StorageConnection
@@ -113,7 +112,7 @@ def mirror(
                 _record(system, checkpoint, connection.connection_name, path)
                 report.skipped.append(mirrored)
                 continue
-            done = export(system, str(checkpoint.id), connection, path, overwrite=overwrite, progress=progress)
+            done = export(system, checkpoint.id, connection, path, overwrite=overwrite, progress=progress)
         except CheckpointError as error:
             report.failed[checkpoint.title] = error
             progress.note(f"{checkpoint.title} could not be mirrored: {error.message}")
@@ -166,7 +165,7 @@ def _folder(checkpoint: Checkpoint) -> str:
         return checkpoint.name
     # The folder's name is not ours; attempts of a job may have written one of that name each.
     name = _NOT_IN_PATHS.sub("-", checkpoint.name).strip("-.") or "final"
-    return f"{checkpoint.job_name}/{name}-{str(checkpoint.id)[:8]}"
+    return f"{checkpoint.job_name}/{name}-{checkpoint.id[:8]}"
 
 
 def _is_there(place: RemotePath, checkpoint: Checkpoint) -> bool:
@@ -177,12 +176,12 @@ def _is_there(place: RemotePath, checkpoint: Checkpoint) -> bool:
 def _record(system: System, checkpoint: Checkpoint, storage_provider: str, path: str) -> None:
     """See to it that the catalog knows of an export, which a recovered one does not."""
     assert checkpoint.manifest_digest is not None
-    known = system.catalog.checkpoints.exports_of(str(checkpoint.id))
+    known = system.catalog.checkpoints.exports_of(checkpoint.id)
     if any((record.storage_provider, record.destination_path) == (storage_provider, path) for record in known):
         return
     system.catalog.checkpoints.record_export(
         ExportRecord(
-            id=uuid.uuid4(),
+            id=new_id(),
             checkpoint_id=checkpoint.id,
             storage_provider=storage_provider,
             destination_path=path,

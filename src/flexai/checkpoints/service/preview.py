@@ -11,14 +11,14 @@ from datetime import timedelta
 from pathlib import Path
 
 from flexai.checkpoints.catalog.checkpoints import NameTakenError
-from flexai.checkpoints.catalog.garbage import Purgeable
+from flexai.checkpoints.catalog.gc_queries import Purgeable
 from flexai.checkpoints.documents import duration
 from flexai.checkpoints.errors import AlreadyExistsError, CheckpointError
 from flexai.checkpoints.models import Checkpoint, now
 from flexai.checkpoints.names import parse_name, parse_reference
 from flexai.checkpoints.progress import NoProgress, Progress
 from flexai.checkpoints.service.export import find_export, open_place
-from flexai.checkpoints.service.manifests import manifest_of
+from flexai.checkpoints.service.manifest_reader import manifest_of
 from flexai.checkpoints.service.push import (
     ExistingCheckpoint,
     LocalFiles,
@@ -32,9 +32,10 @@ from flexai.checkpoints.service.system import System
 from flexai.checkpoints.storage.connection import StorageConnection
 from flexai.checkpoints.storage.local import LocalStorage
 from flexai.checkpoints.storage.protocol import ObjectStorage
-from flexai.checkpoints.transfer import deliver, download
-from flexai.checkpoints.transfer.known import can_be_copied, is_one_service, match_known, origins_of
-from flexai.checkpoints.transfer.preview import (
+from flexai.checkpoints.transfer import export, fetch
+from flexai.checkpoints.transfer.dedup import can_be_copied, is_one_service, match_known, origins_of
+from flexai.checkpoints.transfer.sources import FileSource
+from flexai.checkpoints.transfer.steps import (
     Action,
     Held,
     Idle,
@@ -48,7 +49,6 @@ from flexai.checkpoints.transfer.preview import (
     preview_taken,
     preview_upload,
 )
-from flexai.checkpoints.transfer.sources import Source
 from flexai.checkpoints.transfer.upload import find_twins
 
 _HERE = Wire(is_remote=False, min_part_size=1, max_parts=1)
@@ -57,7 +57,7 @@ _HERE = Wire(is_remote=False, min_part_size=1, max_parts=1)
 def preview_push(system: System, name: str, source: PushSource, *, if_not_exists: bool = False) -> Preview:
     """What a push would do; raises what that raises before it stores anything, a name that is taken left out."""
     checked = parse_name(name, what="checkpoint name")
-    sources: Sequence[Source] = ()
+    sources: Sequence[FileSource] = ()
     original: Checkpoint | None = None
     provider = _HERE
     match source:
@@ -77,7 +77,7 @@ def preview_push(system: System, name: str, source: PushSource, *, if_not_exists
         return Preview("push", name, steps, requests=listed, conflict=conflict)
     store = _wire(system.store.storage)
     if original is not None:
-        files = system.blobs.files_of(str(original.id))
+        files = system.blobs.files_of(original.id)
         steps = [Step(Action.SKIP, file.path, file.content.size, "stored: no byte moves") for file in files]
         return Preview("push", name, steps, requests=store.requests(2))
     limits = system.settings.limits
@@ -86,7 +86,7 @@ def preview_push(system: System, name: str, source: PushSource, *, if_not_exists
     return Preview("push", name, steps, requests=listed + requests)
 
 
-def _held(system: System, sources: Sequence[Source], unfinished: Checkpoint | None) -> Held:
+def _held(system: System, sources: Sequence[FileSource], unfinished: Checkpoint | None) -> Held:
     digests = [source.digest or _expected_digest(system, source) for source in sources]
     found = system.blobs.find_by_origin(origins_of(sources))
     found |= system.blobs.find_by_digest([digest for digest in digests if digest])
@@ -99,13 +99,13 @@ def _held(system: System, sources: Sequence[Source], unfinished: Checkpoint | No
     return Held(
         known=known,
         sizes=system.blobs.find_sizes(source.size for source in missing),
-        unfinished=system.blobs.unfinished(str(unfinished.id)) if unfinished else {},
+        unfinished=system.blobs.unfinished(unfinished.id) if unfinished else {},
         twins={twin.path: chain[0].path for chain in find_twins(large) for twin in chain[1:]},
         copied={source.path for source in large if can_be_copied(source, system.store.storage)},
     )
 
 
-def _expected_digest(system: System, source: Source) -> str:
+def _expected_digest(system: System, source: FileSource) -> str:
     """The digest that a manifest gives a large file, which is looked up before that is read; a small one is read."""
     is_large = source.size >= max(system.settings.limits.pack_threshold, 1)
     return (source.expected.digest or "") if is_large and source.expected is not None else ""
@@ -114,7 +114,7 @@ def _expected_digest(system: System, source: Source) -> str:
 def _taken(
     system: System,
     existing: Checkpoint,
-    sources: Sequence[Source],
+    sources: Sequence[FileSource],
     original: Checkpoint | None,
     *,
     if_not_exists: bool,
@@ -125,10 +125,10 @@ def _taken(
         same = original.manifest_digest == existing.manifest_digest
         action = Action.SKIP if same else Action.CONFLICT
         why = "that name has it" if same else "that name has other files"
-        files = system.blobs.files_of(str(original.id))
+        files = system.blobs.files_of(original.id)
         steps = [Step(action, file.path, file.content.size, why) for file in files]
     else:
-        steps = preview_taken(sources, system.blobs.files_of(str(existing.id)))
+        steps = preview_taken(sources, system.blobs.files_of(existing.id))
         actions = {step.action for step in steps}
         same = (
             None if actions <= {Action.SKIP, Action.COMPARE} and Action.COMPARE in actions else actions == {Action.SKIP}
@@ -149,11 +149,11 @@ def preview_fetch(
     """What a fetch would do; what is at the destination is compared. Raises what a fetch raises before it writes."""
     progress = progress or NoProgress()
     checkpoint = system.available(reference)
-    files = system.blobs.files_of(str(checkpoint.id))
+    files = system.blobs.files_of(checkpoint.id)
     limits = system.settings.limits
     progress.begin(f"compare {checkpoint.title}", total_bytes=checkpoint.size, total_files=checkpoint.file_count)
     try:
-        standing = download.survey(
+        standing = fetch.survey(
             files, destination, store=system.store, record=system.blobs.learn, limits=limits, progress=progress
         )
     finally:
@@ -162,7 +162,7 @@ def preview_fetch(
         standing.kept,
         standing.missing,
         standing.others,
-        begun=download.find_begun(standing),
+        begun=fetch.find_begun(standing),
         overwrite=overwrite,
         limits=limits,
         store=_wire(system.store.storage),
@@ -186,17 +186,17 @@ def preview_export(
     """
     progress = progress or NoProgress()
     checkpoint = system.available(reference)
-    files = system.blobs.files_of(str(checkpoint.id))
+    files = system.blobs.files_of(checkpoint.id)
     place = open_place(checkpoint, files, connection, destination_path)
     limits = system.settings.limits
     progress.begin(f"compare {checkpoint.title}", total_bytes=checkpoint.size, total_files=checkpoint.file_count)
     try:
         found = None if overwrite else find_export(place, manifest_of(files))
         delivered = found.etags if found is not None and found.complete else None
-        carrier = deliver.Delivering(
+        carrier = export.Exporter(
             place, store=system.store, record=system.blobs.learn, limits=limits, progress=progress
         )
-        standing = deliver.survey(files, place, delivered=delivered, progress=progress, carrier=carrier)
+        standing = export.survey(files, place, delivered=delivered, progress=progress, carrier=carrier)
     finally:
         progress.end()
     steps, requests = preview_delivery(
@@ -218,8 +218,8 @@ def _copied(system: System, checkpoint: Checkpoint, storage: ObjectStorage) -> f
     """The blobs that a provider can copy by itself: those that are one file, where one service holds both."""
     if not is_one_service(system.store.storage, storage):
         return frozenset()
-    sizes = system.blobs.uses_of(str(checkpoint.id))
-    files = system.blobs.files_of(str(checkpoint.id))
+    sizes = system.blobs.uses_of(checkpoint.id)
+    files = system.blobs.files_of(checkpoint.id)
     return frozenset(
         file.content.blob_id for file in files if sizes.get(file.content.blob_id, (-1, 0))[0] == file.content.size
     )
@@ -228,8 +228,8 @@ def _copied(system: System, checkpoint: Checkpoint, storage: ObjectStorage) -> f
 def preview_delete(system: System, reference: str) -> Preview:
     """What a deletion would free, after the grace period. Raises what ``delete`` raises."""
     checkpoint = system.catalog.checkpoints.find_deletable(parse_reference(reference))
-    files = system.blobs.files_of(str(checkpoint.id))
-    steps, freed = preview_deletion(files, system.blobs.uses_of(str(checkpoint.id)))
+    files = system.blobs.files_of(checkpoint.id)
+    steps, freed = preview_deletion(files, system.blobs.uses_of(checkpoint.id))
     return Preview("delete", checkpoint.title, steps, freed_bytes=freed)
 
 

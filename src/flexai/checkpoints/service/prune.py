@@ -9,10 +9,10 @@ from datetime import datetime
 from fnmatch import fnmatchcase
 from typing import TypeAlias
 
-from flexai.checkpoints.catalog.candidates import Candidates, check_some_stay, check_unused, read_candidates
 from flexai.checkpoints.catalog.claims import Claim
 from flexai.checkpoints.catalog.database import Record, Transaction
 from flexai.checkpoints.catalog.jobs import parse_job_reference
+from flexai.checkpoints.catalog.retention_queries import Candidates, check_some_stay, check_unused, read_candidates
 from flexai.checkpoints.catalog.times import from_text
 from flexai.checkpoints.documents import Document, human_size
 from flexai.checkpoints.errors import ConflictError, NotFoundError

@@ -15,17 +15,16 @@ from flexai.checkpoints.models import Checkpoint, CheckpointStatus, Source
 from flexai.checkpoints.names import parse_name
 from flexai.checkpoints.paths import parse_path
 from flexai.checkpoints.progress import NoProgress, Progress
-from flexai.checkpoints.service import storing
+from flexai.checkpoints.service import commit
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.storage.connection import RemotePath, StorageConnection
 from flexai.checkpoints.transfer.scan import scan_local, scan_remote, split_spec
-from flexai.checkpoints.transfer.shards import weight
-from flexai.checkpoints.transfer.sources import LocalSource
-from flexai.checkpoints.transfer.sources import Source as FileSource
+from flexai.checkpoints.transfer.shard_plan import weight
+from flexai.checkpoints.transfer.sources import FileSource, LocalSource
 from flexai.checkpoints.transfer.upload import Brought
 
 if TYPE_CHECKING:
-    from flexai.checkpoints.service.shards import Spread
+    from flexai.checkpoints.service.shard_work import ShardRunner
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +63,7 @@ def push(
     source: PushSource,
     *,
     if_not_exists: bool = False,
-    spread: Spread | None = None,
+    spread: ShardRunner | None = None,
     progress: Progress | None = None,
 ) -> Checkpoint:
     """Push a checkpoint and return it, available.
@@ -108,24 +107,24 @@ def push(
             source=described,
             status=status,
             store_id=system.store_id,
-            parent_id=str(original.id) if original else None,
+            parent_id=original.id if original else None,
         )
     except NameTakenError as error:
         return _settle(system, error.existing, sources, original, if_not_exists=if_not_exists)
     if original is not None:
         try:
-            contents = _hold_all(system, str(checkpoint.id), system.blobs.files_of(str(original.id)))
-            return storing.commit(system, checkpoint, claim, contents, facts=original.facts)
+            contents = _hold_all(system, checkpoint.id, system.blobs.files_of(original.id))
+            return commit.commit(system, checkpoint, claim, contents, facts=original.facts)
         except BaseException as error:
-            storing.give_up(system, checkpoint, claim, error)
+            commit.give_up(system, checkpoint, claim, error)
             raise
     bring: Callable[[], Brought] = Brought
     if spread is not None:
         # Only flows give out shards, and every command would load what they need.
-        from flexai.checkpoints.service.sharding import push_in_shards
+        from flexai.checkpoints.service.shard_dispatch import push_in_shards
 
         bring = partial(push_in_shards, system, checkpoint, claim, sources, spread=spread, progress=progress)
-    stored, placed = storing.store(system, checkpoint, claim, sources, bring=bring, progress=progress)
+    stored, placed = commit.store(system, checkpoint, claim, sources, bring=bring, progress=progress)
     if isinstance(source, LocalFiles):
         digests = {path: content.digest.hex() for path, content in placed.items() if content.digest is not None}
         local = [one for one in sources if isinstance(one, LocalSource)]
@@ -172,7 +171,7 @@ def _scan_export(place: RemotePath) -> Sequence[FileSource]:
     Raises IntegrityError for a torn export, or one whose objects are missing or of another size.
     """
     # Only these pushes read what pydantic must check; the others would wait for its import.
-    from flexai.checkpoints.service.exports import EXPORT_MANIFEST, read_export_manifest
+    from flexai.checkpoints.service.export_manifest import EXPORT_MANIFEST, read_export_manifest
 
     if place.key.rpartition("/")[2] == EXPORT_MANIFEST or (found := read_export_manifest(place)) is None:
         return ()
@@ -210,7 +209,7 @@ def _settle(
     if original is not None:
         same = original.manifest_digest == existing.manifest_digest
     else:
-        same = storing.same_content(system, str(existing.id), sources)
+        same = commit.same_content(system, existing.id, sources)
     if same and if_not_exists:
         return existing
     raise taken(existing, same=same)

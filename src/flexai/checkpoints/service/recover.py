@@ -9,7 +9,7 @@ from flexai.checkpoints.catalog.recovery import enter_recovered
 from flexai.checkpoints.errors import IntegrityError, NotFoundError
 from flexai.checkpoints.models import now
 from flexai.checkpoints.progress import NoProgress, Progress
-from flexai.checkpoints.service.manifests import read_manifest_document
+from flexai.checkpoints.service.manifest_reader import read_manifest_document
 from flexai.checkpoints.service.system import System
 
 
@@ -52,7 +52,7 @@ def _recover_one(
     system: System, checkpoint_id: str, document: dict[str, Any], sizes: dict[str, int], report: RecoverReport
 ) -> None:
     checkpoint, manifest, ranges = read_manifest_document(document)
-    if str(checkpoint.id) != checkpoint_id:
+    if checkpoint.id != checkpoint_id:
         raise IntegrityError(f"the manifest under this id describes checkpoint {checkpoint.id}")
     missing = sorted(
         path for path, (blob_id, content) in ranges.items() if sizes.get(blob_id, -1) < content.start + content.size

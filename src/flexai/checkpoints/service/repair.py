@@ -19,15 +19,15 @@ from flexai.checkpoints.manifest import FileEntry
 from flexai.checkpoints.models import ExportRecord, canonical_json, now
 from flexai.checkpoints.paths import parse_path
 from flexai.checkpoints.progress import NoProgress, Progress
-from flexai.checkpoints.service.exports import read_export_manifest
+from flexai.checkpoints.service.export_manifest import read_export_manifest
+from flexai.checkpoints.service.manifest_reader import manifest_of, read_manifest_document
 from flexai.checkpoints.service.manifest_writer import write_manifest
-from flexai.checkpoints.service.manifests import manifest_of, read_manifest_document
 from flexai.checkpoints.service.system import Connect, System
 from flexai.checkpoints.storage.connection import RemotePath
 from flexai.checkpoints.storage.protocol import Block
 from flexai.checkpoints.transfer.digest import Part
-from flexai.checkpoints.transfer.reading import StoredBody, holds
 from flexai.checkpoints.transfer.sources import ObjectSource
+from flexai.checkpoints.transfer.stored_body import StoredBody, holds
 from flexai.checkpoints.transfer.upload import upload
 
 _ABANDONED_AFTER = timedelta(days=1)

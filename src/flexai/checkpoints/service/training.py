@@ -14,10 +14,10 @@ from flexai.checkpoints.errors import ConflictError, NotFoundError
 from flexai.checkpoints.models import Checkpoint, JobStatus, TrainingJob
 from flexai.checkpoints.names import parse_name, parse_reference
 from flexai.checkpoints.progress import NoProgress, Progress
-from flexai.checkpoints.service.attempt import Attempt, JobRequest, OnCaptured, ignore
+from flexai.checkpoints.service.job_run import Attempt, JobRequest, OnCaptured, ignore
 from flexai.checkpoints.service.system import System
-from flexai.checkpoints.training.joblog import read_log
-from flexai.checkpoints.training.places import job_folder
+from flexai.checkpoints.training.job_files import job_folder
+from flexai.checkpoints.training.job_log import read_log
 from flexai.checkpoints.training.runner import (
     GRACE_SECONDS,
     OnOutput,
@@ -79,7 +79,7 @@ def run_training(
         system, name, command, checkpoint=checkpoint, env=env or {}, output_dir=output_dir, grace=grace
     )
     begun = request.begin(system)
-    job_id = str(begun.job.id)
+    job_id = begun.job.id
     with (
         ClaimKeeper(lambda: system.catalog.jobs.renew(job_id, begun.claim)),
         without_long_collections(),
@@ -161,9 +161,9 @@ def delete_job(
             f"training job {job.name!r} is {job.status}", hint=f"stop it first: flexai training stop {job.name}"
         )
     if not keep_checkpoints:
-        written = system.catalog.checkpoints.of_job(str(job.id))
+        written = system.catalog.checkpoints.of_job(job.id)
         # Before the first one goes: half of a job is no use to anybody.
-        if protected := [str(checkpoint.id) for checkpoint in written if checkpoint.is_protected]:
+        if protected := [checkpoint.id for checkpoint in written if checkpoint.is_protected]:
             raise ConflictError(
                 f"training job {job.name!r} wrote {len(protected)} protected checkpoint{'s'[: len(protected) > 1]}",
                 hint=f"keep its checkpoints with --keep-checkpoints, or: flexai checkpoint unprotect {protected[0]}",
@@ -171,9 +171,9 @@ def delete_job(
         for checkpoint in written:
             # One that somebody else has just deleted is no obstacle.
             with suppress(NotFoundError):
-                on_deleted(system.catalog.checkpoints.delete(parse_reference(str(checkpoint.id))))
-    deleted = system.catalog.jobs.delete(parse_job_reference(str(job.id)))
-    system.store.delete_log(str(job.id))
+                on_deleted(system.catalog.checkpoints.delete(parse_reference(checkpoint.id)))
+    deleted = system.catalog.jobs.delete(parse_job_reference(job.id))
+    system.store.delete_log(job.id)
     folder = job_folder(system.settings.jobs_path, job.id)
     if folder.is_dir():
         try:
@@ -189,14 +189,14 @@ def _is_here(job: TrainingJob) -> bool:
 
 def _has_ended(system: System, job: TrainingJob) -> bool:
     try:
-        present = system.catalog.jobs.get_by_id(str(job.id))
+        present = system.catalog.jobs.get_by_id(job.id)
     except NotFoundError:
         return True
     return present.status.is_final or present.attempt != job.attempt
 
 
 def _stored_log(system: System, job: TrainingJob) -> Iterator[str]:
-    blocks = system.store.read_log(str(job.id))
+    blocks = system.store.read_log(job.id)
     decode: Callable[..., str] = codecs.getincrementaldecoder("utf-8")(errors="replace").decode
     try:
         first = next(blocks, None)

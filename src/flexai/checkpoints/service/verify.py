@@ -14,9 +14,9 @@ from flexai.checkpoints.service.system import System
 from flexai.checkpoints.storage.protocol import Block
 from flexai.checkpoints.transfer.crew import CountedBody, Crew
 from flexai.checkpoints.transfer.digest import Part, digest_blocks, parts_of
-from flexai.checkpoints.transfer.learn import learn
-from flexai.checkpoints.transfer.plan import Run, plan_runs
-from flexai.checkpoints.transfer.reading import StoredBody, has_content
+from flexai.checkpoints.transfer.first_reading import learn
+from flexai.checkpoints.transfer.pack_plan import Run, plan_runs
+from flexai.checkpoints.transfer.stored_body import StoredBody, has_content
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ def verify(system: System, references: Sequence[str] = (), *, progress: Progress
     if references:
         for reference in references:
             checkpoint = system.available(reference)
-            contents |= {file.content.id: file.content for file in system.blobs.files_of(str(checkpoint.id))}
+            contents |= {file.content.id: file.content for file in system.blobs.files_of(checkpoint.id)}
     else:
         contents = {content.id: content for content in system.blobs.all_contents()}
     total = sum(content.size for content in contents.values())

@@ -9,15 +9,15 @@ import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from flexai.checkpoints.storage.gcs import GCSStorage
-    from flexai.checkpoints.storage.s3 import S3Storage
+    from flexai.checkpoints.storage.gcs.bucket import GCSStorage
+    from flexai.checkpoints.storage.s3.bucket import S3Storage
 
 
 def s3_bucket(bucket: str) -> S3Storage:
     """A bucket of S3, or of the service that ``AWS_ENDPOINT_URL_S3``, ``AWS_ENDPOINT_URL`` or the profile names."""
     from flexai.checkpoints.storage.capabilities import Capabilities
-    from flexai.checkpoints.storage.s3 import S3Storage
-    from flexai.checkpoints.storage.s3_service import S3Service, find_configured
+    from flexai.checkpoints.storage.s3.bucket import S3Storage
+    from flexai.checkpoints.storage.s3.client import S3Service, find_configured
 
     endpoint, region = find_configured(is_ambient=True)
     # AWS has conditional writes; what another service has nobody has tried:
@@ -29,8 +29,8 @@ def s3_bucket(bucket: str) -> S3Storage:
 
 def gcs_bucket(bucket: str) -> GCSStorage:
     """A bucket of GCS, or of the emulator that ``STORAGE_EMULATOR_HOST`` names, which wants no credentials."""
-    from flexai.checkpoints.storage.gcs import GCSStorage
-    from flexai.checkpoints.storage.gcs_service import GCSService
+    from flexai.checkpoints.storage.gcs.bucket import GCSStorage
+    from flexai.checkpoints.storage.gcs.session import GCSService
 
     emulator = os.environ.get("STORAGE_EMULATOR_HOST", "")
     if emulator and "://" not in emulator:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from typing import Protocol
-from uuid import UUID
 
 from flexai.checkpoints.errors import UsageError
+from flexai.checkpoints.names import Id
 from flexai.checkpoints.storage.protocol import ObjectStorage
 
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
@@ -38,7 +38,7 @@ class StorageConnection(Protocol):
         """The name that users gave it."""
 
     @property
-    def connection_id(self) -> UUID:
+    def connection_id(self) -> Id:
         """The id of the saved block."""
 
     def open(self, path: str) -> RemotePath:

@@ -138,7 +138,7 @@ def _digest(blocks: Iterator[Block]) -> bytes:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class RangeAnswer:
     """What a service answers to a reader."""
 
     begins: int
@@ -162,7 +162,7 @@ class RangeReader(Protocol):
     def head(self, key: str) -> ObjectInfo:
         """Describe an object."""
 
-    def open_range(self, key: str, start: int, stop: int | None, etag: str) -> Answer:
+    def open_range(self, key: str, start: int, stop: int | None, etag: str) -> RangeAnswer:
         """Ask once for the bytes from ``start`` to before ``stop`` (to the end where None).
 
         Raises IntegrityError where the object has not got them, SourceChangedError where it is not that of the etag.
@@ -202,7 +202,7 @@ def read_object(
             attempts.failed(error)
 
 
-def _check_answer(store: RangeReader, key: str, answer: Answer, start: int, stop: int | None, etag: str) -> None:
+def _check_answer(store: RangeReader, key: str, answer: RangeAnswer, start: int, stop: int | None, etag: str) -> None:
     if etag and answer.etag != etag:
         raise changed(store, key)
     if answer.begins != start or (stop is not None and answer.ends > stop):

@@ -15,7 +15,7 @@ import stat
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from flexai.checkpoints.training.output import Stamp, Stamps, list_checkpoint
+from flexai.checkpoints.training.output_dir import Stamp, Stamps, list_checkpoint
 
 _SERIAL_DIGITS = 5
 

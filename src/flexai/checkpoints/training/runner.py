@@ -21,7 +21,7 @@ from typing import IO, Any, Literal, TypeAlias
 
 from flexai.checkpoints.errors import InterruptedByUserError, JobFailedError
 from flexai.checkpoints.training import guard
-from flexai.checkpoints.training.joblog import JobLog
+from flexai.checkpoints.training.job_log import JobLog
 
 GRACE_SECONDS = 20.0
 """How long a command may take to end after SIGTERM before it gets SIGKILL. Less than the 30 s that Kubernetes gives

@@ -8,13 +8,13 @@ from functools import partial
 
 from flexai.checkpoints.contents import StoredContent, StoredFile
 from flexai.checkpoints.transfer.crew import Crew, StoppedError
-from flexai.checkpoints.transfer.reading import holds
-from flexai.checkpoints.transfer.sources import Source
+from flexai.checkpoints.transfer.sources import FileSource
+from flexai.checkpoints.transfer.stored_body import holds
 
 
 def same_content(
     files: Sequence[StoredFile],
-    sources: Sequence[Source],
+    sources: Sequence[FileSource],
     *,
     learn: Callable[[StoredContent], StoredContent],
     concurrency: int,
@@ -35,7 +35,7 @@ def same_content(
         if differing:
             raise StoppedError
 
-    def compare(source: Source, content: StoredContent) -> None:
+    def compare(source: FileSource, content: StoredContent) -> None:
         if source.origin and source.origin == content.origin:
             return
         if source.digest and content.digest is not None and source.digest == content.digest.hex():

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from blake3 import blake3
 
-from flexai.checkpoints.limits import DEFAULT_PART_SIZE, MAX_PARTS
 from flexai.checkpoints.storage.protocol import Block, Body
+from flexai.checkpoints.transfer_limits import DEFAULT_PART_SIZE, MAX_PARTS
 
 
 def part_size_for(size: int, *, part_size: int = DEFAULT_PART_SIZE, max_parts: int = MAX_PARTS) -> int:

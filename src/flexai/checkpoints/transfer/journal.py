@@ -7,7 +7,7 @@ from typing import Protocol, TypeAlias
 
 from flexai.checkpoints.contents import ArrivedPart, NewContent, StoredContent, UnfinishedBlob
 
-Record: TypeAlias = Callable[[StoredContent], None]
+RecordDigests: TypeAlias = Callable[[StoredContent], None]
 """Is told the digests of a content that has been read for the first time."""
 
 

@@ -12,9 +12,9 @@ from flexai.checkpoints.errors import SourceError
 from flexai.checkpoints.paths import CheckpointPath, check_path_set, join_path, parse_path
 from flexai.checkpoints.storage.connection import RemotePath
 from flexai.checkpoints.storage.keys import PARTIAL_SUFFIX
-from flexai.checkpoints.transfer.sources import LocalSource, ObjectSource, Source
+from flexai.checkpoints.transfer.sources import FileSource, LocalSource, ObjectSource
 
-S = TypeVar("S", bound=Source)
+S = TypeVar("S", bound=FileSource)
 
 
 def scan_local(specs: Sequence[str], *, follow_symlinks: bool = False) -> list[LocalSource]:

@@ -37,7 +37,7 @@ class OpenSource(Protocol):
         """Let go of it."""
 
 
-class Source(Protocol):
+class FileSource(Protocol):
     """A file to be pushed: where it goes in the checkpoint, and its bytes."""
 
     @property

@@ -16,12 +16,12 @@ from itertools import islice
 
 from flexai.checkpoints.contents import ArrivedPart, NewContent, StoredContent, UnfinishedBlob
 from flexai.checkpoints.errors import IntegrityError, NotFoundError, UnsupportedError
-from flexai.checkpoints.limits import Limits
 from flexai.checkpoints.progress import Progress
 from flexai.checkpoints.storage.managed import ManagedStore
 from flexai.checkpoints.storage.protocol import BytesBody, ClonesFiles, ObjectInfo, ObjectStorage, PartReceipt
 from flexai.checkpoints.storage.uploads import exact_blocks
 from flexai.checkpoints.transfer.crew import CountedBody, Crew
+from flexai.checkpoints.transfer.dedup import can_be_copied, find_known
 from flexai.checkpoints.transfer.digest import (
     DigestingBody,
     Part,
@@ -30,18 +30,18 @@ from flexai.checkpoints.transfer.digest import (
     part_size_for,
     parts_of,
 )
-from flexai.checkpoints.transfer.expected import ExpectedBody, joined_part_size, part_digests_of
 from flexai.checkpoints.transfer.journal import Journal
-from flexai.checkpoints.transfer.known import can_be_copied, find_known
-from flexai.checkpoints.transfer.plan import UploadPlan, chain_twins, plan_upload
+from flexai.checkpoints.transfer.manifest_claim import ExpectedBody, joined_part_size, part_digests_of
+from flexai.checkpoints.transfer.pack_plan import UploadPlan, chain_twins, plan_upload
+from flexai.checkpoints.transfer.sha256_order import WholeSource, open_whole
 from flexai.checkpoints.transfer.sources import (
+    FileSource,
     LocalSource,
     OpenLocalSource,
     OpenSource,
     RangeBody,
-    Source,
 )
-from flexai.checkpoints.transfer.whole import WholeSource, open_whole
+from flexai.checkpoints.transfer_limits import Limits
 
 _PACKS_MEMORY = 64 * 1024**2
 """Bytes of packs that are made at a time."""
@@ -58,7 +58,7 @@ class Brought:
 
 
 def upload(
-    sources: Sequence[Source],
+    sources: Sequence[FileSource],
     *,
     checkpoint_id: str,
     store: ManagedStore,
@@ -82,7 +82,7 @@ def upload(
 
 
 def upload_parts(
-    source: Source,
+    source: FileSource,
     blob: UnfinishedBlob,
     numbers: range,
     *,
@@ -102,7 +102,7 @@ def upload_parts(
 
 
 def begin_blob(
-    source: Source,
+    source: FileSource,
     known: UnfinishedBlob | None,
     *,
     checkpoint_id: str,
@@ -140,7 +140,7 @@ def begin_blob(
     )
 
 
-def _read_whole(source: Source, buffer: memoryview) -> None:
+def _read_whole(source: FileSource, buffer: memoryview) -> None:
     """Read a source into a buffer of its size."""
     with contextlib.closing(source.open()) as opened:
         if isinstance(opened, OpenLocalSource):
@@ -153,7 +153,7 @@ def _read_whole(source: Source, buffer: memoryview) -> None:
         opened.check()
 
 
-def find_twins(sources: Sequence[Source]) -> list[list[Source]]:
+def find_twins(sources: Sequence[FileSource]) -> list[list[FileSource]]:
     """Group files that may be equal, so that each group is stored one after the other; most stand alone."""
     return chain_twins(sources, _samples(sources))
 
@@ -181,7 +181,7 @@ class _Upload:
         self.can_copy = True
         self.opened: set[OpenSource] = set()
 
-    def keep_known(self, sources: Sequence[Source]) -> list[Source]:
+    def keep_known(self, sources: Sequence[FileSource]) -> list[FileSource]:
         """Keep what the store is known to hold without reading it; returns the rest.
 
         Local files are known by digests that are remembered, providers' objects by what these say that they are.
@@ -191,7 +191,7 @@ class _Upload:
             self.keep([path], content, skipped=True)
         return [source for source in sources if source.path not in known]
 
-    def run(self, plan: UploadPlan[Source]) -> None:
+    def run(self, plan: UploadPlan[FileSource]) -> None:
         for chain in find_twins(plan.whole):
             self.add_chain(chain)
         packs = iter(plan.packs)
@@ -207,7 +207,7 @@ class _Upload:
             for opened in self.opened:
                 opened.close()
 
-    def add_chain(self, chain: Sequence[Source]) -> None:
+    def add_chain(self, chain: Sequence[FileSource]) -> None:
         """Store large files one after the other; an empty chain is no work."""
         if chain:
             self.crew.add(partial(self._begin_file, chain[0], chain[1:]))
@@ -225,7 +225,9 @@ class _Upload:
 
     # Small files: read whole, looked up by their digests, and what is new stored as one blob.
 
-    def _store_packs(self, pack: Sequence[Source], others: Iterator[Sequence[Source]], buffer: bytearray) -> None:
+    def _store_packs(
+        self, pack: Sequence[FileSource], others: Iterator[Sequence[FileSource]], buffer: bytearray
+    ) -> None:
         """Store a pack, and then one of the others: so only so many are in memory, however many threads there are.
 
         The buffer is used again by each: to get memory anew takes as long as to read a pack into it.
@@ -238,10 +240,10 @@ class _Upload:
         if following is not None:
             self.crew.add(partial(self._store_packs, following, others, buffer))
 
-    def _store_pack(self, sources: Sequence[Source], buffer: memoryview) -> None:
+    def _store_pack(self, sources: Sequence[FileSource], buffer: memoryview) -> None:
         end = 0
         paths: dict[bytes, list[str]] = {}
-        origins: dict[bytes, Source] = {}
+        origins: dict[bytes, FileSource] = {}
         ranges: dict[bytes, tuple[int, int]] = {}
         for source in sources:
             self.crew.check()
@@ -266,7 +268,7 @@ class _Upload:
         buffer: memoryview,
         ranges: Mapping[bytes, tuple[int, int]],
         paths: Mapping[bytes, list[str]],
-        origins: Mapping[bytes, Source],
+        origins: Mapping[bytes, FileSource],
     ) -> None:
         kept: bytes | memoryview = buffer
         if sum(size for _, size in ranges.values()) < len(buffer):
@@ -297,7 +299,7 @@ class _Upload:
 
     # Large files: compared with contents of the same size, else sent part by part.
 
-    def _begin_file(self, source: Source, twins: Sequence[Source]) -> None:
+    def _begin_file(self, source: FileSource, twins: Sequence[FileSource]) -> None:
         opened = open_whole(source, self.crew.check)
         self.opened.add(opened)
         content = None
@@ -321,7 +323,7 @@ class _Upload:
         for part in reversed(file.parts):
             self.crew.add(partial(file.store_part, part), next_up=True)
 
-    def add_parts(self, source: Source, blob: UnfinishedBlob, numbers: range) -> None:
+    def add_parts(self, source: FileSource, blob: UnfinishedBlob, numbers: range) -> None:
         """Store some parts of a large file, which somebody else completes."""
         opened = source.open()
         self.opened.add(opened)
@@ -329,11 +331,11 @@ class _Upload:
         for part in file.parts:
             self.crew.add(partial(file.store_part, part))
 
-    def _is_brought(self, source: Source) -> bool:
+    def _is_brought(self, source: FileSource) -> bool:
         known = self.unfinished.get(source.path)
         return known is not None and known.id in self.brought.blob_ids
 
-    def _find_equal(self, source: Source, opened: OpenSource) -> StoredContent | None:
+    def _find_equal(self, source: FileSource, opened: OpenSource) -> StoredContent | None:
         """Content that the store holds already; reading ends at the first part that no candidate has."""
         if source.expected is not None and source.expected.digest is not None:
             digest = source.expected.digest
@@ -355,7 +357,7 @@ class _Upload:
                     return candidate
         return None
 
-    def _find_complete(self, source: Source, opened: OpenSource) -> StoredContent | None:
+    def _find_complete(self, source: FileSource, opened: OpenSource) -> StoredContent | None:
         """A blob that an earlier try completed, dying before it could say so."""
         known = self.unfinished.get(source.path)
         if known is None or known.size != source.size:
@@ -379,7 +381,7 @@ class _Upload:
         del self.unfinished[source.path]
         return self.finish(source, known, [known.parts[part.number] for part in parts])
 
-    def _copy(self, source: Source) -> StoredContent | None:
+    def _copy(self, source: FileSource) -> StoredContent | None:
         """Let the provider copy an object into the store where both are one service's; None where it cannot."""
         storage = self.store.storage
         if not (self.can_copy and can_be_copied(source, storage)):
@@ -417,7 +419,7 @@ class _Upload:
         )
         return content
 
-    def finish(self, source: Source, blob: UnfinishedBlob, arrived: Sequence[ArrivedPart]) -> StoredContent:
+    def finish(self, source: FileSource, blob: UnfinishedBlob, arrived: Sequence[ArrivedPart]) -> StoredContent:
         """Record a blob whose bytes are all there as the content of one file."""
         digests = [part.digest for part in arrived]
         new = NewContent(
@@ -439,10 +441,10 @@ class _FileUpload:
     def __init__(
         self,
         upload: _Upload,
-        source: Source,
+        source: FileSource,
         opened: OpenSource,
         blob: UnfinishedBlob,
-        twins: Sequence[Source],
+        twins: Sequence[FileSource],
         numbers: range | None = None,
     ) -> None:
         self._upload = upload
@@ -536,7 +538,7 @@ class _FileUpload:
         self._upload.add_chain(self._twins)
 
 
-def _is_same_version(source: Source, opened: OpenSource, blob: UnfinishedBlob) -> bool:
+def _is_same_version(source: FileSource, opened: OpenSource, blob: UnfinishedBlob) -> bool:
     """Whether what has arrived needs no comparison, which for a provider's object would mean to move it again.
 
     One that is compared with a digest of the whole is read whole all the same.
@@ -553,7 +555,7 @@ def check_size(info: ObjectInfo, size: int, storage: ObjectStorage) -> None:
         )
 
 
-def _samples(sources: Sequence[Source]) -> dict[str, bytes]:
+def _samples(sources: Sequence[FileSource]) -> dict[str, bytes]:
     """A sample of each local file that shares its size with another."""
     by_size: dict[int, list[LocalSource]] = {}
     for source in sources:

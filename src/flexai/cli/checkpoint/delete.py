@@ -5,8 +5,8 @@ from __future__ import annotations
 from flexai.checkpoints.names import parse_reference
 from flexai.cli import terminal
 from flexai.cli.commands import command
+from flexai.cli.dry_run import check_untracked, dry_run_option, show
 from flexai.cli.parameters import checkpoint_argument, json_option, track_option
-from flexai.cli.preview import check_untracked, dry_run_option, show
 from flexai.cli.tracking import load_connection, run_tracked, tracking_api
 
 
@@ -35,7 +35,7 @@ def delete(reference: str, dry_run: bool, track: bool | None, as_json: bool) -> 
         deleted = run_tracked(api, "delete_checkpoint", reference)
     else:
         from flexai.checkpoints.service.delete import delete as delete_checkpoint
-        from flexai.checkpoints.service.results import identity
+        from flexai.checkpoints.service.result_documents import identity
         from flexai.checkpoints.service.system import System
 
         with System.open(connect=load_connection) as system:

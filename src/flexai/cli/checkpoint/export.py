@@ -8,6 +8,7 @@ from flexai.checkpoints.documents import human_size
 from flexai.checkpoints.names import parse_reference
 from flexai.cli import terminal
 from flexai.cli.commands import command
+from flexai.cli.dry_run import check_untracked, dry_run_option, show
 from flexai.cli.parameters import (
     bwlimit_option,
     checkpoint_argument,
@@ -15,7 +16,6 @@ from flexai.cli.parameters import (
     track_option,
     transfer_json_option,
 )
-from flexai.cli.preview import check_untracked, dry_run_option, show
 from flexai.cli.tracking import load_connection, run_tracked, tracking_api
 
 
@@ -69,9 +69,9 @@ def export(
         done = run_tracked(api, "export_checkpoint", reference, storage_provider, destination_path, overwrite=overwrite)
     else:
         from flexai.checkpoints.service.export import export as export_checkpoint
-        from flexai.checkpoints.service.results import export_document
+        from flexai.checkpoints.service.result_documents import export_document
         from flexai.checkpoints.service.system import System
-        from flexai.cli.progress import shown_progress
+        from flexai.cli.progress_display import shown_progress
 
         connection = load_connection(storage_provider)
         with System.open(connect=load_connection) as system, shown_progress() as progress:
@@ -92,7 +92,7 @@ def export(
 def _preview(reference: str, storage_provider: str, destination_path: str, overwrite: bool, as_json: bool) -> None:
     from flexai.checkpoints.service.looking import looking
     from flexai.checkpoints.service.preview import preview_export
-    from flexai.cli.progress import shown_progress
+    from flexai.cli.progress_display import shown_progress
 
     connection = load_connection(storage_provider)
     with looking(connect=load_connection) as system, shown_progress() as progress:

@@ -9,6 +9,7 @@ from flexai.checkpoints.names import parse_reference
 from flexai.cli import terminal
 from flexai.cli.commands import command
 from flexai.cli.completion import complete_directory
+from flexai.cli.dry_run import check_untracked, dry_run_option, show
 from flexai.cli.parameters import (
     bwlimit_option,
     checkpoint_argument,
@@ -16,7 +17,6 @@ from flexai.cli.parameters import (
     track_option,
     transfer_json_option,
 )
-from flexai.cli.preview import check_untracked, dry_run_option, show
 from flexai.cli.tracking import load_connection, run_tracked, tracking_api
 
 
@@ -60,9 +60,9 @@ def fetch(reference: str, destination: str, overwrite: bool, dry_run: bool, trac
         from pathlib import Path
 
         from flexai.checkpoints.service.fetch import fetch as fetch_checkpoint
-        from flexai.checkpoints.service.results import fetch_document
+        from flexai.checkpoints.service.result_documents import fetch_document
         from flexai.checkpoints.service.system import System
-        from flexai.cli.progress import shown_progress
+        from flexai.cli.progress_display import shown_progress
 
         with System.open(connect=load_connection) as system, shown_progress() as progress:
             report = fetch_checkpoint(system, reference, Path(destination), overwrite=overwrite, progress=progress)
@@ -81,7 +81,7 @@ def _preview(reference: str, destination: str, overwrite: bool, as_json: bool) -
 
     from flexai.checkpoints.service.looking import looking
     from flexai.checkpoints.service.preview import preview_fetch
-    from flexai.cli.progress import shown_progress
+    from flexai.cli.progress_display import shown_progress
 
     with looking(connect=load_connection) as system, shown_progress() as progress:
         preview = preview_fetch(system, reference, Path(destination), overwrite=overwrite, progress=progress)

@@ -9,8 +9,8 @@ import click
 
 from flexai.cli import terminal
 from flexai.cli.commands import command
+from flexai.cli.dry_run import check_untracked, dry_run_option, show
 from flexai.cli.parameters import progress_option, read_duration, track_option, transfer_json_option
-from flexai.cli.preview import check_untracked, dry_run_option, show
 from flexai.cli.tracking import load_connection, run_tracked, tracking_api
 
 
@@ -46,9 +46,9 @@ def collect_garbage(grace_period: str, dry_run: bool, track: bool | None, as_jso
         done = run_tracked(api, "collect_garbage", grace_period=period)
     else:
         from flexai.checkpoints.service.gc import collect_garbage as collect
-        from flexai.checkpoints.service.results import garbage_document
+        from flexai.checkpoints.service.result_documents import garbage_document
         from flexai.checkpoints.service.system import System
-        from flexai.cli.progress import shown_progress
+        from flexai.cli.progress_display import shown_progress
 
         with System.open(connect=load_connection) as system, shown_progress() as progress:
             done = garbage_document(collect(system, grace_period=period, progress=progress))

@@ -127,7 +127,7 @@ def prune(
         from flexai.checkpoints.service.prune import prune as prune_checkpoints
         from flexai.checkpoints.service.prune import prune_document
         from flexai.checkpoints.service.system import System
-        from flexai.cli.progress import Notes
+        from flexai.cli.progress_display import Notes
 
         with System.open(connect=load_connection) as system:
             report = prune_checkpoints(system, policy, PruneScope(jobs, patterns), apply=apply, progress=Notes())

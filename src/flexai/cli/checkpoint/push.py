@@ -15,8 +15,8 @@ from flexai.checkpoints.names import parse_name, parse_reference
 from flexai.cli import terminal
 from flexai.cli.commands import command
 from flexai.cli.completion import complete_checkpoint, complete_file
+from flexai.cli.dry_run import check_untracked, dry_run_option, show
 from flexai.cli.parameters import bwlimit_option, progress_option, track_option, transfer_json_option
-from flexai.cli.preview import check_untracked, dry_run_option, show
 from flexai.cli.tracking import load_connection, run_tracked, tracking_api
 
 if TYPE_CHECKING:
@@ -181,8 +181,8 @@ def _push_source(
 
 def _find_unchanged(name: str, files: Sequence[str], follow_symlinks: bool) -> str:
     """The id of the checkpoint that these files are known to be already; empty where they are not, or not known to."""
-    from flexai.checkpoints.service.push_again import find_unchanged
     from flexai.checkpoints.service.system import System
+    from flexai.checkpoints.service.unchanged import find_unchanged
 
     with System.open(connect=load_connection) as system:
         found = find_unchanged(system, name, files, follow_symlinks=follow_symlinks)
@@ -192,7 +192,7 @@ def _find_unchanged(name: str, files: Sequence[str], follow_symlinks: bool) -> s
 def _push_directly(name: str, source: PushSource, if_not_exists: bool) -> str:
     from flexai.checkpoints.service.push import push as push_checkpoint
     from flexai.checkpoints.service.system import System
-    from flexai.cli.progress import shown_progress
+    from flexai.cli.progress_display import shown_progress
 
     with System.open(connect=load_connection) as system, shown_progress() as progress:
         return str(push_checkpoint(system, name, source, if_not_exists=if_not_exists, progress=progress).id)

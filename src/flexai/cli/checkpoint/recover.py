@@ -20,7 +20,7 @@ def recover() -> None:
     """
     from flexai.checkpoints.service.recover import recover as recover_catalog
     from flexai.checkpoints.service.system import System
-    from flexai.cli.progress import shown_progress
+    from flexai.cli.progress_display import shown_progress
 
     with System.open(connect=load_connection) as system, shown_progress() as progress:
         report = recover_catalog(system, progress=progress)

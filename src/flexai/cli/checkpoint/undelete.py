@@ -34,7 +34,7 @@ def undelete(reference: str, new_name: str, track: bool | None) -> None:
         restored = run_tracked(api, "undelete_checkpoint", reference, new_name=new_name)
     else:
         from flexai.checkpoints.service.delete import undelete as undelete_checkpoint
-        from flexai.checkpoints.service.results import undelete_document
+        from flexai.checkpoints.service.result_documents import undelete_document
         from flexai.checkpoints.service.system import System
 
         with System.open(connect=load_connection) as system:

@@ -54,7 +54,7 @@ def _verify_directly(references: Sequence[str], repair: bool) -> tuple[int, int,
     from flexai.checkpoints.service.repair import repair as repair_store
     from flexai.checkpoints.service.system import System
     from flexai.checkpoints.service.verify import verify as verify_checkpoints
-    from flexai.cli.progress import shown_progress
+    from flexai.cli.progress_display import shown_progress
 
     with System.open(connect=load_connection) as system, shown_progress() as progress:
         report = verify_checkpoints(system, references, progress=progress)

@@ -12,7 +12,7 @@ from flexai.cli.parameters import json_option
 from flexai.cli.tracking import required_api
 
 if TYPE_CHECKING:
-    from flexai.cli.orchestration.deploying import Deployed
+    from flexai.cli.orchestration.deploy_steps import Deployed
 
 
 @command("deploy", usage="[--pool NAME] [--json]")
@@ -31,7 +31,7 @@ def deploy(pool: str, as_json: bool) -> None:
     """
     api = required_api("flexai deploy")
     from flexai.cli.orchestration.automations import create_automations
-    from flexai.cli.orchestration.deploying import deploy as deploy_flows
+    from flexai.cli.orchestration.deploy_steps import deploy as deploy_flows
 
     done = deploy_flows(api.url, pool)
     automations = create_automations()

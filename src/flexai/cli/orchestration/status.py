@@ -109,7 +109,7 @@ async def _read(client: PrefectClient, pool_name: str) -> dict[str, Any]:
     from prefect.client.schemas.objects import StateType
     from prefect.exceptions import ObjectNotFound
 
-    from flexai.cli.orchestration.deploying import TAG
+    from flexai.cli.orchestration.deploy_steps import TAG
     from flexai.cli.orchestration.worker import online_workers
 
     version = await client.api_version()

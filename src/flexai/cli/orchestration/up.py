@@ -46,7 +46,7 @@ def up(port: int | None, pool: str) -> None:
     environment = dict(os.environ)  # before it is made ready for Prefect in this process
     api = _server(home, port, environment)
     from flexai.cli.orchestration.automations import create_automations
-    from flexai.cli.orchestration.deploying import create_pool, deploy
+    from flexai.cli.orchestration.deploy_steps import create_pool, deploy
     from flexai.cli.orchestration.server import ui_address
     from flexai.cli.orchestration.worker import await_worker
 

@@ -35,11 +35,11 @@ def check(name: str, path: str) -> None:
     probes = blocks.check_connection(name, path)
     rows = [(probe.name, probe.outcome.value, probe.detail) for probe in probes]
     terminal.write(dashed_table(("PROBE", "OUTCOME", "DETAIL"), rows))
-    failed = [probe for probe in probes if probe.outcome is blocks.Outcome.FAILED]
+    failed = [probe for probe in probes if probe.outcome is blocks.ProbeOutcome.FAILED]
     if failed:
         kind = AccessDeniedError if any(probe.denied for probe in failed) else CheckpointError
         names = ", ".join(probe.name for probe in failed)
-        passed = {probe.name for probe in probes if probe.outcome is blocks.Outcome.PASSED}
+        passed = {probe.name for probe in probes if probe.outcome is blocks.ProbeOutcome.PASSED}
         hint = "" if path else f"flexai storage inspect {name} shows what is saved"
         if "put" not in passed and passed >= {"list", "head", "get", "range"}:
             hint = "it is enough to push from it; an export to it needs the rest"

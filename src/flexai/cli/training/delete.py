@@ -33,7 +33,7 @@ def delete(reference: str, keep_checkpoints: bool, track: bool | None) -> None:
     else:
         from flexai.checkpoints.service.system import System
         from flexai.checkpoints.service.training import delete_job
-        from flexai.cli.progress import Notes
+        from flexai.cli.progress_display import Notes
 
         with System.open(connect=load_connection) as system:
             name = delete_job(system, reference, keep_checkpoints=keep_checkpoints, progress=Notes()).name

@@ -92,7 +92,7 @@ def _run_directly(
 
     from flexai.checkpoints.service.system import System
     from flexai.checkpoints.service.training import run_training
-    from flexai.cli.progress import Notes
+    from flexai.cli.progress_display import Notes
 
     with System.open(connect=load_connection) as system:
         job = run_training(

@@ -1,6 +1,6 @@
 """What a checkpoint folder is: whether it is whole, and what it says about itself.
 
-Everything here reads headers and small JSON documents, by range, through a `Folder`; nothing is unpickled,
+Everything here reads headers and small JSON documents, by range, through a `CheckpointFolder`; nothing is unpickled,
 nothing outside the folder's own listing is opened, and no content, however hostile, raises: it becomes a
 reason in the answer.
 
@@ -10,20 +10,3 @@ reason in the answer.
 
 Both take a `Survey` as well, so that one reading of the headers serves the two.
 """
-
-from flexai.checkpoints.training.formats.completeness import Completeness, completeness
-from flexai.checkpoints.training.formats.facts import Facts, read_facts
-from flexai.checkpoints.training.formats.folder import Folder, LocalFolder
-from flexai.checkpoints.training.formats.survey import Survey
-from flexai.checkpoints.training.formats.verdict import Outcome
-
-__all__ = [
-    "Completeness",
-    "Facts",
-    "Folder",
-    "LocalFolder",
-    "Outcome",
-    "Survey",
-    "completeness",
-    "read_facts",
-]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import struct
 from typing import NamedTuple
 
-from flexai.checkpoints.training.formats.folder import Folder, read_exactly
+from flexai.checkpoints.training.formats.folder import CheckpointFolder, read_exactly
 from flexai.checkpoints.training.formats.verdict import CannotTellError, NotWholeError, shown
 
 MAX_DIRECTORY = 64 * 1024 * 1024
@@ -33,7 +33,7 @@ class _Directory(NamedTuple):
     start: int
 
 
-def check_archive(folder: Folder, path: str) -> None:
+def check_archive(folder: CheckpointFolder, path: str) -> None:
     """Return when `path` is a whole zip archive.
 
     Raises NotWholeError when it starts as an archive and does not end as one, CannotTellError when it is none
@@ -53,7 +53,7 @@ def check_archive(folder: Folder, path: str) -> None:
         raise NotWholeError(f"{shown(path)} has an archive directory that does not match its content")
 
 
-def _find_directory(folder: Folder, path: str, size: int) -> _Directory:
+def _find_directory(folder: CheckpointFolder, path: str, size: int) -> _Directory:
     torn = NotWholeError(f"{shown(path)} has no end record, so it is cut off")
     tail = read_exactly(folder, path, size - (length := min(size, _END.size + _MAX_COMMENT)), length)
     found = tail.rfind(b"PK\x05\x06")
@@ -75,7 +75,7 @@ def _find_directory(folder: Folder, path: str, size: int) -> _Directory:
     return _Directory(entries, listing, start)
 
 
-def _find_zip64(folder: Folder, path: str, end: int) -> _Directory | None:
+def _find_zip64(folder: CheckpointFolder, path: str, end: int) -> _Directory | None:
     """The zip64 directory when a locator stands before the end record at offset `end`."""
     if end < _LOCATOR.size:
         return None

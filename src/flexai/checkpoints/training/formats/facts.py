@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from flexai.checkpoints.training.formats.completeness import deepspeed_tag, format_names
-from flexai.checkpoints.training.formats.documents import finite, is_number, read_object, whole_number
-from flexai.checkpoints.training.formats.folder import Folder
-from flexai.checkpoints.training.formats.survey import TRAINER_STATE, Part, Survey, as_survey
+from flexai.checkpoints.training.completeness.by_format import deepspeed_tag, format_names
+from flexai.checkpoints.training.formats.folder import CheckpointFolder
+from flexai.checkpoints.training.formats.json_object import finite, is_number, read_object, whole_number
+from flexai.checkpoints.training.formats.survey import TRAINER_STATE, FileRole, Survey, as_survey
 from flexai.checkpoints.training.formats.verdict import CannotTellError, NotWholeError, shown
 
 WEIGHTS_NAMES = (
@@ -49,7 +49,7 @@ class Facts:
     notes: tuple[str, ...] = ()
 
 
-def read_facts(folder: Folder | Survey) -> Facts:
+def read_facts(folder: CheckpointFolder | Survey) -> Facts:
     """Read the folder's documents and headers. A flaw in them is never raised: it becomes a note or a reason."""
     survey = as_survey(folder)
     notes: list[str] = []
@@ -101,7 +101,7 @@ def _step(survey: Survey, state: Mapping[str, Any]) -> int | None:
         told = step_in_name(survey.folder.name)
     if told is None and (tag := deepspeed_tag(survey)):
         told = step_in_name(tag)
-    if told is None and len(weights := survey.of(Part.WEIGHTS)) == 1:
+    if told is None and len(weights := survey.of(FileRole.WEIGHTS)) == 1:
         told = step_in_name(weights[0].rpartition("/")[2])  # Lightning's `epoch=3-step=500.ckpt`
     return told
 
@@ -153,9 +153,9 @@ def _adapter_reason(survey: Survey) -> str:
 
 
 def _no_weights_reason(survey: Survey) -> str:
-    if survey.of(Part.DEEPSPEED_MODEL):
+    if survey.of(FileRole.DEEPSPEED_MODEL):
         return "the weights are in DeepSpeed's sharded states only; zero_to_fp32.py makes model weights of them"
-    if survey.of(Part.DCP_SHARD):
+    if survey.of(FileRole.DCP_SHARD):
         return "the weights are in PyTorch's distributed form only; they must be merged into one model first"
     return (
         f"no weights are there under a name that inference looks for ({', '.join(WEIGHTS_NAMES[:3:2])} or their index)"
@@ -164,8 +164,8 @@ def _no_weights_reason(survey: Survey) -> str:
 
 def _resumable_missing(survey: Survey) -> list[str]:
     models, optimizers = _dcp_roles(survey)
-    weights = survey.of(Part.WEIGHTS, Part.DEEPSPEED_MODEL)
-    optimizer = survey.of(Part.OPTIMIZER, Part.DEEPSPEED_OPTIMIZER)
+    weights = survey.of(FileRole.WEIGHTS, FileRole.DEEPSPEED_MODEL)
+    optimizer = survey.of(FileRole.OPTIMIZER, FileRole.DEEPSPEED_OPTIMIZER)
     unjudged = (survey.verdict(path).reason for path in weights + optimizer)
     reasons = [*survey.torn, *filter(None, unjudged)]
     if not weights + models:
@@ -192,7 +192,7 @@ def _dcp_roles(survey: Survey) -> tuple[list[str], list[str]]:
 
 
 def _no_optimizer_reason(survey: Survey) -> str:
-    files = survey.of(Part.WEIGHTS)
+    files = survey.of(FileRole.WEIGHTS)
     if len(files) == 1 and files[0].endswith((".pt", ".pth", ".ckpt")):
         return f"whether {shown(files[0])} holds optimizer state as well cannot be told without unpickling it"
     return "no optimizer state is there"

@@ -11,7 +11,7 @@ from typing import Protocol
 from flexai.checkpoints.training.formats.verdict import NotWholeError, shown
 
 
-class Folder(Protocol):
+class CheckpointFolder(Protocol):
     """What the rules need of a checkpoint; a local directory, a pinned one or a remote prefix can give it."""
 
     @property
@@ -50,7 +50,7 @@ class LocalFolder:
         return self._files
 
     def read(self, path: str, start: int, length: int) -> bytes:
-        """See `Folder.read`; raises FileNotFoundError for a path that was not listed."""
+        """See `CheckpointFolder.read`; raises FileNotFoundError for a path that was not listed."""
         if path not in self._files:
             raise FileNotFoundError(f"{shown(path)} is not a file of this checkpoint")
         # The file may have been replaced since: O_NOFOLLOW for a link, O_NONBLOCK so that a pipe cannot hang us.
@@ -94,7 +94,7 @@ class LocalFolder:
         return entries
 
 
-def read_exactly(folder: Folder, path: str, start: int, length: int) -> bytes:
+def read_exactly(folder: CheckpointFolder, path: str, start: int, length: int) -> bytes:
     """Exactly `length` bytes at `start`.
 
     Raises NotWholeError when the file has gone, cannot be read or ends earlier than listed.

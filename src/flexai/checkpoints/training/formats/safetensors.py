@@ -11,8 +11,8 @@ import json
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
-from flexai.checkpoints.training.formats.documents import read_object
-from flexai.checkpoints.training.formats.folder import Folder, read_exactly
+from flexai.checkpoints.training.formats.folder import CheckpointFolder, read_exactly
+from flexai.checkpoints.training.formats.json_object import read_object
 from flexai.checkpoints.training.formats.verdict import NotWholeError, shown
 
 MAX_HEADER = 100_000_000
@@ -27,7 +27,7 @@ BITS = (
 )
 
 
-def read_tensor_names(folder: Folder, path: str) -> frozenset[str]:
+def read_tensor_names(folder: CheckpointFolder, path: str) -> frozenset[str]:
     """The names of the tensors in a whole safetensors file. Raises NotWholeError with the first flaw found."""
     size = folder.files[path]
     if size < 8:
@@ -42,7 +42,7 @@ def read_tensor_names(folder: Folder, path: str) -> frozenset[str]:
     return frozenset(header)
 
 
-def read_weight_map(folder: Folder, path: str) -> dict[str, frozenset[str]]:
+def read_weight_map(folder: CheckpointFolder, path: str) -> dict[str, frozenset[str]]:
     """The shards that an index (`*.index.json`) promises: path in the folder -> the tensors it should hold.
 
     The map's values are data from the writer: each must be a bare file name that the folder lists beside the

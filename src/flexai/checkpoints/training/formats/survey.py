@@ -7,8 +7,8 @@ import re
 from functools import cached_property
 
 from flexai.checkpoints.training.formats.archives import check_archive
-from flexai.checkpoints.training.formats.documents import read_object
-from flexai.checkpoints.training.formats.folder import Folder
+from flexai.checkpoints.training.formats.folder import CheckpointFolder
+from flexai.checkpoints.training.formats.json_object import read_object
 from flexai.checkpoints.training.formats.safetensors import read_tensor_names, read_weight_map
 from flexai.checkpoints.training.formats.verdict import (
     CannotTellError,
@@ -23,7 +23,7 @@ DOCUMENTS = ("config.json", "generation_config.json", "adapter_config.json", TRA
 """JSON documents that a library writes whole, so that one that does not parse is torn."""
 
 
-class Part(enum.Enum):
+class FileRole(enum.Enum):
     """What a file is for."""
 
     WEIGHTS = enum.auto()
@@ -46,17 +46,18 @@ class Part(enum.Enum):
 _PARTS = [
     (re.compile(pattern), part)
     for pattern, part in (
-        (r".*\.index\.json", Part.INDEX),
-        (r"|".join(re.escape(name) for name in DOCUMENTS), Part.DOCUMENT),
-        (r".*_optim_states\.pt", Part.DEEPSPEED_OPTIMIZER),
-        (r".*model_states\.pt", Part.DEEPSPEED_MODEL),
-        (r"__\d+_\d+\.distcp", Part.DCP_SHARD),
-        (r"optimizer(_\d+)?\.(pt|bin|safetensors|npz)", Part.OPTIMIZER),
+        (r".*\.index\.json", FileRole.INDEX),
+        (r"|".join(re.escape(name) for name in DOCUMENTS), FileRole.DOCUMENT),
+        (r".*_optim_states\.pt", FileRole.DEEPSPEED_OPTIMIZER),
+        (r".*model_states\.pt", FileRole.DEEPSPEED_MODEL),
+        (r"__\d+_\d+\.distcp", FileRole.DCP_SHARD),
+        (r"optimizer(_\d+)?\.(pt|bin|safetensors|npz)", FileRole.OPTIMIZER),
         (r"(scheduler|scaler|sampler|dl_state_dict|training_args|rng_state|random_states|custom_checkpoint)"
-         r"([_-]\w+)?\.(pt|pth|bin|pkl|safetensors)", Part.STATE),
-        (r".*\.(safetensors|pt|pth|ckpt|bin|npz)", Part.WEIGHTS),
-        (r".*\.(json|jsonl|txt|md|rst|yaml|yml|toml|csv|log|py|sh|jinja|model|tiktoken)", Part.HARMLESS),
-        (r"latest|\.metadata|README|LICENSE|NOTICE|\.git(attributes|ignore)|events\.out\.tfevents\..*", Part.HARMLESS),
+         r"([_-]\w+)?\.(pt|pth|bin|pkl|safetensors)", FileRole.STATE),
+        (r".*\.(safetensors|pt|pth|ckpt|bin|npz)", FileRole.WEIGHTS),
+        (r".*\.(json|jsonl|txt|md|rst|yaml|yml|toml|csv|log|py|sh|jinja|model|tiktoken)", FileRole.HARMLESS),
+        (r"latest|\.metadata|README|LICENSE|NOTICE|\.git(attributes|ignore)", FileRole.HARMLESS),
+        (r"events\.out\.tfevents\..*", FileRole.HARMLESS),
     )
 ]  # fmt: skip
 
@@ -64,26 +65,26 @@ _SHARD_OF = re.compile(r"(?P<stem>.+)-\d{5}-of-(?P<count>\d{5})\.(?P<suffix>safe
 _RANK = re.compile(r"(?P<before>.*(?:pp_rank|dp_rank)_)(?P<rank>\d{1,9})(?P<after>_.*)")
 
 
-def part_of(path: str) -> Part:
+def part_of(path: str) -> FileRole:
     """The part that a file plays, by its base name."""
     name = path.rpartition("/")[2]
-    return next((part for pattern, part in _PARTS if pattern.fullmatch(name)), Part.OTHER)
+    return next((part for pattern, part in _PARTS if pattern.fullmatch(name)), FileRole.OTHER)
 
 
 class Survey:
     """The parts of a folder and the verdict on each file; every header is read once, when first asked for."""
 
-    def __init__(self, folder: Folder) -> None:
+    def __init__(self, folder: CheckpointFolder) -> None:
         self.folder = folder
         self.files = folder.files
-        self._parts: dict[Part, list[str]] = {part: [] for part in Part}
+        self._parts: dict[FileRole, list[str]] = {part: [] for part in FileRole}
         for path in self.files:
             self._parts[part_of(path)].append(path)
         self._verdicts: dict[str, Verdict] = {}
         self._tensors: dict[str, frozenset[str]] = {}
         self._promises: dict[str, list[str]] = {}
 
-    def of(self, *parts: Part) -> list[str]:
+    def of(self, *parts: FileRole) -> list[str]:
         """The paths of the files that play one of `parts`."""
         return [path for part in parts for path in self._parts[part]]
 
@@ -110,7 +111,7 @@ class Survey:
 
         `.metadata` is a pickle: that it is there and not empty is all that is asked of it.
         """
-        folders = {path.rpartition("/")[0] for path in self.of(Part.DCP_SHARD)}
+        folders = {path.rpartition("/")[0] for path in self.of(FileRole.DCP_SHARD)}
         return {folder: self.files.get(f"{folder}/.metadata".lstrip("/"), 0) > 0 for folder in sorted(folders)}
 
     @cached_property
@@ -135,9 +136,9 @@ class Survey:
 
     def _check(self, path: str) -> None:
         part = part_of(path)
-        if part is Part.INDEX:
+        if part is FileRole.INDEX:
             self._check_index(path)
-        elif part is Part.DOCUMENT:
+        elif part is FileRole.DOCUMENT:
             read_object(self.folder, path)
         elif path.endswith(".safetensors"):
             self._tensors[path] = read_tensor_names(self.folder, path)
@@ -149,7 +150,7 @@ class Survey:
     def _check_index(self, path: str) -> None:
         shards = read_weight_map(self.folder, path)
         for shard, tensors in shards.items():
-            verdict = self.verdict(shard) if part_of(shard) is Part.WEIGHTS else None
+            verdict = self.verdict(shard) if part_of(shard) is FileRole.WEIGHTS else None
             if verdict is None:
                 raise NotWholeError(f"{shown(path)} names {shown(shard)}, which is not a weights file")
             if verdict.outcome is Outcome.PARTIAL:
@@ -171,7 +172,7 @@ class Survey:
 
     def _shard_gaps(self) -> list[str]:
         found: dict[tuple[str, int, str], int] = {}
-        for path in self.of(Part.WEIGHTS):
+        for path in self.of(FileRole.WEIGHTS):
             if shard := _SHARD_OF.fullmatch(path):
                 key = (shard["stem"], int(shard["count"]), shard["suffix"])
                 found[key] = found.get(key, 0) + 1
@@ -186,7 +187,7 @@ class Survey:
     def _rank_gaps(self) -> list[str]:
         """A rank missing between two others. Ranks before or after may lie on another node's disk."""
         ranks: dict[tuple[str, str], set[int]] = {}
-        for path in self.of(Part.DEEPSPEED_MODEL, Part.DEEPSPEED_OPTIMIZER):
+        for path in self.of(FileRole.DEEPSPEED_MODEL, FileRole.DEEPSPEED_OPTIMIZER):
             if match := _RANK.fullmatch(path):
                 ranks.setdefault((match["before"], match["after"]), set()).add(int(match["rank"]))
         return [
@@ -197,16 +198,16 @@ class Survey:
 
 
 _CHECKED = (
-    Part.INDEX,
-    Part.DOCUMENT,
-    Part.WEIGHTS,
-    Part.OPTIMIZER,
-    Part.STATE,
-    Part.DEEPSPEED_MODEL,
-    Part.DEEPSPEED_OPTIMIZER,
+    FileRole.INDEX,
+    FileRole.DOCUMENT,
+    FileRole.WEIGHTS,
+    FileRole.OPTIMIZER,
+    FileRole.STATE,
+    FileRole.DEEPSPEED_MODEL,
+    FileRole.DEEPSPEED_OPTIMIZER,
 )
 
 
-def as_survey(folder: Folder | Survey) -> Survey:
+def as_survey(folder: CheckpointFolder | Survey) -> Survey:
     """The survey itself, or one of the folder."""
     return folder if isinstance(folder, Survey) else Survey(folder)

@@ -1,0 +1,264 @@
+"""The parameters of the flows that do one operation, as people see them in a form of Prefect's UI.
+
+What a form can refuse is in the schema (patterns, bounds, enumerations, fields that must be there), which the server
+checks before it makes a run; what only a program can tell is checked when the run begins, before anything is done.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Annotated, TypeAlias
+
+from prefect.utilities.schema_tools.hydration import hydrate
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from flexai.checkpoints.errors import CheckpointError
+from flexai.checkpoints.names import parse_name, parse_reference
+from flexai.checkpoints.setting_rules import parse_duration, parse_size
+from flexai.checkpoints.storage.connection import split_bucket
+from flexai.flows.connection_field import Connection
+
+_NAME = "^[A-Za-z0-9][A-Za-z0-9_-]{1,61}[A-Za-z0-9]$"
+"""The naming rule, which UUIDs obey as well; reserved words are left to ``flexai.checkpoints.names``."""
+_SOURCE_PATH = "^[^/\\s]+(/.*)?$"
+_DESTINATION_PATH = "^[^/\\s]+/.*[^/\\s].*$"
+
+
+def _in_words(error: CheckpointError) -> ValueError:
+    return ValueError(f"{error.message}: {error.hint}" if error.hint else error.message)
+
+
+def _check_name(text: str) -> str:
+    try:
+        return parse_name(text, what="checkpoint name")
+    except CheckpointError as error:
+        raise _in_words(error) from error
+
+
+def _check_reference(text: str) -> str:
+    try:
+        return parse_reference(text).text
+    except CheckpointError as error:
+        raise _in_words(error) from error
+
+
+def _check_path(text: str) -> str:
+    try:
+        split_bucket(text)
+    except CheckpointError as error:
+        raise _in_words(error) from error
+    return text
+
+
+NewName: TypeAlias = Annotated[str, Field(min_length=3, max_length=63, pattern=_NAME), AfterValidator(_check_name)]
+"""A name that a checkpoint can be given."""
+CheckpointReference: TypeAlias = Annotated[
+    str, Field(min_length=3, max_length=63, pattern=_NAME), AfterValidator(_check_reference)
+]
+"""NAME or UUID of a checkpoint."""
+SourcePath: TypeAlias = Annotated[str, Field(pattern=_SOURCE_PATH), AfterValidator(_check_path)]
+"""``BUCKET/PREFIX-or-KEY``."""
+DestinationPath: TypeAlias = Annotated[str, Field(pattern=_DESTINATION_PATH), AfterValidator(_check_path)]
+"""``BUCKET/PREFIX``."""
+NotEmpty: TypeAlias = Annotated[str, Field(min_length=1)]
+Span: TypeAlias = Annotated[str, Field(pattern="^([0-9]+[smhdw])?$", max_length=12)]
+"""A stretch of time: ``90s``, ``15m``, ``24h``, ``7d``, ``2w``; empty for none."""
+
+
+def span_of(text: str) -> timedelta | None:
+    """What a :data:`Span` means; None for none."""
+    found = parse_duration(text)
+    return found if isinstance(found, timedelta) else None
+
+
+def _check_size(text: str) -> str:
+    if text and shard_bytes(text) is None:
+        raise ValueError(f"{text!r} is no size: write 8GiB, 500MB or a number of bytes")
+    return text
+
+
+def shard_bytes(text: str) -> int | None:
+    """How many bytes a text means; None for the setting in force."""
+    size = parse_size(text)
+    return size if isinstance(size, int) and size > 0 else None
+
+
+ShardSize: TypeAlias = Annotated[
+    str,
+    Field(
+        title="Shard size",
+        description="Bytes of a shard, such as 8GiB: a larger transfer is given out in shards of about this size, which"
+        " the deployment's task runner does at the same time. Empty for the setting shard_size.",
+        pattern="^(\\d+(\\.\\d+)? ?[kmgtKMGT]?i?[bB]?)?$",
+        examples=["8GiB"],
+    ),
+    AfterValidator(_check_size),
+]
+
+
+class Request(BaseModel):
+    """What every request shares: a mistyped field is refused, and what was asked for does not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_as_the_form_means_it(cls, values: object) -> object:
+        # Prefect's form marks what was left empty ({"__prefect_kind": "json"}) or written as JSON. The server reads
+        # that when a run is made in the form, but leaves it in the parameters of a schedule.
+        return hydrate(values) if isinstance(values, dict) else values
+
+
+class WorkerFiles(Request):
+    """Files of the machine that the worker runs on."""
+
+    model_config = ConfigDict(title="Files of the worker")
+
+    files: list[NotEmpty] = Field(
+        title="Files",
+        description="Paths on the worker's machine, SOURCE or SOURCE=DESTINATION each; a folder's content goes below"
+        " its destination, or to the checkpoint's root.",
+        examples=[["/data/output/checkpoint-500", "tokenizer.json=tokenizer/tokenizer.json"]],
+        min_length=1,
+    )
+    follow_symlinks: bool = Field(
+        default=False,
+        title="Follow links",
+        description="Push what links inside a folder lead to, instead of refusing them.",
+    )
+    rehash: bool = Field(
+        default=False,
+        title="Read all again",
+        description="Read files again that look unchanged since they were last pushed.",
+    )
+
+
+class ProviderFiles(Request):
+    """What lies on a storage provider."""
+
+    model_config = ConfigDict(title="Storage provider")
+
+    storage_provider: Connection = Field(
+        title="Storage provider connection", description="Where the files are: a saved connection, or its name."
+    )
+    source_path: SourcePath = Field(
+        title="Path",
+        description="BUCKET/PREFIX, whose content goes to the checkpoint's root, or BUCKET/KEY of one object.",
+        examples=["my-bucket/models/mistral"],
+    )
+
+
+class OtherCheckpoint(Request):
+    """A checkpoint that is in the managed store already."""
+
+    model_config = ConfigDict(title="Another checkpoint")
+
+    checkpoint: CheckpointReference = Field(
+        title="Checkpoint",
+        description="NAME or UUID of the checkpoint to give another name; no byte moves.",
+        examples=["3f0c3a4e-9d7b-4c58-8f0e-0c5d8b7a6e21"],
+    )
+
+
+class PushRequest(Request):
+    """What to push, and under which name."""
+
+    name: NewName = Field(
+        title="Name",
+        description="The checkpoint's name: 3 to 63 letters, digits, '-' and '_', the first and last a letter or"
+        " digit.",
+        examples=["mistral-500-checkpoint"],
+    )
+    source: WorkerFiles | ProviderFiles | OtherCheckpoint = Field(
+        title="Source", description="Where the files are: one of the three."
+    )
+    if_not_exists: bool = Field(
+        default=False,
+        title="Succeed where it exists",
+        description="Succeed where the name is taken by the same content, so that a schedule can push again and again.",
+    )
+    shard_size: ShardSize = ""
+
+
+class FetchRequest(Request):
+    """Which checkpoint to fetch, and where to."""
+
+    checkpoint: CheckpointReference = Field(
+        title="Checkpoint", description="NAME or UUID of the checkpoint.", examples=["mistral-500-checkpoint"]
+    )
+    destination: NotEmpty = Field(
+        title="Directory",
+        description="Where the files go on the worker's machine; made where it is missing. Files that are there with"
+        " the right content are kept.",
+        examples=["/data/models/mistral-500"],
+    )
+    overwrite: bool = Field(
+        default=False, title="Overwrite", description="Replace files that are there with other content."
+    )
+
+
+class ExportRequest(Request):
+    """Which checkpoint to export, and where to."""
+
+    checkpoint: CheckpointReference = Field(
+        title="Checkpoint", description="NAME or UUID of the checkpoint.", examples=["mistral-500-checkpoint"]
+    )
+    storage_provider: Connection = Field(
+        title="Storage provider connection", description="Where to export to: a saved connection, or its name."
+    )
+    destination_path: DestinationPath = Field(
+        title="Path",
+        description="BUCKET/PREFIX: a place of the export's own.",
+        examples=["my-bucket/checkpoints/mistral-500"],
+    )
+    overwrite: bool = Field(
+        default=False, title="Overwrite", description="Replace objects that are there with other content."
+    )
+    shard_size: ShardSize = ""
+
+
+class InspectRequest(Request):
+    """Which checkpoint to look up."""
+
+    checkpoint: CheckpointReference = Field(
+        title="Checkpoint", description="NAME or UUID of the checkpoint.", examples=["mistral-500-checkpoint"]
+    )
+
+
+class ListRequest(Request):
+    """Which checkpoints to list."""
+
+    names: NotEmpty = Field(
+        default="*",
+        title="Names",
+        description="A pattern of the names to list: '*' stands for any letters, '?' for one.",
+        examples=["mistral-*"],
+    )
+
+
+class DeleteRequest(Request):
+    """Which checkpoint to delete."""
+
+    checkpoint: CheckpointReference = Field(
+        title="Checkpoint",
+        description="NAME or UUID of the checkpoint. Its name is free at once; its bytes go when nothing else uses them"
+        " and the grace period is over, and until then `flexai checkpoint undelete` brings it back.",
+        examples=["mistral-500-checkpoint"],
+    )
+
+
+class VerifyRequest(Request):
+    """Which checkpoints to verify."""
+
+    checkpoints: list[CheckpointReference] = Field(
+        default_factory=list,
+        title="Checkpoints",
+        description="NAME or UUID of each checkpoint; the whole store where none is given.",
+        examples=[["mistral-500-checkpoint"]],
+    )
+    repair: bool = Field(
+        default=False,
+        title="Repair",
+        description="Put sound content, read from an export of a checkpoint that has it, in the place of all that is"
+        " known to be damaged.",
+    )

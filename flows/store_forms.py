@@ -1,0 +1,107 @@
+"""The parameters of the flows that work on many checkpoints or on the whole store."""
+
+from __future__ import annotations
+
+from pydantic import ConfigDict, Field
+
+from flexai.flows.connection_field import Connection
+from flexai.flows.forms import CheckpointReference, NotEmpty, Request, SourcePath, Span
+
+
+class ByName(Request):
+    """The pushed checkpoints of certain names."""
+
+    model_config = ConfigDict(title="Pushed ones by their names")
+
+    names: NotEmpty = Field(
+        default="*",
+        title="Names",
+        description="A pattern: '*' stands for any letters, '?' for one. All that were pushed where it is '*'.",
+        examples=["mistral-*"],
+    )
+
+
+class Selected(Request):
+    """Exactly these checkpoints."""
+
+    model_config = ConfigDict(title="Exactly these")
+
+    checkpoints: list[CheckpointReference] = Field(
+        title="Checkpoints",
+        description="NAME or UUID of each checkpoint.",
+        examples=[["mistral-500-checkpoint"]],
+        min_length=1,
+    )
+
+
+class OfJob(Request):
+    """The checkpoints that a training job wrote."""
+
+    model_config = ConfigDict(title="Those of a training job")
+
+    job: CheckpointReference = Field(title="Training job", description="Its NAME or UUID.", examples=["mistral-run"])
+
+
+class MirrorRequest(Request):
+    """Which checkpoints to mirror, and where to."""
+
+    checkpoints: ByName | Selected | OfJob = Field(
+        default=ByName(), title="Checkpoints", description="Which ones; all that were pushed where left out."
+    )
+    storage_provider: Connection = Field(
+        title="Storage provider connection", description="Where to: a saved connection, or its name."
+    )
+    destination_path: SourcePath = Field(
+        title="Path",
+        description="BUCKET or BUCKET/PREFIX; each checkpoint goes to a folder of its name below it, one that a"
+        " training job captured to JOB/FOLDER-ID.",
+        examples=["my-bucket/mirror"],
+    )
+    overwrite: bool = Field(
+        default=False, title="Overwrite", description="Replace objects that are there with other content."
+    )
+
+
+class ScrubRequest(Request):
+    """How much of the store to verify in one run."""
+
+    budget_gib: float = Field(
+        default=100,
+        gt=0,
+        le=1024**2,
+        title="Budget",
+        description="GiB to read in a run, about; one file's content at least. Runs one after the other go through the"
+        " whole store, what was not read for the longest time first.",
+        examples=[100],
+    )
+    repair: bool = Field(
+        default=True,
+        title="Repair",
+        description="Put sound content, read from an export of a checkpoint that has it, in the place of what is"
+        " damaged. What cannot be repaired fails the run.",
+    )
+
+
+class GarbageRequest(Request):
+    """Which garbage is collected."""
+
+    grace_period: Span = Field(
+        default="",
+        title="Grace period",
+        description="Take only what was deleted, or left by an interrupted push, longer ago than this: 90s, 15m, 24h,"
+        " 7d, 2w; empty for the setting grace_period. What is taken cannot be brought back.",
+        examples=["7d"],
+    )
+
+
+class ReportRequest(Request):
+    """How much of the catalog to show."""
+
+    newest: int = Field(
+        default=20,
+        ge=1,
+        le=200,
+        title="Newest",
+        description="How many of the newest checkpoints, jobs and failures the page shows.",
+        examples=[20],
+    )

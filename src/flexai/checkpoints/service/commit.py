@@ -1,0 +1,111 @@
+"""What push and capture share: store the sources, write the manifest, say that the checkpoint is available."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+from flexai.checkpoints.catalog.claims import Claim, ClaimKeeper
+from flexai.checkpoints.contents import StoredContent, StoredFile
+from flexai.checkpoints.errors import CheckpointError
+from flexai.checkpoints.models import Checkpoint, TrainingFacts
+from flexai.checkpoints.progress import Progress
+from flexai.checkpoints.service.manifest_writer import write_manifest
+from flexai.checkpoints.service.system import System
+from flexai.checkpoints.transfer import compare
+from flexai.checkpoints.transfer.first_reading import learn
+from flexai.checkpoints.transfer.sources import FileSource
+from flexai.checkpoints.transfer.upload import Brought, upload
+
+
+def store(
+    system: System,
+    checkpoint: Checkpoint,
+    claim: Claim,
+    sources: Sequence[FileSource],
+    *,
+    facts: TrainingFacts | None = None,
+    bring: Callable[[], Brought] = Brought,
+    progress: Progress,
+) -> tuple[Checkpoint, Mapping[str, StoredContent]]:
+    """Bring the sources into the store for a checkpoint that this process holds, and make it available.
+
+    Returns the checkpoint, and the content of each of its files by path. The order is the design: blobs, then the
+    manifest, then the catalog's word. An error, or a signal, leaves the checkpoint ``failed`` with the reason; what has
+    arrived stays, and the next try goes on with it. ``bring`` has other processes bring in some of it before this one
+    does the rest.
+    """
+    checkpoint_id = checkpoint.id
+    progress.begin(
+        f"push {checkpoint.title}",
+        total_bytes=sum(source.size for source in sources),
+        total_files=len(sources),
+    )
+    try:
+        with ClaimKeeper(lambda: system.catalog.checkpoints.renew(checkpoint_id, claim)):
+            contents = upload(
+                sources,
+                checkpoint_id=checkpoint_id,
+                store=system.store,
+                journal=system.blobs,
+                limits=system.settings.limits,
+                progress=progress,
+                brought=bring(),
+            )
+            return commit(system, checkpoint, claim, contents, facts=facts), contents
+    except BaseException as error:
+        give_up(system, checkpoint, claim, error)
+        raise
+    finally:
+        progress.end()
+
+
+def same_content(system: System, checkpoint_id: str, sources: Sequence[FileSource]) -> bool:
+    """Whether the sources are exactly a checkpoint's files. Raises SourceChangedError or SourceError for a source."""
+
+    def learned(content: StoredContent) -> StoredContent:
+        return learn(content, store=system.store, record=system.blobs.learn, check=lambda: None)
+
+    files = system.blobs.files_of(checkpoint_id)
+    return compare.same_content(files, sources, learn=learned, concurrency=system.settings.concurrency)
+
+
+def commit(
+    system: System,
+    checkpoint: Checkpoint,
+    claim: Claim,
+    contents: dict[str, StoredContent],
+    *,
+    facts: TrainingFacts | None = None,
+) -> Checkpoint:
+    """Write the manifest and make the checkpoint available."""
+    described = replace(checkpoint, facts=facts or checkpoint.facts)
+    files = [StoredFile(path, content) for path, content in contents.items()]
+    manifest = write_manifest(system.store, described, files)
+    return system.catalog.checkpoints.commit(
+        checkpoint.id,
+        claim,
+        manifest=manifest,
+        content_ids={path: content.id for path, content in contents.items()},
+        blob_ids={content.blob_id for content in contents.values()},
+        facts=facts,
+    )
+
+
+def give_up(system: System, checkpoint: Checkpoint, claim: Claim, error: BaseException) -> None:
+    """Record why a checkpoint could not be stored."""
+    reason = error.message if isinstance(error, CheckpointError) else _reason(error)
+    try:
+        system.catalog.checkpoints.fail(checkpoint.id, claim, reason)
+    except CheckpointError as second:
+        # The catalog is gone as well, or another process has taken over: the first error is the one to tell. A process
+        # that lives on, as a worker does, must be able to try again.
+        claim.drop()
+        error.add_note(f"the failure could not be recorded: {second.message}")
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, KeyboardInterrupt):
+        return f"interrupted by {signal.Signals.SIGINT.name}"
+    return f"{type(error).__name__}: {error}"

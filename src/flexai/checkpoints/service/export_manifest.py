@@ -1,0 +1,83 @@
+"""The object that describes an export, so that a reader can tell a whole export from a torn one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from flexai.checkpoints.errors import IntegrityError, NotFoundError
+from flexai.checkpoints.manifest import Manifest
+from flexai.checkpoints.models import Checkpoint, canonical_json
+from flexai.checkpoints.storage.connection import RemotePath
+from flexai.checkpoints.storage.protocol import BytesBody, ObjectInfo
+
+EXPORT_MANIFEST = "flexai-manifest.json"
+"""Its name below the export's prefix."""
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class ExportManifest:
+    """What an export says of itself."""
+
+    complete: bool
+    """Whether everything is there: written as true only after everything else."""
+    manifest: Manifest
+    etags: Mapping[str, str]
+    """The ETags that the files were left with, by path; none where the provider has no versions worth trusting."""
+
+    def has_files_of(self, manifest: Manifest) -> bool:
+        """Whether another manifest lists the same files.
+
+        A file that a provider copied has no digest in the one that was written before anybody had read it.
+        """
+        return len(self.manifest.files) == len(manifest.files) and all(
+            (mine.path, mine.size) == (other.path, other.size)
+            and (mine == other or mine.digest is None or other.digest is None)
+            for mine, other in zip(self.manifest.files, manifest.files, strict=True)
+        )
+
+
+def write_export_manifest(
+    place: RemotePath, checkpoint: Checkpoint, manifest: Manifest, *, infos: Mapping[str, ObjectInfo] | None = None
+) -> None:
+    """Say what is being exported or, with the objects by their paths, that it is all there."""
+    document = {
+        "kind": "CheckpointExport",
+        "format": FORMAT,
+        "complete": infos is not None,
+        # The time of a file's last write, which a directory has instead, is nothing to rely on.
+        "etags": {path: info.etag for path, info in (infos or {}).items() if place.storage.service_identity},
+        "checkpoint": {"id": checkpoint.id, "name": checkpoint.title},
+        "manifest": manifest.model_dump(mode="json"),
+        "manifestDigest": manifest.digest(),
+    }
+    place.storage.put(place.prefix + EXPORT_MANIFEST, BytesBody(canonical_json(document)))
+
+
+def read_export_manifest(place: RemotePath) -> ExportManifest | None:
+    """What the export at a place says of itself; None where there is no export.
+
+    Raises IntegrityError for an object of that name that is damaged or none of ours.
+    """
+    try:
+        content = b"".join(bytes(block) for block in place.storage.get(place.prefix + EXPORT_MANIFEST))
+    except NotFoundError:
+        return None
+    where = f"{place.storage.location}/{place.prefix}{EXPORT_MANIFEST}"
+    try:
+        document = json.loads(content)
+        found = ExportManifest(
+            complete=document["complete"] is True,
+            manifest=Manifest.model_validate(document["manifest"]),
+            etags={str(path): str(etag) for path, etag in dict(document["etags"]).items()},
+        )
+        if document["format"] != FORMAT or found.manifest.digest() != document["manifestDigest"]:
+            raise IntegrityError(f"{where} does not match its digest")
+    except (ValueError, KeyError, TypeError) as error:
+        raise IntegrityError(
+            f"{where} is not the manifest of an export", hint="remove it, or export again with --overwrite"
+        ) from error
+    return found

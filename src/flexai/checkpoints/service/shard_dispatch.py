@@ -1,0 +1,289 @@
+"""Giving out a large push or export in shards, and putting together what they did.
+
+The one who does holds the claim, commits or writes the manifest, and is the only one to do so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence, Set
+
+from flexai.checkpoints.catalog.claims import Claim
+from flexai.checkpoints.contents import StoredFile, UnfinishedBlob
+from flexai.checkpoints.errors import CheckpointError
+from flexai.checkpoints.models import Checkpoint
+from flexai.checkpoints.progress import Progress
+from flexai.checkpoints.service.shard_work import ExportedShard, ExportShard, PushShard, ShardRunner, ShardSource
+from flexai.checkpoints.service.system import System
+from flexai.checkpoints.storage.connection import RemotePath, StorageConnection
+from flexai.checkpoints.storage.protocol import ObjectInfo, PartReceipt
+from flexai.checkpoints.transfer.dedup import can_be_copied, find_known, is_one_service
+from flexai.checkpoints.transfer.digest import digest_blocks, parts_of
+from flexai.checkpoints.transfer.export import complete, spans_of
+from flexai.checkpoints.transfer.shard_plan import Cut, Unit, cut, one_shard, shard_target
+from flexai.checkpoints.transfer.sources import FileSource, LocalSource
+from flexai.checkpoints.transfer.upload import (
+    Brought,
+    begin_blob,
+    find_twins,
+)
+
+
+def push_in_shards(
+    system: System,
+    checkpoint: Checkpoint,
+    claim: Claim,
+    sources: Sequence[FileSource],
+    *,
+    spread: ShardRunner,
+    progress: Progress,
+) -> Brought:
+    """Have the sources brought in by shards, where they are worth more than one; returns what these brought.
+
+    What needs no reading (content that is there already, objects that the provider copies by itself) is left to the
+    upload that follows, and so is completing the files that were cut.
+    """
+    giving = _Giving(system, checkpoint, claim, spread)
+    shards = giving.plan(sources)
+    if not shards:
+        return Brought()
+    progress.note(f"{checkpoint.title}: {len(shards)} shards")
+    content_ids: dict[str, int] = {}
+    for done in spread.push(shards):
+        content_ids |= done.content_ids
+        progress.advance(moved=done.moved, skipped=done.skipped, files=len(done.content_ids))
+    contents = system.blobs.contents_of(content_ids.values())
+    return Brought(
+        # What is no longer there has to be brought in again.
+        contents={path: contents[number] for path, number in content_ids.items() if number in contents},
+        blob_ids=frozenset(blob.id for blob in giving.blobs.values()),
+    )
+
+
+class _Giving:
+    """Plans the shards of a push."""
+
+    def __init__(self, system: System, checkpoint: Checkpoint, claim: Claim, spread: ShardRunner) -> None:
+        self.blobs: dict[str, UnfinishedBlob] = {}
+        """Those of files that are cut, by path."""
+        self._system = system
+        self._checkpoint = checkpoint
+        self._claim = claim
+        self._spread = spread
+        self._limits = system.settings.limits
+        self._unfinished = system.blobs.unfinished(checkpoint.id)
+
+    def plan(self, sources: Sequence[FileSource]) -> list[PushShard]:
+        """The shards; none where one process does as well."""
+        size = self._spread.shard_size
+        if not shard_target([source.size for source in sources], size):
+            return []
+        store = self._system.store
+        known = find_known(sources, self._system.blobs, self._checkpoint.id)
+        todo = [
+            source
+            for source in sources
+            if source.path not in known and not can_be_copied(source, store.storage) and not self._is_complete(source)
+        ]
+        if not todo:
+            return []
+        # What is left may be worth no more than one shard: that holds a place among the transfers, and we hold none.
+        sizes = [source.size for source in todo]
+        target = shard_target(sizes, size) or one_shard(sizes)
+        units = []
+        small = [source for source in todo if source.size < self._limits.pack_threshold]
+        large = [source for source in todo if source.size >= self._limits.pack_threshold]
+        for chain in [*([source] for source in small), *find_twins(large)]:
+            first = chain[0]
+            part_size = 0
+            if len(chain) == 1 and first.size > target and self._may_be_cut(first):
+                blob = self._begin(first)
+                part_size = blob.part_size
+            units.append(Unit(tuple(source.path for source in chain), sum(one.size for one in chain), part_size))
+        by_path: dict[str, FileSource] = {source.path: source for source in todo}
+        cuts = cut(sorted(units, key=lambda unit: unit.paths[0]), target)
+        return [self._shard(one, by_path, number, len(cuts)) for number, one in enumerate(cuts, start=1)]
+
+    def _is_complete(self, source: FileSource) -> bool:
+        """Whether all parts of a file had arrived before: it is compared and completed here."""
+        known = self._unfinished.get(source.path)
+        return known is not None and len(known.parts) >= len(parts_of(known.size, known.part_size))
+
+    def _may_be_cut(self, source: FileSource) -> bool:
+        """Whether a file's parts may be stored by different processes."""
+        if not isinstance(source, LocalSource):
+            # A SHA-256 of the whole is compared as the file is read, from its first byte to its last.
+            return "sha256" not in source.checksums
+        # Content that may be there already is compared first, which ends at the first part that differs.
+        if source.path in self._unfinished:
+            return True
+        candidates = self._system.blobs.find_by_size(source.size)
+        with contextlib.closing(source.open()) as opened:
+            for part_size in {candidate.part_size for candidate in candidates}:
+                found = digest_blocks(opened.blocks(0, min(part_size, source.size)))
+                if any(found == one.part_digest(1) for one in candidates if one.part_size == part_size):
+                    return False
+        return True
+
+    def _begin(self, source: FileSource) -> UnfinishedBlob:
+        self.blobs[source.path] = begin_blob(
+            source,
+            self._unfinished.get(source.path),
+            checkpoint_id=self._checkpoint.id,
+            store=self._system.store,
+            journal=self._system.blobs,
+            limits=self._limits,
+        )
+        return self.blobs[source.path]
+
+    def _shard(self, one: Cut, sources: Mapping[str, FileSource], number: int, total: int) -> PushShard:
+        origin = self._checkpoint.source
+        return PushShard(
+            label=f"{self._checkpoint.title} {number} of {total}",
+            size=one.size,
+            checkpoint_id=self._checkpoint.id,
+            claim_token=self._claim.token,
+            store_id=self._system.store_id,
+            storage_provider=origin.storage_provider,
+            source_path=origin.source_path,
+            files=tuple(ShardSource.of(sources[path]) for path in one.paths),
+            blob_id=self.blobs[one.paths[0]].id if one.numbers else "",
+            numbers=(one.numbers.start, one.numbers.stop) if one.numbers else (0, 0),
+        )
+
+
+class SpreadCarrier:
+    """Compares and sends the files of an export in shards."""
+
+    def __init__(
+        self,
+        system: System,
+        checkpoint: Checkpoint,
+        connection: StorageConnection,
+        destination_path: str,
+        place: RemotePath,
+        *,
+        spread: ShardRunner,
+        progress: Progress,
+    ) -> None:
+        self._system = system
+        self._checkpoint = checkpoint
+        self._connection = connection
+        self._path = destination_path
+        self._place = place
+        self._spread = spread
+        self._progress = progress
+
+    def compare(self, pairs: Sequence[tuple[StoredFile, ObjectInfo]]) -> Set[str]:
+        """Read objects; returns the paths of the files whose content they have."""
+        infos = {file.path: info for file, info in pairs}
+        cuts = self._cut([file for file, _ in pairs], frozenset())
+        shards = [
+            self._shard(one, number, len(cuts), existing=tuple(infos[path] for path in one.paths))
+            for number, one in enumerate(cuts, start=1)
+        ]
+        same: set[str] = set()
+        for done in self._run(shards):
+            same.update(done.same)
+            self._progress.advance(files=len(done.same))
+        return same
+
+    def send(self, files: Sequence[StoredFile], new_paths: Set[str]) -> Mapping[str, ObjectInfo]:
+        """Bring files there and say what they became."""
+        by_path = {file.path: file for file in files}
+        storage = self._place.storage
+        # What is copied by its provider is one request, and what nobody has read yet is read whole first.
+        may_be_cut = frozenset(
+            file.path
+            for file in files
+            if file.content.digest is not None and not is_one_service(self._system.store.storage, storage)
+        )
+        cuts = self._cut(files, may_be_cut)
+        uploads: dict[str, str] = {}
+        try:
+            for path in dict.fromkeys(one.paths[0] for one in cuts if one.numbers):
+                uploads[path] = storage.start_upload(self._place.prefix + path, size=by_path[path].content.size)
+            return self._send(cuts, uploads, by_path, frozenset(new_paths))
+        except BaseException as error:
+            for path, upload_id in uploads.items():
+                try:
+                    storage.abort_upload(self._place.prefix + path, upload_id)
+                except CheckpointError as second:
+                    error.add_note(f"an upload of {path} could not be given up: {second.message}")
+            raise
+
+    def _send(
+        self,
+        cuts: Sequence[Cut],
+        uploads: dict[str, str],
+        files: Mapping[str, StoredFile],
+        new_paths: frozenset[str],
+    ) -> Mapping[str, ObjectInfo]:
+        shards = [
+            self._shard(
+                one,
+                number,
+                len(cuts),
+                new_paths=new_paths & set(one.paths),
+                upload_id=uploads[one.paths[0]] if one.numbers else "",
+                numbers=(one.numbers.start, one.numbers.stop) if one.numbers else (0, 0),
+            )
+            for number, one in enumerate(cuts, start=1)
+        ]
+        sent: dict[str, ObjectInfo] = {}
+        receipts: dict[str, dict[int, PartReceipt]] = {path: {} for path in uploads}
+        paths = {upload_id: path for path, upload_id in uploads.items()}
+        for done in self._run(shards):
+            sent |= done.sent
+            self._progress.advance(files=len(done.sent))
+            if not done.upload_id:
+                continue
+            path = paths[done.upload_id]
+            receipts[path] |= {number: PartReceipt(number, token) for number, token in done.receipts.items()}
+            if len(receipts[path]) == len(spans_of(files[path].content, self._place.storage)):
+                is_new = path in new_paths
+                sent[path] = complete(files[path], self._place, uploads[path], receipts[path], only_new=is_new)
+                del uploads[path]
+                self._progress.advance(files=1)
+        return sent
+
+    def _cut(self, files: Sequence[StoredFile], may_be_cut: Set[str]) -> list[Cut]:
+        units = []
+        for file in files:
+            part_size = 0
+            if file.path in may_be_cut:
+                part_size = sum(part.size for part in spans_of(file.content, self._place.storage)[0])
+            units.append(Unit((file.path,), file.content.size, part_size))
+        target = shard_target([unit.size for unit in units], self._spread.shard_size)
+        # A shard alone is no worse than doing it here, and is tried again by itself.
+        return cut(units, target or one_shard([unit.size for unit in units]))
+
+    def _shard(
+        self,
+        one: Cut,
+        number: int,
+        total: int,
+        *,
+        existing: tuple[ObjectInfo, ...] = (),
+        new_paths: frozenset[str] = frozenset(),
+        upload_id: str = "",
+        numbers: tuple[int, int] = (0, 0),
+    ) -> ExportShard:
+        return ExportShard(
+            label=f"{self._checkpoint.title} {number} of {total}",
+            size=one.size,
+            checkpoint_id=self._checkpoint.id,
+            store_id=self._system.store_id,
+            storage_provider=self._connection.connection_name,
+            destination_path=self._path,
+            paths=one.paths,
+            existing=existing,
+            new_paths=new_paths,
+            upload_id=upload_id,
+            numbers=numbers,
+        )
+
+    def _run(self, shards: Sequence[ExportShard]) -> Iterator[ExportedShard]:
+        for done in self._spread.export(shards) if shards else ():
+            self._progress.advance(moved=done.moved, skipped=done.skipped)
+            yield done

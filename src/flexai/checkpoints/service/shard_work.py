@@ -1,0 +1,294 @@
+"""Shards: parts of a push or an export that a process of its own does, wherever it runs.
+
+What describes a shard is small and holds no secret: whoever runs it opens the catalog, the store and the connection by
+itself. A shard may run twice, or be killed and run elsewhere.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol, TypeAlias
+
+from flexai.checkpoints.catalog.shard_journal import HeldBlobs
+from flexai.checkpoints.contents import StoredFile
+from flexai.checkpoints.errors import ConflictError, SettingsError, SourceChangedError, SourceError
+from flexai.checkpoints.manifest import FileEntry
+from flexai.checkpoints.paths import parse_path
+from flexai.checkpoints.progress import Progress
+from flexai.checkpoints.service.system import System
+from flexai.checkpoints.storage.connection import RemotePath, StorageConnection
+from flexai.checkpoints.storage.protocol import ObjectInfo
+from flexai.checkpoints.transfer.export import Exporter
+from flexai.checkpoints.transfer.sources import FileSource, LocalSource, ObjectSource
+from flexai.checkpoints.transfer.upload import upload, upload_parts
+
+Connect: TypeAlias = Callable[[str], StorageConnection]
+
+
+@dataclass(frozen=True, slots=True)
+class ShardSource:
+    """A file to be pushed, as the scan found it."""
+
+    path: str
+    """In the checkpoint."""
+    place: str
+    """Its path on the machine, or its key on the provider."""
+    size: int
+    """Bytes."""
+    version: str
+    """The time of its last write (ns), or the object's ETag."""
+    checksums: Mapping[str, str] = field(default_factory=dict)
+    expected: str = ""
+    """What the manifest of an export beside it says that it is, as JSON."""
+    is_proven: bool = False
+
+    @classmethod
+    def of(cls, source: FileSource) -> ShardSource:
+        """A source of a push."""
+        if isinstance(source, LocalSource):
+            return cls(source.path, str(source.local_path), source.size, str(source.identity[3]))
+        assert isinstance(source, ObjectSource)
+        return cls(
+            path=source.path,
+            place=source.info.key,
+            size=source.size,
+            version=source.version,
+            checksums=dict(source.checksums),
+            expected="" if source.expected is None else source.expected.model_dump_json(),
+            is_proven=source.is_proven,
+        )
+
+    def open(self, place: RemotePath | None) -> FileSource:
+        """The source as this machine sees it; ``place`` is where a provider's objects are.
+
+        Raises SourceError for a local file that this machine has not got, SourceChangedError for another one.
+        """
+        path = parse_path(self.path)
+        if place is not None:
+            return ObjectSource(
+                path=path,
+                storage=place.storage,
+                info=ObjectInfo(self.place, self.size, self.version, dict(self.checksums)),
+                expected=FileEntry.model_validate_json(self.expected) if self.expected else None,
+                is_proven=self.is_proven,
+            )
+        try:
+            source = LocalSource.of(path, Path(self.place), Path(self.place).stat())
+        except OSError as error:
+            raise SourceError(
+                f"source {self.place} cannot be read here: {error.strerror}",
+                hint="every machine that takes part must see the files under the same path",
+            ) from error
+        # Not the device and the inode: a shared file system has others on each machine.
+        if (source.size, str(source.identity[3])) != (self.size, self.version):
+            raise SourceChangedError(f"source {self.place} changed after it was listed, or is another file here")
+        return source
+
+
+@dataclass(frozen=True, slots=True)
+class PushShard:
+    """Some files of a push, or some parts of one file."""
+
+    label: str
+    """What to call it: ``NAME 3 of 12``."""
+    size: int
+    """Bytes."""
+    checkpoint_id: str
+    claim_token: str
+    store_id: str
+    storage_provider: str
+    """The connection's name; empty for local files."""
+    source_path: str
+    files: tuple[ShardSource, ...]
+    blob_id: str = ""
+    """The blob that the one file arrives by; empty for whole files."""
+    numbers: tuple[int, int] = (0, 0)
+    """The first of the parts, and the one after the last."""
+
+
+@dataclass(frozen=True, slots=True)
+class PushedShard:
+    """What a shard of a push brought in; bytes."""
+
+    content_ids: dict[str, int]
+    """The contents of whole files in the catalog, by path."""
+    moved: int
+    skipped: int
+
+
+@dataclass(frozen=True, slots=True)
+class ExportShard:
+    """Some files of an export to be compared or sent, or some parts of one."""
+
+    label: str
+    size: int
+    """Bytes."""
+    checkpoint_id: str
+    store_id: str
+    storage_provider: str
+    """The connection's name."""
+    destination_path: str
+    paths: tuple[str, ...]
+    existing: tuple[ObjectInfo, ...] = ()
+    """The objects to compare the files with; none where they are to be sent."""
+    new_paths: frozenset[str] = frozenset()
+    """Files where nothing was when the place was listed."""
+    upload_id: str = ""
+    """The upload that the one file leaves by; empty for whole files."""
+    numbers: tuple[int, int] = (0, 0)
+    """The first of the upload's parts, and the one after the last."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExportedShard:
+    """What a shard of an export did; bytes."""
+
+    same: tuple[str, ...] = ()
+    """Of the files that were compared, those that are there with the right content."""
+    sent: dict[str, ObjectInfo] = field(default_factory=dict)
+    upload_id: str = ""
+    receipts: dict[int, str] = field(default_factory=dict)
+    """What the provider gave for the parts of the upload, by their numbers."""
+    moved: int = 0
+    skipped: int = 0
+
+
+class ShardRunner(Protocol):
+    """Has shards done, wherever that is, and gives what they did as they end; the first error ends it."""
+
+    @property
+    def shard_size(self) -> int:
+        """Bytes of a shard, about; what is smaller is not cut."""
+
+    def push(self, shards: Sequence[PushShard]) -> Iterator[PushedShard]:
+        """Have shards of a push done."""
+
+    def export(self, shards: Sequence[ExportShard]) -> Iterator[ExportedShard]:
+        """Have shards of an export done."""
+
+
+def run_push_shard(system: System, shard: PushShard, *, connect: Connect, progress: Progress) -> PushedShard:
+    """Bring in the files, or the parts, of a shard.
+
+    Raises ConflictError where the push has ended or was taken over, SettingsError where this machine uses another
+    store, and what a push raises.
+    """
+    _check_store(system, shard.store_id)
+    journal = HeldBlobs(
+        system.catalog.database, shard.store_id, checkpoint_id=shard.checkpoint_id, token=shard.claim_token
+    )
+    journal.check()
+    place = connect(shard.storage_provider).open(shard.source_path) if shard.storage_provider else None
+    sources = [file.open(place) for file in shard.files]
+    counted = _Counted(progress)
+    progress.begin(f"push {shard.label}", total_bytes=shard.size, total_files=0 if shard.blob_id else len(sources))
+    try:
+        if shard.blob_id:
+            (source,) = sources
+            blob = journal.unfinished(shard.checkpoint_id).get(source.path)
+            if blob is None or blob.id != shard.blob_id:
+                raise ConflictError(f"what had arrived of {source.path!r} was given up meanwhile")
+            upload_parts(
+                source,
+                blob,
+                range(*shard.numbers),
+                checkpoint_id=shard.checkpoint_id,
+                store=system.store,
+                journal=journal,
+                limits=system.settings.limits,
+                progress=counted,
+            )
+            return PushedShard({}, counted.moved, counted.skipped)
+        contents = upload(
+            sources,
+            checkpoint_id=shard.checkpoint_id,
+            store=system.store,
+            journal=journal,
+            limits=system.settings.limits,
+            progress=counted,
+        )
+        return PushedShard({path: content.id for path, content in contents.items()}, counted.moved, counted.skipped)
+    finally:
+        progress.end()
+
+
+def run_export_shard(system: System, shard: ExportShard, *, connect: Connect, progress: Progress) -> ExportedShard:
+    """Compare or bring out the files, or the parts, of a shard.
+
+    Raises NotFoundError where the checkpoint is gone, SettingsError where this machine uses another store, and what an
+    export raises.
+    """
+    _check_store(system, shard.store_id)
+    system.available(shard.checkpoint_id)
+    files = _files_of(system, shard)
+    counted = _Counted(progress)
+    delivering = Exporter(
+        connect(shard.storage_provider).open(shard.destination_path),
+        store=system.store,
+        record=system.blobs.learn,
+        limits=system.settings.limits,
+        progress=counted,
+    )
+    verb = "compare" if shard.existing else "export"
+    progress.begin(f"{verb} {shard.label}", total_bytes=shard.size, total_files=0 if shard.upload_id else len(files))
+    try:
+        if shard.existing:
+            same = delivering.compare(list(zip(files, shard.existing, strict=True)))
+            return ExportedShard(same=tuple(sorted(same)), moved=counted.moved, skipped=counted.skipped)
+        if shard.upload_id:
+            receipts = delivering.send_parts(files[0], shard.upload_id, range(*shard.numbers))
+            return ExportedShard(
+                upload_id=shard.upload_id,
+                receipts={number: receipt.token for number, receipt in receipts.items()},
+                moved=counted.moved,
+                skipped=counted.skipped,
+            )
+        sent = delivering.send(files, shard.new_paths)
+        return ExportedShard(sent=dict(sent), moved=counted.moved, skipped=counted.skipped)
+    finally:
+        progress.end()
+
+
+def _files_of(system: System, shard: ExportShard) -> Sequence[StoredFile]:
+    files = {file.path: file for file in system.blobs.files_of(shard.checkpoint_id)}
+    return [files[path] for path in shard.paths]
+
+
+def _check_store(system: System, store_id: str) -> None:
+    if system.store_id != store_id:
+        raise SettingsError(
+            f"the managed store of this machine, {system.store.location}, is another one than the operation's",
+            hint="every machine that takes part needs the same FLEXAI_STORE and FLEXAI_DATABASE_URL",
+        )
+
+
+class _Counted:
+    """A shard's own progress, which also keeps count."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.moved = 0
+        self.skipped = 0
+        self._progress = progress
+        self._lock = threading.Lock()
+
+    def begin(self, verb: str, *, total_bytes: int, total_files: int) -> None:
+        """A stage begins."""
+        self._progress.begin(verb, total_bytes=total_bytes, total_files=total_files)
+
+    def advance(self, *, moved: int = 0, skipped: int = 0, files: int = 0) -> None:
+        """More is done."""
+        with self._lock:
+            self.moved += moved
+            self.skipped += skipped
+        self._progress.advance(moved=moved, skipped=skipped, files=files)
+
+    def note(self, message: str) -> None:
+        """Something worth knowing."""
+        self._progress.note(message)
+
+    def end(self) -> None:
+        """The stage is over."""
+        self._progress.end()

@@ -1,0 +1,51 @@
+"""What the store is known to hold, and what its provider may copy into it, without reading it here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TypeGuard
+
+from flexai.checkpoints.contents import StoredContent
+from flexai.checkpoints.storage.protocol import ObjectStorage
+from flexai.checkpoints.transfer.journal import Journal
+from flexai.checkpoints.transfer.sources import FileSource, ObjectSource
+
+
+def find_known(sources: Sequence[FileSource], journal: Journal, checkpoint_id: str) -> dict[str, StoredContent]:
+    """What the store is known to hold without reading it, by the sources' paths; it is referred to at once."""
+    held = journal.hold_by_origin(checkpoint_id, origins_of(sources))
+    held |= journal.hold_by_digest(checkpoint_id, [one.digest for one in sources if one.digest])
+    return match_known(sources, held)
+
+
+def origins_of(sources: Sequence[FileSource]) -> list[str]:
+    """Which providers' objects sources are, where they can be taken for these without reading them."""
+    return [source.origin for source in sources if source.origin and is_what_it_says(source)]
+
+
+def match_known(sources: Sequence[FileSource], held: Mapping[str, StoredContent]) -> dict[str, StoredContent]:
+    """The contents of sources, by their paths, among those that were found by their digests and origins."""
+    known: dict[str, StoredContent] = {}
+    for source in sources:
+        content = held.get(source.digest) or (held.get(source.origin) if is_what_it_says(source) else None)
+        if content is not None and content.size == source.size:
+            known[source.path] = content
+    return known
+
+
+def is_one_service(one: ObjectStorage, other: ObjectStorage) -> bool:
+    """Whether one service holds both, so that it may be able to copy by itself."""
+    return bool(one.service_identity) and one.service_identity == other.service_identity
+
+
+def can_be_copied(source: FileSource, storage: ObjectStorage) -> TypeGuard[ObjectSource]:
+    """Whether the store's provider may be able to copy a source by itself."""
+    return isinstance(source, ObjectSource) and is_one_service(source.storage, storage) and is_what_it_says(source)
+
+
+def is_what_it_says(source: FileSource) -> bool:
+    """Whether a provider's object can be taken for what is known of it without reading it.
+
+    It cannot where a manifest lies beside it that was written for another version: that one is read, to be compared.
+    """
+    return isinstance(source, ObjectSource) and (source.expected is None or source.is_proven)

@@ -1,0 +1,117 @@
+"""Content that a provider copied by itself: nobody here has seen its bytes, so it has no digest until it is first read.
+
+Until then the provider's own checksum is all that is known of it, and the first reading is compared with that.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from typing import Protocol
+
+from blake3 import blake3
+
+from flexai.checkpoints.contents import StoredContent
+from flexai.checkpoints.errors import IntegrityError
+from flexai.checkpoints.storage.managed import ManagedStore
+from flexai.checkpoints.storage.protocol import Block
+from flexai.checkpoints.transfer.digest import Part, digest_parts, parts_of
+from flexai.checkpoints.transfer.journal import RecordDigests
+from flexai.checkpoints.transfer.stored_body import StoredBody
+
+
+class Hasher(Protocol):
+    """A checksum in the making."""
+
+    def update(self, data: Block, /) -> None:
+        """Take more bytes."""
+
+    def hexdigest(self) -> str:
+        """The checksum so far."""
+
+
+class _Crc32c:
+    """CRC-32C as providers write it: big-endian (RFC 3720, appendix B.4)."""
+
+    def __init__(self) -> None:
+        self._value = 0
+
+    def update(self, data: Block) -> None:
+        import google_crc32c
+
+        self._value = google_crc32c.extend(self._value, bytes(data))
+
+    def hexdigest(self) -> str:
+        return f"{self._value:08x}"
+
+
+# The cheapest first: one of them is enough.
+_HASHERS: Mapping[str, Callable[[], Hasher]] = {
+    "crc32c": _Crc32c,
+    "sha256": hashlib.sha256,
+    "sha1": lambda: hashlib.sha1(usedforsecurity=False),
+    "md5": lambda: hashlib.md5(usedforsecurity=False),
+}
+
+
+def check_checksum(content: StoredContent, blocks: Iterable[Block]) -> None:
+    """Compare a content's bytes with one of its provider's checksums, where that is of a kind known here.
+
+    The blocks are read to their end. Raises IntegrityError where they are not what the provider copied.
+    """
+    name = next((name for name in _HASHERS if name in content.checksums), None)
+    hasher = None if name is None else _HASHERS[name]()
+    for block in blocks:
+        if hasher is not None:
+            hasher.update(block)
+    if name is not None and hasher is not None and hasher.hexdigest() != content.checksums[name].lower():
+        raise IntegrityError(f"blob {content.blob_id} does not match its provider's {name.upper()}")
+
+
+class FirstReading:
+    """The digests of a content's parts as its first reading takes them, by any threads in any order."""
+
+    def __init__(self, content: StoredContent) -> None:
+        self._content = content
+        self._digests: dict[int, bytes] = {}
+        self._lock = threading.Lock()
+
+    def take(self, part: Part, digest: bytes) -> None:
+        """Note the digest of a part."""
+        with self._lock:
+            self._digests[part.number] = digest
+
+    def record(self, record: RecordDigests) -> StoredContent:
+        """Record what was learned, once all parts were read."""
+        content = self._content
+        digests = [self._digests[part.number] for part in parts_of(content.size, content.part_size)]
+        learned = replace(content, digest=digest_parts(digests), part_digests=b"".join(digests))
+        record(learned)
+        return learned
+
+
+def learn(
+    content: StoredContent, *, store: ManagedStore, record: RecordDigests, check: Callable[[], None]
+) -> StoredContent:
+    """Read a content that has no digest yet and record the digests; one that has is returned as it is.
+
+    ``check`` is called between blocks and raises where the work is being given up. Raises IntegrityError where the
+    content is gone or not what the provider copied.
+    """
+    if content.digest is not None:
+        return content
+    reading = FirstReading(content)
+
+    def blocks() -> Iterable[Block]:
+        for part in parts_of(content.size, content.part_size):
+            hasher = blake3()
+            for block in StoredBody(store, content.blob_id, content.start + part.offset, part.size).blocks():
+                check()
+                hasher.update(block)
+                yield block
+            reading.take(part, hasher.digest())
+
+    check_checksum(content, blocks())
+    return reading.record(record)

@@ -1,0 +1,95 @@
+"""What goes where, computed from paths and sizes alone: nothing here reads or writes anything."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from flexai.checkpoints.contents import StoredFile
+from flexai.checkpoints.transfer.sources import FileSource
+
+S = TypeVar("S", bound=FileSource)
+
+MAX_FILES_IN_PACK = 4096
+"""Keeps one transaction of the catalog, and one loss to an interruption, small."""
+
+
+@dataclass(frozen=True, slots=True)
+class UploadPlan(Generic[S]):
+    """How the files of a push are stored."""
+
+    packs: tuple[tuple[S, ...], ...]
+    """Small files, stored many to a blob."""
+    whole: tuple[S, ...]
+    """Large files, stored as blobs of their own, largest first."""
+
+
+def plan_upload(sources: Iterable[S], *, pack_threshold: int, pack_size: int) -> UploadPlan[S]:
+    """Sort files into packs (files below ``pack_threshold``, ``pack_size`` a pack; bytes both) and whole blobs."""
+    packs: list[tuple[S, ...]] = []
+    whole: list[S] = []
+    pack: list[S] = []
+    room = pack_size
+    for source in sources:
+        if source.size >= pack_threshold and source.size > 0:
+            whole.append(source)
+            continue
+        if pack and (source.size > room or len(pack) == MAX_FILES_IN_PACK):
+            packs.append(tuple(pack))
+            pack, room = [], pack_size
+        pack.append(source)
+        room -= source.size
+    if pack:
+        packs.append(tuple(pack))
+    return UploadPlan(packs=tuple(packs), whole=tuple(sorted(whole, key=lambda source: (-source.size, source.path))))
+
+
+def chain_twins(sources: Sequence[S], samples: Mapping[str, Hashable]) -> list[list[S]]:
+    """Group files that may be equal (same size, same sample), so that each group is stored one after the other.
+
+    The second of two equal files then finds the first one's content. ``samples`` has a sample for each path
+    that shares its size with another; files without one stand alone.
+    """
+    chains: dict[Hashable, list[S]] = {}
+    for source in sources:
+        key: Hashable = (source.size, samples[source.path]) if source.path in samples else source.path
+        chains.setdefault(key, []).append(source)
+    return list(chains.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Neighbouring small contents of one blob, read by one request."""
+
+    blob_id: str
+    start: int
+    length: int
+    files: tuple[StoredFile, ...]
+
+
+def plan_runs(files: Iterable[StoredFile], *, max_length: int, max_gap: int = 64 * 1024) -> list[Run]:
+    """Join small files that lie near each other in their packs into runs of at most ``max_length`` bytes."""
+    runs: list[Run] = []
+    group: list[StoredFile] = []
+    end = 0
+
+    def close() -> None:
+        first = group[0].content
+        runs.append(Run(first.blob_id, first.start, end - first.start, tuple(group)))
+
+    for file in sorted(files, key=lambda file: (file.content.blob_id, file.content.start, file.path)):
+        content = file.content
+        if group and not (
+            group[0].content.blob_id == content.blob_id
+            and content.start - end <= max_gap
+            and content.start + content.size - group[0].content.start <= max_length
+            and len(group) < MAX_FILES_IN_PACK
+        ):
+            close()
+            group = []
+        end = max(end, content.start + content.size) if group else content.start + content.size
+        group.append(file)
+    if group:
+        close()
+    return runs

@@ -1,0 +1,95 @@
+"""Showing what an operation would do."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from flexai.checkpoints.documents import human_size, short_size
+from flexai.checkpoints.errors import UsageError
+from flexai.cli import terminal
+
+if TYPE_CHECKING:
+    from flexai.checkpoints.transfer.steps import Action, Preview, Step
+
+_SHOWN = 40
+"""Files in the table; --json has all."""
+
+dry_run_option = click.option("--dry-run", is_flag=True, help="Say what would be done and why, and do nothing.")
+
+
+def check_untracked(track: bool | None) -> None:
+    """Raise UsageError where a dry run is asked to be a task run."""
+    if track:
+        raise UsageError(
+            "--dry-run and --track cannot be used together", hint="a dry run is no task run: leave out --track"
+        )
+
+
+def show(preview: Preview, *, as_json: bool) -> None:
+    """Print what an operation would do; raises the error that it would end with."""
+    from flexai.checkpoints.transfer.steps import preview_document
+
+    if as_json:
+        terminal.write_document(preview_document(preview), as_json=True)
+    elif preview.steps:
+        terminal.write(_table(preview))
+    terminal.say(_conclusion(preview))
+    if preview.conflict is not None:
+        raise preview.conflict
+    terminal.hint("nothing was done: the same command without --dry-run does it")
+
+
+def _table(preview: Preview) -> str:
+    from flexai.cli.tables import fitted_table
+
+    noun = "CHECKPOINT" if preview.verb == "gc" else "FILE"
+    shown = _most_important(preview)
+    rows = [(step.action.value, terminal.printable(step.name), short_size(step.size), step.why) for step in shown]
+    table = fitted_table(("ACTION", noun, "SIZE", "WHY"), rows, wide=(1, 3), right=frozenset({2}))
+    left_out = len(preview.steps) - len(shown)
+    return f"{table}\n  … and {left_out} more, which --json shows" if left_out else table
+
+
+def _most_important(preview: Preview) -> list[Step]:
+    """As many steps as are shown: each action gets its share, and the important ones what is left of it."""
+    by_action: dict[Action, list[Step]] = {action: [] for action in preview.by_action()}
+    for step in preview.steps:
+        by_action[step.action].append(step)
+    share = _SHOWN // max(1, len(by_action))
+    room = _SHOWN - sum(min(share, len(steps)) for steps in by_action.values())
+    shown: list[Step] = []
+    for steps in by_action.values():
+        taken = min(len(steps), share + room)
+        room -= max(0, taken - share)
+        shown += steps[:taken]
+    return shown
+
+
+def _conclusion(preview: Preview) -> str:
+    noun = "checkpoint" if preview.verb == "gc" else "file"
+    parts = [
+        f"{_WORDS[action]} {terminal.count(count, noun)} ({human_size(size)})"
+        for action, (count, size) in preview.by_action().items()
+    ]
+    figures = []
+    if preview.moved_bytes:
+        figures.append(f"at most {human_size(preview.moved_bytes)} through this machine")
+    if preview.freed_bytes or preview.verb == "gc":
+        when = "" if preview.verb == "gc" else " after the grace period"
+        figures.append(f"{human_size(preview.freed_bytes)} freed{when}")
+    if preview.requests:
+        figures.append(f"about {terminal.count(preview.requests, 'request')}")
+    told = ", ".join(parts) or "do nothing"
+    return f"{preview.verb} would {told}" + (f": {', '.join(figures)}" if figures else "")
+
+
+_WORDS = {
+    "conflict": "conflict on",
+    "compare": "compare",
+    "move": "move",
+    "copy": "have the provider copy",
+    "free": "free",
+    "skip": "skip",
+}

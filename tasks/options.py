@@ -1,0 +1,91 @@
+"""What every task shares: when it is tried again, where it logs, and what it tells when it fails."""
+
+from __future__ import annotations
+
+import contextvars
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TypeAlias
+
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.exceptions import MissingContextError
+from prefect.logging import get_logger, get_run_logger
+from prefect.tasks import exponential_backoff
+
+from flexai.checkpoints.errors import CheckpointError, StorageUnavailableError
+from flexai.checkpoints.storage.retry import telling_of_retries
+from flexai.tasks.watcher import current_watcher
+
+Logger: TypeAlias = "logging.Logger | logging.LoggerAdapter[logging.Logger]"
+
+TAGS = frozenset({"flexai"})
+
+
+def is_passing_failure(_task: object, _task_run: TaskRun, state: State[Any]) -> bool:
+    """Whether a failed task is worth another try.
+
+    Only a store that was unavailable is. Wrong usage, a missing or conflicting name, refused credentials, a digest that
+    does not match: the same call would fail the same way.
+    """
+    failure = state.result(raise_on_failure=False)
+    return isinstance(failure, StorageUnavailableError)
+
+
+ONCE: dict[str, Any] = {"cache_policy": NO_CACHE, "persist_result": False, "retries": 0}
+"""Options of a task that is never tried again by itself."""
+
+RETRIED: dict[str, Any] = ONCE | {
+    "retries": 3,
+    # 2, 4 and 8 seconds, each up to half as long again, so that many tasks do not come back at once.
+    "retry_delay_seconds": exponential_backoff(backoff_factor=2),
+    "retry_jitter_factor": 0.5,
+    "retry_condition_fn": is_passing_failure,
+}
+"""Options of a task that goes on where it stopped when it is tried again."""
+
+
+class RunLogger(logging.LoggerAdapter[Any]):
+    """A run's logger that any thread may use.
+
+    Prefect looks for the run in the context of the thread that logs, and drops what a transfer's own threads say.
+    """
+
+    def __init__(self, logger: Logger) -> None:
+        super().__init__(logger, {})
+        self._context = contextvars.copy_context()
+
+    def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
+        """Log in the context of the run."""
+        # A copy, because two threads cannot be in one context.
+        self._context.copy().run(self.logger.log, level, msg, *args, **kwargs)
+
+
+QUICK: dict[str, Any] = RETRIED | {"timeout_seconds": 300}
+"""Options of a task that only asks or changes the catalog: one that takes five minutes will not end."""
+
+
+def run_logger() -> Logger:
+    """The logger of the task run, or an ordinary one where a task's function is called without a run."""
+    try:
+        return RunLogger(get_run_logger())
+    except MissingContextError:
+        return get_logger("flexai")
+
+
+@contextmanager
+def telling(logger: Logger) -> Iterator[None]:
+    """Log what is tried again, and what helps when the operation fails: Prefect knows nothing of an error's hint."""
+
+    def note(message: str) -> None:
+        current_watcher().progress.note(message)
+        logger.warning("%s", message)
+
+    try:
+        with telling_of_retries(note):
+            yield
+    except CheckpointError as error:
+        if error.hint:
+            logger.error("%s (hint: %s)", error.message, error.hint)
+        raise

@@ -1,0 +1,64 @@
+"""Who works for the holder of a claim stops when the claim no longer holds."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import update
+
+from flexai.checkpoints.catalog.catalog import Catalog
+from flexai.checkpoints.catalog.claims import LEASE, Claim
+from flexai.checkpoints.catalog.shard_journal import HeldBlobs
+from flexai.checkpoints.catalog.tables import checkpoints
+from flexai.checkpoints.catalog.times import to_text
+from flexai.checkpoints.errors import ConflictError
+from flexai.checkpoints.models import now
+from tests.checkpoints.catalog.steps import STORE_ID, begin, store
+from tests.support.tables import tables_of
+
+
+@pytest.fixture
+def claimed(catalog: Catalog) -> tuple[str, Claim]:
+    """A checkpoint that is being pushed, and the claim on it."""
+    return begin(catalog)
+
+
+@pytest.fixture
+def held(catalog: Catalog, claimed: tuple[str, Claim]) -> HeldBlobs:
+    """The journal of somebody who works for the push."""
+    checkpoint_id, claim = claimed
+    return HeldBlobs(catalog.database, STORE_ID, checkpoint_id=checkpoint_id, token=claim.token)
+
+
+def _last_renewed(catalog: Catalog, checkpoint_id: str, ago: timedelta) -> None:
+    with tables_of(catalog.database) as connection:
+        until = to_text(now() - ago + LEASE)
+        connection.execute(update(checkpoints).where(checkpoints.c.id == checkpoint_id).values(claim_until=until))
+
+
+def test_what_is_stored_for_a_claim_is_recorded_while_it_holds(held: HeldBlobs, claimed: tuple[str, Claim]) -> None:
+    assert store(held, claimed[0], b"content").size == len(b"content")
+
+
+def test_nothing_is_recorded_for_a_claim_that_was_given_back(
+    catalog: Catalog, held: HeldBlobs, claimed: tuple[str, Claim]
+) -> None:
+    catalog.checkpoints.fail(*claimed, reason="it broke off")
+    with pytest.raises(ConflictError, match="not being stored by this operation"):
+        store(held, claimed[0], b"content")
+
+
+def test_nothing_is_recorded_for_a_holder_that_has_died(
+    catalog: Catalog, held: HeldBlobs, claimed: tuple[str, Claim]
+) -> None:
+    _last_renewed(catalog, claimed[0], 2 * LEASE)
+    with pytest.raises(ConflictError, match="not being stored by this operation"):
+        store(held, claimed[0], b"content")
+
+
+def test_a_claim_that_is_renewed_late_still_holds(
+    catalog: Catalog, held: HeldBlobs, claimed: tuple[str, Claim]
+) -> None:
+    _last_renewed(catalog, claimed[0], 1.5 * LEASE)
+    assert store(held, claimed[0], b"content").size == len(b"content")

@@ -1,0 +1,300 @@
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flexai.cli.progress_display import Form, Notes, ShownProgress, Snapshot, Tally, clock, shown_progress, wanted_form
+from flexai.cli.terminal import verbosity
+from tests.cli.program import Program
+
+GIB = 1024**3
+
+HALFWAY = Snapshot(
+    verb="push mistral-500",
+    moved=2 * GIB,
+    skipped=GIB // 2,
+    files=3,
+    total_bytes=5 * GIB,
+    total_files=10,
+    seconds=20.0,
+    rate=120 * 1024**2,
+)
+
+
+def test_reports_from_many_threads_are_all_counted() -> None:
+    tally = Tally()
+    start = threading.Barrier(8)
+
+    def report() -> None:
+        start.wait()
+        for _ in range(5000):
+            tally.add(3, 2, 1)
+
+    with ThreadPoolExecutor(8) as executor:
+        for future in [executor.submit(report) for _ in range(8)]:
+            future.result()
+    totals = tally.totals()
+    assert (totals.moved, totals.skipped, totals.files) == (120_000, 80_000, 40_000)
+
+
+def test_a_line_says_how_far_it_is() -> None:
+    assert HALFWAY.line() == (
+        "push mistral-500: 2.5 GB of 5 GB (50%), 3 of 10 files, 512 MB already there, 120 MB/s, 0:21 left"
+    )
+
+
+def test_the_last_line_says_what_was_done() -> None:
+    done = replace(HALFWAY, moved=4 * GIB, skipped=GIB, files=10)
+    assert done.last_line() == "push mistral-500: 5 GB, 10 files, 1 GB already there, 204.8 MB/s in 0:20"
+
+
+def test_the_last_line_of_what_was_broken_off_says_how_far_it_came() -> None:
+    assert HALFWAY.last_line() == (
+        "push mistral-500: 2.5 GB of 5 GB, 3 of 10 files, 512 MB already there, 102.4 MB/s in 0:20"
+    )
+
+
+def test_without_bytes_files_say_how_far_it_is() -> None:
+    assert replace(HALFWAY, moved=0, skipped=0, total_bytes=0).fraction == 0.3
+    assert replace(HALFWAY, moved=0, skipped=0, total_bytes=0, total_files=0).fraction == 1.0
+
+
+@given(
+    st.integers(-(10**6), 10**18),
+    st.integers(0, 10**18),
+    st.integers(0, 10**6),
+    st.integers(0, 10**18),
+    st.integers(0, 10**6),
+    st.floats(0, 1e10),
+    st.integers(10, 200),
+)
+def test_the_figures_fit_beside_the_bar_whatever_they_are(
+    moved: int, skipped: int, files: int, total_bytes: int, total_files: int, rate: float, width: int
+) -> None:
+    snapshot = Snapshot("push", moved, skipped, files, total_bytes, total_files, 1.0, rate)
+    assert 0.0 <= snapshot.fraction <= 1.0
+    assert len(snapshot.figures(width)) <= width
+    assert snapshot.figures(width).endswith("%") or width >= 12
+
+
+def test_at_80_columns_bytes_rate_time_and_files_are_all_there() -> None:
+    assert HALFWAY.figures(80 - 13 - 12) == " 50%  2.5/5 GB  120 MB/s  0:21  3/10 files  512 MB kept"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"), [(0, "0:00"), (42.4, "0:42"), (725, "12:05"), (4050, "1:07:30"), (360_000, "100:00:00")]
+)
+def test_a_clock_shows_minutes_and_where_needed_hours(seconds: float, shown: str) -> None:
+    assert clock(seconds) == shown
+
+
+def test_without_a_terminal_there_is_a_line_now_and_then_and_one_at_the_end(capsys: pytest.CaptureFixture[str]) -> None:
+    progress = ShownProgress(line_interval=0.01)
+    progress.begin("push", total_bytes=100, total_files=2)
+    progress.advance(moved=40, files=1)
+    shown = ""
+    while shown.count("\n") < 3:
+        time.sleep(0.005)
+        shown += capsys.readouterr().err
+    progress.advance(moved=40, skipped=20, files=1)
+    progress.end()
+    lines = (shown + capsys.readouterr().err).splitlines()
+    assert lines[0].startswith("push: 40 bytes of 100 bytes (40%), 1 of 2 files")
+    assert lines[-1].startswith("push: 100 bytes, 2 files, 20 bytes already there")
+
+
+def test_a_short_stage_is_not_worth_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with shown_progress() as progress:
+        progress.begin("push", total_bytes=100, total_files=1)
+        progress.advance(moved=100, files=1)
+        progress.end()
+    assert capsys.readouterr().err == ""
+
+
+def test_a_stage_that_an_error_leaves_open_is_ended(capsys: pytest.CaptureFixture[str]) -> None:
+    before = threading.active_count()
+    with pytest.raises(ZeroDivisionError), shown_progress() as progress:
+        progress.begin("push", total_bytes=100, total_files=1)
+        raise ZeroDivisionError
+    assert threading.active_count() == before
+
+
+def test_a_stage_that_begins_ends_the_one_before(capsys: pytest.CaptureFixture[str]) -> None:
+    before = threading.active_count()
+    with shown_progress() as progress:
+        progress.begin("digest", total_bytes=100, total_files=1)
+        progress.advance(moved=50)
+        progress.begin("push", total_bytes=200, total_files=1)
+        assert progress.snapshot().moved == 0
+    assert threading.active_count() == before
+
+
+def test_a_flood_of_remarks_is_cut_off_unless_more_is_wanted(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    progress = ShownProgress()
+    for number in range(100):
+        progress.note(f"remark {number}")
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 21
+    assert lines[-1] == "more of these are left out: --verbose shows them"
+    monkeypatch.setattr(verbosity, "verbose", True)
+    progress.note("one more")
+    assert capsys.readouterr().err.splitlines()[-1] == "one more"
+
+
+def test_beside_a_training_command_only_remarks_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    progress = Notes()
+    progress.begin("capture", total_bytes=100, total_files=1)
+    progress.advance(moved=100)
+    progress.note("checkpoint-5 was removed before it was whole")
+    progress.end()
+    assert capsys.readouterr().err == "checkpoint-5 was removed before it was whole\n"
+
+
+_SHOW = """
+import time
+from flexai.cli import progress as showing
+showing.BRIEF = 0.3
+with showing.shown_progress() as progress:
+    progress.begin("push a-checkpoint-with-a-name-that-is-rather-long-for-a-terminal", total_bytes=10**9, total_files=9)
+    progress.advance(moved=3 * 10**8, skipped=10**8, files=3)
+    time.sleep(0.6)
+    progress.note("a [bold]remark[/bold]")
+    time.sleep(0.4)
+    progress.advance(moved=6 * 10**8, files=6)
+"""
+
+
+def _on_a_terminal(program: Program, code: str, **environment: str) -> str:
+    """What Python code shows on a terminal of 80 columns."""
+    controller, terminal = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdin=terminal,
+        stdout=terminal,
+        stderr=terminal,
+        env=program.environment | {"TERM": "xterm", "COLUMNS": "80", "LINES": "24"} | environment,
+    )
+    os.close(terminal)
+    shown = bytearray()
+    while True:
+        try:
+            data = os.read(controller, 65536)
+        except OSError:  # Linux: the other end is closed
+            break
+        if not data:
+            break
+        shown += data
+    os.close(controller)
+    assert process.wait() == 0
+    return shown.decode()
+
+
+def test_a_terminal_gets_a_bar_that_fits_into_its_80_columns(program: Program) -> None:
+    shown = _on_a_terminal(program, _SHOW)
+    drawn = [line for line in re.split(r"[\r\n]+", re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown)) if line.strip()]
+    bars = [line for line in drawn if "━" in line]
+    assert bars
+    assert all(len(line) <= 80 for line in bars)
+    assert any("40%" in line and "381/954 MB" in line and "3/9 files  95 MB kept" in line for line in bars)
+    assert "a [bold]remark[/bold]" in drawn
+    assert drawn[-1].startswith("push a-checkpoint-with-a-name-that-is-rather-long-for-a-terminal: 953.7 MB, 9 files")
+
+
+def test_what_takes_no_time_worth_a_bar_does_not_load_what_draws_it(program: Program) -> None:
+    code = _SHOW.replace("BRIEF = 0.3", "BRIEF = 60.0") + "import sys\nprint('rich' in sys.modules)\n"
+    assert _on_a_terminal(program, code).splitlines() == ["a [bold]remark[/bold]", "False"]
+
+
+def test_no_color_leaves_the_bar_without_colours(program: Program) -> None:
+    shown = _on_a_terminal(program, _SHOW, NO_COLOR="1")
+    assert "━" in shown
+    assert not re.search(r"\x1b\[[0-9;]*[1-9][0-9]?m", shown)
+
+
+def test_a_dumb_terminal_gets_no_bar(program: Program) -> None:
+    shown = _on_a_terminal(program, _SHOW, TERM="dumb")
+    assert "━" not in shown
+    assert "\x1b" not in shown
+    assert "a [bold]remark[/bold]" in shown
+
+
+def _events(text: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_a_program_gets_events_from_the_beginning_to_the_end(capsys: pytest.CaptureFixture[str]) -> None:
+    progress = ShownProgress(form=Form.JSON, event_interval=0.01)
+    progress.begin("push 'naïve\n'", total_bytes=100, total_files=2)
+    progress.advance(moved=40, files=1)
+    shown = ""
+    while '"movedBytes": 40' not in shown:
+        time.sleep(0.005)
+        shown += capsys.readouterr().err
+    progress.note("a remark")
+    progress.advance(moved=40, skipped=20, files=1)
+    progress.end()
+    events = _events(shown + capsys.readouterr().err)
+    assert events[0]["event"] == "begin"
+    assert {"event": "note", "message": "a remark"} in events
+    assert {event["event"] for event in events} == {"begin", "progress", "note", "end"}
+    last = events[-1]
+    assert (last["event"], last["verb"], last["complete"]) == ("end", "push 'naïve\n'", True)
+    assert (last["movedBytes"], last["skippedBytes"], last["totalBytes"]) == (80, 20, 100)
+    assert (last["files"], last["totalFiles"], last["secondsLeft"]) == (2, 2, 0.0)
+
+
+def test_even_a_short_stage_has_its_first_and_last_event(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ZeroDivisionError), shown_progress(Form.JSON) as progress:
+        progress.begin("push", total_bytes=100, total_files=1)
+        raise ZeroDivisionError
+    events = _events(capsys.readouterr().err)
+    assert [event["event"] for event in events] == ["begin", "end"]
+    assert (events[-1]["complete"], events[-1]["secondsLeft"]) == (False, None)
+
+
+def test_an_event_has_bytes_files_rate_and_time_left() -> None:
+    assert HALFWAY.event("progress") == {
+        "event": "progress",
+        "verb": "push mistral-500",
+        "movedBytes": 2 * GIB,
+        "skippedBytes": GIB // 2,
+        "totalBytes": 5 * GIB,
+        "files": 3,
+        "totalFiles": 10,
+        "bytesPerSecond": 120 * 1024**2,
+        "seconds": 20.0,
+        "secondsLeft": 21.3,
+    }
+
+
+def test_who_wants_no_progress_reads_only_remarks(capsys: pytest.CaptureFixture[str]) -> None:
+    progress = ShownProgress(form=Form.NONE, line_interval=0.001)
+    progress.begin("push", total_bytes=100, total_files=1)
+    time.sleep(0.02)
+    progress.note("a remark")
+    progress.end()
+    assert capsys.readouterr().err == "a remark\n"
+
+
+def test_by_default_a_person_gets_a_bar_a_log_lines_and_a_program_events(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verbosity, "for_program", True)
+    assert [wanted_form(can_draw) for can_draw in (True, False)] == [Form.BAR, Form.JSON]
+    monkeypatch.setattr(verbosity, "for_program", False)
+    assert [wanted_form(can_draw) for can_draw in (True, False)] == [Form.BAR, Form.LINES]
+    monkeypatch.setattr(verbosity, "progress", "none")
+    assert wanted_form(True) is Form.NONE

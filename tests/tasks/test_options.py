@@ -1,0 +1,113 @@
+"""When a task is tried again, and what it tells."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+from prefect import Task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import TaskRun
+from prefect.states import Failed
+
+from flexai import tasks
+from flexai.checkpoints import errors
+from flexai.checkpoints.errors import CheckpointError, NotFoundError, StorageUnavailableError
+from flexai.checkpoints.progress import NoProgress
+from flexai.checkpoints.storage.retry import Attempts, RetryPolicy
+from flexai.tasks.options import is_passing_failure, run_logger, telling
+from flexai.tasks.watcher import Watcher, watched_by
+
+EVERY_TASK = [getattr(tasks, name) for name in tasks.__all__]
+
+
+EVERY_ERROR = [
+    value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, CheckpointError)
+]
+
+
+def is_tried_again(error: BaseException) -> bool:
+    run = TaskRun(task_key="a-task", dynamic_key="0")
+    return is_passing_failure(None, run, Failed(data=error, message=str(error)))
+
+
+@pytest.mark.parametrize("kind", EVERY_ERROR, ids=lambda kind: kind.__name__)
+def test_only_a_store_that_was_unavailable_is_worth_another_try(kind: type[CheckpointError]) -> None:
+    assert is_tried_again(kind("it went wrong")) == issubclass(kind, StorageUnavailableError)
+
+
+@pytest.mark.parametrize("error", [ValueError("x"), KeyError("x"), OSError("x"), MemoryError()])
+def test_an_error_that_nobody_foresaw_is_not_tried_again(error: Exception) -> None:
+    assert not is_tried_again(error)
+
+
+@pytest.mark.parametrize("one", EVERY_TASK, ids=lambda one: one.name)
+def test_every_task_can_be_found_in_prefects_ui_and_keeps_no_result(one: Task[..., object]) -> None:
+    assert one.name == one.fn.__name__.replace("_", "-")
+    assert one.description and "\n" not in one.description
+    assert "flexai" in one.tags
+    assert one.task_run_name
+    assert one.cache_policy == NO_CACHE
+    assert one.persist_result is False
+
+
+@pytest.mark.parametrize("one", EVERY_TASK, ids=lambda one: one.name)
+def test_every_task_but_those_of_a_training_job_is_tried_again_with_growing_delays(one: Task[..., object]) -> None:
+    if one in {tasks.run_training, tasks.delete_training_job}:
+        assert one.retries == 0
+        return
+    assert one.retries == 3
+    assert one.retry_delay_seconds == [2, 4, 8]
+    assert one.retry_jitter_factor == 0.5
+    assert one.retry_condition_fn is is_passing_failure
+
+
+TAKES_TIME = {
+    tasks.push_checkpoint,
+    tasks.fetch_checkpoint,
+    tasks.export_checkpoint,
+    tasks.mirror_checkpoints,
+    tasks.verify_checkpoints,
+    tasks.scrub_store,
+    tasks.prune_checkpoints,
+    tasks.collect_garbage,
+    tasks.run_training,
+    tasks.delete_training_job,
+}
+"""Tasks that move bytes, or go over all checkpoints: no time fits them all."""
+
+
+@pytest.mark.parametrize("one", EVERY_TASK, ids=lambda one: one.name)
+def test_a_task_that_only_asks_or_changes_the_catalog_ends_after_five_minutes(one: Task[..., object]) -> None:
+    assert (one.timeout_seconds is None) == (one in TAKES_TIME)
+    assert one.timeout_seconds in {None, 300.0}
+
+
+def test_the_hint_of_an_error_is_logged_and_the_error_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+    logger = logging.getLogger("test")
+    with pytest.raises(NotFoundError), telling(logger):
+        raise NotFoundError("there is no checkpoint 'x'", hint="look elsewhere")
+    assert caplog.messages == ["there is no checkpoint 'x' (hint: look elsewhere)"]
+
+
+def test_an_error_without_a_hint_is_left_to_prefect(caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(CheckpointError), telling(logging.getLogger("test")):
+        raise CheckpointError("it went wrong")
+    assert caplog.messages == []
+
+
+def test_without_a_run_there_is_an_ordinary_logger() -> None:
+    assert run_logger().name == "prefect.flexai"
+
+
+def test_what_is_tried_again_is_logged_and_told_to_whoever_watches(caplog: pytest.LogCaptureFixture) -> None:
+    class Noting(NoProgress):
+        def note(self, message: str) -> None:
+            told.append(message)
+
+    told: list[str] = []
+    attempts = Attempts(RetryPolicy(sleep=lambda _: None))
+    with watched_by(Watcher(Noting())), telling(logging.getLogger("test")):
+        for _ in range(2):
+            attempts.failed(StorageUnavailableError("away"))
+    assert told == caplog.messages == ["away; trying again (3 of 8)"]
