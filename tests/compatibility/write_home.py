@@ -2,8 +2,8 @@
 
     python tests/compatibility/write_home.py path/to/flexai FOLDER
 
-FOLDER then holds ``home``, ``sources`` and ``shown``. The first and the last, packed as ``home-VERSION.tar.gz``, let later
-versions prove that they read and continue what this one has written (``test_older_homes.py``).
+FOLDER then holds ``home``, ``sources`` and ``shown``. The first and the last, packed as ``home-VERSION.tar.gz``, let
+later versions prove that they read and continue what this one has written (``test_older_homes.py``).
 """
 
 from __future__ import annotations
