@@ -177,10 +177,10 @@ def answers(url: str) -> bool:
 def run_flow() -> None:
     """Run the flow, showing what the training prints and what is captured, and leave its summary."""
     from flexai.flows.train_push_export import train_push_export
-    from flexai.flows.training_forms import ExportSpec, Metric, PushSpec, Selection, TrainingSpec
+    from flexai.flows.training_forms import ExportSpec, PushSpec, Selection, TrainingSpec
 
     training = TrainingSpec(name="digits", command=TRAIN)
-    push = PushSpec(name_template="{job}-{step}", select=Selection.BEST, metric=Metric.EVAL_LOSS)
+    push = PushSpec(name_template="{job}-{step}", select=Selection.BEST, metric="eval-loss")
     export = ExportSpec(storage_provider="demo-share", path_template="models/{name}")
     print(f"training  {training.name!r}: {shlex.join(training.command)}")
     print(f"push      {push.select} by {push.metric}, as {push.name_template!r}")

@@ -7,10 +7,11 @@ from datetime import UTC, datetime, timedelta
 from prefect import flow
 from pydantic import Field, field_validator, model_validator
 
+from flexai.checkpoints.choosing import Metric, MetricName
 from flexai.checkpoints.documents import Document
 from flexai.checkpoints.errors import UsageError
 from flexai.checkpoints.service.prune import PruneScope
-from flexai.checkpoints.service.retention import Metric, RetentionPolicy
+from flexai.checkpoints.service.retention import RetentionPolicy
 from flexai.flows.flow_options import OPTIONS, rename_run
 from flexai.flows.forms import CheckpointReference, NotEmpty, Request, Span, span_of
 from flexai.tasks.prune import prune_checkpoints, summary_of
@@ -42,7 +43,7 @@ class RetentionRequest(Request):
     keep_best: int = Field(
         default=1, ge=0, le=_MOST, title="Keep the best", description="How many of each group; 0 for no such rule."
     )
-    metric: Metric = Field(default=Metric.EVAL_LOSS, title="Best by", description="What the best ones have least of.")
+    metric: MetricName = Field(default="eval-loss", title="Best by", description="What the best ones have least of.")
     keep_every_steps: int = Field(
         default=0,
         ge=0,
@@ -113,7 +114,7 @@ class RetentionRequest(Request):
         return RetentionPolicy(
             keep_last=self.keep_last,
             keep_best=self.keep_best,
-            metric=self.metric,
+            metric=Metric.named(self.metric),
             keep_every_steps=self.keep_every_steps,
             keep_every=span_of(self.keep_every) or _NO_TIME,
             keep_within=span_of(self.keep_within) or _NO_TIME,

@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from typing import Any, TypeAlias
 
+from flexai.checkpoints.choosing import EVAL_LOSS, TRAIN_LOSS, Metric, best, latest
 from flexai.checkpoints.errors import NotFoundError, UsageError
 from flexai.checkpoints.names import name_key, parse_name
 from flexai.flows.templates import name_part, render
-from flexai.flows.training_forms import Metric, PushSpec, Selection
+from flexai.flows.training_forms import PushSpec, Selection
 
-Row: TypeAlias = Mapping[str, Any]
+CapturedDocument: TypeAlias = Mapping[str, Any]
 """A captured checkpoint as ``flexai training checkpoints --json`` prints it."""
 
 ROOT_NAME = "final"
 """What templates call the checkpoint that a job's output directory itself is."""
 
-_COLUMNS = {Metric.EVAL_LOSS: "evalLoss", Metric.TRAIN_LOSS: "trainLoss"}
+_FIELDS = {EVAL_LOSS: "evalLoss", TRAIN_LOSS: "trainLoss"}
 
 
-def select_checkpoints(rows: Sequence[Row], spec: PushSpec, *, job: str) -> list[Row]:
+def select_checkpoints(rows: Sequence[CapturedDocument], spec: PushSpec, *, job: str) -> list[CapturedDocument]:
     """Choose among a job's checkpoints, which come in the order of their capture.
 
     Raises NotFoundError where nothing is left to choose from.
     """
-    whole: dict[tuple[str, str], Row] = {}
+    whole: dict[tuple[str, str], CapturedDocument] = {}
     for row in rows:
         if row["status"] == "available":
             key = (row["node"], row["name"])
@@ -44,17 +45,16 @@ def select_checkpoints(rows: Sequence[Row], spec: PushSpec, *, job: str) -> list
     if spec.select is Selection.ALL:
         return fitting
     if spec.select is Selection.LATEST:
-        return [max(reversed(fitting), key=lambda row: -1 if row["step"] is None else row["step"])]
-    column = _COLUMNS[spec.metric]
-    measured = [row for row in fitting if row[column] is not None and math.isfinite(row[column])]
-    if not measured:
-        raise NotFoundError(
-            f"no checkpoint of training job {job!r} tells its {spec.metric}, so none is best", hint=hint
-        )
-    return [min(reversed(measured), key=lambda row: float(row[column]))]
+        chosen = latest(fitting, itemgetter("step"))
+    else:
+        chosen = best(fitting, Metric.named(spec.metric), lambda row, metric: row[_FIELDS[metric]])
+    if chosen is None:
+        what = Metric.named(spec.metric).words
+        raise NotFoundError(f"no checkpoint of training job {job!r} tells its {what}, so none is best", hint=hint)
+    return [chosen]
 
 
-def name_checkpoints(selected: Sequence[Row], spec: PushSpec, *, job: str) -> dict[str, str]:
+def name_checkpoints(selected: Sequence[CapturedDocument], spec: PushSpec, *, job: str) -> dict[str, str]:
     """The name that each selected checkpoint is to be pushed under, by its UUID.
 
     Raises InvalidNameError for a name that breaks the naming rules, UsageError for one that two checkpoints would get.
@@ -72,7 +72,7 @@ def name_checkpoints(selected: Sequence[Row], spec: PushSpec, *, job: str) -> di
     return names
 
 
-def fields_of(row: Row, job: str) -> dict[str, str | int]:
+def fields_of(row: CapturedDocument, job: str) -> dict[str, str | int]:
     """What templates may say about a captured checkpoint."""
     folder = name_part(row["name"]) or ROOT_NAME
     step = folder if row["step"] is None else int(row["step"])

@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, TypeAlias
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
+from flexai.checkpoints.choosing import MetricName
 from flexai.checkpoints.errors import UsageError
 from flexai.checkpoints.names import RESERVED_NAMES, VARIABLE_PATTERN, is_variable, parse_name, parse_reference
 from flexai.flows.connection_field import Connection
@@ -43,13 +44,6 @@ class Selection(StrEnum):
     BEST = "best"
     LATEST = "latest"
     ALL = "all"
-
-
-class Metric(StrEnum):
-    """What the best checkpoint has least of."""
-
-    EVAL_LOSS = "eval loss"
-    TRAIN_LOSS = "train loss"
 
 
 class TrainingSpec(Request):
@@ -149,10 +143,10 @@ class PushSpec(Request):
     select: Selection = Field(
         default=Selection.BEST,
         title="Which",
-        description="The best one, the latest (with the highest step), or all. Where attempts of the job wrote one"
-        " folder more than once, the newest counts.",
+        description="The best one, the latest (the highest step; where one tells none, what was captured last), or all."
+        " Where attempts of the job wrote one folder more than once, the newest counts.",
     )
-    metric: Metric = Field(default=Metric.EVAL_LOSS, title="Best by", description="The best one has the least of it.")
+    metric: MetricName = Field(default="eval-loss", title="Best by", description="The best one has the least of it.")
     only_inference_ready: bool = Field(
         default=False,
         title="Only inference ready",
@@ -163,6 +157,12 @@ class PushSpec(Request):
         title="Only resumable",
         description="Leave out checkpoints that do not hold all that training needs to go on.",
     )
+
+    @field_validator("metric", mode="before")
+    @classmethod
+    def _takes_the_earlier_spelling(cls, name: object) -> object:
+        # Schedules that were made before metrics had one spelling hold "eval loss".
+        return name.replace(" ", "-") if isinstance(name, str) else name
 
     @model_validator(mode="after")
     def _makes_names(self) -> PushSpec:

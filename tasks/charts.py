@@ -13,6 +13,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 
+from flexai.checkpoints.choosing import best_by_any_metric
+
 WIDTH, HEIGHT = 760, 380
 _LEFT, _RIGHT, _TOP, _BOTTOM = 74, 24, 58, 52
 _TICKS = 6
@@ -51,13 +53,9 @@ class Point:
 
 
 def best_of(points: Iterable[Point]) -> Point | None:
-    """The point with the lowest eval loss, or train loss where none has an eval loss; of equals the latest step."""
-    known = sorted(points, key=lambda point: -point.step)
-    for name in ("eval_loss", "train_loss"):
-        measured = [(value, point) for point in known if _is_number(value := getattr(point, name))]
-        if measured:
-            return min(measured, key=lambda entry: entry[0])[1]
-    return None
+    """The point with the lowest eval loss, or train loss where none has an eval loss; of equals the earliest step."""
+    by_step = sorted(points, key=lambda point: point.step)
+    return best_by_any_metric(by_step, lambda point, metric: metric.of(point))
 
 
 def loss_chart(points: Iterable[Point], *, title: str) -> str:

@@ -141,7 +141,7 @@ def test_what_makes_sense_is_taken_by_the_form_and_by_the_flow(flow: Flow[Any, A
         (train_push_export, training(name="x" * 63)),
         (train_push_export, training(env={"WANDB_MODE": "", "a.b-c_1": "x y"}, secrets={"HF_TOKEN": "hf-token"})),
         (train_push_export, pushing(name_template="{checkpoint}", select="all")),
-        (train_push_export, pushing(name_template="{step:08d}-x", metric="train loss")),
+        (train_push_export, pushing(name_template="{step:08d}-x", metric="train-loss")),
         (train_push_export, exporting(approval={"timeout_hours": 1}, overwrite=True)),
         (train_push_export, exporting(path_template="{job}/{{runs}}/{step:08d}/{id}")),
         (alert, {"title": "two damaged contents"}),

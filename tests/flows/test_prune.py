@@ -11,8 +11,9 @@ import pytest
 from prefect.utilities.callables import parameter_schema
 from pydantic import ValidationError
 
+from flexai.checkpoints.choosing import TRAIN_LOSS
 from flexai.checkpoints.service.prune import PruneScope
-from flexai.checkpoints.service.retention import Metric, RetentionPolicy
+from flexai.checkpoints.service.retention import RetentionPolicy
 from flexai.flows.prune import RetentionRequest, retention
 from flexai.tasks import list_checkpoints, push_checkpoint
 from tests.flows.conftest import RunDeployed
@@ -76,7 +77,7 @@ def test_the_form_has_bounds_enumerations_and_examples() -> None:
     assert (fields["keep_last"]["minimum"], fields["keep_last"]["default"]) == (0, 3)
     assert fields["keep_within"]["pattern"]
     assert fields["jobs"]["examples"] and fields["pushed"]["examples"]
-    assert schema()["definitions"]["Metric"]["enum"] == ["eval-loss", "train-loss"]
+    assert fields["metric"]["enum"] == ["eval-loss", "train-loss"]
 
 
 def test_no_rule_at_all_is_refused() -> None:
@@ -105,7 +106,7 @@ def test_what_is_filled_in_is_what_is_meant() -> None:
     assert request.scope() == PruneScope(jobs=("train",), pushed=("nightly-*",))
     assert request.policy() == RetentionPolicy(
         keep_best=2,
-        metric=Metric.TRAIN_LOSS,
+        metric=TRAIN_LOSS,
         keep_every_steps=1000,
         keep_every=timedelta(days=7),
         keep_within=timedelta(hours=36),

@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flexai.checkpoints.errors import InvalidNameError, NotFoundError, UsageError
-from flexai.flows.selection import Row, name_checkpoints, select_checkpoints
-from flexai.flows.training_forms import Metric, PushSpec, Selection
+from flexai.flows.selection import CapturedDocument, name_checkpoints, select_checkpoints
+from flexai.flows.training_forms import PushSpec, Selection
 
 
-def row(name: str, **fields: Any) -> Row:
+def row(name: str, **fields: Any) -> CapturedDocument:
     """A captured checkpoint; one that can be used unless told otherwise."""
     defaults: dict[str, Any] = {"node": "0", "step": None, "trainLoss": None, "evalLoss": None}
     usable = {"status": "available", "inferenceReady": True, "resumable": True}
@@ -30,17 +30,22 @@ ROWS = [
 ]
 
 
-def selected(rows: list[Row] = ROWS, **spec: Any) -> list[str]:
+def selected(rows: list[CapturedDocument] = ROWS, **spec: Any) -> list[str]:
     return [found["name"] for found in select_checkpoints(rows, PushSpec(**spec), job="digits")]
 
 
 def test_the_best_one_has_the_lowest_loss_that_counts() -> None:
     assert selected() == ["checkpoint-20"]
-    assert selected(metric=Metric.TRAIN_LOSS) == ["checkpoint-10"]
+    assert selected(metric="train-loss") == ["checkpoint-10"]
 
 
 def test_the_latest_one_has_the_highest_step() -> None:
-    assert selected(select=Selection.LATEST) == ["checkpoint-30"]
+    assert selected([*ROWS[:3], row("checkpoint-25", step=25)], select=Selection.LATEST) == ["checkpoint-30"]
+
+
+def test_what_tells_no_step_is_the_latest_where_it_was_captured_last() -> None:
+    assert selected(select=Selection.LATEST) == [""]
+    assert selected([ROWS[3], *ROWS[:3]], select=Selection.LATEST) == ["checkpoint-30"]
 
 
 def test_where_none_tells_its_step_the_latest_is_the_one_that_was_captured_last() -> None:
@@ -57,8 +62,8 @@ def test_what_is_not_fit_for_its_purpose_is_left_out() -> None:
     assert selected(only_inference_ready=True, only_resumable=True, select=Selection.ALL) == ["checkpoint-10"]
 
 
-def test_of_equals_the_newest_is_best() -> None:
-    assert selected([row("a", evalLoss=0.1), row("b", evalLoss=0.1), row("c", evalLoss=0.2)]) == ["b"]
+def test_of_equals_the_earlier_is_best() -> None:
+    assert selected([row("a", evalLoss=0.1), row("b", evalLoss=0.1), row("c", evalLoss=0.2)]) == ["a"]
 
 
 def test_only_whole_checkpoints_count() -> None:
@@ -96,7 +101,7 @@ def test_the_best_is_never_worse_than_another(losses: list[float], missing: bool
         assert best["evalLoss"] == min(finite)
 
 
-def names(rows: list[Row], template: str) -> list[str]:
+def names(rows: list[CapturedDocument], template: str) -> list[str]:
     return list(name_checkpoints(rows, PushSpec(name_template=template), job="digits").values())
 
 

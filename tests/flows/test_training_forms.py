@@ -14,8 +14,12 @@ COMMAND = ["python", "train.py"]
 
 def test_the_defaults_push_the_best_checkpoint_by_its_eval_loss() -> None:
     spec = PushSpec()
-    assert (spec.select, spec.metric.value, spec.name_template) == ("best", "eval loss", "{job}-{checkpoint}")
+    assert (spec.select, spec.metric, spec.name_template) == ("best", "eval-loss", "{job}-{checkpoint}")
     assert not (spec.only_inference_ready or spec.only_resumable)
+
+
+def test_a_schedule_that_spells_a_metric_as_earlier_versions_did_is_understood() -> None:
+    assert PushSpec.model_validate({"metric": "train loss"}).metric == "train-loss"
 
 
 @pytest.mark.parametrize("name", ["digits", "digits-{date}", "digits_{date}-{time}"])

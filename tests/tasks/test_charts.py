@@ -83,9 +83,9 @@ def test_a_long_training_makes_a_short_picture() -> None:
     assert len(svg) < 30_000
 
 
-def test_the_best_has_the_lowest_eval_loss_and_of_equals_the_latest_step() -> None:
+def test_the_best_has_the_lowest_eval_loss_and_of_equals_the_earliest_step() -> None:
     points = [Point(1, 0.1, 2.0), Point(2, 0.2, 1.0), Point(3, 0.3, 1.0), Point(4, 0.0)]
-    assert best_of(points) == points[2]
+    assert best_of(points) == points[1]
     assert best_of([Point(1, 0.2), Point(2, 0.1)]) == Point(2, 0.1)
 
 

@@ -264,6 +264,16 @@ def test_no_rule_touches_nothing(machine: Machine, job: TrainingJob) -> None:
     assert len(alive(machine)) == 2
 
 
+def test_what_a_running_job_would_resume_is_its_latest_by_step_whatever_was_captured_last(machine: Machine) -> None:
+    running = run_job(machine, "running").job
+    (first,) = captures(machine, running, 1, step=900)
+    (second,) = captures(machine, running, 1, first=2, step=100)
+    policy = RetentionPolicy(keep_every_steps=10_000, drop_last=True, drop_best=True)
+    report = prune(machine.system, policy, apply=True)
+    assert reasons(report, first) == [Rule.IN_USE]
+    assert (report.deleted, alive(machine)) == ((second.id,), {first.id})
+
+
 Change = Callable[[Machine, Checkpoint], object]
 
 

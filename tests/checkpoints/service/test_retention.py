@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flexai.checkpoints.choosing import EVAL_LOSS, METRICS, TRAIN_LOSS, in_order
 from flexai.checkpoints.errors import UsageError
 from flexai.checkpoints.service.retention import (
     BlobUse,
-    Metric,
     RetentionPlan,
     RetentionPolicy,
     RetentionRow,
@@ -69,18 +69,27 @@ def test_the_last_ones_stay() -> None:
     assert kept(TEN, keep_last=100) == list(range(1, 11))
 
 
-def test_the_last_ones_are_those_captured_last_whatever_their_steps() -> None:
-    resumed = [*TEN, row(11, step=50)]
-    assert kept(resumed, keep_last=1) == [11]
+def test_the_last_ones_are_those_of_the_highest_steps() -> None:
+    resumed = [*TEN, row(11, step=50), row(12, step=1000)]
+    assert kept(resumed, keep_last=3) == [9, 10, 12]
+
+
+def test_of_those_that_tell_no_step_the_last_ones_were_captured_last() -> None:
+    assert kept([row(number, step=None) for number in (1, 2, 3)], keep_last=2) == [2, 3]
+    assert kept([*TEN, row(11, step=None)], keep_last=1) == [11]
+
+
+def test_the_last_of_pushed_ones_were_made_last_whatever_their_steps() -> None:
+    assert kept([row(number, sequence=0, step=100 - number) for number in (1, 2, 3)], keep_last=2) == [2, 3]
 
 
 def test_the_best_ones_stay_by_either_metric() -> None:
     assert kept(TEN, keep_best=2) == [6, 7]
-    assert kept(TEN, keep_best=2, metric=Metric.TRAIN_LOSS) == [9, 10]
+    assert kept(TEN, keep_best=2, metric=TRAIN_LOSS) == [9, 10]
 
 
-def test_of_equally_good_ones_the_newest_stays() -> None:
-    assert kept([row(1, eval_loss=1.0), row(2, eval_loss=1.0), row(3, eval_loss=2.0)], keep_best=1) == [2]
+def test_of_equally_good_ones_the_earlier_stays() -> None:
+    assert kept([row(1, eval_loss=1.0), row(2, eval_loss=1.0), row(3, eval_loss=2.0)], keep_best=1) == [1]
 
 
 @pytest.mark.parametrize("nothing", [None, float("nan"), float("inf")])
@@ -296,7 +305,7 @@ def policies(draw: st.DrawFn) -> RetentionPolicy:
     switches: dict[str, Any] = {
         name: draw(st.booleans()) for name in ("keep_exported", "include_failed", "drop_last", "drop_best")
     }
-    return RetentionPolicy(**_rules(draw, minimum=1), **switches, metric=draw(st.sampled_from(Metric)))
+    return RetentionPolicy(**_rules(draw, minimum=1), **switches, metric=draw(st.sampled_from(METRICS)))
 
 
 @given(catalogs(), policies(), st.randoms(use_true_random=False))
@@ -348,9 +357,10 @@ def test_what_must_stay_stays(catalog: tuple[list[RetentionRow], dict[str, BlobU
         for group in gone.groups:
             others = [one for one in rows if group in one.groups and one.is_available]
             if gone.is_available and not policy.drop_last:
-                assert max(others, key=lambda one: one.place) != gone
-            measured = [loss for one in others if (loss := one.loss(Metric.EVAL_LOSS)) is not None]
-            own = gone.loss(Metric.EVAL_LOSS)
+                captures = sorted(others, key=lambda one: one.place)
+                assert in_order(captures, lambda one: one.step if one.sequence else None)[-1] != gone
+            measured = [loss for one in others if (loss := one.value(EVAL_LOSS)) is not None]
+            own = gone.value(EVAL_LOSS)
             if gone.is_available and not policy.drop_best and own is not None:
                 assert min(measured) < own or measured.count(own) > 1
 

@@ -158,8 +158,8 @@ def test_a_year_of_training_stays_within_bounds_and_loses_nothing_that_counts(se
             assert bool(after) == bool(before)
             if not before:
                 continue
-            assert max(before, key=lambda one: one.sequence) in after
-            best = min(before, key=lambda one: (one.eval_loss is None, one.eval_loss, -one.sequence))
+            assert max(before, key=lambda one: (one.step or 0, one.sequence)) in after
+            best = min(before, key=lambda one: (one.eval_loss is None, one.eval_loss, one.sequence))
             assert best.eval_loss is None or best in after
             reached = max(one.step or 0 for one in before)
             marked = sum(one.is_protected or one.is_exported for one in before)

@@ -623,6 +623,13 @@ def test_latest_and_best_are_chosen_among_the_resumable_checkpoints_of_the_job(m
     assert run(machine, "exit(1)", checkpoint="Latest").input_checkpoint_id == by_step[4]
 
 
+def test_the_latest_has_the_highest_step_whatever_was_captured_last(machine: Machine) -> None:
+    saves = "\n".join(f"step = {step}; {SAVE}; time.sleep(0.3)" for step in (10, 5))
+    run(machine, f"{saves}\nexit(1)")
+    assert [checkpoint.facts.step for checkpoint in captured(machine)] == [10, 5]
+    assert run(machine, "exit(1)", checkpoint="latest").input_checkpoint_id == captured(machine)[0].id
+
+
 def test_the_best_of_a_job_without_one_is_refused(machine: Machine) -> None:
     with pytest.raises(NotFoundError, match="no checkpoints yet"):
         run(machine, "", checkpoint="best")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from flexai.checkpoints.catalog.claims import Claim
 from flexai.checkpoints.catalog.database import Database, Record, Transaction
+from flexai.checkpoints.choosing import latest
 from flexai.checkpoints.errors import ConflictError
 
 
@@ -98,12 +99,14 @@ def _running(transaction: Transaction) -> list[Record]:
 
 
 def _latest_to_resume_from(transaction: Transaction, job_id: str) -> str | None:
-    found: str | None = transaction.value(
+    """What ``training run --checkpoint latest`` would take."""
+    found = transaction.rows(
         """
-        SELECT id FROM checkpoints
+        SELECT id, step FROM checkpoints
         WHERE job_id = :job_id AND deleted_at IS NULL AND status = 'available' AND resumable = TRUE
-        ORDER BY sequence DESC LIMIT 1
+        ORDER BY sequence
         """,
         job_id=job_id,
     )
-    return found
+    last = latest(found, lambda row: row[1])
+    return None if last is None else str(last[0])

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from flexai.checkpoints.catalog.jobs import BegunJob
+from flexai.checkpoints.choosing import EVAL_LOSS, best, latest
 from flexai.checkpoints.documents import human_size
 from flexai.checkpoints.errors import (
     CheckpointError,
@@ -398,7 +399,7 @@ class _Salvaged:
 def choose_checkpoint(system: System, job: TrainingJob, which: str) -> Checkpoint | None:
     """The ``latest`` or ``best`` resumable checkpoint of a job; for ``latest`` None where there is none.
 
-    The best one has the lowest eval loss, and of several the newest. Raises NotFoundError where none is the best.
+    The best one is that by its eval loss. Raises NotFoundError where none is the best.
     """
     resumable = [
         checkpoint
@@ -406,15 +407,14 @@ def choose_checkpoint(system: System, job: TrainingJob, which: str) -> Checkpoin
         if checkpoint.status is CheckpointStatus.AVAILABLE and checkpoint.facts.resumable
     ]
     if which == LATEST:
-        return resumable[-1] if resumable else None
-    measured = [(checkpoint.facts.eval_loss, -checkpoint.sequence, checkpoint) for checkpoint in resumable]
-    ranked = sorted((entry for entry in measured if entry[0] is not None), key=lambda entry: entry[:2])
-    if not ranked:
+        return latest(resumable, lambda checkpoint: checkpoint.facts.step)
+    found = best(resumable, EVAL_LOSS, lambda checkpoint, metric: metric.of(checkpoint.facts))
+    if found is None:
         raise NotFoundError(
             f"training job {job.name!r} has no resumable checkpoint with an eval loss, so none is its best",
-            hint=f"flexai training checkpoints {job.name} shows what there is; {LATEST!r} takes the newest",
+            hint=f"flexai training checkpoints {job.name} shows what there is; {LATEST!r} takes the latest",
         )
-    return ranked[0][2]
+    return found
 
 
 def _capture(system: System, job: TrainingJob, found: Found, facts: TrainingFacts) -> Checkpoint:

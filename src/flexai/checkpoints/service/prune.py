@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from fnmatch import fnmatchcase
+from operator import itemgetter
 from typing import TypeAlias
 
 from flexai.checkpoints.catalog.claims import Claim
@@ -14,6 +15,7 @@ from flexai.checkpoints.catalog.database import Record, Transaction
 from flexai.checkpoints.catalog.jobs import parse_job_reference
 from flexai.checkpoints.catalog.retention_queries import Candidates, check_some_stay, check_unused, read_candidates
 from flexai.checkpoints.catalog.times import from_text
+from flexai.checkpoints.choosing import EVAL_LOSS, TRAIN_LOSS, latest
 from flexai.checkpoints.documents import Document, human_size
 from flexai.checkpoints.errors import ConflictError, NotFoundError
 from flexai.checkpoints.models import Checkpoint, CheckpointKind, CheckpointStatus, now
@@ -23,7 +25,6 @@ from flexai.checkpoints.service.retention import (
     BlobUse,
     Decision,
     Group,
-    Metric,
     RetentionPlan,
     RetentionPolicy,
     RetentionRow,
@@ -148,8 +149,8 @@ def _decision_document(decision: Decision, spared: Mapping[str, str]) -> Documen
         "spared": spared.get(row.id, ""),
         "status": row.status,
         "step": row.step,
-        "trainLoss": row.loss(Metric.TRAIN_LOSS),
-        "evalLoss": row.loss(Metric.EVAL_LOSS),
+        "trainLoss": row.value(TRAIN_LOSS),
+        "evalLoss": row.value(EVAL_LOSS),
         "size": human_size(row.size),
         "sizeBytes": row.size,
         "freedBytes": decision.freed_bytes,
@@ -158,11 +159,15 @@ def _decision_document(decision: Decision, spared: Mapping[str, str]) -> Documen
 
 
 def _rows(found: Candidates, patterns: Sequence[str]) -> list[RetentionRow]:
-    latest: dict[str, Record] = {}
-    for row in found.rows:
+    resumable: dict[str, list[Record]] = defaultdict(list)
+    for row in sorted(found.rows, key=lambda row: row["sequence"]):
         if row["job_id"] in found.running and row["status"] == CheckpointStatus.AVAILABLE and row["resumable"]:
-            latest[row["job_id"]] = max(latest.get(row["job_id"], row), row, key=lambda one: one["sequence"])
-    resumed = {row["id"]: f"job {found.running[job_id]!r} would resume" for job_id, row in latest.items()}
+            resumable[row["job_id"]].append(row)
+    resumed = {
+        last["id"]: f"job {found.running[job_id]!r} would resume"
+        for job_id, fit in resumable.items()
+        if (last := latest(fit, itemgetter("step"))) is not None
+    }
     rows = []
     for row in found.rows:
         groups = _groups(row, patterns)

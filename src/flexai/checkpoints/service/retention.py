@@ -15,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import TypeAlias
 
+from flexai.checkpoints.choosing import EVAL_LOSS, Metric, best_by_any_metric, in_order, latest, ranked
 from flexai.checkpoints.errors import UsageError
 from flexai.checkpoints.models import CheckpointStatus
 
@@ -22,18 +23,6 @@ Group: TypeAlias = str
 """Whatever tells one group from another."""
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
-
-class Metric(StrEnum):
-    """What the best checkpoint has least of."""
-
-    EVAL_LOSS = "eval-loss"
-    TRAIN_LOSS = "train-loss"
-
-    @property
-    def words(self) -> str:
-        """As a sentence has it."""
-        return self.replace("-", " ")
 
 
 class Rule(StrEnum):
@@ -90,7 +79,7 @@ class RetentionRow:
 
     @property
     def place(self) -> tuple[int, datetime, str]:
-        """Orders the checkpoints of a group by their making."""
+        """Orders the checkpoints of a group by their capture or creation."""
         return self.sequence, self.created_at, self.id
 
     @property
@@ -98,9 +87,9 @@ class RetentionRow:
         """Whether it can be used."""
         return self.status == CheckpointStatus.AVAILABLE
 
-    def loss(self, metric: Metric) -> float | None:
+    def value(self, metric: Metric) -> float | None:
         """What it tells of a metric; None for nothing, and for what is no number."""
-        found = self.eval_loss if metric is Metric.EVAL_LOSS else self.train_loss
+        found = metric.of(self)
         return None if found is None or not math.isfinite(found) else found
 
 
@@ -118,10 +107,10 @@ class RetentionPolicy:
     """The rules. What one of them keeps is kept."""
 
     keep_last: int = 0
-    """The last N of a group."""
+    """The latest N of a group."""
     keep_best: int = 0
     """The best N of a group by ``metric``."""
-    metric: Metric = Metric.EVAL_LOSS
+    metric: Metric = EVAL_LOSS
     keep_every_steps: int = 0
     """At each multiple of this step, the first checkpoint at or after it."""
     keep_every: timedelta = timedelta(0)
@@ -231,7 +220,7 @@ def plan_retention(
     for group in sorted(groups):
         available = [row for row in groups[group] if row.is_available]
         if available and not any(reasons[row.id] for row in available):
-            reasons[available[-1].id].add(Reason(Rule.NEVER_EMPTY, "or none would be left"))
+            reasons[in_order(available, _step)[-1].id].add(Reason(Rule.NEVER_EMPTY, "or none would be left"))
     gone = [row.id for row in ordered if not reasons[row.id]]
     freed = _freed_bytes(blobs, gone)
     return RetentionPlan(
@@ -264,10 +253,10 @@ def _reasons_to_keep(members: Sequence[RetentionRow], policy: RetentionPolicy, n
     yield from _by_age(members, policy, now)
     if policy.keep_last:
         reason = Reason(Rule.LAST_N, f"last {policy.keep_last}")
-        yield from ((row, reason) for row in available[-policy.keep_last :])
+        yield from ((row, reason) for row in in_order(available, _step)[-policy.keep_last :])
     if policy.keep_best:
         reason = Reason(Rule.BEST_N, f"best {policy.keep_best} ({policy.metric.words})")
-        yield from ((row, reason) for row in _ranked(available, policy.metric)[: policy.keep_best])
+        yield from ((row, reason) for row in ranked(available, policy.metric, RetentionRow.value)[: policy.keep_best])
     if policy.keep_every_steps:
         reason = Reason(Rule.EVERY_STEPS, f"every {policy.keep_every_steps} steps")
         yield from ((row, reason) for row in _first_at_steps(available, policy.keep_every_steps))
@@ -300,12 +289,6 @@ def _by_age(members: Iterable[RetentionRow], policy: RetentionPolicy, now: datet
             yield row, Reason(Rule.SINCE, f"since {policy.keep_since.astimezone(UTC):%Y-%m-%dT%H:%MZ}")
 
 
-def _ranked(available: Sequence[RetentionRow], metric: Metric) -> list[RetentionRow]:
-    """Those that tell a metric, the best first and of equals the newest."""
-    measured = [(loss, row) for row in reversed(available) if (loss := row.loss(metric)) is not None]
-    return [row for _, row in sorted(measured, key=lambda entry: entry[0])]
-
-
 def _first_at_steps(available: Iterable[RetentionRow], interval: int) -> Iterable[RetentionRow]:
     """At each multiple of the interval the first one at or after it; of one step written twice, the newest.
 
@@ -333,21 +316,21 @@ def _first_in_time(available: Iterable[RetentionRow], interval: timedelta) -> It
 def _never_dropped(available: Sequence[RetentionRow], policy: RetentionPolicy) -> _Kept:
     """A group's last and best one, and those that ``--checkpoint latest`` and ``best`` would start from."""
     resumable = [row for row in available if row.resumable]
+    chosen = []
     if not policy.drop_last:
-        yield from _first_of(reversed(available), reversed(resumable), Rule.LAST)
+        chosen.append((Rule.LAST, latest(available, _step), latest(resumable, _step)))
     if not policy.drop_best:
-        best, best_resumable = (
-            _ranked(found, Metric.EVAL_LOSS) or _ranked(found, Metric.TRAIN_LOSS) for found in (available, resumable)
-        )
-        yield from _first_of(best, best_resumable, Rule.BEST)
+        value = RetentionRow.value
+        chosen.append((Rule.BEST, best_by_any_metric(available, value), best_by_any_metric(resumable, value)))
+    for rule, row, to_resume_from in chosen:
+        if row is not None:
+            yield row, Reason(rule, f"the {rule.value} one")
+        if to_resume_from is not None and to_resume_from is not row:
+            yield to_resume_from, Reason(rule, f"the {rule.value} to resume from")
 
 
-def _first_of(every: Iterable[RetentionRow], resumable: Iterable[RetentionRow], rule: Rule) -> _Kept:
-    first, first_resumable = next(iter(every), None), next(iter(resumable), None)
-    if first is not None:
-        yield first, Reason(rule, f"the {rule.value} one")
-    if first_resumable is not None and first_resumable is not first:
-        yield first_resumable, Reason(rule, f"the {rule.value} to resume from")
+def _step(row: RetentionRow) -> int | None:
+    return row.step if row.sequence else None
 
 
 def _freed_bytes(blobs: Mapping[str, BlobUse], gone: Sequence[str]) -> dict[str, int]:

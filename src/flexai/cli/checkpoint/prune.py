@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import click
 
+from flexai.checkpoints.choosing import EVAL_LOSS, METRICS, Metric
 from flexai.checkpoints.documents import Document, duration, present, short_size
 from flexai.checkpoints.errors import UsageError
 from flexai.cli import terminal
@@ -42,8 +43,8 @@ _TITLES = ("ACTION", "CHECKPOINT", "AGE", "FREES", "WHY")
 )
 @click.option(
     "--metric",
-    type=click.Choice(["eval-loss", "train-loss"]),
-    default="eval-loss",
+    type=click.Choice([metric.name for metric in METRICS]),
+    default=EVAL_LOSS.name,
     show_default=True,
     help="What the best ones have least of.",
 )
@@ -103,12 +104,12 @@ def prune(
     flexai checkpoint prune --pushed 'nightly-*' --keep-every 1w --keep-last 7 --json
     """
     from flexai.checkpoints.service.prune import PruneScope
-    from flexai.checkpoints.service.retention import Metric, RetentionPolicy
+    from flexai.checkpoints.service.retention import RetentionPolicy
 
     policy = RetentionPolicy(
         keep_last=keep_last or 0,
         keep_best=keep_best or 0,
-        metric=Metric(metric),
+        metric=Metric.named(metric),
         keep_every_steps=keep_every_steps or 0,
         keep_every=_duration("--keep-every", keep_every),
         keep_within=_duration("--keep-within", keep_within),
