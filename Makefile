@@ -20,7 +20,7 @@ INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint format docs chaos bench install constraints clean
+.PHONY: help demo test lint format docs chaos bench size install constraints clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -49,6 +49,9 @@ chaos: $(INSTALLED) ## Kill the program at ROUNDS=200 random instants per scenar
 
 bench: $(INSTALLED) ## Race the peers, side by side, in one run
 	$(RUN) -m benchmarks $(ARGS)
+
+size: $(INSTALLED) ## Count modules, lines and classes (ARGS=". ../other" compares two checkouts)
+	@$(RUN) -m benchmarks.size $(ARGS)
 
 install: $(INSTALLED) ## Make the virtual environment, if it is not there or out of date
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Iterator, Mapping
 from html import escape
 from pathlib import Path
 from typing import Any
 
 from benchmarks.results import Result
-from benchmarks.table import to_markdown
+from benchmarks.table import COLUMNS, to_markdown
 
 PAGE = Path(__file__).parent.parent / "docs" / "performance.md"
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
@@ -49,7 +50,7 @@ def describe(machine: Mapping[str, Any], remark: str = "") -> str:
         f"Measured at {machine['at']} on {machine['cores']} cores ({machine['cpu']}), {machine['memory_gib']} GiB of "
         f"memory, {machine['system']}, Python {machine['python']}; load {machine['load']:.1f} when it began."
     )
-    return f"{words} {remark}".strip()
+    return textwrap.fill(f"{words} {remark}".strip(), COLUMNS, break_long_words=False, break_on_hyphens=False)
 
 
 def chart(result: Result) -> str:

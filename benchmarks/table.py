@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator
 
 from rich.console import Console
@@ -12,6 +13,9 @@ from benchmarks.results import Result, Spread
 
 _COLUMNS = ("wall s", "spread", "ratio", "CPU s", "span s", "server CPU", "peak MiB", "sent MiB", "got MiB", "requests")
 _MIB = 1024**2
+
+COLUMNS = 100
+"""Columns at which the lines of pages wrap."""
 
 
 def _figure(spread: Spread | None, unit: float = 1.0, digits: int = 2) -> str:
@@ -78,6 +82,12 @@ def print_result(result: Result, console: Console) -> None:
         console.print(Text(f"  {remark}", style=style))
 
 
+def _item(remark: str) -> str:
+    return textwrap.fill(
+        remark, COLUMNS, initial_indent="- ", subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+    )
+
+
 def to_markdown(result: Result) -> str:
     """A result as a section of a page."""
     body = list(rows(result))
@@ -92,5 +102,5 @@ def to_markdown(result: Result) -> str:
         lines.append("| " + " | ".join(cells) + " |")
     said = list(remarks(result))
     if said:
-        lines += ["", *(f"- {remark}" for remark in said)]
+        lines += ["", *(_item(remark) for remark in said)]
     return "\n".join(lines)

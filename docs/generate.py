@@ -10,6 +10,7 @@ import argparse
 import inspect
 import re
 import sys
+import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -23,14 +24,14 @@ from flexai.checkpoints.settings import RULES
 REFERENCE = Path(__file__).resolve().parent / "reference"
 MADE = "<!-- Made by `make docs` from the program itself: change the program, not this page. -->"
 WIDTH = 100
-"""Columns at which usage lines wrap, whatever terminal runs this."""
+"""Columns at which lines wrap, however wide the terminal is that runs this."""
 
 
 def cli_page() -> str:
     """Every command: usage, help, options."""
     from flexai.cli import cli
 
-    intro = "What a command exits with is on the page of [errors and exit codes](errors.md)."
+    intro = _wrapped("What a command exits with is on the page of [errors and exit codes](errors.md).")
     return _page("The `flexai` command", intro, *_command_sections(cli, _context(cli, "flexai", None)))
 
 
@@ -67,9 +68,11 @@ def errors_page() -> str:
     width = max(len(drawn) for drawn, _ in tree)
     return _page(
         "Errors and exit codes",
-        "A command that has done its work exits with 0. One that has not says why in one sentence, then `hint:`"
-        " and what to try next, and exits with its error's code. From Python: `flexai.checkpoints.errors` holds"
-        " the classes; each error has a `message`, a `hint` and an `exit_code`.",
+        _wrapped(
+            "A command that has done its work exits with 0. One that has not says why in one sentence, then `hint:`"
+            " and what to try next, and exits with its error's code. From Python: `flexai.checkpoints.errors` holds"
+            " the classes; each error has a `message`, a `hint` and an `exit_code`."
+        ),
         _fence("\n".join(f"{drawn:{width}}  {kind.exit_code:>3}" for drawn, kind in tree)),
         _table(
             ("error", "exit code", "meaning", "hint, unless the error has a closer one"),
@@ -97,8 +100,10 @@ def settings_page() -> str:
     home, config = setting_sources.DEFAULT_HOME, setting_sources.CONFIG_FILE
     return _page(
         "Settings",
-        f"A setting comes from its environment variable, else from its key in `{config}` in the home folder, else"
-        " it has its default. `flexai config show` prints the settings in force and where each came from.",
+        _wrapped(
+            f"A setting comes from its environment variable, else from its key in `{config}` in the home folder, else"
+            " it has its default. `flexai config show` prints the settings in force and where each came from."
+        ),
         _table(
             ("variable", f"key in `{config}`", "default", "meaning"),
             (
@@ -111,8 +116,10 @@ def settings_page() -> str:
                 for name, rule in RULES.items()
             ),
         ),
-        "Sizes are bytes, or a number with a unit: `64MiB` counts by 1024, `64MB` by 1000. Durations are seconds,"
-        " or a number with a unit: `90s`, `15m`, `24h`, `7d`, `2w`.",
+        _wrapped(
+            "Sizes are bytes, or a number with a unit: `64MiB` counts by 1024, `64MB` by 1000. Durations are seconds,"
+            " or a number with a unit: `90s`, `15m`, `24h`, `7d`, `2w`."
+        ),
     )
 
 
@@ -145,7 +152,12 @@ def _prose(help_text: str | None) -> Iterator[str]:
         if paragraph.startswith("\b"):
             yield _fence(paragraph.removeprefix("\b").strip("\n"))
         else:
-            yield " ".join(paragraph.split())
+            yield _wrapped(paragraph)
+
+
+def _wrapped(text: str) -> str:
+    """A paragraph in lines as long as those of the other pages."""
+    return textwrap.fill(" ".join(text.split()), WIDTH, break_long_words=False, break_on_hyphens=False)
 
 
 def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
