@@ -21,7 +21,7 @@ from sqlalchemy import ColumnDefault
 
 from flexai.checkpoints.catalog.catalog import Catalog
 from flexai.checkpoints.catalog.tables import metadata
-from flexai.checkpoints.catalog.times import to_text
+from flexai.checkpoints.models import to_text
 
 OF_A_JOB = 250
 """Checkpoints that a training job wrote."""

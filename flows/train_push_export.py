@@ -12,7 +12,8 @@ from prefect.utilities.asyncutils import run_coro_as_sync
 from pydantic import SecretStr
 
 from flexai.blocks import load_connection
-from flexai.checkpoints.catalog.reader import open_reader
+from flexai.checkpoints.catalog.catalog import Catalog
+from flexai.checkpoints.catalog.jobs import parse_job_reference
 from flexai.checkpoints.documents import Document
 from flexai.checkpoints.errors import NotFoundError, StorageUnavailableError, UsageError
 from flexai.checkpoints.models import JobStatus
@@ -140,11 +141,11 @@ def _export_all(places: Mapping[str, str], export: ExportSpec) -> dict[str, Docu
 
 def _is_exported(places: Mapping[str, str], storage_provider: str) -> bool:
     """Whether the catalog knows of all these exports, so that exporting again only looks whether all is there."""
-    with open_reader() as reader:
+    with Catalog.look() as catalog:
         return all(
             any(
                 (known.storage_provider, known.destination_path) == (storage_provider, place)
-                for known in reader.exports(checkpoint_id)
+                for known in catalog.checkpoints.exports_of(checkpoint_id)
             )
             for checkpoint_id, place in places.items()
         )
@@ -285,9 +286,9 @@ def _check_ahead(job: str, push: PushSpec, export: ExportSpec | None, logger: Lo
 def _start_from(training: TrainingSpec, job: str, logger: Logger) -> str:
     """The checkpoint to start from: what this job's broken attempt had reached, or else what was asked for."""
     try:
-        with open_reader() as reader:
-            known = reader.job(job)
-            captured = reader.captured_checkpoints(known.id)
+        with Catalog.look() as catalog:
+            known = catalog.jobs.get(parse_job_reference(job))
+            captured = catalog.checkpoints.list_captured(known.id)
     except NotFoundError:
         return training.checkpoint
     broken = {JobStatus.INTERRUPTED, JobStatus.STOPPED}

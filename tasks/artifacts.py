@@ -22,8 +22,8 @@ from prefect.context import FlowRunContext, TaskRunContext
 from prefect.settings import PREFECT_UI_URL
 from prefect.utilities.context import get_task_and_flow_run_ids
 
-from flexai.checkpoints.documents import CheckpointRow, human_size
-from flexai.checkpoints.models import Checkpoint, CheckpointKind
+from flexai.checkpoints.documents import human_size
+from flexai.checkpoints.models import Checkpoint, CheckpointKind, ListedCheckpoint
 from flexai.checkpoints.names import name_key
 from flexai.tasks.options import Logger
 
@@ -107,7 +107,7 @@ def create_table(
     return _attach(lambda: _create("table", key, data, description), logger)
 
 
-def catalog_table(rows: Iterable[CheckpointRow]) -> list[dict[str, str | int | float | bool | None]]:
+def catalog_table(rows: Iterable[ListedCheckpoint]) -> list[dict[str, str | int | float | bool | None]]:
     """Checkpoints of the catalog as the rows of :func:`create_table`."""
     return [
         {

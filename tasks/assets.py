@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from prefect.assets import Asset, AssetProperties
 from prefect.context import AssetContext
 
-from flexai.checkpoints.documents import JobRow, human_size
-from flexai.checkpoints.models import Checkpoint, CheckpointKind
+from flexai.checkpoints.documents import human_size
+from flexai.checkpoints.models import Checkpoint, CheckpointKind, TrainingJob
 from flexai.checkpoints.names import name_key
 from flexai.tasks import artifacts, events
 
@@ -63,7 +63,7 @@ def materialized(asset: Asset, upstream: Sequence[Asset]) -> None:
     events.emit(MATERIALIZED, AssetContext.asset_as_resource(asset), related=related, payload={})
 
 
-def checkpoint_materialized(checkpoint: Checkpoint, *, parent: Checkpoint | None, job: JobRow | None) -> None:
+def checkpoint_materialized(checkpoint: Checkpoint, *, parent: Checkpoint | None, job: TrainingJob | None) -> None:
     """A checkpoint is available: from the checkpoint it was pushed from, its job, or a place on a provider."""
     upstream = []
     source = checkpoint.source

@@ -5,7 +5,6 @@ from __future__ import annotations
 from prefect import task
 
 from flexai.blocks import load_connection
-from flexai.checkpoints.catalog.reader import open_reader
 from flexai.checkpoints.documents import Document, human_size
 from flexai.checkpoints.models import Checkpoint, CheckpointKind, CheckpointStatus
 from flexai.checkpoints.service.overview import Overview, overview
@@ -40,8 +39,7 @@ def report_catalog(newest: int = 20) -> Document:
     logger = run_logger()
     with telling(logger), System.open(connect=load_connection) as system:
         found = overview(system)
-        with open_reader(system.settings.effective_database_url) as reader:
-            rows = reader.pushed_checkpoints()
+        rows = system.catalog.checkpoints.list_pushed()
     artifacts.create_markdown(
         "catalog", describe_catalog(found, newest=newest), description=f"Store {found.location}", logger=logger
     )

@@ -13,10 +13,10 @@ from typing import Any
 
 from prefect.context import TaskRunContext
 
-from flexai.checkpoints.catalog.reader import open_reader
-from flexai.checkpoints.documents import JobRow, human_size
+from flexai.checkpoints.catalog.jobs import parse_job_reference
+from flexai.checkpoints.documents import human_size
 from flexai.checkpoints.errors import CheckpointError, NotFoundError, StorageUnavailableError
-from flexai.checkpoints.models import Checkpoint, CheckpointKind, CheckpointStatus
+from flexai.checkpoints.models import Checkpoint, CheckpointKind, CheckpointStatus, TrainingJob
 from flexai.checkpoints.names import parse_reference
 from flexai.checkpoints.service.export import ExportReport
 from flexai.checkpoints.service.system import System
@@ -150,9 +150,8 @@ class Reporter:
         with self._forgiving() as works:
             if not works:
                 return
-            with open_reader(self._system.settings.effective_database_url) as reader:
-                job = reader.job(job_id)
-                captured = reader.captured_checkpoints(job_id)
+            job = self._system.catalog.jobs.get_by_id(job_id)
+            captured = self._system.catalog.checkpoints.list_captured(job_id)
             if captured:
                 begun_with = self._find(job.input_checkpoint_id) if job.input_checkpoint_id else None
                 upstream = [assets.checkpoint_asset(begun_with)] if begun_with else []
@@ -203,15 +202,19 @@ class Reporter:
         return self._system.settings.effective_store
 
     def _story(self, checkpoint: Checkpoint) -> Story:
-        checkpoint_id = checkpoint.id
         parent = None
         if checkpoint.parent_id and checkpoint.kind is CheckpointKind.PUSHED:
             parent = self._find(checkpoint.parent_id)
-        with open_reader(self._system.settings.effective_database_url) as reader:
-            files, exports = reader.files(checkpoint_id), reader.exports(checkpoint_id)
-        return Story(checkpoint, files, exports, parent, self._job(checkpoint, parent))
+        known = self._system.catalog.checkpoints
+        return Story(
+            checkpoint,
+            known.list_files(checkpoint.id),
+            known.exports_of(checkpoint.id),
+            parent,
+            self._job(checkpoint, parent),
+        )
 
-    def _job(self, checkpoint: Checkpoint, parent: Checkpoint | None) -> JobRow | None:
+    def _job(self, checkpoint: Checkpoint, parent: Checkpoint | None) -> TrainingJob | None:
         """The job that a checkpoint comes from; None once that, or a checkpoint on the way, was deleted."""
         origin: Checkpoint | None = parent or checkpoint
         for _ in range(_MAX_ANCESTORS):
@@ -221,8 +224,7 @@ class Reporter:
         if origin is None or not origin.job_id:
             return None
         try:
-            with open_reader(self._system.settings.effective_database_url) as reader:
-                return reader.job(str(origin.job_id))
+            return self._system.catalog.jobs.get(parse_job_reference(origin.job_id))
         except NotFoundError:
             return None
 

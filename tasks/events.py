@@ -15,9 +15,9 @@ from prefect.context import FlowRunContext, TaskRunContext
 from prefect.events import emit_event
 from prefect.exceptions import EventTooLarge
 
-from flexai.checkpoints.documents import JobRow, human_size
+from flexai.checkpoints.documents import human_size
 from flexai.checkpoints.errors import CheckpointError
-from flexai.checkpoints.models import Checkpoint
+from flexai.checkpoints.models import Checkpoint, TrainingJob
 from flexai.checkpoints.names import parse_reference
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.service.verify import Damage
@@ -67,7 +67,7 @@ def emit_checkpoint(
     *,
     operation: str,
     store: str,
-    job: JobRow | None = None,
+    job: TrainingJob | None = None,
     destination: Destination | None = None,
     reason: str = "",
     facts: Mapping[str, Any] | None = None,
@@ -122,7 +122,7 @@ def emit_corruption(system: System, damaged: Sequence[Damage]) -> None:
     )
 
 
-def checkpoint_resource(checkpoint: Checkpoint, job: JobRow | None = None) -> Resource:
+def checkpoint_resource(checkpoint: Checkpoint, job: TrainingJob | None = None) -> Resource:
     """What automations match a checkpoint by."""
     return {
         "prefect.resource.id": f"flexai.checkpoint.{checkpoint.id}",
@@ -142,7 +142,7 @@ def store_resource(store_id: str, store: str) -> Resource:
     return {"prefect.resource.id": f"flexai.store.{store_id}", "prefect.resource.name": store}
 
 
-def checkpoint_payload(checkpoint: Checkpoint, job: JobRow | None) -> dict[str, Any]:
+def checkpoint_payload(checkpoint: Checkpoint, job: TrainingJob | None) -> dict[str, Any]:
     """All that is known of a checkpoint but its files, in the words of its document."""
     facts = checkpoint.facts
     return {
@@ -175,7 +175,9 @@ def checkpoint_payload(checkpoint: Checkpoint, job: JobRow | None) -> dict[str, 
     }
 
 
-def _related(checkpoint: Checkpoint, store: str, job: JobRow | None, destination: Destination | None) -> list[Resource]:
+def _related(
+    checkpoint: Checkpoint, store: str, job: TrainingJob | None, destination: Destination | None
+) -> list[Resource]:
     found = [store_resource(checkpoint.store_id, store) | {"prefect.resource.role": "store"}]
     job_id = job.id if job else checkpoint.job_id
     if job_id:

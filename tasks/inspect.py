@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from prefect import task
 
-from flexai.checkpoints.catalog.reader import open_reader
-from flexai.checkpoints.documents import Document, checkpoint_document, checkpoint_list_document
+from flexai.checkpoints.catalog.catalog import Catalog
+from flexai.checkpoints.documents import Document, checkpoint_list_document
+from flexai.checkpoints.service.inspect import inspect_checkpoint as inspect
 from flexai.tasks.options import QUICK, TAGS, run_logger, telling
 
 
@@ -25,9 +26,8 @@ def inspect_checkpoint(reference: str) -> Document:
     Raises:
         CheckpointError: NotFoundError where there is none.
     """
-    with telling(run_logger()), open_reader() as reader:
-        checkpoint = reader.checkpoint(reference)
-        return checkpoint_document(checkpoint, reader.files(checkpoint.id), reader.exports(checkpoint.id))
+    with telling(run_logger()), Catalog.look() as catalog:
+        return inspect(catalog, reference)
 
 
 @task(
@@ -43,5 +43,5 @@ def list_checkpoints() -> list[Document]:
     Raises:
         CheckpointError: StorageUnavailableError where the catalog does not answer.
     """
-    with telling(run_logger()), open_reader() as reader:
-        return checkpoint_list_document(reader.pushed_checkpoints())
+    with telling(run_logger()), Catalog.look() as catalog:
+        return checkpoint_list_document(catalog.checkpoints.list_pushed())

@@ -7,8 +7,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from flexai.checkpoints.documents import CapturedRow, ExportRow, FileRow, JobRow, human_size
-from flexai.checkpoints.models import Checkpoint, CheckpointKind
+from flexai.checkpoints.documents import human_size
+from flexai.checkpoints.models import (
+    Checkpoint,
+    CheckpointKind,
+    ExportRecord,
+    ListedCheckpoint,
+    ListedFile,
+    TrainingJob,
+    to_text,
+)
 from flexai.tasks.artifacts import artifact_url, checkpoint_key, code, plain
 from flexai.tasks.charts import Point, data_uri, loss_chart
 
@@ -24,11 +32,11 @@ class Story:
     """What the catalog tells of a checkpoint."""
 
     checkpoint: Checkpoint
-    files: Sequence[FileRow] = ()
-    exports: Sequence[ExportRow] = ()
+    files: Sequence[ListedFile] = ()
+    exports: Sequence[ExportRecord] = ()
     parent: Checkpoint | None = None
     """The checkpoint that it was pushed from, while that is there."""
-    job: JobRow | None = None
+    job: TrainingJob | None = None
     """The training job that it comes from, over however many pushes, while that is there."""
     notes: Mapping[str, str] = field(default_factory=dict)
     """What else to say, in Markdown."""
@@ -57,7 +65,7 @@ def describe_checkpoint(story: Story, happened: str, *, run: str = "", at: datet
         lines += ["", "## Exported to", "", "| Place | Last exported | Manifest digest |", "|---|---|---|"]
         for export in shown:
             place = code(f"{export.storage_provider}:{export.destination_path}")
-            lines.append(f"| {place} | {export.exported_at} | {code(export.manifest_digest[:16])} |")
+            lines.append(f"| {place} | {to_text(export.exported_at)} | {code(export.manifest_digest[:16])} |")
         if len(story.exports) > len(shown):
             lines += ["", f"… and {len(story.exports) - len(shown)} before these"]
     if story.files:
@@ -114,7 +122,7 @@ def checkpoint_link(checkpoint: Checkpoint) -> str:
     return f"[{plain(checkpoint.title)}]({url})" if url else code(checkpoint.title)
 
 
-def points_of(captured: Sequence[CapturedRow]) -> list[Point]:
+def points_of(captured: Sequence[ListedCheckpoint]) -> list[Point]:
     """What a job's checkpoints measured, where they tell their step."""
     return [
         Point(row.step, row.train_loss, row.eval_loss)
@@ -125,15 +133,15 @@ def points_of(captured: Sequence[CapturedRow]) -> list[Point]:
     ]
 
 
-def describe_job(job: JobRow, captured: Sequence[CapturedRow]) -> str:
+def describe_job(job: TrainingJob, captured: Sequence[ListedCheckpoint]) -> str:
     """The page of a training job: its losses by step as a chart, and its checkpoints."""
     ended = f"{job.status}, attempt {job.attempt}" + (f": {plain(job.reason)}" if job.reason else "")
     rows = {
         "ID": code(job.id),
         "Command": code(_command(job)),
         "Code commit": code(job.code_commit),
-        "Started": job.started_at,
-        "Ended": job.ended_at or "",
+        "Started": to_text(job.started_at),
+        "Ended": to_text(job.ended_at) if job.ended_at else "",
         "Host": code(job.host),
     }
     chart = loss_chart(points_of(captured), title=f"Losses of {job.name}")
@@ -166,7 +174,7 @@ def describe_job(job: JobRow, captured: Sequence[CapturedRow]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _command(job: JobRow) -> str:
+def _command(job: TrainingJob) -> str:
     text = shlex.join(job.command)
     return text if len(text) <= _MAX_COMMAND else f"{text[:_MAX_COMMAND]}…"
 

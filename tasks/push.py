@@ -12,13 +12,13 @@ from flexai.blocks import load_connection
 from flexai.checkpoints.documents import Document, human_size
 from flexai.checkpoints.errors import UsageError
 from flexai.checkpoints.models import now
+from flexai.checkpoints.service.inspect import inspect_checkpoint
 from flexai.checkpoints.service.push import ExistingCheckpoint, LocalFiles, ProviderPath, PushSource
 from flexai.checkpoints.service.push import push as push_to_store
 from flexai.checkpoints.service.shard_work import ShardRunner
 from flexai.checkpoints.service.system import System
 from flexai.tasks import artifacts
 from flexai.tasks.change_reports import Reporter
-from flexai.tasks.documents import document_of_checkpoint
 from flexai.tasks.options import RETRIED, TAGS, run_logger, telling
 from flexai.tasks.run_names import size_of, size_of_files, sized
 from flexai.tasks.run_progress import RunProgress
@@ -91,7 +91,8 @@ def push_here(
             checkpoint = push_to_store(
                 system, name, source, if_not_exists=if_not_exists, spread=spread, progress=progress
             )
-        document = document_of_checkpoint(system, checkpoint)
+        with system.look() as catalog:
+            document = inspect_checkpoint(catalog, checkpoint.id)
         logger.info(
             "checkpoint %r is available: %d files, %s (%s)",
             checkpoint.name,

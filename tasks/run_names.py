@@ -7,9 +7,10 @@ from typing import Any, cast
 
 from prefect.tasks import TaskRunNameCallbackWithParameters
 
-from flexai.checkpoints.catalog.reader import open_reader
+from flexai.checkpoints.catalog.catalog import Catalog
 from flexai.checkpoints.documents import short_size
 from flexai.checkpoints.errors import CheckpointError
+from flexai.checkpoints.names import parse_reference
 from flexai.checkpoints.transfer.scan import scan_local
 
 
@@ -19,8 +20,8 @@ def size_of(reference: str) -> str:
     Whether the checkpoint can be used at all is for the operation to say.
     """
     try:
-        with open_reader() as reader:
-            return f" ({short_size(reader.checkpoint(reference).size)})"
+        with Catalog.look() as catalog:
+            return f" ({short_size(catalog.checkpoints.get(parse_reference(reference)).size)})"
     except CheckpointError:
         return ""
 

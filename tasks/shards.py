@@ -18,8 +18,9 @@ from prefect.futures import PrefectFuture, as_completed
 from prefect.tasks import Task
 
 from flexai.blocks import load_connection
-from flexai.checkpoints.catalog.reader import open_reader
+from flexai.checkpoints.catalog.catalog import Catalog
 from flexai.checkpoints.errors import CheckpointError, ProcessLostError, StorageUnavailableError
+from flexai.checkpoints.names import parse_reference
 from flexai.checkpoints.service.shard_work import (
     ExportedShard,
     ExportShard,
@@ -122,11 +123,11 @@ class FlowShardRunner:
     def is_for_export(self, reference: str) -> bool:
         """Whether a checkpoint is worth more than one shard; one that cannot be found is not."""
         try:
-            with open_reader() as reader:
-                row = reader.checkpoint(reference)
+            with Catalog.look() as catalog:
+                checkpoint = catalog.checkpoints.get(parse_reference(reference))
         except CheckpointError:
             return False
-        return row.size > self.shard_size or row.file_count > MAX_FILES
+        return checkpoint.size > self.shard_size or checkpoint.file_count > MAX_FILES
 
     def push(self, shards: Sequence[PushShard]) -> Iterator[PushedShard]:
         """Have shards of a push done."""

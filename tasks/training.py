@@ -15,17 +15,18 @@ from prefect.utilities.engine import is_prefect_sigterm_handler_installed
 from pydantic import SecretStr
 
 from flexai.blocks import load_connection
-from flexai.checkpoints.catalog.reader import open_reader
+from flexai.checkpoints.catalog.catalog import Catalog
+from flexai.checkpoints.catalog.jobs import parse_job_reference
 from flexai.checkpoints.documents import Document, captured_list_document
 from flexai.checkpoints.errors import InterruptedByUserError, JobFailedError
 from flexai.checkpoints.models import Checkpoint, CheckpointStatus, JobStatus, TrainingJob, now
+from flexai.checkpoints.service.inspect import inspect_training
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.service.training import delete_job
 from flexai.checkpoints.service.training import run_training as run_command
 from flexai.tasks.background import Aside
 from flexai.tasks.change_reports import Reporter
 from flexai.tasks.command_output import LoggedOutput
-from flexai.tasks.documents import document_of_job
 from flexai.tasks.options import ONCE, QUICK, TAGS, run_logger, telling
 from flexai.tasks.run_progress import RunProgress
 
@@ -103,7 +104,8 @@ def run_training(
                 f"training job {job.name!r} {job.status}: {reason}",
                 hint=f"flexai training logs {job.name} shows what it printed",
             )
-        document = document_of_job(system, job.id)
+        with system.look() as catalog:
+            document = inspect_training(catalog, job.id)
     logger.info(
         "training job %r %s (attempt %d)",
         job.name,
@@ -147,8 +149,9 @@ def list_training_checkpoints(job: str) -> list[Document]:
     Raises:
         CheckpointError: NotFoundError where there is no such job.
     """
-    with telling(run_logger()), open_reader() as reader:
-        return captured_list_document(reader.captured_checkpoints(reader.job(job).id))
+    with telling(run_logger()), Catalog.look() as catalog:
+        found = catalog.jobs.get(parse_job_reference(job))
+        return captured_list_document(catalog.checkpoints.list_captured(found.id))
 
 
 @task(

@@ -15,7 +15,9 @@ from benchmarks.peers import PeerMissingError
 from benchmarks.race import Contestant
 from benchmarks.results import Bar
 from benchmarks.sources import empty
-from flexai.checkpoints.catalog.reader import CatalogReader, open_reader
+from flexai.checkpoints.catalog.catalog import Catalog
+from flexai.checkpoints.catalog.jobs import parse_job_reference
+from flexai.checkpoints.service.inspect import inspect_checkpoint
 from flexai.checkpoints.setting_sources import default_database_url
 
 _HELP, _COMMAND, _QUERY = 0.15, 0.4, 0.02
@@ -50,7 +52,7 @@ def commands(bench: Bench) -> None:
 
 
 def _queries(bench: Bench, count: int, of: str) -> None:
-    """The same questions to PostgreSQL, by the program's own reader on a connection that is open."""
+    """The same questions to PostgreSQL, on a connection that is open."""
     from tests.servers.postgresql import find_programs, running
 
     programs = find_programs()
@@ -60,28 +62,26 @@ def _queries(bench: Bench, count: int, of: str) -> None:
     with running(programs, {}) as server:
         url = f"postgresql://{server.user}@/{server.create_database()}?host={quote(str(server.folder))}"
         filled = fill(url, count)
-        with open_reader(url) as reader:
-            asking = {name: _asking(question, reader, filled) for name, question in _QUESTIONS.items()}
+        with Catalog.look(url) as catalog:
+            asking = {name: _asking(question, catalog, filled) for name, question in _QUESTIONS.items()}
             result = bench.race("commands-postgresql", f"queries, PostgreSQL: {of}", asking)
     for name in result.runs:
         result.bars.append(Bar(f"wall, {name}", result.median(name), _QUERY, " s"))
 
 
-_QUESTIONS: dict[str, Callable[[CatalogReader, Filled], object]] = {
-    "list": lambda reader, filled: reader.pushed_checkpoints(),
-    "inspect": lambda reader, filled: (
-        reader.checkpoint(filled.name),
-        reader.files(filled.id),
-        reader.exports(filled.id),
+_QUESTIONS: dict[str, Callable[[Catalog, Filled], object]] = {
+    "list": lambda catalog, filled: catalog.checkpoints.list_pushed(),
+    "inspect": lambda catalog, filled: inspect_checkpoint(catalog, filled.name),
+    "training checkpoints": lambda catalog, filled: catalog.checkpoints.list_captured(
+        catalog.jobs.get(parse_job_reference(filled.job)).id
     ),
-    "training checkpoints": lambda reader, filled: reader.captured_checkpoints(reader.job(filled.job).id),
 }
 
 
-def _asking(question: Callable[[CatalogReader, Filled], object], reader: CatalogReader, filled: Filled) -> Contestant:
+def _asking(question: Callable[[Catalog, Filled], object], catalog: Catalog, filled: Filled) -> Contestant:
     def ask() -> Cost:
         wall, cpu = time.perf_counter(), time.process_time()
-        question(reader, filled)
+        question(catalog, filled)
         return Cost(time.perf_counter() - wall, time.process_time() - cpu, peak=0)
 
     return Contestant(ask)

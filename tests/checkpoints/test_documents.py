@@ -4,75 +4,73 @@ import json
 import re
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from flexai.checkpoints import documents
-from flexai.checkpoints.documents import (
-    CapturedRow,
-    CheckpointDetails,
-    CheckpointRow,
-    ExportRow,
-    FileRow,
-    JobRow,
-    age,
-    human_size,
-    short_size,
+from flexai.checkpoints.documents import age, human_size, short_size
+from flexai.checkpoints.models import (
+    Checkpoint,
+    CheckpointKind,
+    CheckpointStatus,
+    ExportRecord,
+    JobStatus,
+    ListedCheckpoint,
+    ListedFile,
+    Source,
+    TrainingFacts,
+    TrainingJob,
+    from_text,
 )
-from flexai.checkpoints.models import Source, plain
+from flexai.checkpoints.names import new_id, parse_id
 
 NOW = datetime(2025, 2, 19, 13, 14, 37, tzinfo=UTC)
 
 # The example of https://docs.flex.ai/commands/checkpoint.
-PUSHED = CheckpointDetails(
-    id="431a0ecb-cd8f-4508-8ae3-0990833a4f16",
-    kind="pushed",
+PUSHED = Checkpoint(
+    id=parse_id("431a0ecb-cd8f-4508-8ae3-0990833a4f16"),
+    kind=CheckpointKind.PUSHED,
     name="test-nanogpt-run-1",
-    creator_user_id="bd67af19-2599-4a57-832e-a1ac042f48be",
-    owner_org_id="270a5476-b91a-442f-8a13-852ef7bb5b94",
-    source=plain(Source(from_local_files=("output/checkpoint_20250203_130043/ckpt.pt",))),
-    status="available",
-    reason="",
+    creator_user_id=parse_id("bd67af19-2599-4a57-832e-a1ac042f48be"),
+    owner_org_id=parse_id("270a5476-b91a-442f-8a13-852ef7bb5b94"),
+    source=Source(from_local_files=("output/checkpoint_20250203_130043/ckpt.pt",)),
+    status=CheckpointStatus.AVAILABLE,
     size=360490229,
     file_count=1,
     manifest_digest="ab" * 32,
-    parent_id=None,
-    job_id=None,
-    job_name="",
-    node="0",
-    sequence=0,
-    step=None,
-    train_loss=None,
-    eval_loss=None,
-    model="",
-    version="",
-    inference_ready=False,
-    inference_missing=(),
-    resumable=False,
-    resumable_missing=(),
-    created_at="2025-02-03T13:14:37.730471Z",
-    updated_at="2025-02-03T13:14:54.591148Z",
+    created_at=from_text("2025-02-03T13:14:37.730471Z"),
+    updated_at=from_text("2025-02-03T13:14:54.591148Z"),
 )
 CAPTURED = replace(
     PUSHED,
-    kind="captured",
+    kind=CheckpointKind.CAPTURED,
     name="checkpoint-5",
-    job_id="90c8f215-e131-4f9c-936c-12fe1fe9a6f1",
+    job_id=parse_id("90c8f215-e131-4f9c-936c-12fe1fe9a6f1"),
     job_name="my-run",
     node="1",
     sequence=3,
-    step=5,
-    train_loss=2.5,
-    eval_loss=float("nan"),
-    model="GPT2LMHeadModel",
-    version="4.57.1",
-    inference_missing=["model.safetensors"],
-    resumable=True,
+    facts=TrainingFacts(
+        step=5,
+        train_loss=2.5,
+        model="GPT2LMHeadModel",
+        version="4.57.1",
+        inference_missing=("model.safetensors",),
+        resumable=True,
+    ),
 )
-FILE = FileRow("ckpt.pt", 360490229, "cd" * 32)
-LISTED = CheckpointRow(
+FILE = ListedFile("ckpt.pt", 360490229, "cd" * 32)
+EXPORT = ExportRecord(
+    id=new_id(),
+    checkpoint_id=PUSHED.id,
+    storage_provider="aws",
+    destination_path="bucket/x",
+    manifest_digest="ef" * 32,
+    exported_at=from_text("2025-02-04T00:00:00.000000Z"),
+)
+LISTED = ListedCheckpoint(
     id=PUSHED.id,
     kind="pushed",
     name="mistral-ft-owt",
@@ -81,32 +79,31 @@ LISTED = CheckpointRow(
     reason="",
     size=122 * 1024**3,
     file_count=2,
-    created_at=PUSHED.created_at,
-    updated_at=PUSHED.updated_at,
+    created_at="2025-02-03T13:14:37.730471Z",
+    updated_at="2025-02-03T13:14:54.591148Z",
     deleted_at=None,
+    is_protected=False,
 )
-JOB = JobRow(
-    id="90c8f215-e131-4f9c-936c-12fe1fe9a6f1",
+LISTED_ROOT = LISTED._replace(kind="captured", name="", job_name="my-run", inference_ready=True)
+JOB = TrainingJob(
+    id=parse_id("90c8f215-e131-4f9c-936c-12fe1fe9a6f1"),
     name="my-run",
     creator_user_id=PUSHED.creator_user_id,
     owner_org_id=PUSHED.owner_org_id,
-    status="succeeded",
-    reason="",
-    command=["python", "train.py"],
-    env_names=["WANDB_MODE"],
+    status=JobStatus.SUCCEEDED,
+    command=("python", "train.py"),
+    env_names=("WANDB_MODE",),
     attempt=2,
     exit_code=0,
-    input_checkpoint_id=None,
-    input_checkpoint_name="",
     output_dir="/out",
     log_path="/log",
     host="node-1",
     code_commit="0123456789" * 4 + "-dirty",
     checkpoint_count=3,
-    created_at="2025-02-03T13:14:37.730471Z",
-    started_at="2025-02-03T13:14:40.000000Z",
-    ended_at="2025-02-03T15:14:40.000000Z",
-    updated_at="2025-02-03T15:14:41.000000Z",
+    created_at=from_text("2025-02-03T13:14:37.730471Z"),
+    started_at=from_text("2025-02-03T13:14:40.000000Z"),
+    ended_at=from_text("2025-02-03T15:14:40.000000Z"),
+    updated_at=from_text("2025-02-03T15:14:41.000000Z"),
 )
 
 
@@ -160,11 +157,11 @@ def test_a_size_reads_back_as_what_it_was_within_its_digits(size: int) -> None:
     ],
 )
 def test_ages_are_whole_units(ago: timedelta, shown: str) -> None:
-    assert age((NOW - ago).strftime("%Y-%m-%dT%H:%M:%S.%fZ"), NOW) == shown
+    assert age(NOW - ago, NOW) == shown
 
 
 def test_inspect_has_the_references_fields_in_its_nesting_and_order() -> None:
-    document = documents.checkpoint_document(PUSHED, [FILE])
+    document = documents.checkpoint_document(PUSHED, [FILE], [])
     assert list(document) == ["kind", "metadata", "spec", "status"]
     assert document["kind"] == "Checkpoint"
     assert document["metadata"] == {
@@ -187,8 +184,7 @@ def test_inspect_has_the_references_fields_in_its_nesting_and_order() -> None:
 
 
 def test_inspect_adds_bytes_digests_and_exports() -> None:
-    export = ExportRow("aws", "bucket/x", "ef" * 32, "2025-02-04T00:00:00.000000Z")
-    status = documents.checkpoint_document(PUSHED, [FILE], [export])["status"]
+    status = documents.checkpoint_document(PUSHED, [FILE], [EXPORT])["status"]
     assert status["sizeBytes"] == status["files"][0]["sizeBytes"] == 360490229
     assert (status["files"][0]["digest"], status["files"][0]["digestOrigin"]) == ("cd" * 32, "computed")
     assert status["exports"] == [
@@ -203,13 +199,13 @@ def test_inspect_adds_bytes_digests_and_exports() -> None:
 
 
 def test_a_file_that_nobody_has_read_shows_its_providers_checksums() -> None:
-    file = FileRow("ckpt.pt", 1, None, {"crc32c": "01020304"})
-    shown = documents.checkpoint_document(PUSHED, [file])["status"]["files"][0]
+    file = ListedFile("ckpt.pt", 1, None, {"crc32c": "01020304"})
+    shown = documents.checkpoint_document(PUSHED, [file], [])["status"]["files"][0]
     assert (shown["digest"], shown["digestOrigin"], shown["checksums"]) == ("", "provider", {"crc32c": "01020304"})
 
 
 def test_inspect_of_a_captured_checkpoint_says_what_it_is_of() -> None:
-    document = documents.checkpoint_document(CAPTURED, [FILE])
+    document = documents.checkpoint_document(CAPTURED, [FILE], [])
     metadata = document["status"]["metadata"]
     assert list(metadata)[:8] == ["name", "node", "step", "trainLoss", "evalLoss", "model", "version", "inferenceReady"]
     assert (metadata["name"], metadata["node"], metadata["step"]) == ("checkpoint-5", "1", 5)
@@ -218,18 +214,18 @@ def test_inspect_of_a_captured_checkpoint_says_what_it_is_of() -> None:
 
 
 def test_a_loss_that_is_no_number_is_null_because_json_has_none() -> None:
-    metadata = documents.checkpoint_document(CAPTURED, [])["status"]["metadata"]
-    assert (metadata["trainLoss"], metadata["evalLoss"]) == (2.5, None)
-    json.dumps(metadata, allow_nan=False)
+    (row,) = documents.captured_list_document([LISTED_ROOT._replace(train_loss=2.5, eval_loss=float("nan"))])
+    assert (row["trainLoss"], row["evalLoss"]) == (2.5, None)
+    json.dumps(row, allow_nan=False)
 
 
 def test_every_time_of_every_document_is_iso_8601() -> None:
     rows = [
-        documents.checkpoint_document(CAPTURED, [FILE], [ExportRow("a", "b", "c", "2025-02-04T00:00:00.000000Z")]),
-        documents.checkpoint_list_document([LISTED, replace(LISTED, deleted_at="2025-02-04T00:00:00.000000Z")]),
+        documents.checkpoint_document(CAPTURED, [FILE], [EXPORT]),
+        documents.checkpoint_list_document([LISTED, LISTED._replace(deleted_at="2025-02-04T00:00:00.000000Z")]),
         documents.job_document(JOB),
         documents.job_list_document([JOB]),
-        documents.captured_list_document([_captured_row()]),
+        documents.captured_list_document([LISTED_ROOT]),
     ]
     times = re.findall(r'"(?:\w+At|timestamp)": "([^"]+)"', json.dumps(rows))
     assert len(times) >= 12
@@ -249,13 +245,13 @@ def test_the_list_has_human_sizes_and_bytes_beside_them() -> None:
 
 
 def test_a_captured_checkpoint_is_called_by_its_job_and_its_folder() -> None:
-    assert replace(LISTED, kind="captured", name="checkpoint-5", job_name="my-run").title == "my-run/checkpoint-5"
-    assert replace(LISTED, kind="captured", name="", job_name="my-run").title == "my-run/."
+    assert LISTED._replace(kind="captured", name="checkpoint-5", job_name="my-run").title == "my-run/checkpoint-5"
+    assert LISTED_ROOT.title == "my-run/."
     assert LISTED.title == "mistral-ft-owt"
 
 
 def test_the_checkpoint_of_the_output_directory_itself_has_the_empty_name() -> None:
-    (row,) = documents.captured_list_document([_captured_row()])
+    (row,) = documents.captured_list_document([LISTED_ROOT])
     assert (row["name"], row["node"]) == ("", "0")
     assert list(row)[:10] == [
         "id",
@@ -288,30 +284,10 @@ def test_a_jobs_status_is_at_runtime_status() -> None:
     ("changes", "seconds"),
     [
         ({}, 7200),
-        ({"ended_at": None, "status": "interrupted", "updated_at": "2025-02-03T13:15:40.000000Z"}, 60),
-        ({"ended_at": None, "status": "in progress", "started_at": "2025-02-19T13:14:07.000000Z"}, 30),
-        ({"ended_at": None, "status": "in progress", "started_at": "2025-02-19T13:15:00.000000Z"}, 0),
+        ({"ended_at": None, "status": JobStatus.INTERRUPTED, "updated_at": from_text("2025-02-03T13:15:40Z")}, 60),
+        ({"ended_at": None, "status": JobStatus.IN_PROGRESS, "started_at": from_text("2025-02-19T13:14:07Z")}, 30),
+        ({"ended_at": None, "status": JobStatus.IN_PROGRESS, "started_at": from_text("2025-02-19T13:15:00Z")}, 0),
     ],
 )
-def test_a_job_has_run_until_its_end_or_until_it_was_last_heard_of(changes: dict[str, str], seconds: float) -> None:
-    assert documents.running_seconds(replace(JOB, **changes), NOW) == seconds  # type: ignore[arg-type]
-
-
-def _captured_row() -> CapturedRow:
-    return CapturedRow(
-        id=PUSHED.id,
-        name="",
-        node="0",
-        step=None,
-        train_loss=None,
-        eval_loss=None,
-        model="",
-        version="",
-        inference_ready=True,
-        resumable=False,
-        status="available",
-        reason="",
-        size=1,
-        file_count=1,
-        created_at="2025-02-03T13:14:37.730471Z",
-    )
+def test_a_job_has_run_until_its_end_or_until_it_was_last_heard_of(changes: dict[str, Any], seconds: float) -> None:
+    assert documents.running_seconds(replace(JOB, **changes), NOW) == seconds

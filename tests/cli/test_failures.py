@@ -187,7 +187,7 @@ def test_a_connection_that_breaks_is_not_taken_for_a_reader_that_went_away(
     def broken(*_: object) -> None:
         raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
 
-    monkeypatch.setattr("flexai.checkpoints.catalog.reader.open_reader", broken)
+    monkeypatch.setattr("flexai.checkpoints.catalog.catalog.Catalog.look", broken)
     done = flexai("checkpoint", "list")
     assert (done.code, done.error) == (1, "a connection was closed by its other end")
 

@@ -17,7 +17,7 @@ from prefect.client.schemas.objects import ConcurrencyLimitConfig
 from prefect.types.entrypoint import EntrypointType
 
 from flexai.blocks import load_connection
-from flexai.checkpoints.catalog.reader import open_reader
+from flexai.checkpoints.catalog.catalog import Catalog
 from flexai.checkpoints.models import CheckpointStatus
 from flexai.checkpoints.names import parse_reference
 from flexai.checkpoints.service.system import System
@@ -183,9 +183,9 @@ def test_a_worker_is_killed_in_the_middle_of_everything_and_another_one_finishes
         return bool(client.list_objects_v2(Bucket=seaweedfs.bucket, Prefix=f"to-{pool}/").get("Contents"))
 
     def is_amid_training() -> bool:
-        with open_reader() as reader:
-            jobs = [job for job in reader.jobs() if job.name == f"trained-{pool}"]
-            return any(reader.captured_checkpoints(job.id) for job in jobs)
+        with Catalog.look() as catalog:
+            jobs = [job for job in catalog.jobs.list() if job.name == f"trained-{pool}"]
+            return any(catalog.checkpoints.list_captured(job.id) for job in jobs)
 
     # Slow enough to be met in the middle.
     one = start_worker("one", FLEXAI_BANDWIDTH_LIMIT=str(500_000))

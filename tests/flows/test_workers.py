@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 from prefect.types.entrypoint import EntrypointType
 
-from flexai.checkpoints.catalog.reader import open_reader
+from flexai.checkpoints.catalog.catalog import Catalog
+from flexai.checkpoints.catalog.jobs import parse_job_reference
 from flexai.flows.train_push_export import train_push_export
 from flexai.tasks import list_checkpoints, verify_checkpoints
 from tests.servers.prefect import PrefectServer
@@ -94,8 +95,8 @@ def test_a_run_waits_without_its_worker_and_another_one_goes_on_and_a_cancelled_
         prefect_api.post(f"/flow_runs/{second}/set_state", {"state": {"type": "CANCELLING"}})
         # The run's process calls itself crashed; the worker, which knows why it ended, has the last word.
         until(lambda: state_of(second) == "Cancelled", "the cancellation")
-    with open_reader() as reader:
-        job = reader.job(cancelled)
+    with Catalog.look() as catalog:
+        job = catalog.jobs.get(parse_job_reference(cancelled))
     assert (job.status, job.reason.partition(";")[0]) == ("stopped", "stopped by SIGTERM")
 
     with worker(pool, "two", tmp_path):

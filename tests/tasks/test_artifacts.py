@@ -16,8 +16,7 @@ from hypothesis import strategies as st
 from prefect import task
 from prefect.types.names import raise_on_name_alphanumeric_dashes_only
 
-from flexai.checkpoints.documents import CheckpointRow
-from flexai.checkpoints.models import Checkpoint, CheckpointKind, CheckpointStatus, Source
+from flexai.checkpoints.models import Checkpoint, CheckpointKind, CheckpointStatus, ListedCheckpoint, Source
 from flexai.checkpoints.names import Id, new_id, parse_id
 from flexai.tasks import artifacts
 from flexai.tasks.artifacts import (
@@ -105,7 +104,9 @@ def test_without_a_run_no_artifact_is_made() -> None:
 
 def test_the_catalog_is_a_table_of_the_run(prefect_api: PrefectServer) -> None:
     key = f"catalog-{uuid.uuid4().hex[:8]}"
-    row = CheckpointRow("1", "pushed", "mistral-500", "", "available", "", 2048, 2, "2026-01-31", "2026-01-31", None)
+    row = ListedCheckpoint(
+        new_id(), "pushed", "mistral-500", "", "available", "", 2048, 2, "2026-01-31", "2026-01-31", None, False
+    )
 
     @task
     def work() -> None:

@@ -16,8 +16,10 @@ from prefect import flow, tags
 from prefect.assets import Asset
 
 from flexai.blocks import LocalStorageProvider, save_connection
-from flexai.checkpoints.catalog.reader import open_reader
+from flexai.checkpoints.catalog.catalog import Catalog
+from flexai.checkpoints.catalog.jobs import parse_job_reference
 from flexai.checkpoints.errors import CheckpointError, StorageUnavailableError
+from flexai.checkpoints.names import parse_reference
 from flexai.checkpoints.service.push import push
 from flexai.tasks import (
     artifacts,
@@ -95,8 +97,8 @@ def test_the_life_of_a_checkpoint_is_told_from_its_training_to_its_end(
 
     with tags("nightly"):
         best, pushed = life()
-    with open_reader() as reader:
-        job = reader.job(name)
+    with Catalog.look() as catalog:
+        job = catalog.jobs.get(parse_job_reference(name))
 
     (captured,) = events_of(prefect_api, f"flexai.checkpoint.{best}", 1)
     assert (captured["event"], captured["resource"]["operation"]) == ("flexai.checkpoint.available", "capture")
@@ -163,8 +165,8 @@ def test_a_push_that_fails_for_good_is_told_once(
     monkeypatch.setattr(push_module, "push_to_store", failing_push(push))
     with pytest.raises(StorageUnavailableError):
         push_checkpoint.with_options(retry_delay_seconds=0)(name, files=[str(files)])
-    with open_reader() as reader:
-        row = reader.checkpoint(name)
+    with Catalog.look() as catalog:
+        row = catalog.checkpoints.get(parse_reference(name))
     assert row.status == "failed"
     (told,) = events_of(prefect_api, f"flexai.checkpoint.{row.id}", 1)
     assert (told["event"], told["resource"]["status"]) == ("flexai.checkpoint.failed", "failed")
@@ -209,7 +211,7 @@ def test_a_report_that_fails_leaves_the_push_as_it_is(
     def refuse(*_arguments: Any, **_options: Any) -> None:
         raise StorageUnavailableError("the catalog is away")
 
-    monkeypatch.setattr(change_reports, "open_reader", refuse)
+    monkeypatch.setattr(change_reports.Reporter, "_story", refuse)
     assert push_checkpoint(name, files=[str(files)])["status"]["status"] == "available"
     assert "Prefect could not be told all about it: the catalog is away" in caplog.messages
 

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from flexai.checkpoints.catalog.reader import open_reader
+from flexai.checkpoints.catalog.catalog import Catalog
+from flexai.checkpoints.catalog.jobs import parse_job_reference
 from flexai.tasks import push_checkpoint
 from tests.servers.prefect import PrefectServer
 from tests.support.waiting import until
@@ -95,8 +96,8 @@ def test_a_push_that_is_cancelled_has_failed_and_the_next_one_goes_on_with_it(
     (tmp_path / "weights.bin").write_bytes(b"".join(bytes([number]) * 65536 for number in range(8)))
     assert terminated(SLOW_PUSH.format(run=run), tmp_path) == -signal.SIGTERM
     assert state_of(prefect_api, run) == "CRASHED"
-    with open_reader() as reader:
-        (row,) = reader.pushed_checkpoints()
+    with Catalog.look() as catalog:
+        (row,) = catalog.checkpoints.list_pushed()
     assert row.status == "failed"
 
     document = push_checkpoint.fn("mistral-500", files=["weights.bin"])
@@ -111,6 +112,6 @@ def test_a_training_that_is_cancelled_is_stopped_and_its_run_has_not_failed(
 ) -> None:
     assert terminated(TRAINING.format(run=run), tmp_path) == -signal.SIGTERM
     assert state_of(prefect_api, run) == "CRASHED"
-    with open_reader() as reader:
-        job = reader.job("my-run")
+    with Catalog.look() as catalog:
+        job = catalog.jobs.get(parse_job_reference("my-run"))
     assert (job.status, job.reason.partition(";")[0]) == ("stopped", "stopped by SIGTERM")

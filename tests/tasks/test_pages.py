@@ -4,39 +4,45 @@ from __future__ import annotations
 
 import uuid
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from flexai.checkpoints.documents import CapturedRow, ExportRow, FileRow, JobRow
-from flexai.checkpoints.models import Checkpoint, CheckpointKind, CheckpointStatus, Source, TrainingFacts
-from flexai.checkpoints.names import parse_id
+from flexai.checkpoints.models import (
+    Checkpoint,
+    CheckpointKind,
+    CheckpointStatus,
+    ExportRecord,
+    JobStatus,
+    ListedCheckpoint,
+    ListedFile,
+    Source,
+    TrainingFacts,
+    TrainingJob,
+)
+from flexai.checkpoints.names import new_id, parse_id
 from flexai.tasks import pages
 from flexai.tasks.pages import Story, describe_checkpoint, describe_job
 
 AT = datetime(2026, 1, 31, 12, 0, tzinfo=UTC)
-JOB = JobRow(
-    id="90c8f215-e131-4f9c-936c-12fe1fe9a6f1",
+JOB = TrainingJob(
+    id=parse_id("90c8f215-e131-4f9c-936c-12fe1fe9a6f1"),
     name="my-run",
-    creator_user_id="",
-    owner_org_id="",
-    status="succeeded",
-    reason="",
-    command=["python", "train.py"],
-    env_names=[],
+    creator_user_id=parse_id(uuid.UUID(int=1)),
+    owner_org_id=parse_id(uuid.UUID(int=2)),
+    status=JobStatus.SUCCEEDED,
+    command=("python", "train.py"),
     attempt=2,
     exit_code=0,
-    input_checkpoint_id=None,
-    input_checkpoint_name="",
     output_dir="/out",
     log_path="/log",
     host="node-1",
     code_commit="0123456789" * 4 + "-dirty",
     checkpoint_count=2,
-    created_at="2026-01-31T11:00:00Z",
-    started_at="2026-01-31T11:00:00Z",
-    ended_at="2026-01-31T12:00:00Z",
-    updated_at="2026-01-31T12:00:00Z",
+    created_at=AT - timedelta(hours=1),
+    started_at=AT - timedelta(hours=1),
+    ended_at=AT,
+    updated_at=AT,
 )
 CHECKPOINT = Checkpoint(
     id=parse_id("3f0c3a4e-9d7b-4c58-8f0e-0c5d8b7a6e21"),
@@ -53,12 +59,14 @@ CHECKPOINT = Checkpoint(
     created_at=AT,
     updated_at=AT,
 )
-FILES = [FileRow("config.json", 22, "cd" * 32), FileRow("nested/weights.bin", 16384, None)]
+FILES = [ListedFile("config.json", 22, "cd" * 32), ListedFile("nested/weights.bin", 16384, None)]
 
 
-def captured(step: int, loss: float, name: str = "") -> CapturedRow:
-    return CapturedRow(
+def captured(step: int, loss: float, name: str = "") -> ListedCheckpoint:
+    return ListedCheckpoint(
         id=parse_id(uuid.UUID(int=step)),
+        kind="captured",
+        job_name="my-run",
         name=name or f"checkpoint-{step}",
         node="0",
         step=step,
@@ -72,12 +80,24 @@ def captured(step: int, loss: float, name: str = "") -> CapturedRow:
         reason="",
         size=1024,
         file_count=1,
-        created_at="2026-01-31T11:30:00Z",
+        created_at="2026-01-31T11:30:00.000000Z",
+        updated_at="2026-01-31T11:30:00.000000Z",
+        deleted_at=None,
+        is_protected=False,
     )
 
 
 def test_a_checkpoints_page_says_what_it_is_and_where_it_comes_from() -> None:
-    exports = [ExportRow("share", "bucket/out", "ab" * 32, "2026-01-31T12:00:00Z")]
+    exports = [
+        ExportRecord(
+            id=new_id(),
+            checkpoint_id=CHECKPOINT.id,
+            storage_provider="share",
+            destination_path="bucket/out",
+            manifest_digest="ab" * 32,
+            exported_at=AT,
+        )
+    ]
     text = describe_checkpoint(
         Story(CHECKPOINT, FILES, exports, None, JOB), "pushed", run="flow run [x](http://y)", at=AT
     )
@@ -94,7 +114,7 @@ def test_a_checkpoints_page_says_what_it_is_and_where_it_comes_from() -> None:
         "| Step | 500 |",
         "| Train loss | 1.25 |",
         "| Eval loss | 1.5 |",
-        f"| `share:bucket/out` | 2026-01-31T12:00:00Z | `{'ab' * 8}` |",
+        f"| `share:bucket/out` | 2026-01-31T12:00:00.000000Z | `{'ab' * 8}` |",
         f"| `config.json` | 22 bytes | `{'cd' * 32}` |",
         "| `nested/weights.bin` | 16 KB | (provider's checksum) |",
     ):
@@ -114,7 +134,7 @@ def test_a_long_list_of_files_is_cut_and_says_where_the_rest_is(monkeypatch: pyt
 
 
 def test_names_of_others_are_no_marks_on_a_page() -> None:
-    files = [FileRow("a|b`c.bin", 1, "cd" * 32)]
+    files = [ListedFile("a|b`c.bin", 1, "cd" * 32)]
     story = Story(replace(CHECKPOINT, reason="<b>|\n# no"), files)
     text = describe_checkpoint(story, "pushed")
     assert "``a\\|b`c.bin``" in text
@@ -130,7 +150,7 @@ def test_a_jobs_page_has_the_chart_and_its_checkpoints() -> None:
 
 
 def test_a_very_long_command_is_cut() -> None:
-    job = replace(JOB, command=["python", "-c", "x" * 500])
+    job = replace(JOB, command=("python", "-c", "x" * 500))
     row = next(
         line for line in describe_checkpoint(Story(CHECKPOINT, job=job), "pushed").splitlines() if "Command" in line
     )

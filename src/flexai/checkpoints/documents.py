@@ -1,4 +1,4 @@
-"""What the commands show, made from plain rows of the catalog: documents, list rows, sizes and ages for people.
+"""What the commands show, made from the catalog's records: documents, sizes and ages for people.
 
 Nothing here reads anything or imports more than the standard library, so that commands which only show something
 start at once. Fields and their order are FlexAI's (https://docs.flex.ai/commands/checkpoint); ours follow after them.
@@ -7,153 +7,26 @@ start at once. Fields and their order are FlexAI's (https://docs.flex.ai/command
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from collections.abc import Iterable
+from datetime import datetime
 from typing import Any
 
-from flexai.checkpoints.names import NIL_ID, title_of
+from flexai.checkpoints.models import (
+    Checkpoint,
+    CheckpointKind,
+    ExportRecord,
+    JobStatus,
+    ListedCheckpoint,
+    ListedFile,
+    TrainingJob,
+    to_text,
+)
 
 Document = dict[str, Any]
 """A document as YAML and JSON know it: texts, numbers, booleans, None, lists and dicts."""
 
 
 _UNITS = ("KB", "MB", "GB", "TB", "PB", "EB")
-
-
-@dataclass(slots=True)
-class CheckpointRow:
-    """What lists show of a checkpoint. Times are ISO 8601 texts in UTC, sizes bytes."""
-
-    id: str
-    kind: str
-    name: str
-    job_name: str
-    status: str
-    reason: str
-    size: int
-    file_count: int
-    created_at: str
-    updated_at: str
-    deleted_at: str | None
-    is_protected: bool = False
-
-    @property
-    def title(self) -> str:
-        """What to call it: its name, or ``JOB/FOLDER`` for a captured one."""
-        return title_of(self.kind, self.name, self.job_name)
-
-
-@dataclass(slots=True)
-class CapturedRow:
-    """What lists show of a checkpoint that a training job wrote."""
-
-    id: str
-    name: str
-    node: str
-    step: int | None
-    train_loss: float | None
-    eval_loss: float | None
-    model: str
-    version: str
-    inference_ready: bool
-    resumable: bool
-    status: str
-    reason: str
-    size: int
-    file_count: int
-    created_at: str
-    is_protected: bool = False
-
-
-@dataclass(slots=True)
-class FileRow:
-    """One file of a checkpoint."""
-
-    path: str
-    size: int
-    digest: str | None
-    """BLAKE3 in hex; None where only the provider's checksums are known."""
-    checksums: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(slots=True)
-class ExportRow:
-    """Where a checkpoint was exported."""
-
-    storage_provider: str
-    destination_path: str
-    manifest_digest: str
-    exported_at: str
-
-
-@dataclass(slots=True)
-class CheckpointDetails:
-    """Everything that the catalog knows of one checkpoint."""
-
-    id: str
-    kind: str
-    name: str
-    creator_user_id: str
-    owner_org_id: str
-    source: Mapping[str, Any]
-    """Where its files came from: the fields of ``models.Source``."""
-    status: str
-    reason: str
-    size: int
-    file_count: int
-    manifest_digest: str | None
-    parent_id: str | None
-    job_id: str | None
-    job_name: str
-    node: str
-    sequence: int
-    step: int | None
-    train_loss: float | None
-    eval_loss: float | None
-    model: str
-    version: str
-    inference_ready: bool
-    inference_missing: Sequence[str]
-    resumable: bool
-    resumable_missing: Sequence[str]
-    created_at: str
-    updated_at: str
-    store_id: str = ""
-    """Which managed store its bytes lie in."""
-    is_protected: bool = False
-
-    @property
-    def title(self) -> str:
-        """What to call it: its name, or ``JOB/FOLDER`` for a captured one."""
-        return title_of(self.kind, self.name, self.job_name)
-
-
-@dataclass(slots=True)
-class JobRow:
-    """A training job."""
-
-    id: str
-    name: str
-    creator_user_id: str
-    owner_org_id: str
-    status: str
-    reason: str
-    command: Sequence[str]
-    env_names: Sequence[str]
-    attempt: int
-    exit_code: int | None
-    input_checkpoint_id: str | None
-    input_checkpoint_name: str
-    output_dir: str
-    log_path: str
-    host: str
-    code_commit: str
-    checkpoint_count: int
-    created_at: str
-    started_at: str
-    ended_at: str | None
-    updated_at: str
 
 
 def human_size(size: int, *, digits: int = 2) -> str:
@@ -175,9 +48,9 @@ def short_size(size: int) -> str:
     return human_size(size, digits=0) if "." in number and float(number) >= 10 and unit in _UNITS else text
 
 
-def age(time: str, now: datetime) -> str:
-    """How long ago an ISO 8601 time was: ``45s``, ``12m``, ``2h``, ``16d``."""
-    return duration((now - datetime.fromisoformat(time)).total_seconds())
+def age(time: datetime, now: datetime) -> str:
+    """How long ago a time was: ``45s``, ``12m``, ``2h``, ``16d``."""
+    return duration((now - time).total_seconds())
 
 
 def duration(seconds: float) -> str:
@@ -189,51 +62,45 @@ def duration(seconds: float) -> str:
     return f"{whole}s"
 
 
-def running_seconds(job: JobRow, now: datetime) -> float:
+def running_seconds(job: TrainingJob, now: datetime) -> float:
     """How long a job has been running, or ran: until its end, or until it was last heard of."""
-    end = job.ended_at or (job.updated_at if job.status == "interrupted" else None)
-    last = now if end is None else datetime.fromisoformat(end)
-    return max(0.0, (last - datetime.fromisoformat(job.started_at)).total_seconds())
-
-
-def present() -> datetime:
-    """The present, in UTC."""
-    return datetime.now(UTC)
+    last = job.ended_at or (job.updated_at if job.status is JobStatus.INTERRUPTED else now)
+    return max(0.0, (last - job.started_at).total_seconds())
 
 
 def checkpoint_document(
-    checkpoint: CheckpointDetails, files: Iterable[FileRow], exports: Iterable[ExportRow] = ()
+    checkpoint: Checkpoint, files: Iterable[ListedFile], exports: Iterable[ExportRecord]
 ) -> Document:
     """What ``checkpoint inspect`` shows."""
     source = checkpoint.source
     spec: Document = {
-        "fromLocalFiles": list(source.get("from_local_files", ())),
-        "storageProvider": source.get("storage_provider", ""),
-        "sourcePath": source.get("source_path", ""),
-        "revision": source.get("revision", ""),
+        "fromLocalFiles": list(source.from_local_files),
+        "storageProvider": source.storage_provider,
+        "sourcePath": source.source_path,
+        "revision": source.revision,
         "fromCheckpoint": checkpoint.parent_id or "",
     }
     status: Document = {
-        "status": checkpoint.status,
+        "status": checkpoint.status.value,
         "files": [_file_document(file) for file in files],
-        "storageProviderID": str(source.get("storage_provider_id", NIL_ID)),
+        "storageProviderID": source.storage_provider_id,
         "size": human_size(checkpoint.size),
-        "createdAt": checkpoint.created_at,
-        "updatedAt": checkpoint.updated_at,
+        "createdAt": to_text(checkpoint.created_at),
+        "updatedAt": to_text(checkpoint.updated_at),
         "sizeBytes": checkpoint.size,
         "filesCount": checkpoint.file_count,
         "reason": checkpoint.reason,
         "manifestDigest": checkpoint.manifest_digest or "",
         "protected": checkpoint.is_protected,
     }
-    if checkpoint.kind == "captured":
+    if checkpoint.kind is CheckpointKind.CAPTURED:
         status["metadata"] = _captured_metadata(checkpoint)
     status["exports"] = [
         {
             "storageProvider": export.storage_provider,
             "destinationPath": export.destination_path,
             "manifestDigest": export.manifest_digest,
-            "exportedAt": export.exported_at,
+            "exportedAt": to_text(export.exported_at),
         }
         for export in exports
     ]
@@ -250,7 +117,7 @@ def checkpoint_document(
     }
 
 
-def _file_document(file: FileRow) -> Document:
+def _file_document(file: ListedFile) -> Document:
     document: Document = {
         "path": file.path,
         "size": human_size(file.size),
@@ -263,26 +130,27 @@ def _file_document(file: FileRow) -> Document:
     return document
 
 
-def _captured_metadata(checkpoint: CheckpointDetails) -> Document:
+def _captured_metadata(checkpoint: Checkpoint) -> Document:
+    facts = checkpoint.facts
     return {
         "name": checkpoint.name,
         "node": checkpoint.node,
-        "step": checkpoint.step,
-        "trainLoss": _finite(checkpoint.train_loss),
-        "evalLoss": _finite(checkpoint.eval_loss),
-        "model": checkpoint.model,
-        "version": checkpoint.version,
-        "inferenceReady": checkpoint.inference_ready,
-        "inferenceMissing": list(checkpoint.inference_missing),
-        "resumable": checkpoint.resumable,
-        "resumableMissing": list(checkpoint.resumable_missing),
+        "step": facts.step,
+        "trainLoss": facts.train_loss,
+        "evalLoss": facts.eval_loss,
+        "model": facts.model,
+        "version": facts.version,
+        "inferenceReady": facts.inference_ready,
+        "inferenceMissing": list(facts.inference_missing),
+        "resumable": facts.resumable,
+        "resumableMissing": list(facts.resumable_missing),
         "job": checkpoint.job_name,
         "jobID": checkpoint.job_id or "",
         "sequence": checkpoint.sequence,
     }
 
 
-def checkpoint_list_document(rows: Iterable[CheckpointRow]) -> list[Document]:
+def checkpoint_list_document(rows: Iterable[ListedCheckpoint]) -> list[Document]:
     """What ``checkpoint list --json`` shows."""
     return [
         {
@@ -302,7 +170,7 @@ def checkpoint_list_document(rows: Iterable[CheckpointRow]) -> list[Document]:
     ]
 
 
-def captured_list_document(rows: Iterable[CapturedRow]) -> list[Document]:
+def captured_list_document(rows: Iterable[ListedCheckpoint]) -> list[Document]:
     """What ``training checkpoints --json`` shows."""
     return [
         {
@@ -327,7 +195,7 @@ def captured_list_document(rows: Iterable[CapturedRow]) -> list[Document]:
     ]
 
 
-def job_document(job: JobRow) -> Document:
+def job_document(job: TrainingJob) -> Document:
     """What ``training inspect`` shows; the status is at ``.runtime.status``."""
     return {
         "kind": "TrainingJob",
@@ -345,7 +213,7 @@ def job_document(job: JobRow) -> Document:
             "codeCommit": job.code_commit,
         },
         "runtime": {
-            "status": job.status,
+            "status": job.status.value,
             "reason": job.reason,
             "exitCode": job.exit_code,
             "attempt": job.attempt,
@@ -353,28 +221,28 @@ def job_document(job: JobRow) -> Document:
             "outputDir": job.output_dir,
             "logPath": job.log_path,
             "checkpointsCount": job.checkpoint_count,
-            "createdAt": job.created_at,
-            "startedAt": job.started_at,
-            "endedAt": job.ended_at,
-            "updatedAt": job.updated_at,
+            "createdAt": to_text(job.created_at),
+            "startedAt": to_text(job.started_at),
+            "endedAt": None if job.ended_at is None else to_text(job.ended_at),
+            "updatedAt": to_text(job.updated_at),
         },
     }
 
 
-def job_list_document(jobs: Iterable[JobRow]) -> list[Document]:
+def job_list_document(jobs: Iterable[TrainingJob]) -> list[Document]:
     """What ``training list --json`` shows."""
     return [
         {
             "name": job.name,
             "id": job.id,
-            "status": job.status,
+            "status": job.status.value,
             "reason": job.reason,
             "exitCode": job.exit_code,
             "attempt": job.attempt,
             "checkpointsCount": job.checkpoint_count,
-            "createdAt": job.created_at,
-            "startedAt": job.started_at,
-            "endedAt": job.ended_at,
+            "createdAt": to_text(job.created_at),
+            "startedAt": to_text(job.started_at),
+            "endedAt": None if job.ended_at is None else to_text(job.ended_at),
         }
         for job in jobs
     ]

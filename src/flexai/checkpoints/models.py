@@ -10,11 +10,12 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any, ClassVar
+from types import MappingProxyType
+from typing import Any, ClassVar, NamedTuple
 
 from flexai.checkpoints.names import NIL_ID, Id, is_uuid, title_of
 
@@ -172,6 +173,51 @@ class Checkpoint:
         return title_of(self.kind, self.name, self.job_name)
 
 
+class ListedCheckpoint(NamedTuple):
+    """What lists show of a checkpoint: a tuple of texts and numbers, because a long list is made of thousands.
+
+    Times are as ``to_text`` writes them. What a job's checkpoints alone have stays empty in the other lists.
+    """
+
+    id: Id
+    kind: str
+    name: str
+    job_name: str
+    status: str
+    reason: str
+    size: int
+    """Bytes in all."""
+    file_count: int
+    created_at: str
+    updated_at: str
+    deleted_at: str | None
+    is_protected: bool
+    node: str = "0"
+    step: int | None = None
+    train_loss: float | None = None
+    eval_loss: float | None = None
+    model: str = ""
+    version: str = ""
+    inference_ready: bool = False
+    resumable: bool = False
+
+    @property
+    def title(self) -> str:
+        """What to call it: its name, or ``JOB/FOLDER`` for a captured one."""
+        return title_of(self.kind, self.name, self.job_name)
+
+
+class ListedFile(NamedTuple):
+    """One file of a checkpoint, as it is shown."""
+
+    path: str
+    size: int
+    """Bytes."""
+    digest: str | None
+    """BLAKE3 in hex; None where only the provider's checksums are known."""
+    checksums: Mapping[str, str] = MappingProxyType({})
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingJob:
     """One run of a user's training command."""
@@ -188,6 +234,10 @@ class TrainingJob:
     attempt: int = 1
     exit_code: int | None = None
     input_checkpoint_id: Id | None = None
+    input_checkpoint_name: str = field(default="", compare=False)
+    """Its name while it is there."""
+    checkpoint_count: int = field(default=0, compare=False)
+    """How many of its checkpoints were available when the job was read."""
     output_dir: str
     log_path: str
     host: str = ""
@@ -214,7 +264,7 @@ class ExportRecord:
 def plain(value: Any) -> Any:
     """One of these records, or a value of theirs, in JSON's own types; times are ISO 8601 texts."""
     if is_dataclass(value):
-        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
+        return {one.name: plain(getattr(value, one.name)) for one in fields(value)}
     if isinstance(value, tuple):
         return [plain(item) for item in value]
     if isinstance(value, datetime):
@@ -245,3 +295,13 @@ def digest_manifest(canonical: bytes) -> str:
 def now() -> datetime:
     """The present, in UTC."""
     return datetime.now(UTC)
+
+
+def to_text(time: datetime) -> str:
+    """A time as the catalog and the documents write it, which sorts as a text: ``2025-02-03T13:14:37.730471Z``."""
+    return time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def from_text(text: str) -> datetime:
+    """The time that a text of :func:`to_text` names."""
+    return datetime.fromisoformat(text)

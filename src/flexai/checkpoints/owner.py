@@ -22,6 +22,16 @@ class Owner:
     org_id: Id
 
 
+def new_owner() -> Owner:
+    """An owner that nothing belongs to yet."""
+    return Owner(user_id=new_id(), org_id=new_id())
+
+
+def find_owner(home: Path) -> Owner | None:
+    """The identity in the home folder, if there is one; raises what ``load_owner`` raises."""
+    return load_owner(home) if (home / IDENTITY_FILE).exists() else None
+
+
 def load_owner(home: Path) -> Owner:
     """Read the identity in the home folder, making it first where there is none.
 
@@ -47,7 +57,7 @@ def _read_or_create(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except FileNotFoundError:
-        _create(path, Owner(user_id=new_id(), org_id=new_id()))
+        _create(path, new_owner())
         return path.read_bytes()
 
 

@@ -41,13 +41,15 @@ def complete_checkpoint(_ctx: click.Context, _param: click.Parameter, incomplete
     """The names of checkpoints, and once something is typed the UUIDs of captured ones."""
     from click.shell_completion import CompletionItem
 
-    from flexai.checkpoints.catalog.reader import open_reader
+    from flexai.checkpoints.catalog.catalog import Catalog
 
     try:
-        with open_reader() as reader:
-            names = [CompletionItem(name) for name in reader.checkpoint_names()]
+        with Catalog.look() as catalog:
+            names = [CompletionItem(name) for name in catalog.checkpoints.pushed_names()]
             if incomplete:
-                names += [CompletionItem(found, help=title) for found, title in reader.captured_ids()]
+                names += [
+                    CompletionItem(found, help=title) for found, title in catalog.checkpoints.captured_titles().items()
+                ]
     except CheckpointError:
         return []  # a shell's line is no place for errors
     return [item for item in names if item.value.lower().startswith(incomplete.lower())]
@@ -55,11 +57,11 @@ def complete_checkpoint(_ctx: click.Context, _param: click.Parameter, incomplete
 
 def complete_job(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[Any]:
     """The names of training jobs."""
-    from flexai.checkpoints.catalog.reader import open_reader
+    from flexai.checkpoints.catalog.catalog import Catalog
 
     try:
-        with open_reader() as reader:
-            names = reader.job_names()
+        with Catalog.look() as catalog:
+            names = catalog.jobs.names()
     except CheckpointError:
         return []
     return [name for name in names if name.lower().startswith(incomplete.lower())]

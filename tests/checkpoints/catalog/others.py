@@ -135,7 +135,7 @@ def _open(url: str) -> Any:
     from flexai.checkpoints.catalog.catalog import Catalog
 
     catalog = Catalog.open(url)
-    return len(catalog.checkpoints.deleted())
+    return len(catalog.checkpoints.list_deleted())
 
 
 def _push_many(url: str, names: list[str], common: str) -> Any:

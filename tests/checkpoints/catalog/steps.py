@@ -15,11 +15,10 @@ from flexai.checkpoints.catalog.blobs import Blobs
 from flexai.checkpoints.catalog.catalog import Catalog
 from flexai.checkpoints.catalog.claims import Claim
 from flexai.checkpoints.catalog.tables import blob_references, blobs, checkpoints, files, jobs
-from flexai.checkpoints.catalog.times import to_text
 from flexai.checkpoints.contents import NewContent, StoredContent
 from flexai.checkpoints.errors import ConflictError, NotFoundError
 from flexai.checkpoints.manifest import FileEntry, Manifest
-from flexai.checkpoints.models import Checkpoint, CheckpointStatus, JobStatus, Source, TrainingFacts, now
+from flexai.checkpoints.models import Checkpoint, CheckpointStatus, JobStatus, Source, TrainingFacts, now, to_text
 from flexai.checkpoints.names import new_id, parse_name, parse_reference
 from flexai.checkpoints.owner import Owner
 from tests.checkpoints.samples import OWNER

@@ -11,7 +11,6 @@ from flexai.checkpoints.catalog.blobs import Blobs
 from flexai.checkpoints.catalog.catalog import Catalog
 from flexai.checkpoints.catalog.checkpoints import NameTakenError
 from flexai.checkpoints.catalog.claims import Claim, this_host
-from flexai.checkpoints.catalog.times import to_text
 from flexai.checkpoints.errors import AlreadyExistsError, ConflictError, NotFoundError
 from flexai.checkpoints.models import (
     Checkpoint,
@@ -21,6 +20,7 @@ from flexai.checkpoints.models import (
     Source,
     TrainingFacts,
     now,
+    to_text,
 )
 from flexai.checkpoints.names import new_id, parse_id, parse_name, parse_reference
 from tests.checkpoints.catalog.others import OtherProcesses
@@ -204,7 +204,6 @@ def test_a_claim_that_is_lost_can_do_nothing_more(catalog: Catalog, blobs: Blobs
     for write in (
         lambda: commit(catalog, checkpoint_id, lost, {"model.bin": stored}),
         lambda: catalog.checkpoints.fail(checkpoint_id, lost, "mine"),
-        lambda: catalog.checkpoints.set_source(checkpoint_id, lost, Source(source_path="mine")),
     ):
         with pytest.raises(ConflictError, match="taken over"):
             write()
@@ -247,12 +246,6 @@ def test_a_lease_that_is_renewed_lasts_longer(catalog: Catalog) -> None:
     assert catalog.checkpoints.renew(checkpoint_id, claim)
     (until,) = columns(catalog, checkpoint_id, "claim_until")
     assert str(until) > to_text(now() + timedelta(seconds=30))
-
-
-def test_the_source_is_recorded_once_it_is_known_exactly(catalog: Catalog) -> None:
-    checkpoint_id, claim = begin(catalog)
-    catalog.checkpoints.set_source(checkpoint_id, claim, Source(source_path="bucket/prefix", revision="abc"))
-    assert catalog.checkpoints.get_by_id(checkpoint_id).source.revision == "abc"
 
 
 # Commit
@@ -459,13 +452,13 @@ def test_a_deleted_checkpoint_is_gone_by_name_and_by_id_and_its_name_is_free(cat
     second = push(catalog, "Llama")
     assert second.id != first.id
     assert len(blobs.files_of(first.id)) == 1, "its bytes stay until gc comes"
-    assert [checkpoint.id for checkpoint in catalog.checkpoints.deleted()] == [first.id]
+    assert [checkpoint.id for checkpoint in catalog.checkpoints.list_deleted()] == [first.id]
 
 
 def test_a_failed_push_can_be_deleted_but_does_not_come_back(catalog: Catalog) -> None:
     fail(catalog)
     delete(catalog, "llama")
-    assert catalog.checkpoints.deleted() == []
+    assert catalog.checkpoints.list_deleted() == []
     with pytest.raises(NotFoundError, match="could come back"):
         undelete(catalog, "llama")
 
@@ -505,7 +498,7 @@ def test_of_several_deleted_checkpoints_of_a_name_the_newest_comes_back(catalog:
         undelete(catalog, "llama")
     assert str(ids[-2]) in caught.value.hint
     assert undelete(catalog, ids[0], "llama-0").name == "llama-0"
-    assert [checkpoint.id for checkpoint in catalog.checkpoints.deleted()] == [ids[1]]
+    assert [checkpoint.id for checkpoint in catalog.checkpoints.list_deleted()] == [ids[1]]
 
 
 def test_a_checkpoint_comes_back_under_another_name_where_its_own_is_in_use(catalog: Catalog) -> None:

@@ -15,9 +15,8 @@ import pytest
 
 from flexai.checkpoints.catalog import claims
 from flexai.checkpoints.catalog.claims import LEASE, RENEWAL, Claim, ClaimKeeper, lease_end, process_start, this_host
-from flexai.checkpoints.catalog.times import from_text, to_text
 from flexai.checkpoints.errors import StorageError, StorageUnavailableError
-from flexai.checkpoints.models import now
+from flexai.checkpoints.models import from_text, now, to_text
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells when a process began")
 

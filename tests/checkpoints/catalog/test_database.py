@@ -25,9 +25,8 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, text
 
 from flexai.checkpoints.catalog import migrations, sqlite
-from flexai.checkpoints.catalog.catalog import Catalog
+from flexai.checkpoints.catalog.catalog import Catalog, open_database
 from flexai.checkpoints.catalog.database import ConstraintError, Transaction
-from flexai.checkpoints.catalog.opening import open_database
 from flexai.checkpoints.catalog.schema import HEAD_REVISION
 from flexai.checkpoints.catalog.tables import metadata
 from flexai.checkpoints.errors import CheckpointError, SettingsError, StorageError, StorageUnavailableError

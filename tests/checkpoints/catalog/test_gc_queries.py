@@ -12,13 +12,8 @@ from flexai.checkpoints.catalog.blobs import Blobs
 from flexai.checkpoints.catalog.catalog import Catalog
 from flexai.checkpoints.catalog.database import QueryResult
 from flexai.checkpoints.catalog.postgresql import PostgresqlTransaction
-from flexai.checkpoints.catalog.times import to_text
 from flexai.checkpoints.errors import NotFoundError
-from flexai.checkpoints.models import (
-    Checkpoint,
-    CheckpointStatus,
-    now,
-)
+from flexai.checkpoints.models import Checkpoint, CheckpointStatus, now, to_text
 from tests.checkpoints.catalog.steps import (
     LATER,
     OTHER_STORE_ID,
@@ -88,7 +83,7 @@ def test_a_checkpoint_deleted_while_gc_purges_others_is_purged_whole_or_not_at_a
     purged = catalog.garbage(STORE_ID).purge_deleted(before=LATER)
     assert done == [late]
     assert str(old.id) in purged
-    can_come_back = [checkpoint.id for checkpoint in catalog.checkpoints.deleted()]
+    can_come_back = [checkpoint.id for checkpoint in catalog.checkpoints.list_deleted()]
     assert (str(late.id) in purged) == (late.id not in can_come_back)
     assert (str(late.id) in purged) == (referenced(catalog, str(late.id)) == set())
 

@@ -26,10 +26,9 @@ from flexai.checkpoints.catalog.catalog import Catalog
 from flexai.checkpoints.catalog.checkpoints import NameTakenError
 from flexai.checkpoints.catalog.claims import Claim
 from flexai.checkpoints.catalog.sqlite import SqliteDatabase
-from flexai.checkpoints.catalog.times import to_text
 from flexai.checkpoints.contents import StoredContent
 from flexai.checkpoints.errors import AlreadyExistsError, ConflictError, NotFoundError
-from flexai.checkpoints.models import CheckpointStatus, now
+from flexai.checkpoints.models import CheckpointStatus, now, to_text
 from flexai.checkpoints.names import parse_name, parse_reference
 from tests.checkpoints.catalog.steps import (
     LATER,
@@ -75,6 +74,11 @@ class Model:
     committed: dict[str, StoredContent] = field(default_factory=dict)
     unfinished: dict[str, str] = field(default_factory=dict)
     """Blobs on their way, by path."""
+
+    @property
+    def shown(self) -> CheckpointStatus:
+        """The status that readers see: a push whose process is gone has failed."""
+        return FAILED if self.status is UPLOADING and not self.is_alive else self.status
 
 
 class Life(RuleBasedStateMachine):
@@ -377,7 +381,7 @@ class Life(RuleBasedStateMachine):
     def the_catalog_says_what_the_model_says(self) -> None:
         found = {str(each.id): each for each in self.catalog.checkpoints.of_store(STORE_ID)}
         assert {each: (checkpoint.status, checkpoint.name) for each, checkpoint in found.items()} == {
-            each: (model.status, model.name) for each, model in self.models.items()
+            each: (model.shown, model.name) for each, model in self.models.items()
         }
         assert {each for each in found if found[each].deleted_at is None} == {
             each for each, model in self.models.items() if model.has_name

@@ -11,9 +11,8 @@ from flexai.checkpoints.catalog.catalog import Catalog
 from flexai.checkpoints.catalog.claims import LEASE, Claim
 from flexai.checkpoints.catalog.shard_journal import HeldBlobs
 from flexai.checkpoints.catalog.tables import checkpoints
-from flexai.checkpoints.catalog.times import to_text
 from flexai.checkpoints.errors import ConflictError
-from flexai.checkpoints.models import now
+from flexai.checkpoints.models import now, to_text
 from tests.checkpoints.catalog.steps import STORE_ID, begin, store
 from tests.support.tables import tables_of
 

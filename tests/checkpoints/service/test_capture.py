@@ -9,7 +9,6 @@ import pytest
 from flexai.checkpoints.errors import SourceChangedError, SourceError, StorageUnavailableError, UnsafePathError
 from flexai.checkpoints.models import CheckpointKind, CheckpointStatus, TrainingFacts, TrainingJob
 from flexai.checkpoints.service.capture import capture
-from flexai.checkpoints.service.inspect import inspect
 from tests.hostile.paths import HOSTILE_PATHS
 from tests.support.faults import Call, Fault
 from tests.support.jobs import begin_job, capture_files
@@ -36,7 +35,7 @@ def test_a_captured_checkpoint_is_available_with_its_files_and_facts(machine: Ma
     assert (checkpoint.job_id, checkpoint.job_name) == (job.id, "train")
     assert checkpoint.facts == FACTS
     assert checkpoint.source.from_local_files == (f"{job.output_dir}/checkpoint-5",)
-    assert checkpoint == inspect(machine.system, checkpoint.id).checkpoint
+    assert checkpoint == machine.system.catalog.checkpoints.get_by_id(checkpoint.id)
     assert machine.fetched(checkpoint.id) == FILES
     check_nothing_is_torn(machine)
 

@@ -22,7 +22,6 @@ from flexai.checkpoints.errors import (
 from flexai.checkpoints.models import CheckpointStatus
 from flexai.checkpoints.service.delete import delete
 from flexai.checkpoints.service.export_manifest import EXPORT_MANIFEST
-from flexai.checkpoints.service.inspect import inspect
 from flexai.checkpoints.service.push import ProviderPath, push
 from flexai.checkpoints.service.recover import recover
 from flexai.checkpoints.service.unchanged import find_unchanged
@@ -97,7 +96,7 @@ def _in_lab(machine: Machine) -> Machine:
 
 
 def _files(machine: Machine, name: str = "llama") -> dict[str, StoredFile]:
-    return {file.path: file for file in inspect(machine.system, name).files}
+    return {file.path: file for file in machine.system.blobs.files_of(machine.checkpoint(name).id)}
 
 
 def _unread(machine: Machine, name: str = "llama") -> set[str]:

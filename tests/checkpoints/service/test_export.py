@@ -20,8 +20,8 @@ from flexai.checkpoints.errors import (
     UnsafePathError,
     UsageError,
 )
+from flexai.checkpoints.models import ExportRecord
 from flexai.checkpoints.service.export_manifest import EXPORT_MANIFEST
-from flexai.checkpoints.service.inspect import inspect
 from flexai.checkpoints.service.manifest_reader import manifest_of
 from flexai.checkpoints.storage.local import LocalStorage
 from flexai.checkpoints.storage.protocol import BytesBody, UnfinishedUpload
@@ -127,13 +127,13 @@ def test_the_manifest_says_what_the_export_holds(pushed: Machine, place: Path) -
 
 def test_an_export_is_recorded(pushed: Machine) -> None:
     record = pushed.export("llama").record
-    assert inspect(pushed.system, "llama").exports == [record]
+    assert _exports(pushed) == [record]
     assert (record.storage_provider, record.destination_path) == ("lab", "bucket/place")
     assert record.manifest_digest == pushed.checkpoint("llama").manifest_digest
     pushed.export("llama", "bucket/other")
     again = pushed.export("llama").record
-    assert {one.destination_path for one in inspect(pushed.system, "llama").exports} == {"bucket/place", "bucket/other"}
-    assert again in inspect(pushed.system, "llama").exports
+    assert {one.destination_path for one in _exports(pushed)} == {"bucket/place", "bucket/other"}
+    assert again in _exports(pushed)
 
 
 def test_progress_counts_every_byte_and_file_once(pushed: Machine) -> None:
@@ -220,7 +220,7 @@ def test_other_content_is_refused_before_anything_is_written(pushed: Machine, pl
     assert "--overwrite" in caught.value.hint
     assert _writes(pushed) == []
     assert read_tree(place) == {LARGE: content}
-    assert inspect(pushed.system, "llama").exports == []
+    assert _exports(pushed) == []
 
 
 def test_other_content_is_replaced_on_request(pushed: Machine, place: Path) -> None:
@@ -377,7 +377,7 @@ def test_a_torn_export_says_that_it_is_torn(pushed: Machine, place: Path) -> Non
     with pytest.raises(StorageUnavailableError):
         pushed.export("llama")
     assert _manifest(place)["complete"] is False
-    assert inspect(pushed.system, "llama").exports == []
+    assert _exports(pushed) == []
 
 
 def test_a_broken_export_gives_up_its_uploads(pushed: Machine) -> None:
@@ -600,3 +600,7 @@ def test_what_another_export_of_the_same_brings_there_meanwhile_is_left(
     assert pushed.buckets.tree("bucket/place") == SOURCE
     assert _manifest(place)["complete"] is True
     assert _unfinished(pushed) == []
+
+
+def _exports(machine: Machine) -> list[ExportRecord]:
+    return machine.system.catalog.checkpoints.exports_of(machine.checkpoint("llama").id)

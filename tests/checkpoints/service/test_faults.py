@@ -15,8 +15,7 @@ from flexai.checkpoints.errors import (
     IntegrityError,
     SourceChangedError,
 )
-from flexai.checkpoints.models import CheckpointStatus
-from flexai.checkpoints.service.inspect import inspect
+from flexai.checkpoints.models import CheckpointStatus, ExportRecord
 from flexai.checkpoints.storage.keys import PARTIAL_SUFFIX
 from tests.support.faults import READ_FAULTS, WRITE_FAULTS, Call, Fault, FaultyCatalog, is_injected
 from tests.support.fixtures import NewMachine
@@ -198,7 +197,7 @@ def test_an_export_survives_the_failure_of_any_call_to_the_provider(pushed: Mach
             break
         storage.reset()
         if broken is not None:
-            assert place not in {one.destination_path for one in inspect(pushed.system, "llama").exports}
+            assert place not in {one.destination_path for one in _exports(pushed)}
             whole = {path: text for path, text in arrived.items() if not path.endswith(PARTIAL_SUFFIX)}
             assert whole.items() <= SOURCE.items()
             report = pushed.export("llama", place)
@@ -270,7 +269,7 @@ def test_an_export_survives_the_failure_of_its_record(pushed: Machine, fault: Fa
 def _check_export(machine: Machine, place: str) -> None:
     """What was exported is whole, is recorded, and can be pushed again as what it was."""
     assert machine.buckets.tree(place) == SOURCE
-    assert place in {one.destination_path for one in inspect(machine.system, "llama").exports}
+    assert place in {one.destination_path for one in _exports(machine)}
     assert list(machine.buckets.open(place).storage.list_uploads("")) == []
     assert machine.push_from("llama", place, if_not_exists=True) == machine.checkpoint("llama")
 
@@ -346,3 +345,7 @@ def test_the_number_of_calls_of_an_unchanged_push_does_not_grow_with_its_files(n
         machine.push("again", source)
         calls.add(len(machine.storage.calls))
     assert len(calls) == 1
+
+
+def _exports(machine: Machine) -> list[ExportRecord]:
+    return machine.system.catalog.checkpoints.exports_of(machine.checkpoint("llama").id)

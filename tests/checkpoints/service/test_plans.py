@@ -12,12 +12,12 @@ import pytest
 from benchmarks.catalogs import fill
 from sqlalchemy import text
 
-from flexai.checkpoints.catalog import reader as reader_module
+from flexai.checkpoints.catalog import sqlite as sqlite_module
+from flexai.checkpoints.catalog.catalog import Catalog
 from flexai.checkpoints.catalog.database import Transaction
-from flexai.checkpoints.catalog.reader import open_reader
 from flexai.checkpoints.catalog.sqlite import SqliteTransaction
 from flexai.checkpoints.service.delete import delete, protect, undelete, unprotect
-from flexai.checkpoints.service.inspect import inspect
+from flexai.checkpoints.service.inspect import inspect_checkpoint, inspect_training
 from flexai.checkpoints.service.preview import preview_delete, preview_fetch
 from flexai.checkpoints.service.verify import verify
 from tests.servers.postgresql import PostgreSQL
@@ -56,8 +56,8 @@ def _noted(monkeypatch: pytest.MonkeyPatch) -> Iterator[Asked]:
         connection.set_trace_callback(lambda statement: asked.setdefault(statement, {}))
         return connection
 
-    connect_before = reader_module._connect
-    monkeypatch.setattr(reader_module, "_connect", connect)
+    connect_before = sqlite_module._connect_to_read
+    monkeypatch.setattr(sqlite_module, "_connect_to_read", connect)
     with statements() as noted:
         yield asked
     for statement, values in noted:
@@ -131,24 +131,22 @@ def _work_a_day(machine: Machine) -> None:
     for reference in ("first", first.id):
         preview_fetch(system, reference, machine.root / "nowhere")
         machine.fetched(reference)
-        inspect(system, reference)
     verify(system, ["second"])
     protect(system, ["second"])
     unprotect(system, ["second"])
     preview_delete(system, "second")
     deleted = delete(system, "second")
     undelete(system, deleted.id)
-    with open_reader(url) as reader:
-        reader.pushed_checkpoints()
-        reader.deleted_checkpoints()
+    with Catalog.look(url) as catalog:
+        catalog.checkpoints.list_pushed()
+        catalog.checkpoints.list_deleted()
         for reference in ("first", deleted.id):
-            checkpoint = reader.checkpoint(reference)
-            reader.files(checkpoint.id)
-            reader.exports(checkpoint.id)
+            inspect_checkpoint(catalog, reference)
         for reference in ("trainer", job.id):
-            reader.captured_checkpoints(reader.job(reference).id)
-        reader.checkpoint_names()
-        reader.captured_ids()
+            inspect_training(catalog, reference)
+        catalog.checkpoints.list_captured(job.id)
+        catalog.checkpoints.pushed_names()
+        catalog.checkpoints.captured_titles()
 
 
 def _fill(machine: Machine) -> None:

@@ -22,7 +22,6 @@ from flexai.checkpoints.errors import (
     UsageError,
 )
 from flexai.checkpoints.service.delete import delete, protect
-from flexai.checkpoints.service.looking import looking
 from flexai.checkpoints.service.preview import (
     preview_delete,
     preview_export,
@@ -71,7 +70,7 @@ def _everything(machine: Machine) -> object:
 
 
 def _look(machine: Machine) -> AbstractContextManager[System]:
-    return looking(machine.settings)
+    return System.open(machine.settings, read_only=True)
 
 
 def _actions(preview: Preview) -> dict[str, Action]:
@@ -84,7 +83,7 @@ def _files(folder: Path) -> LocalFiles:
 
 def test_on_a_machine_that_has_nothing_a_look_makes_nothing(tmp_path: Path) -> None:
     folder = write_tree(tmp_path / "run", SOURCE)
-    with looking(small_settings(tmp_path / "home")) as system:
+    with System.open(small_settings(tmp_path / "home"), read_only=True) as system:
         preview = preview_push(system, "llama", _files(folder))
         with pytest.raises(NotFoundError):
             preview_fetch(system, "llama", tmp_path / "out")

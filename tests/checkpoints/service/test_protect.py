@@ -7,15 +7,14 @@ from pathlib import Path
 import pytest
 
 from flexai.checkpoints.catalog.catalog import Catalog
-from flexai.checkpoints.catalog.reader import open_reader
-from flexai.checkpoints.documents import checkpoint_document, checkpoint_list_document
+from flexai.checkpoints.documents import checkpoint_list_document
 from flexai.checkpoints.errors import ConflictError, NotFoundError, StorageUnavailableError
 from flexai.checkpoints.models import JobStatus
 from flexai.checkpoints.service.delete import delete, protect, undelete, unprotect
-from flexai.checkpoints.service.inspect import inspect
+from flexai.checkpoints.service.inspect import inspect_checkpoint
 from flexai.checkpoints.service.push import ExistingCheckpoint, push
 from flexai.checkpoints.service.recover import recover
-from flexai.checkpoints.service.training import delete_job, job_checkpoints, run_training
+from flexai.checkpoints.service.training import delete_job, run_training
 from tests.support.machine import Machine, lose_catalog
 from tests.support.trees import Tree, noise
 
@@ -75,9 +74,9 @@ def test_documents_and_lists_show_it(machine: Machine, source: Path) -> None:
     machine.push("llama", source)
     machine.push("mistral", source)
     protect(machine.system, ["llama"])
-    with open_reader(machine.settings.effective_database_url) as reader:
-        shown = {name: checkpoint_document(reader.checkpoint(name), []) for name in ("llama", "mistral")}
-        listed = checkpoint_list_document(reader.pushed_checkpoints())
+    with Catalog.look(machine.settings.effective_database_url) as catalog:
+        shown = {name: inspect_checkpoint(catalog, name) for name in ("llama", "mistral")}
+        listed = checkpoint_list_document(catalog.checkpoints.list_pushed())
     assert [shown[name]["status"]["protected"] for name in ("llama", "mistral")] == [True, False]
     assert {row["name"]: row["protected"] for row in listed} == {"llama": True, "mistral": False}
 
@@ -90,14 +89,14 @@ def test_a_job_with_a_protected_checkpoint_is_deleted_only_without_its_checkpoin
     patient = machine.again(quiet_period=0)
     job = run_training(patient.system, "train", ["sh", "-c", script], on_output=lambda *_: None)
     assert job.status is JobStatus.SUCCEEDED
-    first, second = job_checkpoints(patient.system, "train")
+    first, second = patient.system.catalog.checkpoints.of_job(job.id)
     protect(patient.system, [second.id])
     with pytest.raises(ConflictError, match=r"1 protected checkpoint$") as caught:
         delete_job(patient.system, "train")
     assert second.id in caught.value.hint
-    assert [row.id for row in job_checkpoints(patient.system, "train")] == [first.id, second.id]
+    assert [row.id for row in patient.system.catalog.checkpoints.of_job(job.id)] == [first.id, second.id]
     delete_job(patient.system, "train", keep_checkpoints=True)
-    assert inspect(patient.system, second.id).checkpoint.is_protected
+    assert patient.system.catalog.checkpoints.get_by_id(second.id).is_protected
 
 
 def test_a_catalog_that_is_rebuilt_from_the_store_does_not_know_what_was_protected(

@@ -15,9 +15,16 @@ from flexai.checkpoints.catalog.checkpoints import row_of
 from flexai.checkpoints.catalog.claims import NO_CLAIM
 from flexai.checkpoints.catalog.jobs import BegunJob
 from flexai.checkpoints.catalog.tables import blob_references, blobs, checkpoints, jobs
-from flexai.checkpoints.catalog.times import to_text
 from flexai.checkpoints.errors import NotFoundError, StorageUnavailableError, UsageError
-from flexai.checkpoints.models import Checkpoint, CheckpointKind, CheckpointStatus, TrainingFacts, TrainingJob, now
+from flexai.checkpoints.models import (
+    Checkpoint,
+    CheckpointKind,
+    CheckpointStatus,
+    TrainingFacts,
+    TrainingJob,
+    now,
+    to_text,
+)
 from flexai.checkpoints.names import parse_name, parse_reference
 from flexai.checkpoints.service.delete import delete, protect, undelete
 from flexai.checkpoints.service.prune import PruneReport, PruneScope, plan_prune, prune, prune_document

@@ -13,8 +13,8 @@ import pytest
 
 from flexai.checkpoints.errors import NotFoundError, StorageUnavailableError
 from flexai.checkpoints.models import CheckpointStatus, TrainingFacts
+from flexai.checkpoints.names import parse_reference
 from flexai.checkpoints.service.delete import delete
-from flexai.checkpoints.service.inspect import inspect
 from flexai.checkpoints.service.push import ExistingCheckpoint, push
 from flexai.checkpoints.service.recover import RecoverReport, recover
 from tests.hostile.paths import HOSTILE_PATHS
@@ -84,7 +84,7 @@ def test_a_captured_checkpoint_comes_back_with_its_job_and_facts(machine: Machin
     machine = lose_catalog(machine)
     assert sorted(recover(machine.system).recovered) == ["train/.", "train/checkpoint-5"]
     for one in captured:
-        found = inspect(machine.system, one.id).checkpoint
+        found = machine.system.catalog.checkpoints.get_by_id(one.id)
         assert found == replace(one, updated_at=found.updated_at)
         assert found.facts == one.facts
         assert (found.job_name, found.job_id, found.sequence, found.node) == ("train", job.id, one.sequence, one.node)
@@ -111,7 +111,7 @@ def test_a_name_that_is_taken_by_now_stays_with_its_holder(pushed: Machine) -> N
     machine = lose_catalog(pushed)
     holder = machine.push("LLAMA", machine.write("other", {"new.bin": b"x"}))
     assert recover(machine.system).recovered == ["llama"]
-    assert inspect(machine.system, "llama").checkpoint.id == holder.id
+    assert machine.system.catalog.checkpoints.get(parse_reference("llama")).id == holder.id
     assert machine.fetched(str(lost.id)) == SOURCE
 
 

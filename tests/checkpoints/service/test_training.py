@@ -32,9 +32,7 @@ from flexai.checkpoints.progress import NoProgress
 from flexai.checkpoints.service.training import (
     delete_job,
     inspect_job,
-    job_checkpoints,
     job_log,
-    list_jobs,
     run_training,
     stop_job,
 )
@@ -70,9 +68,14 @@ def run(machine: Machine, text: str, name: str = "run", **options: Any) -> Train
     return run_training(machine.system, name, program(text), **options)
 
 
+def captures(machine: Machine, name: str) -> list[Checkpoint]:
+    """What a job captured, whole or not."""
+    return machine.system.catalog.checkpoints.of_job(inspect_job(machine.system, name).id)
+
+
 def captured(machine: Machine, name: str = "run") -> list[Checkpoint]:
     """The checkpoints of a job that are available, in the order of their capture."""
-    return [one for one in job_checkpoints(machine.system, name) if one.status is CheckpointStatus.AVAILABLE]
+    return [one for one in captures(machine, name) if one.status is CheckpointStatus.AVAILABLE]
 
 
 def contents(machine: Machine, name: str = "run") -> list[tuple[str, Files]]:
@@ -104,7 +107,7 @@ save(output(), model_files(10))
 """,
     )
     assert (job.status, job.exit_code, job.reason, job.attempt) == (JobStatus.SUCCEEDED, 0, "", 1)
-    assert inspect_job(machine.system, "run") == job == list_jobs(machine.system)[0]
+    assert inspect_job(machine.system, "run") == job == machine.system.catalog.jobs.list()[0]
     expected = [(f"checkpoint-{step}", trainer_files(step, eval_loss=1 / step)) for step in (5, 10)]
     assert contents(machine) == [*expected, ("", model_files(10))]
     check_nothing_is_torn(machine)
@@ -383,14 +386,14 @@ def test_a_store_that_is_away_for_a_moment_costs_nothing(machine: Machine, tmp_p
     machine.storage.before_call = fail_until_seen
 
     def look(_stream: str, _data: bytes) -> None:
-        wait_until(lambda: bool(job_checkpoints(machine.system, "run")))
+        wait_until(lambda: bool(captures(machine, "run")))
         (tmp_path / "up").touch()
 
     job = run(machine, "save(output() / 'checkpoint-5', trainer_files(5)); say('saved')", on_output=look)
     machine.storage.reset()
     assert job.status is JobStatus.SUCCEEDED
     assert contents(machine) == [("checkpoint-5", trainer_files(5))]
-    assert [one.status for one in job_checkpoints(machine.system, "run")] == [CheckpointStatus.AVAILABLE]
+    assert [one.status for one in captures(machine, "run")] == [CheckpointStatus.AVAILABLE]
 
 
 # Signals, stops and deaths.
@@ -600,7 +603,7 @@ def test_without_a_checkpoint_no_input_directory_is_set(machine: Machine, monkey
 def test_a_checkpoint_that_is_not_there_is_refused_before_the_job_begins(machine: Machine) -> None:
     with pytest.raises(NotFoundError):
         run(machine, "", checkpoint="missing")
-    assert list_jobs(machine.system) == []
+    assert machine.system.catalog.jobs.list() == []
 
 
 def test_the_latest_of_a_job_without_checkpoints_is_to_start_from_scratch(machine: Machine) -> None:
@@ -633,7 +636,7 @@ def test_the_latest_has_the_highest_step_whatever_was_captured_last(machine: Mac
 def test_the_best_of_a_job_without_one_is_refused(machine: Machine) -> None:
     with pytest.raises(NotFoundError, match="no checkpoints yet"):
         run(machine, "", checkpoint="best")
-    assert list_jobs(machine.system) == []
+    assert machine.system.catalog.jobs.list() == []
     run(machine, "save(output() / 'checkpoint-4', trainer_files(4)); exit(1)")
     with pytest.raises(NotFoundError, match="no resumable checkpoint with an eval loss"):
         run(machine, "", checkpoint="best")
@@ -666,7 +669,7 @@ def test_requests_that_make_no_sense_are_refused(machine: Machine, options: dict
     with pytest.raises(UsageError, match=why) as caught:
         run_training(machine.system, arguments["name"], arguments["command"], env=arguments["env"])
     assert "hidden" not in str(caught.value)
-    assert list_jobs(machine.system) == []
+    assert machine.system.catalog.jobs.list() == []
 
 
 def test_a_directory_that_the_user_names_is_used_and_kept(machine: Machine, tmp_path: Path) -> None:
@@ -685,7 +688,7 @@ def test_a_directory_that_is_not_empty_is_refused(
     make(tmp_path / "out")
     with pytest.raises(UsageError, match=r"out (is not empty|cannot be used: not a directory)"):
         run(machine, "", output_dir=tmp_path / "out")
-    assert list_jobs(machine.system) == []
+    assert machine.system.catalog.jobs.list() == []
 
 
 # Logs.
@@ -757,7 +760,7 @@ def test_a_deleted_job_takes_its_checkpoints_and_its_log_with_it(machine: Machin
     job = run(machine, "save(output() / 'checkpoint-5', trainer_files(5))")
     (checkpoint,) = captured(machine)
     assert delete_job(machine.system, "run") == job
-    assert list_jobs(machine.system) == []
+    assert machine.system.catalog.jobs.list() == []
     assert machine.system.catalog.checkpoints.get_by_id(checkpoint.id).status is CheckpointStatus.DELETING
     assert not list(machine.settings.jobs_path.iterdir())
     assert not list(LocalStorage(machine.store_folder).list("logs/"))
@@ -792,7 +795,7 @@ def test_a_directory_that_the_user_named_outlives_its_job(machine: Machine, tmp_
 
 
 def test_jobs_that_are_not_there_are_not_found(machine: Machine) -> None:
-    for ask in (inspect_job, job_checkpoints, stop_job, delete_job, job_log):
+    for ask in (inspect_job, stop_job, delete_job, job_log):
         with pytest.raises(NotFoundError, match="there is no training job 'missing'"):
             ask(machine.system, "missing")
         with pytest.raises(InvalidNameError, match="training job"):

@@ -14,7 +14,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from flexai.checkpoints.catalog.content_rows import BATCH, CONTENT, SOUND, STORED, batches, taken, values_of
 from flexai.checkpoints.catalog.database import ConstraintError, Database, Transaction
-from flexai.checkpoints.catalog.times import to_text
 from flexai.checkpoints.contents import (
     ArrivedPart,
     NewContent,
@@ -22,7 +21,7 @@ from flexai.checkpoints.contents import (
     StoredFile,
     UnfinishedBlob,
 )
-from flexai.checkpoints.models import now
+from flexai.checkpoints.models import now, to_text
 
 _NOT_REFERENCED = "NOT EXISTS (SELECT 1 FROM blob_references r WHERE r.blob_id = blobs.id)"
 
@@ -191,8 +190,13 @@ class Blobs:
         return held
 
     def learn(self, content: StoredContent) -> None:
-        """Record the digests of a content that the provider copied and somebody has now read for the first time."""
+        """Record the digests of a content that the provider copied and that was now read for the first time.
+
+        A catalog that is only looked at records nothing.
+        """
         assert content.digest is not None
+        if self._database.is_read_only:
+            return
         learned = {"digest": content.digest.hex(), "part_digests": content.part_digests}
         with self._database.writing() as transaction:
             transaction.update("contents", learned, "id = :id AND digest IS NULL", id=content.id)

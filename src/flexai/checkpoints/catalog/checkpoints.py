@@ -9,31 +9,59 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
-from typing import Any
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any
 
-from flexai.checkpoints.catalog.claims import NO_CLAIM, Claim, lease_end, update_held
+from flexai.checkpoints.catalog.claims import CLAIM_COLUMNS, NO_CLAIM, Claim, is_held, lease_end, update_held
 from flexai.checkpoints.catalog.content_rows import batches
 from flexai.checkpoints.catalog.database import ConstraintError, Database, Record, Transaction
-from flexai.checkpoints.catalog.times import from_text, to_text
 from flexai.checkpoints.errors import AlreadyExistsError, ConflictError, NotFoundError
 from flexai.checkpoints.models import (
     Checkpoint,
     CheckpointKind,
     CheckpointStatus,
     ExportRecord,
+    ListedCheckpoint,
+    ListedFile,
     ManifestSummary,
     Source,
     TrainingFacts,
+    from_text,
     now,
     plain,
+    to_text,
 )
-from flexai.checkpoints.names import Name, Reference, name_key, new_id
-from flexai.checkpoints.owner import Owner
+from flexai.checkpoints.names import Name, Reference, name_key, new_id, title_of
+
+if TYPE_CHECKING:
+    from flexai.checkpoints.owner import Owner
 
 _AGAIN = "run the same command again"
 
 CHECKPOINT = "SELECT c.*, j.name AS job_name FROM checkpoints c LEFT JOIN jobs j ON j.id = c.job_id"
 """Checkpoints ``c`` with all that ``checkpoint_of`` reads; a WHERE can follow."""
+
+INTERRUPTED = "interrupted before it was finished: push it again to continue"
+
+_UNFINISHED = frozenset({CheckpointStatus.UPLOADING, CheckpointStatus.SYNCING})
+
+_CLAIM = ", ".join(f"c.{column}" for column in CLAIM_COLUMNS)
+
+# What all of them have is left out: a driver takes as long for that as for anything else.
+_PUSHED = f"""
+    SELECT c.id, c.name, c.status, c.reason, c.size, c.file_count, c.created_at, c.updated_at, c.is_protected, {_CLAIM}
+    FROM checkpoints c WHERE c.kind = 'pushed' AND c.deleted_at IS NULL
+"""
+_CREATED_AT = 6
+"""The place of that column there."""
+
+_LISTED = f"""
+    SELECT c.id, c.kind, c.name, COALESCE(j.name, ''), c.status, c.reason, c.size, c.file_count, c.created_at,
+        c.updated_at, c.deleted_at, c.is_protected, c.node, c.step, c.train_loss, c.eval_loss, c.model, c.version,
+        c.inference_ready, c.resumable, {_CLAIM}
+    FROM checkpoints c LEFT JOIN jobs j ON j.id = c.job_id
+"""
+"""Checkpoints ``c`` with the fields of ``ListedCheckpoint`` and their claims; a WHERE can follow."""
 
 
 class NameTakenError(AlreadyExistsError):
@@ -158,10 +186,6 @@ class Checkpoints:
         with self._database.writing() as transaction:
             return bool(update_held(transaction, "checkpoints", checkpoint_id, claim, {"claim_until": lease_end()}))
 
-    def set_source(self, checkpoint_id: str, claim: Claim, source: Source) -> None:
-        """Record where the files come from once that is known exactly."""
-        self._change_held(checkpoint_id, claim, source=json.dumps(plain(source)))
-
     def commit(
         self,
         checkpoint_id: str,
@@ -249,6 +273,57 @@ class Checkpoints:
     def of_store(self, store_id: str) -> list[Checkpoint]:
         """Every checkpoint of a managed store, deleted ones that are still there included."""
         return self._all("c.store_id = :store_id", store_id=store_id)
+
+    def list_pushed(self) -> list[ListedCheckpoint]:
+        """The checkpoints that users pushed, oldest first."""
+        with self._database.reading() as transaction:
+            # Not ORDER BY: by the rules of a language that takes PostgreSQL longer than all the rest.
+            rows = sorted(transaction.rows(_PUSHED), key=itemgetter(_CREATED_AT, 0))
+        return [_pushed(row) for row in rows]
+
+    def list_captured(self, job_id: str) -> list[ListedCheckpoint]:
+        """The checkpoints that a job wrote, in the order of their capture."""
+        return self._list("c.job_id = :job_id AND c.deleted_at IS NULL ORDER BY c.sequence", job_id=job_id)
+
+    def list_deleted(self) -> list[ListedCheckpoint]:
+        """The deleted checkpoints that can still come back, captured ones too; the longest deleted first."""
+        return self._list("c.deleted_at IS NOT NULL AND c.manifest_digest IS NOT NULL ORDER BY c.deleted_at, c.id")
+
+    def pushed_names(self) -> list[str]:
+        """The names of pushed checkpoints."""
+        with self._database.reading() as transaction:
+            return transaction.column("SELECT name FROM checkpoints WHERE kind = 'pushed' AND deleted_at IS NULL")
+
+    def captured_titles(self) -> dict[str, str]:
+        """What to call the captured checkpoints that can be used, by their ids, newest first."""
+        query = """
+            SELECT c.id, j.name, c.name FROM checkpoints c JOIN jobs j ON j.id = c.job_id
+            WHERE c.kind = 'captured' AND c.status = 'available' ORDER BY c.created_at DESC
+        """
+        with self._database.reading() as transaction:
+            rows = transaction.rows(query)
+        return {checkpoint_id: title_of("captured", name, job) for checkpoint_id, job, name in rows}
+
+    def list_files(self, checkpoint_id: str) -> list[ListedFile]:
+        """The files of a checkpoint, in order of their paths."""
+        query = """
+            SELECT f.path, t.size, t.digest, t.checksums FROM files f JOIN contents t ON t.id = f.content_id
+            WHERE f.checkpoint_id = :id
+        """
+        with self._database.reading() as transaction:
+            rows = transaction.rows(query, id=checkpoint_id)
+        # Not ORDER BY: PostgreSQL orders texts by its locale.
+        return sorted(
+            (ListedFile(path, size, digest, json.loads(checksums)) for path, size, digest, checksums in rows),
+            key=itemgetter(0),
+        )
+
+    def cut_off(self, job_id: str) -> list[Checkpoint]:
+        """The captures of a job that were under way when their runner died."""
+        with self._database.reading() as transaction:
+            query = f"{CHECKPOINT} WHERE c.job_id = :job_id AND c.deleted_at IS NULL"
+            rows = transaction.records(query, job_id=job_id)
+        return [checkpoint_of(row) for row in rows if row["status"] in _UNFINISHED and not is_held(row)]
 
     def protect(self, references: Sequence[Reference], *, protected: bool = True) -> list[Checkpoint]:
         """Keep checkpoints from being deleted, or take that back; all of them or, where one is not there, none.
@@ -342,10 +417,6 @@ class Checkpoints:
             ) from None
         return self.get_by_id(row["id"])
 
-    def deleted(self) -> list[Checkpoint]:
-        """The deleted checkpoints that can still come back."""
-        return self._all("c.deleted_at IS NOT NULL AND c.manifest_digest IS NOT NULL ORDER BY c.deleted_at")
-
     def record_export(self, record: ExportRecord) -> None:
         """Record an export; one to the same place replaces the earlier record."""
         row = {
@@ -379,6 +450,11 @@ class Checkpoints:
             )
             for row in rows
         ]
+
+    def _list(self, where: str, **values: Any) -> list[ListedCheckpoint]:
+        with self._database.reading() as transaction:
+            rows = transaction.rows(f"{_LISTED} WHERE {where}", **values)
+        return [_listed(row) for row in rows]
 
     def _row(self, where: str, **values: Any) -> Record | None:
         with self._database.reading() as transaction:
@@ -492,12 +568,16 @@ def _facts_columns(facts: TrainingFacts) -> dict[str, Any]:
 
 
 _FACTS = [one.name for one in fields(TrainingFacts)]
-_SAME = ("name", "reason", "size", "file_count", "manifest_digest", "store_id", "node", "sequence")
+_SAME = ("name", "size", "file_count", "manifest_digest", "store_id", "node", "sequence")
 """Columns that hold a field as it is."""
 
 
 def checkpoint_of(row: Record) -> Checkpoint:
-    """The checkpoint that a row describes, read as ``CHECKPOINT`` reads it."""
+    """The checkpoint that a row describes, read as ``CHECKPOINT`` reads it.
+
+    A push or a capture whose process is gone has failed. What decides about a change compares the row itself.
+    """
+    status, reason = _standing(row["status"], row["reason"], row)
     facts = {name: row[name] for name in _FACTS}
     # SQLite has no booleans.
     for name in ("inference_ready", "resumable"):
@@ -507,7 +587,8 @@ def checkpoint_of(row: Record) -> Checkpoint:
     return Checkpoint(
         id=row["id"],
         kind=CheckpointKind(row["kind"]),
-        status=CheckpointStatus(row["status"]),
+        status=CheckpointStatus(status),
+        reason=reason,
         creator_user_id=row["creator_user_id"],
         owner_org_id=row["owner_org_id"],
         source=_source(json.loads(row["source"])),
@@ -521,6 +602,41 @@ def checkpoint_of(row: Record) -> Checkpoint:
         deleted_at=None if row["deleted_at"] is None else from_text(row["deleted_at"]),
         **{name: row[name] for name in _SAME},
     )
+
+
+def _pushed(row: Sequence[Any]) -> ListedCheckpoint:
+    """What the list shows of a row of ``_PUSHED``."""
+    checkpoint_id, name, status, reason, size, count, created_at, updated_at, is_protected, *claim = row
+    if status in _UNFINISHED:
+        status, reason = _standing(status, reason, dict(zip(CLAIM_COLUMNS, claim, strict=True)))
+    # By their places: by their names they would take twice as long. SQLite has no booleans.
+    return ListedCheckpoint(
+        checkpoint_id, "pushed", name, "", status, reason, size, count, created_at, updated_at, None, bool(is_protected)
+    )
+
+
+def _listed(row: Sequence[Any]) -> ListedCheckpoint:
+    """What lists show of a row of ``_LISTED``."""
+    found = ListedCheckpoint(*row[: -len(CLAIM_COLUMNS)])
+    claim = dict(zip(CLAIM_COLUMNS, row[-len(CLAIM_COLUMNS) :], strict=True))
+    status, reason = _standing(found.status, found.reason, claim)
+    return found._replace(
+        status=status,
+        reason=reason,
+        is_protected=bool(found.is_protected),
+        inference_ready=bool(found.inference_ready),
+        resumable=bool(found.resumable),
+    )
+
+
+def _standing(status: str, reason: str, claim: Mapping[str, Any]) -> tuple[str, str]:
+    """Status and reason as they are: what a process was pushing or capturing that is gone has failed.
+
+    No process is left to record that, and a caller who waits for the end should not wait for ever.
+    """
+    if status in _UNFINISHED and not is_held(claim):
+        return CheckpointStatus.FAILED, INTERRUPTED
+    return status, reason
 
 
 def _source(document: dict[str, Any]) -> Source:

@@ -21,8 +21,8 @@ from types import TracebackType
 from typing import Any
 
 from flexai.checkpoints.catalog.database import Transaction
-from flexai.checkpoints.catalog.times import from_text, to_text
 from flexai.checkpoints.errors import StorageError
+from flexai.checkpoints.models import from_text, to_text
 
 _IS_LINUX = platform.system() == "Linux"
 
@@ -107,12 +107,18 @@ class Claim:
         return f"process {self.pid} on {self.host.split('/')[0]}"
 
 
-_COLUMNS = ("claim_token", "claim_host", "claim_pid", "claim_started", "claim_until")
+def is_held(row: Mapping[str, Any]) -> bool:
+    """Whether a row shows a claim whose holder may still be at work."""
+    holder = Claim.of_row(row)
+    return holder is not None and holder.is_alive
 
-CLAIM = ", ".join(_COLUMNS)
+
+CLAIM_COLUMNS = ("claim_token", "claim_host", "claim_pid", "claim_started", "claim_until")
+
+CLAIM = ", ".join(CLAIM_COLUMNS)
 """The columns that hold a claim, for a query."""
 
-NO_CLAIM: dict[str, Any] = dict.fromkeys(_COLUMNS, None)
+NO_CLAIM: dict[str, Any] = dict.fromkeys(CLAIM_COLUMNS, None)
 """Their values where nobody holds a row."""
 
 

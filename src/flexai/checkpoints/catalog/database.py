@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, Self, TypeAlias
 
 from flexai.checkpoints.catalog.schema import HEAD_REVISION
@@ -160,8 +160,9 @@ def _spread(sql: str, values: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]
 class Database(ABC):
     """A catalog's database, at its newest form."""
 
-    is_postgresql: ClassVar[bool]
+    is_postgresql: bool
     """Whether rows can be locked one by one; SQLite has one writer at a time."""
+    is_read_only: ClassVar[bool] = False
 
     @abstractmethod
     def writing(self) -> contextlib.AbstractContextManager[Transaction]:
@@ -193,3 +194,56 @@ class Database(ABC):
             self.close()
             raise
         return self
+
+
+class Look(Database):
+    """A catalog's database as it is at one moment: all that is asked is asked in one transaction, which writes nothing.
+
+    It is not for several threads at once.
+    """
+
+    is_read_only = True
+
+    def __init__(
+        self,
+        transaction: Transaction,
+        *,
+        errors: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
+        close: Callable[[], object] = lambda: None,
+    ) -> None:
+        """``errors`` says the database's errors in our words around each question, ``close`` ends the transaction."""
+        self.is_postgresql = transaction.is_postgresql
+        self._transaction = transaction
+        self._errors = errors
+        self._close = close
+
+    def writing(self) -> contextlib.AbstractContextManager[Transaction]:
+        """Refuse to write, with a TypeError."""
+        raise TypeError("a catalog that is only looked at is not written to")
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[Transaction]:
+        """The one transaction."""
+        with self._errors():
+            yield self._transaction
+
+    def migrate(self) -> None:
+        """Refuse to change the tables, with a TypeError."""
+        self.writing()
+
+    def close(self) -> None:
+        """End the transaction and close its connection."""
+        self._close()
+
+
+class EmptyTransaction(Transaction):
+    """What is asked of a catalog that is not there: it answers every question with no rows."""
+
+    is_postgresql = False
+
+    def execute(self, sql: str, values: Mapping[str, Any]) -> QueryResult:
+        """Answer with no rows."""
+        return QueryResult((), (), 0)
+
+    def execute_many(self, sql: str, values: Sequence[Mapping[str, Any]]) -> None:
+        """Change nothing."""

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from flexai.checkpoints.catalog.checkpoints import CHECKPOINT, checkpoint_of, update_as_read
-from flexai.checkpoints.catalog.claims import HELD, NO_CLAIM, Claim, update_held
+from flexai.checkpoints.catalog.claims import HELD, NO_CLAIM, Claim, is_held, update_held
 from flexai.checkpoints.catalog.content_rows import batches
 from flexai.checkpoints.catalog.database import Database, Record
-from flexai.checkpoints.catalog.times import to_text
-from flexai.checkpoints.models import CheckpointStatus
+from flexai.checkpoints.models import CheckpointStatus, to_text
 
 _PURGEABLE = "store_id = :store_id AND status = 'deleting' AND deleted_at <= :before"
 
@@ -152,7 +151,7 @@ class Garbage:
         with self._database.reading() as transaction:
             query = f"{CHECKPOINT} WHERE {_UNFINISHED}"
             rows = transaction.records(query, store_id=self.store_id, before=to_text(before))
-        return [row for row in rows if (holder := Claim.of_row(row)) is None or not holder.is_alive]
+        return [row for row in rows if not is_held(row)]
 
 
 def _purgeable(row: Record) -> Purgeable:

@@ -2,7 +2,7 @@
 
 Like checkpoints: every change is one conditional statement or one transaction, and what may not happen is refused by
 a constraint of the database. A job that says it is running while its runner is gone is shown as ``interrupted``, the
-same to every reader, whether or not anybody has written that down yet.
+same to every reader, whether or not the catalog says so yet.
 """
 
 from __future__ import annotations
@@ -10,17 +10,27 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from flexai.checkpoints.catalog.claims import HELD, NO_CLAIM, Claim, lease_end, update_held
+from flexai.checkpoints.catalog.claims import HELD, NO_CLAIM, Claim, is_held, lease_end, update_held
 from flexai.checkpoints.catalog.database import ConstraintError, Database, Record, Transaction
-from flexai.checkpoints.catalog.times import from_text, to_text
 from flexai.checkpoints.errors import AlreadyExistsError, ConflictError, NotFoundError
-from flexai.checkpoints.models import JobStatus, TrainingJob, now
+from flexai.checkpoints.models import JobStatus, TrainingJob, from_text, now, to_text
 from flexai.checkpoints.names import Id, Name, Reference, is_uuid, name_key, new_id, parse_id, parse_name
-from flexai.checkpoints.owner import Owner
+
+if TYPE_CHECKING:
+    from flexai.checkpoints.owner import Owner
 
 RUNNER_GONE = "the process that ran it is gone"
+
+JOB = """
+    SELECT j.*, i.name AS input_checkpoint_name, (
+        SELECT COUNT(*) FROM checkpoints c
+        WHERE c.job_id = j.id AND c.deleted_at IS NULL AND c.status = 'available'
+    ) AS checkpoint_count
+    FROM jobs j LEFT JOIN checkpoints i ON i.id = j.input_checkpoint_id
+"""
+"""Jobs ``j`` with all that ``job_of`` reads; a WHERE can follow."""
 
 _RUNNING = (JobStatus.IN_PROGRESS, JobStatus.STOP_IN_PROGRESS)
 
@@ -117,11 +127,11 @@ class Jobs:
         layout: Layout,
         code_commit: str,
     ) -> BegunJob:
-        row = self._find("name_key = :key", key=name_key(name))
+        row = self._find("j.name_key = :key", key=name_key(name))
         busy = ConflictError(f"training job {name!r} is being started or deleted by another process")
         if row is None:
             raise busy  # deleted between the two statements
-        previous = _job(row)
+        previous = job_of(row)
         if previous.status is JobStatus.SUCCEEDED:
             raise JobExistsError(previous)
         if previous.creator_user_id != owner.user_id:
@@ -184,7 +194,7 @@ class Jobs:
         A job that has ended stays as it is. Raises NotFoundError where there is none.
         """
         row = self._row(reference)
-        job = _job(row)
+        job = job_of(row)
         if row["status"] in _RUNNING:
             values: dict[str, Any] = {"stop_requested": True, "status": JobStatus.STOP_IN_PROGRESS}
             if job.status is JobStatus.INTERRUPTED:
@@ -196,25 +206,30 @@ class Jobs:
 
     def get(self, reference: Reference) -> TrainingJob:
         """The job that a reference means; NotFoundError where there is none, or only a deleted one."""
-        return _job(self._row(reference))
+        return job_of(self._row(reference))
 
     def find(self, name: Name) -> TrainingJob | None:
         """The job of a name, if there is one."""
-        row = self._find("name_key = :key", key=name_key(name))
-        return None if row is None else _job(row)
+        row = self._find("j.name_key = :key", key=name_key(name))
+        return None if row is None else job_of(row)
 
     def get_by_id(self, job_id: str) -> TrainingJob:
         """The job of an id, deleted or not."""
-        row = self._find("id = :id", id=job_id)
+        row = self._find("j.id = :id", id=job_id)
         if row is None:
             raise NotFoundError(f"there is no training job {job_id}", hint=_LIST_HINT)
-        return _job(row)
+        return job_of(row)
 
     def list(self) -> list[TrainingJob]:
-        """Every job that nobody deleted, oldest first."""
-        query = "SELECT * FROM jobs WHERE name_key IS NOT NULL ORDER BY created_at, id"
+        """The jobs that are not deleted, oldest first."""
+        query = f"{JOB} WHERE j.name_key IS NOT NULL ORDER BY j.created_at, j.id"
         with self._database.reading() as transaction:
-            return [_job(row) for row in transaction.records(query)]
+            return [job_of(row) for row in transaction.records(query)]
+
+    def names(self) -> Sequence[str]:
+        """The names of the jobs that are not deleted."""
+        with self._database.reading() as transaction:
+            return transaction.column("SELECT name FROM jobs WHERE name_key IS NOT NULL")
 
     def delete(self, reference: Reference) -> TrainingJob:
         """Free the name of a job that has ended; its record goes when no checkpoint names it any more.
@@ -222,7 +237,7 @@ class Jobs:
         Raises NotFoundError where there is none (any more), ConflictError while it runs.
         """
         row = self._row(reference)
-        job = _job(row)
+        job = job_of(row)
         if not job.status.is_final:
             raise ConflictError(
                 f"training job {job.name!r} is {job.status}", hint=f"stop it first: flexai training stop {job.name}"
@@ -242,16 +257,16 @@ class Jobs:
 
     def _row(self, reference: Reference) -> Record:
         if reference.id:
-            row = self._find("name_key IS NOT NULL AND id = :id", id=reference.id)
+            row = self._find("j.name_key IS NOT NULL AND j.id = :id", id=reference.id)
         else:
-            row = self._find("name_key = :key", key=name_key(reference.text))
+            row = self._find("j.name_key = :key", key=name_key(reference.text))
         if row is None:
             raise NotFoundError(f"there is no training job {reference.text!r}", hint=_LIST_HINT)
         return row
 
     def _find(self, where: str, **values: Any) -> Record | None:
         with self._database.reading() as transaction:
-            return transaction.record(f"SELECT * FROM jobs WHERE {where}", **values)
+            return transaction.record(f"{JOB} WHERE {where}", **values)
 
 
 _LIST_HINT = "flexai training list shows what there is"
@@ -291,12 +306,11 @@ def _places(layout: Layout, job_id: Id, attempt: int) -> Mapping[str, str]:
     return {"output_dir": output_dir, "log_path": log_path}
 
 
-def _job(row: Record) -> TrainingJob:
+def job_of(row: Record) -> TrainingJob:
+    """The job that a row describes, read as ``JOB`` reads it: one whose runner is gone was interrupted."""
     status, reason = JobStatus(row["status"]), row["reason"]
-    if row["status"] in _RUNNING:
-        holder = Claim.of_row(row)
-        if holder is None or not holder.is_alive:
-            status, reason = JobStatus.INTERRUPTED, RUNNER_GONE
+    if status in _RUNNING and not is_held(row):
+        status, reason = JobStatus.INTERRUPTED, RUNNER_GONE
     return TrainingJob(
         id=row["id"],
         creator_user_id=row["creator_user_id"],
@@ -306,6 +320,8 @@ def _job(row: Record) -> TrainingJob:
         command=tuple(json.loads(row["command"])),
         env_names=tuple(json.loads(row["env_names"])),
         input_checkpoint_id=row["input_checkpoint_id"],
+        input_checkpoint_name=row["input_checkpoint_name"] or "",
+        checkpoint_count=row["checkpoint_count"],
         created_at=from_text(row["created_at"]),
         started_at=from_text(row["started_at"]),
         ended_at=None if row["ended_at"] is None else from_text(row["ended_at"]),

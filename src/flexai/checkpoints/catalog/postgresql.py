@@ -13,7 +13,15 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from flexai.checkpoints.catalog.database import ConstraintError, Database, QueryResult, Transaction
+from flexai.checkpoints.catalog.database import (
+    ConstraintError,
+    Database,
+    EmptyTransaction,
+    Look,
+    QueryResult,
+    Transaction,
+)
+from flexai.checkpoints.catalog.schema import HEAD_REVISION
 from flexai.checkpoints.errors import SettingsError, StorageError, StorageUnavailableError
 
 
@@ -53,12 +61,29 @@ class PostgresqlDatabase(Database):
         self._engine = engine
 
     @classmethod
-    def open(cls, url: URL) -> PostgresqlDatabase:
-        """Connect to a server, making or migrating the catalog's tables on first use.
+    def at(cls, url: URL) -> PostgresqlDatabase:
+        """The catalog at a URL, which is connected to when it is first used.
 
-        Raises SettingsError where psycopg is missing, StorageUnavailableError for a server that does not answer.
+        Raises SettingsError where psycopg is missing.
         """
-        return cls(_engine(url)).made_ready()
+        return cls(_engine(url))
+
+    def look(self) -> Look | None:
+        """Look at the catalog as it is; None where its tables must be migrated first. Without tables it is empty.
+
+        Raises StorageUnavailableError for a server that does not answer.
+        """
+        with contextlib.ExitStack() as stack:
+            stack.callback(self.close)
+            with self._errors():
+                connection = stack.enter_context(self._engine.connect())
+                # One snapshot for all queries, and the server refuses to write.
+                connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+                transaction = PostgresqlTransaction(connection)
+                revision = transaction.revision()
+            if revision == HEAD_REVISION:
+                return Look(transaction, errors=self._errors, close=stack.pop_all().close)
+        return Look(EmptyTransaction()) if revision is None else None
 
     def migrate(self) -> None:
         """Make the tables, or bring them to their newest form."""

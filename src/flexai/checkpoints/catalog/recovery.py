@@ -8,11 +8,10 @@ from typing import Any, TypeAlias
 from flexai.checkpoints.catalog.checkpoints import row_of
 from flexai.checkpoints.catalog.content_rows import batches, values_of
 from flexai.checkpoints.catalog.database import MIGRATION_LOCK, Database, Transaction
-from flexai.checkpoints.catalog.times import to_text
 from flexai.checkpoints.contents import NewContent
 from flexai.checkpoints.errors import IntegrityError
 from flexai.checkpoints.manifest import Manifest
-from flexai.checkpoints.models import Checkpoint, CheckpointStatus, JobStatus
+from flexai.checkpoints.models import Checkpoint, CheckpointStatus, JobStatus, to_text
 from flexai.checkpoints.names import name_key
 
 _Place: TypeAlias = tuple[str, int, int]

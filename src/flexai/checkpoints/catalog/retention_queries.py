@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from flexai.checkpoints.catalog.claims import Claim
+from flexai.checkpoints.catalog.claims import is_held
 from flexai.checkpoints.catalog.database import Database, Record, Transaction
 from flexai.checkpoints.choosing import latest
 from flexai.checkpoints.errors import ConflictError
@@ -95,7 +95,7 @@ def check_some_stay(transaction: Transaction, checkpoint_ids: Collection[str]) -
 def _running(transaction: Transaction) -> list[Record]:
     """The jobs that somebody runs: one whose runner is gone only says so."""
     found = transaction.records("SELECT * FROM jobs WHERE status IN ('in progress', 'stop in progress')")
-    return [row for row in found if (holder := Claim.of_row(row)) is not None and holder.is_alive]
+    return [row for row in found if is_held(row)]
 
 
 def _latest_to_resume_from(transaction: Transaction, job_id: str) -> str | None:

@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 from flexai.checkpoints.catalog.blobs import Blobs
 from flexai.checkpoints.catalog.claims import LEASE
 from flexai.checkpoints.catalog.database import Database
-from flexai.checkpoints.catalog.times import to_text
 from flexai.checkpoints.contents import ArrivedPart, NewContent, StoredContent
 from flexai.checkpoints.errors import ConflictError
+from flexai.checkpoints.models import to_text
 
 
 class HeldBlobs(Blobs):

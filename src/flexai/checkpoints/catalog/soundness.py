@@ -8,9 +8,8 @@ from datetime import datetime
 
 from flexai.checkpoints.catalog.content_rows import CONTENT, SOUND, STORED, batches, taken, values_of
 from flexai.checkpoints.catalog.database import MIGRATION_LOCK, Database, Transaction
-from flexai.checkpoints.catalog.times import to_text
 from flexai.checkpoints.contents import NewContent, StoredContent
-from flexai.checkpoints.models import now
+from flexai.checkpoints.models import now, to_text
 
 _USED = "EXISTS (SELECT 1 FROM files f WHERE f.content_id = t.id)"
 
@@ -69,7 +68,8 @@ class Soundness:
             {STORED} AND {_USED}
         """
         with self._database.reading() as transaction:
-            ((count, size, unverified, damaged, oldest),) = transaction.rows(query, store_id=self.store_id)
+            found = transaction.row(query, store_id=self.store_id)
+        count, size, unverified, damaged, oldest = found or (0, 0, 0, 0, None)
         return Verification(int(count), int(size), int(unverified), int(damaged), oldest or "")
 
     def record_verification(self, *, damaged: Set[int], sound: Set[int]) -> None:

@@ -10,9 +10,17 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
-from flexai.checkpoints.catalog.database import ConstraintError, Database, QueryResult, Transaction
-from flexai.checkpoints.catalog.schema import BUSY_TIMEOUT_SECONDS
+from flexai.checkpoints.catalog.database import (
+    ConstraintError,
+    Database,
+    EmptyTransaction,
+    Look,
+    QueryResult,
+    Transaction,
+)
+from flexai.checkpoints.catalog.schema import BUSY_TIMEOUT_SECONDS, HEAD_REVISION
 from flexai.checkpoints.errors import SettingsError, StorageError, StorageUnavailableError
 
 
@@ -89,7 +97,7 @@ class SqliteDatabase(Database):
         """A new connection; transactions are begun and ended by whoever has it."""
         options: dict[str, Any] = {"timeout": BUSY_TIMEOUT_SECONDS, "database": self._path, **self._options}
         options |= {"check_same_thread": False, "isolation_level": None}
-        connection: sqlite3.Connection = sqlite3.connect(**options)
+        connection = _connect(options)
         try:
             _use_write_ahead_log(connection)
             connection.execute("PRAGMA foreign_keys=ON")
@@ -123,6 +131,37 @@ class SqliteDatabase(Database):
             self._idle.append(connection)
             if self._is_closed:
                 self.close()
+
+
+def look_at_sqlite(path: Path, options: Mapping[str, Any] | None = None) -> Look | None:
+    """Look at a file as it is; None where its tables must be migrated first. One that is not there is empty.
+
+    ``options`` are those of ``sqlite3.connect``. Raises what ``SqliteDatabase.open`` raises but for SettingsError.
+    """
+    if not path.exists():
+        return Look(EmptyTransaction())
+    with sqlite_errors(path), contextlib.ExitStack() as stack:
+        connection = stack.enter_context(contextlib.closing(_connect_to_read(path, options or {})))
+        connection.execute("BEGIN")
+        transaction = SqliteTransaction(connection)
+        revision = transaction.revision()
+        if revision == HEAD_REVISION:
+            return Look(transaction, errors=lambda: sqlite_errors(path), close=stack.pop_all().close)
+    return Look(EmptyTransaction()) if revision is None else None
+
+
+def _connect_to_read(path: Path, options: Mapping[str, Any]) -> sqlite3.Connection:
+    usual: dict[str, Any] = {"timeout": BUSY_TIMEOUT_SECONDS, "check_same_thread": False, "isolation_level": None}
+    if options:
+        connection = _connect({**usual, **options, "isolation_level": None})
+        connection.execute("PRAGMA query_only=ON")
+        return connection
+    return _connect({**usual, "database": f"file:{quote(str(path))}?mode=ro", "uri": True})
+
+
+def _connect(options: Mapping[str, Any]) -> sqlite3.Connection:
+    connection: sqlite3.Connection = sqlite3.connect(**options)
+    return connection
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flexai.checkpoints.contents import StoredFile
-from flexai.checkpoints.documents import CheckpointDetails
+from flexai.checkpoints.models import Checkpoint
 from flexai.checkpoints.progress import NoProgress, Progress
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.transfer.fetch import download
@@ -18,7 +18,7 @@ from flexai.checkpoints.transfer.journal import RecordDigests
 class FetchReport:
     """What a fetch did."""
 
-    checkpoint: CheckpointDetails
+    checkpoint: Checkpoint
     destination: Path
     fetched_files: int
     kept_files: int

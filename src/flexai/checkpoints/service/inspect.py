@@ -1,30 +1,25 @@
-"""Inspect: everything that is known of a checkpoint."""
+"""Inspect: everything that the catalog says of a checkpoint or a training job, as the document that programs read."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from flexai.checkpoints.contents import StoredFile
-from flexai.checkpoints.models import Checkpoint, ExportRecord
+from flexai.checkpoints.catalog.catalog import Catalog
+from flexai.checkpoints.documents import Document, checkpoint_document, job_document
 from flexai.checkpoints.names import parse_reference
-from flexai.checkpoints.service.system import System
 
 
-@dataclass(frozen=True, slots=True)
-class Inspection:
-    """A checkpoint, its files, and where it was exported."""
+def inspect_checkpoint(catalog: Catalog, reference: str) -> Document:
+    """What ``checkpoint inspect`` shows of a NAME or UUID.
 
-    checkpoint: Checkpoint
-    files: list[StoredFile]
-    exports: list[ExportRecord]
-
-
-def inspect(system: System, reference: str) -> Inspection:
-    """Look up a checkpoint by NAME or UUID; NotFoundError where there is none."""
-    checkpoint = system.catalog.checkpoints.get(parse_reference(reference))
-    checkpoint_id = checkpoint.id
-    return Inspection(
-        checkpoint=checkpoint,
-        files=system.blobs.files_of(checkpoint_id),
-        exports=system.catalog.checkpoints.exports_of(checkpoint_id),
+    Raises InvalidNameError for a text that can be neither, NotFoundError where there is none.
+    """
+    checkpoint = catalog.checkpoints.get(parse_reference(reference))
+    return checkpoint_document(
+        checkpoint, catalog.checkpoints.list_files(checkpoint.id), catalog.checkpoints.exports_of(checkpoint.id)
     )
+
+
+def inspect_training(catalog: Catalog, reference: str) -> Document:
+    """What ``training inspect`` shows of a NAME or UUID; raises what ``inspect_checkpoint`` raises."""
+    from flexai.checkpoints.catalog.jobs import parse_job_reference
+
+    return job_document(catalog.jobs.get(parse_job_reference(reference)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -187,7 +187,7 @@ class Attempt:
     def _salvage(self) -> None:
         """Capture what earlier attempts left whose runners died."""
         if self._job.attempt > 1:
-            self._delete_captures(CheckpointStatus.UPLOADING)
+            self._delete(self._system.catalog.checkpoints.cut_off(self._job.id))
         for broken in broken_attempts(self._system.settings.jobs_path, self._job.id, before=self._job.attempt):
             broken.end_command(self._request.grace)
             salvaged = _Salvaged(self._system, self._job, broken, self._on_captured, self._progress)
@@ -275,18 +275,21 @@ class Attempt:
             raise
         self._captured[found.name] = checkpoint.id
         if found.name in self._failed:
-            self._delete_captures(CheckpointStatus.FAILED, found.name)
+            self._delete(
+                checkpoint
+                for checkpoint in self._system.catalog.checkpoints.of_job(self._job.id)
+                if checkpoint.status is CheckpointStatus.FAILED and checkpoint.name == found.name
+            )
         files = "1 file" if checkpoint.file_count == 1 else f"{checkpoint.file_count} files"
         self._tell(f"captured {found.title} ({files}, {human_size(checkpoint.size)}) as {checkpoint.id}")
         self._on_captured(checkpoint)
 
-    def _delete_captures(self, status: CheckpointStatus, name: str | None = None) -> None:
+    def _delete(self, captures: Iterable[Checkpoint]) -> None:
         """Delete what is left of captures that were cut off, or that failed before another try did not."""
-        for checkpoint in self._system.catalog.checkpoints.of_job(self._job.id):
-            if checkpoint.status is status and name in {None, checkpoint.name}:
-                # One that another runner is still at work on, which has lost the job without knowing, is left to it.
-                with suppress(ConflictError, NotFoundError):
-                    self._system.catalog.checkpoints.delete(parse_reference(checkpoint.id))
+        for checkpoint in captures:
+            # One that another process has continued or deleted meanwhile is left to it.
+            with suppress(ConflictError, NotFoundError):
+                self._system.catalog.checkpoints.delete(parse_reference(checkpoint.id))
 
     # After the command.
 

@@ -1,7 +1,7 @@
 """Dry runs: look at what there is, and compute what an operation would do.
 
 What is looked at is read as the operation itself reads it, but for local files that a push would compare: these are
-said to be compared first. Nothing is written if the system is opened by ``looking``.
+said to be compared first. Nothing is written if the system is opened with ``read_only``.
 """
 
 from __future__ import annotations

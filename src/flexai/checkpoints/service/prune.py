@@ -14,11 +14,10 @@ from flexai.checkpoints.catalog.claims import Claim
 from flexai.checkpoints.catalog.database import Record, Transaction
 from flexai.checkpoints.catalog.jobs import parse_job_reference
 from flexai.checkpoints.catalog.retention_queries import Candidates, check_some_stay, check_unused, read_candidates
-from flexai.checkpoints.catalog.times import from_text
 from flexai.checkpoints.choosing import EVAL_LOSS, TRAIN_LOSS, latest
 from flexai.checkpoints.documents import Document, human_size
 from flexai.checkpoints.errors import ConflictError, NotFoundError
-from flexai.checkpoints.models import Checkpoint, CheckpointKind, CheckpointStatus, now
+from flexai.checkpoints.models import Checkpoint, CheckpointKind, CheckpointStatus, from_text, now
 from flexai.checkpoints.names import name_key, parse_reference, title_of
 from flexai.checkpoints.progress import NoProgress, Progress
 from flexai.checkpoints.service.retention import (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from flexai.checkpoints.documents import CheckpointDetails, Document, human_size
+from flexai.checkpoints.documents import Document, human_size
 
 if TYPE_CHECKING:
     from flexai.checkpoints.models import Checkpoint
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from flexai.checkpoints.service.gc import GarbageReport
 
 
-def identity(checkpoint: Checkpoint | CheckpointDetails) -> Document:
+def identity(checkpoint: Checkpoint) -> Document:
     """Which checkpoint a result is about."""
     return {"name": checkpoint.name, "id": checkpoint.id, "job": checkpoint.job_name}
 

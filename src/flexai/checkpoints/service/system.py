@@ -10,12 +10,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeAlias
 
-from flexai.checkpoints.catalog.reader import open_reader
+from flexai.checkpoints.catalog.catalog import Catalog
 from flexai.checkpoints.contents import StoredFile
-from flexai.checkpoints.documents import CheckpointDetails
 from flexai.checkpoints.errors import ConflictError, NotFoundError, SettingsError, UsageError
+from flexai.checkpoints.models import Checkpoint, CheckpointStatus
 from flexai.checkpoints.names import parse_reference
-from flexai.checkpoints.owner import Owner, load_owner
+from flexai.checkpoints.owner import Owner, find_owner, load_owner, new_owner
 from flexai.checkpoints.settings import Settings, load_settings
 from flexai.checkpoints.storage.connection import StorageConnection, check_bucket, split_bucket
 from flexai.checkpoints.storage.local import LocalStorage
@@ -24,9 +24,7 @@ from flexai.checkpoints.storage.protocol import ObjectStorage
 
 if TYPE_CHECKING:
     from flexai.checkpoints.catalog.blobs import Blobs
-    from flexai.checkpoints.catalog.catalog import Catalog
     from flexai.checkpoints.catalog.soundness import Soundness
-    from flexai.checkpoints.models import Checkpoint
     from flexai.checkpoints.transfer.stat_cache import StatCache
 
 Connect: TypeAlias = Callable[[str], StorageConnection]
@@ -48,32 +46,33 @@ class System:
     """Of the catalog, password included: never print it."""
     open_store: Callable[[], ManagedStore]
     owner: Owner
+    is_read_only: bool = False
 
     @classmethod
-    def open(cls, settings: Settings | None = None, *, connect: Connect | None = None) -> System:
+    def open(
+        cls, settings: Settings | None = None, *, connect: Connect | None = None, read_only: bool = False
+    ) -> System:
         """Take what the settings name, which is opened, and made, when it is first used.
 
-        ``connect`` is needed for a store in a connection's bucket. Raises SettingsError for settings that cannot be
-        used; a catalog or a store that cannot is a StorageError on first use.
+        With ``read_only`` nothing is made or written, whatever is done: what is not there yet is empty, and the catalog
+        is seen as it is at one moment. ``connect`` is needed for a store in a connection's bucket.
+
+        Raises SettingsError for settings that cannot be used; a catalog or a store that cannot is a StorageError on
+        first use.
         """
         settings = settings or load_settings()
         open_store = store_opener(settings.effective_store, connect)
-        return cls(
-            settings=settings,
-            database_url=settings.effective_database_url,
-            open_store=open_store,
-            owner=load_owner(settings.home),
-        )
+        owner = find_owner(settings.home) or new_owner() if read_only else load_owner(settings.home)
+        return cls(settings, settings.effective_database_url, open_store, owner, is_read_only=read_only)
 
     @cached_property
     def catalog(self) -> Catalog:
-        """The catalog, for whoever writes to it or looks at more than one checkpoint's files.
+        """The catalog."""
+        return self.look() if self.is_read_only else Catalog.open(self.database_url)
 
-        Its code takes a tenth of a second to load, most of it SQLAlchemy's, and a fetch does without.
-        """
-        from flexai.checkpoints.catalog.catalog import Catalog
-
-        return Catalog.open(self.database_url)
+    def look(self) -> Catalog:
+        """The catalog as it is at this moment, to read it and to be closed by the caller; see ``Catalog.look``."""
+        return Catalog.look(self.database_url)
 
     @cached_property
     def store(self) -> ManagedStore:
@@ -82,8 +81,10 @@ class System:
 
     @cached_property
     def store_id(self) -> str:
-        """The managed store's own id; the store is made on first use."""
+        """The managed store's own id; the store is made on first use, or empty where it is only read."""
         store_id = self.store.read_id()
+        if store_id is None and self.is_read_only:
+            return ""
         if store_id is None:
             with self.catalog.alone():
                 store_id = self.store.read_id() or self.store.create()
@@ -94,7 +95,7 @@ class System:
         """The digests of this machine's files that are remembered."""
         from flexai.checkpoints.transfer.stat_cache import StatCache
 
-        return StatCache(self.settings.home / STAT_CACHE)
+        return StatCache(self.settings.home / STAT_CACHE, read_only=self.is_read_only)
 
     @cached_property
     def blobs(self) -> Blobs:
@@ -116,16 +117,15 @@ class System:
         self._check_available(checkpoint)
         return checkpoint
 
-    def available_files(self, reference: str) -> tuple[CheckpointDetails, list[StoredFile]]:
-        """The checkpoint as ``available`` finds it, and its files, in order of their paths; read by plain SQL."""
-        with open_reader(self.database_url) as reader:
-            checkpoint = reader.checkpoint(reference)
-            files = reader.stored_files(checkpoint.id)
-        self._check_available(checkpoint)
-        return checkpoint, files
+    def available_files(self, reference: str) -> tuple[Checkpoint, list[StoredFile]]:
+        """The checkpoint as ``available`` finds it, and its files, in order of their paths; seen at one moment."""
+        with self.look() as catalog:
+            checkpoint = catalog.checkpoints.get(parse_reference(reference))
+            self._check_available(checkpoint)
+            return checkpoint, catalog.blobs(checkpoint.store_id).files_of(checkpoint.id)
 
-    def _check_available(self, checkpoint: Checkpoint | CheckpointDetails) -> None:
-        if checkpoint.status != "available":
+    def _check_available(self, checkpoint: Checkpoint) -> None:
+        if checkpoint.status is not CheckpointStatus.AVAILABLE:
             why = f": {checkpoint.reason}" if checkpoint.reason else ""
             raise ConflictError(f"checkpoint {checkpoint.title!r} is {checkpoint.status}, not available{why}")
         if checkpoint.store_id != self.store_id:

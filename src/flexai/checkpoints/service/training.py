@@ -29,9 +29,7 @@ from flexai.checkpoints.training.runner import (
 __all__ = [
     "delete_job",
     "inspect_job",
-    "job_checkpoints",
     "job_log",
-    "list_jobs",
     "run_training",
     "stop_job",
 ]
@@ -96,19 +94,9 @@ def run_training(
         ).run()
 
 
-def list_jobs(system: System) -> list[TrainingJob]:
-    """Every training job, oldest first."""
-    return system.catalog.jobs.list()
-
-
 def inspect_job(system: System, reference: str) -> TrainingJob:
     """The training job of a NAME or UUID; NotFoundError where there is none."""
     return system.catalog.jobs.get(parse_job_reference(reference))
-
-
-def job_checkpoints(system: System, reference: str) -> list[Checkpoint]:
-    """The checkpoints that a training job wrote, in the order of their capture; NotFoundError where there is no job."""
-    return system.catalog.checkpoints.of_job(str(inspect_job(system, reference).id))
 
 
 def stop_job(system: System, reference: str) -> TrainingJob:

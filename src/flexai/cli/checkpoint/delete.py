@@ -47,9 +47,9 @@ def delete(reference: str, dry_run: bool, track: bool | None, as_json: bool) -> 
 
 
 def _preview(reference: str, as_json: bool) -> None:
-    from flexai.checkpoints.service.looking import looking
     from flexai.checkpoints.service.preview import preview_delete
+    from flexai.checkpoints.service.system import System
 
-    with looking(connect=load_connection) as system:
+    with System.open(connect=load_connection, read_only=True) as system:
         preview = preview_delete(system, reference)
     show(preview, as_json=as_json)

@@ -90,12 +90,12 @@ def export(
 
 
 def _preview(reference: str, storage_provider: str, destination_path: str, overwrite: bool, as_json: bool) -> None:
-    from flexai.checkpoints.service.looking import looking
     from flexai.checkpoints.service.preview import preview_export
+    from flexai.checkpoints.service.system import System
     from flexai.cli.progress_display import shown_progress
 
     connection = load_connection(storage_provider)
-    with looking(connect=load_connection) as system, shown_progress() as progress:
+    with System.open(connect=load_connection, read_only=True) as system, shown_progress() as progress:
         preview = preview_export(
             system, reference, connection, destination_path, overwrite=overwrite, progress=progress
         )

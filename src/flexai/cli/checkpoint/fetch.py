@@ -79,10 +79,10 @@ def fetch(reference: str, destination: str, overwrite: bool, dry_run: bool, trac
 def _preview(reference: str, destination: str, overwrite: bool, as_json: bool) -> None:
     from pathlib import Path
 
-    from flexai.checkpoints.service.looking import looking
     from flexai.checkpoints.service.preview import preview_fetch
+    from flexai.checkpoints.service.system import System
     from flexai.cli.progress_display import shown_progress
 
-    with looking(connect=load_connection) as system, shown_progress() as progress:
+    with System.open(connect=load_connection, read_only=True) as system, shown_progress() as progress:
         preview = preview_fetch(system, reference, Path(destination), overwrite=overwrite, progress=progress)
     show(preview, as_json=as_json)

@@ -65,10 +65,10 @@ def collect_garbage(grace_period: str, dry_run: bool, track: bool | None, as_jso
 
 def _preview(grace_period: timedelta | None, as_json: bool) -> None:
     from flexai.checkpoints.service.gc import find_strangers
-    from flexai.checkpoints.service.looking import looking
     from flexai.checkpoints.service.preview import preview_garbage
+    from flexai.checkpoints.service.system import System
 
-    with looking(connect=load_connection) as system:
+    with System.open(connect=load_connection, read_only=True) as system:
         preview = preview_garbage(system, grace_period=grace_period)
         strangers = find_strangers(system)
     show(preview, as_json=as_json)

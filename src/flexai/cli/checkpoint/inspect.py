@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from flexai.checkpoints.documents import checkpoint_document
 from flexai.cli import terminal
 from flexai.cli.commands import command
 from flexai.cli.parameters import checkpoint_argument, json_option
@@ -22,9 +21,9 @@ def inspect(reference: str, as_json: bool) -> None:
     flexai checkpoint inspect mistral-500-checkpoint
     flexai checkpoint inspect 90c8f215-e131-4f9c-936c-12fe1fe9a6f1 --json
     """
-    from flexai.checkpoints.catalog.reader import open_reader
+    from flexai.checkpoints.catalog.catalog import Catalog
+    from flexai.checkpoints.service.inspect import inspect_checkpoint
 
-    with open_reader() as reader:
-        checkpoint = reader.checkpoint(reference)
-        document = checkpoint_document(checkpoint, reader.files(checkpoint.id), reader.exports(checkpoint.id))
+    with Catalog.look() as catalog:
+        document = inspect_checkpoint(catalog, reference)
     terminal.write_document(document, as_json=as_json)

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import click
 
-from flexai.checkpoints.documents import CheckpointRow, age, checkpoint_list_document, present, short_size
+from flexai.checkpoints.documents import age, checkpoint_list_document, short_size
+from flexai.checkpoints.models import ListedCheckpoint, from_text, now
 from flexai.cli import terminal
 from flexai.cli.commands import command
 from flexai.cli.parameters import json_option
@@ -26,39 +27,48 @@ def list_checkpoints(deleted: bool, as_json: bool) -> None:
     flexai checkpoint list --json
     flexai checkpoint list --deleted
     """
-    from flexai.checkpoints.catalog.reader import open_reader
+    from flexai.checkpoints.catalog.catalog import Catalog
 
-    with open_reader() as reader:
-        rows = reader.deleted_checkpoints() if deleted else reader.pushed_checkpoints()
+    with Catalog.look() as catalog:
+        rows = catalog.checkpoints.list_deleted() if deleted else catalog.checkpoints.list_pushed()
     if as_json:
         terminal.write_document(checkpoint_list_document(rows), as_json=True)
     else:
         terminal.write(_deleted_table(rows) if deleted else _table(rows))
 
 
-def _table(rows: Sequence[CheckpointRow]) -> str:
+def _table(rows: Sequence[ListedCheckpoint]) -> str:
     from flexai.cli.tables import dashed_table
 
-    now = present()
+    time = now()
     return dashed_table(
         ("NAME", "FILES COUNT", "TOTAL SIZE", "STATUS", "CREATED AT"),
-        [(row.name, str(row.file_count), short_size(row.size), _status(row), age(row.created_at, now)) for row in rows],
+        [
+            (row.name, str(row.file_count), short_size(row.size), _status(row), age(from_text(row.created_at), time))
+            for row in rows
+        ],
         right=frozenset({1}),
     )
 
 
-def _status(row: CheckpointRow) -> str:
+def _status(row: ListedCheckpoint) -> str:
     return f"{row.status}, protected" if row.is_protected else row.status
 
 
-def _deleted_table(rows: Sequence[CheckpointRow]) -> str:
+def _deleted_table(rows: Sequence[ListedCheckpoint]) -> str:
     from flexai.cli.tables import dashed_table
 
-    now = present()
+    time = now()
     return dashed_table(
         ("ID", "NAME", "FILES COUNT", "TOTAL SIZE", "DELETED AT"),
         [
-            (row.id, row.title, str(row.file_count), short_size(row.size), age(row.deleted_at or "", now))
+            (
+                row.id,
+                row.title,
+                str(row.file_count),
+                short_size(row.size),
+                age(from_text(row.deleted_at or row.updated_at), time),
+            )
             for row in rows
         ],
         right=frozenset({2}),

@@ -7,8 +7,9 @@ from datetime import UTC, datetime, timedelta
 import click
 
 from flexai.checkpoints.choosing import EVAL_LOSS, METRICS, Metric
-from flexai.checkpoints.documents import Document, duration, present, short_size
+from flexai.checkpoints.documents import Document, duration, short_size
 from flexai.checkpoints.errors import UsageError
+from flexai.checkpoints.models import now
 from flexai.cli import terminal
 from flexai.cli.commands import command
 from flexai.cli.completion import complete_checkpoint, complete_job
@@ -160,12 +161,12 @@ def _conclude(done: Document) -> None:
 def _table(checkpoints: list[Document]) -> str:
     from flexai.cli.tables import fitted_table
 
-    now = present()
+    time = now()
     rows = [
         (
             row["action"],
             terminal.printable(row["title"]),
-            duration((now - datetime.fromisoformat(row["createdAt"])).total_seconds()),
+            duration((time - datetime.fromisoformat(row["createdAt"])).total_seconds()),
             "" if row["action"] == "keep" else short_size(row["freedBytes"]),
             _why(row),
         )

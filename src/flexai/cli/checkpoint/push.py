@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from flexai.checkpoints.documents import checkpoint_document, human_size
+from flexai.checkpoints.documents import human_size
 from flexai.checkpoints.errors import UsageError
 from flexai.checkpoints.names import parse_name, parse_reference
 from flexai.cli import terminal
@@ -199,24 +199,24 @@ def _push_directly(name: str, source: PushSource, if_not_exists: bool) -> str:
 
 
 def _preview(name: str, source: PushSource, if_not_exists: bool, as_json: bool) -> None:
-    from flexai.checkpoints.service.looking import looking
     from flexai.checkpoints.service.preview import preview_push
+    from flexai.checkpoints.service.system import System
 
-    with looking(connect=load_connection) as system:
+    with System.open(connect=load_connection, read_only=True) as system:
         preview = preview_push(system, name, source, if_not_exists=if_not_exists)
     show(preview, as_json=as_json)
 
 
 def _report(checkpoint_id: str, as_json: bool) -> None:
-    from flexai.checkpoints.catalog.reader import open_reader
+    from flexai.checkpoints.catalog.catalog import Catalog
+    from flexai.checkpoints.service.inspect import inspect_checkpoint
 
-    with open_reader() as reader:
-        checkpoint = reader.checkpoint(checkpoint_id)
-        files = reader.files(checkpoint_id) if as_json else []
+    with Catalog.look() as catalog:
+        checkpoint = catalog.checkpoints.get(parse_reference(checkpoint_id))
+        document = inspect_checkpoint(catalog, checkpoint_id) if as_json else None
     terminal.say(
         f"checkpoint {checkpoint.name!r} is {checkpoint.status}:"
         f" {terminal.count(checkpoint.file_count, 'file')}, {human_size(checkpoint.size)} ({checkpoint_id})"
     )
-    if as_json:
-        document: dict[str, Any] = checkpoint_document(checkpoint, files)
+    if document is not None:
         terminal.write_document(document, as_json=True)

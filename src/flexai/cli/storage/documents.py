@@ -36,6 +36,6 @@ def connection_document(connection: SavedConnection) -> Document:
 
 
 def _time(time: datetime | None) -> str:
-    from flexai.checkpoints.catalog.times import to_text
+    from flexai.checkpoints.models import to_text
 
     return "" if time is None else to_text(time)

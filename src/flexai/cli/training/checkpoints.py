@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from flexai.checkpoints.documents import CapturedRow, captured_list_document
+from flexai.checkpoints.documents import captured_list_document
+from flexai.checkpoints.models import ListedCheckpoint
 from flexai.checkpoints.names import ROOT_TITLE
 from flexai.cli import terminal
 from flexai.cli.commands import command
@@ -38,10 +39,11 @@ def checkpoints(reference: str, as_json: bool) -> None:
     flexai training checkpoints my-run
     flexai training checkpoints my-run --json
     """
-    from flexai.checkpoints.catalog.reader import open_reader
+    from flexai.checkpoints.catalog.catalog import Catalog
+    from flexai.checkpoints.catalog.jobs import parse_job_reference
 
-    with open_reader() as reader:
-        found = reader.captured_checkpoints(reader.job(reference).id)
+    with Catalog.look() as catalog:
+        found = catalog.checkpoints.list_captured(catalog.jobs.get(parse_job_reference(reference)).id)
     rows = [row for row in found if row.status == "available"]
     if as_json:
         terminal.write_document(captured_list_document(rows), as_json=True)
@@ -52,7 +54,7 @@ def checkpoints(reference: str, as_json: bool) -> None:
             terminal.warn(f"checkpoint {row.name or ROOT_TITLE!r} was not captured: {row.reason}")
 
 
-def _table(rows: Sequence[CapturedRow]) -> str:
+def _table(rows: Sequence[ListedCheckpoint]) -> str:
     from flexai.cli.tables import box_table
 
     return box_table(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from flexai.checkpoints.documents import job_document
 from flexai.cli import terminal
 from flexai.cli.commands import command
 from flexai.cli.parameters import job_argument, json_option
@@ -21,8 +20,9 @@ def inspect(reference: str, as_json: bool) -> None:
     flexai training inspect my-run
     flexai training inspect my-run --json | jq -r .runtime.status
     """
-    from flexai.checkpoints.catalog.reader import open_reader
+    from flexai.checkpoints.catalog.catalog import Catalog
+    from flexai.checkpoints.service.inspect import inspect_training
 
-    with open_reader() as reader:
-        document = job_document(reader.job(reference))
+    with Catalog.look() as catalog:
+        document = inspect_training(catalog, reference)
     terminal.write_document(document, as_json=as_json)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from flexai.checkpoints.documents import age, duration, job_list_document, present, running_seconds
+from flexai.checkpoints.documents import age, duration, job_list_document, running_seconds
+from flexai.checkpoints.models import now
 from flexai.cli import terminal
 from flexai.cli.commands import command
 from flexai.cli.parameters import json_option
@@ -19,18 +20,24 @@ def list_jobs(as_json: bool) -> None:
     flexai training list
     flexai training list --json
     """
-    from flexai.checkpoints.catalog.reader import open_reader
+    from flexai.checkpoints.catalog.catalog import Catalog
 
-    with open_reader() as reader:
-        jobs = reader.jobs()
+    with Catalog.look() as catalog:
+        jobs = catalog.jobs.list()
     if as_json:
         terminal.write_document(job_list_document(jobs), as_json=True)
         return
     from flexai.cli.tables import dashed_table
 
-    now = present()
+    time = now()
     rows = [
-        (job.name, job.status, str(job.checkpoint_count), duration(running_seconds(job, now)), age(job.created_at, now))
+        (
+            job.name,
+            job.status,
+            str(job.checkpoint_count),
+            duration(running_seconds(job, time)),
+            age(job.created_at, time),
+        )
         for job in jobs
     ]
     terminal.write(

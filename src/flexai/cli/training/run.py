@@ -110,7 +110,8 @@ def _run_directly(
 def _run_tracked(
     api: PrefectAPI, name: str, words: Sequence[str], checkpoint: str, env: Mapping[str, str], output_dir: str
 ) -> tuple[str, int | None, str]:
-    from flexai.checkpoints.catalog.reader import open_reader
+    from flexai.checkpoints.catalog.catalog import Catalog
+    from flexai.checkpoints.catalog.jobs import parse_job_reference
     from flexai.checkpoints.training.runner import pass_through
 
     failure = None
@@ -129,8 +130,8 @@ def _run_tracked(
     except JobFailedError as error:
         # For the task run that is a failure; here the command's own exit code says it.
         failure = error
-    with open_reader() as reader:
-        job = reader.job(name)
+    with Catalog.look() as catalog:
+        job = catalog.jobs.get(parse_job_reference(name))
     if failure is not None and job.exit_code is None:
         raise failure
     return job.status, job.exit_code, job.reason
