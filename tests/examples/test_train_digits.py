@@ -13,8 +13,8 @@ import pytest
 
 from flexai.checkpoints.training.completeness.by_format import completeness
 from flexai.checkpoints.training.formats.facts import read_facts
-from flexai.checkpoints.training.formats.folder import LocalFolder
 from flexai.checkpoints.training.formats.verdict import Outcome
+from tests.support.folders import local_folder
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "train_digits.py"
 SMALL = ["--epochs", "2", "--hidden", "32", "--save-steps", "300"]  # 720 steps
@@ -50,7 +50,7 @@ def test_training_writes_a_folder_per_checkpoint_and_the_final_model_in_the_root
 
 
 def test_its_checkpoints_are_whole_resumable_and_ready_for_inference(trained: Path) -> None:
-    folder = LocalFolder(trained / "checkpoint-600")
+    folder = local_folder(trained / "checkpoint-600")
     verdict, facts = completeness(folder), read_facts(folder)
     assert (verdict.outcome, verdict.rule, verdict.conclusive) == (Outcome.WHOLE, "transformers", True)
     assert (facts.step, facts.model, facts.inference_ready, facts.resumable) == (600, "DigitsMLP", True, True)
@@ -59,7 +59,7 @@ def test_its_checkpoints_are_whole_resumable_and_ready_for_inference(trained: Pa
 
 
 def test_its_final_model_is_ready_for_inference_but_not_resumable(trained: Path) -> None:
-    folder = LocalFolder(trained, "", nested=False)
+    folder = local_folder(trained, "", nested=False)
     facts = read_facts(folder)
     assert completeness(folder).outcome is Outcome.WHOLE
     assert (facts.inference_ready, facts.resumable) == (True, False)

@@ -50,11 +50,10 @@ class JobExistsError(AlreadyExistsError):
 
 @dataclass(frozen=True, slots=True)
 class BegunJob:
-    """A job's new attempt, the right to write about it, and what the attempt before left."""
+    """A job's new attempt, and the right to write about it."""
 
     job: TrainingJob
     claim: Claim
-    previous: TrainingJob | None
 
 
 Layout = Callable[[Id, int], tuple[str, str]]
@@ -104,7 +103,7 @@ class Jobs:
         try:
             with self._database.writing() as transaction:
                 transaction.insert("jobs", values)
-            return BegunJob(self.get_by_id(str(job_id)), claim, previous=None)
+            return BegunJob(self.get_by_id(str(job_id)), claim)
         except ConstraintError:
             return self._begin_next(
                 name,
@@ -149,7 +148,7 @@ class Jobs:
         with self._database.writing() as transaction:
             if not _update_as_read(transaction, row, values):
                 raise busy
-        return BegunJob(self.get_by_id(row["id"]), claim, previous)
+        return BegunJob(self.get_by_id(row["id"]), claim)
 
     def renew(self, job_id: str, claim: Claim) -> bool:
         """Extend the lease; False where the claim is no longer ours."""

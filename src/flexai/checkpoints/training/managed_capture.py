@@ -17,21 +17,11 @@ from typing import TypeAlias
 
 from flexai.checkpoints.errors import CheckpointError, SourceChangedError, StorageUnavailableError, UsageError
 from flexai.checkpoints.models import TrainingFacts
-from flexai.checkpoints.training.completeness.by_format import completeness
-from flexai.checkpoints.training.completeness.by_time import Fate, Found, HeldFolder, Watch
+from flexai.checkpoints.training.completeness.by_time import Fate, Found, LookPace, Watch
 from flexai.checkpoints.training.formats.facts import read_facts
-from flexai.checkpoints.training.formats.verdict import Outcome
-from flexai.checkpoints.training.output_dir import ROOT, Stamp, list_output, walk_files
+from flexai.checkpoints.training.output_dir import Stamp, list_output, walk_files
 from flexai.checkpoints.training.pins import Pins
 
-ACTIVE_SECONDS = 0.02
-"""Time between two looks while something changes."""
-IDLE_SECONDS = 0.1
-"""Time between two looks while nothing does."""
-
-_ACTIVE_FOR_SECONDS = 1.0
-_REST_PER_LOOK = 4
-"""A look is followed by a rest of at least this many times the processor time that it took."""
 _LONGEST_RETRY_SECONDS = 30.0
 _TRIES_AFTER_END = 5
 _ROUNDS_AFTER_END = 3
@@ -107,21 +97,19 @@ class OutputCapture:
             wait([self._watching])
 
     def _run(self) -> None:
-        pause, last_change = ACTIVE_SECONDS, time.monotonic()
+        pace = LookPace(time.monotonic())
         told: set[str] = set()
-        while not self._stop.wait(pause):
+        while not self._stop.wait(pace.pause):
             begun, used = time.monotonic(), time.thread_time()
+            has_changed = False
             try:
-                if self._watch.look(begun):
-                    last_change = begun
+                has_changed = self._watch.look(begun)
             except OSError as error:
                 # A file system that fails for a moment must not end the capture of a training that goes on for days.
                 if str(error) not in told:
                     told.add(str(error))
                     self._note(f"the output directory could not be read for a moment: {error}")
-            is_active = begun - last_change < _ACTIVE_FOR_SECONDS
-            rest = _REST_PER_LOOK * (time.thread_time() - used)
-            pause = max(ACTIVE_SECONDS if is_active else IDLE_SECONDS, rest)
+            pace.looked(begun, used=time.thread_time() - used, has_changed=has_changed)
 
     def _report(self) -> CaptureReport:
         uncaptured = self._storing.uncaptured(self._output)
@@ -148,11 +136,7 @@ def salvage(output: Path, pins: Pins, *, store: Store, note: Note) -> CaptureRep
     watch.look(0)
     # Those whose folders the trainer had deleted, which are older than what is there.
     for name, pin_set, files in leftovers:
-        found = Found(name, files, pin_set)
-        if name != ROOT and files and not found.is_still_in(output):
-            verdict = completeness(HeldFolder(name, found.files, files))
-            if verdict.outcome is Outcome.WHOLE and verdict.conclusive:
-                storing.add(found)
+        watch.take_leftover(Found(name, files, pin_set))
     watch.sweep(0, is_clean=False)
     storing.drain()
     storing.close()
@@ -232,7 +216,7 @@ class _Storing:
         tries_left = _TRIES_AFTER_END
         while True:
             try:
-                facts = facts_of(found)
+                facts = read_facts(found.folder)
                 if not found.is_unchanged():
                     return Fate.CHANGED
                 self._store(found, facts)
@@ -259,19 +243,3 @@ class _Storing:
         self.failures.append(failure)
         self._note(failure)
         return Fate.LOST
-
-
-def facts_of(found: Found) -> TrainingFacts:
-    """What a found checkpoint says about itself."""
-    facts = read_facts(HeldFolder(found.name, found.files, found.stamps))
-    return TrainingFacts(
-        step=facts.step,
-        train_loss=facts.train_loss,
-        eval_loss=facts.eval_loss,
-        model=facts.model or "",
-        version=facts.version or "",
-        inference_ready=facts.inference_ready,
-        inference_missing=facts.inference_missing,
-        resumable=facts.resumable,
-        resumable_missing=facts.resumable_missing,
-    )

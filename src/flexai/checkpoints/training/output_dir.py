@@ -8,15 +8,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from flexai.checkpoints.storage.keys import PARTIAL_SUFFIX
+from flexai.checkpoints.training.completeness.by_format import is_temporary_folder, is_unfinished
 
 ROOT = ""
 """The name of the checkpoint that the files in the output directory's root form."""
-
-_TEMPORARY_BEGINNINGS = (".", "tmp-", "tmp_")
-_TEMPORARY_ENDINGS = (".tmp", "-tmp", "_tmp", ".partial", ".incomplete", PARTIAL_SUFFIX)
-_ORBAX_TEMPORARY = ".orbax-checkpoint-tmp"
-"""Orbax appends this and a number (``orbax/checkpoint/_src/path/atomicity.py``)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,16 +67,6 @@ class OutputListing:
     root: Listing = field(default_factory=Listing)
     temporary: list[str] = field(default_factory=list)
     """Folders that are no checkpoints until they are renamed."""
-
-
-def is_temporary_folder(name: str) -> bool:
-    """Whether a folder is hidden, or has a name that trainers give to a checkpoint before it is whole."""
-    return name.startswith(_TEMPORARY_BEGINNINGS) or name.endswith(_TEMPORARY_ENDINGS) or _ORBAX_TEMPORARY in name
-
-
-def is_unfinished(name: str) -> bool:
-    """Whether a file, or a folder within a checkpoint, has a name that it will lose once it is written."""
-    return name.startswith(".tmp") or name.endswith((".tmp", PARTIAL_SUFFIX))
 
 
 def list_output(output: Path) -> OutputListing:

@@ -1,6 +1,8 @@
-"""Deciding when a folder that a trainer writes is a whole checkpoint: one look after the other, nothing in between.
+"""When a folder that a trainer writes is a whole checkpoint: one look after the other, nothing in between.
 
-Each look lists the output directory, pins what is new and compares with the look before. A checkpoint is handed over
+What its files say is answered by ``by_format``; here is all that depends on time. Each look lists the output directory,
+pins what is new and compares with the look before. Looks come quickly while something changes (``LookPace``). A
+checkpoint is handed over
 
 - as soon as two looks in a row see the same and the format's last-written file is there, where the folder has only
   ever grown;
@@ -11,19 +13,20 @@ Each look lists the output directory, pins what is new and compares with the loo
   that was ever seen of it. A folder that loses files is never judged by what is left while it is being deleted;
 - by ``sweep`` when the command has ended.
 
-What the format's rules call torn is never handed over, and content that was handed over is not handed over again.
+What the format's rules call torn is never handed over, nor is a folder with a link or a special file in it.
+Content that was handed over is not handed over again.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 
 from flexai.checkpoints.training.completeness.by_format import Completeness, completeness
 from flexai.checkpoints.training.formats.facts import step_in_name
+from flexai.checkpoints.training.formats.folder import CheckpointFolder
 from flexai.checkpoints.training.formats.verdict import Outcome
 from flexai.checkpoints.training.output_dir import (
     ROOT,
@@ -35,6 +38,15 @@ from flexai.checkpoints.training.output_dir import (
     list_output,
 )
 from flexai.checkpoints.training.pins import Pins, PinSet
+
+_ACTIVE_SECONDS = 0.02
+"""Time between two looks while something changes."""
+_IDLE_SECONDS = 0.1
+"""Time between two looks while nothing does."""
+_ACTIVE_FOR_SECONDS = 1.0
+"""How long after a change something counts as changing."""
+_REST_PER_LOOK = 4
+"""A look is followed by a rest of at least this many times the processor time that it took."""
 
 _FULL_LOOK_SECONDS = 1.0
 """How often the files of a checkpoint are looked at whose present content has been handed over."""
@@ -74,6 +86,11 @@ class Found:
         """Where each file can be read."""
         return {path: self.pins.local_path(path) for path in self.stamps}
 
+    @property
+    def folder(self) -> CheckpointFolder:
+        """The checkpoint as rules and readers of formats see it."""
+        return _folder(self.name, self.stamps, self.pins)
+
     def is_still_in(self, output: Path) -> bool:
         """Whether the output directory still has all of it."""
         try:
@@ -92,22 +109,6 @@ class Found:
 def title_of(name: str) -> str:
     """What to call a captured checkpoint in a sentence."""
     return f"checkpoint {name!r}" if name != ROOT else "the checkpoint in the output directory's root"
-
-
-class HeldFolder:
-    """A found checkpoint as the format rules see it (``formats.Folder``)."""
-
-    def __init__(self, name: str, files: Mapping[str, Path], stamps: Stamps) -> None:
-        self.name = name
-        self.files = {path: stamp.size for path, stamp in stamps.items()}
-        self._paths = files
-
-    def read(self, path: str, start: int, length: int) -> bytes:
-        """At most ``length`` bytes of a file from ``start``."""
-        descriptor = os.open(self._paths[path], os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        with os.fdopen(descriptor, "rb") as file:
-            file.seek(start)
-            return file.read(length)
 
 
 @dataclass(slots=True, eq=False)
@@ -147,12 +148,31 @@ class _Candidate:
         return all(self.taken.get(path) == stamp for path, stamp in files.items())
 
 
+class LookPace:
+    """How long to wait before the next look: ``pause``, in seconds."""
+
+    def __init__(self, time: float) -> None:
+        self.pause = _ACTIVE_SECONDS
+        self._changed_at = time
+
+    def looked(self, time: float, *, used: float, has_changed: bool) -> None:
+        """Note a look that began at ``time`` and took ``used`` seconds of the processor."""
+        if has_changed:
+            self._changed_at = time
+        is_active = time - self._changed_at < _ACTIVE_FOR_SECONDS
+        self.pause = max(_ACTIVE_SECONDS if is_active else _IDLE_SECONDS, _REST_PER_LOOK * used)
+
+
 def _by_age(candidates: Iterable[_Candidate]) -> list[_Candidate]:
     """Candidates in the order in which they were written last, which is to be that of their captures.
 
     The clocks of file systems tick slowly, so a step in the name decides between equal times.
     """
     return sorted(candidates, key=lambda one: (one.written, step_in_name(one.name) or 0, one.name))
+
+
+def _folder(name: str, files: Stamps, pins: PinSet) -> CheckpointFolder:
+    return CheckpointFolder(name, {path: stamp.size for path, stamp in files.items()}, pins.local_path)
 
 
 class Watch:
@@ -209,6 +229,17 @@ class Watch:
                 continue  # what is left of a deletion that was cut off is no checkpoint
             if not candidate.is_taken(candidate.files):
                 self._sweep(candidate, is_clean or time - candidate.changed_at >= self._quiet_period)
+
+    def take_leftover(self, found: Found) -> None:
+        """Hand over what a runner that died had pinned, of a folder that the trainer has deleted since.
+
+        When the trainer began to delete it is not known, so only the last-written file of its format shows that it was
+        whole. What the output directory still has is left to ``look`` and ``sweep``.
+        """
+        if found.name != ROOT and found.stamps and not found.is_still_in(self._output):
+            verdict = completeness(found.folder)
+            if verdict.outcome is Outcome.WHOLE and verdict.conclusive:
+                self._take(found)
 
     def is_settled(self) -> bool:
         """Whether nothing that was handed over has turned out to have changed."""
@@ -343,8 +374,7 @@ class Watch:
         return candidate.verdict
 
     def _completeness(self, candidate: _Candidate, files: Stamps) -> Completeness:
-        paths = {path: candidate.pins.local_path(path) for path in files}
-        return completeness(HeldFolder(candidate.name, paths, files))
+        return completeness(_folder(candidate.name, files, candidate.pins))
 
     def _hand_over(self, candidate: _Candidate) -> None:
         candidate.pins.drop([path for path in candidate.pins.paths() if path not in candidate.files])

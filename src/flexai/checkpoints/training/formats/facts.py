@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
-from flexai.checkpoints.training.completeness.by_format import deepspeed_tag, format_names
+from flexai.checkpoints.models import TrainingFacts
+from flexai.checkpoints.training.completeness.by_format import TRAINER_STATE, FileRole, Survey, deepspeed_tag
 from flexai.checkpoints.training.formats.folder import CheckpointFolder
 from flexai.checkpoints.training.formats.json_object import finite, is_number, read_object, whole_number
-from flexai.checkpoints.training.formats.survey import TRAINER_STATE, FileRole, Survey, as_survey
 from flexai.checkpoints.training.formats.verdict import CannotTellError, NotWholeError, shown
 
 WEIGHTS_NAMES = (
@@ -27,50 +26,29 @@ _STEP_IN_NAME = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Facts:
-    """What could be read: None where the checkpoint does not say, floats finite, texts printable.
+def read_facts(folder: CheckpointFolder) -> TrainingFacts:
+    """Read the folder's documents and headers: floats are finite, texts printable.
 
-    `inference_missing` and `resumable_missing` hold one sentence per reason and are empty when the flag
-    beside them is true. `formats` lists the layouts that were recognised, the most specific first. `notes`
-    says what could not be read, and why.
+    A flaw in them is never raised: what it hides is not told, and what it makes of no use has a sentence for each
+    reason.
     """
-
-    step: int | None = None
-    train_loss: float | None = None
-    eval_loss: float | None = None
-    model: str | None = None
-    version: str | None = None
-    inference_ready: bool = False
-    inference_missing: tuple[str, ...] = ()
-    resumable: bool = False
-    resumable_missing: tuple[str, ...] = ()
-    formats: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-
-
-def read_facts(folder: CheckpointFolder | Survey) -> Facts:
-    """Read the folder's documents and headers. A flaw in them is never raised: it becomes a note or a reason."""
-    survey = as_survey(folder)
-    notes: list[str] = []
-    state = _document(survey, TRAINER_STATE, notes)
-    config = _document(survey, "config.json", notes)
+    survey = Survey(folder)
+    state = _document(survey, TRAINER_STATE)
+    config = _document(survey, "config.json")
     architectures = _architectures(config)
     version = config.get("transformers_version")
     inference_missing = _inference_missing(survey, config, architectures)
     resumable_missing = _resumable_missing(survey)
-    return Facts(
+    return TrainingFacts(
         step=_step(survey, state),
-        train_loss=_loss(state, ("loss", "train_loss"), notes),
-        eval_loss=_loss(state, ("eval_loss",), notes),
-        model=shown(", ".join(architectures), 200) if architectures else None,
-        version=shown(version) if isinstance(version, str) and version else None,
+        train_loss=_loss(state, ("loss", "train_loss")),
+        eval_loss=_loss(state, ("eval_loss",)),
+        model=shown(", ".join(architectures), 200),
+        version=shown(version) if isinstance(version, str) else "",
         inference_ready=not inference_missing,
         inference_missing=_sentences(inference_missing),
         resumable=not resumable_missing,
         resumable_missing=_sentences(resumable_missing),
-        formats=format_names(survey),
-        notes=_sentences(notes),
     )
 
 
@@ -82,13 +60,12 @@ def step_in_name(name: str) -> int | None:
     return None
 
 
-def _document(survey: Survey, path: str, notes: list[str]) -> Mapping[str, Any]:
+def _document(survey: Survey, path: str) -> Mapping[str, Any]:
     if path not in survey.files:
         return {}
     try:
         return read_object(survey.folder, path)
-    except (NotWholeError, CannotTellError) as flaw:
-        notes.append(str(flaw))
+    except (NotWholeError, CannotTellError):
         return {}
 
 
@@ -111,14 +88,12 @@ def _log_backwards(state: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     return (entry for entry in reversed(history if isinstance(history, list) else []) if isinstance(entry, dict))
 
 
-def _loss(state: Mapping[str, Any], keys: tuple[str, ...], notes: list[str]) -> float | None:
+def _loss(state: Mapping[str, Any], keys: tuple[str, ...]) -> float | None:
     """The last value of the first of `keys` that was ever logged; training, evaluation and summary rows alternate."""
     for key in keys:
         for entry in _log_backwards(state):
             if is_number(value := entry.get(key)):
-                if (loss := finite(value)) is None:
-                    notes.append(f"the last {key} in {TRAINER_STATE} is not a finite number")
-                return loss
+                return finite(value)
     return None
 
 
@@ -146,7 +121,7 @@ def _inference_missing(survey: Survey, config: Mapping[str, Any], architectures:
 
 
 def _adapter_reason(survey: Survey) -> str:
-    base = _document(survey, "adapter_config.json", []).get("base_model_name_or_path")
+    base = _document(survey, "adapter_config.json").get("base_model_name_or_path")
     if isinstance(base, str) and base:
         return f"it is an adapter and needs its base model, {shown(base)}"
     return "it is an adapter and needs its base model, which adapter_config.json does not name"

@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flexai.checkpoints.training.formats.folder import CheckpointFolder
 from flexai.checkpoints.training.formats.safetensors import BITS, MAX_HEADER, read_tensor_names, read_weight_map
 from flexai.checkpoints.training.formats.verdict import CannotTellError, NotWholeError
 
 
-class Memory:
+class Memory(CheckpointFolder):
     """A folder in memory that remembers what was read."""
 
     def __init__(self, **files: bytes) -> None:
@@ -235,7 +236,7 @@ def test_an_index_without_a_weight_map_is_refused(weight_map: Any) -> None:
 
 def test_a_huge_index_is_left_unread() -> None:
     folder = Memory(i__json=b"")
-    folder.files["i.json"] = 64 * 1024 * 1024 + 1
+    folder.files = {"i.json": 64 * 1024 * 1024 + 1}
     with pytest.raises(CannotTellError, match="longer than 64 MiB"):
         read_weight_map(folder, "i.json")
     assert folder.most_read == 0

@@ -15,14 +15,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flexai.checkpoints.training.formats.archives import MAX_DIRECTORY, check_archive
-from flexai.checkpoints.training.formats.folder import LocalFolder
+from flexai.checkpoints.training.formats.folder import CheckpointFolder
 from flexai.checkpoints.training.formats.verdict import CannotTellError, NotWholeError
+from tests.support.folders import local_folder
 
-TORCH_SAVE = Path(__file__).parent / "data" / "torch-save.pt"
+TORCH_SAVE = Path(__file__).parents[1] / "data" / "torch-save.pt"
 """`torch.save({"weight": torch.arange(6.).reshape(2, 3)}, ...)` of PyTorch 2.13."""
 
 
-class OneFile:
+class OneFile(CheckpointFolder):
     """A folder in memory with one file, which remembers how much of it was read."""
 
     name = "checkpoint"
@@ -194,12 +195,12 @@ def test_an_entry_beyond_four_gibibytes_is_found(tmp_path: Path) -> None:
         file.write(b"PK\x03\x04")
         file.seek(start)  # a sparse file: it takes no room on the disk
         file.write(listing + end64 + locator + end)
-    check_archive(LocalFolder(tmp_path), "ckpt.pt")
+    check_archive(local_folder(tmp_path), "ckpt.pt")
     with zipfile.ZipFile(tmp_path / "ckpt.pt") as archive:
         assert archive.getinfo("w").file_size == data
     os.truncate(tmp_path / "ckpt.pt", start + len(listing))
     with pytest.raises(NotWholeError):
-        check_archive(LocalFolder(tmp_path), "ckpt.pt")
+        check_archive(local_folder(tmp_path), "ckpt.pt")
 
 
 def test_a_directory_of_absurd_size_is_not_read() -> None:

@@ -1,0 +1,225 @@
+"""What a checkpoint says about itself, read from real files."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from flexai.checkpoints.models import TrainingFacts
+from flexai.checkpoints.training.formats.facts import step_in_name
+from flexai.checkpoints.training.formats.verdict import Outcome
+from tests.checkpoints.training.layouts import (
+    CONFIG,
+    LAYOUTS,
+    Content,
+    facts,
+    index,
+    judge,
+    safetensors,
+    torch_save,
+    write,
+)
+
+
+def test_the_facts_of_a_trainer_folder(tmp_path: Path) -> None:
+    assert facts(write(tmp_path / "checkpoint-500", LAYOUTS["Trainer"][1])) == TrainingFacts(
+        step=500,
+        train_loss=0.5,
+        eval_loss=0.6,
+        model="LlamaForCausalLM",
+        version="4.57.6",
+        inference_ready=True,
+        resumable=True,
+    )
+
+
+@pytest.mark.parametrize(
+    ("history", "train", "evaluation"),
+    [
+        ([], None, None),
+        ([{"loss": 0.9}, {"loss": 0.5}, {"eval_loss": 0.6}], 0.5, 0.6),
+        ([{"eval_loss": 0.6}, {"loss": 0.5}], 0.5, 0.6),
+        ([{"loss": 0.5}, {"eval_loss": 0.6}, {"train_loss": 0.7, "train_runtime": 9}], 0.5, 0.6),
+        ([{"eval_loss": 0.6}, {"train_loss": 0.7}], 0.7, 0.6),
+        ([{"loss": 1}], 1.0, None),
+        ([{"loss": 0.5}, {"loss": None}, {"loss": "0.1"}, {"loss": True}, {"loss": [0.1]}], 0.5, None),
+        ([5, None, "loss", ["loss"], {"loss": 0.5}, 7], 0.5, None),
+        ([{"loss": 0.5}, {"loss": math.nan}], None, None),
+        ([{"loss": math.inf}, {"eval_loss": -math.inf}], None, None),
+        ([{"loss": 10**400}], None, None),
+        ({"loss": 0.5}, None, None),
+        ("loss", None, None),
+        (None, None, None),
+    ],
+)
+def test_losses_are_the_last_that_were_logged(
+    tmp_path: Path, history: Any, train: float | None, evaluation: float | None
+) -> None:
+    told = facts(write(tmp_path / "c", {"trainer_state.json": {"global_step": 1, "log_history": history}}))
+    assert (told.train_loss, told.eval_loss, told.step) == (train, evaluation, 1)
+
+
+def test_a_loss_that_is_no_number_is_not_told(tmp_path: Path) -> None:
+    folder = write(tmp_path / "c", {"trainer_state.json": '{"global_step": 1, "log_history": [{"loss": NaN}]}'})
+    assert facts(folder).train_loss is None
+
+
+@pytest.mark.parametrize(
+    ("state", "step"),
+    [
+        ({"global_step": 7}, 7),
+        ({"global_step": 7.0}, 7),
+        ({"log_history": [{"step": 3}, {"step": 5, "loss": 1}, {"loss": 2}]}, 5),
+        ({"global_step": True}, 500),
+        ({"global_step": -1}, 500),
+        ({"global_step": 2**63}, 500),
+        ({"global_step": math.nan}, 500),
+        ({"global_step": "7"}, 500),
+        ({"global_step": None, "log_history": [{"step": "5"}]}, 500),
+    ],
+)
+def test_the_step_is_the_states_own_or_else_the_names(tmp_path: Path, state: dict[str, Any], step: int) -> None:
+    assert facts(write(tmp_path / "c", {"trainer_state.json": state}), "checkpoint-500").step == step
+
+
+@pytest.mark.parametrize(
+    ("name", "step"),
+    [
+        ("checkpoint-500", 500),
+        ("checkpoint-50-epoch-0", 50),
+        ("step_500", 500),
+        ("step-500", 500),
+        ("step=500", 500),
+        ("STEP500", 500),
+        ("global_step500", 500),
+        ("iter_0000500", 500),
+        ("epoch_3-step_500", 500),
+        ("epoch=3-step=500.ckpt", 500),
+        ("checkpoint_3_step_500", 500),
+        ("ckpt-500", 500),
+        ("epoch_3", None),
+        ("checkpoint-epoch-3", None),
+        ("checkpoint-best", None),
+        ("checkpoint-1.5", None),
+        ("footstep5", None),
+        ("llama-3", None),
+        ("500", None),
+        ("", None),
+        ("checkpoint-" + "9" * 40, None),
+    ],
+)
+def test_a_step_is_read_from_a_name(name: str, step: int | None) -> None:
+    assert step_in_name(name) == step
+
+
+def test_a_step_is_read_from_deepspeeds_tag_or_from_the_only_weights_file(tmp_path: Path) -> None:
+    assert facts(write(tmp_path / "deep", LAYOUTS["DeepSpeed"][1])).step == 500
+    assert facts(write(tmp_path / "light", {"epoch=3-step=70.ckpt": torch_save})).step == 70
+
+
+@pytest.mark.parametrize(
+    ("config", "model", "version"),
+    [
+        (CONFIG, "LlamaForCausalLM", "4.57.6"),
+        ({"architectures": ["A", "B"]}, "A, B", ""),
+        ({"architectures": []}, "", ""),
+        ({"architectures": None, "transformers_version": 5}, "", ""),
+        ({"architectures": "LlamaForCausalLM"}, "", ""),
+        ({"architectures": [1, None, "", "A"]}, "A", ""),
+        ({"architectures": ["\x1b[31mred\n\ud800"]}, "?[31mred??", ""),
+        ({}, "", ""),
+    ],
+)
+def test_model_and_version_come_from_the_config(
+    tmp_path: Path, config: dict[str, Any], model: str, version: str
+) -> None:
+    folder = write(tmp_path / "c", {"config.json": config, "model.safetensors": safetensors(w=1)})
+    told = facts(folder)
+    assert (told.model, told.version, told.inference_ready) == (model, version, bool(model))
+
+
+@pytest.mark.parametrize(
+    ("files", "reason"),
+    [
+        ({"model.safetensors": safetensors(w=1)}, "config.json, which names the model's architecture, is missing"),
+        ({"config.json": {}, "model.safetensors": safetensors(w=1)}, "config.json is empty"),
+        ({"config.json": "{", "model.safetensors": safetensors(w=1)}, "config.json is not valid JSON"),
+        ({"config.json": {"model_type": "x"}, "model.safetensors": safetensors(w=1)}, "names no architecture"),
+        ({"config.json": CONFIG}, "No weights are there"),
+        ({"config.json": CONFIG, "model.safetensors": safetensors(w=1)[:-1]}, "model.safetensors ends inside tensor w"),
+        ({"config.json": CONFIG, "pytorch_model.bin": b"\x80\x02}q\x00."}, "pytorch_model.bin is not a zip archive"),
+        ({"config.json": CONFIG, "model.safetensors.index.json": index(a="../x")}, "not a bare file name"),
+        (LAYOUTS["adapter"][1], "needs its base model, meta-llama/Llama-2-7b-hf"),
+        (LAYOUTS["adapter"][1] | {"config.json": CONFIG}, "needs its base model, meta-llama/Llama-2-7b-hf"),
+        ({"adapter_config.json": {}, "adapter_model.bin": torch_save}, "which adapter_config.json does not name"),
+        (LAYOUTS["Trainer with DeepSpeed"][1], "zero_to_fp32.py"),
+        (LAYOUTS["PyTorch DCP"][1] | {"config.json": CONFIG}, "distributed form"),
+    ],
+)
+def test_what_inference_lacks_is_said(tmp_path: Path, files: dict[str, Content], reason: str) -> None:
+    told = facts(write(tmp_path / "c", files))
+    assert not told.inference_ready
+    assert len(told.inference_missing) == 1
+    assert reason in told.inference_missing[0]
+    assert told.inference_missing[0].endswith(".")
+
+
+def test_a_torn_optimizer_does_not_keep_a_model_from_inference(tmp_path: Path) -> None:
+    told = facts(write(tmp_path / "c", LAYOUTS["Trainer"][1] | {"optimizer.pt": b"PK"}))
+    assert told.inference_ready
+    assert told.resumable_missing == ("optimizer.pt has no end record, so it is cut off.",)
+
+
+@pytest.mark.parametrize("name", ["optimizer.pt", "optimizer.bin", "optimizer.npz", "optimizer.safetensors"])
+def test_optimizer_state_beside_weights_makes_a_checkpoint_resumable(tmp_path: Path, name: str) -> None:
+    folder = write(tmp_path / "c", {"model.safetensors": safetensors(w=1), name: b""})
+    if name.endswith(".npz"):
+        np.savez(folder / name, mean=np.zeros(3))
+    else:
+        (folder / name).write_bytes(safetensors(m=1) if name.endswith(".safetensors") else torch_save())
+    assert facts(folder).resumable
+    (folder / "model.safetensors").unlink()
+    assert facts(folder).resumable_missing == ("No weights of a known format are there.",)
+
+
+@pytest.mark.parametrize(
+    ("layout_name", "resumable"),
+    [
+        ("Trainer", True),
+        ("Trainer with DeepSpeed", True),
+        ("Trainer with an adapter", True),
+        ("Trainer's final model", False),
+        ("accelerate", True),
+        ("accelerate with FSDP", True),
+        ("DeepSpeed", True),
+        ("PyTorch DCP", True),
+        ("sharded safetensors", False),
+        ("single torch file", False),
+    ],
+)
+def test_a_checkpoint_is_resumable_when_it_holds_optimizer_state(
+    tmp_path: Path, layout_name: str, resumable: bool
+) -> None:
+    told = facts(write(tmp_path / "c", LAYOUTS[layout_name][1]))
+    assert told.resumable is resumable
+    assert bool(told.resumable_missing) is not resumable
+
+
+def test_fsdp_weights_without_their_optimizer_are_not_resumable(tmp_path: Path) -> None:
+    folder = write(tmp_path / "c", LAYOUTS["accelerate with FSDP"][1])
+    shutil.rmtree(folder / "optimizer_0")
+    assert facts(folder).resumable_missing == ("No optimizer state is there.",)
+
+
+def test_a_huge_document_is_left_unread(tmp_path: Path) -> None:
+    folder = write(tmp_path / "checkpoint-500", LAYOUTS["Trainer"][1])
+    os.truncate(folder / "trainer_state.json", 64 * 1024 * 1024 + 1)
+    assert judge(folder).outcome is Outcome.UNKNOWN
+    assert "is longer than 64 MiB and was not read" in judge(folder).reason
+    assert facts(folder).step == 500

@@ -1,0 +1,14 @@
+"""A directory of this host, as rules and readers of formats see a checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from flexai.checkpoints.training.formats.folder import CheckpointFolder
+from flexai.checkpoints.training.output_dir import walk_files
+
+
+def local_folder(path: Path, name: str | None = None, *, nested: bool = True) -> CheckpointFolder:
+    """List a directory once; ``name`` is its own unless given, ``nested=False`` leaves the folders in it out."""
+    sizes = {file: stamp.size for file, stamp in sorted(walk_files(path)) if nested or "/" not in file}
+    return CheckpointFolder(path.name if name is None else name, sizes, path.joinpath)
