@@ -41,8 +41,9 @@ format: $(INSTALLED) ## Rewrite the code in the project's style
 	$(RUN) -m ruff check --fix .
 	$(RUN) -m ruff format .
 
-docs: $(INSTALLED) ## Write docs/reference from the program itself
+docs: $(INSTALLED) ## Write docs/reference from the program itself, and draw the pictures
 	$(RUN) docs/generate.py $(ARGS)
+	$(RUN) docs/pictures.py $(ARGS)
 
 chaos: $(INSTALLED) ## Kill the program at ROUNDS=200 random instants per scenario, look for damage
 	FLEXAI_CHAOS_ROUNDS=$(ROUNDS) $(RUN) -m pytest tests/chaos tests/flows/test_at_once.py $(ARGS)
