@@ -1,4 +1,7 @@
-"""Content as plain records: what is stored where, what has just been stored, what is still arriving."""
+"""Content as plain records: what is stored where, what has just been stored, what is still arriving.
+
+A content is recorded with the size of its parts, so that it can be verified under any later setting of that size.
+"""
 
 from __future__ import annotations
 

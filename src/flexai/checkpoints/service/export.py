@@ -1,4 +1,10 @@
-"""Export: bring a checkpoint's files to a storage provider."""
+"""Export: bring a checkpoint's files to a storage provider.
+
+The write order makes it safe to die at any instant: the manifest object with ``complete: false``, the files' objects,
+the manifest object with ``complete: true``, the catalog's record. Each object appears whole or not at all. So a reader
+tells a whole export from a torn one, and the next export, on any machine, goes on at once: it holds no lease that had
+to run out, compares the objects that are there, gives up the uploads that the dead one left, and sends the rest.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,9 @@
-"""What a storage service can do, as far as somebody has tried: services that speak S3 differ."""
+"""What a storage service can do, as far as it was tried: services that speak S3 differ.
+
+``storage check`` tries each ability on objects of its own and saves the record with the connection. What lies in the
+bucket afterwards decides, because some servers refuse by breaking the connection off. No transfer is wrong without the
+optional abilities (conditional writes, checksums, metadata): it is slower, or finds damage later.
+"""
 
 from __future__ import annotations
 

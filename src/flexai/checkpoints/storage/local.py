@@ -1,4 +1,8 @@
-"""A directory as an object store."""
+"""A directory as an object store.
+
+It copies and links to no source: a trainer that rewrites its file in place would change a blob that is a link to it.
+Where the file system can share blocks (btrfs, xfs), a part is a clone, which costs no copy either.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""What the store is known to hold, and what its provider may copy into it, without reading it here."""
+"""What the store is known to hold, and what its provider may copy into it, without reading it here.
+
+A provider's object is known by what the provider says that it is: a SHA-256 where it keeps one, else its place and
+version. A directory's files have only a time of writing, which is not trusted.
+"""
 
 from __future__ import annotations
 

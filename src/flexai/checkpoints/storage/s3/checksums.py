@@ -1,5 +1,8 @@
 """CRC32C of what is sent to S3, by which the service refuses what arrives damaged.
 
+A digest would find the damage when the part is next read; the service finds it while the source is still here. Many
+that speak S3 refuse every trailer, so it is sent only where ``storage check`` saw that a wrong one is refused.
+
 The checksum is known when the last byte has been read, so it follows the body as a trailer, in the encoding
 ``aws-chunked``: https://docs.aws.amazon.com/AmazonS3/latest/API/sigv4-streaming-trailers.html
 """
