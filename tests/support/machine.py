@@ -15,12 +15,12 @@ from sqlalchemy import select
 
 from flexai.checkpoints.catalog.tables import blob_references, blobs, checkpoints, metadata
 from flexai.checkpoints.manifest import Manifest
-from flexai.checkpoints.models import Checkpoint, CheckpointKind, CheckpointStatus
+from flexai.checkpoints.models import Checkpoint, CheckpointKind, CheckpointStatus, now
 from flexai.checkpoints.names import Id, new_id
 from flexai.checkpoints.service.export import ExportReport, export
 from flexai.checkpoints.service.export_manifest import EXPORT_MANIFEST
 from flexai.checkpoints.service.fetch import FetchReport, fetch
-from flexai.checkpoints.service.gc import GarbageReport, collect_garbage
+from flexai.checkpoints.service.gc import GarbageReport, collect_garbage, find_strangers
 from flexai.checkpoints.service.manifest_reader import manifest_of, read_manifest_document
 from flexai.checkpoints.service.push import LocalFiles, ProviderPath, push
 from flexai.checkpoints.service.system import System
@@ -144,6 +144,17 @@ class Machine:
     def collect(self, grace_period: timedelta = NO_GRACE, **options: Any) -> GarbageReport:
         """Collect garbage, without a grace period unless one is given."""
         return collect_garbage(self.system, grace_period=grace_period, **options)
+
+    def planned_garbage(self) -> GarbageReport:
+        """What ``gc --dry-run`` counts on, without a grace period."""
+        plan = self.system.catalog.garbage(self.system.store_id).plan(before=now())
+        return GarbageReport(
+            checkpoints=plan.deleted,
+            abandoned=len(plan.checkpoints) - plan.deleted,
+            blobs=plan.blobs,
+            freed_bytes=sum(plan.garbage.values()),
+            strangers=find_strangers(self.system),
+        )
 
     def checkpoints(self, *statuses: CheckpointStatus) -> list[Checkpoint]:
         """The checkpoints of the catalog that have one of these statuses, deleted ones included; all without any."""

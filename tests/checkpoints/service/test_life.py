@@ -148,7 +148,7 @@ class Life(RuleBasedStateMachine):
 
     @rule()
     def collect(self) -> None:
-        planned = self.machine.collect(dry_run=True)
+        planned = self.machine.planned_garbage()
         assert self.machine.collect() == planned
         self.deleted.clear()
         check_nothing_is_left_over(self.machine)

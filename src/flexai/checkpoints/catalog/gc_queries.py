@@ -55,19 +55,9 @@ class PurgePlan:
         return sum(one.is_deleted for one in self.checkpoints)
 
     @property
-    def abandoned(self) -> int:
-        """Interrupted pushes and captures that would be given up."""
-        return len(self.checkpoints) - self.deleted
-
-    @property
     def blobs(self) -> int:
         """Blobs that would go."""
         return len(self.garbage)
-
-    @property
-    def freed_bytes(self) -> int:
-        """Bytes that would be freed."""
-        return sum(self.garbage.values())
 
 
 class Garbage:

@@ -19,7 +19,7 @@ from flexai.checkpoints.service.system import System
 
 @dataclass(frozen=True, slots=True)
 class GarbageReport:
-    """What gc took, or with ``dry_run`` would take; and what it leaves alone because it is not ours."""
+    """What gc took, and what it leaves alone because it is not ours."""
 
     checkpoints: int
     """Deleted checkpoints that are gone for good."""
@@ -35,7 +35,6 @@ def collect_garbage(
     system: System,
     *,
     grace_period: timedelta | None = None,
-    dry_run: bool = False,
     progress: Progress | None = None,
 ) -> GarbageReport:
     """Take what was deleted, or left by an interrupted push, longer ago than the grace period.
@@ -45,15 +44,6 @@ def collect_garbage(
     progress = progress or NoProgress()
     before = now() - (system.settings.grace_period if grace_period is None else grace_period)
     garbage = system.catalog.garbage(system.store_id)
-    if dry_run:
-        plan = garbage.plan(before=before)
-        return GarbageReport(
-            checkpoints=plan.deleted,
-            abandoned=plan.abandoned,
-            blobs=plan.blobs,
-            freed_bytes=plan.freed_bytes,
-            strangers=find_strangers(system),
-        )
     purged = garbage.purge_deleted(before=before)
     for checkpoint_id in purged:
         system.store.delete_manifest(checkpoint_id)
