@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from flexai.checkpoints import setting_sources
 from flexai.checkpoints.errors import SettingsError
-from flexai.checkpoints.setting_rules import parse_duration, parse_size
+from flexai.checkpoints.setting_rules import parse_duration, parse_size, write_duration
 from flexai.checkpoints.settings import RULES, load_settings
 
 
@@ -326,3 +326,16 @@ def test_a_store_below_the_user_s_home_may_be_written_with_a_tilde(
     monkeypatch.setenv("HOME", str(tmp_path))
     _write(home, "store = '~/checkpoints'")
     assert load_settings().effective_store == str(tmp_path / "checkpoints")
+
+
+@pytest.mark.parametrize(
+    ("time", "shown"),
+    [
+        (timedelta(days=7), "7d"),
+        (timedelta(hours=36), "36h"),
+        (timedelta(seconds=90), "90s"),
+        (timedelta(0), "0s"),
+    ],
+)
+def test_times_are_said_in_their_largest_whole_unit(time: timedelta, shown: str) -> None:
+    assert write_duration(time) == shown

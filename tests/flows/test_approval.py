@@ -71,7 +71,7 @@ def test_an_approved_export_is_made_by_a_second_run_that_does_nothing_twice(
     question = prefect_api.get(f"/flow_runs/{run_id}/input/suspended-approval-description")
     assert "| 0.25 |" in question and f"models/{job}-checkpoint-1" in question
     form = prefect_api.get(f"/flow_runs/{run_id}/input/suspended-approval-schema")
-    assert form["definitions"]["Decision"]["enum"] == ["approve", "decline"]
+    assert form["definitions"]["ApprovalAnswer"]["enum"] == ["approve", "decline"]
     assert form["required"] == ["decision"]
 
     assert resume(prefect_api, run_id, decision="perhaps")["status"] == "REJECT"

@@ -121,7 +121,7 @@ class Duration(Number):
 
     def write(self, value: timedelta) -> str:
         """A duration in its largest unit."""
-        return _in_largest_unit(int(value.total_seconds()), {"d": 86400, "h": 3600, "m": 60}, "s")
+        return write_duration(value)
 
     def _parse(self, value: object) -> timedelta:
         seconds = value if isinstance(value, float) and math.isfinite(value) else _whole(value)
@@ -131,6 +131,11 @@ class Duration(Number):
         if not isinstance(duration, timedelta):
             raise ValueError("a duration is needed, such as 90s or 7d")
         return duration
+
+
+def write_duration(value: timedelta) -> str:
+    """A duration in its largest unit without a rest, as it can be set: ``7d``, ``36h``, ``90s``."""
+    return _in_largest_unit(int(value.total_seconds()), {"d": 86400, "h": 3600, "m": 60}, "s")
 
 
 def _whole(value: object) -> int | None:

@@ -21,7 +21,6 @@ from flexai.checkpoints.service.retention import (
     RetentionRow,
     Rule,
     plan_retention,
-    span,
 )
 
 NOW = datetime(2026, 6, 30, 12, tzinfo=UTC)
@@ -243,13 +242,6 @@ def test_rules_that_make_no_sense_are_wrong_usage(rules: dict[str, Any]) -> None
 
 def test_nothing_is_planned_for_nothing() -> None:
     assert plan([], keep_last=1) == RetentionPlan((), {})
-
-
-@pytest.mark.parametrize(
-    ("time", "shown"), [(7 * DAY, "7d"), (36 * HOUR, "36h"), (timedelta(seconds=90), "90s"), (timedelta(0), "0s")]
-)
-def test_times_are_said_in_their_largest_whole_unit(time: timedelta, shown: str) -> None:
-    assert span(time) == shown
 
 
 LOSSES = st.one_of(st.none(), st.floats(0, 9), st.just(float("nan")))

@@ -18,6 +18,7 @@ from typing import TypeAlias
 from flexai.checkpoints.choosing import EVAL_LOSS, Metric, best_by_any_metric, in_order, latest, ranked
 from flexai.checkpoints.errors import UsageError
 from flexai.checkpoints.models import CheckpointStatus
+from flexai.checkpoints.setting_rules import write_duration
 
 Group: TypeAlias = str
 """Whatever tells one group from another."""
@@ -234,15 +235,6 @@ def plan_retention(
     )
 
 
-def span(time: timedelta) -> str:
-    """A stretch of time in its largest unit without a rest: ``7d``, ``36h``, ``90s``."""
-    seconds = int(time.total_seconds())
-    for unit, length in (("d", 86400), ("h", 3600), ("m", 60)):
-        if seconds and seconds % length == 0:
-            return f"{seconds // length}{unit}"
-    return f"{seconds}s"
-
-
 _Kept: TypeAlias = Iterator[tuple[RetentionRow, Reason]]
 
 
@@ -261,7 +253,7 @@ def _reasons_to_keep(members: Sequence[RetentionRow], policy: RetentionPolicy, n
         reason = Reason(Rule.EVERY_STEPS, f"every {policy.keep_every_steps} steps")
         yield from ((row, reason) for row in _first_at_steps(available, policy.keep_every_steps))
     if policy.keep_every:
-        reason = Reason(Rule.EVERY, f"every {span(policy.keep_every)}")
+        reason = Reason(Rule.EVERY, f"every {write_duration(policy.keep_every)}")
         yield from ((row, reason) for row in _first_in_time(available, policy.keep_every))
     yield from _never_dropped(available, policy)
 
@@ -280,7 +272,7 @@ def _by_state(members: Iterable[RetentionRow], policy: RetentionPolicy) -> _Kept
 
 
 def _by_age(members: Iterable[RetentionRow], policy: RetentionPolicy, now: datetime) -> _Kept:
-    within = Reason(Rule.WITHIN, f"within {span(policy.keep_within)}")
+    within = Reason(Rule.WITHIN, f"within {write_duration(policy.keep_within)}")
     for row in members:
         # A difference, not a time: one before the first year cannot be computed.
         if policy.keep_within and now - row.created_at <= policy.keep_within:
