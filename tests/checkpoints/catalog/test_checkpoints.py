@@ -2,14 +2,14 @@ from __future__ import annotations
 
 import math
 import uuid
-from dataclasses import replace
+from dataclasses import fields, replace
 from datetime import timedelta
 
 import pytest
 
 from flexai.checkpoints.catalog.blobs import Blobs
 from flexai.checkpoints.catalog.catalog import Catalog
-from flexai.checkpoints.catalog.checkpoints import NameTakenError
+from flexai.checkpoints.catalog.checkpoints import NameTakenError, row_of
 from flexai.checkpoints.catalog.claims import Claim, this_host
 from flexai.checkpoints.errors import AlreadyExistsError, ConflictError, NotFoundError
 from flexai.checkpoints.models import (
@@ -23,6 +23,7 @@ from flexai.checkpoints.models import (
     to_text,
 )
 from flexai.checkpoints.names import new_id, parse_id, parse_name, parse_reference
+from tests.checkpoints import samples
 from tests.checkpoints.catalog.others import OtherProcesses
 from tests.checkpoints.catalog.steps import (
     LATER,
@@ -594,3 +595,37 @@ def test_a_row_shows_the_claim_that_it_holds(catalog: Catalog) -> None:
     catalog.checkpoints.fail(checkpoint_id, claim, "stopped")
     values = dict(zip(CLAIM_COLUMNS, columns(catalog, checkpoint_id, *CLAIM_COLUMNS), strict=True))
     assert Claim.of_row(values) is None
+
+
+def test_every_field_of_a_checkpoint_is_read_as_it_was_written(catalog: Catalog) -> None:
+    job_id = add_job(catalog)
+    written = samples.checkpoint(
+        kind=CheckpointKind.CAPTURED,
+        source=Source(storage_provider="lab", storage_provider_id=new_id(), source_path="bucket/key", revision="abc"),
+        status=CheckpointStatus.DELETING,
+        reason="why",
+        parent_id=new_id(),
+        job_id=job_id,
+        job_name="train",
+        node="3",
+        sequence=4,
+        facts=TrainingFacts(
+            step=5,
+            train_loss=0.25,
+            eval_loss=0.5,
+            model="model",
+            version="version",
+            inference_ready=True,
+            inference_missing=("weights",),
+            resumable=True,
+            resumable_missing=("optimizer",),
+        ),
+        is_protected=True,
+        deleted_at=samples.TIME,
+    )
+    defaults = {field.name: field.default for field in fields(Checkpoint)}
+    plain = [name for name, default in defaults.items() if getattr(written, name) == default]
+    assert plain == [], "a field that has its default shows nothing"
+    with catalog.database.writing() as transaction:
+        transaction.insert("checkpoints", row_of(written))
+    assert catalog.checkpoints.get_by_id(written.id) == written
