@@ -1,7 +1,7 @@
 """Whether a checkpoint folder is whole, by its files alone: the rule of completeness, but for time (``by_time``).
 
 1. A folder or file with a temporary name is not looked at until it is renamed (`is_temporary_folder`, `is_unfinished`).
-2. Each file plays a part, which its name tells (`FileRole`). Every file whose part is in `_CHECKED` is judged by its
+2. Each file has a role, which its name tells (`FileRole`). Every file whose role is in `_CHECKED` is judged by its
    bytes: a JSON document must parse, a safetensors file's header must account for every byte (`formats.safetensors`),
    a zip archive, which `torch.save` and `numpy.savez` write, must end with a directory that fits it
    (`formats.archives`), and an index must find all its shards, whole. Nothing is unpickled.
@@ -65,9 +65,9 @@ class FileRole(enum.Enum):
 # The first pattern that matches a file's base name decides. Sources of the names: transformers `trainer.py`, accelerate
 # `utils/constants.py`, DeepSpeed `runtime/engine.py` (`_get_ckpt_name`, `_get_optimizer_ckpt_name`), PyTorch
 # `distributed/checkpoint/filesystem.py`, PEFT `utils/constants.py`.
-_PARTS = [
-    (re.compile(pattern), part)
-    for pattern, part in (
+_ROLES = [
+    (re.compile(pattern), role)
+    for pattern, role in (
         (r".*\.index\.json", FileRole.INDEX),
         (r"|".join(re.escape(name) for name in DOCUMENTS), FileRole.DOCUMENT),
         (r".*_optim_states\.pt", FileRole.DEEPSPEED_OPTIMIZER),
@@ -151,27 +151,27 @@ def completeness(folder: CheckpointFolder) -> Completeness:
     return Completeness(Outcome.UNKNOWN, reason="no file is of a format with a completion rule")
 
 
-def part_of(path: str) -> FileRole:
-    """The part that a file plays, by its base name."""
+def role_of(path: str) -> FileRole:
+    """The role of a file, by its base name."""
     name = path.rpartition("/")[2]
-    return next((part for pattern, part in _PARTS if pattern.fullmatch(name)), FileRole.OTHER)
+    return next((role for pattern, role in _ROLES if pattern.fullmatch(name)), FileRole.OTHER)
 
 
 class Survey:
-    """The parts of a folder and the verdict on each file; every header is read once, when first asked for."""
+    """The roles of a folder's files and the verdict on each; every header is read once, when first asked for."""
 
     def __init__(self, folder: CheckpointFolder) -> None:
         self.folder = folder
         self.files = folder.files
-        self._parts: dict[FileRole, list[str]] = {part: [] for part in FileRole}
+        self._files_of: dict[FileRole, list[str]] = {role: [] for role in FileRole}
         for path in self.files:
-            self._parts[part_of(path)].append(path)
+            self._files_of[role_of(path)].append(path)
         self._verdicts: dict[str, Verdict] = {}
         self._tensors: dict[str, frozenset[str]] = {}
 
-    def of(self, *parts: FileRole) -> list[str]:
-        """The paths of the files that play one of `parts`."""
-        return [path for part in parts for path in self._parts[part]]
+    def of(self, *roles: FileRole) -> list[str]:
+        """The paths of the files that have one of `roles`."""
+        return [path for role in roles for path in self._files_of[role]]
 
     def verdict(self, path: str) -> Verdict:
         """Whether the file `path` is whole; for an index, whether all that it promises is there, whole."""
@@ -216,14 +216,14 @@ class Survey:
         return [verdict.reason for verdict in self.flaws if verdict.outcome is Outcome.UNKNOWN]
 
     def _check(self, path: str) -> None:
-        part = part_of(path)
-        if part is FileRole.INDEX:
+        role = role_of(path)
+        if role is FileRole.INDEX:
             self._check_index(path)
-        elif part is FileRole.DOCUMENT:
+        elif role is FileRole.DOCUMENT:
             read_object(self.folder, path)
         elif path.endswith(".safetensors"):
             self._tensors[path] = read_tensor_names(self.folder, path)
-        elif part in _CHECKED:
+        elif role in _CHECKED:
             check_archive(self.folder, path)
         else:
             raise CannotTellError(f"{shown(path)} is of no known format")
@@ -231,7 +231,7 @@ class Survey:
     def _check_index(self, path: str) -> None:
         shards = read_weight_map(self.folder, path)
         for shard, tensors in shards.items():
-            verdict = self.verdict(shard) if part_of(shard) is FileRole.WEIGHTS else None
+            verdict = self.verdict(shard) if role_of(shard) is FileRole.WEIGHTS else None
             if verdict is None:
                 raise NotWholeError(f"{shown(path)} names {shown(shard)}, which is not a weights file")
             if verdict.outcome is Outcome.PARTIAL:
