@@ -69,8 +69,6 @@ FLOODS: dict[str, Callable[[], bytes]] = {
 class OneFile:
     """A checkpoint in memory with one file."""
 
-    name = "checkpoint"
-
     def __init__(self, path: str, content: bytes) -> None:
         self._content = content
         self.files = {path: len(content)}

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from flexai.checkpoints.training.formats.content import Content, Part, RangeStream, Stream, UnpackedStream, unpacked
-from flexai.checkpoints.training.formats.folder import CheckpointFolder, read_exactly
+from flexai.checkpoints.training.formats.folder import RangedFiles, read_exactly
 from flexai.checkpoints.training.formats.harmless_globals import HARMLESS
 from flexai.checkpoints.training.formats.model_code import code_of_folder, keras_code, keras_h5_code, tensorflow_code
 from flexai.checkpoints.training.formats.pickle_values import MAX_BYTES, Budget, Global, Pickle, PickleLimitError
@@ -82,7 +82,7 @@ class _Findings:
         return FoundCode(_told(self.imports), _told(self.executable), _told(self.unfollowed))
 
 
-def find_code(folder: CheckpointFolder, paths: Iterable[str] | None = None) -> dict[str, FoundCode]:
+def find_code(folder: RangedFiles, paths: Iterable[str] | None = None) -> dict[str, FoundCode]:
     """Look into the files of a checkpoint (all, or `paths`); those that import or run anything, or are not understood.
 
     Never raises for what the files hold.
@@ -114,7 +114,7 @@ def summary(found: Mapping[str, FoundCode]) -> str:
     return sentence(reasons)
 
 
-def _of_file(folder: CheckpointFolder, path: str) -> Part:
+def _of_file(folder: RangedFiles, path: str) -> Part:
     size = folder.files[path]
     if size <= _SMALL:
         return Part.of(read_exactly(folder, path, 0, size))

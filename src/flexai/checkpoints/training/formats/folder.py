@@ -5,8 +5,20 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Protocol
 
 from flexai.checkpoints.training.formats.verdict import NotWholeError, shown
+
+
+class RangedFiles(Protocol):
+    """Files that are read by range, wherever they lie."""
+
+    @property
+    def files(self) -> Mapping[str, int]:
+        """Each file's path (with `/`) and its bytes."""
+
+    def read(self, path: str, start: int, length: int) -> bytes:
+        """At most `length` bytes from offset `start`; fewer only where the file ends. Raises OSError."""
 
 
 class CheckpointFolder:
@@ -30,7 +42,7 @@ class CheckpointFolder:
             return file.read(length)
 
 
-def read_exactly(folder: CheckpointFolder, path: str, start: int, length: int) -> bytes:
+def read_exactly(folder: RangedFiles, path: str, start: int, length: int) -> bytes:
     """Exactly `length` bytes at `start`.
 
     Raises NotWholeError when the file has gone, cannot be read or ends earlier than listed.

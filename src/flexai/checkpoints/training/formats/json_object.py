@@ -6,14 +6,14 @@ import json
 import math
 from typing import Any
 
-from flexai.checkpoints.training.formats.folder import CheckpointFolder, read_exactly
+from flexai.checkpoints.training.formats.folder import RangedFiles, read_exactly
 from flexai.checkpoints.training.formats.verdict import CannotTellError, NotWholeError, shown
 
 MAX_DOCUMENT = 64 * 1024 * 1024
 """Bytes of one JSON document that are read at most; a longer one is left unread."""
 
 
-def read_object(folder: CheckpointFolder, path: str, limit: int = MAX_DOCUMENT) -> dict[str, Any]:
+def read_object(folder: RangedFiles, path: str, limit: int = MAX_DOCUMENT) -> dict[str, Any]:
     """The JSON object in `path`.
 
     Raises NotWholeError when it is empty, cut off or not an object, CannotTellError when it is longer than

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from flexai.checkpoints.training.formats.content import Content
-from flexai.checkpoints.training.formats.folder import CheckpointFolder
+from flexai.checkpoints.training.formats.folder import RangedFiles
 from flexai.checkpoints.training.formats.json_object import read_object
 from flexai.checkpoints.training.formats.verdict import CannotTellError, NotWholeError
 
@@ -32,7 +32,7 @@ _OPERATIONS = re.compile(
 )
 
 
-def code_of_folder(folder: CheckpointFolder) -> Iterator[tuple[str, str]]:
+def code_of_folder(folder: RangedFiles) -> Iterator[tuple[str, str]]:
     """The Python files that `auto_map` in a configuration names, or the configuration where it names another place.
 
     Pairs of a path and what runs. Hugging Face's libraries run it with `trust_remote_code=True`.

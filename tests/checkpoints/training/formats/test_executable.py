@@ -31,15 +31,13 @@ from flexai.checkpoints.training.formats.pickles import follow
 from tests.hostile.pickle_floods import FLOODS
 from tests.hostile.pickles import HOSTILE, SYSTEM, archive, harmless, system
 
-TORCH_SAVE = Path(__file__).parent / "data" / "torch-save.pt"
+TORCH_SAVE = Path(__file__).parents[1] / "data" / "torch-save.pt"
 UNREADABLE = {"seven_zip.pt", "archive_without_an_end.pt"}
 """Hostile files whose pickle no reader here can reach."""
 
 
 class Files:
     """A checkpoint in memory."""
-
-    name = "checkpoint"
 
     def __init__(self, files: Mapping[str, bytes]) -> None:
         self._content = dict(files)
@@ -244,7 +242,7 @@ def test_the_structure_of_a_pickle_is_known_without_loading_it() -> None:
 @pytest.mark.parametrize("name", FLOODS)
 def test_no_file_takes_much_memory_or_time(name: str) -> None:
     run = [sys.executable, "-m", "tests.hostile.pickle_floods", name]
-    answer = subprocess.run(run, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[3])
+    answer = subprocess.run(run, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[4])
     told = json.loads(answer.stdout)
     print(f"{name}: {told['more']} MiB, {told['seconds']} s")
     assert told["more"] <= 250
