@@ -48,10 +48,10 @@ def export_in_shards(
 
     Raises what ``flexai.tasks.export_checkpoint`` raises.
     """
-    spread = FlowShardRunner.of(shard_bytes(shard_size))
-    if not spread.is_for_export(reference):
+    runner = FlowShardRunner.of(shard_bytes(shard_size))
+    if not runner.is_for_export(reference):
         return None
     connection = load_connection(storage_provider)
     return again_after_passing_failures(
-        lambda: export_here(reference, connection, destination_path, overwrite=overwrite, spread=spread)
+        lambda: export_here(reference, connection, destination_path, overwrite=overwrite, runner=runner)
     )

@@ -54,7 +54,7 @@ def _size_of(source: WorkerFiles | ProviderFiles | OtherCheckpoint) -> str:
 def _push_in_shards(request: PushRequest) -> Document | None:
     """Push what is worth more than one shard; None for anything else, and for what cannot be found."""
     source = request.source
-    spread = FlowShardRunner.of(shard_bytes(request.shard_size))
+    runner = FlowShardRunner.of(shard_bytes(request.shard_size))
     if isinstance(source, OtherCheckpoint):
         return None
     try:
@@ -62,12 +62,12 @@ def _push_in_shards(request: PushRequest) -> Document | None:
             what = source_of(storage_provider=source.storage_provider, source_path=source.source_path)
         else:
             what = source_of(source.files, source.follow_symlinks, source.rehash)
-        if not is_large(what, spread.shard_size):
+        if not is_large(what, runner.shard_size):
             return None
     except CheckpointError:
         return None  # for the task to say
     return again_after_passing_failures(
-        lambda: push_here(request.name, what, if_not_exists=request.if_not_exists, spread=spread)
+        lambda: push_here(request.name, what, if_not_exists=request.if_not_exists, runner=runner)
     )
 
 

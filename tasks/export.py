@@ -55,9 +55,9 @@ def export_here(
     destination_path: str,
     *,
     overwrite: bool = False,
-    spread: ShardRunner | None = None,
+    runner: ShardRunner | None = None,
 ) -> Document:
-    """Export a checkpoint in the run that is going on, and tell of it; ``spread`` has a large one done in shards.
+    """Export a checkpoint in the run that is going on, and tell of it; ``runner`` runs a large one in shards.
 
     Raises what ``flexai.checkpoints.service.export.export`` raises.
     """
@@ -72,7 +72,7 @@ def export_here(
                 connection,
                 destination_path,
                 overwrite=overwrite,
-                spread=spread,
+                runner=runner,
                 progress=progress,
             )
         logger.info(

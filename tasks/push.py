@@ -76,9 +76,9 @@ def push_checkpoint(
 
 
 def push_here(
-    name: str, source: PushSource, *, if_not_exists: bool = False, spread: ShardRunner | None = None
+    name: str, source: PushSource, *, if_not_exists: bool = False, runner: ShardRunner | None = None
 ) -> Document:
-    """Push a checkpoint in the run that is going on, and tell of it; ``spread`` has a large one done in shards.
+    """Push a checkpoint in the run that is going on, and tell of it; ``runner`` runs a large one in shards.
 
     Raises what ``flexai.checkpoints.service.push.push`` raises.
     """
@@ -89,7 +89,7 @@ def push_here(
         began = now()
         with reporter.telling_failure(name, "push"):
             checkpoint = push_to_store(
-                system, name, source, if_not_exists=if_not_exists, spread=spread, progress=progress
+                system, name, source, if_not_exists=if_not_exists, runner=runner, progress=progress
             )
         with system.look() as catalog:
             document = inspect_checkpoint(catalog, checkpoint.id)

@@ -1,6 +1,6 @@
-"""Shards of a push or an export as tasks, and having them done by the flow's task runner.
+"""Shards of a push or an export as tasks, which the flow's task runner runs.
 
-A flow gives them out, never a task: a task that is tried again would roll back what its shards have done.
+A flow submits them, never a task: a task that is tried again would roll back what its shards have done.
 """
 
 from __future__ import annotations
@@ -40,77 +40,77 @@ S = TypeVar("S", bound=PushShard | ExportShard)
 R = TypeVar("R")
 
 _DELAYS = (2.0, 4.0, 8.0)
-"""Seconds before a flow that gave out shards is tried again, as with a task."""
+"""Seconds before a flow that runs shards is tried again, as with a task."""
 
 
-class Sealed(Generic[S]):
+class OpaqueShard(Generic[S]):
     """A shard as one value: Prefect would look into each of its files, again and again, for what other runs return.
 
     Prefect's own annotation against that, ``quote``, becomes a bare tuple on its way through Dask.
     """
 
-    def __init__(self, shard: S) -> None:
-        self.shard = shard
+    def __init__(self, content: S) -> None:
+        self.content = content
 
     @property
     def label(self) -> str:
         """What to call the shard."""
-        return self.shard.label
+        return self.content.label
 
 
 @task(
     name="push-shard",
-    description="Bring some files of a checkpoint, or some parts of a large file, into the managed store.",
+    description="Store some files of a checkpoint, or some parts of a large file, in the managed store.",
     tags=TAGS | {"push"},
-    task_run_name="push {sealed.label}",
+    task_run_name="push {shard.label}",
     **RETRIED,
 )
-def push_shard(sealed: Sealed[PushShard]) -> PushedShard:
-    """Bring in a shard of a push.
+def push_shard(shard: OpaqueShard[PushShard]) -> PushedShard:
+    """Run a shard of a push.
 
     Args:
-        sealed: What to bring in.
+        shard: What to store.
 
     Raises:
         CheckpointError: What ``flexai.checkpoints.service.shard_work.run_push_shard`` raises.
     """
-    shard, logger = sealed.shard, run_logger()
+    content, logger = shard.content, run_logger()
     with (
         telling(logger),
-        transfer_through(shard.storage_provider),
+        transfer_through(content.storage_provider),
         System.open(connect=load_connection) as system,
     ):
-        return run_push_shard(system, shard, connect=load_connection, progress=RunProgress(logger))
+        return run_push_shard(system, content, connect=load_connection, progress=RunProgress(logger))
 
 
 @task(
     name="export-shard",
-    description="Bring some files of a checkpoint, or some parts of a large file, to a storage provider.",
+    description="Export some files of a checkpoint, or some parts of a large file, to a storage provider.",
     tags=TAGS | {"export"},
-    task_run_name="export {sealed.label}",
+    task_run_name="export {shard.label}",
     **RETRIED,
 )
-def export_shard(sealed: Sealed[ExportShard]) -> ExportedShard:
-    """Bring out a shard of an export, or compare what is there with it.
+def export_shard(shard: OpaqueShard[ExportShard]) -> ExportedShard:
+    """Run a shard of an export.
 
     Args:
-        sealed: What to bring out.
+        shard: What to compare or export.
 
     Raises:
         CheckpointError: What ``flexai.checkpoints.service.shard_work.run_export_shard`` raises.
     """
-    shard, logger = sealed.shard, run_logger()
+    content, logger = shard.content, run_logger()
     with (
         telling(logger),
-        transfer_through(shard.storage_provider),
+        transfer_through(content.storage_provider),
         System.open(connect=load_connection) as system,
     ):
-        return run_export_shard(system, shard, connect=load_connection, progress=RunProgress(logger))
+        return run_export_shard(system, content, connect=load_connection, progress=RunProgress(logger))
 
 
 @dataclass(frozen=True, slots=True)
 class FlowShardRunner:
-    """Has shards done by the task runner of the flow that is running."""
+    """Runs shards by the task runner of the flow that is running."""
 
     shard_size: int
     """Bytes."""
@@ -130,16 +130,16 @@ class FlowShardRunner:
         return checkpoint.size > self.shard_size or checkpoint.file_count > MAX_FILES
 
     def push(self, shards: Sequence[PushShard]) -> Iterator[PushedShard]:
-        """Have shards of a push done."""
+        """Run shards of a push."""
         return _run(push_shard, shards)
 
     def export(self, shards: Sequence[ExportShard]) -> Iterator[ExportedShard]:
-        """Have shards of an export done."""
+        """Run shards of an export."""
         return _run(export_shard, shards)
 
 
 def again_after_passing_failures(work: Callable[[], R]) -> R:
-    """Do something that gives out shards, and again where a store was unavailable or a process was killed.
+    """Do work that runs shards, and again where a store was unavailable or a process was killed.
 
     It goes on where it stopped.
     """
@@ -162,19 +162,19 @@ def _renew_processes() -> None:
         context.task_runner.__enter__()
 
 
-def _run(run: Task[[Sealed[S]], R], shards: Sequence[S]) -> Iterator[R]:
+def _run(run: Task[[OpaqueShard[S]], R], shards: Sequence[S]) -> Iterator[R]:
     futures: list[PrefectFuture[Any]] = []
     try:
         for shard in shards:
-            futures.append(run.submit(Sealed(shard)))
+            futures.append(run.submit(OpaqueShard(shard)))
         for future in as_completed(futures):
             yield future.result()
     except BrokenExecutor as error:
-        # One that is killed takes the others with it: the queue that they share may be torn.
-        raise ProcessLostError("a process that did a shard was killed, perhaps for want of memory") from error
+        # A killed process takes the others with it: the queue that they share may be torn.
+        raise ProcessLostError("a process that ran a shard was killed, perhaps for want of memory") from error
     finally:
-        # After a failure: those that wait do not begin, and whoever tries again meets none that still runs, however it
-        # ends: what it raises comes second, and one of another process may not even be readable here.
+        # After a failure, shards that wait do not begin, and those that run are waited for, so that the next try meets
+        # none. What they raise comes second, and an error of another process may not even be readable here.
         for future in futures:
             cancel = getattr(getattr(future, "wrapped_future", None), "cancel", None)
             if cancel is not None:

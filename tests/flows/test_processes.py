@@ -169,7 +169,7 @@ def test_processes_and_their_command_are_killed_and_the_next_push_goes_on(pushin
     hopeless = pushing.begin("once")
     os.kill(hopeless.at_work()[0], signal.SIGKILL)
     assert hopeless.end() == 1
-    assert "ProcessLostError: a process that did a shard was killed" in hopeless.log.read_text()
+    assert "ProcessLostError: a process that ran a shard was killed" in hopeless.log.read_text()
 
     abandoned = pushing.begin()
     processes = abandoned.at_work()
@@ -181,7 +181,7 @@ def test_processes_and_their_command_are_killed_and_the_next_push_goes_on(pushin
     last = pushing.begin()
     os.kill(last.at_work()[0], signal.SIGKILL)
     assert last.end() == 0, last.log.read_text()
-    assert "trying again in 2 s: a process that did a shard was killed" in last.log.read_text()
+    assert "trying again in 2 s: a process that ran a shard was killed" in last.log.read_text()
     assert "were there already" in last.log.read_text()
     check_content(pushing)
 

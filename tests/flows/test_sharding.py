@@ -32,7 +32,7 @@ from flexai.flows.export import export
 from flexai.flows.forms import ExportRequest, PushRequest
 from flexai.flows.push import push
 from flexai.flows.runners import task_runner
-from flexai.tasks.shards import Sealed
+from flexai.tasks.shards import OpaqueShard
 from tests.servers.fixtures import S3Server
 from tests.servers.prefect import PrefectServer
 from tests.support.tables import tables_of
@@ -269,5 +269,5 @@ def test_prefect_looks_into_none_of_a_shards_files() -> None:
         files=(ShardSource("a.bin", "/a.bin", 1, "1"),),
     )
     seen: list[object] = []
-    visit_collection({"sealed": Sealed(shard)}, visit_fn=seen.append, return_data=False)
-    assert [type(one) for one in seen if not isinstance(one, str)] == [dict, Sealed]
+    visit_collection({"shard": OpaqueShard(shard)}, visit_fn=seen.append, return_data=False)
+    assert [type(one) for one in seen if not isinstance(one, str)] == [dict, OpaqueShard]

@@ -9,7 +9,7 @@ from sqlalchemy import update
 
 from flexai.checkpoints.catalog.catalog import Catalog
 from flexai.checkpoints.catalog.claims import LEASE, Claim
-from flexai.checkpoints.catalog.shard_journal import HeldBlobs
+from flexai.checkpoints.catalog.shard_journal import ShardJournal
 from flexai.checkpoints.catalog.tables import checkpoints
 from flexai.checkpoints.errors import ConflictError
 from flexai.checkpoints.models import now, to_text
@@ -24,10 +24,10 @@ def claimed(catalog: Catalog) -> tuple[str, Claim]:
 
 
 @pytest.fixture
-def held(catalog: Catalog, claimed: tuple[str, Claim]) -> HeldBlobs:
+def held(catalog: Catalog, claimed: tuple[str, Claim]) -> ShardJournal:
     """The journal of somebody who works for the push."""
     checkpoint_id, claim = claimed
-    return HeldBlobs(catalog.database, STORE_ID, checkpoint_id=checkpoint_id, token=claim.token)
+    return ShardJournal(catalog.database, STORE_ID, checkpoint_id=checkpoint_id, token=claim.token)
 
 
 def _last_renewed(catalog: Catalog, checkpoint_id: str, ago: timedelta) -> None:
@@ -36,12 +36,12 @@ def _last_renewed(catalog: Catalog, checkpoint_id: str, ago: timedelta) -> None:
         connection.execute(update(checkpoints).where(checkpoints.c.id == checkpoint_id).values(claim_until=until))
 
 
-def test_what_is_stored_for_a_claim_is_recorded_while_it_holds(held: HeldBlobs, claimed: tuple[str, Claim]) -> None:
+def test_what_is_stored_for_a_claim_is_recorded_while_it_holds(held: ShardJournal, claimed: tuple[str, Claim]) -> None:
     assert store(held, claimed[0], b"content").size == len(b"content")
 
 
 def test_nothing_is_recorded_for_a_claim_that_was_given_back(
-    catalog: Catalog, held: HeldBlobs, claimed: tuple[str, Claim]
+    catalog: Catalog, held: ShardJournal, claimed: tuple[str, Claim]
 ) -> None:
     catalog.checkpoints.fail(*claimed, reason="it broke off")
     with pytest.raises(ConflictError, match="not being stored by this operation"):
@@ -49,7 +49,7 @@ def test_nothing_is_recorded_for_a_claim_that_was_given_back(
 
 
 def test_nothing_is_recorded_for_a_holder_that_has_died(
-    catalog: Catalog, held: HeldBlobs, claimed: tuple[str, Claim]
+    catalog: Catalog, held: ShardJournal, claimed: tuple[str, Claim]
 ) -> None:
     _last_renewed(catalog, claimed[0], 2 * LEASE)
     with pytest.raises(ConflictError, match="not being stored by this operation"):
@@ -57,7 +57,7 @@ def test_nothing_is_recorded_for_a_holder_that_has_died(
 
 
 def test_a_claim_that_is_renewed_late_still_holds(
-    catalog: Catalog, held: HeldBlobs, claimed: tuple[str, Claim]
+    catalog: Catalog, held: ShardJournal, claimed: tuple[str, Claim]
 ) -> None:
     _last_renewed(catalog, claimed[0], 1.5 * LEASE)
     assert store(held, claimed[0], b"content").size == len(b"content")

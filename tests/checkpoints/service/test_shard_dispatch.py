@@ -60,11 +60,11 @@ class Shards:
     given: list[PushShard | ExportShard] = field(default_factory=list)
 
     def push(self, shards: Sequence[PushShard]) -> Iterator[PushedShard]:
-        """Have shards of a push done."""
+        """Run shards of a push."""
         return self._run(shards, run_push_shard)
 
     def export(self, shards: Sequence[ExportShard]) -> Iterator[ExportedShard]:
-        """Have shards of an export done."""
+        """Run shards of an export."""
         return self._run(shards, run_export_shard)
 
     def _run(self, shards: Sequence[S], run: Callable[..., R]) -> Iterator[R]:
@@ -102,7 +102,7 @@ def test_a_push_in_shards_is_the_same_checkpoint(machine: Machine, threads: int)
     other = {path: content + b"x" for path, content in SOURCE.items()}
     folder = machine.write("other", other)
     shards, counter = Shards(machine, threads=threads), Counter()
-    pushed = machine.push("sharded", folder, spread=shards, progress=counter)
+    pushed = machine.push("sharded", folder, runner=shards, progress=counter)
     assert pushed.status is CheckpointStatus.AVAILABLE
     assert machine.fetched("sharded") == other
     assert _cut_paths(shards) == {"huge.safetensors"}
@@ -117,7 +117,7 @@ def test_a_push_in_shards_is_the_same_checkpoint(machine: Machine, threads: int)
 def test_a_push_from_a_provider_lists_once_and_reads_each_byte_once(machine: Machine) -> None:
     write_tree(machine.buckets.root / "bucket" / "from", SOURCE)
     shards = Shards(machine)
-    assert machine.push_from("llama", "bucket/from", spread=shards).size == SIZE
+    assert machine.push_from("llama", "bucket/from", runner=shards).size == SIZE
     assert machine.fetched("llama") == SOURCE
     assert machine.buckets.storage.delivered == SIZE
     assert len(machine.buckets.storage.named("list")) == 1
@@ -126,8 +126,8 @@ def test_a_push_from_a_provider_lists_once_and_reads_each_byte_once(machine: Mac
 
 def test_what_is_smaller_than_a_shard_is_not_cut(machine: Machine) -> None:
     shards = Shards(machine, shard_size=SIZE * 3)
-    machine.push("small", machine.write("run", SOURCE), spread=shards)
-    machine.export("small", spread=shards)
+    machine.push("small", machine.write("run", SOURCE), runner=shards)
+    machine.export("small", runner=shards)
     assert shards.given == []
 
 
@@ -138,10 +138,10 @@ def test_a_push_whose_shard_fails_says_so_and_the_next_moves_only_the_rest(machi
 
     folder = machine.write("run", SOURCE)
     with pytest.raises(StorageUnavailableError):
-        machine.push("broken", folder, spread=Shards(machine, at=fail))
+        machine.push("broken", folder, runner=Shards(machine, at=fail))
     assert machine.checkpoint("broken").reason == "the worker lost its network"
     counter, shards = Counter(), Shards(machine)
-    machine.push("broken", folder, spread=shards, progress=counter)
+    machine.push("broken", folder, runner=shards, progress=counter)
     assert counter.moved + counter.skipped == SIZE
     assert counter.skipped >= 3 * PART
     assert machine.fetched("broken") == SOURCE
@@ -151,7 +151,7 @@ def test_a_push_whose_shard_fails_says_so_and_the_next_moves_only_the_rest(machi
 
 
 def test_a_shard_that_runs_twice_stores_nothing_twice(machine: Machine) -> None:
-    machine.push("twice", machine.write("run", SOURCE), spread=Shards(machine, tries=2))
+    machine.push("twice", machine.write("run", SOURCE), runner=Shards(machine, tries=2))
     assert machine.fetched("twice") == SOURCE
     assert _stored_bytes(machine) == SIZE
 
@@ -165,13 +165,13 @@ def test_a_source_that_changes_under_the_shards_fails_the_push(machine: Machine)
             (folder / "huge.safetensors").write_bytes(noise(9 * PART + 17, "changed"))
 
     with pytest.raises(SourceChangedError):
-        machine.push("changing", folder, spread=Shards(machine, at=change))
+        machine.push("changing", folder, runner=Shards(machine, at=change))
     assert machine.checkpoint("changing").status is CheckpointStatus.FAILED
 
 
 def test_a_shard_of_a_push_that_has_ended_writes_nothing(machine: Machine) -> None:
     shards = Shards(machine)
-    machine.push("done", machine.write("run", SOURCE), spread=shards)
+    machine.push("done", machine.write("run", SOURCE), runner=shards)
     stored = _stored_bytes(machine)
     for shard in shards.given:
         assert isinstance(shard, PushShard)
@@ -182,7 +182,7 @@ def test_a_shard_of_a_push_that_has_ended_writes_nothing(machine: Machine) -> No
 
 def test_a_machine_with_another_store_is_told_so(machine: Machine) -> None:
     shards = Shards(machine)
-    machine.push("here", machine.write("run", SOURCE), spread=shards)
+    machine.push("here", machine.write("run", SOURCE), runner=shards)
     shard = shards.given[0]
     assert isinstance(shard, PushShard)
     with pytest.raises(SettingsError, match="another one"):
@@ -197,14 +197,14 @@ def test_a_machine_with_another_store_is_told_so(machine: Machine) -> None:
 def test_what_is_there_already_is_not_stored_by_a_shard(machine: Machine) -> None:
     machine.push("first", machine.write("run", SOURCE))
     stored, counter = _stored_bytes(machine), Counter()
-    machine.push("second", machine.write("copy", SOURCE), spread=Shards(machine), progress=counter)
+    machine.push("second", machine.write("copy", SOURCE), runner=Shards(machine), progress=counter)
     assert _stored_bytes(machine) == stored
     assert counter.skipped == SIZE
 
 
 def test_equal_files_of_one_push_are_stored_once(machine: Machine) -> None:
     twins: Tree = {"a.bin": noise(4 * PART, "t"), "b.bin": noise(4 * PART, "t"), "c.bin": noise(4 * PART, "c")}
-    machine.push("twins", machine.write("run", twins), spread=Shards(machine, threads=3))
+    machine.push("twins", machine.write("run", twins), runner=Shards(machine, threads=3))
     assert machine.fetched("twins") == twins
     assert _stored_bytes(machine) == 8 * PART
 
@@ -213,13 +213,13 @@ def test_equal_files_of_one_push_are_stored_once(machine: Machine) -> None:
 def test_an_export_in_shards_is_the_same_export(machine: Machine, threads: int) -> None:
     machine.push("llama", machine.write("run", SOURCE))
     shards, counter = Shards(machine, threads=threads), Counter()
-    report = machine.export("llama", spread=shards, progress=counter)
+    report = machine.export("llama", runner=shards, progress=counter)
     assert machine.buckets.tree("bucket/place") == SOURCE
     assert (report.exported_files, report.moved_bytes, counter.moved) == (len(SOURCE), SIZE, SIZE)
     assert any(isinstance(one, ExportShard) and one.upload_id for one in shards.given)
     assert list(machine.buckets.storage.inner.list_uploads("")) == []
     again = Shards(machine)
-    assert machine.export("llama", spread=again).moved_bytes == 0
+    assert machine.export("llama", runner=again).moved_bytes == 0
     assert not any(isinstance(one, ExportShard) and not one.existing for one in again.given)
 
 
@@ -230,9 +230,9 @@ def test_a_broken_export_is_continued_and_its_uploads_are_given_up(machine: Mach
 
     machine.push("llama", machine.write("run", SOURCE))
     with pytest.raises(StorageUnavailableError):
-        machine.export("llama", spread=Shards(machine, at=fail))
+        machine.export("llama", runner=Shards(machine, at=fail))
     assert list(machine.buckets.storage.inner.list_uploads("")) == []
-    report = machine.export("llama", spread=Shards(machine))
+    report = machine.export("llama", runner=Shards(machine))
     assert machine.buckets.tree("bucket/place") == SOURCE
     assert report.skipped_files + report.exported_files == len(SOURCE)
 
@@ -243,7 +243,7 @@ def test_other_content_in_the_way_is_found_before_a_shard_writes(machine: Machin
     there.parent.mkdir(parents=True)
     there.write_bytes(noise(2 * PART, "other"))
     with pytest.raises(DestinationExistsError):
-        machine.export("llama", spread=Shards(machine))
+        machine.export("llama", runner=Shards(machine))
     assert [path.name for path in there.parent.iterdir()] == ["large.safetensors"]
-    machine.export("llama", spread=Shards(machine), overwrite=True)
+    machine.export("llama", runner=Shards(machine), overwrite=True)
     assert machine.buckets.tree("bucket/place") == SOURCE

@@ -13,13 +13,13 @@ from flexai.checkpoints.transfer.steps import (
     Preview,
     Step,
     Wire,
-    preview_arrivals,
-    preview_collection,
-    preview_deletion,
-    preview_delivery,
+    deletion_steps,
+    export_steps,
+    fetch_steps,
+    gc_steps,
     preview_document,
-    preview_taken,
-    preview_upload,
+    push_steps,
+    taken_name_steps,
 )
 from flexai.checkpoints.transfer_limits import Limits
 from tests.support.sources import PlannedSource, planned_sources
@@ -51,7 +51,7 @@ def test_each_source_has_one_step_and_moves_no_more_than_its_bytes(
         known={source.path: _content(source.size) for number, source in enumerate(sources) if number in known},
         sizes=there,
     )
-    steps, requests = preview_upload(sources, held, LIMITS, store=THERE if is_remote else HERE, provider=HERE)
+    steps, requests = push_steps(sources, held, LIMITS, store=THERE if is_remote else HERE, provider=HERE)
     assert [step.name for step in steps] == [source.path for source in sources]
     assert all(0 <= step.moved_bytes <= step.size for step in steps)
     for step, source in zip(steps, sources, strict=True):
@@ -63,7 +63,7 @@ def test_each_source_has_one_step_and_moves_no_more_than_its_bytes(
 
 
 def test_a_push_asks_for_each_part_and_for_each_pack() -> None:
-    _, requests = preview_upload(planned_sources([250, 10, 10]), Held(), LIMITS, store=THERE, provider=HERE)
+    _, requests = push_steps(planned_sources([250, 10, 10]), Held(), LIMITS, store=THERE, provider=HERE)
     assert requests == 2 + (1 + 3 + 1) + 1
 
 
@@ -72,8 +72,8 @@ def test_what_is_in_the_way_is_replaced_on_request_and_a_conflict_else(
     kept: list[int], missing: list[int], others: list[int], overwrite: bool
 ) -> None:
     standing = (_files(kept, "k"), _files(missing, "m"), _files(others, "o"))
-    fetched, _ = preview_arrivals(*standing, begun=set(), overwrite=overwrite, limits=LIMITS, store=THERE)
-    exported, _ = preview_delivery(
+    fetched, _ = fetch_steps(*standing, begun=set(), overwrite=overwrite, limits=LIMITS, store=THERE)
+    exported, _ = export_steps(
         *standing, copied=set(), overwrite=overwrite, is_new=True, limits=LIMITS, store=THERE, place=THERE
     )
     for steps in (fetched, exported):
@@ -94,7 +94,7 @@ def test_a_taken_name_says_what_differs_as_far_as_that_is_known() -> None:
         PlannedSource(CheckpointPath("unread"), 5),
     ]
     files = [StoredFile(path, _content(5)) for path in ("equal", "gone", "longer", "other", "unread")]
-    assert {step.name: step.action for step in preview_taken(sources, files)} == {
+    assert {step.name: step.action for step in taken_name_steps(sources, files)} == {
         "equal": Action.SKIP,
         "gone": Action.CONFLICT,
         "longer": Action.CONFLICT,
@@ -105,7 +105,7 @@ def test_a_taken_name_says_what_differs_as_far_as_that_is_known() -> None:
 
 
 def test_a_deletion_frees_blobs_that_nobody_else_needs() -> None:
-    steps, freed = preview_deletion(_files([10, 20], "f"), {"b0": (10, 0), "b1": (90, 2)})
+    steps, freed = deletion_steps(_files([10, 20], "f"), {"b0": (10, 0), "b1": (90, 2)})
     assert freed == 10
     assert [(step.action, step.why) for step in steps] == [
         (Action.FREE, "nobody else needs it"),
@@ -115,7 +115,7 @@ def test_a_deletion_frees_blobs_that_nobody_else_needs() -> None:
 
 def test_what_several_that_go_share_is_counted_once() -> None:
     idle = [Idle("one", "deleted 2d ago", ["a", "b"]), Idle("two", "deleted 1d ago", ["b", "c", "kept"])]
-    steps, freed = preview_collection(idle, {"a": 1, "b": 10, "c": 100, "stray": 1000})
+    steps, freed = gc_steps(idle, {"a": 1, "b": 10, "c": 100, "stray": 1000})
     assert [(step.name, step.size) for step in steps] == [("one", 11), ("two", 100), ("1 blob", 1000)]
     assert freed == 1111
 

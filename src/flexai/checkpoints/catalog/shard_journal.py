@@ -1,4 +1,4 @@
-"""The journal of a process that works on a checkpoint for another one, which holds the claim on it."""
+"""The journal of a worker that runs a shard for another process, which holds the claim on the checkpoint."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from flexai.checkpoints.errors import ConflictError
 from flexai.checkpoints.models import to_text
 
 
-class HeldBlobs(Blobs):
+class ShardJournal(Blobs):
     """Blobs that are written only while a claim holds.
 
     So a shard ends soon after the operation that gave it out has failed, was taken over, or has died.
@@ -25,7 +25,7 @@ class HeldBlobs(Blobs):
         self._token = token
 
     def check(self) -> None:
-        """Raise ConflictError where nobody holds the checkpoint by the claim any more.
+        """Raise ConflictError where the claim on the checkpoint is no longer held.
 
         A claim whose lease ran out is held as long again: its holder may have a clock of its own, or renew it only now,
         after a database that was away.

@@ -16,7 +16,7 @@ from flexai.checkpoints.service.system import System
 from flexai.checkpoints.transfer import compare
 from flexai.checkpoints.transfer.first_reading import learn
 from flexai.checkpoints.transfer.sources import FileSource
-from flexai.checkpoints.transfer.upload import Brought, upload
+from flexai.checkpoints.transfer.upload import AlreadyStored, upload
 
 
 def store(
@@ -26,15 +26,15 @@ def store(
     sources: Sequence[FileSource],
     *,
     facts: TrainingFacts | None = None,
-    bring: Callable[[], Brought] = Brought,
+    run_shards: Callable[[], AlreadyStored] = AlreadyStored,
     progress: Progress,
 ) -> tuple[Checkpoint, Mapping[str, StoredContent]]:
     """Bring the sources into the store for a checkpoint that this process holds, and make it available.
 
     Returns the checkpoint, and the content of each of its files by path. The order is the design: blobs, then the
     manifest, then the catalog's word. An error, or a signal, leaves the checkpoint ``failed`` with the reason; what has
-    arrived stays, and the next try goes on with it. ``bring`` has other processes bring in some of it before this one
-    does the rest.
+    arrived stays, and the next try goes on with it. ``run_shards`` has other processes store some of it before this one
+    stores the rest.
     """
     checkpoint_id = checkpoint.id
     progress.begin(
@@ -51,7 +51,7 @@ def store(
                 journal=system.blobs,
                 limits=system.settings.limits,
                 progress=progress,
-                brought=bring(),
+                already=run_shards(),
             )
             return commit(system, checkpoint, claim, contents, facts=facts), contents
     except BaseException as error:

@@ -24,11 +24,11 @@ from flexai.checkpoints.service.export_manifest import (
     write_export_manifest,
 )
 from flexai.checkpoints.service.manifest_reader import manifest_of
-from flexai.checkpoints.service.shard_dispatch import SpreadCarrier
+from flexai.checkpoints.service.shard_dispatch import ShardedExporter
 from flexai.checkpoints.service.shard_work import ShardRunner
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.storage.connection import RemotePath, StorageConnection
-from flexai.checkpoints.transfer.export import Carrier, deliver
+from flexai.checkpoints.transfer.export import DirectExporter, Exporter, export_files
 from flexai.checkpoints.transfer.shard_plan import shard_target
 
 
@@ -51,14 +51,14 @@ def export(
     destination_path: str,
     *,
     overwrite: bool = False,
-    spread: ShardRunner | None = None,
+    runner: ShardRunner | None = None,
     progress: Progress | None = None,
 ) -> ExportReport:
     """Bring a checkpoint's files below ``BUCKET/PREFIX`` of a connection; a rerun continues a broken export.
 
     A manifest object is written first, saying that the export is not complete, and replaced last, so that a reader
     can tell a whole export from a torn one. Objects that are there with the same content are left as they are.
-    ``spread`` has a large one done in shards.
+    ``runner`` runs a large one in shards.
 
     Raises NotFoundError for a checkpoint that is not there, ConflictError for one that is not available,
     DestinationExistsError for other content in the way (unless ``overwrite``), and what the provider raises.
@@ -70,10 +70,18 @@ def export(
     manifest = manifest_of(files)
     progress.begin(f"export {checkpoint.title}", total_bytes=checkpoint.size, total_files=checkpoint.file_count)
 
-    carrier: Carrier | None = None
-    if spread is not None and shard_target([file.content.size for file in files], spread.shard_size):
-        carrier = SpreadCarrier(
-            system, checkpoint, connection, destination_path, place, spread=spread, progress=progress
+    exporter: Exporter
+    if runner is not None and shard_target([file.content.size for file in files], runner.shard_size):
+        exporter = ShardedExporter(
+            system, checkpoint, connection, destination_path, place, runner=runner, progress=progress
+        )
+    else:
+        exporter = DirectExporter(
+            place,
+            store=system.store,
+            record=system.blobs.learn,
+            limits=system.settings.limits,
+            progress=progress,
         )
 
     def begin() -> None:
@@ -82,25 +90,22 @@ def export(
 
     try:
         found = None if overwrite else find_export(place, manifest)
-        done = deliver(
+        done = export_files(
             files,
             place,
-            store=system.store,
-            record=system.blobs.learn,
-            limits=system.settings.limits,
+            exporter,
             overwrite=overwrite,
-            delivered=found.etags if found is not None and found.complete else None,
+            earlier_etags=found.etags if found is not None and found.complete else None,
             before_writing=begin,
-            carrier=carrier,
             progress=progress,
         )
-        if carrier is not None and done.sent:
+        if isinstance(exporter, ShardedExporter) and done.exported:
             # Those of shards that were killed and ran again.
-            _give_up_leftovers(place, done.sent.keys(), progress)
-        if done.sent or found is None or not found.complete or found.manifest != manifest:
+            _give_up_leftovers(place, done.exported.keys(), progress)
+        if done.exported or found is None or not found.complete or found.manifest != manifest:
             # Read again: what had no digest yet may have been read on its way.
             manifest = manifest_of(system.blobs.files_of(checkpoint.id))
-            write_export_manifest(place, checkpoint, manifest, infos=done.sent | done.skipped)
+            write_export_manifest(place, checkpoint, manifest, infos=done.exported | done.skipped)
     finally:
         progress.end()
     record = ExportRecord(
@@ -115,9 +120,9 @@ def export(
     return ExportReport(
         checkpoint=checkpoint,
         record=record,
-        exported_files=len(done.sent),
+        exported_files=len(done.exported),
         skipped_files=len(done.skipped),
-        moved_bytes=sum(info.size for info in done.sent.values()),
+        moved_bytes=sum(info.size for info in done.exported.values()),
     )
 
 

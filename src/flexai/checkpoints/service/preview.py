@@ -42,12 +42,12 @@ from flexai.checkpoints.transfer.steps import (
     Preview,
     Step,
     Wire,
-    preview_arrivals,
-    preview_collection,
-    preview_deletion,
-    preview_delivery,
-    preview_taken,
-    preview_upload,
+    deletion_steps,
+    export_steps,
+    fetch_steps,
+    gc_steps,
+    push_steps,
+    taken_name_steps,
 )
 from flexai.checkpoints.transfer.upload import find_twins
 
@@ -82,7 +82,7 @@ def preview_push(system: System, name: str, source: PushSource, *, if_not_exists
         return Preview("push", name, steps, requests=store.requests(2))
     limits = system.settings.limits
     held = _held(system, sources, unfinished)
-    steps, requests = preview_upload(sources, held, limits, store=store, provider=provider)
+    steps, requests = push_steps(sources, held, limits, store=store, provider=provider)
     return Preview("push", name, steps, requests=listed + requests)
 
 
@@ -128,7 +128,7 @@ def _taken(
         files = system.blobs.files_of(original.id)
         steps = [Step(action, file.path, file.content.size, why) for file in files]
     else:
-        steps = preview_taken(sources, system.blobs.files_of(existing.id))
+        steps = taken_name_steps(sources, system.blobs.files_of(existing.id))
         actions = {step.action for step in steps}
         same = (
             None if actions <= {Action.SKIP, Action.COMPARE} and Action.COMPARE in actions else actions == {Action.SKIP}
@@ -153,21 +153,21 @@ def preview_fetch(
     limits = system.settings.limits
     progress.begin(f"compare {checkpoint.title}", total_bytes=checkpoint.size, total_files=checkpoint.file_count)
     try:
-        standing = fetch.survey(
+        there = fetch.survey(
             files, destination, store=system.store, record=system.blobs.learn, limits=limits, progress=progress
         )
     finally:
         progress.end()
-    steps, requests = preview_arrivals(
-        standing.kept,
-        standing.missing,
-        standing.others,
-        begun=fetch.find_begun(standing),
+    steps, requests = fetch_steps(
+        there.kept,
+        there.missing,
+        there.others,
+        begun=fetch.find_begun(there),
         overwrite=overwrite,
         limits=limits,
         store=_wire(system.store.storage),
     )
-    conflict = standing.in_the_way() if standing.others and not overwrite else None
+    conflict = there.in_the_way() if there.others and not overwrite else None
     return Preview("fetch", checkpoint.title, steps, requests=requests, conflict=conflict)
 
 
@@ -192,25 +192,25 @@ def preview_export(
     progress.begin(f"compare {checkpoint.title}", total_bytes=checkpoint.size, total_files=checkpoint.file_count)
     try:
         found = None if overwrite else find_export(place, manifest_of(files))
-        delivered = found.etags if found is not None and found.complete else None
-        carrier = export.Exporter(
+        etags = found.etags if found is not None and found.complete else None
+        exporter = export.DirectExporter(
             place, store=system.store, record=system.blobs.learn, limits=limits, progress=progress
         )
-        standing = export.survey(files, place, delivered=delivered, progress=progress, carrier=carrier)
+        there = export.survey(files, place, exporter, earlier_etags=etags, progress=progress)
     finally:
         progress.end()
-    steps, requests = preview_delivery(
-        [file for file in files if file.path in standing.same],
-        standing.missing,
-        standing.others,
+    steps, requests = export_steps(
+        [file for file in files if file.path in there.same],
+        there.missing,
+        there.others,
         copied=_copied(system, checkpoint, place.storage),
         overwrite=overwrite,
-        is_new=delivered is None,
+        is_new=etags is None,
         limits=limits,
         store=_wire(system.store.storage),
         place=_wire(place.storage),
     )
-    conflict = standing.in_the_way() if standing.others and not overwrite else None
+    conflict = there.in_the_way() if there.others and not overwrite else None
     return Preview("export", checkpoint.title, steps, requests=requests, conflict=conflict)
 
 
@@ -229,7 +229,7 @@ def preview_delete(system: System, reference: str) -> Preview:
     """What a deletion would free, after the grace period. Raises what ``delete`` raises."""
     checkpoint = system.catalog.checkpoints.find_deletable(parse_reference(reference))
     files = system.blobs.files_of(checkpoint.id)
-    steps, freed = preview_deletion(files, system.blobs.uses_of(checkpoint.id))
+    steps, freed = deletion_steps(files, system.blobs.uses_of(checkpoint.id))
     return Preview("delete", checkpoint.title, steps, freed_bytes=freed)
 
 
@@ -247,7 +247,7 @@ def preview_garbage(system: System, *, grace_period: timedelta | None = None) ->
     for blob_id, (_, users) in plan.uses.items():
         for user in users:
             blobs_of.setdefault(user, []).append(blob_id)
-    steps, freed = preview_collection(
+    steps, freed = gc_steps(
         [Idle(one.title, why(one), blobs_of.get(one.id, [])) for one in plan.checkpoints], plan.garbage
     )
     # Each blob's bytes and each checkpoint's manifest are an object to delete, and gc looks at all that is there.

@@ -21,7 +21,7 @@ from flexai.checkpoints.storage.connection import RemotePath, StorageConnection
 from flexai.checkpoints.transfer.scan import scan_local, scan_remote, split_spec
 from flexai.checkpoints.transfer.shard_plan import weight
 from flexai.checkpoints.transfer.sources import FileSource, LocalSource
-from flexai.checkpoints.transfer.upload import Brought
+from flexai.checkpoints.transfer.upload import AlreadyStored
 
 if TYPE_CHECKING:
     from flexai.checkpoints.service.shard_work import ShardRunner
@@ -63,13 +63,13 @@ def push(
     source: PushSource,
     *,
     if_not_exists: bool = False,
-    spread: ShardRunner | None = None,
+    runner: ShardRunner | None = None,
     progress: Progress | None = None,
 ) -> Checkpoint:
     """Push a checkpoint and return it, available.
 
     A push of the same name by the same owner that failed or was interrupted is continued. With ``if_not_exists`` a name
-    that is available with the same content is no error. ``spread`` has a large one done in shards.
+    that is available with the same content is no error. ``runner`` runs a large one in shards.
 
     Raises InvalidNameError, SourceError or UnsafePathError for what cannot be pushed, SourceChangedError for a source
     that changes meanwhile, AlreadyExistsError for a name that is available, ConflictError for one that another process
@@ -118,13 +118,13 @@ def push(
         except BaseException as error:
             commit.give_up(system, checkpoint, claim, error)
             raise
-    bring: Callable[[], Brought] = Brought
-    if spread is not None:
+    run_shards: Callable[[], AlreadyStored] = AlreadyStored
+    if runner is not None:
         # Only flows give out shards, and every command would load what they need.
         from flexai.checkpoints.service.shard_dispatch import push_in_shards
 
-        bring = partial(push_in_shards, system, checkpoint, claim, sources, spread=spread, progress=progress)
-    stored, placed = commit.store(system, checkpoint, claim, sources, bring=bring, progress=progress)
+        run_shards = partial(push_in_shards, system, checkpoint, claim, sources, runner=runner, progress=progress)
+    stored, placed = commit.store(system, checkpoint, claim, sources, run_shards=run_shards, progress=progress)
     if isinstance(source, LocalFiles):
         digests = {path: content.digest.hex() for path, content in placed.items() if content.digest is not None}
         local = [one for one in sources if isinstance(one, LocalSource)]

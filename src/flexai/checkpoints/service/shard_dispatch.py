@@ -1,6 +1,6 @@
-"""Giving out a large push or export in shards, and putting together what they did.
+"""Cuts a large push or export into shards, has a runner run them, and puts their results together.
 
-The one who does holds the claim, commits or writes the manifest, and is the only one to do so.
+The process that does so holds the claim, and it alone commits or writes the manifest.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping, Sequence, Set
 
 from flexai.checkpoints.catalog.claims import Claim
 from flexai.checkpoints.contents import StoredFile, UnfinishedBlob
-from flexai.checkpoints.errors import CheckpointError
 from flexai.checkpoints.models import Checkpoint
 from flexai.checkpoints.progress import Progress
 from flexai.checkpoints.service.shard_work import ExportedShard, ExportShard, PushShard, ShardRunner, ShardSource
@@ -18,15 +17,11 @@ from flexai.checkpoints.service.system import System
 from flexai.checkpoints.storage.connection import RemotePath, StorageConnection
 from flexai.checkpoints.storage.protocol import ObjectInfo, PartReceipt
 from flexai.checkpoints.transfer.dedup import can_be_copied, find_known, is_one_service
-from flexai.checkpoints.transfer.digest import digest_blocks, parts_of
-from flexai.checkpoints.transfer.export import complete, spans_of
+from flexai.checkpoints.transfer.digest import Part, digest_blocks, join_parts, parts_of
+from flexai.checkpoints.transfer.export import aborted_on_error, complete
 from flexai.checkpoints.transfer.shard_plan import Cut, Unit, cut, one_shard, shard_target
 from flexai.checkpoints.transfer.sources import FileSource, LocalSource
-from flexai.checkpoints.transfer.upload import (
-    Brought,
-    begin_blob,
-    find_twins,
-)
+from flexai.checkpoints.transfer.upload import AlreadyStored, begin_blob, find_twins
 
 
 def push_in_shards(
@@ -35,48 +30,47 @@ def push_in_shards(
     claim: Claim,
     sources: Sequence[FileSource],
     *,
-    spread: ShardRunner,
+    runner: ShardRunner,
     progress: Progress,
-) -> Brought:
-    """Have the sources brought in by shards, where they are worth more than one; returns what these brought.
+) -> AlreadyStored:
+    """Store the sources in shards, where they are worth more than one; returns what the shards stored.
 
     What needs no reading (content that is there already, objects that the provider copies by itself) is left to the
     upload that follows, and so is completing the files that were cut.
     """
-    giving = _Giving(system, checkpoint, claim, spread)
-    shards = giving.plan(sources)
+    planner = _PushPlanner(system, checkpoint, claim, runner.shard_size)
+    shards = planner.plan(sources)
     if not shards:
-        return Brought()
+        return AlreadyStored()
     progress.note(f"{checkpoint.title}: {len(shards)} shards")
     content_ids: dict[str, int] = {}
-    for done in spread.push(shards):
+    for done in runner.push(shards):
         content_ids |= done.content_ids
         progress.advance(moved=done.moved, skipped=done.skipped, files=len(done.content_ids))
     contents = system.blobs.contents_of(content_ids.values())
-    return Brought(
-        # What is no longer there has to be brought in again.
+    return AlreadyStored(
+        # What is no longer there has to be stored again.
         contents={path: contents[number] for path, number in content_ids.items() if number in contents},
-        blob_ids=frozenset(blob.id for blob in giving.blobs.values()),
+        blob_ids=frozenset(blob.id for blob in planner.blobs.values()),
     )
 
 
-class _Giving:
+class _PushPlanner:
     """Plans the shards of a push."""
 
-    def __init__(self, system: System, checkpoint: Checkpoint, claim: Claim, spread: ShardRunner) -> None:
+    def __init__(self, system: System, checkpoint: Checkpoint, claim: Claim, shard_size: int) -> None:
         self.blobs: dict[str, UnfinishedBlob] = {}
         """Those of files that are cut, by path."""
         self._system = system
         self._checkpoint = checkpoint
         self._claim = claim
-        self._spread = spread
+        self._shard_size = shard_size
         self._limits = system.settings.limits
         self._unfinished = system.blobs.unfinished(checkpoint.id)
 
     def plan(self, sources: Sequence[FileSource]) -> list[PushShard]:
         """The shards; none where one process does as well."""
-        size = self._spread.shard_size
-        if not shard_target([source.size for source in sources], size):
+        if not shard_target([source.size for source in sources], self._shard_size):
             return []
         store = self._system.store
         known = find_known(sources, self._system.blobs, self._checkpoint.id)
@@ -87,9 +81,10 @@ class _Giving:
         ]
         if not todo:
             return []
-        # What is left may be worth no more than one shard: that holds a place among the transfers, and we hold none.
+        # What is left may be worth no more than one shard, and is one all the same: a shard holds a place in the limit
+        # of transfers, and this process holds none.
         sizes = [source.size for source in todo]
-        target = shard_target(sizes, size) or one_shard(sizes)
+        target = shard_target(sizes, self._shard_size) or one_shard(sizes)
         units = []
         small = [source for source in todo if source.size < self._limits.pack_threshold]
         large = [source for source in todo if source.size >= self._limits.pack_threshold]
@@ -105,7 +100,7 @@ class _Giving:
         return [self._shard(one, by_path, number, len(cuts)) for number, one in enumerate(cuts, start=1)]
 
     def _is_complete(self, source: FileSource) -> bool:
-        """Whether all parts of a file had arrived before: it is compared and completed here."""
+        """Whether an earlier try stored all parts of a file: this process compares and completes it."""
         known = self._unfinished.get(source.path)
         return known is not None and len(known.parts) >= len(parts_of(known.size, known.part_size))
 
@@ -152,8 +147,8 @@ class _Giving:
         )
 
 
-class SpreadCarrier:
-    """Compares and sends the files of an export in shards."""
+class ShardedExporter:
+    """Exports in shards."""
 
     def __init__(
         self,
@@ -163,7 +158,7 @@ class SpreadCarrier:
         destination_path: str,
         place: RemotePath,
         *,
-        spread: ShardRunner,
+        runner: ShardRunner,
         progress: Progress,
     ) -> None:
         self._system = system
@@ -171,7 +166,7 @@ class SpreadCarrier:
         self._connection = connection
         self._path = destination_path
         self._place = place
-        self._spread = spread
+        self._runner = runner
         self._progress = progress
 
     def compare(self, pairs: Sequence[tuple[StoredFile, ObjectInfo]]) -> Set[str]:
@@ -188,11 +183,11 @@ class SpreadCarrier:
             self._progress.advance(files=len(done.same))
         return same
 
-    def send(self, files: Sequence[StoredFile], new_paths: Set[str]) -> Mapping[str, ObjectInfo]:
-        """Bring files there and say what they became."""
+    def export(self, files: Sequence[StoredFile], new_paths: Set[str]) -> Mapping[str, ObjectInfo]:
+        """Export files; returns the provider's objects by path."""
         by_path = {file.path: file for file in files}
         storage = self._place.storage
-        # What is copied by its provider is one request, and what nobody has read yet is read whole first.
+        # What the provider copies is one request, and a file whose digest is not known is read whole first.
         may_be_cut = frozenset(
             file.path
             for file in files
@@ -200,19 +195,12 @@ class SpreadCarrier:
         )
         cuts = self._cut(files, may_be_cut)
         uploads: dict[str, str] = {}
-        try:
+        with aborted_on_error(self._place, uploads):
             for path in dict.fromkeys(one.paths[0] for one in cuts if one.numbers):
                 uploads[path] = storage.start_upload(self._place.prefix + path, size=by_path[path].content.size)
-            return self._send(cuts, uploads, by_path, frozenset(new_paths))
-        except BaseException as error:
-            for path, upload_id in uploads.items():
-                try:
-                    storage.abort_upload(self._place.prefix + path, upload_id)
-                except CheckpointError as second:
-                    error.add_note(f"an upload of {path} could not be given up: {second.message}")
-            raise
+            return self._export(cuts, uploads, by_path, frozenset(new_paths))
 
-    def _send(
+    def _export(
         self,
         cuts: Sequence[Cut],
         uploads: dict[str, str],
@@ -230,32 +218,35 @@ class SpreadCarrier:
             )
             for number, one in enumerate(cuts, start=1)
         ]
-        sent: dict[str, ObjectInfo] = {}
+        exported: dict[str, ObjectInfo] = {}
         receipts: dict[str, dict[int, PartReceipt]] = {path: {} for path in uploads}
         paths = {upload_id: path for path, upload_id in uploads.items()}
         for done in self._run(shards):
-            sent |= done.sent
-            self._progress.advance(files=len(done.sent))
+            exported |= done.exported
+            self._progress.advance(files=len(done.exported))
             if not done.upload_id:
                 continue
             path = paths[done.upload_id]
             receipts[path] |= {number: PartReceipt(number, token) for number, token in done.receipts.items()}
-            if len(receipts[path]) == len(spans_of(files[path].content, self._place.storage)):
+            if len(receipts[path]) == len(self._join_parts(files[path])):
                 is_new = path in new_paths
-                sent[path] = complete(files[path], self._place, uploads[path], receipts[path], only_new=is_new)
+                exported[path] = complete(files[path], self._place, uploads[path], receipts[path], only_new=is_new)
                 del uploads[path]
                 self._progress.advance(files=1)
-        return sent
+        return exported
+
+    def _join_parts(self, file: StoredFile) -> Sequence[Sequence[Part]]:
+        return join_parts(file.content.size, file.content.part_size, self._place.storage)
 
     def _cut(self, files: Sequence[StoredFile], may_be_cut: Set[str]) -> list[Cut]:
         units = []
         for file in files:
             part_size = 0
             if file.path in may_be_cut:
-                part_size = sum(part.size for part in spans_of(file.content, self._place.storage)[0])
+                part_size = sum(part.size for part in self._join_parts(file)[0])
             units.append(Unit((file.path,), file.content.size, part_size))
-        target = shard_target([unit.size for unit in units], self._spread.shard_size)
-        # A shard alone is no worse than doing it here, and is tried again by itself.
+        target = shard_target([unit.size for unit in units], self._runner.shard_size)
+        # One shard alone takes no longer than this process would, and is tried again by itself.
         return cut(units, target or one_shard([unit.size for unit in units]))
 
     def _shard(
@@ -284,6 +275,6 @@ class SpreadCarrier:
         )
 
     def _run(self, shards: Sequence[ExportShard]) -> Iterator[ExportedShard]:
-        for done in self._spread.export(shards) if shards else ():
+        for done in self._runner.export(shards) if shards else ():
             self._progress.advance(moved=done.moved, skipped=done.skipped)
             yield done

@@ -1,31 +1,29 @@
-"""Shards: parts of a push or an export that a process of its own does, wherever it runs.
+"""Shards: pieces of a push or an export, each of which a worker process runs by itself, on any machine.
 
-What describes a shard is small and holds no secret: whoever runs it opens the catalog, the store and the connection by
+What describes a shard is small and holds no secret: the worker opens the catalog, the store and the connection by
 itself. A shard may run twice, or be killed and run elsewhere.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, TypeAlias
+from typing import Protocol
 
-from flexai.checkpoints.catalog.shard_journal import HeldBlobs
+from flexai.checkpoints.catalog.shard_journal import ShardJournal
 from flexai.checkpoints.contents import StoredFile
 from flexai.checkpoints.errors import ConflictError, SettingsError, SourceChangedError, SourceError
 from flexai.checkpoints.manifest import FileEntry
 from flexai.checkpoints.paths import parse_path
 from flexai.checkpoints.progress import Progress
-from flexai.checkpoints.service.system import System
-from flexai.checkpoints.storage.connection import RemotePath, StorageConnection
+from flexai.checkpoints.service.system import Connect, System
+from flexai.checkpoints.storage.connection import RemotePath
 from flexai.checkpoints.storage.protocol import ObjectInfo
-from flexai.checkpoints.transfer.export import Exporter
+from flexai.checkpoints.transfer.export import DirectExporter
 from flexai.checkpoints.transfer.sources import FileSource, LocalSource, ObjectSource
 from flexai.checkpoints.transfer.upload import upload, upload_parts
-
-Connect: TypeAlias = Callable[[str], StorageConnection]
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,14 +102,14 @@ class PushShard:
     source_path: str
     files: tuple[ShardSource, ...]
     blob_id: str = ""
-    """The blob that the one file arrives by; empty for whole files."""
+    """The blob that holds the one file's parts; empty for whole files."""
     numbers: tuple[int, int] = (0, 0)
     """The first of the parts, and the one after the last."""
 
 
 @dataclass(frozen=True, slots=True)
 class PushedShard:
-    """What a shard of a push brought in; bytes."""
+    """What a shard of a push stored; bytes."""
 
     content_ids: dict[str, int]
     """The contents of whole files in the catalog, by path."""
@@ -121,7 +119,7 @@ class PushedShard:
 
 @dataclass(frozen=True, slots=True)
 class ExportShard:
-    """Some files of an export to be compared or sent, or some parts of one."""
+    """Some files of an export to compare or to export, or some parts of one."""
 
     label: str
     size: int
@@ -133,11 +131,11 @@ class ExportShard:
     destination_path: str
     paths: tuple[str, ...]
     existing: tuple[ObjectInfo, ...] = ()
-    """The objects to compare the files with; none where they are to be sent."""
+    """The objects to compare the files with; none where they are to be exported."""
     new_paths: frozenset[str] = frozenset()
     """Files where nothing was when the place was listed."""
     upload_id: str = ""
-    """The upload that the one file leaves by; empty for whole files."""
+    """The upload of the one file; empty for whole files."""
     numbers: tuple[int, int] = (0, 0)
     """The first of the upload's parts, and the one after the last."""
 
@@ -148,7 +146,8 @@ class ExportedShard:
 
     same: tuple[str, ...] = ()
     """Of the files that were compared, those that are there with the right content."""
-    sent: dict[str, ObjectInfo] = field(default_factory=dict)
+    exported: dict[str, ObjectInfo] = field(default_factory=dict)
+    """The provider's objects, by path; without those of parts."""
     upload_id: str = ""
     receipts: dict[int, str] = field(default_factory=dict)
     """What the provider gave for the parts of the upload, by their numbers."""
@@ -157,33 +156,33 @@ class ExportedShard:
 
 
 class ShardRunner(Protocol):
-    """Has shards done, wherever that is, and gives what they did as they end; the first error ends it."""
+    """Runs shards and yields each result as it ends; the first error ends the others."""
 
     @property
     def shard_size(self) -> int:
-        """Bytes of a shard, about; what is smaller is not cut."""
+        """About how many bytes a shard has; a smaller transfer is not cut."""
 
     def push(self, shards: Sequence[PushShard]) -> Iterator[PushedShard]:
-        """Have shards of a push done."""
+        """Run shards of a push."""
 
     def export(self, shards: Sequence[ExportShard]) -> Iterator[ExportedShard]:
-        """Have shards of an export done."""
+        """Run shards of an export."""
 
 
 def run_push_shard(system: System, shard: PushShard, *, connect: Connect, progress: Progress) -> PushedShard:
-    """Bring in the files, or the parts, of a shard.
+    """Store the files, or the parts, of a shard.
 
     Raises ConflictError where the push has ended or was taken over, SettingsError where this machine uses another
     store, and what a push raises.
     """
     _check_store(system, shard.store_id)
-    journal = HeldBlobs(
+    journal = ShardJournal(
         system.catalog.database, shard.store_id, checkpoint_id=shard.checkpoint_id, token=shard.claim_token
     )
     journal.check()
     place = connect(shard.storage_provider).open(shard.source_path) if shard.storage_provider else None
     sources = [file.open(place) for file in shard.files]
-    counted = _Counted(progress)
+    counted = _CountingProgress(progress)
     progress.begin(f"push {shard.label}", total_bytes=shard.size, total_files=0 if shard.blob_id else len(sources))
     try:
         if shard.blob_id:
@@ -216,7 +215,7 @@ def run_push_shard(system: System, shard: PushShard, *, connect: Connect, progre
 
 
 def run_export_shard(system: System, shard: ExportShard, *, connect: Connect, progress: Progress) -> ExportedShard:
-    """Compare or bring out the files, or the parts, of a shard.
+    """Compare or export the files, or the parts, of a shard.
 
     Raises NotFoundError where the checkpoint is gone, SettingsError where this machine uses another store, and what an
     export raises.
@@ -224,8 +223,8 @@ def run_export_shard(system: System, shard: ExportShard, *, connect: Connect, pr
     _check_store(system, shard.store_id)
     system.available(shard.checkpoint_id)
     files = _files_of(system, shard)
-    counted = _Counted(progress)
-    delivering = Exporter(
+    counted = _CountingProgress(progress)
+    exporter = DirectExporter(
         connect(shard.storage_provider).open(shard.destination_path),
         store=system.store,
         record=system.blobs.learn,
@@ -236,18 +235,18 @@ def run_export_shard(system: System, shard: ExportShard, *, connect: Connect, pr
     progress.begin(f"{verb} {shard.label}", total_bytes=shard.size, total_files=0 if shard.upload_id else len(files))
     try:
         if shard.existing:
-            same = delivering.compare(list(zip(files, shard.existing, strict=True)))
+            same = exporter.compare(list(zip(files, shard.existing, strict=True)))
             return ExportedShard(same=tuple(sorted(same)), moved=counted.moved, skipped=counted.skipped)
         if shard.upload_id:
-            receipts = delivering.send_parts(files[0], shard.upload_id, range(*shard.numbers))
+            receipts = exporter.export_parts(files[0], shard.upload_id, range(*shard.numbers))
             return ExportedShard(
                 upload_id=shard.upload_id,
                 receipts={number: receipt.token for number, receipt in receipts.items()},
                 moved=counted.moved,
                 skipped=counted.skipped,
             )
-        sent = delivering.send(files, shard.new_paths)
-        return ExportedShard(sent=dict(sent), moved=counted.moved, skipped=counted.skipped)
+        exported = exporter.export(files, shard.new_paths)
+        return ExportedShard(exported=dict(exported), moved=counted.moved, skipped=counted.skipped)
     finally:
         progress.end()
 
@@ -265,7 +264,7 @@ def _check_store(system: System, store_id: str) -> None:
         )
 
 
-class _Counted:
+class _CountingProgress:
     """A shard's own progress, which also keeps count."""
 
     def __init__(self, progress: Progress) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from blake3 import blake3
 
@@ -42,6 +43,28 @@ def parts_of(size: int, part_size: int) -> Sequence[Part]:
         Part(number=number, offset=offset, size=min(part_size, size - offset))
         for number, offset in enumerate(offsets, start=1)
     ]
+
+
+class PartLimits(Protocol):
+    """What a storage asks of an upload's parts."""
+
+    @property
+    def min_part_size(self) -> int:
+        """Bytes of a part at least, but for the last."""
+
+    @property
+    def max_parts(self) -> int:
+        """How many parts an upload has at most."""
+
+
+def join_parts(size: int, part_size: int, limits: PartLimits) -> Sequence[Sequence[Part]]:
+    """The parts in which a file is uploaded: each is as many of the file's own as a storage's limits ask for.
+
+    So every part of the upload can be verified by the digests of the file's. They are numbered from 1, in this order.
+    """
+    parts = parts_of(size, part_size)
+    joined = max(-(-limits.min_part_size // part_size), -(-len(parts) // limits.max_parts))
+    return [parts[start : start + joined] for start in range(0, len(parts), joined)]
 
 
 def digest_blocks(blocks: Iterable[Block]) -> bytes:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from flexai.checkpoints.contents import StoredContent, StoredFile, UnfinishedBlob
 from flexai.checkpoints.documents import Document, human_size
 from flexai.checkpoints.errors import CheckpointError
-from flexai.checkpoints.transfer.digest import part_size_for, parts_of
+from flexai.checkpoints.transfer.digest import join_parts, part_size_for, parts_of
 from flexai.checkpoints.transfer.pack_plan import plan_runs, plan_upload
 from flexai.checkpoints.transfer.sources import FileSource
 from flexai.checkpoints.transfer_limits import Limits
@@ -146,7 +146,7 @@ class Held:
     """Paths of the provider's objects that the store's provider copies by itself."""
 
 
-def preview_upload(
+def push_steps(
     sources: Sequence[FileSource], held: Held, limits: Limits, *, store: Wire, provider: Wire
 ) -> tuple[list[Step], int]:
     """What a push does with each source, and how many requests that takes.
@@ -207,7 +207,7 @@ def _large_step(source: FileSource, held: Held) -> Step:
     return Step(Action.MOVE, source.path, source.size, f"goes on: {arrived}" if arrived else "new", moved)
 
 
-def preview_taken(sources: Iterable[FileSource], files: Iterable[StoredFile]) -> list[Step]:
+def taken_name_steps(sources: Iterable[FileSource], files: Iterable[StoredFile]) -> list[Step]:
     """How sources compare with the files of the checkpoint that has the name, as far as that is known unread."""
     there = {file.path: file.content for file in files}
     steps = []
@@ -231,7 +231,7 @@ def preview_taken(sources: Iterable[FileSource], files: Iterable[StoredFile]) ->
     return sorted(steps, key=lambda step: step.name)
 
 
-def preview_arrivals(
+def fetch_steps(
     kept: Iterable[StoredFile],
     missing: Sequence[StoredFile],
     others: Sequence[StoredFile],
@@ -244,10 +244,9 @@ def preview_arrivals(
     """What a fetch does with each file, and how many requests that takes; ``begun`` are those partly there."""
     steps = [_skip(file) for file in kept]
     steps += [
-        _arrival(file, _GOES_ON if file.path in begun and _is_large(file, limits) else "not there yet")
-        for file in missing
+        _move(file, _GOES_ON if file.path in begun and _is_large(file, limits) else "not there yet") for file in missing
     ]
-    steps += [_arrival(file, _REPLACED) if overwrite else _conflict(file) for file in others]
+    steps += [_move(file, _REPLACED) if overwrite else _conflict(file) for file in others]
     coming = [*missing, *(others if overwrite else ())]
     large = [file.content for file in coming if _is_large(file, limits)]
     small = [file for file in coming if not _is_large(file, limits)]
@@ -256,7 +255,7 @@ def preview_arrivals(
     return _in_order(steps), store.requests(gets + 1)
 
 
-def preview_delivery(
+def export_steps(
     same: Iterable[StoredFile],
     missing: Sequence[StoredFile],
     others: Sequence[StoredFile],
@@ -285,13 +284,12 @@ def preview_delivery(
             steps.append(Step(Action.COPY, file.path, content.size, f"{why}; the provider copies it"))
             requests += place.requests(2)
             continue
-        steps.append(_arrival(file, why))
+        steps.append(_move(file, why))
         if not _is_large(file, limits):
             requests += store.requests(1) + place.requests(1)
         else:
-            parts = len(parts_of(content.size, content.part_size))
-            joined = max(-(-place.min_part_size // content.part_size), -(-parts // place.max_parts))
-            requests += store.requests(parts) + place.requests(-(-parts // joined) + 2)
+            joined = join_parts(content.size, content.part_size, place)
+            requests += store.requests(sum(map(len, joined))) + place.requests(len(joined) + 2)
     if not overwrite:
         steps += [_conflict(file) for file in others]
     return _in_order(steps), requests
@@ -310,7 +308,7 @@ def _skip(file: StoredFile) -> Step:
     return Step(Action.SKIP, file.path, file.content.size, "there already")
 
 
-def _arrival(file: StoredFile, why: str) -> Step:
+def _move(file: StoredFile, why: str) -> Step:
     return Step(Action.MOVE, file.path, file.content.size, why, file.content.size)
 
 
@@ -318,7 +316,7 @@ def _conflict(file: StoredFile) -> Step:
     return Step(Action.CONFLICT, file.path, file.content.size, "other content is there")
 
 
-def preview_deletion(files: Iterable[StoredFile], blobs: Mapping[str, tuple[int, int]]) -> tuple[list[Step], int]:
+def deletion_steps(files: Iterable[StoredFile], blobs: Mapping[str, tuple[int, int]]) -> tuple[list[Step], int]:
     """What becomes of the bytes of each file of a checkpoint, and how many bytes gc frees.
 
     ``blobs`` has for each of its blobs the bytes, and how many other checkpoints need it.
@@ -346,7 +344,7 @@ class Idle:
     blob_ids: Sequence[str]
 
 
-def preview_collection(idle: Iterable[Idle], garbage: Mapping[str, int]) -> tuple[list[Step], int]:
+def gc_steps(idle: Iterable[Idle], garbage: Mapping[str, int]) -> tuple[list[Step], int]:
     """What gc frees, checkpoint by checkpoint, and how many bytes in all.
 
     ``garbage`` has the bytes of the blobs that go. One that several checkpoints share is counted for the first.

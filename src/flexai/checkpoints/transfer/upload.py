@@ -48,13 +48,13 @@ _PACKS_MEMORY = 64 * 1024**2
 
 
 @dataclass(frozen=True, slots=True)
-class Brought:
-    """What other processes have brought in for this very run: it is neither read nor counted again."""
+class AlreadyStored:
+    """What the shards of this very push have stored: it is neither read nor counted again."""
 
     contents: Mapping[str, StoredContent] = field(default_factory=dict)
     """Whole files, by their paths."""
     blob_ids: frozenset[str] = frozenset()
-    """Blobs of which they have stored parts."""
+    """Blobs whose parts, where the journal has them, are theirs."""
 
 
 def upload(
@@ -65,13 +65,13 @@ def upload(
     journal: Journal,
     limits: Limits,
     progress: Progress,
-    brought: Brought | None = None,
+    already: AlreadyStored | None = None,
 ) -> dict[str, StoredContent]:
     """Store every source for a checkpoint; returns each one's content by its path.
 
     Raises SourceChangedError or SourceError for a source, and what the store raises.
     """
-    transfer = _Upload(checkpoint_id, store, journal, limits, progress, brought)
+    transfer = _Upload(checkpoint_id, store, journal, limits, progress, already)
     missing = transfer.keep_known([source for source in sources if source.path not in transfer.stored])
     transfer.run(plan_upload(missing, pack_threshold=limits.pack_threshold, pack_size=limits.pack_size))
     for source in sources:
@@ -166,7 +166,7 @@ class _Upload:
         journal: Journal,
         limits: Limits,
         progress: Progress,
-        brought: Brought | None = None,
+        already: AlreadyStored | None = None,
     ) -> None:
         self.checkpoint_id = checkpoint_id
         self.store = store
@@ -174,8 +174,8 @@ class _Upload:
         self.limits = limits
         self.progress = progress
         self.crew = Crew(limits.concurrency, bandwidth=limits.bandwidth)
-        self.brought = brought or Brought()
-        self.stored: dict[str, StoredContent] = dict(self.brought.contents)
+        self.already = already or AlreadyStored()
+        self.stored: dict[str, StoredContent] = dict(self.already.contents)
         self.unfinished = journal.unfinished(checkpoint_id)
         self.can_clone = isinstance(store.storage, ClonesFiles)
         self.can_copy = True
@@ -303,7 +303,7 @@ class _Upload:
         opened = open_whole(source, self.crew.check)
         self.opened.add(opened)
         content = None
-        if not self._is_brought(source):
+        if not self._is_stored_in_parts(source):
             content = self._find_equal(source, opened) or self._find_complete(source, opened) or self._copy(source)
         if content is not None:
             opened.check()
@@ -331,9 +331,9 @@ class _Upload:
         for part in file.parts:
             self.crew.add(partial(file.store_part, part))
 
-    def _is_brought(self, source: FileSource) -> bool:
+    def _is_stored_in_parts(self, source: FileSource) -> bool:
         known = self.unfinished.get(source.path)
-        return known is not None and known.id in self.brought.blob_ids
+        return known is not None and known.id in self.already.blob_ids
 
     def _find_equal(self, source: FileSource, opened: OpenSource) -> StoredContent | None:
         """Content that the store holds already; reading ends at the first part that no candidate has."""
@@ -475,7 +475,7 @@ class _FileUpload:
         known = self._blob.parts.get(part.number)
         if known is None:
             return None
-        if self._blob.id in self._upload.brought.blob_ids:
+        if self._blob.id in self._upload.already.blob_ids:
             return known
         if not _is_same_version(self._source, self._opened, self._blob) and (
             digest_blocks(self._opened.blocks(part.offset, part.size)) != known.digest
