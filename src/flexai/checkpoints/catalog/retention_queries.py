@@ -14,7 +14,7 @@ from flexai.checkpoints.errors import ConflictError
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
-    """Checkpoints that nobody deleted, who is at work with them, and the blobs that the catalog's checkpoints need."""
+    """Checkpoints that are not deleted, the jobs that use them, and the blobs that the catalog's checkpoints need."""
 
     rows: Sequence[Record]
     """Their columns, with ``job_name`` and ``is_exported``."""
@@ -82,7 +82,7 @@ def check_unused(transaction: Transaction, row: Record, *, keep_exported: bool) 
 def check_some_stay(transaction: Transaction, checkpoint_ids: Collection[str]) -> None:
     """Raise ConflictError where none of these checkpoints is available any more.
 
-    The one that is found cannot be deleted before the transaction ends; one that somebody is deleting does not count.
+    The one that is found cannot be deleted before the transaction ends; one that is being deleted does not count.
     """
     query = f"""
         SELECT id FROM checkpoints WHERE id IN :ids AND deleted_at IS NULL AND status = 'available'
@@ -93,7 +93,7 @@ def check_some_stay(transaction: Transaction, checkpoint_ids: Collection[str]) -
 
 
 def _running(transaction: Transaction) -> list[Record]:
-    """The jobs that somebody runs: one whose runner is gone only says so."""
+    """The jobs whose runners live: one whose runner is gone only says that it runs."""
     found = transaction.records("SELECT * FROM jobs WHERE status IN ('in progress', 'stop in progress')")
     return [row for row in found if is_held(row)]
 

@@ -55,7 +55,7 @@ class PruneReport:
     plan: RetentionPlan
     applied: bool
     deleted: tuple[str, ...] = ()
-    """The ids of the checkpoints that were deleted, those left out that somebody else deleted first."""
+    """The ids of the checkpoints that were deleted, those left out that another process deleted first."""
     spared: Mapping[str, str] = field(default_factory=dict)
     """Why one that should have gone stayed, by its id: something had changed since the plan was made."""
 
@@ -77,7 +77,7 @@ def prune(
 ) -> PruneReport:
     """Plan what the rules let go, and with ``apply`` delete it; ``at`` is the time that ages are counted to.
 
-    Each checkpoint is looked at once more when it is deleted, while nobody else can change it: one that is protected,
+    Each checkpoint is looked at once more when it is deleted, while nothing else can change it: one that is protected,
     used, exported or finished meanwhile stays, and so does the last one of a group. ``on_deleted`` is called with each
     one that was deleted. Interrupted, a rerun goes on.
 
@@ -101,7 +101,7 @@ def prune(
                 spared[row.id] = error.message
                 progress.note(f"{row.title} stays: {error.message}")
             except NotFoundError:
-                progress.note(f"{row.title} was deleted by somebody else")
+                progress.note(f"{row.title} was deleted by another process")
             else:
                 deleted.append(row.id)
                 on_deleted(gone)

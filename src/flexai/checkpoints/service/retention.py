@@ -326,7 +326,7 @@ def _step(row: RetentionRow) -> int | None:
 
 
 def _freed_bytes(blobs: Mapping[str, BlobUse], gone: Sequence[str]) -> dict[str, int]:
-    """Bytes of the blobs that nobody needs once these are gone, each counted with the last that refers to it."""
+    """Bytes of the blobs that no checkpoint needs once these are gone, each counted with the last that refers to it."""
     places = {checkpoint_id: place for place, checkpoint_id in enumerate(gone)}
     freed = dict.fromkeys(gone, 0)
     for blob in blobs.values():

@@ -50,7 +50,7 @@ def guard(control: int, group: int, grace: float) -> None:
     os.setsid()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    # Whoever reads the command's output must not wait for the guard to close it.
+    # The runner, which reads the command's output, must not wait for the guard to close it.
     nothing = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
         os.dup2(nothing, descriptor)
@@ -69,7 +69,7 @@ def end_group(group: int, grace: float) -> None:
             os.killpg(group, 0)
         os.killpg(group, signal.SIGKILL)
     except (ProcessLookupError, PermissionError):
-        return  # nobody is left (macOS says so with EPERM where only a zombie is)
+        return  # no process is left (macOS says so with EPERM where only a zombie is)
 
 
 if __name__ == "__main__":

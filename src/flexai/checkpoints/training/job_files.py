@@ -69,7 +69,7 @@ class AttemptPlaces:
         self.output.mkdir(parents=self.is_users_output, exist_ok=True)
 
     def mark_running(self, pid: int | None = None) -> None:
-        """Note that the attempt runs, and as which process, for whoever finds it after its runner's death."""
+        """Note that the attempt runs, and as which process, for the next attempt to find after its runner's death."""
         document = {
             "host": this_host(),
             "pid": pid,
@@ -111,7 +111,7 @@ class BrokenAttempt:
         return self.places.folder.name
 
     def end_command(self, grace: float) -> None:
-        """End its command if that outlived its runner: nobody may write to its output any more."""
+        """End its command if that outlived its runner: no process may write to its output any more."""
         if self.pid is not None and self.process_started and self.host == this_host():
             is_same: Callable[[], bool] = lambda: process_start(self.pid or 0) == self.process_started  # noqa: E731
             end_orphan(self.pid, grace, is_same)

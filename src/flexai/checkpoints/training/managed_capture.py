@@ -126,8 +126,8 @@ class OutputCapture:
 def salvage(output: Path, pins: Pins, *, store: Store, note: Note) -> CaptureReport:
     """Capture what a runner that died has left, in its output directory and among its pins.
 
-    Only what its format calls whole: the command may have been killed in the middle of a save. Nobody writes there
-    any more.
+    Only what its format calls whole: the command may have been killed in the middle of a save. No
+    process writes there any more.
     """
     storing = _Storing(store, note)
     storing.hurry()
@@ -168,7 +168,7 @@ class _Storing:
         self._futures.append(self._executor.submit(self._run, found))
 
     def hurry(self) -> None:
-        """Do not wait long for a store that is not there: somebody waits for the end."""
+        """Do not wait long for a store that is not there: the caller waits for the end."""
         self._hurry.set()
 
     def drain(self) -> None:

@@ -162,7 +162,7 @@ class TrainingCommand:
         if not self._output.wait(_LINGER_SECONDS):
             self._signal(signal.SIGTERM)
             self._output.wait(self._grace)
-        # Nobody may write to the output directory any more.
+        # No process may write to the output directory any more.
         self._signal(signal.SIGKILL)
         try:
             self._output.close()
@@ -213,15 +213,15 @@ class _Output:
         self._pumping = self._executor.submit(self._pump)
 
     def has_failed(self) -> bool:
-        """Whether whoever is handed the output has raised something."""
+        """Whether the receiver of the output has raised something."""
         return self._pumping.done() and self._pumping.exception() is not None
 
     def wait(self, seconds: float) -> bool:
-        """Wait until nobody holds the streams any more; False where somebody still does after the time."""
+        """Wait until no process holds the streams any more; False where one still does after the time."""
         return bool(wait([self._pumping], timeout=seconds).done)
 
     def close(self) -> None:
-        """Read what is left and let go of the streams, whoever holds them; raises what a receiver has raised."""
+        """Read what is left and let go of the streams; raises what a receiver has raised."""
         os.write(self._stop_write, b".")
         self._executor.shutdown()
         for descriptor in (self._stop_read, self._stop_write):
@@ -240,7 +240,7 @@ class _Output:
                 ready = selector.select()
                 for key, _ in ready:
                     if key.data is None:
-                        # Told to stop: what has arrived is read, but nobody waits for a process that never stops.
+                        # Told to stop: what has arrived is read; a process that never stops is not waited for.
                         deadline = min(deadline, time.monotonic() + _LINGER_SECONDS)
                         continue
                     data = os.read(key.fd, _READ_BYTES)
@@ -258,13 +258,13 @@ class _Output:
         try:
             self._on_output(stream, data)
         except OSError:
-            self._deaf.add(stream)  # nobody reads our own output any more; the training goes on
+            self._deaf.add(stream)  # our own output has no reader any more; the training goes on
 
 
 class SignalRelay:
     """Passes the signals that reach this process on to the command, as long as there is one.
 
-    Works in the main thread only, where Python runs handlers; elsewhere signals are left to whoever owns them.
+    Works in the main thread only, where Python runs handlers; elsewhere signals are left to their owner.
     """
 
     def __init__(self) -> None:
@@ -341,7 +341,7 @@ def end_orphan(pid: int, grace: float, is_same: Callable[[], bool]) -> None:
 def command_environment(env: Mapping[str, str], places: Mapping[str, Path | None]) -> dict[str, str]:
     """The environment of a command: ours, the user's variables, and the places that we set (or unset, where None)."""
     environment = dict(os.environ)
-    # Python holds back what it prints to a pipe; a log that is empty for an hour helps nobody.
+    # Python holds back what it prints to a pipe; a log that is empty for an hour is of no use.
     environment.setdefault("PYTHONUNBUFFERED", "1")
     environment |= env
     for name, place in places.items():

@@ -9,7 +9,7 @@ checkpoint is handed over
 - after the quiet period where that cannot be told: no known format, a format without such a file, a folder that is
   being rewritten (its old last-written file says nothing about the new content), and the output directory's root;
   after several where the format has such a file and it is missing;
-- from its pins where the trainer deletes the folder first: nobody will write to it again, and it is judged by all
+- from its pins where the trainer deletes the folder first: no process writes to it again, and it is judged by all
   that was ever seen of it. A folder that loses files is never judged by what is left while it is being deleted;
 - by ``sweep`` when the command has ended.
 
@@ -53,7 +53,7 @@ _FULL_LOOK_SECONDS = 1.0
 
 _PATIENCE = 6
 """Quiet periods for a folder of a known layout whose last file is missing: gathering a large optimizer's state takes
-a while in which nothing is written, but not everybody who uses a layout writes all of its files."""
+a while in which nothing is written, but not every trainer that uses a layout writes all of its files."""
 
 
 class Fate(Enum):
@@ -218,7 +218,7 @@ class Watch:
         return changed
 
     def sweep(self, time: float, *, is_clean: bool) -> None:
-        """Hand over what is whole, now that nobody writes any more; ``is_clean`` says that the command succeeded.
+        """Hand over what is whole, now that the command has ended; ``is_clean`` says that it succeeded.
 
         After a failure what was being written may be torn, and only its format can tell that it is not.
         """

@@ -38,7 +38,7 @@ class CannotTellError(Exception):
 def shown(text: str, limit: int = 120) -> str:
     """`text` made fit for a sentence: one line, printable, at most `limit` characters.
 
-    File names and the values inside a checkpoint come from whoever wrote it; escape sequences, bidirectional
+    File names and the values inside a checkpoint come from its writer; escape sequences, bidirectional
     marks and lone surrogates would otherwise reach terminals and JSON documents.
     """
     cut = text if len(text) <= limit else text[: limit - 1] + "…"
