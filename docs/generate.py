@@ -16,10 +16,8 @@ from pathlib import Path
 
 import click
 
-from flexai.checkpoints import setting_sources
 from flexai.checkpoints.errors import CheckpointError
-from flexai.checkpoints.setting_rules import Text
-from flexai.checkpoints.settings import RULES
+from flexai.checkpoints.settings import CONFIG_FILE, DEFAULT_HOME, ENVIRONMENT_PREFIX, RULES, TextRule
 
 REFERENCE = Path(__file__).resolve().parent / "reference"
 MADE = "<!-- Made by `make docs` from the program itself: change the program, not this page. -->"
@@ -97,7 +95,7 @@ def _error_tree(
 
 def settings_page() -> str:
     """Every setting: variable, key, default, meaning."""
-    home, config = setting_sources.DEFAULT_HOME, setting_sources.CONFIG_FILE
+    home, config = DEFAULT_HOME, CONFIG_FILE
     return _page(
         "Settings",
         _wrapped(
@@ -108,7 +106,7 @@ def settings_page() -> str:
             ("variable", f"key in `{config}`", "default", "meaning"),
             (
                 (
-                    f"`{setting_sources.ENVIRONMENT_PREFIX}{name.upper()}`",
+                    f"`{ENVIRONMENT_PREFIX}{name.upper()}`",
                     "" if name == "home" else f"`{name}`",
                     f"`{home}`" if name == "home" else _default(rule),
                     f"{rule.description}{_bounds(rule)}",
@@ -123,12 +121,12 @@ def settings_page() -> str:
     )
 
 
-def _default(rule: Text) -> str:
+def _default(rule: TextRule) -> str:
     text = "" if rule.default is None else rule.write(rule.default)
     return f"`{text}`" if text else ""
 
 
-def _bounds(rule: Text) -> str:
+def _bounds(rule: TextRule) -> str:
     """The limits that a value must keep to, in its own unit."""
     limits = [
         f"{word} `{rule.write(limit)}`"

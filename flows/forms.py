@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 from flexai.checkpoints.errors import CheckpointError
 from flexai.checkpoints.names import parse_name, parse_reference
-from flexai.checkpoints.setting_rules import parse_duration, parse_size
+from flexai.checkpoints.settings import parse_duration, parse_size
 from flexai.checkpoints.storage.connection import split_bucket
 from flexai.flows.connection_field import Connection
 

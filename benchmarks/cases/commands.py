@@ -18,7 +18,7 @@ from benchmarks.sources import empty
 from flexai.checkpoints.catalog.catalog import Catalog
 from flexai.checkpoints.catalog.jobs import parse_job_reference
 from flexai.checkpoints.service.inspect import inspect_checkpoint
-from flexai.checkpoints.setting_sources import default_database_url
+from flexai.checkpoints.settings import default_database_url
 
 _HELP, _COMMAND, _QUERY = 0.15, 0.4, 0.02
 """Seconds."""

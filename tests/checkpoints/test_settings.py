@@ -9,10 +9,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flexai.checkpoints import setting_sources
 from flexai.checkpoints.errors import SettingsError
-from flexai.checkpoints.setting_rules import parse_duration, parse_size, write_duration
-from flexai.checkpoints.settings import RULES, load_settings
+from flexai.checkpoints.settings import (
+    RULES,
+    database_url,
+    home_path,
+    load_settings,
+    overriding,
+    parse_duration,
+    parse_size,
+    read_raw_settings,
+    write_duration,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -59,9 +67,9 @@ def test_a_home_folder_means_the_same_to_every_reader(
     (tmp_path / "here").mkdir()
     _write(tmp_path / "here", "concurrency = 3")
     settings = load_settings()
-    assert settings.home == setting_sources.home_path() == tmp_path / "here"
+    assert settings.home == home_path() == tmp_path / "here"
     assert settings.concurrency == 3
-    assert settings.effective_database_url == setting_sources.database_url()
+    assert settings.effective_database_url == database_url()
 
 
 def test_the_environment_wins_over_the_file_and_the_file_over_the_default(
@@ -87,13 +95,13 @@ def test_an_empty_variable_is_as_good_as_none(home: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("FLEXAI_CONCURRENCY", "")
     monkeypatch.setenv("FLEXAI_DATABASE_URL", "")
     assert load_settings().concurrency == 3
-    assert load_settings().effective_database_url == setting_sources.database_url()
+    assert load_settings().effective_database_url == database_url()
 
 
 @pytest.mark.parametrize("text", ["database_url = ''", "", "database_url = 'sqlite:////srv/catalog.db'"])
 def test_the_fast_reader_finds_the_catalog_that_the_settings_name(home: Path, text: str) -> None:
     _write(home, text)
-    assert setting_sources.database_url() == load_settings().effective_database_url
+    assert database_url() == load_settings().effective_database_url
 
 
 def test_every_setting_can_be_set_in_the_file_and_in_the_environment(
@@ -314,7 +322,7 @@ def test_settings_cannot_be_changed() -> None:
 
 def test_a_home_that_means_nothing_is_an_error_that_says_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FLEXAI_HOME", "~nobody-of-this-name/flexai")
-    for read in (load_settings, setting_sources.home_path, setting_sources.read_raw_settings):
+    for read in (load_settings, home_path, read_raw_settings):
         with pytest.raises(SettingsError) as caught:
             read()
         assert "FLEXAI_HOME" in caught.value.hint
@@ -339,3 +347,24 @@ def test_a_store_below_the_user_s_home_may_be_written_with_a_tilde(
 )
 def test_times_are_said_in_their_largest_whole_unit(time: timedelta, shown: str) -> None:
     assert write_duration(time) == shown
+
+
+def test_what_a_command_was_told_wins_until_the_command_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLEXAI_BANDWIDTH_LIMIT", "1MiB")
+    with overriding(bandwidth_limit="2MiB"):
+        assert load_settings().bandwidth_limit == 2 * 1024**2
+        with overriding(concurrency=3):
+            assert (load_settings().bandwidth_limit, load_settings().concurrency) == (2 * 1024**2, 3)
+        assert load_settings().concurrency == 32
+    assert load_settings().bandwidth_limit == 1024**2
+
+
+def test_an_override_that_cannot_be_is_refused_without_the_name_of_another_source(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("FLEXAI_CONCURRENCY", "8")
+    with (
+        overriding(concurrency=0),
+        pytest.raises(SettingsError, match=r"^setting 'concurrency': at least 1 is needed$"),
+    ):
+        load_settings()

@@ -1,32 +1,183 @@
-"""The settings in force, from the environment (``FLEXAI_…``), ``config.toml`` in the home folder, and defaults."""
+"""The settings in force: what each may be, where it is written, and reading all of them.
 
-from __future__ import annotations
+They come from the environment (``FLEXAI_…``), then from ``config.toml`` in the home folder, then from defaults.
 
-from collections.abc import Mapping
+Every command reads them, and some take no longer than that, so nothing here but the standard library is imported.
+"""
+
+import contextlib
+import math
+import os
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any
 
-from flexai.checkpoints import setting_sources
 from flexai.checkpoints.errors import SettingsError
-from flexai.checkpoints.setting_rules import Duration, Folder, Number, Size, Text
 from flexai.checkpoints.transfer_limits import DEFAULT_PART_SIZE, Limits
 
+ENVIRONMENT_PREFIX = "FLEXAI_"
+DEFAULT_HOME = "~/.flexai"
+CONFIG_FILE = "config.toml"
+DATABASE_FILE = "catalog.db"
+STORE_FOLDER = "store"
 
-@dataclass(frozen=True, kw_only=True)
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw]?)", re.IGNORECASE)
+_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+_LONGEST = timedelta(days=36_500)
+_FOR_EVER = timedelta(days=365_000)
+"""What longer durations are taken for: it can still be subtracted from the present."""
+
+
+def parse_size(value: object) -> object:
+    """Read ``64MiB`` (1024-based), ``64MB`` (1000-based) or plain bytes; other things are left as they are."""
+    match = _SIZE.fullmatch(value.strip()) if isinstance(value, str) else None
+    if match is None:
+        return value
+    from fractions import Fraction  # with it comes decimal, which takes as long to import as all else here
+
+    number, unit, binary = match.groups()
+    base = 1024 if binary else 1000
+    return int(Fraction(number) * base ** " kmgt".index(unit.lower() or " "))
+
+
+def parse_duration(value: object) -> object:
+    """Read ``90s``, ``15m``, ``24h``, ``7d``, ``2w`` or plain seconds; other things are left as they are."""
+    match = _DURATION.fullmatch(value.strip()) if isinstance(value, str) else None
+    return _duration(float(match[1]) * _SECONDS[match[2].lower()]) if match else value
+
+
+def _duration(seconds: float) -> timedelta:
+    longest = _FOR_EVER.total_seconds()
+    return timedelta(seconds=max(-longest, min(seconds, longest)))
+
+
+class TextRule:
+    """What a setting may be: any text.
+
+    ``description`` says what the setting is for, with its unit. The rules are plain classes, since to make a dataclass
+    takes half a millisecond, and every command would wait for five.
+    """
+
+    def __init__(self, *, description: str, default: Any = "") -> None:
+        self.description = description
+        self.default = default
+
+    def read(self, value: object) -> Any:
+        """The setting's value; ValueError, which never quotes what was written, for what it cannot be."""
+        if not isinstance(value, str):
+            raise ValueError("a text is needed")
+        return value
+
+    def write(self, value: Any) -> str:
+        """A value as it can be set."""
+        return str(value)
+
+
+class FolderRule(TextRule):
+    """A path."""
+
+    def read(self, value: object) -> Path:
+        """The path."""
+        return value if isinstance(value, Path) else Path(super().read(value))
+
+
+class NumberRule(TextRule):
+    """A whole number from ``least`` to ``most``."""
+
+    def __init__(self, *, description: str, default: Any = 0, least: Any = 0, most: Any = None) -> None:
+        super().__init__(description=description, default=default)
+        self.least = least
+        self.most = most
+
+    def read(self, value: object) -> Any:
+        """The number, which keeps to its limits."""
+        found = self._parse(value)
+        if found < self.least:
+            raise ValueError(f"at least {self.write(self.least)} is needed")
+        if self.most is not None and found > self.most:
+            raise ValueError(f"at most {self.write(self.most)} can be used")
+        return found
+
+    def _parse(self, value: object) -> Any:
+        number = _whole(value)
+        if number is None:
+            raise ValueError("a whole number is needed")
+        return number
+
+
+class SizeRule(NumberRule):
+    """Bytes."""
+
+    def write(self, value: int) -> str:
+        """Bytes in their largest unit."""
+        return _in_largest_unit(value, {"GiB": 1024**3, "MiB": 1024**2, "KiB": 1024}, "")
+
+    def _parse(self, value: object) -> int:
+        size = _whole(parse_size(value))
+        if size is None:
+            raise ValueError("a number of bytes is needed, such as 64MiB")
+        return size
+
+
+class DurationRule(NumberRule):
+    """A length of time."""
+
+    def __init__(self, *, description: str, default: timedelta) -> None:
+        super().__init__(description=description, default=default, least=timedelta(0), most=_LONGEST)
+
+    def write(self, value: timedelta) -> str:
+        """A duration in its largest unit."""
+        return write_duration(value)
+
+    def _parse(self, value: object) -> timedelta:
+        seconds = value if isinstance(value, float) and math.isfinite(value) else _whole(value)
+        if seconds is not None:
+            return _duration(seconds)
+        duration = parse_duration(value)
+        if not isinstance(duration, timedelta):
+            raise ValueError("a duration is needed, such as 90s or 7d")
+        return duration
+
+
+def write_duration(value: timedelta) -> str:
+    """A duration in its largest unit without a rest, as it can be set: ``7d``, ``36h``, ``90s``."""
+    return _in_largest_unit(int(value.total_seconds()), {"d": 86400, "h": 3600, "m": 60}, "s")
+
+
+def _whole(value: object) -> int | None:
+    """A whole number, also as Python writes it (``400_000``)."""
+    if isinstance(value, str):
+        try:
+            return int(value)
+        except ValueError:
+            return None
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _in_largest_unit(number: int, units: Mapping[str, int], smallest: str) -> str:
+    for unit, factor in units.items():
+        if number and number % factor == 0:
+            return f"{number // factor}{unit}"
+    return f"{number}{smallest}"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Settings:
     """Every setting, with its unit in its description; made by :func:`load_settings`."""
 
     home: Annotated[
         Path,
-        Folder(
+        FolderRule(
             description="Folder of the catalog, the store, training jobs and the configuration file (environment only)"
         ),
     ]
     database_url: Annotated[
         str,
-        Text(
+        TextRule(
             description="The catalog: the URL of an SQLite file or of PostgreSQL; `catalog.db` in the home folder if"
             " unset"
         ),
@@ -34,14 +185,14 @@ class Settings:
     """May hold a password: never print it."""
     store: Annotated[
         str,
-        Text(
+        TextRule(
             description="The managed store: a directory, `s3://BUCKET/PREFIX`, `gs://BUCKET/PREFIX` or"
             " `CONNECTION:BUCKET/PREFIX`; the folder `store` in the home folder by default"
         ),
     ]
     concurrency: Annotated[
         int,
-        Number(
+        NumberRule(
             default=32,
             least=1,
             most=256,
@@ -49,11 +200,11 @@ class Settings:
         ),
     ]
     bandwidth_limit: Annotated[
-        int, Size(description="Bytes that an operation moves a second, at most (`100MiB`); 0 for no limit")
+        int, SizeRule(description="Bytes that an operation moves a second, at most (`100MiB`); 0 for no limit")
     ]
     part_size: Annotated[
         int,
-        Size(
+        SizeRule(
             default=DEFAULT_PART_SIZE,
             least=64 * 1024,
             most=5 * 1024**3,
@@ -61,11 +212,11 @@ class Settings:
         ),
     ]
     pack_threshold: Annotated[
-        int, Size(default=4 * 1024**2, description="Files below this many bytes are stored in packs")
+        int, SizeRule(default=4 * 1024**2, description="Files below this many bytes are stored in packs")
     ]
     pack_size: Annotated[
         int,
-        Size(
+        SizeRule(
             default=16 * 1024**2,
             least=64 * 1024,
             most=1024**3,
@@ -74,7 +225,7 @@ class Settings:
     ]
     shard_size: Annotated[
         int,
-        Size(
+        SizeRule(
             default=32 * 1024**3,
             least=64 * 1024,
             description="Bytes of a shard (`32GiB`): flows give out larger pushes and exports in shards of about this"
@@ -83,7 +234,7 @@ class Settings:
     ]
     task_runner: Annotated[
         str,
-        Text(
+        TextRule(
             default="threads",
             description="What does the shards of a flow: `threads` or `threads:SHARDS` at a time in its own process,"
             " `processes` (one for each core) or `processes:SHARDS`,"
@@ -92,14 +243,14 @@ class Settings:
     ]
     grace_period: Annotated[
         timedelta,
-        Duration(
+        DurationRule(
             default=timedelta(days=7),
             description="How long the bytes of deleted and abandoned checkpoints are kept (`7d`, `24h`, seconds)",
         ),
     ]
     quiet_period: Annotated[
         timedelta,
-        Duration(
+        DurationRule(
             default=timedelta(seconds=5),
             description="How long a folder of unknown format must not change before a training job's checkpoint is"
             " whole",
@@ -109,14 +260,14 @@ class Settings:
     @property
     def effective_database_url(self) -> str:
         """The catalog's URL, password included: never print it."""
-        return self.database_url or setting_sources.default_database_url(self.home)
+        return self.database_url or default_database_url(self.home)
 
     @property
     def effective_store(self) -> str:
         """The managed store: a directory, or a bucket and prefix, by URL or in a connection."""
         if self.store.startswith("~"):
             return str(Path(self.store).expanduser())
-        return self.store or str(self.home / setting_sources.STORE_FOLDER)
+        return self.store or str(self.home / STORE_FOLDER)
 
     @property
     def limits(self) -> Limits:
@@ -135,18 +286,34 @@ class Settings:
         return self.home / "jobs"
 
 
-RULES: Mapping[str, Text] = {
-    name: hint.__metadata__[0] for name, hint in get_type_hints(Settings, include_extras=True).items()
-}
+RULES: Mapping[str, TextRule] = {name: hint.__metadata__[0] for name, hint in Settings.__annotations__.items()}
 """What each setting may be, by its name."""
+
+_overrides: dict[str, object] = {}
+
+
+@contextlib.contextmanager
+def overriding(**values: object) -> Iterator[None]:
+    """Have settings of this process be what a command was told, whatever is written elsewhere, until the block ends.
+
+    with overriding(bandwidth_limit="100MiB"):
+        load_settings().bandwidth_limit  # 104857600
+    """
+    before = dict(_overrides)
+    _overrides.update(values)
+    try:
+        yield
+    finally:
+        _overrides.clear()
+        _overrides.update(before)
 
 
 def load_settings(**overrides: Any) -> Settings:
-    """The settings in force; ``overrides`` win over every source.
+    """The settings in force; ``overrides`` win over every source, and so do those of :func:`overriding`.
 
     Raises SettingsError naming the setting, what is wrong with it, and where it was set.
     """
-    found = setting_sources.read_raw_settings()
+    found = read_raw_settings()
     # Other programs may use variables of our prefix; a wrong key in our own file is a mistake.
     written = {
         name: raw.value
@@ -154,13 +321,86 @@ def load_settings(**overrides: Any) -> Settings:
         if name != "home" and (name in RULES or not raw.origin.startswith("environment"))
     }
     values: dict[str, Any] = {name: rule.default for name, rule in RULES.items()}
-    values["home"] = setting_sources.home_path()
-    for name, value in (written | overrides).items():
+    values["home"] = home_path()
+    for name, value in (written | _overrides | overrides).items():
         try:
             if name not in RULES:
                 raise ValueError("there is no such setting")
             values[name] = RULES[name].read(value)
         except ValueError as error:
-            origin = f" (from {found[name].origin})" if name in found and name not in overrides else ""
+            origin = f" (from {found[name].origin})" if name in found and name not in _overrides | overrides else ""
             raise SettingsError(f"setting {name!r}{origin}: {error}") from None
     return Settings(**values)
+
+
+@dataclass(frozen=True, slots=True)
+class RawSetting:
+    """A value as it was written, and where."""
+
+    value: object
+    origin: str
+    """``environment FLEXAI_…``, a file's path, or ``default``."""
+
+
+def read_raw_settings(environment: Mapping[str, str] | None = None) -> dict[str, RawSetting]:
+    """Collect the settings that were written down, by their names; the environment wins over the file.
+
+    Raises SettingsError for a file that cannot be read.
+    """
+    environment = os.environ if environment is None else environment
+    found: dict[str, RawSetting] = {}
+    config = config_path(environment)
+    if config.is_file():
+        for name, value in _read_toml(config).items():
+            if name == "home":
+                raise SettingsError(
+                    f"setting 'home' (from {config}) cannot be set there", hint="set FLEXAI_HOME instead"
+                )
+            found[name] = RawSetting(value, str(config))
+    for variable, text in environment.items():
+        if variable.startswith(ENVIRONMENT_PREFIX) and text:
+            name = variable.removeprefix(ENVIRONMENT_PREFIX).lower()
+            found[name] = RawSetting(text, f"environment {variable}")
+    return found
+
+
+def home_path(environment: Mapping[str, str] | None = None) -> Path:
+    """The home folder: FLEXAI_HOME or ``~/.flexai``. The TOML file lies in it, so only the environment moves it.
+
+    Raises SettingsError where ``~`` means nothing, as for a container's user without a home directory.
+    """
+    environment = os.environ if environment is None else environment
+    written = environment.get("FLEXAI_HOME") or DEFAULT_HOME
+    try:
+        return Path(written).expanduser().absolute()
+    except RuntimeError as error:
+        raise SettingsError(
+            f"the home folder {written} cannot be found", hint="set FLEXAI_HOME to a directory"
+        ) from error
+
+
+def config_path(environment: Mapping[str, str] | None = None) -> Path:
+    """The TOML file: ``config.toml`` in the home folder."""
+    return home_path(environment) / CONFIG_FILE
+
+
+def database_url(environment: Mapping[str, str] | None = None) -> str:
+    """The catalog's URL: the setting ``database_url``, or an SQLite file in the home folder."""
+    raw = read_raw_settings(environment).get("database_url")
+    return str(raw.value) if raw and raw.value else default_database_url(home_path(environment))
+
+
+def default_database_url(home: Path) -> str:
+    """The embedded catalog below a home folder."""
+    return f"sqlite:///{home / DATABASE_FILE}"
+
+
+def _read_toml(path: Path) -> dict[str, object]:
+    import tomllib
+
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path} is not valid TOML: {error}", hint=f"correct or remove {path}") from error
+    except OSError as error:
+        raise SettingsError(f"{path} cannot be read: {error.strerror}") from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from datetime import timedelta
 
 import click
@@ -55,12 +54,12 @@ track_option = click.option(
 def _limit_bandwidth(ctx: click.Context, _parameter: click.Parameter, value: str) -> None:
     if not value or ctx.resilient_parsing:
         return
-    from flexai.checkpoints.setting_rules import parse_size
+    from flexai.checkpoints.settings import overriding, parse_size
 
     if not isinstance(size := parse_size(value), int) or size <= 0:
         raise UsageError(f"--bwlimit {value!r} is no number of bytes", hint="write 100MiB, 2.5GB or plain bytes")
-    # The operation, which may run as a task run of this process, reads its settings from there.
-    os.environ["FLEXAI_BANDWIDTH_LIMIT"] = str(size)
+    # For the operation alone, which may run as a task run of this process.
+    ctx.with_resource(overriding(bandwidth_limit=size))
 
 
 bwlimit_option = click.option(
@@ -75,8 +74,7 @@ bwlimit_option = click.option(
 
 def read_duration(option: str, text: str) -> timedelta:
     """Read an option's ``90s``, ``15m``, ``24h``, ``7d`` or ``2w``; UsageError for anything else."""
-    # pydantic comes with it.
-    from flexai.checkpoints.setting_rules import parse_duration
+    from flexai.checkpoints.settings import parse_duration
 
     duration = parse_duration(text)
     if not isinstance(duration, timedelta):

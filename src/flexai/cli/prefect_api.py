@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flexai.checkpoints.setting_sources import home_path
+from flexai.checkpoints.settings import home_path
 
 UP = "flexai up"
 """The origin of the API of a server that this program has started."""

@@ -18,7 +18,7 @@ from typing import TypeAlias
 from flexai.checkpoints.choosing import EVAL_LOSS, Metric, best_by_any_metric, in_order, latest, ranked
 from flexai.checkpoints.errors import UsageError
 from flexai.checkpoints.models import CheckpointStatus
-from flexai.checkpoints.setting_rules import write_duration
+from flexai.checkpoints.settings import write_duration
 
 Group: TypeAlias = str
 """Whatever tells one group from another."""

@@ -47,10 +47,9 @@ def show(as_json: bool) -> None:
 
 def _settings(as_json: bool) -> tuple[SettingsError | None, dict[str, dict[str, Any]]]:
     """Every setting; where one cannot be used, what was written stands for what is in force."""
-    from flexai.checkpoints import setting_sources
-    from flexai.checkpoints.settings import RULES, load_settings
+    from flexai.checkpoints.settings import RULES, load_settings, read_raw_settings
 
-    raw = setting_sources.read_raw_settings()
+    raw = read_raw_settings()
     values: dict[str, object] = {name: entry.value for name, entry in raw.items()}
     problem = None
     try:

@@ -35,7 +35,7 @@ def down(grace: float) -> None:
     \b
     flexai down
     """
-    from flexai.checkpoints.setting_sources import home_path
+    from flexai.checkpoints.settings import home_path
     from flexai.cli.orchestration.processes import forget, recall
 
     home = home_path()

@@ -32,7 +32,7 @@ def status(as_json: bool) -> None:
     flexai status
     flexai status --json
     """
-    from flexai.checkpoints.setting_sources import home_path
+    from flexai.checkpoints.settings import home_path
     from flexai.cli.orchestration.processes import recall
     from flexai.cli.prefect_api import find_api
 
