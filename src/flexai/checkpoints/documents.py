@@ -33,9 +33,9 @@ def human_size(size: int, *, digits: int = 2) -> str:
     """Bytes for people: ``725 bytes``, ``343.79 MB``, ``17 GB``. Units are of 1,024, as FlexAI counts them."""
     if size < 1024:
         return f"{size} byte" if size == 1 else f"{size} bytes"
-    power = 1
+    power = min((size.bit_length() - 1) // 10, len(_UNITS))
     # What would be rounded up to 1024 is one of the next unit.
-    while round(size / 1024**power, digits) >= 1024 and power < len(_UNITS):
+    if round(size / 1024**power, digits) >= 1024 and power < len(_UNITS):
         power += 1
     text = f"{size / 1024**power:.{digits}f}"
     return f"{text.rstrip('0').rstrip('.') if digits else text} {_UNITS[power - 1]}"

@@ -9,7 +9,6 @@ NAME|UUID arguments are never ambiguous, and names are compared without regard t
 from __future__ import annotations
 
 import re
-import uuid
 from dataclasses import dataclass
 from typing import NewType
 
@@ -43,12 +42,17 @@ def is_uuid(text: str) -> bool:
 
 def new_id() -> Id:
     """An id that nothing else has."""
-    return Id(str(uuid.uuid4()))
+    # Commands that only show something have no use for the module.
+    from uuid import uuid4
+
+    return Id(str(uuid4()))
 
 
 def parse_id(text: object) -> Id:
     """A UUID, however it is written, as an id; ValueError for what is none."""
-    return Id(str(uuid.UUID(str(text))))
+    from uuid import UUID
+
+    return Id(str(UUID(str(text))))
 
 
 def parse_name(text: str, *, what: str = "name") -> Name:

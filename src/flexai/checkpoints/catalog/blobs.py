@@ -12,8 +12,8 @@ import contextlib
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from flexai.checkpoints.catalog.content_rows import BATCH, CONTENT, SOUND, STORED, batches, taken, values_of
-from flexai.checkpoints.catalog.database import ConstraintError, Database, Transaction
+from flexai.checkpoints.catalog.content_rows import CONTENT, SOUND, STORED, taken, values_of
+from flexai.checkpoints.catalog.database import BATCH, ConstraintError, Database, Transaction, batches
 from flexai.checkpoints.contents import (
     ArrivedPart,
     NewContent,

@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-import platform
-import socket
+import sys
 import threading
-import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -24,7 +22,7 @@ from flexai.checkpoints.catalog.database import Transaction
 from flexai.checkpoints.errors import StorageError
 from flexai.checkpoints.models import from_text, to_text
 
-_IS_LINUX = platform.system() == "Linux"
+_IS_LINUX = sys.platform == "linux"
 
 LEASE = timedelta(seconds=60)
 RENEWAL = timedelta(seconds=15)
@@ -48,7 +46,7 @@ class Claim:
     def new(cls) -> Claim:
         """A claim of this process, from now."""
         return cls(
-            token=uuid.uuid4().hex,
+            token=os.urandom(16).hex(),
             host=this_host(),
             pid=os.getpid(),
             started=process_start(os.getpid()) or "",
@@ -145,7 +143,7 @@ def this_host() -> str:
             boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         with contextlib.suppress(OSError):
             namespace = str(Path("/proc/self/ns/pid").readlink())
-    return "/".join((socket.gethostname() or platform.node(), boot, namespace))
+    return "/".join((os.uname().nodename, boot, namespace))
 
 
 def process_start(pid: int) -> str | None:

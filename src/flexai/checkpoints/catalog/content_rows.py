@@ -3,17 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
-from itertools import islice
-from typing import Any, TypeVar
+from typing import Any
 
 from flexai.checkpoints.contents import NewContent
 from flexai.checkpoints.errors import ConflictError
-
-BATCH = 500
-"""Values in one statement: databases limit them (SQLite: 32,766)."""
-
-T = TypeVar("T")
 
 CONTENT = "t.id, t.blob_id, t.start, t.size, t.part_size, t.digest, t.part_digests, t.checksums, t.origin"
 """The columns that ``StoredContent.of_row`` reads, of contents called ``t``."""
@@ -42,10 +35,3 @@ def values_of(blob_id: str, content: NewContent) -> dict[str, Any]:
 def taken(what: str) -> ConflictError:
     """The error for what gc, or another process, was faster to give up."""
     return ConflictError(f"{what} was given up meanwhile", hint="run the same command again")
-
-
-def batches(values: Iterable[T]) -> Iterator[list[T]]:
-    """Values in as many as one statement takes."""
-    iterator = iter(values)
-    while batch := list(islice(iterator, BATCH)):
-        yield batch

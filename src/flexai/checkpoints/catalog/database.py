@@ -11,7 +11,8 @@ import contextlib
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple, Self, TypeAlias
+from itertools import islice
+from typing import Any, ClassVar, NamedTuple, Self, TypeAlias, TypeVar
 
 from flexai.checkpoints.catalog.schema import HEAD_REVISION
 
@@ -23,8 +24,21 @@ MIGRATION_LOCK = 0x666C6578
 """PostgreSQL advisory lock held while the tables change."""
 
 
+BATCH = 500
+"""Values in one statement: databases limit them (SQLite: 32,766)."""
+
+T = TypeVar("T")
+
+
 class ConstraintError(Exception):
     """A constraint of the database refused a row; whoever wrote it says what that means."""
+
+
+def batches(values: Iterable[T]) -> Iterator[list[T]]:
+    """Values in as many as one statement takes."""
+    iterator = iter(values)
+    while batch := list(islice(iterator, BATCH)):
+        yield batch
 
 
 class QueryResult(NamedTuple):

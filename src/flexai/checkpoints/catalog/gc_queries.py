@@ -8,8 +8,7 @@ from datetime import datetime
 
 from flexai.checkpoints.catalog.checkpoints import CHECKPOINT, checkpoint_of, update_as_read
 from flexai.checkpoints.catalog.claims import HELD, NO_CLAIM, Claim, is_held, update_held
-from flexai.checkpoints.catalog.content_rows import batches
-from flexai.checkpoints.catalog.database import Database, Record
+from flexai.checkpoints.catalog.database import Database, Record, batches
 from flexai.checkpoints.models import CheckpointStatus, to_text
 
 _PURGEABLE = "store_id = :store_id AND status = 'deleting' AND deleted_at <= :before"
