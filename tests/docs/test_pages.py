@@ -54,6 +54,17 @@ def test_every_module_that_a_page_for_contributors_names_is_there() -> None:
     assert missing == []
 
 
+def test_every_test_that_a_page_for_contributors_names_is_there() -> None:
+    tests = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
+    missing = [
+        f"{page.relative_to(ROOT)}: {name}"
+        for page in (ROOT / "CONTRIBUTING.md", ROOT / "docs" / "architecture.md", *DECISIONS)
+        for name in re.findall(r"`(test_\w+)`", page.read_text(encoding="utf-8"))
+        if f"def {name}(" not in tests
+    ]
+    assert missing == []
+
+
 @pytest.mark.parametrize("page", DECISIONS, ids=lambda page: page.stem)
 def test_a_decision_says_what_led_to_it_what_follows_and_what_keeps_it(page: Path) -> None:
     text = page.read_text(encoding="utf-8")

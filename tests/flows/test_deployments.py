@@ -72,6 +72,13 @@ def test_every_flow_has_a_deployment_of_the_name_default() -> None:
     assert flows == {flow_of(deployment).name for deployment in deployments() if deployment["name"] == "default"}
 
 
+def test_every_deployment_is_on_the_page_of_the_flows() -> None:
+    page = (ROOT / "docs" / "flows.md").read_text(encoding="utf-8")
+    assert [
+        name for name in {flow_of(deployment).name for deployment in deployments()} if f"`{name}`" not in page
+    ] == []
+
+
 @pytest.mark.parametrize("deployment", deployments(), ids=lambda entry: f"{entry['entrypoint']} {entry['name']}")
 def test_a_deployment_says_all_that_people_want_to_know_and_is_off(deployment: dict[str, Any]) -> None:
     assert deployment["description"].endswith(".")
