@@ -139,7 +139,7 @@ STUMBLING = """
 
 def test_a_failed_job_is_trained_again_from_its_latest_checkpoint_where_that_is_wanted(home: Path, job: str) -> None:
     training = TrainingSpec(name=job, command=python(STUMBLING.format(example=str(EXAMPLE))), continue_failed=True)
-    push = PushSpec(name_template="{job}-{step}", select=Selection.LATEST)
+    push = PushSpec(name_template="{job}-{step}", select=Selection.LATEST, only_resumable=True)
     with pytest.raises(JobFailedError, match="exit code 9"):
         train_push_export(training, push)
     assert list_checkpoints.fn() == []
