@@ -52,11 +52,11 @@ def collect_garbage(grace_period: timedelta | None = None) -> Document:
 def describe_garbage(document: Document) -> str:
     """What was freed, as a page of Markdown."""
     lines = [f"# Garbage collection: {_summary_of(document)}", ""]
-    if strangers := document["strangers"]:
+    if unreferenced := document["unreferenced"]:
         lines += [f"{_left_alone(document)}:", ""]
-        lines += [f"- {artifacts.code(blob_id)}" for blob_id in strangers[:_SHOWN]]
-        if len(strangers) > _SHOWN:
-            lines.append(f"- … and {len(strangers) - _SHOWN} more")
+        lines += [f"- {artifacts.code(blob_id)}" for blob_id in unreferenced[:_SHOWN]]
+        if len(unreferenced) > _SHOWN:
+            lines.append(f"- … and {len(unreferenced) - _SHOWN} more")
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -69,7 +69,7 @@ def _summary_of(document: Document) -> str:
 
 def _left_alone(document: Document) -> str:
     return (
-        f"Blobs that the catalog does not know, and that stay ({len(document['strangers'])};"
+        f"Unreferenced blobs, which the catalog does not know and gc leaves alone ({len(document['unreferenced'])};"
         " `flexai checkpoint recover` enters the checkpoints that need them, where there are any)"
     )
 
@@ -77,7 +77,7 @@ def _left_alone(document: Document) -> str:
 def _show(document: Document, logger: Logger) -> None:
     summary = _summary_of(document)
     logger.info("%s", summary)
-    if document["strangers"]:
+    if document["unreferenced"]:
         logger.warning("%s", _left_alone(document))
     artifacts.create_markdown(
         KEY, describe_garbage(document), description=f"Garbage collection: {summary}", logger=logger

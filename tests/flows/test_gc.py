@@ -45,9 +45,9 @@ def test_what_was_deleted_long_enough_ago_is_freed_and_the_run_says_how_much(
 
 
 def test_a_page_names_blobs_that_nobody_knows_and_not_all_of_very_many() -> None:
-    done = {"freed": "1 KB", "blobs": 1, "deletedCheckpoints": 1, "abandonedPushes": 0, "strangers": ["a`b"]}
+    done = {"freed": "1 KB", "blobs": 1, "deletedCheckpoints": 1, "abandonedPushes": 0, "unreferenced": ["a`b"]}
     assert "- ``a`b``" in describe_garbage(done)
-    page = describe_garbage(done | {"strangers": ["blob"] * 60})
+    page = describe_garbage(done | {"unreferenced": ["blob"] * 60})
     assert page.startswith("# Garbage collection: freed 1 KB (")
     assert page.endswith("- … and 10 more\n")
-    assert "does not know" not in describe_garbage(done | {"strangers": []})
+    assert "does not know" not in describe_garbage(done | {"unreferenced": []})

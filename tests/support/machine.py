@@ -20,7 +20,7 @@ from flexai.checkpoints.names import Id, new_id
 from flexai.checkpoints.service.export import ExportReport, export
 from flexai.checkpoints.service.export_manifest import EXPORT_MANIFEST
 from flexai.checkpoints.service.fetch import FetchReport, fetch
-from flexai.checkpoints.service.gc import GarbageReport, collect_garbage, find_strangers
+from flexai.checkpoints.service.gc import GarbageReport, collect_garbage, find_unreferenced
 from flexai.checkpoints.service.manifest_reader import manifest_of, read_manifest_document
 from flexai.checkpoints.service.push import LocalFiles, ProviderPath, push
 from flexai.checkpoints.service.system import System
@@ -153,7 +153,7 @@ class Machine:
             abandoned=len(plan.checkpoints) - plan.deleted,
             blobs=plan.blobs,
             freed_bytes=sum(plan.garbage.values()),
-            strangers=find_strangers(self.system),
+            unreferenced=find_unreferenced(self.system),
         )
 
     def checkpoints(self, *statuses: CheckpointStatus) -> list[Checkpoint]:

@@ -98,7 +98,7 @@ def _told(api: PrefectAPI) -> Iterator[None]:
 
 
 def _say_what_is_untold(api: PrefectAPI) -> None:
-    if not _deliver(api):
+    if not _hand_over(api):
         failures.leave_behind()
         terminal.warn(
             f"the Prefect API {api.url} does not answer any more: it may show this as still running, without its end,"
@@ -106,7 +106,7 @@ def _say_what_is_untold(api: PrefectAPI) -> None:
         )
 
 
-def _deliver(api: PrefectAPI) -> bool:
+def _hand_over(api: PrefectAPI) -> bool:
     """Hand over events and logs; whether the API has taken all, as far as can be known."""
     from prefect.events.worker import EventsWorker
     from prefect.logging.handlers import APILogWorker
@@ -114,7 +114,7 @@ def _deliver(api: PrefectAPI) -> bool:
     if not answers(api):
         return False
     for worker in (EventsWorker, APILogWorker):
-        waited = worker.drain_all(timeout=_DELIVERY_SECONDS, at_exit=False)
+        waited = worker.drain_all(timeout=_HAND_OVER_SECONDS, at_exit=False)
         if isinstance(waited, tuple) and waited[1]:
             return False
     return answers(api)
@@ -192,5 +192,5 @@ def api_errors(api: PrefectAPI | None, *, hint: str = "") -> Iterator[None]:
         raise StorageUnavailableError(f"{name} does not answer", hint=hint or _CHECK) from error
 
 
-_DELIVERY_SECONDS = 60.0
+_HAND_OVER_SECONDS = 60.0
 _CHECK = "flexai config show prints which Prefect API is configured, and where"

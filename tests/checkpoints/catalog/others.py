@@ -168,7 +168,7 @@ def _collect_many(url: str, times: int) -> Any:
     blobs = Catalog.open(url).blobs(STORE_ID)
     removed = []
     for _ in range(times):
-        for blob_id, _, _ in blobs.unreferenced():
+        for blob_id, _, _ in blobs.unneeded():
             if blobs.mark_deleting(blob_id):
                 blobs.forget(blob_id)
                 removed.append(blob_id)

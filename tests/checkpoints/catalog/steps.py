@@ -153,7 +153,7 @@ def collect(catalog: Catalog, *, store_id: str = STORE_ID) -> list[str]:
     found = catalog.blobs(store_id)
     catalog.garbage(store_id).give_up_abandoned(before=LATER)
     purged = catalog.garbage(store_id).purge_deleted(before=LATER)
-    removed = [blob_id for blob_id, _, _ in found.unreferenced() if found.mark_deleting(blob_id)]
+    removed = [blob_id for blob_id, _, _ in found.unneeded() if found.mark_deleting(blob_id)]
     for blob_id in removed:
         found.forget(blob_id)
     for checkpoint_id in purged:

@@ -83,7 +83,7 @@ def test_a_blob_is_announced_and_referred_to_before_its_first_byte(catalog: Cata
     assert uuid.UUID(hex=blob_id).hex == blob_id
     assert blob_statuses(catalog) == {blob_id: "writing"}
     assert referenced(catalog, checkpoint_id) == {blob_id}
-    assert blobs.unreferenced() == []
+    assert blobs.unneeded() == []
     assert blobs.totals() == {"writing": 5}
     assert blobs.find_by_size(5) == []
     assert blobs.unfinished(checkpoint_id) == {}, "nothing to go on with before there is an upload"
@@ -316,8 +316,8 @@ def test_the_users_of_contents_are_known(catalog: Catalog, blobs: Blobs) -> None
 def test_the_catalog_knows_its_blobs(catalog: Catalog, blobs: Blobs) -> None:
     pushed = push(catalog, "llama", {"a": b"a", "b": b"b"})
     ids = {file.content.blob_id for file in blobs.files_of(pushed.id)}
-    strangers = [uuid.uuid4().hex for _ in range(1200)]
-    assert blobs.known([*strangers, *ids]) == ids
+    unreferenced = [uuid.uuid4().hex for _ in range(1200)]
+    assert blobs.known([*unreferenced, *ids]) == ids
     assert blobs.known([]) == set()
 
 
@@ -343,7 +343,7 @@ def test_a_blob_that_somebody_needs_is_not_taken(catalog: Catalog, blobs: Blobs)
     catalog.checkpoints.fail(failed, claim, "stopped")
     push(catalog, "deleted", {"d": b"d"})
     _delete(catalog, "deleted")
-    assert blobs.unreferenced() == []
+    assert blobs.unneeded() == []
     for blob_id in blob_statuses(catalog):
         assert not blobs.mark_deleting(blob_id)
     assert sorted(blob_statuses(catalog).values()) == ["stored", "stored", "stored", "writing"]
@@ -355,13 +355,13 @@ def test_a_blob_that_nobody_needs_is_taken_and_forgotten(catalog: Catalog, blobs
     (file,) = blobs.files_of(pushed.id)
     _delete(catalog, "llama")
     catalog.garbage(STORE_ID).purge_deleted(before=LATER)
-    assert blobs.unreferenced() == [(file.content.blob_id, 7, "")]
-    assert catalog.blobs(OTHER_STORE_ID).unreferenced() == []
+    assert blobs.unneeded() == [(file.content.blob_id, 7, "")]
+    assert catalog.blobs(OTHER_STORE_ID).unneeded() == []
     blobs.forget(file.content.blob_id)
     assert blob_statuses(catalog) == {file.content.blob_id: "stored"}, "not before it is taken out of use"
     for _ in range(2):
         assert blobs.mark_deleting(file.content.blob_id), "again, where gc was cut off"
-        assert blobs.unreferenced() == [(file.content.blob_id, 7, "")]
+        assert blobs.unneeded() == [(file.content.blob_id, 7, "")]
     blobs.forget(file.content.blob_id)
     assert blob_statuses(catalog) == {}
     assert list(blobs.all_contents()) == []
@@ -374,7 +374,7 @@ def test_an_unfinished_blob_that_nobody_needs_is_told_with_its_upload(catalog: C
     blobs.record_part(blob_id, _part(1))
     catalog.checkpoints.fail(checkpoint_id, claim, "stopped")
     catalog.garbage(STORE_ID).give_up_abandoned(before=LATER)
-    assert blobs.unreferenced() == [(blob_id, 3000, "upload-1")]
+    assert blobs.unneeded() == [(blob_id, 3000, "upload-1")]
     assert collect(catalog) == [blob_id]
     assert blobs.unfinished(checkpoint_id) == {}
 

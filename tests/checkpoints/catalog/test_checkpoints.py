@@ -289,7 +289,7 @@ def test_a_commit_drops_what_only_earlier_tries_needed(catalog: Catalog, blobs: 
     commit(catalog, checkpoint_id, claim, {"a": kept})
     assert referenced(catalog, checkpoint_id) == {kept.blob_id}
     assert blobs.unfinished(checkpoint_id) == {}
-    assert {blob_id for blob_id, _, _ in blobs.unreferenced()} == {dropped.blob_id, half}
+    assert {blob_id for blob_id, _, _ in blobs.unneeded()} == {dropped.blob_id, half}
 
 
 def test_a_commit_of_content_that_was_given_up_meanwhile_is_refused(catalog: Catalog, blobs: Blobs) -> None:
@@ -433,7 +433,7 @@ def test_a_capture_that_turned_out_to_be_none_leaves_no_trace(catalog: Catalog, 
     catalog.checkpoints.discard_failed(checkpoint_id)
     with pytest.raises(NotFoundError):
         catalog.checkpoints.get_by_id(checkpoint_id)
-    assert [blob_id for blob_id, _, _ in blobs.unreferenced()] == [stored.blob_id]
+    assert [blob_id for blob_id, _, _ in blobs.unneeded()] == [stored.blob_id]
 
 
 # Delete and undelete

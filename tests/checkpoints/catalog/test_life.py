@@ -403,7 +403,7 @@ class Life(RuleBasedStateMachine):
     @invariant()
     def nothing_that_can_be_fetched_or_come_back_loses_a_byte(self) -> None:
         files = all_files(self.catalog)
-        free = {blob_id for blob_id, _, _ in self.blobs.unreferenced()}
+        free = {blob_id for blob_id, _, _ in self.blobs.unneeded()}
         for checkpoint_id, model in self.models.items():
             assert files.get(checkpoint_id, {}) == {path: each.id for path, each in model.committed.items()}
             if model.status is AVAILABLE or model.can_come_back:

@@ -335,7 +335,7 @@ def _ask_everything(catalog: Catalog) -> list[object]:
         *(catalog.checkpoints.list_files(unknown), catalog.checkpoints.exports_of(unknown)),
         *(catalog.checkpoints.of_store(STORE_ID), catalog.checkpoints.names_of([unknown])),
         *(catalog.jobs.list(), catalog.jobs.names(), catalog.at_work({unknown})),
-        *(blobs.totals(), blobs.files_of(unknown), blobs.uses_of(unknown), blobs.unreferenced(), blobs.known(["a"])),
+        *(blobs.totals(), blobs.files_of(unknown), blobs.uses_of(unknown), blobs.unneeded(), blobs.known(["a"])),
         *(blobs.find_by_digest(["ab"]), blobs.find_by_origin(["a"]), blobs.find_sizes([1]), blobs.unfinished(unknown)),
         catalog.garbage(STORE_ID).plan(before=now()).checkpoints,
     ]

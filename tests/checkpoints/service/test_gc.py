@@ -57,19 +57,19 @@ _LONG_AGO = "2020-01-01T00:00:00.000000Z"
 
 def test_nothing_deleted_is_nothing_collected(machine: Machine, source: Path) -> None:
     machine.push("llama", source)
-    assert machine.collect() == GarbageReport(checkpoints=0, abandoned=0, blobs=0, freed_bytes=0, strangers=())
+    assert machine.collect() == GarbageReport(checkpoints=0, abandoned=0, blobs=0, freed_bytes=0, unreferenced=())
     check_all(machine, ["llama"], SOURCE)
 
 
 def test_an_empty_store_can_be_collected(machine: Machine) -> None:
-    assert machine.collect() == GarbageReport(checkpoints=0, abandoned=0, blobs=0, freed_bytes=0, strangers=())
+    assert machine.collect() == GarbageReport(checkpoints=0, abandoned=0, blobs=0, freed_bytes=0, unreferenced=())
 
 
 def test_the_bytes_of_a_deleted_checkpoint_go(machine: Machine, source: Path) -> None:
     machine.push("llama", source)
     delete(machine.system, "llama")
     report = machine.collect()
-    assert report == GarbageReport(checkpoints=1, abandoned=0, blobs=3, freed_bytes=SIZE, strangers=())
+    assert report == GarbageReport(checkpoints=1, abandoned=0, blobs=3, freed_bytes=SIZE, unreferenced=())
     assert machine.checkpoints() == []
     assert set(read_tree(machine.store_folder)) == {"store.json"}
     check_nothing_is_left_over(machine)
@@ -176,7 +176,7 @@ def test_a_second_run_has_nothing_to_do(machine: Machine, source: Path) -> None:
     _make_garbage(machine, source)
     machine.collect()
     before = read_tree(machine.store_folder)
-    nothing = GarbageReport(checkpoints=0, abandoned=0, blobs=0, freed_bytes=0, strangers=())
+    nothing = GarbageReport(checkpoints=0, abandoned=0, blobs=0, freed_bytes=0, unreferenced=())
     assert machine.planned_garbage() == nothing
     assert machine.collect() == nothing
     assert read_tree(machine.store_folder) == before
@@ -307,7 +307,7 @@ def test_blobs_that_the_catalog_does_not_know_are_told_and_left_alone(machine: M
     machine.push("llama", source)
     stranger = uuid.uuid4().hex
     machine.storage.inner.put(machine.system.store.blob_key(stranger), BytesBody(b"of another catalog"))
-    assert machine.collect().strangers == (stranger,)
+    assert machine.collect().unreferenced == (stranger,)
     assert machine.blob_path(stranger).read_bytes() == b"of another catalog"
 
 

@@ -305,7 +305,7 @@ def test_blobs_without_a_manifest_stay_for_somebody_to_look_at(pushed: Machine) 
     machine = lose_catalog(pushed)
     assert recover(machine.system) == RecoverReport()
     report = machine.collect()
-    assert len(report.strangers) == 3
+    assert len(report.unreferenced) == 3
     assert set(read_tree(machine.store_folder)) == before
 
 

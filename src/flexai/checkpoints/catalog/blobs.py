@@ -262,8 +262,8 @@ class Blobs:
             yield from map(StoredContent.of_row, rows)
             last = rows[-1][0]
 
-    def unreferenced(self) -> list[tuple[str, int, str]]:
-        """Blobs that no checkpoint refers to, or that gc did not finish deleting: (id, bytes, upload id)."""
+    def unneeded(self) -> list[tuple[str, int, str]]:
+        """Blobs that no checkpoint needs, or that gc did not finish deleting: (id, bytes, upload id)."""
         query = f"SELECT id, size, upload_id FROM blobs WHERE store_id = :store_id AND {_NOT_REFERENCED}"
         with self._database.reading() as transaction:
             rows = transaction.rows(query, store_id=self.store_id)

@@ -10,7 +10,7 @@ from flexai.checkpoints.contents import StoredFile
 from flexai.checkpoints.models import Checkpoint
 from flexai.checkpoints.progress import NoProgress, Progress
 from flexai.checkpoints.service.system import System
-from flexai.checkpoints.transfer.fetch import download
+from flexai.checkpoints.transfer.fetch import fetch_files
 from flexai.checkpoints.transfer.journal import RecordDigests
 
 
@@ -40,7 +40,7 @@ def fetch(
     checkpoint, files = system.available_files(reference)
     progress.begin(f"fetch {checkpoint.title}", total_bytes=checkpoint.size, total_files=checkpoint.file_count)
     try:
-        done = download(
+        done = fetch_files(
             files,
             destination,
             store=system.store,

@@ -27,7 +27,7 @@ class GarbageReport:
     """Interrupted pushes that nobody continued."""
     blobs: int
     freed_bytes: int
-    strangers: tuple[str, ...]
+    unreferenced: tuple[str, ...]
     """Blobs in the store that the catalog does not know, and that gc never touches (see ``recover``)."""
 
 
@@ -48,11 +48,11 @@ def collect_garbage(
     for checkpoint_id in purged:
         system.store.delete_manifest(checkpoint_id)
     abandoned = garbage.give_up_abandoned(before=before, clean_up=system.store.delete_manifest)
-    unreferenced = system.blobs.unreferenced()
-    progress.begin("gc", total_bytes=sum(size for _, size, _ in unreferenced), total_files=len(unreferenced))
+    unneeded = system.blobs.unneeded()
+    progress.begin("gc", total_bytes=sum(size for _, size, _ in unneeded), total_files=len(unneeded))
     blobs = freed = 0
     try:
-        for blob_id, size, upload_id in unreferenced:
+        for blob_id, size, upload_id in unneeded:
             if not system.blobs.mark_deleting(blob_id):
                 continue
             if upload_id:
@@ -72,7 +72,7 @@ def collect_garbage(
         abandoned=len(abandoned),
         blobs=blobs,
         freed_bytes=freed,
-        strangers=find_strangers(system),
+        unreferenced=find_unreferenced(system),
     )
 
 
@@ -90,7 +90,7 @@ def _abort_strays(system: System, *, before: float) -> None:
             system.store.storage.abort_upload(upload.key, upload.upload_id)
 
 
-def find_strangers(system: System) -> tuple[str, ...]:
+def find_unreferenced(system: System) -> tuple[str, ...]:
     """Blobs in the store that the catalog does not know."""
     there = [blob_id for blob_id, _ in system.store.list_blobs()]
     known = system.blobs.known(there)

@@ -56,5 +56,5 @@ def garbage_document(report: GarbageReport) -> Document:
         "blobs": report.blobs,
         "freed": human_size(report.freed_bytes),
         "freedBytes": report.freed_bytes,
-        "strangers": list(report.strangers),
+        "unreferenced": list(report.unreferenced),
     }

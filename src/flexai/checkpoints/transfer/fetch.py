@@ -1,4 +1,4 @@
-"""The engine that brings a checkpoint's files out of the managed store into a directory.
+"""The engine that fetches a checkpoint's files from the managed store into a directory.
 
 A file is written beside its name, verified part by part while it arrives, made durable, and only then given its
 name. What an interrupted fetch left is adopted: its parts are digested where they lie and only the missing ones move.
@@ -45,15 +45,15 @@ from flexai.checkpoints.transfer_limits import Limits
 
 
 @dataclass
-class Download:
-    """What a download did."""
+class Fetched:
+    """What a fetch did: paths in the checkpoint."""
 
     fetched: list[str] = field(default_factory=list)
     kept: list[str] = field(default_factory=list)
 
 
 @dataclass
-class StandingFetch:
+class FetchSurvey:
     """What is at the destination, before anything is written there."""
 
     root: Path
@@ -70,7 +70,7 @@ class StandingFetch:
         return DestinationExistsError(f"other content is already at {first}{more}")
 
 
-def download(
+def fetch_files(
     files: Sequence[StoredFile],
     destination: Path,
     *,
@@ -79,13 +79,13 @@ def download(
     limits: Limits,
     overwrite: bool,
     progress: Progress,
-) -> Download:
-    """Bring files into a directory, which is made where it is missing.
+) -> Fetched:
+    """Fetch files into a directory, which is made where it is missing.
 
     Raises UnsafePathError for a path that would leave it, DestinationExistsError for other content in the way, both
     before anything is written; IntegrityError for stored content that is not what was recorded.
     """
-    transfer = _Download(_root_of(files, destination), store, record, limits, progress)
+    transfer = _Fetch(_root_of(files, destination), store, record, limits, progress)
     with _storage_errors(transfer.root):
         transfer.run(files, overwrite=overwrite)
     return transfer.done
@@ -99,22 +99,22 @@ def survey(
     record: RecordDigests,
     limits: Limits,
     progress: Progress,
-) -> StandingFetch:
-    """Find what a download would meet, for which what has the right size is read; nothing is written.
+) -> FetchSurvey:
+    """Find what a fetch would meet, for which what has the right size is read; nothing is written.
 
-    Raises what ``download`` raises, but for other content in the way.
+    Raises what ``fetch_files`` raises, but for other content in the way.
     """
-    transfer = _Download(_root_of(files, destination), store, record, limits, progress)
+    transfer = _Fetch(_root_of(files, destination), store, record, limits, progress)
     with _storage_errors(transfer.root):
         return transfer.survey(files)
 
 
-def find_begun(standing: StandingFetch) -> set[str]:
-    """The paths of missing files of which an interrupted download left something beside their names."""
+def find_begun(found: FetchSurvey) -> set[str]:
+    """The paths of missing files of which an interrupted fetch left something beside their names."""
     begun: set[str] = set()
     left: dict[str, set[str]] = {}
-    for file in standing.missing:
-        own = partial_path(os.path.join(standing.root, file.path), file.content)
+    for file in found.missing:
+        own = partial_path(os.path.join(found.root, file.path), file.content)
         folder = os.path.dirname(own)
         if folder not in left:
             names = os.listdir(folder) if os.path.isdir(folder) else []
@@ -131,7 +131,7 @@ def _root_of(files: Sequence[StoredFile], destination: Path) -> Path:
     try:
         return destination.expanduser().absolute()
     except RuntimeError as error:
-        raise UsageError(f"destination {destination} cannot be found: nobody's home") from error
+        raise UsageError(f"destination {destination} cannot be found: its user has no home folder") from error
 
 
 @contextlib.contextmanager
@@ -142,7 +142,7 @@ def _storage_errors(root: Path) -> Iterator[None]:
         raise storage_error(error, Path(error.filename) if error.filename else root / "*") from error
 
 
-class _Download:
+class _Fetch:
     def __init__(
         self, root: Path, store: ManagedStore, record: RecordDigests, limits: Limits, progress: Progress
     ) -> None:
@@ -152,14 +152,14 @@ class _Download:
         self.limits = limits
         self.progress = progress
         self.crew = Crew(limits.concurrency, bandwidth=limits.bandwidth)
-        self.done = Download()
+        self.done = Fetched()
 
     def run(self, files: Sequence[StoredFile], *, overwrite: bool) -> None:
-        standing = self.survey(files)
-        if standing.others and not overwrite:
-            raise standing.in_the_way()
-        self.done.kept += [file.path for file in standing.kept]
-        missing = standing.missing + standing.others
+        found = self.survey(files)
+        if found.others and not overwrite:
+            raise found.in_the_way()
+        self.done.kept += [file.path for file in found.kept]
+        missing = found.missing + found.others
         folders = [Path(folder) for folder in sorted({os.path.dirname(self.target(file)) for file in missing})]
         for folder in folders:
             make_directories(folder)
@@ -167,7 +167,7 @@ class _Download:
         small = [file for file in missing if file.content.size < self.limits.pack_threshold]
         partials = _Partials(files, large, self)
         for file in sorted(large, key=lambda file: -file.content.size):
-            self.crew.add(partial(_FileDownload(self, file, partials).begin))
+            self.crew.add(partial(_FileFetch(self, file, partials).begin))
         for run in plan_runs(small, max_length=max(self.limits.pack_threshold, 1)):
             self.crew.add(partial(self._fetch_run, run))
         try:
@@ -181,12 +181,12 @@ class _Download:
         """Where a file goes."""
         return os.path.join(self.root, file.path)
 
-    def survey(self, files: Sequence[StoredFile]) -> StandingFetch:
+    def survey(self, files: Sequence[StoredFile]) -> FetchSurvey:
         """Find which files are not there yet, without writing anything."""
         nearest = next(path for path in (self.root, *self.root.parents) if os.path.lexists(path))
         if not nearest.is_dir():
             raise _no_folder(nearest)
-        standing = StandingFetch(self.root)
+        found = FetchSurvey(self.root)
         crew = Crew(self.limits.concurrency)
         checked = {str(self.root)}
 
@@ -194,16 +194,16 @@ class _Download:
             content = learn(file.content, store=self.store, record=self.record, check=crew.check)
             if _has_content(self.target(file), content, crew):
                 self.progress.advance(skipped=file.content.size, files=1)
-                standing.kept.append(file)
+                found.kept.append(file)
             else:
-                standing.others.append(file)
+                found.others.append(file)
 
         for file in files:
             self._check_folders(os.path.dirname(self.target(file)), checked)
             try:
                 status = os.lstat(self.target(file))
             except FileNotFoundError:
-                standing.missing.append(file)
+                found.missing.append(file)
                 continue
             if stat.S_ISDIR(status.st_mode):
                 raise DestinationExistsError(
@@ -212,9 +212,9 @@ class _Download:
             if stat.S_ISREG(status.st_mode) and status.st_size == file.content.size:
                 crew.add(partial(compare, file))
             else:
-                standing.others.append(file)
+                found.others.append(file)
         crew.run()
-        return standing
+        return found
 
     def _check_folders(self, folder: str, checked: set[str]) -> None:
         """Refuse a way to the file that leads through a link or a file."""
@@ -289,11 +289,11 @@ class _Download:
             raise
 
 
-class _FileDownload:
+class _FileFetch:
     """One large file on its way; its parts arrive by any threads in any order."""
 
-    def __init__(self, download: _Download, file: StoredFile, partials: _Partials) -> None:
-        self._download = download
+    def __init__(self, fetch: _Fetch, file: StoredFile, partials: _Partials) -> None:
+        self._fetch = fetch
         self._file = file
         self._partials = partials
         self._lock = threading.Lock()
@@ -310,19 +310,19 @@ class _FileDownload:
         parts = parts_of(self._file.content.size, self._file.content.part_size)
         self._left = len(parts)
         for part in reversed(parts):
-            self._download.crew.add(partial(self._fetch_part, part), next_up=True)
+            self._fetch.crew.add(partial(self._fetch_part, part), next_up=True)
 
     def _fetch_part(self, part: Part) -> None:
-        self._download.crew.check()
+        self._fetch.crew.check()
         content = self._file.content
         fresh = is_hole(self._descriptor, part.offset, part.size)
         if not (fresh or self._first) and (
             digest_blocks(read_blocks(self._descriptor, part.offset, part.size)) == content.part_digest(part.number)
         ):
-            self._download.progress.advance(skipped=part.size)
+            self._fetch.progress.advance(skipped=part.size)
         else:
-            stored = StoredBody(self._download.store, content.blob_id, content.start + part.offset, part.size)
-            body = DigestingBody(CountedBody(stored, crew=self._download.crew, progress=self._download.progress))
+            stored = StoredBody(self._fetch.store, content.blob_id, content.start + part.offset, part.size)
+            body = DigestingBody(CountedBody(stored, crew=self._fetch.crew, progress=self._fetch.progress))
             write_blocks(self._descriptor, part.offset, body.blocks(), keep_holes=fresh)
             if self._first:
                 self._first.take(part, body.digest)
@@ -337,11 +337,11 @@ class _FileDownload:
     def _finish(self) -> None:
         if self._first:
             check_checksum(self._file.content, read_blocks(self._descriptor, 0, self._file.content.size))
-            self._first.record(self._download.record)
+            self._first.record(self._fetch.record)
         sync_data(self._descriptor)
         self._partials.close(self._descriptor)
         try:
-            self._download.publish(self._temporary, self._file)
+            self._fetch.publish(self._temporary, self._file)
         except FileNotFoundError:
             if self._tries == _TRIES:
                 raise
@@ -357,18 +357,18 @@ class _Partials:
     complete, are removed; an owner who lives after all writes them again.
     """
 
-    def __init__(self, files: Sequence[StoredFile], large: Sequence[StoredFile], download: _Download) -> None:
+    def __init__(self, files: Sequence[StoredFile], large: Sequence[StoredFile], fetch: _Fetch) -> None:
         """``files`` are all of the checkpoint, ``large`` those that are to be fetched part by part."""
-        self._download = download
+        self._fetch = fetch
         self._open: set[int] = set()
         self._left: dict[str, list[str]] = {}
-        targets = {download.target(file) for file in files}
+        targets = {fetch.target(file) for file in files}
         for folder in {os.path.dirname(target) for target in targets}:
             for name in os.listdir(folder) if os.path.isdir(folder) else ():
                 target = os.path.join(folder, _target_name(name))
                 if name.endswith(PARTIAL_SUFFIX) and target in targets:
                     self._left.setdefault(target, []).append(os.path.join(folder, name))
-        for target in self._left.keys() - {download.target(file) for file in large}:
+        for target in self._left.keys() - {fetch.target(file) for file in large}:
             for left in self._left.pop(target):
                 if (descriptor := _open_if_abandoned(left)) is not None:
                     _remove(left)
@@ -376,7 +376,7 @@ class _Partials:
 
     def open(self, file: StoredFile, *, adopt: bool) -> tuple[str, int]:
         """A locked file of the right size under a name of this process: a new one, or one adopted if there is any."""
-        target = self._download.target(file)
+        target = self._fetch.target(file)
         own = partial_path(target, file.content)
         adopted = False
         for left in self._left.get(target, ()) if adopt else ():

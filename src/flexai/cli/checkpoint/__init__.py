@@ -12,7 +12,7 @@ from flexai.cli.commands import LazyGroup
     cls=LazyGroup,
     lazy={
         "push": ("flexai.cli.checkpoint.push:push", "Push a new checkpoint."),
-        "fetch": ("flexai.cli.checkpoint.fetch:fetch", "Download a checkpoint."),
+        "fetch": ("flexai.cli.checkpoint.fetch:fetch", "Fetch a checkpoint into a directory."),
         "export": ("flexai.cli.checkpoint.export:export", "Copy a checkpoint to a storage provider."),
         "inspect": ("flexai.cli.checkpoint.inspect:inspect", "Show everything about a checkpoint."),
         "list": ("flexai.cli.checkpoint.list:list_checkpoints", "List the pushed checkpoints."),

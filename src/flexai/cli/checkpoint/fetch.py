@@ -37,7 +37,7 @@ from flexai.cli.tracking import load_connection, run_tracked, tracking_api
 @progress_option
 @transfer_json_option
 def fetch(reference: str, destination: str, overwrite: bool, dry_run: bool, track: bool | None, as_json: bool) -> None:
-    """Download a checkpoint.
+    """Fetch a checkpoint into a directory.
 
     The files land in DIRECTORY itself. One that is there already with the right content is kept; one with
     other content is refused, unless --overwrite is given. Every file is checked against its digest before it

@@ -60,22 +60,22 @@ def collect_garbage(grace_period: str, dry_run: bool, track: bool | None, as_jso
             f" {terminal.count(done['deletedCheckpoints'], 'deleted checkpoint')},"
             f" {terminal.count(done['abandonedPushes'], 'abandoned push', 'abandoned pushes')}"
         )
-    _warn_of(done["strangers"])
+    _warn_of(done["unreferenced"])
 
 
 def _preview(grace_period: timedelta | None, as_json: bool) -> None:
-    from flexai.checkpoints.service.gc import find_strangers
+    from flexai.checkpoints.service.gc import find_unreferenced
     from flexai.checkpoints.service.preview import preview_garbage
     from flexai.checkpoints.service.system import System
 
     with System.open(connect=load_connection, read_only=True) as system:
         preview = preview_garbage(system, grace_period=grace_period)
-        strangers = find_strangers(system)
+        unreferenced = find_unreferenced(system)
     show(preview, as_json=as_json)
-    _warn_of(strangers)
+    _warn_of(unreferenced)
 
 
-def _warn_of(strangers: Sequence[str]) -> None:
-    if strangers:
-        terminal.warn(f"{terminal.count(len(strangers), 'blob')} in the store the catalog does not know")
+def _warn_of(unreferenced: Sequence[str]) -> None:
+    if unreferenced:
+        terminal.warn(f"{terminal.count(len(unreferenced), 'unreferenced blob')}: the catalog does not know them")
         terminal.hint("flexai checkpoint recover enters the checkpoints that need them, where there are any")
