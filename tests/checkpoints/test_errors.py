@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import importlib
 import inspect
 import pickle
+import pkgutil
 import re
 import textwrap
 
@@ -9,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import flexai
 from flexai.checkpoints import errors
-from flexai.checkpoints.catalog.checkpoints import NameTakenError
-from flexai.checkpoints.errors import AlreadyExistsError, CheckpointError
+from flexai.checkpoints.errors import AlreadyExistsError, CheckpointError, NameTakenError
 from tests.checkpoints.samples import checkpoint
 
 CLASSES = [
@@ -19,6 +21,7 @@ CLASSES = [
     for value in vars(errors).values()
     if isinstance(value, type) and issubclass(value, CheckpointError) and value.__module__ == errors.__name__
 ]
+MADE_OF_A_MESSAGE = [kind for kind in CLASSES if kind is CheckpointError or "__init__" not in vars(kind)]
 _ENTRY = re.compile(r"(?P<indent>[│ ]*)(?:[├└]── )?(?P<name>\w+Error)\s+(?P<code>\d+)  (?P<meaning>\S.*)")
 
 
@@ -69,7 +72,7 @@ def test_a_class_says_what_it_means(kind: type[CheckpointError]) -> None:
     assert kind.__name__.endswith("Error")
 
 
-@pytest.mark.parametrize("kind", CLASSES)
+@pytest.mark.parametrize("kind", MADE_OF_A_MESSAGE)
 def test_an_error_has_its_class_s_hint_unless_it_is_given_another(kind: type[CheckpointError]) -> None:
     assert kind("it failed").hint == kind.default_hint
     assert kind("it failed", hint="look here").hint == "look here"
@@ -82,7 +85,7 @@ def test_a_hint_names_only_flags_and_commands_and_ends_without_a_full_stop() -> 
         assert not kind.default_hint.endswith(".")
 
 
-@given(st.sampled_from(CLASSES), st.text(), st.none() | st.text())
+@given(st.sampled_from(MADE_OF_A_MESSAGE), st.text(), st.none() | st.text())
 def test_an_error_survives_the_way_to_another_process(
     kind: type[CheckpointError], message: str, hint: str | None
 ) -> None:
@@ -100,3 +103,17 @@ def test_a_taken_name_carries_its_checkpoint_to_another_process() -> None:
     assert isinstance(copy, AlreadyExistsError)
     assert (copy.existing, copy.message, copy.hint) == (error.existing, error.message, error.hint)
     assert copy.exit_code == 4
+
+
+def test_every_error_of_the_tree_stands_in_the_one_file() -> None:
+    for module in pkgutil.walk_packages(flexai.__path__, "flexai."):
+        if not module.name.endswith("__main__") and "migrations" not in module.name:
+            importlib.import_module(module.name)
+    pending: list[type[CheckpointError]] = [CheckpointError]
+    elsewhere = []
+    while pending:
+        kind = pending.pop()
+        pending.extend(kind.__subclasses__())
+        if kind.__module__.startswith("flexai.") and kind.__module__ != CheckpointError.__module__:
+            elsewhere.append(kind)
+    assert elsewhere == []

@@ -11,6 +11,8 @@
     ├── NotFoundError                  3  no checkpoint, job, connection or object of that name
     ├── ConflictError                  4  the name is taken, or somebody else is at work on it
     │   ├── AlreadyExistsError         4  the name is taken by something finished
+    │   │   ├── NameTakenError         4  … by a checkpoint that is available
+    │   │   └── JobExistsError         4  … by a training job that has succeeded
     │   └── DestinationExistsError     4  other content is already where the files should go
     ├── AccessDeniedError              5  a provider refused the credentials or a permission
     ├── IntegrityError                 6  content whose digest does not match
@@ -28,7 +30,10 @@ its class's. Messages are one sentence without a full stop.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from flexai.checkpoints.models import Checkpoint, TrainingJob
 
 
 class CheckpointError(Exception):
@@ -100,6 +105,30 @@ class AlreadyExistsError(ConflictError):
     """The name is taken by something that is finished."""
 
     default_hint = "use another name, or delete the old one first"
+
+
+class NameTakenError(AlreadyExistsError):
+    """The name belongs to a finished checkpoint, which the caller may compare with what it meant to push."""
+
+    def __init__(self, existing: Checkpoint) -> None:
+        super().__init__(f"checkpoint {existing.name!r} already exists")
+        self.existing = existing
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (NameTakenError, (self.existing,))
+
+
+class JobExistsError(AlreadyExistsError):
+    """The name belongs to a job that has succeeded, which the caller may take instead of running it again."""
+
+    default_hint = "use another name, or delete the old job first: flexai training delete NAME"
+
+    def __init__(self, existing: TrainingJob) -> None:
+        super().__init__(f"training job {existing.name!r} has already succeeded")
+        self.existing = existing
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (JobExistsError, (self.existing,))
 
 
 class DestinationExistsError(ConflictError):

@@ -9,9 +9,9 @@ import pytest
 
 from flexai.checkpoints.catalog.blobs import Blobs
 from flexai.checkpoints.catalog.catalog import Catalog
-from flexai.checkpoints.catalog.checkpoints import NameTakenError, row_of
+from flexai.checkpoints.catalog.checkpoints import row_of
 from flexai.checkpoints.catalog.claims import Claim, this_host
-from flexai.checkpoints.errors import AlreadyExistsError, ConflictError, NotFoundError
+from flexai.checkpoints.errors import AlreadyExistsError, ConflictError, NameTakenError, NotFoundError
 from flexai.checkpoints.models import (
     Checkpoint,
     CheckpointKind,

@@ -51,6 +51,16 @@ def test_a_claim_fills_every_column_of_a_row() -> None:
     assert all(value is not None for value in Claim.new().columns().values())
 
 
+@pytest.fixture(params=["with", "without"])
+def _proc(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A system with ``/proc``, and one without."""
+    if request.param == "without":
+        monkeypatch.setattr(claims, "_HAS_PROC", False)
+    elif not Path("/proc/self/stat").exists():
+        pytest.skip("this system has no /proc: Linux has")
+
+
+@pytest.mark.usefixtures("_proc")
 def test_the_claim_of_a_process_that_has_ended_is_dead_however_long_its_lease() -> None:
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     claim = replace(Claim.new(), pid=process.pid, started=process_start(process.pid) or "")
@@ -60,6 +70,7 @@ def test_the_claim_of_a_process_that_has_ended_is_dead_however_long_its_lease() 
     assert not claim.is_alive
 
 
+@pytest.mark.usefixtures("_proc")
 def test_the_claim_of_a_stopped_process_is_alive() -> None:
     process = subprocess.Popen(["sleep", "60"])
     claim = replace(Claim.new(), pid=process.pid, started=process_start(process.pid) or "")
@@ -69,7 +80,7 @@ def test_the_claim_of_a_stopped_process_is_alive() -> None:
     process.wait()
 
 
-@linux_only
+@pytest.mark.usefixtures("_proc")
 def test_a_process_that_ended_and_that_nobody_asked_about_is_dead() -> None:
     process = subprocess.Popen(["true"])
     os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
@@ -77,9 +88,19 @@ def test_a_process_that_ended_and_that_nobody_asked_about_is_dead() -> None:
     process.wait()
 
 
-@linux_only
+@pytest.mark.usefixtures("_proc")
 def test_another_process_with_the_same_number_is_not_the_holder() -> None:
     assert not replace(Claim.new(), started="1").is_alive
+
+
+@pytest.mark.usefixtures("_proc")
+def test_a_holder_of_which_no_start_is_known_is_alive_while_a_process_has_its_number() -> None:
+    process = subprocess.Popen(["sleep", "60"])
+    claim = replace(Claim.new(), pid=process.pid, started="")
+    assert claim.is_alive
+    process.kill()
+    process.wait()
+    assert not claim.is_alive
 
 
 @linux_only

@@ -12,9 +12,9 @@ from sqlalchemy import select, update
 
 from flexai.checkpoints.catalog.catalog import Catalog
 from flexai.checkpoints.catalog.claims import Claim, this_host
-from flexai.checkpoints.catalog.jobs import RUNNER_GONE, BegunJob, JobExistsError, parse_job_reference
+from flexai.checkpoints.catalog.jobs import RUNNER_GONE, BegunJob, parse_job_reference
 from flexai.checkpoints.catalog.tables import jobs
-from flexai.checkpoints.errors import CheckpointError, ConflictError, InvalidNameError, NotFoundError
+from flexai.checkpoints.errors import CheckpointError, ConflictError, InvalidNameError, JobExistsError, NotFoundError
 from flexai.checkpoints.models import JobStatus, Source, TrainingJob, now, to_text
 from flexai.checkpoints.names import Id, new_id, parse_id, parse_name, parse_reference
 from flexai.checkpoints.owner import Owner

@@ -23,11 +23,10 @@ from hypothesis.stateful import (
 )
 
 from flexai.checkpoints.catalog.catalog import Catalog
-from flexai.checkpoints.catalog.checkpoints import NameTakenError
 from flexai.checkpoints.catalog.claims import Claim
 from flexai.checkpoints.catalog.sqlite import SqliteDatabase
 from flexai.checkpoints.contents import StoredContent
-from flexai.checkpoints.errors import AlreadyExistsError, ConflictError, NotFoundError
+from flexai.checkpoints.errors import AlreadyExistsError, ConflictError, NameTakenError, NotFoundError
 from flexai.checkpoints.models import CheckpointStatus, now, to_text
 from flexai.checkpoints.names import parse_name, parse_reference
 from tests.checkpoints.catalog.steps import (

@@ -17,12 +17,12 @@ from typing import Any
 import pytest
 
 from flexai.checkpoints.catalog.claims import process_start
-from flexai.checkpoints.catalog.jobs import JobExistsError
 from flexai.checkpoints.catalog.tables import jobs
 from flexai.checkpoints.errors import (
     ConflictError,
     InterruptedByUserError,
     InvalidNameError,
+    JobExistsError,
     JobFailedError,
     NotFoundError,
     UsageError,

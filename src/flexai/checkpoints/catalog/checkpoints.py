@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from flexai.checkpoints.catalog.claims import CLAIM_COLUMNS, NO_CLAIM, Claim, is_held, lease_end, update_held
 from flexai.checkpoints.catalog.database import ConstraintError, Database, Record, Transaction, batches
-from flexai.checkpoints.errors import AlreadyExistsError, ConflictError, NotFoundError
+from flexai.checkpoints.errors import AlreadyExistsError, ConflictError, NameTakenError, NotFoundError
 from flexai.checkpoints.models import (
     Checkpoint,
     CheckpointKind,
@@ -61,17 +61,6 @@ _LISTED = f"""
     FROM checkpoints c LEFT JOIN jobs j ON j.id = c.job_id
 """
 """Checkpoints ``c`` with the fields of ``ListedCheckpoint`` and their claims; a WHERE can follow."""
-
-
-class NameTakenError(AlreadyExistsError):
-    """The name belongs to a finished checkpoint, which the caller may compare with what it meant to push."""
-
-    def __init__(self, existing: Checkpoint) -> None:
-        super().__init__(f"checkpoint {existing.name!r} already exists")
-        self.existing = existing
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return (NameTakenError, (self.existing,))
 
 
 class Checkpoints:

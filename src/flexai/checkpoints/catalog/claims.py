@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -22,7 +21,8 @@ from flexai.checkpoints.catalog.database import Transaction
 from flexai.checkpoints.errors import StorageError
 from flexai.checkpoints.models import from_text, to_text
 
-_IS_LINUX = sys.platform == "linux"
+_HAS_PROC = Path("/proc/self/stat").exists()
+"""Whether the system tells of its processes in files, as Linux does; elsewhere psutil asks it."""
 
 LEASE = timedelta(seconds=60)
 RENEWAL = timedelta(seconds=15)
@@ -96,7 +96,8 @@ class Claim:
             return False
         if self.host == this_host():
             started = process_start(self.pid)
-            return started is not None and started == self.started
+            # Where the system does not tell a start, or did not when the claim was taken, the process counts.
+            return started is not None and (started == self.started or not (started and self.started))
         return from_text(self.until) > datetime.now(UTC)
 
     @property
@@ -137,7 +138,7 @@ def lease_end() -> str:
 def this_host() -> str:
     """Where a pid has a meaning: this machine since its last start, and the process namespace within it."""
     boot, namespace = "", ""
-    if _IS_LINUX:
+    if _HAS_PROC:
         # Sandboxes such as gVisor lack one or the other.
         with contextlib.suppress(OSError):
             boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -147,8 +148,11 @@ def this_host() -> str:
 
 
 def process_start(pid: int) -> str | None:
-    """When a process of this machine began, as the system counts it; None where there is no such process."""
-    if _IS_LINUX:
+    """When a process of this machine began, as the system counts it; None where there is no such process.
+
+    Empty where the system does not tell.
+    """
+    if _HAS_PROC:
         try:
             fields = Path(f"/proc/{pid}/stat").read_bytes()
         except (FileNotFoundError, ProcessLookupError):
@@ -157,13 +161,15 @@ def process_start(pid: int) -> str | None:
         # (man 5 proc: field 3 is the state, field 22 the start).
         state, *rest = fields.rpartition(b")")[2].split()
         return None if state == b"Z" else rest[18].decode()
+    import psutil
+
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        process = psutil.Process(pid)
+        return None if process.status() == psutil.STATUS_ZOMBIE else repr(process.create_time())
+    except psutil.NoSuchProcess:
         return None
-    except PermissionError:
+    except psutil.AccessDenied:
         return ""
-    return ""
 
 
 class ClaimKeeper:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from flexai.checkpoints.catalog.claims import HELD, NO_CLAIM, Claim, is_held, lease_end, update_held
 from flexai.checkpoints.catalog.database import ConstraintError, Database, Record, Transaction
-from flexai.checkpoints.errors import AlreadyExistsError, ConflictError, NotFoundError
+from flexai.checkpoints.errors import ConflictError, JobExistsError, NotFoundError
 from flexai.checkpoints.models import JobStatus, TrainingJob, from_text, now, to_text
 from flexai.checkpoints.names import Id, Name, Reference, is_uuid, name_key, new_id, parse_id, parse_name
 
@@ -33,19 +33,6 @@ JOB = """
 """Jobs ``j`` with all that ``job_of`` reads; a WHERE can follow."""
 
 _RUNNING = (JobStatus.IN_PROGRESS, JobStatus.STOP_IN_PROGRESS)
-
-
-class JobExistsError(AlreadyExistsError):
-    """The name belongs to a job that has succeeded, which the caller may take instead of running it again."""
-
-    default_hint = "use another name, or delete the old job first: flexai training delete NAME"
-
-    def __init__(self, existing: TrainingJob) -> None:
-        super().__init__(f"training job {existing.name!r} has already succeeded")
-        self.existing = existing
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return (JobExistsError, (self.existing,))
 
 
 @dataclass(frozen=True, slots=True)

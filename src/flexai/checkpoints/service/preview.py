@@ -10,10 +10,9 @@ from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 
-from flexai.checkpoints.catalog.checkpoints import NameTakenError
 from flexai.checkpoints.catalog.gc_queries import Purgeable
 from flexai.checkpoints.documents import duration
-from flexai.checkpoints.errors import AlreadyExistsError, CheckpointError
+from flexai.checkpoints.errors import AlreadyExistsError, CheckpointError, NameTakenError
 from flexai.checkpoints.models import Checkpoint, now
 from flexai.checkpoints.names import parse_name, parse_reference
 from flexai.checkpoints.progress import NoProgress, Progress

@@ -8,9 +8,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
-from flexai.checkpoints.catalog.checkpoints import NameTakenError
 from flexai.checkpoints.contents import StoredContent, StoredFile
-from flexai.checkpoints.errors import AlreadyExistsError, IntegrityError, NotFoundError
+from flexai.checkpoints.errors import AlreadyExistsError, IntegrityError, NameTakenError, NotFoundError
 from flexai.checkpoints.models import Checkpoint, CheckpointStatus, Source
 from flexai.checkpoints.names import parse_name
 from flexai.checkpoints.paths import parse_path

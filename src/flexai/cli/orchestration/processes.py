@@ -167,9 +167,11 @@ def children(pid: int) -> list[int]:
                 if stat.read_bytes().rpartition(b")")[2].split()[1] == str(pid).encode():
                     found.append(int(stat.parent.name))
         return found
-    listed = subprocess.run(["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=False).stdout
-    pairs = (line.split() for line in listed.splitlines())
-    return [int(child) for child, parent in pairs if int(parent) == pid]
+    import psutil
+
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return [child.pid for child in psutil.Process(pid).children()]
+    return []
 
 
 def end_children(process: Background, *, grace: float) -> int:
