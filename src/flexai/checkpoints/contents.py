@@ -25,7 +25,7 @@ class NewContent:
     part_size: int
     """Bytes of each part but the last."""
     digest: bytes | None
-    """The file's digest; None where the provider copied it and nobody has read it yet."""
+    """The file's digest; None where the provider copied it and no process has read it yet."""
     part_digests: bytes
     """The parts' digests, 32 bytes each, one after the other; none where there is no digest."""
     checksums: Mapping[str, str] = field(default_factory=dict)

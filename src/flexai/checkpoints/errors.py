@@ -9,7 +9,7 @@
     │   ├── SourceError                2  a source that is missing, empty, unreadable, doubled or linked
     │   └── SettingsError              2  a setting that cannot be used
     ├── NotFoundError                  3  no checkpoint, job, connection or object of that name
-    ├── ConflictError                  4  the name is taken, or somebody else is at work on it
+    ├── ConflictError                  4  the name is taken, or another process works on it
     │   ├── AlreadyExistsError         4  the name is taken by something finished
     │   │   ├── NameTakenError         4  … by a checkpoint that is available
     │   │   └── JobExistsError         4  … by a training job that has succeeded
@@ -95,7 +95,7 @@ class NotFoundError(CheckpointError):
 
 
 class ConflictError(CheckpointError):
-    """The name is taken, or somebody else is at work on it."""
+    """The name is taken, or another process works on it."""
 
     exit_code = 4
     default_hint = "try again when the other one has finished, or use another name"

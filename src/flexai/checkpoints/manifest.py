@@ -1,4 +1,4 @@
-"""A manifest as it is read: pydantic checks every entry before anybody relies on it."""
+"""A manifest as it is read: pydantic checks every entry before its first use."""
 
 from __future__ import annotations
 

@@ -108,7 +108,7 @@ def test_a_deletion_frees_blobs_that_nobody_else_needs() -> None:
     steps, freed = deletion_steps(_files([10, 20], "f"), {"b0": (10, 0), "b1": (90, 2)})
     assert freed == 10
     assert [(step.action, step.why) for step in steps] == [
-        (Action.FREE, "nobody else needs it"),
+        (Action.FREE, "no other checkpoint needs it"),
         (Action.SKIP, "stays: 2 others need its pack"),
     ]
 

@@ -212,7 +212,7 @@ class Checkpoints:
                 transaction.column("SELECT blob_id FROM blob_references WHERE checkpoint_id = :id", id=checkpoint_id)
             )
             if not blob_ids <= held:
-                # gc may take what nobody refers to, so nothing available may rest on it.
+                # gc may take a blob without a reference, so nothing available may rest on one.
                 raise ConflictError(f"content of checkpoint {checkpoint_id} was given up meanwhile", hint=_AGAIN)
             for batch in batches(held - blob_ids):
                 transaction.change(
@@ -255,7 +255,7 @@ class Checkpoints:
         return {found_one.id: found_one.title for found_one in found}
 
     def of_job(self, job_id: str) -> list[Checkpoint]:
-        """The checkpoints that a job wrote and nobody deleted, in the order of their capture."""
+        """The checkpoints of a job that are not deleted, in the order of their capture."""
         return self._all("c.job_id = :job_id AND c.deleted_at IS NULL ORDER BY c.sequence", job_id=job_id)
 
     def of_store(self, store_id: str) -> list[Checkpoint]:
@@ -341,8 +341,9 @@ class Checkpoints:
     def delete(self, reference: Reference, *, check: Callable[[Transaction, Record], None] | None = None) -> Checkpoint:
         """Free the name at once and leave the bytes to gc.
 
-        ``check`` is called with its row while nobody else can change it, and keeps it by raising ConflictError. Raises
-        NotFoundError where there is none (any more), ConflictError while somebody pushes it, and for a protected one.
+        ``check`` is called with its row while no other process can change it, and keeps it by raising ConflictError.
+        Raises NotFoundError where there is none (any more), ConflictError while a process pushes it, and for a
+        protected one.
         """
         checkpoint = self.get(reference)
         new = {
@@ -464,7 +465,7 @@ class Checkpoints:
 
 
 def update_as_read(transaction: Transaction, row: Record, new: Mapping[str, Any]) -> int:
-    """Set columns of a checkpoint; 0 where somebody took it over, finished or deleted it since its row was read."""
+    """Set columns of a checkpoint; 0 where another process has changed it since its row was read."""
     read = {name: row[name] for name in ("id", "status", "claim_token")}
     return transaction.update_as_read("checkpoints", new, read)
 

@@ -118,7 +118,7 @@ CLAIM = ", ".join(CLAIM_COLUMNS)
 """The columns that hold a claim, for a query."""
 
 NO_CLAIM: dict[str, Any] = dict.fromkeys(CLAIM_COLUMNS, None)
-"""Their values where nobody holds a row."""
+"""Their values where no process holds a row."""
 
 
 HELD = "id = :id AND claim_token = :token"

@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 
 class ConstraintError(Exception):
-    """A constraint of the database refused a row; whoever wrote it says what that means."""
+    """A constraint of the database refused a row; the writer of the row says what that means."""
 
 
 def batches(values: Iterable[T]) -> Iterator[list[T]]:

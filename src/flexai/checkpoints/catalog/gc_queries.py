@@ -29,7 +29,7 @@ class Purgeable:
     id: str
     title: str
     is_deleted: bool
-    """Deleted, or else a push or capture that nobody continued."""
+    """Deleted, or else a push or capture that no process continued."""
     since: datetime
     """When it was deleted, or last worked on."""
 
@@ -60,7 +60,7 @@ class PurgePlan:
 
 
 class Garbage:
-    """What nobody needs any more of one managed store."""
+    """What no checkpoint of one managed store needs any more."""
 
     def __init__(self, database: Database, store_id: str) -> None:
         self._database = database
@@ -106,10 +106,10 @@ class Garbage:
             transaction.change(f"DELETE FROM checkpoints WHERE {purged}", id=checkpoint_id)
 
     def give_up_abandoned(self, *, before: datetime, clean_up: Callable[[str], None] = lambda _: None) -> list[str]:
-        """Give up pushes and captures that nobody has worked on since a time; returns their ids.
+        """Give up pushes and captures that no process has worked on since a time; returns their ids.
 
-        Their blobs are nobody's afterwards. The checkpoint stays, failed, and its name with it. ``clean_up`` is called
-        with each one's id while nobody else can continue it.
+        No checkpoint refers to their blobs afterwards. The checkpoint stays, failed, and its name with it. ``clean_up``
+        is called with each one's id while no other process can continue it.
         """
         given_up = []
         for row in self._idle(before):
@@ -127,7 +127,7 @@ class Garbage:
         try:
             clean_up(checkpoint_id)
             with self._database.writing() as transaction:
-                # Only where it is still ours: whoever has taken it over refers to what it found.
+                # Only where the claim is still ours: a process that has taken the push over refers to what it found.
                 ours = f"SELECT 1 FROM checkpoints WHERE {HELD}"
                 if transaction.row(ours, id=checkpoint_id, token=claim.token):
                     transaction.change("DELETE FROM blob_references WHERE checkpoint_id = :id", id=checkpoint_id)
@@ -136,7 +136,7 @@ class Garbage:
                 update_held(transaction, "checkpoints", checkpoint_id, claim, NO_CLAIM)
 
     def _idle(self, before: datetime) -> list[Record]:
-        """Unfinished pushes and captures that nobody is at work on."""
+        """Unfinished pushes and captures that no process works on."""
         with self._database.reading() as transaction:
             query = f"{CHECKPOINT} WHERE {_UNFINISHED}"
             rows = transaction.records(query, store_id=self.store_id, before=to_text(before))

@@ -147,7 +147,7 @@ class Jobs:
         with self._database.writing() as transaction:
             if not update_held(transaction, "jobs", job_id, claim, {"input_checkpoint_id": str(checkpoint_id)}):
                 raise _lost(job_id)
-            # Locked, as whoever deletes it locks it: of the two one is first, and the other one sees it.
+            # A deletion locks this row too: one of the two comes first, and the other one sees what it did.
             lock = transaction.locking("FOR SHARE")
             there = f"SELECT id FROM checkpoints WHERE id = :id AND deleted_at IS NULL {lock}"
             if transaction.row(there, id=str(checkpoint_id)) is None:
@@ -155,7 +155,7 @@ class Jobs:
         return self.get_by_id(job_id)
 
     def stop_requested(self, job_id: str, claim: Claim) -> bool:
-        """Whether somebody asked for the job's stop; ConflictError where the job is no longer this runner's."""
+        """Whether a user asked for the job's stop; ConflictError where the job is no longer this runner's."""
         with self._database.reading() as transaction:
             query = f"SELECT stop_requested FROM jobs WHERE {HELD}"
             requested = transaction.value(query, id=job_id, token=claim.token)
@@ -263,7 +263,7 @@ def _lost(job_id: str) -> ConflictError:
 
 
 def _update_as_read(transaction: Transaction, row: Record, new: Mapping[str, Any]) -> int:
-    """Set columns of a job that is still what the row showed; 0 where somebody ended it, took it over or deleted it."""
+    """Set columns of a job that is still what the row showed; 0 where another process has changed it since."""
     read = {name: row[name] for name in ("id", "name_key", "status", "attempt", "claim_token")}
     return transaction.update_as_read("jobs", new, read)
 

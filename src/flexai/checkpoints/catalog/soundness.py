@@ -101,7 +101,7 @@ class Soundness:
     ) -> bool:
         """Let the files of a checkpoint that have one content have another; False where none has it any more.
 
-        ``write_manifest`` is called with the paths of those files while nobody else replaces anything, and before the
+        ``write_manifest`` is called with the paths of those files while no other process replaces any, and before the
         catalog says so; it must not write to the catalog. The checkpoint must refer to the new content's blob already
         (see :meth:`hold`). Its reference to the old one goes unless it needs that for something else.
 

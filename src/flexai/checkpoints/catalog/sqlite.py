@@ -94,7 +94,7 @@ class SqliteDatabase(Database):
             self._idle.pop().close()
 
     def connect(self) -> sqlite3.Connection:
-        """A new connection; transactions are begun and ended by whoever has it."""
+        """A new connection; its holder begins and ends the transactions."""
         options: dict[str, Any] = {"timeout": BUSY_TIMEOUT_SECONDS, "database": self._path, **self._options}
         options |= {"check_same_thread": False, "isolation_level": None}
         connection = _connect(options)

@@ -43,7 +43,7 @@ _SERIAL = BigInteger().with_variant(Integer, "sqlite")
 
 
 def _claim_columns() -> list[Column[Any]]:
-    """Who is at work on a row; all empty where nobody is (see ``claims``)."""
+    """Which process works on a row; all empty where none does (see ``claims``)."""
     return [
         Column("claim_token", String(32)),
         Column("claim_host", Text),
@@ -117,7 +117,7 @@ checkpoints = Table(
     Column("inference_missing", Text, nullable=False),
     Column("resumable", Boolean, nullable=False),
     Column("resumable_missing", Text, nullable=False),
-    # Somebody wants it kept: it cannot be deleted before this is taken back.
+    # A user has protected it: no operation deletes it before the user takes that back.
     Column("is_protected", Boolean, nullable=False, default=False),
     Column("created_at", _TIME, nullable=False),
     Column("updated_at", _TIME, nullable=False),
@@ -138,7 +138,7 @@ blobs = Table(
     Column("id", String(32), primary_key=True),
     Column("store_id", _ID, nullable=False),
     Column("size", BigInteger, nullable=False),
-    # writing: its bytes are arriving; stored: all are there; deleting: nobody may use it any more.
+    # writing: its bytes are arriving; stored: all are there; deleting: no process may use it any more.
     Column("status", String(8), nullable=False),
     # While it is being written: by which checkpoint, from which of its files, and as which upload in which parts.
     Column("writer_id", _ID),
@@ -196,8 +196,8 @@ files = Table(
     sqlite_with_rowid=False,
 )
 
-# Which checkpoints need a blob, whether they are available or still on their way. A blob without a row here is
-# nobody's, and gc may take it.
+# Which checkpoints need a blob, whether they are available or still on their way. No checkpoint needs a blob
+# without a row here, and gc may take it.
 blob_references = Table(
     "blob_references",
     metadata,

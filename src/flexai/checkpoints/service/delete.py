@@ -18,7 +18,7 @@ def delete(system: System, reference: str) -> Checkpoint:
 
 
 def protect(system: System, references: Sequence[str]) -> list[Checkpoint]:
-    """Keep checkpoints from being deleted, by anybody and anything; all of them or none.
+    """Keep checkpoints from being deleted, by users and by rules; all of them or none.
 
     Raises NotFoundError where there is none, ConflictError for one that is not available.
     """

@@ -31,7 +31,7 @@ class ExportManifest:
     def has_files_of(self, manifest: Manifest) -> bool:
         """Whether another manifest lists the same files.
 
-        A file that a provider copied has no digest in the one that was written before anybody had read it.
+        A file that a provider copied has no digest in the manifest that was written before its first reading.
         """
         return len(self.manifest.files) == len(manifest.files) and all(
             (mine.path, mine.size) == (other.path, other.size)

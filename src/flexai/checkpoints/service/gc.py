@@ -1,9 +1,9 @@
-"""Garbage collection: the bytes that nobody needs any more go.
+"""Garbage collection: the bytes that no checkpoint needs any more go.
 
-In this order, so that whatever the instant it dies, a rerun finishes and nobody misses a byte: the catalog forgets that
-a checkpoint could come back, then the store forgets its manifest, then each blob that nobody needs is re-checked and
-taken out of use by one conditional update, then its bytes go, and last the catalog forgets that it was. An interrupted
-push is held while it is given up, so that nobody continues it half way.
+The order lets gc die at any instant: a rerun finishes, and no checkpoint misses a byte. The catalog forgets that a
+checkpoint could come back; the store forgets its manifest; one conditional update checks each blob again and takes it
+out of use; its bytes go; and last the catalog forgets the blob. gc holds an interrupted push while it gives it up, so
+that no other process continues it half way.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class GarbageReport:
     checkpoints: int
     """Deleted checkpoints that are gone for good."""
     abandoned: int
-    """Interrupted pushes that nobody continued."""
+    """Interrupted pushes that no process continued."""
     blobs: int
     freed_bytes: int
     unreferenced: tuple[str, ...]
@@ -77,8 +77,8 @@ def collect_garbage(
 
 
 def _abort_strays(system: System, *, before: float) -> None:
-    """Give up uploads that nobody will go on with: of blobs that nobody knows (one that a push will go on with is
-    announced before it starts), and of manifests and logs that nobody is writing.
+    """Give up uploads that no process will go on with: of blobs that the catalog does not know (a push announces its
+    blobs before it starts an upload), and of manifests and logs that no process is writing.
     """
     before = min(before, time.time())
     blobs = [found for found in system.store.list_unfinished() if found[1].started_at <= before]

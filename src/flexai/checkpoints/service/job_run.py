@@ -61,7 +61,7 @@ _FINISH_TRIES = 6
 
 
 def ignore(_captured: Checkpoint) -> None:
-    """Tell nobody."""
+    """Ignore a captured checkpoint."""
 
 
 @dataclass(frozen=True, slots=True)

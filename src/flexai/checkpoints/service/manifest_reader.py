@@ -1,4 +1,4 @@
-"""Reading the document that lies beside the blobs (see ``manifest_writer``), which somebody may have damaged."""
+"""Reading the document that lies beside the blobs (see ``manifest_writer``), which may have been damaged since."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Mirror: bring a set of checkpoints to a second place, where whatever is there already costs one request."""
+"""Mirror: bring a set of checkpoints to a second place, where a checkpoint that is there already costs one request."""
 
 from __future__ import annotations
 

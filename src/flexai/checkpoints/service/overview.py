@@ -41,7 +41,7 @@ class Overview:
     """Bytes in the store by the blobs' status: ``stored``, ``writing``, ``deleting``."""
     verification: Verification
     free_room: int | None
-    """Bytes that are free where the store is; None where nobody can tell, as in a bucket."""
+    """Bytes that are free where the store is; None where that is not known, as of a bucket."""
 
     def of(self, kind: CheckpointKind, *statuses: CheckpointStatus) -> list[Checkpoint]:
         """The checkpoints of a kind with one of these statuses; with any where none is given."""
@@ -49,7 +49,7 @@ class Overview:
 
     @property
     def failed(self) -> list[Checkpoint]:
-        """Those that are not whole, and that nobody is at work on, as far as the catalog was told."""
+        """Those that are not whole and that no process works on."""
         return [one for one in self.checkpoints if one.status is CheckpointStatus.FAILED]
 
     @property

@@ -204,7 +204,7 @@ def _groups(row: Record, patterns: Sequence[str]) -> frozenset[Group]:
 
 
 def _status(row: Record) -> str:
-    """The status as it is: what nobody is at work on any more has failed."""
+    """The status as it is: what no process works on any more has failed."""
     if row["status"] in {CheckpointStatus.UPLOADING, CheckpointStatus.SYNCING}:
         holder = Claim.of_row(row)
         if holder is None or not holder.is_alive:

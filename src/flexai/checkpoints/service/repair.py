@@ -31,7 +31,7 @@ from flexai.checkpoints.transfer.stored_body import StoredBody, holds
 from flexai.checkpoints.transfer.upload import upload
 
 _ABANDONED_AFTER = timedelta(days=1)
-"""After which nobody goes on with a repair that died."""
+"""After which no process goes on with a repair that died."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +117,7 @@ class _Repairs:
     def _find_sound(self, content: StoredContent, users: Sequence[tuple[str, str]]) -> tuple[str, StoredContent]:
         """Sound content that a user's checkpoint refers to, and where it was found. Raises IntegrityError for none."""
         if content.digest is None:
-            raise IntegrityError("nobody has read it while it was sound, so no copy can be told to be the right one")
+            raise IntegrityError("it was never read while it was sound, so no copy can be told to be the right one")
         if not users:
             raise IntegrityError("no checkpoint needs it any more")
         problems = []

@@ -27,7 +27,7 @@ class ScrubReport:
     checked_bytes: int = 0
     damaged: list[Damage] = field(default_factory=list)
     repair: RepairReport = field(default_factory=RepairReport)
-    """What was repaired, and what was not; empty where nobody asked for a repair."""
+    """What was repaired, and what was not; empty where the caller asked for none."""
     is_round_complete: bool = False
     """Whether the budget sufficed for all that checkpoints need."""
 
@@ -47,8 +47,9 @@ def scrub(
     """Verify about ``budget`` bytes, and with ``connect`` repair what is damaged from exports.
 
     The content that was verified the longest ago, or never, comes first, so that runs one after the other go through
-    the whole store, whoever of them dies. One content at least is read, however large it is. ``on_damage`` is told of
-    damage as soon as it is found. Raises UsageError for a budget of nothing, and what the store raises.
+    the whole store, even where some of them die. A run reads one content at least, however large it is. It tells
+    ``on_damage`` of damage as soon as it finds some. Raises UsageError for a budget of nothing, and what the store
+    raises.
     """
     if budget <= 0:
         raise UsageError("there is nothing to be read in a budget of 0 bytes", hint="give some gigabytes: 10GiB")

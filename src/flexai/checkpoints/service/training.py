@@ -150,14 +150,14 @@ def delete_job(
         )
     if not keep_checkpoints:
         written = system.catalog.checkpoints.of_job(job.id)
-        # Before the first one goes: half of a job is no use to anybody.
+        # Before the first one goes: half of a job is of no use.
         if protected := [checkpoint.id for checkpoint in written if checkpoint.is_protected]:
             raise ConflictError(
                 f"training job {job.name!r} wrote {len(protected)} protected checkpoint{'s'[: len(protected) > 1]}",
                 hint=f"keep its checkpoints with --keep-checkpoints, or: flexai checkpoint unprotect {protected[0]}",
             )
         for checkpoint in written:
-            # One that somebody else has just deleted is no obstacle.
+            # One that another process has just deleted is no obstacle.
             with suppress(NotFoundError):
                 on_deleted(system.catalog.checkpoints.delete(parse_reference(checkpoint.id)))
     deleted = system.catalog.jobs.delete(parse_job_reference(job.id))

@@ -53,8 +53,9 @@ def verify(system: System, references: Sequence[str] = (), *, progress: Progress
     """Read the content of checkpoints (of all, where none is named) and compare every part with its digest.
 
     Each content is read once however many checkpoints use it. Damage is reported, not raised, and remembered: no push
-    relies on such content, so pushing the files again brings in sound content. What no checkpoint needs any more is
-    nobody's loss and not reported. Raises NotFoundError for a checkpoint that is not there, and what the store raises.
+    relies on such content, so pushing the files again brings in sound content. Damage to what no
+    checkpoint needs any more is not reported. Raises NotFoundError for a checkpoint that is not there, and what the
+    store raises.
     """
     progress = progress or NoProgress()
     contents: dict[int, StoredContent] = {}

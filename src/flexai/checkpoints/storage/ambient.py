@@ -20,7 +20,7 @@ def s3_bucket(bucket: str) -> S3Storage:
     from flexai.checkpoints.storage.s3.client import S3Service, find_configured
 
     endpoint, region = find_configured(is_ambient=True)
-    # AWS has conditional writes; what another service has nobody has tried:
+    # AWS has conditional writes; what another service has was not tried:
     # https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-writes.html.
     capabilities = Capabilities(conditional_put=not endpoint)
     service = S3Service(endpoint_url=endpoint, region=region, is_ambient=True)

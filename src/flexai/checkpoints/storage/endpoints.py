@@ -1,6 +1,6 @@
 """The endpoint of a storage provider, checked before any request, and with it any secret, goes there.
 
-People paste endpoints from dashboards, and whoever may save a connection could point one at the machine's own
+People paste endpoints from dashboards, and a user who may save a connection could point one at the machine's own
 neighbours: clouds hand out the credentials of the machine that asks at link-local and a few well-known addresses. So an
 endpoint is an http(s) address of a host and a port and nothing else, and it leads to none of those addresses, however
 they are written.

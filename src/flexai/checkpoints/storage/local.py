@@ -331,7 +331,7 @@ class LocalStorage:
             try:
                 parent.rmdir()
             except OSError:
-                return  # not empty, or somebody else's to remove
+                return  # not empty, or not ours to remove
 
     @contextlib.contextmanager
     def _errors(self, path: Path) -> Iterator[None]:

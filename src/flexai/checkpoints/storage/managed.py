@@ -59,19 +59,19 @@ class ManagedStore:
             raise StorageError(f"{self.location}/{_STORE_KEY} is damaged: {error}") from error
 
     def create(self) -> str:
-        """Make the store and return its id, or that of whoever was faster.
+        """Make the store and return its id, or the id that a faster process gave it.
 
         The caller sees to it that only one process does as far as its catalog reaches. Of machines with catalogs of
         their own the first one wins where the storage can store only what is new, and the last one else.
         """
-        # Raises where there is no bucket, which some services (SeaweedFS) would make for whatever is stored.
+        # Raises where there is no bucket, which some services (SeaweedFS) would make for any object that is stored.
         next(self.storage.list(self._prefix + _STORE_KEY), None)
         document = {"format": FORMAT, "id": str(uuid.uuid4())}
         with contextlib.suppress(DestinationExistsError):
             self._write(_STORE_KEY, document, only_new=True)
         store_id = self.read_id()
         if store_id is None:
-            raise StorageError(f"{self.location}/{_STORE_KEY} is gone again: somebody deletes what is stored here")
+            raise StorageError(f"{self.location}/{_STORE_KEY} is gone again: another program deletes it")
         return store_id
 
     def blob_key(self, blob_id: str) -> str:

@@ -83,7 +83,7 @@ class ObjectStorage(Protocol):
     def service_identity(self) -> str:
         """Equal for two stores exactly when ``copy`` from one to the other moves no byte through here.
 
-        Empty for a store whose copies do, which nobody needs to prefer.
+        Empty for a store whose copies do: there is no reason to prefer them.
         """
 
     @property

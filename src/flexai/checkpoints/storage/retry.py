@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 class Waiter(Protocol):
-    """Whoever has the work done, and so can end a wait early."""
+    """The caller that has work done, and so can end a wait early."""
 
     def wait_after(self, error: StorageUnavailableError, seconds: float) -> None:
         """Wait after a passing failure; what it raises ends the work."""

@@ -261,7 +261,7 @@ class _Fetch:
         _try_again(partial(self._write_small, pieces))
 
     def _check_piece(self, file: StoredFile, piece: Block) -> None:
-        """Compare a small file in memory with its digest, or its provider's checksum where nobody has read it yet."""
+        """Compare a small file in memory with its digest, or with its provider's checksum at its first reading."""
         content = file.content
         if content.digest is not None:
             if not has_content(piece, content):
@@ -345,7 +345,7 @@ class _FileFetch:
         except FileNotFoundError:
             if self._tries == _TRIES:
                 raise
-            # Locks hold nobody off here, so another fetch took it for a dead one's and finishes it.
+            # Locks keep no process out here, so another fetch took it for a dead one's and finishes it.
             self.begin()
 
 
@@ -384,7 +384,7 @@ class _Partials:
             if descriptor is None:
                 continue
             if adopted or _content_name(left) != _content_name(own):
-                # Of another content of that name, or a second one of this: nobody will go on with it.
+                # Of another content of that name, or a second one of this: no fetch will go on with it.
                 _remove(left)
                 os.close(descriptor)
                 continue

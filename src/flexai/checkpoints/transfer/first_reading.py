@@ -1,6 +1,6 @@
-"""Content that a provider copied by itself: nobody here has seen its bytes, so it has no digest until it is first read.
+"""Content that a provider copied by itself: no process of ours has seen its bytes, so it has no digest at first.
 
-Until then the provider's own checksum is all that is known of it, and the first reading is compared with that.
+Until its first reading the provider's own checksum is all that is known of it, and that reading is compared with it.
 """
 
 from __future__ import annotations

@@ -82,7 +82,7 @@ def _exists(text: str) -> bool:
     try:
         return bool(text) and os.path.lexists(Path(text).expanduser())
     except RuntimeError:
-        return False  # `~` of a user whom nobody knows
+        return False  # `~` of a user that the system does not know
 
 
 def check_sources(sources: Sequence[S]) -> Sequence[S]:
@@ -108,7 +108,7 @@ def _source_path(text: str) -> Path:
         # Not resolved: a link must be seen as one. Normalised, so that `dir/..` and `./` have a base name.
         return Path(os.path.abspath(Path(text).expanduser()))  # noqa: PTH100
     except RuntimeError as error:
-        raise SourceError(f"source {text} cannot be found: nobody's home") from error
+        raise SourceError(f"source {text} cannot be found: its user has no home folder") from error
 
 
 def _status(path: Path, *, follow_symlinks: bool) -> os.stat_result:
@@ -142,7 +142,7 @@ def _scan_folder(root: Path, prefix: str, *, follow_symlinks: bool) -> Iterator[
         for entry in entries:
             path = Path(entry.path)
             if entry.name.endswith(PARTIAL_SUFFIX):
-                continue  # what an interrupted fetch left: no file of anybody's
+                continue  # what an interrupted fetch left: no file of the user's
             if entry.is_symlink():
                 _check_link(path, real_root, follow_symlinks=follow_symlinks)
             if entry.is_dir():

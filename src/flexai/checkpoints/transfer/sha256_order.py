@@ -52,8 +52,8 @@ class _Reading:
 class WholeSource:
     """An open source that is read part by part, each of them once or again, and settled when it has arrived.
 
-    No part of the file may be left out: parts are asked for in any order, but whoever has one settles it before
-    asking for a later one, or waits forever.
+    No part of the file may be left out: parts are asked for in any order, but a thread settles the part that it
+    has before it asks for a later one, or it waits forever.
     """
 
     def __init__(self, opened: OpenSource, *, size: int, sha256: str, name: str, check: Callable[[], None]) -> None:
@@ -91,7 +91,7 @@ class WholeSource:
             while self._settled != start:
                 self._wait()
             reading = self._readings.pop(start)
-        # Nobody else's turn comes before this one's end.
+        # No other part has its turn before this one's end.
         if reading.digest is not None:
             self._digest = reading.digest
         else:

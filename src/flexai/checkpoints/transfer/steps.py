@@ -331,7 +331,7 @@ def deletion_steps(files: Iterable[StoredFile], blobs: Mapping[str, tuple[int, i
             steps.append(Step(Action.SKIP, file.path, file.content.size, f"stays: {many}{packed}"))
         else:
             freed[file.content.blob_id] = size
-            steps.append(Step(Action.FREE, file.path, file.content.size, "nobody else needs it"))
+            steps.append(Step(Action.FREE, file.path, file.content.size, "no other checkpoint needs it"))
     return steps, sum(freed.values())
 
 

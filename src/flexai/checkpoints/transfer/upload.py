@@ -324,7 +324,7 @@ class _Upload:
             self.crew.add(partial(file.store_part, part), next_up=True)
 
     def add_parts(self, source: FileSource, blob: UnfinishedBlob, numbers: range) -> None:
-        """Store some parts of a large file, which somebody else completes."""
+        """Store some parts of a large file, which another process completes."""
         opened = source.open()
         self.opened.add(opened)
         file = _FileUpload(self, source, opened, blob, (), numbers)
@@ -499,7 +499,7 @@ class _FileUpload:
         ):
             self._upload.can_clone = False
             return None
-        # From the clone, which nobody else writes to, not from the source.
+        # From the clone, which no other process writes to, not from the source.
         blocks = storage.read_upload(self._key, self._blob.upload_id, start=part.offset, length=part.size)
         self._upload.progress.advance(moved=part.size)
         return self._record(part, PartReceipt(number=part.number, token=""), digest_blocks(blocks))

@@ -74,7 +74,7 @@ def why_refused(url: str, *, inside: bool, encrypted: bool) -> str:
     if host in _METADATA_NAMES or any(_is_metadata(address) for address in addresses):
         return "it is the address of a machine's own credentials or neighbours"
     if any(address.is_unspecified or address.is_multicast for address in addresses):
-        return "it is nobody's address"
+        return "it is the address of no machine"
     if not inside and any(not address.is_global for address in addresses):
         return "it leads into a private network"
     return ""
