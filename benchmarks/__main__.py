@@ -87,9 +87,9 @@ def main(
         wanted = frozenset(name.strip() for name in peers.split(",")) if peers else None
         document = {"machine": machine(), "remark": remark, "results": []}
         known = json.loads(output.read_text())["results"] if output and output.exists() else []
-        # Whoever ends it so, as a time limit does: gigabytes of files and the servers are to go with it.
+        # Also where a time limit ends it so: gigabytes of files and the servers are to go with it.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-        # Compiling modules anew in every process is nobody's cost but this environment's.
+        # Only this environment would compile modules anew in every process.
         os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
         os.environ["PYTHONPYCACHEPREFIX"] = str(cache / "bytecode")
         with Bench(rounds, cache, wanted, scale, not no_warm_up) as bench:

@@ -21,7 +21,7 @@ def _nothing() -> None:
 
 @dataclass(frozen=True)
 class Contestant:
-    """Somebody who does what a case is about."""
+    """A client that does what a case is about."""
 
     perform: Callable[[], Cost]
     prepare: Callable[[], None] = _nothing

@@ -62,7 +62,7 @@ def remarks(result: Result) -> Iterator[str]:
 
 
 def print_result(result: Result, console: Console) -> None:
-    """Print a result; columns in which nobody has a figure are left out."""
+    """Print a result; columns without a figure are left out."""
     body = list(rows(result))
     used = [number for number in range(len(_COLUMNS)) if any(row[number + 1] for row in body)]
     table = Table(box=None, pad_edge=False)

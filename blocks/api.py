@@ -41,8 +41,8 @@ async def _client() -> AsyncIterator[PrefectClient]:
         async with get_client() as client:
             yield client
         return
-    # Without a configured API Prefect starts a server as another process, for us alone, which takes 12 seconds. Its
-    # application answers in this process after 4; the lifespan, left out, is that of services nobody needs here.
+    # Without a configured API Prefect starts a server as another process, for us alone. Its application answers in this
+    # process, and sooner; the lifespan, left out, is that of services that are not needed here.
     from prefect.server.api.server import create_app
     from prefect.server.database import provide_database_interface
 

@@ -1,6 +1,6 @@
 """How many transfers may use a connection at a time, over all machines: a global concurrency limit of Prefect's.
 
-It is made and deleted with the connection. One saved in Prefect's UI has none yet, so whoever uses a connection makes
+It is made and deleted with the connection. One saved in Prefect's UI has none yet, so each user of a connection makes
 the limit where it is missing: to Prefect a missing one means no limit.
 """
 
@@ -43,7 +43,7 @@ def missing_limits(connections: list[str]) -> list[str]:
 
 
 def max_transfers(connection: str) -> int | None:
-    """How many transfers may use a connection at a time; None where nobody has used it yet."""
+    """How many transfers may use a connection at a time; None before its first use."""
     return with_api(lambda client: _read_limit(client, connection))
 
 
@@ -60,7 +60,7 @@ async def set_limit(client: PrefectClient, connection: str, limit: int | None) -
     try:
         known = await client.read_global_concurrency_limit_by_name(name)
     except ObjectNotFound:
-        # Somebody else may have been faster.
+        # Another process may have been faster.
         with contextlib.suppress(ObjectAlreadyExists):
             await client.create_global_concurrency_limit(
                 GlobalConcurrencyLimitCreate(name=name, limit=limit or DEFAULT_MAX_TRANSFERS)

@@ -100,7 +100,7 @@ def save_connection(
             try:
                 saved = await block.asave(name, overwrite=overwrite, client=client)
             except ValueError as error:
-                # Either somebody else has saved it since we looked, so look again; or two blocks are a server's first
+                # Either another process has saved it since we looked, so look again; or two blocks are a server's first
                 # ones at one moment and both make the key that it encrypts with, which PostgreSQL allows only one.
                 if not isinstance(error.__cause__, ObjectAlreadyExists):
                     raise
@@ -164,7 +164,7 @@ def delete_connection(name: str) -> None:
 
     async def delete(client: PrefectClient) -> None:
         _, document = await _find_one(client, name)
-        # ObjectNotFound: somebody else has just done it.
+        # ObjectNotFound: another process has just done it.
         with contextlib.suppress(ObjectNotFound):
             await client.delete_block_document(document.id)
         await concurrency_limits.delete_limit(client, name)
@@ -184,7 +184,7 @@ def check_connection(name: str, path: str = "") -> list[Probe]:
     found = block.check(path)
 
     async def save(client: PrefectClient) -> None:
-        # Read again: whoever changes the connection meanwhile does so in Prefect's UI.
+        # Read again: a user may have changed the connection in Prefect's UI meanwhile.
         kind, document = await _find_one(client, name)
         now, _ = _read(kind, document)
         if now is None or (type(now), now.location) != (type(block), block.location):
@@ -233,7 +233,7 @@ async def _documents(client: PrefectClient, kind: type[StorageProvider]) -> list
             page = await client.read_block_documents_by_type(slug, offset=len(found), limit=_PAGE)
         except httpx.HTTPStatusError as error:
             if error.response.status_code == httpx.codes.NOT_FOUND:
-                return found  # a kind of which nobody has saved a connection yet
+                return found  # a kind of which no connection was ever saved
             raise
         known = {document.id for document in found}
         fresh = [document for document in page if document.id not in known]

@@ -1,4 +1,4 @@
-"""Where a connection's credentials come from: its own fields, a credentials block of somebody else's, or nowhere.
+"""Where a connection's credentials come from: its own fields, a credentials block of another package, or nowhere.
 
 Who uses prefect-aws or prefect-gcp has their keys in a block already. A connection can name that block instead of
 holding the keys once more. The block's document is read, not the block loaded, so those packages need not be installed

@@ -80,7 +80,7 @@ class GCSStorageProvider(StorageProvider):
         examples=["prod"],
     )
     anonymous: bool = Field(
-        default=False, title="Anonymous", description="Ask without credentials, for buckets that anybody may read."
+        default=False, title="Anonymous", description="Ask without credentials, for buckets that everyone may read."
     )
     endpoint_url: Text = Field(
         default="",
@@ -225,7 +225,7 @@ class GCSStorageProvider(StorageProvider):
         if answer.status_code == 403:
             return f"{service.name} answers; these credentials may not list its buckets (storage.buckets.list)"
         if answer.status_code == 401 and self.anonymous:
-            return f"{service.name} answers; nobody may list its buckets without credentials"
+            return f"{service.name} answers; its buckets cannot be listed without credentials"
         raise translate_answer(
             answer.status_code,
             answer.headers,

@@ -16,7 +16,7 @@ from flexai.checkpoints.storage.protocol import BytesBody, ObjectInfo, ObjectSto
 CONTENT = b"flexai storage check\n"
 
 _MAX_READ = 64 * 1024
-"""Bytes that are read of an object of somebody's."""
+"""Bytes that are read of an object of the user's."""
 _MAX_LISTED = 1000
 """Objects that are looked at to find a small one."""
 _NO_UPLOAD = "0" * 32
@@ -64,7 +64,7 @@ class NotTriedError(Exception):
 def try_out(
     place: RemotePath, abilities: Mapping[str, ProbeFunction] | None = None, *, source: RemotePath | None = None
 ) -> list[Probe]:
-    """Try each ability on objects below a prefix that nobody else uses, and delete them.
+    """Try each ability on objects below a prefix of their own, and delete them.
 
     ``abilities`` are tried after those that every store is tried for. Where nothing may be stored, what is at
     ``source`` is read instead, other permissions are tried on objects that are not there, and the rest is reported as
@@ -221,7 +221,7 @@ def reading(key: str) -> dict[str, ProbeFunction]:
         try:
             known = look(storage) if found is None else found
         except AccessDeniedError:
-            # What may not be listed can still be read by whoever knows its key.
+            # Credentials that may not list can still read an object whose key is known.
             known = the_one(storage)
         if not known:
             raise NotTriedError("no object is known that could be read")

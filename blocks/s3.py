@@ -24,7 +24,7 @@ from flexai.checkpoints.storage.s3.error_mapping import code_of, translate
 
 _REGION = re.compile(r"[a-z0-9-]{0,64}")
 _ACCOUNT = re.compile(r"[0-9a-f]{32}")
-# Whoever waits for a check wants to know soon that nobody is there.
+# A user waits for the check and wants to know soon that no service answers.
 _CHECK_POLICY = RetryPolicy(attempts=2)
 
 
@@ -241,7 +241,7 @@ class S3StorageProvider(_AddressedProvider):
         examples=["research"],
     )
     anonymous: bool = Field(
-        default=False, title="Anonymous", description="Ask without credentials, for buckets that anybody may read."
+        default=False, title="Anonymous", description="Ask without credentials, for buckets that everyone may read."
     )
 
     @field_validator("region")

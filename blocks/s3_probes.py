@@ -29,7 +29,7 @@ _FLAGS = {
 }
 _CHECKSUM = "checksum "
 _OTHER = CONTENT[::-1]
-# Whoever waits for a check wants to know soon, and a service may be busy for a moment.
+# A user waits for the check and wants to know soon, and a service may be busy for a moment.
 _POLICY = RetryPolicy(attempts=4)
 _KNOWN = {"passed": True, "absent": False}
 
@@ -91,7 +91,7 @@ class _Raw:
         return answer
 
     def is_refused(self, operation: str, name: str, **parameters: Any) -> bool:
-        """Whether a request is refused because of what it asks for, not because nobody may ask it."""
+        """Whether a request is refused because of what it asks for, not for a missing permission."""
         try:
             answer = self.call(operation, name, **parameters)
         except (AccessDeniedError, StorageUnavailableError):

@@ -160,7 +160,7 @@ def prefect_server(home: Path) -> Iterator[str]:
             time.sleep(0.2)
         yield api_url
     finally:
-        # Nobody will use what it has stored.
+        # No run will use what it has stored.
         server.kill()
         server.wait()
 

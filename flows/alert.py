@@ -62,7 +62,7 @@ def alert(title: Title, details: Details | None = None, notify: Notify = "") -> 
         # Not `load`: that returns a coroutine where an asynchronous flow runs this one.
         found = run_coro_as_sync(Block.aload(notify))
         if not isinstance(found, NotificationBlock):
-            raise UsageError(f"the block {notify!r} does not notify anybody", hint="slack-webhook/team")
+            raise UsageError(f"the block {notify!r} sends no notifications", hint="slack-webhook/team")
         run_coro_as_sync(_send(found, f"{title}\n\n{text}", title))
     return Failed(message=title)
 

@@ -44,7 +44,7 @@ def ask_for_approval(description: str, *, timeout_seconds: int) -> Approval:
 
     Nor does a retry of the run once it was approved; after a decision to decline, or none in time, a retry asks anew.
     ``description`` is Markdown, shown above the form. Raises UsageError outside of a flow run, and what Prefect raises
-    where nobody answers in time, which fails the run.
+    where no answer comes in time, which fails the run.
     """
     context = FlowRunContext.get()
     if context is None or context.flow_run is None:

@@ -59,7 +59,7 @@ def prepare_process() -> None:
 
     def watch() -> None:
         parent.join()
-        # What had arrived is in the catalog; nobody is left to take anything else.
+        # The catalog has what had arrived; no process is left to take anything else.
         os._exit(1)
 
     threading.Thread(target=watch, name="end-with-parent", daemon=True).start()

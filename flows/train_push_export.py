@@ -66,7 +66,7 @@ def train_push_export(training: TrainingSpec, push: PushSpec = _BEST, export: Ex
     Returns:
         ``job`` (the training job's document); ``checkpoints``: what was selected, each with its ``pushed`` name and id
         and with its ``export``, or None; ``approval``: a person's ``decision`` (``approve`` or ``decline``) and
-        ``note``, or None where nobody was asked.
+        ``note``, or None where the run asked for none.
 
     Raises:
         CheckpointError: What the tasks raise; NotFoundError where no checkpoint fits the selection.
@@ -105,7 +105,7 @@ def train_push_export(training: TrainingSpec, push: PushSpec = _BEST, export: Ex
 def _approval(
     summary: Document, places: Mapping[str, str], export: ExportSpec, logger: Logger
 ) -> dict[str, str] | None:
-    """What a person decided about the export; None where nobody was asked."""
+    """What a person decided about the export; None where the run asks for no approval."""
     if export.approval is None:
         return None
     if _is_exported(places, export.storage_provider):

@@ -31,7 +31,7 @@ def report_catalog(newest: int = 20) -> Document:
 
     Returns:
         ``pushed``, ``captured``, ``failed``, ``deleted`` (checkpoints), ``storedBytes``, ``unverifiedBytes``,
-        ``damagedContents`` and ``freeBytes`` (None where nobody can tell).
+        ``damagedContents`` and ``freeBytes`` (None where that is not known).
 
     Raises:
         CheckpointError: What the catalog and the store raise.

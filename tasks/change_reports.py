@@ -1,6 +1,6 @@
 """What the tasks tell Prefect about a change: an event, a page of the checkpoint's timeline, and its lineage.
 
-All of it comes after the change, which stands whether or not anybody hears of it: a catalog or an API that fails here
+All of it comes after the change, which stands whether or not Prefect hears of it: a catalog or an API that fails here
 is worth a warning.
 """
 

@@ -49,7 +49,7 @@ class Destination:
 def emit(event: str, resource: Resource, *, related: Iterable[Resource] = (), payload: Mapping[str, Any]) -> None:
     """Send an event to the API of the run, in the background; nothing without a run.
 
-    It never raises and never waits: what an event tells has happened, whether or not anybody hears of it.
+    It never raises and never waits: what an event tells has happened, whether or not Prefect hears of it.
     """
     if not artifacts.is_in_a_run():
         return

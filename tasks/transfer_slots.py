@@ -24,9 +24,10 @@ LEASE_SECONDS = 60.0
 def transfer_through(*connections: str) -> Iterator[None]:
     """Hold a place among those that may use the connections, and that of the managed store, at a time.
 
-    Empty names are none. All places are taken at once, so that nobody holds one and waits for another. Without a run
-    nothing is held. The places are held for the block, never for a file of it. Raises StorageUnavailableError where the
-    Prefect API does not answer or a limit is deleted meanwhile, SettingsError where none is configured.
+    Empty names are none. All places are taken at once, so that no transfer holds one while it waits for another.
+    Without a run nothing is held. The places are held for the block, never for a file of it. Raises
+    StorageUnavailableError where the Prefect API does not answer or a limit is deleted meanwhile, SettingsError where
+    none is configured.
     """
     names = sorted({*connections, store_connection(load_settings().effective_store)} - {""})
     if not names or not artifacts.is_in_a_run():

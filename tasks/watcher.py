@@ -42,5 +42,5 @@ def watched_by(watcher: Watcher) -> Iterator[None]:
 
 
 def current_watcher() -> Watcher:
-    """Who watches; somebody who shows nothing where nobody does."""
+    """The watcher of this run; one that shows nothing where there is none."""
     return _watcher.get(None) or Watcher()

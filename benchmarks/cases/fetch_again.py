@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _KEPT = "source/"
 _SHARDS = 8
-_REPOSITORY = "somebody/model"
+_REPOSITORY = "someuser/model"
 _HF = "hf"
 _NOTES = (
     "flexai reads the files and compares the BLAKE3 digest of every byte with what was pushed; a file that has been "

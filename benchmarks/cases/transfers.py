@@ -182,7 +182,7 @@ def _fetch(
 
 
 def _pulling(ready: Ready, source: Path, expected: dict[str, str], work: Path) -> Contestant:
-    """A client that fetches what it has pushed itself: nobody else names things as it does."""
+    """A client that fetches what it has pushed itself: no other client names things as it does."""
     ready.prepare_push(work, source, _PUSHED)
     ready.push(work, source, _PUSHED)
 

@@ -151,7 +151,7 @@ OPERATIONS: dict[str, Callable[..., None]] = {
 
 
 def terminal() -> TextIO:
-    """A terminal that nobody looks at."""
+    """A terminal without a person in front of it."""
     controlling, shown = os.openpty()
 
     def drain() -> None:

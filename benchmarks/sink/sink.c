@@ -170,7 +170,7 @@ static content *new_content(size_t pieces, const char *metadata) {
     return made;
 }
 
-// Adds a range of another content, sharing its bytes. The lock is held, or nobody else knows either of them.
+// Adds a range of another content, sharing its bytes. The lock is held, or no other thread knows either of them.
 static void append(content *to, const content *from, size_t start, size_t length) {
     for (size_t i = 0; i < from->pieces && length; i++) {
         const piece *one = &from->piece[i];
@@ -408,7 +408,7 @@ static bool send_text(connection *c, const char *bytes, size_t size) {
 // Reads what is on the wire, first of all what came along with the head.
 static ssize_t read_wire(connection *c, char *to, size_t length) {
     if (c->begin == c->end && length == 1) {
-        // Whoever looks for the end of a line must not ask the kernel for every byte; what is left over is copied once.
+        // A reader that looks for the end of a line must not ask the kernel for every byte; the rest is copied once.
         ssize_t got = receive(c, c->input, FRAME);
         if (got <= 0) return got;
         c->begin = 0;

@@ -101,7 +101,7 @@ _left_behind = False
 
 
 def leave_behind() -> None:
-    """Note that threads are at work that nobody is to wait for when the program ends."""
+    """Note that threads are at work for which the program must not wait when it ends."""
     global _left_behind  # noqa: PLW0603 - as the process itself, there is one
     _left_behind = True
 

@@ -30,7 +30,7 @@ _PROJECT_FILES = (("prefect.toml", ()), ("pyproject.toml", ("tool", "prefect")))
 
 @dataclass(frozen=True, slots=True)
 class PrefectAPI:
-    """A Prefect API that somebody configured."""
+    """A Prefect API that the user configured, or that ``flexai up`` started."""
 
     url: str
     origin: str

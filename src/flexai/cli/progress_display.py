@@ -30,10 +30,10 @@ LINE_INTERVAL = 30.0
 EVENT_INTERVAL = 1.0
 """Seconds between two events of a stage."""
 BRIEF = 1.0
-"""Seconds below which a stage is over before anybody wondered: it gets neither a bar nor a line at its end.
+"""Seconds below which a stage ends before a person wonders: it gets neither a bar nor a line at its end.
 
-Nobody's thoughts wander in that time (Nielsen, Usability Engineering, 1993), and to import rich for a bar would take
-a twentieth of it.
+A person's thoughts do not wander in that time (Nielsen, Usability Engineering, 1993), and a bar would cost the import
+of rich.
 """
 _RATE_WINDOW = 10.0
 _MAX_NOTES = 20
@@ -102,7 +102,7 @@ class Snapshot:
 
     @property
     def seconds_left(self) -> float | None:
-        """How long the rest takes at this rate; None where nobody knows."""
+        """How long the rest takes at this rate; None where that is not known."""
         rest = self.total_bytes - self.done
         return rest / self.rate if self.rate >= 1 and rest > 0 else None
 
@@ -133,7 +133,7 @@ class Snapshot:
         return f"{self.verb}: {', '.join(parts)} in {clock(self.seconds)}"
 
     def event(self, kind: str) -> dict[str, Any]:
-        """All of it for a program: sizes in bytes, times in seconds, ``secondsLeft`` null where nobody knows."""
+        """All of it for a program: sizes in bytes, times in seconds, ``secondsLeft`` null where it is not known."""
         left = self.seconds_left
         return {
             "event": kind,

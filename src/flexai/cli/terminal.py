@@ -33,7 +33,7 @@ verbosity = Verbosity()
 
 
 class OutputClosedError(Exception):
-    """Whoever read standard output has closed it."""
+    """The reader of standard output has closed it."""
 
 
 def verbosity_options(*, hidden: bool = False) -> list[click.Parameter]:
@@ -81,7 +81,7 @@ def _log(level: str) -> None:
 def write(text: str, *, newline: bool = True) -> None:
     """Write data to standard output, by default a whole line.
 
-    Raises OutputClosedError where nobody reads any more.
+    Raises OutputClosedError where its reader has gone.
     """
     try:
         click.echo(text, nl=newline)
@@ -155,7 +155,7 @@ def printable(text: str) -> str:
 
 
 def close_output() -> None:
-    """Stop writing to standard output, which nobody reads any more."""
+    """Stop writing to standard output, whose reader has gone."""
     _discard(sys.stdout)
 
 

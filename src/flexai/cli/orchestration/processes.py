@@ -1,4 +1,4 @@
-"""Processes in the background that a later command finds again, and takes for nobody else's.
+"""Processes in the background that a later command finds again, and does not confuse with others.
 
 A process is known by its host, its id and the time it began: an id alone may be another process's by now. What is
 known of it lies in a file in the folder ``prefect`` of the home folder, beside its log.
@@ -152,7 +152,7 @@ def stop(process: Background, *, grace: float) -> bool:
         return True
     except PermissionError as error:
         raise CheckpointError(
-            f"the Prefect {process.name} (process {process.pid}) is somebody else's to stop"
+            f"the Prefect {process.name} (process {process.pid}) is another user's to stop"
         ) from error
     return True
 

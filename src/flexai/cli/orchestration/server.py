@@ -47,7 +47,7 @@ def is_here(url: str) -> bool:
 def listen(wanted: int | None) -> socket.socket:
     """Listen on the port that is wanted, or else on Prefect's own, or on a free one.
 
-    From now on nobody else can have it, who may start a server at the same moment. Raises ConflictError where the
+    From now on no other process can have it that starts a server at the same moment. Raises ConflictError where the
     wanted port is taken.
     """
     if wanted is None:
@@ -156,7 +156,7 @@ def _held(prefect_home: Path) -> Iterator[int]:
 def _listen(port: int) -> socket.socket | None:
     listener = socket.socket()
     try:
-        # A server that has just ended leaves connections behind, which are nobody's.
+        # A server that has just ended leaves connections behind, which must not keep the port.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((HOST, port))
         listener.listen()

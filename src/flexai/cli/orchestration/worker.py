@@ -37,7 +37,7 @@ def start_worker(home: Path, url: str, pool: str, environment: Mapping[str, str]
             "FLEXAI_HOME": str(home),
             "PREFECT_API_URL": url,
             "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false",
-            # Ten seconds are long for somebody who has just pressed a button.
+            # A user who has just pressed a button should not wait for Prefect's ten seconds.
             "PREFECT_WORKER_QUERY_SECONDS": environment.get("PREFECT_WORKER_QUERY_SECONDS", "3"),
             # The Python that runs this is the one that a deployed `python …` means, activated or not.
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), path]),
