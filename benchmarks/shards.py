@@ -74,7 +74,7 @@ def _measure(folder: Path) -> None:
 
 
 def _push(folder: Path, runner: Any, *, remote: bool, shard_size: str) -> float:
-    from flexai.flows.forms import PushRequest
+    from flexai.flows.forms import PushForm
     from flexai.flows.push import push
 
     name = f"bench-{uuid.uuid4().hex[:8]}"
@@ -83,7 +83,7 @@ def _push(folder: Path, runner: Any, *, remote: bool, shard_size: str) -> float:
     for number in range(SHARDS):
         (source / f"{number:03}.bin").write_bytes(os.urandom(FILE_SIZE))
     what = {"storage_provider": "bench", "source_path": name} if remote else {"files": [str(source)]}
-    request = PushRequest.model_validate({"name": name, "source": what, "shard_size": shard_size})
+    request = PushForm.model_validate({"name": name, "source": what, "shard_size": shard_size})
     started = time.monotonic()
     push.with_options(task_runner=runner)(request)
     return time.monotonic() - started

@@ -6,10 +6,10 @@ from prefect import flow
 
 from flexai.checkpoints.documents import Document, short_size
 from flexai.flows.flow_options import OPTIONS, rename_run
-from flexai.flows.store_forms import ReportRequest
+from flexai.flows.store_forms import ReportForm
 from flexai.tasks import report_catalog
 
-_USUAL = ReportRequest()
+_USUAL = ReportForm()
 
 
 @flow(
@@ -18,7 +18,7 @@ _USUAL = ReportRequest()
     flow_run_name="report the catalog",
     **OPTIONS,
 )
-def report(request: ReportRequest = _USUAL) -> Document:
+def report(request: ReportForm = _USUAL) -> Document:
     """Attach a page and a table about the catalog to the run; their history shows how it grows.
 
     Args:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from prefect import flow
 
 from flexai.checkpoints.documents import Document
-from flexai.flows.flow_options import OPTIONS, rename_run
-from flexai.flows.forms import DeleteRequest
+from flexai.flows.flow_options import OPTIONS, rename_run, run_task
+from flexai.flows.forms import DeleteForm
 from flexai.tasks import delete_checkpoint
 from flexai.tasks.run_names import size_of
 
@@ -17,7 +17,7 @@ from flexai.tasks.run_names import size_of
     flow_run_name="delete {request.checkpoint}",
     **OPTIONS,
 )
-def delete(request: DeleteRequest) -> Document:
+def delete(request: DeleteForm) -> Document:
     """Delete a checkpoint; until gc takes its bytes, ``flexai checkpoint undelete ID`` brings it back.
 
     Args:
@@ -30,4 +30,4 @@ def delete(request: DeleteRequest) -> Document:
         CheckpointError: NotFoundError where there is none, ConflictError while it is being pushed.
     """
     rename_run(f"delete {request.checkpoint}{size_of(request.checkpoint)}")
-    return delete_checkpoint(request.checkpoint)
+    return run_task(delete_checkpoint, request.request())

@@ -6,11 +6,14 @@ from prefect import flow
 
 from flexai.blocks import load_connection
 from flexai.checkpoints.documents import Document
-from flexai.flows.flow_options import OPTIONS, rename_run
-from flexai.flows.forms import ExportRequest, shard_bytes
+from flexai.checkpoints.service.requests import ExportRequest
+from flexai.checkpoints.service.system import System
+from flexai.flows.flow_options import OPTIONS, rename_run, run_task
+from flexai.flows.forms import ExportForm, shard_bytes
 from flexai.flows.runners import task_runner
 from flexai.tasks import export_checkpoint
 from flexai.tasks.export import export_here
+from flexai.tasks.options import run_logger, telling
 from flexai.tasks.run_names import size_of
 from flexai.tasks.shards import FlowShardRunner, again_after_passing_failures
 
@@ -22,7 +25,7 @@ from flexai.tasks.shards import FlowShardRunner, again_after_passing_failures
     task_runner=task_runner(),
     **OPTIONS,
 )
-def export(request: ExportRequest) -> Document:
+def export(request: ExportForm) -> Document:
     """Export a checkpoint; a rerun continues a broken export, and moves nothing where all is there.
 
     Args:
@@ -35,23 +38,21 @@ def export(request: ExportRequest) -> Document:
         CheckpointError: What ``flexai.tasks.export_checkpoint`` raises.
     """
     rename_run(f"export {request.checkpoint}{size_of(request.checkpoint)} to {request.storage_provider}")
-    where = request.storage_provider, request.destination_path
-    return export_in_shards(
-        request.checkpoint, *where, overwrite=request.overwrite, shard_size=request.shard_size
-    ) or export_checkpoint(request.checkpoint, *where, overwrite=request.overwrite)
+    asked = request.request()
+    return export_in_shards(asked, shard_size=request.shard_size) or run_task(export_checkpoint, asked)
 
 
-def export_in_shards(
-    reference: str, storage_provider: str, destination_path: str, *, overwrite: bool, shard_size: str
-) -> Document | None:
+def export_in_shards(request: ExportRequest, *, shard_size: str) -> Document | None:
     """Export what is worth more than one shard; None for anything else, and for what cannot be found.
 
     Raises what ``flexai.tasks.export_checkpoint`` raises.
     """
     runner = FlowShardRunner.of(shard_bytes(shard_size))
-    if not runner.is_for_export(reference):
+    if not runner.is_for_export(request.reference):
         return None
-    connection = load_connection(storage_provider)
-    return again_after_passing_failures(
-        lambda: export_here(reference, connection, destination_path, overwrite=overwrite, runner=runner)
-    )
+
+    def export_all() -> Document:
+        with telling(run_logger()), System.open(connect=load_connection) as system:
+            return export_here(system, request, runner=runner)
+
+    return again_after_passing_failures(export_all)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from prefect import flow
 
 from flexai.checkpoints.documents import Document
-from flexai.flows.flow_options import OPTIONS, rename_run
-from flexai.flows.forms import FetchRequest
+from flexai.flows.flow_options import OPTIONS, rename_run, run_task
+from flexai.flows.forms import FetchForm
 from flexai.tasks import fetch_checkpoint
 from flexai.tasks.run_names import size_of
 
@@ -17,7 +17,7 @@ from flexai.tasks.run_names import size_of
     flow_run_name="fetch {request.checkpoint}",
     **OPTIONS,
 )
-def fetch(request: FetchRequest) -> Document:
+def fetch(request: FetchForm) -> Document:
     """Fetch a checkpoint; files that are there with the right content stay, and a broken fetch is continued.
 
     Args:
@@ -30,4 +30,4 @@ def fetch(request: FetchRequest) -> Document:
         CheckpointError: What ``flexai.tasks.fetch_checkpoint`` raises.
     """
     rename_run(f"fetch {request.checkpoint}{size_of(request.checkpoint)}")
-    return fetch_checkpoint(request.checkpoint, request.destination, overwrite=request.overwrite)
+    return run_task(fetch_checkpoint, request.request())

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from prefect.client.orchestration import get_client
 from prefect.context import FlowRunContext
+from prefect.tasks import Task
 
+from flexai.checkpoints.service.requests import arguments_of
 from flexai.flows.run_leases import keep_leases
 from flexai.tasks.artifacts import forgiving
 from flexai.tasks.options import run_logger
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+R = TypeVar("R")
 
 keep_leases()
 
@@ -29,3 +36,9 @@ def rename_run(name: str) -> None:
     with forgiving(logger):
         # Prefect's own helper would return a coroutine to a flow that an asynchronous one called.
         get_client(sync_client=True).update_flow_run(context.flow_run.id, name=name)
+
+
+def run_task(task: Task[..., R], request: DataclassInstance) -> R:
+    """Run the task that takes a request, and return its result; raises what the task raises."""
+    result: R = task(**arguments_of(request))
+    return result

@@ -7,13 +7,22 @@ checks before it makes a run; what only a program can tell is checked when the r
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Annotated, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 from prefect.utilities.schema_tools.hydration import hydrate
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from flexai.checkpoints.errors import CheckpointError
 from flexai.checkpoints.names import parse_name, parse_reference
+from flexai.checkpoints.service.requests import (
+    AnyPushRequest,
+    DeleteRequest,
+    ExportRequest,
+    FetchRequest,
+    NameRequest,
+    PushRequest,
+    VerifyRequest,
+)
 from flexai.checkpoints.settings import parse_duration, parse_size
 from flexai.checkpoints.storage.connection import split_bucket
 from flexai.flows.connection_field import Connection
@@ -96,10 +105,23 @@ ShardSize: TypeAlias = Annotated[
 ]
 
 
-class Request(BaseModel):
-    """What every request shares: a mistyped field is refused, and what was asked for does not change."""
+class Form(BaseModel):
+    """What every form shares: a mistyped field is refused, and what was asked for does not change."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    def fields(self, **renamed: str) -> dict[str, Any]:
+        """Its fields and those of the forms in it, for a request: but for those ``renamed``, both have the same names.
+
+        Those that say how the flow goes about it are left out: a request knows nothing of shards.
+        """
+        found: dict[str, Any] = {}
+        for name, value in self:
+            if isinstance(value, Form):
+                found |= value.fields(**renamed)
+            elif name not in _OF_THE_FLOW:
+                found[renamed.get(name, name)] = value
+        return found
 
     @model_validator(mode="before")
     @classmethod
@@ -109,7 +131,10 @@ class Request(BaseModel):
         return hydrate(values) if isinstance(values, dict) else values
 
 
-class WorkerFiles(Request):
+_OF_THE_FLOW = frozenset({"shard_size"})
+
+
+class WorkerFiles(Form):
     """Files of the machine that the worker runs on."""
 
     model_config = ConfigDict(title="Files of the worker")
@@ -133,7 +158,7 @@ class WorkerFiles(Request):
     )
 
 
-class ProviderFiles(Request):
+class ProviderFiles(Form):
     """What lies on a storage provider."""
 
     model_config = ConfigDict(title="Storage provider")
@@ -148,7 +173,7 @@ class ProviderFiles(Request):
     )
 
 
-class OtherCheckpoint(Request):
+class OtherCheckpoint(Form):
     """A checkpoint that is in the managed store already."""
 
     model_config = ConfigDict(title="Another checkpoint")
@@ -160,7 +185,7 @@ class OtherCheckpoint(Request):
     )
 
 
-class PushRequest(Request):
+class PushForm(Form):
     """What to push, and under which name."""
 
     name: NewName = Field(
@@ -179,8 +204,12 @@ class PushRequest(Request):
     )
     shard_size: ShardSize = ""
 
+    def request(self) -> PushRequest | NameRequest:
+        """What is asked for."""
+        return AnyPushRequest(**self.fields(checkpoint="from_checkpoint")).request()
 
-class FetchRequest(Request):
+
+class FetchForm(Form):
     """Which checkpoint to fetch, and where to."""
 
     checkpoint: CheckpointReference = Field(
@@ -196,8 +225,12 @@ class FetchRequest(Request):
         default=False, title="Overwrite", description="Replace files that are there with other content."
     )
 
+    def request(self) -> FetchRequest:
+        """What is asked for."""
+        return FetchRequest(**self.fields(checkpoint="reference"))
 
-class ExportRequest(Request):
+
+class ExportForm(Form):
     """Which checkpoint to export, and where to."""
 
     checkpoint: CheckpointReference = Field(
@@ -216,8 +249,12 @@ class ExportRequest(Request):
     )
     shard_size: ShardSize = ""
 
+    def request(self) -> ExportRequest:
+        """What is asked for."""
+        return ExportRequest(**self.fields(checkpoint="reference"))
 
-class InspectRequest(Request):
+
+class InspectForm(Form):
     """Which checkpoint to look up."""
 
     checkpoint: CheckpointReference = Field(
@@ -225,7 +262,7 @@ class InspectRequest(Request):
     )
 
 
-class ListRequest(Request):
+class ListForm(Form):
     """Which checkpoints to list."""
 
     names: NotEmpty = Field(
@@ -236,7 +273,7 @@ class ListRequest(Request):
     )
 
 
-class DeleteRequest(Request):
+class DeleteForm(Form):
     """Which checkpoint to delete."""
 
     checkpoint: CheckpointReference = Field(
@@ -246,8 +283,12 @@ class DeleteRequest(Request):
         examples=["mistral-500-checkpoint"],
     )
 
+    def request(self) -> DeleteRequest:
+        """What is asked for."""
+        return DeleteRequest(**self.fields(checkpoint="reference"))
 
-class VerifyRequest(Request):
+
+class VerifyForm(Form):
     """Which checkpoints to verify."""
 
     checkpoints: list[CheckpointReference] = Field(
@@ -262,3 +303,7 @@ class VerifyRequest(Request):
         description="Put sound content, read from an export of a checkpoint that has it, in the place of all that is"
         " known to be damaged.",
     )
+
+    def request(self) -> VerifyRequest:
+        """What is asked for."""
+        return VerifyRequest(**self.fields(checkpoints="references"))

@@ -5,12 +5,11 @@ from __future__ import annotations
 from prefect import flow
 
 from flexai.checkpoints.documents import Document, short_size
-from flexai.flows.flow_options import OPTIONS, rename_run
-from flexai.flows.forms import span_of
-from flexai.flows.store_forms import GarbageRequest
+from flexai.flows.flow_options import OPTIONS, rename_run, run_task
+from flexai.flows.store_forms import GarbageForm
 from flexai.tasks.gc import collect_garbage as collect
 
-_USUAL = GarbageRequest()
+_USUAL = GarbageForm()
 
 
 @flow(
@@ -19,7 +18,7 @@ _USUAL = GarbageRequest()
     flow_run_name="collect garbage",
     **OPTIONS,
 )
-def collect_garbage(request: GarbageRequest = _USUAL) -> Document:
+def collect_garbage(request: GarbageForm = _USUAL) -> Document:
     """Free what deleted checkpoints and abandoned pushes have left; what another checkpoint shares stays.
 
     Args:
@@ -31,6 +30,6 @@ def collect_garbage(request: GarbageRequest = _USUAL) -> Document:
     Raises:
         CheckpointError: What the catalog and the store raise.
     """
-    done = collect(span_of(request.grace_period))
+    done = run_task(collect, request.request())
     rename_run(f"collect garbage ({short_size(done['freedBytes'])} freed)")
     return done

@@ -6,7 +6,7 @@ from prefect import flow
 
 from flexai.checkpoints.documents import Document
 from flexai.flows.flow_options import OPTIONS
-from flexai.flows.forms import InspectRequest
+from flexai.flows.forms import InspectForm
 from flexai.tasks import artifacts, inspect_checkpoint
 from flexai.tasks.options import run_logger
 
@@ -20,7 +20,7 @@ SHOWN_FILES = 100
     flow_run_name="inspect {request.checkpoint}",
     **OPTIONS,
 )
-def inspect(request: InspectRequest) -> Document:
+def inspect(request: InspectForm) -> Document:
     """Look up a checkpoint, and attach a page about it to the run.
 
     Args:

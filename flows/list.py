@@ -8,12 +8,12 @@ from prefect import flow
 
 from flexai.checkpoints.documents import Document
 from flexai.flows.flow_options import OPTIONS
-from flexai.flows.forms import ListRequest
+from flexai.flows.forms import ListForm
 from flexai.tasks import artifacts
 from flexai.tasks import list_checkpoints as list_task
 from flexai.tasks.options import run_logger
 
-_ALL = ListRequest()
+_ALL = ListForm()
 
 
 @flow(
@@ -22,7 +22,7 @@ _ALL = ListRequest()
     flow_run_name="list {request.names}",
     **OPTIONS,
 )
-def list_checkpoints(request: ListRequest = _ALL) -> list[Document]:
+def list_checkpoints(request: ListForm = _ALL) -> list[Document]:
     """List checkpoints, oldest first, and attach them to the run as a table.
 
     Args:

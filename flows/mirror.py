@@ -5,8 +5,8 @@ from __future__ import annotations
 from prefect import flow
 
 from flexai.checkpoints.documents import Document, short_size
-from flexai.flows.flow_options import OPTIONS, rename_run
-from flexai.flows.store_forms import ByName, MirrorRequest, OfJob, Selected
+from flexai.flows.flow_options import OPTIONS, rename_run, run_task
+from flexai.flows.store_forms import MirrorForm
 from flexai.tasks import mirror_checkpoints
 
 
@@ -16,7 +16,7 @@ from flexai.tasks import mirror_checkpoints
     flow_run_name="mirror to {request.storage_provider}",
     **OPTIONS,
 )
-def mirror(request: MirrorRequest) -> Document:
+def mirror(request: MirrorForm) -> Document:
     """Mirror checkpoints, each to a folder of its own below a path; run again, it copies what is new.
 
     One that fails does not stop the others; the run fails at its end and names them.
@@ -30,15 +30,7 @@ def mirror(request: MirrorRequest) -> Document:
     Raises:
         CheckpointError: What ``flexai.tasks.mirror_checkpoints`` raises.
     """
-    which = request.checkpoints
-    done = mirror_checkpoints(
-        request.storage_provider,
-        request.destination_path,
-        names=which.names if isinstance(which, ByName) else "*",
-        checkpoints=which.checkpoints if isinstance(which, Selected) else (),
-        job=which.job if isinstance(which, OfJob) else "",
-        overwrite=request.overwrite,
-    )
+    done = run_task(mirror_checkpoints, request.request())
     rename_run(
         f"mirror to {request.storage_provider}: {len(done['copied'])} copied ({short_size(done['movedBytes'])}),"
         f" {len(done['skipped'])} there already"

@@ -10,17 +10,17 @@ from pydantic import Field, field_validator, model_validator
 from flexai.checkpoints.choosing import Metric, MetricName
 from flexai.checkpoints.documents import Document
 from flexai.checkpoints.errors import UsageError
-from flexai.checkpoints.service.prune import PruneScope
+from flexai.checkpoints.service.prune import PruneRequest, PruneScope
 from flexai.checkpoints.service.retention import RetentionPolicy
-from flexai.flows.flow_options import OPTIONS, rename_run
-from flexai.flows.forms import CheckpointReference, NotEmpty, Request, Span, span_of
+from flexai.flows.flow_options import OPTIONS, rename_run, run_task
+from flexai.flows.forms import CheckpointReference, Form, NotEmpty, Span, span_of
 from flexai.tasks.prune import prune_checkpoints, summary_of
 
 _MOST = 1_000_000
 _NO_TIME = timedelta(0)
 
 
-class RetentionRequest(Request):
+class RetentionForm(Form):
     """Which checkpoints are judged, what is kept of them, and whether the rest is deleted."""
 
     jobs: list[CheckpointReference] = Field(
@@ -102,35 +102,24 @@ class RetentionRequest(Request):
         return time.replace(tzinfo=UTC) if time is not None and time.tzinfo is None else time
 
     @model_validator(mode="after")
-    def _keeps_something(self) -> RetentionRequest:
+    def _keeps_something(self) -> RetentionForm:
         try:
-            self.policy().check()
+            self.request()
         except UsageError as error:
             raise ValueError(f"{error.message}: give one of those that begin with 'Keep'") from error
         return self
 
-    def policy(self) -> RetentionPolicy:
-        """The rules."""
-        return RetentionPolicy(
-            keep_last=self.keep_last,
-            keep_best=self.keep_best,
-            metric=Metric.named(self.metric),
-            keep_every_steps=self.keep_every_steps,
-            keep_every=span_of(self.keep_every) or _NO_TIME,
-            keep_within=span_of(self.keep_within) or _NO_TIME,
-            keep_since=self.keep_since,
-            keep_exported=self.keep_exported,
-            include_failed=self.include_failed,
-            drop_last=self.drop_last,
-            drop_best=self.drop_best,
-        )
-
-    def scope(self) -> PruneScope:
-        """Which checkpoints are judged."""
-        return PruneScope(jobs=tuple(self.jobs), pushed=tuple(self.pushed))
+    def request(self) -> PruneRequest:
+        """What is asked for."""
+        fields = self.fields()
+        scope = PruneScope(**{name: tuple(fields.pop(name)) for name in ("jobs", "pushed")})
+        apply = fields.pop("apply")
+        read = {name: span_of(fields[name]) or _NO_TIME for name in ("keep_every", "keep_within")}
+        policy = RetentionPolicy(**fields | read | {"metric": Metric.named(self.metric)})
+        return PruneRequest(policy, scope, apply)
 
 
-_DEFAULT = RetentionRequest()
+_DEFAULT = RetentionForm()
 
 
 @flow(
@@ -139,7 +128,7 @@ _DEFAULT = RetentionRequest()
     flow_run_name="retention",
     **OPTIONS,
 )
-def retention(request: RetentionRequest = _DEFAULT) -> Document:
+def retention(request: RetentionForm = _DEFAULT) -> Document:
     """Judge checkpoints by rules; the plan is attached to the run as a table, and nothing is done without ``apply``.
 
     What one rule keeps stays. So do protected checkpoints, those that a running training job started from or would be
@@ -155,6 +144,6 @@ def retention(request: RetentionRequest = _DEFAULT) -> Document:
         CheckpointError: NotFoundError for a job that is not there, StorageUnavailableError for a catalog that does not
             answer.
     """
-    done: Document = prune_checkpoints(request.policy(), request.scope(), apply=request.apply)
+    done = run_task(prune_checkpoints, request.request())
     rename_run(f"retention: {summary_of(done)}")
     return done

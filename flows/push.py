@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from prefect import flow
 
+from flexai.blocks import load_connection
 from flexai.checkpoints.documents import Document, short_size
 from flexai.checkpoints.errors import CheckpointError
 from flexai.checkpoints.service.push import is_large
-from flexai.flows.flow_options import OPTIONS, rename_run
-from flexai.flows.forms import OtherCheckpoint, ProviderFiles, PushRequest, WorkerFiles, shard_bytes
+from flexai.checkpoints.service.requests import NameRequest, PushRequest
+from flexai.checkpoints.service.system import System
+from flexai.flows.flow_options import OPTIONS, rename_run, run_task
+from flexai.flows.forms import PushForm, shard_bytes
 from flexai.flows.runners import task_runner
 from flexai.tasks import push_checkpoint
-from flexai.tasks.push import push_here, source_of
+from flexai.tasks.options import run_logger, telling
+from flexai.tasks.push import push_here
 from flexai.tasks.run_names import size_of, size_of_files
 from flexai.tasks.shards import FlowShardRunner, again_after_passing_failures
 
@@ -23,7 +27,7 @@ from flexai.tasks.shards import FlowShardRunner, again_after_passing_failures
     task_runner=task_runner(),
     **OPTIONS,
 )
-def push(request: PushRequest) -> Document:
+def push(request: PushForm) -> Document:
     """Push a checkpoint; a push that failed or was cancelled is continued by the next one of the same name.
 
     Args:
@@ -35,57 +39,37 @@ def push(request: PushRequest) -> Document:
     Raises:
         CheckpointError: What ``flexai.tasks.push_checkpoint`` raises.
     """
-    size = _size_of(request.source)
+    asked = request.request()
+    size = _size_of(asked)
     if size:
         rename_run(f"push {request.name}{size}")
-    document = _push_in_shards(request) or _push(request)
+    document = _push_in_shards(asked, shard_size=request.shard_size) or run_task(push_checkpoint, asked)
     if not size:
         rename_run(f"push {request.name} ({short_size(document['status']['sizeBytes'])})")
     return document
 
 
-def _size_of(source: WorkerFiles | ProviderFiles | OtherCheckpoint) -> str:
+def _size_of(request: PushRequest | NameRequest) -> str:
     """How large a source is, in a run's name; empty where only its listing tells, which a push does by itself."""
-    if isinstance(source, WorkerFiles):
-        return size_of_files(source.files, follow_symlinks=source.follow_symlinks)
-    return size_of(source.checkpoint) if isinstance(source, OtherCheckpoint) else ""
+    if isinstance(request, NameRequest):
+        return size_of(request.from_checkpoint)
+    return size_of_files(request.files, follow_symlinks=request.follow_symlinks) if request.files else ""
 
 
-def _push_in_shards(request: PushRequest) -> Document | None:
+def _push_in_shards(request: PushRequest | NameRequest, *, shard_size: str) -> Document | None:
     """Push what is worth more than one shard; None for anything else, and for what cannot be found."""
-    source = request.source
-    runner = FlowShardRunner.of(shard_bytes(request.shard_size))
-    if isinstance(source, OtherCheckpoint):
+    if isinstance(request, NameRequest):
         return None
+    runner = FlowShardRunner.of(shard_bytes(shard_size))
     try:
-        if isinstance(source, ProviderFiles):
-            what = source_of(storage_provider=source.storage_provider, source_path=source.source_path)
-        else:
-            what = source_of(source.files, source.follow_symlinks, source.rehash)
-        if not is_large(what, runner.shard_size):
-            return None
+        with System.open(connect=load_connection) as system:
+            if not is_large(system, request, runner.shard_size):
+                return None
     except CheckpointError:
         return None  # for the task to say
-    return again_after_passing_failures(
-        lambda: push_here(request.name, what, if_not_exists=request.if_not_exists, runner=runner)
-    )
 
+    def push_all() -> Document:
+        with telling(run_logger()), System.open(connect=load_connection) as system:
+            return push_here(system, request, runner=runner)
 
-def _push(request: PushRequest) -> Document:
-    source = request.source
-    if isinstance(source, ProviderFiles):
-        return push_checkpoint(
-            request.name,
-            storage_provider=source.storage_provider,
-            source_path=source.source_path,
-            if_not_exists=request.if_not_exists,
-        )
-    if isinstance(source, OtherCheckpoint):
-        return push_checkpoint(request.name, from_checkpoint=source.checkpoint, if_not_exists=request.if_not_exists)
-    return push_checkpoint(
-        request.name,
-        files=source.files,
-        follow_symlinks=source.follow_symlinks,
-        rehash=source.rehash,
-        if_not_exists=request.if_not_exists,
-    )
+    return again_after_passing_failures(push_all)

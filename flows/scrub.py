@@ -5,12 +5,11 @@ from __future__ import annotations
 from prefect import flow
 
 from flexai.checkpoints.documents import Document, short_size
-from flexai.flows.flow_options import OPTIONS, rename_run
-from flexai.flows.store_forms import ScrubRequest
+from flexai.flows.flow_options import OPTIONS, rename_run, run_task
+from flexai.flows.store_forms import ScrubForm
 from flexai.tasks import scrub_store
 
-_USUAL = ScrubRequest()
-_GIB = 1024**3
+_USUAL = ScrubForm()
 
 
 @flow(
@@ -19,7 +18,7 @@ _GIB = 1024**3
     flow_run_name="scrub {request.budget_gib:g} GiB",
     **OPTIONS,
 )
-def scrub(request: ScrubRequest = _USUAL) -> Document:
+def scrub(request: ScrubForm = _USUAL) -> Document:
     """Scrub the store: scheduled, its runs go through all of it, whatever one of them dies of.
 
     Args:
@@ -31,7 +30,7 @@ def scrub(request: ScrubRequest = _USUAL) -> Document:
     Raises:
         CheckpointError: IntegrityError for damage that is left.
     """
-    done = scrub_store(max(1, round(request.budget_gib * _GIB)), repair=request.repair)
+    done = run_task(scrub_store, request.request())
     found = f", {done['damagedContents']} damaged" if done["damagedContents"] else ""
     rename_run(f"scrub ({short_size(done['checkedBytes'])} verified{found})")
     return done

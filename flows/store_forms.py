@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from pydantic import ConfigDict, Field
 
+from flexai.checkpoints.service.requests import GarbageRequest, MirrorRequest, ScrubRequest
 from flexai.flows.connection_field import Connection
-from flexai.flows.forms import CheckpointReference, NotEmpty, Request, SourcePath, Span
+from flexai.flows.forms import CheckpointReference, Form, NotEmpty, SourcePath, Span, span_of
+
+_GIB = 1024**3
 
 
-class ByName(Request):
+class ByName(Form):
     """The pushed checkpoints of certain names."""
 
     model_config = ConfigDict(title="Pushed ones by their names")
@@ -21,7 +24,7 @@ class ByName(Request):
     )
 
 
-class Selected(Request):
+class Selected(Form):
     """Exactly these checkpoints."""
 
     model_config = ConfigDict(title="Exactly these")
@@ -34,7 +37,7 @@ class Selected(Request):
     )
 
 
-class OfJob(Request):
+class OfJob(Form):
     """The checkpoints that a training job wrote."""
 
     model_config = ConfigDict(title="Those of a training job")
@@ -42,7 +45,7 @@ class OfJob(Request):
     job: CheckpointReference = Field(title="Training job", description="Its NAME or UUID.", examples=["mistral-run"])
 
 
-class MirrorRequest(Request):
+class MirrorForm(Form):
     """Which checkpoints to mirror, and where to."""
 
     checkpoints: ByName | Selected | OfJob = Field(
@@ -61,8 +64,12 @@ class MirrorRequest(Request):
         default=False, title="Overwrite", description="Replace objects that are there with other content."
     )
 
+    def request(self) -> MirrorRequest:
+        """What is asked for."""
+        return MirrorRequest(**self.fields())
 
-class ScrubRequest(Request):
+
+class ScrubForm(Form):
     """How much of the store to verify in one run."""
 
     budget_gib: float = Field(
@@ -81,8 +88,13 @@ class ScrubRequest(Request):
         " damaged. What cannot be repaired fails the run.",
     )
 
+    def request(self) -> ScrubRequest:
+        """What is asked for."""
+        fields = self.fields(budget_gib="budget")
+        return ScrubRequest(**fields | {"budget": max(1, round(fields["budget"] * _GIB))})
 
-class GarbageRequest(Request):
+
+class GarbageForm(Form):
     """Which garbage is collected."""
 
     grace_period: Span = Field(
@@ -93,8 +105,12 @@ class GarbageRequest(Request):
         examples=["7d"],
     )
 
+    def request(self) -> GarbageRequest:
+        """What is asked for."""
+        return GarbageRequest(grace_period=span_of(self.grace_period))
 
-class ReportRequest(Request):
+
+class ReportForm(Form):
     """How much of the catalog to show."""
 
     newest: int = Field(

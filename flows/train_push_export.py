@@ -18,6 +18,8 @@ from flexai.checkpoints.documents import Document
 from flexai.checkpoints.errors import NotFoundError, StorageUnavailableError, UsageError
 from flexai.checkpoints.models import JobStatus
 from flexai.checkpoints.names import parse_name
+from flexai.checkpoints.service.requests import ExportRequest, NameRequest
+from flexai.checkpoints.service.system import System
 from flexai.checkpoints.storage.connection import split_bucket
 from flexai.flows.approval import ApprovalAnswer, ask_for_approval
 from flexai.flows.export import export_in_shards
@@ -26,10 +28,11 @@ from flexai.flows.runners import task_runner
 from flexai.flows.selection import fields_of, name_checkpoints, select_checkpoints
 from flexai.flows.templates import check_template, render
 from flexai.flows.training_forms import PATH_FIELDS, ExportSpec, PushSpec, TrainingSpec, check_told_apart
-from flexai.tasks import artifacts, list_training_checkpoints, push_checkpoint, run_training
+from flexai.tasks import artifacts, list_training_checkpoints, run_training
 from flexai.tasks.export import export_here
 from flexai.tasks.options import RETRIED, TAGS, Logger, run_logger, telling
-from flexai.tasks.transfer_slots import transfer_through
+from flexai.tasks.push import name_here
+from flexai.tasks.transfer_slots import transferring
 
 _BEST = PushSpec()
 _SAMPLE = {**PushSpec.SAMPLE, "name": "checkpoint-1"}
@@ -128,9 +131,8 @@ def _export_all(places: Mapping[str, str], export: ExportSpec) -> dict[str, Docu
     """Export checkpoints by UUID, each to its place: large ones in shards, the others in one task run."""
     exported: dict[str, Document] = {}
     for checkpoint_id, place in places.items():
-        document = export_in_shards(
-            checkpoint_id, export.storage_provider, place, overwrite=export.overwrite, shard_size=export.shard_size
-        )
+        request = ExportRequest(checkpoint_id, export.storage_provider, place, export.overwrite)
+        document = export_in_shards(request, shard_size=export.shard_size)
         if document is not None:
             exported[checkpoint_id] = document
     rest = {checkpoint_id: place for checkpoint_id, place in places.items() if checkpoint_id not in exported}
@@ -177,9 +179,10 @@ def push_selection(names: Mapping[str, str]) -> dict[str, Document]:
         CheckpointError: What ``push_checkpoint`` raises.
     """
     pushed = {}
-    for checkpoint_id, name in names.items():
-        metadata = push_checkpoint.fn(name, from_checkpoint=checkpoint_id, if_not_exists=True)["metadata"]
-        pushed[checkpoint_id] = {"name": metadata["name"], "id": metadata["id"]}
+    with telling(run_logger()), System.open(connect=load_connection) as system:
+        for checkpoint_id, name in names.items():
+            metadata = name_here(system, NameRequest(name, checkpoint_id, if_not_exists=True))["metadata"]
+            pushed[checkpoint_id] = {"name": metadata["name"], "id": metadata["id"]}
     return pushed
 
 
@@ -201,11 +204,9 @@ def export_selection(places: Mapping[str, str], storage_provider: str, overwrite
     Raises:
         CheckpointError: What ``export_checkpoint`` raises.
     """
-    with telling(run_logger()):
-        connection = load_connection(storage_provider)
-    with transfer_through(storage_provider):
+    with transferring(run_logger(), storage_provider) as system:
         return {
-            checkpoint_id: export_here(checkpoint_id, connection, place, overwrite=overwrite)
+            checkpoint_id: export_here(system, ExportRequest(checkpoint_id, storage_provider, place, overwrite))
             for checkpoint_id, place in places.items()
         }
 

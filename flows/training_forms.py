@@ -11,7 +11,7 @@ from flexai.checkpoints.choosing import MetricName
 from flexai.checkpoints.errors import UsageError
 from flexai.checkpoints.names import RESERVED_NAMES, VARIABLE_PATTERN, is_variable, parse_name, parse_reference
 from flexai.flows.connection_field import Connection
-from flexai.flows.forms import NotEmpty, Request, ShardSize
+from flexai.flows.forms import Form, NotEmpty, ShardSize
 from flexai.flows.templates import check_template, field_pattern, render
 
 JOB_FIELDS = frozenset({"date", "time"})
@@ -46,7 +46,7 @@ class Selection(StrEnum):
     ALL = "all"
 
 
-class TrainingSpec(Request):
+class TrainingSpec(Form):
     """The command to train with."""
 
     name: str = Field(
@@ -126,7 +126,7 @@ class TrainingSpec(Request):
         return self
 
 
-class PushSpec(Request):
+class PushSpec(Form):
     """Which checkpoints of the job to push, and under which names."""
 
     SAMPLE: ClassVar[dict[str, str | int]] = {"checkpoint": "checkpoint-1", "step": 1, "id": "0" * 8}
@@ -171,7 +171,7 @@ class PushSpec(Request):
         return self
 
 
-class ApprovalSpec(Request):
+class ApprovalSpec(Form):
     """That a person decides whether to export."""
 
     # What the form calls the tab on which it is filled in.
@@ -187,7 +187,7 @@ class ApprovalSpec(Request):
     )
 
 
-class ExportSpec(Request):
+class ExportSpec(Form):
     """Where to export what was pushed."""
 
     # What the form calls the tab on which it is filled in.

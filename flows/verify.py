@@ -5,12 +5,12 @@ from __future__ import annotations
 from prefect import flow
 
 from flexai.checkpoints.documents import Document
-from flexai.flows.flow_options import OPTIONS, rename_run
-from flexai.flows.forms import VerifyRequest
+from flexai.flows.flow_options import OPTIONS, rename_run, run_task
+from flexai.flows.forms import VerifyForm
 from flexai.tasks import verify_checkpoints
 from flexai.tasks.run_names import size_of
 
-_ALL = VerifyRequest()
+_ALL = VerifyForm()
 
 
 @flow(
@@ -19,7 +19,7 @@ _ALL = VerifyRequest()
     flow_run_name="verify checkpoints",
     **OPTIONS,
 )
-def verify(request: VerifyRequest = _ALL) -> Document:
+def verify(request: VerifyForm = _ALL) -> Document:
     """Verify checkpoints, or the whole store where none is named; damage is all logged before the run fails.
 
     Args:
@@ -38,4 +38,4 @@ def verify(request: VerifyRequest = _ALL) -> Document:
         rename_run(f"verify {named[0]}{size_of(named[0])}")
     else:
         rename_run(f"verify {named[0]} and {len(named) - 1} more")
-    return verify_checkpoints(named, repair=request.repair)
+    return run_task(verify_checkpoints, request.request())

@@ -8,10 +8,11 @@ from flexai.blocks import load_connection
 from flexai.checkpoints.documents import Document
 from flexai.checkpoints.service.delete import delete as delete_from_catalog
 from flexai.checkpoints.service.delete import undelete as undelete_in_catalog
+from flexai.checkpoints.service.requests import DeleteRequest, UndeleteRequest
 from flexai.checkpoints.service.result_documents import identity, undelete_document
 from flexai.checkpoints.service.system import System
 from flexai.tasks.change_reports import Reporter
-from flexai.tasks.options import QUICK, TAGS, run_logger, telling
+from flexai.tasks.options import QUICK, TAGS, run_logger, takes, telling
 from flexai.tasks.run_names import sized
 
 
@@ -22,19 +23,17 @@ from flexai.tasks.run_names import sized
     task_run_name=sized("delete {reference}{size}"),
     **QUICK,
 )
-def delete_checkpoint(reference: str) -> Document:
+@takes(DeleteRequest)
+def delete_checkpoint(request: DeleteRequest) -> Document:
     """Delete a checkpoint and return what was deleted; ``flexai checkpoint undelete ID`` brings it back for a while.
-
-    Args:
-        reference: NAME or UUID of the checkpoint.
 
     Raises:
         CheckpointError: NotFoundError where there is none, ConflictError while it is being pushed.
     """
     logger = run_logger()
     with telling(logger), System.open(connect=load_connection) as system:
-        deleted = delete_from_catalog(system, reference)
-        logger.info("deleted checkpoint %s (%s)", reference, deleted.id)
+        deleted = delete_from_catalog(system, request)
+        logger.info("deleted checkpoint %s (%s)", request.reference, deleted.id)
         Reporter(system, logger).deleted(deleted)
     return identity(deleted)
 
@@ -46,12 +45,9 @@ def delete_checkpoint(reference: str) -> Document:
     task_run_name="undelete {reference}",
     **QUICK,
 )
-def undelete_checkpoint(reference: str, new_name: str = "") -> Document:
+@takes(UndeleteRequest)
+def undelete_checkpoint(request: UndeleteRequest) -> Document:
     """Bring back a deleted checkpoint within its grace period and return which it is, and its status.
-
-    Args:
-        reference: The name that it had, or its UUID.
-        new_name: Another name for it; the old one where empty.
 
     Raises:
         CheckpointError: NotFoundError where there is none that could come back, AlreadyExistsError where the name is
@@ -59,7 +55,7 @@ def undelete_checkpoint(reference: str, new_name: str = "") -> Document:
     """
     logger = run_logger()
     with telling(logger), System.open(connect=load_connection) as system:
-        restored = undelete_in_catalog(system, reference, new_name=new_name)
-        logger.info("checkpoint %s is %s again (%s)", restored.name or reference, restored.status, restored.id)
+        restored = undelete_in_catalog(system, request)
+        logger.info("checkpoint %s is %s again (%s)", restored.name or request.reference, restored.status, restored.id)
         Reporter(system, logger).undeleted(restored)
     return undelete_document(restored)

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from prefect import task
 
-from flexai.blocks import load_connection
 from flexai.checkpoints.documents import Document
 from flexai.checkpoints.service.fetch import fetch as fetch_from_store
+from flexai.checkpoints.service.requests import FetchRequest
 from flexai.checkpoints.service.result_documents import fetch_document
-from flexai.checkpoints.service.system import System
 from flexai.tasks import artifacts
-from flexai.tasks.options import RETRIED, TAGS, run_logger, telling
+from flexai.tasks.options import RETRIED, TAGS, run_logger, takes
 from flexai.tasks.run_names import sized
 from flexai.tasks.run_progress import RunProgress
-from flexai.tasks.transfer_slots import transfer_through
+from flexai.tasks.transfer_slots import transferring
 
 
 @task(
@@ -25,13 +22,9 @@ from flexai.tasks.transfer_slots import transfer_through
     task_run_name=sized("fetch {reference}{size}"),
     **RETRIED,
 )
-def fetch_checkpoint(reference: str, destination: str = ".", overwrite: bool = False) -> Document:
+@takes(FetchRequest)
+def fetch_checkpoint(request: FetchRequest) -> Document:
     """Fetch a checkpoint; a rerun continues a broken fetch.
-
-    Args:
-        reference: NAME or UUID of the checkpoint.
-        destination: The directory, made where it is missing.
-        overwrite: Replace files that are there with other content.
 
     Returns:
         ``checkpoint``, ``destination`` (absolute), ``fetchedFiles``, ``keptFiles`` and ``movedBytes``.
@@ -40,9 +33,15 @@ def fetch_checkpoint(reference: str, destination: str = ".", overwrite: bool = F
         CheckpointError: What ``flexai.checkpoints.service.fetch.fetch`` raises.
     """
     logger = run_logger()
-    progress = RunProgress(logger, key=artifacts.artifact_key("fetch", reference))
-    target = Path(destination).expanduser().absolute()
-    with telling(logger), transfer_through(), System.open(connect=load_connection) as system:
-        report = fetch_from_store(system, reference, target, overwrite=overwrite, progress=progress)
-    logger.info("fetched %s to %s: %d files, %d kept", reference, target, report.fetched_files, report.kept_files)
-    return fetch_document(report)
+    progress = RunProgress(logger, key=artifacts.artifact_key("fetch", request.reference))
+    with transferring(logger) as system:
+        report = fetch_from_store(system, request, progress=progress)
+    done = fetch_document(report)
+    logger.info(
+        "fetched %s to %s: %d files, %d kept",
+        request.reference,
+        done["destination"],
+        report.fetched_files,
+        report.kept_files,
+    )
+    return done

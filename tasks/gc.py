@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
-
 from prefect import task
 
 from flexai.blocks import load_connection
 from flexai.checkpoints.documents import Document
 from flexai.checkpoints.service.gc import collect_garbage as collect_from_store
+from flexai.checkpoints.service.requests import GarbageRequest
 from flexai.checkpoints.service.result_documents import garbage_document
 from flexai.checkpoints.service.system import System
 from flexai.tasks import artifacts
-from flexai.tasks.options import RETRIED, TAGS, Logger, run_logger, telling
+from flexai.tasks.options import RETRIED, TAGS, Logger, run_logger, takes, telling
 from flexai.tasks.run_progress import RunProgress
 
 KEY = "garbage"
@@ -28,12 +27,9 @@ _SHOWN = 50
     task_run_name="collect garbage",
     **RETRIED,
 )
-def collect_garbage(grace_period: timedelta | None = None) -> Document:
+@takes(GarbageRequest)
+def collect_garbage(request: GarbageRequest) -> Document:
     """Free what deleted checkpoints, and pushes that were interrupted and never continued, have left.
-
-    Args:
-        grace_period: Take only what was deleted or abandoned longer ago than this; the setting ``grace_period`` where
-            left out.
 
     Returns:
         What ``flexai checkpoint gc --json`` prints. Tried again, it goes on, and tells what the last try took.
@@ -44,7 +40,7 @@ def collect_garbage(grace_period: timedelta | None = None) -> Document:
     logger = run_logger()
     progress = RunProgress(logger, key="collect-garbage")
     with telling(logger), System.open(connect=load_connection) as system:
-        document = garbage_document(collect_from_store(system, grace_period=grace_period, progress=progress))
+        document = garbage_document(collect_from_store(system, request, progress=progress))
     _show(document, logger)
     return document
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextvars
+import functools
+import inspect
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeAlias
+from typing import Any, ParamSpec, TypeAlias, TypeVar, get_type_hints
 
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
@@ -89,3 +91,44 @@ def telling(logger: Logger) -> Iterator[None]:
         if error.hint:
             logger.error("%s (hint: %s)", error.message, error.hint)
         raise
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+D = TypeVar("D")
+
+
+def takes(request: Callable[P, R]) -> Callable[[Callable[[R], D]], Callable[P, D]]:
+    """Give a function of a request the request's fields for its parameters, and their documentation.
+
+    What makes no sense together is refused before the function runs, and logged with what helps.
+    """
+    hints = get_type_hints(request)
+    signature = inspect.signature(request)
+    parameters = [one.replace(annotation=hints[one.name]) for one in signature.parameters.values()]
+    documentation = inspect.getdoc(request) or ""
+
+    def decorate(run: Callable[[R], D]) -> Callable[P, D]:
+        @functools.wraps(run)
+        def call(*args: P.args, **kwargs: P.kwargs) -> D:
+            with telling(run_logger()):
+                made = request(*args, **kwargs)
+            return run(made)
+
+        returned = get_type_hints(run)["return"]
+        # Prefect, cloudpickle and readers of the signature see the fields, and not the request.
+        del call.__wrapped__
+        call.__signature__ = signature.replace(parameters=parameters, return_annotation=returned)  # type: ignore[attr-defined]
+        call.__annotations__ = {one.name: one.annotation for one in parameters} | {"return": returned}
+        call.__doc__ = _with_arguments(inspect.getdoc(run) or "", documentation)
+        return call
+
+    return decorate
+
+
+def _with_arguments(text: str, documentation: str) -> str:
+    """A function's documentation with the arguments of its request, before what it returns and raises."""
+    arguments = next(part for part in documentation.split("\n\n") if part.startswith("Args:"))
+    parts = text.split("\n\n")
+    place = next((index for index, part in enumerate(parts) if part.startswith(("Returns:", "Raises:"))), len(parts))
+    return "\n\n".join([*parts[:place], arguments, *parts[place:]])

@@ -6,12 +6,11 @@ from prefect import task
 
 from flexai.blocks import load_connection
 from flexai.checkpoints.documents import Document, human_size
-from flexai.checkpoints.service.prune import PruneScope, prune, prune_document
-from flexai.checkpoints.service.retention import RetentionPolicy
+from flexai.checkpoints.service.prune import PruneRequest, prune, prune_document
 from flexai.checkpoints.service.system import System
 from flexai.tasks import artifacts
 from flexai.tasks.change_reports import Reporter
-from flexai.tasks.options import RETRIED, TAGS, Logger, run_logger, telling
+from flexai.tasks.options import RETRIED, TAGS, Logger, run_logger, takes, telling
 from flexai.tasks.run_progress import RunProgress
 
 KEY = "retention"
@@ -27,15 +26,11 @@ SHOWN_ROWS = 500
     task_run_name="prune checkpoints",
     **RETRIED,
 )
-def prune_checkpoints(policy: RetentionPolicy, scope: PruneScope | None = None, apply: bool = False) -> Document:
+@takes(PruneRequest)
+def prune_checkpoints(request: PruneRequest) -> Document:
     """Plan what the rules let go, attach the plan to the run as a table, and delete where ``apply`` says so.
 
     Tried again, it goes on: what was deleted is gone, and everything else is judged anew.
-
-    Args:
-        policy: The rules (``flexai.checkpoints.service.retention``).
-        scope: Which checkpoints are judged (``flexai.checkpoints.service.prune``); what jobs captured where left out.
-        apply: Delete what no rule keeps.
 
     Returns:
         What ``flexai checkpoint prune --json`` prints.
@@ -45,14 +40,8 @@ def prune_checkpoints(policy: RetentionPolicy, scope: PruneScope | None = None, 
     """
     logger = run_logger()
     with telling(logger), System.open(connect=load_connection) as system:
-        report = prune(
-            system,
-            policy,
-            scope,
-            apply=apply,
-            on_deleted=Reporter(system, logger).deleted,
-            progress=RunProgress(logger),
-        )
+        reporter = Reporter(system, logger)
+        report = prune(system, request, on_deleted=reporter.deleted, progress=RunProgress(logger))
     document = prune_document(report)
     _show(document, logger)
     return document

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from prefect import task
 
-from flexai.blocks import load_connection
 from flexai.checkpoints.documents import Document, human_size
+from flexai.checkpoints.service.requests import ScrubRequest
+from flexai.checkpoints.service.result_documents import verify_document
 from flexai.checkpoints.service.scrub import ScrubReport
 from flexai.checkpoints.service.scrub import scrub as scrub_part
-from flexai.checkpoints.service.system import System
 from flexai.tasks import artifacts
 from flexai.tasks.damage import describe_damage, log_damage, log_repair
 from flexai.tasks.events import emit_corruption
-from flexai.tasks.options import RETRIED, TAGS, Logger, run_logger, telling
+from flexai.tasks.options import RETRIED, TAGS, Logger, run_logger, takes, telling
 from flexai.tasks.run_progress import RunProgress
-from flexai.tasks.transfer_slots import transfer_through
+from flexai.tasks.transfer_slots import transferring
 
 
 @task(
@@ -24,12 +24,9 @@ from flexai.tasks.transfer_slots import transfer_through
     task_run_name="scrub the store",
     **RETRIED,
 )
-def scrub_store(budget: int, repair: bool = True) -> Document:
+@takes(ScrubRequest)
+def scrub_store(request: ScrubRequest) -> Document:
     """Scrub the store; damage that cannot be repaired fails the task, after it is all logged.
-
-    Args:
-        budget: Bytes to read, about.
-        repair: Put content of an export in the place of what is damaged.
 
     Returns:
         ``checkedContents``, ``checkedBytes``, ``damagedContents``, ``repairedContents`` and ``roundComplete``.
@@ -39,28 +36,16 @@ def scrub_store(budget: int, repair: bool = True) -> Document:
     """
     logger = run_logger()
     progress = RunProgress(logger, key="scrub-store")
+    with transferring(logger) as system:
+        report = scrub_part(
+            system, request, on_damage=lambda damaged: emit_corruption(system, damaged), progress=progress
+        )
     with telling(logger):
-        with transfer_through(), System.open(connect=load_connection) as system:
-            report = scrub_part(
-                system,
-                budget,
-                connect=load_connection if repair else None,
-                on_damage=lambda damaged: emit_corruption(system, damaged),
-                progress=progress,
-            )
         log_damage(report.damaged, logger)
         log_repair(report.repair, logger)
         _show(report, logger)
-        report.repair.raise_if_unrepaired()
-        if not repair:
-            report.raise_if_damaged()
-    return {
-        "checkedContents": report.checked_contents,
-        "checkedBytes": report.checked_bytes,
-        "damagedContents": len(report.damaged),
-        "repairedContents": len(report.repair.repaired),
-        "roundComplete": report.is_round_complete,
-    }
+        report.raise_if_damaged()
+    return verify_document(report) | {"roundComplete": report.is_round_complete}
 
 
 def _show(report: ScrubReport, logger: Logger) -> None:

@@ -5,14 +5,11 @@ from __future__ import annotations
 import re
 import shlex
 import signal
-from collections.abc import Mapping, Sequence
 from datetime import datetime
-from pathlib import Path
 
 from prefect import task
 from prefect.exceptions import TerminationSignal
 from prefect.utilities.engine import is_prefect_sigterm_handler_installed
-from pydantic import SecretStr
 
 from flexai.blocks import load_connection
 from flexai.checkpoints.catalog.catalog import Catalog
@@ -21,13 +18,14 @@ from flexai.checkpoints.documents import Document, captured_list_document
 from flexai.checkpoints.errors import InterruptedByUserError, JobFailedError
 from flexai.checkpoints.models import Checkpoint, CheckpointStatus, JobStatus, TrainingJob, now
 from flexai.checkpoints.service.inspect import inspect_training
+from flexai.checkpoints.service.requests import DeleteJobRequest, TrainingRequest
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.service.training import delete_job
 from flexai.checkpoints.service.training import run_training as run_command
 from flexai.tasks.background import Aside
 from flexai.tasks.change_reports import Reporter
 from flexai.tasks.command_output import LoggedOutput
-from flexai.tasks.options import ONCE, QUICK, TAGS, run_logger, telling
+from flexai.tasks.options import ONCE, QUICK, TAGS, run_logger, takes, telling
 from flexai.tasks.run_progress import RunProgress
 
 _STOPPED_BY = re.compile("stopped by (SIG[A-Z]+)")
@@ -41,50 +39,28 @@ _STOPPED_BY = re.compile("stopped by (SIG[A-Z]+)")
     task_run_name="train {name}",
     **ONCE,
 )
-def run_training(
-    name: str,
-    command: Sequence[str],
-    checkpoint: str = "",
-    env: Mapping[str, str | SecretStr] | None = None,
-    output_dir: str = "",
-    reuse_succeeded: bool = False,
-) -> Document:
+@takes(TrainingRequest)
+def run_training(request: TrainingRequest) -> Document:
     """Run a command as a training job, and return the job's document once it has succeeded.
 
     Nothing of this is tried again by itself: the next run of the same name trains again, as the job's next attempt.
     What the command prints is logged, thinned out where it is too much; ``flexai training logs NAME`` has it all.
-
-    Args:
-        name: The training job's name.
-        command: The program and its arguments; no shell is involved.
-        checkpoint: NAME or UUID of the checkpoint to start from, or ``latest`` or ``best`` of this job's own.
-        env: Environment variables for the command, added to those of the process that runs this. Prefect does not
-            record the arguments of a task, and the catalog keeps only the names.
-        output_dir: Where the command writes its checkpoints; a folder of the job's own where empty.
-        reuse_succeeded: Return a job of this name that has succeeded already, instead of refusing it.
+    Prefect does not record the arguments of a task.
 
     Raises:
         CheckpointError: JobFailedError for a command that did not succeed, and what
             ``flexai.checkpoints.service.training.run_training`` raises.
     """
     logger = run_logger()
-    values = {
-        key: value.get_secret_value() if isinstance(value, SecretStr) else value for key, value in (env or {}).items()
-    }
     with telling(logger), System.open(connect=load_connection) as system, LoggedOutput(logger) as output:
         reporter = Reporter(system, logger)
-        logger.info("training job %r: %s", name, shlex.join(command))
+        logger.info("training job %r: %s", request.name, shlex.join(request.command))
         began = now()
         try:
             with Aside(logger) as aside:
                 job = run_command(
                     system,
-                    name,
-                    list(command),
-                    checkpoint=checkpoint,
-                    env=values,
-                    output_dir=Path(output_dir).expanduser() if output_dir else None,
-                    reuse_succeeded=reuse_succeeded,
+                    request,
                     on_output=output,
                     on_captured=lambda captured: aside.do(lambda: reporter.captured(captured)),
                     progress=RunProgress(logger),
@@ -162,12 +138,9 @@ def list_training_checkpoints(job: str) -> list[Document]:
     # Not tried again: where only the log was left to delete, the next try would find no job.
     **ONCE,
 )
-def delete_training_job(reference: str, keep_checkpoints: bool = False) -> Document:
+@takes(DeleteJobRequest)
+def delete_training_job(request: DeleteJobRequest) -> Document:
     """Delete a training job; ``flexai checkpoint undelete ID`` brings back its checkpoints for a while.
-
-    Args:
-        reference: NAME or UUID of the training job.
-        keep_checkpoints: Keep the checkpoints that it wrote, under their UUIDs.
 
     Returns:
         ``name`` and ``id`` of the job, and ``deletedCheckpoints``, how many went with it.
@@ -185,8 +158,6 @@ def delete_training_job(reference: str, keep_checkpoints: bool = False) -> Docum
             gone.append(checkpoint.id)
             reporter.deleted(checkpoint)
 
-        job = delete_job(
-            system, reference, keep_checkpoints=keep_checkpoints, on_deleted=tell, progress=RunProgress(logger)
-        )
+        job = delete_job(system, request, on_deleted=tell, progress=RunProgress(logger))
     logger.info("deleted training job %r and %d checkpoints", job.name, len(gone))
     return {"name": job.name, "id": job.id, "deletedCheckpoints": len(gone)}

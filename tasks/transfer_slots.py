@@ -9,12 +9,13 @@ import httpx
 from prefect.concurrency.asyncio import ConcurrencySlotAcquisitionError
 from prefect.concurrency.sync import concurrency
 
+from flexai.blocks import load_connection
 from flexai.blocks.concurrency_limits import ensure_limits, limit_name, missing_limits
 from flexai.checkpoints.errors import StorageUnavailableError
-from flexai.checkpoints.service.system import store_connection
+from flexai.checkpoints.service.system import System, store_connection
 from flexai.checkpoints.settings import load_settings
 from flexai.tasks import artifacts
-from flexai.tasks.options import run_logger
+from flexai.tasks.options import Logger, run_logger, telling
 
 LEASE_SECONDS = 60.0
 """After which the place of a task run that was killed is free again; the shortest that Prefect allows."""
@@ -48,6 +49,20 @@ def transfer_through(*connections: str) -> Iterator[None]:
                     LEASE_SECONDS,
                     error,
                 )
+
+
+@contextlib.contextmanager
+def transferring(logger: Logger, *connections: str) -> Iterator[System]:
+    """The system, for as long as a place is held among those that may use the connections; see ``transfer_through``.
+
+    The connections are loaded before, so that none that is not there gets a limit. Raises what ``transfer_through`` and
+    ``flexai.blocks.load_connection`` raise.
+    """
+    with telling(logger), System.open(connect=load_connection) as system:
+        for name in filter(None, connections):
+            system.connect(name)
+        with transfer_through(*connections):
+            yield system
 
 
 def _take(places: contextlib.ExitStack, names: list[str]) -> None:

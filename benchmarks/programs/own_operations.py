@@ -20,7 +20,8 @@ from uuid import UUID, uuid5
 
 from flexai.checkpoints.names import Id, parse_id
 from flexai.checkpoints.service.export import export
-from flexai.checkpoints.service.push import LocalFiles, ProviderPath, push
+from flexai.checkpoints.service.push import push
+from flexai.checkpoints.service.requests import ExportRequest, FetchRequest, PushRequest
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.storage.connection import RemotePath, split_bucket
 from flexai.checkpoints.storage.s3.bucket import S3Storage
@@ -50,30 +51,30 @@ def main(verb: str, *arguments: str) -> None:
     """Do it."""
     if verb in OPERATIONS:
         return OPERATIONS[verb](*arguments)
-    with System.open() as system:
+    with System.open(connect=lambda name: Provider(os.environ["FLEXAI_BENCH_PROVIDER"], name)) as system:
         assert system.store_id
         begun = time.perf_counter()
         if verb == "push":
             name, source = arguments
-            push(system, name, LocalFiles((source,)))
+            push(system, PushRequest(name, (source,)))
         elif verb == "push-with-progress":
             from flexai.cli.progress_display import ShownProgress
 
             name, source = arguments
             progress = ShownProgress(terminal())
-            push(system, name, LocalFiles((source,)), progress=progress)
+            push(system, PushRequest(name, (source,)), progress=progress)
             progress.end()
         elif verb == "push-from":
             name, path = arguments
-            push(system, name, ProviderPath(Provider(os.environ["FLEXAI_BENCH_PROVIDER"]), path))
+            push(system, PushRequest(name, storage_provider="bench", source_path=path))
         elif verb == "export":
             name, path = arguments
-            export(system, name, Provider(os.environ["FLEXAI_BENCH_PROVIDER"]), path, overwrite=True)
+            export(system, ExportRequest(name, "bench", path, overwrite=True))
         elif verb == "fetch":
             from flexai.checkpoints.service.fetch import fetch
 
             name, folder = arguments
-            fetch(system, name, Path(folder))
+            fetch(system, FetchRequest(name, folder))
         elif verb == "plan":
             from flexai.checkpoints.transfer.pack_plan import plan_upload
             from flexai.checkpoints.transfer.scan import scan_local
@@ -97,12 +98,12 @@ def push_as_task(name: str, source: str) -> None:
 
 def push_as_flow(name: str, source: str, shard_size: str) -> None:
     """Push as a flow run, in shards of so many bytes, by the task runner that the environment names."""
-    from flexai.flows.forms import PushRequest
+    from flexai.flows.forms import PushForm
     from flexai.flows.push import push as push_flow
 
     request = {"name": name, "source": {"files": [source]}, "shard_size": shard_size}
     begun = time.perf_counter()
-    push_flow(PushRequest.model_validate(request))
+    push_flow(PushForm.model_validate(request))
     done(begun)
 
 
@@ -129,7 +130,7 @@ def push_warm_as_task(name: str, source: str) -> None:
 def _push_bare(name: str, source: str) -> None:
     # A task opens the catalog and the store as well.
     with System.open() as system:
-        push(system, name, LocalFiles((source,)))
+        push(system, PushRequest(name, (source,)))
 
 
 @contextmanager

@@ -14,8 +14,9 @@ from flexai.blocks import S3StorageProvider
 from flexai.checkpoints.service.export import export
 from flexai.checkpoints.service.fetch import fetch
 from flexai.checkpoints.service.gc import collect_garbage
-from flexai.checkpoints.service.push import LocalFiles, push
+from flexai.checkpoints.service.push import push
 from flexai.checkpoints.service.repair import repair
+from flexai.checkpoints.service.requests import ExportRequest, FetchRequest, GarbageRequest, PushRequest, VerifyRequest
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.service.verify import verify
 from flexai.checkpoints.settings import load_settings
@@ -35,9 +36,6 @@ class Lab:
     system: System
     connection: S3StorageProvider
     prefix: str
-
-    def connect(self, _name: str) -> S3StorageProvider:
-        return self.connection
 
     def flip_byte(self, path: str) -> str:
         """Damage the object that holds a file's content; returns its key."""
@@ -65,24 +63,24 @@ def lab(seaweedfs: S3Server, tmp_path: Path) -> Iterator[Lab]:
     prefix = f"repair-{uuid.uuid4().hex[:8]}"
     settings = load_settings(home=tmp_path / "home", store=f"lab-conn:{seaweedfs.bucket}/{prefix}")
     with System.open(settings, connect=lambda _: connection) as system:
-        push(system, "llama", LocalFiles((str(write_tree(tmp_path / "run", SOURCE)),)))
-        export(system, "llama", connection, f"{seaweedfs.other_bucket}/{prefix}")
+        push(system, PushRequest("llama", (str(write_tree(tmp_path / "run", SOURCE)),)))
+        export(system, ExportRequest("llama", "lab-conn", f"{seaweedfs.other_bucket}/{prefix}"))
         yield Lab(seaweedfs, system, connection, prefix)
 
 
 @pytest.mark.parametrize("path", SOURCE)
 def test_a_flipped_byte_in_a_bucket_is_repaired(lab: Lab, path: str, tmp_path: Path) -> None:
     key = lab.flip_byte(path)
-    assert len(verify(lab.system).damaged) == 1
-    report = repair(lab.system, lab.connect)
+    assert len(verify(lab.system, VerifyRequest()).damaged) == 1
+    report = repair(lab.system)
     assert [done.source for done in report.repaired] == [f"lab-conn:{lab.server.other_bucket}/{lab.prefix}"]
-    assert verify(lab.system).damaged == []
-    fetch(lab.system, "llama", tmp_path / "out")
+    assert verify(lab.system, VerifyRequest()).damaged == []
+    fetch(lab.system, FetchRequest("llama", str(tmp_path / "out")))
     assert read_tree(tmp_path / "out") == SOURCE
-    collect_garbage(lab.system, grace_period=NO_GRACE)
+    collect_garbage(lab.system, GarbageRequest(grace_period=NO_GRACE))
     listed = lab.server.client().list_objects_v2(Bucket=lab.server.bucket, Prefix=f"{lab.prefix}/")
     assert key not in {entry["Key"] for entry in listed["Contents"]}
-    assert verify(lab.system).damaged == []
+    assert verify(lab.system, VerifyRequest()).damaged == []
 
 
 def test_a_damaged_export_that_the_service_has_copied_is_not_believed(lab: Lab) -> None:
@@ -90,9 +88,9 @@ def test_a_damaged_export_that_the_service_has_copied_is_not_believed(lab: Lab) 
     client = lab.server.client()
     there = f"{lab.prefix}/weights.bin"
     client.put_object(Bucket=lab.server.other_bucket, Key=there, Body=noise(6 * MIB, "other"))
-    verify(lab.system)
-    (left,) = repair(lab.system, lab.connect).unrepaired
+    verify(lab.system, VerifyRequest())
+    (left,) = repair(lab.system).unrepaired
     assert left.problem
     client.put_object(Bucket=lab.server.other_bucket, Key=there, Body=SOURCE["weights.bin"])
-    assert len(repair(lab.system, lab.connect).repaired) == 1
-    assert verify(lab.system).damaged == []
+    assert len(repair(lab.system).repaired) == 1
+    assert verify(lab.system, VerifyRequest()).damaged == []

@@ -159,15 +159,16 @@ def _run(arguments: list[str]) -> None:
         program()
         return
     from flexai.checkpoints.service.export import export
-    from flexai.checkpoints.service.push import ProviderPath, push
+    from flexai.checkpoints.service.push import push
+    from flexai.checkpoints.service.requests import ExportRequest, PushRequest
     from flexai.checkpoints.service.system import System
 
     operation, name, path, place = arguments
-    with System.open() as system:
+    with System.open(connect=lambda _: _Provider(place)) as system:
         if operation == "export":
-            export(system, name, _Provider(place), path)
+            export(system, ExportRequest(name, "lab", path))
         else:
-            push(system, name, ProviderPath(_Provider(place), path))
+            push(system, PushRequest(name, storage_provider="lab", source_path=path))
 
 
 class _Provider:

@@ -197,7 +197,8 @@ def test_nothing_of_the_content_lies_on_this_machine(program: Program, seaweedfs
 _STREAM = """
 import uuid
 from flexai.checkpoints.service.export import export
-from flexai.checkpoints.service.push import ProviderPath, push
+from flexai.checkpoints.service.push import push
+from flexai.checkpoints.service.requests import ExportRequest, PushRequest
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.storage.ambient import gcs_bucket
 from flexai.checkpoints.storage.connection import RemotePath, split_bucket
@@ -212,10 +213,10 @@ def written():
     with open("/proc/self/io") as file:
         return int(dict(line.split(": ") for line in file)["wchar"])
 
-with System.open() as system:
+with System.open(connect=lambda _: Google()) as system:
     before = written()
-    push(system, "my-model", ProviderPath(Google(), "{source}"))
-    export(system, "my-model", Google(), "{source}-back")
+    push(system, PushRequest("my-model", storage_provider="google", source_path="{source}"))
+    export(system, ExportRequest("my-model", "google", "{source}-back"))
     print(written() - before)
 """
 

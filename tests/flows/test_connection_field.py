@@ -49,7 +49,7 @@ def test_the_form_offers_a_name_and_a_picker_for_each_kind_of_connection() -> No
 
 def test_the_schema_of_a_flow_keeps_the_pickers() -> None:
     schema = parameter_schema(export).model_dump_for_openapi()
-    field = schema["definitions"]["ExportRequest"]["properties"]["storage_provider"]
+    field = schema["definitions"]["ExportForm"]["properties"]["storage_provider"]
     assert field["anyOf"] == connection_schema()["anyOf"]
     assert field["title"] and field["description"]
 

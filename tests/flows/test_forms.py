@@ -21,7 +21,7 @@ from flexai.flows.gc import collect_garbage
 from flexai.flows.inspect import inspect
 from flexai.flows.list import list_checkpoints
 from flexai.flows.mirror import mirror
-from flexai.flows.prune import RetentionRequest, retention
+from flexai.flows.prune import RetentionForm, retention
 from flexai.flows.push import push
 from flexai.flows.scrub import scrub
 from flexai.flows.train_push_export import train_push_export
@@ -48,8 +48,8 @@ MODELS: set[type[BaseModel]] = {
     found
     for module in (forms, store_forms)
     for found in vars(module).values()
-    if isinstance(found, type) and issubclass(found, forms.Request) and found is not forms.Request
-} | {RetentionRequest}
+    if isinstance(found, type) and issubclass(found, forms.Form) and found is not forms.Form
+} | {RetentionForm}
 
 FILES = {"name": "mistral-500", "source": {"files": ["out"]}}
 MIRROR = {"storage_provider": "share", "destination_path": "bucket"}
@@ -271,10 +271,10 @@ def test_a_server_makes_no_run_of_what_a_form_refuses(
 @pytest.mark.parametrize(
     ("model", "fields", "message"),
     [
-        (forms.PushRequest, FILES | {"name": "latest"}, "is reserved"),
-        (forms.PushRequest, FILES | {"name": "3f0c3a4e-9d7b-4c58-8f0e-0c5d8b7a6e21"}, "form of a UUID"),
-        (forms.InspectRequest, {"checkpoint": "best"}, "is reserved"),
-        (forms.ExportRequest, PLACE | {"destination_path": "bucket/../place"}, "is no path"),
+        (forms.PushForm, FILES | {"name": "latest"}, "is reserved"),
+        (forms.PushForm, FILES | {"name": "3f0c3a4e-9d7b-4c58-8f0e-0c5d8b7a6e21"}, "form of a UUID"),
+        (forms.InspectForm, {"checkpoint": "best"}, "is reserved"),
+        (forms.ExportForm, PLACE | {"destination_path": "bucket/../place"}, "is no path"),
     ],
 )
 def test_what_a_pattern_cannot_tell_is_refused_when_the_run_begins(

@@ -10,7 +10,7 @@ import pytest
 
 from flexai.checkpoints.errors import UsageError
 from flexai.flows.mirror import mirror
-from flexai.flows.store_forms import MirrorRequest
+from flexai.flows.store_forms import MirrorForm
 from flexai.tasks import mirror_checkpoints, push_checkpoint, run_training
 from tests.flows.conftest import RunDeployed
 from tests.servers.prefect import PrefectServer
@@ -53,7 +53,7 @@ def test_checkpoints_are_chosen_by_a_pattern_or_one_by_one(
 ) -> None:
     for name in ("llama-1", "llama-2", "mistral-1"):
         push_checkpoint.fn(name, files=[str(files)])
-    request = MirrorRequest.model_validate({"storage_provider": share, "destination_path": "copies"} | which)
+    request = MirrorForm.model_validate({"storage_provider": share, "destination_path": "copies"} | which)
     assert {row["name"] for row in mirror(request)["copied"]} == copied
 
 

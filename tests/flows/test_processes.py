@@ -19,6 +19,7 @@ from sqlalchemy import func, select
 from flexai.blocks import load_connection
 from flexai.checkpoints.catalog.tables import blob_parts
 from flexai.checkpoints.service.gc import collect_garbage
+from flexai.checkpoints.service.requests import GarbageRequest
 from flexai.checkpoints.service.system import System
 from flexai.flows.runners import task_runner, usable_cores
 from tests.flows.test_sharding import MIB, SIZE, SOURCE, fetched, s3_connection, sizes, stored_bytes
@@ -36,17 +37,17 @@ import sys
 def main():
     from flexai.flows.export import export
     from flexai.flows.push import push
-    from flexai.flows.forms import ExportRequest, PushRequest
+    from flexai.flows.forms import ExportForm, PushForm
     from flexai.tasks import shards
 
     how, name, source, *destination = sys.argv[1:]
     if how == "once":
         shards._DELAYS = ()
-    push(PushRequest.model_validate({"name": name, "source": {"files": [source]}}))
+    push(PushForm.model_validate({"name": name, "source": {"files": [source]}}))
     if destination:
         connection, path = destination
         asked = {"checkpoint": name, "storage_provider": connection, "destination_path": path}
-        document = export(ExportRequest.model_validate(asked))
+        document = export(ExportForm.model_validate(asked))
         print(f"exported {document['exportedFiles']} files, {document['movedBytes']} bytes")
 
 if __name__ == "__main__":
@@ -145,7 +146,7 @@ def check_content(pushing: Pushing) -> None:
     """What was pushed is there, and once; its digests are compared on the way."""
     assert fetched(pushing.name, pushing.folder) == SOURCE
     with System.open(connect=load_connection) as system:
-        collect_garbage(system, grace_period=timedelta(0))
+        collect_garbage(system, GarbageRequest(grace_period=timedelta(0)))
     assert stored_bytes() == SIZE
 
 

@@ -12,9 +12,9 @@ from prefect.utilities.callables import parameter_schema
 from pydantic import ValidationError
 
 from flexai.checkpoints.choosing import TRAIN_LOSS
-from flexai.checkpoints.service.prune import PruneScope
+from flexai.checkpoints.service.prune import PruneRequest, PruneScope
 from flexai.checkpoints.service.retention import RetentionPolicy
-from flexai.flows.prune import RetentionRequest, retention
+from flexai.flows.prune import RetentionForm, retention
 from flexai.tasks import list_checkpoints, push_checkpoint
 from tests.flows.conftest import RunDeployed
 from tests.servers.prefect import PrefectServer
@@ -66,13 +66,11 @@ def test_a_run_shows_its_plan_and_deletes_only_when_it_is_told_to(
 
 
 def test_left_as_it_is_the_form_deletes_nothing_and_keeps_the_last_and_the_best() -> None:
-    assert RetentionRequest().policy() == RetentionPolicy(keep_last=3, keep_best=1)
-    assert RetentionRequest().scope() == PruneScope()
-    assert RetentionRequest().apply is False
+    assert RetentionForm().request() == PruneRequest(RetentionPolicy(keep_last=3, keep_best=1))
 
 
 def test_the_form_has_bounds_enumerations_and_examples() -> None:
-    (definition,) = (found for name, found in schema()["definitions"].items() if name == "RetentionRequest")
+    (definition,) = (found for name, found in schema()["definitions"].items() if name == "RetentionForm")
     fields = definition["properties"]
     assert (fields["keep_last"]["minimum"], fields["keep_last"]["default"]) == (0, 3)
     assert fields["keep_within"]["pattern"]
@@ -82,11 +80,11 @@ def test_the_form_has_bounds_enumerations_and_examples() -> None:
 
 def test_no_rule_at_all_is_refused() -> None:
     with pytest.raises(ValidationError, match="no rule says what to keep: give one of those"):
-        RetentionRequest(keep_last=0, keep_best=0, apply=True)
+        RetentionForm(keep_last=0, keep_best=0, apply=True)
 
 
 def test_what_is_filled_in_is_what_is_meant() -> None:
-    request = RetentionRequest.model_validate(
+    form = RetentionForm.model_validate(
         {
             "jobs": ["train"],
             "pushed": ["nightly-*"],
@@ -103,8 +101,8 @@ def test_what_is_filled_in_is_what_is_meant() -> None:
             "drop_best": True,
         }
     )
-    assert request.scope() == PruneScope(jobs=("train",), pushed=("nightly-*",))
-    assert request.policy() == RetentionPolicy(
+    scope = PruneScope(jobs=("train",), pushed=("nightly-*",))
+    policy = RetentionPolicy(
         keep_best=2,
         metric=TRAIN_LOSS,
         keep_every_steps=1000,
@@ -116,3 +114,4 @@ def test_what_is_filled_in_is_what_is_meant() -> None:
         drop_last=True,
         drop_best=True,
     )
+    assert form.request() == PruneRequest(policy, scope)

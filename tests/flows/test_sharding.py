@@ -26,10 +26,11 @@ from flexai.checkpoints.catalog.tables import blobs
 from flexai.checkpoints.errors import SettingsError
 from flexai.checkpoints.service.fetch import fetch
 from flexai.checkpoints.service.gc import collect_garbage
+from flexai.checkpoints.service.requests import FetchRequest, GarbageRequest
 from flexai.checkpoints.service.shard_work import PushShard, ShardSource
 from flexai.checkpoints.service.system import System
 from flexai.flows.export import export
-from flexai.flows.forms import ExportRequest, PushRequest
+from flexai.flows.forms import ExportForm, PushForm
 from flexai.flows.push import push
 from flexai.flows.runners import task_runner
 from flexai.tasks.shards import OpaqueShard
@@ -91,7 +92,7 @@ def stored_bytes() -> int:
 def fetched(name: str, tmp_path: Path) -> Tree:
     """What a checkpoint holds."""
     with System.open(connect=load_connection) as system:
-        fetch(system, name, tmp_path / f"fetched-{name}")
+        fetch(system, FetchRequest(name, str(tmp_path / f"fetched-{name}")))
     return read_tree(tmp_path / f"fetched-{name}")
 
 
@@ -107,7 +108,7 @@ def test_a_push_and_an_export_in_threads_end_where_one_transfer_may_use_the_stor
     name = f"threads-{uuid.uuid4().hex[:8]}"
     monkeypatch.setenv("FLEXAI_STORE", f"{s3_connection(juicefs, max_transfers=1)}:{juicefs.bucket}/{name}")
     write_tree(tmp_path / "run", SOURCE)
-    push(PushRequest.model_validate({"name": name, "source": {"files": [str(tmp_path / "run")]}}))
+    push(PushForm.model_validate({"name": name, "source": {"files": [str(tmp_path / "run")]}}))
     assert fetched(name, tmp_path) == SOURCE
     assert stored_bytes() == SIZE
     connection = s3_connection(seaweedfs, max_transfers=1)
@@ -116,11 +117,11 @@ def test_a_push_and_an_export_in_threads_end_where_one_transfer_may_use_the_stor
         "storage_provider": connection,
         "destination_path": f"{seaweedfs.bucket}/{name}",
     }
-    document = export(ExportRequest.model_validate(request))
+    document = export(ExportForm.model_validate(request))
     assert (document["exportedFiles"], document["movedBytes"]) == (len(SOURCE), SIZE)
-    assert export(ExportRequest.model_validate(request))["movedBytes"] == 0
+    assert export(ExportForm.model_validate(request))["movedBytes"] == 0
     # Below the size of a shard there is one ordinary task run.
-    small = ExportRequest.model_validate(request | {"shard_size": "1GiB"})
+    small = ExportForm.model_validate(request | {"shard_size": "1GiB"})
     assert export(small)["movedBytes"] == 0
 
 
@@ -219,7 +220,7 @@ def test_workers_of_a_dask_cluster_are_killed_and_the_others_end_their_shards(
 
     killing = cluster.kill_at_work("one")
     source = {"storage_provider": connection, "source_path": f"{seaweedfs.bucket}/from-{name}"}
-    push.with_options(task_runner=runner)(PushRequest.model_validate({"name": name, "source": source}))
+    push.with_options(task_runner=runner)(PushForm.model_validate({"name": name, "source": source}))
     killing.join()
     assert cluster.running["one"].wait() == -signal.SIGKILL
     assert fetched(name, tmp_path) == SOURCE
@@ -227,7 +228,7 @@ def test_workers_of_a_dask_cluster_are_killed_and_the_others_end_their_shards(
     cluster.start_worker("three")
     killing = cluster.kill_at_work("three")
     request = {"checkpoint": name, "storage_provider": connection, "destination_path": f"{seaweedfs.bucket}/to-{name}"}
-    document = export.with_options(task_runner=runner)(ExportRequest.model_validate(request))
+    document = export.with_options(task_runner=runner)(ExportForm.model_validate(request))
     killing.join()
     assert cluster.running["three"].wait() == -signal.SIGKILL
     assert document["exportedFiles"] == len(SOURCE)
@@ -238,7 +239,7 @@ def test_workers_of_a_dask_cluster_are_killed_and_the_others_end_their_shards(
     left = client.list_multipart_uploads(Bucket=seaweedfs.bucket, Prefix=f"to-{name}/").get("Uploads", [])
     assert left == []
     with System.open(connect=load_connection) as system:
-        collect_garbage(system, grace_period=timedelta(0))
+        collect_garbage(system, GarbageRequest(grace_period=timedelta(0)))
     assert stored_bytes() == SIZE, "bytes are stored that nobody needs"
 
 

@@ -7,13 +7,13 @@ import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import select
 
 from flexai.checkpoints.catalog.tables import blob_references, blobs, checkpoints, metadata
+from flexai.checkpoints.errors import NotFoundError
 from flexai.checkpoints.manifest import Manifest
 from flexai.checkpoints.models import Checkpoint, CheckpointKind, CheckpointStatus, now
 from flexai.checkpoints.names import Id, new_id
@@ -22,11 +22,12 @@ from flexai.checkpoints.service.export_manifest import EXPORT_MANIFEST
 from flexai.checkpoints.service.fetch import FetchReport, fetch
 from flexai.checkpoints.service.gc import GarbageReport, collect_garbage, find_unreferenced
 from flexai.checkpoints.service.manifest_reader import manifest_of, read_manifest_document
-from flexai.checkpoints.service.push import LocalFiles, ProviderPath, push
+from flexai.checkpoints.service.push import push
+from flexai.checkpoints.service.requests import ExportRequest, FetchRequest, GarbageRequest, PushRequest, VerifyRequest
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.service.verify import verify
 from flexai.checkpoints.settings import Settings, load_settings
-from flexai.checkpoints.storage.connection import RemotePath, split_bucket
+from flexai.checkpoints.storage.connection import RemotePath, StorageConnection, split_bucket
 from flexai.checkpoints.storage.local import LocalStorage
 from flexai.checkpoints.storage.protocol import ObjectStorage
 from flexai.checkpoints.transfer.digest import part_size_for
@@ -86,6 +87,8 @@ class Machine:
     root: Path
     settings: Settings
     system: System
+    buckets: Buckets
+    """A provider; its connection is the only one that the system knows."""
     storage: FaultyStorage
     changes: Mapping[str, Any]
     """Settings that differ from the usual ones."""
@@ -99,7 +102,9 @@ class Machine:
         system.store.storage = storage
         assert system.store_id
         storage.reset()
-        return cls(root=root, settings=settings, system=system, storage=storage, changes=changes)
+        machine = cls(root, settings, system, Buckets(root / "buckets"), storage, changes)
+        system.connect = machine.connect
+        return machine
 
     def again(self, **changes: Any) -> Machine:
         """The same machine in another process's eyes; nothing is counted yet and nothing fails."""
@@ -110,10 +115,11 @@ class Machine:
         """Where the store is."""
         return Path(self.settings.effective_store)
 
-    @cached_property
-    def buckets(self) -> Buckets:
-        """A provider."""
-        return Buckets(self.root / "buckets")
+    def connect(self, name: str) -> StorageConnection:
+        """The provider's connection; NotFoundError for another name."""
+        if name != self.buckets.connection_name:
+            raise NotFoundError(f"there is no storage provider connection {name!r}")
+        return self.buckets
 
     def write(self, name: str, files: Tree) -> Path:
         """Make a folder of files to be pushed."""
@@ -121,29 +127,37 @@ class Machine:
 
     def push(self, name: str, *specs: Path | str, **options: Any) -> Checkpoint:
         """Push files of this machine."""
-        return push(self.system, name, LocalFiles(tuple(map(str, specs))), **options)
+        wanted, aside = _split(options)
+        return push(self.system, PushRequest(name, [str(spec) for spec in specs], **wanted), **aside)
 
     def push_from(self, name: str, path: str, **options: Any) -> Checkpoint:
         """Push what lies on the provider."""
-        return push(self.system, name, ProviderPath(self.buckets, path), **options)
+        wanted, aside = _split(options)
+        return push(
+            self.system,
+            PushRequest(name, storage_provider=self.buckets.connection_name, source_path=path, **wanted),
+            **aside,
+        )
 
     def fetch(self, reference: str, folder: str = "out", **options: Any) -> FetchReport:
         """Fetch into a folder of this machine."""
-        return fetch(self.system, reference, self.root / folder, **options)
+        wanted, aside = _split(options)
+        return fetch(self.system, FetchRequest(reference, str(self.root / folder), **wanted), **aside)
 
     def fetched(self, reference: str) -> Tree:
         """The files that a fetch into an empty folder brings."""
         with tempfile.TemporaryDirectory(dir=self.root) as folder:
-            fetch(self.system, reference, Path(folder))
+            fetch(self.system, FetchRequest(reference, folder))
             return read_tree(Path(folder))
 
     def export(self, reference: str, path: str = "bucket/place", **options: Any) -> ExportReport:
         """Export to the provider."""
-        return export(self.system, reference, self.buckets, path, **options)
+        wanted, aside = _split(options)
+        return export(self.system, ExportRequest(reference, self.buckets.connection_name, path, **wanted), **aside)
 
     def collect(self, grace_period: timedelta = NO_GRACE, **options: Any) -> GarbageReport:
         """Collect garbage, without a grace period unless one is given."""
-        return collect_garbage(self.system, grace_period=grace_period, **options)
+        return collect_garbage(self.system, GarbageRequest(grace_period), **options)
 
     def planned_garbage(self) -> GarbageReport:
         """What ``gc --dry-run`` counts on, without a grace period."""
@@ -190,6 +204,12 @@ class Machine:
         self.close()
 
 
+def _split(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The options of a request, and what an operation is given beside its request."""
+    aside = {name: value for name, value in options.items() if name in {"progress", "runner"}}
+    return {name: value for name, value in options.items() if name not in aside}, aside
+
+
 def make_template(root: Path) -> Path:
     """A home folder with an empty catalog and a store, to be copied: making one takes half a second."""
     settings = load_settings(home=root, store=str(root / "store"), database_url=f"sqlite:///{root}/catalog.db")
@@ -234,7 +254,7 @@ def check_nothing_is_torn(machine: Machine) -> None:
             file.path: file.content.blob_id for file in files
         }
         _check_references(machine, checkpoint_id, {file.content.blob_id for file in files})
-    assert verify(system).damaged == []
+    assert verify(system, VerifyRequest()).damaged == []
 
 
 def _is_of(written: Manifest, manifest: Manifest) -> bool:

@@ -57,11 +57,11 @@ def test_links_are_followed_only_where_that_is_wanted(home: Path, files: Path) -
 @pytest.mark.parametrize(
     ("source", "problem"),
     [
-        ({}, "there is nothing to push"),
-        ({"files": ["a"], "from_checkpoint": "other"}, "sources of two kinds are given"),
-        ({"files": ["a"], "storage_provider": "share"}, "sources of two kinds are given"),
-        ({"storage_provider": "share"}, "storage_provider and source_path need each other"),
-        ({"source_path": "bucket/a"}, "storage_provider and source_path need each other"),
+        ({}, "there is nothing to push: no source is given"),
+        ({"files": ["a"], "from_checkpoint": "other"}, "files and from_checkpoint cannot be used together"),
+        ({"files": ["a"], "storage_provider": "share"}, "files and storage_provider cannot be used together"),
+        ({"storage_provider": "share"}, "storage_provider needs source_path: what to push from it"),
+        ({"source_path": "bucket/a"}, "source_path needs storage_provider: it is a path on a storage provider"),
     ],
 )
 def test_no_source_or_several_are_refused(home: Path, source: dict[str, Any], problem: str) -> None:

@@ -7,7 +7,8 @@
     │   ├── InvalidNameError           2  a name that breaks the naming rules
     │   ├── UnsafePathError            2  a path that could leave its root, or that two systems read differently
     │   ├── SourceError                2  a source that is missing, empty, unreadable, doubled or linked
-    │   └── SettingsError              2  a setting that cannot be used
+    │   ├── SettingsError              2  a setting that cannot be used
+    │   └── RequestError               2  options that make no sense together
     ├── NotFoundError                  3  no checkpoint, job, connection or object of that name
     ├── ConflictError                  4  the name is taken, or another process works on it
     │   ├── AlreadyExistsError         4  the name is taken by something finished
@@ -30,6 +31,7 @@ its class's. Messages are one sentence without a full stop.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
@@ -85,6 +87,29 @@ class SettingsError(UsageError):
     """A setting that cannot be used."""
 
     default_hint = "flexai config show prints the settings in force and where each came from"
+
+
+class RequestError(UsageError):
+    """Options that make no sense together, named as the fields of the request are that holds them.
+
+    Each ``{}`` of the message stands for a field. ``worded`` says the same in the words of the caller's own options.
+    """
+
+    def __init__(self, template: str, *fields: str, hint: str | None = None) -> None:
+        super().__init__(template.format(*fields) if fields else template, hint=hint)
+        self.template = template
+        self.fields = fields
+
+    def worded(self, word: Callable[[str], str], *, hint: str) -> UsageError:
+        """The error with ``word`` of each field in its place, and another hint."""
+        return UsageError(self.template.format(*map(word, self.fields)) if self.fields else self.template, hint=hint)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_rebuild_request_error, (self.template, self.fields, self.hint))
+
+
+def _rebuild_request_error(template: str, fields: tuple[str, ...], hint: str) -> RequestError:
+    return RequestError(template, *fields, hint=hint)
 
 
 class NotFoundError(CheckpointError):

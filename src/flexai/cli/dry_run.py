@@ -9,8 +9,13 @@ import click
 from flexai.checkpoints.documents import human_size, short_size
 from flexai.checkpoints.errors import UsageError
 from flexai.cli import terminal
+from flexai.cli.tracking import load_connection
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from flexai.checkpoints.progress import Progress
+    from flexai.checkpoints.service.system import System
     from flexai.checkpoints.transfer.steps import Action, Preview, Step
 
 _SHOWN = 40
@@ -19,17 +24,21 @@ _SHOWN = 40
 dry_run_option = click.option("--dry-run", is_flag=True, help="Say what would be done and why, and do nothing.")
 
 
-def check_untracked(track: bool | None) -> None:
-    """Raise UsageError where a dry run is asked to be a task run."""
+def show_plan(track: bool | None, plan: Callable[[System, Progress], Preview], *, as_json: bool) -> None:
+    """Print what an operation would do, which ``plan`` computes by looking; raises the error that it would end with.
+
+    Raises UsageError where the dry run is asked to be a task run.
+    """
     if track:
         raise UsageError(
             "--dry-run and --track cannot be used together", hint="a dry run is no task run: leave out --track"
         )
-
-
-def show(preview: Preview, *, as_json: bool) -> None:
-    """Print what an operation would do; raises the error that it would end with."""
+    from flexai.checkpoints.service.system import System
     from flexai.checkpoints.transfer.steps import preview_document
+    from flexai.cli.progress_display import shown_progress
+
+    with System.open(connect=load_connection, read_only=True) as system, shown_progress() as progress:
+        preview = plan(system, progress)
 
     if as_json:
         terminal.write_document(preview_document(preview), as_json=True)

@@ -11,13 +11,18 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from flexai.checkpoints.errors import AccessDeniedError, CheckpointError, StorageUnavailableError, UsageError
 from flexai.cli import failures, terminal
 from flexai.cli.prefect_api import UP, VARIABLE, PrefectAPI, find_api
 
 if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+    from flexai.checkpoints.documents import Document
+    from flexai.checkpoints.progress import Progress
+    from flexai.checkpoints.service.system import System
     from flexai.checkpoints.storage.connection import StorageConnection
 
 _REFUSALS = frozenset({401, 403})
@@ -54,32 +59,53 @@ def required_api(what: str) -> PrefectAPI:
     return api
 
 
-def run_tracked(
-    api: PrefectAPI,
+def run_operation(
+    track: bool | None,
     task_name: str,
-    *args: Any,
+    request: DataclassInstance,
+    directly: Callable[[System, Progress], Document],
+    *,
     only_notes: bool = False,
     on_output: Callable[..., None] | None = None,
     on_damage: Callable[..., None] | None = None,
-    **kwargs: Any,
-) -> dict[str, Any]:
-    """Run one of the tasks as a task run of a Prefect API and return its document.
+) -> Document:
+    """Run what a request asks for, as a task run where the user or a configured API wants that; returns its document.
 
-    Progress is shown here as well; with ``only_notes`` nothing but its remarks. ``on_output`` and ``on_damage`` are
-    those of ``flexai.tasks.watcher.Watcher``.
+    Progress is shown here in either case; with ``only_notes`` nothing but its remarks. ``on_output`` and ``on_damage``
+    are those of ``flexai.tasks.watcher.Watcher``, for a task run.
 
     Raises what the operation raises, and StorageUnavailableError where the API does not answer.
     """
+    api = tracking_api(track)
+    if api is not None:
+        return _run_tracked(api, task_name, request, only_notes=only_notes, on_output=on_output, on_damage=on_damage)
+    from flexai.checkpoints.service.system import System
+    from flexai.cli.progress_display import Notes, shown_progress
+
+    with System.open(connect=load_connection) as system, shown_progress() as progress:
+        return directly(system, Notes() if only_notes else progress)
+
+
+def _run_tracked(
+    api: PrefectAPI,
+    task_name: str,
+    request: DataclassInstance,
+    *,
+    only_notes: bool,
+    on_output: Callable[..., None] | None,
+    on_damage: Callable[..., None] | None,
+) -> Document:
     terminal.detail(f"running as a task run of the Prefect API {api.url} (from {api.origin})")
     prepare_prefect(api)
     from flexai import tasks
+    from flexai.checkpoints.service.requests import arguments_of
     from flexai.cli.progress_display import Notes, shown_progress
     from flexai.tasks.watcher import Watcher, ignore, watched_by
 
     with api_errors(api, hint="--no-track runs the same without Prefect"), shown_progress() as progress:
         watcher = Watcher(Notes() if only_notes else progress, on_output or ignore, on_damage or ignore)
         with watched_by(watcher), _told(api):
-            document: dict[str, Any] = getattr(tasks, task_name)(*args, **kwargs)
+            document: Document = getattr(tasks, task_name)(**arguments_of(request))
     return document
 
 

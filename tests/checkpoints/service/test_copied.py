@@ -22,8 +22,9 @@ from flexai.checkpoints.errors import (
 from flexai.checkpoints.models import CheckpointStatus
 from flexai.checkpoints.service.delete import delete
 from flexai.checkpoints.service.export_manifest import EXPORT_MANIFEST
-from flexai.checkpoints.service.push import ProviderPath, push
+from flexai.checkpoints.service.push import push
 from flexai.checkpoints.service.recover import recover
+from flexai.checkpoints.service.requests import DeleteRequest, PushRequest, VerifyRequest
 from flexai.checkpoints.service.unchanged import find_unchanged
 from flexai.checkpoints.service.verify import verify
 from flexai.checkpoints.storage.connection import RemotePath, split_bucket
@@ -137,7 +138,7 @@ def test_a_small_file_is_learned_too_where_the_threshold_has_grown(copied: Machi
 
 
 def test_learned_digests_are_those_of_a_local_push(copied: Machine) -> None:
-    verify(copied.system)
+    verify(copied.system, VerifyRequest())
     copied.push("local", copied.write("run", SOURCE))
     assert {path: file.content.digest for path, file in _files(copied).items()} == {
         path: file.content.digest for path, file in _files(copied, "local").items()
@@ -147,10 +148,10 @@ def test_learned_digests_are_those_of_a_local_push(copied: Machine) -> None:
 
 
 def test_a_verification_reads_what_nobody_has_read(copied: Machine) -> None:
-    assert verify(copied.system).damaged == []
+    assert verify(copied.system, VerifyRequest()).damaged == []
     assert _unread(copied) == set()
     copied.blob_of("llama", "model/a.safetensors").write_bytes(b"\0" * len(SOURCE["model/a.safetensors"]))
-    (damage,) = verify(copied.system).damaged
+    (damage,) = verify(copied.system, VerifyRequest()).damaged
     assert damage.users == (("llama", "model/a.safetensors"),)
 
 
@@ -158,7 +159,7 @@ def test_a_verification_reads_what_nobody_has_read(copied: Machine) -> None:
 def test_a_copy_that_is_not_what_the_provider_had_is_found_by_its_checksum(copied: Machine, reader: str) -> None:
     copied.blob_of("llama", "model/b.safetensors").write_bytes(b"\0" * len(SOURCE["model/b.safetensors"]))
     if reader == "verify":
-        (damage,) = verify(copied.system).damaged
+        (damage,) = verify(copied.system, VerifyRequest()).damaged
         assert "CRC32C" in damage.problem
     else:
         copied.buckets = Buckets(copied.root / "elsewhere")
@@ -177,7 +178,7 @@ def test_an_export_back_moves_no_large_file_through_here(copied: Machine) -> Non
 
 def test_an_export_that_is_whole_is_not_read_again(copied: Machine) -> None:
     copied.export("llama", "bucket/back")
-    verify(copied.system)
+    verify(copied.system, VerifyRequest())
     copied.storage.reset()
     copied.buckets.storage.reset()
     assert copied.export("llama", "bucket/back").skipped_files == len(SOURCE)
@@ -219,7 +220,12 @@ def test_a_second_push_of_an_object_moves_and_copies_nothing(copied: Machine) ->
 
 
 def test_the_files_of_this_machine_are_not_known_to_be_what_nobody_has_read(copied: Machine) -> None:
-    assert find_unchanged(copied.system, "llama", [str(copied.buckets.root / "bucket/run")]) is None
+    assert (
+        find_unchanged(
+            copied.system, PushRequest("llama", [str(copied.buckets.root / "bucket/run")], if_not_exists=True)
+        )
+        is None
+    )
 
 
 def test_an_object_that_has_changed_is_copied_anew(copied: Machine) -> None:
@@ -262,7 +268,7 @@ def test_an_export_of_the_same_provider_is_pushed_with_the_digests_of_its_manife
     lab.export("llama", "bucket/back")
     digest = lab.checkpoint("llama").manifest_digest
     # In a store that has nothing of it.
-    delete(lab.system, "llama")
+    delete(lab.system, DeleteRequest("llama"))
     lab.collect()
     lab.storage.reset()
     lab.buckets.storage.reset()
@@ -278,10 +284,10 @@ def test_an_object_that_its_exports_manifest_was_not_written_for_is_read(lab: Ma
     path = lab.buckets.root / "bucket/back/model/b.safetensors"
     path.unlink()
     path.write_bytes(noise(2 * PART, "another"))
-    delete(lab.system, "llama")
+    delete(lab.system, DeleteRequest("llama"))
     lab.collect()
     with pytest.raises(IntegrityError, match=r"model/b\.safetensors"):
-        push(lab.system, "back", ProviderPath(lab.buckets, "bucket/back"))
+        push(lab.system, PushRequest("back", storage_provider="lab", source_path="bucket/back"))
 
 
 @pytest.mark.parametrize("fault", WRITE_FAULTS)

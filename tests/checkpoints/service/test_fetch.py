@@ -21,6 +21,7 @@ from flexai.checkpoints.errors import (
     UsageError,
 )
 from flexai.checkpoints.service import fetch as fetching
+from flexai.checkpoints.service.requests import FetchRequest
 from flexai.checkpoints.storage.keys import PARTIAL_SUFFIX
 from flexai.checkpoints.transfer.fetch import partial_path
 from tests.hostile.paths import HOSTILE_PATHS
@@ -278,12 +279,12 @@ def test_the_directory_itself_may_be_a_link(pushed: Machine, out: Path) -> None:
 
 def test_a_tilde_that_is_nobody_s_home_is_refused(pushed: Machine) -> None:
     with pytest.raises(UsageError, match="nobody"):
-        fetching.fetch(pushed.system, "llama", Path("~nobody-of-that-name/out"))
+        fetching.fetch(pushed.system, FetchRequest("llama", "~nobody-of-that-name/out"))
 
 
 def test_a_tilde_means_the_home_directory(pushed: Machine, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(pushed.root))
-    fetching.fetch(pushed.system, "llama", Path("~/out"))
+    fetching.fetch(pushed.system, FetchRequest("llama", "~/out"))
     assert read_tree(out) == SOURCE
 
 

@@ -18,7 +18,14 @@ from flexai.checkpoints.errors import (
 from flexai.checkpoints.models import CheckpointStatus
 from flexai.checkpoints.service.delete import delete, undelete
 from flexai.checkpoints.service.gc import GarbageReport
-from flexai.checkpoints.service.push import ExistingCheckpoint, push
+from flexai.checkpoints.service.naming import name_checkpoint
+from flexai.checkpoints.service.requests import (
+    DeleteJobRequest,
+    DeleteRequest,
+    GarbageRequest,
+    NameRequest,
+    UndeleteRequest,
+)
 from flexai.checkpoints.service.training import delete_job
 from flexai.checkpoints.storage.protocol import BytesBody
 from tests.support.faults import Call, Fault
@@ -67,7 +74,7 @@ def test_an_empty_store_can_be_collected(machine: Machine) -> None:
 
 def test_the_bytes_of_a_deleted_checkpoint_go(machine: Machine, source: Path) -> None:
     machine.push("llama", source)
-    delete(machine.system, "llama")
+    delete(machine.system, DeleteRequest("llama"))
     report = machine.collect()
     assert report == GarbageReport(checkpoints=1, abandoned=0, blobs=3, freed_bytes=SIZE, unreferenced=())
     assert machine.checkpoints() == []
@@ -77,10 +84,10 @@ def test_the_bytes_of_a_deleted_checkpoint_go(machine: Machine, source: Path) ->
 
 def test_what_was_deleted_within_the_grace_period_stays(machine: Machine, source: Path) -> None:
     machine.push("llama", source)
-    delete(machine.system, "llama")
+    delete(machine.system, DeleteRequest("llama"))
     assert machine.collect(DAY).checkpoints == 0
-    assert undelete(machine.system, "llama").status is CheckpointStatus.AVAILABLE
-    delete(machine.system, "llama")
+    assert undelete(machine.system, UndeleteRequest("llama")).status is CheckpointStatus.AVAILABLE
+    delete(machine.system, DeleteRequest("llama"))
     _backdate(machine, deleted_at=_LONG_AGO)
     assert machine.collect(DAY).checkpoints == 1
     check_nothing_is_left_over(machine)
@@ -90,19 +97,19 @@ def test_the_grace_period_of_the_settings_holds_where_none_is_given(machine: Mac
     from flexai.checkpoints.service.gc import collect_garbage
 
     machine.push("llama", source)
-    delete(machine.system, "llama")
-    assert collect_garbage(machine.system).checkpoints == 0
+    delete(machine.system, DeleteRequest("llama"))
+    assert collect_garbage(machine.system, GarbageRequest()).checkpoints == 0
     impatient = machine.again(grace_period=0)
-    assert collect_garbage(impatient.system).checkpoints == 1
+    assert collect_garbage(impatient.system, GarbageRequest()).checkpoints == 1
 
 
 def test_a_deleted_job_is_forgotten_when_gc_takes_the_last_checkpoint_that_it_wrote(machine: Machine) -> None:
     job = begin_job(machine, "train")
     first, second = (capture_files(machine, job, name, {"model.bin": noise(50, name)}) for name in ("a", "b"))
-    delete_job(machine.system, "train", keep_checkpoints=True)
-    delete(machine.system, first.id)
+    delete_job(machine.system, DeleteJobRequest("train", keep_checkpoints=True))
+    delete(machine.system, DeleteRequest(first.id))
     machine.collect()
-    delete(machine.system, second.id)
+    delete(machine.system, DeleteRequest(second.id))
     machine.collect(DAY)
     assert machine.system.catalog.jobs.get_by_id(job.id).name == "train"
     machine.collect()
@@ -115,7 +122,7 @@ def test_blobs_that_another_checkpoint_needs_stay(machine: Machine, source: Path
     machine.push("llama", source)
     (source / "model" / "a.safetensors").write_bytes(noise(PART, "other"))
     machine.push("mistral", source)
-    delete(machine.system, "llama")
+    delete(machine.system, DeleteRequest("llama"))
     report = machine.collect()
     assert (report.blobs, report.freed_bytes) == (1, len(SOURCE["model/a.safetensors"]))
     check_all(machine, ["mistral"], SOURCE | {"model/a.safetensors": noise(PART, "other")})
@@ -125,11 +132,11 @@ def test_a_pack_stays_while_anybody_needs_one_of_its_files(machine: Machine, sou
     machine.push("llama", source)
     machine.push("tokens", source / "tokens")
     pack = machine.blob_of("llama", "config.json")
-    delete(machine.system, "llama")
+    delete(machine.system, DeleteRequest("llama"))
     machine.collect()
     assert pack.exists()
     assert machine.fetched("tokens") == {"one.bin": SOURCE["tokens/one.bin"], "two.bin": SOURCE["tokens/two.bin"]}
-    delete(machine.system, "tokens")
+    delete(machine.system, DeleteRequest("tokens"))
     machine.collect()
     assert not pack.exists()
     check_nothing_is_left_over(machine)
@@ -137,8 +144,8 @@ def test_a_pack_stays_while_anybody_needs_one_of_its_files(machine: Machine, sou
 
 def test_blobs_stay_while_a_checkpoint_of_another_name_needs_them(machine: Machine, source: Path) -> None:
     machine.push("llama", source)
-    push(machine.system, "copy", ExistingCheckpoint("llama"))
-    delete(machine.system, "llama")
+    name_checkpoint(machine.system, NameRequest("copy", "llama"))
+    delete(machine.system, DeleteRequest("llama"))
     assert machine.collect().blobs == 0
     check_all(machine, ["copy"], SOURCE)
 
@@ -147,9 +154,9 @@ def _make_garbage(machine: Machine, source: Path) -> None:
     """Of everything some: deleted, kept, shared, broken off."""
     machine.push("kept", source)
     machine.push("deleted", machine.write("other", SOURCE | {"model/b.safetensors": noise(4 * PART, "other")}))
-    delete(machine.system, "deleted")
+    delete(machine.system, DeleteRequest("deleted"))
     machine.push("gone", machine.write("more", {"only.bin": noise(3 * PART, "only")}))
-    delete(machine.system, "gone")
+    delete(machine.system, DeleteRequest("gone"))
     broken = machine.again()
     broken.storage.down_from = 4
     with pytest.raises(StorageUnavailableError):
@@ -184,7 +191,7 @@ def test_a_second_run_has_nothing_to_do(machine: Machine, source: Path) -> None:
 
 def test_progress_counts_what_goes(machine: Machine, source: Path) -> None:
     machine.push("llama", source)
-    delete(machine.system, "llama")
+    delete(machine.system, DeleteRequest("llama"))
     progress = Counter()
     report = machine.collect(progress=progress)
     assert progress.stages == [("gc", SIZE, 3)]
@@ -260,7 +267,7 @@ def test_gc_at_every_instant_of_a_continued_push_does_no_harm(machine: Machine, 
     machine.storage.down_from = 4
     with pytest.raises(StorageUnavailableError):
         machine.push("llama", source)
-    delete(machine.system, "other")
+    delete(machine.system, DeleteRequest("other"))
     again = machine.again()
 
     def collect(_number: int, _call: Call) -> None:
@@ -277,7 +284,7 @@ def test_a_push_that_begins_while_gc_gives_up_an_earlier_one_keeps_its_manifest(
     """gc is about to remove the manifest of a push that failed at its very end; the push is just continued."""
     machine.push("probe", source)
     calls = len(machine.storage.calls)
-    delete(machine.system, "probe")
+    delete(machine.system, DeleteRequest("probe"))
     machine.collect()
     broken = machine.again()
     broken.storage.faults = {calls: Fault.AFTER}
@@ -316,7 +323,7 @@ def test_files_that_are_not_ours_are_left_alone(machine: Machine, source: Path) 
     ours = set(read_tree(machine.store_folder))
     mine = {"notes.txt": b"mine", "blobs/README": b"mine", "blobs/zz/zz": b"mine", "manifests/x/y.json": b"mine"}
     machine.write("home/store", mine)
-    delete(machine.system, "llama")
+    delete(machine.system, DeleteRequest("llama"))
     machine.collect()
     left = read_tree(machine.store_folder)
     assert {path: left[path] for path in mine} == mine
@@ -398,10 +405,10 @@ def test_other_stores_of_the_catalog_are_left_alone(machine: Machine, source: Pa
     machine.push("llama", source)
     other = machine.again(store=str(machine.root / "other-store"))
     other.push("mistral", source)
-    delete(machine.system, "llama")
-    delete(machine.system, "mistral")
+    delete(machine.system, DeleteRequest("llama"))
+    delete(machine.system, DeleteRequest("mistral"))
     assert machine.collect().checkpoints == 1
-    assert undelete(other.system, "mistral")
+    assert undelete(other.system, UndeleteRequest("mistral"))
     assert other.fetched("mistral") == SOURCE
 
 
@@ -420,7 +427,7 @@ def test_the_record_of_a_deleted_job_goes_with_its_last_checkpoint(machine: Mach
             return int(connection.execute(select(func.count()).select_from(jobs)).scalar_one())
 
     (checkpoint,) = machine.checkpoints()
-    delete(machine.system, checkpoint.id)
+    delete(machine.system, DeleteRequest(checkpoint.id))
     machine.system.catalog.jobs.delete(parse_job_reference("train"))
     assert count() == 1
     machine.collect()

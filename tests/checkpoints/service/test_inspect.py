@@ -6,6 +6,7 @@ from flexai.checkpoints.documents import Document
 from flexai.checkpoints.errors import InvalidNameError, NotFoundError, StorageUnavailableError
 from flexai.checkpoints.service.delete import delete
 from flexai.checkpoints.service.inspect import inspect_checkpoint, inspect_training
+from flexai.checkpoints.service.requests import DeleteRequest
 from tests.support.jobs import begin_job, capture_files
 from tests.support.machine import PART, Machine
 from tests.support.trees import Tree, noise
@@ -56,7 +57,7 @@ def test_what_is_not_there_or_deleted_is_not_shown(machine: Machine) -> None:
     with pytest.raises(NotFoundError):
         inspect(machine, "llama")
     machine.push("llama", machine.write("run", SOURCE))
-    delete(machine.system, "llama")
+    delete(machine.system, DeleteRequest("llama"))
     with pytest.raises(NotFoundError):
         inspect(machine, "llama")
     with pytest.raises(InvalidNameError):

@@ -27,8 +27,9 @@ from flexai.checkpoints.errors import (
 )
 from flexai.checkpoints.models import CheckpointStatus
 from flexai.checkpoints.service.delete import delete, undelete
-from flexai.checkpoints.service.push import ExistingCheckpoint, push
+from flexai.checkpoints.service.naming import name_checkpoint
 from flexai.checkpoints.service.recover import recover
+from flexai.checkpoints.service.requests import DeleteRequest, NameRequest, UndeleteRequest
 from tests.support.faults import Fault
 from tests.support.machine import (
     PART,
@@ -119,16 +120,16 @@ class Life(RuleBasedStateMachine):
     def give_another_name(self, name: str, other: str) -> None:
         if name not in self.available or other in self.available:
             return
-        push(self.machine.system, other, ExistingCheckpoint(name))
+        name_checkpoint(self.machine.system, NameRequest(other, name))
         self._is_available(other, self.available[name])
 
     @rule(name=names)
     def delete(self, name: str) -> None:
         if name not in self.available and name not in self.unfinished:
             with pytest.raises(NotFoundError):
-                delete(self.machine.system, name)
+                delete(self.machine.system, DeleteRequest(name))
             return
-        deleted = delete(self.machine.system, name)
+        deleted = delete(self.machine.system, DeleteRequest(name))
         self.unfinished.discard(name)
         if name in self.available:
             self.deleted[deleted.id] = (name, self.available.pop(name))
@@ -140,9 +141,9 @@ class Life(RuleBasedStateMachine):
         name, files = self.deleted[checkpoint_id]
         if name in self.available or name in self.unfinished:
             with pytest.raises(AlreadyExistsError):
-                undelete(self.machine.system, checkpoint_id)
+                undelete(self.machine.system, UndeleteRequest(checkpoint_id))
             return
-        undelete(self.machine.system, checkpoint_id)
+        undelete(self.machine.system, UndeleteRequest(checkpoint_id))
         del self.deleted[checkpoint_id]
         self._is_available(name, files)
 

@@ -6,8 +6,9 @@ import pytest
 
 from flexai.checkpoints.errors import CheckpointError, NotFoundError, StorageUnavailableError, UsageError
 from flexai.checkpoints.service.delete import delete
-from flexai.checkpoints.service.mirror import JobCheckpoints, MirrorReport, NamedCheckpoints, PushedCheckpoints, mirror
+from flexai.checkpoints.service.mirror import MirrorReport, mirror
 from flexai.checkpoints.service.recover import recover
+from flexai.checkpoints.service.requests import DeleteRequest, MirrorRequest
 from tests.support.faults import Call, injected
 from tests.support.machine import PART, Machine, lose_catalog
 from tests.support.trees import noise
@@ -28,8 +29,8 @@ def pushed(machine: Machine) -> Machine:
     return machine
 
 
-def mirrored(machine: Machine, which: Any = None, path: str = "bucket/mirror", **options: Any) -> MirrorReport:
-    return mirror(machine.system, which or PushedCheckpoints(), machine.buckets, path, **options)
+def mirrored(machine: Machine, path: str = "bucket/mirror", **options: Any) -> MirrorReport:
+    return mirror(machine.system, MirrorRequest("lab", path, **options))
 
 
 def names(report: MirrorReport) -> tuple[list[str], list[str], list[str]]:
@@ -80,14 +81,14 @@ def test_the_bucket_itself_can_be_the_mirror(pushed: Machine) -> None:
 
 
 def test_a_pattern_and_names_choose(pushed: Machine) -> None:
-    assert names(mirrored(pushed, PushedCheckpoints("LLAMA-*")))[0] == ["llama-1", "llama-2"]
+    assert names(mirrored(pushed, names="LLAMA-*"))[0] == ["llama-1", "llama-2"]
     mistral = str(pushed.checkpoint("mistral-1").id)
-    assert names(mirrored(pushed, NamedCheckpoints(("mistral-1", mistral))))[0] == ["mistral-1"]
-    assert names(mirrored(pushed, PushedCheckpoints("nothing-*"))) == ([], [], [])
+    assert names(mirrored(pushed, checkpoints=["mistral-1", mistral]))[0] == ["mistral-1"]
+    assert names(mirrored(pushed, names="nothing-*")) == ([], [], [])
 
 
 def test_what_is_deleted_stays_out(pushed: Machine) -> None:
-    delete(pushed.system, "llama-1")
+    delete(pushed.system, DeleteRequest("llama-1"))
     assert names(mirrored(pushed))[0] == ["llama-2", "mistral-1"]
 
 
@@ -95,7 +96,7 @@ def test_one_that_fails_does_not_stop_the_others_and_is_named(pushed: Machine) -
     strange = pushed.buckets.root / "bucket" / "mirror" / "llama-2" / "config.json"
     strange.parent.mkdir(parents=True)
     strange.write_text("somebody else's")
-    report = mirrored(pushed, NamedCheckpoints(("no-such-one", *NAMES)))
+    report = mirrored(pushed, checkpoints=["no-such-one", *NAMES])
     assert names(report) == (["llama-1", "mistral-1"], [], ["no-such-one", "llama-2"])
     with pytest.raises(CheckpointError, match="2 of 4 checkpoints could not be mirrored: 'no-such-one', 'llama-2'"):
         report.raise_if_failed()
@@ -131,6 +132,6 @@ def test_a_catalog_that_was_lost_learns_of_the_mirror_again(pushed: Machine) -> 
 
 def test_a_job_or_a_bucket_that_is_not_there_is_an_error_of_the_whole(pushed: Machine) -> None:
     with pytest.raises(NotFoundError):
-        mirrored(pushed, JobCheckpoints("no-such-job"))
+        mirrored(pushed, job="no-such-job")
     with pytest.raises(UsageError):
         mirrored(pushed, path="/")

@@ -19,6 +19,7 @@ from flexai.checkpoints.catalog.sqlite import SqliteTransaction
 from flexai.checkpoints.service.delete import delete, protect, undelete, unprotect
 from flexai.checkpoints.service.inspect import inspect_checkpoint, inspect_training
 from flexai.checkpoints.service.preview import preview_delete, preview_fetch
+from flexai.checkpoints.service.requests import DeleteRequest, FetchRequest, UndeleteRequest, VerifyRequest
 from flexai.checkpoints.service.verify import verify
 from tests.servers.postgresql import PostgreSQL
 from tests.support.fixtures import NewMachine
@@ -129,14 +130,14 @@ def _work_a_day(machine: Machine) -> None:
     job = begin_job(machine, "trainer")
     capture_files(machine, job, "checkpoint-1", {"model.safetensors": b"step 1"})
     for reference in ("first", first.id):
-        preview_fetch(system, reference, machine.root / "nowhere")
+        preview_fetch(system, FetchRequest(reference, str(machine.root / "nowhere")))
         machine.fetched(reference)
-    verify(system, ["second"])
+    verify(system, VerifyRequest(["second"]))
     protect(system, ["second"])
     unprotect(system, ["second"])
-    preview_delete(system, "second")
-    deleted = delete(system, "second")
-    undelete(system, deleted.id)
+    preview_delete(system, DeleteRequest("second"))
+    deleted = delete(system, DeleteRequest("second"))
+    undelete(system, UndeleteRequest(deleted.id))
     with Catalog.look(url) as catalog:
         catalog.checkpoints.list_pushed()
         catalog.checkpoints.list_deleted()

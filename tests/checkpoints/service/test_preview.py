@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,9 +28,18 @@ from flexai.checkpoints.service.preview import (
     preview_export,
     preview_fetch,
     preview_garbage,
+    preview_name,
     preview_push,
 )
-from flexai.checkpoints.service.push import ExistingCheckpoint, LocalFiles, ProviderPath, push
+from flexai.checkpoints.service.push import push
+from flexai.checkpoints.service.requests import (
+    DeleteRequest,
+    ExportRequest,
+    FetchRequest,
+    GarbageRequest,
+    NameRequest,
+    PushRequest,
+)
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.transfer.steps import Action, Preview
 from tests.support.faults import Fault
@@ -70,24 +80,24 @@ def _everything(machine: Machine) -> object:
 
 
 def _look(machine: Machine) -> AbstractContextManager[System]:
-    return System.open(machine.settings, read_only=True)
+    return System.open(machine.settings, connect=machine.connect, read_only=True)
 
 
 def _actions(preview: Preview) -> dict[str, Action]:
     return {step.name: step.action for step in preview.steps}
 
 
-def _files(folder: Path) -> LocalFiles:
-    return LocalFiles((str(folder),))
+def _asked(name: str, folder: Path, **options: Any) -> PushRequest:
+    return PushRequest(name, [str(folder)], **options)
 
 
 def test_on_a_machine_that_has_nothing_a_look_makes_nothing(tmp_path: Path) -> None:
     folder = write_tree(tmp_path / "run", SOURCE)
     with System.open(small_settings(tmp_path / "home"), read_only=True) as system:
-        preview = preview_push(system, "llama", _files(folder))
+        preview = preview_push(system, _asked("llama", folder))
         with pytest.raises(NotFoundError):
-            preview_fetch(system, "llama", tmp_path / "out")
-        assert preview_garbage(system).steps == []
+            preview_fetch(system, FetchRequest("llama", str(tmp_path / "out")))
+        assert preview_garbage(system, GarbageRequest()).steps == []
     assert set(_actions(preview).values()) == {Action.MOVE}
     assert preview.moved_bytes == SIZE
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
@@ -102,21 +112,21 @@ def test_no_look_writes_anything(machine: Machine, source: Path) -> None:
     machine.fetch("llama", "out")
     (machine.root / "out/config.json").unlink()
     flip_byte(machine.root / "out/tokens/one.bin")
-    delete(machine.system, "gone")
+    delete(machine.system, DeleteRequest("gone"))
     looks: list[Callable[[System], Preview]] = [
-        lambda system: preview_push(system, "new", _files(source)),
-        lambda system: preview_push(system, "new", LocalFiles((str(source),), rehash=True)),
-        lambda system: preview_push(system, "llama", _files(source)),
-        lambda system: preview_push(system, "new", ProviderPath(machine.buckets, "bucket/whole")),
-        lambda system: preview_push(system, "new", ExistingCheckpoint("llama")),
-        lambda system: preview_fetch(system, "llama", machine.root / "out"),
-        lambda system: preview_fetch(system, "llama", machine.root / "out", overwrite=True),
-        lambda system: preview_fetch(system, "llama", machine.root / "elsewhere"),
-        lambda system: preview_export(system, "llama", machine.buckets, "bucket/whole"),
-        lambda system: preview_export(system, "llama", machine.buckets, "bucket/torn"),
-        lambda system: preview_export(system, "llama", machine.buckets, "bucket/new"),
-        lambda system: preview_delete(system, "llama"),
-        lambda system: preview_garbage(system, grace_period=timedelta(0)),
+        lambda system: preview_push(system, _asked("new", source)),
+        lambda system: preview_push(system, PushRequest("new", (str(source),), rehash=True)),
+        lambda system: preview_push(system, _asked("llama", source)),
+        lambda system: preview_push(system, PushRequest("new", storage_provider="lab", source_path="bucket/whole")),
+        lambda system: preview_name(system, NameRequest("new", "llama")),
+        lambda system: preview_fetch(system, FetchRequest("llama", str(machine.root / "out"))),
+        lambda system: preview_fetch(system, FetchRequest("llama", str(machine.root / "out"), overwrite=True)),
+        lambda system: preview_fetch(system, FetchRequest("llama", str(machine.root / "elsewhere"))),
+        lambda system: preview_export(system, ExportRequest("llama", "lab", "bucket/whole")),
+        lambda system: preview_export(system, ExportRequest("llama", "lab", "bucket/torn")),
+        lambda system: preview_export(system, ExportRequest("llama", "lab", "bucket/new")),
+        lambda system: preview_delete(system, DeleteRequest("llama")),
+        lambda system: preview_garbage(system, GarbageRequest(grace_period=timedelta(0))),
     ]
     before = _everything(machine)
     for look in looks:
@@ -131,7 +141,7 @@ def test_a_push_of_what_was_pushed_reads_nothing_and_skips_all(machine: Machine,
         if path.is_file():
             path.chmod(0)  # nobody could read it, but for root
     with _look(machine) as system:
-        preview = preview_push(system, "again", _files(source))
+        preview = preview_push(system, _asked("again", source))
     assert set(_actions(preview).values()) == {Action.SKIP}
     assert preview.moved_bytes == 0
 
@@ -142,25 +152,25 @@ def test_a_damaged_or_empty_memory_of_digests_stays_as_it_is(machine: Machine, s
     (machine.settings.home / "stat-cache.db").write_bytes(content)
     before = _everything(machine)
     with _look(machine) as system:
-        assert set(_actions(preview_push(system, "again", _files(source))).values()) == {Action.COMPARE}
+        assert set(_actions(preview_push(system, _asked("again", source))).values()) == {Action.COMPARE}
     assert _everything(machine) == before
 
 
 def test_a_push_compares_what_the_store_has_in_that_size(machine: Machine, source: Path) -> None:
     machine.push("llama", source)
     with _look(machine) as system:
-        preview = preview_push(system, "again", LocalFiles((str(source),), rehash=True))
+        preview = preview_push(system, PushRequest("again", (str(source),), rehash=True))
     assert set(_actions(preview).values()) == {Action.COMPARE}
     other = machine.write("other", {"a.bin": noise(3 * PART + 17, "another"), "b.bin": noise(PART, "new")})
     with _look(machine) as system:
-        preview = preview_push(system, "again", _files(other))
+        preview = preview_push(system, _asked("again", other))
     assert _actions(preview) == {"a.bin": Action.COMPARE, "b.bin": Action.MOVE}
 
 
 def test_a_twin_in_the_same_push_is_compared_with_the_first(machine: Machine) -> None:
     twins = machine.write("run", {"a.bin": noise(PART), "b.bin": noise(PART), "c.bin": noise(PART, "other")})
     with _look(machine) as system:
-        preview = preview_push(system, "llama", _files(twins))
+        preview = preview_push(system, _asked("llama", twins))
     assert _actions(preview) == {"a.bin": Action.MOVE, "b.bin": Action.COMPARE, "c.bin": Action.MOVE}
     assert [step.why for step in preview.steps][1] == "looks like a.bin"
 
@@ -174,7 +184,7 @@ def test_an_interrupted_push_goes_on_where_it_stopped(machine: Machine) -> None:
     arrived = len(machine.system.blobs.unfinished(str(machine.checkpoint("llama").id))["a.bin"].parts)
     assert 0 < arrived < 4
     with _look(machine) as system:
-        preview = preview_push(system, "llama", _files(folder))
+        preview = preview_push(system, _asked("llama", folder))
     assert preview.steps[0].why == f"goes on: {arrived} of 4 parts have arrived"
     counter = Counter()
     machine.push("llama", folder, progress=counter)
@@ -186,7 +196,7 @@ def test_a_push_moves_no_more_than_was_said(machine: Machine, source: Path, is_p
     if is_pushed_before:
         machine.push("first", source)
         (source / "config.json").write_bytes(b'{"layers": 3}')
-    preview = preview_push(machine.system, "llama", _files(source))
+    preview = preview_push(machine.system, _asked("llama", source))
     machine.storage.reset()
     counter = Counter()
     machine.push("llama", source, progress=counter)
@@ -201,14 +211,14 @@ def test_a_name_that_is_taken_ends_as_the_push_does(machine: Machine, source: Pa
         with pytest.raises(AlreadyExistsError) as caught:
             machine.push("llama", folder)
         with _look(machine) as system:
-            preview = preview_push(system, "llama", _files(folder))
+            preview = preview_push(system, _asked("llama", folder))
         assert preview.conflict is not None
         assert (preview.conflict.message, preview.conflict.exit_code) == (caught.value.message, 4)
         assert _actions(preview)["config.json"] is action
     with _look(machine) as system:
-        same = preview_push(system, "llama", _files(source), if_not_exists=True)
-        unread = preview_push(system, "llama", LocalFiles((str(source),), rehash=True))
-        tried = preview_push(system, "llama", LocalFiles((str(source),), rehash=True), if_not_exists=True)
+        same = preview_push(system, _asked("llama", source, if_not_exists=True))
+        unread = preview_push(system, PushRequest("llama", (str(source),), rehash=True))
+        tried = preview_push(system, PushRequest("llama", (str(source),), rehash=True, if_not_exists=True))
     assert same.conflict is None
     assert isinstance(unread.conflict, AlreadyExistsError)
     assert set(_actions(unread).values()) == {Action.COMPARE}
@@ -219,9 +229,9 @@ def test_a_push_of_a_checkpoint_under_another_name_moves_nothing(machine: Machin
     machine.push("llama", source)
     machine.push("other", machine.write("other", {"a": b"a"}))
     with _look(machine) as system:
-        free = preview_push(system, "new", ExistingCheckpoint("llama"))
-        same = preview_push(system, "llama", ExistingCheckpoint("llama"))
-        other = preview_push(system, "other", ExistingCheckpoint("llama"))
+        free = preview_name(system, NameRequest("new", "llama"))
+        same = preview_name(system, NameRequest("llama", "llama"))
+        other = preview_name(system, NameRequest("other", "llama"))
     assert set(_actions(free).values()) == set(_actions(same).values()) == {Action.SKIP}
     assert free.conflict is None
     assert same.conflict is not None
@@ -233,15 +243,15 @@ def test_a_push_of_a_checkpoint_under_another_name_moves_nothing(machine: Machin
 def test_what_cannot_be_pushed_is_refused_as_by_the_push(machine: Machine) -> None:
     with _look(machine) as system:
         with pytest.raises(SourceError):
-            preview_push(system, "llama", LocalFiles((str(machine.root / "nowhere"),)))
+            preview_push(system, PushRequest("llama", (str(machine.root / "nowhere"),)))
         with pytest.raises(SourceError):
-            preview_push(system, "llama", ProviderPath(machine.buckets, "bucket/nowhere"))
+            preview_push(system, PushRequest("llama", storage_provider="lab", source_path="bucket/nowhere"))
 
 
 def test_what_a_provider_can_copy_by_itself_is_said_to_be_copied(machine: Machine) -> None:
     write_tree(machine.root / "buckets/bucket/place", SOURCE)
     machine.storage.service_identity = machine.buckets.storage.service_identity = "one"
-    preview = preview_push(machine.system, "llama", ProviderPath(machine.buckets, "bucket/place"))
+    preview = preview_push(machine.system, PushRequest("llama", storage_provider="lab", source_path="bucket/place"))
     assert _actions(preview) == {
         "config.json": Action.MOVE,
         "model/a.safetensors": Action.COPY,
@@ -251,9 +261,9 @@ def test_what_a_provider_can_copy_by_itself_is_said_to_be_copied(machine: Machin
     counter = Counter()
     machine.push_from("llama", "bucket/place", progress=counter)
     assert counter.moved == preview.moved_bytes == len(SOURCE["config.json"]) + len(SOURCE["tokens/one.bin"])
-    again = preview_push(machine.system, "again", ProviderPath(machine.buckets, "bucket/place"))
+    again = preview_push(machine.system, PushRequest("again", storage_provider="lab", source_path="bucket/place"))
     assert [step.why for step in again.steps] == ["stored: same object"] * 4
-    exported = preview_export(machine.system, "llama", machine.buckets, "bucket/new")
+    exported = preview_export(machine.system, ExportRequest("llama", "lab", "bucket/new"))
     assert _actions(exported) == _actions(preview)
     machine.buckets.storage.reset()
     machine.export("llama", "bucket/new")
@@ -264,7 +274,7 @@ def test_a_fetch_does_what_was_said(machine: Machine, source: Path) -> None:
     machine.push("llama", source)
     for overwrite in (False, True):
         with _look(machine) as system:
-            preview = preview_fetch(system, "llama", machine.root / "out", overwrite=overwrite)
+            preview = preview_fetch(system, FetchRequest("llama", str(machine.root / "out"), overwrite=overwrite))
         report = machine.fetch("llama", "out", overwrite=overwrite)
         said = preview.by_action()
         assert said.get(Action.MOVE, (0, 0)) == (report.fetched_files, report.moved_bytes)
@@ -281,7 +291,9 @@ def test_a_look_records_no_digest_that_it_finds_out(machine: Machine) -> None:
     write_tree(machine.root / "out", SOURCE)
     before = _everything(machine)
     with _look(machine) as system:
-        assert set(_actions(preview_fetch(system, "llama", machine.root / "out")).values()) == {Action.SKIP}
+        assert set(_actions(preview_fetch(system, FetchRequest("llama", str(machine.root / "out")))).values()) == {
+            Action.SKIP
+        }
     assert _everything(machine) == before
     machine.fetch("llama", "out")
     assert _everything(machine) != before, "a fetch does record them"
@@ -289,7 +301,7 @@ def test_a_look_records_no_digest_that_it_finds_out(machine: Machine) -> None:
 
 def test_a_fetch_asks_for_about_as_much_as_was_said(machine: Machine, source: Path) -> None:
     machine.push("llama", source)
-    preview = preview_fetch(machine.system, "llama", machine.root / "out")
+    preview = preview_fetch(machine.system, FetchRequest("llama", str(machine.root / "out")))
     machine.storage.reset()
     machine.fetch("llama", "out")
     assert abs(len(machine.storage.calls) - preview.requests) <= 2
@@ -302,7 +314,7 @@ def test_other_content_at_the_destination_ends_as_the_fetch_does(machine: Machin
     with pytest.raises(DestinationExistsError) as caught:
         machine.fetch("llama", "out")
     with _look(machine) as system:
-        preview = preview_fetch(system, "llama", machine.root / "out")
+        preview = preview_fetch(system, FetchRequest("llama", str(machine.root / "out")))
     assert preview.conflict is not None
     assert (preview.conflict.message, preview.conflict.exit_code) == (caught.value.message, 4)
     assert _actions(preview)["config.json"] is Action.CONFLICT
@@ -316,7 +328,7 @@ def test_a_broken_fetch_is_seen_to_have_left_something(machine: Machine, source:
         machine.fetch("llama", "out")
     machine.storage.reset()
     with _look(machine) as system:
-        preview = preview_fetch(system, "llama", machine.root / "out")
+        preview = preview_fetch(system, FetchRequest("llama", str(machine.root / "out")))
     assert "an earlier fetch left some" in {step.why for step in preview.steps}
 
 
@@ -333,7 +345,7 @@ def test_an_export_does_what_was_said(machine: Machine, source: Path) -> None:
     place = machine.root / "buckets/bucket/place"
     for overwrite in (False, False, True):
         with _look(machine) as system:
-            preview = preview_export(system, "llama", machine.buckets, "bucket/place", overwrite=overwrite)
+            preview = preview_export(system, ExportRequest("llama", "lab", "bucket/place", overwrite=overwrite))
         machine.buckets.storage.reset()
         report = machine.export("llama", "bucket/place", overwrite=overwrite)
         said = preview.by_action()
@@ -351,13 +363,13 @@ def test_other_content_at_the_provider_ends_as_the_export_does(machine: Machine,
     with pytest.raises(DestinationExistsError) as caught:
         machine.export("llama")
     with _look(machine) as system:
-        preview = preview_export(system, "llama", machine.buckets, "bucket/place")
+        preview = preview_export(system, ExportRequest("llama", "lab", "bucket/place"))
         assert preview.conflict is not None
         assert preview.conflict.message == caught.value.message
         with pytest.raises(DestinationExistsError, match="another checkpoint was exported"):
-            preview_export(system, "other", machine.buckets, "bucket/place")
+            preview_export(system, ExportRequest("other", "lab", "bucket/place"))
         with pytest.raises(UsageError):
-            preview_export(system, "other", machine.buckets, "bucket")
+            preview_export(system, ExportRequest("other", "lab", "bucket"))
 
 
 def test_a_deletion_frees_what_nobody_else_needs(machine: Machine, source: Path) -> None:
@@ -365,13 +377,13 @@ def test_a_deletion_frees_what_nobody_else_needs(machine: Machine, source: Path)
     own = machine.write("own", {"model/b.safetensors": SOURCE["model/b.safetensors"], "c.bin": noise(PART, "c")})
     machine.push("other", own)
     with _look(machine) as system:
-        preview = preview_delete(system, "other")
+        preview = preview_delete(system, DeleteRequest("other"))
     assert _actions(preview) == {"c.bin": Action.FREE, "model/b.safetensors": Action.SKIP}
     assert preview.steps[1].why == "stays: another needs it"
-    delete(machine.system, "other")
+    delete(machine.system, DeleteRequest("other"))
     with _look(machine) as system:
-        collected = preview_garbage(system, grace_period=timedelta(0))
-        assert preview_garbage(system).steps == []
+        collected = preview_garbage(system, GarbageRequest(grace_period=timedelta(0)))
+        assert preview_garbage(system, GarbageRequest()).steps == []
     assert machine.collect().freed_bytes == collected.freed_bytes == preview.freed_bytes == PART
 
 
@@ -380,22 +392,22 @@ def test_what_cannot_be_deleted_is_refused_as_by_the_deletion(machine: Machine, 
     protect(machine.system, ["llama"])
     for reference, kind in (("llama", ConflictError), ("unknown", NotFoundError)):
         with pytest.raises(kind) as caught:
-            delete(machine.system, reference)
+            delete(machine.system, DeleteRequest(reference))
         with _look(machine) as system, pytest.raises(kind, match=f"^{caught.value.message}$"):
-            preview_delete(system, reference)
+            preview_delete(system, DeleteRequest(reference))
 
 
 def test_gc_tells_of_each_checkpoint_what_it_frees(machine: Machine, source: Path) -> None:
     machine.push("llama", source)
     machine.push("half", source, machine.write("more", {"more.bin": noise(PART, "more")}))
-    delete(machine.system, "llama")
-    delete(machine.system, "half")
+    delete(machine.system, DeleteRequest("llama"))
+    delete(machine.system, DeleteRequest("half"))
     machine.storage.faults = dict.fromkeys(range(3, 100), Fault.BEFORE)
     with pytest.raises(CheckpointError):
         machine.push("broken", machine.write("broken", {"c.bin": noise(4 * PART, "c")}))
     machine.storage.reset()
     with _look(machine) as system:
-        preview = preview_garbage(system, grace_period=timedelta(0))
+        preview = preview_garbage(system, GarbageRequest(grace_period=timedelta(0)))
     assert set(_actions(preview)) == {"llama", "half", "broken"}
     assert sum(step.size for step in preview.steps) == preview.freed_bytes
     report = machine.collect()
@@ -409,10 +421,10 @@ def test_a_push_by_a_live_process_is_told_of(machine: Machine, source: Path) -> 
     def look(*_: object) -> None:
         machine.storage.before_call = None
         with _look(machine) as system, pytest.raises(ConflictError) as caught:
-            preview_push(system, "llama", _files(source))
+            preview_push(system, _asked("llama", source))
         seen.append(caught.value.message)
 
     machine.storage.before_call = look
-    push(machine.system, "llama", _files(source))
+    push(machine.system, _asked("llama", source))
     assert len(seen) == 1
     assert "is being pushed by" in seen[0]

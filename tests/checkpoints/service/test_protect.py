@@ -12,8 +12,15 @@ from flexai.checkpoints.errors import ConflictError, NotFoundError, StorageUnava
 from flexai.checkpoints.models import JobStatus
 from flexai.checkpoints.service.delete import delete, protect, undelete, unprotect
 from flexai.checkpoints.service.inspect import inspect_checkpoint
-from flexai.checkpoints.service.push import ExistingCheckpoint, push
+from flexai.checkpoints.service.naming import name_checkpoint
 from flexai.checkpoints.service.recover import recover
+from flexai.checkpoints.service.requests import (
+    DeleteJobRequest,
+    DeleteRequest,
+    NameRequest,
+    TrainingRequest,
+    UndeleteRequest,
+)
 from flexai.checkpoints.service.training import delete_job, run_training
 from tests.support.machine import Machine, lose_catalog
 from tests.support.trees import Tree, noise
@@ -31,13 +38,13 @@ def test_a_protected_checkpoint_is_not_deleted_before_it_is_unprotected(machine:
     (protected,) = protect(machine.system, ["LLAMA"])
     assert protected.is_protected
     with pytest.raises(ConflictError, match="'llama' is protected") as caught:
-        delete(machine.system, "llama")
+        delete(machine.system, DeleteRequest("llama"))
     assert "flexai checkpoint unprotect llama" in caught.value.hint
     assert machine.fetched("llama") == SOURCE
     (unprotected,) = unprotect(machine.system, ["llama"])
     assert not unprotected.is_protected
-    delete(machine.system, "llama")
-    assert not undelete(machine.system, "llama").is_protected
+    delete(machine.system, DeleteRequest("llama"))
+    assert not undelete(machine.system, UndeleteRequest("llama")).is_protected
 
 
 def test_to_protect_twice_is_to_protect_once(machine: Machine, source: Path) -> None:
@@ -66,8 +73,8 @@ def test_what_is_not_available_cannot_be_protected(machine: Machine, source: Pat
 def test_a_copy_of_a_protected_checkpoint_is_not_protected(machine: Machine, source: Path) -> None:
     machine.push("llama", source)
     protect(machine.system, ["llama"])
-    push(machine.system, "copy", ExistingCheckpoint("llama"))
-    delete(machine.system, "copy")
+    name_checkpoint(machine.system, NameRequest("copy", "llama"))
+    delete(machine.system, DeleteRequest("copy"))
 
 
 def test_documents_and_lists_show_it(machine: Machine, source: Path) -> None:
@@ -87,15 +94,15 @@ def test_a_job_with_a_protected_checkpoint_is_deleted_only_without_its_checkpoin
         'for name in a b; do echo $name > "$FLEXAI_OUTPUT_CHECKPOINT_DIR/$name/w.bin"; done'
     )
     patient = machine.again(quiet_period=0)
-    job = run_training(patient.system, "train", ["sh", "-c", script], on_output=lambda *_: None)
+    job = run_training(patient.system, TrainingRequest("train", ["sh", "-c", script]), on_output=lambda *_: None)
     assert job.status is JobStatus.SUCCEEDED
     first, second = patient.system.catalog.checkpoints.of_job(job.id)
     protect(patient.system, [second.id])
     with pytest.raises(ConflictError, match=r"1 protected checkpoint$") as caught:
-        delete_job(patient.system, "train")
+        delete_job(patient.system, DeleteJobRequest("train"))
     assert second.id in caught.value.hint
     assert [row.id for row in patient.system.catalog.checkpoints.of_job(job.id)] == [first.id, second.id]
-    delete_job(patient.system, "train", keep_checkpoints=True)
+    delete_job(patient.system, DeleteJobRequest("train", keep_checkpoints=True))
     assert patient.system.catalog.checkpoints.get_by_id(second.id).is_protected
 
 

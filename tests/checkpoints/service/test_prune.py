@@ -27,8 +27,9 @@ from flexai.checkpoints.models import (
 )
 from flexai.checkpoints.names import parse_name, parse_reference
 from flexai.checkpoints.service.delete import delete, protect, undelete
-from flexai.checkpoints.service.prune import PruneReport, PruneScope, plan_prune, prune, prune_document
-from flexai.checkpoints.service.push import ExistingCheckpoint, push
+from flexai.checkpoints.service.naming import name_checkpoint
+from flexai.checkpoints.service.prune import PruneReport, PruneRequest, PruneScope, plan_prune, prune, prune_document
+from flexai.checkpoints.service.requests import DeleteJobRequest, DeleteRequest, NameRequest, UndeleteRequest
 from flexai.checkpoints.service.retention import RetentionPolicy, Rule
 from flexai.checkpoints.service.training import delete_job
 from tests.checkpoints.samples import checkpoint as sample
@@ -92,7 +93,7 @@ def run_job(machine: Machine, name: str = "running") -> BegunJob:
 
 def test_a_plan_changes_nothing(machine: Machine, job: TrainingJob) -> None:
     found = captures(machine, job, 4)
-    report = prune(machine.system, LAST)
+    report = prune(machine.system, PruneRequest(LAST))
     assert (report.applied, report.deleted, report.spared) == (False, (), {})
     assert [one.row.id for one in report.plan.deleted] == ids(found[:3])
     assert alive(machine) == set(ids(found))
@@ -100,14 +101,14 @@ def test_a_plan_changes_nothing(machine: Machine, job: TrainingJob) -> None:
 
 def test_what_was_planned_is_deleted_and_frees_what_was_said(machine: Machine, job: TrainingJob) -> None:
     found = captures(machine, job, 4)
-    planned = prune(machine.system, LAST).freed_bytes
-    report = prune(machine.system, LAST, apply=True)
+    planned = prune(machine.system, PruneRequest(LAST)).freed_bytes
+    report = prune(machine.system, PruneRequest(LAST, apply=True))
     assert list(report.deleted) == ids(found[:3])
     assert alive(machine) == set(ids(found[3:]))
     assert planned == report.freed_bytes == 3 * 40_000
     assert machine.collect(DAY).freed_bytes == 0
-    undelete(machine.system, str(found[0].id))
-    delete(machine.system, str(found[0].id))
+    undelete(machine.system, UndeleteRequest(str(found[0].id)))
+    delete(machine.system, DeleteRequest(str(found[0].id)))
     assert machine.collect().freed_bytes == planned
     check_nothing_is_torn(machine)
     check_nothing_is_left_over(machine)
@@ -119,20 +120,20 @@ def test_packs_and_copies_free_only_what_nobody_needs(machine: Machine, job: Tra
     # The pack of the first one is needed for one file of the second one.
     second = capture_files(machine, job, "b", {"0.bin": small["0.bin"], "large.bin": noise(20_001, "b")})
     third = capture_files(machine, job, "c", {"large.bin": noise(20_002, "c")})
-    push(machine.system, "copy", ExistingCheckpoint(str(third.id)))
+    name_checkpoint(machine.system, NameRequest("copy", str(third.id)))
     fourth = capture_files(machine, job, "d", {"1.bin": small["1.bin"]})
     policy = RetentionPolicy(keep_last=1)
-    planned = prune(machine.system, policy)
+    planned = prune(machine.system, PruneRequest(policy))
     assert {one.row.id: one.freed_bytes for one in planned.plan.deleted} == {
         first.id: 20_000,
         second.id: 20_001,
         str(third.id): 0,
     }
-    prune(machine.system, policy, apply=True)
+    prune(machine.system, PruneRequest(policy, apply=True))
     assert machine.collect().freed_bytes == planned.freed_bytes == 40_001
     assert machine.fetched(str(fourth.id)) == {"1.bin": small["1.bin"]}
-    delete(machine.system, str(fourth.id))
-    delete(machine.system, "copy")
+    delete(machine.system, DeleteRequest(str(fourth.id)))
+    delete(machine.system, DeleteRequest("copy"))
     assert machine.collect().freed_bytes == 5 * 900 + 20_002
 
 
@@ -147,7 +148,7 @@ def test_whatever_is_shared_gc_frees_what_the_plan_said(machine: Machine, seed: 
     before = {one.name: machine.fetched(one.name) for one in machine.checkpoints()}
     protect(machine.system, [f"run-{chance.randrange(12)}"])
     policy = RetentionPolicy(keep_last=chance.randint(1, 6))
-    report = prune(machine.system, policy, PruneScope(pushed=("run-*",)), apply=True)
+    report = prune(machine.system, PruneRequest(policy, PruneScope(pushed=("run-*",)), apply=True))
     assert report.freed_bytes == report.plan.freed_bytes == machine.collect().freed_bytes
     check_nothing_is_torn(machine)
     check_nothing_is_left_over(machine)
@@ -158,9 +159,9 @@ def test_whatever_is_shared_gc_frees_what_the_plan_said(machine: Machine, seed: 
 
 def test_what_a_deleted_checkpoint_could_still_need_is_not_counted_as_freed(machine: Machine, job: TrainingJob) -> None:
     first, second, _ = captures(machine, job, 3)
-    push(machine.system, "copy", ExistingCheckpoint(first.id))
-    delete(machine.system, "copy")
-    planned = {one.row.id: one.freed_bytes for one in prune(machine.system, LAST).plan.deleted}
+    name_checkpoint(machine.system, NameRequest("copy", first.id))
+    delete(machine.system, DeleteRequest("copy"))
+    planned = {one.row.id: one.freed_bytes for one in prune(machine.system, PruneRequest(LAST)).plan.deleted}
     assert planned == {first.id: 0, second.id: 40_000}
 
 
@@ -169,19 +170,19 @@ def test_only_the_jobs_that_are_named_are_judged(machine: Machine, job: Training
     mine, theirs = captures(machine, job, 2), captures(machine, other, 2)
     machine.push("llama", machine.write("x", {"a": b"a"}))
     for reference in ("TRAIN", job.id):
-        found = plan_prune(machine.system, LAST, PruneScope(jobs=(reference,)))
+        found = plan_prune(machine.system, PruneRequest(LAST, PruneScope(jobs=(reference,))))
         assert [one.row.id for one in found.decisions] == ids(mine)
-    found = plan_prune(machine.system, LAST)
+    found = plan_prune(machine.system, PruneRequest(LAST))
     assert {one.row.id for one in found.decisions} == set(ids(mine + theirs))
     with pytest.raises(NotFoundError, match="unknown"):
-        plan_prune(machine.system, LAST, PruneScope(jobs=("unknown",)))
+        plan_prune(machine.system, PruneRequest(LAST, PruneScope(jobs=("unknown",))))
 
 
 def test_pushed_checkpoints_are_judged_by_patterns_of_their_names(machine: Machine, job: TrainingJob) -> None:
     captures(machine, job, 2)
     for name in ("Mistral-1", "mistral-2", "mistral-3", "llama-1", "llama-2", "other"):
         machine.push(name, machine.write(name, {"a": name.encode()}))
-    found = plan_prune(machine.system, LAST, PruneScope(pushed=("mistral-*", "LLAMA-?")))
+    found = plan_prune(machine.system, PruneRequest(LAST, PruneScope(pushed=("mistral-*", "LLAMA-?"))))
     assert {one.row.title: one.keep for one in found.decisions} == {
         "Mistral-1": False,
         "mistral-2": False,
@@ -189,15 +190,15 @@ def test_pushed_checkpoints_are_judged_by_patterns_of_their_names(machine: Machi
         "llama-1": False,
         "llama-2": True,
     }
-    both = plan_prune(machine.system, LAST, PruneScope(jobs=("train",), pushed=("*",)))
+    both = plan_prune(machine.system, PruneRequest(LAST, PruneScope(jobs=("train",), pushed=("*",))))
     assert [one.row.title for one in both.kept] == ["train/checkpoint-2", "other"]
 
 
 def test_a_copy_of_a_captured_checkpoint_is_judged_by_what_it_tells(machine: Machine, job: TrainingJob) -> None:
     best, other = captures(machine, job, 1, eval_loss=0.1), captures(machine, job, 1, first=2, eval_loss=0.5)
     for name, checkpoint in (("run-a", best[0]), ("run-b", other[0]), ("run-c", other[0])):
-        push(machine.system, name, ExistingCheckpoint(checkpoint.id))
-    found = plan_prune(machine.system, RetentionPolicy(keep_best=1), PruneScope(pushed=("run-*",)))
+        name_checkpoint(machine.system, NameRequest(name, checkpoint.id))
+    found = plan_prune(machine.system, PruneRequest(RetentionPolicy(keep_best=1), PruneScope(pushed=("run-*",))))
     assert [one.row.title for one in found.kept] == ["run-a", "run-c"]
 
 
@@ -205,11 +206,11 @@ def test_protected_and_exported_ones_stay(machine: Machine, job: TrainingJob) ->
     first, second, third, last = captures(machine, job, 4)
     protect(machine.system, [first.id])
     machine.export(second.id)
-    report = prune(machine.system, LAST, apply=True)
+    report = prune(machine.system, PruneRequest(LAST, apply=True))
     assert reasons(report, first) == [Rule.PROTECTED]
     assert reasons(report, second) == [Rule.EXPORTED]
     assert report.deleted == (str(third.id),)
-    report = prune(machine.system, RetentionPolicy(keep_last=1, keep_exported=False), apply=True)
+    report = prune(machine.system, PruneRequest(RetentionPolicy(keep_last=1, keep_exported=False), apply=True))
     assert report.deleted == (second.id,)
     assert alive(machine) == {first.id, str(last.id)}
 
@@ -222,19 +223,19 @@ def test_what_a_running_job_started_from_and_would_be_resumed_from_stays(machine
         machine, running.job, 1, first=3, resumable=False, eval_loss=None
     )
     policy = RetentionPolicy(keep_last=1, drop_last=True, drop_best=True)
-    report = prune(machine.system, policy, apply=True)
+    report = prune(machine.system, PruneRequest(policy, apply=True))
     assert reasons(report, found[0]) == [Rule.IN_USE]
     assert reasons(report, own[1]) == [Rule.IN_USE]
     assert alive(machine) == set(ids([found[0], found[2], own[1], own[2]]))
     set_job(machine, running.job.id, **NO_CLAIM)
-    prune(machine.system, policy, apply=True)
+    prune(machine.system, PruneRequest(policy, apply=True))
     assert alive(machine) == set(ids([found[2], own[2]]))
 
 
 def test_checkpoints_of_a_deleted_job_that_were_kept_are_judged_too(machine: Machine, job: TrainingJob) -> None:
     found = captures(machine, job, 2)
-    delete_job(machine.system, "train", keep_checkpoints=True)
-    assert prune(machine.system, LAST, apply=True).deleted == (str(found[0].id),)
+    delete_job(machine.system, DeleteJobRequest("train", keep_checkpoints=True))
+    assert prune(machine.system, PruneRequest(LAST, apply=True)).deleted == (str(found[0].id),)
 
 
 def test_a_broken_push_goes_only_on_request(machine: Machine) -> None:
@@ -245,11 +246,11 @@ def test_a_broken_push_goes_only_on_request(machine: Machine) -> None:
         broken.push("run-2", machine.write("b", {"b": noise(200_000, "b")}))
     fresh, scope = machine.again(), PruneScope(pushed=("run-*",))
     later = now() + 2 * DAY
-    assert prune(fresh.system, LAST, scope, apply=True, at=later).deleted == ()
+    assert prune(fresh.system, PruneRequest(LAST, scope, apply=True), at=later).deleted == ()
     for young in (RetentionPolicy(keep_within=3 * DAY, include_failed=True),):
-        assert prune(fresh.system, young, scope, apply=True, at=later).deleted == ()
+        assert prune(fresh.system, PruneRequest(young, scope, apply=True), at=later).deleted == ()
     policy = RetentionPolicy(keep_within=DAY, include_failed=True)
-    assert len(prune(fresh.system, policy, scope, apply=True, at=later).deleted) == 1
+    assert len(prune(fresh.system, PruneRequest(policy, scope, apply=True), at=later).deleted) == 1
     assert [one.name for one in fresh.checkpoints(CheckpointStatus.AVAILABLE)] == ["run-1"]
 
 
@@ -259,15 +260,17 @@ def test_a_push_whose_process_died_counts_as_failed(machine: Machine) -> None:
     with tables_of(machine.system.catalog.database) as connection:
         connection.execute(update(checkpoints).where(checkpoints.c.name == "run-2").values(status="uploading"))
     scope = PruneScope(pushed=("run-*",))
-    (gone,) = plan_prune(machine.system, RetentionPolicy(keep_last=1, include_failed=True), scope).deleted
+    (gone,) = plan_prune(machine.system, PruneRequest(RetentionPolicy(keep_last=1, include_failed=True), scope)).deleted
     assert (gone.row.title, gone.row.status) == ("run-2", "failed")
-    assert prune(machine.system, RetentionPolicy(keep_last=1, include_failed=True), scope, apply=True).deleted
+    assert prune(
+        machine.system, PruneRequest(RetentionPolicy(keep_last=1, include_failed=True), scope, apply=True)
+    ).deleted
 
 
 def test_no_rule_touches_nothing(machine: Machine, job: TrainingJob) -> None:
     captures(machine, job, 2)
     with pytest.raises(UsageError, match="no rule"):
-        prune(machine.system, RetentionPolicy(), apply=True)
+        prune(machine.system, PruneRequest(RetentionPolicy(), apply=True))
     assert len(alive(machine)) == 2
 
 
@@ -276,7 +279,7 @@ def test_what_a_running_job_would_resume_is_its_latest_by_step_whatever_was_capt
     (first,) = captures(machine, running, 1, step=900)
     (second,) = captures(machine, running, 1, first=2, step=100)
     policy = RetentionPolicy(keep_every_steps=10_000, drop_last=True, drop_best=True)
-    report = prune(machine.system, policy, apply=True)
+    report = prune(machine.system, PruneRequest(policy, apply=True))
     assert reasons(report, first) == [Rule.IN_USE]
     assert (report.deleted, alive(machine)) == ((second.id,), {first.id})
 
@@ -327,7 +330,7 @@ def test_what_changed_since_the_plan_stays(
 
     monkeypatch.setattr("flexai.checkpoints.service.prune.plan_prune", plan_and_change)
     progress = Counter()
-    report = prune(machine.system, LAST, apply=True, progress=progress)
+    report = prune(machine.system, PruneRequest(LAST, apply=True), progress=progress)
     assert why in report.spared[first.id]
     assert first.id not in report.deleted
     assert progress.files == 2
@@ -344,19 +347,19 @@ def test_what_somebody_else_deletes_first_is_no_failure(
 
     def plan_and_delete(*arguments: Any, **options: Any) -> Any:
         planned = plan_prune(*arguments, **options)
-        delete(machine.again().system, first.id)
+        delete(machine.again().system, DeleteRequest(first.id))
         return planned
 
     monkeypatch.setattr("flexai.checkpoints.service.prune.plan_prune", plan_and_delete)
     told: list[Checkpoint] = []
-    report = prune(machine.system, LAST, apply=True, on_deleted=told.append)
+    report = prune(machine.system, PruneRequest(LAST, apply=True), on_deleted=told.append)
     assert (report.deleted, report.spared) == ((second.id,), {})
     assert ids(told) == [second.id]
 
 
 def test_the_document_says_everything(machine: Machine, job: TrainingJob) -> None:
     first, last = captures(machine, job, 2)
-    document = prune_document(prune(machine.system, LAST))
+    document = prune_document(prune(machine.system, PruneRequest(LAST)))
     assert {key: value for key, value in document.items() if key != "checkpoints"} == {
         "applied": False,
         "keptCount": 1,
@@ -409,7 +412,7 @@ def test_ten_thousand_checkpoints_are_planned_by_three_queries(machine: Machine)
         connection.execute(insert(blob_references), references)
     policy = RetentionPolicy(keep_last=3, keep_best=2, keep_every_steps=1000, keep_every=7 * DAY)
     with statements() as asked:
-        planned = plan_prune(machine.system, policy)
+        planned = plan_prune(machine.system, PruneRequest(policy))
     assert sum("FROM" in statement for statement, _ in asked) == 3
     assert len(planned.decisions) == 10_000
     assert 20 * 5 <= len(planned.kept) < 20 * (3 + 2 + 10 + 11 + 2)
@@ -418,13 +421,13 @@ def test_ten_thousand_checkpoints_are_planned_by_three_queries(machine: Machine)
 def test_ages_are_counted_to_the_time_that_is_given(machine: Machine, job: TrainingJob) -> None:
     found = captures(machine, job, 2)
     policy = RetentionPolicy(keep_within=DAY)
-    assert plan_prune(machine.system, policy).deleted == []
-    planned = plan_prune(machine.system, policy, at=now() + 2 * DAY)
+    assert plan_prune(machine.system, PruneRequest(policy)).deleted == []
+    planned = plan_prune(machine.system, PruneRequest(policy), at=now() + 2 * DAY)
     assert [one.row.id for one in planned.deleted] == ids(found[:1])
 
 
 def test_a_second_prune_has_nothing_to_do(machine: Machine, job: TrainingJob, tmp_path: Path) -> None:
     captures(machine, job, 5)
-    assert len(prune(machine.system, LAST, apply=True).deleted) == 4
-    again = prune(machine.system, LAST, apply=True)
+    assert len(prune(machine.system, PruneRequest(LAST, apply=True)).deleted) == 4
+    again = prune(machine.system, PruneRequest(LAST, apply=True))
     assert (again.deleted, again.freed_bytes) == ((), 0)

@@ -25,7 +25,9 @@ from flexai.checkpoints.errors import (
 from flexai.checkpoints.models import CheckpointKind, CheckpointStatus
 from flexai.checkpoints.names import NIL_ID, new_id, parse_name
 from flexai.checkpoints.service.delete import delete
-from flexai.checkpoints.service.push import ExistingCheckpoint, LocalFiles, push
+from flexai.checkpoints.service.naming import name_checkpoint
+from flexai.checkpoints.service.push import push
+from flexai.checkpoints.service.requests import DeleteRequest, NameRequest, PushRequest
 from flexai.checkpoints.transfer.digest import digest_blocks, digest_parts, parts_of
 from flexai.checkpoints.transfer.sources import LocalSource
 from tests.hostile.paths import HOSTILE_PATHS
@@ -736,16 +738,17 @@ import resource, sys, threading
 from pathlib import Path
 from flexai.checkpoints.settings import load_settings
 from flexai.checkpoints.service.system import System
-from flexai.checkpoints.service.push import LocalFiles, push
+from flexai.checkpoints.service.push import push
 from flexai.checkpoints.service.fetch import fetch
+from flexai.checkpoints.service.requests import FetchRequest, PushRequest
 
 root, warm = Path(sys.argv[1]), Path(sys.argv[2])
 with System.open(load_settings(home=root / "home", concurrency=2, part_size="4MiB", pack_size="1MiB")) as system:
     def peak():
         return int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1]) * 1024
     def run(name, source):
-        push(system, name, LocalFiles((str(source),)))
-        fetch(system, name, root / name)
+        push(system, PushRequest(name, [str(source)]))
+        fetch(system, FetchRequest(name, str(root / name)))
     run("warm", warm)
     before = peak()
     run("large", root / "run")
@@ -857,7 +860,7 @@ def test_a_checkpoint_gets_another_name_and_no_byte_moves(machine: Machine, sour
     original = machine.push("llama", source)
     machine.storage.reset()
     for reference in ("llama", original.id):
-        named = push(machine.system, f"copy-{reference}"[:20], ExistingCheckpoint(reference))
+        named = name_checkpoint(machine.system, NameRequest(f"copy-{reference}"[:20], reference))
         assert named.id != original.id
         assert named.parent_id == original.id
         assert named.manifest_digest == original.manifest_digest
@@ -870,19 +873,19 @@ def test_a_checkpoint_gets_another_name_and_no_byte_moves(machine: Machine, sour
 
 def test_a_checkpoint_that_is_not_there_gets_no_other_name(machine: Machine) -> None:
     with pytest.raises(NotFoundError):
-        push(machine.system, "copy", ExistingCheckpoint("llama"))
+        name_checkpoint(machine.system, NameRequest("copy", "llama"))
     assert machine.checkpoints() == []
 
 
 def test_a_name_of_the_same_checkpoint_is_taken_with_the_same_content(machine: Machine, source: Path) -> None:
     machine.push("llama", source)
-    done = push(machine.system, "copy", ExistingCheckpoint("llama"))
+    done = name_checkpoint(machine.system, NameRequest("copy", "llama"))
     with pytest.raises(AlreadyExistsError, match="same content"):
-        push(machine.system, "copy", ExistingCheckpoint("llama"))
-    assert push(machine.system, "copy", ExistingCheckpoint("llama"), if_not_exists=True) == done
+        name_checkpoint(machine.system, NameRequest("copy", "llama"))
+    assert name_checkpoint(machine.system, NameRequest("copy", "llama", if_not_exists=True)) == done
     machine.push("other", source / "tokens")
     with pytest.raises(AlreadyExistsError, match="other content"):
-        push(machine.system, "copy", ExistingCheckpoint("other"), if_not_exists=True)
+        name_checkpoint(machine.system, NameRequest("copy", "other", if_not_exists=True))
 
 
 def test_a_failed_push_s_name_can_be_given_to_a_checkpoint_that_is_here(machine: Machine, source: Path) -> None:
@@ -892,7 +895,7 @@ def test_a_failed_push_s_name_can_be_given_to_a_checkpoint_that_is_here(machine:
     with pytest.raises(StorageUnavailableError):
         broken.push("copy", machine.write("more", {"file": noise(5 * PART, "more")}))
     again = machine.again()
-    push(again.system, "copy", ExistingCheckpoint("llama"))
+    name_checkpoint(again.system, NameRequest("copy", "llama"))
     check_all(again, ["llama", "copy"], SOURCE)
 
 
@@ -901,10 +904,10 @@ def test_a_manifest_that_cannot_be_written_leaves_the_name_failed(machine: Machi
     machine.storage.reset()
     machine.storage.down_from = 1
     with pytest.raises(StorageUnavailableError):
-        push(machine.system, "copy", ExistingCheckpoint("llama"))
+        name_checkpoint(machine.system, NameRequest("copy", "llama"))
     assert machine.checkpoint("copy").status is CheckpointStatus.FAILED
     again = machine.again()
-    push(again.system, "copy", ExistingCheckpoint("llama"))
+    name_checkpoint(again.system, NameRequest("copy", "llama"))
     check_all(again, ["llama", "copy"], SOURCE)
 
 
@@ -1150,7 +1153,7 @@ def test_a_change_that_leaves_no_trace_is_found_by_rehashing(machine: Machine) -
     with (source / "model.bin").open("r+b") as file:
         file.write(b"two")
     _make_old(source)
-    push(machine.system, "again", LocalFiles((str(source),), rehash=True))
+    push(machine.system, PushRequest("again", (str(source),), rehash=True))
     assert machine.fetched("again") == {"model.bin": b"two"}
 
 
@@ -1158,7 +1161,7 @@ def test_a_known_file_whose_content_the_store_has_lost_is_read_again(machine: Ma
     source = machine.write("run", SOURCE)
     _make_old(source)
     machine.push("llama", source)
-    delete(machine.system, "llama")
+    delete(machine.system, DeleteRequest("llama"))
     machine.collect()
     machine.push("again", source)
     check_all(machine, ["again"], SOURCE)

@@ -10,7 +10,8 @@ import pytest
 from flexai.checkpoints.errors import AccessDeniedError, IntegrityError, StorageUnavailableError
 from flexai.checkpoints.models import Checkpoint, CheckpointStatus
 from flexai.checkpoints.names import Id, new_id
-from flexai.checkpoints.service.push import ProviderPath, push
+from flexai.checkpoints.service.push import push
+from flexai.checkpoints.service.requests import PushRequest
 from flexai.checkpoints.storage.connection import RemotePath
 from flexai.checkpoints.storage.hub.repo_paths import parse_hub_path
 from flexai.checkpoints.storage.hub.repository import HubStorage
@@ -56,7 +57,8 @@ def hub() -> Iterator[Hub]:
 
 
 def push_from_hub(machine: Machine, hub: Hub, name: str = "model", path: str = "org/model") -> Checkpoint:
-    return push(machine.system, name, ProviderPath(HubConnection(hub.endpoint), path))
+    machine.system.connect = lambda _: HubConnection(hub.endpoint)
+    return push(machine.system, PushRequest(name, storage_provider="hf", source_path=path))
 
 
 @pytest.mark.parametrize("concurrency", [1, 8])

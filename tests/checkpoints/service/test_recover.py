@@ -15,8 +15,9 @@ from flexai.checkpoints.errors import NotFoundError, StorageUnavailableError
 from flexai.checkpoints.models import CheckpointStatus, TrainingFacts
 from flexai.checkpoints.names import parse_reference
 from flexai.checkpoints.service.delete import delete
-from flexai.checkpoints.service.push import ExistingCheckpoint, push
+from flexai.checkpoints.service.naming import name_checkpoint
 from flexai.checkpoints.service.recover import RecoverReport, recover
+from flexai.checkpoints.service.requests import DeleteRequest, NameRequest
 from tests.hostile.paths import HOSTILE_PATHS
 from tests.support.faults import READ_FAULTS, Fault
 from tests.support.fixtures import NewMachine
@@ -46,7 +47,7 @@ def _manifest_path(machine: Machine, name: str = "llama") -> Path:
 
 def test_a_lost_catalog_is_rebuilt_from_the_store(pushed: Machine) -> None:
     pushed.push("mistral", pushed.write("other", SOURCE | {"model/b.safetensors": noise(5 * PART, "new")}))
-    push(pushed.system, "copy", ExistingCheckpoint("llama"))
+    name_checkpoint(pushed.system, NameRequest("copy", "llama"))
     before = {one.name: one for one in pushed.checkpoints()}
     machine = lose_catalog(pushed)
     with pytest.raises(NotFoundError):
@@ -68,8 +69,8 @@ def test_what_is_rebuilt_shares_its_content_as_before(pushed: Machine) -> None:
     machine.storage.reset()
     machine.push("again", machine.root / "run")
     assert [call for call in machine.storage.named("put", "put_part") if call.key.startswith("blobs/")] == []
-    delete(machine.system, "llama")
-    delete(machine.system, "mistral")
+    delete(machine.system, DeleteRequest("llama"))
+    delete(machine.system, DeleteRequest("mistral"))
     machine.collect()
     check_all(machine, ["again"], SOURCE)
 
@@ -116,14 +117,14 @@ def test_a_name_that_is_taken_by_now_stays_with_its_holder(pushed: Machine) -> N
 
 
 def test_a_checkpoint_deleted_within_its_grace_period_comes_back_too(pushed: Machine) -> None:
-    delete(pushed.system, "llama")
+    delete(pushed.system, DeleteRequest("llama"))
     machine = lose_catalog(pushed)
     assert recover(machine.system).recovered == ["llama"]
     check_all(machine, ["llama"], SOURCE)
 
 
 def test_what_was_collected_does_not_come_back(pushed: Machine) -> None:
-    delete(pushed.system, "llama")
+    delete(pushed.system, DeleteRequest("llama"))
     pushed.collect()
     machine = lose_catalog(pushed)
     assert recover(machine.system) == RecoverReport()

@@ -2,19 +2,18 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from flexai.checkpoints.errors import IntegrityError, NotFoundError
+from flexai.checkpoints.errors import IntegrityError
 from flexai.checkpoints.service.delete import delete, undelete
 from flexai.checkpoints.service.recover import recover
 from flexai.checkpoints.service.repair import RepairReport, repair
+from flexai.checkpoints.service.requests import DeleteRequest, UndeleteRequest, VerifyRequest
 from flexai.checkpoints.service.verify import verify
-from flexai.checkpoints.storage.connection import StorageConnection
 from tests.support.faults import Fault
 from tests.support.fixtures import NewMachine
 from tests.support.machine import PART, Machine, check_all, check_nothing_is_torn, lose_catalog
@@ -47,23 +46,12 @@ def damage(machine: Machine, *paths: str, name: str = "llama") -> list[Path]:
         blob = machine.blob_of(name, path)
         flip_byte(blob, blob.read_bytes().index(SOURCE[path][:100]) + len(SOURCE[path]) // 2)
         blobs.append(blob)
-    assert len(verify(machine.system).damaged) == len(paths)
+    assert len(verify(machine.system, VerifyRequest()).damaged) == len(paths)
     return blobs
 
 
-def connect_to(machine: Machine) -> Callable[[str], StorageConnection]:
-    """The test's provider, under its name."""
-
-    def connect(name: str) -> StorageConnection:
-        if name != machine.buckets.connection_name:
-            raise NotFoundError(f"there is no storage provider connection {name!r}")
-        return machine.buckets
-
-    return connect
-
-
 def repaired(machine: Machine) -> RepairReport:
-    return repair(machine.system, connect_to(machine))
+    return repair(machine.system)
 
 
 @pytest.mark.parametrize("path", [LARGE, SMALL])
@@ -85,7 +73,7 @@ def test_many_damaged_contents_are_repaired_in_one_go(exported: Machine) -> None
 
 
 def test_a_repair_finds_nothing_to_do_in_a_sound_store(exported: Machine) -> None:
-    verify(exported.system)
+    verify(exported.system, VerifyRequest())
     exported.storage.reset()
     assert repaired(exported) == RepairReport()
     assert exported.storage.calls == []
@@ -93,7 +81,7 @@ def test_a_repair_finds_nothing_to_do_in_a_sound_store(exported: Machine) -> Non
 
 def test_a_blob_that_is_gone_comes_back(exported: Machine) -> None:
     exported.blob_of("llama", LARGE).unlink()
-    verify(exported.system)
+    verify(exported.system, VerifyRequest())
     assert len(repaired(exported).repaired) == 1
     check_all(exported, ["llama", "mistral"], SOURCE)
 
@@ -119,17 +107,17 @@ def test_sound_content_in_the_store_itself_comes_first(exported: Machine) -> Non
 
 def test_a_deleted_checkpoint_comes_back_repaired(exported: Machine) -> None:
     deleted = str(exported.checkpoint("mistral").id)
-    delete(exported.system, "mistral")
+    delete(exported.system, DeleteRequest("mistral"))
     damage(exported, LARGE)
     repaired(exported)
-    undelete(exported.system, deleted)
+    undelete(exported.system, UndeleteRequest(deleted))
     check_all(exported, ["llama", "mistral"], SOURCE)
 
 
 def test_a_checkpoint_that_is_gone_for_good_gets_no_manifest_again(exported: Machine) -> None:
     damage(exported, LARGE)
     gone = str(exported.checkpoint("mistral").id)
-    delete(exported.system, "mistral")
+    delete(exported.system, DeleteRequest("mistral"))
     exported.collect()
     repaired(exported)
     assert gone not in set(exported.system.store.list_manifests())
@@ -152,7 +140,7 @@ def test_an_export_that_is_damaged_itself_is_not_taken(exported: Machine, path: 
     flip_byte(exported.buckets.root / "bucket" / "place" / path, 100)
     (left,) = repaired(exported).unrepaired
     assert left.problem.startswith("lab:bucket/place: ")
-    assert len(verify(exported.system).damaged) == 1
+    assert len(verify(exported.system, VerifyRequest()).damaged) == 1
     # The other export is sound.
     flip_byte(exported.buckets.root / "bucket" / "place" / path, 100)
     assert len(repaired(exported).repaired) == 1
@@ -226,7 +214,7 @@ def test_a_repair_that_dies_at_any_call_leaves_all_as_it_was_and_the_next_one_fi
     for name in ("llama", "mistral"):
         for file in again.system.blobs.files_of(str(again.checkpoint(name).id)):
             assert again.blob_path(file.content.blob_id).exists()
-    repair(again.system, connect_to(machine))
+    repair(again.system)
     check_all(again, ["llama", "mistral"], SOURCE)
     again.close()
 

@@ -15,7 +15,8 @@ import pytest
 from flexai.blocks import GCSStorageProvider
 from flexai.checkpoints.errors import AccessDeniedError
 from flexai.checkpoints.service.fetch import fetch
-from flexai.checkpoints.service.push import LocalFiles, push
+from flexai.checkpoints.service.push import push
+from flexai.checkpoints.service.requests import FetchRequest, PushRequest
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.settings import load_settings
 from flexai.checkpoints.storage.connection import StorageConnection
@@ -152,7 +153,7 @@ def test_a_long_transfer_survives_tokens_that_live_two_seconds(lab: Lab, told: i
     """Also where whoever gives the tokens says that they are good for an hour."""
     lab.queue.tokens.lifetime, lab.queue.tokens.true_lifetime = told, LIFETIME
     source = write_tree(tmp_path / "run", lab.files)
-    push(lab.system, "llama", LocalFiles((str(source),)))
+    push(lab.system, PushRequest("llama", (str(source),)))
     assert len(lab.tokens_used()) >= 3
     # What was refused on its way came again with another token.
     assert len(lab.queue.held) == len(HELD)
@@ -160,17 +161,17 @@ def test_a_long_transfer_survives_tokens_that_live_two_seconds(lab: Lab, told: i
         tries = [one for one in lab.gateway.requests if (one.method, one.target) == (held.method, held.target)]
         assert len({lab.queue.token_of(one) for one in tries}) >= 2
         assert {one.body for one in tries} == {held.body}
-    fetch(lab.system, "llama", tmp_path / "out")
+    fetch(lab.system, FetchRequest("llama", str(tmp_path / "out")))
     assert read_tree(tmp_path / "out") == lab.files
 
 
 def test_credentials_that_nobody_renews_any_more_end_the_transfer(lab: Lab, tmp_path: Path) -> None:
     lab.queue.pace, lab.queue.holds = 0.0, ()
     source = write_tree(tmp_path / "run", lab.files)
-    push(lab.system, "small", LocalFiles((str(source / "config.json"),)))
+    push(lab.system, PushRequest("small", (str(source / "config.json"),)))
     lab.queue.tokens.refuses = True
     time.sleep(LIFETIME)
     with pytest.raises(AccessDeniedError):
-        push(lab.system, "llama", LocalFiles((str(source),)))
+        push(lab.system, PushRequest("llama", (str(source),)))
     lab.queue.tokens.refuses = False
-    push(lab.system, "llama", LocalFiles((str(source),)))
+    push(lab.system, PushRequest("llama", (str(source),)))

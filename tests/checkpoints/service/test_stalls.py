@@ -15,7 +15,8 @@ import pytest
 
 from flexai.checkpoints.names import NIL_ID, Id
 from flexai.checkpoints.service.fetch import fetch
-from flexai.checkpoints.service.push import LocalFiles, push
+from flexai.checkpoints.service.push import push
+from flexai.checkpoints.service.requests import FetchRequest, PushRequest
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.settings import load_settings
 from flexai.checkpoints.storage.connection import RemotePath, split_bucket
@@ -98,13 +99,13 @@ def lab(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Lab]:
 def test_only_the_part_that_stalls_moves_again(lab: Lab, tmp_path: Path) -> None:
     files = {"model.safetensors": noise(PARTS * lab.part - 99), "config.json": b"{}"}
     lab.proxy.add("fall silent", strikes=lambda request: _part(request) == 3)
-    push(lab.system, "llama", LocalFiles((str(write_tree(tmp_path / "run", files)),)))
+    push(lab.system, PushRequest("llama", (str(write_tree(tmp_path / "run", files)),)))
     assert lab.sent() == {1: 1, 2: 1, 3: 2, 4: 1}
 
     start, end = 2 * lab.part, 3 * lab.part - 1
     lab.proxy.requests.clear()
     lab.proxy.add("stall", strikes=lambda request: f"bytes={start}-" in request.headers.get("range", ""), after=1000)
-    fetch(lab.system, "llama", tmp_path / "out")
+    fetch(lab.system, FetchRequest("llama", str(tmp_path / "out")))
     assert read_tree(tmp_path / "out") == files
     ranges = lab.ranges()
     assert len(ranges) == PARTS + 2, "each part, the small file, and once more what stalled"

@@ -10,7 +10,8 @@ import pytest
 
 from flexai.checkpoints.errors import NotFoundError, SettingsError
 from flexai.checkpoints.names import NIL_ID, Id
-from flexai.checkpoints.service.push import LocalFiles, push
+from flexai.checkpoints.service.push import push
+from flexai.checkpoints.service.requests import PushRequest
 from flexai.checkpoints.service.system import System, store_opener
 from flexai.checkpoints.settings import load_settings
 from flexai.checkpoints.storage.connection import RemotePath, split_bucket
@@ -131,7 +132,7 @@ def test_a_connection_is_loaded_only_where_the_store_is_used(tmp_path: Path) -> 
     with System.open(settings, connect=connect) as system:
         assert system.catalog.checkpoints is not None
         assert asked == []
-        push(system, "my-model", LocalFiles((str(tmp_path / "file"),)))
+        push(system, PushRequest("my-model", (str(tmp_path / "file"),)))
     assert asked == ["models-share"]
     assert (tmp_path / "share" / "bucket" / "prod" / "store.json").is_file()
 

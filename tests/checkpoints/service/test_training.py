@@ -29,6 +29,8 @@ from flexai.checkpoints.errors import (
 )
 from flexai.checkpoints.models import Checkpoint, CheckpointStatus, JobStatus, TrainingJob
 from flexai.checkpoints.progress import NoProgress
+from flexai.checkpoints.service.requests import DeleteJobRequest, TrainingRequest
+from flexai.checkpoints.service.system import System
 from flexai.checkpoints.service.training import (
     delete_job,
     inspect_job,
@@ -65,7 +67,7 @@ class Notes(NoProgress):
 def run(machine: Machine, text: str, name: str = "run", **options: Any) -> TrainingJob:
     """Run a Python program as a training job."""
     options.setdefault("on_output", lambda _stream, _data: None)
-    return run_training(machine.system, name, program(text), **options)
+    return run_training(machine.system, TrainingRequest(name, program(text), **options))
 
 
 def captures(machine: Machine, name: str) -> list[Checkpoint]:
@@ -130,7 +132,7 @@ def test_output_that_was_captured_is_removed_and_the_log_is_kept(machine: Machin
 
 
 def test_a_command_that_writes_nothing_is_a_job_like_any_other(machine: Machine) -> None:
-    job = run_training(machine.system, "run", ["true"])
+    job = run_training(machine.system, TrainingRequest("run", ["true"]))
     assert (job.status, captured(machine), left_of(machine, job)) == (JobStatus.SUCCEEDED, [], {"log.txt"})
 
 
@@ -156,7 +158,7 @@ wait_for(Path({str(tmp_path / "seen")!r}))
 
 
 def test_output_passes_through_to_our_own_streams(machine: Machine, capfd: pytest.CaptureFixture[str]) -> None:
-    run_training(machine.system, "run", ["sh", "-c", "echo to out; echo to err >&2"])
+    run_training(machine.system, TrainingRequest("run", ["sh", "-c", "echo to out; echo to err >&2"]))
     assert capfd.readouterr() == ("to out\n", "to err\n")
 
 
@@ -362,11 +364,11 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 def test_a_command_that_cannot_be_started_is_an_error_and_the_job_has_failed(machine: Machine) -> None:
     with pytest.raises(JobFailedError, match="'no-such-trainer' cannot be started: no such file") as caught:
-        run_training(machine.system, "run", ["no-such-trainer"])
+        run_training(machine.system, TrainingRequest("run", ["no-such-trainer"]))
     job = inspect_job(machine.system, "run")
     assert (job.status, job.reason) == (JobStatus.FAILED, caught.value.message)
     assert left_of(machine, job) == {"log.txt"}
-    assert run_training(machine.system, "run", ["true"]).attempt == 2
+    assert run_training(machine.system, TrainingRequest("run", ["true"])).attempt == 2
 
 
 def test_a_checkpoint_that_the_store_does_not_take_fails_the_job_and_is_kept(machine: Machine) -> None:
@@ -667,7 +669,7 @@ def test_values_of_variables_reach_the_command_and_are_stored_nowhere(machine: M
 def test_requests_that_make_no_sense_are_refused(machine: Machine, options: dict[str, Any], why: str) -> None:
     arguments = {"name": "run", "command": ["true"], "env": {}} | options
     with pytest.raises(UsageError, match=why) as caught:
-        run_training(machine.system, arguments["name"], arguments["command"], env=arguments["env"])
+        run_training(machine.system, TrainingRequest(arguments["name"], arguments["command"], env=arguments["env"]))
     assert "hidden" not in str(caught.value)
     assert machine.system.catalog.jobs.list() == []
 
@@ -759,7 +761,7 @@ def test_a_log_that_was_never_stored_is_not_found(machine: Machine) -> None:
 def test_a_deleted_job_takes_its_checkpoints_and_its_log_with_it(machine: Machine) -> None:
     job = run(machine, "save(output() / 'checkpoint-5', trainer_files(5))")
     (checkpoint,) = captured(machine)
-    assert delete_job(machine.system, "run") == job
+    assert delete_job(machine.system, DeleteJobRequest("run")) == job
     assert machine.system.catalog.jobs.list() == []
     assert machine.system.catalog.checkpoints.get_by_id(checkpoint.id).status is CheckpointStatus.DELETING
     assert not list(machine.settings.jobs_path.iterdir())
@@ -770,7 +772,7 @@ def test_a_deleted_job_takes_its_checkpoints_and_its_log_with_it(machine: Machin
 def test_checkpoints_of_a_deleted_job_can_be_kept(machine: Machine) -> None:
     run(machine, "save(output() / 'checkpoint-5', trainer_files(5))")
     (checkpoint,) = captured(machine)
-    delete_job(machine.system, "run", keep_checkpoints=True)
+    delete_job(machine.system, DeleteJobRequest("run", keep_checkpoints=True))
     assert machine.fetched(checkpoint.id) == trainer_files(5)
     machine.collect()
     assert machine.fetched(checkpoint.id) == trainer_files(5)
@@ -781,7 +783,7 @@ def test_a_job_that_runs_is_not_deleted_and_neither_are_its_checkpoints(machine:
         if b"ready" in data:
             wait_until(lambda: len(captured(machine)) == 1)
             with pytest.raises(ConflictError, match="in progress"):
-                delete_job(machine.system, "run")
+                delete_job(machine.system, DeleteJobRequest("run"))
             os.kill(os.getpid(), signal.SIGTERM)
 
     run(machine, f"step = 5; {SAVE}; {WAIT}", on_output=delete)
@@ -790,12 +792,15 @@ def test_a_job_that_runs_is_not_deleted_and_neither_are_its_checkpoints(machine:
 
 def test_a_directory_that_the_user_named_outlives_its_job(machine: Machine, tmp_path: Path) -> None:
     run(machine, "save(output() / 'checkpoint-5', trainer_files(5))", output_dir=tmp_path / "out")
-    delete_job(machine.system, "run")
+    delete_job(machine.system, DeleteJobRequest("run"))
     assert (tmp_path / "out" / "checkpoint-5").is_dir()
 
 
 def test_jobs_that_are_not_there_are_not_found(machine: Machine) -> None:
-    for ask in (inspect_job, stop_job, delete_job, job_log):
+    def delete(system: System, reference: str) -> None:
+        delete_job(system, DeleteJobRequest(reference))
+
+    for ask in (inspect_job, stop_job, delete, job_log):
         with pytest.raises(NotFoundError, match="there is no training job 'missing'"):
             ask(machine.system, "missing")
         with pytest.raises(InvalidNameError, match="training job"):

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from flexai.checkpoints.errors import SourceError, StorageUnavailableError
+from flexai.checkpoints.service.requests import PushRequest
 from flexai.checkpoints.service.unchanged import find_unchanged
 from flexai.checkpoints.transfer.sources import LocalSource
 from tests.support.machine import Machine
@@ -30,7 +31,7 @@ def source(machine: Machine) -> Path:
 
 
 def found(machine: Machine, name: str, *specs: Path | str) -> str | None:
-    checkpoint = find_unchanged(machine.system, name, [str(spec) for spec in specs])
+    checkpoint = find_unchanged(machine.system, PushRequest(name, [str(spec) for spec in specs], if_not_exists=True))
     return checkpoint.id if checkpoint else None
 
 

@@ -24,10 +24,11 @@ from flexai.checkpoints.service.export_manifest import (
     write_export_manifest,
 )
 from flexai.checkpoints.service.manifest_reader import manifest_of
+from flexai.checkpoints.service.requests import ExportRequest
 from flexai.checkpoints.service.shard_dispatch import ShardedExporter
 from flexai.checkpoints.service.shard_work import ShardRunner
 from flexai.checkpoints.service.system import System
-from flexai.checkpoints.storage.connection import RemotePath, StorageConnection
+from flexai.checkpoints.storage.connection import RemotePath
 from flexai.checkpoints.transfer.export import DirectExporter, Exporter, export_files
 from flexai.checkpoints.transfer.shard_plan import shard_target
 
@@ -46,11 +47,8 @@ class ExportReport:
 
 def export(
     system: System,
-    reference: str,
-    connection: StorageConnection,
-    destination_path: str,
+    request: ExportRequest,
     *,
-    overwrite: bool = False,
     runner: ShardRunner | None = None,
     progress: Progress | None = None,
 ) -> ExportReport:
@@ -61,19 +59,21 @@ def export(
     ``runner`` runs a large one in shards.
 
     Raises NotFoundError for a checkpoint that is not there, ConflictError for one that is not available,
-    DestinationExistsError for other content in the way (unless ``overwrite``), and what the provider raises.
+    DestinationExistsError for other content in the way (unless ``overwrite``), and what
+    ``system.connect`` and the provider raise.
     """
     progress = progress or NoProgress()
-    checkpoint = system.available(reference)
+    connection = system.connect(request.storage_provider)
+    checkpoint = system.available(request.reference)
     files = system.blobs.files_of(checkpoint.id)
-    place = open_place(checkpoint, files, connection, destination_path)
+    place = open_place(system, request, checkpoint, files)
     manifest = manifest_of(files)
     progress.begin(f"export {checkpoint.title}", total_bytes=checkpoint.size, total_files=checkpoint.file_count)
 
     exporter: Exporter
     if runner is not None and shard_target([file.content.size for file in files], runner.shard_size):
         exporter = ShardedExporter(
-            system, checkpoint, connection, destination_path, place, runner=runner, progress=progress
+            system, checkpoint, connection, request.destination_path, place, runner=runner, progress=progress
         )
     else:
         exporter = DirectExporter(
@@ -89,12 +89,12 @@ def export(
         write_export_manifest(place, checkpoint, manifest)
 
     try:
-        found = None if overwrite else find_export(place, manifest)
+        found = None if request.overwrite else find_export(place, manifest)
         done = export_files(
             files,
             place,
             exporter,
-            overwrite=overwrite,
+            overwrite=request.overwrite,
             earlier_etags=found.etags if found is not None and found.complete else None,
             before_writing=begin,
             progress=progress,
@@ -112,7 +112,7 @@ def export(
         id=new_id(),
         checkpoint_id=checkpoint.id,
         storage_provider=connection.connection_name,
-        destination_path=destination_path,
+        destination_path=request.destination_path,
         manifest_digest=manifest.digest(),
         exported_at=now(),
     )
@@ -127,7 +127,7 @@ def export(
 
 
 def open_place(
-    checkpoint: Checkpoint, files: Sequence[StoredFile], connection: StorageConnection, destination_path: str
+    system: System, request: ExportRequest, checkpoint: Checkpoint, files: Sequence[StoredFile]
 ) -> RemotePath:
     """Open where an export goes; SourceError or UsageError where these files cannot go there."""
     if any(file.path == EXPORT_MANIFEST for file in files):
@@ -135,10 +135,10 @@ def open_place(
             f"checkpoint {checkpoint.title!r} holds a file {EXPORT_MANIFEST!r}, the name of an export's own manifest",
             hint="push the checkpoint without that file",
         )
-    place = connection.open(destination_path)
+    place = system.connect(request.storage_provider).open(request.destination_path)
     if not place.key:
         raise UsageError(
-            f"{destination_path!r} names a bucket without a folder",
+            f"{request.destination_path!r} names a bucket without a folder",
             hint="write BUCKET/PREFIX: an export has a place of its own",
         )
     return place

@@ -9,6 +9,7 @@ from pathlib import Path
 from flexai.checkpoints.contents import StoredFile
 from flexai.checkpoints.models import Checkpoint
 from flexai.checkpoints.progress import NoProgress, Progress
+from flexai.checkpoints.service.requests import FetchRequest
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.transfer.fetch import fetch_files
 from flexai.checkpoints.transfer.journal import RecordDigests
@@ -27,9 +28,7 @@ class FetchReport:
     """Bytes of the files that were fetched; what an interrupted fetch had brought counts too."""
 
 
-def fetch(
-    system: System, reference: str, destination: Path, *, overwrite: bool = False, progress: Progress | None = None
-) -> FetchReport:
+def fetch(system: System, request: FetchRequest, *, progress: Progress | None = None) -> FetchReport:
     """Bring a checkpoint's files into a directory, which is made where it is missing; a rerun continues a broken fetch.
 
     A file that is there with the right content is kept. Raises NotFoundError for a checkpoint that is not there,
@@ -37,7 +36,8 @@ def fetch(
     ``overwrite``), IntegrityError for stored content that is damaged.
     """
     progress = progress or NoProgress()
-    checkpoint, files = system.available_files(reference)
+    destination = Path(request.destination)
+    checkpoint, files = system.available_files(request.reference)
     progress.begin(f"fetch {checkpoint.title}", total_bytes=checkpoint.size, total_files=checkpoint.file_count)
     try:
         done = fetch_files(
@@ -46,7 +46,7 @@ def fetch(
             store=system.store,
             record=_recording(system, files),
             limits=system.settings.limits,
-            overwrite=overwrite,
+            overwrite=request.overwrite,
             progress=progress,
         )
     finally:

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from datetime import timedelta
 
 from flexai.checkpoints.models import now
 from flexai.checkpoints.progress import NoProgress, Progress
+from flexai.checkpoints.service.requests import GarbageRequest
 from flexai.checkpoints.service.system import System
 
 
@@ -31,18 +31,13 @@ class GarbageReport:
     """Blobs in the store that the catalog does not know, and that gc never touches (see ``recover``)."""
 
 
-def collect_garbage(
-    system: System,
-    *,
-    grace_period: timedelta | None = None,
-    progress: Progress | None = None,
-) -> GarbageReport:
+def collect_garbage(system: System, request: GarbageRequest, *, progress: Progress | None = None) -> GarbageReport:
     """Take what was deleted, or left by an interrupted push, longer ago than the grace period.
 
     Raises what the store raises; what was taken by then stays taken, and a rerun goes on.
     """
     progress = progress or NoProgress()
-    before = now() - (system.settings.grace_period if grace_period is None else grace_period)
+    before = now() - (system.settings.grace_period if request.grace_period is None else request.grace_period)
     garbage = system.catalog.garbage(system.store_id)
     purged = garbage.purge_deleted(before=before)
     for checkpoint_id in purged:

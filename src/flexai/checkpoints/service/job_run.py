@@ -26,12 +26,18 @@ from flexai.checkpoints.errors import (
     UsageError,
 )
 from flexai.checkpoints.models import Checkpoint, CheckpointStatus, JobStatus, TrainingFacts, TrainingJob
-from flexai.checkpoints.names import Id, Name, is_variable, parse_name, parse_reference
+from flexai.checkpoints.names import Id, Name, parse_name, parse_reference
 from flexai.checkpoints.paths import parse_path
 from flexai.checkpoints.progress import Progress
 from flexai.checkpoints.service.capture import capture
 from flexai.checkpoints.service.commit import same_content
 from flexai.checkpoints.service.fetch import fetch
+from flexai.checkpoints.service.requests import (
+    INPUT_VARIABLE,
+    OUTPUT_VARIABLE,
+    FetchRequest,
+    TrainingRequest,
+)
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.storage.files import read_blocks
 from flexai.checkpoints.storage.protocol import Block
@@ -44,8 +50,6 @@ from flexai.checkpoints.training.pins import Pins
 from flexai.checkpoints.training.runner import Ended, OnOutput, SignalRelay, TrainingCommand, command_environment
 from flexai.checkpoints.transfer.sources import LocalSource
 
-OUTPUT_VARIABLE = "FLEXAI_OUTPUT_CHECKPOINT_DIR"
-INPUT_VARIABLE = "FLEXAI_INPUT_CHECKPOINT_DIR"
 LATEST = "latest"
 BEST = "best"
 NODE = "0"
@@ -65,8 +69,8 @@ def ignore(_captured: Checkpoint) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class JobRequest:
-    """What a user asked to be run, checked."""
+class JobPlan:
+    """What is to be run, with all that is known before the job begins."""
 
     name: Name
     command: tuple[str, ...]
@@ -78,40 +82,27 @@ class JobRequest:
     grace: float
 
     @classmethod
-    def of(
-        cls,
-        system: System,
-        name: str,
-        command: Sequence[str],
-        *,
-        checkpoint: str,
-        env: Mapping[str, str],
-        output_dir: Path | None,
-        grace: float,
-    ) -> JobRequest:
-        """Check a request. Raises UsageError for one that makes no sense, NotFoundError for a missing checkpoint."""
-        if not command or not command[0]:
-            raise UsageError("there is no command to run", hint="flexai training run NAME -- COMMAND [ARGUMENT]…")
-        if any("\0" in argument for argument in command):
-            raise UsageError("an argument of the command has a NUL character")
-        for variable, value in env.items():
-            _check_variable(variable, value)
-        parsed = parse_name(name, what="training job")
+    def of(cls, system: System, request: TrainingRequest, *, grace: float) -> JobPlan:
+        """Look up what a request needs. Raises NotFoundError for a missing checkpoint, UsageError for an output folder
+        that is not empty.
+        """
+        checkpoint = request.checkpoint
+        parsed = parse_name(request.name, what="training job name")
         input_id = None
         if checkpoint and checkpoint.casefold() not in {LATEST, BEST}:
             input_id = system.available(checkpoint).id
         if checkpoint.casefold() == BEST and system.catalog.jobs.find(parsed) is None:
             raise NotFoundError(
-                f"training job {name!r} has no checkpoints yet, so none is its best",
+                f"training job {parsed!r} has no checkpoints yet, so none is its best",
                 hint="start from another checkpoint, or from scratch without --checkpoint",
             )
         return cls(
             name=parsed,
-            command=tuple(command),
+            command=tuple(request.command),
             checkpoint=checkpoint,
             input_id=input_id,
-            env=dict(env),
-            output_dir=None if output_dir is None else _check_output(output_dir),
+            env=request.environment(),
+            output_dir=_check_output(request.output_dir) if request.output_dir else None,
             grace=grace,
         )
 
@@ -138,7 +129,7 @@ class Attempt:
     def __init__(
         self,
         system: System,
-        request: JobRequest,
+        request: JobPlan,
         begun: BegunJob,
         relay: SignalRelay,
         *,
@@ -219,7 +210,7 @@ class Attempt:
                 return None
             input_id = chosen.id
         self._job = self._system.catalog.jobs.set_input(self._job.id, self._claim, input_id)
-        report = fetch(self._system, str(input_id), self._places.input, progress=self._progress)
+        report = fetch(self._system, FetchRequest(input_id, str(self._places.input)), progress=self._progress)
         self._tell(f"the command starts from checkpoint {report.checkpoint.name or '.'!r} ({input_id})")
         return self._places.input
 
@@ -440,17 +431,8 @@ def _has_content(system: System, checkpoint_id: Id, found: Found) -> bool:
     return same_content(system, str(checkpoint_id), sources)
 
 
-def _check_variable(variable: str, value: str) -> None:
-    if not is_variable(variable):
-        raise UsageError(f"{variable!r} is no name of an environment variable", hint="--env NAME=VALUE")
-    if variable in {OUTPUT_VARIABLE, INPUT_VARIABLE}:
-        raise UsageError(f"{variable} is set for the command by flexai itself", hint="leave it out of --env")
-    if "\0" in value:
-        raise UsageError(f"the value of {variable} has a NUL character")
-
-
-def _check_output(output_dir: Path) -> Path:
-    path = Path(os.path.abspath(output_dir.expanduser()))  # noqa: PTH100
+def _check_output(output_dir: str) -> Path:
+    path = Path(os.path.abspath(Path(output_dir).expanduser()))  # noqa: PTH100
     hint = "name a directory that is empty or not there yet"
     try:
         if any(path.iterdir()):

@@ -6,7 +6,6 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
-from typing import TypeAlias
 
 from flexai.checkpoints.errors import CheckpointError, StorageUnavailableError
 from flexai.checkpoints.models import Checkpoint, CheckpointKind, CheckpointStatus, ExportRecord, now
@@ -14,35 +13,12 @@ from flexai.checkpoints.names import name_key, new_id
 from flexai.checkpoints.progress import NoProgress, Progress
 from flexai.checkpoints.service.export import ExportReport, export
 from flexai.checkpoints.service.export_manifest import read_export_manifest
+from flexai.checkpoints.service.requests import ExportRequest, MirrorRequest
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.service.training import inspect_job
-from flexai.checkpoints.storage.connection import RemotePath, StorageConnection
+from flexai.checkpoints.storage.connection import RemotePath
 
 _NOT_IN_PATHS = re.compile(r"[^A-Za-z0-9._-]+")
-
-
-@dataclass(frozen=True, slots=True)
-class NamedCheckpoints:
-    """Exactly these checkpoints, each by NAME or UUID."""
-
-    references: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class PushedCheckpoints:
-    """The pushed checkpoints whose names match a pattern: ``*`` stands for any letters, ``?`` for one."""
-
-    pattern: str = "*"
-
-
-@dataclass(frozen=True, slots=True)
-class JobCheckpoints:
-    """The checkpoints that a training job wrote."""
-
-    job: str
-
-
-MirrorSet: TypeAlias = NamedCheckpoints | PushedCheckpoints | JobCheckpoints
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +60,8 @@ class MirrorReport:
 
 def mirror(
     system: System,
-    checkpoints: MirrorSet,
-    connection: StorageConnection,
-    destination_path: str,
+    request: MirrorRequest,
     *,
-    overwrite: bool = False,
     on_copied: Callable[[ExportReport], None] | None = None,
     progress: Progress | None = None,
 ) -> MirrorReport:
@@ -103,16 +76,20 @@ def mirror(
     """
     progress = progress or NoProgress()
     report = MirrorReport()
-    root = connection.open(destination_path)
-    for checkpoint in _chosen(system, checkpoints, report):
-        path = f"{destination_path.rstrip('/')}/{_folder(checkpoint)}"
+    connection = system.connect(request.storage_provider)
+    root = connection.open(request.destination_path)
+    for checkpoint in _chosen(system, request, report):
+        path = f"{request.destination_path.rstrip('/')}/{_folder(checkpoint)}"
         mirrored = Mirrored(checkpoint, path)
         try:
-            if not overwrite and _is_there(replace(root, key=f"{root.prefix}{_folder(checkpoint)}"), checkpoint):
+            if not request.overwrite and _is_there(
+                replace(root, key=f"{root.prefix}{_folder(checkpoint)}"), checkpoint
+            ):
                 _record(system, checkpoint, connection.connection_name, path)
                 report.skipped.append(mirrored)
                 continue
-            done = export(system, checkpoint.id, connection, path, overwrite=overwrite, progress=progress)
+            wanted = ExportRequest(checkpoint.id, request.storage_provider, path, request.overwrite)
+            done = export(system, wanted, progress=progress)
         except CheckpointError as error:
             report.failed[checkpoint.title] = error
             progress.note(f"{checkpoint.title} could not be mirrored: {error.message}")
@@ -124,32 +101,30 @@ def mirror(
     return report
 
 
-def _chosen(system: System, checkpoints: MirrorSet, report: MirrorReport) -> Sequence[Checkpoint]:
+def _chosen(system: System, request: MirrorRequest, report: MirrorReport) -> Sequence[Checkpoint]:
     """The checkpoints that are meant and can be read; one that was named and cannot be is among the failed."""
-    match checkpoints:
-        case NamedCheckpoints(references):
-            found = {}
-            for reference in references:
-                try:
-                    checkpoint = system.available(reference)
-                except CheckpointError as error:
-                    report.failed[reference] = error
-                else:
-                    found[checkpoint.id] = checkpoint
-            return list(found.values())
-        case JobCheckpoints(job):
-            known = system.catalog.checkpoints.of_job(str(inspect_job(system, job).id))
-            return [one for one in known if _can_be_read(one, system.store_id)]
-        case PushedCheckpoints(pattern):
-            key = name_key(pattern)
-            pushed = [
-                one
-                for one in system.catalog.checkpoints.of_store(system.store_id)
-                if one.kind is CheckpointKind.PUSHED
-                and _can_be_read(one, system.store_id)
-                and fnmatchcase(name_key(one.name), key)
-            ]
-            return sorted(pushed, key=lambda one: (one.created_at, one.id))
+    if request.checkpoints:
+        found = {}
+        for reference in request.checkpoints:
+            try:
+                checkpoint = system.available(reference)
+            except CheckpointError as error:
+                report.failed[reference] = error
+            else:
+                found[checkpoint.id] = checkpoint
+        return list(found.values())
+    if request.job:
+        known = system.catalog.checkpoints.of_job(inspect_job(system, request.job).id)
+        return [one for one in known if _can_be_read(one, system.store_id)]
+    key = name_key(request.names)
+    pushed = [
+        one
+        for one in system.catalog.checkpoints.of_store(system.store_id)
+        if one.kind is CheckpointKind.PUSHED
+        and _can_be_read(one, system.store_id)
+        and fnmatchcase(name_key(one.name), key)
+    ]
+    return sorted(pushed, key=lambda one: (one.created_at, one.id))
 
 
 def _can_be_read(checkpoint: Checkpoint, store_id: str) -> bool:

@@ -7,28 +7,26 @@ said to be compared first. Nothing is written if the system is opened with ``rea
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import timedelta
 from pathlib import Path
 
 from flexai.checkpoints.catalog.gc_queries import Purgeable
 from flexai.checkpoints.documents import duration
 from flexai.checkpoints.errors import AlreadyExistsError, CheckpointError, NameTakenError
 from flexai.checkpoints.models import Checkpoint, now
-from flexai.checkpoints.names import parse_name, parse_reference
+from flexai.checkpoints.names import Name, parse_name, parse_reference
 from flexai.checkpoints.progress import NoProgress, Progress
 from flexai.checkpoints.service.export import find_export, open_place
 from flexai.checkpoints.service.manifest_reader import manifest_of
-from flexai.checkpoints.service.push import (
-    ExistingCheckpoint,
-    LocalFiles,
-    ProviderPath,
-    PushSource,
-    scan_files,
-    scan_place,
-    taken,
+from flexai.checkpoints.service.push import open_source, scan, taken
+from flexai.checkpoints.service.requests import (
+    DeleteRequest,
+    ExportRequest,
+    FetchRequest,
+    GarbageRequest,
+    NameRequest,
+    PushRequest,
 )
 from flexai.checkpoints.service.system import System
-from flexai.checkpoints.storage.connection import StorageConnection
 from flexai.checkpoints.storage.local import LocalStorage
 from flexai.checkpoints.storage.protocol import ObjectStorage
 from flexai.checkpoints.transfer import export, fetch
@@ -53,36 +51,59 @@ from flexai.checkpoints.transfer.upload import find_twins
 _HERE = Wire(is_remote=False, min_part_size=1, max_parts=1)
 
 
-def preview_push(system: System, name: str, source: PushSource, *, if_not_exists: bool = False) -> Preview:
+def preview_push(system: System, request: PushRequest) -> Preview:
     """What a push would do; raises what that raises before it stores anything, a name that is taken left out."""
-    checked = parse_name(name, what="checkpoint name")
-    sources: Sequence[FileSource] = ()
-    original: Checkpoint | None = None
-    provider = _HERE
-    match source:
-        case LocalFiles():
-            sources = scan_files(system, source)
-        case ProviderPath(connection, path):
-            place = connection.open(path)
-            sources = scan_place(place)
-            provider = _wire(place.storage)
-        case ExistingCheckpoint(reference):
-            original = system.available(reference)
+    place = open_source(system, request)
+    provider = _HERE if place is None else _wire(place.storage)
+    sources = scan(system, request, place)
     listed = provider.listing(len(sources)) if sources else 0
     try:
-        unfinished = system.catalog.checkpoints.find_push(checked, owner=system.owner)
+        unfinished = system.catalog.checkpoints.find_push(_name_of(request), owner=system.owner)
     except NameTakenError as error:
-        steps, conflict = _taken(system, error.existing, sources, original, if_not_exists=if_not_exists)
-        return Preview("push", name, steps, requests=listed, conflict=conflict)
-    store = _wire(system.store.storage)
-    if original is not None:
-        files = system.blobs.files_of(original.id)
-        steps = [Step(Action.SKIP, file.path, file.content.size, "stored: no byte moves") for file in files]
-        return Preview("push", name, steps, requests=store.requests(2))
-    limits = system.settings.limits
+        steps = taken_name_steps(sources, system.blobs.files_of(error.existing.id))
+        conflict = _conflict(error.existing, {step.action for step in steps}, if_not_exists=request.if_not_exists)
+        return Preview("push", request.name, steps, requests=listed, conflict=conflict)
     held = _held(system, sources, unfinished)
-    steps, requests = push_steps(sources, held, limits, store=store, provider=provider)
-    return Preview("push", name, steps, requests=listed + requests)
+    store = _wire(system.store.storage)
+    steps, requests = push_steps(sources, held, system.settings.limits, store=store, provider=provider)
+    return Preview("push", request.name, steps, requests=listed + requests)
+
+
+def _conflict(existing: Checkpoint, actions: set[Action], *, if_not_exists: bool) -> CheckpointError | None:
+    """The error that a push of a name that is available would end with, as far as can be told without reading."""
+    is_compared = actions <= {Action.SKIP, Action.COMPARE} and Action.COMPARE in actions
+    same = is_compared or actions == {Action.SKIP}
+    if same and if_not_exists:
+        return None
+    if not is_compared:
+        return taken(existing, same=same)
+    return AlreadyExistsError(
+        f"checkpoint {existing.name!r} already exists, with files of the same sizes",
+        hint="with --if-not-exists they are compared, and the same content is no error",
+    )
+
+
+def preview_name(system: System, request: NameRequest) -> Preview:
+    """What giving a checkpoint another name would do; raises what that raises, a name that is taken left out."""
+    original = system.available(request.from_checkpoint)
+    files = system.blobs.files_of(original.id)
+
+    def steps(action: Action, why: str) -> list[Step]:
+        return [Step(action, file.path, file.content.size, why) for file in files]
+
+    try:
+        system.catalog.checkpoints.find_push(_name_of(request), owner=system.owner)
+    except NameTakenError as error:
+        same = original.manifest_digest == error.existing.manifest_digest
+        found = steps(*((Action.SKIP, "that name has it") if same else (Action.CONFLICT, "that name has other files")))
+        conflict = None if same and request.if_not_exists else taken(error.existing, same=same)
+        return Preview("push", request.name, found, conflict=conflict)
+    requests = _wire(system.store.storage).requests(2)
+    return Preview("push", request.name, steps(Action.SKIP, "stored: no byte moves"), requests=requests)
+
+
+def _name_of(request: PushRequest | NameRequest) -> Name:
+    return parse_name(request.name, what="checkpoint name")
 
 
 def _held(system: System, sources: Sequence[FileSource], unfinished: Checkpoint | None) -> Held:
@@ -110,50 +131,21 @@ def _expected_digest(system: System, source: FileSource) -> str:
     return (source.expected.digest or "") if is_large and source.expected is not None else ""
 
 
-def _taken(
-    system: System,
-    existing: Checkpoint,
-    sources: Sequence[FileSource],
-    original: Checkpoint | None,
-    *,
-    if_not_exists: bool,
-) -> tuple[list[Step], CheckpointError | None]:
-    """What a push of a name that is available would do, and the error that it would end with."""
-    same: bool | None
-    if original is not None:
-        same = original.manifest_digest == existing.manifest_digest
-        action = Action.SKIP if same else Action.CONFLICT
-        why = "that name has it" if same else "that name has other files"
-        files = system.blobs.files_of(original.id)
-        steps = [Step(action, file.path, file.content.size, why) for file in files]
-    else:
-        steps = taken_name_steps(sources, system.blobs.files_of(existing.id))
-        actions = {step.action for step in steps}
-        same = (
-            None if actions <= {Action.SKIP, Action.COMPARE} and Action.COMPARE in actions else actions == {Action.SKIP}
-        )
-    if same is not False and if_not_exists:
-        return steps, None
-    if same is not None:
-        return steps, taken(existing, same=same)
-    return steps, AlreadyExistsError(
-        f"checkpoint {existing.name!r} already exists, with files of the same sizes",
-        hint="with --if-not-exists they are compared, and the same content is no error",
-    )
-
-
-def preview_fetch(
-    system: System, reference: str, destination: Path, *, overwrite: bool = False, progress: Progress | None = None
-) -> Preview:
+def preview_fetch(system: System, request: FetchRequest, *, progress: Progress | None = None) -> Preview:
     """What a fetch would do; what is at the destination is compared. Raises what a fetch raises before it writes."""
     progress = progress or NoProgress()
-    checkpoint = system.available(reference)
+    checkpoint = system.available(request.reference)
     files = system.blobs.files_of(checkpoint.id)
     limits = system.settings.limits
     progress.begin(f"compare {checkpoint.title}", total_bytes=checkpoint.size, total_files=checkpoint.file_count)
     try:
         there = fetch.survey(
-            files, destination, store=system.store, record=system.blobs.learn, limits=limits, progress=progress
+            files,
+            Path(request.destination),
+            store=system.store,
+            record=system.blobs.learn,
+            limits=limits,
+            progress=progress,
         )
     finally:
         progress.end()
@@ -162,35 +154,27 @@ def preview_fetch(
         there.missing,
         there.others,
         begun=fetch.find_begun(there),
-        overwrite=overwrite,
+        overwrite=request.overwrite,
         limits=limits,
         store=_wire(system.store.storage),
     )
-    conflict = there.in_the_way() if there.others and not overwrite else None
+    conflict = there.in_the_way() if there.others and not request.overwrite else None
     return Preview("fetch", checkpoint.title, steps, requests=requests, conflict=conflict)
 
 
-def preview_export(
-    system: System,
-    reference: str,
-    connection: StorageConnection,
-    destination_path: str,
-    *,
-    overwrite: bool = False,
-    progress: Progress | None = None,
-) -> Preview:
+def preview_export(system: System, request: ExportRequest, *, progress: Progress | None = None) -> Preview:
     """What an export would do; objects at the destination are compared where their version is not the one it left.
 
     Raises what an export raises before it writes.
     """
     progress = progress or NoProgress()
-    checkpoint = system.available(reference)
+    checkpoint = system.available(request.reference)
     files = system.blobs.files_of(checkpoint.id)
-    place = open_place(checkpoint, files, connection, destination_path)
+    place = open_place(system, request, checkpoint, files)
     limits = system.settings.limits
     progress.begin(f"compare {checkpoint.title}", total_bytes=checkpoint.size, total_files=checkpoint.file_count)
     try:
-        found = None if overwrite else find_export(place, manifest_of(files))
+        found = None if request.overwrite else find_export(place, manifest_of(files))
         etags = found.etags if found is not None and found.complete else None
         exporter = export.DirectExporter(
             place, store=system.store, record=system.blobs.learn, limits=limits, progress=progress
@@ -203,13 +187,13 @@ def preview_export(
         there.missing,
         there.others,
         copied=_copied(system, checkpoint, place.storage),
-        overwrite=overwrite,
+        overwrite=request.overwrite,
         is_new=etags is None,
         limits=limits,
         store=_wire(system.store.storage),
         place=_wire(place.storage),
     )
-    conflict = there.in_the_way() if there.others and not overwrite else None
+    conflict = there.in_the_way() if there.others and not request.overwrite else None
     return Preview("export", checkpoint.title, steps, requests=requests, conflict=conflict)
 
 
@@ -224,18 +208,18 @@ def _copied(system: System, checkpoint: Checkpoint, storage: ObjectStorage) -> f
     )
 
 
-def preview_delete(system: System, reference: str) -> Preview:
+def preview_delete(system: System, request: DeleteRequest) -> Preview:
     """What a deletion would free, after the grace period. Raises what ``delete`` raises."""
-    checkpoint = system.catalog.checkpoints.find_deletable(parse_reference(reference))
+    checkpoint = system.catalog.checkpoints.find_deletable(parse_reference(request.reference))
     files = system.blobs.files_of(checkpoint.id)
     steps, freed = deletion_steps(files, system.blobs.uses_of(checkpoint.id))
     return Preview("delete", checkpoint.title, steps, freed_bytes=freed)
 
 
-def preview_garbage(system: System, *, grace_period: timedelta | None = None) -> Preview:
+def preview_garbage(system: System, request: GarbageRequest) -> Preview:
     """What gc would free."""
     time = now()
-    before = time - (system.settings.grace_period if grace_period is None else grace_period)
+    before = time - (system.settings.grace_period if request.grace_period is None else request.grace_period)
     plan = system.catalog.garbage(system.store_id).plan(before=before)
 
     def why(one: Purgeable) -> str:

@@ -49,6 +49,27 @@ class PruneScope:
 
 
 @dataclass(frozen=True, slots=True)
+class PruneRequest:
+    """Checkpoints to be judged by rules, of which those that no rule keeps are to go.
+
+    Args:
+        policy: The rules (``flexai.checkpoints.service.retention``).
+        scope: Which checkpoints are judged (``flexai.checkpoints.service.prune``); what jobs captured where left out.
+        apply: Delete what no rule keeps.
+
+    Raises:
+        UsageError: The policy has no rules.
+    """
+
+    policy: RetentionPolicy
+    scope: PruneScope = PruneScope()
+    apply: bool = False
+
+    def __post_init__(self) -> None:
+        self.policy.check()
+
+
+@dataclass(frozen=True, slots=True)
 class PruneReport:
     """A plan, and what was done about it."""
 
@@ -67,10 +88,8 @@ class PruneReport:
 
 def prune(
     system: System,
-    policy: RetentionPolicy,
-    scope: PruneScope | None = None,
+    request: PruneRequest,
     *,
-    apply: bool = False,
     at: datetime | None = None,
     on_deleted: Callable[[Checkpoint], object] = lambda _: None,
     progress: Progress | None = None,
@@ -81,10 +100,10 @@ def prune(
     used, exported or finished meanwhile stays, and so does the last one of a group. ``on_deleted`` is called with each
     one that was deleted. Interrupted, a rerun goes on.
 
-    Raises UsageError for a policy without rules, NotFoundError for a job that is not there.
+    Raises NotFoundError for a job that is not there.
     """
-    plan = plan_prune(system, policy, scope, at=at)
-    if not apply:
+    plan = plan_prune(system, request, at=at)
+    if not request.apply:
         return PruneReport(plan, applied=False)
     progress = progress or NoProgress()
     stand_ins = _stand_ins(plan)
@@ -95,7 +114,7 @@ def prune(
         for decision in plan.deleted:
             row = decision.row
             try:
-                check = _recheck(decision, policy, [stand_ins[group] for group in row.groups])
+                check = _recheck(decision, request.policy, [stand_ins[group] for group in row.groups])
                 gone = system.catalog.checkpoints.delete(parse_reference(row.id), check=check)
             except ConflictError as error:
                 spared[row.id] = error.message
@@ -111,18 +130,15 @@ def prune(
     return PruneReport(plan, applied=True, deleted=tuple(deleted), spared=spared)
 
 
-def plan_prune(
-    system: System, policy: RetentionPolicy, scope: PruneScope | None = None, *, at: datetime | None = None
-) -> RetentionPlan:
+def plan_prune(system: System, request: PruneRequest, *, at: datetime | None = None) -> RetentionPlan:
     """Plan what the rules let go, and change nothing; it takes three queries, and one for each job that is named."""
-    policy.check()
-    scope = scope or PruneScope()
+    scope = request.scope
     job_ids = None
     if scope.jobs or scope.pushed:
         job_ids = [str(system.catalog.jobs.get(parse_job_reference(job)).id) for job in scope.jobs]
     found = read_candidates(system.catalog.database, job_ids=job_ids, pushed=bool(scope.pushed))
     blobs = {blob_id: BlobUse(size, users) for blob_id, (size, users) in found.blobs.items()}
-    return plan_retention(_rows(found, scope.pushed), blobs, policy, now=at or now())
+    return plan_retention(_rows(found, scope.pushed), blobs, request.policy, now=at or now())
 
 
 def prune_document(report: PruneReport) -> Document:

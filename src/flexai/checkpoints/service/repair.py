@@ -22,7 +22,7 @@ from flexai.checkpoints.progress import NoProgress, Progress
 from flexai.checkpoints.service.export_manifest import read_export_manifest
 from flexai.checkpoints.service.manifest_reader import manifest_of, read_manifest_document
 from flexai.checkpoints.service.manifest_writer import write_manifest
-from flexai.checkpoints.service.system import Connect, System
+from flexai.checkpoints.service.system import System
 from flexai.checkpoints.storage.connection import RemotePath
 from flexai.checkpoints.storage.protocol import Block
 from flexai.checkpoints.transfer.digest import Part
@@ -67,7 +67,7 @@ class RepairReport:
             )
 
 
-def repair(system: System, connect: Connect, *, progress: Progress | None = None) -> RepairReport:
+def repair(system: System, *, progress: Progress | None = None) -> RepairReport:
     """Repair all content that a verification found damaged and that a checkpoint needs.
 
     Sound bytes are taken from the store, where another content has the same digest, or from an export, compared with
@@ -77,7 +77,7 @@ def repair(system: System, connect: Connect, *, progress: Progress | None = None
     progress = progress or NoProgress()
     system.soundness.release_abandoned(before=now() - _ABANDONED_AFTER)
     damaged = system.soundness.damaged()
-    repairs = _Repairs(system, connect, progress)
+    repairs = _Repairs(system, progress)
     report = RepairReport()
     progress.begin("repair", total_bytes=sum(content.size for content in damaged), total_files=len(damaged))
     try:
@@ -90,9 +90,8 @@ def repair(system: System, connect: Connect, *, progress: Progress | None = None
 
 
 class _Repairs:
-    def __init__(self, system: System, connect: Connect, progress: Progress) -> None:
+    def __init__(self, system: System, progress: Progress) -> None:
         self._system = system
-        self._connect = connect
         self._progress = progress
         self._began = now()
         self._places: dict[tuple[str, str], tuple[RemotePath, Mapping[str, FileEntry]]] = {}
@@ -168,7 +167,7 @@ class _Repairs:
     def _open(self, record: ExportRecord) -> tuple[RemotePath, Mapping[str, FileEntry]]:
         key = (record.storage_provider, record.destination_path)
         if key not in self._places:
-            place = self._connect(record.storage_provider).open(record.destination_path)
+            place = self._system.connect(record.storage_provider).open(record.destination_path)
             found = read_export_manifest(place)
             if found is None:
                 raise NotFoundError("there is no export any more")

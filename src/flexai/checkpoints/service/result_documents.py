@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from flexai.checkpoints.service.export import ExportReport
     from flexai.checkpoints.service.fetch import FetchReport
     from flexai.checkpoints.service.gc import GarbageReport
+    from flexai.checkpoints.service.verify import VerifyReport
 
 
 def identity(checkpoint: Checkpoint) -> Document:
@@ -57,4 +58,14 @@ def garbage_document(report: GarbageReport) -> Document:
         "freed": human_size(report.freed_bytes),
         "freedBytes": report.freed_bytes,
         "unreferenced": list(report.unreferenced),
+    }
+
+
+def verify_document(report: VerifyReport) -> Document:
+    """What a verification found; sizes in bytes."""
+    return {
+        "checkedContents": report.checked_contents,
+        "checkedBytes": report.checked_bytes,
+        "damagedContents": len(report.damaged),
+        "repairedContents": len(report.repair.repaired),
     }

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from flexai.checkpoints.contents import StoredContent
-from flexai.checkpoints.errors import UsageError
 from flexai.checkpoints.models import now
 from flexai.checkpoints.progress import NoProgress, Progress
-from flexai.checkpoints.service.repair import RepairReport, repair
-from flexai.checkpoints.service.system import Connect, System
-from flexai.checkpoints.service.verify import Damage, VerifyReport, check_contents
+from flexai.checkpoints.service.repair import repair
+from flexai.checkpoints.service.requests import ScrubRequest
+from flexai.checkpoints.service.system import System
+from flexai.checkpoints.service.verify import OnDamage, VerifyReport, check_contents
 
 _BATCH = 500
 """Contents that are looked up at a time."""
@@ -20,41 +20,29 @@ _STEP = 1024**3
 
 
 @dataclass
-class ScrubReport:
+class ScrubReport(VerifyReport):
     """What a scrub found."""
 
-    checked_contents: int = 0
-    checked_bytes: int = 0
-    damaged: list[Damage] = field(default_factory=list)
-    repair: RepairReport = field(default_factory=RepairReport)
-    """What was repaired, and what was not; empty where the caller asked for none."""
     is_round_complete: bool = False
     """Whether the budget sufficed for all that checkpoints need."""
-
-    def raise_if_damaged(self) -> None:
-        """Raise IntegrityError naming the damage that was found, if there is any."""
-        VerifyReport(damaged=self.damaged).raise_if_damaged()
 
 
 def scrub(
     system: System,
-    budget: int,
+    request: ScrubRequest,
     *,
-    connect: Connect | None = None,
-    on_damage: Callable[[Sequence[Damage]], None] | None = None,
+    on_damage: OnDamage | None = None,
     progress: Progress | None = None,
 ) -> ScrubReport:
-    """Verify about ``budget`` bytes, and with ``connect`` repair what is damaged from exports.
+    """Verify about as many bytes as the budget is, and repair what is damaged from exports where that is wanted.
 
     The content that was verified the longest ago, or never, comes first, so that runs one after the other go through
     the whole store, even where some of them die. A run reads one content at least, however large it is. It tells
-    ``on_damage`` of damage as soon as it finds some. Raises UsageError for a budget of nothing, and what the store
-    raises.
+    ``on_damage`` of damage as soon as it finds some. Raises what the store raises.
     """
-    if budget <= 0:
-        raise UsageError("there is nothing to be read in a budget of 0 bytes", hint="give some gigabytes: 10GiB")
+    budget = request.budget
     progress = progress or NoProgress()
-    report = ScrubReport()
+    report = ScrubReport(repairs=request.repair)
     began = now()
     needed = system.soundness.verification()
     progress.begin("scrub", total_bytes=min(budget, needed.size), total_files=0)
@@ -75,8 +63,8 @@ def scrub(
                 on_damage(damaged)
     finally:
         progress.end()
-    if connect is not None:
-        report.repair = repair(system, connect, progress=progress)
+    if request.repair:
+        report.repair = repair(system, progress=progress)
     return report
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeAlias
@@ -46,6 +46,9 @@ class System:
     """Of the catalog, password included: never print it."""
     open_store: Callable[[], ManagedStore]
     owner: Owner
+    connect: Connect
+    """Loads a connection that a request names, each one once. Raises SettingsError where none are known, and what
+    ``flexai.blocks.load_connection`` raises."""
     is_read_only: bool = False
 
     @classmethod
@@ -55,15 +58,19 @@ class System:
         """Take what the settings name, which is opened, and made, when it is first used.
 
         With ``read_only`` nothing is made or written, whatever is done: what is not there yet is empty, and the catalog
-        is seen as it is at one moment. ``connect`` is needed for a store in a connection's bucket.
+        is seen as it is at one moment. ``connect`` is needed for a store in a connection's bucket, and for operations
+        on one that they name.
 
         Raises SettingsError for settings that cannot be used; a catalog or a store that cannot is a StorageError on
         first use.
         """
         settings = settings or load_settings()
+        if connect is not None:
+            connect = cache(connect)
         open_store = store_opener(settings.effective_store, connect)
         owner = find_owner(settings.home) or new_owner() if read_only else load_owner(settings.home)
-        return cls(settings, settings.effective_database_url, open_store, owner, is_read_only=read_only)
+        url = settings.effective_database_url
+        return cls(settings, url, open_store, owner, connect or _no_connection, is_read_only=read_only)
 
     @cached_property
     def catalog(self) -> Catalog:
@@ -146,6 +153,10 @@ class System:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _no_connection(name: str) -> StorageConnection:
+    raise SettingsError(f"connections are not known here, so {name!r} cannot be used")
 
 
 def store_opener(place: str, connect: Connect | None = None) -> Callable[[], ManagedStore]:

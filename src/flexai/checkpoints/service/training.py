@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import codecs
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -14,7 +14,8 @@ from flexai.checkpoints.errors import ConflictError, NotFoundError
 from flexai.checkpoints.models import Checkpoint, JobStatus, TrainingJob
 from flexai.checkpoints.names import parse_name, parse_reference
 from flexai.checkpoints.progress import NoProgress, Progress
-from flexai.checkpoints.service.job_run import Attempt, JobRequest, OnCaptured, ignore
+from flexai.checkpoints.service.job_run import Attempt, JobPlan, OnCaptured, ignore
+from flexai.checkpoints.service.requests import DeleteJobRequest, TrainingRequest
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.training.job_files import job_folder
 from flexai.checkpoints.training.job_log import read_log
@@ -37,13 +38,8 @@ __all__ = [
 
 def run_training(
     system: System,
-    name: str,
-    command: Sequence[str],
+    request: TrainingRequest,
     *,
-    checkpoint: str = "",
-    env: Mapping[str, str] | None = None,
-    output_dir: Path | None = None,
-    reuse_succeeded: bool = False,
     on_output: OnOutput | None = None,
     on_captured: OnCaptured | None = None,
     grace: float = GRACE_SECONDS,
@@ -51,32 +47,27 @@ def run_training(
 ) -> TrainingJob:
     """Run a command as a training job, capture its checkpoints while it runs, and return the job as it ended.
 
-    The command gets FLEXAI_OUTPUT_CHECKPOINT_DIR and, with ``checkpoint``, FLEXAI_INPUT_CHECKPOINT_DIR in its
-    environment. ``checkpoint`` is a NAME or UUID, or ``latest`` or ``best`` of the resumable checkpoints that earlier
-    attempts of this very job have captured (``latest`` starts from scratch where there is none). ``env`` adds
-    variables, whose values are stored nowhere. ``output_dir``, which must be empty or absent, is used and kept instead
-    of a folder of ours. ``on_output`` is handed what the command prints, instead of our own standard output and error.
+    The command gets FLEXAI_OUTPUT_CHECKPOINT_DIR and, with a checkpoint to start from, FLEXAI_INPUT_CHECKPOINT_DIR in
+    its environment. ``on_output`` is handed what the command prints, instead of our own standard output and error.
     ``on_captured`` is handed each checkpoint once it is available, in a thread that captures: it should not take long.
     Signals that reach this process are passed on; ``grace`` is how many seconds the command has after one before it is
     killed.
 
-    A command that fails is no error here: the job says so (``status``, ``exit_code``, ``reason``). With
-    ``reuse_succeeded`` a job of this name that has succeeded is returned at once.
+    A command that fails is no error here: the job says so (``status``, ``exit_code``, ``reason``).
 
-    Raises UsageError for a request that makes no sense, JobExistsError for a job that has succeeded, ConflictError for
-    one that is running, NotFoundError for a checkpoint that is not there, JobFailedError for a command that cannot be
-    started, InterruptedByUserError for a signal before the command began, and what the catalog and the store raise.
+    Raises UsageError for an output folder that is not empty, JobExistsError for a job that has succeeded (but with
+    ``reuse_succeeded``), ConflictError for one that is running, NotFoundError for a checkpoint that is not there,
+    JobFailedError for a command that cannot be started, InterruptedByUserError for a signal before the command began,
+    and what the catalog and the store raise.
     """
     progress = progress or NoProgress()
-    if reuse_succeeded:
+    if request.reuse_succeeded:
         # First: what the job began with may be gone by now.
-        known = system.catalog.jobs.find(parse_name(name, what="training job"))
+        known = system.catalog.jobs.find(parse_name(request.name, what="training job name"))
         if known is not None and known.status is JobStatus.SUCCEEDED:
             return known
-    request = JobRequest.of(
-        system, name, command, checkpoint=checkpoint, env=env or {}, output_dir=output_dir, grace=grace
-    )
-    begun = request.begin(system)
+    plan = JobPlan.of(system, request, grace=grace)
+    begun = plan.begin(system)
     job_id = begun.job.id
     with (
         ClaimKeeper(lambda: system.catalog.jobs.renew(job_id, begun.claim)),
@@ -85,7 +76,7 @@ def run_training(
     ):
         return Attempt(
             system,
-            request,
+            plan,
             begun,
             relay,
             on_output=on_output or pass_through,
@@ -128,9 +119,8 @@ def job_log(system: System, reference: str, *, follow: bool = False) -> Iterator
 
 def delete_job(
     system: System,
-    reference: str,
+    request: DeleteJobRequest,
     *,
-    keep_checkpoints: bool = False,
     on_deleted: Callable[[Checkpoint], object] = lambda _: None,
     progress: Progress | None = None,
 ) -> TrainingJob:
@@ -143,12 +133,12 @@ def delete_job(
     where one that would go is protected.
     """
     progress = progress or NoProgress()
-    job = inspect_job(system, reference)
+    job = inspect_job(system, request.reference)
     if not job.status.is_final:
         raise ConflictError(
             f"training job {job.name!r} is {job.status}", hint=f"stop it first: flexai training stop {job.name}"
         )
-    if not keep_checkpoints:
+    if not request.keep_checkpoints:
         written = system.catalog.checkpoints.of_job(job.id)
         # Before the first one goes: half of a job is of no use.
         if protected := [checkpoint.id for checkpoint in written if checkpoint.is_protected]:

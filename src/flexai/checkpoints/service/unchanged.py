@@ -2,32 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from flexai.checkpoints.errors import NotFoundError
 from flexai.checkpoints.models import Checkpoint, CheckpointStatus
 from flexai.checkpoints.names import parse_reference
+from flexai.checkpoints.service.requests import PushRequest
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.transfer.scan import scan_local
 
 
-def find_unchanged(
-    system: System, name: str, specs: Sequence[str], *, follow_symlinks: bool = False
-) -> Checkpoint | None:
-    """The available checkpoint of a name whose content local files are known to be; None where that is not known.
+def find_unchanged(system: System, request: PushRequest) -> Checkpoint | None:
+    """The available checkpoint that a push would find to be the same, by what is remembered of an earlier push alone.
 
-    They are known by digests that are remembered of an earlier push, so nothing is read. ``specs`` are
-    ``SOURCE[=DESTINATION]`` each. Raises InvalidNameError; SourceError or UnsafePathError for what cannot be pushed.
+    None where that is not known, and for a push that reads its files in any case or comes from a provider. Nothing is
+    read. Raises SourceError or UnsafePathError for what cannot be pushed.
     """
+    if not request.files or not request.if_not_exists or request.rehash:
+        return None
     with system.look() as catalog:
         try:
-            checkpoint = catalog.checkpoints.get(parse_reference(name))
+            checkpoint = catalog.checkpoints.get(parse_reference(request.name))
         except NotFoundError:
             return None
         if checkpoint.status is not CheckpointStatus.AVAILABLE:
             return None
         files = catalog.checkpoints.list_files(checkpoint.id)
-    sources = system.stat_cache.recall(scan_local(specs, follow_symlinks=follow_symlinks))
+    sources = system.stat_cache.recall(scan_local(request.files, follow_symlinks=request.follow_symlinks))
     # A file that was never read has no digest, and neither has a source that is not remembered.
     found = {(source.path, source.size, source.digest or None) for source in sources}
     same = found == {(file.path, file.size, file.digest) for file in files} and all(file.digest for file in files)

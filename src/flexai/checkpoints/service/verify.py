@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import TypeAlias
 
 from flexai.checkpoints.contents import StoredContent, StoredFile
 from flexai.checkpoints.errors import IntegrityError, SourceChangedError
 from flexai.checkpoints.progress import NoProgress, Progress
+from flexai.checkpoints.service.repair import RepairReport, repair
+from flexai.checkpoints.service.requests import VerifyRequest
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.storage.protocol import Block
 from flexai.checkpoints.transfer.crew import CountedBody, Crew
@@ -29,6 +32,10 @@ class Damage:
     """The files that need it: (checkpoint, path)."""
 
 
+OnDamage: TypeAlias = Callable[[Sequence[Damage]], None]
+"""Is told of damage as soon as it is found."""
+
+
 @dataclass
 class VerifyReport:
     """What a verification found."""
@@ -36,10 +43,15 @@ class VerifyReport:
     checked_contents: int = 0
     checked_bytes: int = 0
     damaged: list[Damage] = field(default_factory=list)
+    repair: RepairReport = field(default_factory=RepairReport)
+    """What was repaired, and what was not; empty where no repair was asked for."""
+    repairs: bool = False
+    """Whether a repair was asked for."""
 
     def raise_if_damaged(self) -> None:
-        """Raise IntegrityError naming the damage, if there is any."""
-        if self.damaged:
+        """Raise IntegrityError naming the damage that is left, if there is any."""
+        self.repair.raise_if_unrepaired()
+        if self.damaged and not self.repairs:
             names = sorted({f"{path} of {checkpoint}" for damage in self.damaged for checkpoint, path in damage.users})
             shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
             raise IntegrityError(
@@ -49,18 +61,22 @@ class VerifyReport:
             )
 
 
-def verify(system: System, references: Sequence[str] = (), *, progress: Progress | None = None) -> VerifyReport:
+def verify(
+    system: System, request: VerifyRequest, *, on_damage: OnDamage | None = None, progress: Progress | None = None
+) -> VerifyReport:
     """Read the content of checkpoints (of all, where none is named) and compare every part with its digest.
 
     Each content is read once however many checkpoints use it. Damage is reported, not raised, and remembered: no push
-    relies on such content, so pushing the files again brings in sound content. Damage to what no
-    checkpoint needs any more is not reported. Raises NotFoundError for a checkpoint that is not there, and what the
-    store raises.
+    relies on such content, so pushing the files again brings in sound content. Damage to what no checkpoint
+    needs any more is not reported. With ``repair`` it then repairs all known damage from exports; before, it
+    tells ``on_damage`` what it found.
+
+    Raises NotFoundError for a checkpoint that is not there, and what the store raises.
     """
     progress = progress or NoProgress()
     contents: dict[int, StoredContent] = {}
-    if references:
-        for reference in references:
+    if request.references:
+        for reference in request.references:
             checkpoint = system.available(reference)
             contents |= {file.content.id: file.content for file in system.blobs.files_of(checkpoint.id)}
     else:
@@ -71,7 +87,12 @@ def verify(system: System, references: Sequence[str] = (), *, progress: Progress
         damaged = check_contents(system, contents.values(), progress=progress)
     finally:
         progress.end()
-    return VerifyReport(checked_contents=len(contents), checked_bytes=total, damaged=damaged)
+    report = VerifyReport(len(contents), total, damaged, repairs=request.repair)
+    if damaged and on_damage is not None:
+        on_damage(damaged)
+    if request.repair:
+        report.repair = repair(system, progress=progress)
+    return report
 
 
 def check_contents(system: System, contents: Iterable[StoredContent], *, progress: Progress) -> list[Damage]:

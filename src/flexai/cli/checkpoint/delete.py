@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from flexai.checkpoints.names import parse_reference
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from flexai.checkpoints.service.requests import DeleteRequest
 from flexai.cli import terminal
 from flexai.cli.commands import command
-from flexai.cli.dry_run import check_untracked, dry_run_option, show
+from flexai.cli.dry_run import dry_run_option, show_plan
 from flexai.cli.parameters import checkpoint_argument, json_option, track_option
-from flexai.cli.tracking import load_connection, run_tracked, tracking_api
+from flexai.cli.tracking import run_operation
+
+if TYPE_CHECKING:
+    from flexai.checkpoints.documents import Document
+    from flexai.checkpoints.progress import Progress
+    from flexai.checkpoints.service.system import System
+    from flexai.checkpoints.transfer.steps import Preview
 
 
 @command("delete", usage="NAME|UUID [OPTIONS]")
@@ -15,7 +24,7 @@ from flexai.cli.tracking import load_connection, run_tracked, tracking_api
 @dry_run_option
 @track_option
 @json_option
-def delete(reference: str, dry_run: bool, track: bool | None, as_json: bool) -> None:
+def delete(dry_run: bool, track: bool | None, as_json: bool, **options: Any) -> None:
     """Delete a checkpoint.
 
     Its name is free at once. Its bytes go when nothing else uses them, with the first gc after the grace
@@ -25,31 +34,25 @@ def delete(reference: str, dry_run: bool, track: bool | None, as_json: bool) -> 
     flexai checkpoint delete mistral-500-checkpoint
     flexai checkpoint delete mistral-500-checkpoint --dry-run
     """
-    parse_reference(reference)
+    request = DeleteRequest(**options)
     if dry_run:
-        check_untracked(track)
-        _preview(reference, as_json)
+        show_plan(track, partial(_plan, request), as_json=as_json)
         return
-    api = tracking_api(track)
-    if api is not None:
-        deleted = run_tracked(api, "delete_checkpoint", reference)
-    else:
-        from flexai.checkpoints.service.delete import delete as delete_checkpoint
-        from flexai.checkpoints.service.result_documents import identity
-        from flexai.checkpoints.service.system import System
-
-        with System.open(connect=load_connection) as system:
-            deleted = identity(delete_checkpoint(system, reference))
-    terminal.say(f"deleted checkpoint {reference}")
+    deleted = run_operation(track, "delete_checkpoint", request, partial(_delete, request))
+    terminal.say(f"deleted checkpoint {request.reference}")
     terminal.hint(f"flexai checkpoint undelete {deleted['id']} brings it back, until gc has taken its bytes")
     if as_json:
         terminal.write_document(deleted, as_json=True)
 
 
-def _preview(reference: str, as_json: bool) -> None:
-    from flexai.checkpoints.service.preview import preview_delete
-    from flexai.checkpoints.service.system import System
+def _delete(request: DeleteRequest, system: System, _: Progress) -> Document:
+    from flexai.checkpoints.service.delete import delete as delete_checkpoint
+    from flexai.checkpoints.service.result_documents import identity
 
-    with System.open(connect=load_connection, read_only=True) as system:
-        preview = preview_delete(system, reference)
-    show(preview, as_json=as_json)
+    return identity(delete_checkpoint(system, request))
+
+
+def _plan(request: DeleteRequest, system: System, _: Progress) -> Preview:
+    from flexai.checkpoints.service.preview import preview_delete
+
+    return preview_delete(system, request)

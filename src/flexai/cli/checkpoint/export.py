@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
 import click
 
 from flexai.checkpoints.documents import human_size
-from flexai.checkpoints.names import parse_reference
+from flexai.checkpoints.service.requests import ExportRequest
 from flexai.cli import terminal
 from flexai.cli.commands import command
-from flexai.cli.dry_run import check_untracked, dry_run_option, show
+from flexai.cli.dry_run import dry_run_option, show_plan
 from flexai.cli.parameters import (
     bwlimit_option,
     checkpoint_argument,
@@ -16,7 +19,13 @@ from flexai.cli.parameters import (
     track_option,
     transfer_json_option,
 )
-from flexai.cli.tracking import load_connection, run_tracked, tracking_api
+from flexai.cli.tracking import run_operation
+
+if TYPE_CHECKING:
+    from flexai.checkpoints.documents import Document
+    from flexai.checkpoints.progress import Progress
+    from flexai.checkpoints.service.system import System
+    from flexai.checkpoints.transfer.steps import Preview
 
 
 @command(
@@ -40,15 +49,7 @@ from flexai.cli.tracking import load_connection, run_tracked, tracking_api
 @track_option
 @progress_option
 @transfer_json_option
-def export(
-    reference: str,
-    storage_provider: str,
-    destination_path: str,
-    overwrite: bool,
-    dry_run: bool,
-    track: bool | None,
-    as_json: bool,
-) -> None:
+def export(dry_run: bool, track: bool | None, as_json: bool, **options: Any) -> None:
     """Copy a checkpoint to a storage provider.
 
     The provider copies by itself where it can. The object flexai-manifest.json is finished last, so that a
@@ -59,44 +60,29 @@ def export(
     flexai checkpoint export 90c8f215-e131-4f9c-936c-12fe1fe9a6f1 --storage-provider aws-storage-conn-eu \\
       --destination-path my-bucket/checkpoints/mistral-train/
     """
-    parse_reference(reference)
+    request = ExportRequest(**options)
     if dry_run:
-        check_untracked(track)
-        _preview(reference, storage_provider, destination_path, overwrite, as_json)
+        show_plan(track, partial(_plan, request), as_json=as_json)
         return
-    api = tracking_api(track)
-    if api is not None:
-        done = run_tracked(api, "export_checkpoint", reference, storage_provider, destination_path, overwrite=overwrite)
-    else:
-        from flexai.checkpoints.service.export import export as export_checkpoint
-        from flexai.checkpoints.service.result_documents import export_document
-        from flexai.checkpoints.service.system import System
-        from flexai.cli.progress_display import shown_progress
-
-        connection = load_connection(storage_provider)
-        with System.open(connect=load_connection) as system, shown_progress() as progress:
-            report = export_checkpoint(
-                system, reference, connection, destination_path, overwrite=overwrite, progress=progress
-            )
-        done = export_document(report)
+    done = run_operation(track, "export_checkpoint", request, partial(_export, request))
     exported, kept, size = done["exportedFiles"], done["skippedFiles"], done["movedBytes"]
     already = f"; {terminal.count(kept, 'file')} there already" if kept else ""
     terminal.say(
-        f"exported {reference} to {storage_provider}:{destination_path}:"
+        f"exported {request.reference} to {request.storage_provider}:{request.destination_path}:"
         f" {terminal.count(exported, 'file')}, {human_size(size)}{already}"
     )
     if as_json:
         terminal.write_document(done, as_json=True)
 
 
-def _preview(reference: str, storage_provider: str, destination_path: str, overwrite: bool, as_json: bool) -> None:
-    from flexai.checkpoints.service.preview import preview_export
-    from flexai.checkpoints.service.system import System
-    from flexai.cli.progress_display import shown_progress
+def _export(request: ExportRequest, system: System, progress: Progress) -> Document:
+    from flexai.checkpoints.service.export import export as export_checkpoint
+    from flexai.checkpoints.service.result_documents import export_document
 
-    connection = load_connection(storage_provider)
-    with System.open(connect=load_connection, read_only=True) as system, shown_progress() as progress:
-        preview = preview_export(
-            system, reference, connection, destination_path, overwrite=overwrite, progress=progress
-        )
-    show(preview, as_json=as_json)
+    return export_document(export_checkpoint(system, request, progress=progress))
+
+
+def _plan(request: ExportRequest, system: System, progress: Progress) -> Preview:
+    from flexai.checkpoints.service.preview import preview_export
+
+    return preview_export(system, request, progress=progress)

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import timedelta
+from functools import partial
+from typing import TYPE_CHECKING
 
 import click
 
+from flexai.checkpoints.service.requests import GarbageRequest
 from flexai.cli import terminal
 from flexai.cli.commands import command
-from flexai.cli.dry_run import check_untracked, dry_run_option, show
+from flexai.cli.dry_run import dry_run_option, show_plan
 from flexai.cli.parameters import progress_option, read_duration, track_option, transfer_json_option
-from flexai.cli.tracking import load_connection, run_tracked, tracking_api
+from flexai.cli.tracking import run_operation
+
+if TYPE_CHECKING:
+    from flexai.checkpoints.documents import Document
+    from flexai.checkpoints.progress import Progress
+    from flexai.checkpoints.service.system import System
+    from flexai.checkpoints.transfer.steps import Preview
 
 
 @command("gc", usage="[--grace-period DURATION] [--dry-run] [OPTIONS]", resumable=True)
@@ -36,22 +44,13 @@ def collect_garbage(grace_period: str, dry_run: bool, track: bool | None, as_jso
     flexai checkpoint gc --dry-run
     flexai checkpoint gc --grace-period 24h
     """
-    period = read_duration("--grace-period", grace_period) if grace_period else None
+    request = GarbageRequest(read_duration("--grace-period", grace_period) if grace_period else None)
     if dry_run:
-        check_untracked(track)
-        _preview(period, as_json)
+        unreferenced: list[str] = []
+        show_plan(track, partial(_plan, request, unreferenced), as_json=as_json)
+        _warn_of(unreferenced)
         return
-    api = tracking_api(track)
-    if api is not None:
-        done = run_tracked(api, "collect_garbage", grace_period=period)
-    else:
-        from flexai.checkpoints.service.gc import collect_garbage as collect
-        from flexai.checkpoints.service.result_documents import garbage_document
-        from flexai.checkpoints.service.system import System
-        from flexai.cli.progress_display import shown_progress
-
-        with System.open(connect=load_connection) as system, shown_progress() as progress:
-            done = garbage_document(collect(system, grace_period=period, progress=progress))
+    done = run_operation(track, "collect_garbage", request, partial(_collect, request))
     if as_json:
         terminal.write_document(done, as_json=True)
     else:
@@ -63,16 +62,19 @@ def collect_garbage(grace_period: str, dry_run: bool, track: bool | None, as_jso
     _warn_of(done["unreferenced"])
 
 
-def _preview(grace_period: timedelta | None, as_json: bool) -> None:
+def _collect(request: GarbageRequest, system: System, progress: Progress) -> Document:
+    from flexai.checkpoints.service.gc import collect_garbage as collect
+    from flexai.checkpoints.service.result_documents import garbage_document
+
+    return garbage_document(collect(system, request, progress=progress))
+
+
+def _plan(request: GarbageRequest, unreferenced: list[str], system: System, _: Progress) -> Preview:
     from flexai.checkpoints.service.gc import find_unreferenced
     from flexai.checkpoints.service.preview import preview_garbage
-    from flexai.checkpoints.service.system import System
 
-    with System.open(connect=load_connection, read_only=True) as system:
-        preview = preview_garbage(system, grace_period=grace_period)
-        unreferenced = find_unreferenced(system)
-    show(preview, as_json=as_json)
-    _warn_of(unreferenced)
+    unreferenced += find_unreferenced(system)
+    return preview_garbage(system, request)
 
 
 def _warn_of(unreferenced: Sequence[str]) -> None:

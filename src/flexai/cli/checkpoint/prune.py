@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import TYPE_CHECKING
 
 import click
 
@@ -14,7 +16,12 @@ from flexai.cli import terminal
 from flexai.cli.commands import command
 from flexai.cli.completion import complete_checkpoint, complete_job
 from flexai.cli.parameters import json_option, read_duration, track_option
-from flexai.cli.tracking import load_connection, run_tracked, tracking_api
+from flexai.cli.tracking import run_operation
+
+if TYPE_CHECKING:
+    from flexai.checkpoints.progress import Progress
+    from flexai.checkpoints.service.prune import PruneRequest
+    from flexai.checkpoints.service.system import System
 
 _TITLES = ("ACTION", "CHECKPOINT", "AGE", "FREES", "WHY")
 
@@ -104,7 +111,7 @@ def prune(
     flexai checkpoint prune --job my-run --keep-every-steps 1000 --keep-within 7d --apply
     flexai checkpoint prune --pushed 'nightly-*' --keep-every 1w --keep-last 7 --json
     """
-    from flexai.checkpoints.service.prune import PruneScope
+    from flexai.checkpoints.service.prune import PruneRequest, PruneScope
     from flexai.checkpoints.service.retention import RetentionPolicy
 
     policy = RetentionPolicy(
@@ -120,25 +127,22 @@ def prune(
         drop_last=drop_last,
         drop_best=drop_best,
     )
-    policy.check()
+    request = PruneRequest(policy, PruneScope(jobs, patterns), apply)
     # A plan alone changes nothing, so that it is a task run only where one is asked for.
-    api = tracking_api(track) if apply or track else None
-    if api is not None:
-        done = run_tracked(api, "prune_checkpoints", policy, PruneScope(jobs, patterns), apply=apply, only_notes=True)
-    else:
-        from flexai.checkpoints.service.prune import prune as prune_checkpoints
-        from flexai.checkpoints.service.prune import prune_document
-        from flexai.checkpoints.service.system import System
-        from flexai.cli.progress_display import Notes
-
-        with System.open(connect=load_connection) as system:
-            report = prune_checkpoints(system, policy, PruneScope(jobs, patterns), apply=apply, progress=Notes())
-        done = prune_document(report)
+    track = track if apply or track else False
+    done = run_operation(track, "prune_checkpoints", request, partial(_prune, request), only_notes=True)
     if as_json:
         terminal.write_document(done, as_json=True)
     else:
         terminal.write(_table(done["checkpoints"]))
     _conclude(done)
+
+
+def _prune(request: PruneRequest, system: System, progress: Progress) -> Document:
+    from flexai.checkpoints.service.prune import prune as prune_checkpoints
+    from flexai.checkpoints.service.prune import prune_document
+
+    return prune_document(prune_checkpoints(system, request, progress=progress))
 
 
 def _conclude(done: Document) -> None:

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from flexai.checkpoints.documents import human_size
-from flexai.checkpoints.names import parse_reference
+from flexai.checkpoints.service.requests import VerifyRequest
 from flexai.cli import terminal
 from flexai.cli.commands import command
 from flexai.cli.completion import complete_checkpoint
 from flexai.cli.parameters import progress_option, track_option
-from flexai.cli.tracking import load_connection, run_tracked, tracking_api
+from flexai.cli.tracking import run_operation
 
 if TYPE_CHECKING:
+    from flexai.checkpoints.documents import Document
+    from flexai.checkpoints.progress import Progress
     from flexai.checkpoints.service.repair import RepairReport
+    from flexai.checkpoints.service.system import System
     from flexai.checkpoints.service.verify import Damage
 
 
@@ -25,7 +29,7 @@ if TYPE_CHECKING:
 @click.option("--repair", is_flag=True, help="Put content of an export in the place of what is damaged.")
 @track_option
 @progress_option
-def verify(references: tuple[str, ...], repair: bool, track: bool | None) -> None:
+def verify(track: bool | None, **options: Any) -> None:
     """Read checkpoints and compare their digests.
 
     All of them, where none is named. Names every damaged file and the checkpoints that need it; exits with 6
@@ -37,33 +41,21 @@ def verify(references: tuple[str, ...], repair: bool, track: bool | None) -> Non
     flexai checkpoint verify mistral-500-checkpoint base-llama2-pretrained-custom
     flexai checkpoint verify --repair
     """
-    for reference in references:
-        parse_reference(reference)
-    api = tracking_api(track)
-    if api is not None:
-        done = run_tracked(api, "verify_checkpoints", references, repair=repair, on_damage=_show)
-        contents, size, damaged = done["checkedContents"], done["checkedBytes"], done["damagedContents"]
-    else:
-        contents, size, damaged = _verify_directly(references, repair)
+    request = VerifyRequest(**options)
+    done = run_operation(track, "verify_checkpoints", request, partial(_verify, request), on_damage=_show)
+    contents, size, damaged = done["checkedContents"], done["checkedBytes"], done["damagedContents"]
     outcome = "no damage" if not damaged else f"{damaged} damaged, all of it repaired"
     terminal.say(f"verified {terminal.count(contents, 'file')}, {human_size(size)}: {outcome}")
 
 
-def _verify_directly(references: Sequence[str], repair: bool) -> tuple[int, int, int]:
-    from flexai.checkpoints.service.repair import RepairReport
-    from flexai.checkpoints.service.repair import repair as repair_store
-    from flexai.checkpoints.service.system import System
+def _verify(request: VerifyRequest, system: System, progress: Progress) -> Document:
+    from flexai.checkpoints.service.result_documents import verify_document
     from flexai.checkpoints.service.verify import verify as verify_checkpoints
-    from flexai.cli.progress_display import shown_progress
 
-    with System.open(connect=load_connection) as system, shown_progress() as progress:
-        report = verify_checkpoints(system, references, progress=progress)
-        repaired = repair_store(system, load_connection, progress=progress) if repair else RepairReport()
-    _show(report.damaged, repaired)
-    repaired.raise_if_unrepaired()
-    if not repair:
-        report.raise_if_damaged()
-    return report.checked_contents, report.checked_bytes, len(report.damaged)
+    report = verify_checkpoints(system, request, progress=progress)
+    _show(report.damaged, report.repair)
+    report.raise_if_damaged()
+    return verify_document(report)
 
 
 def _show(damaged: Sequence[Damage], repaired: RepairReport) -> None:

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
 import click
 
+from flexai.checkpoints.service.requests import DeleteJobRequest
 from flexai.cli import terminal
 from flexai.cli.commands import command
 from flexai.cli.parameters import job_argument, track_option
-from flexai.cli.tracking import load_connection, run_tracked, tracking_api
+from flexai.cli.tracking import run_operation
+
+if TYPE_CHECKING:
+    from flexai.checkpoints.documents import Document
+    from flexai.checkpoints.progress import Progress
+    from flexai.checkpoints.service.system import System
 
 
 @command("delete", usage="NAME|UUID [--keep-checkpoints] [OPTIONS]")
 @job_argument
 @click.option("--keep-checkpoints", is_flag=True, help="Keep the checkpoints that it wrote, under their UUIDs.")
 @track_option
-def delete(reference: str, keep_checkpoints: bool, track: bool | None) -> None:
+def delete(track: bool | None, **options: Any) -> None:
     """Delete a training job that has ended.
 
     With its log and the checkpoints that it wrote. Its name is free at once; the checkpoints can be brought
@@ -25,16 +34,13 @@ def delete(reference: str, keep_checkpoints: bool, track: bool | None) -> None:
     flexai training delete my-run
     flexai training delete my-run --keep-checkpoints
     """
-    api = tracking_api(track)
-    if api is not None:
-        name = run_tracked(api, "delete_training_job", reference, keep_checkpoints=keep_checkpoints, only_notes=True)[
-            "name"
-        ]
-    else:
-        from flexai.checkpoints.service.system import System
-        from flexai.checkpoints.service.training import delete_job
-        from flexai.cli.progress_display import Notes
+    request = DeleteJobRequest(**options)
+    done = run_operation(track, "delete_training_job", request, partial(_delete, request), only_notes=True)
+    kept = ", but not its checkpoints" if request.keep_checkpoints else ""
+    terminal.say(f"deleted training job {done['name']!r}{kept}")
 
-        with System.open(connect=load_connection) as system:
-            name = delete_job(system, reference, keep_checkpoints=keep_checkpoints, progress=Notes()).name
-    terminal.say(f"deleted training job {name!r}" + (", but not its checkpoints" if keep_checkpoints else ""))
+
+def _delete(request: DeleteJobRequest, system: System, progress: Progress) -> Document:
+    from flexai.checkpoints.service.training import delete_job
+
+    return {"name": delete_job(system, request, progress=progress).name}

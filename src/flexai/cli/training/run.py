@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from flexai.checkpoints.errors import JobFailedError, UsageError
-from flexai.checkpoints.names import RESERVED_NAMES, is_variable, parse_name, parse_reference
+from flexai.checkpoints.names import is_variable
+from flexai.checkpoints.service.requests import TrainingRequest
 from flexai.cli import terminal
 from flexai.cli.commands import command
 from flexai.cli.completion import complete_checkpoint, complete_directory
 from flexai.cli.parameters import track_option
-from flexai.cli.tracking import load_connection, run_tracked, tracking_api
+from flexai.cli.tracking import run_operation
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
-    from flexai.cli.prefect_api import PrefectAPI
+    from flexai.checkpoints.documents import Document
+    from flexai.checkpoints.progress import Progress
+    from flexai.checkpoints.service.system import System
 
 
 @command("run", usage="NAME [OPTIONS] -- COMMAND [ARGUMENT…]")
 @click.argument("name", metavar="NAME")
-@click.argument("words", metavar="COMMAND [ARGUMENT]...", nargs=-1, required=True, type=click.UNPROCESSED)
+@click.argument("command", metavar="COMMAND [ARGUMENT]...", nargs=-1, required=True, type=click.UNPROCESSED)
 @click.option(
     "-C",
     "--checkpoint",
@@ -35,7 +39,6 @@ if TYPE_CHECKING:
 @click.option(
     "-E",
     "--env",
-    "pairs",
     metavar="KEY=VALUE",
     multiple=True,
     help="A variable of the command's environment. Can be given several times.",
@@ -48,14 +51,7 @@ if TYPE_CHECKING:
     help="Where the command writes its checkpoints; a folder in the home folder by default.",
 )
 @track_option
-def run(
-    name: str,
-    words: tuple[str, ...],
-    checkpoint: str,
-    pairs: tuple[str, ...],
-    output_dir: str,
-    track: bool | None,
-) -> None:
+def run(track: bool | None, env: tuple[str, ...], **options: Any) -> None:
     """Run a training command and capture its checkpoints.
 
     The command writes its checkpoints into FLEXAI_OUTPUT_CHECKPOINT_DIR: each folder in it is one checkpoint,
@@ -68,73 +64,33 @@ def run(
     flexai training run my-run --checkpoint latest -- python train.py --epochs 3
     flexai training checkpoints my-run
     """
-    parse_name(name, what="training job name")
-    if checkpoint and checkpoint.casefold() not in RESERVED_NAMES:
-        parse_reference(checkpoint)
-    env = _parse_env(pairs)
-    api = tracking_api(track)
-    if api is not None:
-        status, exit_code, reason = _run_tracked(api, name, words, checkpoint, env, output_dir)
-    else:
-        status, exit_code, reason = _run_directly(name, words, checkpoint, env, output_dir)
-    # What comes after the first reason has been said while the command ran.
-    first_reason = reason.partition("; ")[0]
-    terminal.say(f"training job {name!r} {status}" + (f": {first_reason}" if first_reason else ""))
-    terminal.hint(f"flexai training checkpoints {name} lists what it wrote")
-    # A job can fail although its command did not: when it was ended first, or a checkpoint could not be stored.
-    raise click.exceptions.Exit(exit_code or int(status != "succeeded"))
-
-
-def _run_directly(
-    name: str, words: Sequence[str], checkpoint: str, env: Mapping[str, str], output_dir: str
-) -> tuple[str, int | None, str]:
-    from pathlib import Path
-
-    from flexai.checkpoints.service.system import System
-    from flexai.checkpoints.service.training import run_training
-    from flexai.cli.progress_display import Notes
-
-    with System.open(connect=load_connection) as system:
-        job = run_training(
-            system,
-            name,
-            words,
-            checkpoint=checkpoint,
-            env=env,
-            output_dir=Path(output_dir).expanduser() if output_dir else None,
-            progress=Notes(),
-        )
-    return job.status.value, job.exit_code, job.reason
-
-
-def _run_tracked(
-    api: PrefectAPI, name: str, words: Sequence[str], checkpoint: str, env: Mapping[str, str], output_dir: str
-) -> tuple[str, int | None, str]:
+    request = TrainingRequest(env=_parse_env(env), **options)
     from flexai.checkpoints.catalog.catalog import Catalog
     from flexai.checkpoints.catalog.jobs import parse_job_reference
     from flexai.checkpoints.training.runner import pass_through
 
     failure = None
     try:
-        run_tracked(
-            api,
-            "run_training",
-            name,
-            list(words),
-            checkpoint=checkpoint,
-            env=env,
-            output_dir=output_dir,
-            only_notes=True,
-            on_output=pass_through,
-        )
+        run_operation(track, "run_training", request, partial(_run, request), only_notes=True, on_output=pass_through)
     except JobFailedError as error:
         # For the task run that is a failure; here the command's own exit code says it.
         failure = error
     with Catalog.look() as catalog:
-        job = catalog.jobs.get(parse_job_reference(name))
+        job = catalog.jobs.get(parse_job_reference(request.name))
     if failure is not None and job.exit_code is None:
         raise failure
-    return job.status, job.exit_code, job.reason
+    # What comes after the first reason has been said while the command ran.
+    first_reason = job.reason.partition("; ")[0]
+    terminal.say(f"training job {job.name!r} {job.status}" + (f": {first_reason}" if first_reason else ""))
+    terminal.hint(f"flexai training checkpoints {job.name} lists what it wrote")
+    # A job can fail although its command did not: when it was ended first, or a checkpoint could not be stored.
+    raise click.exceptions.Exit(job.exit_code or int(job.status != "succeeded"))
+
+
+def _run(request: TrainingRequest, system: System, progress: Progress) -> Document:
+    from flexai.checkpoints.service.training import run_training
+
+    return {"name": run_training(system, request, progress=progress).name}
 
 
 def _parse_env(pairs: Sequence[str]) -> dict[str, str]:

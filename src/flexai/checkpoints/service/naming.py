@@ -1,0 +1,51 @@
+"""Naming: give a checkpoint that is here already, captured or pushed, another name; no byte moves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from flexai.checkpoints.contents import StoredContent, StoredFile
+from flexai.checkpoints.errors import NameTakenError, NotFoundError
+from flexai.checkpoints.models import Checkpoint, CheckpointStatus
+from flexai.checkpoints.names import parse_name
+from flexai.checkpoints.service import commit
+from flexai.checkpoints.service.push import taken
+from flexai.checkpoints.service.requests import NameRequest
+from flexai.checkpoints.service.system import System
+
+
+def name_checkpoint(system: System, request: NameRequest) -> Checkpoint:
+    """Make a pushed checkpoint of the same content under another name, and return it, available.
+
+    Raises NotFoundError for a checkpoint that is not there, ConflictError for one that is not available or a name that
+    another process or owner is pushing, AlreadyExistsError for a name that is available (but with ``if_not_exists`` for
+    one with the same content), and what the store raises.
+    """
+    original = system.available(request.from_checkpoint)
+    try:
+        checkpoint, claim = system.catalog.checkpoints.begin_push(
+            parse_name(request.name, what="checkpoint name"),
+            owner=system.owner,
+            source=original.source,
+            status=CheckpointStatus.UPLOADING,
+            store_id=system.store_id,
+            parent_id=original.id,
+        )
+    except NameTakenError as error:
+        same = original.manifest_digest == error.existing.manifest_digest
+        if same and request.if_not_exists:
+            return error.existing
+        raise taken(error.existing, same=same) from error
+    try:
+        contents = _hold_all(system, checkpoint.id, system.blobs.files_of(original.id))
+        return commit.commit(system, checkpoint, claim, contents, facts=original.facts)
+    except BaseException as error:
+        commit.give_up(system, checkpoint, claim, error)
+        raise
+
+
+def _hold_all(system: System, checkpoint_id: str, files: Sequence[StoredFile]) -> dict[str, StoredContent]:
+    for content in {file.content.blob_id: file.content for file in files}.values():
+        if not system.blobs.hold(checkpoint_id, content):
+            raise NotFoundError("the checkpoint was deleted meanwhile")
+    return {file.path: file.content for file in files}
