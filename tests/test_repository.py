@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import subprocess
+import tokenize
 import tomllib
 from collections import Counter
 from collections.abc import Iterator
@@ -23,6 +25,10 @@ MACHINE_PATHS = re.compile(
     r"(?<![\w.~/])/(?:" + "|".join(["root", "work", "opt/pypi", "opt/wheels"]) + r")(?:[/\s\"'`]|$)", re.M
 )
 REGISTRY_HOSTS = re.compile(r"\b(?:pypi|pythonhosted|npmjs|debian|golang)" + r"\.(?:org|com)\b")
+
+# A sentence names its actor: the worker, the caller, the server, the owner.
+WITHOUT_AN_ACTOR = re.compile(r"(?<![a-z`])(?:some|any|no)" + r"(?:body|one)(?![a-z])|whoe" + "ver", re.I)
+PROSE = {".c", ".md", ".py", ".toml", ".yaml", ".yml", ""}
 
 FENCE = re.compile(r"^( *)(```+|~~~+).*?^\1\2`*$", re.M | re.S)
 MARKDOWN_LINK = re.compile(r"\]\(<?([^)\s>]+)>?(?:\s+\"[^\"]*\")?\)")
@@ -61,12 +67,39 @@ def _lines_with(pattern: re.Pattern[str], texts: dict[Path, str]) -> list[str]:
     ]
 
 
-def test_no_file_names_a_path_of_somebodys_machine(texts: dict[Path, str]) -> None:
+def test_no_file_names_a_path_of_one_machine(texts: dict[Path, str]) -> None:
     assert _lines_with(MACHINE_PATHS, texts) == []
 
 
 def test_no_file_names_a_package_registry(texts: dict[Path, str]) -> None:
     assert _lines_with(REGISTRY_HOSTS, texts) == []
+
+
+def test_every_sentence_names_its_actor(texts: dict[Path, str]) -> None:
+    prose = {
+        path: _without_values(text) if path.is_relative_to(ROOT / "tests") and path.suffix == ".py" else text
+        for path, text in texts.items()
+        if path.suffix in PROSE and path.name != "LICENSE"
+    }
+    assert _lines_with(WITHOUT_AN_ACTOR, prose) == []
+
+
+def _without_values(code: str) -> str:
+    """A module's comments, docstrings and the names that it defines, each in its line.
+
+    A test may have a user or a bucket of such a name.
+    """
+    lines = [""] * (code.count("\n") + 2)
+    before = tokenize.TokenInfo(tokenize.NEWLINE, "", (0, 0), (0, 0), "")
+    for token in tokenize.generate_tokens(io.StringIO(code).readline):
+        begins = before.type in (tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT)
+        is_prose = token.type == tokenize.COMMENT or (token.type == tokenize.STRING and begins)
+        if is_prose or before.string in ("def", "class"):
+            for offset, line in enumerate(token.string.splitlines()):
+                lines[token.start[0] - 1 + offset] += f" {line}"
+        if token.type not in (tokenize.NL, tokenize.COMMENT):
+            before = token
+    return "\n".join(lines)
 
 
 def test_every_link_of_the_file_system_is_relative_and_stays_inside(files: list[Path]) -> None:

@@ -80,7 +80,7 @@ def test_the_table_names_the_fastest_first_and_says_what_was_missed(result: Resu
     assert "does not count: 1 of hasty" in shown
 
 
-def test_columns_in_which_nobody_has_a_figure_are_left_out(result: Result) -> None:
+def test_columns_without_a_figure_are_left_out(result: Result) -> None:
     head = to_markdown(result).splitlines()[2]
     assert "requests" in head
     assert "server CPU" not in head
@@ -130,7 +130,7 @@ def test_a_reference_other_than_flexai_is_named(result: Result) -> None:
 
 def test_a_page_without_marks_is_left_alone(tmp_path: Path) -> None:
     page = tmp_path / "performance.md"
-    page.write_text("# Somebody's page\n")
+    page.write_text("# A person's page\n")
     with pytest.raises(ValueError, match="no marks"):
         write({"machine": MACHINE, "results": []}, page)
-    assert page.read_text() == "# Somebody's page\n"
+    assert page.read_text() == "# A person's page\n"

@@ -60,7 +60,7 @@ def test_a_root_that_is_not_there_is_never_made(tmp_path: Path) -> None:
 
 @contextmanager
 def powerless() -> Iterator[None]:
-    """Root may read everything, so for a while we are nobody."""
+    """Root may read everything, so for a while the test is another user."""
     user = os.geteuid()
     if user == 0:
         os.seteuid(65534)

@@ -58,7 +58,7 @@ class ReadOnly(LocalStorage):
 
 
 class Unlisted(ReadOnly):
-    """Tells nobody what there is."""
+    """Lets no caller list what there is."""
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """Refuse."""

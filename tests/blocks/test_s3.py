@@ -228,7 +228,7 @@ def test_a_document_that_makes_no_sense_is_listed_with_its_problem(
     assert "canary" not in refused.value.message + listed.problem
 
 
-def test_secrets_are_kept_by_prefect_and_shown_to_nobody(prefect_api: PrefectServer) -> None:
+def test_secrets_are_kept_by_prefect_and_never_shown(prefect_api: PrefectServer) -> None:
     name = f"secret-{uuid.uuid4().hex[:12]}"
     provider = S3StorageProvider(access_key_id="a", secret_access_key="canary-1", session_token="canary-2")
     save_connection(provider, name)
@@ -578,7 +578,7 @@ def test_the_sdks_variables_do_not_lead_a_connection_elsewhere(
     assert service.client.meta.endpoint_url == "https://s3.eu-west-1.amazonaws.com"
 
 
-def test_nobodys_requests_are_not_signed(seaweedfs: S3Server) -> None:
+def test_anonymous_requests_are_not_signed(seaweedfs: S3Server) -> None:
     with faulty(seaweedfs.url) as proxy:
         provider = S3StorageProvider(endpoint_url=proxy.url, anonymous=True)
         with pytest.raises(AccessDeniedError, match="s3:PutObject is denied"):

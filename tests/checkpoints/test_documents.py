@@ -198,7 +198,7 @@ def test_inspect_adds_bytes_digests_and_exports() -> None:
     assert "metadata" not in status
 
 
-def test_a_file_that_nobody_has_read_shows_its_providers_checksums() -> None:
+def test_a_file_that_was_never_read_shows_its_providers_checksums() -> None:
     file = ListedFile("ckpt.pt", 1, None, {"crc32c": "01020304"})
     shown = documents.checkpoint_document(PUSHED, [file], [])["status"]["files"][0]
     assert (shown["digest"], shown["digestOrigin"], shown["checksums"]) == ("", "provider", {"crc32c": "01020304"})

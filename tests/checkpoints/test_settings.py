@@ -49,9 +49,7 @@ def test_without_a_word_everything_lies_in_the_home_folder(home: Path) -> None:
     assert settings.grace_period == timedelta(days=7)
 
 
-def test_the_home_folder_is_below_the_user_s_where_nobody_says_otherwise(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_home_folder_is_below_the_user_s_by_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("FLEXAI_HOME")
     monkeypatch.setenv("HOME", str(tmp_path / "user"))
     assert load_settings().home == tmp_path / "user" / ".flexai"

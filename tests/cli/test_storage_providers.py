@@ -316,7 +316,7 @@ def _empty_my_bucket(server: S3Server | GCSServer) -> None:
 
 
 def _fill_my_bucket(server: S3Server | GCSServer) -> None:
-    """Make the reference's bucket, and bring files there as somebody without this program would."""
+    """Make the reference's bucket, and bring files there as a user without this program would."""
     if isinstance(server, S3Server):
         server.client().create_bucket(Bucket="my-bucket")
     else:

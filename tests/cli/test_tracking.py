@@ -188,26 +188,26 @@ def test_a_training_job_is_deleted_with_an_event_for_each_of_its_checkpoints(
 
 
 def test_looking_something_up_and_a_plan_are_no_task_runs(program: Program) -> None:
-    """Whatever needs Prefect would fail: nobody listens."""
+    """Everything that needs Prefect would fail: no server listens."""
     program.file("a.bin")
     assert program.run("checkpoint", "push", "here", "-f", "a.bin", "--no-track").code == 0
     for arguments in (["list"], ["inspect", "here"], ["delete", "here", "--dry-run"], ["gc", "--dry-run"]):
-        assert program.run("checkpoint", *arguments, env=_nobody_listens()).code == 0
+        assert program.run("checkpoint", *arguments, env=_no_server_listens()).code == 0
     prune = ["checkpoint", "prune", "--pushed", "*", "--keep-last", "1"]
-    assert program.run(*prune, env=_nobody_listens()).code == 0
-    assert program.run(*prune, "--track", env=_nobody_listens()).code == 1
-    assert program.run(*prune, "--apply", env=_nobody_listens()).code == 1
+    assert program.run(*prune, env=_no_server_listens()).code == 0
+    assert program.run(*prune, "--track", env=_no_server_listens()).code == 1
+    assert program.run(*prune, "--apply", env=_no_server_listens()).code == 1
 
 
 def test_no_track_runs_without_prefect_where_an_api_is_configured(program: Program) -> None:
     program.file("a.bin")
-    done = program.run("checkpoint", "push", "untracked", "-f", "a.bin", "--no-track", env=_nobody_listens())
+    done = program.run("checkpoint", "push", "untracked", "-f", "a.bin", "--no-track", env=_no_server_listens())
     assert done.code == 0
 
 
 def test_an_api_that_does_not_answer_is_one_sentence_and_a_way_out(program: Program) -> None:
     program.file("a.bin")
-    environment = _nobody_listens()
+    environment = _no_server_listens()
     done = program.run("checkpoint", "push", "unreached", "-f", "a.bin", env=environment)
     assert (done.code, done.out) == (1, "")
     assert done.err.splitlines() == [
@@ -239,7 +239,7 @@ def test_tracking_without_an_api_is_refused(flexai: Run, arguments: list[str]) -
     assert "PREFECT_API_URL" in done.hint
 
 
-def _nobody_listens() -> dict[str, str]:
+def _no_server_listens() -> dict[str, str]:
     """The environment of a machine whose Prefect API is down."""
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))

@@ -94,7 +94,7 @@ class Store:
     open_other: Callable[[], ObjectStorage]
     """Opens another bucket of the same service."""
     fill: Callable[[str, bytes], None] | None = None
-    """How somebody else brings content to a key where the store itself cannot."""
+    """How another program brings content to a key where the store itself cannot."""
     storage: ObjectStorage = field(init=False)
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""An alert: a run that fails on purpose, and somebody who is told."""
+"""An alert: a run that fails on purpose, and a person who is told."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_an_alert_tells_a_notification_block(prefect_api: PrefectServer, inbox: 
     assert message.startswith("2 damaged contents: 2 damaged contents") and "mistral-500" in message
 
 
-def test_a_block_that_notifies_nobody_is_refused(prefect_api: PrefectServer) -> None:
+def test_a_block_that_sends_no_notifications_is_refused(prefect_api: PrefectServer) -> None:
     name = f"secret-{uuid.uuid4().hex[:8]}"
     Secret(value=SecretStr("x")).save(name)
     with pytest.raises(UsageError):

@@ -38,7 +38,7 @@ def job() -> str:
 
 @pytest.fixture
 def parameters(job: str, share: str, home: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """A training of a moment, and an export that somebody has to approve."""
+    """A training of a moment, and an export that a person has to approve."""
     monkeypatch.setenv("FLEXAI_QUIET_PERIOD", "0")
     return {
         "training": {"name": job, "command": [sys.executable, "-c", CODE]},
@@ -120,7 +120,7 @@ def test_a_retry_after_an_approved_export_that_failed_does_not_ask_again(
 
 
 @pytest.mark.xdist_group("waits")
-def test_a_retry_asks_again_where_nobody_had_answered_in_time_or_the_answer_was_no(
+def test_a_retry_asks_again_where_no_answer_came_in_time_or_the_answer_was_no(
     prefect_api: PrefectServer, run_deployed: RunDeployed, parameters: dict[str, Any], job: str, tmp_path: Path
 ) -> None:
     parameters["export"]["approval"]["timeout_hours"] = 10 / 3600
@@ -162,6 +162,6 @@ def test_a_run_without_a_deployment_waits_in_its_process(
     assert summary["checkpoints"][0]["export"]["exportedFiles"] == 1
 
 
-def test_outside_of_a_run_nobody_can_be_asked() -> None:
+def test_outside_of_a_run_no_person_can_be_asked() -> None:
     with pytest.raises(UsageError, match="this is no flow run"):
         ask_for_approval("Export this?", timeout_seconds=1)

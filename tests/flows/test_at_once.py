@@ -143,7 +143,7 @@ def test_many_runs_at_once_on_one_worker_share_a_catalog_and_a_bucket(
             time.sleep(2)
     log = (home / "prefect" / "worker.log").read_text()
     assert [run["state_type"] for run in runs()] == ["COMPLETED"] * RUNS, log[-5000:]
-    # Nobody was told that the catalog is locked, which a task would have answered by another try.
+    # No task was told that the catalog is locked, which a task would have answered by another try.
     assert {run["run_count"] for run in [*runs(), *server.post("/task_runs/filter", of_deployment)]} == {1}
     assert "trying again" not in log
     print(f"another writer took {other.turns} turns, and waited for {other.waited} of them")

@@ -209,7 +209,7 @@ def test_a_worker_is_killed_in_the_middle_of_everything_and_another_one_finishes
         lambda: f"{[state_of(run) for run in second]}\n{(tmp_path / 'two.log').read_text()[-5000:]}",
     )
     assert [state_of(run) for run in second] == ["Completed"] * 3
-    # Prefect by itself does not notice: nobody is left to say how the first runs ended.
+    # Prefect by itself does not notice: no process is left to say how the first runs ended.
     assert [state_of(run) for run in first] == ["Running"] * 3
     assert fetched(f"pushed-{pool}", tmp_path) == SOURCE
     listed = client.list_objects_v2(Bucket=seaweedfs.bucket, Prefix=f"to-{pool}/")["Contents"]

@@ -44,7 +44,7 @@ def test_what_was_deleted_long_enough_ago_is_freed_and_the_run_says_how_much(
         undelete_checkpoint.fn(name)
 
 
-def test_a_page_names_blobs_that_nobody_knows_and_not_all_of_very_many() -> None:
+def test_a_page_names_unreferenced_blobs_and_not_all_of_very_many() -> None:
     done = {"freed": "1 KB", "blobs": 1, "deletedCheckpoints": 1, "abandonedPushes": 0, "unreferenced": ["a`b"]}
     assert "- ``a`b``" in describe_garbage(done)
     page = describe_garbage(done | {"unreferenced": ["blob"] * 60})

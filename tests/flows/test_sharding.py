@@ -240,7 +240,7 @@ def test_workers_of_a_dask_cluster_are_killed_and_the_others_end_their_shards(
     assert left == []
     with System.open(connect=load_connection) as system:
         collect_garbage(system, GarbageRequest(grace_period=timedelta(0)))
-    assert stored_bytes() == SIZE, "bytes are stored that nobody needs"
+    assert stored_bytes() == SIZE, "bytes are stored that no checkpoint needs"
 
 
 @pytest.mark.parametrize("text", ["dusk", "threads:none", "threads:0", "processes:many", "processes:0"])

@@ -21,7 +21,7 @@ from tests.servers.prefect import PrefectServer
 from tests.support.waiting import until
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "train_digits.py"
-# 360 steps. All are kept: a checkpoint that is deleted a few hundredths of a second later is one that nobody has seen.
+# 360 steps. All are kept: a checkpoint that is deleted a few hundredths of a second later may not have been seen.
 DIGITS = [sys.executable, str(EXAMPLE), "--epochs", "1", "--hidden", "8", "--save-steps", "120", "--keep", "3"]
 
 pytestmark = pytest.mark.usefixtures("prefect_api")

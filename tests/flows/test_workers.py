@@ -89,7 +89,7 @@ def test_a_run_waits_without_its_worker_and_another_one_goes_on_and_a_cancelled_
     with worker(pool, "one", tmp_path):
         first = begin(approved, QUICK)
         until(lambda: state_of(first) == "Suspended", "the suspension")
-        # Nobody waits for the person, and the next run has the deployment's only place.
+        # No process waits for the person, and the next run has the deployment's only place.
         second = begin(cancelled, ENDLESS)
         until(lambda: (tmp_path / "trainings").read_text() == "xx", "the second training")
         prefect_api.post(f"/flow_runs/{second}/set_state", {"state": {"type": "CANCELLING"}})

@@ -1,6 +1,6 @@
 """Paths that must never come into a checkpoint, paths that must, and paths that cannot lie beside each other.
 
-Data only. Whatever takes a path from outside (a push's destination, an object's key, a manifest that somebody edited,
+Data only. Whatever takes a path from outside (a push's destination, an object's key, a manifest that was edited,
 an archive) is tried with all of it.
 """
 

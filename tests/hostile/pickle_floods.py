@@ -1,4 +1,4 @@
-"""Files that would take hours and gigabytes of whoever follows them without bounds.
+"""Files that would take hours and gigabytes of a reader that follows them without bounds.
 
     python -m tests.hostile.pickle_floods NAME
 

@@ -14,7 +14,7 @@ from cryptography.x509.oid import NameOID
 
 
 class Authority:
-    """An authority that nobody trusts unless told: ``bundle`` is the file to tell with."""
+    """An authority that no client trusts unless told: ``bundle`` is the file to tell with."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

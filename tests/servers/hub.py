@@ -1,8 +1,8 @@
 """A stand-in for the Hugging Face Hub, on two local ports: it answers as the code of huggingface_hub expects.
 
 One port is the Hub: revisions, listings in pages, small files, and redirects for large ones. The other is the host
-behind it, which gives content to whoever has a signed address. A token that gets there is a leak, and the stand-in
-says so when it is closed. ``Hub.faults`` makes either of them misbehave.
+behind it, which gives content to every caller with a signed address. A token that gets there is a leak, and the
+stand-in says so when it is closed. ``Hub.faults`` makes either of them misbehave.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ class Fault:
 
 @dataclass(frozen=True)
 class Request:
-    """What somebody asked for."""
+    """What a client asked for."""
 
     server: ServerName
     method: str

@@ -1,8 +1,9 @@
 """Starts one server and keeps it for as long as a test run needs it; a program of its own.
 
-A run has a folder with a file ``lease``, on which every process of the run holds a shared lock. Whoever needs a server
-first starts a keeper. The keeper starts the server, writes ``NAME.json``, and then waits for the lock on the lease for
-itself alone: the system gives it when the last process of the run has ended, however it ended. Then the server stops.
+A run has a folder with a file ``lease``, on which every process of the run holds a shared lock. A process that needs a
+server starts a keeper first. The keeper starts the server, writes ``NAME.json``, and then waits for the lock on the
+lease for itself alone: the system gives it when the last process of the run has ended, however it ended. Then the
+server stops.
 """
 
 from __future__ import annotations
@@ -208,7 +209,7 @@ PROGRAMS = {
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on at this moment."""
+    """Ports that no process listens on at this moment."""
     with ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for one in sockets:

@@ -49,7 +49,7 @@ class Lease:
         return cls(directory, file)
 
     def server(self, name: str) -> Address:
-        """Where a server is; it is started if nobody of this run has done so."""
+        """Where a server is; it is started if no process of this run has done so."""
         program = PROGRAMS[name]
         if not program.executable.exists():
             pytest.skip(f"{program.executable.name} is not installed")

@@ -64,11 +64,11 @@ class PostgreSQL:
         return {"PREFECT_SERVER_DATABASE_CONNECTION_URL": url}
 
     def drop_database(self, name: str) -> None:
-        """Remove a database and whoever is still connected to it."""
+        """Remove a database and end the connections to it."""
         self.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
     def empty_tables(self, database: str, tables: Sequence[str]) -> None:
-        """Remove every row, in the tables' order, and whoever is still connected to the database."""
+        """Remove every row, in the tables' order, and end the connections to the database."""
         others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()"
         self.execute(f"{others} AND pid <> pg_backend_pid()", database=database)
         self.execute(";".join(f"DELETE FROM {table}" for table in tables), database=database)

@@ -63,7 +63,7 @@ class PrefectServer:
 
     def _ask(self, method: str, path: str, **options: Any) -> Any:
         # Its database may be locked for longer than is patient; Prefect's own client asks again as well. A run that is
-        # made twice for that is one that nobody takes up.
+        # made twice for that is one that no worker takes up.
         again = Retry(5, status_forcelist=[HTTPStatus.SERVICE_UNAVAILABLE], backoff_factor=1, allowed_methods=None)
         with requests.Session() as session:
             session.mount(self.api_url, HTTPAdapter(max_retries=again))

@@ -178,7 +178,7 @@ class _Handler(BaseHTTPRequestHandler):
     server: _Server
 
     def log_message(self, format: str, *arguments: object) -> None:
-        """Nobody reads it."""
+        """No log: no test reads one."""
 
     def do_GET(self) -> None:
         self._serve()

@@ -26,7 +26,7 @@ _REFUSED = "<ErrorResponse><Error><Code>AccessDenied</Code><Message>not this rol
 
 
 class TokenServer(ThreadingHTTPServer):
-    """Gives a token to whoever asks, unless it ``refuses``."""
+    """Gives a token to every caller, unless it ``refuses``."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)

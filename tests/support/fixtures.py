@@ -26,7 +26,7 @@ NewMachine = Callable[..., Machine]
 
 @pytest.fixture(autouse=True)
 def no_settings_of_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No setting comes from whoever runs the tests."""
+    """No setting comes from the user who runs the tests."""
     for variable in list(os.environ):
         if variable.startswith("FLEXAI_") and not variable.startswith(
             ("FLEXAI_TEST", "FLEXAI_CHAOS", "FLEXAI_NO_SKIPS")

@@ -12,7 +12,7 @@ from tests.support.trees import Tree
 
 
 def begin_job(machine: Machine, name: str) -> TrainingJob:
-    """A job that has already ended, so that nobody waits for it."""
+    """A job that has already ended, so that no test waits for it."""
     jobs = machine.system.catalog.jobs
     begun = jobs.begin(
         parse_name(name),

@@ -258,7 +258,7 @@ def check_nothing_is_torn(machine: Machine) -> None:
 
 
 def _is_of(written: Manifest, manifest: Manifest) -> bool:
-    """Whether a manifest is the one that was written, but for digests that are known only since somebody has read."""
+    """Whether a manifest is the one that was written, but for digests that are known only since a later reading."""
     return len(written.files) == len(manifest.files) and all(
         old == new or (old.digest is None and (old.path, old.size) == (new.path, new.size))
         for old, new in zip(written.files, manifest.files, strict=True)

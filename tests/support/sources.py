@@ -11,7 +11,7 @@ from flexai.checkpoints.transfer.sources import FileSource, OpenSource
 
 @dataclass(frozen=True)
 class PlannedSource:
-    """A source that nobody opens: what plans looks at paths and sizes alone."""
+    """A source that is never opened: what plans looks at paths and sizes alone."""
 
     path: CheckpointPath
     size: int

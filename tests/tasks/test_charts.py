@@ -35,7 +35,7 @@ def test_both_losses_are_drawn_and_the_best_is_marked() -> None:
     assert f"{mark.get('cx')},{mark.get('cy')}" == lines["line eval"][1]
 
 
-def test_a_loss_that_nobody_measured_has_no_line() -> None:
+def test_a_loss_that_was_never_measured_has_no_line() -> None:
     chart = parsed([Point(1, 2.0), Point(2, 1.0)])
     assert [line.get("class") for line in chart.iter(f"{SVG}polyline")] == ["line train"]
     assert "eval loss" not in texts(chart)

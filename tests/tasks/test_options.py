@@ -37,7 +37,7 @@ def test_only_a_store_that_was_unavailable_is_worth_another_try(kind: type[Check
 
 
 @pytest.mark.parametrize("error", [ValueError("x"), KeyError("x"), OSError("x"), MemoryError()])
-def test_an_error_that_nobody_foresaw_is_not_tried_again(error: Exception) -> None:
+def test_an_unforeseen_error_is_not_tried_again(error: Exception) -> None:
     assert not is_tried_again(error)
 
 
@@ -100,7 +100,7 @@ def test_without_a_run_there_is_an_ordinary_logger() -> None:
     assert run_logger().name == "prefect.flexai"
 
 
-def test_what_is_tried_again_is_logged_and_told_to_whoever_watches(caplog: pytest.LogCaptureFixture) -> None:
+def test_what_is_tried_again_is_logged_and_told_to_the_watcher(caplog: pytest.LogCaptureFixture) -> None:
     class Noting(NoProgress):
         def note(self, message: str) -> None:
             told.append(message)

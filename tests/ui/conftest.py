@@ -52,7 +52,7 @@ def program(browser: Browser, postgresql: PostgreSQL, tmp_path_factory: pytest.T
     program.environment |= postgresql.for_prefect() | {
         "PREFECT_WORKER_QUERY_SECONDS": "1",
         "FLEXAI_QUIET_PERIOD": "0",
-        # Slow enough for somebody to see how far a transfer of some megabytes is.
+        # Slow enough for a person to see how far a transfer of some megabytes is.
         "FLEXAI_BANDWIDTH_LIMIT": "1MiB",
     }
     try:

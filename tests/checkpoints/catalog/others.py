@@ -203,7 +203,7 @@ def main() -> None:
     import flexai.checkpoints.catalog.catalog  # noqa: F401
     import tests.checkpoints.catalog.steps  # noqa: F401
 
-    # No zombies: whoever died is gone.
+    # No zombies: a process that died is gone.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     parent = os.getpid()
     for line in sys.stdin:

@@ -161,7 +161,7 @@ def test_the_ranges_of_a_pack_are_given_back_in_their_order(catalog: Catalog, bl
     assert {content.blob_id for content in stored} == {blob_id}
 
 
-def test_content_that_nobody_has_read_has_only_the_provider_s_checksums(catalog: Catalog, blobs: Blobs) -> None:
+def test_content_that_was_never_read_has_only_the_provider_s_checksums(catalog: Catalog, blobs: Blobs) -> None:
     checkpoint_id, _ = begin(catalog)
     blob_id = blobs.begin(writer_id=checkpoint_id, path="a", size=5, part_size=PART_SIZE)
     unread = NewContent(start=0, size=5, part_size=5, digest=None, part_digests=b"", checksums={"crc64nvme": "ff"})
@@ -334,7 +334,7 @@ def test_bytes_are_counted_by_status(catalog: Catalog, blobs: Blobs) -> None:
 # Taking blobs out of use
 
 
-def test_a_blob_that_somebody_needs_is_not_taken(catalog: Catalog, blobs: Blobs) -> None:
+def test_a_blob_that_a_checkpoint_needs_is_not_taken(catalog: Catalog, blobs: Blobs) -> None:
     push(catalog, "available", {"a": b"a"})
     uploading, _ = begin(catalog, "uploading")
     half = blobs.begin(writer_id=uploading, path="b", size=1, part_size=1)
@@ -350,7 +350,7 @@ def test_a_blob_that_somebody_needs_is_not_taken(catalog: Catalog, blobs: Blobs)
     assert half in blob_statuses(catalog)
 
 
-def test_a_blob_that_nobody_needs_is_taken_and_forgotten(catalog: Catalog, blobs: Blobs) -> None:
+def test_a_blob_that_no_checkpoint_needs_is_taken_and_forgotten(catalog: Catalog, blobs: Blobs) -> None:
     pushed = push(catalog, "llama", {"a": b"weights"})
     (file,) = blobs.files_of(pushed.id)
     _delete(catalog, "llama")
@@ -368,7 +368,7 @@ def test_a_blob_that_nobody_needs_is_taken_and_forgotten(catalog: Catalog, blobs
     assert not blobs.mark_deleting(file.content.blob_id)
 
 
-def test_an_unfinished_blob_that_nobody_needs_is_told_with_its_upload(catalog: Catalog, blobs: Blobs) -> None:
+def test_an_unfinished_blob_that_no_checkpoint_needs_is_told_with_its_upload(catalog: Catalog, blobs: Blobs) -> None:
     checkpoint_id, claim = begin(catalog)
     blob_id = _begin_upload(blobs, checkpoint_id)
     blobs.record_part(blob_id, _part(1))

@@ -464,7 +464,7 @@ def test_a_failed_push_can_be_deleted_but_does_not_come_back(catalog: Catalog) -
         undelete(catalog, "llama")
 
 
-def test_a_push_that_somebody_is_at_work_on_is_not_deleted(catalog: Catalog) -> None:
+def test_a_push_that_a_process_works_on_is_not_deleted(catalog: Catalog) -> None:
     checkpoint_id, claim = begin(catalog)
     with pytest.raises(ConflictError, match="is being pushed by process"):
         delete(catalog, "llama")

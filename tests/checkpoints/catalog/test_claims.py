@@ -81,7 +81,7 @@ def test_the_claim_of_a_stopped_process_is_alive() -> None:
 
 
 @pytest.mark.usefixtures("_proc")
-def test_a_process_that_ended_and_that_nobody_asked_about_is_dead() -> None:
+def test_a_process_that_ended_and_that_no_parent_asked_about_is_dead() -> None:
     process = subprocess.Popen(["true"])
     os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
     assert process_start(process.pid) is None

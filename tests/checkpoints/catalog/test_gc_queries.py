@@ -104,7 +104,7 @@ def test_a_checkpoint_that_comes_back_while_gc_comes_is_whole_or_gone(catalog: C
             assert pushed.id in purged
 
 
-def test_a_push_that_nobody_continues_is_given_up(catalog: Catalog, blobs: Blobs) -> None:
+def test_a_push_that_no_process_continues_is_given_up(catalog: Catalog, blobs: Blobs) -> None:
     failed = fail(catalog, "failed")
     store(blobs, failed, b"half", "a")
     lapsed, _ = begin(catalog, "lapsed")

@@ -294,7 +294,7 @@ def test_the_record_of_a_deleted_job_stays_as_long_as_a_checkpoint_names_it(cata
         catalog.jobs.get_by_id(job.id)
 
 
-def test_records_of_jobs_that_nobody_deleted_are_not_forgotten(catalog: Catalog) -> None:
+def test_records_of_jobs_that_were_not_deleted_are_not_forgotten(catalog: Catalog) -> None:
     job = finish(catalog, begin(catalog), JobStatus.SUCCEEDED)
     catalog.jobs.forget_deleted()
     assert get(catalog) == job

@@ -75,7 +75,7 @@ def test_only_what_is_asked_for_is_read_and_nothing_that_was_deleted(catalog: Ca
     assert {row["job_name"] for row in read_candidates(database, job_ids=None, pushed=False).rows} == {"one", "two"}
 
 
-def test_every_reference_to_a_blob_is_read_whoever_has_it_and_no_others(catalog: Catalog) -> None:
+def test_every_reference_to_a_blob_is_read_of_all_checkpoints_and_no_others(catalog: Catalog) -> None:
     captured(catalog, add_job(catalog))
     pushed = push(catalog, "llama", {"model.bin": b"shared", "own.bin": b"own"})
     gone = push(catalog, "gone", {"model.bin": b"shared"})
@@ -99,7 +99,7 @@ def test_exported_ones_are_told_from_others(catalog: Catalog) -> None:
     assert {row["id"]: bool(row["is_exported"]) for row in rows} == {first.id: True, second.id: False}
 
 
-def test_only_jobs_that_somebody_runs_count_as_running(catalog: Catalog) -> None:
+def test_only_jobs_with_a_live_runner_count_as_running(catalog: Catalog) -> None:
     pushed = push(catalog)
     running, gone, ended = (add_job(catalog, name) for name in ("running", "gone", "ended"))
     run(catalog, running, from_checkpoint=pushed.id)

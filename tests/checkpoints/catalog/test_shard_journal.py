@@ -25,7 +25,7 @@ def claimed(catalog: Catalog) -> tuple[str, Claim]:
 
 @pytest.fixture
 def held(catalog: Catalog, claimed: tuple[str, Claim]) -> ShardJournal:
-    """The journal of somebody who works for the push."""
+    """The journal of a process that works for the push."""
     checkpoint_id, claim = claimed
     return ShardJournal(catalog.database, STORE_ID, checkpoint_id=checkpoint_id, token=claim.token)
 

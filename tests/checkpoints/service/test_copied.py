@@ -1,4 +1,4 @@
-"""Content that a provider copied into the store by itself: it has no digest until somebody reads it."""
+"""Content that a provider copied into the store by itself: it has no digest until its first reading."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def test_learned_digests_are_those_of_a_local_push(copied: Machine) -> None:
     assert not copied.storage.named("put_part", "copy")
 
 
-def test_a_verification_reads_what_nobody_has_read(copied: Machine) -> None:
+def test_a_verification_reads_what_was_never_read(copied: Machine) -> None:
     assert verify(copied.system, VerifyRequest()).damaged == []
     assert _unread(copied) == set()
     copied.blob_of("llama", "model/a.safetensors").write_bytes(b"\0" * len(SOURCE["model/a.safetensors"]))
@@ -219,7 +219,7 @@ def test_a_second_push_of_an_object_moves_and_copies_nothing(copied: Machine) ->
     assert copied.buckets.storage.delivered == 0
 
 
-def test_the_files_of_this_machine_are_not_known_to_be_what_nobody_has_read(copied: Machine) -> None:
+def test_the_files_of_this_machine_are_not_known_to_be_what_was_never_read(copied: Machine) -> None:
     assert (
         find_unchanged(
             copied.system, PushRequest("llama", [str(copied.buckets.root / "bucket/run")], if_not_exists=True)

@@ -264,7 +264,7 @@ def test_a_foreign_object_in_the_manifest_s_place_is_refused(pushed: Machine, pl
     assert pushed.buckets.tree("bucket/place") == SOURCE
 
 
-def test_a_manifest_that_somebody_edited_is_refused(pushed: Machine, place: Path) -> None:
+def test_a_manifest_that_was_edited_is_refused(pushed: Machine, place: Path) -> None:
     pushed.export("llama")
     document = _manifest(place)
     document["manifest"]["files"][0]["size"] += 1
@@ -571,7 +571,7 @@ def test_an_object_of_nothing_is_not_an_export(pushed: Machine) -> None:
 
 
 @pytest.mark.parametrize("path", ["config.json", LARGE])
-def test_what_somebody_brings_there_meanwhile_is_not_replaced(pushed: Machine, place: Path, path: str) -> None:
+def test_what_another_program_brings_there_meanwhile_is_not_replaced(pushed: Machine, place: Path, path: str) -> None:
     def bring(_number: int, call: Call) -> None:
         if call.key.endswith(path) and call.name in {"put", "complete_upload"}:
             (place / path).write_bytes(b"another's")

@@ -118,7 +118,7 @@ def test_a_push_is_tried_again_by_the_process_that_lost_its_catalog(new_machine:
     ("calls_to", "path", "fault"),
     [
         *(("store", "bucket/files", fault) for fault in WRITE_FAULTS),
-        # What a provider sends of files of which nobody says what they are is what they are.
+        # What a provider sends of files without a known digest is what they are.
         *(("provider", "bucket/files", fault) for fault in READ_FAULTS if fault is not Fault.WRONG),
         *(("provider", "bucket/export", fault) for fault in READ_FAULTS),
     ],
@@ -310,7 +310,7 @@ def test_a_fetch_of_many_threads_survives_an_outage(pushed: Machine, outage: int
 def test_what_a_store_spoiled_while_it_took_it_is_never_handed_out(
     new_machine: NewMachine, provider: Path, path: str
 ) -> None:
-    """A store that acknowledges other bytes than it got: nobody can notice that before the bytes are read again."""
+    """A store that acknowledges other bytes than it got: no process can notice that before the bytes are read again."""
     for number in count(1):
         machine = _at(provider, new_machine())
         machine.storage.faults = {number: Fault.WRONG}

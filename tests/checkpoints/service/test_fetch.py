@@ -277,7 +277,7 @@ def test_the_directory_itself_may_be_a_link(pushed: Machine, out: Path) -> None:
     assert read_tree(pushed.root / "disk") == SOURCE
 
 
-def test_a_tilde_that_is_nobody_s_home_is_refused(pushed: Machine) -> None:
+def test_a_tilde_of_an_unknown_user_is_refused(pushed: Machine) -> None:
     with pytest.raises(UsageError, match="nobody"):
         fetching.fetch(pushed.system, FetchRequest("llama", "~nobody-of-that-name/out"))
 
@@ -450,14 +450,14 @@ def test_fetches_into_one_directory_at_once_all_end_right(pushed: Machine, out: 
 
 @contextmanager
 def _broken_locks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Locks that hold nobody off, as on some network file systems."""
+    """Locks that keep no process out, as on some network file systems."""
     with monkeypatch.context() as patch:
         patch.setattr(fcntl, "flock", lambda *_: None)
         yield
 
 
 @pytest.mark.parametrize("round_number", range(3))
-def test_fetches_into_one_directory_end_right_where_locks_hold_nobody_off(
+def test_fetches_into_one_directory_end_right_where_locks_keep_no_process_out(
     pushed: Machine, out: Path, monkeypatch: pytest.MonkeyPatch, round_number: int
 ) -> None:
     with _broken_locks(monkeypatch):

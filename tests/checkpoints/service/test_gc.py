@@ -128,7 +128,7 @@ def test_blobs_that_another_checkpoint_needs_stay(machine: Machine, source: Path
     check_all(machine, ["mistral"], SOURCE | {"model/a.safetensors": noise(PART, "other")})
 
 
-def test_a_pack_stays_while_anybody_needs_one_of_its_files(machine: Machine, source: Path) -> None:
+def test_a_pack_stays_while_a_checkpoint_needs_one_of_its_files(machine: Machine, source: Path) -> None:
     machine.push("llama", source)
     machine.push("tokens", source / "tokens")
     pack = machine.blob_of("llama", "config.json")

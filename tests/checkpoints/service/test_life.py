@@ -174,7 +174,7 @@ class Life(RuleBasedStateMachine):
 
     @rule()
     def lose_the_catalog(self) -> None:
-        # Deleted checkpoints would come back, and interrupted pushes leave blobs that nobody knows.
+        # Deleted checkpoints would come back, and interrupted pushes leave blobs that the catalog does not know.
         self.machine.collect()
         self.deleted.clear()
         self.machine = lose_catalog(self.machine)

@@ -139,7 +139,7 @@ def test_a_push_of_what_was_pushed_reads_nothing_and_skips_all(machine: Machine,
     machine.push("llama", source)
     for path in source.rglob("*"):
         if path.is_file():
-            path.chmod(0)  # nobody could read it, but for root
+            path.chmod(0)  # only root could read it
     with _look(machine) as system:
         preview = preview_push(system, _asked("again", source))
     assert set(_actions(preview).values()) == {Action.SKIP}
@@ -372,7 +372,7 @@ def test_other_content_at_the_provider_ends_as_the_export_does(machine: Machine,
             preview_export(system, ExportRequest("other", "lab", "bucket"))
 
 
-def test_a_deletion_frees_what_nobody_else_needs(machine: Machine, source: Path) -> None:
+def test_a_deletion_frees_what_no_other_checkpoint_needs(machine: Machine, source: Path) -> None:
     machine.push("llama", source)
     own = machine.write("own", {"model/b.safetensors": SOURCE["model/b.safetensors"], "c.bin": noise(PART, "c")})
     machine.push("other", own)

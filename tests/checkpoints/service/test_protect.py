@@ -1,4 +1,4 @@
-"""Protected checkpoints: kept from being deleted until somebody takes that back."""
+"""Protected checkpoints: kept from being deleted until a user takes that back."""
 
 from __future__ import annotations
 

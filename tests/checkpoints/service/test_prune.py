@@ -114,7 +114,7 @@ def test_what_was_planned_is_deleted_and_frees_what_was_said(machine: Machine, j
     check_nothing_is_left_over(machine)
 
 
-def test_packs_and_copies_free_only_what_nobody_needs(machine: Machine, job: TrainingJob) -> None:
+def test_packs_and_copies_free_only_what_no_checkpoint_needs(machine: Machine, job: TrainingJob) -> None:
     small = {f"{number}.bin": noise(900, number) for number in range(5)}
     first = capture_files(machine, job, "a", small | {"large.bin": noise(20_000, "a")})
     # The pack of the first one is needed for one file of the second one.
@@ -293,7 +293,7 @@ def _start_from(machine: Machine, checkpoint: Checkpoint) -> None:
 
 
 def _resume_job(machine: Machine, checkpoint: Checkpoint) -> None:
-    """Somebody deletes the newer ones and runs the job once more: `latest` is this one now."""
+    """A user deletes the newer ones and runs the job once more: `latest` is this one now."""
     for one in machine.system.catalog.checkpoints.of_job(str(checkpoint.job_id)):
         if one.sequence > checkpoint.sequence:
             machine.system.catalog.checkpoints.delete(parse_reference(one.id))
@@ -340,7 +340,7 @@ def test_what_changed_since_the_plan_stays(
     assert why in next(row["spared"] for row in document["checkpoints"] if row["id"] == first.id)
 
 
-def test_what_somebody_else_deletes_first_is_no_failure(
+def test_what_another_process_deletes_first_is_no_failure(
     machine: Machine, job: TrainingJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, second, _ = captures(machine, job, 3)

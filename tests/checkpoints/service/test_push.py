@@ -439,7 +439,7 @@ def test_a_continued_push_keeps_the_part_size_of_what_arrived(machine: Machine) 
 def test_a_blob_that_was_complete_before_it_was_recorded_is_recognised(machine: Machine) -> None:
     files = {"file.bin": noise(4 * PART)}
     source = machine.write("run", files)
-    # start_upload, four parts, and the completion, which nobody hears of.
+    # start_upload, four parts, and the completion, whose answer is lost.
     machine.storage.faults = {6: Fault.AFTER}
     with pytest.raises(StorageUnavailableError):
         machine.push("llama", source)
@@ -560,7 +560,7 @@ def test_a_failure_that_cannot_be_recorded_does_not_hide_the_first_one(machine: 
     def take_over(number: int, _call: Call) -> None:
         if number == 5:
             with tables_of(machine.system.catalog.database) as connection:
-                connection.exec_driver_sql("UPDATE checkpoints SET claim_token = 'somebody else'")
+                connection.exec_driver_sql("UPDATE checkpoints SET claim_token = 'another token'")
 
     machine.storage.before_call = take_over
     with pytest.raises(StorageUnavailableError, match="put_part failed") as caught:
@@ -573,7 +573,7 @@ def test_a_push_that_lost_its_claim_makes_nothing_available(machine: Machine, so
     def take_over(_number: int, call: Call) -> None:
         if call.key.startswith("manifests/"):
             with tables_of(machine.system.catalog.database) as connection:
-                connection.exec_driver_sql("UPDATE checkpoints SET claim_token = 'somebody else'")
+                connection.exec_driver_sql("UPDATE checkpoints SET claim_token = 'another token'")
 
     machine.storage.before_call = take_over
     with pytest.raises(ConflictError, match="taken over"):
@@ -1067,7 +1067,7 @@ def test_a_provider_s_parts_that_arrived_do_not_move_again(machine: Machine, rem
 
 
 def test_a_provider_s_object_that_arrived_whole_does_not_move_again(machine: Machine, remote: str) -> None:
-    # start_upload, four parts, and the completion, which nobody hears of.
+    # start_upload, four parts, and the completion, whose answer is lost.
     machine.storage.faults = {6: Fault.AFTER}
     with pytest.raises(StorageUnavailableError):
         machine.push_from("llama", remote)

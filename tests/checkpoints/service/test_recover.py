@@ -171,7 +171,7 @@ def _spoil(change: Callable[[dict[str, Any]], object]) -> Callable[[bytes], byte
 
 
 def _reseal(change: Callable[[dict[str, Any]], object]) -> Callable[[bytes], bytes]:
-    """A change by somebody who knows how to make the digest fit again."""
+    """A change by a person who knows how to make the digest fit again."""
 
     def seal(document: dict[str, Any]) -> None:
         from blake3 import blake3
@@ -300,7 +300,7 @@ def test_a_recovery_that_breaks_off_anywhere_is_finished_by_the_next(new_machine
     assert number > 3
 
 
-def test_blobs_without_a_manifest_stay_for_somebody_to_look_at(pushed: Machine) -> None:
+def test_blobs_without_a_manifest_stay_for_a_person_to_look_at(pushed: Machine) -> None:
     _manifest_path(pushed).unlink()
     before = set(read_tree(pushed.store_folder))
     machine = lose_catalog(pushed)

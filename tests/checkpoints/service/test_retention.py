@@ -145,7 +145,7 @@ def test_protected_exported_and_used_ones_stay() -> None:
     assert kept(rows, keep_last=1, keep_exported=False) == [1, 3, 10]
 
 
-def test_what_is_not_available_is_no_candidate_and_takes_nobodys_place() -> None:
+def test_what_is_not_available_is_no_candidate_and_takes_no_other_ones_place() -> None:
     rows = [row(1), row(2, status="failed"), row(3, status="uploading"), row(4, status="syncing")]
     found = plan(rows, keep_last=1, drop_last=True)
     assert [decision.keep for decision in found.decisions] == [True] * 4
@@ -213,7 +213,7 @@ def test_a_blob_is_freed_when_all_who_need_it_go() -> None:
         "shared by two that go": BlobUse(1000, frozenset(ids[:2])),
         "a pack that one of those that stay needs": BlobUse(10_000, frozenset({ids[0], ids[-1]})),
         "needed by a push on its way": BlobUse(100_000, frozenset({ids[0], "another"})),
-        "nobody's": BlobUse(1_000_000, frozenset()),
+        "unused": BlobUse(1_000_000, frozenset()),
     }
     found = plan(TEN, blobs, keep_last=1, drop_best=True)
     assert found.freed_bytes == 1100
@@ -379,7 +379,7 @@ def test_another_rule_never_deletes_more(
 
 
 @given(catalogs(), policies())
-def test_the_bytes_that_are_freed_are_those_of_blobs_that_nobody_needs_any_more(
+def test_the_bytes_that_are_freed_are_those_of_blobs_that_no_checkpoint_needs_any_more(
     catalog: tuple[list[RetentionRow], dict[str, BlobUse]], policy: RetentionPolicy
 ) -> None:
     rows, blobs = catalog

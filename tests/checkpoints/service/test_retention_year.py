@@ -116,7 +116,7 @@ class Year:
         self.blobs[blob_id] = BlobUse(size, (known.users if known else frozenset()) | {user})
 
     def _people(self) -> None:
-        """Now and then somebody protects or exports what there is."""
+        """Now and then a user protects or exports what there is."""
         usable = sorted(one.id for one in self.there.values() if one.is_available)
         if usable and self.chance.random() < 0.1:
             chosen = self.chance.choice(usable)

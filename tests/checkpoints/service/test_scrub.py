@@ -57,7 +57,7 @@ def test_a_verification_counts(pushed: Machine) -> None:
     assert before.oldest
 
 
-def test_what_nobody_needs_is_not_read(pushed: Machine) -> None:
+def test_what_no_checkpoint_needs_is_not_read(pushed: Machine) -> None:
     delete(pushed.system, DeleteRequest("llama"))
     pushed.collect()
     assert scrub(pushed.system, ScrubRequest(PART, repair=False)).checked_contents == 0

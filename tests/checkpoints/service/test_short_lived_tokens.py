@@ -150,7 +150,7 @@ def test_the_transfers_here_are_long() -> None:
 @pytest.mark.parametrize("told", [LIFETIME, AN_HOUR], ids=["told", "not-told"])
 @pytest.mark.xdist_group("waits")
 def test_a_long_transfer_survives_tokens_that_live_two_seconds(lab: Lab, told: int, tmp_path: Path) -> None:
-    """Also where whoever gives the tokens says that they are good for an hour."""
+    """Also where the service that gives the tokens says that they are good for an hour."""
     lab.queue.tokens.lifetime, lab.queue.tokens.true_lifetime = told, LIFETIME
     source = write_tree(tmp_path / "run", lab.files)
     push(lab.system, PushRequest("llama", (str(source),)))
@@ -165,7 +165,7 @@ def test_a_long_transfer_survives_tokens_that_live_two_seconds(lab: Lab, told: i
     assert read_tree(tmp_path / "out") == lab.files
 
 
-def test_credentials_that_nobody_renews_any_more_end_the_transfer(lab: Lab, tmp_path: Path) -> None:
+def test_credentials_that_are_renewed_no_more_end_the_transfer(lab: Lab, tmp_path: Path) -> None:
     lab.queue.pace, lab.queue.holds = 0.0, ()
     source = write_tree(tmp_path / "run", lab.files)
     push(lab.system, PushRequest("small", (str(source / "config.json"),)))

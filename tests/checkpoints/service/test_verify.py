@@ -151,7 +151,7 @@ def test_damage_of_a_deleted_checkpoint_that_can_still_come_back_is_told(pushed:
     assert [damage.users for damage in verify(pushed.system, VerifyRequest()).damaged] == [(("llama", LARGE),)]
 
 
-def test_damage_that_no_checkpoint_needs_is_nobody_s_loss_but_not_used_again(pushed: Machine) -> None:
+def test_damage_of_what_no_checkpoint_needs_is_not_reported_but_not_used_again(pushed: Machine) -> None:
     _damage(pushed, SMALL)
     pushed.push("rest", f"{pushed.root}/run/config.json")
     delete(pushed.system, DeleteRequest("llama"))

@@ -51,7 +51,7 @@ def test_an_object_is_a_plain_file_below_the_root(storage: LocalStorage) -> None
     assert (storage.root / "folder" / "file").read_bytes() == b"content"
 
 
-def test_a_file_that_somebody_put_there_is_an_object(storage: LocalStorage) -> None:
+def test_a_file_that_a_user_put_there_is_an_object(storage: LocalStorage) -> None:
     (storage.root / "folder").mkdir(parents=True)
     (storage.root / "folder" / "file").write_bytes(b"content")
     assert [info.key for info in storage.list("")] == ["folder/file"]
@@ -183,7 +183,7 @@ def test_the_root_itself_may_be_a_link(tmp_path: Path) -> None:
     assert (tmp_path / "real" / "folder" / "file").is_file()
 
 
-def test_a_pipe_or_a_folder_is_no_object_and_nobody_waits_for_it(storage: LocalStorage) -> None:
+def test_a_pipe_or_a_folder_is_no_object_and_no_reader_waits_for_it(storage: LocalStorage) -> None:
     storage.root.mkdir()
     os.mkfifo(storage.root / "pipe")
     (storage.root / "folder").mkdir()

@@ -280,7 +280,7 @@ def test_a_reader_of_the_output_that_is_gone_does_not_end_the_training(tmp_path:
     assert log.path.read_text() == "one\ntwo\n"
 
 
-def test_an_error_of_whoever_is_handed_the_output_ends_the_command_and_is_raised(tmp_path: Path) -> None:
+def test_an_error_of_the_receiver_of_the_output_ends_the_command_and_is_raised(tmp_path: Path) -> None:
     def wrong(_stream: Stream, _data: bytes) -> None:
         raise RuntimeError("a mistake")
 
@@ -305,7 +305,7 @@ def test_output_for_a_closed_stream_is_dropped(monkeypatch: pytest.MonkeyPatch, 
     closed = (tmp_path / "closed").open("w")
     closed.close()
     monkeypatch.setattr(sys, "stdout", closed)
-    pass_through("stdout", b"nobody reads this")
+    pass_through("stdout", b"no process reads this")
 
 
 def test_the_environment_is_ours_with_the_users_variables_and_the_places(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -433,7 +433,7 @@ def test_a_signal_that_is_ignored_stays_ignored() -> None:
         signal.signal(signal.SIGHUP, before)
 
 
-def test_in_another_thread_signals_are_left_to_whoever_owns_them() -> None:
+def test_in_another_thread_signals_are_left_to_their_owner() -> None:
     before = signal.getsignal(signal.SIGTERM)
     seen = []
 

@@ -275,7 +275,7 @@ def test_bytes_wait_for_their_turn_where_the_bandwidth_is_limited() -> None:
     assert moved.moved <= 2 * BLOCK_SIZE
 
 
-def test_what_a_thread_tries_again_is_told_to_whoever_listens_where_the_crew_runs() -> None:
+def test_what_a_thread_tries_again_is_told_to_the_listener_where_the_crew_runs() -> None:
     told: list[str] = []
     failures = iter([StorageUnavailableError("away"), StorageUnavailableError("away")])
 

@@ -17,7 +17,7 @@ from flexai.checkpoints.transfer.sources import ObjectSource
 
 
 def _source(content: bytes, part_size: int, *, has_manifest: bool = True) -> ObjectSource:
-    """An object that a manifest beside it describes; nobody reads it."""
+    """An object that a manifest beside it describes; no test reads it."""
     parts = [
         digest_blocks([memoryview(content)[part.offset : part.offset + part.size]])
         for part in parts_of(len(content), part_size)

@@ -307,13 +307,13 @@ def test_a_folder_that_may_not_be_read_is_refused_by_name(tmp_path: Path) -> Non
     closed = write_tree(tmp_path / "run" / "closed", {"a.bin": b"x"})
     closed.chmod(0)
     try:
-        found = _scan_as_nobody(tmp_path, tmp_path / "run")
+        found = _scan_as_another_user(tmp_path, tmp_path / "run")
     finally:
         closed.chmod(0o755)
     assert found == f"SourceError: source folder {closed} cannot be read: Permission denied"
 
 
-def _scan_as_nobody(root: Path, source: Path) -> str:
+def _scan_as_another_user(root: Path, source: Path) -> str:
     """What a scan says to a user whom permissions bind."""
     code = (
         "import sys\n"

@@ -104,7 +104,7 @@ def test_a_taken_name_says_what_differs_as_far_as_that_is_known() -> None:
     }
 
 
-def test_a_deletion_frees_blobs_that_nobody_else_needs() -> None:
+def test_a_deletion_frees_blobs_that_no_other_checkpoint_needs() -> None:
     steps, freed = deletion_steps(_files([10, 20], "f"), {"b0": (10, 0), "b1": (90, 2)})
     assert freed == 10
     assert [(step.action, step.why) for step in steps] == [

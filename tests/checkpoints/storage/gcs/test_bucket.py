@@ -417,7 +417,7 @@ def test_what_should_be_new_and_was_stored_by_a_try_whose_answer_was_lost_is_rec
 
 
 @pytest.mark.parametrize("content", [b"another", b"content of another size"])
-def test_what_somebody_else_stored_meanwhile_is_not_taken_for_a_lost_try(bench: Bench, content: bytes) -> None:
+def test_what_another_process_stored_meanwhile_is_not_taken_for_a_lost_try(bench: Bench, content: bytes) -> None:
     bench.put(content=content)
     bench.proxy.add("answer", strikes=_is("POST", "ifGenerationMatch=0"), status=412, body=_error(412))
     with pytest.raises(DestinationExistsError, match="is there already"):

@@ -60,7 +60,7 @@ def test_a_machines_own_credentials_are_never_asked_for(url: str, inside: bool) 
         "http://224.0.0.1/",
     ],
 )
-def test_what_is_nobodys_web_address_is_refused(url: str) -> None:
+def test_what_is_no_machines_web_address_is_refused(url: str) -> None:
     assert why_refused(url, inside=True, encrypted=False)
 
 

@@ -103,7 +103,7 @@ def test_a_hub_that_stays_out_of_order_is_given_up(hub: Hub, open_repo: OpenRepo
     assert len(hub.asked("hub")) == 4
 
 
-def test_a_hub_that_nobody_runs_is_unavailable(waits: Waits) -> None:
+def test_a_hub_that_does_not_run_is_unavailable(waits: Waits) -> None:
     with serve_hub() as hub:
         endpoint = hub.endpoint
     with pytest.raises(StorageUnavailableError, match="failed or broke off"):
@@ -315,7 +315,7 @@ def test_no_secret_is_in_any_error_log_line_or_representation(
         except CheckpointError as error:
             seen.extend([error.message, error.hint, repr(error), "".join(traceback.format_exception(error))])
             link: BaseException | None = error
-            while link is not None:  # hidden from print, not from whoever looks
+            while link is not None:  # hidden from print, not from a reader who looks
                 seen.extend([repr(link), str(link)])
                 link = link.__cause__ or link.__context__
         else:

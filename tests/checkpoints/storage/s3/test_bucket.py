@@ -201,7 +201,7 @@ def test_what_should_be_new_and_was_stored_by_a_try_whose_answer_was_lost_is_rec
 
 
 @pytest.mark.parametrize("content", [b"another", b"content of another size"])
-def test_what_somebody_else_stored_meanwhile_is_not_taken_for_a_lost_try(strict_bench: Bench, content: bytes) -> None:
+def test_what_another_process_stored_meanwhile_is_not_taken_for_a_lost_try(strict_bench: Bench, content: bytes) -> None:
     storage = strict_bench.storage(capabilities=CONDITIONS)
     strict_bench.proxy.add("answer", strikes=_is("PUT"), status=503, body=_error("SlowDown"))
     strict_bench.on_wait = lambda: strict_bench.put(content=content)

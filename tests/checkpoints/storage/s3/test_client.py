@@ -1,4 +1,4 @@
-"""Session tokens that are refused, and what is asked of whoever gives them."""
+"""Session tokens that are refused, and what is asked of the service that gives them."""
 
 from __future__ import annotations
 
