@@ -11,7 +11,7 @@ from flexai.checkpoints.choosing import Metric, MetricName
 from flexai.checkpoints.documents import Document
 from flexai.checkpoints.errors import UsageError
 from flexai.checkpoints.service.prune import PruneRequest, PruneScope
-from flexai.checkpoints.service.retention import RetentionPolicy
+from flexai.checkpoints.service.support.retention import RetentionPolicy
 from flexai.flows.flow_options import OPTIONS, rename_run, run_task
 from flexai.flows.forms import CheckpointReference, Form, NotEmpty, Span, span_of
 from flexai.tasks.prune import prune_checkpoints, summary_of

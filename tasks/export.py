@@ -7,8 +7,8 @@ from prefect import task
 from flexai.checkpoints.documents import Document
 from flexai.checkpoints.service.export import export as export_to_provider
 from flexai.checkpoints.service.requests import ExportRequest
-from flexai.checkpoints.service.result_documents import export_document
-from flexai.checkpoints.service.shard_work import ShardRunner
+from flexai.checkpoints.service.support.result_documents import export_document
+from flexai.checkpoints.service.support.shard_work import ShardRunner
 from flexai.checkpoints.service.system import System
 from flexai.tasks import artifacts
 from flexai.tasks.change_reports import Reporter, destination_of

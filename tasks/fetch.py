@@ -7,7 +7,7 @@ from prefect import task
 from flexai.checkpoints.documents import Document
 from flexai.checkpoints.service.fetch import fetch as fetch_from_store
 from flexai.checkpoints.service.requests import FetchRequest
-from flexai.checkpoints.service.result_documents import fetch_document
+from flexai.checkpoints.service.support.result_documents import fetch_document
 from flexai.tasks import artifacts
 from flexai.tasks.options import RETRIED, TAGS, run_logger, takes
 from flexai.tasks.run_names import sized

@@ -8,7 +8,7 @@ from flexai.blocks import load_connection
 from flexai.checkpoints.documents import Document
 from flexai.checkpoints.service.gc import collect_garbage as collect_from_store
 from flexai.checkpoints.service.requests import GarbageRequest
-from flexai.checkpoints.service.result_documents import garbage_document
+from flexai.checkpoints.service.support.result_documents import garbage_document
 from flexai.checkpoints.service.system import System
 from flexai.tasks import artifacts
 from flexai.tasks.options import RETRIED, TAGS, Logger, run_logger, takes, telling

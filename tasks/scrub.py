@@ -6,9 +6,9 @@ from prefect import task
 
 from flexai.checkpoints.documents import Document, human_size
 from flexai.checkpoints.service.requests import ScrubRequest
-from flexai.checkpoints.service.result_documents import verify_document
 from flexai.checkpoints.service.scrub import ScrubReport
 from flexai.checkpoints.service.scrub import scrub as scrub_part
+from flexai.checkpoints.service.support.result_documents import verify_document
 from flexai.tasks import artifacts
 from flexai.tasks.damage import describe_damage, log_damage, log_repair
 from flexai.tasks.events import emit_corruption

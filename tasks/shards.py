@@ -21,7 +21,7 @@ from flexai.blocks import load_connection
 from flexai.checkpoints.catalog.catalog import Catalog
 from flexai.checkpoints.errors import CheckpointError, ProcessLostError, StorageUnavailableError
 from flexai.checkpoints.names import parse_reference
-from flexai.checkpoints.service.shard_work import (
+from flexai.checkpoints.service.support.shard_work import (
     ExportedShard,
     ExportShard,
     PushedShard,
@@ -72,7 +72,7 @@ def push_shard(shard: OpaqueShard[PushShard]) -> PushedShard:
         shard: What to store.
 
     Raises:
-        CheckpointError: What ``flexai.checkpoints.service.shard_work.run_push_shard`` raises.
+        CheckpointError: What ``flexai.checkpoints.service.support.shard_work.run_push_shard`` raises.
     """
     content, logger = shard.content, run_logger()
     with (
@@ -97,7 +97,7 @@ def export_shard(shard: OpaqueShard[ExportShard]) -> ExportedShard:
         shard: What to compare or export.
 
     Raises:
-        CheckpointError: What ``flexai.checkpoints.service.shard_work.run_export_shard`` raises.
+        CheckpointError: What ``flexai.checkpoints.service.support.shard_work.run_export_shard`` raises.
     """
     content, logger = shard.content, run_logger()
     with (

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from flexai.checkpoints.models import CheckpointStatus
-from flexai.checkpoints.service.export_manifest import EXPORT_MANIFEST
+from flexai.checkpoints.service.support.export_manifest import EXPORT_MANIFEST
 from flexai.checkpoints.storage.keys import PARTIAL_SUFFIX
 from tests.chaos.processes import SMALL_SETTINGS
 from tests.chaos.stage import Stage

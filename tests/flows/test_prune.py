@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from flexai.checkpoints.choosing import TRAIN_LOSS
 from flexai.checkpoints.service.prune import PruneRequest, PruneScope
-from flexai.checkpoints.service.retention import RetentionPolicy
+from flexai.checkpoints.service.support.retention import RetentionPolicy
 from flexai.flows.prune import RetentionForm, retention
 from flexai.tasks import list_checkpoints, push_checkpoint
 from tests.flows.conftest import RunDeployed

@@ -27,7 +27,7 @@ from flexai.checkpoints.errors import SettingsError
 from flexai.checkpoints.service.fetch import fetch
 from flexai.checkpoints.service.gc import collect_garbage
 from flexai.checkpoints.service.requests import FetchRequest, GarbageRequest
-from flexai.checkpoints.service.shard_work import PushShard, ShardSource
+from flexai.checkpoints.service.support.shard_work import PushShard, ShardSource
 from flexai.checkpoints.service.system import System
 from flexai.flows.export import export
 from flexai.flows.forms import ExportForm, PushForm

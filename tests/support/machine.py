@@ -18,12 +18,12 @@ from flexai.checkpoints.manifest import Manifest
 from flexai.checkpoints.models import Checkpoint, CheckpointKind, CheckpointStatus, now
 from flexai.checkpoints.names import Id, new_id
 from flexai.checkpoints.service.export import ExportReport, export
-from flexai.checkpoints.service.export_manifest import EXPORT_MANIFEST
 from flexai.checkpoints.service.fetch import FetchReport, fetch
 from flexai.checkpoints.service.gc import GarbageReport, collect_garbage, find_unreferenced
-from flexai.checkpoints.service.manifest_reader import manifest_of, read_manifest_document
 from flexai.checkpoints.service.push import push
 from flexai.checkpoints.service.requests import ExportRequest, FetchRequest, GarbageRequest, PushRequest, VerifyRequest
+from flexai.checkpoints.service.support.export_manifest import EXPORT_MANIFEST
+from flexai.checkpoints.service.support.manifest_reader import manifest_of, read_manifest_document
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.service.verify import verify
 from flexai.checkpoints.settings import Settings, load_settings

@@ -8,7 +8,7 @@ import pytest
 
 from flexai.checkpoints.errors import NotFoundError, UsageError
 from flexai.checkpoints.service.prune import PruneScope
-from flexai.checkpoints.service.retention import RetentionPolicy
+from flexai.checkpoints.service.support.retention import RetentionPolicy
 from flexai.tasks import list_checkpoints, prune_checkpoints, push_checkpoint
 from flexai.tasks.prune import SHOWN_ROWS, describe_plan, summary_of
 from tests.tasks.conftest import as_json

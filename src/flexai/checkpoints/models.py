@@ -1,7 +1,7 @@
 """The words of the checkpoint system as data: checkpoint, training job, export record.
 
 Plain records, since every push needs them: to import pydantic and build models would take it a fifteenth of a second.
-What comes from outside is checked by pydantic where it is read (``manifest``, ``service.manifests``), against the
+What comes from outside is checked by pydantic where it is read (``manifest``, ``manifest_reader``), against the
 annotations and rules here.
 """
 

@@ -21,11 +21,11 @@ from flexai.checkpoints.errors import (
 )
 from flexai.checkpoints.models import CheckpointStatus
 from flexai.checkpoints.service.delete import delete
-from flexai.checkpoints.service.export_manifest import EXPORT_MANIFEST
 from flexai.checkpoints.service.push import push
 from flexai.checkpoints.service.recover import recover
 from flexai.checkpoints.service.requests import DeleteRequest, PushRequest, VerifyRequest
-from flexai.checkpoints.service.unchanged import find_unchanged
+from flexai.checkpoints.service.support.export_manifest import EXPORT_MANIFEST
+from flexai.checkpoints.service.support.unchanged import find_unchanged
 from flexai.checkpoints.service.verify import verify
 from flexai.checkpoints.storage.connection import RemotePath, split_bucket
 from flexai.checkpoints.storage.local import LocalStorage

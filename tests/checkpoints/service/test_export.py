@@ -21,8 +21,8 @@ from flexai.checkpoints.errors import (
     UsageError,
 )
 from flexai.checkpoints.models import ExportRecord
-from flexai.checkpoints.service.export_manifest import EXPORT_MANIFEST
-from flexai.checkpoints.service.manifest_reader import manifest_of
+from flexai.checkpoints.service.support.export_manifest import EXPORT_MANIFEST
+from flexai.checkpoints.service.support.manifest_reader import manifest_of
 from flexai.checkpoints.storage.local import LocalStorage
 from flexai.checkpoints.storage.protocol import BytesBody, UnfinishedUpload
 from tests.hostile.paths import HOSTILE_PATHS

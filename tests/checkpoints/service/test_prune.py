@@ -30,7 +30,7 @@ from flexai.checkpoints.service.delete import delete, protect, undelete
 from flexai.checkpoints.service.naming import name_checkpoint
 from flexai.checkpoints.service.prune import PruneReport, PruneRequest, PruneScope, plan_prune, prune, prune_document
 from flexai.checkpoints.service.requests import DeleteJobRequest, DeleteRequest, NameRequest, UndeleteRequest
-from flexai.checkpoints.service.retention import RetentionPolicy, Rule
+from flexai.checkpoints.service.support.retention import RetentionPolicy, Rule
 from flexai.checkpoints.service.training import delete_job
 from tests.checkpoints.samples import checkpoint as sample
 from tests.support.jobs import begin_job, capture_files

@@ -10,7 +10,7 @@ from flexai.checkpoints.errors import SourceChangedError, SourceError
 from flexai.checkpoints.models import Checkpoint, Source, TrainingFacts, TrainingJob
 from flexai.checkpoints.paths import parse_path
 from flexai.checkpoints.progress import NoProgress, Progress
-from flexai.checkpoints.service import commit
+from flexai.checkpoints.service.support import commit
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.transfer.scan import check_sources
 from flexai.checkpoints.transfer.sources import Identity, LocalSource

@@ -17,16 +17,16 @@ from flexai.checkpoints.manifest import Manifest
 from flexai.checkpoints.models import Checkpoint, ExportRecord, now
 from flexai.checkpoints.names import new_id
 from flexai.checkpoints.progress import NoProgress, Progress
-from flexai.checkpoints.service.export_manifest import (
+from flexai.checkpoints.service.requests import ExportRequest
+from flexai.checkpoints.service.support.export_manifest import (
     EXPORT_MANIFEST,
     ExportManifest,
     read_export_manifest,
     write_export_manifest,
 )
-from flexai.checkpoints.service.manifest_reader import manifest_of
-from flexai.checkpoints.service.requests import ExportRequest
-from flexai.checkpoints.service.shard_dispatch import ShardedExporter
-from flexai.checkpoints.service.shard_work import ShardRunner
+from flexai.checkpoints.service.support.manifest_reader import manifest_of
+from flexai.checkpoints.service.support.shard_dispatch import ShardedExporter
+from flexai.checkpoints.service.support.shard_work import ShardRunner
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.storage.connection import RemotePath
 from flexai.checkpoints.transfer.export import DirectExporter, Exporter, export_files

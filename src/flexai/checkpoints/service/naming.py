@@ -8,9 +8,9 @@ from flexai.checkpoints.contents import StoredContent, StoredFile
 from flexai.checkpoints.errors import NameTakenError, NotFoundError
 from flexai.checkpoints.models import Checkpoint, CheckpointStatus
 from flexai.checkpoints.names import parse_name
-from flexai.checkpoints.service import commit
 from flexai.checkpoints.service.push import taken
 from flexai.checkpoints.service.requests import NameRequest
+from flexai.checkpoints.service.support import commit
 from flexai.checkpoints.service.system import System
 
 

@@ -16,7 +16,6 @@ from flexai.checkpoints.models import Checkpoint, now
 from flexai.checkpoints.names import Name, parse_name, parse_reference
 from flexai.checkpoints.progress import NoProgress, Progress
 from flexai.checkpoints.service.export import find_export, open_place
-from flexai.checkpoints.service.manifest_reader import manifest_of
 from flexai.checkpoints.service.push import open_source, scan, taken
 from flexai.checkpoints.service.requests import (
     DeleteRequest,
@@ -26,6 +25,7 @@ from flexai.checkpoints.service.requests import (
     NameRequest,
     PushRequest,
 )
+from flexai.checkpoints.service.support.manifest_reader import manifest_of
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.storage.local import LocalStorage
 from flexai.checkpoints.storage.protocol import ObjectStorage

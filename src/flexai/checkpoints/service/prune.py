@@ -20,7 +20,7 @@ from flexai.checkpoints.errors import ConflictError, NotFoundError
 from flexai.checkpoints.models import Checkpoint, CheckpointKind, CheckpointStatus, from_text, now
 from flexai.checkpoints.names import name_key, parse_reference, title_of
 from flexai.checkpoints.progress import NoProgress, Progress
-from flexai.checkpoints.service.retention import (
+from flexai.checkpoints.service.support.retention import (
     BlobUse,
     Decision,
     Group,
@@ -53,7 +53,7 @@ class PruneRequest:
     """Checkpoints to be judged by rules, of which those that no rule keeps are to go.
 
     Args:
-        policy: The rules (``flexai.checkpoints.service.retention``).
+        policy: The rules (``flexai.checkpoints.service.support.retention``).
         scope: Which checkpoints are judged (``flexai.checkpoints.service.prune``); what jobs captured where left out.
         apply: Delete what no rule keeps.
 

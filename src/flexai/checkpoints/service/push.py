@@ -13,8 +13,8 @@ from flexai.checkpoints.models import Checkpoint, CheckpointStatus, Source
 from flexai.checkpoints.names import parse_name
 from flexai.checkpoints.paths import parse_path
 from flexai.checkpoints.progress import NoProgress, Progress
-from flexai.checkpoints.service import commit
 from flexai.checkpoints.service.requests import PushRequest
+from flexai.checkpoints.service.support import commit
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.storage.connection import RemotePath
 from flexai.checkpoints.transfer.scan import scan_local, scan_remote, split_spec
@@ -23,7 +23,7 @@ from flexai.checkpoints.transfer.sources import FileSource, LocalSource
 from flexai.checkpoints.transfer.upload import AlreadyStored
 
 if TYPE_CHECKING:
-    from flexai.checkpoints.service.shard_work import ShardRunner
+    from flexai.checkpoints.service.support.shard_work import ShardRunner
 
 
 def push(
@@ -64,7 +64,7 @@ def push(
     run_shards: Callable[[], AlreadyStored] = AlreadyStored
     if runner is not None:
         # Only flows give out shards, and every command would load what they need.
-        from flexai.checkpoints.service.shard_dispatch import push_in_shards
+        from flexai.checkpoints.service.support.shard_dispatch import push_in_shards
 
         run_shards = partial(push_in_shards, system, checkpoint, claim, sources, runner=runner, progress=progress)
     stored, placed = commit.store(system, checkpoint, claim, sources, run_shards=run_shards, progress=progress)
@@ -129,7 +129,7 @@ def _scan_export(place: RemotePath) -> Sequence[FileSource]:
     Raises IntegrityError for a torn export, or one whose objects are missing or of another size.
     """
     # Only these pushes read what pydantic must check; the others would wait for its import.
-    from flexai.checkpoints.service.export_manifest import EXPORT_MANIFEST, read_export_manifest
+    from flexai.checkpoints.service.support.export_manifest import EXPORT_MANIFEST, read_export_manifest
 
     if place.key.rpartition("/")[2] == EXPORT_MANIFEST or (found := read_export_manifest(place)) is None:
         return ()

@@ -9,7 +9,7 @@ from flexai.checkpoints.catalog.recovery import enter_recovered
 from flexai.checkpoints.errors import IntegrityError, NotFoundError
 from flexai.checkpoints.models import now
 from flexai.checkpoints.progress import NoProgress, Progress
-from flexai.checkpoints.service.manifest_reader import read_manifest_document
+from flexai.checkpoints.service.support.manifest_reader import read_manifest_document
 from flexai.checkpoints.service.system import System
 
 

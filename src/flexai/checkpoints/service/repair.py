@@ -19,9 +19,9 @@ from flexai.checkpoints.manifest import FileEntry
 from flexai.checkpoints.models import ExportRecord, canonical_json, now
 from flexai.checkpoints.paths import parse_path
 from flexai.checkpoints.progress import NoProgress, Progress
-from flexai.checkpoints.service.export_manifest import read_export_manifest
-from flexai.checkpoints.service.manifest_reader import manifest_of, read_manifest_document
-from flexai.checkpoints.service.manifest_writer import write_manifest
+from flexai.checkpoints.service.support.export_manifest import read_export_manifest
+from flexai.checkpoints.service.support.manifest_reader import manifest_of, read_manifest_document
+from flexai.checkpoints.service.support.manifest_writer import write_manifest
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.storage.connection import RemotePath
 from flexai.checkpoints.storage.protocol import Block

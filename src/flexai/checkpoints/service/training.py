@@ -14,8 +14,8 @@ from flexai.checkpoints.errors import ConflictError, NotFoundError
 from flexai.checkpoints.models import Checkpoint, JobStatus, TrainingJob
 from flexai.checkpoints.names import parse_name, parse_reference
 from flexai.checkpoints.progress import NoProgress, Progress
-from flexai.checkpoints.service.job_run import Attempt, JobPlan, OnCaptured, ignore
 from flexai.checkpoints.service.requests import DeleteJobRequest, TrainingRequest
+from flexai.checkpoints.service.support.job_run import Attempt, JobPlan, OnCaptured, ignore
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.training.job_files import job_folder
 from flexai.checkpoints.training.job_log import read_log

@@ -47,7 +47,7 @@ def delete(dry_run: bool, track: bool | None, as_json: bool, **options: Any) -> 
 
 def _delete(request: DeleteRequest, system: System, _: Progress) -> Document:
     from flexai.checkpoints.service.delete import delete as delete_checkpoint
-    from flexai.checkpoints.service.result_documents import identity
+    from flexai.checkpoints.service.support.result_documents import identity
 
     return identity(delete_checkpoint(system, request))
 

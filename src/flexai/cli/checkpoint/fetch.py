@@ -74,7 +74,7 @@ def fetch(dry_run: bool, track: bool | None, as_json: bool, **options: Any) -> N
 
 def _fetch(request: FetchRequest, system: System, progress: Progress) -> Document:
     from flexai.checkpoints.service.fetch import fetch as fetch_checkpoint
-    from flexai.checkpoints.service.result_documents import fetch_document
+    from flexai.checkpoints.service.support.result_documents import fetch_document
 
     return fetch_document(fetch_checkpoint(system, request, progress=progress))
 

@@ -64,7 +64,7 @@ def collect_garbage(grace_period: str, dry_run: bool, track: bool | None, as_jso
 
 def _collect(request: GarbageRequest, system: System, progress: Progress) -> Document:
     from flexai.checkpoints.service.gc import collect_garbage as collect
-    from flexai.checkpoints.service.result_documents import garbage_document
+    from flexai.checkpoints.service.support.result_documents import garbage_document
 
     return garbage_document(collect(system, request, progress=progress))
 

@@ -112,7 +112,7 @@ def prune(
     flexai checkpoint prune --pushed 'nightly-*' --keep-every 1w --keep-last 7 --json
     """
     from flexai.checkpoints.service.prune import PruneRequest, PruneScope
-    from flexai.checkpoints.service.retention import RetentionPolicy
+    from flexai.checkpoints.service.support.retention import RetentionPolicy
 
     policy = RetentionPolicy(
         keep_last=keep_last or 0,

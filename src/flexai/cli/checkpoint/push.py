@@ -112,13 +112,13 @@ def _hint(error: RequestError, *, name: str, source_path: str, **_: object) -> s
 
 
 def _push(request: PushRequest | NameRequest, system: System, progress: Progress) -> Document:
-    from flexai.checkpoints.service.result_documents import identity
+    from flexai.checkpoints.service.support.result_documents import identity
 
     if isinstance(request, NameRequest):
         from flexai.checkpoints.service.naming import name_checkpoint
 
         return {"metadata": identity(name_checkpoint(system, request))}
-    from flexai.checkpoints.service.unchanged import find_unchanged
+    from flexai.checkpoints.service.support.unchanged import find_unchanged
 
     checkpoint = find_unchanged(system, request)
     if checkpoint is None:

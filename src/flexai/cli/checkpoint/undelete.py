@@ -41,6 +41,6 @@ def undelete(track: bool | None, **options: Any) -> None:
 
 def _undelete(request: UndeleteRequest, system: System, _: Progress) -> Document:
     from flexai.checkpoints.service.delete import undelete as undelete_checkpoint
-    from flexai.checkpoints.service.result_documents import undelete_document
+    from flexai.checkpoints.service.support.result_documents import undelete_document
 
     return undelete_document(undelete_checkpoint(system, request))

@@ -49,7 +49,7 @@ def verify(track: bool | None, **options: Any) -> None:
 
 
 def _verify(request: VerifyRequest, system: System, progress: Progress) -> Document:
-    from flexai.checkpoints.service.result_documents import verify_document
+    from flexai.checkpoints.service.support.result_documents import verify_document
     from flexai.checkpoints.service.verify import verify as verify_checkpoints
 
     report = verify_checkpoints(system, request, progress=progress)

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from flexai.checkpoints.contents import StoredContent, StoredFile
 from flexai.checkpoints.errors import IntegrityError, UnsafePathError
-from flexai.checkpoints.service.manifest_reader import manifest_of, read_manifest_document
-from flexai.checkpoints.service.manifest_writer import write_manifest
+from flexai.checkpoints.service.support.manifest_reader import manifest_of, read_manifest_document
+from flexai.checkpoints.service.support.manifest_writer import write_manifest
 from flexai.checkpoints.storage.local import LocalStorage
 from flexai.checkpoints.storage.managed import ManagedStore
 from flexai.checkpoints.transfer.digest import digest_parts

@@ -10,7 +10,7 @@ import pytest
 
 from flexai.checkpoints.errors import SourceError, StorageUnavailableError
 from flexai.checkpoints.service.requests import PushRequest
-from flexai.checkpoints.service.unchanged import find_unchanged
+from flexai.checkpoints.service.support.unchanged import find_unchanged
 from flexai.checkpoints.transfer.sources import LocalSource
 from tests.support.machine import Machine
 from tests.support.trees import noise

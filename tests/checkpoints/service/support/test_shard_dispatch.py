@@ -21,7 +21,7 @@ from flexai.checkpoints.errors import (
 )
 from flexai.checkpoints.models import CheckpointStatus
 from flexai.checkpoints.progress import NoProgress
-from flexai.checkpoints.service.shard_work import (
+from flexai.checkpoints.service.support.shard_work import (
     ExportedShard,
     ExportShard,
     PushedShard,

@@ -12,7 +12,13 @@ from flexai.checkpoints.catalog.claims import Claim
 from flexai.checkpoints.contents import StoredFile, UnfinishedBlob
 from flexai.checkpoints.models import Checkpoint
 from flexai.checkpoints.progress import Progress
-from flexai.checkpoints.service.shard_work import ExportedShard, ExportShard, PushShard, ShardRunner, ShardSource
+from flexai.checkpoints.service.support.shard_work import (
+    ExportedShard,
+    ExportShard,
+    PushShard,
+    ShardRunner,
+    ShardSource,
+)
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.storage.connection import RemotePath, StorageConnection
 from flexai.checkpoints.storage.protocol import ObjectInfo, PartReceipt

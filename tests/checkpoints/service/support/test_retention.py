@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from flexai.checkpoints.choosing import EVAL_LOSS, METRICS, TRAIN_LOSS, in_order
 from flexai.checkpoints.errors import UsageError
-from flexai.checkpoints.service.retention import (
+from flexai.checkpoints.service.support.retention import (
     BlobUse,
     RetentionPlan,
     RetentionPolicy,

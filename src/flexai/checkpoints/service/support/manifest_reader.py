@@ -11,7 +11,7 @@ from flexai.checkpoints.contents import DIGEST_SIZE, NewContent, StoredFile
 from flexai.checkpoints.errors import IntegrityError, UnsafePathError
 from flexai.checkpoints.manifest import FileEntry, Manifest
 from flexai.checkpoints.models import Checkpoint
-from flexai.checkpoints.service.manifest_writer import FORMAT, entry_of
+from flexai.checkpoints.service.support.manifest_writer import FORMAT, entry_of
 from flexai.checkpoints.transfer.digest import digest_parts
 
 _CHECKPOINT = TypeAdapter(Checkpoint)

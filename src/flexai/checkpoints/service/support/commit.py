@@ -11,7 +11,7 @@ from flexai.checkpoints.contents import StoredContent, StoredFile
 from flexai.checkpoints.errors import CheckpointError
 from flexai.checkpoints.models import Checkpoint, TrainingFacts
 from flexai.checkpoints.progress import Progress
-from flexai.checkpoints.service.manifest_writer import write_manifest
+from flexai.checkpoints.service.support.manifest_writer import write_manifest
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.transfer import compare
 from flexai.checkpoints.transfer.first_reading import learn

@@ -30,7 +30,6 @@ from flexai.checkpoints.names import Id, Name, parse_name, parse_reference
 from flexai.checkpoints.paths import parse_path
 from flexai.checkpoints.progress import Progress
 from flexai.checkpoints.service.capture import capture
-from flexai.checkpoints.service.commit import same_content
 from flexai.checkpoints.service.fetch import fetch
 from flexai.checkpoints.service.requests import (
     INPUT_VARIABLE,
@@ -38,6 +37,7 @@ from flexai.checkpoints.service.requests import (
     FetchRequest,
     TrainingRequest,
 )
+from flexai.checkpoints.service.support.commit import same_content
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.storage.files import read_blocks
 from flexai.checkpoints.storage.protocol import Block

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from flexai.checkpoints.service.retention import (
+from flexai.checkpoints.service.support.retention import (
     EPOCH,
     BlobUse,
     RetentionPlan,
