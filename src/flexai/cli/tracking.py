@@ -65,14 +65,15 @@ def run_operation(
     request: DataclassInstance,
     directly: Callable[[System, Progress], Document],
     *,
+    read_only: bool = False,
     only_notes: bool = False,
     on_output: Callable[..., None] | None = None,
     on_damage: Callable[..., None] | None = None,
 ) -> Document:
     """Run what a request asks for, as a task run where the user or a configured API wants that; returns its document.
 
-    Progress is shown here in either case; with ``only_notes`` nothing but its remarks. ``on_output`` and ``on_damage``
-    are those of ``flexai.tasks.watcher.Watcher``, for a task run.
+    With ``read_only`` a run here writes nothing. Progress is shown here in either case; with ``only_notes`` nothing but
+    its remarks. ``on_output`` and ``on_damage`` are those of ``flexai.tasks.watcher.Watcher``, for a task run.
 
     Raises what the operation raises, and StorageUnavailableError where the API does not answer.
     """
@@ -82,7 +83,7 @@ def run_operation(
     from flexai.checkpoints.service.system import System
     from flexai.cli.progress_display import Notes, shown_progress
 
-    with System.open(connect=load_connection) as system, shown_progress() as progress:
+    with System.open(connect=load_connection, read_only=read_only) as system, shown_progress() as progress:
         return directly(system, Notes() if only_notes else progress)
 
 

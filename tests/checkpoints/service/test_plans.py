@@ -57,8 +57,8 @@ def _noted(monkeypatch: pytest.MonkeyPatch) -> Iterator[Asked]:
         connection.set_trace_callback(lambda statement: asked.setdefault(statement, {}))
         return connection
 
-    connect_before = sqlite_module._connect_to_read
-    monkeypatch.setattr(sqlite_module, "_connect_to_read", connect)
+    connect_before = sqlite_module._connect
+    monkeypatch.setattr(sqlite_module, "_connect", connect)
     with statements() as noted:
         yield asked
     for statement, values in noted:

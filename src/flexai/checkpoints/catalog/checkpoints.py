@@ -41,6 +41,7 @@ CHECKPOINT = "SELECT c.*, j.name AS job_name FROM checkpoints c LEFT JOIN jobs j
 """Checkpoints ``c`` with all that ``checkpoint_of`` reads; a WHERE can follow."""
 
 INTERRUPTED = "interrupted before it was finished: push it again to continue"
+CUT_OFF = "interrupted before it was finished, with its training job"
 
 _UNFINISHED = frozenset({CheckpointStatus.UPLOADING, CheckpointStatus.SYNCING})
 
@@ -570,7 +571,7 @@ def checkpoint_of(row: Record) -> Checkpoint:
 
     A push or a capture whose process is gone has failed. What decides about a change compares the row itself.
     """
-    status, reason = _standing(row["status"], row["reason"], row)
+    status, reason = standing(row["kind"], row["status"], row["reason"], row)
     facts = {name: row[name] for name in _FACTS}
     # SQLite has no booleans.
     for name in ("inference_ready", "resumable"):
@@ -601,7 +602,7 @@ def _pushed(rows: Iterable[Sequence[Any]]) -> Iterator[ListedCheckpoint]:
     """What the list shows of rows of ``_PUSHED``, in one loop and by their places: there may be ten thousands."""
     for checkpoint_id, name, status, reason, size, count, created_at, updated_at, is_protected, *claim in rows:
         if status in _UNFINISHED:
-            status, reason = _standing(status, reason, dict(zip(CLAIM_COLUMNS, claim, strict=True)))
+            status, reason = standing("pushed", status, reason, dict(zip(CLAIM_COLUMNS, claim, strict=True)))
         # SQLite has no booleans.
         is_kept = bool(is_protected)
         yield ListedCheckpoint(
@@ -613,7 +614,7 @@ def _listed(row: Sequence[Any]) -> ListedCheckpoint:
     """What lists show of a row of ``_LISTED``."""
     found = ListedCheckpoint(*row[: -len(CLAIM_COLUMNS)])
     claim = dict(zip(CLAIM_COLUMNS, row[-len(CLAIM_COLUMNS) :], strict=True))
-    status, reason = _standing(found.status, found.reason, claim)
+    status, reason = standing(found.kind, found.status, found.reason, claim)
     return found._replace(
         status=status,
         reason=reason,
@@ -623,13 +624,13 @@ def _listed(row: Sequence[Any]) -> ListedCheckpoint:
     )
 
 
-def _standing(status: str, reason: str, claim: Mapping[str, Any]) -> tuple[str, str]:
+def standing(kind: str, status: str, reason: str, claim: Mapping[str, Any]) -> tuple[str, str]:
     """Status and reason as they are: what a process was pushing or capturing that is gone has failed.
 
     No process is left to record that, and a caller who waits for the end should not wait for ever.
     """
     if status in _UNFINISHED and not is_held(claim):
-        return CheckpointStatus.FAILED, INTERRUPTED
+        return CheckpointStatus.FAILED, INTERRUPTED if kind == CheckpointKind.PUSHED else CUT_OFF
     return status, reason
 
 

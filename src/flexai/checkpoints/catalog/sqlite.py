@@ -140,8 +140,20 @@ def look_at_sqlite(path: Path, options: Mapping[str, Any] | None = None) -> Look
     """
     if not path.exists():
         return Look(EmptyTransaction())
-    with sqlite_errors(path), contextlib.ExitStack() as stack:
-        connection = stack.enter_context(contextlib.closing(_connect_to_read(path, options or {})))
+    with sqlite_errors(path):
+        try:
+            return _look(path, options or {"database": _address(path), "uri": True})
+        except sqlite3.OperationalError as error:
+            if options or not _is_in_closed_folder(path, error):
+                raise
+            return _look(path, {"database": f"{_address(path)}&immutable=1", "uri": True})
+
+
+def _look(path: Path, options: Mapping[str, Any]) -> Look | None:
+    usual = {"timeout": BUSY_TIMEOUT_SECONDS, "check_same_thread": False}
+    with contextlib.ExitStack() as stack:
+        connection = stack.enter_context(contextlib.closing(_connect({**usual, **options, "isolation_level": None})))
+        connection.execute("PRAGMA query_only=ON")
         connection.execute("BEGIN")
         transaction = SqliteTransaction(connection)
         revision = transaction.revision()
@@ -150,13 +162,23 @@ def look_at_sqlite(path: Path, options: Mapping[str, Any] | None = None) -> Look
     return Look(EmptyTransaction()) if revision is None else None
 
 
-def _connect_to_read(path: Path, options: Mapping[str, Any]) -> sqlite3.Connection:
-    usual: dict[str, Any] = {"timeout": BUSY_TIMEOUT_SECONDS, "check_same_thread": False, "isolation_level": None}
-    if options:
-        connection = _connect({**usual, **options, "isolation_level": None})
-        connection.execute("PRAGMA query_only=ON")
-        return connection
-    return _connect({**usual, "database": f"file:{quote(str(path))}?mode=ro", "uri": True})
+def _address(path: Path) -> str:
+    return f"file:{quote(str(path))}?mode=ro"
+
+
+def _is_in_closed_folder(path: Path, error: sqlite3.OperationalError) -> bool:
+    """Whether a file cannot be read only because SQLite would have to make others beside it.
+
+    Those hold what a writer has not merged yet (https://www.sqlite.org/wal.html#read_only_databases). Where none is
+    there, and none can be made, no process of this user writes.
+    """
+    journal = path.with_name(f"{path.name}-wal")
+    return (
+        error.sqlite_errorcode & 0xFF in {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY}
+        and path.is_file()
+        and not os.access(path.parent, os.W_OK)
+        and not (journal.exists() and journal.stat().st_size)
+    )
 
 
 def _connect(options: Mapping[str, Any]) -> sqlite3.Connection:

@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 from operator import itemgetter
 from typing import TypeAlias
 
-from flexai.checkpoints.catalog.claims import Claim
+from flexai.checkpoints.catalog.checkpoints import standing
 from flexai.checkpoints.catalog.database import Record, Transaction
 from flexai.checkpoints.catalog.jobs import parse_job_reference
 from flexai.checkpoints.catalog.retention_queries import Candidates, check_some_stay, check_unused, read_candidates
@@ -196,7 +196,7 @@ def _rows(found: Candidates, patterns: Sequence[str]) -> list[RetentionRow]:
                 id=row["id"],
                 title=title_of(row["kind"], row["name"], row["job_name"]),
                 groups=groups,
-                status=_status(row),
+                status=standing(row["kind"], row["status"], row["reason"], row)[0],
                 size=row["size"],
                 created_at=from_text(row["created_at"]),
                 sequence=row["sequence"],
@@ -217,15 +217,6 @@ def _groups(row: Record, patterns: Sequence[str]) -> frozenset[Group]:
         return frozenset({f"job {row['job_name']} {row['job_id']} {row['node']}"})
     key = name_key(row["name"])
     return frozenset(f"pushed {pattern}" for pattern in patterns if fnmatchcase(key, pattern.casefold()))
-
-
-def _status(row: Record) -> str:
-    """The status as it is: what no process works on any more has failed."""
-    if row["status"] in {CheckpointStatus.UPLOADING, CheckpointStatus.SYNCING}:
-        holder = Claim.of_row(row)
-        if holder is None or not holder.is_alive:
-            return CheckpointStatus.FAILED.value
-    return str(row["status"])
 
 
 def _stand_ins(plan: RetentionPlan) -> dict[Group, list[str]]:

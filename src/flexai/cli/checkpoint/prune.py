@@ -130,7 +130,9 @@ def prune(
     request = PruneRequest(policy, PruneScope(jobs, patterns), apply)
     # A plan alone changes nothing, so that it is a task run only where one is asked for.
     track = track if apply or track else False
-    done = run_operation(track, "prune_checkpoints", request, partial(_prune, request), only_notes=True)
+    done = run_operation(
+        track, "prune_checkpoints", request, partial(_prune, request), read_only=not apply, only_notes=True
+    )
     if as_json:
         terminal.write_document(done, as_json=True)
     else:

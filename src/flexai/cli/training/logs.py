@@ -23,6 +23,7 @@ def logs(reference: str, follow: bool) -> None:
     from flexai.checkpoints.service.system import System
     from flexai.checkpoints.service.training import job_log
 
-    with System.open(connect=load_connection) as system:
+    # Following sees what changes; else nothing has to be opened for more than a look.
+    with System.open(connect=load_connection, read_only=not follow) as system:
         for text in job_log(system, reference, follow=follow):
             terminal.write(text, newline=False)
