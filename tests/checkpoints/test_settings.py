@@ -97,7 +97,7 @@ def test_an_empty_variable_is_as_good_as_none(home: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("text", ["database_url = ''", "", "database_url = 'sqlite:////srv/catalog.db'"])
-def test_the_fast_reader_finds_the_catalog_that_the_settings_name(home: Path, text: str) -> None:
+def test_a_look_finds_the_catalog_that_the_settings_name(home: Path, text: str) -> None:
     _write(home, text)
     assert database_url() == load_settings().effective_database_url
 

@@ -37,7 +37,7 @@ def parse_size(value: object) -> object:
     match = _SIZE.fullmatch(value.strip()) if isinstance(value, str) else None
     if match is None:
         return value
-    from fractions import Fraction  # with it comes decimal, which takes as long to import as all else here
+    from fractions import Fraction  # it imports decimal, which takes time
 
     number, unit, binary = match.groups()
     base = 1024 if binary else 1000

@@ -129,7 +129,7 @@ def test_a_catalog_without_tables_in_a_database_of_others_leaves_theirs_alone(em
     engine.dispose()
 
 
-def test_the_newest_revision_is_the_one_that_the_fast_reader_knows(plain: Engine) -> None:
+def test_the_newest_revision_is_the_one_that_the_program_knows(plain: Engine) -> None:
     assert _scripts().get_heads() == [HEAD_REVISION]
     assert len(HEAD_REVISION) <= 32
     with plain.connect() as connection:

@@ -1,8 +1,8 @@
 """The catalog's database: transactions that read, transactions that write, and what one can ask in them.
 
 Everything is asked as SQL that SQLite and PostgreSQL both understand, with ``:named`` values. For SQLite that goes to
-Python's own ``sqlite3``, so that a push need not wait for SQLAlchemy, whose import takes as long as all else that a
-small one does. SQLAlchemy describes the tables, makes and migrates them, and connects to PostgreSQL.
+Python's own ``sqlite3``, so that a push need not wait for SQLAlchemy, whose import takes longer than all else that a
+small push imports. SQLAlchemy describes the tables, makes and migrates them, and connects to PostgreSQL.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ class PostgresqlTransaction(Transaction):
         if not result.returns_rows:
             return QueryResult((), (), result.rowcount)
         assert result.cursor is not None
-        # The driver's own rows: SQLAlchemy would wrap each of them, a fifth of all that a long list takes.
+        # The driver's own rows: SQLAlchemy would wrap each of them, which a long list feels.
         answer = QueryResult(list(result.keys()), result.cursor.fetchall(), result.rowcount)
         result.close()
         return answer

@@ -1,4 +1,4 @@
-"""What the fast reader and the database share without importing SQLAlchemy."""
+"""The form of the catalog, and how long SQLite waits: what SQLite commands need without importing SQLAlchemy."""
 
 HEAD_REVISION = "0001"
 """The newest migration; a test compares it with the folder of migrations."""

@@ -1,8 +1,8 @@
 """The catalog's tables.
 
-Times are ISO 8601 texts in UTC with microseconds: they sort as they are, and read the same through SQLAlchemy and
-through the plain ``sqlite3`` of the fast reader. Digests of files are hex texts; the digests of a content's parts
-lie one after the other in one binary value.
+Times are ISO 8601 texts in UTC with microseconds: they sort as they are, and read the same from SQLite and from
+PostgreSQL. Digests of files are hex texts; the digests of a content's parts lie one after the other in one binary
+value.
 """
 
 from __future__ import annotations

@@ -316,8 +316,8 @@ class SignalRelay:
 def without_long_collections() -> Iterator[None]:
     """Keep Python's garbage collector off what is there already while a job runs.
 
-    A collection of all that SQLAlchemy and pydantic have made stops every thread for a quarter of a second: long enough
-    for a quick trainer to write and delete a checkpoint unseen.
+    A collection of all that imported packages have made stops every thread, where Prefect is loaded for some tenths of
+    a second: long enough for a quick trainer to write and delete a checkpoint unseen.
     """
     is_ours = gc.get_freeze_count() == 0
     if is_ours:

@@ -222,8 +222,8 @@ class S3Service:
         def create(core: Any, **options: Any) -> Any:
             # The same object that the client signs with.
             self._chain = core.get_credentials() if self._credentials is None and not self._anonymous else None
-            # What boto3 would make, without its transfer manager, which transfers here do not use and which takes a
-            # twentieth of a second to import.
+            # What boto3 would make, without its transfer manager, which transfers here do not use and which takes
+            # time to import.
             return core.create_client("s3", **options)
 
         client = self._create(create)
