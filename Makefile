@@ -31,11 +31,13 @@ demo: $(INSTALLED) ## See the product work, on this machine alone
 test: $(INSTALLED) ## Run the tests (N=2 sets the processes, ARGS="-k words" picks some)
 	$(RUN) -m pytest -n $(N) --dist loadgroup $(ARGS)
 
-lint: $(INSTALLED) ## Check style, types and the direction of imports
+lint: $(INSTALLED) ## Check style, types, the direction of imports, and that nothing is unused
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
 	$(VENV)/bin/lint-imports --no-logo
+	$(RUN) -m vulture
+	$(RUN) -m vulture src blocks tasks flows benchmarks docs examples
 
 format: $(INSTALLED) ## Rewrite the code in the project's style
 	$(RUN) -m ruff check --fix .

@@ -37,21 +37,17 @@ def missing_limits(connections: list[str]) -> list[str]:
     """Those of some connections that have no limit."""
 
     async def read(client: PrefectClient) -> list[str]:
-        return [connection for connection in connections if await _read_limit(client, connection) is None]
+        return [connection for connection in connections if not await _has_limit(client, connection)]
 
     return with_api(read)
 
 
-def max_transfers(connection: str) -> int | None:
-    """How many transfers may use a connection at a time; None before its first use."""
-    return with_api(lambda client: _read_limit(client, connection))
-
-
-async def _read_limit(client: PrefectClient, connection: str) -> int | None:
+async def _has_limit(client: PrefectClient, connection: str) -> bool:
     try:
-        return (await client.read_global_concurrency_limit_by_name(limit_name(connection))).limit
+        await client.read_global_concurrency_limit_by_name(limit_name(connection))
     except ObjectNotFound:
-        return None
+        return False
+    return True
 
 
 async def set_limit(client: PrefectClient, connection: str, limit: int | None) -> None:

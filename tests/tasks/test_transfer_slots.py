@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 from prefect import flow, task
+from prefect.exceptions import ObjectNotFound
 
 from flexai.blocks import LocalStorageProvider, delete_connection, save_connection
-from flexai.blocks.concurrency_limits import DEFAULT_MAX_TRANSFERS, limit_name, max_transfers
+from flexai.blocks.api import with_api
+from flexai.blocks.concurrency_limits import DEFAULT_MAX_TRANSFERS, limit_name
 from flexai.checkpoints.errors import StorageUnavailableError
 from flexai.tasks import (
     export_checkpoint,
@@ -27,6 +29,15 @@ from flexai.tasks import (
 from flexai.tasks.transfer_slots import transfer_through
 from tests.servers.prefect import PrefectServer
 from tests.support.waiting import until
+
+
+def max_transfers(connection: str) -> int | None:
+    """How many transfers may use a connection at a time; None where Prefect has no limit for it."""
+    try:
+        return with_api(lambda client: client.read_global_concurrency_limit_by_name(limit_name(connection))).limit
+    except ObjectNotFound:
+        return None
+
 
 HOLDER = """
 import sys

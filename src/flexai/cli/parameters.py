@@ -41,9 +41,6 @@ progress_option = click.option(
     callback=_note_progress,
     help="Show progress as a bar, as lines (one in 30 s), or as JSON events (one a second), on standard error.",
 )
-storage_provider_option = click.option(
-    "--storage-provider", metavar="CONNECTION", default="", help="Name of a storage provider connection."
-)
 track_option = click.option(
     "--track/--no-track",
     default=None,

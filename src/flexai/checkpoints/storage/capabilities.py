@@ -31,18 +31,6 @@ class Capabilities:
     metadata: bool = True
     """Metadata of a user's own survive. ``rclone serve`` drops them."""
 
-    def to_json(self) -> dict[str, Any]:
-        """The record as it is saved with a connection."""
-        return {
-            "conditional_put": self.conditional_put,
-            "conditional_get": self.conditional_get,
-            "part_copy": self.part_copy,
-            "multi_delete": self.multi_delete,
-            "checksums": sorted(self.checksums),
-            "trailers": self.trailers,
-            "metadata": self.metadata,
-        }
-
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Capabilities:
         """Read a saved record; what it does not tell keeps its default, what it tells beyond is ignored."""

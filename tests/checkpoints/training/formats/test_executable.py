@@ -23,7 +23,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from picklescan.scanner import SafetyLevel, scan_file_path
 
-from flexai.checkpoints.training.formats.content import Part, RangeStream
+from flexai.checkpoints.training.formats.content import ContentRange, RangeStream
 from flexai.checkpoints.training.formats.executable import FoundCode, find_code, summary
 from flexai.checkpoints.training.formats.harmless_globals import HARMLESS
 from flexai.checkpoints.training.formats.pickle_values import Budget, Global, Made, Persistent, Pickle, Table
@@ -54,7 +54,7 @@ def look(path: str, content: bytes) -> FoundCode:
 
 
 def followed(content: bytes) -> Pickle:
-    return follow(RangeStream(Part.of(content), lambda _: None), Budget())
+    return follow(RangeStream(ContentRange.of(content), lambda _: None), Budget())
 
 
 @pytest.mark.parametrize("name", HOSTILE)

@@ -312,7 +312,7 @@ class _Whole:
 
 
 @dataclass
-class _Place:
+class _KnownLocation:
     lock: threading.Lock = field(default_factory=threading.Lock)
     location: Location | None = None
 
@@ -323,12 +323,12 @@ class _Locations:
     def __init__(self, locate: Callable[[ObjectInfo], Location]) -> None:
         self._locate = locate
         self._lock = threading.Lock()
-        self._places: dict[str, _Place] = {}
+        self._places: dict[str, _KnownLocation] = {}
 
     def get(self, info: ObjectInfo, *, stale: Location | None = None) -> Location:
         """A file's place, another than ``stale``."""
         with self._lock:
-            place = self._places.setdefault(info.key, _Place())
+            place = self._places.setdefault(info.key, _KnownLocation())
         # One asks for all: many threads read one file, and the Hub counts requests.
         with place.lock:
             if place.location is None or place.location is stale:

@@ -27,7 +27,7 @@ class Content(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class ContentRange:
     """A range of something that can be read by ranges."""
 
     reader: Callable[[int, int], bytes]
@@ -35,12 +35,12 @@ class Part:
     size: int
 
     @classmethod
-    def of(cls, data: bytes) -> Part:
+    def of(cls, data: bytes) -> ContentRange:
         """Bytes in memory."""
         return cls(lambda start, length: data[start : start + length], 0, len(data))
 
     @classmethod
-    def within(cls, content: Content, start: int, size: int) -> Part:
+    def within(cls, content: Content, start: int, size: int) -> ContentRange:
         """What of a range lies inside `content`."""
         start = min(max(start, 0), content.size)
         return cls(content.read, start, min(size, content.size - start))
@@ -51,7 +51,7 @@ class Part:
         return self.reader(self.start + start, length) if length > 0 else b""
 
 
-class Stream:
+class ContentStream:
     """Reads forward. `spend` is told how many bytes each reading took, and raises where that is too much."""
 
     def __init__(self, spend: Callable[[int], None]) -> None:
@@ -99,7 +99,7 @@ class Stream:
         self._at += length
         return True
 
-    def place(self, length: int) -> Part | None:
+    def place(self, length: int) -> ContentRange | None:
         """The next `length` bytes as something to be read later; None where that cannot be."""
         return None
 
@@ -115,7 +115,7 @@ class Stream:
         raise NotImplementedError
 
 
-class RangeStream(Stream):
+class RangeStream(ContentStream):
     """A stream over content, from an offset."""
 
     def __init__(self, content: Content, spend: Callable[[int], None], start: int = 0) -> None:
@@ -125,7 +125,7 @@ class RangeStream(Stream):
         self._block = _BLOCK
 
     def skip(self, length: int) -> bool:
-        """See `Stream.skip`; nothing is read."""
+        """See `ContentStream.skip`; nothing is read."""
         if length <= len(self._buffer) - self._at:
             self._at += length
             return True
@@ -134,9 +134,9 @@ class RangeStream(Stream):
         self._buffer, self._at = b"", 0
         return length <= there
 
-    def place(self, length: int) -> Part | None:
-        """See `Stream.place`."""
-        return Part.within(self._content, self.position, length)
+    def place(self, length: int) -> ContentRange | None:
+        """See `ContentStream.place`."""
+        return ContentRange.within(self._content, self.position, length)
 
     def _more(self) -> bytes:
         data = self._content.read(self._next, self._block)
@@ -145,7 +145,7 @@ class RangeStream(Stream):
         return data
 
 
-class UnpackedStream(Stream):
+class UnpackedStream(ContentStream):
     """A stream of what compressed content unpacks to, a block at a time."""
 
     def __init__(self, pieces: Iterator[bytes], spend: Callable[[int], None]) -> None:

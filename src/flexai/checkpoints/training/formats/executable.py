@@ -15,7 +15,14 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from flexai.checkpoints.training.formats.content import Content, Part, RangeStream, Stream, UnpackedStream, unpacked
+from flexai.checkpoints.training.formats.content import (
+    Content,
+    ContentRange,
+    ContentStream,
+    RangeStream,
+    UnpackedStream,
+    unpacked,
+)
 from flexai.checkpoints.training.formats.folder import RangedFiles, read_exactly
 from flexai.checkpoints.training.formats.harmless_globals import HARMLESS
 from flexai.checkpoints.training.formats.model_code import code_of_folder, keras_code, keras_h5_code, tensorflow_code
@@ -114,11 +121,11 @@ def summary(found: Mapping[str, FoundCode]) -> str:
     return sentence(reasons)
 
 
-def _of_file(folder: RangedFiles, path: str) -> Part:
+def _of_file(folder: RangedFiles, path: str) -> ContentRange:
     size = folder.files[path]
     if size <= _SMALL:
-        return Part.of(read_exactly(folder, path, 0, size))
-    return Part(lambda start, length: read_exactly(folder, path, start, length), 0, size)
+        return ContentRange.of(read_exactly(folder, path, 0, size))
+    return ContentRange(lambda start, length: read_exactly(folder, path, start, length), 0, size)
 
 
 def _told(names: Iterable[str]) -> tuple[str, ...]:
@@ -183,7 +190,7 @@ class _Search:
 
     # Pickles
 
-    def _pickles(self, opened: Callable[[], Stream], expected: bool, depth: int) -> None:
+    def _pickles(self, opened: Callable[[], ContentStream], expected: bool, depth: int) -> None:
         """Follow pickle after pickle, as torch's old format and some loaders do, until one breaks."""
         first = self._in_turn(opened(), expected, depth, joblib=False)
         if any(found.module.startswith("joblib.numpy_pickle") for found in first.globals):
@@ -193,7 +200,7 @@ class _Search:
         if first.limit or (first.broken and (expected or _would_run(first))):
             self.not_followed(f"a pickle: {first.limit or first.broken}")
 
-    def _in_turn(self, stream: Stream, expected: bool, depth: int, *, joblib: bool) -> Pickle:
+    def _in_turn(self, stream: ContentStream, expected: bool, depth: int, *, joblib: bool) -> Pickle:
         """Follow pickle after pickle; returns the first."""
         first = one = self._one(stream, expected, depth, joblib)
         while one.ended:
@@ -202,7 +209,7 @@ class _Search:
                 self.not_followed(f"a pickle: {one.limit}")
         return first
 
-    def _one(self, stream: Stream, expected: bool, depth: int, joblib: bool) -> Pickle:
+    def _one(self, stream: ContentStream, expected: bool, depth: int, joblib: bool) -> Pickle:
         try:
             seen = follow(stream, self.budget, joblib=joblib)
         except NotWholeError as flaw:
@@ -241,7 +248,7 @@ class _Search:
         for flaw in listing.flaws:
             self.not_followed(flaw)
 
-    def _member(self, member: Member, packed: Part, depth: int) -> None:
+    def _member(self, member: Member, packed: ContentRange, depth: int) -> None:
         if member.encrypted:
             self.not_followed("an encrypted member of a zip archive")
         if member.method == 0:
@@ -251,9 +258,9 @@ class _Search:
         else:
             self.not_followed(f"a member of a zip archive that is packed by method {member.method}")
 
-    def _inside(self, content: Part, name: str, depth: int) -> None:
+    def _inside(self, content: ContentRange, name: str, depth: int) -> None:
         if content.size <= _SMALL:
-            content = Part.of(content.read(0, content.size))
+            content = ContentRange.of(content.read(0, content.size))
         self.look(content, name, depth + 1)
         if name.rpartition("/")[2] == "config.json" and content.size <= MAX_IN_MEMORY:
             self.findings.executable |= dict.fromkeys(keras_code(content.read(0, content.size)))
@@ -275,7 +282,7 @@ class _Search:
         data = b"".join(pieces)
         pieces.clear()
         if length <= MAX_IN_MEMORY:
-            self._inside(Part.of(data), name, depth)
+            self._inside(ContentRange.of(data), name, depth)
             return
         head = data[:_HEAD]
         del data
@@ -298,7 +305,7 @@ class _Search:
                 self.not_followed("a tar archive that cannot be read to its end")
                 return
             name = header[:100].rstrip(b"\0").decode("utf-8", "replace")
-            self._inside(Part.within(content, position + 512, size), name, depth)
+            self._inside(ContentRange.within(content, position + 512, size), name, depth)
             position += 512 + (size + 511) // 512 * 512
 
     def _numpy(self, content: Content, head: bytes, depth: int) -> None:
@@ -308,7 +315,7 @@ class _Search:
         start = (12 if wide else 10) + length
         text = content.read(12 if wide else 10, min(length, 64 * 1024))
         objects = length > len(text) or b"O" in re.sub(rb"'fortran_order'.*", b"", text)
-        rest = Part.within(content, start, content.size)
+        rest = ContentRange.within(content, start, content.size)
         self._pickles(lambda: RangeStream(rest, self.spend), objects, depth)
 
 

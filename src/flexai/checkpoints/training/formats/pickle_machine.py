@@ -6,7 +6,7 @@ import struct
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from flexai.checkpoints.training.formats.content import Content, Part, Stream
+from flexai.checkpoints.training.formats.content import Content, ContentRange, ContentStream
 from flexai.checkpoints.training.formats.pickle_values import (
     ABSENT,
     LONGEST_BYTES,
@@ -41,7 +41,9 @@ Instructions = Mapping[int, Callable[["PickleMachine"], None]]
 class PickleMachine:
     """Follows pickles by a table of instructions."""
 
-    def __init__(self, stream: Stream, budget: Budget, instructions: Instructions, *, joblib: bool = False) -> None:
+    def __init__(
+        self, stream: ContentStream, budget: Budget, instructions: Instructions, *, joblib: bool = False
+    ) -> None:
         self.stream = stream
         self.instructions = instructions
         self.budget = budget
@@ -343,8 +345,8 @@ class PickleMachine:
 def as_content(value: object) -> Content | None:
     """A bytes value as something that can be read by ranges; None for any other."""
     if isinstance(value, bytes):
-        return Part.of(value)
-    return value if isinstance(value, Part) else None
+        return ContentRange.of(value)
+    return value if isinstance(value, ContentRange) else None
 
 
 def _encoded(function: Global, arguments: object) -> bytes | None:

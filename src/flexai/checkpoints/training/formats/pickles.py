@@ -16,7 +16,7 @@ import codecs
 import struct
 from collections.abc import Callable
 
-from flexai.checkpoints.training.formats.content import Stream
+from flexai.checkpoints.training.formats.content import ContentStream
 from flexai.checkpoints.training.formats.pickle_machine import PickleMachine
 from flexai.checkpoints.training.formats.pickle_values import (
     UNKNOWN,
@@ -30,7 +30,7 @@ from flexai.checkpoints.training.formats.pickle_values import (
 )
 
 
-def follow(stream: Stream, budget: Budget, *, joblib: bool = False) -> Pickle:
+def follow(stream: ContentStream, budget: Budget, *, joblib: bool = False) -> Pickle:
     """Follow one pickle from where the stream is. Behind it, the stream is behind its STOP.
 
     With `joblib`, the raw bytes of arrays that joblib writes between instructions are jumped over.

@@ -12,7 +12,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from flexai.checkpoints.training.formats.content import Content, Part
+from flexai.checkpoints.training.formats.content import Content, ContentRange
 
 MAX_DIRECTORY = 16 * 1024 * 1024
 MAX_MEMBERS = 50_000
@@ -44,7 +44,7 @@ class Member:
 
 
 @dataclass(slots=True)
-class Listing:
+class ArchiveListing:
     """What an archive holds, and what is wrong with it."""
 
     members: list[Member] = field(default_factory=list)
@@ -55,9 +55,9 @@ class Listing:
         self.flaws[flaw] = None
 
 
-def list_members(content: Content) -> Listing | None:
+def list_members(content: Content) -> ArchiveListing | None:
     """All members by all directories; None where the content is no zip archive. Raises NotWholeError."""
-    listing = Listing()
+    listing = ArchiveListing()
     tail_start = max(0, content.size - _MAX_COMMENT - _END.size)
     tail = content.read(tail_start, content.size - tail_start)
     ends = list(_ends(tail))
@@ -93,7 +93,7 @@ def list_members(content: Content) -> Listing | None:
     return listing
 
 
-def readings(content: Content, member: Member, listing: Listing) -> list[tuple[Member, Part]]:
+def readings(content: Content, member: Member, listing: ArchiveListing) -> list[tuple[Member, ContentRange]]:
     """A member as the directory tells it, and as its local header does where that differs; with the packed bytes."""
     head = content.read(member.header, _LOCAL.size) if member.header >= 0 else b""
     if len(head) < _LOCAL.size or not head.startswith(b"PK\x03\x04"):
@@ -116,7 +116,7 @@ def readings(content: Content, member: Member, listing: Listing) -> list[tuple[M
     if differs:
         listing.add("a zip archive whose headers do not agree with its directory")
     both = [member, local] if differs else [member]
-    return [(each, Part.within(content, start, each.packed)) for each in both]
+    return [(each, ContentRange.within(content, start, each.packed)) for each in both]
 
 
 def _ends(tail: bytes) -> Iterator[int]:
@@ -152,7 +152,7 @@ def _directories(content: Content, tail: bytes, tail_start: int, end: int) -> It
                 yield record_at - wide_size, wide_size, record_at - wide_size - wide_start
 
 
-def _entries(directory: bytes, shift: int, listing: Listing) -> Iterator[Member]:
+def _entries(directory: bytes, shift: int, listing: ArchiveListing) -> Iterator[Member]:
     position = count = 0
     while position + _ENTRY.size <= len(directory):
         fields = _ENTRY.unpack_from(directory, position)
@@ -195,7 +195,7 @@ def _wide(fields: tuple[int, ...], extra: bytes) -> tuple[int, int, int] | None:
     return packed, unpacked, offset
 
 
-def _find_hidden(listing: Listing) -> None:
+def _find_hidden(listing: ArchiveListing) -> None:
     """Say where bytes lie that no member accounts for."""
     position = 0
     for member in listing.members:
