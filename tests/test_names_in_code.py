@@ -153,12 +153,14 @@ def test_a_name_that_the_check_for_unused_code_ignores_is_one_that_it_would_repo
     bare = tmp_path / "pyproject.toml"
     bare.write_text("[tool.vulture]\n")
     told = ("--exclude", ",".join(settings["exclude"]), "--ignore-decorators", ",".join(settings["ignore_decorators"]))
-    done = subprocess.run(
-        [sys.executable, "-m", "vulture", "--config", str(bare), *told, *settings["paths"], "benchmarks"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    reported = set(re.findall(r"unused \w+ '(\w+)'", done.stdout))
+    reported: set[str] = set()
+    for more in ((), ("benchmarks", "docs", "examples")):
+        done = subprocess.run(
+            [sys.executable, "-m", "vulture", "--config", str(bare), *told, *settings["paths"], *more],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        reported |= set(re.findall(r"unused \w+ '(\w+)'", done.stdout))
     assert set(settings["ignore_names"]) - reported == set()

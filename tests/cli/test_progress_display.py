@@ -16,7 +16,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flexai.cli.progress_display import Form, Notes, ShownProgress, Snapshot, Tally, clock, shown_progress, wanted_form
+from flexai.cli.progress_display import (
+    Notes,
+    ProgressForm,
+    ShownProgress,
+    Snapshot,
+    Tally,
+    clock,
+    shown_progress,
+    wanted_form,
+)
 from flexai.cli.terminal import verbosity
 from tests.cli.program import Program
 
@@ -167,7 +176,7 @@ def test_beside_a_training_command_only_remarks_are_shown(capsys: pytest.Capture
 
 _SHOW = """
 import time
-from flexai.cli import progress as showing
+from flexai.cli import progress_display as showing
 showing.BRIEF = 0.3
 with showing.shown_progress() as progress:
     progress.begin("push a-checkpoint-with-a-name-that-is-rather-long-for-a-terminal", total_bytes=10**9, total_files=9)
@@ -238,7 +247,7 @@ def _events(text: str) -> list[dict[str, Any]]:
 
 
 def test_a_program_gets_events_from_the_beginning_to_the_end(capsys: pytest.CaptureFixture[str]) -> None:
-    progress = ShownProgress(form=Form.JSON, event_interval=0.01)
+    progress = ShownProgress(form=ProgressForm.JSON, event_interval=0.01)
     progress.begin("push 'naïve\n'", total_bytes=100, total_files=2)
     progress.advance(moved=40, files=1)
     shown = ""
@@ -259,7 +268,7 @@ def test_a_program_gets_events_from_the_beginning_to_the_end(capsys: pytest.Capt
 
 
 def test_even_a_short_stage_has_its_first_and_last_event(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(ZeroDivisionError), shown_progress(Form.JSON) as progress:
+    with pytest.raises(ZeroDivisionError), shown_progress(ProgressForm.JSON) as progress:
         progress.begin("push", total_bytes=100, total_files=1)
         raise ZeroDivisionError
     events = _events(capsys.readouterr().err)
@@ -283,7 +292,7 @@ def test_an_event_has_bytes_files_rate_and_time_left() -> None:
 
 
 def test_who_wants_no_progress_reads_only_remarks(capsys: pytest.CaptureFixture[str]) -> None:
-    progress = ShownProgress(form=Form.NONE, line_interval=0.001)
+    progress = ShownProgress(form=ProgressForm.NONE, line_interval=0.001)
     progress.begin("push", total_bytes=100, total_files=1)
     time.sleep(0.02)
     progress.note("a remark")
@@ -293,8 +302,8 @@ def test_who_wants_no_progress_reads_only_remarks(capsys: pytest.CaptureFixture[
 
 def test_by_default_a_person_gets_a_bar_a_log_lines_and_a_program_events(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(verbosity, "for_program", True)
-    assert [wanted_form(can_draw) for can_draw in (True, False)] == [Form.BAR, Form.JSON]
+    assert [wanted_form(can_draw) for can_draw in (True, False)] == [ProgressForm.BAR, ProgressForm.JSON]
     monkeypatch.setattr(verbosity, "for_program", False)
-    assert [wanted_form(can_draw) for can_draw in (True, False)] == [Form.BAR, Form.LINES]
+    assert [wanted_form(can_draw) for can_draw in (True, False)] == [ProgressForm.BAR, ProgressForm.LINES]
     monkeypatch.setattr(verbosity, "progress", "none")
-    assert wanted_form(True) is Form.NONE
+    assert wanted_form(True) is ProgressForm.NONE

@@ -179,7 +179,7 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-class Form(enum.StrEnum):
+class ProgressForm(enum.StrEnum):
     """How progress is shown."""
 
     BAR = "bar"
@@ -188,17 +188,17 @@ class Form(enum.StrEnum):
     NONE = "none"
 
 
-def wanted_form(can_draw: bool) -> Form:
+def wanted_form(can_draw: bool) -> ProgressForm:
     """How the user wants progress to be shown: what was asked for, or else what suits who reads it.
 
     That is a bar for a person before a terminal; elsewhere events where the result is JSON as well, and else lines.
     """
     wanted = terminal.verbosity.progress
     if wanted != terminal.AUTO:
-        return Form(wanted)
+        return ProgressForm(wanted)
     if can_draw:
-        return Form.BAR
-    return Form.JSON if terminal.verbosity.for_program else Form.LINES
+        return ProgressForm.BAR
+    return ProgressForm.JSON if terminal.verbosity.for_program else ProgressForm.LINES
 
 
 class ShownProgress:
@@ -208,7 +208,7 @@ class ShownProgress:
         self,
         stream: TextIO | None = None,
         *,
-        form: Form | None = None,
+        form: ProgressForm | None = None,
         line_interval: float = LINE_INTERVAL,
         event_interval: float = EVENT_INTERVAL,
     ) -> None:
@@ -216,7 +216,7 @@ class ShownProgress:
         self._stream = stream or sys.stderr
         can_draw = self._stream.isatty() and terminal.has_cursor()
         form = form or wanted_form(can_draw)
-        self._form = Form.LINES if form is Form.BAR and not can_draw else form
+        self._form = ProgressForm.LINES if form is ProgressForm.BAR and not can_draw else form
         self._line_interval = line_interval
         self._event_interval = event_interval
         self._tally = Tally()
@@ -239,9 +239,13 @@ class ShownProgress:
         self._samples = [(self._began, 0)]
         self._stop = threading.Event()
         self._was_shown = False
-        if self._form is Form.JSON:
+        if self._form is ProgressForm.JSON:
             self._tell(self.snapshot().event("begin"))
-        run = {Form.BAR: self._show_bar, Form.LINES: self._show_lines, Form.JSON: self._show_events}.get(self._form)
+        run = {
+            ProgressForm.BAR: self._show_bar,
+            ProgressForm.LINES: self._show_lines,
+            ProgressForm.JSON: self._show_events,
+        }.get(self._form)
         # Without one to draw, the stage still has an end to wait for.
         self._thread = threading.Thread(target=run or self._stop.wait, name="progress", daemon=True)
         self._thread.start()
@@ -252,7 +256,7 @@ class ShownProgress:
 
     def note(self, message: str) -> None:
         """Show something worth knowing, above the bar; after many of them only where the user wants to read more."""
-        if self._form is Form.JSON:
+        if self._form is ProgressForm.JSON:
             self._tell({"event": "note", "message": message})
             return
         self._notes += 1
@@ -270,9 +274,9 @@ class ShownProgress:
         self._thread.join()
         self._thread = None
         last = self.snapshot()
-        if self._form is Form.JSON:
+        if self._form is ProgressForm.JSON:
             self._tell(last.event("end") | {"secondsLeft": 0.0 if last.is_whole else None, "complete": last.is_whole})
-        elif self._form is not Form.NONE and (self._was_shown or last.seconds >= BRIEF):
+        elif self._form is not ProgressForm.NONE and (self._was_shown or last.seconds >= BRIEF):
             self._print(last.last_line())
 
     def snapshot(self) -> Snapshot:
@@ -351,7 +355,7 @@ class Notes(NoProgress):
 
 
 @contextmanager
-def shown_progress(form: Form | None = None) -> Iterator[ShownProgress]:
+def shown_progress(form: ProgressForm | None = None) -> Iterator[ShownProgress]:
     """Progress on standard error while the block works, however it ends; by default as the user wants it."""
     progress = ShownProgress(form=form)
     try:

@@ -13,10 +13,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, fields
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from flexai.checkpoints.errors import RequestError, UsageError
 from flexai.checkpoints.names import RESERVED_NAMES, is_variable, parse_name, parse_reference
+from flexai.checkpoints.storage.connection import SecretText
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -24,13 +25,6 @@ if TYPE_CHECKING:
 OUTPUT_VARIABLE = "FLEXAI_OUTPUT_CHECKPOINT_DIR"
 INPUT_VARIABLE = "FLEXAI_INPUT_CHECKPOINT_DIR"
 _SOURCES = "give one of: files; storage_provider and source_path; from_checkpoint"
-
-
-class SecretText(Protocol):
-    """A text that shows itself only when asked, such as pydantic's ``SecretStr``."""
-
-    def get_secret_value(self) -> str:
-        """The text."""
 
 
 def arguments_of(request: DataclassInstance) -> dict[str, Any]:

@@ -13,6 +13,13 @@ from flexai.checkpoints.storage.protocol import ObjectStorage
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
 
 
+class SecretText(Protocol):
+    """A text that shows itself only when asked, such as pydantic's ``SecretStr``."""
+
+    def get_secret_value(self) -> str:
+        """The text."""
+
+
 @dataclass(frozen=True, slots=True)
 class RemotePath:
     """A place on a provider: a bucket and what lies below it."""

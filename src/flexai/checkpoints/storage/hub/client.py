@@ -13,11 +13,12 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from http.cookiejar import DefaultCookiePolicy
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import urljoin
 
 from flexai import __version__
 from flexai.checkpoints.errors import CheckpointError, SettingsError, StorageError, StorageUnavailableError, UsageError
+from flexai.checkpoints.storage.connection import SecretText
 from flexai.checkpoints.storage.hub.addresses import is_inside, origin_of, why_refused
 
 if TYPE_CHECKING:
@@ -29,13 +30,6 @@ _MAX_DOCUMENT = 64 * 1024**2
 _MAX_DRAINED = 64 * 1024
 _TOKEN = re.compile(r"[\x21-\x7e]+")
 _SIGNED = re.compile(r"\?.*(?:signature|sig|token|policy)=.*", re.IGNORECASE)
-
-
-class SecretText(Protocol):
-    """A text that does not print itself: pydantic's SecretStr."""
-
-    def get_secret_value(self) -> str:
-        """The text."""
 
 
 Token: TypeAlias = Callable[[], str] | SecretText | None
