@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
@@ -16,12 +18,9 @@ from pydantic import ValidationError
 
 from flexai.blocks import concurrency_limits
 from flexai.blocks.api import with_api
-from flexai.blocks.gcs import GCSStorageProvider
-from flexai.blocks.huggingface import HuggingFaceStorageProvider
-from flexai.blocks.local import LocalStorageProvider
 from flexai.blocks.probes import Probe, ProbeOutcome
 from flexai.blocks.provider import StorageProvider
-from flexai.blocks.s3 import MinIOStorageProvider, R2StorageProvider, S3StorageProvider
+from flexai.checkpoints.documents import Document
 from flexai.checkpoints.errors import (
     AlreadyExistsError,
     ConflictError,
@@ -29,23 +28,24 @@ from flexai.checkpoints.errors import (
     NotFoundError,
     SettingsError,
 )
+from flexai.checkpoints.models import to_text
 from flexai.checkpoints.names import parse_name
+from flexai.checkpoints.storage.kinds import KINDS, ConnectionKind
 
-PROVIDERS: dict[str, type[StorageProvider]] = {
-    kind.provider: kind
-    for kind in (
-        S3StorageProvider,
-        R2StorageProvider,
-        MinIOStorageProvider,
-        GCSStorageProvider,
-        HuggingFaceStorageProvider,
-        LocalStorageProvider,
-    )
-}
-"""The kinds of connections, by what ``flexai storage create --provider`` calls them."""
+
+def _block_of(kind: ConnectionKind) -> type[StorageProvider]:
+    module, _, name = kind.block.partition(":")
+    block: type[StorageProvider] = getattr(importlib.import_module(module), name)
+    return block
+
+
+PROVIDERS: Mapping[str, type[StorageProvider]] = {word: _block_of(kind) for word, kind in KINDS.items()}
+"""The blocks of the kinds of connections, by what ``flexai storage create --provider`` calls them."""
 
 _PAGE = 200
 _TRIES = 3
+_BOOKKEEPING = {"capabilities", "schema_version", "block_type_slug"}
+"""Fields of a block that are shown elsewhere, or not at all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +59,26 @@ class SavedConnection:
     updated_at: datetime | None
     block: StorageProvider | None
     problem: str = ""
+
+    def document(self) -> Document:
+        """The connection as JSON; of a secret field, only whether it is set."""
+        spec: Document = {"provider": self.provider}
+        if self.block is not None:
+            spec["location"] = self.block.location
+            fields = self.block.model_dump(mode="json", exclude=_BOOKKEEPING)
+            # What a saved block remembers of its document is among its fields as well.
+            spec |= {name: value for name, value in fields.items() if not name.startswith("_")}
+        return {
+            "kind": "StorageProviderConnection",
+            "metadata": {"name": self.name, "id": str(self.id)},
+            "spec": spec,
+            "status": {
+                "problem": self.problem,
+                "capabilities": dict(self.block.capabilities) if self.block is not None else {},
+                "createdAt": to_text(self.created_at) if self.created_at else "",
+                "updatedAt": to_text(self.updated_at) if self.updated_at else "",
+            },
+        }
 
 
 def parse_connection_name(text: str) -> str:

@@ -19,26 +19,18 @@ from pydantic import BeforeValidator, WithJsonSchema
 from flexai.blocks import PROVIDERS, StorageProvider
 from flexai.blocks.connections import parse_connection_name
 from flexai.checkpoints.errors import InvalidNameError
+from flexai.checkpoints.storage.kinds import KINDS
 
 NAME_PATTERN = "^[a-z0-9][a-z0-9-]{1,61}[a-z0-9]$"
 """What a connection's name looks like; the rules are in ``parse_connection_name``."""
 
-_TITLES = {
-    "s3": "Amazon S3 and others",
-    "r2": "Cloudflare R2",
-    "minio": "MinIO",
-    "gcs": "Google Cloud Storage",
-    "huggingface": "Hugging Face",
-    "local": "Directory",
-}
 
-
-def _picker(provider: str, kind: type[StorageProvider]) -> dict[str, Any]:
+def _picker(provider: str) -> dict[str, Any]:
     """The tab of a form that offers the saved connections of a kind, and what it puts into the parameters."""
     return {
-        "title": _TITLES.get(provider, provider),
+        "title": KINDS[provider].title,
         "type": "object",
-        "block_type_slug": kind.get_block_type_slug(),
+        "block_type_slug": PROVIDERS[provider].get_block_type_slug(),
         # Not as one of `properties`: programs that resolve references in a schema would take that for one of theirs.
         "propertyNames": {"const": "$ref"},
         "additionalProperties": {
@@ -53,7 +45,7 @@ def _picker(provider: str, kind: type[StorageProvider]) -> dict[str, Any]:
 def connection_schema() -> dict[str, Any]:
     """The JSON schema of a connection as a parameter."""
     by_name = {"title": "By name", "type": "string", "pattern": NAME_PATTERN, "examples": ["aws-storage-conn-eu"]}
-    return {"anyOf": [by_name, *(_picker(provider, kind) for provider, kind in PROVIDERS.items())]}
+    return {"anyOf": [by_name, *map(_picker, KINDS)]}
 
 
 def _name_of(value: object) -> str:

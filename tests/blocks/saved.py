@@ -11,6 +11,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+import requests
 from prefect.blocks.core import Block
 from prefect.blocks.fields import SecretDict
 from prefect.blocks.system import Secret
@@ -86,15 +87,19 @@ def save(block: Block, name: str = "") -> str:
 def save_document(server: PrefectServer, kind: type[Block], name: str, data: dict[str, Any]) -> None:
     """Save a document as an earlier version of ours, or a form of the UI, would have."""
     kind.register_type_and_schema()
-    server.post(
-        "/block_documents/",
-        {
-            "name": name,
-            "data": data,
-            "block_type_id": str(kind._block_type_id),
-            "block_schema_id": str(kind._block_schema_id),
-        },
-    )
+    document = {
+        "name": name,
+        "data": data,
+        "block_type_id": str(kind._block_type_id),
+        "block_schema_id": str(kind._block_schema_id),
+    }
+    try:
+        server.post("/block_documents/", document)
+    except requests.HTTPError as error:
+        # Two processes save a server's first blocks at one moment, and both make the key that it encrypts with.
+        if error.response.status_code != requests.codes.conflict:
+            raise
+        server.post("/block_documents/", document)
 
 
 __all__ = [

@@ -13,7 +13,6 @@ from typing import Any
 import httpx
 import pytest
 from prefect import flow
-from prefect.blocks.core import Block
 from prefect.client.orchestration import PrefectClient
 from prefect.exceptions import ObjectAlreadyExists
 from prefect.settings import PREFECT_API_URL, PREFECT_SERVER_ALLOW_EPHEMERAL_MODE, temporary_settings
@@ -325,9 +324,3 @@ assert not SubprocessASGIServer._instances
     second = run("load")
     assert (second.returncode, second.stderr) == (0, "")
     assert second.stdout == f"{tmp_path} ['{name}']\n"
-
-
-def test_every_kind_is_a_block_that_prefect_can_register() -> None:
-    for provider, kind in blocks.PROVIDERS.items():
-        assert issubclass(kind, Block)
-        assert kind.provider == provider

@@ -6,19 +6,26 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, get_args
 
 import pytest
 from prefect.testing.standard_test_suites.blocks import BlockStandardTestSuite
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 
+from flexai import blocks
 from flexai.blocks import PROVIDERS, LocalStorageProvider, StorageProvider
 from flexai.checkpoints.storage.connection import StorageConnection
+from flexai.checkpoints.storage.kinds import KINDS, SecretOption
 
-KINDS = pytest.mark.parametrize("kind", PROVIDERS.values(), ids=PROVIDERS.keys())
+from .samples import least_fields
+
+EACH = pytest.mark.parametrize("kind", PROVIDERS.values(), ids=PROVIDERS.keys())
+
+ONLY_IN_FORMS = {"session_token", "create_buckets"}
+"""Fields that the command line has no option for."""
 
 
-@KINDS
+@EACH
 class TestBlockStandards(BlockStandardTestSuite):
     """Prefect's own rules for blocks of a collection."""
 
@@ -31,17 +38,43 @@ class TestBlockStandards(BlockStandardTestSuite):
         assert re.fullmatch(r"https://\S+\.(png|svg)", str(block._logo_url))
 
 
-@KINDS
+@EACH
 def test_its_type_belongs_to_flexai(kind: type[StorageProvider]) -> None:
     assert kind.get_block_type_slug().startswith("flexai-")
     assert kind.get_block_type_name().startswith("FlexAI ")
 
 
-@KINDS
+@EACH
 def test_every_field_is_flat(kind: type[StorageProvider]) -> None:
     """Nested blocks and models are loaded as the wrong class, or shown badly in Prefect's forms."""
     schema = kind.model_json_schema()
     assert not schema.get("$defs") and not schema.get("definitions")
+
+
+@EACH
+def test_a_block_is_what_the_registry_says_of_its_kind(kind: type[StorageProvider]) -> None:
+    assert PROVIDERS[kind.provider] is kind
+    assert getattr(blocks, kind.__name__) is kind
+    options = KINDS[kind.provider].options
+    fields = {name: field for name, field in kind.model_fields.items() if name not in StorageProvider.model_fields}
+    assert set(options) == set(fields) - ONLY_IN_FORMS
+    for name, option in options.items():
+        field = fields[name]
+        assert field.is_required() == option.is_required, name
+        assert isinstance(option, SecretOption) == (field.annotation is SecretStr), name
+        if option.choices:
+            assert {*option.choices, field.default} == set(get_args(field.annotation)), name
+        is_switch = not (option.metavar or option.choices or isinstance(option, SecretOption))
+        assert is_switch == (field.annotation is bool), name
+
+
+@EACH
+def test_the_least_connection_of_a_kind_is_one(kind: type[StorageProvider]) -> None:
+    fields = least_fields(kind.provider)
+    assert kind.model_validate(fields).location
+    # A form that was left half empty saves nulls.
+    optional = {name for name, field in kind.model_fields.items() if not field.is_required()} - fields.keys()
+    assert kind.model_validate(fields | dict.fromkeys(optional)).location
 
 
 def test_a_mistyped_field_is_refused(tmp_path: Path) -> None:

@@ -16,9 +16,9 @@ import pytest
 from pydantic import BaseModel, SecretStr
 
 from flexai.blocks import (
+    PROVIDERS,
     GCSStorageProvider,
     HuggingFaceStorageProvider,
-    LocalStorageProvider,
     MinIOStorageProvider,
     R2StorageProvider,
     S3StorageProvider,
@@ -84,7 +84,7 @@ def around(
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     quick = RetryPolicy(attempts=2, base_delay=0.01, max_delay=0.01)
     for module in ("s3", "gcs"):
-        monkeypatch.setattr(f"flexai.checkpoints.storage.{module}.RetryPolicy", lambda: quick)
+        monkeypatch.setattr(f"flexai.checkpoints.storage.{module}.bucket.RetryPolicy", lambda: quick)
     with ExitStack() as stack:
         tokens = stack.enter_context(serve_tokens())
         monkeypatch.setenv("AWS_ENDPOINT_URL_STS", tokens.url)
@@ -227,14 +227,7 @@ def test_every_secret_field_of_every_block_holds_a_canary(around: Surroundings) 
         for name in _secret_fields(type(block))
         if getattr(block, name).get_secret_value()
     }
-    for kind in (
-        S3StorageProvider,
-        R2StorageProvider,
-        MinIOStorageProvider,
-        GCSStorageProvider,
-        HuggingFaceStorageProvider,
-        LocalStorageProvider,
-    ):
+    for kind in PROVIDERS.values():
         assert {(kind.__name__, name) for name in _secret_fields(kind)} <= filled
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from flexai.checkpoints.errors import UsageError
-from flexai.cli.storage.providers import PROVIDERS
+from flexai.checkpoints.storage.kinds import KINDS
 from flexai.cli.storage.secrets import read_secret
 from tests.cli.conftest import Run
 from tests.cli.program import PROGRAM, Program
@@ -62,17 +62,19 @@ def test_flags_that_do_not_fit_are_refused_by_name(flexai: Run, typed: str, mess
 
 
 def test_the_right_form_is_shown_for_each_provider(flexai: Run) -> None:
-    for provider in PROVIDERS:
+    for provider in KINDS:
         flag = "--root" if provider != "local" else "--region"
         done = flexai("storage", "create", "my-conn", "--provider", provider, flag, "x")
         assert done.hint.startswith(f"flexai storage create my-conn --provider {provider} ")
 
 
-def test_every_flag_is_one_that_the_command_has(flexai: Run) -> None:
-    shown = flexai("storage", "create", "--help").out
-    for flags in PROVIDERS.values():
-        for flag in [*flags.flags.values(), *(secret.flag for secret in flags.secrets.values())]:
-            assert f" {flag} " in shown.replace("\n", " ")
+def test_every_flag_says_which_kinds_take_it(flexai: Run) -> None:
+    shown = " ".join(flexai("storage", "create", "--help").out.split())
+    for provider, kind in KINDS.items():
+        for option in kind.options.values():
+            _, _, text = shown.partition(f" {option.flag} ")
+            said, _, _ = text.partition(f": {option.help}")
+            assert provider in said.rpartition(". ")[2].rpartition("] ")[2].replace(",", "").split(), option.flag
 
 
 @pytest.mark.parametrize("content", ["canary", "canary\n", "  canary\r\n", "\ufeffcanary"])

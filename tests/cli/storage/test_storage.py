@@ -8,7 +8,6 @@ import pytest
 import yaml
 
 from flexai.blocks import LocalStorageProvider, S3StorageProvider
-from flexai.cli.storage.providers import PROVIDERS
 from tests.blocks.saved import save_document
 from tests.cli.conftest import Run
 from tests.cli.program import Program
@@ -105,12 +104,3 @@ def test_wrong_flags_are_refused_before_prefect_is_asked(flexai: Run, flags: lis
     assert done.code == 2
     assert done.error.startswith(message)
     assert "starting" not in done.err
-
-
-def test_every_provider_that_is_offered_is_one_of_the_blocks() -> None:
-    from flexai import blocks
-
-    assert set(PROVIDERS) <= set(blocks.PROVIDERS)
-    for provider, flags in PROVIDERS.items():
-        fields = set(blocks.PROVIDERS[provider].model_fields)
-        assert {*flags.required, *flags.optional} <= fields

@@ -2,79 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any, TypeVar
-
 import click
 
 from flexai.checkpoints.errors import UsageError
 from flexai.checkpoints.names import parse_name
+from flexai.checkpoints.storage.kinds import KINDS
 from flexai.cli import terminal
 from flexai.cli.commands import command
-from flexai.cli.completion import complete_directory, complete_file
-from flexai.cli.storage.providers import PROVIDERS, check_flags, form_of
-from flexai.cli.storage.secrets import ASK, read_secret
+from flexai.cli.storage.connection_options import connection_options, flag_of, read_fields, usage_of
 from flexai.cli.tracking import open_api
-
-F = TypeVar("F", bound=Callable[..., Any])
-
-
-def _secret_option(flag: str, help_text: str) -> Callable[[F], F]:
-    # Without a value it asks, as it does where it is needed and left out.
-    return click.option(flag, metavar="[SOURCE]", is_flag=False, flag_value=ASK, default="", help=help_text)
 
 
 @command("create", usage="NAME --provider PROVIDER [OPTIONS]")
 @click.argument("name", metavar="NAME")
-@click.option("--provider", type=click.Choice(list(PROVIDERS)), required=True, help="The kind of storage provider.")
-@click.option("--region", metavar="REGION", default="", help="s3, minio: the region of the buckets.")
-@click.option(
-    "--endpoint-url",
-    metavar="URL",
-    default="",
-    help="minio: where the server is. s3, gcs, huggingface: another address than the provider's own.",
-)
-@click.option(
-    "--addressing-style",
-    type=click.Choice(["auto", "path", "virtual"]),
-    help="s3, minio: whether the bucket is part of the path or of the host's name; auto is the path, at AWS the name.",
-)
-@click.option("--account-id", metavar="ID", default="", help="r2: the Cloudflare account.")
-@click.option("--jurisdiction", type=click.Choice(["eu", "fedramp"]), help="r2: what the buckets are bound to.")
-@click.option("--access-key-id", metavar="ID", default="", help="s3, r2, minio: the public half of the access key.")
-@_secret_option("--secret-from", "s3, r2, minio: where the secret half is.")
-@click.option("--profile", metavar="NAME", default="", help="s3: a profile of ~/.aws/config, instead of a key.")
-@click.option("--project", metavar="PROJECT", default="", help="gcs: the project of the buckets.")
-@_secret_option("--service-account-from", "gcs: where the service account's key is, a JSON document.")
-@_secret_option("--token-from", "huggingface: where the access token is.")
-@click.option(
-    "--repo-type",
-    type=click.Choice(["model", "dataset", "space"]),
-    help="huggingface: what its paths name; models by default.",
-)
-@click.option("--anonymous", is_flag=True, help="s3, gcs: ask without credentials.")
-@click.option(
-    "--credentials-block",
-    metavar="[TYPE/]NAME",
-    default="",
-    help="A Prefect block that holds the credentials: AWS Credentials, MinIO Credentials, GCP Credentials, or for"
-    " huggingface a Secret.",
-)
-@click.option(
-    "--ca-bundle",
-    metavar="FILE",
-    default="",
-    shell_complete=complete_file,
-    help="s3, r2, minio, gcs: the certificate authorities to trust, for a server with a certificate of its own.",
-)
-@click.option(
-    "--root",
-    metavar="DIRECTORY",
-    default="",
-    shell_complete=complete_directory,
-    help="local: the directory whose folders are the buckets, such as a mounted network share.",
-)
+@click.option("--provider", type=click.Choice(list(KINDS)), required=True, help="The kind of storage provider.")
+@connection_options
 @click.option(
     "--max-transfers",
     metavar="N",
@@ -103,7 +45,7 @@ def create(
     flexai storage create models-share --provider local --root /mnt/models
     """
     parse_name(name, what="connection name")
-    fields = _fields(name, provider, {key: value for key, value in parameters.items() if value})
+    fields = read_fields(name, provider, {key: value for key, value in parameters.items() if value})
     open_api("to save the connection")
     from pydantic import ValidationError
 
@@ -114,29 +56,10 @@ def create(
     except ValidationError as error:
         # Not the error's own text: it quotes what was put in, which may be a secret.
         first = error.errors(include_input=False, include_url=False)[0]
-        flag = PROVIDERS[provider].flag(str(first["loc"][0]) if first["loc"] else "")
+        flag = flag_of(provider, str(first["loc"][0]) if first["loc"] else "")
         raise UsageError(
-            f"{flag}: {first['msg'].removeprefix('Value error, ')}", hint=form_of(name, provider)
+            f"{flag}: {first['msg'].removeprefix('Value error, ')}", hint=usage_of(name, provider)
         ) from None
     blocks.save_connection(block, name, overwrite=overwrite, max_transfers=max_transfers)
     terminal.say(f"saved connection {name!r} ({provider}: {block.location})")
-    terminal.hint(f"flexai storage check {name} {_example(provider)} tries out what it may do")
-
-
-def _fields(name: str, provider: str, given: Mapping[str, str | bool]) -> dict[str, Any]:
-    """The connection's fields; raises UsageError for flags that do not fit, before any secret is read."""
-    flags = PROVIDERS[provider]
-    check_flags(name, provider, given)
-    fields: dict[str, Any] = {key: value for key, value in given.items() if key in flags.flags}
-    for path in {"root", "ca_bundle"} & fields.keys():
-        # The connection is used in other working directories, too.
-        fields[path] = str(Path(str(fields[path])).expanduser().absolute())
-    for key, secret in flags.secrets.items():
-        if secret.parameter in given or (secret.beside and secret.beside in given):
-            source = str(given.get(secret.parameter, ASK))
-            fields[key] = read_secret(secret.flag, source, secret.what, one_word=secret.one_word)
-    return fields
-
-
-def _example(provider: str) -> str:
-    return "ORG/REPO" if provider == "huggingface" else "BUCKET"
+    terminal.hint(f"flexai storage check {name} {KINDS[provider].place} tries out what it may do")

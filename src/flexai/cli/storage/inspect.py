@@ -28,7 +28,6 @@ def inspect(name: str, as_json: bool) -> None:
     parse_name(name, what="connection name")
     open_api("to read the connection")
     from flexai import blocks
-    from flexai.cli.storage.documents import connection_document
 
     found = [connection for connection in blocks.list_connections() if connection.name == name]
     if not found:
@@ -42,4 +41,4 @@ def inspect(name: str, as_json: bool) -> None:
             f"connection {name!r} is there more than once, as {kinds}",
             hint="flexai storage list --json shows them all; delete all but one in Prefect's UI",
         )
-    terminal.write_document(connection_document(found[0]), as_json=as_json)
+    terminal.write_document(found[0].document(), as_json=as_json)

@@ -19,11 +19,10 @@ def list_connections(as_json: bool) -> None:
     """
     open_api("to read the connections")
     from flexai import blocks
-    from flexai.cli.storage.documents import connection_document
 
     found = blocks.list_connections()
     if as_json:
-        terminal.write_document([connection_document(connection) for connection in found], as_json=True)
+        terminal.write_document([connection.document() for connection in found], as_json=True)
         return
     from flexai.cli.tables import dashed_table
 
