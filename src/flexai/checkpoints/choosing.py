@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Literal, TypeAlias, TypeVar, get_args
 
 from flexai.checkpoints.errors import UsageError
@@ -58,7 +59,8 @@ def in_order(checkpoints: Iterable[T], step: Callable[[T], int | None]) -> list[
     Of two that tell their steps, the one with the higher step is later; of equal steps, and where one of the two tells
     no step, the one that was captured later. Among three these rules can contradict each other (step 10, then no step,
     then step 5). So one that tells no step counts as being at the highest step that was captured before it, which
-    orders any set, and each two as said wherever the rules agree.
+    orders any set, and each two as said wherever the rules agree. Its place may change when that one is deleted
+    (``anchor_of``).
     """
     highest = -math.inf
     places: list[tuple[float, int, T]] = []
@@ -73,6 +75,18 @@ def latest(checkpoints: Iterable[T], step: Callable[[T], int | None]) -> T | Non
     """The last one of ``in_order``; None where there is none."""
     ordered = in_order(checkpoints, step)
     return ordered[-1] if ordered else None
+
+
+def anchor_of(one: T, checkpoints: Iterable[T], step: Callable[[T], int | None]) -> T | None:
+    """The checkpoint whose step is the place of one that tells none; None where it has its place by itself."""
+    if step(one) is not None:
+        return None
+    before = [
+        (told, other)
+        for other in takewhile(lambda other: other is not one, checkpoints)
+        if (told := step(other)) is not None
+    ]
+    return max(before, key=lambda pair: pair[0])[1] if before else None
 
 
 def ranked(checkpoints: Iterable[T], metric: Metric, value: Callable[[T, Metric], float | None]) -> list[T]:

@@ -82,6 +82,13 @@ def test_the_last_of_pushed_ones_were_made_last_whatever_their_steps() -> None:
     assert kept([row(number, sequence=0, step=100 - number) for number in (1, 2, 3)], keep_last=2) == [2, 3]
 
 
+def test_what_gives_the_last_one_its_place_stays_where_another_would_be_later_without_it() -> None:
+    rows = [row(1, step=10), row(2, step=None), row(3, step=5), row(4, step=6)]
+    assert kept(rows, keep_last=1) == [2]
+    protected = [*rows[:3], replace(rows[3], is_protected=True)]
+    assert kept(protected, keep_last=1) == kept([*protected[:2], protected[3]], keep_last=1) == [1, 2, 4]
+
+
 def test_the_best_ones_stay_by_either_metric() -> None:
     assert kept(TEN, keep_best=2) == [6, 7]
     assert kept(TEN, keep_best=2, metric=TRAIN_LOSS) == [9, 10]

@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import TypeAlias
 
-from flexai.checkpoints.choosing import EVAL_LOSS, Metric, best_by_any_metric, in_order, latest, ranked
+from flexai.checkpoints.choosing import EVAL_LOSS, Metric, anchor_of, best_by_any_metric, in_order, latest, ranked
 from flexai.checkpoints.errors import UsageError
 from flexai.checkpoints.models import CheckpointStatus
 from flexai.checkpoints.settings import write_duration
@@ -220,6 +220,7 @@ def plan_retention(
             reasons[row.id].add(reason)
     for group in sorted(groups):
         available = [row for row in groups[group] if row.is_available]
+        _keep_anchors(available, policy, reasons)
         if available and not any(reasons[row.id] for row in available):
             reasons[in_order(available, _step)[-1].id].add(Reason(Rule.NEVER_EMPTY, "or none would be left"))
     gone = [row.id for row in ordered if not reasons[row.id]]
@@ -319,6 +320,29 @@ def _never_dropped(available: Sequence[RetentionRow], policy: RetentionPolicy) -
             yield row, Reason(rule, f"the {rule.value} one")
         if to_resume_from is not None and to_resume_from is not row:
             yield to_resume_from, Reason(rule, f"the {rule.value} to resume from")
+
+
+def _keep_anchors(
+    available: Sequence[RetentionRow], policy: RetentionPolicy, reasons: Mapping[str, set[Reason]]
+) -> None:
+    """Keep what gives the last ones their places, where without it another one that stays would be later than they.
+
+    Otherwise pruning once more would let them go.
+    """
+    resumable = [row for row in available if row.resumable]
+    guarded = 0 if policy.drop_last else 1
+    pending = True
+    while pending:
+        pending = False
+        for rows, number in ((available, max(policy.keep_last, guarded)), (resumable, guarded)):
+            for row in in_order(rows, _step)[-number:] if number else ():
+                anchor = anchor_of(row, rows, _step)
+                if anchor is None or reasons[anchor.id]:
+                    continue
+                later = rows[rows.index(row) + 1 :]
+                if any(reasons[one.id] and one.step is not None and one.step < (anchor.step or 0) for one in later):
+                    reasons[anchor.id].add(Reason(Rule.LAST, "places the last one"))
+                    pending = True
 
 
 def _step(row: RetentionRow) -> int | None:
