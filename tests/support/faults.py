@@ -90,6 +90,10 @@ class FaultyStorage:
     def location(self) -> str:
         return self.inner.location
 
+    @property
+    def versioned_place(self) -> str:
+        return self.location if self.service_identity else ""
+
     def reset(self) -> None:
         """Forget the calls so far and the faults."""
         self.calls.clear()

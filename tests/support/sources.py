@@ -20,7 +20,7 @@ class PlannedSource:
     origin: str = ""
     digest: str = ""
     checksums: Mapping[str, str] = field(default_factory=dict, compare=False)
-    expected: None = None
+    claim: None = None
 
     def open(self) -> OpenSource:
         raise AssertionError("nothing that only plans opens a source")

@@ -13,6 +13,9 @@ from typing import Any
 DIGEST_SIZE = 32
 """Bytes of a BLAKE3 digest."""
 
+CLAIMED = "claimed-blake3"
+"""Among a content's checksums: the digest that a foreign manifest gives, until the content is first read."""
+
 
 @dataclass(frozen=True, slots=True)
 class NewContent:

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
+from flexai.checkpoints.contents import CLAIMED
 from flexai.checkpoints.models import (
     Checkpoint,
     CheckpointKind,
@@ -122,11 +123,11 @@ def _file_document(file: ListedFile) -> Document:
         "path": file.path,
         "size": human_size(file.size),
         "sizeBytes": file.size,
-        "digest": file.digest or "",
-        "digestOrigin": "provider" if file.digest is None else "computed",
+        "digest": file.digest or file.checksums.get(CLAIMED, ""),
+        "digestOrigin": "computed" if file.digest else "claimed" if CLAIMED in file.checksums else "provider",
     }
     if file.digest is None:
-        document["checksums"] = dict(file.checksums)
+        document["checksums"] = {name: value for name, value in file.checksums.items() if name != CLAIMED}
     return document
 
 

@@ -12,7 +12,7 @@ from flexai.checkpoints.paths import parse_path
 from flexai.checkpoints.storage.local import LocalStorage
 from flexai.checkpoints.storage.protocol import BytesBody, ObjectInfo
 from flexai.checkpoints.transfer.digest import digest_blocks, digest_parts, parts_of
-from flexai.checkpoints.transfer.manifest_claim import ExpectedBody, joined_part_size
+from flexai.checkpoints.transfer.manifest_claim import ClaimedBody, joined_part_size
 from flexai.checkpoints.transfer.sources import ObjectSource
 
 
@@ -33,12 +33,12 @@ def _source(content: bytes, part_size: int, *, has_manifest: bool = True) -> Obj
         path=parse_path("model.bin"),
         storage=LocalStorage(Path("/nowhere")),
         info=ObjectInfo(key="model.bin", size=len(content), etag="1"),
-        expected=entry if has_manifest else None,
+        claim=entry if has_manifest else None,
     )
 
 
 def _read(source: ObjectSource, content: bytes, start: int = 0, end: int | None = None) -> bytes:
-    body = ExpectedBody(source, BytesBody(content[start:end]), start)
+    body = ClaimedBody(source, BytesBody(content[start:end]), start)
     assert body.size == len(content[start:end])
     return b"".join(bytes(block) for block in body.blocks())
 

@@ -107,13 +107,9 @@ def _name_of(request: PushRequest | NameRequest) -> Name:
 
 
 def _held(system: System, sources: Sequence[FileSource], unfinished: Checkpoint | None) -> Held:
-    digests = [source.digest or _expected_digest(system, source) for source in sources]
     found = system.blobs.find_by_origin(origins_of(sources))
-    found |= system.blobs.find_by_digest([digest for digest in digests if digest])
+    found |= system.blobs.find_by_digest([source.digest for source in sources if source.digest])
     known = match_known(sources, found)
-    for source, digest in zip(sources, digests, strict=True):
-        if digest and digest in found and found[digest].size == source.size:
-            known[source.path] = found[digest]
     missing = [source for source in sources if source.path not in known]
     large = [source for source in missing if source.size >= max(system.settings.limits.pack_threshold, 1)]
     return Held(
@@ -123,12 +119,6 @@ def _held(system: System, sources: Sequence[FileSource], unfinished: Checkpoint 
         twins={twin.path: chain[0].path for chain in find_twins(large) for twin in chain[1:]},
         copied={source.path for source in large if can_be_copied(source, system.store.storage)},
     )
-
-
-def _expected_digest(system: System, source: FileSource) -> str:
-    """The digest that a manifest gives a large file, which is looked up before that is read; a small one is read."""
-    is_large = source.size >= max(system.settings.limits.pack_threshold, 1)
-    return (source.expected.digest or "") if is_large and source.expected is not None else ""
 
 
 def preview_fetch(system: System, request: FetchRequest, *, progress: Progress | None = None) -> Preview:

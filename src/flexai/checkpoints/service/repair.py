@@ -145,12 +145,12 @@ class _Repairs:
         assert content.digest is not None
         if (entry := listed.get(path)) is None or entry.digest not in {None, content.digest.hex()}:
             raise IntegrityError(f"it does not list {path!r} with this content")
-        (expected,) = manifest_of([StoredFile(path, content)]).files
+        (claim,) = manifest_of([StoredFile(path, content)]).files
         source = ObjectSource(
             path=parse_path(path),
             storage=place.storage,
             info=place.storage.head(place.prefix + path),
-            expected=expected,
+            claim=claim,
         )
         if source.size != content.size:
             raise IntegrityError(f"its {path!r} is of another size")

@@ -87,6 +87,10 @@ class ObjectStorage(Protocol):
         """
 
     @property
+    def versioned_place(self) -> str:
+        """Where a key and an ``etag`` mean one content for ever; empty where an ``etag`` is no such version."""
+
+    @property
     def max_parts(self) -> int:
         """How many parts an upload may have (S3: 10,000)."""
 

@@ -23,15 +23,15 @@ def find_known(sources: Sequence[FileSource], journal: Journal, checkpoint_id: s
 
 
 def origins_of(sources: Sequence[FileSource]) -> list[str]:
-    """Which providers' objects sources are, where they can be taken for these without reading them."""
-    return [source.origin for source in sources if source.origin and is_what_it_says(source)]
+    """Which versions of which providers' objects sources are."""
+    return [source.origin for source in sources if source.origin]
 
 
 def match_known(sources: Sequence[FileSource], held: Mapping[str, StoredContent]) -> dict[str, StoredContent]:
     """The contents of sources, by their paths, among those that were found by their digests and origins."""
     known: dict[str, StoredContent] = {}
     for source in sources:
-        content = held.get(source.digest) or (held.get(source.origin) if is_what_it_says(source) else None)
+        content = held.get(source.digest) or held.get(source.origin)
         if content is not None and content.size == source.size:
             known[source.path] = content
     return known
@@ -44,12 +44,4 @@ def is_one_service(one: ObjectStorage, other: ObjectStorage) -> bool:
 
 def can_be_copied(source: FileSource, storage: ObjectStorage) -> TypeGuard[ObjectSource]:
     """Whether the store's provider may be able to copy a source by itself."""
-    return isinstance(source, ObjectSource) and is_one_service(source.storage, storage) and is_what_it_says(source)
-
-
-def is_what_it_says(source: FileSource) -> bool:
-    """Whether a provider's object can be taken for what is known of it without reading it.
-
-    It cannot where a manifest lies beside it that was written for another version: that one is read, to be compared.
-    """
-    return isinstance(source, ObjectSource) and (source.expected is None or source.is_proven)
+    return isinstance(source, ObjectSource) and is_one_service(source.storage, storage)

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from blake3 import blake3
 
-from flexai.checkpoints.contents import StoredContent
+from flexai.checkpoints.contents import CLAIMED, StoredContent
 from flexai.checkpoints.errors import IntegrityError
 from flexai.checkpoints.storage.managed import ManagedStore
 from flexai.checkpoints.storage.protocol import Block
@@ -84,10 +84,16 @@ class FirstReading:
             self._digests[part.number] = digest
 
     def record(self, record: RecordDigests) -> StoredContent:
-        """Record what was learned, once all parts were read."""
+        """Record what was learned, once all parts were read; IntegrityError where a manifest claimed another digest."""
         content = self._content
         digests = [self._digests[part.number] for part in parts_of(content.size, content.part_size)]
         learned = replace(content, digest=digest_parts(digests), part_digests=b"".join(digests))
+        claimed = content.checksums.get(CLAIMED)
+        if claimed is not None and learned.digest != bytes.fromhex(claimed):
+            raise IntegrityError(
+                f"blob {content.blob_id} is not what the manifest of the export that it was copied from says",
+                hint="delete the checkpoint, and push it from a source that can be trusted",
+            )
         record(learned)
         return learned
 

@@ -69,8 +69,8 @@ class FileSource(Protocol):
         """The checksums that its provider keeps, by algorithm, in hex."""
 
     @property
-    def expected(self) -> FileEntry | None:
-        """What a manifest beside it says that it is, if there is one."""
+    def claim(self) -> FileEntry | None:
+        """What a manifest beside it says that it is, if there is one: true only once its bytes were compared."""
 
     def open(self) -> OpenSource:
         """Open it; SourceError where it cannot be read, SourceChangedError where it is gone or another one."""
@@ -90,7 +90,7 @@ class LocalSource:
     version: str = field(default="", init=False)
     origin: str = field(default="", init=False)
     checksums: Mapping[str, str] = field(default_factory=dict, init=False, compare=False)
-    expected: None = field(default=None, init=False)
+    claim: None = field(default=None, init=False)
 
     @classmethod
     def of(cls, path: CheckpointPath, local_path: Path, status: os.stat_result) -> LocalSource:
@@ -180,9 +180,8 @@ class ObjectSource:
     path: CheckpointPath
     storage: ObjectStorage
     info: ObjectInfo
-    expected: FileEntry | None = None
-    is_proven: bool = False
-    """Whether it is the very object that was written, verified, when the manifest beside it was."""
+    claim: FileEntry | None = None
+    digest: str = field(default="", init=False)
     is_local: bool = field(default=False, init=False)
 
     @property
@@ -196,26 +195,18 @@ class ObjectSource:
         return self.info.etag
 
     @property
-    def digest(self) -> str:
-        """What the manifest beside it says, where that was written for this very object."""
-        return (self.expected.digest or "") if self.expected and self.is_proven else ""
-
-    @property
     def checksums(self) -> Mapping[str, str]:
         """What the listing told."""
         return self.info.checksums or {}
 
     @property
     def origin(self) -> str:
-        """Its SHA-256 where the provider keeps one, else where it is and in which version.
+        """Where it is, and in which version; empty for a directory, where the time of a last write is no version.
 
-        Empty for a directory: the time of a file's last write is no version.
+        Never what its provider says that it contains: whoever named the digest of another's content would be given it.
         """
-        if sha256 := self.checksums.get("sha256"):
-            return f"sha256:{sha256}"
-        if not self.storage.service_identity:
-            return ""
-        return f"{self.storage.location}/{self.info.key}@{self.info.etag}"
+        place = self.storage.versioned_place
+        return f"{place}/{self.info.key}@{self.info.etag}" if place else ""
 
     def open(self) -> ObjectSource:
         """Itself: each range is a request of its own."""

@@ -181,7 +181,7 @@ def push_steps(
 def _why_known(source: FileSource) -> str:
     if source.is_local:
         return "stored: digest remembered"
-    return "stored: digest in manifest" if source.expected else "stored: same object"
+    return "stored: same object"
 
 
 def _small_step(source: FileSource, held: Held) -> Step:

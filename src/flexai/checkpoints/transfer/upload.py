@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 
-from flexai.checkpoints.contents import ArrivedPart, NewContent, StoredContent, UnfinishedBlob
+from flexai.checkpoints.contents import CLAIMED, ArrivedPart, NewContent, StoredContent, UnfinishedBlob
 from flexai.checkpoints.errors import IntegrityError, NotFoundError, UnsupportedError
 from flexai.checkpoints.progress import Progress
 from flexai.checkpoints.storage.managed import ManagedStore
@@ -31,7 +31,7 @@ from flexai.checkpoints.transfer.digest import (
     parts_of,
 )
 from flexai.checkpoints.transfer.journal import Journal
-from flexai.checkpoints.transfer.manifest_claim import ExpectedBody, joined_part_size, part_digests_of
+from flexai.checkpoints.transfer.manifest_claim import ClaimedBody, joined_part_size
 from flexai.checkpoints.transfer.pack_plan import UploadPlan, chain_twins, plan_upload
 from flexai.checkpoints.transfer.sha256_order import WholeSource, open_whole
 from flexai.checkpoints.transfer.sources import (
@@ -147,7 +147,7 @@ def _read_whole(source: FileSource, buffer: memoryview) -> None:
             opened.read_into(buffer)
         else:
             position = 0
-            for block in exact_blocks(ExpectedBody(source, RangeBody(opened, 0, source.size), 0)):
+            for block in exact_blocks(ClaimedBody(source, RangeBody(opened, 0, source.size), 0)):
                 buffer[position : position + len(block)] = block
                 position += len(block)
         opened.check()
@@ -337,10 +337,6 @@ class _Upload:
 
     def _find_equal(self, source: FileSource, opened: OpenSource) -> StoredContent | None:
         """Content that the store holds already; reading ends at the first part that no candidate has."""
-        if source.expected is not None and source.expected.digest is not None:
-            digest = source.expected.digest
-            content = self.journal.hold_by_digest(self.checkpoint_id, [digest]).get(digest)
-            return content if content is not None and content.size == source.size else None
         if not source.is_local:
             return None
         candidates = self.journal.find_by_size(source.size)
@@ -386,8 +382,8 @@ class _Upload:
         storage = self.store.storage
         if not (self.can_copy and can_be_copied(source, storage)):
             return None
-        expected = source.expected
-        part_size = part_size_for(source.size, part_size=expected.part_size if expected else self.limits.part_size)
+        claim = source.claim
+        part_size = part_size_for(source.size, part_size=claim.part_size if claim else self.limits.part_size)
         blob_id = self.journal.begin(
             writer_id=self.checkpoint_id,
             path=source.path,
@@ -410,9 +406,13 @@ class _Upload:
                     start=0,
                     size=source.size,
                     part_size=part_size,
-                    digest=bytes.fromhex(expected.digest) if expected and expected.digest else None,
-                    part_digests=part_digests_of(expected) if expected else b"",
-                    checksums=info.checksums or source.checksums or {"etag": source.version},
+                    # Its bytes were not seen here: what a manifest says of them is compared when they are first read.
+                    digest=None,
+                    part_digests=b"",
+                    checksums={
+                        **(info.checksums or source.checksums or {"etag": source.version}),
+                        **({CLAIMED: claim.digest} if claim and claim.digest and claim.part_size == part_size else {}),
+                    },
                     origin=source.origin,
                 )
             ],
@@ -507,7 +507,7 @@ class _FileUpload:
     def _send(self, part: Part) -> ArrivedPart:
         body = DigestingBody(
             CountedBody(
-                ExpectedBody(self._source, RangeBody(self._opened, part.offset, part.size), part.offset),
+                ClaimedBody(self._source, RangeBody(self._opened, part.offset, part.size), part.offset),
                 crew=self._upload.crew,
                 progress=self._upload.progress,
             )

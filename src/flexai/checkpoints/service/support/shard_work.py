@@ -39,9 +39,8 @@ class ShardSource:
     version: str
     """The time of its last write (ns), or the object's ETag."""
     checksums: Mapping[str, str] = field(default_factory=dict)
-    expected: str = ""
+    claim: str = ""
     """What the manifest of an export beside it says that it is, as JSON."""
-    is_proven: bool = False
 
     @classmethod
     def of(cls, source: FileSource) -> ShardSource:
@@ -55,8 +54,7 @@ class ShardSource:
             size=source.size,
             version=source.version,
             checksums=dict(source.checksums),
-            expected="" if source.expected is None else source.expected.model_dump_json(),
-            is_proven=source.is_proven,
+            claim="" if source.claim is None else source.claim.model_dump_json(),
         )
 
     def open(self, place: RemotePath | None) -> FileSource:
@@ -70,8 +68,7 @@ class ShardSource:
                 path=path,
                 storage=place.storage,
                 info=ObjectInfo(self.place, self.size, self.version, dict(self.checksums)),
-                expected=FileEntry.model_validate_json(self.expected) if self.expected else None,
-                is_proven=self.is_proven,
+                claim=FileEntry.model_validate_json(self.claim) if self.claim else None,
             )
         try:
             source = LocalSource.of(path, Path(self.place), Path(self.place).stat())

@@ -125,6 +125,11 @@ class HubStorage:
         """Empty: nothing is copied here without moving its bytes."""
         return ""
 
+    @property
+    def versioned_place(self) -> str:
+        """The repository's page: a file's version is the id of its content, at whatever commit."""
+        return self._subject.page
+
     def head(self, key: str) -> ObjectInfo:
         """Describe a file; NotFoundError where there is none."""
         return self._tree.find(check_key(key, self.location))

@@ -115,6 +115,11 @@ class S3Storage:
         """The endpoint and whose credentials they are."""
         return self.service.identity
 
+    @property
+    def versioned_place(self) -> str:
+        """Where this is: an object that is written again has another version."""
+        return self.location
+
     # Objects
 
     def put(self, key: str, body: Body, *, only_new: bool = False) -> ObjectInfo:
