@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import count
@@ -10,7 +11,7 @@ from itertools import count
 import google_crc32c
 import pytest
 
-from flexai.checkpoints.contents import StoredFile
+from flexai.checkpoints.contents import CLAIMED, StoredFile
 from flexai.checkpoints.errors import (
     AlreadyExistsError,
     CheckpointError,
@@ -21,9 +22,10 @@ from flexai.checkpoints.errors import (
 )
 from flexai.checkpoints.models import CheckpointStatus
 from flexai.checkpoints.service.delete import delete
+from flexai.checkpoints.service.fetch import fetch
 from flexai.checkpoints.service.push import push
 from flexai.checkpoints.service.recover import recover
-from flexai.checkpoints.service.requests import DeleteRequest, PushRequest, VerifyRequest
+from flexai.checkpoints.service.requests import DeleteRequest, FetchRequest, PushRequest, VerifyRequest
 from flexai.checkpoints.service.support.export_manifest import EXPORT_MANIFEST
 from flexai.checkpoints.service.support.unchanged import find_unchanged
 from flexai.checkpoints.service.verify import verify
@@ -263,19 +265,67 @@ def test_what_the_provider_cannot_copy_goes_through_memory(lab: Machine) -> None
     check_all(lab, ["llama"], SOURCE)
 
 
-def test_an_export_of_the_same_provider_is_pushed_with_the_digests_of_its_manifest(lab: Machine) -> None:
+def _pushed_from_an_export(lab: Machine) -> None:
+    """Push what lay in the store, and was exported to the same provider, into a store that has nothing of it."""
     lab.push("llama", lab.write("local", SOURCE))
     lab.export("llama", "bucket/back")
-    digest = lab.checkpoint("llama").manifest_digest
-    # In a store that has nothing of it.
     delete(lab.system, DeleteRequest("llama"))
     lab.collect()
     lab.storage.reset()
     lab.buckets.storage.reset()
-    assert lab.push_from("back", "bucket/back").manifest_digest == digest
+
+
+def test_what_an_exports_manifest_says_of_copied_files_is_a_claim_until_they_are_read(lab: Machine) -> None:
+    _pushed_from_an_export(lab)
+    lab.push_from("back", "bucket/back")
     assert len(lab.storage.named("copy")) == len(LARGE)
-    assert _unread(lab, "back") == set()
+    assert _unread(lab, "back") == set(LARGE)
+    claims = {path: _files(lab, "back")[path].content.checksums[CLAIMED] for path in LARGE}
     check_all(lab, ["back"], SOURCE)
+    learned = {path: _files(lab, "back")[path].content.digest for path in LARGE}
+    assert {path: digest.hex() for path, digest in learned.items() if digest} == claims
+
+
+def _forge(lab: Machine) -> tuple[str, bytes]:
+    """Give an export's file other bytes of the same size, under a manifest that has the right ETag for them.
+
+    Returns the file's path and its right content.
+    """
+    path = sorted(LARGE)[0]
+    place = lab.buckets.root / "bucket/back"
+    content = (place / path).read_bytes()
+    (place / path).unlink()
+    (place / path).write_bytes(noise(len(content), "forged"))
+    document = json.loads((place / EXPORT_MANIFEST).read_bytes())
+    document["etags"][path] = lab.buckets.open("bucket/back").storage.head(f"back/{path}").etag
+    (place / EXPORT_MANIFEST).write_bytes(json.dumps(document).encode())
+    return path, content
+
+
+def test_a_false_manifest_never_gives_its_bytes_the_digest_of_other_content(lab: Machine) -> None:
+    _pushed_from_an_export(lab)
+    path, content = _forge(lab)
+    lab.push_from("forged", "bucket/back")
+    honest = lab.write("honest", {"weights": content})
+    lab.push("honest", honest)
+    shutil.rmtree(honest)
+    fetch(lab.system, FetchRequest("honest", str(lab.root / "honest out")))
+    assert read_tree(lab.root / "honest out") == {"weights": content}
+    with pytest.raises(IntegrityError):
+        fetch(lab.system, FetchRequest("forged", str(lab.root / "out")))
+    assert not (lab.root / "out" / path).exists()
+    damaged = verify(lab.system, VerifyRequest()).damaged
+    assert [user for one in damaged for user in one.users] == [("forged", path)]
+
+
+def test_to_name_the_digest_of_stored_content_gives_nobody_that_content(lab: Machine) -> None:
+    lab.push("llama", lab.write("local", SOURCE))
+    lab.export("llama", "bucket/back")
+    path, _ = _forge(lab)
+    lab.push_from("forged", "bucket/back")
+    stored = _files(lab)[path].content
+    assert stored.digest is not None
+    assert _files(lab, "forged")[path].content.blob_id != stored.blob_id
 
 
 def test_an_object_that_its_exports_manifest_was_not_written_for_is_read(lab: Machine) -> None:

@@ -142,7 +142,9 @@ def _scan_export(place: RemotePath) -> Sequence[FileSource]:
         if source is None or source.size != entry.size:
             raise IntegrityError(f"{entry.path!r} of the export at {where} is missing or of another size")
     return [
-        replace(source, claim=entry) for entry in found.manifest.files for source in [sources[parse_path(entry.path)]]
+        replace(source, claim=entry, is_untouched=found.etags.get(entry.path) == source.version)
+        for entry in found.manifest.files
+        for source in [sources[parse_path(entry.path)]]
     ]
 
 

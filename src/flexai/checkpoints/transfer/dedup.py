@@ -44,4 +44,9 @@ def is_one_service(one: ObjectStorage, other: ObjectStorage) -> bool:
 
 def can_be_copied(source: FileSource, storage: ObjectStorage) -> TypeGuard[ObjectSource]:
     """Whether the store's provider may be able to copy a source by itself."""
-    return isinstance(source, ObjectSource) and is_one_service(source.storage, storage)
+    return (
+        isinstance(source, ObjectSource)
+        and is_one_service(source.storage, storage)
+        # What was written again since is read, so that its manifest's claim is compared at once.
+        and (source.claim is None or source.is_untouched)
+    )

@@ -181,6 +181,8 @@ class ObjectSource:
     storage: ObjectStorage
     info: ObjectInfo
     claim: FileEntry | None = None
+    is_untouched: bool = False
+    """Whether it is of the version that the manifest beside it was written for, as that says."""
     digest: str = field(default="", init=False)
     is_local: bool = field(default=False, init=False)
 

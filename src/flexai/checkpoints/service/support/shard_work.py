@@ -41,6 +41,7 @@ class ShardSource:
     checksums: Mapping[str, str] = field(default_factory=dict)
     claim: str = ""
     """What the manifest of an export beside it says that it is, as JSON."""
+    is_untouched: bool = False
 
     @classmethod
     def of(cls, source: FileSource) -> ShardSource:
@@ -55,6 +56,7 @@ class ShardSource:
             version=source.version,
             checksums=dict(source.checksums),
             claim="" if source.claim is None else source.claim.model_dump_json(),
+            is_untouched=source.is_untouched,
         )
 
     def open(self, place: RemotePath | None) -> FileSource:
@@ -69,6 +71,7 @@ class ShardSource:
                 storage=place.storage,
                 info=ObjectInfo(self.place, self.size, self.version, dict(self.checksums)),
                 claim=FileEntry.model_validate_json(self.claim) if self.claim else None,
+                is_untouched=self.is_untouched,
             )
         try:
             source = LocalSource.of(path, Path(self.place), Path(self.place).stat())
