@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -22,12 +23,14 @@ from flexai.checkpoints.errors import (
     StorageUnavailableError,
     UnsafePathError,
 )
+from flexai.checkpoints.manifest import Manifest
 from flexai.checkpoints.models import CheckpointKind, CheckpointStatus
 from flexai.checkpoints.names import NIL_ID, new_id, parse_name
 from flexai.checkpoints.service.delete import delete
 from flexai.checkpoints.service.naming import name_checkpoint
 from flexai.checkpoints.service.push import push
 from flexai.checkpoints.service.requests import DeleteRequest, NameRequest, PushRequest
+from flexai.checkpoints.service.support.export_manifest import EXPORT_MANIFEST
 from flexai.checkpoints.transfer.digest import digest_blocks, digest_parts, parts_of
 from flexai.checkpoints.transfer.sources import LocalSource
 from tests.hostile.paths import HOSTILE_PATHS
@@ -1014,8 +1017,26 @@ def test_a_pushed_export_is_exactly_what_its_manifest_lists(machine: Machine, so
     machine.buckets.storage.reset()
     again = machine.push_from("back", "bucket/place")
     assert again.manifest_digest == original.manifest_digest
-    assert _moved(machine) == 0
+    stored = [call for call in machine.storage.named("put", "put_part") if "blobs/" in call.key]
+    assert stored == [], "what lay there was read and compared, not stored again"
     check_all(machine, ["llama", "back"], SOURCE)
+
+
+def test_an_export_s_manifest_whose_digests_are_not_those_of_its_parts_is_refused(
+    machine: Machine, source: Path
+) -> None:
+    machine.push("llama", source)
+    machine.export("llama", "bucket/place")
+    path = machine.buckets.root / "bucket" / "place" / EXPORT_MANIFEST
+    document = json.loads(path.read_bytes())
+    entries = {entry["path"]: entry for entry in document["manifest"]["files"]}
+    large = max(entries.values(), key=lambda entry: entry["size"])
+    assert len(large["parts"]) > 1
+    large["digest"] = "0" * 64
+    manifest = Manifest.model_validate(document["manifest"])
+    path.write_bytes(json.dumps(document | {"manifestDigest": manifest.digest()}).encode())
+    with pytest.raises(IntegrityError):
+        machine.push_from("back", "bucket/place")
 
 
 def test_a_pushed_export_is_verified_against_its_manifest(new_machine: NewMachine) -> None:

@@ -337,6 +337,8 @@ class _Upload:
 
     def _find_equal(self, source: FileSource, opened: OpenSource) -> StoredContent | None:
         """Content that the store holds already; reading ends at the first part that no candidate has."""
+        if source.claim is not None:
+            return self._find_claimed(source, opened)
         if not source.is_local:
             return None
         candidates = self.journal.find_by_size(source.size)
@@ -352,6 +354,18 @@ class _Upload:
                 if self.journal.hold(self.checkpoint_id, candidate):
                     return candidate
         return None
+
+    def _find_claimed(self, source: FileSource, opened: OpenSource) -> StoredContent | None:
+        """The content that a manifest claims a source to be, once all of the source was read and compared with that."""
+        claim = source.claim
+        if claim is None or claim.digest is None or can_be_copied(source, self.store.storage):
+            return None
+        content = self.journal.hold_by_digest(self.checkpoint_id, [claim.digest]).get(claim.digest)
+        if content is None or content.size != source.size:
+            return None
+        for _ in ClaimedBody(source, RangeBody(opened, 0, source.size), 0).blocks():
+            self.crew.check()
+        return content
 
     def _find_complete(self, source: FileSource, opened: OpenSource) -> StoredContent | None:
         """A blob that an earlier try completed, dying before it could say so."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from flexai.checkpoints.errors import IntegrityError, NotFoundError
 from flexai.checkpoints.manifest import Manifest
 from flexai.checkpoints.models import Checkpoint, canonical_json
+from flexai.checkpoints.service.support.manifest_reader import part_digests_of
 from flexai.checkpoints.storage.connection import RemotePath
 from flexai.checkpoints.storage.protocol import BytesBody, ObjectInfo
 
@@ -76,6 +77,8 @@ def read_export_manifest(place: RemotePath) -> ExportManifest | None:
         )
         if document["format"] != FORMAT or found.manifest.digest() != document["manifestDigest"]:
             raise IntegrityError(f"{where} does not match its digest")
+        for entry in found.manifest.files:
+            part_digests_of(entry)
     except (ValueError, KeyError, TypeError) as error:
         raise IntegrityError(
             f"{where} is not the manifest of an export", hint="remove it, or export again with --overwrite"

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from flexai.checkpoints.contents import DIGEST_SIZE, NewContent, StoredFile
+from flexai.checkpoints.contents import NewContent, StoredFile
 from flexai.checkpoints.errors import IntegrityError, UnsafePathError
 from flexai.checkpoints.manifest import FileEntry, Manifest
 from flexai.checkpoints.models import Checkpoint
@@ -45,21 +45,28 @@ def read_manifest_document(
     return checkpoint, manifest, ranges
 
 
+def part_digests_of(entry: FileEntry) -> bytes:
+    """The digests of a file's parts, one after the other; none where the manifest gives none.
+
+    Raises ValueError where the file's digest is not theirs: else a file that is compared part by part would pass for
+    another one.
+    """
+    if entry.digest is None:
+        return b""
+    parts = [bytes.fromhex(part) for part in entry.parts or (entry.digest,)]
+    if len(parts) != max(1, -(-entry.size // entry.part_size)) or digest_parts(parts).hex() != entry.digest:
+        raise ValueError(f"the digest of {entry.path!r} is not that of its parts")
+    return b"".join(parts)
+
+
 def _content(entry: FileEntry, start: int) -> NewContent:
-    digest = None if entry.digest is None else bytes.fromhex(entry.digest)
-    parts = b"".join(bytes.fromhex(part) for part in entry.parts) or (digest or b"")
     if start < 0:
         raise ValueError(f"the content of {entry.path!r} begins before its blob")
-    if digest is not None and (
-        len(parts) // DIGEST_SIZE != max(1, -(-entry.size // entry.part_size))
-        or digest_parts([parts[at : at + DIGEST_SIZE] for at in range(0, len(parts), DIGEST_SIZE)]) != digest
-    ):
-        raise ValueError(f"the digest of {entry.path!r} is not that of its parts")
     return NewContent(
         start=start,
         size=entry.size,
         part_size=entry.part_size,
-        digest=digest,
-        part_digests=parts,
+        digest=None if entry.digest is None else bytes.fromhex(entry.digest),
+        part_digests=part_digests_of(entry),
         checksums=entry.checksums,
     )
