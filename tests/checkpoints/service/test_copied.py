@@ -318,7 +318,7 @@ def test_a_false_manifest_never_gives_its_bytes_the_digest_of_other_content(lab:
     assert [user for one in damaged for user in one.users] == [("forged", path)]
 
 
-def test_to_name_the_digest_of_stored_content_gives_nobody_that_content(lab: Machine) -> None:
+def test_to_name_the_digest_of_stored_content_does_not_give_that_content(lab: Machine) -> None:
     lab.push("llama", lab.write("local", SOURCE))
     lab.export("llama", "bucket/back")
     path, _ = _forge(lab)

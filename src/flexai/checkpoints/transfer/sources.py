@@ -205,7 +205,7 @@ class ObjectSource:
     def origin(self) -> str:
         """Where it is, and in which version; empty for a directory, where the time of a last write is no version.
 
-        Never what its provider says that it contains: whoever named the digest of another's content would be given it.
+        Never what its provider says that it contains: a provider that names a digest would be given the content of it.
         """
         place = self.storage.versioned_place
         return f"{place}/{self.info.key}@{self.info.etag}" if place else ""
