@@ -24,6 +24,7 @@ from tests.servers.fixtures import fake_gcs, juicefs, lease, rclone, seaweedfs
 from tests.servers.lease import Lease
 from tests.servers.postgresql import postgresql
 from tests.servers.prefect import prefect_api, prefect_server
+from tests.support.memory import have_garbage_collected_soon, have_memory_given_back
 
 # Prefect reports usage to its makers unless told not to; tests talk to this machine alone.
 os.environ.setdefault("DO_NOT_TRACK", "1")
@@ -45,6 +46,7 @@ def _wanted(variable: str) -> bool:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    have_memory_given_back()
     # What is ignored stays ignored in all that a test starts, and waits for a signal: as below nohup.
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -66,6 +68,10 @@ def pytest_sessionstart() -> None:
     site_packages = Path(sysconfig.get_path("purelib")).resolve()
     if _wanted("FLEXAI_TEST_INSTALLED") and not PACKAGE.is_relative_to(site_packages):
         raise pytest.UsageError(f"flexai must come from {site_packages}, but comes from {PACKAGE}")
+
+
+def pytest_collection_finish() -> None:
+    have_garbage_collected_soon()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -18,9 +18,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Literal
 from urllib.parse import parse_qs, parse_qsl, quote, unquote, urlencode, urlsplit
+
+from .local import LocalServer
 
 ServerName = Literal["hub", "cdn"]
 
@@ -194,8 +196,7 @@ def serve_hub() -> Iterator[Hub]:
 @contextmanager
 def _serve(hub: Hub, kind: type[_Handler]) -> Iterator[str]:
     handler = type(kind.__name__, (kind,), {"hub": hub})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    server.daemon_threads = True
+    server = LocalServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     try:

@@ -14,9 +14,11 @@ import struct
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any, Literal
 from urllib.parse import urlsplit
+
+from .local import LocalServer
 
 _HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "expect"}
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
@@ -164,9 +166,7 @@ class FaultProxy:
         self._ended.wait()
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    block_on_close = False
+class _Server(LocalServer):
     proxy: FaultProxy
 
     def handle_error(self, request: Any, client_address: Any) -> None:

@@ -16,9 +16,11 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any, Literal
 from urllib.parse import urlsplit
+
+from .local import LocalServer
 
 Kind = Literal["reset", "truncate", "lose the answer", "delay", "busy", "deny"]
 """What happens to a request.
@@ -134,9 +136,7 @@ class StormProxy:
         self._server.server_close()
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    block_on_close = False
+class _Server(LocalServer):
     proxy: StormProxy
 
     def handle_error(self, request: Any, client_address: Any) -> None:

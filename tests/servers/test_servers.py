@@ -6,12 +6,15 @@ import os
 import subprocess
 import sys
 import textwrap
+import threading
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
 import requests
 
 from .fixtures import GCSServer, S3Server
+from .local import LocalServer
 
 
 @pytest.fixture(params=["seaweedfs", "juicefs", "rclone"])
@@ -47,3 +50,31 @@ def test_a_server_ends_when_the_last_process_of_its_run_is_killed(tmp_path: Path
     subprocess.run([*wait_for_keepers, f"{directory}/keepers"], check=True, timeout=60)
     with pytest.raises(requests.ConnectionError):
         requests.get(url, timeout=30)
+
+
+def test_a_server_of_this_process_ends_with_the_connections_that_its_clients_leave_open() -> None:
+    served: list[threading.Thread] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            served.append(threading.current_thread())
+            self.send_response(200)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, format: str, *arguments: object) -> None:
+            """Say nothing."""
+
+    server = LocalServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    with requests.Session() as session:
+        assert session.get(f"http://127.0.0.1:{server.server_port}", timeout=30).status_code == 200
+        assert served[0].is_alive(), "the client may ask again"
+        server.shutdown()
+        thread.join()
+        server.server_close()
+        served[0].join(30)
+        assert not served[0].is_alive()

@@ -13,9 +13,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import parse_qs
+
+from .local import LocalServer
 
 _ROLE = """<AssumeRoleResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><AssumeRoleResult><Credentials>
 <AccessKeyId>ROLE{number}</AccessKeyId><SecretAccessKey>canary-role-secret-{number}</SecretAccessKey>
@@ -25,7 +27,7 @@ _ROLE = """<AssumeRoleResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/"
 _REFUSED = "<ErrorResponse><Error><Code>AccessDenied</Code><Message>not this role</Message></Error></ErrorResponse>"
 
 
-class TokenServer(ThreadingHTTPServer):
+class TokenServer(LocalServer):
     """Gives a token to every caller, unless it ``refuses``."""
 
     def __init__(self) -> None:
