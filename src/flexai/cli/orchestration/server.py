@@ -92,7 +92,6 @@ def start_server(home: Path, listener: socket.socket, environment: Mapping[str, 
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": _lease_storage(),
-        "PREFECT__SERVER_FINAL": "1",
         "DO_NOT_TRACK": "1",
     }
     folder(home).mkdir(mode=0o700, parents=True, exist_ok=True)

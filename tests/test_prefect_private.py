@@ -1,0 +1,74 @@
+"""The private parts of Prefect that the product uses: which they are, and that they still have the shape it counts on.
+
+CONTRIBUTING.md says of each why no public part does.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import get_type_hints
+from uuid import UUID
+
+from prefect.blocks.core import Block
+from prefect.concurrency import _leases
+
+from flexai.blocks import LocalStorageProvider
+from flexai.flows import run_leases
+
+ROOT = Path(__file__).resolve().parents[1]
+USED = {"_leases._lease_renewal_loop", "_block_document_id", "_block_document_name"}
+
+
+def _private_parts(tree: ast.AST) -> Iterator[str]:
+    imported = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "prefect":
+            imported |= {alias.asname or alias.name for alias in node.names if alias.name.startswith("_")}
+            if "._" in (node.module or ""):
+                yield node.module or ""
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name.startswith("prefect.") and "._" in alias.name)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.startswith("PREFECT__"):
+            yield node.value
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute):
+            if isinstance(node.value, ast.Name) and node.value.id in imported:
+                yield f"{node.value.id}.{node.attr}"
+            elif node.attr.startswith("_block_document"):
+                yield node.attr
+        elif isinstance(node, ast.Name) and node.id in imported and node.id != "_leases":
+            yield node.id
+
+
+def test_the_product_uses_these_private_parts_and_no_others_and_says_why() -> None:
+    product = [ROOT / folder for folder in ("src/flexai/cli", "src/flexai/checkpoints", "blocks", "tasks", "flows")]
+    files = [path for folder in product for path in folder.rglob("*.py")]
+    assert len(files) > 100
+    assert {part for path in files for part in _private_parts(ast.parse(path.read_text(encoding="utf-8")))} == USED
+    page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    assert [part for part in USED if part.rpartition(".")[2] not in page] == []
+
+
+def test_prefect_calls_its_renewal_of_leases_by_name_and_in_the_way_that_ours_is_called() -> None:
+    prefects = inspect.signature(run_leases._renew_as_prefect_does, eval_str=True)
+    assert list(prefects.parameters.items()) == list(
+        inspect.signature(run_leases.keep_lease, eval_str=True).parameters.items()
+    )
+    assert [parameter.annotation for parameter in prefects.parameters.values()] == [UUID, float, threading.Event]
+    run_leases.keep_leases()
+    assert _leases._lease_renewal_loop is run_leases.keep_lease
+    assert "_lease_renewal_loop(lease_id, lease_duration, stop_event)" in inspect.getsource(
+        _leases._start_lease_renewal_thread
+    )
+
+
+def test_a_block_keeps_the_id_and_the_name_of_its_document_in_these_attributes() -> None:
+    hints = get_type_hints(Block)
+    assert (hints["_block_document_id"], hints["_block_document_name"]) == (UUID | None, str | None)
+    block = LocalStorageProvider(root="/srv")
+    assert (block._block_document_id, block._block_document_name) == (None, None)
+    assert {"_block_document_id", "_block_document_name"} <= set(Block.__private_attributes__)
