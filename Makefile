@@ -16,20 +16,43 @@ ARGS ?=
 unexport PYTHONDONTWRITEBYTECODE
 
 RUN := $(VENV)/bin/python
+TEST := $(RUN) -m pytest -n $(N) --dist loadgroup
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint format docs chaos bench size install constraints clean
+.PHONY: help demo test test-slow test-all test-versions test-resolved lint format docs chaos bench size install constraints clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
 
 demo: $(INSTALLED) ## See the product work, on this machine alone
 	@$(RUN) examples/demo.py $(ARGS)
 
-test: $(INSTALLED) ## Run the tests (N=2 sets the processes, ARGS="-k words" picks some)
-	$(RUN) -m pytest -n $(N) --dist loadgroup $(ARGS)
+test: $(INSTALLED) ## Run the tests but the slow ones (N=2 sets the processes, ARGS="-k words" picks some)
+	$(TEST) -m "not slow" $(ARGS)
+
+test-slow: $(INSTALLED) ## Run the slow tests alone
+	$(TEST) -m slow $(ARGS)
+
+test-all: $(INSTALLED) ## Run all tests
+	$(TEST) $(ARGS)
+
+test-versions: $(INSTALLED) ## Run the tests but the slow ones with the oldest and with the newest packages
+	$(RUN) -m pip install -qq uv
+	$(MAKE) test-resolved RESOLUTION=lowest-direct
+	$(MAKE) test-resolved RESOLUTION=highest
+
+# What the tests themselves need is the newest that goes with those packages.
+test-resolved:
+	mkdir -p build/$(RESOLUTION)
+	$(RUN) -m uv pip compile pyproject.toml --quiet --all-extras --resolution $(RESOLUTION) --upgrade \
+	  --no-emit-index-url --no-emit-find-links --output-file build/$(RESOLUTION)/constraints.txt
+	$(PYTHON) -m venv build/$(RESOLUTION)/venv
+	build/$(RESOLUTION)/venv/bin/python -m pip install -qq --upgrade 'pip>=25.1'
+	build/$(RESOLUTION)/venv/bin/python -m pip install -qq --constraint build/$(RESOLUTION)/constraints.txt \
+	  --group dev --editable '.[postgresql,dask]'
+	build/$(RESOLUTION)/venv/bin/python -m pytest -n $(N) --dist loadgroup -m "not slow" $(ARGS)
 
 lint: $(INSTALLED) ## Check style, types, the direction of imports, and that nothing is unused
 	$(RUN) -m ruff check .

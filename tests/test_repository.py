@@ -142,12 +142,12 @@ def _anchors(text: str) -> Iterator[str]:
 
 
 def test_every_make_command_that_a_page_names_is_there(texts: dict[Path, str]) -> None:
-    targets = set(re.findall(r"^([a-z]+):", texts[ROOT / "Makefile"], re.M))
+    targets = set(re.findall(r"^([a-z-]+):", texts[ROOT / "Makefile"], re.M))
     unknown = [
         f"{path.relative_to(ROOT)}: make {target}"
         for path, text in texts.items()
         if path.suffix == ".md"
-        for target in re.findall(r"(?:`|^ *(?:\$ )?)make ([a-z]+)\b", text, re.M)
+        for target in re.findall(r"(?:`|^ *(?:\$ )?)make ([a-z-]+)\b", text, re.M)
         if target not in targets
     ]
     assert unknown == []
@@ -161,7 +161,9 @@ def test_every_dependency_has_a_pin_that_fits_it() -> None:
         *(text for group in project["dependency-groups"].values() for text in group if isinstance(text, str)),
     ]
     pins: dict[str, list[Requirement]] = {}
-    for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines():
+    text = (ROOT / "constraints.txt").read_text(encoding="utf-8")
+    assert "://" not in text, "where packages come from is each machine's affair"
+    for line in text.splitlines():
         if line and not line.startswith("#"):
             pin = Requirement(line)
             pins.setdefault(canonicalize_name(pin.name), []).append(pin)

@@ -299,6 +299,7 @@ def test_no_api_and_none_allowed_is_said_in_words(name: str) -> None:
         blocks.load_connection(name)
 
 
+@pytest.mark.slow
 def test_without_an_api_connections_are_kept_by_prefects_embedded_one_and_no_server_is_started(
     tmp_path: Path, name: str
 ) -> None:

@@ -11,6 +11,8 @@ from tests.chaos.conftest import NewStage
 from tests.chaos.plays import play_all_at_once, play_fetches_at_once, play_many_names, play_one_name
 from tests.chaos.stage import ROUNDS, Stage
 
+pytestmark = pytest.mark.slow
+
 
 def test_of_two_pushes_of_one_name_at_once_one_wins(new_stage: NewStage) -> None:
     play_one_name(new_stage(), min(max(2, ROUNDS // 2), 50))

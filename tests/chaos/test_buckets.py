@@ -27,6 +27,8 @@ from tests.chaos.plays import (
 )
 from tests.chaos.stage import BUCKET_ROUNDS, Stage
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(params=["s3", "gcs"])
 def stage(request: pytest.FixtureRequest) -> Stage:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 
+import pytest
+
 from tests.chaos.conftest import NewStage
 from tests.chaos.plays import (
     play_collection,
@@ -15,6 +17,8 @@ from tests.chaos.plays import (
     play_recovery,
 )
 from tests.chaos.stage import ROUNDS, Stage
+
+pytestmark = pytest.mark.slow
 
 
 def test_a_push_that_is_killed_at_any_instant(new_stage: NewStage, chance: random.Random) -> None:

@@ -16,6 +16,8 @@ from tests.chaos.stage import ROUNDS, Stage, checkpoint_files
 from tests.support.machine import check_all, check_nothing_is_torn
 from tests.support.trees import read_tree
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def user() -> int:

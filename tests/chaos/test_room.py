@@ -19,6 +19,8 @@ from tests.chaos.stage import ROUNDS, Stage, checkpoint_files
 from tests.support.machine import check_all, check_nothing_is_torn
 from tests.support.trees import Tree, read_tree
 
+pytestmark = pytest.mark.slow
+
 KIB = 1024
 _NO_MOUNT = "mounting a small file system needs root: run the tests as root, or allow `sudo -n mount`"
 

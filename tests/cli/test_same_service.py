@@ -19,6 +19,8 @@ from tests.servers.fixtures import GCSServer, S3Server
 from tests.servers.prefect import PrefectServer
 from tests.servers.proxy import FaultProxy, faulty
 
+pytestmark = pytest.mark.slow
+
 MIB = 1024**2
 
 

@@ -98,6 +98,7 @@ def cells(done: Done) -> dict[str, str]:
     return {row[0]: row[1] for row in rows[1:]}
 
 
+@pytest.mark.slow
 def test_a_connection_is_created_shown_checked_and_deleted(saved: Program, place: Place, name: str) -> None:
     created = create(saved, name, place)
     assert created.code == 0, created.err

@@ -26,6 +26,8 @@ from tests.servers.postgresql import PostgreSQL
 from tests.servers.prefect import PrefectServer, using
 from tests.support.trees import Tree, noise, write_tree
 
+pytestmark = pytest.mark.slow
+
 RUNS = 50 if "FLEXAI_CHAOS_ROUNDS" in os.environ else 8
 """Flow runs at once: fifty in `make chaos`, which keep two cores busy for two or three minutes."""
 

@@ -33,6 +33,8 @@ from tests.servers.prefect import PrefectServer
 from tests.support.trees import write_tree
 from tests.support.waiting import until
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["sizes"]
 
 TRAINING = """

@@ -21,6 +21,8 @@ from flexai.tasks import list_checkpoints, verify_checkpoints
 from tests.servers.prefect import PrefectServer
 from tests.support.waiting import until
 
+pytestmark = pytest.mark.slow
+
 QUICK = """
 import os, pathlib
 folder = pathlib.Path(os.environ["FLEXAI_OUTPUT_CHECKPOINT_DIR"], "checkpoint-1")

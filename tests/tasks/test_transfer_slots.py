@@ -115,6 +115,7 @@ def test_a_connection_that_was_saved_in_the_ui_gets_its_limit_when_it_is_first_u
     assert max_transfers(name) == DEFAULT_MAX_TRANSFERS
 
 
+@pytest.mark.slow
 @pytest.mark.xdist_group("waits")
 def test_the_place_of_a_transfer_that_was_killed_is_free_again(prefect_api: PrefectServer, connection: str) -> None:
     holder = subprocess.Popen(

@@ -17,7 +17,7 @@ from tests.support.waiting import until
 from tests.ui.browser import UI
 
 # One server, one worker and one browser serve all of them.
-pytestmark = pytest.mark.xdist_group("ui")
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ui")]
 
 GCS_KEY = json.dumps(service_account_key("https://oauth2.googleapis.com/token"))
 """The content of a service account's key file."""

@@ -457,6 +457,7 @@ def test_blobs_are_locked_in_the_order_of_their_ids(catalog: Catalog, blobs: Blo
 # Many processes on one catalog
 
 
+@pytest.mark.slow
 def test_many_processes_push_delete_and_collect_at_once_and_nothing_that_is_needed_goes(
     catalog: Catalog, blobs: Blobs, database_url: str, others: OtherProcesses
 ) -> None:

@@ -26,6 +26,8 @@ from tests.servers.proxy import FaultProxy, Request
 from tests.servers.tokens import TokenServer, serve_tokens, service_account_key
 from tests.support.trees import noise, read_tree, write_tree
 
+pytestmark = pytest.mark.slow
+
 LIFETIME = 2
 """Seconds."""
 AN_HOUR = 3600

@@ -29,6 +29,8 @@ from tests.servers.fixtures import GCSServer, S3Server
 from tests.servers.proxy import FaultProxy, Request
 from tests.support.trees import noise, read_tree, write_tree
 
+pytestmark = pytest.mark.slow
+
 SILENCE = 3.0
 """Seconds: far more than an answer takes."""
 PARTS = 4

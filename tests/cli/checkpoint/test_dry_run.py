@@ -95,6 +95,7 @@ def test_a_dry_run_is_no_task_run(flexai: Run, program: Program, monkeypatch: py
     assert (refused.code, refused.error) == (2, "--dry-run and --track cannot be used together")
 
 
+@pytest.mark.slow
 def test_a_dry_run_of_an_export_says_what_would_move(program: Program) -> None:
     (program.cwd / "share").mkdir()
     assert program.run("storage", "create", "share", "--provider", "local", "--root", "share").code == 0

@@ -10,6 +10,7 @@ from tests.cli.conftest import Run
 from tests.cli.program import Program
 
 
+@pytest.mark.slow
 def test_a_checkpoint_goes_to_a_provider_and_comes_back(program: Program) -> None:
     program.file("source/model.bin", b"x" * 3000)
     (program.cwd / "share").mkdir()

@@ -18,6 +18,8 @@ from tests.cli.program import Program
 from tests.servers.postgresql import PostgreSQL
 from tests.support.waiting import until
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["program"]
 
 FLOWS = """

@@ -73,6 +73,7 @@ def program(tmp_path: Path) -> Iterator[Program]:
 
 
 @pytest.mark.xdist_group("waits")
+@pytest.mark.slow
 def test_it_comes_up_is_used_runs_schedules_and_goes_down_without_a_trace(program: Program, tmp_path: Path) -> None:
     prefect = Prefect(program)
     assert prefect.said.endswith("flexai's need nothing\n")
@@ -254,6 +255,7 @@ def test_a_configured_api_that_is_elsewhere_and_silent_is_an_error(program: Prog
     assert done.error.startswith("the Prefect API http://127.0.0.1:1/prefect/api (from environment PREFECT_API_URL)")
 
 
+@pytest.mark.slow
 def test_a_server_that_dies_at_once_shows_the_end_of_its_log(program: Program) -> None:
     database = f"sqlite+aiosqlite:///{program.cwd}/no/such/folder/prefect.db"
     done = program.run("up", env={"PREFECT_SERVER_DATABASE_CONNECTION_URL": database})

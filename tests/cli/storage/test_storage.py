@@ -26,6 +26,7 @@ def name() -> str:
     return f"conn-{uuid.uuid4().hex[:12]}"
 
 
+@pytest.mark.slow
 def test_a_connection_is_created_shown_checked_and_deleted(program: Program, saved: dict[str, str], name: str) -> None:
     (program.cwd / "share").mkdir()
     created = program.run("storage", "create", name, "--provider", "local", "--root", "share", env=saved)
@@ -82,6 +83,7 @@ def test_a_check_that_fails_is_a_failure(program: Program, saved: dict[str, str]
     assert "is not there" in done.out
 
 
+@pytest.mark.slow
 def test_an_embedded_api_keeps_connections_too(program: Program) -> None:
     (program.cwd / "share").mkdir()
     created = program.run("storage", "create", "my-share", "--provider", "local", "--root", "share")

@@ -21,6 +21,8 @@ from flexai.checkpoints.service.support.retention import (
     plan_retention,
 )
 
+pytestmark = pytest.mark.slow
+
 START = datetime(2026, 1, 1, tzinfo=UTC)
 HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)
