@@ -21,8 +21,8 @@ from flexai.checkpoints.service.requests import (
     FetchRequest,
     NameRequest,
     PushRequest,
-    VerifyRequest,
 )
+from flexai.checkpoints.service.store_requests import VerifyRequest
 from flexai.checkpoints.settings import parse_duration, parse_size
 from flexai.checkpoints.storage.connection import split_bucket
 from flexai.flows.connection_field import Connection

@@ -10,8 +10,7 @@ from pydantic import Field, field_validator, model_validator
 from flexai.checkpoints.choosing import Metric, MetricName
 from flexai.checkpoints.documents import Document
 from flexai.checkpoints.errors import UsageError
-from flexai.checkpoints.service.prune import PruneRequest, PruneScope
-from flexai.checkpoints.service.support.retention import RetentionPolicy
+from flexai.checkpoints.service.prune import PruneRequest
 from flexai.flows.flow_options import OPTIONS, rename_run, run_task
 from flexai.flows.forms import CheckpointReference, Form, NotEmpty, Span, span_of
 from flexai.tasks.prune import prune_checkpoints, summary_of
@@ -111,12 +110,8 @@ class RetentionForm(Form):
 
     def request(self) -> PruneRequest:
         """What is asked for."""
-        fields = self.fields()
-        scope = PruneScope(**{name: tuple(fields.pop(name)) for name in ("jobs", "pushed")})
-        apply = fields.pop("apply")
-        read = {name: span_of(fields[name]) or _NO_TIME for name in ("keep_every", "keep_within")}
-        policy = RetentionPolicy(**fields | read | {"metric": Metric.named(self.metric)})
-        return PruneRequest(policy, scope, apply)
+        read = {name: span_of(text) or _NO_TIME for name, text in self if name in ("keep_every", "keep_within")}
+        return PruneRequest.of(**self.fields() | read | {"metric": Metric.named(self.metric)})
 
 
 _DEFAULT = RetentionForm()

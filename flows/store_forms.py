@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import ConfigDict, Field
 
-from flexai.checkpoints.service.requests import GarbageRequest, MirrorRequest, ScrubRequest
+from flexai.checkpoints.service.store_requests import GarbageRequest, MirrorRequest, ScrubRequest
 from flexai.flows.connection_field import Connection
 from flexai.flows.forms import CheckpointReference, Form, NotEmpty, SourcePath, Span, span_of
 

@@ -7,7 +7,7 @@ from prefect import task
 from flexai.blocks import load_connection
 from flexai.checkpoints.documents import Document
 from flexai.checkpoints.service.gc import collect_garbage as collect_from_store
-from flexai.checkpoints.service.requests import GarbageRequest
+from flexai.checkpoints.service.store_requests import GarbageRequest
 from flexai.checkpoints.service.support.result_documents import garbage_document
 from flexai.checkpoints.service.system import System
 from flexai.tasks import artifacts

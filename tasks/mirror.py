@@ -7,7 +7,7 @@ from prefect import task
 from flexai.checkpoints.documents import Document, human_size
 from flexai.checkpoints.service.mirror import Mirrored, MirrorReport
 from flexai.checkpoints.service.mirror import mirror as mirror_to_provider
-from flexai.checkpoints.service.requests import MirrorRequest
+from flexai.checkpoints.service.store_requests import MirrorRequest
 from flexai.tasks import artifacts
 from flexai.tasks.change_reports import Reporter
 from flexai.tasks.options import RETRIED, TAGS, Logger, run_logger, takes

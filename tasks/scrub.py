@@ -5,9 +5,9 @@ from __future__ import annotations
 from prefect import task
 
 from flexai.checkpoints.documents import Document, human_size
-from flexai.checkpoints.service.requests import ScrubRequest
 from flexai.checkpoints.service.scrub import ScrubReport
 from flexai.checkpoints.service.scrub import scrub as scrub_part
+from flexai.checkpoints.service.store_requests import ScrubRequest
 from flexai.checkpoints.service.support.result_documents import verify_document
 from flexai.tasks import artifacts
 from flexai.tasks.damage import describe_damage, log_damage, log_repair

@@ -18,10 +18,10 @@ from flexai.checkpoints.documents import Document, captured_list_document
 from flexai.checkpoints.errors import InterruptedByUserError, JobFailedError
 from flexai.checkpoints.models import Checkpoint, CheckpointStatus, JobStatus, TrainingJob, now
 from flexai.checkpoints.service.inspect import inspect_training
-from flexai.checkpoints.service.requests import DeleteJobRequest, TrainingRequest
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.service.training import delete_job
 from flexai.checkpoints.service.training import run_training as run_command
+from flexai.checkpoints.service.training_requests import DeleteJobRequest, TrainingRequest
 from flexai.tasks.background import Aside
 from flexai.tasks.change_reports import Reporter
 from flexai.tasks.command_output import LoggedOutput

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from prefect import task
 
 from flexai.checkpoints.documents import Document, human_size
-from flexai.checkpoints.service.requests import VerifyRequest
+from flexai.checkpoints.service.store_requests import VerifyRequest
 from flexai.checkpoints.service.support.result_documents import verify_document
 from flexai.checkpoints.service.verify import Damage
 from flexai.checkpoints.service.verify import verify as verify_store

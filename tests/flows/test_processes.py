@@ -19,7 +19,7 @@ from sqlalchemy import func, select
 from flexai.blocks import load_connection
 from flexai.checkpoints.catalog.tables import blob_parts
 from flexai.checkpoints.service.gc import collect_garbage
-from flexai.checkpoints.service.requests import GarbageRequest
+from flexai.checkpoints.service.store_requests import GarbageRequest
 from flexai.checkpoints.service.system import System
 from flexai.flows.runners import task_runner, usable_cores
 from tests.flows.test_sharding import MIB, SIZE, SOURCE, fetched, s3_connection, sizes, stored_bytes

@@ -26,7 +26,8 @@ from flexai.checkpoints.catalog.tables import blobs
 from flexai.checkpoints.errors import SettingsError
 from flexai.checkpoints.service.fetch import fetch
 from flexai.checkpoints.service.gc import collect_garbage
-from flexai.checkpoints.service.requests import FetchRequest, GarbageRequest
+from flexai.checkpoints.service.requests import FetchRequest
+from flexai.checkpoints.service.store_requests import GarbageRequest
 from flexai.checkpoints.service.support.shard_work import PushShard, ShardSource
 from flexai.checkpoints.service.system import System
 from flexai.flows.export import export

@@ -66,14 +66,17 @@ def run_operation(
     directly: Callable[[System, Progress], Document],
     *,
     read_only: bool = False,
+    done_before: Callable[[System], Document | None] = lambda _: None,
     only_notes: bool = False,
     on_output: Callable[..., None] | None = None,
     on_damage: Callable[..., None] | None = None,
 ) -> Document:
     """Run what a request asks for, as a task run where the user or a configured API wants that; returns its document.
 
-    With ``read_only`` a run here writes nothing. Progress is shown here in either case; with ``only_notes`` nothing but
-    its remarks. ``on_output`` and ``on_damage`` are those of ``flexai.tasks.watcher.Watcher``, for a task run.
+    With ``read_only`` a run here writes nothing, and ``done_before`` may find that there is nothing left to do, before
+    more code is loaded.
+    Progress is shown here in either case; with ``only_notes`` nothing but its remarks. ``on_output`` and ``on_damage``
+    are those of ``flexai.tasks.watcher.Watcher``, for a task run.
 
     Raises what the operation raises, and StorageUnavailableError where the API does not answer.
     """
@@ -81,10 +84,14 @@ def run_operation(
     if api is not None:
         return _run_tracked(api, task_name, request, only_notes=only_notes, on_output=on_output, on_damage=on_damage)
     from flexai.checkpoints.service.system import System
-    from flexai.cli.progress_display import Notes, shown_progress
 
-    with System.open(connect=load_connection, read_only=read_only) as system, shown_progress() as progress:
-        return directly(system, Notes() if only_notes else progress)
+    with System.open(connect=load_connection, read_only=read_only) as system:
+        if (document := done_before(system)) is not None:
+            return document
+        from flexai.cli.progress_display import Notes, shown_progress
+
+        with shown_progress() as progress:
+            return directly(system, Notes() if only_notes else progress)
 
 
 def _run_tracked(

@@ -25,7 +25,8 @@ from flexai.checkpoints.service.delete import delete
 from flexai.checkpoints.service.fetch import fetch
 from flexai.checkpoints.service.push import push
 from flexai.checkpoints.service.recover import recover
-from flexai.checkpoints.service.requests import DeleteRequest, FetchRequest, PushRequest, VerifyRequest
+from flexai.checkpoints.service.requests import DeleteRequest, FetchRequest, PushRequest
+from flexai.checkpoints.service.store_requests import VerifyRequest
 from flexai.checkpoints.service.support.export_manifest import EXPORT_MANIFEST
 from flexai.checkpoints.service.support.unchanged import find_unchanged
 from flexai.checkpoints.service.verify import verify

@@ -19,14 +19,10 @@ from flexai.checkpoints.models import CheckpointStatus
 from flexai.checkpoints.service.delete import delete, undelete
 from flexai.checkpoints.service.gc import GarbageReport
 from flexai.checkpoints.service.naming import name_checkpoint
-from flexai.checkpoints.service.requests import (
-    DeleteJobRequest,
-    DeleteRequest,
-    GarbageRequest,
-    NameRequest,
-    UndeleteRequest,
-)
+from flexai.checkpoints.service.requests import DeleteRequest, NameRequest, UndeleteRequest
+from flexai.checkpoints.service.store_requests import GarbageRequest
 from flexai.checkpoints.service.training import delete_job
+from flexai.checkpoints.service.training_requests import DeleteJobRequest
 from flexai.checkpoints.storage.protocol import BytesBody
 from tests.support.faults import Call, Fault
 from tests.support.fixtures import NewMachine

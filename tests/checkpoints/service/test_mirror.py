@@ -8,7 +8,8 @@ from flexai.checkpoints.errors import CheckpointError, NotFoundError, StorageUna
 from flexai.checkpoints.service.delete import delete
 from flexai.checkpoints.service.mirror import MirrorReport, mirror
 from flexai.checkpoints.service.recover import recover
-from flexai.checkpoints.service.requests import DeleteRequest, MirrorRequest
+from flexai.checkpoints.service.requests import DeleteRequest
+from flexai.checkpoints.service.store_requests import MirrorRequest
 from tests.support.faults import Call, injected
 from tests.support.machine import PART, Machine, lose_catalog
 from tests.support.trees import noise

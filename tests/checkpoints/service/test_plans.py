@@ -19,7 +19,8 @@ from flexai.checkpoints.catalog.sqlite import SqliteTransaction
 from flexai.checkpoints.service.delete import delete, protect, undelete, unprotect
 from flexai.checkpoints.service.inspect import inspect_checkpoint, inspect_training
 from flexai.checkpoints.service.preview import preview_delete, preview_fetch
-from flexai.checkpoints.service.requests import DeleteRequest, FetchRequest, UndeleteRequest, VerifyRequest
+from flexai.checkpoints.service.requests import DeleteRequest, FetchRequest, UndeleteRequest
+from flexai.checkpoints.service.store_requests import VerifyRequest
 from flexai.checkpoints.service.verify import verify
 from tests.servers.postgresql import PostgreSQL
 from tests.support.fixtures import NewMachine

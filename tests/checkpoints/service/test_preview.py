@@ -32,14 +32,8 @@ from flexai.checkpoints.service.preview import (
     preview_push,
 )
 from flexai.checkpoints.service.push import push
-from flexai.checkpoints.service.requests import (
-    DeleteRequest,
-    ExportRequest,
-    FetchRequest,
-    GarbageRequest,
-    NameRequest,
-    PushRequest,
-)
+from flexai.checkpoints.service.requests import DeleteRequest, ExportRequest, FetchRequest, NameRequest, PushRequest
+from flexai.checkpoints.service.store_requests import GarbageRequest
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.transfer.steps import Action, Preview
 from tests.support.faults import Fault

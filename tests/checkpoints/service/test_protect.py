@@ -14,14 +14,9 @@ from flexai.checkpoints.service.delete import delete, protect, undelete, unprote
 from flexai.checkpoints.service.inspect import inspect_checkpoint
 from flexai.checkpoints.service.naming import name_checkpoint
 from flexai.checkpoints.service.recover import recover
-from flexai.checkpoints.service.requests import (
-    DeleteJobRequest,
-    DeleteRequest,
-    NameRequest,
-    TrainingRequest,
-    UndeleteRequest,
-)
+from flexai.checkpoints.service.requests import DeleteRequest, NameRequest, UndeleteRequest
 from flexai.checkpoints.service.training import delete_job, run_training
+from flexai.checkpoints.service.training_requests import DeleteJobRequest, TrainingRequest
 from tests.support.machine import Machine, lose_catalog
 from tests.support.trees import Tree, noise
 

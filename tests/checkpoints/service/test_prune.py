@@ -29,9 +29,10 @@ from flexai.checkpoints.names import parse_name, parse_reference
 from flexai.checkpoints.service.delete import delete, protect, undelete
 from flexai.checkpoints.service.naming import name_checkpoint
 from flexai.checkpoints.service.prune import PruneReport, PruneRequest, PruneScope, plan_prune, prune, prune_document
-from flexai.checkpoints.service.requests import DeleteJobRequest, DeleteRequest, NameRequest, UndeleteRequest
+from flexai.checkpoints.service.requests import DeleteRequest, NameRequest, UndeleteRequest
 from flexai.checkpoints.service.support.retention import RetentionPolicy, Rule
 from flexai.checkpoints.service.training import delete_job
+from flexai.checkpoints.service.training_requests import DeleteJobRequest
 from tests.checkpoints.samples import checkpoint as sample
 from tests.support.jobs import begin_job, capture_files
 from tests.support.machine import Machine, check_nothing_is_left_over, check_nothing_is_torn

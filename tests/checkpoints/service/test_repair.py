@@ -12,7 +12,8 @@ from flexai.checkpoints.errors import IntegrityError
 from flexai.checkpoints.service.delete import delete, undelete
 from flexai.checkpoints.service.recover import recover
 from flexai.checkpoints.service.repair import RepairReport, repair
-from flexai.checkpoints.service.requests import DeleteRequest, UndeleteRequest, VerifyRequest
+from flexai.checkpoints.service.requests import DeleteRequest, UndeleteRequest
+from flexai.checkpoints.service.store_requests import VerifyRequest
 from flexai.checkpoints.service.verify import verify
 from tests.support.faults import Fault
 from tests.support.fixtures import NewMachine

@@ -4,8 +4,9 @@ import pytest
 
 from flexai.checkpoints.errors import UsageError
 from flexai.checkpoints.service.delete import delete
-from flexai.checkpoints.service.requests import DeleteRequest, ScrubRequest, VerifyRequest
+from flexai.checkpoints.service.requests import DeleteRequest
 from flexai.checkpoints.service.scrub import scrub
+from flexai.checkpoints.service.store_requests import ScrubRequest, VerifyRequest
 from flexai.checkpoints.service.verify import Damage, verify
 from tests.support.machine import PART, Machine, check_all
 from tests.support.trees import Tree, flip_byte, noise

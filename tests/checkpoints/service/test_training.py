@@ -29,7 +29,6 @@ from flexai.checkpoints.errors import (
 )
 from flexai.checkpoints.models import Checkpoint, CheckpointStatus, JobStatus, TrainingJob
 from flexai.checkpoints.progress import NoProgress
-from flexai.checkpoints.service.requests import DeleteJobRequest, TrainingRequest
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.service.training import (
     delete_job,
@@ -38,6 +37,7 @@ from flexai.checkpoints.service.training import (
     run_training,
     stop_job,
 )
+from flexai.checkpoints.service.training_requests import DeleteJobRequest, TrainingRequest
 from flexai.checkpoints.storage.local import LocalStorage
 from tests.checkpoints.training.trainers import (
     Files,
@@ -66,8 +66,11 @@ class Notes(NoProgress):
 
 def run(machine: Machine, text: str, name: str = "run", **options: Any) -> TrainingJob:
     """Run a Python program as a training job."""
-    options.setdefault("on_output", lambda _stream, _data: None)
-    return run_training(machine.system, TrainingRequest(name, program(text), **options))
+    aside = {key: options.pop(key) for key in ("on_output", "on_captured", "grace", "progress") if key in options}
+    aside.setdefault("on_output", lambda _stream, _data: None)
+    if "output_dir" in options:
+        options["output_dir"] = str(options["output_dir"])
+    return run_training(machine.system, TrainingRequest(name, program(text), **options), **aside)
 
 
 def captures(machine: Machine, name: str) -> list[Checkpoint]:
@@ -494,12 +497,13 @@ def test_a_job_taken_over_by_another_process_ends_here(machine: Machine) -> None
 RUNNER = """
 import sys
 from pathlib import Path
+from flexai.checkpoints.service.training_requests import TrainingRequest
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.service.training import run_training
 from flexai.checkpoints.settings import load_settings
 home, output, *command = sys.argv[1:]
 with System.open(load_settings(home=Path(home))) as system:
-    run_training(system, "run", command, output_dir=Path(output) if output else None)
+    run_training(system, TrainingRequest("run", command, output_dir=output))
 """
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from flexai.checkpoints.models import now
 from flexai.checkpoints.progress import NoProgress, Progress
-from flexai.checkpoints.service.requests import GarbageRequest
+from flexai.checkpoints.service.store_requests import GarbageRequest
 from flexai.checkpoints.service.system import System
 
 

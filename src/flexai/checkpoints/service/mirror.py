@@ -12,7 +12,8 @@ from flexai.checkpoints.models import Checkpoint, CheckpointKind, CheckpointStat
 from flexai.checkpoints.names import name_key, new_id
 from flexai.checkpoints.progress import NoProgress, Progress
 from flexai.checkpoints.service.export import ExportReport, export
-from flexai.checkpoints.service.requests import ExportRequest, MirrorRequest
+from flexai.checkpoints.service.requests import ExportRequest
+from flexai.checkpoints.service.store_requests import MirrorRequest
 from flexai.checkpoints.service.support.export_manifest import read_export_manifest
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.service.training import inspect_job

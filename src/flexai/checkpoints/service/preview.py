@@ -17,14 +17,8 @@ from flexai.checkpoints.names import Name, parse_name, parse_reference
 from flexai.checkpoints.progress import NoProgress, Progress
 from flexai.checkpoints.service.export import find_export, open_place
 from flexai.checkpoints.service.push import open_source, scan, taken
-from flexai.checkpoints.service.requests import (
-    DeleteRequest,
-    ExportRequest,
-    FetchRequest,
-    GarbageRequest,
-    NameRequest,
-    PushRequest,
-)
+from flexai.checkpoints.service.requests import DeleteRequest, ExportRequest, FetchRequest, NameRequest, PushRequest
+from flexai.checkpoints.service.store_requests import GarbageRequest
 from flexai.checkpoints.service.support.manifest_reader import manifest_of
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.storage.local import LocalStorage

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from fnmatch import fnmatchcase
 from operator import itemgetter
-from typing import TypeAlias
+from typing import Any, Self, TypeAlias
 
 from flexai.checkpoints.catalog.checkpoints import standing
 from flexai.checkpoints.catalog.database import Record, Transaction
@@ -67,6 +67,11 @@ class PruneRequest:
 
     def __post_init__(self) -> None:
         self.policy.check()
+
+    @classmethod
+    def of(cls, *, jobs: Sequence[str] = (), pushed: Sequence[str] = (), apply: bool = False, **rules: Any) -> Self:
+        """The request of its scope's fields and its policy's, as a command and a form have them."""
+        return cls(RetentionPolicy(**rules), PruneScope(tuple(jobs), tuple(pushed)), apply)
 
 
 @dataclass(frozen=True, slots=True)

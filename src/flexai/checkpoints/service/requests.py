@@ -1,29 +1,28 @@
-"""What can be asked for, one value for each operation: plain, checked when it is made, never changed.
+"""What can be asked for of one checkpoint: a plain value for each operation, checked when it is made, never changed.
 
 The command line makes a request from flags, a task from its arguments, a flow from its form; the operation, its dry run
-and its shards take it as it is. It names connections and loads none, so it can be pickled, and costs nothing to import.
+and its shards take it as it is. It names connections and loads none, so it can be pickled.
 An option of an operation is a field here, a flag of the command and a field of the form: the task has it by itself.
 
 What makes no sense together is refused here, with the names of the fields (:class:`RequestError`), which the command
 line replaces by its flags. A list that is given where a field holds several values is kept as a tuple.
+
+Those for the whole store and for training jobs stand in modules of their own: making the classes is most of what
+importing them costs, and every push and fetch would wait for it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, field, fields
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from flexai.checkpoints.errors import RequestError, UsageError
-from flexai.checkpoints.names import RESERVED_NAMES, is_variable, parse_name, parse_reference
-from flexai.checkpoints.storage.connection import SecretText
+from flexai.checkpoints.errors import RequestError
+from flexai.checkpoints.names import parse_name, parse_reference
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-OUTPUT_VARIABLE = "FLEXAI_OUTPUT_CHECKPOINT_DIR"
-INPUT_VARIABLE = "FLEXAI_INPUT_CHECKPOINT_DIR"
 _SOURCES = "give one of: files; storage_provider and source_path; from_checkpoint"
 
 
@@ -179,38 +178,6 @@ class ExportRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class MirrorRequest:
-    """A set of checkpoints to be kept at a storage provider as well, each in a folder of its own.
-
-    Args:
-        storage_provider: The name of a storage provider connection.
-        destination_path: ``BUCKET[/PREFIX]`` on that provider.
-        names: A pattern of the names of pushed checkpoints (``*`` stands for any letters, ``?`` for one): all of them
-            where nothing else is said.
-        checkpoints: Instead of it: NAME or UUID of each checkpoint.
-        job: Instead of it: NAME or UUID of the training job whose checkpoints are meant.
-        overwrite: Replace objects that are there with other content.
-
-    Raises:
-        RequestError: Both checkpoints and a job are given.
-    """
-
-    storage_provider: str
-    destination_path: str
-    names: str = "*"
-    checkpoints: Sequence[str] = ()
-    job: str = ""
-    overwrite: bool = False
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "checkpoints", tuple(self.checkpoints))
-        if self.checkpoints and self.job:
-            raise RequestError(
-                "{} and {} cannot be used together", "checkpoints", "job", hint="give one of: names; checkpoints; job"
-            )
-
-
-@dataclass(frozen=True, slots=True)
 class DeleteRequest:
     """A checkpoint to be deleted.
 
@@ -246,125 +213,3 @@ class UndeleteRequest:
         parse_reference(self.reference)
         if self.new_name:
             parse_name(self.new_name, what="checkpoint name")
-
-
-@dataclass(frozen=True, slots=True)
-class VerifyRequest:
-    """Checkpoints whose content is to be read and compared with its digests.
-
-    Args:
-        references: NAME or UUID of each checkpoint; the whole store where none is named.
-        repair: Put content of an export in the place of all that is known to be damaged; only what cannot be repaired
-            is an error then.
-
-    Raises:
-        UsageError: InvalidNameError for a reference.
-    """
-
-    references: Sequence[str] = ()
-    repair: bool = False
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "references", tuple(self.references))
-        for reference in self.references:
-            parse_reference(reference)
-
-
-@dataclass(frozen=True, slots=True)
-class ScrubRequest:
-    """A part of the store to be verified, what was not read for the longest time first.
-
-    Args:
-        budget: Bytes to read, about.
-        repair: Put content of an export in the place of what is damaged.
-
-    Raises:
-        UsageError: The budget is nothing.
-    """
-
-    budget: int
-    repair: bool = True
-
-    def __post_init__(self) -> None:
-        if self.budget <= 0:
-            raise UsageError("there is nothing to be read in a budget of 0 bytes", hint="give some gigabytes: 10GiB")
-
-
-@dataclass(frozen=True, slots=True)
-class GarbageRequest:
-    """What deleted checkpoints, and pushes that were interrupted and never continued, have left: it is to go.
-
-    Args:
-        grace_period: Take only what was deleted or abandoned longer ago than this; the setting ``grace_period`` where
-            left out.
-    """
-
-    grace_period: timedelta | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class TrainingRequest:
-    """A command to be run as a training job, whose checkpoints are captured.
-
-    Args:
-        name: The training job's name.
-        command: The program and its arguments; no shell is involved.
-        checkpoint: NAME or UUID of the checkpoint to start from, or ``latest`` or ``best`` of the resumable ones that
-            earlier attempts of this job have captured; from scratch where empty.
-        env: Environment variables for the command, added to those of the process that runs this; a value may be a
-            pydantic ``SecretStr``. They are stored nowhere: the catalog keeps only the names.
-        output_dir: Where the command writes its checkpoints, empty or not there yet; a folder of the job's own where
-            left out. ``~`` is the home directory.
-        reuse_succeeded: Return a job of this name that has succeeded already, instead of refusing it.
-
-    Raises:
-        UsageError: InvalidNameError for the name or the reference; a command that is none, or a variable that cannot be
-            set.
-    """
-
-    name: str
-    command: Sequence[str]
-    checkpoint: str = ""
-    env: Mapping[str, str | SecretText] | None = field(default=None, repr=False)
-    output_dir: str = ""
-    reuse_succeeded: bool = False
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "command", tuple(self.command))
-        object.__setattr__(self, "env", dict(self.env or {}))
-        parse_name(self.name, what="training job name")
-        if self.checkpoint and self.checkpoint.casefold() not in RESERVED_NAMES:
-            parse_reference(self.checkpoint)
-        if not self.command or not self.command[0]:
-            raise UsageError("there is no command to run", hint="flexai training run NAME -- COMMAND [ARGUMENT]…")
-        if any("\0" in argument for argument in self.command):
-            raise UsageError("an argument of the command has a NUL character")
-        for variable, value in self.environment().items():
-            _check_variable(variable, value)
-
-    def environment(self) -> dict[str, str]:
-        """The variables with their values in plain text."""
-        values = self.env or {}
-        return {name: value if isinstance(value, str) else value.get_secret_value() for name, value in values.items()}
-
-
-def _check_variable(variable: str, value: str) -> None:
-    if not is_variable(variable):
-        raise UsageError(f"{variable!r} is no name of an environment variable", hint="--env NAME=VALUE")
-    if variable in {OUTPUT_VARIABLE, INPUT_VARIABLE}:
-        raise UsageError(f"{variable} is set for the command by flexai itself", hint="leave it out of --env")
-    if "\0" in value:
-        raise UsageError(f"the value of {variable} has a NUL character")
-
-
-@dataclass(frozen=True, slots=True)
-class DeleteJobRequest:
-    """A training job to be deleted, with its log and the checkpoints that it wrote.
-
-    Args:
-        reference: NAME or UUID of the training job.
-        keep_checkpoints: Keep the checkpoints that it wrote, under their UUIDs.
-    """
-
-    reference: str
-    keep_checkpoints: bool = False

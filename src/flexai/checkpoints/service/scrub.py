@@ -9,7 +9,7 @@ from flexai.checkpoints.contents import StoredContent
 from flexai.checkpoints.models import now
 from flexai.checkpoints.progress import NoProgress, Progress
 from flexai.checkpoints.service.repair import repair
-from flexai.checkpoints.service.requests import ScrubRequest
+from flexai.checkpoints.service.store_requests import ScrubRequest
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.service.verify import OnDamage, VerifyReport, check_contents
 

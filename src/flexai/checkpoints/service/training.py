@@ -14,9 +14,9 @@ from flexai.checkpoints.errors import ConflictError, NotFoundError
 from flexai.checkpoints.models import Checkpoint, JobStatus, TrainingJob
 from flexai.checkpoints.names import parse_name, parse_reference
 from flexai.checkpoints.progress import NoProgress, Progress
-from flexai.checkpoints.service.requests import DeleteJobRequest, TrainingRequest
 from flexai.checkpoints.service.support.job_run import Attempt, JobPlan, OnCaptured, ignore
 from flexai.checkpoints.service.system import System
+from flexai.checkpoints.service.training_requests import DeleteJobRequest, TrainingRequest
 from flexai.checkpoints.training.job_files import job_folder
 from flexai.checkpoints.training.job_log import read_log
 from flexai.checkpoints.training.runner import (

@@ -12,7 +12,7 @@ from flexai.checkpoints.contents import StoredContent, StoredFile
 from flexai.checkpoints.errors import IntegrityError, SourceChangedError
 from flexai.checkpoints.progress import NoProgress, Progress
 from flexai.checkpoints.service.repair import RepairReport, repair
-from flexai.checkpoints.service.requests import VerifyRequest
+from flexai.checkpoints.service.store_requests import VerifyRequest
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.storage.protocol import Block
 from flexai.checkpoints.transfer.crew import CountedBody, Crew

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from flexai.checkpoints.service.requests import GarbageRequest
+from flexai.checkpoints.service.store_requests import GarbageRequest
 from flexai.cli import terminal
 from flexai.cli.commands import command
 from flexai.cli.dry_run import dry_run_option, show_plan

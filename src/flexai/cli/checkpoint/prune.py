@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -26,6 +26,37 @@ if TYPE_CHECKING:
 _TITLES = ("ACTION", "CHECKPOINT", "AGE", "FREES", "WHY")
 
 
+def _count(_ctx: click.Context, _option: click.Parameter, value: int | None) -> int:
+    return value or 0
+
+
+def _metric(_ctx: click.Context, _option: click.Parameter, value: str) -> Metric:
+    return Metric.named(value)
+
+
+def _span(_ctx: click.Context, option: click.Parameter, text: str) -> timedelta:
+    if not text:
+        return timedelta(0)
+    flag = option.opts[0]
+    found = read_duration(flag, text)
+    if found < timedelta(seconds=1):
+        raise UsageError(f"{flag} {text!r} is shorter than a second", hint="write 90s, 15m, 24h, 7d or 2w")
+    return found
+
+
+def _time(_ctx: click.Context, option: click.Parameter, text: str) -> datetime | None:
+    if not text:
+        return None
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        raise UsageError(
+            f"{option.opts[0]} {text!r} is no time",
+            hint="write 2026-01-31, 2026-01-31T12:00 or 2026-01-31T12:00+01:00",
+        ) from None
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
+
+
 @command("prune", usage="--keep-… [--job NAME|UUID] [--pushed PATTERN] [--apply] [OPTIONS]", resumable=True)
 @click.option(
     "--job",
@@ -38,36 +69,57 @@ _TITLES = ("ACTION", "CHECKPOINT", "AGE", "FREES", "WHY")
 )
 @click.option(
     "--pushed",
-    "patterns",
     metavar="PATTERN",
     multiple=True,
     shell_complete=complete_checkpoint,
     help="Judge the pushed checkpoints whose names fit the pattern, as one group: 'mistral-*'. Can be given several"
     " times.",
 )
-@click.option("--keep-last", metavar="N", type=click.IntRange(min=1), help="Keep the last N of each job (or pattern).")
 @click.option(
-    "--keep-best", metavar="N", type=click.IntRange(min=1), help="Keep the best N of each job (or pattern) by --metric."
+    "--keep-last",
+    metavar="N",
+    type=click.IntRange(min=1),
+    callback=_count,
+    help="Keep the last N of each job (or pattern).",
+)
+@click.option(
+    "--keep-best",
+    metavar="N",
+    type=click.IntRange(min=1),
+    callback=_count,
+    help="Keep the best N of each job (or pattern) by --metric.",
 )
 @click.option(
     "--metric",
     type=click.Choice([metric.name for metric in METRICS]),
     default=EVAL_LOSS.name,
     show_default=True,
+    callback=_metric,
     help="What the best ones have least of.",
 )
 @click.option(
     "--keep-every-steps",
     metavar="N",
     type=click.IntRange(min=1),
+    callback=_count,
     help="At each multiple of N steps, keep the first checkpoint at or after it.",
 )
 @click.option(
-    "--keep-every", metavar="DURATION", default="", help="Keep the first of each 6h, 1d, 1w, … counted in UTC."
+    "--keep-every",
+    metavar="DURATION",
+    default="",
+    callback=_span,
+    help="Keep the first of each 6h, 1d, 1w, … counted in UTC.",
 )
-@click.option("--keep-within", metavar="DURATION", default="", help="Keep what is younger than 36h, 7d, 2w, …")
 @click.option(
-    "--keep-since", metavar="TIME", default="", help="Keep what was made since 2026-01-31 or 2026-01-31T12:00, in UTC."
+    "--keep-within", metavar="DURATION", default="", callback=_span, help="Keep what is younger than 36h, 7d, 2w, …"
+)
+@click.option(
+    "--keep-since",
+    metavar="TIME",
+    default="",
+    callback=_time,
+    help="Keep what was made since 2026-01-31 or 2026-01-31T12:00, in UTC.",
 )
 @click.option(
     "--keep-exported/--no-keep-exported",
@@ -81,24 +133,7 @@ _TITLES = ("ACTION", "CHECKPOINT", "AGE", "FREES", "WHY")
 @click.option("--apply", is_flag=True, help="Do it: without this nothing is deleted.")
 @track_option
 @json_option
-def prune(
-    jobs: tuple[str, ...],
-    patterns: tuple[str, ...],
-    keep_last: int | None,
-    keep_best: int | None,
-    metric: str,
-    keep_every_steps: int | None,
-    keep_every: str,
-    keep_within: str,
-    keep_since: str,
-    keep_exported: bool,
-    include_failed: bool,
-    drop_last: bool,
-    drop_best: bool,
-    apply: bool,
-    track: bool | None,
-    as_json: bool,
-) -> None:
+def prune(track: bool | None, as_json: bool, **options: Any) -> None:
     """Delete the checkpoints that no rule keeps.
 
     Shows what would stay and go, and why, and deletes only with --apply. What one rule keeps stays, whatever
@@ -111,27 +146,13 @@ def prune(
     flexai checkpoint prune --job my-run --keep-every-steps 1000 --keep-within 7d --apply
     flexai checkpoint prune --pushed 'nightly-*' --keep-every 1w --keep-last 7 --json
     """
-    from flexai.checkpoints.service.prune import PruneRequest, PruneScope
-    from flexai.checkpoints.service.support.retention import RetentionPolicy
+    from flexai.checkpoints.service.prune import PruneRequest
 
-    policy = RetentionPolicy(
-        keep_last=keep_last or 0,
-        keep_best=keep_best or 0,
-        metric=Metric.named(metric),
-        keep_every_steps=keep_every_steps or 0,
-        keep_every=_duration("--keep-every", keep_every),
-        keep_within=_duration("--keep-within", keep_within),
-        keep_since=_time(keep_since) if keep_since else None,
-        keep_exported=keep_exported,
-        include_failed=include_failed,
-        drop_last=drop_last,
-        drop_best=drop_best,
-    )
-    request = PruneRequest(policy, PruneScope(jobs, patterns), apply)
+    request = PruneRequest.of(**options)
     # A plan alone changes nothing, so that it is a task run only where one is asked for.
-    track = track if apply or track else False
+    track = track if request.apply or track else False
     done = run_operation(
-        track, "prune_checkpoints", request, partial(_prune, request), read_only=not apply, only_notes=True
+        track, "prune_checkpoints", request, partial(_prune, request), read_only=not request.apply, only_notes=True
     )
     if as_json:
         terminal.write_document(done, as_json=True)
@@ -183,22 +204,3 @@ def _table(checkpoints: list[Document]) -> str:
 
 def _why(row: Document) -> str:
     return f"stays: {row['spared']}" if row["spared"] else ", ".join(reason["text"] for reason in row["reasons"])
-
-
-def _duration(option: str, text: str) -> timedelta:
-    if not text:
-        return timedelta(0)
-    found = read_duration(option, text)
-    if found < timedelta(seconds=1):
-        raise UsageError(f"{option} {text!r} is shorter than a second", hint="write 90s, 15m, 24h, 7d or 2w")
-    return found
-
-
-def _time(text: str) -> datetime:
-    try:
-        found = datetime.fromisoformat(text)
-    except ValueError:
-        raise UsageError(
-            f"--keep-since {text!r} is no time", hint="write 2026-01-31, 2026-01-31T12:00 or 2026-01-31T12:00+01:00"
-        ) from None
-    return found if found.tzinfo else found.replace(tzinfo=UTC)

@@ -94,7 +94,8 @@ def push(dry_run: bool, track: bool | None, as_json: bool, **options: Any) -> No
     if dry_run:
         show_plan(track, partial(_plan, request), as_json=as_json)
         return
-    done = run_operation(track, "push_checkpoint", request, partial(_push, request))
+    unchanged = partial(_find_unchanged, request)
+    done = run_operation(track, "push_checkpoint", request, partial(_push, request), done_before=unchanged)
     _report(done["metadata"]["id"], as_json)
 
 
@@ -111,6 +112,16 @@ def _hint(error: RequestError, *, name: str, source_path: str, **_: object) -> s
             return _FORMS
 
 
+def _find_unchanged(request: PushRequest | NameRequest, system: System) -> Document | None:
+    if isinstance(request, NameRequest):
+        return None
+    from flexai.checkpoints.service.support.result_documents import identity
+    from flexai.checkpoints.service.support.unchanged import find_unchanged
+
+    checkpoint = find_unchanged(system, request)
+    return {"metadata": identity(checkpoint)} if checkpoint else None
+
+
 def _push(request: PushRequest | NameRequest, system: System, progress: Progress) -> Document:
     from flexai.checkpoints.service.support.result_documents import identity
 
@@ -118,15 +129,9 @@ def _push(request: PushRequest | NameRequest, system: System, progress: Progress
         from flexai.checkpoints.service.naming import name_checkpoint
 
         return {"metadata": identity(name_checkpoint(system, request))}
-    from flexai.checkpoints.service.support.unchanged import find_unchanged
+    from flexai.checkpoints.service.push import push as push_checkpoint
 
-    checkpoint = find_unchanged(system, request)
-    if checkpoint is None:
-        # Not before it is needed: what is unchanged needs little code.
-        from flexai.checkpoints.service.push import push as push_checkpoint
-
-        checkpoint = push_checkpoint(system, request, progress=progress)
-    return {"metadata": identity(checkpoint)}
+    return {"metadata": identity(push_checkpoint(system, request, progress=progress))}
 
 
 def _plan(request: PushRequest | NameRequest, system: System, _: Progress) -> Preview:

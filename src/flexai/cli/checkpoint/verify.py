@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flexai.checkpoints.documents import human_size
-from flexai.checkpoints.service.requests import VerifyRequest
+from flexai.checkpoints.service.store_requests import VerifyRequest
 from flexai.cli import terminal
 from flexai.cli.commands import command
 from flexai.cli.completion import complete_checkpoint

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from flexai.checkpoints.service.requests import DeleteJobRequest
+from flexai.checkpoints.service.training_requests import DeleteJobRequest
 from flexai.cli import terminal
 from flexai.cli.commands import command
 from flexai.cli.parameters import job_argument, track_option

@@ -9,7 +9,7 @@ import click
 
 from flexai.checkpoints.errors import JobFailedError, UsageError
 from flexai.checkpoints.names import is_variable
-from flexai.checkpoints.service.requests import TrainingRequest
+from flexai.checkpoints.service.training_requests import TrainingRequest
 from flexai.cli import terminal
 from flexai.cli.commands import command
 from flexai.cli.completion import complete_checkpoint, complete_directory

@@ -31,14 +31,10 @@ from flexai.checkpoints.paths import parse_path
 from flexai.checkpoints.progress import Progress
 from flexai.checkpoints.service.capture import capture
 from flexai.checkpoints.service.fetch import fetch
-from flexai.checkpoints.service.requests import (
-    INPUT_VARIABLE,
-    OUTPUT_VARIABLE,
-    FetchRequest,
-    TrainingRequest,
-)
+from flexai.checkpoints.service.requests import FetchRequest
 from flexai.checkpoints.service.support.commit import same_content
 from flexai.checkpoints.service.system import System
+from flexai.checkpoints.service.training_requests import INPUT_VARIABLE, OUTPUT_VARIABLE, TrainingRequest
 from flexai.checkpoints.storage.files import read_blocks
 from flexai.checkpoints.storage.protocol import Block
 from flexai.checkpoints.training.code_commit import find_code_commit

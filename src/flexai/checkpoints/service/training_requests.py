@@ -1,0 +1,81 @@
+"""What can be asked for of training jobs; see ``flexai.checkpoints.service.requests``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from flexai.checkpoints.errors import UsageError
+from flexai.checkpoints.names import RESERVED_NAMES, is_variable, parse_name, parse_reference
+from flexai.checkpoints.storage.connection import SecretText
+
+OUTPUT_VARIABLE = "FLEXAI_OUTPUT_CHECKPOINT_DIR"
+INPUT_VARIABLE = "FLEXAI_INPUT_CHECKPOINT_DIR"
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingRequest:
+    """A command to be run as a training job, whose checkpoints are captured.
+
+    Args:
+        name: The training job's name.
+        command: The program and its arguments; no shell is involved.
+        checkpoint: NAME or UUID of the checkpoint to start from, or ``latest`` or ``best`` of the resumable ones that
+            earlier attempts of this job have captured; from scratch where empty.
+        env: Environment variables for the command, added to those of the process that runs this; a value may be a
+            pydantic ``SecretStr``. They are stored nowhere: the catalog keeps only the names.
+        output_dir: Where the command writes its checkpoints, empty or not there yet; a folder of the job's own where
+            left out. ``~`` is the home directory.
+        reuse_succeeded: Return a job of this name that has succeeded already, instead of refusing it.
+
+    Raises:
+        UsageError: InvalidNameError for the name or the reference; a command that is none, or a variable that cannot be
+            set.
+    """
+
+    name: str
+    command: Sequence[str]
+    checkpoint: str = ""
+    env: Mapping[str, str | SecretText] | None = field(default=None, repr=False)
+    output_dir: str = ""
+    reuse_succeeded: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "command", tuple(self.command))
+        object.__setattr__(self, "env", dict(self.env or {}))
+        parse_name(self.name, what="training job name")
+        if self.checkpoint and self.checkpoint.casefold() not in RESERVED_NAMES:
+            parse_reference(self.checkpoint)
+        if not self.command or not self.command[0]:
+            raise UsageError("there is no command to run", hint="flexai training run NAME -- COMMAND [ARGUMENT]…")
+        if any("\0" in argument for argument in self.command):
+            raise UsageError("an argument of the command has a NUL character")
+        for variable, value in self.environment().items():
+            _check_variable(variable, value)
+
+    def environment(self) -> dict[str, str]:
+        """The variables with their values in plain text."""
+        values = self.env or {}
+        return {name: value if isinstance(value, str) else value.get_secret_value() for name, value in values.items()}
+
+
+def _check_variable(variable: str, value: str) -> None:
+    if not is_variable(variable):
+        raise UsageError(f"{variable!r} is no name of an environment variable", hint="--env NAME=VALUE")
+    if variable in {OUTPUT_VARIABLE, INPUT_VARIABLE}:
+        raise UsageError(f"{variable} is set for the command by flexai itself", hint="leave it out of --env")
+    if "\0" in value:
+        raise UsageError(f"the value of {variable} has a NUL character")
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteJobRequest:
+    """A training job to be deleted, with its log and the checkpoints that it wrote.
+
+    Args:
+        reference: NAME or UUID of the training job.
+        keep_checkpoints: Keep the checkpoints that it wrote, under their UUIDs.
+    """
+
+    reference: str
+    keep_checkpoints: bool = False
