@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from flexai.cli.orchestration.credential import read_credential
+
 PROGRAM = Path(sys.executable).with_name("flexai")
 
 
@@ -57,6 +59,11 @@ class Program:
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             "DO_NOT_TRACK": "1",
         }
+
+    @property
+    def credential(self) -> str:
+        """The password of the server that ``flexai up`` has started."""
+        return read_credential(self.home)
 
     def start(self, *arguments: str, env: Mapping[str, str] | None = None, **options: Any) -> subprocess.Popen[str]:
         """Start the program and do not wait for it."""

@@ -99,7 +99,7 @@ def server(
         up = program.run("up")
         assert up.code == 0, up.err
         monkeypatch.setenv("FLEXAI_STORE", store)
-        server = PrefectServer(f"{up.out.strip()}/api")
+        server = PrefectServer(f"{up.out.strip()}/api", credential=program.credential)
         with using(server, tmp_path / "prefect-home", monkeypatch):
             block = MinIOStorageProvider(
                 endpoint_url=juicefs.url,

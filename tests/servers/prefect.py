@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 import requests
@@ -28,6 +29,8 @@ class PrefectServer:
     api_url: str
     database: str = ""
     """The SQLAlchemy URL of its database, for those who look into it."""
+    credential: str = field(default="", repr=False)
+    """What the server of ``flexai up`` wants to be shown."""
 
     def environment(self, home: Path) -> dict[str, str]:
         """What a process needs to use it, with a Prefect home of its own."""
@@ -38,7 +41,7 @@ class PrefectServer:
             # Prefect's own last word on a task without a flow comes when its run is over.
             "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
             "DO_NOT_TRACK": "1",
-        }
+        } | ({"PREFECT_API_AUTH_STRING": self.credential} if self.credential else {})
 
     def post(self, path: str, document: dict[str, Any] | None = None) -> Any:
         """Ask its API."""
@@ -67,6 +70,13 @@ class PrefectServer:
         again = Retry(5, status_forcelist=[HTTPStatus.SERVICE_UNAVAILABLE], backoff_factor=1, allowed_methods=None)
         with requests.Session() as session:
             session.mount(self.api_url, HTTPAdapter(max_retries=again))
+            if self.credential:
+                user, _, password = self.credential.partition(":")
+                session.auth = (user, password)
+                if method != "GET":
+                    client = str(uuid4())
+                    token = session.get(f"{self.api_url}/csrf-token", params={"client": client}, timeout=60).json()
+                    session.headers.update({"Prefect-Csrf-Client": client, "Prefect-Csrf-Token": token["token"]})
             answer = session.request(method, f"{self.api_url}{path}", timeout=60, **options)
         answer.raise_for_status()
         return answer.json() if answer.content else None
@@ -106,6 +116,7 @@ def prefect_api(
 def using(server: PrefectServer, home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Point this process, and those that it starts, to a server, with a Prefect home of their own."""
     from prefect.settings import (
+        PREFECT_API_AUTH_STRING,
         PREFECT_API_URL,
         PREFECT_HOME,
         PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW,
@@ -122,6 +133,7 @@ def using(server: PrefectServer, home: Path, monkeypatch: pytest.MonkeyPatch) ->
             PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW: "ignore",
             PREFECT_SERVER_ALLOW_EPHEMERAL_MODE: False,
         }
+        | ({PREFECT_API_AUTH_STRING: server.credential} if server.credential else {})
     ):
         yield
         _hand_over_logs_and_events()

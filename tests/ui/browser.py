@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import requests
 from playwright.sync_api import Locator, Page, TimeoutError, ViewportSize, expect
 
 from tests.cli.program import Program
+from tests.servers.prefect import PrefectServer
 
 CHROMIUM = Path("/usr/bin/chromium")
 SECONDS = 120
@@ -34,13 +34,8 @@ class UI:
 
     def ask(self, path: str, document: Any = None) -> Any:
         """Ask the API, to see without the UI what was done in it."""
-        answer = (
-            requests.get(f"{self.url}/api{path}", timeout=SECONDS)
-            if document is None
-            else requests.post(f"{self.url}/api{path}", json=document, timeout=SECONDS)
-        )
-        answer.raise_for_status()
-        return answer.json()
+        server = PrefectServer(f"{self.url}/api", credential=self.program.credential)
+        return server.get(path) if document is None else server.post(path, document)
 
     def open(self, path: str) -> None:
         """Open a page of the UI that Prefect shows by default."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from base64 import b64encode
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
@@ -71,6 +72,9 @@ def ui(browser: Browser, program: Program, request: pytest.FixtureRequest, tmp_p
     context = browser.new_context(viewport={"width": 1200, "height": 900}, color_scheme="light", timezone_id="UTC")
     context.set_default_timeout(SECONDS * 1000)
     expect.set_options(timeout=SECONDS * 1000)
+    # As Prefect's UI remembers a password that was typed into it.
+    password = b64encode(program.credential.encode()).decode()
+    context.add_init_script(f"localStorage.setItem('prefect-password', '{password}')")
     page = context.new_page()
     yield UI(page, program, program.environment["PREFECT_API_URL"].removesuffix("/api"))
     if request.node.stash.get(_FAILED, False):

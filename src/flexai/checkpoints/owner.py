@@ -10,6 +10,7 @@ from pathlib import Path
 
 from flexai.checkpoints.errors import SettingsError
 from flexai.checkpoints.names import Id, new_id, parse_id
+from flexai.checkpoints.private_folders import make_private_folder
 
 IDENTITY_FILE = "identity.json"
 
@@ -62,7 +63,7 @@ def _read_or_create(path: Path) -> bytes:
 
 
 def _create(path: Path, owner: Owner) -> None:
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_private_folder(path.parent)
     content = json.dumps({"userID": owner.user_id, "orgID": owner.org_id}, indent=2) + "\n"
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,8 @@ class PrefectAPI:
     url: str
     origin: str
     """Where: a variable or a file."""
+    credential: str = field(default="", repr=False)
+    """What it wants to be shown, where this program has made that."""
 
 
 def find_api(environment: Mapping[str, str] | None = None) -> PrefectAPI | None:
@@ -46,13 +48,19 @@ def find_api(environment: Mapping[str, str] | None = None) -> PrefectAPI | None:
     decided = _decided(environment)
     if decided is None:
         return started_api(environment)
-    return decided if decided.url else None
+    return configured_api(environment)
 
 
 def configured_api(environment: Mapping[str, str] | None = None) -> PrefectAPI | None:
     """The Prefect API that Prefect itself would use, or None where it has to start one of its own."""
-    decided = _decided(os.environ if environment is None else environment)
-    return decided if decided and decided.url else None
+    environment = os.environ if environment is None else environment
+    decided = _decided(environment)
+    if decided is None or not decided.url:
+        return None
+    started = started_api(environment)
+    if started is not None and started.url == decided.url.rstrip("/"):
+        return replace(decided, credential=started.credential)
+    return decided
 
 
 def started_api(environment: Mapping[str, str] | None = None) -> PrefectAPI | None:
@@ -63,7 +71,11 @@ def started_api(environment: Mapping[str, str] | None = None) -> PrefectAPI | No
     from flexai.cli.orchestration.processes import recall
 
     server = recall(home, "server")
-    return None if server is None else PrefectAPI(server.url, UP)
+    if server is None:
+        return None
+    from flexai.cli.orchestration.credential import read_credential
+
+    return PrefectAPI(server.url, UP, read_credential(home) if server.guarded else "")
 
 
 def _decided(environment: Mapping[str, str]) -> PrefectAPI | None:

@@ -10,12 +10,13 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from flexai.checkpoints.errors import AccessDeniedError, CheckpointError, StorageUnavailableError, UsageError
 from flexai.cli import failures, terminal
 from flexai.cli.prefect_api import UP, VARIABLE, PrefectAPI, find_api
+from flexai.cli.prefect_home import close_prefect_home, prefect_home
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -194,8 +195,13 @@ def prepare_prefect(api: PrefectAPI | None) -> None:
         os.environ["PREFECT_SERVER_ALLOW_EPHEMERAL_MODE"] = "false"
         if api.origin == UP:
             os.environ[VARIABLE] = api.url
-    elif "PREFECT_SERVER_EPHEMERAL_ENABLED" not in os.environ:
-        os.environ.setdefault("PREFECT_SERVER_ALLOW_EPHEMERAL_MODE", "true")
+        if api.credential:
+            os.environ["PREFECT_API_AUTH_STRING"] = api.credential
+    else:
+        if "PREFECT_SERVER_EPHEMERAL_ENABLED" not in os.environ:
+            os.environ.setdefault("PREFECT_SERVER_ALLOW_EPHEMERAL_MODE", "true")
+        with suppress(OSError):  # Prefect says it better where its home cannot be made
+            close_prefect_home(prefect_home())
     # A task run without a flow has no log of its own there, and no warning is needed that says so.
     os.environ.setdefault("PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW", "ignore")
     if not (terminal.verbosity.verbose or terminal.verbosity.debug):

@@ -40,8 +40,12 @@ class Prefect:
 
     def ask(self, path: str, document: Any = None) -> Any:
         """Ask its API."""
-        server = PrefectServer(self.url)
+        server = PrefectServer(self.url, credential=self.program.credential)
         return server.get(path) if document is None else server.post(path, document)
+
+    def delete(self, path: str) -> None:
+        """Remove what its API has."""
+        PrefectServer(self.url, credential=self.program.credential).delete(path)
 
     def is_there(self) -> bool:
         """Whether it answers."""
@@ -126,7 +130,7 @@ def _automations_that_are_missing_are_made_by_deploying(prefect: Prefect) -> Non
     made = prefect.ask("/automations/filter", {})
     assert {automation["name"] for automation in made} == names, "flexai up has made them"
     for automation in made:
-        requests.delete(f"{prefect.url}/automations/{automation['id']}", timeout=60).raise_for_status()
+        prefect.delete(f"/automations/{automation['id']}")
 
     done = prefect.program.run("deploy", "--json")
     assert done.code == 0, done.err
@@ -170,7 +174,7 @@ def _a_schedule_fires_by_itself_and_its_second_run_moves_nothing(prefect: Prefec
     assert (second["state"]["type"], second["auto_scheduled"]) == ("COMPLETED", True), second["state"]["message"]
     assert _stored(program.home) == stored
     (on,) = prefect.ask(f"/deployments/{deployment}")["schedules"]
-    requests.delete(f"{prefect.url}/deployments/{deployment}/schedules/{on['id']}", timeout=60).raise_for_status()
+    prefect.delete(f"/deployments/{deployment}/schedules/{on['id']}")
 
 
 def _another_home_uses_it_and_leaves_it_alone(prefect: Prefect, folder: Path) -> None:

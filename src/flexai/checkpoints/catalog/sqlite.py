@@ -22,6 +22,7 @@ from flexai.checkpoints.catalog.database import (
 )
 from flexai.checkpoints.catalog.schema import BUSY_TIMEOUT_SECONDS, HEAD_REVISION
 from flexai.checkpoints.errors import SettingsError, StorageError, StorageUnavailableError
+from flexai.checkpoints.private_folders import make_private_folder
 
 
 class SqliteTransaction(Transaction):
@@ -202,7 +203,7 @@ def sqlite_errors(path: Path) -> Iterator[None]:
 
 def _make_file(path: Path) -> None:
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private_folder(path.parent)
         if not path.exists():
             # Made before SQLite does, so that the catalog is its owner's alone whatever the umask.
             with contextlib.suppress(FileExistsError):

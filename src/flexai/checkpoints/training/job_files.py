@@ -22,6 +22,7 @@ from pathlib import Path
 from flexai.checkpoints.catalog.claims import process_start, this_host
 from flexai.checkpoints.models import now
 from flexai.checkpoints.names import Id
+from flexai.checkpoints.private_folders import make_private_folder
 from flexai.checkpoints.training.runner import end_orphan
 
 _ATTEMPT = "attempt-"
@@ -65,7 +66,7 @@ class AttemptPlaces:
 
     def make(self) -> None:
         """Make the folders, readable by their owner alone. Raises OSError."""
-        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private_folder(self.folder)
         self.output.mkdir(parents=self.is_users_output, exist_ok=True)
 
     def mark_running(self, pid: int | None = None) -> None:

@@ -15,6 +15,7 @@ import stat
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from flexai.checkpoints.private_folders import make_private_folder
 from flexai.checkpoints.training.output_dir import Stamp, Stamps, list_checkpoint
 
 _SERIAL_DIGITS = 5
@@ -126,7 +127,7 @@ class PinSet:
     def _pin(self, source: Path, path: str) -> Stamp | None:
         pin = self.folder / path
         try:
-            pin.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_private_folder(pin.parent)
             os.link(source, pin, follow_symlinks=False)
         except (FileNotFoundError, NotADirectoryError):
             return None

@@ -28,7 +28,9 @@ def show(as_json: bool) -> None:
     flexai config show
     flexai config show --json
     """
+    from flexai.checkpoints.settings import home_path
     from flexai.cli.prefect_api import find_api
+    from flexai.cli.prefect_home import open_places
 
     problem, settings = _settings(as_json)
     api = find_api()
@@ -41,6 +43,8 @@ def show(as_json: bool) -> None:
         rows = [(name, str(entry["value"]), str(entry["origin"])) for name, entry in settings.items()]
         rows.append(("Prefect API", hide_password(api.url) if api else "none", api.origin if api else "not configured"))
         terminal.write(dashed_table(("SETTING", "VALUE", "FROM"), rows))
+    for warning in open_places(home_path()):
+        terminal.warn(warning)
     if problem is not None:
         raise problem
 

@@ -36,6 +36,7 @@ def down(grace: float) -> None:
     flexai down
     """
     from flexai.checkpoints.settings import home_path
+    from flexai.cli.orchestration.credential import forget_login_page
     from flexai.cli.orchestration.processes import forget, recall
 
     home = home_path()
@@ -46,6 +47,7 @@ def down(grace: float) -> None:
             stop(process, grace)
             stopped.append(f"the {name} (process {process.pid})")
         forget(home, name)
+    forget_login_page(home)
     terminal.say(f"stopped {' and '.join(stopped)}" if stopped else "nothing runs that flexai up has started")
 
 

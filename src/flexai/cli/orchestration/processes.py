@@ -19,10 +19,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from flexai.checkpoints.errors import CheckpointError, StorageUnavailableError
+from flexai.checkpoints.private_folders import make_private_folder
 
 FOLDER = "prefect"
 _CHECK_SECONDS = 0.1
 _TAIL_LINES = 12
+_UMASK = 0o077
 _TAIL_BYTES = 16 * 1024
 
 
@@ -38,6 +40,8 @@ class Background:
     url: str
     """The address of the Prefect API that it serves or works for."""
     pool: str = ""
+    guarded: bool = False
+    """Whether the server wants the credential of its home folder."""
 
     def is_alive(self) -> bool:
         """Whether it runs: this very process, not another one with its id."""
@@ -80,16 +84,18 @@ def start(
     cwd: Path,
     url: str,
     pool: str = "",
+    guarded: bool = False,
+    private: bool = False,
     keep_open: Sequence[int] = (),
 ) -> Background:
     """Start a process that outlives this one and its terminal, and write down which it is.
 
-    ``keep_open`` are file descriptors that it inherits.
+    ``keep_open`` are file descriptors that it inherits. What a ``private`` one makes is its owner's alone.
     """
     from flexai.checkpoints.catalog.claims import this_host
 
     log = log_path(home, name)
-    log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_private_folder(log.parent)
     with contextlib.suppress(FileNotFoundError):
         log.replace(log.with_suffix(".log.1"))
     with os.fdopen(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as output:
@@ -102,10 +108,11 @@ def start(
             stderr=subprocess.STDOUT,
             start_new_session=True,
             pass_fds=tuple(keep_open),
+            umask=_UMASK if private else -1,
         )
     # It is not our child any more as far as Python is concerned: it is meant to outlive us.
     process.returncode = 0
-    began = Background(name, this_host(), process.pid, _began(process.pid) or "", url, pool)
+    began = Background(name, this_host(), process.pid, _began(process.pid) or "", url, pool, guarded)
     _remember(home, began)
     return began
 

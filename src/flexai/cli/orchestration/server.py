@@ -14,7 +14,9 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from flexai.checkpoints.errors import ConflictError, UsageError
+from flexai.checkpoints.private_folders import make_private_folder
 from flexai.cli.orchestration.processes import Background, folder, start, wait_until
+from flexai.cli.prefect_home import close_prefect_home
 
 NAME = "server"
 HOST = "127.0.0.1"
@@ -34,6 +36,16 @@ def answers(url: str) -> bool:
     try:
         with urllib.request.urlopen(request, timeout=_ANSWER_SECONDS) as answer:
             return json.loads(answer.read(1024)) is True
+    except (OSError, ValueError):
+        return False
+
+
+def answers_anybody(url: str) -> bool:
+    """Whether a Prefect API tells its version to those who show no credential."""
+    request = urllib.request.Request(f"{url.rstrip('/')}/admin/version")
+    try:
+        with urllib.request.urlopen(request, timeout=_ANSWER_SECONDS) as answer:
+            return isinstance(json.loads(answer.read(1024)), str)
     except (OSError, ValueError):
         return False
 
@@ -63,9 +75,10 @@ def listen(wanted: int | None) -> socket.socket:
     )
 
 
-def start_server(home: Path, listener: socket.socket, environment: Mapping[str, str]) -> Background:
+def start_server(home: Path, listener: socket.socket, environment: Mapping[str, str], *, credential: str) -> Background:
     """Start a Prefect server and wait until it answers, which takes ten seconds, or twenty for the first one.
 
+    It answers to those who know the ``credential``, or where that is empty to every user and page of this machine.
     ``listener`` becomes the server's, and is closed here. Its database is the one in the user's Prefect home, so that
     what was saved without a server is there as well, and stays when it is stopped. Raises ConflictError where another
     home folder's server is at work on that database,
@@ -74,14 +87,15 @@ def start_server(home: Path, listener: socket.socket, environment: Mapping[str, 
     from prefect.settings import get_current_settings
 
     prefect_home = get_current_settings().home
-    url = f"http://{HOST}:{listener.getsockname()[1]}/api"
+    port = listener.getsockname()[1]
+    url = f"http://{HOST}:{port}/api"
     # What `prefect server start` runs, without the process around it, which would not take it along when it ends.
     command = [
         sys.executable,
         "-m",
         "uvicorn",
         "--factory",
-        "prefect.server.api.server:create_app",
+        "flexai.cli.orchestration.guarded_server:create_app",
         f"--fd={listener.fileno()}",
         "--log-level=warning",
     ]
@@ -92,9 +106,19 @@ def start_server(home: Path, listener: socket.socket, environment: Mapping[str, 
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": _lease_storage(),
+        # A page of another place gets nothing and changes nothing.
+        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": environment.get(
+            "PREFECT_SERVER_CORS_ALLOWED_ORIGINS", f"http://{HOST}:{port},http://localhost:{port}"
+        ),
+        "PREFECT_SERVER_CSRF_PROTECTION_ENABLED": "true",
         "DO_NOT_TRACK": "1",
     }
-    folder(home).mkdir(mode=0o700, parents=True, exist_ok=True)
+    if credential:
+        surroundings |= {"PREFECT_SERVER_API_AUTH_STRING": credential, "PREFECT_API_AUTH_STRING": credential}
+    else:
+        surroundings.pop("PREFECT_SERVER_API_AUTH_STRING", None)
+    make_private_folder(folder(home))
+    close_prefect_home(prefect_home, environment)
     with listener, _held(prefect_home) as lock:
         server = start(
             home,
@@ -103,6 +127,8 @@ def start_server(home: Path, listener: socket.socket, environment: Mapping[str, 
             environment=surroundings,
             cwd=folder(home),
             url=url,
+            guarded=bool(credential),
+            private=True,
             keep_open=[lock, listener.fileno()],
         )
     wait_until(server, home, lambda: answers(url), seconds=_READY_SECONDS)
@@ -136,7 +162,6 @@ def ui_address(url: str) -> str:
 @contextlib.contextmanager
 def _held(prefect_home: Path) -> Iterator[int]:
     """A lock on a Prefect home that the server inherits and holds as long as it lives, however it ends."""
-    prefect_home.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(prefect_home / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -12,6 +12,8 @@ from flexai.cli.commands import command
 from flexai.cli.parameters import json_option
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from prefect.client.orchestration import PrefectClient
 
     from flexai.cli.orchestration.processes import Background
@@ -45,6 +47,7 @@ def status(as_json: bool) -> None:
             _ask(document, api, worker)
         except CheckpointError as error:
             document["server"]["problem"] = error.message
+    document["warnings"] = _warnings(document, home)
     if as_json:
         terminal.write_document(document, as_json=True)
     else:
@@ -66,6 +69,7 @@ def _nothing(api: PrefectAPI | None, server: Background | None, worker: Backgrou
             "uiURL": ui_address(hide_password(api.url)) if api else "",
             "origin": api.origin if api else "",
             "answers": False,
+            "answersAnybody": False,
             "version": "",
             "startedByUp": is_ours,
             "pid": server.pid if is_ours and server else None,
@@ -91,7 +95,13 @@ def _ask(document: dict[str, Any], api: PrefectAPI, worker: Background | None) -
 
     pool = document["workPool"]["name"]
     found = with_api(lambda client: _read(client, pool))
-    document["server"] |= {"answers": True, "version": found["version"]}
+    from flexai.cli.orchestration.server import answers_anybody
+
+    document["server"] |= {
+        "answers": True,
+        "answersAnybody": answers_anybody(api.url),
+        "version": found["version"],
+    }
     document["worker"]["online"] = found["workers"]
     document["workPool"] |= found["pool"]
     document |= {key: found[key] for key in ("deployments", "activeSchedules", "flowRuns")}
@@ -143,6 +153,19 @@ async def _read(client: PrefectClient, pool_name: str) -> dict[str, Any]:
     }
 
 
+def _warnings(document: dict[str, Any], home: Path) -> list[str]:
+    """What others could read or do."""
+    from flexai.cli.prefect_home import open_places
+
+    warnings = open_places(home)
+    if document["server"]["answersAnybody"]:
+        warnings.append(
+            f"{document['server']['apiURL']} answers without a password: whoever reaches it reads its secrets and"
+            " runs commands"
+        )
+    return warnings
+
+
 def _show(document: dict[str, Any]) -> None:
     from flexai.cli.tables import dashed_table
 
@@ -184,5 +207,7 @@ def _show(document: dict[str, Any]) -> None:
     terminal.write(dashed_table(("WHAT", "STATE", "DETAIL"), rows))
     if server["problem"]:
         terminal.warn(server["problem"])
+    for warning in document["warnings"]:
+        terminal.warn(warning)
     if not document["ready"]:
         terminal.hint("flexai up starts what is missing")

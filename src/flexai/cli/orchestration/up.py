@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from flexai.cli.orchestration.processes import Background
 
 
-@command("up", usage="[--port PORT] [--pool NAME]")
+_OPEN = "the server has no password: every user of this machine can read its secrets and run commands"
+
+
+@command("up", usage="[--port PORT] [--pool NAME] [--open] [--no-auth]")
 @click.option(
     "--port",
     metavar="PORT",
@@ -27,15 +30,26 @@ if TYPE_CHECKING:
     help="Where the server listens on this machine; by default 4200, or a free port where that is taken.",
 )
 @click.option("--pool", metavar="NAME", default="flexai-local", show_default=True, help="The work pool of the worker.")
-def up(port: int | None, pool: str) -> None:
+@click.option("--open", "opens", is_flag=True, help="Open Prefect's UI in a browser, logged in.")
+@click.option(
+    "--no-auth",
+    is_flag=True,
+    help="Start the server without a password: for a container that is thrown away. Every user of the machine can then"
+    " read all secrets and run commands.",
+)
+def up(port: int | None, pool: str, opens: bool, no_auth: bool) -> None:
     """Start Prefect on this machine: a server, a worker, every flow.
 
     Starts only what does not run yet. Where a Prefect API is configured (PREFECT_API_URL, a Prefect profile) and
     answers, that one is used and only the worker is started. Runs work in the directory in which this was
     started. Server and worker stay when the terminal is closed; every flexai command finds the server.
 
+    The server answers to this user alone: its password is in a file of the home folder that every flexai command
+    and the worker read by themselves. Prefect's UI asks for it once.
+
     \b
     flexai up
+    flexai up --open
     flexai up --port 4300
     """
     from flexai.checkpoints.settings import home_path, load_settings
@@ -43,8 +57,9 @@ def up(port: int | None, pool: str) -> None:
     load_settings()  # what is wrong with them is better said now than in the worker's log
     home = home_path()
     environment = dict(os.environ)  # before it is made ready for Prefect in this process
-    api = _server(home, port, environment)
+    api = _server(home, port, environment, has_password=not no_auth)
     from flexai.cli.orchestration.automations import create_automations
+    from flexai.cli.orchestration.credential import credential_path
     from flexai.cli.orchestration.deploy_steps import create_pool, deploy
     from flexai.cli.orchestration.server import ui_address
     from flexai.cli.orchestration.worker import await_worker
@@ -62,17 +77,38 @@ def up(port: int | None, pool: str) -> None:
     address = ui_address(api.url)
     terminal.say("Prefect's UI, with a form for every flow:")
     terminal.write(address)
+    if api.credential:
+        terminal.say(f"it asks for a password once: {credential_path(home)} has it, and flexai up --open fills it in")
+    if opens:
+        _open(home, address, api.credential)
     if api.origin == UP:
-        terminal.hint(f"export PREFECT_API_URL={api.url} is for prefect's own commands; flexai's need nothing")
+        password = f' PREFECT_API_AUTH_STRING="$(cat {credential_path(home)})"' if api.credential else ""
+        terminal.hint(
+            f"export PREFECT_API_URL={api.url}{password} is for prefect's own commands; flexai's need nothing"
+        )
 
 
-def _server(home: Path, port: int | None, environment: Mapping[str, str]) -> PrefectAPI:
+def _open(home: Path, address: str, credential: str) -> None:
+    """Open the UI in a browser, logged in."""
+    import webbrowser
+
+    from flexai.cli.orchestration.credential import write_login_page
+
+    page = write_login_page(home, address, credential).as_uri() if credential else address
+    if not webbrowser.open(page):
+        terminal.warn(f"no browser could be started; {page} logs one in")
+
+
+def _server(home: Path, port: int | None, environment: Mapping[str, str], *, has_password: bool) -> PrefectAPI:
     """The API to use: a configured one, the one that runs, or a new one. Prefect is ready for it then."""
+    from flexai.cli.orchestration.credential import make_credential
     from flexai.cli.orchestration.server import NAME, is_here, listen, port_of, start_server
 
     configured, started = configured_api(), started_api()
     if started is not None and (configured is None or configured.url == started.url):
         terminal.say(f"the Prefect server runs already: {started.url}")
+        if not started.credential:
+            terminal.warn(f"{_OPEN}; flexai down and flexai up start one with a password")
         _use(started)
         return started
     if configured is not None:
@@ -90,8 +126,11 @@ def _server(home: Path, port: int | None, environment: Mapping[str, str]) -> Pre
     terminal.say(
         f"starting a Prefect {NAME} on port {listener.getsockname()[1]} (the first time this takes half a minute)…"
     )
-    server = start_server(home, listener, environment)
-    api = PrefectAPI(server.url, UP)
+    credential = make_credential(home) if has_password else ""
+    if not credential:
+        terminal.warn(f"{_OPEN}: --no-auth is for containers that are thrown away")
+    server = start_server(home, listener, environment, credential=credential)
+    api = PrefectAPI(server.url, UP, credential)
     terminal.say(f"the Prefect server runs: {api.url}")
     _use(api)
     return api
@@ -116,7 +155,7 @@ def _worker(
     if pool_type != "process":
         terminal.warn(f"work pool {pool!r} is of the type {pool_type}: its worker is not this machine's to start")
         return None
-    worker = start_worker(home, api.url, pool, environment)
+    worker = start_worker(home, api, pool, environment)
     terminal.say(f"started a worker: process {worker.pid}, for work pool {pool!r}")
     return worker
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flexai.cli.orchestration.processes import Background, start, wait_until
+from flexai.cli.prefect_api import PrefectAPI
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
@@ -23,7 +24,7 @@ def worker_name() -> str:
     return f"flexai-{platform.node() or 'worker'}"
 
 
-def start_worker(home: Path, url: str, pool: str, environment: Mapping[str, str]) -> Background:
+def start_worker(home: Path, api: PrefectAPI, pool: str, environment: Mapping[str, str]) -> Background:
     """Start a worker in this working directory, in which its runs work as well; it need not be ready yet."""
     command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool, "--name", worker_name()]
     cwd = Path.cwd()
@@ -35,16 +36,17 @@ def start_worker(home: Path, url: str, pool: str, environment: Mapping[str, str]
         environment=dict(environment)
         | {
             "FLEXAI_HOME": str(home),
-            "PREFECT_API_URL": url,
+            "PREFECT_API_URL": api.url,
             "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false",
             # A user who has just pressed a button should not wait for Prefect's ten seconds.
             "PREFECT_WORKER_QUERY_SECONDS": environment.get("PREFECT_WORKER_QUERY_SECONDS", "3"),
             # The Python that runs this is the one that a deployed `python …` means, activated or not.
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), path]),
             "PWD": str(cwd),
-        },
+        }
+        | ({"PREFECT_API_AUTH_STRING": api.credential} if api.credential else {}),
         cwd=cwd,
-        url=url,
+        url=api.url,
         pool=pool,
     )
 

@@ -1,0 +1,44 @@
+"""Folders that are their owner's alone, and places that are not."""
+
+from __future__ import annotations
+
+import contextlib
+import stat
+from pathlib import Path
+
+_OTHERS = stat.S_IRWXG | stat.S_IRWXO
+
+
+def make_private_folder(folder: Path) -> None:
+    """Make a folder and its missing parents, for their owner alone under any umask; what is there stays as it is.
+
+    `Path.mkdir(mode=…, parents=True)` makes the parents as the umask says. Raises OSError.
+    """
+    if folder.is_dir():
+        return
+    if not folder.parent.exists():
+        make_private_folder(folder.parent)
+    try:
+        folder.mkdir(mode=stat.S_IRWXU)
+    except FileExistsError:
+        if not folder.is_dir():
+            raise
+    else:
+        folder.chmod(stat.S_IRWXU)  # which a umask may have cut
+
+
+def close_to_others(path: Path) -> None:
+    """Take the rights of other users at a file or a folder away, if it is there and ours."""
+    with contextlib.suppress(FileNotFoundError, PermissionError):
+        mode = stat.S_IMODE(path.stat().st_mode)
+        if mode & _OTHERS:
+            path.chmod(mode & ~_OTHERS)
+
+
+def rights_of_others(path: Path) -> str:
+    """The mode of what other users have a right at, such as `0755`; empty where they have none, or it is not there."""
+    try:
+        mode = stat.S_IMODE(path.stat().st_mode)
+    except OSError:
+        return ""
+    return f"{mode:04o}" if mode & _OTHERS else ""
