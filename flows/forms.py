@@ -105,6 +105,13 @@ ShardSize: TypeAlias = Annotated[
 ]
 
 
+_REFUSE_EXECUTABLE = Field(
+    default=False,
+    title="Refuse code",
+    description="Refuse files that run code when they are loaded, or that could not be followed.",
+)
+
+
 class Form(BaseModel):
     """What every form shares: a mistyped field is refused, and what was asked for does not change."""
 
@@ -156,6 +163,7 @@ class WorkerFiles(Form):
         title="Read all again",
         description="Read files again that look unchanged since they were last pushed.",
     )
+    refuse_executable: bool = _REFUSE_EXECUTABLE
 
 
 class ProviderFiles(Form):
@@ -171,6 +179,7 @@ class ProviderFiles(Form):
         description="BUCKET/PREFIX, whose content goes to the checkpoint's root, or BUCKET/KEY of one object.",
         examples=["my-bucket/models/mistral"],
     )
+    refuse_executable: bool = _REFUSE_EXECUTABLE
 
 
 class OtherCheckpoint(Form):
@@ -224,6 +233,7 @@ class FetchForm(Form):
     overwrite: bool = Field(
         default=False, title="Overwrite", description="Replace files that are there with other content."
     )
+    refuse_executable: bool = _REFUSE_EXECUTABLE
 
     def request(self) -> FetchRequest:
         """What is asked for."""

@@ -176,6 +176,12 @@ class IntegrityError(CheckpointError):
     default_hint = "flexai checkpoint verify names every damaged file and the checkpoints that need it"
 
 
+class ExecutableContentError(CheckpointError):
+    """Content that runs code when it is loaded, where that was to be refused."""
+
+    default_hint = "flexai checkpoint inspect --executable tells what each file of a checkpoint runs"
+
+
 class SourceChangedError(CheckpointError):
     """A source that changed while it was read."""
 

@@ -88,3 +88,17 @@ def test_a_name_that_looks_like_something_else_stays_a_name(flexai: Run, program
     document = yaml.safe_load(flexai("checkpoint", "inspect", name).out)
     assert document["metadata"]["name"] == name
     assert document["status"]["files"][0]["path"] == name
+
+
+def test_what_the_files_run_is_told_where_it_is_asked_for(flexai: Run, program: Program) -> None:
+    program.file("model/weights.pkl", b"cposix\nsystem\n(S'true'\ntR.")
+    program.file("model/plain.bin", b"\x00" * 5000)
+    assert flexai("checkpoint", "push", "model", "-f", "model").code == 0
+    assert "executable" not in flexai("checkpoint", "inspect", "model").out
+    told = flexai("checkpoint", "inspect", "model", "--executable", "--json").json()["status"]["files"]
+    assert {file["path"]: (file["executable"], file["notFollowed"]) for file in told} == {
+        "plain.bin": ([], []),
+        "weights.pkl": (["posix.system"], []),
+    }
+    refused = flexai("checkpoint", "fetch", "model", "-d", "out", "--refuse-executable")
+    assert (refused.code, "weights.pkl runs posix.system" in refused.error) == (1, True)

@@ -33,11 +33,16 @@ def fetch(system: System, request: FetchRequest, *, progress: Progress | None = 
 
     A file that is there with the right content is kept. Raises NotFoundError for a checkpoint that is not there,
     ConflictError for one that is not available, DestinationExistsError for other content in the way (unless
-    ``overwrite``), IntegrityError for stored content that is damaged.
+    ``overwrite``), IntegrityError for stored content that is damaged, ExecutableContentError for files that run code
+    when they are loaded (with ``refuse_executable``; else a checkpoint from a provider has a note).
     """
     progress = progress or NoProgress()
     destination = Path(request.destination)
     checkpoint, files = system.available_files(request.reference)
+    if request.refuse_executable:
+        from flexai.checkpoints.service.code import refuse_code, stored_files
+
+        refuse_code(stored_files(system.store, files), checkpoint.title)
     progress.begin(f"fetch {checkpoint.title}", total_bytes=checkpoint.size, total_files=checkpoint.file_count)
     try:
         done = fetch_files(
@@ -51,6 +56,10 @@ def fetch(system: System, request: FetchRequest, *, progress: Progress | None = 
         )
     finally:
         progress.end()
+    if checkpoint.source.storage_provider and not request.refuse_executable:
+        from flexai.checkpoints.service.code import fetched_files, warn_of_code
+
+        warn_of_code(fetched_files(destination, files), checkpoint.title, progress)
     sizes = {file.path: file.content.size for file in files}
     return FetchReport(
         checkpoint=checkpoint,

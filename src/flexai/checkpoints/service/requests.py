@@ -41,6 +41,7 @@ class _PushFields:
     source_path: str = ""
     if_not_exists: bool = False
     rehash: bool = False
+    refuse_executable: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +90,7 @@ class AnyPushRequest(_PushFields):
         source_path: ``BUCKET/PREFIX-or-KEY`` on that provider.
         if_not_exists: Succeed where the name is taken by the same content.
         rehash: Read local files again that look unchanged since they were last pushed.
+        refuse_executable: Refuse files that run code when they are loaded, or that could not be followed.
         from_checkpoint: NAME or UUID of a checkpoint that is here already; no byte moves.
 
     Raises:
@@ -130,6 +132,10 @@ def _check_push(request: _PushFields, from_checkpoint: str = "") -> None:
             "{} and {} cannot be used together", of_files[0], given[0][-1], hint=f"{of_files[0]} is for files"
         )
     if from_checkpoint:
+        if request.refuse_executable:
+            raise RequestError(
+                "{} and {} cannot be used together", "refuse_executable", "from_checkpoint", hint="no byte moves then"
+            )
         parse_reference(from_checkpoint)
 
 
@@ -141,6 +147,7 @@ class FetchRequest:
         reference: NAME or UUID of the checkpoint.
         destination: The directory, made where it is missing; ``~`` is the home directory.
         overwrite: Replace files that are there with other content.
+        refuse_executable: Fetch nothing where a file runs code when it is loaded, or could not be followed.
 
     Raises:
         UsageError: InvalidNameError for the reference.
@@ -149,6 +156,7 @@ class FetchRequest:
     reference: str
     destination: str = "."
     overwrite: bool = False
+    refuse_executable: bool = False
 
     def __post_init__(self) -> None:
         parse_reference(self.reference)

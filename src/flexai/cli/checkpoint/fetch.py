@@ -40,6 +40,11 @@ if TYPE_CHECKING:
     help="Where the files go; made where it is missing. The working directory by default.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace files that are there with other content.")
+@click.option(
+    "--refuse-executable",
+    is_flag=True,
+    help="Fetch nothing where a file runs code when it is loaded, or could not be followed.",
+)
 @bwlimit_option
 @dry_run_option
 @track_option

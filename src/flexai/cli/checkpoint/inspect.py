@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
+import click
+
 from flexai.cli import terminal
 from flexai.cli.commands import command
 from flexai.cli.parameters import checkpoint_argument, json_option
 
 
-@command("inspect", usage="NAME|UUID [--json]")
+@command("inspect", usage="NAME|UUID [--executable] [--json]")
 @checkpoint_argument
+@click.option(
+    "--executable",
+    is_flag=True,
+    help="Look into every file, without loading it, and tell what it would run when it is loaded.",
+)
 @json_option
-def inspect(reference: str, as_json: bool) -> None:
+def inspect(reference: str, executable: bool, as_json: bool) -> None:
     """Show everything about a checkpoint.
 
     When it was made and by whom, where its files came from, its status, its files, and where it was exported;
     of a captured checkpoint also its step, its losses, its model, and whether it can be resumed or served. As
     YAML, unless --json is given.
 
+    With --executable each file is read by range from the store: pickles are followed, never loaded. A file has
+    executable, what it imports or calls that is not known to be harmless, and notFollowed, what could not be
+    looked into and so may run anything.
+
     \b
     flexai checkpoint inspect mistral-500-checkpoint
+    flexai checkpoint inspect mistral-500-checkpoint --executable
     flexai checkpoint inspect 90c8f215-e131-4f9c-936c-12fe1fe9a6f1 --json
     """
     from flexai.checkpoints.catalog.catalog import Catalog
@@ -26,4 +38,15 @@ def inspect(reference: str, as_json: bool) -> None:
 
     with Catalog.look() as catalog:
         document = inspect_checkpoint(catalog, reference)
+    if executable:
+        from flexai.checkpoints.service.code import code_of
+        from flexai.checkpoints.service.system import System
+        from flexai.cli.tracking import load_connection
+
+        with System.open(connect=load_connection, read_only=True) as system:
+            found = code_of(system, document["metadata"]["id"])
+        for file in document["status"]["files"]:
+            code = found.get(file["path"])
+            file["executable"] = list(code.executable) if code else []
+            file["notFollowed"] = list(code.unfollowed) if code else []
     terminal.write_document(document, as_json=as_json)

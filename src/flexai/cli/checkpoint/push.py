@@ -67,6 +67,11 @@ _FORMS = f"use one of: {_FROM_FILES}; {_FROM_PROVIDER}; {_FROM_CHECKPOINT}"
 @click.option("--if-not-exists", is_flag=True, help="Succeed where the name is taken by the same content.")
 @click.option("--follow-symlinks", is_flag=True, help="Push what symbolic links lead to instead of refusing them.")
 @click.option("--rehash", is_flag=True, help="Read files again that look unchanged since they were last pushed.")
+@click.option(
+    "--refuse-executable",
+    is_flag=True,
+    help="Push nothing where a file runs code when it is loaded, or could not be followed.",
+)
 @bwlimit_option
 @dry_run_option
 @track_option

@@ -16,7 +16,7 @@ def find_unchanged(system: System, request: PushRequest) -> Checkpoint | None:
     None where that is not known, and for a push that reads its files in any case or comes from a provider. Nothing is
     read. Raises SourceError or UnsafePathError for what cannot be pushed.
     """
-    if not request.files or not request.if_not_exists or request.rehash:
+    if not request.files or not request.if_not_exists or request.rehash or request.refuse_executable:
         return None
     with system.look() as catalog:
         try:

@@ -45,6 +45,11 @@ _SMALL = 128 * 1024
 _PICKLE_NAMES = re.compile(
     r".*\.(pt|pth|pt2|ckpt|pkl|pickle|pck|th|t7|joblib|dill|cloudpickle|distcp)|\.metadata", re.IGNORECASE
 )
+_NO_CODE_NAMES = re.compile(
+    r".*\.(safetensors|gguf|onnx|txt|md|rst|csv|tsv|jsonl?|ya?ml|toml|log|png|jpe?g|gif|svg|jinja|py|sh)"
+    r"|\.git(attributes|ignore)|LICENSE|NOTICE|README|(tokenizer|spiece|sentencepiece\.bpe)\.model",
+    re.IGNORECASE,
+)
 _STORAGE = re.compile(
     r"[^/]+/(\.data/serialization_id|data/\d+|version|byteorder|\.format_version|\.storage_alignment)"
 )
@@ -106,6 +111,11 @@ def find_code(folder: RangedFiles, paths: Iterable[str] | None = None) -> dict[s
         found.setdefault(path, _Findings()).executable[code] = None
     told = {path: findings.told() for path, findings in found.items()}
     return {path: code for path, code in told.items() if code.imports or code.executable or code.unfollowed}
+
+
+def may_hold_code(path: str) -> bool:
+    """Whether a file's name is one of a format that can hold code; any file can, in the hands of an attacker."""
+    return _NO_CODE_NAMES.fullmatch(path.rpartition("/")[2]) is None
 
 
 def summary(found: Mapping[str, FoundCode]) -> str:

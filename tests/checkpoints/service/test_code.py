@@ -1,0 +1,87 @@
+"""Checkpoints whose files run code when they are loaded: told, warned of, refused."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterator
+
+import pytest
+
+from flexai.checkpoints.errors import ExecutableContentError, RequestError
+from flexai.checkpoints.models import CheckpointStatus
+from flexai.checkpoints.service.code import code_of
+from flexai.checkpoints.service.fetch import fetch
+from flexai.checkpoints.service.push import push
+from flexai.checkpoints.service.requests import AnyPushRequest, FetchRequest, PushRequest
+from tests.checkpoints.service.test_push_from_hub import HubConnection
+from tests.hostile.pickles import system, torch_archive
+from tests.servers.hub import Hub, HubFile, serve_hub
+from tests.support.machine import Machine
+from tests.support.progress import Counter
+from tests.support.trees import Tree, noise
+
+HOSTILE: Tree = {
+    "config.json": b'{"auto_map": {"AutoModel": "modeling_x.X"}}',
+    "modeling_x.py": b"import os",
+    "model.safetensors": noise(200_000, "weights"),
+    "pytorch_model.bin": torch_archive(system(protocol=2)) + b"",
+    "state.pkl": pickle.dumps({"step": 3}),
+}
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    with serve_hub() as hub:
+        hub.add("org/model", {path: HubFile(content) for path, content in HOSTILE.items()})
+        yield hub
+
+
+def test_what_the_files_of_a_checkpoint_run_is_told_from_the_store(machine: Machine) -> None:
+    machine.push("model", machine.write("run", HOSTILE))
+    machine.storage.reset()
+    found = {path: code.executable for path, code in code_of(machine.system, "model").items() if code.executable}
+    assert found == {
+        "pytorch_model.bin": ("posix.system",),
+        "modeling_x.py": ("modeling_x.X (auto_map in config.json)",),
+    }
+
+
+def test_a_push_of_code_can_be_refused_and_leaves_nothing(machine: Machine) -> None:
+    source = machine.write("run", HOSTILE)
+    with pytest.raises(ExecutableContentError, match=r"pytorch_model\.bin runs posix\.system"):
+        push(machine.system, PushRequest("model", [str(source)], refuse_executable=True))
+    assert not list(machine.system.store.list_blobs())
+    harmless = machine.write("good", {path: HOSTILE[path] for path in ("model.safetensors", "state.pkl")})
+    pushed = push(machine.system, PushRequest("model", [str(harmless)], refuse_executable=True))
+    assert pushed.status is CheckpointStatus.AVAILABLE
+
+
+def test_a_fetch_of_code_can_be_refused_before_anything_is_written(machine: Machine) -> None:
+    machine.push("model", machine.write("run", HOSTILE))
+    out = machine.root / "out"
+    with pytest.raises(ExecutableContentError):
+        fetch(machine.system, FetchRequest("model", str(out), refuse_executable=True))
+    assert not out.exists()
+
+
+def test_a_push_from_the_hub_and_its_fetch_warn_in_one_line(machine: Machine, hub: Hub) -> None:
+    machine.system.connect = lambda _: HubConnection(hub.endpoint)
+    progress = Counter()
+    push(machine.system, PushRequest("model", storage_provider="hf", source_path="org/model"), progress=progress)
+    fetch(machine.system, FetchRequest("model", str(machine.root / "out")), progress=progress)
+    warnings = [note for note in progress.notes if "runs code" in note]
+    assert len(warnings) == 2
+    for warning in warnings:
+        assert "posix.system" in warning and "modeling_x.X" in warning
+        assert "\n" not in warning
+
+
+def test_files_of_this_machine_are_pushed_without_a_warning(machine: Machine) -> None:
+    progress = Counter()
+    push(machine.system, PushRequest("model", [str(machine.write("run", HOSTILE))]), progress=progress)
+    assert not progress.notes
+
+
+def test_a_name_for_a_checkpoint_that_is_here_refuses_the_option() -> None:
+    with pytest.raises(RequestError):
+        AnyPushRequest("model", from_checkpoint="other", refuse_executable=True)
