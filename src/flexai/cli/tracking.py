@@ -222,7 +222,9 @@ def api_errors(api: PrefectAPI | None, *, hint: str = "") -> Iterator[None]:
         yield
     except httpx.HTTPStatusError as error:
         if error.response.status_code in _REFUSALS:
-            raise AccessDeniedError(f"{name} refused the credentials", hint=hint or "check PREFECT_API_KEY") from error
+            raise AccessDeniedError(
+                f"{name} refused the credentials", hint=hint or "check PREFECT_API_AUTH_STRING, or PREFECT_API_KEY"
+            ) from error
         raise StorageUnavailableError(f"{name} answered {error.response.status_code}", hint=hint) from error
     except httpx.TransportError as error:
         raise StorageUnavailableError(f"{name} does not answer", hint=hint or _CHECK) from error

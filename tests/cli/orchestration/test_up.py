@@ -181,6 +181,9 @@ def _another_home_uses_it_and_leaves_it_alone(prefect: Prefect, folder: Path) ->
     """To whom the API is configured, it is the user's own server."""
     other = Program(folder)
     configured = {"PREFECT_API_URL": prefect.url}
+    refused = other.run("up", "--pool", "another", env=configured)
+    assert (refused.code, "401" in refused.error) == (5, True)
+    configured["PREFECT_API_AUTH_STRING"] = prefect.program.credential
     up = other.run("up", "--pool", "another", env=configured)
     assert (up.code, up.out.strip()) == (0, prefect.ui), up.err
     assert f"the Prefect API is configured and runs: {prefect.url} (from environment PREFECT_API_URL)" in up.err
