@@ -68,7 +68,8 @@ def _api_errors() -> Iterator[None]:
         status = error.response.status_code
         if status in {httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN}:
             raise AccessDeniedError(
-                f"the Prefect API refused the request ({status})", hint="set PREFECT_API_AUTH_STRING, or PREFECT_API_KEY"
+                f"the Prefect API refused the request ({status})",
+                hint="check PREFECT_API_AUTH_STRING or PREFECT_API_KEY",
             ) from error
         raise StorageUnavailableError(f"the Prefect API failed ({status})", hint="see the server's log") from error
     except (httpx.TransportError, RuntimeError) as error:
