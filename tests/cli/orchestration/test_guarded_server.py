@@ -66,7 +66,7 @@ def test_pages_of_its_own_are_answered(host: str, origin: str) -> None:
     assert ask("websocket", host=host, origin=origin)["type"] == "websocket.accept"
 
 
-def test_the_login_page_is_kept_by_nobody_and_framed_by_nobody() -> None:
+def test_the_login_page_is_neither_kept_nor_framed() -> None:
     headers = dict(ask(path=LOGIN_PATH, host="localhost:4200")["headers"])
     assert headers[b"cache-control"] == b"no-store"
     assert headers[b"x-frame-options"] == b"DENY"

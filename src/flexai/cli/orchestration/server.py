@@ -40,7 +40,7 @@ def answers(url: str) -> bool:
         return False
 
 
-def answers_anybody(url: str) -> bool:
+def answers_without_password(url: str) -> bool:
     """Whether a Prefect API tells its version to those who show no credential."""
     request = urllib.request.Request(f"{url.rstrip('/')}/admin/version")
     try:

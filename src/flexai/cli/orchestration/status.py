@@ -69,7 +69,7 @@ def _nothing(api: PrefectAPI | None, server: Background | None, worker: Backgrou
             "uiURL": ui_address(hide_password(api.url)) if api else "",
             "origin": api.origin if api else "",
             "answers": False,
-            "answersAnybody": False,
+            "answersWithoutPassword": False,
             "version": "",
             "startedByUp": is_ours,
             "pid": server.pid if is_ours and server else None,
@@ -95,11 +95,11 @@ def _ask(document: dict[str, Any], api: PrefectAPI, worker: Background | None) -
 
     pool = document["workPool"]["name"]
     found = with_api(lambda client: _read(client, pool))
-    from flexai.cli.orchestration.server import answers_anybody
+    from flexai.cli.orchestration.server import answers_without_password
 
     document["server"] |= {
         "answers": True,
-        "answersAnybody": answers_anybody(api.url),
+        "answersWithoutPassword": answers_without_password(api.url),
         "version": found["version"],
     }
     document["worker"]["online"] = found["workers"]
@@ -158,9 +158,9 @@ def _warnings(document: dict[str, Any], home: Path) -> list[str]:
     from flexai.cli.prefect_home import open_places
 
     warnings = open_places(home)
-    if document["server"]["answersAnybody"]:
+    if document["server"]["answersWithoutPassword"]:
         warnings.append(
-            f"{document['server']['apiURL']} answers without a password: whoever reaches it reads its secrets and"
+            f"{document['server']['apiURL']} answers without a password: a program that reaches it reads its secrets and"
             " runs commands"
         )
     return warnings
