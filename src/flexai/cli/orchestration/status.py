@@ -160,8 +160,8 @@ def _warnings(document: dict[str, Any], home: Path) -> list[str]:
     warnings = open_places(home)
     if document["server"]["answersWithoutPassword"]:
         warnings.append(
-            f"{document['server']['apiURL']} answers without a password: a program that reaches it reads its secrets and"
-            " runs commands"
+            f"{document['server']['apiURL']} answers without a password: a program that reaches it"
+            " reads its secrets and runs commands"
         )
     return warnings
 
