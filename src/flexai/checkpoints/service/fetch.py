@@ -40,7 +40,7 @@ def fetch(system: System, request: FetchRequest, *, progress: Progress | None = 
     destination = Path(request.destination)
     checkpoint, files = system.available_files(request.reference)
     if request.refuse_executable:
-        from flexai.checkpoints.service.code import refuse_code, stored_files
+        from flexai.checkpoints.service.support.code import refuse_code, stored_files
 
         refuse_code(stored_files(system.store, files), checkpoint.title)
     progress.begin(f"fetch {checkpoint.title}", total_bytes=checkpoint.size, total_files=checkpoint.file_count)
@@ -57,7 +57,7 @@ def fetch(system: System, request: FetchRequest, *, progress: Progress | None = 
     finally:
         progress.end()
     if checkpoint.source.storage_provider and not request.refuse_executable:
-        from flexai.checkpoints.service.code import fetched_files, warn_of_code
+        from flexai.checkpoints.service.support.code import fetched_files, warn_of_code
 
         warn_of_code(fetched_files(destination, files), checkpoint.title, progress)
     sizes = {file.path: file.content.size for file in files}

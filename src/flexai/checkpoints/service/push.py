@@ -48,7 +48,7 @@ def push(
     place = open_source(system, request)
     sources = scan(system, request, place)
     if request.refuse_executable:
-        from flexai.checkpoints.service import code
+        from flexai.checkpoints.service.support import code
 
         code.refuse_code(code.source_files(sources), request.name)
     try:
@@ -76,9 +76,11 @@ def push(
         digests = {path: content.digest.hex() for path, content in placed.items() if content.digest is not None}
         local = [one for one in sources if isinstance(one, LocalSource)]
         system.stat_cache.remember(local, digests, scanned_ns=scanned_ns)
-    elif not request.refuse_executable and (place.revision or any(source.expected for source in sources)):
-        # What lies on the Hub, or is an export, was made by others.
-        from flexai.checkpoints.service import code
+    elif not request.refuse_executable and (
+        place.revision or any(source.claim and not source.digest for source in sources)
+    ):
+        # What lies on the Hub, or is an export that this catalog does not know, was made by others.
+        from flexai.checkpoints.service.support import code
 
         files = code.stored_files(system.store, system.blobs.files_of(checkpoint.id))
         code.warn_of_code(files, request.name, progress)

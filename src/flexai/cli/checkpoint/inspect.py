@@ -39,7 +39,7 @@ def inspect(reference: str, executable: bool, as_json: bool) -> None:
     with Catalog.look() as catalog:
         document = inspect_checkpoint(catalog, reference)
     if executable:
-        from flexai.checkpoints.service.code import code_of
+        from flexai.checkpoints.service.support.code import code_of
         from flexai.checkpoints.service.system import System
         from flexai.cli.tracking import load_connection
 

@@ -9,10 +9,10 @@ import pytest
 
 from flexai.checkpoints.errors import ExecutableContentError, RequestError
 from flexai.checkpoints.models import CheckpointStatus
-from flexai.checkpoints.service.code import code_of
 from flexai.checkpoints.service.fetch import fetch
 from flexai.checkpoints.service.push import push
 from flexai.checkpoints.service.requests import AnyPushRequest, FetchRequest, PushRequest
+from flexai.checkpoints.service.support.code import code_of
 from tests.checkpoints.service.test_push_from_hub import HubConnection
 from tests.hostile.pickles import system, torch_archive
 from tests.servers.hub import Hub, HubFile, serve_hub
