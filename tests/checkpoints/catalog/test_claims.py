@@ -90,7 +90,21 @@ def test_a_process_that_ended_and_that_no_parent_asked_about_is_dead() -> None:
 
 @pytest.mark.usefixtures("_proc")
 def test_another_process_with_the_same_number_is_not_the_holder() -> None:
+    assert not replace(Claim.new(), started="1", until=to_text(now())).is_alive
+
+
+def test_where_proc_tells_the_start_the_lease_of_a_number_that_was_given_anew_says_nothing() -> None:
+    if not Path("/proc/self/stat").exists():
+        pytest.skip("this system has no /proc: Linux has")
     assert not replace(Claim.new(), started="1").is_alive
+
+
+def test_a_clock_that_was_set_ends_no_claim_of_a_live_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(claims, "_HAS_PROC", False)
+    claim = Claim.new()
+    monkeypatch.setattr("psutil.Process.create_time", lambda _: float(claim.started) + 3600)
+    assert claim.is_alive
+    assert not replace(claim, until=to_text(now())).is_alive
 
 
 @pytest.mark.usefixtures("_proc")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -21,8 +22,8 @@ from flexai.checkpoints.catalog.database import Transaction
 from flexai.checkpoints.errors import StorageError
 from flexai.checkpoints.models import from_text, to_text
 
-_HAS_PROC = Path("/proc/self/stat").exists()
-"""Whether the system tells of its processes in files, as Linux does; elsewhere psutil asks it."""
+_HAS_PROC = sys.platform == "linux"
+"""Whether the system tells of its processes in files; elsewhere psutil asks it, which Linux does without."""
 
 LEASE = timedelta(seconds=60)
 RENEWAL = timedelta(seconds=15)
@@ -96,8 +97,15 @@ class Claim:
             return False
         if self.host == this_host():
             started = process_start(self.pid)
+            if started is None:
+                return False
             # Where the system does not tell a start, or did not when the claim was taken, the process counts.
-            return started is not None and (started == self.started or not (started and self.started))
+            if started == self.started or not (started and self.started):
+                return True
+            if _HAS_PROC:
+                return False
+            # psutil corrects a start by what the clock was set by since psutil was imported, so two processes may read
+            # two starts of one: a holder of another start is alive as long as it renews its lease.
         return from_text(self.until) > datetime.now(UTC)
 
     @property

@@ -124,7 +124,6 @@ def wait_until(process: Background, home: Path, is_ready: Callable[[], bool], *,
     """
     deadline = time.monotonic() + seconds
     while not is_ready():
-        _reap(process.pid)
         if not process.is_alive():
             raise StorageUnavailableError(
                 f"the Prefect {process.name} ended at once; the end of its log:\n{tail(log_path(home, process.name))}",
@@ -150,7 +149,6 @@ def stop(process: Background, *, grace: float) -> bool:
         os.kill(process.pid, signal.SIGCONT)  # where it was held
         deadline = time.monotonic() + grace
         while process.is_alive():
-            _reap(process.pid)
             if time.monotonic() > deadline:
                 _kill(process, born)
                 return False
@@ -213,7 +211,6 @@ def _kill(process: Background, born: Sequence[tuple[int, str | None]]) -> None:
     """End a process that did not listen, and what it has started: those have sessions of their own."""
     os.killpg(process.pid, signal.SIGKILL)
     while process.is_alive():
-        _reap(process.pid)
         time.sleep(_CHECK_SECONDS)
     _signal(born, signal.SIGKILL)
 
@@ -245,17 +242,4 @@ def _began(pid: int) -> str | None:
     """When a process began; None where there is none."""
     from flexai.checkpoints.catalog.claims import process_start
 
-    began = process_start(pid)
-    if began != "" or platform.system() == "Linux":
-        return began
-    # Elsewhere `process_start` says only whether there is one.
-    ask = ["ps", "-o", "stat=", "-o", "lstart=", "-p", str(pid)]
-    state, _, began = subprocess.run(ask, capture_output=True, text=True, check=False).stdout.strip().partition(" ")
-    # One that has ended stays in the list while the process that started it is held still.
-    return None if state.startswith("Z") else began.strip() or None
-
-
-def _reap(pid: int) -> None:
-    """Let go of a child of ours that has ended, which would look alive where `ps` is asked."""
-    with contextlib.suppress(ChildProcessError):
-        os.waitpid(pid, os.WNOHANG)
+    return process_start(pid)
