@@ -1,9 +1,4 @@
-"""The stores that the suite runs against, and what each of them cannot do.
-
-A store is a kind of :class:`ObjectStorage` on a real server (or directory). ``TRAITS`` says where one differs from what
-the protocol asks for; a test then expects exactly that difference, so a server that learns something fails its test
-until the table says so.
-"""
+"""What the tests of the suite work with: a store, its uploads, and bodies to send."""
 
 from __future__ import annotations
 
@@ -11,7 +6,7 @@ import random
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from flexai.checkpoints.errors import CheckpointError, UsageError
+from flexai.checkpoints.errors import CheckpointError
 from flexai.checkpoints.storage.protocol import (
     BLOCK_SIZE,
     ZERO_BLOCK,
@@ -67,26 +62,12 @@ class Traits:
 WRITING = ("put", "copy", "delete", "start_upload", "put_part", "complete_upload", "abort_upload")
 """The methods that change what is stored."""
 
-TRAITS: dict[str, Traits] = {
-    "local": Traits(holds_file_and_folder=False, notices_a_missing_last_part=False),
-    "seaweedfs": Traits(completes_twice=True, keeps_backslashes=False, lists_in_order=False),
-    "juicefs": Traits(
-        completes_twice=True, holds_file_and_folder=False, ties_uploads_to_keys=False, heeds_only_new=False
-    ),
-    "rclone": Traits(
-        holds_file_and_folder=False, takes_folders_for_objects=True, replaces_parts=False, heeds_only_new=False
-    ),
-    # Google heeds it everywhere, its fake only for uploads of another kind than ours.
-    "fake_gcs": Traits(upload_changes_etag=False, heeds_only_new=False),
-    "hub": Traits(refuses=dict.fromkeys(WRITING, UsageError)),
-}
-
 
 @dataclass
 class Store:
     """One store, and a prefix in it that belongs to one test alone."""
 
-    kind: str
+    traits: Traits
     prefix: str
     """Ends in ``/``."""
     open: Callable[[], ObjectStorage]
@@ -99,11 +80,6 @@ class Store:
 
     def __post_init__(self) -> None:
         self.storage = self.open()
-
-    @property
-    def traits(self) -> Traits:
-        """What this kind of store does differently."""
-        return TRAITS[self.kind]
 
     @property
     def part_size(self) -> int:

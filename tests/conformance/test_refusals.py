@@ -8,7 +8,8 @@ import pytest
 
 from flexai.checkpoints.storage.protocol import BytesBody, ObjectStorage, PartReceipt
 
-from .stores import TRAITS, WRITING, Store
+from .kinds import KINDS
+from .stores import WRITING, Store
 
 METHODS: dict[str, Callable[[ObjectStorage, str, str], object]] = {
     "put": lambda storage, key, _: storage.put(key, BytesBody(b"new")),
@@ -20,7 +21,7 @@ METHODS: dict[str, Callable[[ObjectStorage, str, str], object]] = {
     "abort_upload": lambda storage, key, _: storage.abort_upload(key, "0" * 32),
 }
 
-REFUSALS = [(kind, method) for kind, traits in TRAITS.items() for method in traits.refuses]
+REFUSALS = [(name, method) for name, kind in KINDS.items() for method in kind.traits.refuses]
 
 
 def test_every_method_that_writes_is_tried() -> None:

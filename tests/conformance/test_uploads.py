@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -97,7 +97,7 @@ def test_an_upload_goes_on_in_another_process(store: Store, content: bytes) -> N
     begun = store.start("file", len(content))
     written = json.dumps([asdict(begun.put(number, parts[number - 1])) for number in (3, 1)])
 
-    elsewhere = Store(kind=store.kind, prefix=store.prefix, open=store.open, open_other=store.open_other)
+    elsewhere = replace(store)
     upload = Upload(elsewhere, "file", begun.upload_id)
     assert upload.is_open
     receipts = [PartReceipt(**receipt) for receipt in json.loads(written)]
