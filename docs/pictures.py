@@ -116,7 +116,7 @@ def rooms() -> str:
     third = (width - 40) / 3
     for number, room in enumerate(
         (
-            ["catalog/", "tables, claims,", "conditional updates"],
+            ["catalog/", "tables, leases,", "conditional updates"],
             ["transfer/", "plans, and engines", "that move bytes"],
             ["training/", "runs a command,", "captures what it writes"],
         )
@@ -244,7 +244,7 @@ def push() -> str:
         "The write order of a push, and what a kill between two steps leaves",
         [("catalog", CATALOG), ("managed store", STORE)],
         [
-            (0, ["the name", "row uploading, with a claim"]),
+            (0, ["the name", "row uploading, with a lease"]),
             (
                 "A",
                 [

@@ -21,7 +21,7 @@ def begin_job(machine: Machine, name: str) -> TrainingJob:
         env_names=[],
         layout=lambda job_id, attempt: (str(machine.root / "output"), str(machine.root / "log")),
     )
-    jobs.finish(begun.job.id, begun.claim, status=JobStatus.SUCCEEDED, exit_code=0, reason="")
+    jobs.finish(begun.job.id, begun.lease, status=JobStatus.SUCCEEDED, exit_code=0, reason="")
     return jobs.get_by_id(begun.job.id)
 
 

@@ -118,10 +118,10 @@ def _begin(url: str, name: str) -> Any:
 
     catalog = Catalog.open(url)
     try:
-        checkpoint_id, claim = begin(catalog, name)
+        checkpoint_id, lease = begin(catalog, name)
     except CheckpointError as error:
         return {"refused": error.message, "exit_code": error.exit_code}
-    return {"id": checkpoint_id, "token": claim.token}
+    return {"id": checkpoint_id, "token": lease.token}
 
 
 def _begin_job(url: str, name: str) -> Any:

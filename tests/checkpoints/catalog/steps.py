@@ -13,7 +13,7 @@ from sqlalchemy import insert, select, update
 
 from flexai.checkpoints.catalog.blobs import Blobs
 from flexai.checkpoints.catalog.catalog import Catalog
-from flexai.checkpoints.catalog.claims import Claim
+from flexai.checkpoints.catalog.leases import Lease
 from flexai.checkpoints.catalog.tables import blob_references, blobs, checkpoints, files, jobs
 from flexai.checkpoints.contents import NewContent, StoredContent
 from flexai.checkpoints.errors import ConflictError, NotFoundError
@@ -38,9 +38,9 @@ def begin(
     status: CheckpointStatus = CheckpointStatus.UPLOADING,
     store_id: str = STORE_ID,
     parent_id: str | None = None,
-) -> tuple[str, Claim]:
-    """Begin a push; returns the checkpoint's id and the claim."""
-    checkpoint, claim = catalog.checkpoints.begin_push(
+) -> tuple[str, Lease]:
+    """Begin a push; returns the checkpoint's id and the lease."""
+    checkpoint, lease = catalog.checkpoints.begin_push(
         parse_name(name),
         owner=owner,
         source=Source(from_local_files=(f"{name}.bin",)),
@@ -48,7 +48,7 @@ def begin(
         store_id=store_id,
         parent_id=parent_id,
     )
-    return checkpoint.id, claim
+    return checkpoint.id, lease
 
 
 def content_of(text: bytes, *, start: int = 0) -> NewContent:
@@ -82,14 +82,14 @@ def manifest_of(contents: Mapping[str, StoredContent]) -> Manifest:
 def commit(
     catalog: Catalog,
     checkpoint_id: str,
-    claim: Claim,
+    lease: Lease,
     contents: Mapping[str, StoredContent],
     facts: TrainingFacts | None = None,
 ) -> Checkpoint:
     """Say that a checkpoint is available with these contents."""
     return catalog.checkpoints.commit(
         checkpoint_id,
-        claim,
+        lease,
         manifest=manifest_of(contents).summary,
         content_ids={path: content.id for path, content in contents.items()},
         blob_ids={content.blob_id for content in contents.values()},
@@ -101,7 +101,7 @@ def push(catalog: Catalog, name: str = "llama", files: Mapping[str, bytes] | Non
     """A whole push: every file a blob of its own, contents that are there already used again."""
     files = files or {"model.bin": name.encode()}
     blobs = catalog.blobs(STORE_ID)
-    checkpoint_id, claim = begin(catalog, name)
+    checkpoint_id, lease = begin(catalog, name)
     held = blobs.hold_by_digest(checkpoint_id, [blake3(text).hexdigest() for text in files.values()])
     contents = {}
     for path, text in files.items():
@@ -109,7 +109,7 @@ def push(catalog: Catalog, name: str = "llama", files: Mapping[str, bytes] | Non
         if digest not in held:
             held[digest] = store(blobs, checkpoint_id, text, path)
         contents[path] = held[digest]
-    return commit(catalog, checkpoint_id, claim, contents)
+    return commit(catalog, checkpoint_id, lease, contents)
 
 
 def add_job(catalog: Catalog, name: str = "train") -> str:
@@ -140,12 +140,12 @@ def add_job(catalog: Catalog, name: str = "train") -> str:
     return job_id
 
 
-def capture(catalog: Catalog, job_id: str, name: str = "checkpoint-5", *, node: str = "0") -> tuple[str, Claim]:
-    """Announce a checkpoint of a training job; returns its id and the claim."""
-    checkpoint, claim = catalog.checkpoints.begin_capture(
+def capture(catalog: Catalog, job_id: str, name: str = "checkpoint-5", *, node: str = "0") -> tuple[str, Lease]:
+    """Announce a checkpoint of a training job; returns its id and the lease."""
+    checkpoint, lease = catalog.checkpoints.begin_capture(
         job_id=job_id, name=name, node=node, owner=OWNER, source=Source(), store_id=STORE_ID, parent_id=None
     )
-    return checkpoint.id, claim
+    return checkpoint.id, lease
 
 
 def collect(catalog: Catalog, *, store_id: str = STORE_ID) -> list[str]:
@@ -219,13 +219,13 @@ def undelete(catalog: Catalog, reference: object, new_name: str = "") -> Checkpo
 
 def fail(catalog: Catalog, name: str = "llama", reason: str = "the disk is full") -> str:
     """A push that failed; returns its checkpoint's id."""
-    checkpoint_id, claim = begin(catalog, name)
-    catalog.checkpoints.fail(checkpoint_id, claim, reason)
+    checkpoint_id, lease = begin(catalog, name)
+    catalog.checkpoints.fail(checkpoint_id, lease, reason)
     return checkpoint_id
 
 
 def move_elsewhere(catalog: Catalog, checkpoint_id: str, *, lapsed: bool) -> None:
-    """Let another machine hold the claim, in time or not."""
+    """Let another machine hold the lease, in time or not."""
     until = now() + timedelta(seconds=-1 if lapsed else 60)
     set_columns(catalog, checkpoint_id, claim_host="elsewhere/boot/pid:[1]", claim_until=to_text(until))
 

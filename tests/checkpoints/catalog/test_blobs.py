@@ -90,12 +90,12 @@ def test_a_blob_is_announced_and_referred_to_before_its_first_byte(catalog: Cata
 
 
 def test_a_later_try_finds_what_an_earlier_one_brought_in(catalog: Catalog, blobs: Blobs) -> None:
-    checkpoint_id, claim = begin(catalog)
+    checkpoint_id, lease = begin(catalog)
     blob_id = _begin_upload(blobs, checkpoint_id, "a/model.bin")
     other = _begin_upload(blobs, checkpoint_id, "b.bin", "upload-2")
     for part in (_part(3), _part(1), _part(2, b"first"), _part(2, b"again")):
         blobs.record_part(blob_id, part)
-    catalog.checkpoints.fail(checkpoint_id, claim, "the network went away")
+    catalog.checkpoints.fail(checkpoint_id, lease, "the network went away")
     again, _ = begin(catalog)
     found = blobs.unfinished(again)
     assert set(found) == {"a/model.bin", "b.bin"}
@@ -172,9 +172,9 @@ def test_content_that_was_never_read_has_only_the_provider_s_checksums(catalog: 
 
 
 def test_a_blob_that_gc_took_meanwhile_is_not_stored(catalog: Catalog, blobs: Blobs) -> None:
-    checkpoint_id, claim = begin(catalog)
+    checkpoint_id, lease = begin(catalog)
     blob_id = _begin_upload(blobs, checkpoint_id)
-    catalog.checkpoints.fail(checkpoint_id, claim, "stopped")
+    catalog.checkpoints.fail(checkpoint_id, lease, "stopped")
     catalog.garbage(STORE_ID).give_up_abandoned(before=LATER)
     assert blobs.mark_deleting(blob_id)
     with pytest.raises(ConflictError):
@@ -231,9 +231,9 @@ def test_thousands_of_digests_are_found_at_once(catalog: Catalog, blobs: Blobs) 
 
 @pytest.mark.parametrize("state", ["deleting", "gone", "another store"])
 def test_content_that_cannot_be_relied_on_is_not_held(catalog: Catalog, blobs: Blobs, state: str) -> None:
-    first, claim = begin(catalog, "first")
+    first, lease = begin(catalog, "first")
     content = store(catalog.blobs(OTHER_STORE_ID) if state == "another store" else blobs, first, b"weights")
-    commit(catalog, first, claim, {"a": content})
+    commit(catalog, first, lease, {"a": content})
     if state != "another store":
         _delete(catalog, "first")
         catalog.garbage(STORE_ID).purge_deleted(before=LATER)
@@ -277,12 +277,12 @@ def test_contents_are_found_by_their_size(catalog: Catalog, blobs: Blobs) -> Non
 def test_content_that_is_held_is_needed(catalog: Catalog, blobs: Blobs) -> None:
     first = push(catalog, "first", {"a": b"weights"})
     (content,) = blobs.find_by_size(7)
-    second, claim = begin(catalog, "second")
+    second, lease = begin(catalog, "second")
     assert blobs.hold(second, content)
     assert blobs.hold(second, content), "once more changes nothing"
     _delete(catalog, first.id)
     assert collect(catalog) == []
-    commit(catalog, second, claim, {"a": content})
+    commit(catalog, second, lease, {"a": content})
     assert collect(catalog) == []
     _delete(catalog, "second")
     assert collect(catalog) == [content.blob_id]
@@ -338,9 +338,9 @@ def test_a_blob_that_a_checkpoint_needs_is_not_taken(catalog: Catalog, blobs: Bl
     push(catalog, "available", {"a": b"a"})
     uploading, _ = begin(catalog, "uploading")
     half = blobs.begin(writer_id=uploading, path="b", size=1, part_size=1)
-    failed, claim = begin(catalog, "failed")
+    failed, lease = begin(catalog, "failed")
     store(blobs, failed, b"c")
-    catalog.checkpoints.fail(failed, claim, "stopped")
+    catalog.checkpoints.fail(failed, lease, "stopped")
     push(catalog, "deleted", {"d": b"d"})
     _delete(catalog, "deleted")
     assert blobs.unneeded() == []
@@ -369,10 +369,10 @@ def test_a_blob_that_no_checkpoint_needs_is_taken_and_forgotten(catalog: Catalog
 
 
 def test_an_unfinished_blob_that_no_checkpoint_needs_is_told_with_its_upload(catalog: Catalog, blobs: Blobs) -> None:
-    checkpoint_id, claim = begin(catalog)
+    checkpoint_id, lease = begin(catalog)
     blob_id = _begin_upload(blobs, checkpoint_id)
     blobs.record_part(blob_id, _part(1))
-    catalog.checkpoints.fail(checkpoint_id, claim, "stopped")
+    catalog.checkpoints.fail(checkpoint_id, lease, "stopped")
     catalog.garbage(STORE_ID).give_up_abandoned(before=LATER)
     assert blobs.unneeded() == [(blob_id, 3000, "upload-1")]
     assert collect(catalog) == [blob_id]
@@ -385,9 +385,9 @@ def test_a_blob_is_held_or_taken_but_never_both(catalog: Catalog, blobs: Blobs, 
     outcomes = set()
     for turn in range(15):
         text = f"{by} {turn}".encode()
-        writer, claim = begin(catalog, f"writer-{turn}")
+        writer, lease = begin(catalog, f"writer-{turn}")
         content = store(blobs, writer, text)
-        catalog.checkpoints.fail(writer, claim, "stopped")
+        catalog.checkpoints.fail(writer, lease, "stopped")
         _delete(catalog, writer)
         catalog.garbage(STORE_ID).purge_deleted(before=LATER)
 
@@ -418,14 +418,14 @@ def test_pushes_that_share_all_their_content_do_not_wait_for_each_other_forever(
         blobs = catalog.blobs(STORE_ID)
         chooser = random.Random(number)
         for turn in range(4):
-            checkpoint_id, claim = begin(catalog, f"push-{number}-{turn}")
+            checkpoint_id, lease = begin(catalog, f"push-{number}-{turn}")
             order = list(texts.values())
             chooser.shuffle(order)
             held = blobs.hold_by_digest(checkpoint_id, map(_digest, order))
             assert len(held) == len(texts)
             kept = {path: held[_digest(text)] for path, text in texts.items() if chooser.random() < 0.5}
             # A commit drops what it does not need.
-            commit(catalog, checkpoint_id, claim, kept)
+            commit(catalog, checkpoint_id, lease, kept)
 
     _together(*(lambda number=number: work(number) for number in range(6)))
     assert len(catalog.checkpoints.of_store(STORE_ID)) == 25

@@ -10,7 +10,7 @@ import pytest
 from flexai.checkpoints.catalog.blobs import Blobs
 from flexai.checkpoints.catalog.catalog import Catalog
 from flexai.checkpoints.catalog.checkpoints import row_of
-from flexai.checkpoints.catalog.claims import Claim, this_host
+from flexai.checkpoints.catalog.leases import Lease, this_host
 from flexai.checkpoints.errors import AlreadyExistsError, ConflictError, NameTakenError, NotFoundError
 from flexai.checkpoints.models import (
     Checkpoint,
@@ -48,7 +48,7 @@ from tests.checkpoints.catalog.steps import (
 )
 from tests.checkpoints.samples import OTHER_OWNER, OWNER
 
-CLAIM_COLUMNS = ("claim_token", "claim_host", "claim_pid", "claim_started", "claim_until")
+LEASE_COLUMNS = ("claim_token", "claim_host", "claim_pid", "claim_started", "claim_until")
 
 
 def _get(catalog: Catalog, reference: object) -> Checkpoint:
@@ -60,7 +60,7 @@ def _get(catalog: Catalog, reference: object) -> Checkpoint:
 
 def test_a_push_takes_its_name_and_is_its_process_s(catalog: Catalog) -> None:
     parent = new_id()
-    checkpoint_id, claim = begin(catalog, "Llama-7b", parent_id=parent, status=CheckpointStatus.SYNCING)
+    checkpoint_id, lease = begin(catalog, "Llama-7b", parent_id=parent, status=CheckpointStatus.SYNCING)
     found = _get(catalog, "Llama-7b")
     assert found.id == checkpoint_id
     assert found.kind is CheckpointKind.PUSHED
@@ -70,7 +70,7 @@ def test_a_push_takes_its_name_and_is_its_process_s(catalog: Catalog) -> None:
     assert (found.store_id, found.parent_id) == (STORE_ID, parent)
     assert (found.manifest_digest, found.size, found.file_count, found.deleted_at) == (None, 0, 0, None)
     assert found.created_at == found.updated_at
-    assert tuple(columns(catalog, checkpoint_id, *CLAIM_COLUMNS)) == tuple(claim.columns().values())
+    assert tuple(columns(catalog, checkpoint_id, *LEASE_COLUMNS)) == tuple(lease.columns().values())
 
 
 def test_a_name_that_is_available_is_taken(catalog: Catalog) -> None:
@@ -88,7 +88,7 @@ def test_a_push_that_failed_is_taken_over(catalog: Catalog) -> None:
     before = _get(catalog, "llama")
     assert (before.status, before.reason) == (CheckpointStatus.FAILED, "the disk is full")
     parent = new_id()
-    checkpoint, claim = catalog.checkpoints.begin_push(
+    checkpoint, lease = catalog.checkpoints.begin_push(
         parse_name("LLama"),
         owner=OWNER,
         source=Source(source_path="bucket/prefix"),
@@ -102,18 +102,18 @@ def test_a_push_that_failed_is_taken_over(catalog: Catalog) -> None:
     assert (checkpoint.source.source_path, checkpoint.parent_id) == ("bucket/prefix", parent)
     assert checkpoint.created_at == before.created_at
     assert checkpoint.updated_at >= before.updated_at
-    assert catalog.checkpoints.renew(checkpoint_id, claim)
+    assert catalog.checkpoints.renew(checkpoint_id, lease)
 
 
 def test_a_push_taken_over_goes_to_the_store_in_force(catalog: Catalog) -> None:
-    checkpoint_id, claim = begin(catalog)
+    checkpoint_id, lease = begin(catalog)
     old = store(catalog.blobs(STORE_ID), checkpoint_id, b"old")
-    catalog.checkpoints.fail(checkpoint_id, claim, "the store was lost")
-    again, claim = begin(catalog, store_id=OTHER_STORE_ID)
+    catalog.checkpoints.fail(checkpoint_id, lease, "the store was lost")
+    again, lease = begin(catalog, store_id=OTHER_STORE_ID)
     assert again == checkpoint_id
     assert catalog.blobs(OTHER_STORE_ID).unfinished(again) == {}
     new = store(catalog.blobs(OTHER_STORE_ID), again, b"new")
-    committed = commit(catalog, again, claim, {"model.bin": new})
+    committed = commit(catalog, again, lease, {"model.bin": new})
     assert committed.store_id == OTHER_STORE_ID
     assert referenced(catalog, again) == {new.blob_id}
     assert collect(catalog) == [old.blob_id]
@@ -137,9 +137,9 @@ def test_a_push_of_a_process_that_died_is_taken_over_at_once(
         delete(catalog, "llama")
     assert catalog.garbage(STORE_ID).give_up_abandoned(before=LATER) == []
     other.kill()
-    checkpoint_id, claim = begin(catalog)
+    checkpoint_id, lease = begin(catalog)
     assert checkpoint_id == begun["id"]
-    assert claim.token != begun["token"]
+    assert lease.token != begun["token"]
 
 
 def test_a_push_of_another_machine_is_taken_over_when_its_lease_has_run_out(catalog: Catalog) -> None:
@@ -155,9 +155,9 @@ def test_a_push_of_another_machine_is_taken_over_when_its_lease_has_run_out(cata
 
 @pytest.mark.parametrize("is_failed", [True, False])
 def test_a_push_of_another_owner_is_never_taken_over(catalog: Catalog, is_failed: bool) -> None:
-    checkpoint_id, claim = begin(catalog)
+    checkpoint_id, lease = begin(catalog)
     if is_failed:
-        catalog.checkpoints.fail(checkpoint_id, claim, "stopped")
+        catalog.checkpoints.fail(checkpoint_id, lease, "stopped")
     else:
         move_elsewhere(catalog, checkpoint_id, lapsed=True)
     with pytest.raises(ConflictError, match="another owner"):
@@ -192,7 +192,7 @@ def test_of_many_processes_that_begin_a_push_of_one_name_at_once_one_wins(
     assert len(catalog.checkpoints.of_store(STORE_ID)) == 1
 
 
-# What a claim allows
+# What a lease allows
 
 
 def test_a_claim_that_is_lost_can_do_nothing_more(catalog: Catalog, blobs: Blobs) -> None:
@@ -216,35 +216,35 @@ def test_a_claim_that_is_lost_can_do_nothing_more(catalog: Catalog, blobs: Blobs
 
 @pytest.mark.parametrize("end", ["commit", "fail", "abandon"])
 def test_a_claim_ends_with_the_push(catalog: Catalog, blobs: Blobs, end: str) -> None:
-    checkpoint_id, claim = begin(catalog)
+    checkpoint_id, lease = begin(catalog)
     stored = store(blobs, checkpoint_id, b"weights")
     if end == "commit":
-        commit(catalog, checkpoint_id, claim, {"model.bin": stored})
+        commit(catalog, checkpoint_id, lease, {"model.bin": stored})
     elif end == "fail":
-        catalog.checkpoints.fail(checkpoint_id, claim, "stopped")
+        catalog.checkpoints.fail(checkpoint_id, lease, "stopped")
     else:
         move_elsewhere(catalog, checkpoint_id, lapsed=True)
         assert catalog.garbage(STORE_ID).give_up_abandoned(before=LATER) == [checkpoint_id]
-    assert set(columns(catalog, checkpoint_id, *CLAIM_COLUMNS)) == {None}
-    assert not catalog.checkpoints.renew(checkpoint_id, claim)
+    assert set(columns(catalog, checkpoint_id, *LEASE_COLUMNS)) == {None}
+    assert not catalog.checkpoints.renew(checkpoint_id, lease)
     with pytest.raises(ConflictError, match="taken over"):
-        commit(catalog, checkpoint_id, claim, {"model.bin": stored})
+        commit(catalog, checkpoint_id, lease, {"model.bin": stored})
     with pytest.raises(ConflictError, match="taken over"):
-        catalog.checkpoints.fail(checkpoint_id, claim, "again")
+        catalog.checkpoints.fail(checkpoint_id, lease, "again")
 
 
 def test_a_claim_on_one_checkpoint_is_none_on_another(catalog: Catalog) -> None:
     one, _ = begin(catalog, "one")
-    _, claim = begin(catalog, "two")
-    assert not catalog.checkpoints.renew(one, claim)
+    _, lease = begin(catalog, "two")
+    assert not catalog.checkpoints.renew(one, lease)
     with pytest.raises(ConflictError):
-        catalog.checkpoints.fail(one, claim, "not mine")
+        catalog.checkpoints.fail(one, lease, "not mine")
 
 
 def test_a_lease_that_is_renewed_lasts_longer(catalog: Catalog) -> None:
-    checkpoint_id, claim = begin(catalog)
+    checkpoint_id, lease = begin(catalog)
     set_columns(catalog, checkpoint_id, claim_until=to_text(now()))
-    assert catalog.checkpoints.renew(checkpoint_id, claim)
+    assert catalog.checkpoints.renew(checkpoint_id, lease)
     (until,) = columns(catalog, checkpoint_id, "claim_until")
     assert str(until) > to_text(now() + timedelta(seconds=30))
 
@@ -253,7 +253,7 @@ def test_a_lease_that_is_renewed_lasts_longer(catalog: Catalog) -> None:
 
 
 def test_a_committed_checkpoint_says_what_it_holds(catalog: Catalog, blobs: Blobs) -> None:
-    checkpoint_id, claim = begin(catalog)
+    checkpoint_id, lease = begin(catalog)
     contents = {path: store(blobs, checkpoint_id, path.encode(), path) for path in ("b.bin", "a.bin", "名前.txt")}
     facts = TrainingFacts(
         step=2**40,
@@ -266,7 +266,7 @@ def test_a_committed_checkpoint_says_what_it_holds(catalog: Catalog, blobs: Blob
         resumable=True,
         resumable_missing=("a", "b"),
     )
-    committed = commit(catalog, checkpoint_id, claim, contents, facts)
+    committed = commit(catalog, checkpoint_id, lease, contents, facts)
     assert committed == _get(catalog, "llama") == _get(catalog, checkpoint_id)
     assert committed.status is CheckpointStatus.AVAILABLE
     assert committed.reason == ""
@@ -279,14 +279,14 @@ def test_a_committed_checkpoint_says_what_it_holds(catalog: Catalog, blobs: Blob
 
 
 def test_a_commit_drops_what_only_earlier_tries_needed(catalog: Catalog, blobs: Blobs) -> None:
-    checkpoint_id, claim = begin(catalog)
+    checkpoint_id, lease = begin(catalog)
     kept = store(blobs, checkpoint_id, b"kept", "a")
     dropped = store(blobs, checkpoint_id, b"dropped", "b")
     half = blobs.begin(writer_id=checkpoint_id, path="c", size=10, part_size=5)
     blobs.set_upload(half, "upload-1")
-    catalog.checkpoints.fail(checkpoint_id, claim, "stopped")
-    _, claim = begin(catalog)
-    commit(catalog, checkpoint_id, claim, {"a": kept})
+    catalog.checkpoints.fail(checkpoint_id, lease, "stopped")
+    _, lease = begin(catalog)
+    commit(catalog, checkpoint_id, lease, {"a": kept})
     assert referenced(catalog, checkpoint_id) == {kept.blob_id}
     assert blobs.unfinished(checkpoint_id) == {}
     assert {blob_id for blob_id, _, _ in blobs.unneeded()} == {dropped.blob_id, half}
@@ -295,57 +295,57 @@ def test_a_commit_drops_what_only_earlier_tries_needed(catalog: Catalog, blobs: 
 def test_a_commit_of_content_that_was_given_up_meanwhile_is_refused(catalog: Catalog, blobs: Blobs) -> None:
     checkpoint_id, _ = begin(catalog, "one")
     theirs = store(blobs, checkpoint_id, b"weights")
-    other, other_claim = begin(catalog, "other")
+    other, other_lease = begin(catalog, "other")
     with pytest.raises(ConflictError):
-        commit(catalog, other, other_claim, {"model.bin": theirs})
+        commit(catalog, other, other_lease, {"model.bin": theirs})
     assert catalog.checkpoints.get_by_id(other).status is CheckpointStatus.UPLOADING
     assert blobs.files_of(other) == []
     assert blobs.hold(other, theirs)
-    commit(catalog, other, other_claim, {"model.bin": theirs})
+    commit(catalog, other, other_lease, {"model.bin": theirs})
 
 
 def test_a_push_that_goes_on_after_it_was_given_up_loses_nothing(catalog: Catalog, blobs: Blobs) -> None:
     """gc gives up an old failed push; its owner tries again before, or after, gc has taken the bytes."""
-    checkpoint_id, claim = begin(catalog)
+    checkpoint_id, lease = begin(catalog)
     half = blobs.begin(writer_id=checkpoint_id, path="model.bin", size=7, part_size=7)
     blobs.set_upload(half, "upload-1")
-    catalog.checkpoints.fail(checkpoint_id, claim, "the connection broke")
+    catalog.checkpoints.fail(checkpoint_id, lease, "the connection broke")
     assert catalog.garbage(STORE_ID).give_up_abandoned(before=LATER) == [checkpoint_id]
-    again, claim = begin(catalog)
+    again, lease = begin(catalog)
     for blob in blobs.unfinished(again).values():
         assert blob.id in referenced(catalog, again), "what a push goes on with, gc must not take"
     assert blobs.mark_deleting(half) == (half not in blobs.unfinished(again))
 
 
 def test_a_commit_is_whole_or_not_at_all(catalog: Catalog, blobs: Blobs) -> None:
-    checkpoint_id, claim = begin(catalog)
+    checkpoint_id, lease = begin(catalog)
     stored = store(blobs, checkpoint_id, b"weights")
     with pytest.raises(Exception, match=r"(?i)foreign key"):
         catalog.checkpoints.commit(
             checkpoint_id,
-            claim,
+            lease,
             manifest=manifest_of({"a": stored, "b": stored}).summary,
             content_ids={"a": stored.id, "b": 999_999},
             blob_ids={stored.blob_id},
         )
     assert catalog.checkpoints.get_by_id(checkpoint_id).status is CheckpointStatus.UPLOADING
-    assert catalog.checkpoints.renew(checkpoint_id, claim)
+    assert catalog.checkpoints.renew(checkpoint_id, lease)
     assert blobs.files_of(checkpoint_id) == []
 
 
 def test_a_checkpoint_of_many_files_is_committed(catalog: Catalog, blobs: Blobs) -> None:
-    checkpoint_id, claim = begin(catalog)
+    checkpoint_id, lease = begin(catalog)
     stored = store(blobs, checkpoint_id, b"the same")
     contents = {f"{number:05}": stored for number in range(12_000)}
-    assert commit(catalog, checkpoint_id, claim, contents).file_count == 12_000
+    assert commit(catalog, checkpoint_id, lease, contents).file_count == 12_000
     assert [file.path for file in blobs.files_of(checkpoint_id)] == list(contents)
 
 
 @pytest.mark.parametrize("loss", [0.0, -1.5, 1e308, 5e-324, None])
 def test_a_loss_is_kept_as_it_is(catalog: Catalog, blobs: Blobs, loss: float | None) -> None:
-    checkpoint_id, claim = begin(catalog)
+    checkpoint_id, lease = begin(catalog)
     contents = {"a": store(blobs, checkpoint_id, b"a")}
-    committed = commit(catalog, checkpoint_id, claim, contents, TrainingFacts(train_loss=loss, eval_loss=math.pi))
+    committed = commit(catalog, checkpoint_id, lease, contents, TrainingFacts(train_loss=loss, eval_loss=math.pi))
     assert (committed.facts.train_loss, committed.facts.eval_loss) == (loss, math.pi)
 
 
@@ -425,11 +425,11 @@ def test_a_captured_checkpoint_may_have_any_folder_s_name(catalog: Catalog, name
 
 def test_a_capture_that_turned_out_to_be_none_leaves_no_trace(catalog: Catalog, blobs: Blobs) -> None:
     job = add_job(catalog)
-    checkpoint_id, claim = capture(catalog, job)
+    checkpoint_id, lease = capture(catalog, job)
     stored = store(blobs, checkpoint_id, b"half")
     catalog.checkpoints.discard_failed(checkpoint_id)
     assert catalog.checkpoints.get_by_id(checkpoint_id).status is CheckpointStatus.UPLOADING, "it is still being made"
-    catalog.checkpoints.fail(checkpoint_id, claim, "it was removed meanwhile")
+    catalog.checkpoints.fail(checkpoint_id, lease, "it was removed meanwhile")
     catalog.checkpoints.discard_failed(checkpoint_id)
     with pytest.raises(NotFoundError):
         catalog.checkpoints.get_by_id(checkpoint_id)
@@ -465,12 +465,12 @@ def test_a_failed_push_can_be_deleted_but_does_not_come_back(catalog: Catalog) -
 
 
 def test_a_push_that_a_process_works_on_is_not_deleted(catalog: Catalog) -> None:
-    checkpoint_id, claim = begin(catalog)
+    checkpoint_id, lease = begin(catalog)
     with pytest.raises(ConflictError, match="is being pushed by process"):
         delete(catalog, "llama")
     move_elsewhere(catalog, checkpoint_id, lapsed=True)
     delete(catalog, "llama")
-    assert not catalog.checkpoints.renew(checkpoint_id, claim)
+    assert not catalog.checkpoints.renew(checkpoint_id, lease)
 
 
 def test_of_many_that_delete_a_checkpoint_at_once_one_does(catalog: Catalog) -> None:
@@ -518,8 +518,8 @@ def test_a_captured_checkpoint_comes_back_by_its_id_alone(catalog: Catalog, blob
     job = add_job(catalog)
     pushed = push(catalog, "checkpoint-5")
     delete(catalog, "checkpoint-5")
-    checkpoint_id, claim = capture(catalog, job, "checkpoint-5")
-    commit(catalog, checkpoint_id, claim, {"a": store(blobs, checkpoint_id, b"captured")})
+    checkpoint_id, lease = capture(catalog, job, "checkpoint-5")
+    commit(catalog, checkpoint_id, lease, {"a": store(blobs, checkpoint_id, b"captured")})
     delete(catalog, checkpoint_id)
     assert catalog.checkpoints.of_job(job) == []
     assert undelete(catalog, "checkpoint-5").id == pushed.id
@@ -588,13 +588,13 @@ def test_the_exports_of_a_checkpoint_are_forgotten_with_it(catalog: Catalog) -> 
 
 
 def test_a_row_shows_the_claim_that_it_holds(catalog: Catalog) -> None:
-    checkpoint_id, claim = begin(catalog)
-    values = dict(zip(CLAIM_COLUMNS, columns(catalog, checkpoint_id, *CLAIM_COLUMNS), strict=True))
-    assert Claim.of_row(values) == claim
-    assert claim.host == this_host()
-    catalog.checkpoints.fail(checkpoint_id, claim, "stopped")
-    values = dict(zip(CLAIM_COLUMNS, columns(catalog, checkpoint_id, *CLAIM_COLUMNS), strict=True))
-    assert Claim.of_row(values) is None
+    checkpoint_id, lease = begin(catalog)
+    values = dict(zip(LEASE_COLUMNS, columns(catalog, checkpoint_id, *LEASE_COLUMNS), strict=True))
+    assert Lease.of_row(values) == lease
+    assert lease.host == this_host()
+    catalog.checkpoints.fail(checkpoint_id, lease, "stopped")
+    values = dict(zip(LEASE_COLUMNS, columns(catalog, checkpoint_id, *LEASE_COLUMNS), strict=True))
+    assert Lease.of_row(values) is None
 
 
 def test_every_field_of_a_checkpoint_is_read_as_it_was_written(catalog: Catalog) -> None:

@@ -11,8 +11,8 @@ import pytest
 from sqlalchemy import select, update
 
 from flexai.checkpoints.catalog.catalog import Catalog
-from flexai.checkpoints.catalog.claims import Claim, this_host
 from flexai.checkpoints.catalog.jobs import RUNNER_GONE, BegunJob, parse_job_reference
+from flexai.checkpoints.catalog.leases import Lease, this_host
 from flexai.checkpoints.catalog.tables import jobs
 from flexai.checkpoints.errors import CheckpointError, ConflictError, InvalidNameError, JobExistsError, NotFoundError
 from flexai.checkpoints.models import JobStatus, Source, TrainingJob, now, to_text
@@ -41,7 +41,7 @@ def begin(
 def finish(
     catalog: Catalog, begun: BegunJob, status: JobStatus, *, exit_code: int = 0, reason: str = ""
 ) -> TrainingJob:
-    return catalog.jobs.finish(begun.job.id, begun.claim, status=status, exit_code=exit_code, reason=reason)
+    return catalog.jobs.finish(begun.job.id, begun.lease, status=status, exit_code=exit_code, reason=reason)
 
 
 def get(catalog: Catalog, reference: object = "train") -> TrainingJob:
@@ -60,7 +60,7 @@ def set_columns(catalog: Catalog, job: TrainingJob, **values: object) -> None:
 
 def capture(catalog: Catalog, job: TrainingJob) -> str:
     """Announce a captured checkpoint whose capture then fails; returns its id."""
-    checkpoint, claim = catalog.checkpoints.begin_capture(
+    checkpoint, lease = catalog.checkpoints.begin_capture(
         job_id=job.id,
         name="checkpoint-5",
         node="0",
@@ -69,7 +69,7 @@ def capture(catalog: Catalog, job: TrainingJob) -> str:
         store_id=STORE_ID,
         parent_id=None,
     )
-    catalog.checkpoints.fail(checkpoint.id, claim, "a test wanted it to")
+    catalog.checkpoints.fail(checkpoint.id, lease, "a test wanted it to")
     return checkpoint.id
 
 
@@ -138,7 +138,7 @@ def test_a_job_that_did_not_succeed_begins_its_next_attempt(catalog: Catalog, st
 def test_the_input_of_an_attempt_is_not_the_next_ones(catalog: Catalog) -> None:
     begun = begin(catalog)
     checkpoint_id = push(catalog).id
-    assert catalog.jobs.set_input(begun.job.id, begun.claim, checkpoint_id).input_checkpoint_id == checkpoint_id
+    assert catalog.jobs.set_input(begun.job.id, begun.lease, checkpoint_id).input_checkpoint_id == checkpoint_id
     finish(catalog, begun, JobStatus.FAILED)
     assert begin(catalog).job.input_checkpoint_id is None
 
@@ -148,7 +148,7 @@ def test_a_job_does_not_start_from_a_checkpoint_that_was_deleted_meanwhile(catal
     checkpoint_id = push(catalog).id
     catalog.checkpoints.delete(parse_reference("llama"))
     with pytest.raises(NotFoundError, match="any more"):
-        catalog.jobs.set_input(begun.job.id, begun.claim, checkpoint_id)
+        catalog.jobs.set_input(begun.job.id, begun.lease, checkpoint_id)
     assert get(catalog).input_checkpoint_id is None
 
 
@@ -186,20 +186,20 @@ def test_a_runner_that_was_given_up_cannot_write_any_more(catalog: Catalog) -> N
     kill_runner(catalog, begun.job)
     begin(catalog)
     job_id = begun.job.id
-    assert not catalog.jobs.renew(job_id, begun.claim)
+    assert not catalog.jobs.renew(job_id, begun.lease)
     with pytest.raises(ConflictError, match="taken over"):
-        catalog.jobs.stop_requested(job_id, begun.claim)
+        catalog.jobs.stop_requested(job_id, begun.lease)
     with pytest.raises(ConflictError, match="taken over"):
         finish(catalog, begun, JobStatus.SUCCEEDED)
     with pytest.raises(ConflictError, match="taken over"):
-        catalog.jobs.set_input(job_id, begun.claim, new_id())
+        catalog.jobs.set_input(job_id, begun.lease, new_id())
     assert get(catalog).attempt == 2
 
 
 def test_a_renewed_claim_lasts_longer(catalog: Catalog) -> None:
     begun = begin(catalog)
     set_columns(catalog, begun.job, claim_until=to_text(now()))
-    assert catalog.jobs.renew(begun.job.id, begun.claim)
+    assert catalog.jobs.renew(begun.job.id, begun.lease)
     with tables_of(catalog.database) as connection:
         assert connection.execute(select(jobs.c.claim_until)).scalar_one() > to_text(now() + timedelta(seconds=30))
 
@@ -218,10 +218,10 @@ def test_an_end_is_recorded_and_the_claim_given_up(catalog: Catalog, status: Job
 def test_a_stop_is_asked_for_and_noticed_by_the_runner(catalog: Catalog) -> None:
     begun = begin(catalog)
     job_id = begun.job.id
-    assert not catalog.jobs.stop_requested(job_id, begun.claim)
+    assert not catalog.jobs.stop_requested(job_id, begun.lease)
     assert catalog.jobs.request_stop(parse_job_reference("train")).status is JobStatus.STOP_IN_PROGRESS
     assert catalog.jobs.request_stop(parse_job_reference(job_id)).status is JobStatus.STOP_IN_PROGRESS
-    assert catalog.jobs.stop_requested(job_id, begun.claim)
+    assert catalog.jobs.stop_requested(job_id, begun.lease)
 
 
 def test_a_stop_is_forgotten_by_the_next_attempt(catalog: Catalog) -> None:
@@ -229,7 +229,7 @@ def test_a_stop_is_forgotten_by_the_next_attempt(catalog: Catalog) -> None:
     catalog.jobs.request_stop(parse_job_reference("train"))
     finish(catalog, begun, JobStatus.STOPPED)
     later = begin(catalog)
-    assert not catalog.jobs.stop_requested(later.job.id, later.claim)
+    assert not catalog.jobs.stop_requested(later.job.id, later.lease)
 
 
 def test_a_stop_of_a_job_whose_runner_is_gone_records_that_it_was_interrupted(catalog: Catalog) -> None:
@@ -309,7 +309,7 @@ def test_of_many_that_begin_one_job_at_the_same_time_one_does(catalog: Catalog, 
     def try_to_begin(_number: int) -> str:
         together.wait()
         try:
-            return begin(catalog).claim.token
+            return begin(catalog).lease.token
         except CheckpointError as error:
             assert isinstance(error, ConflictError)
             return ""
@@ -321,9 +321,9 @@ def test_of_many_that_begin_one_job_at_the_same_time_one_does(catalog: Catalog, 
 
 
 def test_a_claim_is_of_this_process(catalog: Catalog) -> None:
-    claim: Claim = begin(catalog).claim
-    assert claim.is_alive
-    assert claim.pid == os.getpid()
+    lease: Lease = begin(catalog).lease
+    assert lease.is_alive
+    assert lease.pid == os.getpid()
 
 
 def test_an_error_about_a_taken_name_can_be_sent_to_another_process(catalog: Catalog) -> None:

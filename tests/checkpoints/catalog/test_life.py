@@ -23,7 +23,7 @@ from hypothesis.stateful import (
 )
 
 from flexai.checkpoints.catalog.catalog import Catalog
-from flexai.checkpoints.catalog.claims import Claim
+from flexai.checkpoints.catalog.leases import Lease
 from flexai.checkpoints.catalog.sqlite import SqliteDatabase
 from flexai.checkpoints.contents import StoredContent
 from flexai.checkpoints.errors import AlreadyExistsError, ConflictError, NameTakenError, NotFoundError
@@ -62,11 +62,11 @@ class Model:
 
     name: str
     status: CheckpointStatus
-    claim: Claim | None
+    lease: Lease | None
     is_alive: bool = True
     can_come_back: bool = False
     has_name: bool = True
-    stale: list[Claim] = field(default_factory=list)
+    stale: list[Lease] = field(default_factory=list)
     references: set[str] = field(default_factory=set)
     contents: dict[str, StoredContent] = field(default_factory=dict)
     """What the push that is going on has stored so far."""
@@ -105,12 +105,12 @@ class Life(RuleBasedStateMachine):
 
     # Choosing
 
-    def _pick(self, choice: int, *statuses: CheckpointStatus, claimed: bool = False) -> str | None:
+    def _pick(self, choice: int, *statuses: CheckpointStatus, leased: bool = False) -> str | None:
         return _nth(
             [
                 checkpoint_id
                 for checkpoint_id, model in self.models.items()
-                if model.status in statuses and (not claimed or model.is_alive)
+                if model.status in statuses and (not leased or model.is_alive)
             ],
             choice,
         )
@@ -132,9 +132,9 @@ class Life(RuleBasedStateMachine):
         holder = self._holder(name)
         owner = OTHER_OWNER if is_other and holder else OWNER
         if holder is None:
-            checkpoint_id, claim = begin(self.catalog, name)
+            checkpoint_id, lease = begin(self.catalog, name)
             assert checkpoint_id not in self.models
-            self.models[checkpoint_id] = Model(name, UPLOADING, claim)
+            self.models[checkpoint_id] = Model(name, UPLOADING, lease)
             return
         model = self.models[holder]
         if model.status is AVAILABLE:
@@ -144,17 +144,17 @@ class Life(RuleBasedStateMachine):
             with pytest.raises(ConflictError):
                 begin(self.catalog, name, owner=owner)
         else:
-            checkpoint_id, claim = begin(self.catalog, name)
+            checkpoint_id, lease = begin(self.catalog, name)
             assert checkpoint_id == holder
-            if model.claim is not None:
-                model.stale.append(model.claim)
-            model.name, model.status, model.claim = name, UPLOADING, claim
+            if model.lease is not None:
+                model.stale.append(model.lease)
+            model.name, model.status, model.lease = name, UPLOADING, lease
             model.is_alive, model.contents = True, {}
 
-    @precondition(lambda self: self._pick(0, UPLOADING, claimed=True))
+    @precondition(lambda self: self._pick(0, UPLOADING, leased=True))
     @rule(choice=choices, text=texts, path=st.sampled_from(["a", "b"]))
     def store_a_file(self, choice: int, text: bytes, path: str) -> None:
-        if checkpoint_id := self._pick(choice, UPLOADING, claimed=True):
+        if checkpoint_id := self._pick(choice, UPLOADING, leased=True):
             self._store(checkpoint_id, path, text)
 
     def _store(self, checkpoint_id: str, path: str, text: bytes) -> None:
@@ -170,10 +170,10 @@ class Life(RuleBasedStateMachine):
             model.references.add(content.blob_id)
         model.contents[path] = content
 
-    @precondition(lambda self: self._pick(0, UPLOADING, claimed=True))
+    @precondition(lambda self: self._pick(0, UPLOADING, leased=True))
     @rule(choice=choices, path=st.sampled_from(["a", "b"]))
     def begin_an_upload(self, choice: int, path: str) -> None:
-        if checkpoint_id := self._pick(choice, UPLOADING, claimed=True):
+        if checkpoint_id := self._pick(choice, UPLOADING, leased=True):
             model = self.models[checkpoint_id]
             if path in model.unfinished:
                 return
@@ -183,10 +183,10 @@ class Life(RuleBasedStateMachine):
             model.references.add(blob_id)
             self.blob_statuses[blob_id] = "writing"
 
-    @precondition(lambda self: self._pick(0, UPLOADING, claimed=True))
+    @precondition(lambda self: self._pick(0, UPLOADING, leased=True))
     @rule(choice=choices, number=choices)
     def go_on_with_an_upload(self, choice: int, number: int) -> None:
-        if checkpoint_id := self._pick(choice, UPLOADING, claimed=True):
+        if checkpoint_id := self._pick(choice, UPLOADING, leased=True):
             model = self.models[checkpoint_id]
             found = self.blobs.unfinished(checkpoint_id)
             assert {path: blob.id for path, blob in found.items()} == model.unfinished
@@ -223,27 +223,27 @@ class Life(RuleBasedStateMachine):
 
     def _commit(self, checkpoint_id: str) -> None:
         model = self.models[checkpoint_id]
-        assert model.claim is not None
-        commit(self.catalog, checkpoint_id, model.claim, model.contents)
-        model.stale.append(model.claim)
-        model.status, model.claim, model.is_alive = AVAILABLE, None, False
+        assert model.lease is not None
+        commit(self.catalog, checkpoint_id, model.lease, model.contents)
+        model.stale.append(model.lease)
+        model.status, model.lease, model.is_alive = AVAILABLE, None, False
         model.committed, model.contents, model.unfinished = model.contents, {}, {}
         model.references = {content.blob_id for content in model.committed.values()}
 
-    @precondition(lambda self: self._pick(0, UPLOADING, claimed=True))
+    @precondition(lambda self: self._pick(0, UPLOADING, leased=True))
     @rule(choice=choices)
     def fail(self, choice: int) -> None:
-        if checkpoint_id := self._pick(choice, UPLOADING, claimed=True):
+        if checkpoint_id := self._pick(choice, UPLOADING, leased=True):
             model = self.models[checkpoint_id]
-            assert model.claim is not None
-            self.catalog.checkpoints.fail(checkpoint_id, model.claim, "stopped")
-            model.stale.append(model.claim)
-            model.status, model.claim, model.is_alive = FAILED, None, False
+            assert model.lease is not None
+            self.catalog.checkpoints.fail(checkpoint_id, model.lease, "stopped")
+            model.stale.append(model.lease)
+            model.status, model.lease, model.is_alive = FAILED, None, False
 
-    @precondition(lambda self: self._pick(0, UPLOADING, claimed=True))
+    @precondition(lambda self: self._pick(0, UPLOADING, leased=True))
     @rule(choice=choices)
     def crash(self, choice: int) -> None:
-        if checkpoint_id := self._pick(choice, UPLOADING, claimed=True):
+        if checkpoint_id := self._pick(choice, UPLOADING, leased=True):
             lapsed = to_text(now() - timedelta(seconds=1))
             set_columns(self.catalog, checkpoint_id, claim_host="elsewhere", claim_until=lapsed)
             self.models[checkpoint_id].is_alive = False
@@ -254,12 +254,12 @@ class Life(RuleBasedStateMachine):
         checkpoint_id = _nth([each for each, model in self.models.items() if model.stale], choice)
         if checkpoint_id is not None:
             model = self.models[checkpoint_id]
-            claim = model.stale[choice % len(model.stale)]
-            assert not self.catalog.checkpoints.renew(checkpoint_id, claim)
+            lease = model.stale[choice % len(model.stale)]
+            assert not self.catalog.checkpoints.renew(checkpoint_id, lease)
             with pytest.raises(ConflictError):
-                commit(self.catalog, checkpoint_id, claim, model.contents or model.committed)
+                commit(self.catalog, checkpoint_id, lease, model.contents or model.committed)
             with pytest.raises(ConflictError):
-                self.catalog.checkpoints.fail(checkpoint_id, claim, "mine")
+                self.catalog.checkpoints.fail(checkpoint_id, lease, "mine")
 
     # Deleting
 
@@ -276,10 +276,10 @@ class Life(RuleBasedStateMachine):
                 self.catalog.checkpoints.delete(reference)
             return
         assert str(self.catalog.checkpoints.delete(reference).id) == checkpoint_id
-        if model.claim is not None:
-            model.stale.append(model.claim)
+        if model.lease is not None:
+            model.stale.append(model.lease)
         model.can_come_back = model.status is AVAILABLE
-        model.status, model.has_name, model.claim = DELETING, False, None
+        model.status, model.has_name, model.lease = DELETING, False, None
 
     @precondition(lambda self: self._pick(0, DELETING))
     @rule(choice=choices, new_name=st.none() | names)
@@ -325,9 +325,9 @@ class Life(RuleBasedStateMachine):
         }
         for checkpoint_id in given_up:
             model = self.models[checkpoint_id]
-            if model.claim is not None:
-                model.stale.append(model.claim)
-            model.status, model.claim = FAILED, None
+            if model.lease is not None:
+                model.stale.append(model.lease)
+            model.status, model.lease = FAILED, None
             model.references, model.unfinished, model.contents = set(), {}, {}
 
     @precondition(lambda self: self.blob_statuses)

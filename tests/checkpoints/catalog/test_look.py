@@ -15,8 +15,8 @@ from sqlalchemy.exc import DBAPIError
 
 from flexai.checkpoints.catalog.catalog import Catalog, open_database
 from flexai.checkpoints.catalog.checkpoints import INTERRUPTED
-from flexai.checkpoints.catalog.claims import Claim
 from flexai.checkpoints.catalog.jobs import RUNNER_GONE, BegunJob, parse_job_reference
+from flexai.checkpoints.catalog.leases import Lease
 from flexai.checkpoints.catalog.schema import HEAD_REVISION
 from flexai.checkpoints.errors import (
     InvalidNameError,
@@ -94,9 +94,9 @@ def _begin_job(catalog: Catalog, name: str = "train") -> BegunJob:
 def _captured(
     catalog: Catalog, job_id: str, name: str = "checkpoint-5", facts: TrainingFacts | None = None
 ) -> Checkpoint:
-    checkpoint_id, claim = capture(catalog, job_id, name)
+    checkpoint_id, lease = capture(catalog, job_id, name)
     content = store(catalog.blobs(STORE_ID), checkpoint_id, name.encode() or b"root")
-    return commit(catalog, checkpoint_id, claim, {"model.bin": content}, facts)
+    return commit(catalog, checkpoint_id, lease, {"model.bin": content}, facts)
 
 
 def test_pushed_checkpoints_are_listed_oldest_first(catalog: Catalog, reader: Looks) -> None:
@@ -256,8 +256,8 @@ def test_jobs_are_those_of_the_catalog(catalog: Catalog, reader: Looks) -> None:
     first, second = _begin_job(catalog, "zebra"), _begin_job(catalog, "llama")
     _captured(catalog, first.job.id)
     pushed = push(catalog, "base")
-    catalog.jobs.set_input(second.job.id, second.claim, pushed.id)
-    catalog.jobs.finish(second.job.id, second.claim, status=JobStatus.FAILED, exit_code=3, reason="it broke")
+    catalog.jobs.set_input(second.job.id, second.lease, pushed.id)
+    catalog.jobs.finish(second.job.id, second.lease, status=JobStatus.FAILED, exit_code=3, reason="it broke")
     rows = reader.jobs()
     assert [row.name for row in rows] == ["zebra", "llama"]
     assert [(row.checkpoint_count, row.input_checkpoint_name) for row in rows] == [(1, ""), (0, "base")]
@@ -275,7 +275,7 @@ def test_a_job_is_found_by_name_and_by_id_until_it_is_deleted(catalog: Catalog, 
     job_id = begun.job.id
     assert {reader.job(reference).id for reference in ("train", "TRAIN", job_id, job_id.upper())} == {job_id}
     _captured(catalog, job_id)
-    catalog.jobs.finish(job_id, begun.claim, status=JobStatus.SUCCEEDED, exit_code=0, reason="")
+    catalog.jobs.finish(job_id, begun.lease, status=JobStatus.SUCCEEDED, exit_code=0, reason="")
     catalog.jobs.delete(parse_reference("Train"))
     for reference in ("Train", job_id):
         with pytest.raises(NotFoundError):
@@ -308,7 +308,7 @@ def test_a_job_whose_process_is_gone_shows_as_interrupted_to_every_reader(
 ) -> None:
     _begin_job(catalog)
     assert reader.job("train").status == catalog.jobs.list()[0].status == "in progress"
-    monkeypatch.setattr(Claim, "is_alive", False)
+    monkeypatch.setattr(Lease, "is_alive", False)
     expected = catalog.jobs.list()[0]
     found = reader.job("train")
     assert (found.status, found.reason) == (expected.status, expected.reason) == ("interrupted", RUNNER_GONE)

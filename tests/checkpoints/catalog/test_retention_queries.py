@@ -11,8 +11,8 @@ from blake3 import blake3
 from sqlalchemy import select, update
 
 from flexai.checkpoints.catalog.catalog import Catalog
-from flexai.checkpoints.catalog.claims import NO_CLAIM, Claim
 from flexai.checkpoints.catalog.database import Record, Transaction
+from flexai.checkpoints.catalog.leases import NO_LEASE, Lease
 from flexai.checkpoints.catalog.retention_queries import Candidates, check_some_stay, check_unused, read_candidates
 from flexai.checkpoints.catalog.tables import checkpoints, jobs
 from flexai.checkpoints.errors import CheckpointError, ConflictError, NotFoundError
@@ -27,20 +27,20 @@ RESUMABLE = TrainingFacts(resumable=True)
 def captured(
     catalog: Catalog, job_id: str, name: str = "checkpoint-5", facts: TrainingFacts | None = RESUMABLE
 ) -> Checkpoint:
-    checkpoint_id, claim = capture(catalog, job_id, name)
+    checkpoint_id, lease = capture(catalog, job_id, name)
     content = store(catalog.blobs(STORE_ID), checkpoint_id, f"{job_id} {name}".encode())
-    return commit(catalog, checkpoint_id, claim, {"model.bin": content}, facts)
+    return commit(catalog, checkpoint_id, lease, {"model.bin": content}, facts)
 
 
-def run(catalog: Catalog, job_id: str, *, from_checkpoint: object = None) -> Claim:
+def run(catalog: Catalog, job_id: str, *, from_checkpoint: object = None) -> Lease:
     """Let this process be the job's runner."""
-    claim = Claim.new()
-    values = {"status": "in progress", **claim.columns()}
+    lease = Lease.new()
+    values = {"status": "in progress", **lease.columns()}
     if from_checkpoint is not None:
         values["input_checkpoint_id"] = str(from_checkpoint)
     with tables_of(catalog.database) as connection:
         connection.execute(update(jobs).where(jobs.c.id == job_id).values(values))
-    return claim
+    return lease
 
 
 def export(catalog: Catalog, checkpoint: Checkpoint) -> None:
@@ -106,7 +106,7 @@ def test_only_jobs_with_a_live_runner_count_as_running(catalog: Catalog) -> None
     run(catalog, gone, from_checkpoint=pushed.id)
     run(catalog, ended, from_checkpoint=pushed.id)
     with tables_of(catalog.database) as connection:
-        connection.execute(update(jobs).where(jobs.c.id == gone).values(NO_CLAIM))
+        connection.execute(update(jobs).where(jobs.c.id == gone).values(NO_LEASE))
         connection.execute(update(jobs).where(jobs.c.id == ended).values(status="stopped"))
     found = read_candidates(catalog.database, job_ids=None, pushed=False)
     assert found.running == {running: "running"}
@@ -198,14 +198,14 @@ def test_a_job_starts_from_a_checkpoint_or_finds_it_deleted_and_never_both(catal
     for number in range(10):
         pushed = push(catalog, f"input-{number}")
         job_id = add_job(catalog, f"job-{number}")
-        claim = run(catalog, job_id)
+        lease = run(catalog, job_id)
         start = threading.Barrier(2)
 
         def begin_from(
-            job_id: str = job_id, claim: Claim = claim, pushed: Checkpoint = pushed, start: threading.Barrier = start
+            job_id: str = job_id, lease: Lease = lease, pushed: Checkpoint = pushed, start: threading.Barrier = start
         ) -> None:
             start.wait()
-            catalog.jobs.set_input(job_id, claim, pushed.id)
+            catalog.jobs.set_input(job_id, lease, pushed.id)
 
         def delete_it(pushed: Checkpoint = pushed, start: threading.Barrier = start) -> None:
             start.wait()

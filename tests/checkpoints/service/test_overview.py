@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from flexai.checkpoints.catalog.checkpoints import CUT_OFF, INTERRUPTED
-from flexai.checkpoints.catalog.claims import Claim
+from flexai.checkpoints.catalog.leases import Lease
 from flexai.checkpoints.models import CheckpointKind, CheckpointStatus, Source
 from flexai.checkpoints.names import parse_name
 from flexai.checkpoints.service.overview import overview
@@ -35,7 +35,7 @@ def test_what_a_dead_process_was_pushing_or_capturing_has_failed(
         parent_id=None,
     )
     assert overview(system).failed == []
-    monkeypatch.setattr(Claim, "is_alive", False)
+    monkeypatch.setattr(Lease, "is_alive", False)
     found = overview(system)
     assert [(one.title, one.reason) for one in found.failed] == [
         ("dead", INTERRUPTED),

@@ -12,8 +12,8 @@ import pytest
 from sqlalchemy import insert, update
 
 from flexai.checkpoints.catalog.checkpoints import row_of
-from flexai.checkpoints.catalog.claims import NO_CLAIM
 from flexai.checkpoints.catalog.jobs import BegunJob
+from flexai.checkpoints.catalog.leases import NO_LEASE
 from flexai.checkpoints.catalog.tables import blob_references, blobs, checkpoints, jobs
 from flexai.checkpoints.errors import NotFoundError, StorageUnavailableError, UsageError
 from flexai.checkpoints.models import (
@@ -219,7 +219,7 @@ def test_protected_and_exported_ones_stay(machine: Machine, job: TrainingJob) ->
 def test_what_a_running_job_started_from_and_would_be_resumed_from_stays(machine: Machine, job: TrainingJob) -> None:
     found = captures(machine, job, 3)
     running = run_job(machine)
-    machine.system.catalog.jobs.set_input(running.job.id, running.claim, found[0].id)
+    machine.system.catalog.jobs.set_input(running.job.id, running.lease, found[0].id)
     own = captures(machine, running.job, 2) + captures(
         machine, running.job, 1, first=3, resumable=False, eval_loss=None
     )
@@ -228,7 +228,7 @@ def test_what_a_running_job_started_from_and_would_be_resumed_from_stays(machine
     assert reasons(report, found[0]) == [Rule.IN_USE]
     assert reasons(report, own[1]) == [Rule.IN_USE]
     assert alive(machine) == set(ids([found[0], found[2], own[1], own[2]]))
-    set_job(machine, running.job.id, **NO_CLAIM)
+    set_job(machine, running.job.id, **NO_LEASE)
     prune(machine.system, PruneRequest(policy, apply=True))
     assert alive(machine) == set(ids([found[2], own[2]]))
 
@@ -290,7 +290,7 @@ Change = Callable[[Machine, Checkpoint], object]
 
 def _start_from(machine: Machine, checkpoint: Checkpoint) -> None:
     running = run_job(machine, "another")
-    machine.system.catalog.jobs.set_input(running.job.id, running.claim, checkpoint.id)
+    machine.system.catalog.jobs.set_input(running.job.id, running.lease, checkpoint.id)
 
 
 def _resume_job(machine: Machine, checkpoint: Checkpoint) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from flexai.checkpoints.catalog.claims import process_start
+from flexai.checkpoints.catalog.leases import process_start
 from flexai.checkpoints.catalog.tables import jobs
 from flexai.checkpoints.errors import (
     ConflictError,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from flexai.checkpoints.catalog.claims import process_start, this_host
+from flexai.checkpoints.catalog.leases import process_start, this_host
 from flexai.checkpoints.names import new_id
 from flexai.checkpoints.training.job_files import AttemptPlaces, broken_attempts
 

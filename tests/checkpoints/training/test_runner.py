@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from flexai.checkpoints.catalog.claims import process_start
+from flexai.checkpoints.catalog.leases import process_start
 from flexai.checkpoints.errors import InterruptedByUserError, JobFailedError
 from flexai.checkpoints.training.job_log import JobLog
 from flexai.checkpoints.training.runner import (

@@ -94,12 +94,12 @@ class Catalog:
 
     def at_work(self, ids: Set[str]) -> set[str]:
         """Which of the ids are those of checkpoints or training jobs that a process is at work on."""
-        from flexai.checkpoints.catalog.claims import CLAIM, is_held
+        from flexai.checkpoints.catalog.leases import LEASE, is_held
 
         found: set[str] = set()
         with self.database.reading() as transaction:
             for table in ("checkpoints", "jobs"):
-                for row in transaction.records(f"SELECT id, {CLAIM} FROM {table} WHERE claim_token IS NOT NULL"):
+                for row in transaction.records(f"SELECT id, {LEASE} FROM {table} WHERE claim_token IS NOT NULL"):
                     if row["id"] in ids and is_held(row):
                         found.add(row["id"])
         return found

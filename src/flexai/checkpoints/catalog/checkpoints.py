@@ -1,4 +1,4 @@
-"""Checkpoints in the catalog: names, status changes, and the claim on an interrupted push.
+"""Checkpoints in the catalog: names, status changes, and the lease on an interrupted push.
 
 Every change is one conditional statement or one transaction; what may not happen is refused by a constraint of the
 database, not by a look before the write.
@@ -12,8 +12,8 @@ from dataclasses import fields
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
-from flexai.checkpoints.catalog.claims import CLAIM_COLUMNS, NO_CLAIM, Claim, is_held, lease_end, update_held
 from flexai.checkpoints.catalog.database import ConstraintError, Database, Record, Transaction, batches
+from flexai.checkpoints.catalog.leases import LEASE_COLUMNS, NO_LEASE, Lease, is_held, lease_end, update_held
 from flexai.checkpoints.errors import AlreadyExistsError, ConflictError, NameTakenError, NotFoundError
 from flexai.checkpoints.models import (
     Checkpoint,
@@ -45,11 +45,11 @@ CUT_OFF = "interrupted before it was finished, with its training job"
 
 _UNFINISHED = frozenset({CheckpointStatus.UPLOADING, CheckpointStatus.SYNCING})
 
-_CLAIM = ", ".join(f"c.{column}" for column in CLAIM_COLUMNS)
+_LEASE = ", ".join(f"c.{column}" for column in LEASE_COLUMNS)
 
 # What all of them have is left out: a driver takes as long for that as for anything else.
 _PUSHED = f"""
-    SELECT c.id, c.name, c.status, c.reason, c.size, c.file_count, c.created_at, c.updated_at, c.is_protected, {_CLAIM}
+    SELECT c.id, c.name, c.status, c.reason, c.size, c.file_count, c.created_at, c.updated_at, c.is_protected, {_LEASE}
     FROM checkpoints c WHERE c.kind = 'pushed' AND c.deleted_at IS NULL
 """
 _CREATED_AT = 6
@@ -58,10 +58,10 @@ _CREATED_AT = 6
 _LISTED = f"""
     SELECT c.id, c.kind, c.name, COALESCE(j.name, ''), c.status, c.reason, c.size, c.file_count, c.created_at,
         c.updated_at, c.deleted_at, c.is_protected, c.node, c.step, c.train_loss, c.eval_loss, c.model, c.version,
-        c.inference_ready, c.resumable, {_CLAIM}
+        c.inference_ready, c.resumable, {_LEASE}
     FROM checkpoints c LEFT JOIN jobs j ON j.id = c.job_id
 """
-"""Checkpoints ``c`` with the fields of ``ListedCheckpoint`` and their claims; a WHERE can follow."""
+"""Checkpoints ``c`` with the fields of ``ListedCheckpoint`` and their leases; a WHERE can follow."""
 
 
 class Checkpoints:
@@ -79,13 +79,13 @@ class Checkpoints:
         status: CheckpointStatus,
         store_id: str,
         parent_id: str | None,
-    ) -> tuple[Checkpoint, Claim]:
+    ) -> tuple[Checkpoint, Lease]:
         """Take a name for a push, or take over the unfinished push that holds it.
 
         Raises NameTakenError where the name's checkpoint is available, ConflictError where another owner
         or a live process holds it.
         """
-        claim = Claim.new()
+        lease = Lease.new()
         row = _new_row(
             kind=CheckpointKind.PUSHED,
             name=name,
@@ -93,30 +93,30 @@ class Checkpoints:
             source=source,
             status=status,
             store_id=store_id,
-            claim=claim,
+            lease=lease,
         )
         row |= {"name_key": name_key(name), "parent_id": parent_id}
-        with claim.dropped_on_error():
+        with lease.dropped_on_error():
             try:
                 with self._database.writing() as transaction:
                     transaction.insert("checkpoints", row)
-                return self.get_by_id(row["id"]), claim
+                return self.get_by_id(row["id"]), lease
             except ConstraintError:
                 return self._take_over(
-                    name, claim, owner=owner, source=source, status=status, store_id=store_id, parent_id=parent_id
+                    name, lease, owner=owner, source=source, status=status, store_id=store_id, parent_id=parent_id
                 )
 
     def _take_over(
         self,
         name: Name,
-        claim: Claim,
+        lease: Lease,
         *,
         owner: Owner,
         source: Source,
         status: CheckpointStatus,
         store_id: str,
         parent_id: str | None,
-    ) -> tuple[Checkpoint, Claim]:
+    ) -> tuple[Checkpoint, Lease]:
         row = self._row("c.name_key = :key", key=name_key(name))
         busy = ConflictError(f"checkpoint {name!r} is being pushed or deleted by another process")
         if row is None:
@@ -130,12 +130,12 @@ class Checkpoints:
             "store_id": store_id,
             "parent_id": parent_id,
             "updated_at": to_text(now()),
-            **claim.columns(),
+            **lease.columns(),
         }
         with self._database.writing() as transaction:
             if not update_as_read(transaction, row, new):
                 raise busy
-        return self.get_by_id(row["id"]), claim
+        return self.get_by_id(row["id"]), lease
 
     def find_push(self, name: Name, *, owner: Owner) -> Checkpoint | None:
         """The unfinished push that ``begin_push`` would take over; None where the name is free.
@@ -150,9 +150,9 @@ class Checkpoints:
 
     def begin_capture(
         self, *, job_id: str, name: str, node: str, owner: Owner, source: Source, store_id: str, parent_id: str | None
-    ) -> tuple[Checkpoint, Claim]:
+    ) -> tuple[Checkpoint, Lease]:
         """Announce a checkpoint that a training job wrote; its place in the job's order is given here."""
-        claim = Claim.new()
+        lease = Lease.new()
         row = _new_row(
             kind=CheckpointKind.CAPTURED,
             name=name,
@@ -160,25 +160,25 @@ class Checkpoints:
             source=source,
             status=CheckpointStatus.UPLOADING,
             store_id=store_id,
-            claim=claim,
+            lease=lease,
         )
-        with claim.dropped_on_error(), self._database.writing() as transaction:
+        with lease.dropped_on_error(), self._database.writing() as transaction:
             # The job's row serialises captures of one job, so that no two get one number.
             transaction.update("jobs", {"updated_at": to_text(now())}, "id = :id", id=job_id)
             last = transaction.value("SELECT MAX(sequence) FROM checkpoints WHERE job_id = :job_id", job_id=job_id)
             row |= {"job_id": job_id, "node": node, "parent_id": parent_id, "sequence": (last or 0) + 1}
             transaction.insert("checkpoints", row)
-        return self.get_by_id(row["id"]), claim
+        return self.get_by_id(row["id"]), lease
 
-    def renew(self, checkpoint_id: str, claim: Claim) -> bool:
-        """Extend the lease; False where the claim is no longer ours."""
+    def renew(self, checkpoint_id: str, lease: Lease) -> bool:
+        """Extend the lease; False where it is no longer ours."""
         with self._database.writing() as transaction:
-            return bool(update_held(transaction, "checkpoints", checkpoint_id, claim, {"claim_until": lease_end()}))
+            return bool(update_held(transaction, "checkpoints", checkpoint_id, lease, {"claim_until": lease_end()}))
 
     def commit(
         self,
         checkpoint_id: str,
-        claim: Claim,
+        lease: Lease,
         *,
         manifest: ManifestSummary,
         content_ids: Mapping[str, int],
@@ -187,7 +187,7 @@ class Checkpoints:
     ) -> Checkpoint:
         """Say that a checkpoint is available: its files, its size and its manifest's digest, in one transaction.
 
-        References to blobs that only earlier tries needed are dropped. Raises ConflictError where the claim, or the
+        References to blobs that only earlier tries needed are dropped. Raises ConflictError where the lease, or the
         reference to a blob, is lost.
         """
         new = {
@@ -198,14 +198,14 @@ class Checkpoints:
             "manifest_digest": manifest.digest,
             "updated_at": to_text(now()),
             **_facts_columns(facts or TrainingFacts()),
-            **NO_CLAIM,
+            **NO_LEASE,
         }
         rows = [
             {"checkpoint_id": checkpoint_id, "path": path, "content_id": content_id}
             for path, content_id in content_ids.items()
         ]
         with self._database.writing() as transaction:
-            if not update_held(transaction, "checkpoints", checkpoint_id, claim, new):
+            if not update_held(transaction, "checkpoints", checkpoint_id, lease, new):
                 raise _lost(checkpoint_id)
             transaction.change("DELETE FROM files WHERE checkpoint_id = :id", id=checkpoint_id)
             transaction.insert("files", *rows)
@@ -223,10 +223,10 @@ class Checkpoints:
                 )
         return self.get_by_id(checkpoint_id)
 
-    def fail(self, checkpoint_id: str, claim: Claim, reason: str) -> None:
+    def fail(self, checkpoint_id: str, lease: Lease, reason: str) -> None:
         """Give up a push or a capture for now; what has arrived stays for the next try."""
         self._change_held(
-            checkpoint_id, claim, status=CheckpointStatus.FAILED, reason=reason, updated_at=to_text(now()), **NO_CLAIM
+            checkpoint_id, lease, status=CheckpointStatus.FAILED, reason=reason, updated_at=to_text(now()), **NO_LEASE
         )
 
     def discard_failed(self, checkpoint_id: str) -> None:
@@ -352,7 +352,7 @@ class Checkpoints:
             "name_key": None,
             "deleted_at": to_text(now()),
             "updated_at": to_text(now()),
-            **NO_CLAIM,
+            **NO_LEASE,
         }
         with self._database.writing() as transaction:
             # Locked first, in a statement of its own: what is looked at below is what others have committed.
@@ -459,9 +459,9 @@ class Checkpoints:
             rows = transaction.records(f"{CHECKPOINT} WHERE {where}", **values)
         return [checkpoint_of(row) for row in rows]
 
-    def _change_held(self, checkpoint_id: str, claim: Claim, **values: Any) -> None:
+    def _change_held(self, checkpoint_id: str, lease: Lease, **values: Any) -> None:
         with self._database.writing() as transaction:
-            if not update_held(transaction, "checkpoints", checkpoint_id, claim, values):
+            if not update_held(transaction, "checkpoints", checkpoint_id, lease, values):
                 raise _lost(checkpoint_id)
 
 
@@ -478,7 +478,7 @@ def _check_can_continue(row: Record, owner: Owner) -> None:
         raise NameTakenError(existing)
     if existing.creator_user_id != owner.user_id:
         raise ConflictError(f"checkpoint {existing.name!r} is being pushed by another owner")
-    holder = Claim.of_row(row)
+    holder = Lease.of_row(row)
     if holder is not None and holder.is_alive:
         raise ConflictError(f"checkpoint {existing.name!r} is being pushed by {holder.holder}")
 
@@ -490,7 +490,7 @@ def _check_can_go(row: Record, reference: Reference) -> None:
             f"checkpoint {checkpoint_of(row).title!r} is protected",
             hint=f"flexai checkpoint unprotect {reference} lets it be deleted",
         )
-    holder = Claim.of_row(row)
+    holder = Lease.of_row(row)
     if holder is not None and holder.is_alive:
         raise ConflictError(f"checkpoint {reference} is being pushed by {holder.holder}", hint="stop that push first")
 
@@ -521,7 +521,7 @@ def _new_row(
     source: Source,
     status: CheckpointStatus,
     store_id: str,
-    claim: Claim,
+    lease: Lease,
 ) -> dict[str, Any]:
     time = now()
     checkpoint = Checkpoint(
@@ -536,11 +536,11 @@ def _new_row(
         created_at=time,
         updated_at=time,
     )
-    return row_of(checkpoint) | {"name_key": None} | claim.columns()
+    return row_of(checkpoint) | {"name_key": None} | lease.columns()
 
 
 def row_of(checkpoint: Checkpoint) -> dict[str, Any]:
-    """The columns that hold a checkpoint, its claim left out."""
+    """The columns that hold a checkpoint, its lease left out."""
     document: dict[str, Any] = plain(checkpoint)
     for name in ("facts", "job_name"):
         del document[name]
@@ -600,9 +600,9 @@ def checkpoint_of(row: Record) -> Checkpoint:
 
 def _pushed(rows: Iterable[Sequence[Any]]) -> Iterator[ListedCheckpoint]:
     """What the list shows of rows of ``_PUSHED``, in one loop and by their places: there may be ten thousands."""
-    for checkpoint_id, name, status, reason, size, count, created_at, updated_at, is_protected, *claim in rows:
+    for checkpoint_id, name, status, reason, size, count, created_at, updated_at, is_protected, *lease in rows:
         if status in _UNFINISHED:
-            status, reason = standing("pushed", status, reason, dict(zip(CLAIM_COLUMNS, claim, strict=True)))
+            status, reason = standing("pushed", status, reason, dict(zip(LEASE_COLUMNS, lease, strict=True)))
         # SQLite has no booleans.
         is_kept = bool(is_protected)
         yield ListedCheckpoint(
@@ -612,9 +612,9 @@ def _pushed(rows: Iterable[Sequence[Any]]) -> Iterator[ListedCheckpoint]:
 
 def _listed(row: Sequence[Any]) -> ListedCheckpoint:
     """What lists show of a row of ``_LISTED``."""
-    found = ListedCheckpoint(*row[: -len(CLAIM_COLUMNS)])
-    claim = dict(zip(CLAIM_COLUMNS, row[-len(CLAIM_COLUMNS) :], strict=True))
-    status, reason = standing(found.kind, found.status, found.reason, claim)
+    found = ListedCheckpoint(*row[: -len(LEASE_COLUMNS)])
+    lease = dict(zip(LEASE_COLUMNS, row[-len(LEASE_COLUMNS) :], strict=True))
+    status, reason = standing(found.kind, found.status, found.reason, lease)
     return found._replace(
         status=status,
         reason=reason,
@@ -624,12 +624,12 @@ def _listed(row: Sequence[Any]) -> ListedCheckpoint:
     )
 
 
-def standing(kind: str, status: str, reason: str, claim: Mapping[str, Any]) -> tuple[str, str]:
+def standing(kind: str, status: str, reason: str, lease: Mapping[str, Any]) -> tuple[str, str]:
     """Status and reason as they are: what a process was pushing or capturing that is gone has failed.
 
     No process is left to record that, and a caller who waits for the end should not wait for ever.
     """
-    if status in _UNFINISHED and not is_held(claim):
+    if status in _UNFINISHED and not is_held(lease):
         return CheckpointStatus.FAILED, INTERRUPTED if kind == CheckpointKind.PUSHED else CUT_OFF
     return status, reason
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from flexai.checkpoints.catalog.checkpoints import CHECKPOINT, checkpoint_of, update_as_read
-from flexai.checkpoints.catalog.claims import HELD, NO_CLAIM, Claim, is_held, update_held
 from flexai.checkpoints.catalog.database import Database, Record, batches
+from flexai.checkpoints.catalog.leases import HELD, NO_LEASE, Lease, is_held, update_held
 from flexai.checkpoints.models import CheckpointStatus, to_text
 
 _PURGEABLE = "store_id = :store_id AND status = 'deleting' AND deleted_at <= :before"
@@ -113,27 +113,27 @@ class Garbage:
         """
         given_up = []
         for row in self._idle(before):
-            claim = Claim.new()
+            lease = Lease.new()
             reason = row["reason"] or "interrupted, and not continued within the grace period"
-            new = {"status": CheckpointStatus.FAILED, "reason": reason, **claim.columns()}
+            new = {"status": CheckpointStatus.FAILED, "reason": reason, **lease.columns()}
             with self._database.writing() as transaction:
                 is_ours = update_as_read(transaction, row, new)
             if is_ours:
-                self._give_up(row["id"], claim, clean_up)
+                self._give_up(row["id"], lease, clean_up)
                 given_up.append(row["id"])
         return given_up
 
-    def _give_up(self, checkpoint_id: str, claim: Claim, clean_up: Callable[[str], None]) -> None:
+    def _give_up(self, checkpoint_id: str, lease: Lease, clean_up: Callable[[str], None]) -> None:
         try:
             clean_up(checkpoint_id)
             with self._database.writing() as transaction:
-                # Only where the claim is still ours: a process that has taken the push over refers to what it found.
+                # Only where the lease is still ours: a process that has taken the push over refers to what it found.
                 ours = f"SELECT 1 FROM checkpoints WHERE {HELD}"
-                if transaction.row(ours, id=checkpoint_id, token=claim.token):
+                if transaction.row(ours, id=checkpoint_id, token=lease.token):
                     transaction.change("DELETE FROM blob_references WHERE checkpoint_id = :id", id=checkpoint_id)
         finally:
             with self._database.writing() as transaction:
-                update_held(transaction, "checkpoints", checkpoint_id, claim, NO_CLAIM)
+                update_held(transaction, "checkpoints", checkpoint_id, lease, NO_LEASE)
 
     def _idle(self, before: datetime) -> list[Record]:
         """Unfinished pushes and captures that no process works on."""

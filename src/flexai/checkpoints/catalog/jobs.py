@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from flexai.checkpoints.catalog.claims import HELD, NO_CLAIM, Claim, is_held, lease_end, update_held
 from flexai.checkpoints.catalog.database import ConstraintError, Database, Record, Transaction
+from flexai.checkpoints.catalog.leases import HELD, NO_LEASE, Lease, is_held, lease_end, update_held
 from flexai.checkpoints.errors import ConflictError, JobExistsError, NotFoundError
 from flexai.checkpoints.models import JobStatus, TrainingJob, from_text, now, to_text
 from flexai.checkpoints.names import Id, Name, Reference, is_uuid, name_key, new_id, parse_id, parse_name
@@ -40,7 +40,7 @@ class BegunJob:
     """A job's new attempt, and the right to write about it."""
 
     job: TrainingJob
-    claim: Claim
+    lease: Lease
 
 
 Layout = Callable[[Id, int], tuple[str, str]]
@@ -75,9 +75,9 @@ class Jobs:
         Raises JobExistsError where the name's job has succeeded, ConflictError where it is running or another
         owner's.
         """
-        claim = Claim.new()
+        lease = Lease.new()
         job_id = new_id()
-        values = _attempt_values(command, env_names, code_commit, claim) | {"attempt": 1}
+        values = _attempt_values(command, env_names, code_commit, lease) | {"attempt": 1}
         values |= _places(layout, job_id, 1)
         values |= {
             "id": str(job_id),
@@ -90,11 +90,11 @@ class Jobs:
         try:
             with self._database.writing() as transaction:
                 transaction.insert("jobs", values)
-            return BegunJob(self.get_by_id(str(job_id)), claim)
+            return BegunJob(self.get_by_id(str(job_id)), lease)
         except ConstraintError:
             return self._begin_next(
                 name,
-                claim,
+                lease,
                 owner=owner,
                 command=command,
                 env_names=env_names,
@@ -105,7 +105,7 @@ class Jobs:
     def _begin_next(
         self,
         name: Name,
-        claim: Claim,
+        lease: Lease,
         *,
         owner: Owner,
         command: Sequence[str],
@@ -123,29 +123,29 @@ class Jobs:
         if previous.creator_user_id != owner.user_id:
             raise ConflictError(f"training job {name!r} belongs to another owner", hint="use another name")
         if not previous.status.is_final:
-            holder = Claim.of_row(row)
+            holder = Lease.of_row(row)
             who = f" by {holder.holder}" if holder else ""
             raise ConflictError(
                 f"training job {name!r} is being run{who}",
                 hint=f"wait for its end, or stop it first: flexai training stop {previous.name}",
             )
         attempt = previous.attempt + 1
-        values = _attempt_values(command, env_names, code_commit, claim) | {"attempt": attempt}
+        values = _attempt_values(command, env_names, code_commit, lease) | {"attempt": attempt}
         values |= _places(layout, previous.id, attempt)
         with self._database.writing() as transaction:
             if not _update_as_read(transaction, row, values):
                 raise busy
-        return BegunJob(self.get_by_id(row["id"]), claim)
+        return BegunJob(self.get_by_id(row["id"]), lease)
 
-    def renew(self, job_id: str, claim: Claim) -> bool:
-        """Extend the lease; False where the claim is no longer ours."""
+    def renew(self, job_id: str, lease: Lease) -> bool:
+        """Extend the lease; False where it is no longer ours."""
         with self._database.writing() as transaction:
-            return bool(update_held(transaction, "jobs", job_id, claim, {"claim_until": lease_end()}))
+            return bool(update_held(transaction, "jobs", job_id, lease, {"claim_until": lease_end()}))
 
-    def set_input(self, job_id: str, claim: Claim, checkpoint_id: Id) -> TrainingJob:
+    def set_input(self, job_id: str, lease: Lease, checkpoint_id: Id) -> TrainingJob:
         """Record which checkpoint the job starts from; NotFoundError where it was deleted meanwhile."""
         with self._database.writing() as transaction:
-            if not update_held(transaction, "jobs", job_id, claim, {"input_checkpoint_id": str(checkpoint_id)}):
+            if not update_held(transaction, "jobs", job_id, lease, {"input_checkpoint_id": str(checkpoint_id)}):
                 raise _lost(job_id)
             # A deletion locks this row too: one of the two comes first, and the other one sees what it did.
             lock = transaction.locking("FOR SHARE")
@@ -154,23 +154,23 @@ class Jobs:
                 raise NotFoundError(f"there is no checkpoint {checkpoint_id} any more")
         return self.get_by_id(job_id)
 
-    def stop_requested(self, job_id: str, claim: Claim) -> bool:
+    def stop_requested(self, job_id: str, lease: Lease) -> bool:
         """Whether a user asked for the job's stop; ConflictError where the job is no longer this runner's."""
         with self._database.reading() as transaction:
             query = f"SELECT stop_requested FROM jobs WHERE {HELD}"
-            requested = transaction.value(query, id=job_id, token=claim.token)
+            requested = transaction.value(query, id=job_id, token=lease.token)
         if requested is None:
             raise _lost(job_id)
         return bool(requested)
 
     def finish(
-        self, job_id: str, claim: Claim, *, status: JobStatus, exit_code: int | None, reason: str
+        self, job_id: str, lease: Lease, *, status: JobStatus, exit_code: int | None, reason: str
     ) -> TrainingJob:
-        """Record a job's end and give up the claim; ConflictError where the job is no longer this runner's."""
+        """Record a job's end and give up the lease; ConflictError where the job is no longer this runner's."""
         time = to_text(now())
         new = {"status": status, "exit_code": exit_code, "reason": reason, "ended_at": time, "updated_at": time}
         with self._database.writing() as transaction:
-            if not update_held(transaction, "jobs", job_id, claim, new | NO_CLAIM):
+            if not update_held(transaction, "jobs", job_id, lease, new | NO_LEASE):
                 raise _lost(job_id)
         return self.get_by_id(job_id)
 
@@ -184,7 +184,7 @@ class Jobs:
         if row["status"] in _RUNNING:
             values: dict[str, Any] = {"stop_requested": True, "status": JobStatus.STOP_IN_PROGRESS}
             if job.status is JobStatus.INTERRUPTED:
-                values = {"status": job.status, "reason": job.reason, "ended_at": to_text(now()), **NO_CLAIM}
+                values = {"status": job.status, "reason": job.reason, "ended_at": to_text(now()), **NO_LEASE}
             with self._database.writing() as transaction:
                 # Where it ended, or was taken over, in this very moment there is nothing left to ask.
                 _update_as_read(transaction, row, {"updated_at": to_text(now()), **values})
@@ -228,7 +228,7 @@ class Jobs:
             raise ConflictError(
                 f"training job {job.name!r} is {job.status}", hint=f"stop it first: flexai training stop {job.name}"
             )
-        new = {"name_key": None, "status": job.status, "reason": job.reason, "updated_at": to_text(now()), **NO_CLAIM}
+        new = {"name_key": None, "status": job.status, "reason": job.reason, "updated_at": to_text(now()), **NO_LEASE}
         with self._database.writing() as transaction:
             if not _update_as_read(transaction, row, new):
                 raise ConflictError(f"training job {job.name!r} was started again or deleted meanwhile")
@@ -268,7 +268,7 @@ def _update_as_read(transaction: Transaction, row: Record, new: Mapping[str, Any
     return transaction.update_as_read("jobs", new, read)
 
 
-def _attempt_values(command: Sequence[str], env_names: Sequence[str], code_commit: str, claim: Claim) -> dict[str, Any]:
+def _attempt_values(command: Sequence[str], env_names: Sequence[str], code_commit: str, lease: Lease) -> dict[str, Any]:
     time = to_text(now())
     return {
         "status": JobStatus.IN_PROGRESS,
@@ -278,12 +278,12 @@ def _attempt_values(command: Sequence[str], env_names: Sequence[str], code_commi
         "code_commit": code_commit,
         "exit_code": None,
         "input_checkpoint_id": None,
-        "host": claim.host.partition("/")[0],
+        "host": lease.host.partition("/")[0],
         "stop_requested": False,
         "started_at": time,
         "ended_at": None,
         "updated_at": time,
-        **claim.columns(),
+        **lease.columns(),
     }
 
 

@@ -6,8 +6,8 @@ from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from flexai.checkpoints.catalog.claims import is_held
 from flexai.checkpoints.catalog.database import Database, Record, Transaction
+from flexai.checkpoints.catalog.leases import is_held
 from flexai.checkpoints.choosing import latest
 from flexai.checkpoints.errors import ConflictError
 

@@ -1,4 +1,4 @@
-"""The journal of a worker that runs a shard for another process, which holds the claim on the checkpoint."""
+"""The journal of a worker that runs a shard for another process, which holds the lease on the checkpoint."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from flexai.checkpoints.catalog.blobs import Blobs
-from flexai.checkpoints.catalog.claims import LEASE
 from flexai.checkpoints.catalog.database import Database
+from flexai.checkpoints.catalog.leases import LEASE_LENGTH
 from flexai.checkpoints.contents import ArrivedPart, NewContent, StoredContent
 from flexai.checkpoints.errors import ConflictError
 from flexai.checkpoints.models import to_text
 
 
 class ShardJournal(Blobs):
-    """Blobs that are written only while a claim holds.
+    """Blobs that are written only while a lease holds.
 
     So a shard ends soon after the operation that gave it out has failed, was taken over, or has died.
     """
@@ -25,13 +25,13 @@ class ShardJournal(Blobs):
         self._token = token
 
     def check(self) -> None:
-        """Raise ConflictError where the claim on the checkpoint is no longer held.
+        """Raise ConflictError where the lease on the checkpoint is no longer held.
 
-        A claim whose lease ran out is held as long again: its holder may have a clock of its own, or renew it only now,
+        A lease that ran out is held as long again: its holder may have a clock of its own, or renew it only now,
         after a database that was away.
         """
         query = "SELECT 1 FROM checkpoints WHERE id = :id AND claim_token = :token AND claim_until > :since"
-        since = to_text(datetime.now(UTC) - LEASE)
+        since = to_text(datetime.now(UTC) - LEASE_LENGTH)
         with self._database.reading() as transaction:
             if transaction.row(query, id=self._checkpoint_id, token=self._token, since=since) is None:
                 raise ConflictError(

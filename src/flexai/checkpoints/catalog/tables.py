@@ -43,7 +43,7 @@ _SERIAL = BigInteger().with_variant(Integer, "sqlite")
 
 
 def _claim_columns() -> list[Column[Any]]:
-    """Which process works on a row; all empty where none does (see ``claims``)."""
+    """Which process works on a row; all empty where none does (see ``leases``)."""
     return [
         Column("claim_token", String(32)),
         Column("claim_host", Text),
@@ -71,7 +71,7 @@ jobs = Table(
     Column("input_checkpoint_id", _ID),
     Column("output_dir", Text, nullable=False),
     Column("log_path", Text, nullable=False),
-    # The machine that the paths are on; the claim forgets it when the job ends.
+    # The machine that the paths are on; the lease forgets it when the job ends.
     Column("host", Text, nullable=False, default=""),
     Column("stop_requested", Boolean, nullable=False),
     # See training.code; empty where nothing is known.

@@ -48,7 +48,7 @@ def capture(
             raise SourceChangedError(f"source {local_path} changed before it was read")
         sources.append(source)
     check_sources(sources)
-    checkpoint, claim = system.catalog.checkpoints.begin_capture(
+    checkpoint, lease = system.catalog.checkpoints.begin_capture(
         job_id=job.id,
         name=name,
         node=node,
@@ -58,7 +58,7 @@ def capture(
         parent_id=None if job.input_checkpoint_id is None else job.input_checkpoint_id,
     )
     try:
-        captured, _ = commit.store(system, checkpoint, claim, sources, facts=facts, progress=progress or NoProgress())
+        captured, _ = commit.store(system, checkpoint, lease, sources, facts=facts, progress=progress or NoProgress())
         return captured
     except SourceChangedError:
         # It was no checkpoint yet: the one that the change leads to is captured under a number of its own.

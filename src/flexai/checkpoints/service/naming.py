@@ -23,7 +23,7 @@ def name_checkpoint(system: System, request: NameRequest) -> Checkpoint:
     """
     original = system.available(request.from_checkpoint)
     try:
-        checkpoint, claim = system.catalog.checkpoints.begin_push(
+        checkpoint, lease = system.catalog.checkpoints.begin_push(
             parse_name(request.name, what="checkpoint name"),
             owner=system.owner,
             source=original.source,
@@ -38,9 +38,9 @@ def name_checkpoint(system: System, request: NameRequest) -> Checkpoint:
         raise taken(error.existing, same=same) from error
     try:
         contents = _hold_all(system, checkpoint.id, system.blobs.files_of(original.id))
-        return commit.commit(system, checkpoint, claim, contents, facts=original.facts)
+        return commit.commit(system, checkpoint, lease, contents, facts=original.facts)
     except BaseException as error:
-        commit.give_up(system, checkpoint, claim, error)
+        commit.give_up(system, checkpoint, lease, error)
         raise
 
 

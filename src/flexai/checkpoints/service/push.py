@@ -52,7 +52,7 @@ def push(
 
         code.refuse_code(code.source_files(sources), request.name)
     try:
-        checkpoint, claim = system.catalog.checkpoints.begin_push(
+        checkpoint, lease = system.catalog.checkpoints.begin_push(
             parse_name(request.name, what="checkpoint name"),
             owner=system.owner,
             source=_describe(system, request, place),
@@ -70,8 +70,8 @@ def push(
         # Only flows give out shards, and every command would load what they need.
         from flexai.checkpoints.service.support.shard_dispatch import push_in_shards
 
-        run_shards = partial(push_in_shards, system, checkpoint, claim, sources, runner=runner, progress=progress)
-    stored, placed = commit.store(system, checkpoint, claim, sources, run_shards=run_shards, progress=progress)
+        run_shards = partial(push_in_shards, system, checkpoint, lease, sources, runner=runner, progress=progress)
+    stored, placed = commit.store(system, checkpoint, lease, sources, run_shards=run_shards, progress=progress)
     if place is None:
         digests = {path: content.digest.hex() for path, content in placed.items() if content.digest is not None}
         local = [one for one in sources if isinstance(one, LocalSource)]

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from flexai.checkpoints.catalog.claims import ClaimKeeper, this_host
 from flexai.checkpoints.catalog.jobs import parse_job_reference
+from flexai.checkpoints.catalog.leases import LeaseKeeper, this_host
 from flexai.checkpoints.errors import ConflictError, NotFoundError
 from flexai.checkpoints.models import Checkpoint, JobStatus, TrainingJob
 from flexai.checkpoints.names import parse_name, parse_reference
@@ -70,7 +70,7 @@ def run_training(
     begun = plan.begin(system)
     job_id = begun.job.id
     with (
-        ClaimKeeper(lambda: system.catalog.jobs.renew(job_id, begun.claim)),
+        LeaseKeeper(lambda: system.catalog.jobs.renew(job_id, begun.lease)),
         without_long_collections(),
         SignalRelay() as relay,
     ):

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from flexai.checkpoints.catalog.claims import process_start, this_host
+from flexai.checkpoints.catalog.leases import process_start, this_host
 from flexai.checkpoints.models import now
 from flexai.checkpoints.names import Id
 from flexai.checkpoints.private_folders import make_private_folder

@@ -45,7 +45,7 @@ class Background:
 
     def is_alive(self) -> bool:
         """Whether it runs: this very process, not another one with its id."""
-        from flexai.checkpoints.catalog.claims import this_host
+        from flexai.checkpoints.catalog.leases import this_host
 
         return self.host == this_host() and _began(self.pid) == self.started
 
@@ -92,7 +92,7 @@ def start(
 
     ``keep_open`` are file descriptors that it inherits. What a ``private`` one makes is its owner's alone.
     """
-    from flexai.checkpoints.catalog.claims import this_host
+    from flexai.checkpoints.catalog.leases import this_host
 
     log = log_path(home, name)
     make_private_folder(log.parent)
@@ -240,6 +240,6 @@ def _remember(home: Path, process: Background) -> None:
 
 def _began(pid: int) -> str | None:
     """When a process began; None where there is none."""
-    from flexai.checkpoints.catalog.claims import process_start
+    from flexai.checkpoints.catalog.leases import process_start
 
     return process_start(pid)

@@ -6,7 +6,7 @@ import signal
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from flexai.checkpoints.catalog.claims import Claim, ClaimKeeper
+from flexai.checkpoints.catalog.leases import Lease, LeaseKeeper
 from flexai.checkpoints.contents import StoredContent, StoredFile
 from flexai.checkpoints.errors import CheckpointError
 from flexai.checkpoints.models import Checkpoint, TrainingFacts
@@ -22,7 +22,7 @@ from flexai.checkpoints.transfer.upload import AlreadyStored, upload
 def store(
     system: System,
     checkpoint: Checkpoint,
-    claim: Claim,
+    lease: Lease,
     sources: Sequence[FileSource],
     *,
     facts: TrainingFacts | None = None,
@@ -43,7 +43,7 @@ def store(
         total_files=len(sources),
     )
     try:
-        with ClaimKeeper(lambda: system.catalog.checkpoints.renew(checkpoint_id, claim)):
+        with LeaseKeeper(lambda: system.catalog.checkpoints.renew(checkpoint_id, lease)):
             contents = upload(
                 sources,
                 checkpoint_id=checkpoint_id,
@@ -53,9 +53,9 @@ def store(
                 progress=progress,
                 already=run_shards(),
             )
-            return commit(system, checkpoint, claim, contents, facts=facts), contents
+            return commit(system, checkpoint, lease, contents, facts=facts), contents
     except BaseException as error:
-        give_up(system, checkpoint, claim, error)
+        give_up(system, checkpoint, lease, error)
         raise
     finally:
         progress.end()
@@ -74,7 +74,7 @@ def same_content(system: System, checkpoint_id: str, sources: Sequence[FileSourc
 def commit(
     system: System,
     checkpoint: Checkpoint,
-    claim: Claim,
+    lease: Lease,
     contents: dict[str, StoredContent],
     *,
     facts: TrainingFacts | None = None,
@@ -85,7 +85,7 @@ def commit(
     manifest = write_manifest(system.store, described, files)
     return system.catalog.checkpoints.commit(
         checkpoint.id,
-        claim,
+        lease,
         manifest=manifest,
         content_ids={path: content.id for path, content in contents.items()},
         blob_ids={content.blob_id for content in contents.values()},
@@ -93,15 +93,15 @@ def commit(
     )
 
 
-def give_up(system: System, checkpoint: Checkpoint, claim: Claim, error: BaseException) -> None:
+def give_up(system: System, checkpoint: Checkpoint, lease: Lease, error: BaseException) -> None:
     """Record why a checkpoint could not be stored."""
     reason = error.message if isinstance(error, CheckpointError) else _reason(error)
     try:
-        system.catalog.checkpoints.fail(checkpoint.id, claim, reason)
+        system.catalog.checkpoints.fail(checkpoint.id, lease, reason)
     except CheckpointError as second:
         # The catalog is gone as well, or another process has taken over: the first error is the one to tell. A process
         # that lives on, as a worker does, must be able to try again.
-        claim.drop()
+        lease.drop()
         error.add_note(f"the failure could not be recorded: {second.message}")
 
 

@@ -136,7 +136,7 @@ class Attempt:
         self._system = system
         self._request = request
         self._job = begun.job
-        self._claim = begun.claim
+        self._lease = begun.lease
         self._relay = relay
         self._on_output = on_output
         self._on_captured = on_captured
@@ -205,7 +205,7 @@ class Attempt:
                 self._tell("there is no checkpoint to continue from yet, so the command starts from scratch")
                 return None
             input_id = chosen.id
-        self._job = self._system.catalog.jobs.set_input(self._job.id, self._claim, input_id)
+        self._job = self._system.catalog.jobs.set_input(self._job.id, self._lease, input_id)
         report = fetch(self._system, FetchRequest(input_id, str(self._places.input)), progress=self._progress)
         self._tell(f"the command starts from checkpoint {report.checkpoint.name or '.'!r} ({input_id})")
         return self._places.input
@@ -246,7 +246,7 @@ class Attempt:
 
     def _should_stop(self) -> bool:
         try:
-            self._stop_requested = self._system.catalog.jobs.stop_requested(self._job.id, self._claim)
+            self._stop_requested = self._system.catalog.jobs.stop_requested(self._job.id, self._lease)
         except StorageUnavailableError:
             return False  # a database that is away for a while is no reason to end a training
         return self._stop_requested
@@ -326,13 +326,13 @@ class Attempt:
         for delay in [2.0**number for number in range(_FINISH_TRIES)]:
             try:
                 return self._system.catalog.jobs.finish(
-                    self._job.id, self._claim, status=status, exit_code=exit_code, reason=reason
+                    self._job.id, self._lease, status=status, exit_code=exit_code, reason=reason
                 )
             except StorageUnavailableError as error:
                 self._progress.note(f"the job's end could not be recorded yet: {error.message}")
                 time.sleep(delay)
         return self._system.catalog.jobs.finish(
-            self._job.id, self._claim, status=status, exit_code=exit_code, reason=reason
+            self._job.id, self._lease, status=status, exit_code=exit_code, reason=reason
         )
 
     def _record(self, error: BaseException) -> None:

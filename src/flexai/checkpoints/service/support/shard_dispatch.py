@@ -1,6 +1,6 @@
 """Cuts a large push or export into shards, has a runner run them, and puts their results together.
 
-The process that does so holds the claim, and it alone commits or writes the manifest.
+The process that does so holds the lease, and it alone commits or writes the manifest.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence, Set
 
-from flexai.checkpoints.catalog.claims import Claim
+from flexai.checkpoints.catalog.leases import Lease
 from flexai.checkpoints.contents import StoredFile, UnfinishedBlob
 from flexai.checkpoints.models import Checkpoint
 from flexai.checkpoints.progress import Progress
@@ -33,7 +33,7 @@ from flexai.checkpoints.transfer.upload import AlreadyStored, begin_blob, find_t
 def push_in_shards(
     system: System,
     checkpoint: Checkpoint,
-    claim: Claim,
+    lease: Lease,
     sources: Sequence[FileSource],
     *,
     runner: ShardRunner,
@@ -44,7 +44,7 @@ def push_in_shards(
     What needs no reading (content that is there already, objects that the provider copies by itself) is left to the
     upload that follows, and so is completing the files that were cut.
     """
-    planner = _PushPlanner(system, checkpoint, claim, runner.shard_size)
+    planner = _PushPlanner(system, checkpoint, lease, runner.shard_size)
     shards = planner.plan(sources)
     if not shards:
         return AlreadyStored()
@@ -64,12 +64,12 @@ def push_in_shards(
 class _PushPlanner:
     """Plans the shards of a push."""
 
-    def __init__(self, system: System, checkpoint: Checkpoint, claim: Claim, shard_size: int) -> None:
+    def __init__(self, system: System, checkpoint: Checkpoint, lease: Lease, shard_size: int) -> None:
         self.blobs: dict[str, UnfinishedBlob] = {}
         """Those of files that are cut, by path."""
         self._system = system
         self._checkpoint = checkpoint
-        self._claim = claim
+        self._lease = lease
         self._shard_size = shard_size
         self._limits = system.settings.limits
         self._unfinished = system.blobs.unfinished(checkpoint.id)
@@ -143,7 +143,7 @@ class _PushPlanner:
             label=f"{self._checkpoint.title} {number} of {total}",
             size=one.size,
             checkpoint_id=self._checkpoint.id,
-            claim_token=self._claim.token,
+            claim_token=self._lease.token,
             store_id=self._system.store_id,
             storage_provider=origin.storage_provider,
             source_path=origin.source_path,

@@ -13,8 +13,16 @@ from pathlib import Path
 
 import pytest
 
-from flexai.checkpoints.catalog import claims
-from flexai.checkpoints.catalog.claims import LEASE, RENEWAL, Claim, ClaimKeeper, lease_end, process_start, this_host
+from flexai.checkpoints.catalog import leases
+from flexai.checkpoints.catalog.leases import (
+    LEASE_LENGTH,
+    RENEWAL,
+    Lease,
+    LeaseKeeper,
+    lease_end,
+    process_start,
+    this_host,
+)
 from flexai.checkpoints.errors import StorageError, StorageUnavailableError
 from flexai.checkpoints.models import from_text, now, to_text
 
@@ -33,29 +41,29 @@ time.sleep(60)
 @pytest.fixture
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
     """Renew as often as can be."""
-    monkeypatch.setattr(claims, "RENEWAL", timedelta(milliseconds=1))
+    monkeypatch.setattr(leases, "RENEWAL", timedelta(milliseconds=1))
 
 
 def test_a_claim_of_this_process_is_alive_and_names_it() -> None:
-    claim = Claim.new()
-    assert claim.is_alive
-    assert claim.pid == os.getpid()
-    assert str(os.getpid()) in claim.holder
-    assert claim.host == this_host()
-    assert len(claim.token) == 32
-    assert Claim.new().token != claim.token
+    lease = Lease.new()
+    assert lease.is_alive
+    assert lease.pid == os.getpid()
+    assert str(os.getpid()) in lease.holder
+    assert lease.host == this_host()
+    assert len(lease.token) == 32
+    assert Lease.new().token != lease.token
 
 
 def test_a_claim_fills_every_column_of_a_row() -> None:
-    assert set(Claim.new().columns()) == set(claims.NO_CLAIM)
-    assert all(value is not None for value in Claim.new().columns().values())
+    assert set(Lease.new().columns()) == set(leases.NO_LEASE)
+    assert all(value is not None for value in Lease.new().columns().values())
 
 
 @pytest.fixture(params=["with", "without"])
 def _proc(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """A system with ``/proc``, and one without."""
     if request.param == "without":
-        monkeypatch.setattr(claims, "_HAS_PROC", False)
+        monkeypatch.setattr(leases, "_HAS_PROC", False)
     elif not Path("/proc/self/stat").exists():
         pytest.skip("this system has no /proc: Linux has")
 
@@ -63,19 +71,19 @@ def _proc(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.usefixtures("_proc")
 def test_the_claim_of_a_process_that_has_ended_is_dead_however_long_its_lease() -> None:
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    claim = replace(Claim.new(), pid=process.pid, started=process_start(process.pid) or "")
-    assert claim.is_alive
+    lease = replace(Lease.new(), pid=process.pid, started=process_start(process.pid) or "")
+    assert lease.is_alive
     process.communicate(b"\n")
-    assert from_text(claim.until) > now()
-    assert not claim.is_alive
+    assert from_text(lease.until) > now()
+    assert not lease.is_alive
 
 
 @pytest.mark.usefixtures("_proc")
 def test_the_claim_of_a_stopped_process_is_alive() -> None:
     process = subprocess.Popen(["sleep", "60"])
-    claim = replace(Claim.new(), pid=process.pid, started=process_start(process.pid) or "")
+    lease = replace(Lease.new(), pid=process.pid, started=process_start(process.pid) or "")
     process.send_signal(signal.SIGSTOP)
-    assert claim.is_alive
+    assert lease.is_alive
     process.kill()
     process.wait()
 
@@ -90,31 +98,31 @@ def test_a_process_that_ended_and_that_no_parent_asked_about_is_dead() -> None:
 
 @pytest.mark.usefixtures("_proc")
 def test_another_process_with_the_same_number_is_not_the_holder() -> None:
-    assert not replace(Claim.new(), started="1", until=to_text(now())).is_alive
+    assert not replace(Lease.new(), started="1", until=to_text(now())).is_alive
 
 
 def test_where_proc_tells_the_start_the_lease_of_a_number_that_was_given_anew_says_nothing() -> None:
     if not Path("/proc/self/stat").exists():
         pytest.skip("this system has no /proc: Linux has")
-    assert not replace(Claim.new(), started="1").is_alive
+    assert not replace(Lease.new(), started="1").is_alive
 
 
 def test_a_clock_that_was_set_ends_no_claim_of_a_live_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(claims, "_HAS_PROC", False)
-    claim = Claim.new()
-    monkeypatch.setattr("psutil.Process.create_time", lambda _: float(claim.started) + 3600)
-    assert claim.is_alive
-    assert not replace(claim, until=to_text(now())).is_alive
+    monkeypatch.setattr(leases, "_HAS_PROC", False)
+    lease = Lease.new()
+    monkeypatch.setattr("psutil.Process.create_time", lambda _: float(lease.started) + 3600)
+    assert lease.is_alive
+    assert not replace(lease, until=to_text(now())).is_alive
 
 
 @pytest.mark.usefixtures("_proc")
 def test_a_holder_of_which_no_start_is_known_is_alive_while_a_process_has_its_number() -> None:
     process = subprocess.Popen(["sleep", "60"])
-    claim = replace(Claim.new(), pid=process.pid, started="")
-    assert claim.is_alive
+    lease = replace(Lease.new(), pid=process.pid, started="")
+    assert lease.is_alive
     process.kill()
     process.wait()
-    assert not claim.is_alive
+    assert not lease.is_alive
 
 
 @linux_only
@@ -124,16 +132,16 @@ def test_a_process_may_have_any_name(name: bytes) -> None:
     assert process.stdout is not None
     assert process.stdout.readline() == b"renamed\n"
     assert Path(f"/proc/{process.pid}/comm").read_bytes() == name + b"\n"
-    claim = replace(Claim.new(), pid=process.pid, started=process_start(process.pid) or "")
-    assert claim.started.isdigit()
-    assert claim.is_alive
+    lease = replace(Lease.new(), pid=process.pid, started=process_start(process.pid) or "")
+    assert lease.started.isdigit()
+    assert lease.is_alive
     process.kill()
     process.communicate()
-    assert not claim.is_alive
+    assert not lease.is_alive
 
 
 def test_a_claim_that_this_living_process_has_let_go_of_is_dead() -> None:
-    kept, dropped = Claim.new(), Claim.new()
+    kept, dropped = Lease.new(), Lease.new()
     dropped.drop()
     assert kept.is_alive
     assert not dropped.is_alive
@@ -141,12 +149,12 @@ def test_a_claim_that_this_living_process_has_let_go_of_is_dead() -> None:
 
 
 def test_a_claim_is_let_go_of_where_it_may_not_have_been_taken() -> None:
-    claim = Claim.new()
-    with claim.dropped_on_error():
+    lease = Lease.new()
+    with lease.dropped_on_error():
         pass
-    assert claim.is_alive
+    assert lease.is_alive
     for error in (StorageError("the answer was lost"), KeyboardInterrupt()):
-        other = Claim.new()
+        other = Lease.new()
         with pytest.raises(type(error)), other.dropped_on_error():
             raise error
         assert not other.is_alive
@@ -154,7 +162,7 @@ def test_a_claim_is_let_go_of_where_it_may_not_have_been_taken() -> None:
 
 @pytest.mark.parametrize("host", ["elsewhere/boot/pid:[1]", ""])
 def test_the_claim_of_another_machine_lasts_as_long_as_its_lease(host: str) -> None:
-    elsewhere = replace(Claim.new(), host=host)
+    elsewhere = replace(Lease.new(), host=host)
     assert elsewhere.is_alive
     assert not replace(elsewhere, until=to_text(now() - timedelta(microseconds=1))).is_alive
 
@@ -169,8 +177,8 @@ def test_a_host_is_one_start_of_a_machine_and_one_space_of_process_numbers() -> 
 
 
 def test_a_lease_outlasts_several_renewals() -> None:
-    assert LEASE >= 3 * RENEWAL
-    assert now() < from_text(lease_end()) <= now() + LEASE
+    assert LEASE_LENGTH >= 3 * RENEWAL
+    assert now() < from_text(lease_end()) <= now() + LEASE_LENGTH
 
 
 def _keep_until(renew: Callable[[int], bool], times: int) -> int:
@@ -185,14 +193,14 @@ def _keep_until(renew: Callable[[int], bool], times: int) -> int:
             enough.set()
         return renew(tries)
 
-    with ClaimKeeper(count):
+    with LeaseKeeper(count):
         assert enough.wait(30)
     return tries
 
 
 def test_a_claim_is_renewed_while_its_holder_works(often: None) -> None:
     assert _keep_until(lambda _: True, times=5) >= 5
-    assert not [thread for thread in threading.enumerate() if thread.name == "claim-keeper"]
+    assert not [thread for thread in threading.enumerate() if thread.name == "lease-keeper"]
 
 
 @pytest.mark.parametrize("error", [StorageUnavailableError("gone for a moment"), StorageError("full")])
@@ -212,7 +220,7 @@ def test_a_claim_that_is_lost_is_renewed_no_more(often: None) -> None:
         tried.append(1)
         return False
 
-    keeper = ClaimKeeper(renew)
+    keeper = LeaseKeeper(renew)
     with keeper:
         keeper._thread.join(30)
         assert not keeper._thread.is_alive()
@@ -220,6 +228,6 @@ def test_a_claim_that_is_lost_is_renewed_no_more(often: None) -> None:
 
 
 def test_the_keeper_ends_with_its_block_whatever_happened_there() -> None:
-    with pytest.raises(RuntimeError, match="work"), ClaimKeeper(lambda: True):
+    with pytest.raises(RuntimeError, match="work"), LeaseKeeper(lambda: True):
         raise RuntimeError("work failed")
-    assert not [thread for thread in threading.enumerate() if thread.name == "claim-keeper"]
+    assert not [thread for thread in threading.enumerate() if thread.name == "lease-keeper"]

@@ -1,8 +1,9 @@
 """Who is at work on a checkpoint or a job, so that an interrupted one can be taken over and a live one cannot.
 
-A claim is a lease with a fencing token. Its holder renews it while it works and writes only where the token is still
-its own, so a holder that slept through its lease cannot undo what its successor did. On one machine a dead holder is
-known at once, from its process; elsewhere its lease must run out first.
+A lease ends by itself and has a fencing token. Its holder renews it while it works and writes only where the token is
+still its own, so a holder that slept through its lease cannot undo what its successor did. On one machine a dead holder
+is known at once, from its process; elsewhere its lease must run out first. The columns of the tables are called
+``claim_…``.
 """
 
 from __future__ import annotations
@@ -25,16 +26,16 @@ from flexai.checkpoints.models import from_text, to_text
 _HAS_PROC = sys.platform == "linux"
 """Whether the system tells of its processes in files; elsewhere psutil asks it, which Linux does without."""
 
-LEASE = timedelta(seconds=60)
+LEASE_LENGTH = timedelta(seconds=60)
 RENEWAL = timedelta(seconds=15)
 
 
 _DROPPED: set[str] = set()
-"""Tokens of claims under which this process works no more, though the catalog shows them."""
+"""Tokens of leases under which this process works no more, though the catalog shows them."""
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
+class Lease:
     """Who holds a row."""
 
     token: str
@@ -44,8 +45,8 @@ class Claim:
     until: str
 
     @classmethod
-    def new(cls) -> Claim:
-        """A claim of this process, from now."""
+    def new(cls) -> Lease:
+        """A lease of this process, from now."""
         return cls(
             token=os.urandom(16).hex(),
             host=this_host(),
@@ -55,8 +56,8 @@ class Claim:
         )
 
     @classmethod
-    def of_row(cls, row: Mapping[str, Any]) -> Claim | None:
-        """The claim that a row shows, if any."""
+    def of_row(cls, row: Mapping[str, Any]) -> Lease | None:
+        """The lease that a row shows, if any."""
         if row["claim_token"] is None:
             return None
         return cls(
@@ -78,12 +79,12 @@ class Claim:
         }
 
     def drop(self) -> None:
-        """Note that this process has stopped its work under the claim, where the catalog could not be told."""
+        """Note that this process has stopped its work under the lease, where the catalog could not be told."""
         _DROPPED.add(self.token)
 
     @contextlib.contextmanager
     def dropped_on_error(self) -> Iterator[None]:
-        """Drop the claim where the block that takes it fails: whether the catalog has it is not known then."""
+        """Drop the lease where the block that takes it fails: whether the catalog has it is not known then."""
         try:
             yield
         except BaseException:
@@ -99,7 +100,7 @@ class Claim:
             started = process_start(self.pid)
             if started is None:
                 return False
-            # Where the system does not tell a start, or did not when the claim was taken, the process counts.
+            # Where the system does not tell a start, or did not when the lease was taken, the process counts.
             if started == self.started or not (started and self.started):
                 return True
             if _HAS_PROC:
@@ -115,17 +116,17 @@ class Claim:
 
 
 def is_held(row: Mapping[str, Any]) -> bool:
-    """Whether a row shows a claim whose holder may still be at work."""
-    holder = Claim.of_row(row)
+    """Whether a row shows a lease whose holder may still be at work."""
+    holder = Lease.of_row(row)
     return holder is not None and holder.is_alive
 
 
-CLAIM_COLUMNS = ("claim_token", "claim_host", "claim_pid", "claim_started", "claim_until")
+LEASE_COLUMNS = ("claim_token", "claim_host", "claim_pid", "claim_started", "claim_until")
 
-CLAIM = ", ".join(CLAIM_COLUMNS)
-"""The columns that hold a claim, for a query."""
+LEASE = ", ".join(LEASE_COLUMNS)
+"""The columns that hold a lease, for a query."""
 
-NO_CLAIM: dict[str, Any] = dict.fromkeys(CLAIM_COLUMNS, None)
+NO_LEASE: dict[str, Any] = dict.fromkeys(LEASE_COLUMNS, None)
 """Their values where no process holds a row."""
 
 
@@ -133,14 +134,14 @@ HELD = "id = :id AND claim_token = :token"
 """The condition that a row is still its holder's."""
 
 
-def update_held(transaction: Transaction, table: str, row_id: str, claim: Claim, new: Mapping[str, Any]) -> int:
-    """Set columns of a row that the claim still holds; 0 where it does not."""
-    return transaction.update(table, new, HELD, id=row_id, token=claim.token)
+def update_held(transaction: Transaction, table: str, row_id: str, lease: Lease, new: Mapping[str, Any]) -> int:
+    """Set columns of a row that the lease still holds; 0 where it does not."""
+    return transaction.update(table, new, HELD, id=row_id, token=lease.token)
 
 
 def lease_end() -> str:
     """When a lease renewed now runs out."""
-    return to_text(datetime.now(UTC) + LEASE)
+    return to_text(datetime.now(UTC) + LEASE_LENGTH)
 
 
 def this_host() -> str:
@@ -180,16 +181,16 @@ def process_start(pid: int) -> str | None:
         return ""
 
 
-class ClaimKeeper:
-    """Renews a claim from a thread of its own while a ``with`` block works."""
+class LeaseKeeper:
+    """Renews a lease from a thread of its own while a ``with`` block works."""
 
     def __init__(self, renew: Callable[[], bool]) -> None:
-        """``renew`` extends the lease and says whether the claim is still ours."""
+        """``renew`` extends the lease and says whether it is still ours."""
         self._renew = renew
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="claim-keeper", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="lease-keeper", daemon=True)
 
-    def __enter__(self) -> ClaimKeeper:
+    def __enter__(self) -> LeaseKeeper:
         self._thread.start()
         return self
 
