@@ -13,7 +13,6 @@ from pydantic import Field, HttpUrl, SecretStr, field_validator, model_validator
 
 from flexai.blocks import credentials
 from flexai.blocks.credentials import SavedCredentials
-from flexai.blocks.fields import Secret, Text, endpoint_field, existing_bundle
 from flexai.blocks.probes import (
     CONTENT,
     AbsentError,
@@ -22,7 +21,7 @@ from flexai.blocks.probes import (
     conditional_put,
     lacking,
 )
-from flexai.blocks.provider import StorageProvider
+from flexai.blocks.provider import Secret, StorageProvider, Text, endpoint_field, existing_bundle
 from flexai.checkpoints.errors import StorageError
 from flexai.checkpoints.storage.connection import RemotePath, check_bucket, split_bucket
 from flexai.checkpoints.storage.endpoints import check_address

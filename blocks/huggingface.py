@@ -9,9 +9,8 @@ from pydantic import Field, HttpUrl, SecretStr, field_validator, model_validator
 
 from flexai.blocks import credentials
 from flexai.blocks.credentials import SavedCredentials, saved_token
-from flexai.blocks.fields import Secret, Text, endpoint_field
 from flexai.blocks.probes import Probe, ProbeOutcome, not_tried, reading, try_one
-from flexai.blocks.provider import StorageProvider
+from flexai.blocks.provider import Secret, StorageProvider, Text, endpoint_field
 from flexai.checkpoints.errors import AccessDeniedError, CheckpointError, StorageUnavailableError
 from flexai.checkpoints.storage.connection import RemotePath
 from flexai.checkpoints.storage.endpoints import check_address

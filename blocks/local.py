@@ -12,8 +12,8 @@ from pydantic import Field, HttpUrl, field_validator
 from flexai.blocks.probes import ProbeFunction, conditional_put, lacking
 from flexai.blocks.provider import StorageProvider
 from flexai.checkpoints.errors import AccessDeniedError, NotFoundError
+from flexai.checkpoints.storage.checks import check_key
 from flexai.checkpoints.storage.connection import RemotePath, split_bucket
-from flexai.checkpoints.storage.keys import check_key
 from flexai.checkpoints.storage.local import LocalStorage, storage_error
 
 

@@ -11,9 +11,8 @@ from pydantic import Field, HttpUrl, SecretStr, field_validator, model_validator
 
 from flexai.blocks import credentials
 from flexai.blocks.credentials import SavedAWSCredentials, SavedCredentials
-from flexai.blocks.fields import Secret, Text, endpoint_field, existing_bundle
 from flexai.blocks.probes import ProbeFunction
-from flexai.blocks.provider import StorageProvider
+from flexai.blocks.provider import Secret, StorageProvider, Text, endpoint_field, existing_bundle
 from flexai.checkpoints.errors import AccessDeniedError, SettingsError, UsageError
 from flexai.checkpoints.storage.connection import RemotePath, check_bucket, split_bucket
 from flexai.checkpoints.storage.endpoints import check_address, check_endpoint

@@ -9,8 +9,7 @@ import time
 from types import TracebackType
 from typing import Literal
 
-from flexai.tasks.options import Logger
-from flexai.tasks.watcher import current_watcher
+from flexai.tasks.options import Logger, current_watcher
 
 BURST_LINES = 200
 """Lines that are logged at once, however fast they come."""

@@ -1,4 +1,4 @@
-"""What every task shares: when it is tried again, where it logs, and what it tells when it fails."""
+"""What every task shares: when it is tried again, where it logs, what it tells when it fails, and who watches it."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import contextvars
 import functools
 import inspect
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, ParamSpec, TypeAlias, TypeVar, get_type_hints
+from dataclasses import dataclass, field
+from typing import Any, Literal, ParamSpec, TypeAlias, TypeVar, get_type_hints
 
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
@@ -17,8 +18,10 @@ from prefect.logging import get_logger, get_run_logger
 from prefect.tasks import exponential_backoff
 
 from flexai.checkpoints.errors import CheckpointError, StorageUnavailableError
+from flexai.checkpoints.progress import NoProgress, Progress
+from flexai.checkpoints.service.repair import RepairReport
+from flexai.checkpoints.service.verify import Damage
 from flexai.checkpoints.storage.retry import telling_of_retries
-from flexai.tasks.watcher import current_watcher
 
 Logger: TypeAlias = "logging.Logger | logging.LoggerAdapter[logging.Logger]"
 
@@ -74,6 +77,39 @@ def run_logger() -> Logger:
         return RunLogger(get_run_logger())
     except MissingContextError:
         return get_logger("flexai")
+
+
+def ignore(*_told: object) -> None:
+    """Show nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Watcher:
+    """Who is told, besides the run, what only those who stand by can be told: a task that fails returns nothing."""
+
+    progress: Progress = field(default_factory=NoProgress)
+    on_output: Callable[[Literal["stdout", "stderr"], bytes], None] = ignore
+    """Is handed what a training command prints."""
+    on_damage: Callable[[Sequence[Damage], RepairReport], None] = ignore
+    """Is handed what a verification found, and what was repaired of it."""
+
+
+_watcher: contextvars.ContextVar[Watcher] = contextvars.ContextVar("flexai_task_watcher")
+
+
+@contextmanager
+def watched_by(watcher: Watcher) -> Iterator[None]:
+    """Tell the watcher about the tasks that the block runs."""
+    token = _watcher.set(watcher)
+    try:
+        yield
+    finally:
+        _watcher.reset(token)
+
+
+def current_watcher() -> Watcher:
+    """The watcher of this run; one that shows nothing where there is none."""
+    return _watcher.get(None) or Watcher()
 
 
 @contextmanager

@@ -13,8 +13,7 @@ import httpx
 
 from flexai.checkpoints.documents import duration, human_size
 from flexai.tasks import artifacts
-from flexai.tasks.options import Logger
-from flexai.tasks.watcher import current_watcher
+from flexai.tasks.options import Logger, current_watcher
 
 UPDATE_SECONDS = 1.0
 """Between two updates of the artifact, and before the first: what is done sooner needs none."""

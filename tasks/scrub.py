@@ -10,11 +10,11 @@ from flexai.checkpoints.service.scrub import scrub as scrub_part
 from flexai.checkpoints.service.store_requests import ScrubRequest
 from flexai.checkpoints.service.support.result_documents import verify_document
 from flexai.tasks import artifacts
-from flexai.tasks.damage import describe_damage, log_damage, log_repair
 from flexai.tasks.events import emit_corruption
 from flexai.tasks.options import RETRIED, TAGS, Logger, run_logger, takes, telling
 from flexai.tasks.run_progress import RunProgress
 from flexai.tasks.transfer_slots import transferring
+from flexai.tasks.verify import describe_damage, log_damage, log_repair
 
 
 @task(

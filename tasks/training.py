@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextvars
+import queue
 import re
 import shlex
 import signal
+import threading
+from collections.abc import Callable
 from datetime import datetime
+from types import TracebackType
 
 from prefect import task
 from prefect.exceptions import TerminationSignal
@@ -22,14 +27,58 @@ from flexai.checkpoints.service.system import System
 from flexai.checkpoints.service.training import delete_job
 from flexai.checkpoints.service.training import run_training as run_command
 from flexai.checkpoints.service.training_requests import DeleteJobRequest, TrainingRequest
-from flexai.tasks.background import Aside
 from flexai.tasks.change_reports import Reporter
 from flexai.tasks.command_output import LoggedOutput
-from flexai.tasks.options import ONCE, QUICK, TAGS, run_logger, takes, telling
+from flexai.tasks.options import ONCE, QUICK, TAGS, Logger, run_logger, takes, telling
 from flexai.tasks.run_progress import RunProgress
 
 _STOPPED_BY = re.compile("stopped by (SIG[A-Z]+)")
 """How a job's reason begins when its runner got a signal."""
+PATIENCE_SECONDS = 20.0
+"""How long the end of a run waits for the reports about it."""
+
+
+class Aside:
+    """Does one thing after the other in a thread of its own, in the context that it was made in.
+
+    So a training does not wait for an API that is slow to take reports.
+    """
+
+    def __init__(self, logger: Logger, *, patience: float = PATIENCE_SECONDS) -> None:
+        self._logger = logger
+        self._patience = patience
+        self._queue: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
+        # A daemon: where the API hangs, the work is done all the same.
+        context = contextvars.copy_context()
+        self._thread = threading.Thread(target=context.run, args=(self._run,), name="aside", daemon=True)
+        self._thread.start()
+
+    def do(self, act: Callable[[], object]) -> None:
+        """Have something done, soon."""
+        self._queue.put(act)
+
+    def close(self) -> None:
+        """Wait a while for what is still to be done."""
+        self._queue.put(None)
+        self._thread.join(self._patience)
+        if self._thread.is_alive():
+            self._logger.warning("Prefect was not told of everything, because it takes too long")
+
+    def _run(self) -> None:
+        while (act := self._queue.get()) is not None:
+            try:
+                act()
+            except Exception:
+                # A report that fails must not end the reports to come, nor the training that they are about.
+                self._logger.exception("a report to Prefect has failed")
+
+    def __enter__(self) -> Aside:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
 
 @task(

@@ -1,22 +1,25 @@
-"""Verify, as a task."""
+"""Verify, as a task; and what this task and the scrub say of damaged content and of its repair."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from prefect import task
 
 from flexai.checkpoints.documents import Document, human_size
+from flexai.checkpoints.service.repair import Repair, RepairReport
 from flexai.checkpoints.service.store_requests import VerifyRequest
 from flexai.checkpoints.service.support.result_documents import verify_document
 from flexai.checkpoints.service.verify import Damage
 from flexai.checkpoints.service.verify import verify as verify_store
-from flexai.tasks.damage import log_damage, log_repair
+from flexai.tasks import artifacts
 from flexai.tasks.events import emit_corruption
-from flexai.tasks.options import RETRIED, TAGS, run_logger, takes, telling
+from flexai.tasks.options import RETRIED, TAGS, Logger, current_watcher, run_logger, takes, telling
 from flexai.tasks.run_progress import RunProgress
 from flexai.tasks.transfer_slots import transferring
-from flexai.tasks.watcher import current_watcher
+
+_SHOWN = 200
+"""Rows of a page; the log has them all."""
 
 
 @task(
@@ -57,3 +60,50 @@ def verify_checkpoints(request: VerifyRequest) -> Document:
         len(report.repair.repaired),
     )
     return verify_document(report)
+
+
+def log_damage(damaged: Iterable[Damage], logger: Logger) -> None:
+    """Log every damaged content and who needs it."""
+    for damage in damaged:
+        logger.error(
+            "blob %s is damaged, which is needed by %s: %s", damage.blob_id, _users(damage.users), damage.problem
+        )
+
+
+def log_repair(report: RepairReport, logger: Logger) -> None:
+    """Log what was repaired, and what could not be."""
+    for repair in report.repaired:
+        logger.warning(
+            "blob %s, which is needed by %s, was repaired from %s", repair.blob_id, _users(repair.users), repair.source
+        )
+    for repair in report.unrepaired:
+        logger.error(
+            "blob %s, which is needed by %s, could not be repaired: %s",
+            repair.blob_id,
+            _users(repair.users),
+            repair.problem,
+        )
+
+
+def describe_damage(damaged: Sequence[Damage], report: RepairReport) -> str:
+    """Damage and its repair as a table in Markdown; empty where there is neither."""
+    outcomes = {repair.blob_id: _outcome(repair) for repair in [*report.repaired, *report.unrepaired]}
+    rows = {damage.blob_id: (damage.users, damage.problem) for damage in damaged}
+    # What an earlier verification has found.
+    for repair in [*report.repaired, *report.unrepaired]:
+        rows.setdefault(repair.blob_id, (repair.users, "found before"))
+    if not rows:
+        return ""
+    lines = ["", "| Damaged | Problem | Repair |", "|---|---|---|"]
+    for blob_id, (users, problem) in list(rows.items())[:_SHOWN]:
+        outcome = outcomes.get(blob_id, "not tried")
+        lines.append(f"| {artifacts.code(_users(users))} | {artifacts.code(problem)} | {outcome} |")
+    return "\n".join(lines) + "\n"
+
+
+def _outcome(repair: Repair) -> str:
+    return artifacts.code(repair.problem) if repair.problem else f"from {artifacts.code(repair.source)}"
+
+
+def _users(users: Sequence[tuple[str, str]]) -> str:
+    return ", ".join(f"{path} of {checkpoint}" for checkpoint, path in users) or "no checkpoint"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from flexai.checkpoints.models import CheckpointStatus
 from flexai.checkpoints.service.support.export_manifest import EXPORT_MANIFEST
-from flexai.checkpoints.storage.keys import PARTIAL_SUFFIX
+from flexai.checkpoints.storage.checks import PARTIAL_SUFFIX
 from tests.chaos.processes import SMALL_SETTINGS
 from tests.chaos.stage import Stage
 from tests.support.machine import check_all, check_nothing_is_left_over, check_nothing_is_torn

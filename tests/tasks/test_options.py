@@ -15,8 +15,7 @@ from flexai.checkpoints import errors
 from flexai.checkpoints.errors import CheckpointError, NotFoundError, StorageUnavailableError
 from flexai.checkpoints.progress import NoProgress
 from flexai.checkpoints.storage.retry import Attempts, RetryPolicy
-from flexai.tasks.options import is_passing_failure, run_logger, telling
-from flexai.tasks.watcher import Watcher, watched_by
+from flexai.tasks.options import Watcher, is_passing_failure, run_logger, telling, watched_by
 
 EVERY_TASK = [getattr(tasks, name) for name in tasks.__all__]
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
 import textwrap
+import threading
+from contextvars import ContextVar
 from pathlib import Path
 
 import pytest
@@ -12,6 +15,7 @@ from pydantic import SecretStr
 
 from flexai.checkpoints.errors import JobFailedError, NotFoundError, UsageError
 from flexai.tasks import list_training_checkpoints, run_training
+from flexai.tasks.training import Aside
 from tests.tasks.conftest import as_json
 
 SAVE = """
@@ -22,7 +26,8 @@ SAVE = """
     (folder / "notes.json").write_text(json.dumps({"value": os.environ.get("VALUE", "")}))
 """
 
-
+LOGGER = logging.getLogger("test-aside")
+RUN: ContextVar[str] = ContextVar("run", default="")
 IDENTITY = ["-c", "user.name=Test", "-c", "user.email=test@example.com"]
 
 
@@ -102,3 +107,35 @@ def test_what_makes_no_sense_is_refused(home: Path) -> None:
         run_training.fn("my-run", [])
     with pytest.raises(NotFoundError):
         list_training_checkpoints.fn("my-run")
+
+
+def test_things_aside_are_done_in_order_in_the_context_of_the_run() -> None:
+    RUN.set("mine")
+    done: list[tuple[int, str]] = []
+    with Aside(LOGGER) as aside:
+        threads = [threading.Thread(target=aside.do, args=(lambda: done.append((1, RUN.get())),))]
+        threads[0].start()
+        threads[0].join()
+        aside.do(lambda: done.append((2, RUN.get())))
+    assert done == [(1, "mine"), (2, "mine")]
+
+
+def test_a_thing_aside_that_fails_is_logged_and_the_next_ones_are_done(caplog: pytest.LogCaptureFixture) -> None:
+    done: list[int] = []
+
+    def fail() -> None:
+        raise RuntimeError("it went wrong")
+
+    with Aside(LOGGER) as aside:
+        aside.do(fail)
+        aside.do(lambda: done.append(1))
+    assert done == [1]
+    assert caplog.messages == ["a report to Prefect has failed"]
+
+
+def test_a_thing_aside_that_takes_too_long_is_not_waited_for(caplog: pytest.LogCaptureFixture) -> None:
+    answers = threading.Event()
+    with Aside(LOGGER, patience=0.05) as aside:
+        aside.do(lambda: answers.wait(60))
+    answers.set()
+    assert caplog.messages == ["Prefect was not told of everything, because it takes too long"]

@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from flexai.checkpoints.errors import SettingsError
-from flexai.checkpoints.transfer_limits import DEFAULT_PART_SIZE, Limits
 
 ENVIRONMENT_PREFIX = "FLEXAI_"
 DEFAULT_HOME = "~/.flexai"
 CONFIG_FILE = "config.toml"
 DATABASE_FILE = "catalog.db"
 STORE_FOLDER = "store"
+DEFAULT_PART_SIZE = 64 * 1024 * 1024
+"""Bytes of a part of a large file: what is digested, moved, verified and tried again as one."""
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw]?)", re.IGNORECASE)
@@ -163,6 +164,17 @@ def _in_largest_unit(number: int, units: Mapping[str, int], smallest: str) -> st
         if number and number % factor == 0:
             return f"{number // factor}{unit}"
     return f"{number}{smallest}"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How a transfer uses the machine; sizes in bytes, the bandwidth in bytes a second (0: no limit)."""
+
+    concurrency: int
+    bandwidth: int
+    part_size: int
+    pack_threshold: int
+    pack_size: int
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

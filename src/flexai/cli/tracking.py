@@ -77,7 +77,7 @@ def run_operation(
     With ``read_only`` a run here writes nothing, and ``done_before`` may find that there is nothing left to do, before
     more code is loaded.
     Progress is shown here in either case; with ``only_notes`` nothing but its remarks. ``on_output`` and ``on_damage``
-    are those of ``flexai.tasks.watcher.Watcher``, for a task run.
+    are those of ``flexai.tasks.options.Watcher``, for a task run.
 
     Raises what the operation raises, and StorageUnavailableError where the API does not answer.
     """
@@ -109,7 +109,7 @@ def _run_tracked(
     from flexai import tasks
     from flexai.checkpoints.service.requests import arguments_of
     from flexai.cli.progress_display import Notes, shown_progress
-    from flexai.tasks.watcher import Watcher, ignore, watched_by
+    from flexai.tasks.options import Watcher, ignore, watched_by
 
     with api_errors(api, hint="--no-track runs the same without Prefect"), shown_progress() as progress:
         watcher = Watcher(Notes() if only_notes else progress, on_output or ignore, on_damage or ignore)

@@ -26,8 +26,7 @@ from sqlalchemy import Engine, text
 
 from flexai.checkpoints.catalog import migrations, sqlite
 from flexai.checkpoints.catalog.catalog import Catalog, open_database
-from flexai.checkpoints.catalog.database import ConstraintError, Transaction
-from flexai.checkpoints.catalog.schema import HEAD_REVISION
+from flexai.checkpoints.catalog.database import HEAD_REVISION, ConstraintError, Transaction
 from flexai.checkpoints.catalog.tables import metadata
 from flexai.checkpoints.errors import CheckpointError, SettingsError, StorageError, StorageUnavailableError
 from tests.checkpoints.catalog.others import OtherProcesses

@@ -16,7 +16,7 @@ from flexai.checkpoints.errors import (
     SourceChangedError,
 )
 from flexai.checkpoints.models import CheckpointStatus, ExportRecord
-from flexai.checkpoints.storage.keys import PARTIAL_SUFFIX
+from flexai.checkpoints.storage.checks import PARTIAL_SUFFIX
 from tests.support.faults import READ_FAULTS, WRITE_FAULTS, Call, Fault, FaultyCatalog, is_injected
 from tests.support.fixtures import NewMachine
 from tests.support.machine import PART, Machine, check_all, check_nothing_is_torn

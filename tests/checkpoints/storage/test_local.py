@@ -20,7 +20,7 @@ from flexai.checkpoints.errors import (
     StorageError,
     UnsafePathError,
 )
-from flexai.checkpoints.storage.keys import PARTIAL_SUFFIX
+from flexai.checkpoints.storage.checks import PARTIAL_SUFFIX
 from flexai.checkpoints.storage.local import LocalStorage, storage_error
 from flexai.checkpoints.storage.protocol import BLOCK_SIZE, ZERO_BLOCK, Block, BytesBody, ClonesFiles, ObjectStorage
 

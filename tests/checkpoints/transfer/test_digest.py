@@ -8,15 +8,16 @@ from blake3 import blake3
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flexai.checkpoints.settings import DEFAULT_PART_SIZE
 from flexai.checkpoints.storage.protocol import Block
 from flexai.checkpoints.transfer.digest import (
+    MAX_PARTS,
     DigestingBody,
     digest_blocks,
     digest_parts,
     part_size_for,
     parts_of,
 )
-from flexai.checkpoints.transfer_limits import DEFAULT_PART_SIZE, MAX_PARTS
 
 # From the algorithm's own test vectors (test_vectors.json of BLAKE3-team/BLAKE3): the input repeats 0, 1, …, 250.
 _VECTORS = {

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from flexai.checkpoints.contents import StoredContent, StoredFile
 from flexai.checkpoints.errors import DestinationExistsError
 from flexai.checkpoints.paths import CheckpointPath
+from flexai.checkpoints.settings import Limits
 from flexai.checkpoints.transfer.steps import (
     Action,
     Held,
@@ -21,7 +22,6 @@ from flexai.checkpoints.transfer.steps import (
     push_steps,
     taken_name_steps,
 )
-from flexai.checkpoints.transfer_limits import Limits
 from tests.support.sources import PlannedSource, planned_sources
 
 LIMITS = Limits(concurrency=4, bandwidth=0, part_size=100, pack_threshold=50, pack_size=200)

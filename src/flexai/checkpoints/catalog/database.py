@@ -14,11 +14,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, ClassVar, NamedTuple, Self, TypeAlias, TypeVar
 
-from flexai.checkpoints.catalog.schema import HEAD_REVISION
-
 Row: TypeAlias = Sequence[Any]
 Record: TypeAlias = dict[str, Any]
 """A row by the names of its columns."""
+
+HEAD_REVISION = "0001"
+"""The newest migration; a test compares it with the folder of migrations."""
 
 MIGRATION_LOCK = 0x666C6578
 """PostgreSQL advisory lock held while the tables change."""

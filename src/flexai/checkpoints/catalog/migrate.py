@@ -12,8 +12,7 @@ from sqlalchemy import Connection, Engine, event, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
-from flexai.checkpoints.catalog.database import MIGRATION_LOCK
-from flexai.checkpoints.catalog.schema import HEAD_REVISION
+from flexai.checkpoints.catalog.database import HEAD_REVISION, MIGRATION_LOCK
 from flexai.checkpoints.catalog.tables import metadata
 from flexai.checkpoints.errors import SettingsError
 

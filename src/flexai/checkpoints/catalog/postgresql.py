@@ -14,6 +14,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, Operation
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from flexai.checkpoints.catalog.database import (
+    HEAD_REVISION,
     ConstraintError,
     Database,
     EmptyTransaction,
@@ -21,7 +22,6 @@ from flexai.checkpoints.catalog.database import (
     QueryResult,
     Transaction,
 )
-from flexai.checkpoints.catalog.schema import HEAD_REVISION
 from flexai.checkpoints.errors import SettingsError, StorageError, StorageUnavailableError
 
 

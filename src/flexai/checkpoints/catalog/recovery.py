@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Set
 from typing import Any, TypeAlias
 
+from flexai.checkpoints.catalog.blobs import values_of
 from flexai.checkpoints.catalog.checkpoints import row_of
-from flexai.checkpoints.catalog.content_rows import values_of
 from flexai.checkpoints.catalog.database import MIGRATION_LOCK, Database, Transaction, batches
 from flexai.checkpoints.contents import NewContent
 from flexai.checkpoints.errors import IntegrityError

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 from datetime import datetime
 
-from flexai.checkpoints.catalog.content_rows import CONTENT, SOUND, STORED, taken, values_of
+from flexai.checkpoints.catalog.blobs import CONTENT, SOUND, STORED, taken, values_of
 from flexai.checkpoints.catalog.database import MIGRATION_LOCK, Database, Transaction, batches
 from flexai.checkpoints.contents import NewContent, StoredContent
 from flexai.checkpoints.models import now, to_text

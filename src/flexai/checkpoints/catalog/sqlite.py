@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import quote
 
 from flexai.checkpoints.catalog.database import (
+    HEAD_REVISION,
     ConstraintError,
     Database,
     EmptyTransaction,
@@ -20,9 +21,11 @@ from flexai.checkpoints.catalog.database import (
     QueryResult,
     Transaction,
 )
-from flexai.checkpoints.catalog.schema import BUSY_TIMEOUT_SECONDS, HEAD_REVISION
 from flexai.checkpoints.errors import SettingsError, StorageError, StorageUnavailableError
 from flexai.checkpoints.private_folders import make_private_folder
+
+BUSY_TIMEOUT_SECONDS = 60
+"""How long a connection waits for another writer."""
 
 
 class SqliteTransaction(Transaction):

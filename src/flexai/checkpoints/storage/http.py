@@ -19,9 +19,9 @@ from flexai.checkpoints.errors import (
     StorageUnavailableError,
     UnsupportedError,
 )
+from flexai.checkpoints.storage.checks import exact_blocks
 from flexai.checkpoints.storage.protocol import Block, Body, ObjectInfo
 from flexai.checkpoints.storage.retry import Attempts, RetryPolicy, retrying
-from flexai.checkpoints.storage.uploads import exact_blocks
 
 T = TypeVar("T")
 

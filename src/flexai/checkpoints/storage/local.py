@@ -29,6 +29,8 @@ from flexai.checkpoints.errors import (
     StorageError,
     UnsafePathError,
 )
+from flexai.checkpoints.storage.checks import PARTIAL_SUFFIX as PARTIAL_SUFFIX
+from flexai.checkpoints.storage.checks import check_key, exact_blocks, sort_receipts
 from flexai.checkpoints.storage.files import (
     is_hole,
     make_directories,
@@ -37,8 +39,6 @@ from flexai.checkpoints.storage.files import (
     sync_directory,
     write_block,
 )
-from flexai.checkpoints.storage.keys import PARTIAL_SUFFIX as PARTIAL_SUFFIX
-from flexai.checkpoints.storage.keys import check_key
 from flexai.checkpoints.storage.protocol import (
     Block,
     Body,
@@ -47,7 +47,6 @@ from flexai.checkpoints.storage.protocol import (
     PartReceipt,
     UnfinishedUpload,
 )
-from flexai.checkpoints.storage.uploads import exact_blocks, sort_receipts
 
 _UPLOAD_ID = re.compile(r"[0-9a-f]{32}")
 _PARTIAL_NAME = re.compile(rf"\.(?P<name>.+)\.(?P<upload_id>[0-9a-f]{{32}}){re.escape(PARTIAL_SUFFIX)}", re.DOTALL)

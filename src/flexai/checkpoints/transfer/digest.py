@@ -13,8 +13,11 @@ from typing import Protocol
 
 from blake3 import blake3
 
+from flexai.checkpoints.settings import DEFAULT_PART_SIZE
 from flexai.checkpoints.storage.protocol import Block, Body
-from flexai.checkpoints.transfer_limits import DEFAULT_PART_SIZE, MAX_PARTS
+
+MAX_PARTS = 10_000
+"""S3's limit for one upload: https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html."""
 
 
 def part_size_for(size: int, *, part_size: int = DEFAULT_PART_SIZE, max_parts: int = MAX_PARTS) -> int:

@@ -12,6 +12,7 @@ from typing import Protocol
 from flexai.checkpoints.contents import StoredContent, StoredFile
 from flexai.checkpoints.errors import CheckpointError, DestinationExistsError, UnsupportedError
 from flexai.checkpoints.progress import Progress
+from flexai.checkpoints.settings import Limits
 from flexai.checkpoints.storage.connection import RemotePath
 from flexai.checkpoints.storage.managed import ManagedStore
 from flexai.checkpoints.storage.protocol import Block, BytesBody, ObjectInfo, ObjectStorage, PartReceipt
@@ -22,7 +23,6 @@ from flexai.checkpoints.transfer.first_reading import learn
 from flexai.checkpoints.transfer.journal import RecordDigests
 from flexai.checkpoints.transfer.stored_body import StoredBody, VerifiedBody, damaged, has_content, holds
 from flexai.checkpoints.transfer.upload import check_size
-from flexai.checkpoints.transfer_limits import Limits
 
 
 @dataclass

@@ -22,6 +22,8 @@ from flexai.checkpoints.contents import StoredContent, StoredFile
 from flexai.checkpoints.errors import DestinationExistsError, UnsafePathError, UsageError
 from flexai.checkpoints.paths import check_path_set, parse_path
 from flexai.checkpoints.progress import Progress
+from flexai.checkpoints.settings import Limits
+from flexai.checkpoints.storage.checks import PARTIAL_SUFFIX
 from flexai.checkpoints.storage.files import (
     is_hole,
     make_directories,
@@ -31,7 +33,6 @@ from flexai.checkpoints.storage.files import (
     write_block,
     write_blocks,
 )
-from flexai.checkpoints.storage.keys import PARTIAL_SUFFIX
 from flexai.checkpoints.storage.local import storage_error
 from flexai.checkpoints.storage.managed import ManagedStore
 from flexai.checkpoints.storage.protocol import Block
@@ -41,7 +42,6 @@ from flexai.checkpoints.transfer.first_reading import FirstReading, check_checks
 from flexai.checkpoints.transfer.journal import RecordDigests
 from flexai.checkpoints.transfer.pack_plan import Run, plan_runs
 from flexai.checkpoints.transfer.stored_body import StoredBody, damaged, has_content, holds
-from flexai.checkpoints.transfer_limits import Limits
 
 
 @dataclass

@@ -10,8 +10,8 @@ from typing import TypeVar
 
 from flexai.checkpoints.errors import SourceError
 from flexai.checkpoints.paths import CheckpointPath, check_path_set, join_path, parse_path
+from flexai.checkpoints.storage.checks import PARTIAL_SUFFIX
 from flexai.checkpoints.storage.connection import RemotePath
-from flexai.checkpoints.storage.keys import PARTIAL_SUFFIX
 from flexai.checkpoints.transfer.sources import FileSource, LocalSource, ObjectSource
 
 S = TypeVar("S", bound=FileSource)

@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from flexai.checkpoints.contents import StoredContent, StoredFile, UnfinishedBlob
 from flexai.checkpoints.documents import Document, human_size
 from flexai.checkpoints.errors import CheckpointError
+from flexai.checkpoints.settings import Limits
 from flexai.checkpoints.transfer.digest import join_parts, part_size_for, parts_of
 from flexai.checkpoints.transfer.pack_plan import plan_runs, plan_upload
 from flexai.checkpoints.transfer.sources import FileSource
-from flexai.checkpoints.transfer_limits import Limits
 
 _LISTED = 1000
 """Objects in one page of a listing, with all providers."""

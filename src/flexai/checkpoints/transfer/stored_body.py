@@ -1,9 +1,11 @@
-"""Stored content as a body, and the check that it is what was recorded."""
+"""Stored content as a body, and whether it is what was recorded, or what a source has."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from blake3 import blake3
 
@@ -11,7 +13,9 @@ from flexai.checkpoints.contents import StoredContent, StoredFile
 from flexai.checkpoints.errors import IntegrityError, NotFoundError
 from flexai.checkpoints.storage.managed import ManagedStore
 from flexai.checkpoints.storage.protocol import Block
+from flexai.checkpoints.transfer.crew import Crew, StoppedError
 from flexai.checkpoints.transfer.digest import Part, digest_blocks, parts_of
+from flexai.checkpoints.transfer.sources import FileSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,3 +85,42 @@ def damaged(file: StoredFile) -> IntegrityError:
     return IntegrityError(
         f"the stored content of {file.path!r} is damaged: its digest does not match (blob {file.content.blob_id})"
     )
+
+
+def hold_exactly(
+    files: Sequence[StoredFile],
+    sources: Sequence[FileSource],
+    *,
+    learn: Callable[[StoredContent], StoredContent],
+    concurrency: int,
+) -> bool:
+    """Whether these files are exactly the sources: the same paths with the same bytes.
+
+    Sources are read only where paths and sizes agree, and not where they are known to be the content.
+    ``learn`` gives a content its digests that has none yet. Raises SourceChangedError or SourceError for a source.
+    """
+    contents = {file.path: file.content for file in files}
+    if {source.path: source.size for source in sources} != {path: one.size for path, one in contents.items()}:
+        return False
+    differing: list[str] = []
+    crew = Crew(concurrency)
+
+    def go_on() -> None:
+        crew.check()
+        if differing:
+            raise StoppedError
+
+    def compare(source: FileSource, content: StoredContent) -> None:
+        if source.origin and source.origin == content.origin:
+            return
+        if source.digest and content.digest is not None and source.digest == content.digest.hex():
+            return
+        content = learn(content)
+        with contextlib.closing(source.open()) as opened:
+            if not holds(content, lambda part: opened.blocks(part.offset, part.size), go_on):
+                differing.append(source.path)
+
+    for source in sources:
+        crew.add(partial(compare, source, contents[source.path]))
+    crew.run()
+    return not differing

@@ -17,9 +17,10 @@ from itertools import islice
 from flexai.checkpoints.contents import CLAIMED, ArrivedPart, NewContent, StoredContent, UnfinishedBlob
 from flexai.checkpoints.errors import IntegrityError, NotFoundError, UnsupportedError
 from flexai.checkpoints.progress import Progress
+from flexai.checkpoints.settings import Limits
+from flexai.checkpoints.storage.checks import exact_blocks
 from flexai.checkpoints.storage.managed import ManagedStore
 from flexai.checkpoints.storage.protocol import BytesBody, ClonesFiles, ObjectInfo, ObjectStorage, PartReceipt
-from flexai.checkpoints.storage.uploads import exact_blocks
 from flexai.checkpoints.transfer.crew import CountedBody, Crew
 from flexai.checkpoints.transfer.dedup import can_be_copied, find_known
 from flexai.checkpoints.transfer.digest import (
@@ -41,7 +42,6 @@ from flexai.checkpoints.transfer.sources import (
     OpenSource,
     RangeBody,
 )
-from flexai.checkpoints.transfer_limits import Limits
 
 _PACKS_MEMORY = 64 * 1024**2
 """Bytes of packs that are made at a time."""

@@ -32,9 +32,9 @@ from flexai.checkpoints.errors import (
     StorageUnavailableError,
     UnsupportedError,
 )
+from flexai.checkpoints.storage.checks import PARTIAL_SUFFIX
 from flexai.checkpoints.storage.gcs.bucket import MAX_COMPOSED, GCSStorage
 from flexai.checkpoints.storage.gcs.session import GCSService
-from flexai.checkpoints.storage.keys import PARTIAL_SUFFIX
 from flexai.checkpoints.storage.protocol import BLOCK_SIZE, ZERO_BLOCK, Block, BytesBody, PartReceipt
 from flexai.checkpoints.storage.retry import RetryPolicy
 from tests.servers.certificates import Authority

@@ -13,9 +13,9 @@ from flexai.checkpoints.models import Checkpoint, TrainingFacts
 from flexai.checkpoints.progress import Progress
 from flexai.checkpoints.service.support.manifest_writer import write_manifest
 from flexai.checkpoints.service.system import System
-from flexai.checkpoints.transfer import compare
 from flexai.checkpoints.transfer.first_reading import learn
 from flexai.checkpoints.transfer.sources import FileSource
+from flexai.checkpoints.transfer.stored_body import hold_exactly
 from flexai.checkpoints.transfer.upload import AlreadyStored, upload
 
 
@@ -68,7 +68,7 @@ def same_content(system: System, checkpoint_id: str, sources: Sequence[FileSourc
         return learn(content, store=system.store, record=system.blobs.learn, check=lambda: None)
 
     files = system.blobs.files_of(checkpoint_id)
-    return compare.same_content(files, sources, learn=learned, concurrency=system.settings.concurrency)
+    return hold_exactly(files, sources, learn=learned, concurrency=system.settings.concurrency)
 
 
 def commit(

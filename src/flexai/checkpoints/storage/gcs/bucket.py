@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 from urllib.parse import quote
 
 from flexai.checkpoints.errors import DestinationExistsError, NotFoundError, SourceChangedError, StorageError
+from flexai.checkpoints.storage.checks import PARTIAL_SUFFIX, check_key, sort_receipts
 from flexai.checkpoints.storage.gcs.error_mapping import translate_answer, translate_failure
 from flexai.checkpoints.storage.gcs.session import ENDPOINT_URL, GCSService
 from flexai.checkpoints.storage.http import (
@@ -32,7 +33,6 @@ from flexai.checkpoints.storage.http import (
     send_body,
     unavailable,
 )
-from flexai.checkpoints.storage.keys import PARTIAL_SUFFIX, check_key
 from flexai.checkpoints.storage.protocol import (
     BLOCK_SIZE,
     Block,
@@ -44,7 +44,6 @@ from flexai.checkpoints.storage.protocol import (
     UnfinishedUpload,
 )
 from flexai.checkpoints.storage.retry import RetryPolicy, retrying
-from flexai.checkpoints.storage.uploads import sort_receipts
 
 T = TypeVar("T")
 

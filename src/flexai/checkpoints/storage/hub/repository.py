@@ -27,12 +27,12 @@ from flexai.checkpoints.errors import (
     StorageUnavailableError,
     UsageError,
 )
+from flexai.checkpoints.storage.checks import check_key
 from flexai.checkpoints.storage.http import parse_content_range
 from flexai.checkpoints.storage.hub.client import HubClient, Location, Token
 from flexai.checkpoints.storage.hub.error_mapping import Subject, error_of, location_error
 from flexai.checkpoints.storage.hub.repo_paths import DEFAULT_REVISION
 from flexai.checkpoints.storage.hub.tree import HubTree
-from flexai.checkpoints.storage.keys import check_key
 from flexai.checkpoints.storage.protocol import (
     BLOCK_SIZE,
     Block,

@@ -23,6 +23,7 @@ from flexai.checkpoints.errors import (
     UnsupportedError,
 )
 from flexai.checkpoints.storage.capabilities import Capabilities
+from flexai.checkpoints.storage.checks import check_key, sort_receipts
 from flexai.checkpoints.storage.http import (
     BodyReader,
     RangeAnswer,
@@ -32,7 +33,6 @@ from flexai.checkpoints.storage.http import (
     send_body,
     unavailable,
 )
-from flexai.checkpoints.storage.keys import check_key
 from flexai.checkpoints.storage.protocol import (
     BLOCK_SIZE,
     Block,
@@ -46,7 +46,6 @@ from flexai.checkpoints.storage.retry import RetryPolicy, retrying
 from flexai.checkpoints.storage.s3 import checksums
 from flexai.checkpoints.storage.s3.client import S3Service
 from flexai.checkpoints.storage.s3.error_mapping import EXPIRED, PERMISSIONS, code_of, translate
-from flexai.checkpoints.storage.uploads import sort_receipts
 
 T = TypeVar("T")
 

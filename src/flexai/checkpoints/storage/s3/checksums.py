@@ -13,9 +13,9 @@ import base64
 from collections.abc import Iterator
 from typing import Any
 
+from flexai.checkpoints.storage.checks import exact_blocks
 from flexai.checkpoints.storage.http import BodyReader
 from flexai.checkpoints.storage.protocol import BLOCK_SIZE, Block, Body
-from flexai.checkpoints.storage.uploads import exact_blocks
 
 ALGORITHM = "CRC32C"
 FIELD = "ChecksumCRC32C"

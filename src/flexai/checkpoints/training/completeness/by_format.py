@@ -21,7 +21,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
-from flexai.checkpoints.storage.keys import PARTIAL_SUFFIX
+from flexai.checkpoints.storage.checks import PARTIAL_SUFFIX
 from flexai.checkpoints.training.formats.archives import check_archive
 from flexai.checkpoints.training.formats.folder import CheckpointFolder, read_exactly
 from flexai.checkpoints.training.formats.json_object import read_object

@@ -1,4 +1,4 @@
-"""What every store asks of a key before it uses it.
+"""What every store checks: that a key is safe, that a body has the size it said, that an upload's parts are all there.
 
 Object stores take nearly any text as a key, but HTTP clients and servers that keep objects as files normalise ``..``
 and ``//``, XML cannot hold control characters, and a directory has no name for ``a/``. So such keys are refused at
@@ -8,8 +8,10 @@ every door of every store, whatever the provider would make of them. A listing s
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Iterator, Sequence
 
-from flexai.checkpoints.errors import UnsafePathError
+from flexai.checkpoints.errors import SourceChangedError, StorageError, UnsafePathError
+from flexai.checkpoints.storage.protocol import Block, Body, PartReceipt
 
 PARTIAL_SUFFIX = ".flexai-partial"
 """Ends the name of what is still being written: ``.NAME.ID.flexai-partial`` beside its final name."""
@@ -38,3 +40,31 @@ def check_key(key: str, location: str) -> str:
     if any(part.endswith(PARTIAL_SUFFIX) for part in parts):
         raise UnsafePathError(f"key {key!r} ends like an unfinished upload's ({PARTIAL_SUFFIX})")
     return key
+
+
+def exact_blocks(body: Body) -> Iterator[Block]:
+    """Yield a body's content from its start.
+
+    Raises SourceChangedError as soon as it is clear that there are more or fewer bytes than the body said: a store
+    would pad it, cut it, or wait for the rest.
+    """
+    count = 0
+    for block in body.blocks():
+        count += len(block)
+        if count > body.size:
+            raise SourceChangedError(f"the source has more than the {body.size} bytes that it had at first")
+        yield block
+    if count < body.size:
+        raise SourceChangedError(f"the source has only {count} of the {body.size} bytes that it had at first")
+
+
+def sort_receipts(receipts: Iterable[PartReceipt], what: str) -> Sequence[PartReceipt]:
+    """The receipts of an upload in order of their numbers; ``what`` is how an error calls the object.
+
+    Raises StorageError where a number is missing or given twice, because the object would lack a piece.
+    """
+    ordered = sorted(receipts, key=lambda receipt: receipt.number)
+    for number, receipt in enumerate(ordered, start=1):
+        if receipt.number != number:
+            raise StorageError(f"{what} cannot be completed: part {number} of {len(ordered)} is missing or doubled")
+    return ordered
