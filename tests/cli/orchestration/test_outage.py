@@ -23,10 +23,10 @@ pytestmark = pytest.mark.slow
 __all__ = ["program"]
 
 FLOWS = """
-from flexai.flows import leases
+from flexai.flows import run_leases
 from flexai.flows.train_push_export import train_push_export
 
-leases.RENEWALS, leases.AGAIN_SECONDS = 150, 1  # a renewal every two seconds
+run_leases.RENEWALS, run_leases.AGAIN_SECONDS = 150, 1  # a renewal every two seconds
 """
 TRAINING = """
 import os, pathlib, time
