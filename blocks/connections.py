@@ -7,7 +7,6 @@ import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from uuid import UUID
 
 import httpx
 from prefect.client.orchestration import PrefectClient
@@ -29,7 +28,7 @@ from flexai.checkpoints.errors import (
     SettingsError,
 )
 from flexai.checkpoints.models import to_text
-from flexai.checkpoints.names import parse_name
+from flexai.checkpoints.names import Id, parse_id, parse_name
 from flexai.checkpoints.storage.kinds import KINDS, ConnectionKind
 
 
@@ -53,7 +52,7 @@ class SavedConnection:
     """A connection as it is saved; one that cannot be used any more has no block but a problem."""
 
     name: str
-    id: UUID
+    id: Id
     provider: str
     created_at: datetime | None
     updated_at: datetime | None
@@ -70,7 +69,7 @@ class SavedConnection:
             spec |= {name: value for name, value in fields.items() if not name.startswith("_")}
         return {
             "kind": "StorageProviderConnection",
-            "metadata": {"name": self.name, "id": str(self.id)},
+            "metadata": {"name": self.name, "id": self.id},
             "spec": spec,
             "status": {
                 "problem": self.problem,
@@ -98,7 +97,7 @@ def parse_connection_name(text: str) -> str:
 
 def save_connection(
     block: StorageProvider, name: str, *, overwrite: bool = False, max_transfers: int | None = None
-) -> UUID:
+) -> Id:
     """Save a connection under a name, and return its id; ``overwrite`` replaces one of the same kind.
 
     At most ``max_transfers`` task runs move bytes through it at a time; where it is None the limit that it has stays,
@@ -110,7 +109,7 @@ def save_connection(
     name = parse_connection_name(name)
     block.verify()
 
-    async def save(client: PrefectClient) -> UUID:
+    async def save(client: PrefectClient) -> Id:
         for _ in range(_TRIES):
             for kind, document in await _find(client, name):
                 if not overwrite or kind is not type(block):
@@ -126,7 +125,7 @@ def save_connection(
                     raise
             else:
                 await concurrency_limits.set_limit(client, name, max_transfers)
-                return saved
+                return parse_id(saved)
         raise _taken(name, type(block))
 
     return with_api(save)
@@ -165,7 +164,7 @@ def list_connections() -> list[SavedConnection]:
                 found.append(
                     SavedConnection(
                         name=document.name or "",
-                        id=document.id,
+                        id=parse_id(document.id),
                         provider=kind.provider,
                         created_at=document.created,
                         updated_at=document.updated,
