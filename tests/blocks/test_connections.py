@@ -49,7 +49,7 @@ def saved(name: str) -> list[blocks.SavedConnection]:
     return [connection for connection in blocks.list_connections() if connection.name == name]
 
 
-def change_document(server: PrefectServer, connection_id: uuid.UUID, data: dict[str, Any]) -> None:
+def change_document(server: PrefectServer, connection_id: str, data: dict[str, Any]) -> None:
     """Change what is saved as Prefect's UI does: the API does not look at it."""
     server.patch(f"/block_documents/{connection_id}", {"data": data, "merge_existing_data": True})
 

@@ -43,6 +43,7 @@ def clone(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_the_readme_s_commands_do_what_it_shows(clone: Path, prefect_server: PrefectServer) -> None:
     environment = os.environ | {
         "FLEXAI_HOME": str(clone / "home"),

@@ -102,6 +102,7 @@ def test_its_parameters_fit_the_flow_and_a_schedule_needs_no_more(deployment: di
         flow.validate_parameters(given)
 
 
+@pytest.mark.slow
 def test_a_clone_is_deployed_and_a_worker_anywhere_else_runs_it(
     prefect_api: PrefectServer, home: Path, clone: Path, tmp_path: Path
 ) -> None:

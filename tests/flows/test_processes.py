@@ -150,6 +150,7 @@ def check_content(pushing: Pushing) -> None:
     assert stored_bytes() == SIZE
 
 
+@pytest.mark.slow
 def test_processes_push_to_a_bucket_and_export_to_another(
     pushing: Pushing, juicefs: S3Server, seaweedfs: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -166,6 +167,7 @@ def test_processes_push_to_a_bucket_and_export_to_another(
     assert client.list_multipart_uploads(Bucket=seaweedfs.bucket, Prefix=prefix).get("Uploads", []) == []
 
 
+@pytest.mark.slow
 def test_processes_and_their_command_are_killed_and_the_next_push_goes_on(pushing: Pushing, slow: None) -> None:
     hopeless = pushing.begin("once")
     os.kill(hopeless.at_work()[0], signal.SIGKILL)

@@ -97,6 +97,7 @@ def fetched(name: str, tmp_path: Path) -> Tree:
     return read_tree(tmp_path / f"fetched-{name}")
 
 
+@pytest.mark.slow
 def test_a_push_and_an_export_in_threads_end_where_one_transfer_may_use_the_store_at_a_time(
     prefect_api: PrefectServer,
     home: Path,
@@ -209,6 +210,7 @@ def cluster(
         cluster.stop()
 
 
+@pytest.mark.slow
 def test_workers_of_a_dask_cluster_are_killed_and_the_others_end_their_shards(
     prefect_api: PrefectServer, cluster: DaskCluster, seaweedfs: S3Server, tmp_path: Path
 ) -> None:

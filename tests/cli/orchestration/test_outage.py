@@ -94,7 +94,8 @@ def deploy(prefect: Prefect, names: list[str]) -> dict[str, str]:
     subprocess.run(
         [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", "often.yaml"],
         cwd=prefect.program.cwd,
-        env=prefect.program.environment | {"PREFECT_API_URL": prefect.url},
+        env=prefect.program.environment
+        | {"PREFECT_API_URL": prefect.url, "PREFECT_API_AUTH_STRING": prefect.program.credential},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         check=True,
