@@ -21,6 +21,8 @@ from tests.servers.proxy import faulty
 from tests.servers.tokens import TokenServer, serve_tokens, service_account_key
 from tests.support.trees import read_tree
 
+pytestmark = pytest.mark.slow
+
 FILES = {"config.json": b'{"model_type": "mistral"}', "ckpt_15600.pt": bytes(range(256)) * 100}
 
 
@@ -98,7 +100,6 @@ def cells(done: Done) -> dict[str, str]:
     return {row[0]: row[1] for row in rows[1:]}
 
 
-@pytest.mark.slow
 def test_a_connection_is_created_shown_checked_and_deleted(saved: Program, place: Place, name: str) -> None:
     created = create(saved, name, place)
     assert created.code == 0, created.err

@@ -64,6 +64,7 @@ def provider(request: pytest.FixtureRequest, seaweedfs: S3Server, fake_gcs: GCSS
             yield Provider(flags, "org/private", "", [CANARY], f"hf_{CANARY}")
 
 
+@pytest.mark.slow
 def test_a_secret_that_works_is_neither_printed_nor_kept_nor_recorded(
     program: Program, prefect_server: PrefectServer, provider: Provider
 ) -> None:

@@ -24,6 +24,7 @@ def demo() -> ModuleType:
     return module
 
 
+@pytest.mark.slow
 def test_the_demo_works_fits_on_a_page_and_leaves_nothing_behind(tmp_path: Path) -> None:
     environment = os.environ | {
         "TMPDIR": str(tmp_path),
