@@ -12,7 +12,13 @@ from prefect.states import Failed
 
 from flexai import tasks
 from flexai.checkpoints import errors
-from flexai.checkpoints.errors import CheckpointError, NotFoundError, StorageUnavailableError
+from flexai.checkpoints.errors import (
+    CheckpointError,
+    JobExistsError,
+    NameTakenError,
+    NotFoundError,
+    StorageUnavailableError,
+)
 from flexai.checkpoints.progress import NoProgress
 from flexai.checkpoints.storage.retry import Attempts, RetryPolicy
 from flexai.tasks.options import Watcher, is_passing_failure, run_logger, telling, watched_by
@@ -21,7 +27,10 @@ EVERY_TASK = [getattr(tasks, name) for name in tasks.__all__]
 
 
 EVERY_ERROR = [
-    value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, CheckpointError)
+    value
+    for value in vars(errors).values()
+    # The two that carry a record are made of that.
+    if isinstance(value, type) and issubclass(value, CheckpointError) and value not in {NameTakenError, JobExistsError}
 ]
 
 

@@ -177,7 +177,7 @@ class Limits:
     pack_size: int
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """Every setting, with its unit in its description; made by :func:`load_settings`."""
 
