@@ -17,6 +17,7 @@
     │   └── DestinationExistsError     4  other content is already where the files should go
     ├── AccessDeniedError              5  a provider refused the credentials or a permission
     ├── IntegrityError                 6  content whose digest does not match
+    ├── ExecutableContentError         1  content that runs code when it is loaded, where that was to be refused
     ├── SourceChangedError             1  a source that changed while it was read
     ├── StorageError                   1  a store that failed: full, read-only, unreachable
     │   ├── StorageUnavailableError    1  a passing failure: worth another try

@@ -234,9 +234,8 @@ def test_what_a_provider_spoiled_while_it_took_an_export_never_passes_for_sound(
             elsewhere.push_from("llama", place, if_not_exists=not refused)
             check_all(elsewhere, ["llama"], SOURCE)
         _check_export(pushed, place)
-    # The parts of the large files, each small file, and the manifest that says that all is there. A push reads nothing
-    # of the twin: it has that content by then, from the other file.
-    assert sorted(spoiled) == [False] * 2 + [True] * (4 + 2 + 2 + 1)
+    # The parts of the large files, two of them twins, each small file, and the manifest that says that all is there.
+    assert spoiled == [True] * (4 + 2 + 2 + 2 + 1)
 
 
 @pytest.mark.parametrize("fault", READ_FAULTS)

@@ -20,6 +20,8 @@
 
 Beside them are what they need of their surroundings, and ``support``, which holds what helps them:
 
-    system    the catalog, the store and the settings that every operation works with
-    requests  what can be asked for, one value for each operation
+    system             the catalog, the store and the settings that every operation works with
+    requests           what can be asked for, one value for each operation
+    store_requests     the same of operations on the whole store
+    training_requests  the same of operations on training jobs
 """
