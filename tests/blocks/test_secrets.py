@@ -27,6 +27,7 @@ from flexai.blocks import (
     save_connection,
 )
 from flexai.checkpoints.errors import CheckpointError
+from flexai.checkpoints.storage.kinds import KINDS, SecretOption
 from flexai.checkpoints.storage.protocol import BytesBody
 from flexai.checkpoints.storage.retry import RetryPolicy
 from tests.servers.fixtures import GCSServer, S3Server
@@ -35,6 +36,7 @@ from tests.servers.prefect import PrefectServer
 from tests.servers.proxy import FaultProxy, faulty
 from tests.servers.tokens import TokenServer, serve_tokens, service_account_key
 
+from .samples import least_fields
 from .saved import AwsCredentials, GcpCredentials, MinIOCredentials, Secret, save
 
 CANARY = "canary"
@@ -213,16 +215,31 @@ def _hub_block(around: Surroundings) -> StorageProvider:
     return HuggingFaceStorageProvider(endpoint_url=around.hub.endpoint, credentials_block=name)
 
 
-KINDS: list[Callable[[Surroundings], StorageProvider]] = [
+def _without_server(provider: str) -> Callable[[Surroundings], StorageProvider]:
+    """A connection of a kind for which no server is here, with all secrets that its options can give."""
+    options, block = KINDS[provider].options, PROVIDERS[provider]
+    secrets = {name: option for name, option in options.items() if isinstance(option, SecretOption)}
+    beside = {option.beside: block.model_fields[option.beside].examples for option in secrets.values() if option.beside}
+    values = {name: examples[0] for name, examples in beside.items() if examples} | dict.fromkeys(secrets, SECRET)
+
+    def make(_around: Surroundings) -> StorageProvider:
+        return block.model_validate(least_fields(provider) | values)
+
+    make.__name__ = provider
+    return make
+
+
+MAKERS: list[Callable[[Surroundings], StorageProvider]] = [
     _s3, _minio, _r2, _aws_block, _aws_role, _minio_block, _s3_container, _s3_profile,
     _gcs, _gcs_block, _gcs_file, _hub, _hub_block,
+    *(_without_server(provider) for provider in KINDS if provider not in {"s3", "minio", "r2", "gcs", "huggingface"}),
 ]  # fmt: skip
 
 
 def test_every_secret_field_of_every_block_holds_a_canary(around: Surroundings) -> None:
     filled = {
         (kind.__name__, name)
-        for block in (make(around) for make in KINDS)
+        for block in (make(around) for make in MAKERS)
         for kind in type(block).__mro__
         for name in _secret_fields(type(block))
         if getattr(block, name).get_secret_value()
@@ -235,13 +252,13 @@ def _secret_fields(kind: type[BaseModel]) -> list[str]:
     return [name for name, field in kind.model_fields.items() if field.annotation is SecretStr]
 
 
-@pytest.mark.parametrize("make", KINDS, ids=lambda make: make.__name__.strip("_"))
+@pytest.mark.parametrize("make", MAKERS, ids=lambda make: make.__name__.strip("_"))
 def test_no_secret_is_seen_whatever_goes_wrong(
     around: Surroundings, make: Callable[[Surroundings], StorageProvider], caplog: pytest.LogCaptureFixture
 ) -> None:
     provider = make(around)
     seen = [repr(provider), str(provider), provider.model_dump_json(), str(provider.model_dump()), provider.location]
-    path = "org/model" if provider.provider == "huggingface" else f"{around.bucket}/{uuid.uuid4().hex}"
+    path = "org/model" if isinstance(provider, HuggingFaceStorageProvider) else f"{around.bucket}/{uuid.uuid4().hex}"
     caplog.set_level(logging.DEBUG)
 
     def use() -> None:

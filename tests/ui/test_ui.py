@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import expect
 
+from flexai.blocks import PROVIDERS
+from tests.blocks.samples import least_fields
 from tests.cli.program import Program
 from tests.servers.tokens import service_account_key
 from tests.support.waiting import until
@@ -61,6 +63,21 @@ FORMS: dict[str, tuple[dict[str, str], dict[str, str], dict[str, Any]]] = {
         {"token": "hf_fourthsecret", "repo_type": "dataset", "endpoint_url": "https://huggingface.co"},
     ),
 }
+
+
+def _least_forms() -> dict[str, tuple[dict[str, str], dict[str, str], dict[str, Any]]]:
+    """For the kinds that are not among those above, a form with what a connection cannot do without."""
+    found: dict[str, tuple[dict[str, str], dict[str, str], dict[str, Any]]] = {}
+    for provider, block in PROVIDERS.items():
+        kind = block.get_block_type_slug().removeprefix("flexai-").removesuffix("-storage-provider")
+        fields = least_fields(provider)
+        texts = {block.model_fields[name].title or name: value for name, value in fields.items()}
+        if kind not in FORMS:
+            found[kind] = (texts, {}, fields)
+    return found
+
+
+FORMS |= _least_forms()
 
 SECRETS = {"Secret access key", "Service account key", "Token"}
 
