@@ -160,4 +160,5 @@ def test_a_name_that_the_check_for_unused_code_ignores_is_one_that_it_would_repo
             check=False,
         )
         reported |= set(re.findall(r"unused \w+ '(\w+)'", done.stdout))
-    assert set(settings["ignore_names"]) - reported == set()
+    # A pattern is for names that are yet to come.
+    assert {name for name in settings["ignore_names"] if "*" not in name} - reported == set()

@@ -110,7 +110,8 @@ def test_a_connection_of_each_kind_is_made_in_its_form_and_is_what_was_filled_in
         ui.save_block(kind, f"from-form-{kind}", texts, choices)
         page = ui.page.get_by_role("main").inner_text()
         assert not [secret for label, secret in texts.items() if label in SECRETS and secret in page]
-    loaded = json.loads(ui.program.python(LOAD))
+    key = {"PREFECT_API_AUTH_STRING": ui.program.credential}
+    loaded = json.loads(ui.program.python(LOAD, key))
     for kind, (_, _, wanted) in FORMS.items():
         connection = loaded[f"from-form-{kind}"]
         assert {name: connection[name] for name in wanted} == wanted, kind
