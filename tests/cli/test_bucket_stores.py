@@ -175,7 +175,7 @@ def test_every_command_can_open_a_store_that_is_named_by_a_connection() -> None:
         for call in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
         if isinstance(call, ast.Call) and ast.unparse(call.func) == "System.open"
     ]
-    assert len(opened) > 10
+    assert len(opened) > 5
     assert all("connect" in {keyword.arg for keyword in call.keywords} for call in opened)
 
 
@@ -197,7 +197,7 @@ def test_nothing_of_the_content_lies_on_this_machine(program: Program, seaweedfs
 
 
 _STREAM = """
-import uuid
+from flexai.checkpoints.names import NIL_ID
 from flexai.checkpoints.service.export import export
 from flexai.checkpoints.service.push import push
 from flexai.checkpoints.service.requests import ExportRequest, PushRequest
@@ -206,7 +206,7 @@ from flexai.checkpoints.storage.ambient import gcs_bucket
 from flexai.checkpoints.storage.connection import RemotePath, split_bucket
 
 class Google:
-    connection_name, connection_id = "google", parse_id(uuid.UUID(int=1))
+    connection_name, connection_id = "google", NIL_ID
     def open(self, path):
         bucket, key = split_bucket(path)
         return RemotePath(storage=gcs_bucket(bucket), key=key)
