@@ -17,6 +17,7 @@ import pytest
 from prefect.types.entrypoint import EntrypointType
 
 from flexai.blocks import MinIOStorageProvider, save_connection
+from flexai.cli.orchestration.credential import read_credential
 from flexai.flows.push import push
 from flexai.tasks import push_checkpoint
 from tests.cli.program import Program
@@ -99,7 +100,7 @@ def server(
         up = program.run("up")
         assert up.code == 0, up.err
         monkeypatch.setenv("FLEXAI_STORE", store)
-        server = PrefectServer(f"{up.out.strip()}/api", credential=program.credential)
+        server = PrefectServer(f"{up.out.strip()}/api", credential=read_credential(home))
         with using(server, tmp_path / "prefect-home", monkeypatch):
             block = MinIOStorageProvider(
                 endpoint_url=juicefs.url,

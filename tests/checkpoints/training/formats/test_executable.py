@@ -68,10 +68,9 @@ def test_a_hostile_file_is_told_with_what_it_runs(name: str) -> None:
         assert "posix.system" in found.executable
 
 
-@pytest.mark.parametrize("name", HOSTILE)
+# Fickling takes a quarter of a minute for the deep one.
+@pytest.mark.parametrize("name", [name for name in HOSTILE if name != "deep_tuples.pkl"])
 def test_what_other_scanners_find_is_found(name: str, tmp_path: Path) -> None:
-    if name == "deep_tuples.pkl":
-        pytest.skip("fickling takes a quarter of a minute")
     content = HOSTILE[name]()
     found = look(name, content)
     path = tmp_path / name
