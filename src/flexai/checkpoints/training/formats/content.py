@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import lzma
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
@@ -51,7 +52,7 @@ class ContentRange:
         return self.reader(self.start + start, length) if length > 0 else b""
 
 
-class ContentStream:
+class ContentStream(ABC):
     """Reads forward. `spend` is told how many bytes each reading took, and raises where that is too much."""
 
     def __init__(self, spend: Callable[[int], None]) -> None:
@@ -111,8 +112,9 @@ class ContentStream:
         self._at = 0
         return bool(more)
 
+    @abstractmethod
     def _more(self) -> bytes:
-        raise NotImplementedError
+        """The next bytes; none at the end."""
 
 
 class RangeStream(ContentStream):
