@@ -59,7 +59,9 @@ OPERATIONS = [
         push,
         [
             PushForm.model_validate(PUSH | {"source": {"files": ["out"], "follow_symlinks": True, "rehash": True}}),
-            PushForm.model_validate(PUSH | {"source": SHARE | {"source_path": "bucket/llama"}}),
+            PushForm.model_validate(
+                PUSH | {"source": SHARE | {"source_path": "bucket/llama", "refuse_executable": True}}
+            ),
             PushForm.model_validate(PUSH | {"source": {"checkpoint": "llama-7b"}}),
         ],
     ),
@@ -67,7 +69,7 @@ OPERATIONS = [
         requests.FetchRequest,
         tasks.fetch_checkpoint,
         fetch,
-        [FetchForm(checkpoint="llama-8b", destination="out", overwrite=True)],
+        [FetchForm(checkpoint="llama-8b", destination="out", overwrite=True, refuse_executable=True)],
     ),
     Operation(
         requests.ExportRequest,
