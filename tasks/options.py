@@ -18,7 +18,7 @@ from prefect.logging import get_logger, get_run_logger
 from prefect.tasks import exponential_backoff
 
 from flexai.checkpoints.errors import CheckpointError, StorageUnavailableError
-from flexai.checkpoints.progress import NoProgress, Progress
+from flexai.checkpoints.progress import Progress
 from flexai.checkpoints.service.repair import RepairReport
 from flexai.checkpoints.service.verify import Damage
 from flexai.checkpoints.storage.retry import telling_of_retries
@@ -87,7 +87,7 @@ def ignore(*_told: object) -> None:
 class Watcher:
     """Who is told, besides the run, what only those who stand by can be told: a task that fails returns nothing."""
 
-    progress: Progress = field(default_factory=NoProgress)
+    progress: Progress = field(default_factory=Progress)
     on_output: Callable[[Literal["stdout", "stderr"], bytes], None] = ignore
     """Is handed what a training command prints."""
     on_damage: Callable[[Sequence[Damage], RepairReport], None] = ignore

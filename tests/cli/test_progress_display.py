@@ -8,21 +8,19 @@ import subprocess
 import sys
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flexai.checkpoints.progress import StageProgress
 from flexai.cli.progress_display import (
     Notes,
     ProgressForm,
     ShownProgress,
-    Snapshot,
-    Tally,
-    clock,
+    event_of,
+    figures_of,
     shown_progress,
     wanted_form,
 )
@@ -31,7 +29,7 @@ from tests.cli.program import Program
 
 GIB = 1024**3
 
-HALFWAY = Snapshot(
+HALFWAY = StageProgress(
     verb="push mistral-500",
     moved=2 * GIB,
     skipped=GIB // 2,
@@ -41,44 +39,6 @@ HALFWAY = Snapshot(
     seconds=20.0,
     rate=120 * 1024**2,
 )
-
-
-def test_reports_from_many_threads_are_all_counted() -> None:
-    tally = Tally()
-    start = threading.Barrier(8)
-
-    def report() -> None:
-        start.wait()
-        for _ in range(5000):
-            tally.add(3, 2, 1)
-
-    with ThreadPoolExecutor(8) as executor:
-        for future in [executor.submit(report) for _ in range(8)]:
-            future.result()
-    totals = tally.totals()
-    assert (totals.moved, totals.skipped, totals.files) == (120_000, 80_000, 40_000)
-
-
-def test_a_line_says_how_far_it_is() -> None:
-    assert HALFWAY.line() == (
-        "push mistral-500: 2.5 GB of 5 GB (50%), 3 of 10 files, 512 MB already there, 120 MB/s, 0:21 left"
-    )
-
-
-def test_the_last_line_says_what_was_done() -> None:
-    done = replace(HALFWAY, moved=4 * GIB, skipped=GIB, files=10)
-    assert done.last_line() == "push mistral-500: 5 GB, 10 files, 1 GB already there, 204.8 MB/s in 0:20"
-
-
-def test_the_last_line_of_what_was_broken_off_says_how_far_it_came() -> None:
-    assert HALFWAY.last_line() == (
-        "push mistral-500: 2.5 GB of 5 GB, 3 of 10 files, 512 MB already there, 102.4 MB/s in 0:20"
-    )
-
-
-def test_without_bytes_files_say_how_far_it_is() -> None:
-    assert replace(HALFWAY, moved=0, skipped=0, total_bytes=0).fraction == 0.3
-    assert replace(HALFWAY, moved=0, skipped=0, total_bytes=0, total_files=0).fraction == 1.0
 
 
 @given(
@@ -93,21 +53,14 @@ def test_without_bytes_files_say_how_far_it_is() -> None:
 def test_the_figures_fit_beside_the_bar_whatever_they_are(
     moved: int, skipped: int, files: int, total_bytes: int, total_files: int, rate: float, width: int
 ) -> None:
-    snapshot = Snapshot("push", moved, skipped, files, total_bytes, total_files, 1.0, rate)
-    assert 0.0 <= snapshot.fraction <= 1.0
-    assert len(snapshot.figures(width)) <= width
-    assert snapshot.figures(width).endswith("%") or width >= 12
+    stage = StageProgress("push", total_bytes, total_files, moved, skipped, files, 1.0, rate)
+    assert 0.0 <= stage.fraction <= 1.0
+    assert len(figures_of(stage, width)) <= width
+    assert figures_of(stage, width).endswith("%") or width >= 12
 
 
 def test_at_80_columns_bytes_rate_time_and_files_are_all_there() -> None:
-    assert HALFWAY.figures(80 - 13 - 12) == " 50%  2.5/5 GB  120 MB/s  0:21  3/10 files  512 MB kept"
-
-
-@pytest.mark.parametrize(
-    ("seconds", "shown"), [(0, "0:00"), (42.4, "0:42"), (725, "12:05"), (4050, "1:07:30"), (360_000, "100:00:00")]
-)
-def test_a_clock_shows_minutes_and_where_needed_hours(seconds: float, shown: str) -> None:
-    assert clock(seconds) == shown
+    assert figures_of(HALFWAY, 80 - 13 - 12) == " 50%  2.5/5 GB  120 MB/s  0:21  3/10 files  512 MB kept"
 
 
 def test_without_a_terminal_there_is_a_line_now_and_then_and_one_at_the_end(capsys: pytest.CaptureFixture[str]) -> None:
@@ -147,7 +100,7 @@ def test_a_stage_that_begins_ends_the_one_before(capsys: pytest.CaptureFixture[s
         progress.begin("digest", total_bytes=100, total_files=1)
         progress.advance(moved=50)
         progress.begin("push", total_bytes=200, total_files=1)
-        assert progress.snapshot().moved == 0
+        assert progress.stage().moved == 0
     assert threading.active_count() == before
 
 
@@ -277,7 +230,7 @@ def test_even_a_short_stage_has_its_first_and_last_event(capsys: pytest.CaptureF
 
 
 def test_an_event_has_bytes_files_rate_and_time_left() -> None:
-    assert HALFWAY.event("progress") == {
+    assert event_of(HALFWAY, "progress") == {
         "event": "progress",
         "verb": "push mistral-500",
         "movedBytes": 2 * GIB,

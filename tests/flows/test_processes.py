@@ -185,7 +185,7 @@ def test_processes_and_their_command_are_killed_and_the_next_push_goes_on(pushin
     os.kill(last.at_work()[0], signal.SIGKILL)
     assert last.end() == 0, last.log.read_text()
     assert "trying again in 2 s: a process that ran a shard was killed" in last.log.read_text()
-    assert "were there already" in last.log.read_text()
+    assert "already there" in last.log.read_text()
     check_content(pushing)
 
 

@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import threading
+from flexai.checkpoints.progress import CountingProgress, Progress
 
 
-class Counter:
+class Counter(CountingProgress):
     """Adds up what an operation reports."""
 
     def __init__(self) -> None:
+        super().__init__(Progress())
         self.stages: list[tuple[str, int, int]] = []
         self.notes: list[str] = []
-        self.moved = self.skipped = self.files = self.ended = 0
-        self._lock = threading.Lock()
+        self.ended = 0
 
     def begin(self, verb: str, *, total_bytes: int, total_files: int) -> None:
         """Note a stage and its totals."""
         self.stages.append((verb, total_bytes, total_files))
-
-    def advance(self, *, moved: int = 0, skipped: int = 0, files: int = 0) -> None:
-        """Add up."""
-        with self._lock:
-            self.moved += moved
-            self.skipped += skipped
-            self.files += files
 
     def note(self, message: str) -> None:
         """Keep a message."""

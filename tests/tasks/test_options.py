@@ -19,7 +19,7 @@ from flexai.checkpoints.errors import (
     NotFoundError,
     StorageUnavailableError,
 )
-from flexai.checkpoints.progress import NoProgress
+from flexai.checkpoints.progress import Progress
 from flexai.checkpoints.storage.retry import Attempts, RetryPolicy
 from flexai.tasks.options import Watcher, is_passing_failure, run_logger, telling, watched_by
 
@@ -109,7 +109,7 @@ def test_without_a_run_there_is_an_ordinary_logger() -> None:
 
 
 def test_what_is_tried_again_is_logged_and_told_to_the_watcher(caplog: pytest.LogCaptureFixture) -> None:
-    class Noting(NoProgress):
+    class Noting(Progress):
         def note(self, message: str) -> None:
             told.append(message)
 

@@ -6,11 +6,14 @@ them. Reports are counters pushed by the transfer (never polled), so they cost n
 
 from __future__ import annotations
 
-from typing import Protocol
+import threading
+from dataclasses import dataclass
+
+from flexai.checkpoints.documents import human_size
 
 
-class Progress(Protocol):
-    """What an operation reports to. Called from many threads at once."""
+class Progress:
+    """What an operation reports to, from many threads at once. This one shows nothing."""
 
     def begin(self, verb: str, *, total_bytes: int, total_files: int) -> None:
         """A stage begins: ``verb`` says what it does (``"push"``), the totals how much there is."""
@@ -25,17 +28,141 @@ class Progress(Protocol):
         """The stage is over, well or not."""
 
 
-class NoProgress:
-    """Reports nothing."""
+class CountingProgress(Progress):
+    """Counts what is done over all stages, and passes everything on."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.moved = 0
+        self.skipped = 0
+        self.files = 0
+        self._progress = progress
+        self._lock = threading.Lock()
 
     def begin(self, verb: str, *, total_bytes: int, total_files: int) -> None:
-        """Do nothing."""
+        """A stage begins."""
+        self._progress.begin(verb, total_bytes=total_bytes, total_files=total_files)
 
     def advance(self, *, moved: int = 0, skipped: int = 0, files: int = 0) -> None:
-        """Do nothing."""
+        """More is done."""
+        with self._lock:
+            self.moved += moved
+            self.skipped += skipped
+            self.files += files
+        self._progress.advance(moved=moved, skipped=skipped, files=files)
 
     def note(self, message: str) -> None:
-        """Do nothing."""
+        """Something worth knowing."""
+        self._progress.note(message)
 
     def end(self) -> None:
-        """Do nothing."""
+        """The stage is over."""
+        self._progress.end()
+
+
+@dataclass(slots=True)
+class Counters:
+    """Bytes moved, bytes that needed no move, and files finished."""
+
+    moved: int = 0
+    skipped: int = 0
+    files: int = 0
+
+
+class Tally:
+    """Sums that many threads add to without waiting for each other."""
+
+    def __init__(self) -> None:
+        self._local = threading.local()
+        self._all: list[Counters] = []
+
+    def add(self, moved: int, skipped: int, files: int) -> None:
+        """Add to the counters of the calling thread."""
+        try:
+            counters: Counters = self._local.counters
+        except AttributeError:
+            counters = self._local.counters = Counters()
+            self._all.append(counters)
+        counters.moved += moved
+        counters.skipped += skipped
+        counters.files += files
+
+    def totals(self) -> Counters:
+        """The sums over all threads."""
+        every = list(self._all)
+        return Counters(
+            moved=sum(counters.moved for counters in every),
+            skipped=sum(counters.skipped for counters in every),
+            files=sum(counters.files for counters in every),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class StageProgress:
+    """How far a stage is; ``rate`` is the bytes that it moved a second, lately."""
+
+    verb: str
+    total_bytes: int
+    total_files: int
+    moved: int = 0
+    skipped: int = 0
+    files: int = 0
+    seconds: float = 0.0
+    rate: float = 0.0
+
+    @property
+    def done(self) -> int:
+        """Bytes that are where they belong. A part that is tried again is taken back first, for a moment below zero."""
+        return max(0, self.moved + self.skipped)
+
+    @property
+    def fraction(self) -> float:
+        """How much is done, from 0 to 1: by bytes, or by files where there are none."""
+        if self.total_bytes:
+            return min(1.0, self.done / self.total_bytes)
+        return min(1.0, self.files / self.total_files) if self.total_files else 1.0
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all of it is done."""
+        return self.done >= self.total_bytes and self.files >= self.total_files
+
+    @property
+    def seconds_left(self) -> float | None:
+        """How long the rest takes at this rate; None where that is not known."""
+        rest = self.total_bytes - self.done
+        return rest / self.rate if self.rate >= 1 and rest > 0 else None
+
+    def __str__(self) -> str:
+        """How far it is, in one line."""
+        parts = [*self._done_of_all(share=f" ({self.fraction:.0%})"), *self._skipped()]
+        if self.rate:
+            parts.append(f"{human_size(int(self.rate), digits=1)}/s")
+        if self.seconds_left is not None:
+            parts.append(f"{clock(self.seconds_left)} left")
+        return f"{self.verb}: {', '.join(parts)}"
+
+    def last_line(self) -> str:
+        """What was done in all."""
+        whole = (human_size(self.done, digits=1), _count_files(self.files))
+        parts = [*(whole if self.is_whole else self._done_of_all()), *self._skipped()]
+        if self.moved > 0 and self.seconds >= 1:
+            parts.append(f"{human_size(int(self.moved / self.seconds), digits=1)}/s")
+        return f"{self.verb}: {', '.join(parts)} in {clock(self.seconds)}"
+
+    def _done_of_all(self, *, share: str = "") -> tuple[str, str]:
+        sizes = f"{human_size(self.done, digits=1)} of {human_size(self.total_bytes, digits=1)}"
+        return sizes + share, f"{self.files} of {_count_files(self.total_files)}"
+
+    def _skipped(self) -> list[str]:
+        return [f"{human_size(self.skipped, digits=1)} already there"] if self.skipped else []
+
+
+def clock(seconds: float) -> str:
+    """Seconds as a clock shows them: ``0:42``, ``12:05``, ``1:07:30``."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def _count_files(number: int) -> str:
+    return f"{number} file{'' if number == 1 else 's'}"

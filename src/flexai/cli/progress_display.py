@@ -13,11 +13,10 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TextIO
 
-from flexai.checkpoints.documents import human_size, short_size
-from flexai.checkpoints.progress import NoProgress
+from flexai.checkpoints.documents import short_size
+from flexai.checkpoints.progress import Progress, StageProgress, Tally, clock
 from flexai.checkpoints.storage.retry import telling_of_retries
 from flexai.cli import terminal
 
@@ -39,144 +38,42 @@ _RATE_WINDOW = 10.0
 _MAX_NOTES = 20
 
 
-@dataclass(slots=True)
-class _Counters:
-    moved: int = 0
-    skipped: int = 0
-    files: int = 0
+def event_of(stage: StageProgress, kind: str) -> dict[str, Any]:
+    """A stage for a program: sizes in bytes, times in seconds, ``secondsLeft`` null where it is not known."""
+    left = stage.seconds_left
+    return {
+        "event": kind,
+        "verb": stage.verb,
+        "movedBytes": max(0, stage.moved),
+        "skippedBytes": max(0, stage.skipped),
+        "totalBytes": stage.total_bytes,
+        "files": stage.files,
+        "totalFiles": stage.total_files,
+        "bytesPerSecond": round(stage.rate),
+        "seconds": round(stage.seconds, 3),
+        "secondsLeft": None if left is None else round(left, 1),
+    }
 
 
-class Tally:
-    """Sums that many threads add to without waiting for each other."""
-
-    def __init__(self) -> None:
-        self._local = threading.local()
-        self._all: list[_Counters] = []
-
-    def add(self, moved: int, skipped: int, files: int) -> None:
-        """Add to the counters of the calling thread."""
-        try:
-            counters: _Counters = self._local.counters
-        except AttributeError:
-            counters = self._local.counters = _Counters()
-            self._all.append(counters)
-        counters.moved += moved
-        counters.skipped += skipped
-        counters.files += files
-
-    def totals(self) -> _Counters:
-        """The sums over all threads."""
-        every = list(self._all)
-        return _Counters(
-            moved=sum(counters.moved for counters in every),
-            skipped=sum(counters.skipped for counters in every),
-            files=sum(counters.files for counters in every),
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """How far a stage is."""
-
-    verb: str
-    moved: int
-    skipped: int
-    files: int
-    total_bytes: int
-    total_files: int
-    seconds: float
-    rate: float
-    """Bytes moved a second, lately."""
-
-    @property
-    def done(self) -> int:
-        """Bytes that are where they belong. A part that is tried again is taken back first, for a moment below zero."""
-        return max(0, self.moved + self.skipped)
-
-    @property
-    def fraction(self) -> float:
-        """How much is done, from 0 to 1: by bytes, or by files where there are none."""
-        if self.total_bytes:
-            return min(1.0, self.done / self.total_bytes)
-        return min(1.0, self.files / self.total_files) if self.total_files else 1.0
-
-    @property
-    def seconds_left(self) -> float | None:
-        """How long the rest takes at this rate; None where that is not known."""
-        rest = self.total_bytes - self.done
-        return rest / self.rate if self.rate >= 1 and rest > 0 else None
-
-    def line(self) -> str:
-        """All of it in one line, for a log."""
-        parts = [f"{human_size(self.done, digits=1)} of {human_size(self.total_bytes, digits=1)}"]
-        parts[0] += f" ({self.fraction:.0%})"
-        parts.append(f"{self.files} of {terminal.count(self.total_files, 'file')}")
-        if self.skipped:
-            parts.append(f"{human_size(self.skipped, digits=1)} already there")
-        if self.rate:
-            parts.append(f"{human_size(int(self.rate), digits=1)}/s")
-        if self.seconds_left is not None:
-            parts.append(f"{clock(self.seconds_left)} left")
-        return f"{self.verb}: {', '.join(parts)}"
-
-    def last_line(self) -> str:
-        """What was done in all."""
-        size, count = human_size(self.done, digits=1), terminal.count(self.files, "file")
-        if not self.is_whole:
-            size = f"{size} of {human_size(self.total_bytes, digits=1)}"
-            count = f"{self.files} of {terminal.count(self.total_files, 'file')}"
-        parts = [size, count]
-        if self.skipped:
-            parts.append(f"{human_size(self.skipped, digits=1)} already there")
-        if self.moved > 0 and self.seconds >= 1:
-            parts.append(f"{human_size(int(self.moved / self.seconds), digits=1)}/s")
-        return f"{self.verb}: {', '.join(parts)} in {clock(self.seconds)}"
-
-    def event(self, kind: str) -> dict[str, Any]:
-        """All of it for a program: sizes in bytes, times in seconds, ``secondsLeft`` null where it is not known."""
-        left = self.seconds_left
-        return {
-            "event": kind,
-            "verb": self.verb,
-            "movedBytes": max(0, self.moved),
-            "skippedBytes": max(0, self.skipped),
-            "totalBytes": self.total_bytes,
-            "files": self.files,
-            "totalFiles": self.total_files,
-            "bytesPerSecond": round(self.rate),
-            "seconds": round(self.seconds, 3),
-            "secondsLeft": None if left is None else round(left, 1),
-        }
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether all of it is done."""
-        return self.done >= self.total_bytes and self.files >= self.total_files
-
-    def figures(self, width: int) -> str:
-        """What stands right of the bar, as much of it as fits into ``width`` columns."""
-        done, total = short_size(self.done), short_size(self.total_bytes)
-        number, _, unit = done.partition(" ")
-        sizes = f"{number}/{total}" if total.endswith(f" {unit}") else f"{done}/{total}"
-        parts = [f"{self.fraction:>4.0%}", sizes]
-        parts.append(f"{short_size(int(self.rate))}/s" if self.rate else "")
-        parts.append(clock(self.seconds_left) if self.seconds_left is not None else "")
-        parts.append(f"{self.files}/{terminal.count(self.total_files, 'file')}")
-        parts.append(f"{short_size(self.skipped)} kept" if self.skipped else "")
-        shown = ""
-        for part in filter(None, parts):
-            longer = f"{shown}  {part}" if shown else part
-            if len(longer) > width:
-                break
-            shown = longer
-        return shown
-
-
-def clock(seconds: float) -> str:
-    """Seconds as a clock shows them: ``0:42``, ``12:05``, ``1:07:30``."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+def figures_of(stage: StageProgress, width: int) -> str:
+    """What stands right of the bar, as much of it as fits into ``width`` columns."""
+    done, total = short_size(stage.done), short_size(stage.total_bytes)
+    number, _, unit = done.partition(" ")
+    parts = [
+        f"{stage.fraction:>4.0%}",
+        f"{number}/{total}" if total.endswith(f" {unit}") else f"{done}/{total}",
+        f"{short_size(int(stage.rate))}/s" if stage.rate else "",
+        clock(stage.seconds_left) if stage.seconds_left is not None else "",
+        f"{stage.files}/{terminal.count(stage.total_files, 'file')}",
+        f"{short_size(stage.skipped)} kept" if stage.skipped else "",
+    ]
+    shown = ""
+    for part in filter(None, parts):
+        longer = f"{shown}  {part}" if shown else part
+        if len(longer) > width:
+            break
+        shown = longer
+    return shown
 
 
 class ProgressForm(enum.StrEnum):
@@ -201,7 +98,7 @@ def wanted_form(can_draw: bool) -> ProgressForm:
     return ProgressForm.JSON if terminal.verbosity.for_program else ProgressForm.LINES
 
 
-class ShownProgress:
+class ShownProgress(Progress):
     """Progress as a person, a log or a program sees it; one stage at a time."""
 
     def __init__(
@@ -240,7 +137,7 @@ class ShownProgress:
         self._stop = threading.Event()
         self._was_shown = False
         if self._form is ProgressForm.JSON:
-            self._tell(self.snapshot().event("begin"))
+            self._tell(event_of(self.stage(), "begin"))
         run = {
             ProgressForm.BAR: self._show_bar,
             ProgressForm.LINES: self._show_lines,
@@ -273,20 +170,22 @@ class ShownProgress:
         self._stop.set()
         self._thread.join()
         self._thread = None
-        last = self.snapshot()
+        last = self.stage()
         if self._form is ProgressForm.JSON:
-            self._tell(last.event("end") | {"secondsLeft": 0.0 if last.is_whole else None, "complete": last.is_whole})
+            self._tell(
+                event_of(last, "end") | {"secondsLeft": 0.0 if last.is_whole else None, "complete": last.is_whole}
+            )
         elif self._form is not ProgressForm.NONE and (self._was_shown or last.seconds >= BRIEF):
             self._print(last.last_line())
 
-    def snapshot(self) -> Snapshot:
+    def stage(self) -> StageProgress:
         """How far the stage is now."""
         totals, present = self._tally.totals(), time.monotonic()
         self._samples.append((present, totals.moved))
         while len(self._samples) > 2 and self._samples[1][0] < present - _RATE_WINDOW:
             del self._samples[0]
         since, before = self._samples[0]
-        return Snapshot(
+        return StageProgress(
             verb=self._verb,
             moved=totals.moved,
             skipped=totals.skipped,
@@ -300,11 +199,11 @@ class ShownProgress:
     def _show_lines(self) -> None:
         while not self._stop.wait(self._line_interval):
             self._was_shown = True
-            self._print(self.snapshot().line())
+            self._print(str(self.stage()))
 
     def _show_events(self) -> None:
         while not self._stop.wait(self._event_interval):
-            self._tell(self.snapshot().event("progress"))
+            self._tell(event_of(self.stage(), "progress"))
 
     def _show_bar(self) -> None:
         if self._stop.wait(BRIEF):
@@ -324,11 +223,11 @@ class ShownProgress:
         from rich.text import Text
 
         assert self._console is not None
-        now = self.snapshot()
+        now = self.stage()
         width = self._console.width
         # The bar needs the room more than a name that the user has just typed.
         verb = now.verb if len(now.verb) <= width // 6 else f"{now.verb[: width // 6 - 1]}…"
-        figures = now.figures(width - len(verb) - 12)
+        figures = figures_of(now, width - len(verb) - 12)
         bar = Table.grid(padding=(0, 1), expand=True)
         bar.add_column(no_wrap=True)
         bar.add_column(ratio=1)
@@ -346,7 +245,7 @@ class ShownProgress:
             terminal.say(text)
 
 
-class Notes(NoProgress):
+class Notes(Progress):
     """Progress of which only the remarks are shown: a training command has the terminal to itself."""
 
     def note(self, message: str) -> None:

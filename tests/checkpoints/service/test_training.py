@@ -28,7 +28,7 @@ from flexai.checkpoints.errors import (
     UsageError,
 )
 from flexai.checkpoints.models import Checkpoint, CheckpointStatus, JobStatus, TrainingJob
-from flexai.checkpoints.progress import NoProgress
+from flexai.checkpoints.progress import Progress
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.service.training import (
     delete_job,
@@ -54,7 +54,7 @@ from tests.support.tables import tables_of
 SAVE = "save(output() / f'checkpoint-{step}', trainer_files(step))"
 
 
-class Notes(NoProgress):
+class Notes(Progress):
     """Keeps what was noted."""
 
     def __init__(self) -> None:
@@ -450,7 +450,7 @@ def test_a_command_that_ignores_the_signal_is_killed_after_the_grace_time(machin
 def test_a_signal_before_the_command_begins_stops_the_job(machine: Machine) -> None:
     machine.push("base", machine.write("base", trainer_files(1)))
 
-    class Interrupting(NoProgress):
+    class Interrupting(Progress):
         def begin(self, verb: str, *, total_bytes: int, total_files: int) -> None:
             os.kill(os.getpid(), signal.SIGINT)
 

@@ -12,10 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flexai.checkpoints.errors import StorageUnavailableError
-from flexai.checkpoints.progress import NoProgress
+from flexai.checkpoints.progress import Progress
 from flexai.checkpoints.storage.protocol import BLOCK_SIZE, BytesBody
 from flexai.checkpoints.storage.retry import RetryPolicy, retrying, telling_of_retries
 from flexai.checkpoints.transfer.crew import CountedBody, Crew, StoppedError
+from tests.support.progress import Counter
 
 
 def _wait_until(reached: Callable[[], bool]) -> None:
@@ -191,16 +192,8 @@ def test_work_that_was_stopped_says_so_at_the_next_check() -> None:
         crew.check()
 
 
-class _Counter(NoProgress):
-    def __init__(self) -> None:
-        self.moved = 0
-
-    def advance(self, *, moved: int = 0, skipped: int = 0, files: int = 0) -> None:
-        self.moved += moved
-
-
 def test_bytes_are_reported_as_they_move() -> None:
-    progress = _Counter()
+    progress = Counter()
     body = CountedBody(BytesBody(bytes(3 * BLOCK_SIZE + 1)), crew=Crew(1), progress=progress)
     assert body.size == 3 * BLOCK_SIZE + 1
     reading = body.blocks()
@@ -213,7 +206,7 @@ def test_bytes_are_reported_as_they_move() -> None:
 
 
 def test_bytes_that_are_sent_again_are_counted_once() -> None:
-    progress = _Counter()
+    progress = Counter()
     body = CountedBody(BytesBody(bytes(3 * BLOCK_SIZE)), crew=Crew(1), progress=progress)
     broken = body.blocks()
     next(broken)
@@ -225,7 +218,7 @@ def test_bytes_that_are_sent_again_are_counted_once() -> None:
 
 def test_a_body_ends_early_when_the_crew_stops() -> None:
     crew = Crew(1)
-    reading = CountedBody(BytesBody(bytes(2 * BLOCK_SIZE)), crew=crew, progress=NoProgress()).blocks()
+    reading = CountedBody(BytesBody(bytes(2 * BLOCK_SIZE)), crew=crew, progress=Progress()).blocks()
     next(reading)
     crew.run()
     with pytest.raises(StoppedError):
@@ -256,7 +249,7 @@ def test_a_wait_between_tries_ends_when_another_task_fails() -> None:
 
 def test_bytes_wait_for_their_turn_where_the_bandwidth_is_limited() -> None:
     crew = Crew(2, bandwidth=1)
-    moved = _Counter()
+    moved = Counter()
     begun = threading.Event()
 
     def read() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from flexai.checkpoints.errors import SourceChangedError, SourceError
 from flexai.checkpoints.models import Checkpoint, Source, TrainingFacts, TrainingJob
 from flexai.checkpoints.paths import parse_path
-from flexai.checkpoints.progress import NoProgress, Progress
+from flexai.checkpoints.progress import Progress
 from flexai.checkpoints.service.support import commit
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.transfer.scan import check_sources
@@ -58,7 +58,7 @@ def capture(
         parent_id=None if job.input_checkpoint_id is None else job.input_checkpoint_id,
     )
     try:
-        captured, _ = commit.store(system, checkpoint, lease, sources, facts=facts, progress=progress or NoProgress())
+        captured, _ = commit.store(system, checkpoint, lease, sources, facts=facts, progress=progress or Progress())
         return captured
     except SourceChangedError:
         # It was no checkpoint yet: the one that the change leads to is captured under a number of its own.

@@ -16,7 +16,7 @@ from flexai.checkpoints.errors import AccessDeniedError, DestinationExistsError,
 from flexai.checkpoints.manifest import Manifest
 from flexai.checkpoints.models import Checkpoint, ExportRecord, now
 from flexai.checkpoints.names import new_id
-from flexai.checkpoints.progress import NoProgress, Progress
+from flexai.checkpoints.progress import Progress
 from flexai.checkpoints.service.requests import ExportRequest
 from flexai.checkpoints.service.support.export_manifest import (
     EXPORT_MANIFEST,
@@ -62,7 +62,7 @@ def export(
     DestinationExistsError for other content in the way (unless ``overwrite``), and what
     ``system.connect`` and the provider raise.
     """
-    progress = progress or NoProgress()
+    progress = progress or Progress()
     connection = system.connect(request.storage_provider)
     checkpoint = system.available(request.reference)
     files = system.blobs.files_of(checkpoint.id)

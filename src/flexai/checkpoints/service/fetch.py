@@ -8,7 +8,7 @@ from pathlib import Path
 
 from flexai.checkpoints.contents import StoredFile
 from flexai.checkpoints.models import Checkpoint
-from flexai.checkpoints.progress import NoProgress, Progress
+from flexai.checkpoints.progress import Progress
 from flexai.checkpoints.service.requests import FetchRequest
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.transfer.fetch import fetch_files
@@ -36,7 +36,7 @@ def fetch(system: System, request: FetchRequest, *, progress: Progress | None = 
     ``overwrite``), IntegrityError for stored content that is damaged, ExecutableContentError for files that run code
     when they are loaded (with ``refuse_executable``; else a checkpoint from a provider has a note).
     """
-    progress = progress or NoProgress()
+    progress = progress or Progress()
     destination = Path(request.destination)
     checkpoint, files = system.available_files(request.reference)
     if request.refuse_executable:

@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass
 
 from flexai.checkpoints.models import now
-from flexai.checkpoints.progress import NoProgress, Progress
+from flexai.checkpoints.progress import Progress
 from flexai.checkpoints.service.store_requests import GarbageRequest
 from flexai.checkpoints.service.system import System
 
@@ -36,7 +36,7 @@ def collect_garbage(system: System, request: GarbageRequest, *, progress: Progre
 
     Raises what the store raises; what was taken by then stays taken, and a rerun goes on.
     """
-    progress = progress or NoProgress()
+    progress = progress or Progress()
     before = now() - (system.settings.grace_period if request.grace_period is None else request.grace_period)
     garbage = system.catalog.garbage(system.store_id)
     purged = garbage.purge_deleted(before=before)

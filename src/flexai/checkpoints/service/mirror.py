@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 from flexai.checkpoints.errors import CheckpointError, StorageUnavailableError
 from flexai.checkpoints.models import Checkpoint, CheckpointKind, CheckpointStatus, ExportRecord, now
 from flexai.checkpoints.names import name_key, new_id
-from flexai.checkpoints.progress import NoProgress, Progress
+from flexai.checkpoints.progress import Progress
 from flexai.checkpoints.service.export import ExportReport, export
 from flexai.checkpoints.service.requests import ExportRequest
 from flexai.checkpoints.service.store_requests import MirrorRequest
@@ -75,7 +75,7 @@ def mirror(
     Raises NotFoundError for a training job that is not there, UsageError for a path without a bucket, and what opening
     the connection raises; what happens to single checkpoints is in the report.
     """
-    progress = progress or NoProgress()
+    progress = progress or Progress()
     report = MirrorReport()
     connection = system.connect(request.storage_provider)
     root = connection.open(request.destination_path)

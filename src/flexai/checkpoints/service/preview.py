@@ -14,7 +14,7 @@ from flexai.checkpoints.documents import duration
 from flexai.checkpoints.errors import AlreadyExistsError, CheckpointError, NameTakenError
 from flexai.checkpoints.models import Checkpoint, now
 from flexai.checkpoints.names import Name, parse_name, parse_reference
-from flexai.checkpoints.progress import NoProgress, Progress
+from flexai.checkpoints.progress import Progress
 from flexai.checkpoints.service.export import find_export, open_place
 from flexai.checkpoints.service.push import open_source, scan, taken
 from flexai.checkpoints.service.requests import DeleteRequest, ExportRequest, FetchRequest, NameRequest, PushRequest
@@ -117,7 +117,7 @@ def _held(system: System, sources: Sequence[FileSource], unfinished: Checkpoint 
 
 def preview_fetch(system: System, request: FetchRequest, *, progress: Progress | None = None) -> Preview:
     """What a fetch would do; what is at the destination is compared. Raises what a fetch raises before it writes."""
-    progress = progress or NoProgress()
+    progress = progress or Progress()
     checkpoint = system.available(request.reference)
     files = system.blobs.files_of(checkpoint.id)
     limits = system.settings.limits
@@ -151,7 +151,7 @@ def preview_export(system: System, request: ExportRequest, *, progress: Progress
 
     Raises what an export raises before it writes.
     """
-    progress = progress or NoProgress()
+    progress = progress or Progress()
     checkpoint = system.available(request.reference)
     files = system.blobs.files_of(checkpoint.id)
     place = open_place(system, request, checkpoint, files)

@@ -19,7 +19,7 @@ from flexai.checkpoints.documents import Document, human_size
 from flexai.checkpoints.errors import ConflictError, NotFoundError
 from flexai.checkpoints.models import Checkpoint, CheckpointKind, CheckpointStatus, from_text, now
 from flexai.checkpoints.names import name_key, parse_reference, title_of
-from flexai.checkpoints.progress import NoProgress, Progress
+from flexai.checkpoints.progress import Progress
 from flexai.checkpoints.service.support.retention import (
     BlobUse,
     Decision,
@@ -110,7 +110,7 @@ def prune(
     plan = plan_prune(system, request, at=at)
     if not request.apply:
         return PruneReport(plan, applied=False)
-    progress = progress or NoProgress()
+    progress = progress or Progress()
     stand_ins = _stand_ins(plan)
     deleted: list[str] = []
     spared: dict[str, str] = {}

@@ -12,7 +12,7 @@ from flexai.checkpoints.errors import AlreadyExistsError, IntegrityError, NameTa
 from flexai.checkpoints.models import Checkpoint, CheckpointStatus, Source
 from flexai.checkpoints.names import parse_name
 from flexai.checkpoints.paths import parse_path
-from flexai.checkpoints.progress import NoProgress, Progress
+from flexai.checkpoints.progress import Progress
 from flexai.checkpoints.service.requests import PushRequest
 from flexai.checkpoints.service.support import commit
 from flexai.checkpoints.service.system import System
@@ -43,7 +43,7 @@ def push(
     content), ConflictError for one that another process or owner is pushing, and what ``system.connect`` and a store
     raise.
     """
-    progress = progress or NoProgress()
+    progress = progress or Progress()
     scanned_ns = time.time_ns()
     place = open_source(system, request)
     sources = scan(system, request, place)

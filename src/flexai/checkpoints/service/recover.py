@@ -8,7 +8,7 @@ from typing import Any
 from flexai.checkpoints.catalog.recovery import enter_recovered
 from flexai.checkpoints.errors import IntegrityError, NotFoundError
 from flexai.checkpoints.models import now
-from flexai.checkpoints.progress import NoProgress, Progress
+from flexai.checkpoints.progress import Progress
 from flexai.checkpoints.service.support.manifest_reader import read_manifest_document
 from flexai.checkpoints.service.system import System
 
@@ -30,7 +30,7 @@ def recover(system: System, *, progress: Progress | None = None) -> RecoverRepor
     A checkpoint whose blobs are not all there is left out and named. Names that are taken by now are left to their
     holders; such a checkpoint is found by its UUID. Raises what the store raises.
     """
-    progress = progress or NoProgress()
+    progress = progress or Progress()
     report = RecoverReport()
     sizes = {blob_id: info.size for blob_id, info in system.store.list_blobs()}
     ids = list(system.store.list_manifests())

@@ -18,7 +18,7 @@ from flexai.checkpoints.errors import CheckpointError, ConflictError, IntegrityE
 from flexai.checkpoints.manifest import FileEntry
 from flexai.checkpoints.models import ExportRecord, canonical_json, now
 from flexai.checkpoints.paths import parse_path
-from flexai.checkpoints.progress import NoProgress, Progress
+from flexai.checkpoints.progress import Progress
 from flexai.checkpoints.service.support.export_manifest import read_export_manifest
 from flexai.checkpoints.service.support.manifest_reader import manifest_of, read_manifest_document
 from flexai.checkpoints.service.support.manifest_writer import write_manifest
@@ -74,7 +74,7 @@ def repair(system: System, *, progress: Progress | None = None) -> RepairReport:
     the digests that were recorded when the content was first read. What cannot be repaired is reported, not raised.
     Raises what the store raises.
     """
-    progress = progress or NoProgress()
+    progress = progress or Progress()
     system.soundness.release_abandoned(before=now() - _ABANDONED_AFTER)
     damaged = system.soundness.damaged()
     repairs = _Repairs(system, progress)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from flexai.checkpoints.contents import StoredContent
 from flexai.checkpoints.models import now
-from flexai.checkpoints.progress import NoProgress, Progress
+from flexai.checkpoints.progress import Progress
 from flexai.checkpoints.service.repair import repair
 from flexai.checkpoints.service.store_requests import ScrubRequest
 from flexai.checkpoints.service.system import System
@@ -41,7 +41,7 @@ def scrub(
     ``on_damage`` of damage as soon as it finds some. Raises what the store raises.
     """
     budget = request.budget
-    progress = progress or NoProgress()
+    progress = progress or Progress()
     report = ScrubReport(repairs=request.repair)
     began = now()
     needed = system.soundness.verification()

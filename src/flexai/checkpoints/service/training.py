@@ -13,7 +13,7 @@ from flexai.checkpoints.catalog.leases import LeaseKeeper, this_host
 from flexai.checkpoints.errors import ConflictError, NotFoundError
 from flexai.checkpoints.models import Checkpoint, JobStatus, TrainingJob
 from flexai.checkpoints.names import parse_name, parse_reference
-from flexai.checkpoints.progress import NoProgress, Progress
+from flexai.checkpoints.progress import Progress
 from flexai.checkpoints.service.support.job_run import Attempt, JobPlan, OnCaptured, ignore
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.service.training_requests import DeleteJobRequest, TrainingRequest
@@ -60,7 +60,7 @@ def run_training(
     JobFailedError for a command that cannot be started, InterruptedByUserError for a signal before the command began,
     and what the catalog and the store raise.
     """
-    progress = progress or NoProgress()
+    progress = progress or Progress()
     if request.reuse_succeeded:
         # First: what the job began with may be gone by now.
         known = system.catalog.jobs.find(parse_name(request.name, what="training job name"))
@@ -132,7 +132,7 @@ def delete_job(
     Raises NotFoundError where there is none, ConflictError while it runs, while one of its checkpoints is in use, and
     where one that would go is protected.
     """
-    progress = progress or NoProgress()
+    progress = progress or Progress()
     job = inspect_job(system, request.reference)
     if not job.status.is_final:
         raise ConflictError(

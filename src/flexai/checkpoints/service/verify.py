@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 from flexai.checkpoints.contents import StoredContent, StoredFile
 from flexai.checkpoints.errors import IntegrityError, SourceChangedError
-from flexai.checkpoints.progress import NoProgress, Progress
+from flexai.checkpoints.progress import Progress
 from flexai.checkpoints.service.repair import RepairReport, repair
 from flexai.checkpoints.service.store_requests import VerifyRequest
 from flexai.checkpoints.service.system import System
@@ -73,7 +73,7 @@ def verify(
 
     Raises NotFoundError for a checkpoint that is not there, and what the store raises.
     """
-    progress = progress or NoProgress()
+    progress = progress or Progress()
     contents: dict[int, StoredContent] = {}
     if request.references:
         for reference in request.references:

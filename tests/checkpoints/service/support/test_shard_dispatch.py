@@ -20,7 +20,7 @@ from flexai.checkpoints.errors import (
     StorageUnavailableError,
 )
 from flexai.checkpoints.models import CheckpointStatus
-from flexai.checkpoints.progress import NoProgress
+from flexai.checkpoints.progress import Progress
 from flexai.checkpoints.service.support.shard_work import (
     ExportedShard,
     ExportShard,
@@ -74,7 +74,7 @@ class Shards:
             with self.machine.again() as elsewhere:
                 moved = pickle.loads(pickle.dumps(shard))  # noqa: S301 - our own, as it travels to another machine
                 done = [
-                    run(elsewhere.system, moved, connect=lambda _: self.machine.buckets, progress=NoProgress())
+                    run(elsewhere.system, moved, connect=lambda _: self.machine.buckets, progress=Progress())
                     for _ in range(self.tries)
                 ][-1]
                 return pickle.loads(pickle.dumps(done))  # type: ignore[no-any-return]  # noqa: S301
@@ -176,7 +176,7 @@ def test_a_shard_of_a_push_that_has_ended_writes_nothing(machine: Machine) -> No
     for shard in shards.given:
         assert isinstance(shard, PushShard)
         with machine.again() as late, pytest.raises(ConflictError):
-            run_push_shard(late.system, shard, connect=lambda _: machine.buckets, progress=NoProgress())
+            run_push_shard(late.system, shard, connect=lambda _: machine.buckets, progress=Progress())
     assert _stored_bytes(machine) == stored
 
 
@@ -190,7 +190,7 @@ def test_a_machine_with_another_store_is_told_so(machine: Machine) -> None:
             machine.system,
             replace(shard, store_id="other"),
             connect=lambda _: machine.buckets,
-            progress=NoProgress(),
+            progress=Progress(),
         )
 
 

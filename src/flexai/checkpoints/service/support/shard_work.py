@@ -6,7 +6,6 @@ itself. A shard may run twice, or be killed and run elsewhere.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +16,7 @@ from flexai.checkpoints.contents import StoredFile
 from flexai.checkpoints.errors import ConflictError, SettingsError, SourceChangedError, SourceError
 from flexai.checkpoints.manifest import FileEntry
 from flexai.checkpoints.paths import parse_path
-from flexai.checkpoints.progress import Progress
+from flexai.checkpoints.progress import CountingProgress, Progress
 from flexai.checkpoints.service.system import Connect, System
 from flexai.checkpoints.storage.connection import RemotePath
 from flexai.checkpoints.storage.protocol import ObjectInfo
@@ -182,7 +181,7 @@ def run_push_shard(system: System, shard: PushShard, *, connect: Connect, progre
     journal.check()
     place = connect(shard.storage_provider).open(shard.source_path) if shard.storage_provider else None
     sources = [file.open(place) for file in shard.files]
-    counted = _CountingProgress(progress)
+    counted = CountingProgress(progress)
     progress.begin(f"push {shard.label}", total_bytes=shard.size, total_files=0 if shard.blob_id else len(sources))
     try:
         if shard.blob_id:
@@ -223,7 +222,7 @@ def run_export_shard(system: System, shard: ExportShard, *, connect: Connect, pr
     _check_store(system, shard.store_id)
     system.available(shard.checkpoint_id)
     files = _files_of(system, shard)
-    counted = _CountingProgress(progress)
+    counted = CountingProgress(progress)
     exporter = DirectExporter(
         connect(shard.storage_provider).open(shard.destination_path),
         store=system.store,
@@ -262,32 +261,3 @@ def _check_store(system: System, store_id: str) -> None:
             f"the managed store of this machine, {system.store.location}, is another one than the operation's",
             hint="every machine that takes part needs the same FLEXAI_STORE and FLEXAI_DATABASE_URL",
         )
-
-
-class _CountingProgress:
-    """A shard's own progress, which also keeps count."""
-
-    def __init__(self, progress: Progress) -> None:
-        self.moved = 0
-        self.skipped = 0
-        self._progress = progress
-        self._lock = threading.Lock()
-
-    def begin(self, verb: str, *, total_bytes: int, total_files: int) -> None:
-        """A stage begins."""
-        self._progress.begin(verb, total_bytes=total_bytes, total_files=total_files)
-
-    def advance(self, *, moved: int = 0, skipped: int = 0, files: int = 0) -> None:
-        """More is done."""
-        with self._lock:
-            self.moved += moved
-            self.skipped += skipped
-        self._progress.advance(moved=moved, skipped=skipped, files=files)
-
-    def note(self, message: str) -> None:
-        """Something worth knowing."""
-        self._progress.note(message)
-
-    def end(self) -> None:
-        """The stage is over."""
-        self._progress.end()
