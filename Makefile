@@ -21,7 +21,7 @@ INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-slow test-all test-versions test-resolved lint format docs chaos bench size install constraints clean
+.PHONY: help demo test test-slow test-all test-versions test-resolved lint format docs chaos bench size install constraints audit clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -91,6 +91,10 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(RUN) -m pip install -qq --constraint constraints.txt --group dev $(PACKAGE)
 	@touch $@
 
+# What the image installs, on any processor.
+HASHED := --universal --python-version 3.11 --generate-hashes --custom-compile-command 'make constraints' --no-annotate \
+  --no-emit-index-url --no-emit-find-links
+
 # Not after $(INSTALLED): that would install by the very pins which may no longer fit pyproject.toml.
 constraints: ## Fit constraints.txt to pyproject.toml (ARGS=--upgrade: newest of everything)
 	@test -x $(RUN) || $(PYTHON) -m venv $(VENV)
@@ -98,6 +102,23 @@ constraints: ## Fit constraints.txt to pyproject.toml (ARGS=--upgrade: newest of
 	$(RUN) -m uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --group dev --all-extras \
 	  --custom-compile-command 'make constraints' --no-annotate --no-emit-index-url --no-emit-find-links \
 	  --output-file constraints.txt $(ARGS)
+	$(RUN) -m uv pip compile pyproject.toml --quiet --extra postgresql --constraint constraints.txt $(HASHED) \
+	  --output-file deployments/docker/requirements.txt $(ARGS)
+	$(RUN) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"])' \
+	  | $(RUN) -m uv pip compile - --quiet --constraint constraints.txt $(HASHED) \
+	  --output-file deployments/docker/build-requirements.txt $(ARGS)
+
+# Answers with 0 only where a database was asked about every pin and names none; with 2 where none can be asked.
+audit: ## Compare constraints.txt with an advisory database: OSV's, or the package index's
+	@test -x build/audit/bin/pip-audit || { $(PYTHON) -m venv build/audit && build/audit/bin/python -m pip install -qq pip-audit; }
+	@rm -f build/audit/found
+	@for service in osv pypi; do \
+	  if build/audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip --strict --progress-spinner off \
+	    -s $$service --output build/audit/found $(ARGS) 2>build/audit/$$service.log; \
+	  then echo "No pin of constraints.txt has a known vulnerability ($$service)."; exit 0; \
+	  elif test -s build/audit/found; then cat build/audit/found; exit 1; fi; \
+	done; echo 'Nothing was audited: no advisory database can be reached, or none knows every pin.' \
+	  'What each said is in build/audit/osv.log and build/audit/pypi.log.' >&2; exit 2
 
 clean: ## Remove everything the other targets made
 	rm -rf $(VENV) build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
