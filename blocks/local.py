@@ -75,15 +75,16 @@ class LocalStorageProvider(StorageProvider):
         """Open a folder or a file of a bucket, which is a folder of the root directory."""
         bucket, key = split_bucket(path)
         check_key(bucket, self.root)
-        root = self._usable_root()
-        folder = root / bucket
+        folder = self._usable_root() / bucket
         try:
-            return RemotePath(LocalStorage(self._bucket(root, folder)), key)
+            return RemotePath(self._bucket(folder), key)
         except OSError as error:
             raise storage_error(error, folder) from error
 
-    def _bucket(self, root: Path, folder: Path) -> Path:
-        if folder.is_symlink() and not folder.resolve().is_relative_to(root.resolve()):
+    def _bucket(self, folder: Path) -> LocalStorage:
+        root = folder.parent
+        real_root, real = root.resolve(), folder.resolve()
+        if not real.is_relative_to(real_root):
             raise AccessDeniedError(
                 f"bucket {folder.name!r} is a symbolic link that leaves {root}",
                 hint="create a connection whose root directory holds the link's target",
@@ -94,7 +95,7 @@ class LocalStorageProvider(StorageProvider):
             raise NotFoundError(
                 f"there is no bucket {folder.name!r} in {root}", hint=f"make it first: mkdir '{folder}'"
             )
-        return folder.resolve()
+        return LocalStorage(real, within=real_root)
 
     def reach(self) -> str:
         """Look at the root directory."""

@@ -5,12 +5,13 @@ import os
 import stat
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
 from flexai.checkpoints.errors import (
+    CheckpointError,
     ConflictError,
     DestinationExistsError,
     IntegrityError,
@@ -25,6 +26,7 @@ from flexai.checkpoints.service.requests import FetchRequest
 from flexai.checkpoints.storage.checks import PARTIAL_SUFFIX
 from flexai.checkpoints.transfer.fetch import partial_path
 from tests.hostile.paths import HOSTILE_PATHS
+from tests.hostile.swaps import swap, swapping
 from tests.support.faults import Call, Fault
 from tests.support.machine import KIB, PART, THRESHOLD, Machine
 from tests.support.progress import Counter
@@ -270,6 +272,33 @@ def test_a_link_on_the_way_to_a_file_is_refused(pushed: Machine, out: Path, over
     assert read_tree(pushed.root / "elsewhere") == {"mine.txt": b"mine"}
 
 
+def test_a_folder_that_is_swapped_for_a_link_during_a_fetch_is_refused(pushed: Machine, out: Path) -> None:
+    outside = write_tree(pushed.root / "outside", {"mine.txt": b"mine"})
+
+    def swap_once(number: int, _call: Call) -> None:
+        if number == 1:
+            swap(out / "model", outside)
+
+    pushed.storage.before_call = swap_once
+    with pytest.raises(UnsafePathError, match=f"{out}/model is a symbolic link") as caught:
+        pushed.fetch("llama")
+    assert caught.value.hint == "choose another destination, or remove the link"
+    assert read_tree(outside) == {"mine.txt": b"mine"}
+
+
+def test_folders_that_are_swapped_for_links_while_a_fetch_runs_lead_nowhere(machine: Machine) -> None:
+    files = {f"model/{number}.bin": noise(20, number) for number in range(100)} | {LARGE: SOURCE[LARGE]}
+    machine.push("many", machine.write("run", files))
+    # Names that the fetch compares, replaces and removes are there as well.
+    mine = write_tree(machine.root / "outside", {"0.bin": b"mine", "a.safetensors": b"mine"})
+    for number in range(12):
+        out = machine.root / f"out{number}"
+        out.mkdir()
+        with swapping(out / "model", mine), suppress(CheckpointError):
+            machine.fetch("many", out.name, overwrite=True)
+        assert read_tree(mine) == {"0.bin": b"mine", "a.safetensors": b"mine"}
+
+
 def test_the_directory_itself_may_be_a_link(pushed: Machine, out: Path) -> None:
     (pushed.root / "disk").mkdir()
     out.symlink_to(pushed.root / "disk")
@@ -487,11 +516,11 @@ def test_small_files_that_another_fetch_took_for_a_dead_one_s_are_written_again(
     taken: list[str] = []
     real = os.replace
 
-    def replace(source: str, target: str) -> None:
+    def replace(source: str, target: str, *, src_dir_fd: int, dst_dir_fd: int) -> None:
         if source.endswith(PARTIAL_SUFFIX) and len(taken) < 3:
             taken.append(source)
-            os.unlink(source)
-        real(source, target)
+            os.unlink(source, dir_fd=src_dir_fd)
+        real(source, target, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd)
 
     monkeypatch.setattr(os, "replace", replace)
     pushed.fetch("llama")

@@ -5,6 +5,7 @@ import pwd
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from flexai.checkpoints.storage.connection import RemotePath
 from flexai.checkpoints.storage.local import PARTIAL_SUFFIX, LocalStorage
 from flexai.checkpoints.transfer.scan import scan_local, scan_remote, split_spec
 from tests.hostile.paths import CLASHING_SETS, HOSTILE_PATHS, TWINS
+from tests.hostile.swaps import swapping
 from tests.support.trees import write_tree
 
 _TREE = {"config.json": b"{}", "model/a.bin": b"aa", "model/deep/b.bin": b"bbb"}
@@ -212,6 +214,20 @@ def test_a_link_to_a_folder_is_refused(folder: Path) -> None:
         scan_local([str(folder)])
 
 
+@pytest.mark.parametrize("follow_symlinks", [False, True])
+def test_folders_that_are_swapped_for_links_while_they_are_listed_lead_nowhere(
+    folder: Path, follow_symlinks: bool
+) -> None:
+    outside = write_tree(folder.parent / "outside", {"secret.bin": b"secret", "deep/secret.bin": b"secret"})
+    found: set[str] = set()
+    with swapping(folder / "model", outside):
+        for _ in range(4000):
+            with suppress(SourceError):
+                found |= set(_paths(folder, follow_symlinks=follow_symlinks))
+    assert "model/deep/b.bin" in found
+    assert not [path for path in found if "secret" in path]
+
+
 def test_links_inside_the_folder_are_followed_on_request(folder: Path) -> None:
     (folder / "link.bin").symlink_to("model/a.bin")
     (folder / "latest").symlink_to(folder / "model" / "deep")
@@ -310,7 +326,7 @@ def test_a_folder_that_may_not_be_read_is_refused_by_name(tmp_path: Path) -> Non
         found = _scan_as_another_user(tmp_path, tmp_path / "run")
     finally:
         closed.chmod(0o755)
-    assert found == f"SourceError: source folder {closed} cannot be read: Permission denied"
+    assert found == f"SourceError: source {closed} cannot be read: Permission denied"
 
 
 def _scan_as_another_user(root: Path, source: Path) -> str:

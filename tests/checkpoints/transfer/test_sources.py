@@ -1,15 +1,20 @@
 from __future__ import annotations
 
 import os
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from flexai.checkpoints.errors import SourceChangedError, SourceError
 from flexai.checkpoints.paths import parse_path
+from flexai.checkpoints.storage.beneath import Beneath
 from flexai.checkpoints.storage.local import LocalStorage
+from flexai.checkpoints.transfer.scan import scan_local
 from flexai.checkpoints.transfer.sources import LocalSource, ObjectSource, RangeBody
-from tests.support.trees import noise
+from tests.hostile.swaps import swap
+from tests.support.trees import noise, write_tree
 
 KIB = 1024
 
@@ -43,6 +48,20 @@ def test_a_file_that_was_removed_since_it_was_listed_has_vanished(path: Path) ->
         source.open()
     with pytest.raises(SourceChangedError, match="vanished"):
         source.check()
+
+
+@pytest.mark.parametrize("below", ["", "deep"])
+def test_a_file_whose_folder_is_a_link_by_now_is_not_opened(tmp_path: Path, below: str) -> None:
+    write_tree(tmp_path, {"run/deep/model.bin": b"mine"})
+    (source,) = scan_local([str(tmp_path / "run")])
+    with closing(source.open()) as opened:
+        assert [bytes(block) for block in opened.blocks(0, 4)] == [b"mine"]
+    # Even one that cannot be told from the file that was listed.
+    aside = swap(tmp_path / "run" / below, tmp_path / "link")
+    (tmp_path / "link").symlink_to(aside)
+    (fresh,) = [replace(source, tree=Beneath(source.tree.root))]
+    with pytest.raises(SourceChangedError, match="symbolic link has taken the place of source"):
+        fresh.open()
 
 
 def test_a_file_whose_folder_is_a_file_by_now_has_vanished(tmp_path: Path) -> None:

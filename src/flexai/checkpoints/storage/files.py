@@ -95,9 +95,9 @@ def is_hole(descriptor: int, start: int, length: int) -> bool:
         return error.errno == errno.ENXIO
 
 
-def sync_directory(path: Path) -> None:
-    """Make the names in a directory durable, where the file system can."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def sync_directory(path: Path | str, *, dir_fd: int | None = None) -> None:
+    """Make the names in a directory durable, where the file system can; ``dir_fd`` is where the path begins."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=dir_fd)
     try:
         os.fsync(descriptor)
     except OSError as error:
@@ -109,7 +109,7 @@ def sync_directory(path: Path) -> None:
 
 
 def make_directories(path: Path, *, mode: int = 0o777) -> None:
-    """Make a directory and its missing parents, durably."""
+    """Make a directory and its missing parents, durably; each has the mode, less what the umask takes."""
     if path.is_dir():
         return
     make_directories(path.parent, mode=mode)

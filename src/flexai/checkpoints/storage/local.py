@@ -16,7 +16,8 @@ import stat
 import struct
 import sys
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from flexai.checkpoints.errors import (
@@ -29,16 +30,10 @@ from flexai.checkpoints.errors import (
     StorageError,
     UnsafePathError,
 )
+from flexai.checkpoints.storage.beneath import Beneath, Folder
 from flexai.checkpoints.storage.checks import PARTIAL_SUFFIX as PARTIAL_SUFFIX
 from flexai.checkpoints.storage.checks import check_key, exact_blocks, sort_receipts
-from flexai.checkpoints.storage.files import (
-    is_hole,
-    make_directories,
-    read_blocks,
-    sync_data,
-    sync_directory,
-    write_block,
-)
+from flexai.checkpoints.storage.files import is_hole, read_blocks, sync_data, write_block
 from flexai.checkpoints.storage.protocol import (
     Block,
     Body,
@@ -64,9 +59,15 @@ class LocalStorage:
     max_parts = 1_000_000
     min_part_size = 1
 
-    def __init__(self, root: Path, *, private: bool = False) -> None:
-        """Use ``root``, made on the first write; ``private`` makes new directories and files the owner's alone."""
+    def __init__(self, root: Path, *, private: bool = False, within: Path | None = None) -> None:
+        """Use ``root``, made on the first write; ``private`` makes new directories and files the owner's alone.
+
+        ``within`` is a directory above the root from which on no link is followed; without it the root may be one.
+        """
         self.root = root.expanduser().absolute()
+        self._tree = Beneath(within or self.root)
+        base = self.root.relative_to(self._tree.root).as_posix()
+        self._base = "" if base == "." else f"{base}/"
         self._directory_mode, self._file_mode = (0o700, 0o600) if private else (0o777, 0o666)
 
     @property
@@ -97,7 +98,7 @@ class LocalStorage:
     def get(self, key: str, *, start: int = 0, length: int | None = None, etag: str = "") -> Iterator[Block]:
         """Yield a range of an object."""
         path = self._path(key)
-        with self._object(path, etag) as (descriptor, status):
+        with self._object(key, etag) as (descriptor, status):
             wanted = max(0, status.st_size - start) if length is None else length
             if start + wanted > status.st_size:
                 raise IntegrityError(f"{path} is shorter than recorded: {status.st_size} bytes")
@@ -107,22 +108,24 @@ class LocalStorage:
         """Describe an object."""
         path = self._path(key)
         with self._errors(path):
-            status = path.lstat()
+            folder, name = self._at(key)
+            status = folder.status(name)
         _check_is_file(path, status)
         return ObjectInfo(key=key, size=status.st_size, etag=_etag(status))
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """Yield the objects whose keys begin with the prefix, in order of keys."""
-        for key, path in self._walk(prefix):
-            if path.name.endswith(PARTIAL_SUFFIX) or not key.startswith(prefix):
+        for key, folder, name in self._walk(prefix):
+            if name.endswith(PARTIAL_SUFFIX) or not key.startswith(prefix):
                 continue
-            with self._errors(path):
-                try:
-                    status = path.lstat()
-                except FileNotFoundError:
-                    continue
+            try:
+                status = folder.status(name)
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                raise storage_error(error, self.root / key) from error
             if stat.S_ISLNK(status.st_mode):
-                raise _link_error(path)
+                raise _link_error(self.root / key)
             if stat.S_ISREG(status.st_mode):
                 yield ObjectInfo(key=key, size=status.st_size, etag=_etag(status))
 
@@ -131,7 +134,7 @@ class LocalStorage:
         if not isinstance(source, LocalStorage):
             raise StorageError(f"cannot copy from {source.location} to {self.location} directly")
         path = source._path(source_key)
-        with source._object(path, etag) as (descriptor, status):
+        with source._object(source_key, etag) as (descriptor, status):
             size = status.st_size
             upload_id = self.start_upload(key, size=size)
             try:
@@ -148,10 +151,9 @@ class LocalStorage:
     def delete(self, keys: Iterable[str]) -> None:
         """Delete objects, and the folders that this leaves empty."""
         for key in keys:
-            path = self._path(key)
-            with contextlib.suppress(NotFoundError), self._errors(path):
-                _unlink(path)
-            self._remove_empty_parents(path)
+            with contextlib.suppress(NotFoundError), self._errors(self._path(key)):
+                _unlink(*self._at(key))
+            self._remove_empty_parents(key)
 
     def start_upload(self, key: str, *, size: int) -> str:
         """Begin an object of ``size`` bytes beside its final name."""
@@ -160,8 +162,8 @@ class LocalStorage:
         with self._errors(path):
             for attempt in range(_FOLDER_ATTEMPTS):
                 try:
-                    make_directories(path.parent, mode=self._directory_mode)
-                    self._create(_partial(path, upload_id), size)
+                    folder = self._tree.make((self._base + key).rpartition("/")[0], mode=self._directory_mode)
+                    self._create(folder, _partial(path.name, upload_id), size)
                     break
                 except FileNotFoundError:
                     # A delete in another process has just removed the empty folder.
@@ -171,25 +173,31 @@ class LocalStorage:
                     raise StorageError(f"{path} cannot be written: a file is where its folder should be") from error
         return upload_id
 
-    def _create(self, path: Path, size: int) -> None:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
-        with _opened(path, flags, self._file_mode) as descriptor:
-            try:
-                os.ftruncate(descriptor, size)
-            except OSError:
-                path.unlink()
-                raise
+    def _create(self, folder: Folder, name: str, size: int) -> None:
+        descriptor = folder.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, self._file_mode)
+        try:
+            os.ftruncate(descriptor, size)
+        except OSError:
+            os.unlink(name, dir_fd=folder.number)
+            raise
+        finally:
+            os.close(descriptor)
 
     def has_upload(self, key: str, upload_id: str) -> bool:
         """Whether the unfinished file is still there."""
-        path = self._path(key)
-        with self._errors(path):
-            return _is_upload_id(upload_id) and _partial(path, upload_id).is_file()
+        if not _is_upload_id(upload_id):
+            return False
+        try:
+            with self._errors(self._path(key)):
+                folder, name = self._at(key)
+                return stat.S_ISREG(folder.status(_partial(name, upload_id)).st_mode)
+        except NotFoundError:
+            return False
 
     def put_part(self, key: str, upload_id: str, *, number: int, offset: int, body: Body) -> PartReceipt:
         """Write a part at its offset and make it durable."""
         path = self._path(key)
-        with self._upload(path, upload_id, os.O_WRONLY) as descriptor:
+        with self._upload(key, upload_id, os.O_WRONLY) as descriptor:
             keep_holes = is_hole(descriptor, offset, body.size)
             position = offset
             # An error of the body is not one of this store, so it passes as it is.
@@ -209,11 +217,12 @@ class LocalStorage:
         sort_receipts(receipts, str(path))
         with self._errors(path):
             try:
-                partial = _known_partial(path, upload_id)
+                folder, name = self._at(key)
+                unfinished = self._known_partial(key, upload_id)
                 # Before the file gets its name: afterwards it can be replaced or deleted at any moment.
-                status = partial.lstat()
-                if not only_new or not _claim_name(partial, path):
-                    partial.replace(path)
+                status = folder.status(unfinished)
+                if not only_new or not _claim_name(folder, unfinished, name):
+                    os.replace(unfinished, name, src_dir_fd=folder.number, dst_dir_fd=folder.number)
             except (FileNotFoundError, NotADirectoryError) as error:
                 raise _upload_gone(path) from error
             except IsADirectoryError as error:
@@ -221,28 +230,28 @@ class LocalStorage:
             except FileExistsError as error:
                 raise DestinationExistsError(f"{path} is there already") from error
             with contextlib.suppress(FileNotFoundError):
-                sync_directory(path.parent)
+                folder.sync()
         return ObjectInfo(key=key, size=status.st_size, etag=_etag(status))
 
     def abort_upload(self, key: str, upload_id: str) -> None:
         """Remove the unfinished file."""
-        path = self._path(key)
-        with contextlib.suppress(NotFoundError), self._errors(path):
-            _known_partial(path, upload_id).unlink()
-        self._remove_empty_parents(path)
+        with contextlib.suppress(NotFoundError), self._errors(self._path(key)):
+            folder, _ = self._at(key)
+            os.unlink(self._known_partial(key, upload_id), dir_fd=folder.number)
+        self._remove_empty_parents(key)
 
     def list_uploads(self, prefix: str) -> Iterator[UnfinishedUpload]:
         """Yield the unfinished files."""
-        for key, path in self._walk(prefix):
-            match = _PARTIAL_NAME.fullmatch(path.name)
+        for key, folder, name in self._walk(prefix):
+            match = _PARTIAL_NAME.fullmatch(name)
             if match is None:
                 continue
-            final_key = key[: -len(path.name)] + match["name"]
+            final_key = key[: -len(name)] + match["name"]
             if not final_key.startswith(prefix):
                 continue
             try:
-                with self._errors(path):
-                    written_at = path.lstat().st_mtime
+                with self._errors(self.root / key):
+                    written_at = folder.status(name).st_mtime
             except NotFoundError:
                 continue  # completed or given up while this list was read
             yield UnfinishedUpload(key=final_key, upload_id=match["upload_id"], started_at=written_at)
@@ -252,7 +261,7 @@ class LocalStorage:
         if sys.platform != "linux" or length == 0:
             return False
         path = self._path(key)
-        with self._upload(path, upload_id, os.O_WRONLY) as target, self._errors(path):
+        with self._upload(key, upload_id, os.O_WRONLY) as target, self._errors(path):
             try:
                 fcntl.ioctl(target, _FICLONERANGE, struct.pack("=qQQQ", descriptor, start, length, offset))
             except OSError as error:
@@ -265,48 +274,51 @@ class LocalStorage:
     def read_upload(self, key: str, upload_id: str, *, start: int, length: int) -> Iterator[Block]:
         """Yield bytes of an unfinished file."""
         path = self._path(key)
-        with self._upload(path, upload_id, os.O_RDONLY) as descriptor:
+        with self._upload(key, upload_id, os.O_RDONLY) as descriptor:
             yield from _FileRange(path, descriptor, start, length).blocks()
 
     def _path(self, key: str) -> Path:
-        """The file of a key; its parts are checked and no folder on the way may be a link."""
-        parts = check_key(key, self.location).split("/")
-        path = self.root
-        for part in parts[:-1]:
-            path = path / part
-            if path.is_symlink():
-                raise _link_error(path)
-        return path / parts[-1]
+        """What an error calls the file of a key, which is checked."""
+        return self.root / check_key(key, self.location)
 
-    def _walk(self, prefix: str) -> Iterator[tuple[str, Path]]:
-        folder = prefix.rpartition("/")[0]
-        start = self._path(folder) if folder else self.root
-        if start.is_symlink() and start != self.root:
-            raise _link_error(start)
-        pending = [(f"{folder}/" if folder else "", start)]
+    def _at(self, key: str) -> tuple[Folder, str]:
+        """The folder that a checked key's file is in, and the file's name. Raises OSError."""
+        return self._tree.at(self._base + key)
+
+    def _walk(self, prefix: str) -> Iterator[tuple[str, Folder, str]]:
+        """Yield the keys, folders and names of all that is no folder, in order of keys."""
+        base = prefix.rpartition("/")[0]
+        if base:
+            check_key(base, self.location)
+        top = partial(self._tree.folder, (self._base + base).rstrip("/"))
+        pending = [*self._entries(f"{base}/" if base else "", top)]
         while pending:
-            base, directory = pending.pop()
-            if not base.endswith("/") and base:
-                yield base, directory
-                continue
-            with self._errors(directory):
-                try:
-                    entries = sorted(os.scandir(directory), key=_listing_order, reverse=True)
-                except (FileNotFoundError, NotADirectoryError):
-                    continue
-            for entry in entries:
-                key = base + entry.name
-                if not entry.is_dir(follow_symlinks=False):
-                    pending.append((key, directory / entry.name))
-                elif key.startswith(prefix):
-                    pending.append((f"{key}/", directory / entry.name))
+            key, folder, name = pending.pop()
+            if not key.endswith("/"):
+                yield key, folder, name
+            elif key.startswith(prefix):
+                pending += self._entries(key, partial(folder.enter, name))
+
+    def _entries(self, base: str, opened: Callable[[], Folder]) -> Sequence[tuple[str, Folder, str]]:
+        """What is in a folder, last key first, a folder with ``/`` at its key's end; nothing where it has gone."""
+        try:
+            folder = opened()
+            entries = folder.entries()
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        except OSError as error:
+            raise storage_error(error, self.root / base) from error
+        # A folder sorts as its name with the `/` that follows.
+        ordered = sorted(((f"{name}/" if is_folder else name, name) for name, is_folder in entries), reverse=True)
+        return [(base + shown, folder, name) for shown, name in ordered]
 
     @contextlib.contextmanager
-    def _object(self, path: Path, etag: str) -> Iterator[tuple[int, os.stat_result]]:
+    def _object(self, key: str, etag: str) -> Iterator[tuple[int, os.stat_result]]:
         """An object's file, open for reading, and its status; it is the one of the etag, if one is given."""
+        path = self.root / key
         with self._errors(path):
-            # A FIFO would otherwise keep us waiting for its writer.
-            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            folder, name = self._at(key)
+            descriptor = folder.open(name, os.O_RDONLY)
         try:
             status = os.fstat(descriptor)
             _check_is_file(path, status)
@@ -317,10 +329,12 @@ class LocalStorage:
             os.close(descriptor)
 
     @contextlib.contextmanager
-    def _upload(self, path: Path, upload_id: str, flags: int) -> Iterator[int]:
+    def _upload(self, key: str, upload_id: str, flags: int) -> Iterator[int]:
+        path = self.root / key
         with self._errors(path):
             try:
-                descriptor = os.open(_known_partial(path, upload_id), flags | os.O_NOFOLLOW | os.O_CLOEXEC)
+                folder, _ = self._at(key)
+                descriptor = folder.open(self._known_partial(key, upload_id), flags)
             except (FileNotFoundError, NotADirectoryError) as error:
                 raise _upload_gone(path) from error
         try:
@@ -328,12 +342,17 @@ class LocalStorage:
         finally:
             os.close(descriptor)
 
-    def _remove_empty_parents(self, path: Path) -> None:
-        for parent in path.parents:
-            if parent == self.root or self.root not in parent.parents:
-                return
+    def _known_partial(self, key: str, upload_id: str) -> str:
+        """The unfinished file of an upload id that comes from outside; NotFoundError for what is no such id."""
+        if not _is_upload_id(upload_id):
+            raise _upload_gone(self.root / key)
+        return _partial(key.rpartition("/")[2], upload_id)
+
+    def _remove_empty_parents(self, key: str) -> None:
+        while key := key.rpartition("/")[0]:
             try:
-                parent.rmdir()
+                folder, name = self._at(key)
+                os.rmdir(name, dir_fd=folder.number)
             except OSError:
                 return  # not empty, or not ours to remove
 
@@ -360,7 +379,7 @@ def storage_error(error: OSError, path: Path) -> CheckpointError:
         reason = os.strerror(error.errno).lower()
         return AccessDeniedError(f"{path} cannot be used: {reason}", hint=f"check the permissions of {path.parent}")
     if error.errno == errno.ELOOP:
-        return _link_error(path)
+        return _link_error(path.parent / error.filename if isinstance(error.filename, str) else path)
     return StorageError(f"{path} cannot be used: {error.strerror or error}")
 
 
@@ -394,37 +413,21 @@ class _FileRange:
             yield block
 
 
-@contextlib.contextmanager
-def _opened(path: Path, flags: int, mode: int = 0o666) -> Iterator[int]:
-    descriptor = os.open(path, flags | os.O_CLOEXEC, mode)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
+def _partial(name: str, upload_id: str) -> str:
+    return f".{name}.{upload_id}{PARTIAL_SUFFIX}"
 
 
-def _partial(path: Path, upload_id: str) -> Path:
-    return path.with_name(f".{path.name}.{upload_id}{PARTIAL_SUFFIX}")
-
-
-def _claim_name(partial: Path, path: Path) -> bool:
+def _claim_name(folder: Folder, unfinished: str, name: str) -> bool:
     """Give a file a name that nothing has yet: FileExistsError otherwise. False where there are no hard links."""
     try:
-        os.link(partial, path, follow_symlinks=False)
+        os.link(unfinished, name, src_dir_fd=folder.number, dst_dir_fd=folder.number, follow_symlinks=False)
     except OSError as error:
         # FAT and many network and FUSE file systems have none: link(2), EPERM and others.
         if error.errno in {errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK}:
             return False
         raise
-    partial.unlink()
+    os.unlink(unfinished, dir_fd=folder.number)
     return True
-
-
-def _known_partial(path: Path, upload_id: str) -> Path:
-    """The unfinished file of an upload id that comes from outside; NotFoundError for what is no such id."""
-    if not _is_upload_id(upload_id):
-        raise _upload_gone(path)
-    return _partial(path, upload_id)
 
 
 def _is_upload_id(text: str) -> bool:
@@ -435,13 +438,13 @@ def _upload_gone(path: Path) -> NotFoundError:
     return NotFoundError(f"the upload of {path} is gone", hint="run the same command again: it starts a new one")
 
 
-def _unlink(path: Path) -> None:
+def _unlink(folder: Folder, name: str) -> None:
     """Remove a file; a folder is no object and stays."""
     try:
-        path.unlink()
+        os.unlink(name, dir_fd=folder.number)
     except (IsADirectoryError, PermissionError):
         # macOS says EPERM for a folder.
-        if not path.is_dir():
+        if not stat.S_ISDIR(folder.status(name).st_mode):
             raise
 
 
@@ -458,8 +461,3 @@ def _link_error(path: Path) -> UnsafePathError:
 
 def _etag(status: os.stat_result) -> str:
     return f"{status.st_ino:x}-{status.st_size:x}-{status.st_mtime_ns:x}"
-
-
-def _listing_order(entry: os.DirEntry[str]) -> str:
-    """Keys in order: a folder sorts as its name with the ``/`` that follows."""
-    return f"{entry.name}/" if entry.is_dir(follow_symlinks=False) else entry.name

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import fcntl
 import os
 import stat
@@ -23,16 +24,9 @@ from flexai.checkpoints.errors import DestinationExistsError, UnsafePathError, U
 from flexai.checkpoints.paths import check_path_set, parse_path
 from flexai.checkpoints.progress import Progress
 from flexai.checkpoints.settings import Limits
+from flexai.checkpoints.storage.beneath import KEPT_OPEN, Beneath, Folder
 from flexai.checkpoints.storage.checks import PARTIAL_SUFFIX
-from flexai.checkpoints.storage.files import (
-    is_hole,
-    make_directories,
-    read_blocks,
-    sync_data,
-    sync_directory,
-    write_block,
-    write_blocks,
-)
+from flexai.checkpoints.storage.files import is_hole, read_blocks, sync_data, write_block, write_blocks
 from flexai.checkpoints.storage.local import storage_error
 from flexai.checkpoints.storage.managed import ManagedStore
 from flexai.checkpoints.storage.protocol import Block
@@ -113,16 +107,14 @@ def find_begun(found: FetchSurvey) -> set[str]:
     """The paths of missing files of which an interrupted fetch left something beside their names."""
     begun: set[str] = set()
     left: dict[str, set[str]] = {}
-    for file in found.missing:
-        own = partial_path(os.path.join(found.root, file.path), file.content)
-        folder = os.path.dirname(own)
-        if folder not in left:
-            names = os.listdir(folder) if os.path.isdir(folder) else []
-            left[folder] = {
-                _content_name(os.path.join(folder, name)) for name in names if name.endswith(PARTIAL_SUFFIX)
-            }
-        if _content_name(own) in left[folder]:
-            begun.add(file.path)
+    tree = Beneath(found.root)
+    with _storage_errors(found.root):
+        for file in found.missing:
+            folder, own = os.path.split(partial_path(file.path, file.content))
+            if folder not in left:
+                left[folder] = {_content_name(name) for name in _partials_in(tree, folder)}
+            if _content_name(own) in left[folder]:
+                begun.add(file.path)
     return begun
 
 
@@ -139,7 +131,15 @@ def _storage_errors(root: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise storage_error(error, Path(error.filename) if error.filename else root / "*") from error
+        path = root / (error.filename or "*")
+        if error.errno == errno.ELOOP:
+            raise UnsafePathError(
+                f"{path} is a symbolic link: files would land outside {root}",
+                hint="choose another destination, or remove the link",
+            ) from error
+        if isinstance(error, NotADirectoryError):
+            raise _no_folder(path) from error
+        raise storage_error(error, path) from error
 
 
 class _Fetch:
@@ -147,6 +147,7 @@ class _Fetch:
         self, root: Path, store: ManagedStore, record: RecordDigests, limits: Limits, progress: Progress
     ) -> None:
         self.root = root
+        self.tree = Beneath(root, keep=KEPT_OPEN)
         self.store = store
         self.record = record
         self.limits = limits
@@ -160,9 +161,9 @@ class _Fetch:
             raise found.in_the_way()
         self.done.kept += [file.path for file in found.kept]
         missing = found.missing + found.others
-        folders = [Path(folder) for folder in sorted({os.path.dirname(self.target(file)) for file in missing})]
+        folders = sorted({os.path.dirname(file.path) for file in missing})
         for folder in folders:
-            make_directories(folder)
+            self.tree.make(folder)
         large = [file for file in missing if file.content.size >= self.limits.pack_threshold]
         small = [file for file in missing if file.content.size < self.limits.pack_threshold]
         partials = _Partials(files, large, self)
@@ -174,12 +175,10 @@ class _Fetch:
             self.crew.run()
         finally:
             partials.close_all()
+        # As they are found now: what went to a folder that has been taken away since is not at the destination.
+        self.tree.forget()
         for folder in folders:
-            sync_directory(folder)
-
-    def target(self, file: StoredFile) -> str:
-        """Where a file goes."""
-        return os.path.join(self.root, file.path)
+            self.tree.folder(folder).sync()
 
     def survey(self, files: Sequence[StoredFile]) -> FetchSurvey:
         """Find which files are not there yet, without writing anything."""
@@ -188,26 +187,25 @@ class _Fetch:
             raise _no_folder(nearest)
         found = FetchSurvey(self.root)
         crew = Crew(self.limits.concurrency)
-        checked = {str(self.root)}
 
         def compare(file: StoredFile) -> None:
             content = learn(file.content, store=self.store, record=self.record, check=crew.check)
-            if _has_content(self.target(file), content, crew):
+            if self._has_content(file, content, crew):
                 self.progress.advance(skipped=file.content.size, files=1)
                 found.kept.append(file)
             else:
                 found.others.append(file)
 
         for file in files:
-            self._check_folders(os.path.dirname(self.target(file)), checked)
             try:
-                status = os.lstat(self.target(file))
+                folder, name = self.tree.at(file.path)
+                status = folder.status(name)
             except FileNotFoundError:
                 found.missing.append(file)
                 continue
             if stat.S_ISDIR(status.st_mode):
                 raise DestinationExistsError(
-                    f"{self.target(file)} is a folder, where a file should go", hint="choose another destination"
+                    f"{self.root / file.path} is a folder, where a file should go", hint="choose another destination"
                 )
             if stat.S_ISREG(status.st_mode) and status.st_size == file.content.size:
                 crew.add(partial(compare, file))
@@ -216,29 +214,20 @@ class _Fetch:
         crew.run()
         return found
 
-    def _check_folders(self, folder: str, checked: set[str]) -> None:
-        """Refuse a way to the file that leads through a link or a file."""
-        pending = []
-        while folder not in checked:
-            pending.append(folder)
-            folder = os.path.dirname(folder)
-        for folder in reversed(pending):
-            checked.add(folder)
-            try:
-                status = os.lstat(folder)
-            except FileNotFoundError:
-                continue
-            if stat.S_ISLNK(status.st_mode):
-                raise UnsafePathError(
-                    f"{folder} is a symbolic link: files would land outside {self.root}",
-                    hint="choose another destination, or remove the link",
-                )
-            if not stat.S_ISDIR(status.st_mode):
-                raise _no_folder(folder)
+    def _has_content(self, file: StoredFile, content: StoredContent, crew: Crew) -> bool:
+        folder, name = self.tree.at(file.path)
+        descriptor = folder.open(name, os.O_RDONLY)
+        try:
+            return holds(content, lambda part: read_blocks(descriptor, part.offset, part.size), crew.check)
+        except EOFError:
+            return False
+        finally:
+            os.close(descriptor)
 
     def publish(self, temporary: str, file: StoredFile) -> None:
         """Give a durable, verified file its name."""
-        os.replace(temporary, self.target(file))
+        folder, name = self.tree.at(file.path)
+        os.replace(os.path.basename(temporary), name, src_dir_fd=folder.number, dst_dir_fd=folder.number)
         self.done.fetched.append(file.path)
         self.progress.advance(files=1)
 
@@ -275,17 +264,18 @@ class _Fetch:
 
     def _write_small(self, pieces: list[tuple[StoredFile, Block]]) -> None:
         """Write small files beside their names, and give them these when all are durable; takes what is done."""
-        temporaries = [(file, partial_path(self.target(file), file.content)) for file, _ in pieces]
+        temporaries = [(file, partial_path(file.path, file.content)) for file, _ in pieces]
         try:
             for (_, piece), (_, temporary) in zip(pieces, temporaries, strict=True):
-                _write_file(temporary, piece)
-            _sync_files([temporary for _, temporary in temporaries])
+                _write_file(*self.tree.at(temporary), piece)
+            _sync_files(self.tree, [temporary for _, temporary in temporaries])
             for file, temporary in temporaries:
                 self.publish(temporary, file)
                 del pieces[0]
         except BaseException:
             for _, temporary in temporaries:
-                _remove(temporary)
+                with contextlib.suppress(OSError):
+                    _remove(*self.tree.at(temporary))
             raise
 
 
@@ -362,46 +352,47 @@ class _Partials:
         self._fetch = fetch
         self._open: set[int] = set()
         self._left: dict[str, list[str]] = {}
-        targets = {fetch.target(file) for file in files}
+        targets: set[str] = {file.path for file in files}
         for folder in {os.path.dirname(target) for target in targets}:
-            for name in os.listdir(folder) if os.path.isdir(folder) else ():
+            for name in _partials_in(fetch.tree, folder):
                 target = os.path.join(folder, _target_name(name))
-                if name.endswith(PARTIAL_SUFFIX) and target in targets:
-                    self._left.setdefault(target, []).append(os.path.join(folder, name))
-        for target in self._left.keys() - {fetch.target(file) for file in large}:
+                if target in targets:
+                    self._left.setdefault(target, []).append(name)
+        for target in self._left.keys() - {file.path for file in large}:
+            opened, _ = fetch.tree.at(target)
             for left in self._left.pop(target):
-                if (descriptor := _open_if_abandoned(left)) is not None:
-                    _remove(left)
+                if (descriptor := _open_if_abandoned(opened, left)) is not None:
+                    _remove(opened, left)
                     os.close(descriptor)
 
     def open(self, file: StoredFile, *, adopt: bool) -> tuple[str, int]:
         """A locked file of the right size under a name of this process: a new one, or one adopted if there is any."""
-        target = self._fetch.target(file)
-        own = partial_path(target, file.content)
+        path = partial_path(file.path, file.content)
+        folder, own = self._fetch.tree.at(path)
         adopted = False
-        for left in self._left.get(target, ()) if adopt else ():
-            descriptor = _open_if_abandoned(left)
+        for left in self._left.get(file.path, ()) if adopt else ():
+            descriptor = _open_if_abandoned(folder, left)
             if descriptor is None:
                 continue
             if adopted or _content_name(left) != _content_name(own):
                 # Of another content of that name, or a second one of this: no fetch will go on with it.
-                _remove(left)
+                _remove(folder, left)
                 os.close(descriptor)
                 continue
             try:
-                os.rename(left, own)
+                os.rename(left, own, src_dir_fd=folder.number, dst_dir_fd=folder.number)
             except FileNotFoundError:
                 os.close(descriptor)  # another process was faster
                 continue
             adopted = True
             kept = descriptor
         if not adopted:
-            kept = os.open(own, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+            kept = folder.open(own, os.O_RDWR | os.O_CREAT | os.O_EXCL)
             with contextlib.suppress(OSError):
                 fcntl.flock(kept, fcntl.LOCK_EX | fcntl.LOCK_NB)
         self._open.add(kept)
         os.ftruncate(kept, file.content.size)
-        return own, kept
+        return path, kept
 
     def close(self, descriptor: int) -> None:
         """Let go of a file that is done."""
@@ -440,24 +431,33 @@ def _target_name(partial_name: str) -> str:
     return partial_name.removesuffix(PARTIAL_SUFFIX).removeprefix(".").rpartition(".")[0]
 
 
-def _write_file(path: str, content: Block) -> None:
+def _partials_in(tree: Beneath, folder: str) -> list[str]:
+    """The names of a folder's unfinished files; none where it is not there yet."""
+    try:
+        entries = tree.folder(folder).entries()
+    except FileNotFoundError:
+        return []
+    return [name for name, _ in entries if name.endswith(PARTIAL_SUFFIX)]
+
+
+def _write_file(folder: Folder, name: str, content: Block) -> None:
     # Not by a file object, which asks for more about the file than writing it takes.
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+    descriptor = folder.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     try:
         write_block(descriptor, 0, content, keep_hole=False)
     finally:
         os.close(descriptor)
 
 
-def _remove(path: str) -> None:
+def _remove(folder: Folder, name: str) -> None:
     with contextlib.suppress(FileNotFoundError):
-        os.unlink(path)
+        os.unlink(name, dir_fd=folder.number)
 
 
-def _open_if_abandoned(path: str) -> int | None:
+def _open_if_abandoned(folder: Folder, name: str) -> int | None:
     """Open and lock a partial file; None where its owner is at work, or it is gone."""
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        descriptor = folder.open(name, os.O_RDWR)
     except OSError:
         return None
     try:
@@ -481,22 +481,13 @@ def _no_folder(path: Path | str) -> DestinationExistsError:
     return DestinationExistsError(f"{path} is no folder, where one should be", hint="choose another destination")
 
 
-def _has_content(path: str, content: StoredContent, crew: Crew) -> bool:
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        return holds(content, lambda part: read_blocks(descriptor, part.offset, part.size), crew.check)
-    except EOFError:
-        return False
-    finally:
-        os.close(descriptor)
-
-
-def _sync_files(paths: Sequence[str]) -> None:
+def _sync_files(tree: Beneath, paths: Sequence[str]) -> None:
     """Make small files durable: many by one request for the file system they lie on where there is one (Linux)."""
     # That request also waits for what others have written there, so it has to be worth it.
     syncfs = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None) if len(paths) > _FEW else None
     for path in paths[:1] if syncfs else paths:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        folder, name = tree.at(path)
+        descriptor = folder.open(name, os.O_RDONLY)
         try:
             if syncfs is None:
                 os.fsync(descriptor)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 from flexai.checkpoints.errors import SourceError
 from flexai.checkpoints.paths import CheckpointPath, check_path_set, join_path, parse_path
+from flexai.checkpoints.storage.beneath import KEPT_OPEN, Beneath, Folder
 from flexai.checkpoints.storage.checks import PARTIAL_SUFFIX
 from flexai.checkpoints.storage.connection import RemotePath
 from flexai.checkpoints.transfer.sources import FileSource, LocalSource, ObjectSource
@@ -32,12 +35,14 @@ def scan_local(specs: Sequence[str], *, follow_symlinks: bool = False) -> list[L
         if stat.S_ISDIR(status.st_mode):
             prefix = parse_path(destination.rstrip("/")) if destination.strip("/") else ""
             before = len(found)
-            found.extend(_scan_folder(root, prefix, follow_symlinks=follow_symlinks))
+            found.extend(_scan_folder(root, prefix, follow_symlinks=follow_symlinks, keep=KEPT_OPEN // len(specs)))
             if len(found) == before:
                 raise SourceError(f"source folder {root} holds no file")
         else:
             name = destination or root.name
-            found.append(LocalSource.of(join_path(name + root.name if name.endswith("/") else name), root, status))
+            path = join_path(name + root.name if name.endswith("/") else name)
+            real = root.resolve() if follow_symlinks else root
+            found.append(LocalSource.of(path, root, status, tree=Beneath(real.parent), inside=real.name))
     if not found:
         raise SourceError("there is nothing to push: no source was given")
     return sorted(check_sources(found), key=lambda source: source.path)
@@ -118,44 +123,60 @@ def _status(path: Path, *, follow_symlinks: bool) -> os.stat_result:
             if not follow_symlinks:
                 raise _link_error(path)
             status = path.stat()
-    except FileNotFoundError as error:
-        raise SourceError(f"source {path} does not exist") from error
     except OSError as error:
-        raise SourceError(f"source {path} cannot be read: {error.strerror}") from error
+        raise _unreadable(path, error) from error
     except ValueError as error:
         raise SourceError(f"source {str(path)!r} cannot be a path: {error}") from error
     if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
-        raise SourceError(f"source {path} is neither a file nor a folder")
+        raise _no_source(path)
     return status
 
 
-def _scan_folder(root: Path, prefix: str, *, follow_symlinks: bool) -> Iterator[LocalSource]:
-    real_root = root.resolve()
-    # Each folder with the real paths that lead to it, so that links in a circle are noticed.
-    pending: list[tuple[Path, str, tuple[Path, ...]]] = [(root, prefix, (real_root,))]
+def _scan_folder(root: Path, prefix: str, *, follow_symlinks: bool, keep: int) -> Iterator[LocalSource]:
+    """Yield the files below a folder. Links are resolved first: the way to what is opened leads through none."""
+    real_root = root.resolve() if follow_symlinks else root
+    tree = Beneath(real_root.parent, keep=keep)
+    top = real_root.name
+    # Each folder with its real path and those of the folders that it is in, so that links in a circle are noticed.
+    pending: list[tuple[Path, str, Callable[[], Folder], tuple[str, ...]]]
+    pending = [(root, prefix, partial(tree.folder, top), (top,))]
     while pending:
-        folder, base, trail = pending.pop()
+        path, base, opened, trail = pending.pop()
+        local_path = path
         try:
-            entries = list(os.scandir(folder))
+            folder = opened()
+            for name, is_folder in folder.entries():
+                if name.endswith(PARTIAL_SUFFIX):
+                    continue  # what an interrupted fetch left: no file of the user's
+                local_path = path / name
+                inside = _below(trail[-1], name)
+                enter = partial(folder.enter, name)
+                if not is_folder:
+                    status = folder.status(name)
+                    if stat.S_ISLNK(status.st_mode):
+                        target = _follow(local_path, real_root, follow_symlinks=follow_symlinks)
+                        inside = _below(top, target.relative_to(real_root).as_posix())
+                        folder_of_it, its_name = tree.at(inside)
+                        status = folder_of_it.status(its_name)
+                        enter = partial(tree.folder, inside)
+                if is_folder or stat.S_ISDIR(status.st_mode):
+                    if inside in trail:
+                        raise SourceError(f"source {local_path} is a link to a folder that contains it")
+                    pending.append((local_path, join_path(base, name), enter, (*trail, inside)))
+                elif stat.S_ISREG(status.st_mode):
+                    yield LocalSource.of(join_path(base, name), local_path, status, tree=tree, inside=inside)
+                else:
+                    raise _no_source(local_path)
         except OSError as error:
-            raise SourceError(f"source folder {folder} cannot be read: {error.strerror}") from error
-        for entry in entries:
-            path = Path(entry.path)
-            if entry.name.endswith(PARTIAL_SUFFIX):
-                continue  # what an interrupted fetch left: no file of the user's
-            if entry.is_symlink():
-                _check_link(path, real_root, follow_symlinks=follow_symlinks)
-            if entry.is_dir():
-                real = path.resolve() if entry.is_symlink() else trail[-1] / entry.name
-                if real in trail:
-                    raise SourceError(f"source {path} is a link to a folder that contains it")
-                pending.append((path, join_path(base, entry.name), (*trail, real)))
-                continue
-            status = _status(path, follow_symlinks=follow_symlinks)
-            yield LocalSource.of(join_path(base, entry.name), path, status)
+            raise _unreadable(local_path, error) from error
 
 
-def _check_link(path: Path, real_root: Path, *, follow_symlinks: bool) -> None:
+def _below(folder: str, path: str) -> str:
+    return f"{folder}/{path}" if folder else path
+
+
+def _follow(path: Path, real_root: Path, *, follow_symlinks: bool) -> Path:
+    """The real path that a link means, which is below the root."""
     if not follow_symlinks:
         raise _link_error(path)
     try:
@@ -167,6 +188,19 @@ def _check_link(path: Path, real_root: Path, *, follow_symlinks: bool) -> None:
             f"source {path} is a symbolic link that leaves {real_root}",
             hint="name the link's target as a source of its own",
         )
+    return target
+
+
+def _unreadable(path: Path, error: OSError) -> SourceError:
+    if isinstance(error, FileNotFoundError):
+        return SourceError(f"source {path} does not exist")
+    if error.errno == errno.ELOOP:
+        return _link_error(path)
+    return SourceError(f"source {path} cannot be read: {error.strerror}")
+
+
+def _no_source(path: Path) -> SourceError:
+    return SourceError(f"source {path} is neither a file nor a folder")
 
 
 def _link_error(path: Path) -> SourceError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from flexai.checkpoints.errors import SourceChangedError, SourceError, StorageError
 from flexai.checkpoints.paths import CheckpointPath
+from flexai.checkpoints.storage.beneath import Beneath
 from flexai.checkpoints.storage.files import read_blocks
 from flexai.checkpoints.storage.protocol import Block, ObjectInfo, ObjectStorage
 from flexai.checkpoints.transfer.digest import digest_blocks
@@ -86,6 +88,9 @@ class LocalSource:
     identity: Identity
     digest: str = ""
     """Remembered of an earlier reading."""
+    tree: Beneath = field(kw_only=True, compare=False)
+    inside: str = field(kw_only=True, compare=False)
+    """Where it is opened: its path below the tree's root, which leads through no link."""
     is_local: bool = field(default=True, init=False)
     version: str = field(default="", init=False)
     origin: str = field(default="", init=False)
@@ -93,14 +98,30 @@ class LocalSource:
     claim: None = field(default=None, init=False)
 
     @classmethod
-    def of(cls, path: CheckpointPath, local_path: Path, status: os.stat_result) -> LocalSource:
-        """The source that a file's status describes."""
-        return cls(path=path, local_path=local_path, size=status.st_size, identity=_identity(status))
+    def of(
+        cls,
+        path: CheckpointPath,
+        local_path: Path,
+        status: os.stat_result,
+        *,
+        tree: Beneath | None = None,
+        inside: str = "",
+    ) -> LocalSource:
+        """The source that a file's status describes; without a tree the file's own folder may be reached by links."""
+        return cls(
+            path=path,
+            local_path=local_path,
+            size=status.st_size,
+            identity=_identity(status),
+            tree=tree or Beneath(local_path.parent),
+            inside=inside or local_path.name,
+        )
 
     def open(self) -> OpenLocalSource:
         """Open the file and check that it is still the one that was scanned."""
         try:
-            descriptor = os.open(self.local_path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            folder, name = self.tree.at(self.inside)
+            descriptor = folder.open(name, os.O_RDONLY)
         except (FileNotFoundError, NotADirectoryError) as error:
             raise SourceChangedError(f"source {self.local_path} vanished after it was listed") from error
         except PermissionError as error:
@@ -108,6 +129,10 @@ class LocalSource:
                 f"source {self.local_path} cannot be read: permission denied", hint="check the file's permissions"
             ) from error
         except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise SourceChangedError(
+                    f"a symbolic link has taken the place of source {self.local_path}, or of a folder that it is in"
+                ) from error
             raise SourceError(f"source {self.local_path} cannot be read: {error.strerror}") from error
         opened = OpenLocalSource(self, descriptor)
         try:

@@ -18,6 +18,7 @@ from flexai.checkpoints.manifest import FileEntry
 from flexai.checkpoints.paths import parse_path
 from flexai.checkpoints.progress import CountingProgress, Progress
 from flexai.checkpoints.service.system import Connect, System
+from flexai.checkpoints.storage.beneath import Beneath
 from flexai.checkpoints.storage.connection import RemotePath
 from flexai.checkpoints.storage.protocol import ObjectInfo
 from flexai.checkpoints.transfer.export import DirectExporter
@@ -41,12 +42,23 @@ class ShardSource:
     claim: str = ""
     """What the manifest of an export beside it says that it is, as JSON."""
     is_untouched: bool = False
+    root: str = ""
+    """Of a file of the machine: the folder from which on no link is followed."""
+    inside: str = ""
+    """Its path below that folder."""
 
     @classmethod
     def of(cls, source: FileSource) -> ShardSource:
         """A source of a push."""
         if isinstance(source, LocalSource):
-            return cls(source.path, str(source.local_path), source.size, str(source.identity[3]))
+            return cls(
+                path=source.path,
+                place=str(source.local_path),
+                size=source.size,
+                version=str(source.identity[3]),
+                root=str(source.tree.root),
+                inside=source.inside,
+            )
         assert isinstance(source, ObjectSource)
         return cls(
             path=source.path,
@@ -73,7 +85,9 @@ class ShardSource:
                 is_untouched=self.is_untouched,
             )
         try:
-            source = LocalSource.of(path, Path(self.place), Path(self.place).stat())
+            tree = Beneath(Path(self.root))
+            folder, name = tree.at(self.inside)
+            source = LocalSource.of(path, Path(self.place), folder.status(name), tree=tree, inside=self.inside)
         except OSError as error:
             raise SourceError(
                 f"source {self.place} cannot be read here: {error.strerror}",

@@ -1,0 +1,144 @@
+"""Folders that are held by descriptors, so that no link below a root leads out of it.
+
+A path is looked up anew by each call that takes it, and another process may put a link in the place of a folder between
+two calls. So the way from the root goes folder by folder (`openat`), each opened without following a link and used by
+its descriptor. The root itself may be reached through links: the user named it.
+
+All of it raises OSError, with ELOOP for a link. Linux' `openat2` would do a walk in one call; for the two or three
+folders of a path that gains nothing over `openat`, once it has to be called through `ctypes`.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from flexai.checkpoints.storage.files import make_directories, sync_directory
+
+# Where it is known, a folder that may be passed and not listed can be opened as well (open(2)).
+_FOLDER = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC
+# A FIFO would otherwise keep us waiting for who opens its other end.
+_FILE = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_STEPS = frozenset({"", ".", ".."})
+KEPT_OPEN = 64
+"""Folders that an operation on many files keeps open: they are asked for again and again, and few processes may have
+more than some hundred files open."""
+
+
+class Folder:
+    """An open folder. It is closed when nothing refers to it any more.
+
+    What is not here takes `dir_fd=number`: renaming, linking and removing follow no link at the end of a path.
+    """
+
+    __slots__ = ("number",)
+
+    def __init__(self, number: int) -> None:
+        """Own a descriptor."""
+        self.number = number
+
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:
+        close(self.number)
+
+    def enter(self, name: str) -> Folder:
+        """Open a folder in it: NotADirectoryError for a file, ELOOP for a link."""
+        if name in _STEPS or "/" in name:
+            raise OSError(errno.EINVAL, "is no name of a folder", name)
+        try:
+            return Folder(os.open(name, _FOLDER | os.O_NOFOLLOW, dir_fd=self.number))
+        except NotADirectoryError:
+            # Linux says the same of a link and of a file.
+            if stat.S_ISLNK(self.status(name).st_mode):
+                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), name) from None
+            raise
+
+    def open(self, name: str, flags: int, mode: int = 0o666) -> int:
+        """Open a file in it and return the descriptor."""
+        return os.open(name, flags | _FILE, mode, dir_fd=self.number)
+
+    def status(self, name: str) -> os.stat_result:
+        """What an entry is: a link is one."""
+        return os.stat(name, dir_fd=self.number, follow_symlinks=False)
+
+    def entries(self) -> list[tuple[str, bool]]:
+        """The names in it, in no order, each with whether it is a folder, which a link is not."""
+        # A descriptor of its own: two that share one would share the place in the list.
+        descriptor = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self.number)
+        try:
+            with os.scandir(descriptor) as found:
+                return [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in found]
+        finally:
+            os.close(descriptor)
+
+    def sync(self) -> None:
+        """Make the names in it durable, where the file system can."""
+        sync_directory(".", dir_fd=self.number)
+
+
+class Beneath:
+    """What lies below a root, by paths with `/` between their parts. Used from many threads."""
+
+    def __init__(self, root: Path, *, keep: int = 0) -> None:
+        """``keep`` is how many folders stay open, the root first, for the length of one operation.
+
+        Without it each call finds the folders that are there now, as a caller needs that lives for long.
+        """
+        self.root = root
+        self._keep = keep
+        self._kept: dict[str, Folder] = {}
+        self._kept_root: Folder | None = None
+
+    def folder(self, path: str) -> Folder:
+        """Open a folder; the empty path is the root."""
+        found = self._kept.get(path)
+        if found is not None:
+            return found
+        found = self._kept_root or Folder(os.open(self.root, _FOLDER))
+        if self._keep:
+            self._kept_root = found
+        if not path:
+            return found
+        parts = path.split("/")
+        for depth, part in enumerate(parts, start=1):
+            try:
+                found = found.enter(part)
+            except OSError as error:
+                error.filename = str(self.root.joinpath(*parts[:depth]))
+                raise
+        if self._keep > 1:
+            if len(self._kept) >= self._keep - 1:
+                self._kept.clear()
+            self._kept[path] = found
+        return found
+
+    def at(self, path: str) -> tuple[Folder, str]:
+        """The folder that a path's last part is in, and that part."""
+        folder, _, name = path.rpartition("/")
+        if name in _STEPS:
+            raise OSError(errno.EINVAL, "is no name of a file", str(self.root / path))
+        return self.folder(folder), name
+
+    def make(self, path: str, *, mode: int = 0o777) -> Folder:
+        """Make a folder, its missing parents and the root, durably, and open it."""
+        with suppress(FileNotFoundError):
+            return self.folder(path)
+        make_directories(self.root, mode=mode)
+        folder = self.folder("")
+        for part in path.split("/") if path else ():
+            try:
+                folder = folder.enter(part)
+            except FileNotFoundError:
+                with suppress(FileExistsError):
+                    os.mkdir(part, mode, dir_fd=folder.number)
+                folder.sync()
+                folder = folder.enter(part)
+        return folder
+
+    def forget(self) -> None:
+        """Find the folders that are there now, from now on."""
+        self._kept.clear()
+        self._kept_root = None
