@@ -24,7 +24,7 @@ from prefect.utilities.context import get_task_and_flow_run_ids
 
 from flexai.checkpoints.documents import human_size
 from flexai.checkpoints.models import Checkpoint, CheckpointKind, ListedCheckpoint
-from flexai.checkpoints.names import name_key
+from flexai.checkpoints.names import name_key, printable
 from flexai.tasks.options import Logger
 
 PATIENCE_SECONDS = 10.0
@@ -103,7 +103,10 @@ def create_table(
     key: str, rows: Sequence[Mapping[str, str | int | float | bool | None]], *, description: str, logger: Logger
 ) -> bool:
     """Attach a table to the run, if there is one: a row for each mapping, whose keys are the columns."""
-    data = json.dumps([dict(row) for row in rows], allow_nan=False)
+    data = json.dumps(
+        [{name: printable(cell) if isinstance(cell, str) else cell for name, cell in row.items()} for row in rows],
+        allow_nan=False,
+    )
     return _attach(lambda: _create("table", key, data, description), logger)
 
 
@@ -159,7 +162,13 @@ def _attach(create: Callable[[], object], logger: Logger) -> bool:
 def _create(kind: str, key: str, data: float | str, description: str) -> UUID:
     task_run_id, flow_run_id = get_task_and_flow_run_ids()
     artifact = ArtifactCreate(
-        type=kind, key=key, data=data, description=description, task_run_id=task_run_id, flow_run_id=flow_run_id
+        type=kind,
+        key=key,
+        # The one door to the UI: what other people named shows itself in no other order than it has.
+        data=printable(data) if isinstance(data, str) else data,
+        description=printable(description),
+        task_run_id=task_run_id,
+        flow_run_id=flow_run_id,
     )
     return get_client(sync_client=True).create_artifact(artifact).id
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,7 @@ class Program:
             "PREFECT_HOME": str(folder / "prefect"),
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             "DO_NOT_TRACK": "1",
+            "TERM": "xterm",
         }
 
     @property
@@ -89,6 +91,11 @@ class Program:
         )
         return Done(done.returncode, done.stdout, done.stderr)
 
+    def on_a_terminal(self, *arguments: str, env: Mapping[str, str] | None = None) -> str:
+        """What the program shows on a terminal of 80 columns, standard output and error as they come."""
+        _, shown = on_a_terminal([PROGRAM, *arguments], env=self.environment | dict(env or {}), cwd=self.cwd)
+        return shown
+
     def python(self, code: str, env: Mapping[str, str] | None = None) -> str:
         """Run Python code in the program's surroundings and return what it printed."""
         return subprocess.run(
@@ -106,3 +113,28 @@ class Program:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(content.encode() if isinstance(content, str) else content)
         return target
+
+
+def on_a_terminal(command: Sequence[str | Path], *, env: Mapping[str, str], cwd: Path) -> tuple[int, str]:
+    """Run a command on a terminal of 80 columns; its exit code, and all that it showed."""
+    controller, terminal = pty.openpty()
+    process = subprocess.Popen(
+        command,
+        stdin=terminal,
+        stdout=terminal,
+        stderr=terminal,
+        cwd=cwd,
+        env=dict(env) | {"COLUMNS": "80", "LINES": "24"},
+    )
+    os.close(terminal)
+    shown = bytearray()
+    while True:
+        try:
+            data = os.read(controller, 65536)
+        except OSError:  # Linux: the other end is closed
+            break
+        if not data:
+            break
+        shown += data
+    os.close(controller)
+    return process.wait(), shown.decode()

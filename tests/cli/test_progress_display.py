@@ -1,10 +1,7 @@
 from __future__ import annotations
 
 import json
-import os
-import pty
 import re
-import subprocess
 import sys
 import threading
 import time
@@ -25,7 +22,7 @@ from flexai.cli.progress_display import (
     wanted_form,
 )
 from flexai.cli.terminal import verbosity
-from tests.cli.program import Program
+from tests.cli.program import Program, on_a_terminal
 
 GIB = 1024**3
 
@@ -143,27 +140,9 @@ with showing.shown_progress() as progress:
 
 def _on_a_terminal(program: Program, code: str, **environment: str) -> str:
     """What Python code shows on a terminal of 80 columns."""
-    controller, terminal = pty.openpty()
-    process = subprocess.Popen(
-        [sys.executable, "-c", code],
-        stdin=terminal,
-        stdout=terminal,
-        stderr=terminal,
-        env=program.environment | {"TERM": "xterm", "COLUMNS": "80", "LINES": "24"} | environment,
-    )
-    os.close(terminal)
-    shown = bytearray()
-    while True:
-        try:
-            data = os.read(controller, 65536)
-        except OSError:  # Linux: the other end is closed
-            break
-        if not data:
-            break
-        shown += data
-    os.close(controller)
-    assert process.wait() == 0
-    return shown.decode()
+    status, shown = on_a_terminal([sys.executable, "-c", code], env=program.environment | environment, cwd=program.cwd)
+    assert status == 0
+    return shown
 
 
 def test_a_terminal_gets_a_bar_that_fits_into_its_80_columns(program: Program) -> None:

@@ -53,7 +53,7 @@ def test_a_box_table_is_drawn_with_box_characters() -> None:
 def test_a_name_cannot_command_the_terminal() -> None:
     table = dashed_table(("NAME",), [("\x1b]0;owned\x07\r\n",)])
     assert "\x1b" not in table
-    assert "\\x1b]0;owned\\x07" in table
+    assert "\\u001b]0;owned\\u0007\\u000d\\u000a" in table
     assert len(table.splitlines()) == 3
 
 

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flexai.checkpoints.names import printable
 from flexai.cli import terminal
 
 
@@ -46,8 +47,9 @@ def test_only_the_label_is_coloured(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @given(st.text())
 def test_what_is_printable_holds_no_control_character(text: str) -> None:
-    shown = terminal.printable(text)
-    assert all(character.isprintable() or character == "\n" for character in shown)
+    shown = printable(text)
+    assert all(character.isprintable() or character in "\n\t" for character in shown)
+    assert printable(text, keep="").isprintable()
     if text.isprintable():
         assert shown == text
 

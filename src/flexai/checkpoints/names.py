@@ -1,4 +1,4 @@
-"""Names of resources, and references to checkpoints by NAME or UUID.
+"""Names of resources, references to checkpoints by NAME or UUID, and how to show a text that other people wrote.
 
 The naming rule is FlexAI's resource naming convention
 (https://docs.flex.ai/resource-naming-conventions): 3 to 63 characters, letters, digits, ``-`` and ``_``,
@@ -79,6 +79,24 @@ def is_variable(text: str) -> bool:
 def name_key(name: str) -> str:
     """The form under which names are compared: without regard to case."""
     return name.casefold()
+
+
+def printable(text: str, *, keep: str = "\n\t") -> str:
+    """The text with all characters spelled out that are not to be seen, but for those to ``keep``.
+
+    So it can neither command a terminal (controls, C1 as well) nor show itself in another order than it has
+    (marks of direction, https://www.unicode.org/reports/tr9). Spelled as in JSON, so that a document stays one.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        character if character.isprintable() or character in keep else _spelled(character) for character in text
+    )
+
+
+def _spelled(character: str) -> str:
+    units = character.encode("utf-16-be", errors="surrogatepass").hex()
+    return "".join(f"\\u{units[start : start + 4]}" for start in range(0, len(units), 4))
 
 
 def title_of(kind: str, name: str, job_name: str) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from flexai.checkpoints.errors import CheckpointError
+from flexai.checkpoints.names import printable
 from flexai.cli import terminal
 from flexai.cli.commands import command
 
@@ -47,24 +48,30 @@ def complete_checkpoint(_ctx: click.Context, _param: click.Parameter, incomplete
         with Catalog.look() as catalog:
             names = [CompletionItem(name) for name in catalog.checkpoints.pushed_names()]
             if incomplete:
-                names += [
-                    CompletionItem(found, help=title) for found, title in catalog.checkpoints.captured_titles().items()
-                ]
+                titles = catalog.checkpoints.captured_titles()
+                names += [CompletionItem(found, help=printable(title, keep="")) for found, title in titles.items()]
     except CheckpointError:
         return []  # a shell's line is no place for errors
-    return [item for item in names if item.value.lower().startswith(incomplete.lower())]
+    return _fitting(names, incomplete)
 
 
 def complete_job(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[Any]:
     """The names of training jobs."""
+    from click.shell_completion import CompletionItem
+
     from flexai.checkpoints.catalog.catalog import Catalog
 
     try:
         with Catalog.look() as catalog:
-            names = catalog.jobs.names()
+            names = [CompletionItem(name) for name in catalog.jobs.names()]
     except CheckpointError:
         return []
-    return [name for name in names if name.lower().startswith(incomplete.lower())]
+    return _fitting(names, incomplete)
+
+
+def _fitting(names: list[Any], incomplete: str) -> list[Any]:
+    # A shell puts them on its line as they are.
+    return [item for item in names if item.value.isprintable() and item.value.lower().startswith(incomplete.lower())]
 
 
 def complete_file(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[Any]:

@@ -94,7 +94,7 @@ def _show_traceback(error: BaseException) -> None:
     import traceback
 
     # Not through `say`: its lines are meant to be many.
-    click.echo("".join(traceback.format_exception(error)), err=True, nl=False)
+    sys.stderr.write("".join(traceback.format_exception(error)))
 
 
 _left_behind = False

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
 
 from flexai.checkpoints.documents import short_size
+from flexai.checkpoints.names import printable
 from flexai.checkpoints.progress import Progress, StageProgress, Tally, clock
 from flexai.checkpoints.storage.retry import telling_of_retries
 from flexai.cli import terminal
@@ -211,9 +212,11 @@ class ShownProgress(Progress):
         from rich.console import Console
         from rich.live import Live
 
-        self._console = Console(file=self._stream)
+        self._console = Console(file=terminal.behind(self._stream))
         self._was_shown = True
-        with Live(get_renderable=self._bar, console=self._console, refresh_per_second=8, transient=True):
+        live = Live(get_renderable=self._bar, console=self._console, refresh_per_second=8, transient=True)
+        # It takes what others print meanwhile, and reads escape sequences in it.
+        with live, terminal.guarded():
             self._stop.wait()
         self._console = None
 
@@ -232,7 +235,7 @@ class ShownProgress(Progress):
         bar.add_column(no_wrap=True)
         bar.add_column(ratio=1)
         bar.add_column(no_wrap=True, justify="right")
-        bar.add_row(Text(terminal.printable(verb)), ProgressBar(total=1.0, completed=now.fraction), Text(figures))
+        bar.add_row(Text(printable(verb)), ProgressBar(total=1.0, completed=now.fraction), Text(figures))
         return bar
 
     def _tell(self, event: dict[str, Any]) -> None:
@@ -240,7 +243,7 @@ class ShownProgress(Progress):
 
     def _print(self, text: str) -> None:
         if self._console is not None:
-            self._console.print(terminal.printable(text), markup=False, highlight=False, soft_wrap=True)
+            self._console.print(printable(text), markup=False, emoji=False, highlight=False, soft_wrap=True)
         else:
             terminal.say(text)
 

@@ -36,23 +36,24 @@ class Program(LazyGroup):
         **extra: Any,
     ) -> Any:
         """Run the program and exit with its code."""
-        if COMPLETE_VARIABLE in os.environ:
-            return super().main(args, PROGRAM, COMPLETE_VARIABLE, standalone_mode, **extra)
-        arguments = list(sys.argv[1:] if args is None else args)
-        terminal.verbosity.reset()
-        try:
-            with self.make_context(PROGRAM, list(arguments), **extra) as ctx:
-                ctx.meta[ARGUMENTS] = arguments
-                self.invoke(ctx)
-            code = failures.DONE
-        except click.exceptions.Exit as leaving:
-            code = leaving.exit_code
-        except click.exceptions.NoArgsIsHelpError as error:
-            click.echo(error.ctx.get_help() if error.ctx else "", err=True)
-            code = error.exit_code
-        except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the one place where all failures end
-            code = failures.report(error, arguments)
-        sys.exit(code)
+        with terminal.guarded():
+            if COMPLETE_VARIABLE in os.environ:
+                return super().main(args, PROGRAM, COMPLETE_VARIABLE, standalone_mode, **extra)
+            arguments = list(sys.argv[1:] if args is None else args)
+            terminal.verbosity.reset()
+            try:
+                with self.make_context(PROGRAM, list(arguments), **extra) as ctx:
+                    ctx.meta[ARGUMENTS] = arguments
+                    self.invoke(ctx)
+                code = failures.DONE
+            except click.exceptions.Exit as leaving:
+                code = leaving.exit_code
+            except click.exceptions.NoArgsIsHelpError as error:
+                click.echo(error.ctx.get_help() if error.ctx else "", err=True)
+                code = error.exit_code
+            except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the one place where all failures end
+                code = failures.report(error, arguments)
+            sys.exit(code)
 
 
 @click.group(

@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Iterable, Sequence
 from itertools import zip_longest
 
-from flexai.cli.terminal import printable
+from flexai.checkpoints.names import printable
 
 _NARROWEST = 80
 """Columns that a table may take on any terminal, and where there is none."""
@@ -63,7 +63,7 @@ def _table(
     rule: str,
     crossing: str,
 ) -> str:
-    cells = [[printable(cell) for cell in row] for row in rows]
+    cells = [[printable(cell, keep="") for cell in row] for row in rows]
     columns = list(zip(titles, *cells, strict=True))
     widths = [max(map(len, texts)) for texts in columns]
     # As FlexAI draws it: two columns of margin on the left, and on the right.

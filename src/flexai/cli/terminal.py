@@ -1,13 +1,21 @@
-"""Writing: data to standard output, everything else to standard error."""
+"""Writing: data to standard output, everything else to standard error; and the door that all of it goes through.
+
+Names, reasons and logs come from other people. Whatever this process prints, by our code or by a library's, spells out
+the characters that would command a terminal: see :func:`guarded`.
+"""
 
 from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 import click
+
+from flexai.checkpoints.names import printable
 
 AUTO = "auto"
 
@@ -78,13 +86,52 @@ def _log(level: str) -> None:
     logging.getLogger("flexai").setLevel(level)
 
 
-def write(text: str, *, newline: bool = True) -> None:
-    """Write data to standard output, by default a whole line.
+@contextmanager
+def guarded() -> Iterator[None]:
+    """While the block works, standard output and error spell out what could command a terminal, whichever code writes.
+
+    Our own colours, progress bars and what the user asked for as it is go :func:`behind` the door.
+    """
+    before = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = (cast(TextIO, _Door(stream)) for stream in before)
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = before
+
+
+class _Door:
+    """A stream that writes what is :func:`printable` of a text, and else is the stream behind it."""
+
+    def __init__(self, behind: TextIO) -> None:
+        self.behind = behind
+
+    def write(self, text: str) -> int:
+        self.behind.write(printable(text))
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.behind, name)
+
+
+def behind(stream: TextIO) -> TextIO:
+    """The stream behind the door, for what is written as it is."""
+    return cast(TextIO, getattr(stream, "behind", stream))
+
+
+def write(text: str, *, newline: bool = True, raw: bool = False) -> None:
+    """Write data to standard output, by default a whole line; ``raw`` as it is.
 
     Raises OutputClosedError where its reader has gone.
     """
+    stream = behind(sys.stdout) if raw else sys.stdout
     try:
-        click.echo(text, nl=newline)
+        stream.write(text + "\n" if newline else text)
+        stream.flush()
     except BrokenPipeError:
         raise OutputClosedError from None
 
@@ -102,12 +149,17 @@ def write_document(document: Any, *, as_json: bool) -> None:
 
 
 def say(text: str, *, label: str = "", colour: str = "") -> None:
-    """Write a line to standard error, behind a coloured label."""
+    """Write a line to standard error, behind a coloured label.
+
+    A text of more lines is indented from the second on: what it quotes cannot pass for a line of ours.
+    """
     shown = f"{label}: " if label else ""
     if shown and colour and has_colours(sys.stderr):
         shown = click.style(shown, fg=colour, bold=True)
+    text = text.replace("\n", "\n  ")
     try:
-        click.echo(shown + printable(text), err=True)
+        behind(sys.stderr).write(f"{shown}{printable(text)}\n")
+        sys.stderr.flush()
     except BrokenPipeError:
         # The work matters more than what is said about it.
         _discard(sys.stderr)
@@ -142,16 +194,6 @@ def has_cursor() -> bool:
 def count(number: int, noun: str, plural: str = "") -> str:
     """``1 file``, ``2 files``."""
     return f"{number} {noun if number == 1 else plural or noun + 's'}"
-
-
-def printable(text: str) -> str:
-    """The text with control characters spelled out, so that a name cannot command the terminal."""
-    if text.isprintable():
-        return text
-    return "".join(
-        character if character.isprintable() or character == "\n" else character.encode("unicode_escape").decode()
-        for character in text
-    )
 
 
 def close_output() -> None:

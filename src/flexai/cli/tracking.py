@@ -202,6 +202,8 @@ def prepare_prefect(api: PrefectAPI | None) -> None:
             os.environ.setdefault("PREFECT_SERVER_ALLOW_EPHEMERAL_MODE", "true")
         with suppress(OSError):  # Prefect says it better where its home cannot be made
             close_prefect_home(prefect_home())
+    # Its colours would be spelled out like those of other people's texts.
+    os.environ["PREFECT_LOGGING_COLORS"] = "false"
     # A task run without a flow has no log of its own there, and no warning is needed that says so.
     os.environ.setdefault("PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW", "ignore")
     if not (terminal.verbosity.verbose or terminal.verbosity.debug):

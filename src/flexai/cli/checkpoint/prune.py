@@ -12,6 +12,7 @@ from flexai.checkpoints.choosing import EVAL_LOSS, METRICS, Metric
 from flexai.checkpoints.documents import Document, duration, short_size
 from flexai.checkpoints.errors import UsageError
 from flexai.checkpoints.models import now
+from flexai.checkpoints.names import printable
 from flexai.cli import terminal
 from flexai.cli.commands import command
 from flexai.cli.completion import complete_checkpoint, complete_job
@@ -192,7 +193,7 @@ def _table(checkpoints: list[Document]) -> str:
     rows = [
         (
             row["action"],
-            terminal.printable(row["title"]),
+            printable(row["title"], keep=""),
             duration((time - datetime.fromisoformat(row["createdAt"])).total_seconds()),
             "" if row["action"] == "keep" else short_size(row["freedBytes"]),
             _why(row),

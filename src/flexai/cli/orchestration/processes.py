@@ -222,8 +222,8 @@ def tail(log: Path) -> str:
             file.seek(max(0, log.stat().st_size - _TAIL_BYTES))
             lines = file.read().decode(errors="replace").rstrip().splitlines()
     except OSError:
-        return "  (there is no log)"
-    return "\n".join(f"  {line}" for line in lines[-_TAIL_LINES:]) or "  (it is empty)"
+        return "(there is no log)"
+    return "\n".join(lines[-_TAIL_LINES:]) or "(it is empty)"
 
 
 def _state_path(home: Path, name: str) -> Path:
