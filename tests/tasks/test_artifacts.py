@@ -28,6 +28,7 @@ from flexai.tasks.artifacts import (
     create_table,
     plain,
 )
+from tests.hostile.texts import ALL, assert_harmless
 from tests.servers.prefect import PrefectServer
 
 LOGGER = logging.getLogger("test-artifacts")
@@ -117,6 +118,23 @@ def test_the_catalog_is_a_table_of_the_run(prefect_api: PrefectServer) -> None:
     assert artifact["type"] == "table"
     (shown,) = json.loads(artifact["data"])
     assert (shown["Name"], shown["Size"], shown["Bytes"], shown["Status"]) == ("mistral-500", "2 KB", 2048, "available")
+
+
+def test_no_text_of_others_shows_itself_in_another_order_in_the_ui(prefect_api: PrefectServer) -> None:
+    key = artifact_key("hostile", uuid.uuid4().hex)
+
+    @task
+    def work() -> None:
+        create_markdown(key, f"# {code(ALL)} {plain(ALL)}", description=ALL, logger=LOGGER)
+        create_table(key, [{"Reason": ALL}], description=ALL, logger=LOGGER)
+
+    work()
+    found = prefect_api.post("/artifacts/filter", {"artifacts": {"key": {"any_": [key]}}})
+    table, page = sorted(found, key=lambda artifact: str(artifact["data"]).startswith("#"))
+    assert_harmless(page["data"])
+    assert_harmless(json.loads(table["data"])[0]["Reason"])
+    for artifact in found:
+        assert_harmless(artifact["description"])
 
 
 def test_an_api_that_does_not_answer_is_not_waited_for(

@@ -7,6 +7,7 @@ import logging
 import pytest
 
 from flexai.tasks.command_output import BURST_LINES, LINE_LENGTH, LoggedOutput
+from tests.hostile.texts import ALL, assert_harmless
 
 LOGGER = logging.getLogger("test-output")
 
@@ -38,6 +39,11 @@ def test_the_two_streams_do_not_mix(caplog: pytest.LogCaptureFixture) -> None:
 
 def test_empty_lines_colours_and_line_ends_of_all_kinds_are_left_out(caplog: pytest.LogCaptureFixture) -> None:
     assert printed(b"\n\r\n\x1b[31mred\x1b[0m\r50 %\r100 %\r\n", caplog=caplog) == ["red", "50 %", "100 %"]
+
+
+def test_no_line_commands_the_terminal_that_shows_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    for line in printed(ALL.encode() + b"\n", caplog=caplog):
+        assert_harmless(line)
 
 
 def test_bytes_that_are_no_text_are_replaced(caplog: pytest.LogCaptureFixture) -> None:

@@ -125,7 +125,7 @@ def test_a_process_that_ends_before_it_is_ready_is_an_error_with_the_end_of_its_
     process = _start(tmp_path, "sh", "-c", "echo first; echo the reason >&2; exit 3")
     with pytest.raises(StorageUnavailableError) as failure:
         wait_until(process, tmp_path, lambda: False, seconds=60)
-    assert failure.value.message.endswith("  first\n  the reason")
+    assert failure.value.message.endswith("\nfirst\nthe reason")
     assert str(log_path(tmp_path, "server")) in failure.value.hint
 
 
