@@ -143,6 +143,8 @@ def test_a_connection_that_tls_breaks_off_is_no_certificate_error() -> None:
         ("bytes */100", (100, 100, 100)),
         ("bytes 5-9/*", None),
         ("items 5-9/100", None),
+        ("bytes ٥-٩/١٠٠", None),
+        pytest.param("bytes 0-1/" + "9" * 5000, None, id="a number of 5000 digits"),
         ("", None),
     ],
 )
@@ -168,6 +170,8 @@ def test_any_content_range_comes_back(first: int, length: int, rest: int) -> Non
         ("1.5", 0.0),
         ("²", 0.0),
         ("soon", 0.0),
+        ("Wed, 21 Oct 2015 07:28:99999999999 GMT", 0.0),
+        ("Wed, 21 Oct 2015 07:28:00 +99999999999999999999", 0.0),
         ("", 0.0),
     ],
 )

@@ -8,9 +8,9 @@ import hashlib
 import re
 import ssl
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from flexai.checkpoints.errors import (
     IntegrityError,
@@ -32,7 +32,8 @@ JUST_RENEWED = 1.0
 """Seconds within which a credential that was renewed cannot have expired: refused then, it is refused for good."""
 
 _EMPTY: Block = memoryview(b"")
-_CONTENT_RANGE = re.compile(r"bytes (?:(\d+)-(\d+)|\*)/(\d+)")
+# 19 digits are more than a service has bytes; of thousands Python makes no number.
+_CONTENT_RANGE = re.compile(r"bytes (?:([0-9]{1,19})-([0-9]{1,19})|\*)/([0-9]{1,19})")
 
 
 class BodyReader:
@@ -247,10 +248,10 @@ def parse_retry_after(header: str, *, now: float | None = None) -> float:
     if text.isascii() and text.isdigit():
         return float(text)
     try:
-        moment = email.utils.parsedate_to_datetime(text)
-    except ValueError:
+        moment = email.utils.parsedate_to_datetime(text).timestamp()
+    except (OverflowError, TypeError, ValueError):
         return 0.0
-    return max(0.0, moment.timestamp() - (time.time() if now is None else now))
+    return max(0.0, moment - (time.time() if now is None else now))
 
 
 def is_certificate_error(error: BaseException) -> bool:
@@ -267,6 +268,23 @@ def is_certificate_error(error: BaseException) -> bool:
         wrapped = [one.__cause__, one.__context__, getattr(one, "reason", None), *one.args]
         pending.extend(inner for inner in wrapped if isinstance(inner, BaseException) and id(inner) not in seen)
     return False
+
+
+@contextlib.contextmanager
+def readable(service: str) -> Iterator[None]:
+    """Say in our words that an answer lacks something, or has something else there than the service's own answers."""
+    try:
+        yield
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
+        raise unavailable(f"{service} gave an answer that cannot be read ({type(error).__name__})") from error
+
+
+def size_of(answer: Mapping[str, Any], name: str) -> int:
+    """A number of bytes in an answer, as a number or a text; KeyError, TypeError or ValueError where there is none."""
+    size = int(answer[name])
+    if size < 0:
+        raise ValueError(name)
+    return size
 
 
 def unavailable(message: str, *, retry_after: float = 0.0) -> StorageUnavailableError:

@@ -40,7 +40,7 @@ def read_manifest_document(
             entry.path: (str(blob_id), _content(entry, int(start)))
             for entry, (blob_id, start) in zip(manifest.files, document["contents"], strict=True)
         }
-    except (KeyError, TypeError, ValueError, IndexError, UnsafePathError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, OverflowError, UnsafePathError) as error:
         raise IntegrityError(f"a manifest in the store is damaged: {error}") from error
     return checkpoint, manifest, ranges
 

@@ -30,7 +30,9 @@ from flexai.checkpoints.storage.http import (
     find_stored,
     parse_content_range,
     read_object,
+    readable,
     send_body,
+    size_of,
     unavailable,
 )
 from flexai.checkpoints.storage.protocol import (
@@ -120,7 +122,7 @@ class GCSStorage:
         """Describe an object."""
         self._check(key)
         answer = self._ask("GET", self._object(key), "storage.objects.get", key, {"fields": _FIELDS})
-        return _info(key, answer)
+        return self._info(key, answer)
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """Yield the objects whose keys begin with the prefix, page by page.
@@ -128,7 +130,7 @@ class GCSStorage:
         Empty objects whose keys end in ``/`` are left out: consoles make them to show a folder.
         """
         for item in self._items(prefix):
-            info = _info(item["name"], item)
+            info = self._info(item["name"], item)
             if _PART_OF_UPLOAD.fullmatch(info.key) is None and (info.size or not info.key.endswith("/")):
                 yield info
 
@@ -144,9 +146,10 @@ class GCSStorage:
         parameters = {"ifSourceGenerationMatch": info.etag}
         while True:
             answer = self._ask("POST", path, "storage.objects.get and storage.objects.create", source_key, parameters)
-            if answer.get("done"):
-                return _info(key, answer["resource"])
-            parameters["rewriteToken"] = answer["rewriteToken"]
+            with readable(self.service.name):
+                if answer.get("done"):
+                    return self._info(key, answer["resource"])
+                parameters["rewriteToken"] = answer["rewriteToken"]
 
     def delete(self, keys: Iterable[str]) -> None:
         """Delete objects, a few at the same time."""
@@ -221,7 +224,8 @@ class GCSStorage:
             key, upload_id = match["folder"] + match["name"], match["upload_id"]
             if key.startswith(prefix) and last != (key, upload_id):
                 last = (key, upload_id)
-                began = datetime.fromisoformat(item["timeCreated"]).timestamp()
+                with readable(self.service.name):
+                    began = datetime.fromisoformat(item["timeCreated"]).timestamp()
                 yield UnfinishedUpload(key=key, upload_id=upload_id, started_at=began)
 
     def _declared_size(self, key: str, upload_id: str) -> int:
@@ -231,7 +235,8 @@ class GCSStorage:
         beginning = _parts_prefix(key, upload_id) + _BEGINNING
         try:
             blocks = read_object(self, beginning, start=0, length=None, etag="", policy=self._policy)
-            return int(b"".join(bytes(block) for block in blocks))
+            with readable(self.service.name):
+                return int(b"".join(bytes(block) for block in blocks))
         except NotFoundError as error:
             raise NotFoundError(
                 f"the upload of {self.location}/{key} is gone", hint="run the same command again: it starts a new one"
@@ -246,8 +251,9 @@ class GCSStorage:
         with contextlib.suppress(NotFoundError):
             fields = {"fields": f"{_FIELDS},metadata"}
             answer = self._ask("GET", self._object(key), "storage.objects.get", key, fields)
-            if answer.get("metadata", {}).get(_UPLOAD) == upload_id:
-                return _info(key, answer)
+            with readable(self.service.name):
+                if answer.get("metadata", {}).get(_UPLOAD) == upload_id:
+                    return self._info(key, answer)
         return None
 
     def _compose_groups(self, prefix: str, pieces: Sequence[_Piece]) -> Sequence[_Piece]:
@@ -285,7 +291,9 @@ class GCSStorage:
         destination = {"contentType": "application/octet-stream", "metadata": metadata or {}}
         request = {"sourceObjects": sources, "destination": destination}
         permission = "storage.objects.get and storage.objects.create"
-        return _info(key, self._ask("POST", f"{self._object(key)}/compose", permission, key, condition, body=request))
+        return self._info(
+            key, self._ask("POST", f"{self._object(key)}/compose", permission, key, condition, body=request)
+        )
 
     def _delete_below(self, prefix: str) -> None:
         names = [item["name"] for item in self._items(prefix)]
@@ -304,6 +312,13 @@ class GCSStorage:
     def _object(self, key: str) -> str:
         return f"/b/{quote(self.bucket, safe='')}/o/{quote(key, safe='')}"
 
+    def _info(self, key: str, item: Mapping[str, Any]) -> ObjectInfo:
+        with readable(self.service.name):
+            named = {"crc32c": item.get("crc32c"), "md5": item.get("md5Hash")}
+            checksums = {name: base64.b64decode(value).hex() for name, value in named.items() if value}
+            etag = str(item["generation"])
+            return ObjectInfo(key=key, size=size_of(item, "size"), etag=etag, checksums=checksums or None)
+
     def _store(self, key: str, body: Body, condition: Mapping[str, str] | None = None) -> ObjectInfo:
         """Store an object and compare the checksum that the service computed with that of what was sent."""
         summed = _SummedBody(body)
@@ -321,7 +336,7 @@ class GCSStorage:
                 headers=headers,
                 data=reader if len(reader) else b"",
             )
-            info = _info(key, _read_json(answer, self.service.name))
+            info = self._info(key, _read_json(answer, self.service.name))
             arrived = (info.checksums or {}).get("crc32c", summed.crc32c)
             if info.size != body.size or arrived != summed.crc32c:
                 raise unavailable(f"{self.service.name} received other bytes of {self.bucket}/{key} than were sent")
@@ -342,7 +357,11 @@ class GCSStorage:
         path = f"/b/{quote(self.bucket, safe='')}/o"
         while True:
             page = self._ask("GET", path, "storage.objects.list", "", parameters)
-            yield from page.get("items", ())
+            with readable(self.service.name):
+                items = page.get("items", ())
+                if not all(isinstance(item["name"], str) for item in items):
+                    raise TypeError("name")
+            yield from items
             if not page.get("nextPageToken"):
                 return
             parameters["pageToken"] = page["nextPageToken"]
@@ -406,7 +425,8 @@ class GCSStorage:
         if start or stop is not None:
             headers["Range"] = f"bytes={start}-{'' if stop is None else stop - 1}"
         answer = self._request("GET", url, "storage.objects.get", key, params=parameters, headers=headers, stream=True)
-        length = int(answer.headers.get("Content-Length", 0))
+        with readable(self.service.name):
+            length = size_of(answer.headers, "Content-Length")
         begins, ends, size = parse_content_range(answer.headers.get("Content-Range", "")) or (0, length, length)
         generation = answer.headers.get("X-Goog-Generation", etag)
         return RangeAnswer(begins, ends, size, generation, self._blocks(answer, length), answer.close)
@@ -468,12 +488,6 @@ class _SummedBody:
 def _parts_prefix(key: str, upload_id: str) -> str:
     folder, slash, name = key.rpartition("/")
     return f"{folder}{slash}.{name}.{upload_id}{PARTIAL_SUFFIX}/"
-
-
-def _info(key: str, item: Mapping[str, Any]) -> ObjectInfo:
-    named = {"crc32c": item.get("crc32c"), "md5": item.get("md5Hash")}
-    checksums = {name: base64.b64decode(value).hex() for name, value in named.items() if value}
-    return ObjectInfo(key=key, size=int(item["size"]), etag=str(item["generation"]), checksums=checksums or None)
 
 
 def _read_json(answer: Any, service: str) -> dict[str, Any]:

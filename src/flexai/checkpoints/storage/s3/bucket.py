@@ -30,7 +30,9 @@ from flexai.checkpoints.storage.http import (
     find_stored,
     parse_content_range,
     read_object,
+    readable,
     send_body,
+    size_of,
     unavailable,
 )
 from flexai.checkpoints.storage.protocol import (
@@ -148,7 +150,9 @@ class S3Storage:
         """Describe an object."""
         self._check(key)
         answer = self._try(lambda: self._call("head_object", key, ChecksumMode="ENABLED"))
-        return ObjectInfo(key=key, size=answer["ContentLength"], etag=_etag(answer), checksums=_checksums(answer))
+        with readable(self.service.name):
+            size = size_of(answer, "ContentLength")
+            return ObjectInfo(key=key, size=size, etag=_etag(answer), checksums=_checksums(answer))
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """Yield the objects whose keys begin with the prefix, page by page.
@@ -158,9 +162,12 @@ class S3Storage:
         parameters: dict[str, Any] = {"Prefix": prefix, "MaxKeys": self._page_size}
         while True:
             page = self._try(lambda: self._call("list_objects_v2", "", **parameters))
-            for item in page.get("Contents", ()):
-                if item["Size"] or not item["Key"].endswith("/"):
-                    yield ObjectInfo(key=item["Key"], size=item["Size"], etag=_etag(item))
+            with readable(self.service.name):
+                infos = [
+                    ObjectInfo(key=item["Key"], size=size_of(item, "Size"), etag=_etag(item))
+                    for item in page.get("Contents", ())
+                ]
+            yield from (info for info in infos if info.size or not info.key.endswith("/"))
             token = page.get("NextContinuationToken")
             if not page.get("IsTruncated") or not token:
                 return
@@ -199,7 +206,8 @@ class S3Storage:
             return self._copy_in_parts(key, info.size, origin, slow_part_size)
         except SourceChangedError:
             raise SourceChangedError(f"{source.location}/{source_key} changed while it was copied") from None
-        return ObjectInfo(key=key, size=info.size, etag=_etag(answer["CopyObjectResult"]))
+        with readable(self.service.name):
+            return ObjectInfo(key=key, size=info.size, etag=_etag(answer["CopyObjectResult"]))
 
     def _copy_whole(self, key: str, origin: Mapping[str, Any], has_parts: bool) -> dict[str, Any]:
         from botocore.exceptions import ReadTimeoutError
@@ -258,7 +266,9 @@ class S3Storage:
         return self._begin_upload(key)
 
     def _begin_upload(self, key: str, **details: str) -> str:
-        return str(self._try(lambda: self._call("create_multipart_upload", key, **details))["UploadId"])
+        answer = self._try(lambda: self._call("create_multipart_upload", key, **details))
+        with readable(self.service.name):
+            return str(answer["UploadId"])
 
     def has_upload(self, key: str, upload_id: str) -> bool:
         """Whether the service still knows the upload."""
@@ -333,11 +343,14 @@ class S3Storage:
                 if code_of(error.__cause__) == "NoSuchUpload":
                     return  # rclone's way to say that there is none
                 raise
-            for item in page.get("Uploads", ()):
-                if item["Key"].startswith(prefix):
-                    yield UnfinishedUpload(
+            with readable(self.service.name):
+                uploads = [
+                    UnfinishedUpload(
                         key=item["Key"], upload_id=item["UploadId"], started_at=item["Initiated"].timestamp()
                     )
+                    for item in page.get("Uploads", ())
+                ]
+            yield from (upload for upload in uploads if upload.key.startswith(prefix))
             # SeaweedFS gives the second marker alone, and wants it back alone.
             markers = {name: page[f"Next{name}"] for name in ("KeyMarker", "UploadIdMarker") if page.get(f"Next{name}")}
             if not page.get("IsTruncated") or not markers:
@@ -367,6 +380,7 @@ class S3Storage:
     def _call(self, operation: str, key: str, **parameters: Any) -> dict[str, Any]:
         """Make one request of the SDK's, once."""
         from botocore.exceptions import BotoCoreError, ClientError
+        from botocore.parsers import ResponseParserError
 
         client = self.service.client
         if key:
@@ -377,13 +391,16 @@ class S3Storage:
             if self._has_expired(error):
                 raise unavailable(f"{self.service.name} did not accept the session token any more") from error
             raise self._translated(error, operation, key) from error
-        except (BotoCoreError, OSError) as error:
+        except (BotoCoreError, ResponseParserError, OSError) as error:
             raise self._translated(error, operation, key) from error
-        except RuntimeError as error:
-            # The SDK's way to say it, which is no error of its own kind.
-            if "still expired" not in str(error):
+        except (ValueError, RuntimeError) as error:
+            # The SDK's ways to say it, which are no errors of its own kind.
+            if "still expired" in str(error):
+                raise unavailable(f"the credentials for {self.service.name} were expired when they came") from error
+            if isinstance(error, RuntimeError) and "timezone" not in str(error):
                 raise
-            raise unavailable(f"the credentials for {self.service.name} were expired when they came") from error
+            # Its parsers let out what Python says of a number or a date that is none.
+            raise unavailable(f"{self.service.name} gave an answer that cannot be read") from error
         return answer
 
     def _has_expired(self, error: Exception) -> bool:
@@ -408,7 +425,8 @@ class S3Storage:
         if start or stop is not None:
             parameters["Range"] = f"bytes={start}-{'' if stop is None else stop - 1}"
         answer = self._call("get_object", key, **parameters)
-        body, length = answer["Body"], int(answer["ContentLength"])
+        with readable(self.service.name):
+            body, length = answer["Body"], size_of(answer, "ContentLength")
         begins, ends, size = parse_content_range(answer.get("ContentRange", "")) or (0, length, length)
         return RangeAnswer(begins, ends, size, _etag(answer), self._blocks(key, body, length), body.close)
 

@@ -1,0 +1,45 @@
+"""A server that answers with whatever bytes it is told, to be asked by the real clients of S3, GCS and the Hub."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections.abc import Sequence
+
+NOTHING = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"
+
+
+class AnsweringServer:
+    """Answers one request after the other with what is next in line, and at last that there is nothing."""
+
+    def __init__(self) -> None:
+        """Listen at an address of this machine."""
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        self._line: list[bytes] = []
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def prepare(self, answers: Sequence[bytes]) -> None:
+        """Have these be what is answered next."""
+        self._line = list(answers)
+
+    def _serve(self) -> None:
+        while True:
+            connection, _ = self._listener.accept()
+            # A client that does not like an answer hangs up.
+            with contextlib.suppress(OSError), connection:
+                connection.settimeout(5)
+                head = b""
+                while b"\r\n\r\n" not in head and (more := connection.recv(65536)):
+                    head += more
+                if head:
+                    connection.sendall(self._line.pop(0) if self._line else NOTHING)
+                    # Closed at once it could be cut off, as far as the client has sent more.
+                    connection.shutdown(socket.SHUT_WR)
+
+
+def answer(body: bytes, *headers: str, status: str = "200 OK", length: int | None = None) -> bytes:
+    """A whole answer with its length."""
+    lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(body) if length is None else length}", *headers, "", ""]
+    return "\r\n".join(lines).encode() + body

@@ -1,0 +1,666 @@
+"""Every parser of data that comes from outside, as a function of bytes.
+
+What a parser may raise are our own errors, or what its own docstring says; anything else is a finding. Both drivers
+take this table: `tests/fuzz/test_parsers.py` for the gate, and `make fuzz` for millions of inputs.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import itertools
+import json
+import socket
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from flexai.checkpoints.errors import CheckpointError
+from flexai.checkpoints.manifest import Manifest
+from flexai.checkpoints.models import canonical_json, plain
+from flexai.checkpoints.storage.retry import RetryPolicy
+from flexai.checkpoints.training.formats.folder import CheckpointFolder
+from flexai.checkpoints.training.formats.verdict import CannotTellError, NotWholeError
+from tests.checkpoints.samples import checkpoint, file_entry, manifest
+from tests.checkpoints.training.layouts import CONFIG, STATE, index, safetensors, torch_save
+from tests.fuzz.answers import AnsweringServer, answer
+from tests.hostile.paths import GOOD_PATHS, HOSTILE_PATHS
+from tests.hostile.pickles import HOSTILE
+
+Kinds = tuple[type[Exception], ...]
+_FLAWS: Kinds = (NotWholeError, CannotTellError)
+_ONCE = RetryPolicy(attempts=1)
+
+
+@dataclass(frozen=True)
+class Parser:
+    """One parser."""
+
+    read: Callable[[bytes], object]
+    """Reads an input, to the end."""
+    seeds: Callable[[], Sequence[bytes]]
+    """Real inputs."""
+    tokens: tuple[bytes, ...] = ()
+    """Words of the format, for inputs that are nearly right."""
+    allowed: Kinds = (CheckpointError,)
+    """What it may raise."""
+    mend: Callable[[bytes], bytes] = bytes
+    """Makes an input fit its own digest again, so that what lies behind the comparison is reached as well."""
+
+
+PARSERS: dict[str, Parser] = {}
+"""By name."""
+
+
+def _parser(
+    name: str, seeds: Callable[[], Sequence[bytes]], *tokens: bytes, allowed: Kinds = (CheckpointError,), **more: Any
+) -> Callable[[Callable[[bytes], object]], Callable[[bytes], object]]:
+    def add(read: Callable[[bytes], object]) -> Callable[[bytes], object]:
+        PARSERS[name] = Parser(read, seeds, tokens, allowed, **more)
+        return read
+
+    return add
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", "surrogateescape")
+
+
+# Documents of ours
+
+_KEYS = tuple(
+    f'"{key}":'.encode()
+    for key in ("checksums", "digest", "part_size", "parts", "path", "size", "files", "format", "complete", "etags")
+)
+
+
+def _with_digest(document: dict[str, Any]) -> dict[str, Any]:
+    try:
+        return document | {"manifestDigest": Manifest.model_validate(document["manifest"]).digest()}
+    except (ValueError, KeyError, TypeError, CheckpointError):
+        return document
+
+
+def _mended(data: bytes) -> bytes:
+    try:
+        document = json.loads(data)
+        return json.dumps(_with_digest(document)).encode() if isinstance(document, dict) else data
+    except (ValueError, RecursionError):
+        return data
+
+
+def _described() -> Manifest:
+    large = file_entry("b/large.bin", size=10, part_size=4, parts=("ab" * 32,) * 3, digest=_joined(3))
+    copied = file_entry("copied.bin", digest=None, checksums={"etag": "5d41402abc4b2a76b9719d911017c592"})
+    return Manifest(files=(large, copied, file_entry()))
+
+
+def _joined(parts: int) -> str:
+    from flexai.checkpoints.transfer.digest import digest_parts
+
+    return digest_parts([bytes.fromhex("ab" * 32)] * parts).hex()
+
+
+def _stored_manifests() -> list[bytes]:
+    described = plain(checkpoint())
+    del described["is_protected"]
+    return [
+        canonical_json(
+            {
+                "format": 1,
+                "checkpoint": described,
+                "manifest": one.model_dump(mode="json"),
+                "manifestDigest": one.digest(),
+                "contents": [["ab" * 16, 7 * number] for number, _ in enumerate(one.files)],
+            }
+        )
+        for one in (manifest(), _described())
+    ]
+
+
+def _export_manifests() -> list[bytes]:
+    return [
+        canonical_json(
+            {
+                "kind": "CheckpointExport",
+                "format": 1,
+                "complete": complete,
+                "etags": {"model.safetensors": "5d41402abc4b2a76b9719d911017c592"},
+                "checkpoint": {"id": checkpoint().id, "name": "llama"},
+                "manifest": one.model_dump(mode="json"),
+                "manifestDigest": one.digest(),
+            }
+        )
+        for one, complete in ((manifest(), True), (_described(), False))
+    ]
+
+
+class _Bucket:
+    """A bucket each of whose objects holds the input; it answers reads alone."""
+
+    location = "memory"
+    service_identity = ""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+
+    def get(self, key: str, *, start: int = 0, length: int | None = None, etag: str = "") -> Iterator[memoryview]:
+        yield memoryview(self.data)[start : None if length is None else start + length]
+
+
+@_parser("store-manifest", _stored_manifests, *_KEYS, mend=_mended)
+def _(data: bytes) -> object:
+    from flexai.checkpoints.service.support.manifest_reader import read_manifest_document
+    from flexai.checkpoints.storage.managed import ManagedStore
+
+    storage: Any = _Bucket(data)
+    return read_manifest_document(ManagedStore(storage).read_manifest("x"))
+
+
+@_parser("export-manifest", _export_manifests, *_KEYS, mend=_mended)
+def _(data: bytes) -> object:
+    from flexai.checkpoints.service.support.export_manifest import read_export_manifest
+    from flexai.checkpoints.storage.connection import RemotePath
+
+    storage: Any = _Bucket(data)
+    return read_export_manifest(RemotePath(storage, "export"))
+
+
+@_parser("store-id", lambda: [b'{"format":1,"id":"00000000-0000-0000-0000-000000000009"}'])
+def _(data: bytes) -> object:
+    from flexai.checkpoints.storage.managed import ManagedStore
+
+    storage: Any = _Bucket(data)
+    return ManagedStore(storage).read_id()
+
+
+# Files of checkpoints
+
+
+class _Files(CheckpointFolder):
+    """A folder in memory."""
+
+    def __init__(self, **contents: bytes) -> None:
+        self.name = "checkpoint-5"
+        self._contents = {path.replace("__", "."): content for path, content in contents.items()}
+        self.files = {path: len(content) for path, content in self._contents.items()}
+
+    def read(self, path: str, start: int, length: int) -> bytes:
+        return self._contents[path][start : start + length]
+
+
+def _headers() -> list[bytes]:
+    long = {f"layers.{number}.weight": 2 for number in range(20)}
+    return [safetensors(), safetensors(w=4), safetensors(**long)]
+
+
+@_parser("safetensors", _headers, b'"data_offsets":', b'"__metadata__":', b'"dtype":"F4"', b"[0,0]", allowed=_FLAWS)
+def _(data: bytes) -> object:
+    from flexai.checkpoints.training.formats.safetensors import read_tensor_names
+
+    return read_tensor_names(_Files(a__safetensors=data), "a.safetensors")
+
+
+@_parser("weight-map", lambda: [index(a="1.safetensors", b="2.safetensors"), index(a="../1")], allowed=_FLAWS)
+def _(data: bytes) -> object:
+    from flexai.checkpoints.training.formats.safetensors import read_weight_map
+
+    return read_weight_map(_Files(**{"1__safetensors": b"", "2__safetensors": b"", "i__json": data}), "i.json")
+
+
+def _in_layout(file: str, data: bytes) -> object:
+    from flexai.checkpoints.training.completeness.by_format import completeness
+    from flexai.checkpoints.training.formats.facts import read_facts
+
+    contents = {
+        "config__json": json.dumps(CONFIG).encode(),
+        "model__safetensors": safetensors(w=4),
+        "trainer_state__json": json.dumps(STATE).encode(),
+    }
+    folder = _Files(**contents | {file: data})
+    return completeness(folder), read_facts(folder)
+
+
+@_parser("trainer-state", lambda: [json.dumps(STATE).encode()], b'"global_step":', b'"loss":', allowed=())
+def _(data: bytes) -> object:
+    return _in_layout("trainer_state__json", data)
+
+
+@_parser("config", lambda: [json.dumps(CONFIG).encode()], b'"architectures":', allowed=())
+def _(data: bytes) -> object:
+    return _in_layout("config__json", data)
+
+
+@_parser("zip-directory", lambda: [torch_save()], b"PK\5\6", b"PK\6\7", b"PK\1\2", b"PK\3\4", allowed=())
+def _(data: bytes) -> object:
+    return _in_layout("optimizer__pt", data)
+
+
+_OPCODES = (
+    b"\x93",
+    b"R",
+    b"\x94",
+    b"h\0",
+    b"cposix\nsystem\n",
+    b"}",
+    b"(",
+    b"]",
+    b"\x8c\5posix",
+    b"C\2N.",
+    b"0",
+    b"b",
+    b".",
+)
+
+
+@_parser("pickle", lambda: [make() for make in HOSTILE.values()], *_OPCODES, b"PK\3\4", b"\x1f\x8b", allowed=())
+def _(data: bytes) -> object:
+    from flexai.checkpoints.training.formats.executable import find_code
+
+    return find_code(_Files(model__pkl=data))
+
+
+def _code_documents() -> list[bytes]:
+    layer = {"class_name": "Lambda", "module": "keras.layers", "config": {"function": {"class_name": "__lambda__"}}}
+    return [
+        json.dumps({"auto_map": {"AutoModel": "modeling.Model", "AutoConfig": "org/repo--configuration.C"}}).encode(),
+        json.dumps({"class_name": "Functional", "module": "keras", "config": {"layers": [layer]}}).encode(),
+    ]
+
+
+@_parser("model-code", _code_documents, b'"auto_map":', b'"class_name":', b'"module":', b"--", allowed=())
+def _(data: bytes) -> object:
+    from flexai.checkpoints.training.formats.executable import find_code
+    from tests.hostile.pickles import archive
+
+    found = find_code(
+        _Files(config__json=data, modeling__py=b"", saved_model__pb=data, model__h5=b"\x89HDF\r\n\x1a\n" + data)
+    )
+    return found, find_code(_Files(model__keras=archive({"config.json": data})))
+
+
+# Answers of providers
+
+
+@functools.cache
+def _server() -> AnsweringServer:
+    """Names are not looked up while inputs are tried: only an address of this machine leads anywhere."""
+    looked_up = socket.getaddrinfo
+
+    def of_number(host: Any, port: Any, *rest: Any, **more: Any) -> Any:
+        return looked_up(host, port, flags=socket.AI_NUMERICHOST)
+
+    mock.patch.object(socket, "getaddrinfo", of_number).start()
+    return AnsweringServer()
+
+
+_HTTP = (
+    *(b"HTTP/1.1 206 Partial Content", b"HTTP/1.1 302 Found", b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 416 x"),
+    *(
+        b"Content-Length: ",
+        b"Content-Range: bytes 0-1/2\r\n",
+        b"Content-Encoding: gzip\r\n",
+        b"Transfer-Encoding: chunked\r\n",
+    ),
+    *(
+        b"Location: ",
+        b"Retry-After: ",
+        b"\r\n\r\n",
+        b"\r\n",
+        b"\n",
+        b": ",
+        b"ETag: ",
+        b"-1",
+        b"NaN",
+        b"Set-Cookie: a=b\r\n",
+    ),
+)
+
+
+@functools.cache
+def _s3() -> Any:
+    from flexai.checkpoints.storage.s3.bucket import S3Storage
+    from flexai.checkpoints.storage.s3.client import S3Credentials, S3Service
+
+    credentials = S3Credentials("key", "secret")
+    service = S3Service(endpoint_url=_server().url, credentials=credentials, connect_timeout=5, read_timeout=5)
+    return S3Storage(service, "bucket", policy=_ONCE)
+
+
+@functools.cache
+def _gcs() -> Any:
+    from flexai.checkpoints.storage.gcs.bucket import GCSStorage
+    from flexai.checkpoints.storage.gcs.session import GCSService
+
+    service = GCSService(endpoint_url=_server().url, anonymous=True, connect_timeout=5, read_timeout=5)
+    return GCSStorage(service, "bucket", policy=_ONCE)
+
+
+def _hub() -> Any:
+    from flexai.checkpoints.storage.hub.repository import HubStorage
+
+    return HubStorage("org/repo", endpoint=_server().url, connect_timeout=5, read_timeout=5, policy=_ONCE)
+
+
+def _outcome(read: Callable[[], object]) -> object:
+    """What comes of one of several readings of the same input, our own errors among it."""
+    try:
+        return read()
+    except CheckpointError as error:
+        return error
+
+
+def _listed(storage: Any, data: bytes) -> object:
+    _server().prepare([data])
+    listed = _outcome(lambda: list(itertools.islice(storage.list("a/"), 5000)))
+    _server().prepare([data])
+    return listed, _outcome(lambda: list(itertools.islice(storage.list_uploads("a/"), 5000)))
+
+
+def _answered(storage: Any, data: bytes) -> object:
+    found = []
+    for more in ({}, {"start": 1, "length": 4, "etag": "abc"}):
+        _server().prepare([data])
+        found.append(_outcome(lambda: b"".join(map(bytes, storage.get("a/b", **more)))))  # noqa: B023
+    _server().prepare([data])
+    return found, _outcome(lambda: storage.head("a/b"))
+
+
+_S3_LIST = b"""<?xml version="1.0" encoding="UTF-8"?>
+<ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><Name>bucket</Name><Prefix>a/</Prefix>
+<IsTruncated>true</IsTruncated><NextContinuationToken>t</NextContinuationToken><Contents><Key>a/b</Key>
+<LastModified>2025-01-01T00:00:00.000Z</LastModified><ETag>"5d41402abc4b2a76b9719d911017c592"</ETag><Size>5</Size>
+</Contents><Contents><Key>a/c</Key><Size>0</Size></Contents></ListBucketResult>"""
+_S3_UPLOADS = b"""<?xml version="1.0" encoding="UTF-8"?>
+<ListMultipartUploadsResult><Bucket>bucket</Bucket><NextKeyMarker>a/b</NextKeyMarker><IsTruncated>true</IsTruncated>
+<Upload><Key>a/b</Key><UploadId>u</UploadId><Initiated>2025-01-01T00:00:00.000Z</Initiated></Upload>
+</ListMultipartUploadsResult>"""
+_S3_ERROR = b"<Error><Code>NoSuchKey</Code><Message>There is none</Message><Key>a/b</Key></Error>"
+_ETAG = 'ETag: "5d41402abc4b2a76b9719d911017c592"'
+
+
+def _s3_listings() -> list[bytes]:
+    return [
+        answer(_S3_LIST.replace(b"true", b"false")),
+        answer(_S3_LIST),
+        answer(_S3_UPLOADS),
+        answer(_S3_ERROR, status="404 Not Found"),
+    ]
+
+
+def _s3_answers() -> list[bytes]:
+    return [
+        answer(b"hello", _ETAG, "x-amz-checksum-crc32c: mnG7TA==", "x-amz-checksum-type: FULL_OBJECT"),
+        answer(b"ello", 'ETag: "abc"', "Content-Range: bytes 1-4/5", status="206 Partial Content"),
+        answer(_S3_ERROR, "Retry-After: 3", status="503 Slow Down"),
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+    ]
+
+
+_XML = (b"<Contents>", b"<Size>", b"</Size>", b"<Key>", b"<IsTruncated>true", b"<!DOCTYPE a [<!ENTITY b 'c'>]>", b"&b;")
+
+
+@_parser("s3-listing", _s3_listings, *_XML, *_HTTP)
+def _(data: bytes) -> object:
+    return _listed(_s3(), data)
+
+
+@_parser("s3-answer", _s3_answers, b"x-amz-checksum-sha1: ", b"Last-Modified: ", b"Expires: ", *_HTTP)
+def _(data: bytes) -> object:
+    return _answered(_s3(), data)
+
+
+_GCS_ITEM = {
+    "name": "a/b",
+    "size": "5",
+    "generation": "17",
+    "crc32c": "mnG7TA==",
+    "md5Hash": "XUFAKrxLKna5cZ2REBfFkg==",
+    "timeCreated": "2025-01-01T00:00:00.000Z",
+}
+_GCS_PART = _GCS_ITEM | {"name": f"a/.b.{'0' * 32}.flexai-partial/00001"}
+
+
+def _gcs_listings() -> list[bytes]:
+    from flexai.checkpoints.storage.checks import PARTIAL_SUFFIX
+
+    part = _GCS_PART | {"name": f"a/.b.{'0' * 32}{PARTIAL_SUFFIX}/00001"}
+    error = {"error": {"message": "no", "errors": [{"reason": "notFound"}]}}
+    return [
+        answer(json.dumps({"items": [_GCS_ITEM, part]}).encode()),
+        answer(json.dumps({"items": [_GCS_ITEM, part], "nextPageToken": "t"}).encode()),
+        answer(json.dumps(error).encode(), status="404 Not Found"),
+    ]
+
+
+def _gcs_answers() -> list[bytes]:
+    return [
+        answer(b"hello", "X-Goog-Generation: 17"),
+        answer(b"ello", "X-Goog-Generation: abc", "Content-Range: bytes 1-4/5", status="206 Partial Content"),
+        answer(json.dumps(_GCS_ITEM).encode()),
+        answer(b"{}", "Retry-After: Wed, 21 Oct 2065 07:28:00 GMT", status="429 Too Many Requests"),
+    ]
+
+
+@_parser(
+    "gcs-listing", _gcs_listings, b'"size":', b'"items":', b'"generation":', b'"error":', b'"timeCreated":', *_HTTP
+)
+def _(data: bytes) -> object:
+    return _listed(_gcs(), data)
+
+
+@_parser("gcs-answer", _gcs_answers, b"X-Goog-Generation: ", b'"md5Hash":"', *_HTTP)
+def _(data: bytes) -> object:
+    return _answered(_gcs(), data)
+
+
+_COMMIT = "ab" * 20
+_HUB_REVISION = answer(json.dumps({"id": "org/repo", "sha": _COMMIT}).encode())
+_SHA256 = hashlib.sha256(b"hello").hexdigest()
+_LFS = {"type": "file", "path": "a/b", "oid": "cd" * 20, "size": 5, "lfs": {"oid": _SHA256, "size": 5}}
+_SMALL = {"type": "file", "path": "a/c", "oid": hashlib.sha1(b"blob 5\0hello").hexdigest(), "size": 5}
+_HUB_TREE = answer(json.dumps([_LFS, _SMALL]).encode())
+
+
+def _hub_listings() -> list[bytes]:
+    linked = answer(_HUB_TREE.partition(b"\r\n\r\n")[2], 'Link: <https://hub/api?cursor=x>; rel="next"')
+    return [_HUB_REVISION, _HUB_TREE, linked, answer(b"{}", "X-Error-Code: GatedRepo", status="403 Forbidden")]
+
+
+@_parser(
+    "hub-listing", _hub_listings, b'"lfs":', b'"oid":"', b'"type":"directory"', b"Link: <", b"X-Error-Code: ", *_HTTP
+)
+def _(data: bytes) -> object:
+    found = []
+    for answers in ([data, _HUB_TREE], [_HUB_REVISION, data, data]):
+        _server().prepare(answers)
+        found.append(_outcome(lambda: list(_hub().list(""))))
+    return found
+
+
+def _hub_answers() -> list[bytes]:
+    linked = (f'X-Linked-Etag: "{_SHA256}"', "X-Linked-Size: 5", f"X-Repo-Commit: {_COMMIT}")
+    return [
+        answer(b"", "Location: http://127.0.0.1:9/signed?Signature=x", *linked, status="302 Found"),
+        answer(b"", "Location: /elsewhere", *linked, status="307 Temporary Redirect"),
+        answer(b"hello", "Content-Range: bytes 0-4/5", status="206 Partial Content"),
+        answer(b"no", "X-Error-Message: Invalid credentials in Authorization header", status="401 Unauthorized"),
+    ]
+
+
+_PLACES = (
+    b"http://[::1]/",
+    b"http://169.254.169.254/",
+    b"http://%31%36%39.254.1.1/",
+    b"//a\\@b/",
+    b"Link: <x>; rel=next\r\n",
+)
+
+
+@_parser("hub-answer", _hub_answers, *_PLACES, *_HTTP)
+def _(data: bytes) -> object:
+    found = []
+    for key, answers in (("a/b", [data, data, data]), ("a/c", [data])):
+        _server().prepare([_HUB_REVISION, _HUB_TREE, *answers])
+        storage = _hub()
+        found.append(_outcome(lambda: b"".join(map(bytes, storage.get(key)))))  # noqa: B023
+    return found
+
+
+@_parser(
+    "http-header",
+    lambda: [b"bytes 0-4/5", b"bytes */5", b"120", b"Wed, 21 Oct 2015 07:28:00 GMT"],
+    b"-0000",
+    b"+9999",
+    b"GMT",
+)
+def _(data: bytes) -> object:
+    from flexai.checkpoints.storage.http import parse_content_range, parse_retry_after
+
+    text = data.decode("latin-1")
+    return parse_content_range(text), parse_retry_after(text)
+
+
+# Texts
+
+
+def _texts(*texts: str) -> Callable[[], list[bytes]]:
+    return lambda: [text.encode("utf-8", "surrogatepass") for text in texts]
+
+
+_ENDPOINTS = (
+    *("https://s3.example.com", "http://127.0.0.1:9000/", "http://[::1]:80/path", "https://xn--bcher-kva.example."),
+    *(
+        "http://0x7f.1",
+        "http://2852039166",
+        "http://169.254.169.254",
+        "https://user:pass@host",
+        "http://a\\b",
+        "http://%31.2",
+    ),
+)
+
+
+@_parser("endpoint", _texts(*_ENDPOINTS), b"%2e", b"\\", b"@", b"[", b"]", b"::ffff:", b"0x", b"#", b"?", b"xn--")
+def _(data: bytes) -> object:
+    from flexai.checkpoints.storage.endpoints import check_endpoint
+    from flexai.checkpoints.storage.hub.addresses import why_refused
+
+    _server()
+    text = _text(data)
+    why_refused(text, inside=False, encrypted=False)
+    checked = check_endpoint(text, allow_path=True)
+    assert check_endpoint(checked, allow_path=True) == checked
+    return checked
+
+
+_PLACES_OF_USERS = (
+    "org/repo",
+    "gpt2@main/onnx",
+    "org/repo@refs/pr/1/a/b",
+    "bucket/a/b",
+    "s3://bucket/prefix",
+    "share:bucket/p",
+)
+
+
+@_parser("place", _texts(*_PLACES_OF_USERS, "gs://b/", "/home/x", "./a"), b"@", b"refs/", b"%2F", b"..", b"://", b":")
+def _(data: bytes) -> object:
+    from flexai.checkpoints.service.system import store_connection, store_opener
+    from flexai.checkpoints.storage.connection import check_bucket, split_bucket
+    from flexai.checkpoints.storage.hub.repo_paths import parse_hub_path
+
+    text = _text(data)
+    readings: Sequence[Callable[[], object]] = (
+        lambda: parse_hub_path(text),
+        lambda: check_bucket(split_bucket(text)[0]),
+        lambda: store_opener(text),
+        lambda: store_connection(text),
+    )
+    return [_outcome(read) for read in readings]
+
+
+@_parser(
+    "path",
+    _texts(*GOOD_PATHS, *(text for text, _ in HOSTILE_PATHS)),
+    b"../",
+    b"\\",
+    b"%2e",
+    b"con",
+    b"\0",
+    b"\xef\xbc\x8e",
+)
+def _(data: bytes) -> object:
+    from flexai.checkpoints.paths import check_path_set, parse_path
+
+    texts = _text(data).split("\n")[:20]
+    paths = [parse_path(text) for text in texts]
+    for path in paths:
+        assert not path.startswith("/") and ".." not in path.split("/") and "\0" not in path and "\\" not in path
+    check_path_set(paths)
+    return paths
+
+
+@_parser(
+    "name",
+    _texts("llama-3", "latest", "best", "0f0e0d0c-0b0a-0908-0706-050403020100", "a_b"),
+    b"-",
+    b"\n",
+    "İ".encode(),
+)
+def _(data: bytes) -> object:
+    from flexai.checkpoints.names import parse_name, parse_reference
+
+    text = _text(data)
+    return (
+        _outcome(lambda: parse_name(text)),
+        _outcome(lambda: parse_reference(text)),
+        _outcome(lambda: parse_name(text)),
+    )
+
+
+@_parser(
+    "setting",
+    _texts("64MiB", "1.5gb", "7d", "90s", "400_000", "2w", "sqlite:///a"),
+    b".",
+    b"_",
+    b"e9",
+    b"\n",
+    allowed=(ValueError,),
+)
+def _(data: bytes) -> object:
+    from flexai.checkpoints.settings import RULES
+
+    found = []
+    for rule in RULES.values():
+        try:
+            value = rule.read(_text(data))
+            assert rule.write(value) == rule.write(rule.read(rule.write(value)))
+            found.append(value)
+        except ValueError as error:
+            found.append(error)
+    return found
+
+
+@functools.cache
+def _home() -> Path:
+    return Path(tempfile.mkdtemp(prefix="flexai-fuzz-"))
+
+
+@_parser(
+    "config-file",
+    _texts('part_size = "64MiB"\nconcurrency = 8\n', "[a]\nb = [1, 2.0]\n"),
+    b'"""',
+    b"[[",
+    b"= 1979-05-27",
+    b"inf",
+)
+def _(data: bytes) -> object:
+    from flexai.checkpoints.settings import CONFIG_FILE, load_settings
+
+    (_home() / CONFIG_FILE).write_bytes(data)
+    with mock.patch.dict("os.environ", {"FLEXAI_HOME": str(_home())}):
+        return load_settings()
