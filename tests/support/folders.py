@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from flexai.checkpoints.storage.beneath import Beneath
 from flexai.checkpoints.training.formats.folder import CheckpointFolder
 from flexai.checkpoints.training.output_dir import walk_files
 
@@ -11,4 +12,4 @@ from flexai.checkpoints.training.output_dir import walk_files
 def local_folder(path: Path, name: str | None = None, *, nested: bool = True) -> CheckpointFolder:
     """List a directory once; ``name`` is its own unless given, ``nested=False`` leaves the folders in it out."""
     sizes = {file: stamp.size for file, stamp in sorted(walk_files(path)) if nested or "/" not in file}
-    return CheckpointFolder(path.name if name is None else name, sizes, path.joinpath)
+    return CheckpointFolder(path.name if name is None else name, sizes, Beneath(path).at)

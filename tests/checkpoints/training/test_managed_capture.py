@@ -18,6 +18,7 @@ from flexai.checkpoints.errors import (
     UnsafePathError,
 )
 from flexai.checkpoints.models import TrainingFacts
+from flexai.checkpoints.storage.beneath import Beneath
 from flexai.checkpoints.training.completeness.by_time import Found
 from flexai.checkpoints.training.managed_capture import OutputCapture, salvage
 from flexai.checkpoints.training.output_dir import list_checkpoint
@@ -259,9 +260,10 @@ def test_pinned_checkpoints_of_a_dead_runner_are_stored_though_the_trainer_had_d
     stage.save("checkpoint-5", trainer_files(5))
     stage.save("torn-6", {"model.safetensors": weights(6)[:-1]})
     stage.save("part-7", {"model.safetensors": weights(7)})
+    output = Beneath(stage.output)
     for name in ("checkpoint-5", "torn-6", "part-7"):
         pin_set = stage.pins.new_set(name)
-        pin_set.refresh(stage.output / name, list_checkpoint(stage.output / name).files)
+        pin_set.refresh(output, name, list_checkpoint(output, name).files)
         shutil.rmtree(stage.output / name)
     stage.save("checkpoint-8", trainer_files(8))
     report = salvage(stage.output, stage.pins, store=stage.store, note=stage.notes.append)
@@ -278,7 +280,7 @@ def test_pins_of_a_dead_runner_are_kept_while_the_store_is_away(stage: Stage) ->
     stage.save("checkpoint-5", trainer_files(5))
     pin_set = stage.pins.new_set("checkpoint-5")
     folder = stage.output / "checkpoint-5"
-    pin_set.refresh(folder, list_checkpoint(folder).files)
+    pin_set.refresh(Beneath(folder), "", list_checkpoint(Beneath(folder), "").files)
     shutil.rmtree(folder)
     report = salvage(stage.output, stage.pins, store=stage.store, note=stage.notes.append)
     assert report.is_pinned

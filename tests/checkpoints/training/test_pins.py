@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tempfile
@@ -10,12 +11,20 @@ from pathlib import Path
 
 import pytest
 
-from flexai.checkpoints.training.output_dir import list_checkpoint
+from flexai.checkpoints.storage.beneath import Beneath
+from flexai.checkpoints.training.formats.folder import CheckpointFolder
+from flexai.checkpoints.training.output_dir import Stamp, list_checkpoint
 from flexai.checkpoints.training.pins import Pins, PinSet
+from tests.hostile.swaps import swap, swapping
+from tests.support.trees import read_tree, write_tree
 
 
 class Notes(list[str]):
     """What was noted."""
+
+
+def _listed(folder: Path) -> dict[str, Stamp]:
+    return list_checkpoint(Beneath(folder), "").files
 
 
 @pytest.fixture
@@ -40,7 +49,7 @@ def pins(tmp_path: Path, notes: Notes) -> Pins:
 @pytest.fixture
 def pinned(pins: Pins, source: Path) -> PinSet:
     found = pins.new_set("checkpoint-5")
-    held = found.refresh(source, list_checkpoint(source).files)
+    held = found.refresh(Beneath(source), "", _listed(source))
     assert list(held) == ["model.bin", "nested/optimizer.bin"]
     return found
 
@@ -55,35 +64,95 @@ def test_a_pinned_file_outlives_its_deletion(pinned: PinSet, source: Path) -> No
     assert pinned.local_path("nested/optimizer.bin").read_bytes() == b"optimizer"
 
 
+@pytest.fixture
+def outside(tmp_path: Path) -> Path:
+    return write_tree(tmp_path / "outside", {"model.bin": b"secret", "optimizer.bin": b"secret", "new.bin": b"secret"})
+
+
+def test_a_folder_that_was_swapped_for_a_link_since_it_was_listed_is_not_pinned(
+    pins: Pins, source: Path, outside: Path, notes: Notes
+) -> None:
+    listed = _listed(source)
+    swap(source / "nested", outside)
+    assert list(pins.new_set("checkpoint-5").refresh(Beneath(source), "", listed)) == ["model.bin"]
+    source.rename(source.with_name("moved"))
+    source.symlink_to(outside)
+    output = Beneath(source.parent)
+    assert pins.new_set("checkpoint-5").refresh(output, source.name, listed) == {}
+    with pytest.raises(OSError, match="checkpoint-5"):
+        list_checkpoint(output, source.name)
+    assert all(path.stat().st_nlink == 1 for path in outside.iterdir())
+
+
+@pytest.mark.parametrize("below", [".", "00001.checkpoint-5", "00001.checkpoint-5/nested"])
+def test_pins_whose_folder_was_swapped_for_a_link_are_neither_read_nor_made_nor_removed(
+    pins: Pins, pinned: PinSet, source: Path, outside: Path, notes: Notes, below: str
+) -> None:
+    for folder in ("00001.checkpoint-5", "00001.checkpoint-5/nested", "nested"):
+        write_tree(outside / folder, {"optimizer.bin": b"secret"})
+    before = read_tree(outside)
+    swap(pins.folder / below, outside)
+    (source / "nested" / "new.bin").write_bytes(b"new")
+    held = pinned.refresh(Beneath(source), "", _listed(source))
+    assert held.keys() == {"model.bin", "nested/optimizer.bin", "nested/new.bin"}
+    assert [note for note in notes if "cannot be pinned" in note]
+    read = CheckpointFolder("checkpoint-5", {path: stamp.size for path, stamp in held.items()}, pinned.at).read
+    assert read("nested/new.bin", 0, 10) == b"new"
+    with pytest.raises(OSError, match="symbolic"):
+        read("nested/optimizer.bin", 0, 10)
+    with contextlib.suppress(OSError):
+        assert all("optimizer.bin" not in files for _, _, files in pins.leftovers())
+    pinned.release()
+    assert read_tree(outside) == before
+
+
+def test_folders_that_are_swapped_for_links_while_they_are_pinned_lead_nowhere(
+    pins: Pins, source: Path, outside: Path
+) -> None:
+    before = read_tree(outside)
+    secrets = {Stamp.of(path.stat()) for path in outside.iterdir()}
+    output = Beneath(source.parent)
+    found: set[str] = set()
+    with swapping(source / "nested", outside):
+        for _ in range(1000):
+            pin_set = pins.new_set("checkpoint-5")
+            held = pin_set.refresh(output, source.name, list_checkpoint(output, source.name).files)
+            assert secrets.isdisjoint(held.values())
+            found |= held.keys()
+            pin_set.release()
+    assert "nested/optimizer.bin" in found
+    assert read_tree(outside) == before
+
+
 def test_a_file_that_is_replaced_is_pinned_anew(pinned: PinSet, source: Path) -> None:
     (source / "model.tmp").write_bytes(b"another")
     (source / "model.tmp").replace(source / "model.bin")
     assert pinned.local_path("model.bin").read_bytes() == b"model"
-    pinned.refresh(source, list_checkpoint(source).files)
+    pinned.refresh(Beneath(source), "", _listed(source))
     assert pinned.local_path("model.bin").read_bytes() == b"another"
 
 
 def test_a_file_that_grows_keeps_its_pin(pinned: PinSet, source: Path) -> None:
     with (source / "model.bin").open("ab") as file:
         file.write(b" grown")
-    listed = list_checkpoint(source).files
-    assert pinned.refresh(source, listed) == listed
+    listed = _listed(source)
+    assert pinned.refresh(Beneath(source), "", listed) == listed
     assert pinned.local_path("model.bin").read_bytes() == b"model grown"
 
 
 def test_a_file_that_is_gone_before_it_can_be_pinned_is_not_held(pins: Pins, source: Path) -> None:
-    listed = list_checkpoint(source).files
+    listed = _listed(source)
     (source / "model.bin").unlink()
     shutil.rmtree(source / "nested")
-    assert pins.new_set("checkpoint-5").refresh(source, listed) == {}
+    assert pins.new_set("checkpoint-5").refresh(Beneath(source), "", listed) == {}
 
 
 def test_a_link_that_takes_a_files_place_is_not_followed(pins: Pins, source: Path, tmp_path: Path) -> None:
-    listed = list_checkpoint(source).files
+    listed = _listed(source)
     (tmp_path / "secret").write_text("not ours")
     (source / "model.bin").unlink()
     (source / "model.bin").symlink_to(tmp_path / "secret")
-    assert "model.bin" not in pins.new_set("checkpoint-5").refresh(source, listed)
+    assert "model.bin" not in pins.new_set("checkpoint-5").refresh(Beneath(source), "", listed)
 
 
 def test_a_folder_takes_a_files_place_and_the_other_way_round(pinned: PinSet, source: Path) -> None:
@@ -92,8 +161,8 @@ def test_a_folder_takes_a_files_place_and_the_other_way_round(pinned: PinSet, so
     (source / "model.bin" / "part").write_bytes(b"part")
     shutil.rmtree(source / "nested")
     (source / "nested").write_bytes(b"file")
-    listed = list_checkpoint(source).files
-    assert pinned.refresh(source, listed) == listed
+    listed = _listed(source)
+    assert pinned.refresh(Beneath(source), "", listed) == listed
     assert pinned.local_path("model.bin/part").read_bytes() == b"part"
     assert pinned.local_path("nested").read_bytes() == b"file"
 
@@ -143,8 +212,8 @@ def test_where_links_cannot_reach_files_are_read_where_they_are_and_that_is_said
 ) -> None:
     pins = Pins(other_file_system / "pins", notes.append)
     unpinned = pins.new_set("checkpoint-5")
-    listed = list_checkpoint(source).files
-    assert unpinned.refresh(source, listed) == listed
+    listed = _listed(source)
+    assert unpinned.refresh(Beneath(source), "", listed) == listed
     assert unpinned.local_path("model.bin") == source / "model.bin"
     assert not unpinned.holds(["model.bin"])
     assert len(notes) == 1
@@ -157,5 +226,5 @@ def test_a_name_that_leaves_no_room_for_our_number_is_read_where_it_is(pins: Pin
     source.mkdir(parents=True)
     (source / "model.bin").write_bytes(b"model")
     unpinned = pins.new_set(source.name)
-    assert list(unpinned.refresh(source, list_checkpoint(source).files)) == ["model.bin"]
+    assert list(unpinned.refresh(Beneath(source), "", _listed(source))) == ["model.bin"]
     assert unpinned.local_path("model.bin") == source / "model.bin"

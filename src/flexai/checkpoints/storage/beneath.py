@@ -24,6 +24,8 @@ _FOLDER = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC
 # A FIFO would otherwise keep us waiting for who opens its other end.
 _FILE = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _STEPS = frozenset({"", ".", ".."})
+GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
+"""Of an OSError for a path that was listed: it no longer leads to what was there."""
 KEPT_OPEN = 64
 """Folders that an operation on many files keeps open: they are asked for again and again, and few processes may have
 more than some hundred files open."""
@@ -122,8 +124,8 @@ class Beneath:
             raise OSError(errno.EINVAL, "is no name of a file", str(self.root / path))
         return self.folder(folder), name
 
-    def make(self, path: str, *, mode: int = 0o777) -> Folder:
-        """Make a folder, its missing parents and the root, durably, and open it."""
+    def make(self, path: str, *, mode: int = 0o777, is_durable: bool = True) -> Folder:
+        """Make a folder, its missing parents and the root, and open it."""
         with suppress(FileNotFoundError):
             return self.folder(path)
         make_directories(self.root, mode=mode)
@@ -134,9 +136,20 @@ class Beneath:
             except FileNotFoundError:
                 with suppress(FileExistsError):
                     os.mkdir(part, mode, dir_fd=folder.number)
-                folder.sync()
+                if is_durable:
+                    folder.sync()
                 folder = folder.enter(part)
         return folder
+
+    def remove_empty(self, path: str, *, below: str = "") -> None:
+        """Remove a folder and those that it is in, up to ``below`` without it, as far as they are empty."""
+        while path not in {"", below}:
+            try:
+                folder, name = self.at(path)
+                os.rmdir(name, dir_fd=folder.number)
+            except OSError:
+                return  # not empty, or not ours to remove
+            path = path.rpartition("/")[0]
 
     def forget(self) -> None:
         """Find the folders that are there now, from now on."""

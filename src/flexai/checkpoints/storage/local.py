@@ -349,12 +349,7 @@ class LocalStorage:
         return _partial(key.rpartition("/")[2], upload_id)
 
     def _remove_empty_parents(self, key: str) -> None:
-        while key := key.rpartition("/")[0]:
-            try:
-                folder, name = self._at(key)
-                os.rmdir(name, dir_fd=folder.number)
-            except OSError:
-                return  # not empty, or not ours to remove
+        self._tree.remove_empty((self._base + key).rpartition("/")[0], below=self._base.rstrip("/"))
 
     @contextlib.contextmanager
     def _errors(self, path: Path) -> Iterator[None]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from flexai.checkpoints.storage.beneath import GONE, Beneath, Folder
 from flexai.checkpoints.training.completeness.by_format import is_temporary_folder, is_unfinished
 
 ROOT = ""
@@ -73,39 +75,40 @@ def list_output(output: Path) -> OutputListing:
     """List an output directory; one that is not there (yet, or for a moment) is empty. Raises OSError."""
     found = OutputListing()
     try:
-        entries = _entries(output)
+        folder = Beneath(output).folder("")
+        entries = _entries(folder)
     except FileNotFoundError:
         return found
-    for entry, status in entries:
+    for name, status in entries:
         if stat.S_ISDIR(status.st_mode):
-            if is_temporary_folder(entry.name):
-                found.temporary.append(entry.name)
+            if is_temporary_folder(name):
+                found.temporary.append(name)
             else:
-                found.folders[entry.name] = Stamp.of(status)
-        elif not (stat.S_ISLNK(status.st_mode) and entry.is_dir()):
+                found.folders[name] = Stamp.of(status)
+        elif not (stat.S_ISLNK(status.st_mode) and _is_folder(folder, name)):
             # A link to a folder is how trainers point at one of their checkpoints (`latest`): no file of any.
-            _enter(found.root, entry.name, status, unfinished=is_unfinished(entry.name))
+            _enter(found.root, name, status, unfinished=is_unfinished(name))
     return found
 
 
-def list_checkpoint(folder: Path) -> Listing:
-    """List a checkpoint's folder and the folders in it.
+def list_checkpoint(tree: Beneath, place: str) -> Listing:
+    """List a checkpoint's folder and the folders in it; ``place`` is its path.
 
-    Raises FileNotFoundError or NotADirectoryError where it is gone, OSError where it cannot be read.
+    Raises OSError where it cannot be read: one of ``GONE`` where it is no longer there.
     """
     found = Listing()
     pending = [("", False)]
     while pending:
         prefix, is_unfinished_folder = pending.pop()
         try:
-            entries = _entries(folder / prefix)
-        except (FileNotFoundError, NotADirectoryError):
-            if prefix:
+            entries = _entries(tree.folder(f"{place}/{prefix}".strip("/")))
+        except OSError as error:
+            if prefix and error.errno in GONE:
                 continue  # removed while we looked
             raise
-        for entry, status in entries:
-            path = prefix + entry.name
-            unfinished = is_unfinished_folder or is_unfinished(entry.name)
+        for name, status in entries:
+            path = prefix + name
+            unfinished = is_unfinished_folder or is_unfinished(name)
             if stat.S_ISDIR(status.st_mode):
                 pending.append((path + "/", unfinished))
             else:
@@ -115,14 +118,16 @@ def list_checkpoint(folder: Path) -> Listing:
 
 def walk_files(output: Path) -> Iterator[tuple[str, Stamp]]:
     """Yield every file below a directory, whatever its name. Raises OSError where a folder cannot be read."""
+    tree = Beneath(output)
     pending = [""]
     while pending:
-        prefix = pending.pop()
-        for entry, status in _entries(output / prefix):
+        base = pending.pop()
+        prefix = f"{base}/" if base else ""
+        for name, status in _entries(tree.folder(base)):
             if stat.S_ISDIR(status.st_mode):
-                pending.append(f"{prefix}{entry.name}/")
+                pending.append(prefix + name)
             elif not stat.S_ISLNK(status.st_mode):
-                yield prefix + entry.name, Stamp.of(status)
+                yield prefix + name, Stamp.of(status)
 
 
 def _enter(listing: Listing, path: str, status: os.stat_result, *, unfinished: bool) -> None:
@@ -134,12 +139,17 @@ def _enter(listing: Listing, path: str, status: os.stat_result, *, unfinished: b
         listing.refusal = f"{path!r} in it is neither a file nor a folder"
 
 
-def _entries(folder: Path) -> list[tuple[os.DirEntry[str], os.stat_result]]:
+def _entries(folder: Folder) -> list[tuple[str, os.stat_result]]:
     found = []
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            try:
-                found.append((entry, entry.stat(follow_symlinks=False)))
-            except FileNotFoundError:
-                continue  # removed while we looked
-    return sorted(found, key=lambda pair: pair[0].name)
+    for name, _ in sorted(folder.entries()):
+        with suppress(FileNotFoundError):  # removed while we looked
+            found.append((name, folder.status(name)))
+    return found
+
+
+def _is_folder(folder: Folder, name: str) -> bool:
+    """Whether a link leads to a folder."""
+    try:
+        return stat.S_ISDIR(os.stat(name, dir_fd=folder.number).st_mode)
+    except OSError:
+        return False

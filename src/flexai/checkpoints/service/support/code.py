@@ -12,6 +12,7 @@ from flexai.checkpoints.contents import StoredFile
 from flexai.checkpoints.errors import ExecutableContentError
 from flexai.checkpoints.progress import Progress
 from flexai.checkpoints.service.system import System
+from flexai.checkpoints.storage.beneath import Beneath
 from flexai.checkpoints.storage.managed import ManagedStore
 from flexai.checkpoints.storage.protocol import Block
 from flexai.checkpoints.training.formats.executable import FoundCode, find_code, may_hold_code, summary
@@ -66,7 +67,7 @@ def source_files(sources: Sequence[FileSource]) -> RangedFiles:
 
 def fetched_files(folder: Path, files: Iterable[StoredFile]) -> RangedFiles:
     """Files of a checkpoint in the directory that they were fetched to."""
-    return CheckpointFolder(folder.name, {file.path: file.content.size for file in files}, lambda path: folder / path)
+    return CheckpointFolder(folder.name, {file.path: file.content.size for file in files}, Beneath(folder).at)
 
 
 def refuse_code(files: RangedFiles, title: str) -> None:

@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 
+from flexai.checkpoints.storage.beneath import GONE, Beneath
 from flexai.checkpoints.training.completeness.by_format import Completeness, completeness
 from flexai.checkpoints.training.formats.facts import step_in_name
 from flexai.checkpoints.training.formats.folder import CheckpointFolder
@@ -116,7 +117,6 @@ class _Candidate:
     """A folder that is, or will be, a checkpoint."""
 
     name: str
-    path: Path
     pins: PinSet
     changed_at: float
     folder: Stamp | None = None
@@ -172,7 +172,7 @@ def _by_age(candidates: Iterable[_Candidate]) -> list[_Candidate]:
 
 
 def _folder(name: str, files: Stamps, pins: PinSet) -> CheckpointFolder:
-    return CheckpointFolder(name, {path: stamp.size for path, stamp in files.items()}, pins.local_path)
+    return CheckpointFolder(name, {path: stamp.size for path, stamp in files.items()}, pins.at)
 
 
 class Watch:
@@ -189,6 +189,7 @@ class Watch:
     ) -> None:
         """``quiet_period`` is in seconds; ``take`` is handed each checkpoint; ``note`` is told what is not captured."""
         self._output = output
+        self._tree = Beneath(output)
         self._pins = pins
         self._quiet_period = quiet_period
         self._take = take
@@ -262,16 +263,18 @@ class Watch:
             self._vanished(candidate)  # deleted and made again since the last look
             candidate = None
         if candidate is None:
-            candidate = self._candidates[name] = self._new(name, self._output / name, time)
+            candidate = self._candidates[name] = self._new(name, time)
         elif self._is_done_with(candidate) and candidate.folder == folder and time < candidate.next_full_look:
             return False
         candidate.folder = folder
         candidate.next_full_look = time + _FULL_LOOK_SECONDS
         try:
-            listing = list_checkpoint(candidate.path)
-        except (FileNotFoundError, NotADirectoryError):
-            return True  # gone since it was listed: the next look misses it
-        except PermissionError as error:
+            listing = list_checkpoint(self._tree, name)
+        except OSError as error:
+            if error.errno in GONE:
+                return True  # gone since it was listed: the next look misses it
+            if not isinstance(error, PermissionError):
+                raise
             listing = Listing(refusal=f"it cannot be read: {error.strerror}")
         if not name.isprintable():
             listing.refusal = "its name has characters that cannot be shown"
@@ -281,11 +284,11 @@ class Watch:
         if ROOT not in self._candidates:
             if not listing.root.files:
                 return False
-            self._candidates[ROOT] = self._new(ROOT, self._output, time)
+            self._candidates[ROOT] = self._new(ROOT, time)
         return self._update(self._candidates[ROOT], listing.root, time)
 
-    def _new(self, name: str, path: Path, time: float) -> _Candidate:
-        return _Candidate(name=name, path=path, pins=self._pins.new_set(name), changed_at=time)
+    def _new(self, name: str, time: float) -> _Candidate:
+        return _Candidate(name=name, pins=self._pins.new_set(name), changed_at=time)
 
     def _is_done_with(self, candidate: _Candidate) -> bool:
         waiting_or_stored = candidate.found is None or candidate.found.fate is not Fate.CHANGED
@@ -304,7 +307,7 @@ class Watch:
         if old and new and candidate.name != ROOT and not any(stamp.file in present for stamp in old.values()):
             # Every file is another one, so this is another checkpoint in a folder of the same name.
             self._vanished(candidate, folder_stays=True)
-            fresh = self._new(candidate.name, candidate.path, time)
+            fresh = self._new(candidate.name, time)
             fresh.folder, fresh.next_full_look = candidate.folder, candidate.next_full_look
             self._candidates[candidate.name] = candidate = fresh
             old = {}
@@ -339,7 +342,7 @@ class Watch:
         if candidate.taken:
             candidate.is_rewritten = True
         candidate.fullest = None
-        candidate.files = candidate.pins.refresh(candidate.path, listing.files)
+        candidate.files = candidate.pins.refresh(self._tree, candidate.name, listing.files)
 
     def _shrink(self, candidate: _Candidate, listing: Listing) -> None:
         # The pins of what is gone stay: if this is the folder's deletion, they hold the checkpoint that it was.

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Protocol
 
+from flexai.checkpoints.storage.beneath import Folder
 from flexai.checkpoints.training.formats.verdict import NotWholeError, shown
 
 
@@ -24,20 +24,19 @@ class RangedFiles(Protocol):
 class CheckpointFolder:
     """What the rules need of a checkpoint: its files as they were listed once."""
 
-    def __init__(self, name: str, sizes: Mapping[str, int], local_path: Callable[[str], Path]) -> None:
+    def __init__(self, name: str, sizes: Mapping[str, int], at: Callable[[str], tuple[Folder, str]]) -> None:
         """``name`` is the checkpoint's display name, empty for files in the output directory's root.
 
-        ``sizes`` has each file's path below the folder (with `/`) and its bytes; ``local_path`` tells where it is.
+        ``sizes`` has each file's path below the folder (with `/`) and its bytes; ``at`` finds it.
         """
         self.name = name
         self.files = sizes
-        self._local_path = local_path
+        self._at = at
 
     def read(self, path: str, start: int, length: int) -> bytes:
         """At most `length` bytes from offset `start`; fewer only where the file ends. Raises OSError."""
-        # The file may have been replaced since: O_NOFOLLOW for a link, O_NONBLOCK so that a pipe cannot hang us.
-        descriptor = os.open(self._local_path(path), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        with os.fdopen(descriptor, "rb") as file:
+        folder, name = self._at(path)
+        with os.fdopen(folder.open(name, os.O_RDONLY), "rb") as file:
             file.seek(start)
             return file.read(length)
 
