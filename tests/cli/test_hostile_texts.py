@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from flexai.cli.training.logs import readable
-from tests.cli.program import Program
-from tests.hostile.texts import ALL, HOSTILE_TEXTS, assert_harmless
+from tests.cli.program import Program, on_a_terminal
+from tests.hostile.texts import ALL, assert_harmless
 
 _PLAIN = {"NO_COLOR": "1", "TERM": "dumb", "FLEXAI_QUIET_PERIOD": "0.05"}
 _TRAIN = f"""
@@ -54,51 +54,50 @@ def hostile(program: Program) -> Program:
     return program
 
 
-@pytest.mark.parametrize(
-    "line",
-    [
-        "checkpoint list",
-        "checkpoint list --json",
-        "checkpoint inspect pushed",
-        "checkpoint inspect pushed --json",
-        "checkpoint inspect pushed --executable",
-        "checkpoint verify",
-        "checkpoint fetch pushed -d out",
-        "checkpoint prune --job my-run --keep-last 1 --dry-run",
-        "checkpoint gc --dry-run",
-        "checkpoint push other --from-checkpoint pushed --dry-run",
-        "checkpoint recover",
-        "training list",
-        "training list --json",
-        "training inspect my-run",
-        "training checkpoints my-run",
-        "training checkpoints my-run --json",
-        "training logs my-run",
-        "training delete my-run",
-        "--verbose checkpoint verify",
-        "--debug checkpoint verify",
-        "config show",
-        "status",
-    ],
+_LINES = (
+    "checkpoint list",
+    "checkpoint list --json",
+    "checkpoint inspect pushed",
+    "checkpoint inspect pushed --json",
+    "checkpoint inspect pushed --executable",
+    "checkpoint verify",
+    "checkpoint fetch pushed -d out",
+    "checkpoint prune --job my-run --keep-last 1 --dry-run",
+    "checkpoint gc --dry-run",
+    "checkpoint push other --from-checkpoint pushed --dry-run",
+    "checkpoint recover",
+    "training list",
+    "training list --json",
+    "training inspect my-run",
+    "training checkpoints my-run",
+    "training checkpoints my-run --json",
+    "training logs my-run",
+    "training delete my-run",
+    "--verbose checkpoint verify",
+    "--debug checkpoint verify",
+    "config show",
+    "status",
 )
-def test_nothing_that_others_wrote_commands_the_terminal(hostile: Program, line: str) -> None:
-    assert_harmless(hostile.on_a_terminal(*line.split()))
 
 
-@pytest.mark.parametrize("text", HOSTILE_TEXTS.values(), ids=HOSTILE_TEXTS)
-def test_no_argument_and_no_setting_commands_the_terminal(program: Program, text: str) -> None:
+def test_nothing_that_others_wrote_commands_the_terminal(hostile: Program) -> None:
+    for line in _LINES:
+        assert_harmless(hostile.on_a_terminal(*line.split()))
+
+
+def test_no_argument_and_no_setting_commands_the_terminal(program: Program) -> None:
     program.environment.update(_PLAIN)
     for words in (
-        [text],
-        [f"--{text}"],
-        ["checkpoint", text],
-        ["checkpoint", "inspect", text],
-        ["checkpoint", "push", "name", "-f", text],
-        ["--debug", "checkpoint", "push", "name", "-f", text],
-        ["training", "run", "name", "--", text],
+        [ALL],
+        [f"--{ALL}"],
+        ["checkpoint", ALL],
+        ["checkpoint", "inspect", ALL],
+        ["checkpoint", "push", "name", "-f", ALL],
+        ["--debug", "checkpoint", "push", "name", "-f", ALL],
+        ["training", "run", "name", "--", ALL],
     ):
         assert_harmless(program.on_a_terminal(*words))
-    assert_harmless(program.on_a_terminal("config", "show", env={"FLEXAI_PART_SIZE": text}))
+    assert_harmless(program.on_a_terminal("config", "show", env={"FLEXAI_PART_SIZE": ALL}))
 
 
 def test_a_manifest_that_is_recovered_cannot_command_the_terminal(hostile: Program) -> None:
@@ -175,8 +174,6 @@ with terminal.guarded():
     terminal.write_document({{text: text}}, as_json=False)
     sys.stdout.flush()
 """
-    from tests.cli.program import on_a_terminal
-
     status, shown = on_a_terminal([sys.executable, "-c", code], env=program.environment | _PLAIN, cwd=tmp_path)
     assert status == 0
     assert_harmless(shown)
@@ -194,8 +191,6 @@ with terminal.guarded(), showing.shown_progress() as progress:
     terminal.say("said " + {ALL!r})
     print("print " + {ALL!r}, file=sys.stderr)
 """
-    from tests.cli.program import on_a_terminal
-
     status, shown = on_a_terminal([sys.executable, "-c", code], env=program.environment, cwd=tmp_path)
     assert status == 0
     assert "━" in shown
