@@ -19,7 +19,30 @@ def test_the_fields_of_a_template_are_found() -> None:
 
 @pytest.mark.parametrize(
     "template",
-    ["{jobb}", "{}", "{0}", "{job.__class__}", "{job[0]}", "{job!r}", "{step:{job}}", "{job", "job}", "{job.name}"],
+    [
+        *(
+            "{jobb}",
+            "{}",
+            "{0}",
+            "{job.__class__}",
+            "{job[0]}",
+            "{job!r}",
+            "{step:{job}}",
+            "{job",
+            "job}",
+            "{job.name}",
+        ),
+        # Each would make a text of a gigabyte, or more.
+        *(
+            "{job:>1000000000}",
+            "{job!r:>9}",
+            "{step:01000000000d}",
+            "{step:0999d}",
+            "{job:.5}",
+            "{step:,}",
+            "{step:99}",
+        ),
+    ],
 )
 def test_anything_but_a_plain_field_is_refused(template: str) -> None:
     with pytest.raises(ValueError):

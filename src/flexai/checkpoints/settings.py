@@ -27,6 +27,10 @@ DEFAULT_PART_SIZE = 64 * 1024 * 1024
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw]?)", re.IGNORECASE)
+# Greedy up to the last `@`: a password may hold one.
+_PASSWORD = re.compile(r"(://[^:/@\s]*):.*@", re.DOTALL)
+_PARAMETER = re.compile(r"(?<=[?&])([^=&]*=)[^&]*")
+_SECRET = re.compile(r"pass|pwd|secret|token|key|credential|auth", re.IGNORECASE)
 _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _LONGEST = timedelta(days=36_500)
 _FOR_EVER = timedelta(days=365_000)
@@ -142,6 +146,19 @@ class DurationRule(NumberRule):
         if not isinstance(duration, timedelta):
             raise ValueError("a duration is needed, such as 90s or 7d")
         return duration
+
+
+def hide_secrets(url: str) -> str:
+    """A URL as people may see it: without a password, and without parameters that speak of anything secret.
+
+    A URL that is none is cut in the same way: what cannot be used may hold a password all the same.
+    """
+    from urllib.parse import unquote_plus
+
+    def hide(parameter: re.Match[str]) -> str:
+        return f"{parameter[1]}***" if _SECRET.search(unquote_plus(parameter[0])) else parameter[0]
+
+    return _PARAMETER.sub(hide, _PASSWORD.sub(r"\1:***@", url))
 
 
 def write_duration(value: timedelta) -> str:

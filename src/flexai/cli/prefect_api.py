@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from flexai.checkpoints.settings import home_path
+from flexai.checkpoints.settings import hide_secrets, home_path
 
 UP = "flexai up"
 """The origin of the API of a server that this program has started."""
@@ -37,6 +37,11 @@ class PrefectAPI:
     """Where: a variable or a file."""
     credential: str = field(default="", repr=False)
     """What it wants to be shown, where this program has made that."""
+
+    @property
+    def shown(self) -> str:
+        """The address as people may see it."""
+        return hide_secrets(self.url)
 
 
 def find_api(environment: Mapping[str, str] | None = None) -> PrefectAPI | None:

@@ -104,7 +104,7 @@ def _run_tracked(
     on_output: Callable[..., None] | None,
     on_damage: Callable[..., None] | None,
 ) -> Document:
-    terminal.detail(f"running as a task run of the Prefect API {api.url} (from {api.origin})")
+    terminal.detail(f"running as a task run of the Prefect API {api.shown} (from {api.origin})")
     prepare_prefect(api)
     from flexai import tasks
     from flexai.checkpoints.service.requests import arguments_of
@@ -136,7 +136,7 @@ def _say_what_is_untold(api: PrefectAPI) -> None:
     if not _hand_over(api):
         failures.leave_behind()
         terminal.warn(
-            f"the Prefect API {api.url} does not answer any more: it may show this as still running, without its end,"
+            f"the Prefect API {api.shown} does not answer any more: it may show this as still running, without its end,"
             " its last log lines and its page; what was done is not affected"
         )
 
@@ -219,7 +219,7 @@ def api_errors(api: PrefectAPI | None, *, hint: str = "") -> Iterator[None]:
     """Say in our words that a Prefect API does not answer, or refuses."""
     import httpx
 
-    name = "the embedded Prefect API" if api is None else f"the Prefect API {api.url}"
+    name = "the embedded Prefect API" if api is None else f"the Prefect API {api.shown}"
     try:
         yield
     except httpx.HTTPStatusError as error:

@@ -405,6 +405,7 @@ def test_a_url_that_cannot_be_used_is_an_error_without_its_password(url: str) ->
         "postgresql+psycopg://user:s3cr3t-word@127.0.0.1:1/db",
         "postgresql+asyncpg://user:s3cr3t-word@127.0.0.1:1/db",
         "postgresql://127.0.0.1:1/db?user=user&password=s3cr3t-word&connect_timeout=2",
+        "postgresql://user@127.0.0.1:1/db?sslpassword=s3cr3t-word&sslkey=%2Fs3cr3t.key",
     ],
 )
 def test_a_server_that_does_not_answer_is_an_error_without_its_password(url: str) -> None:

@@ -4,8 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flexai.checkpoints.settings import RULES
-from flexai.cli.config.show import hide_password
+from flexai.checkpoints.settings import RULES, hide_secrets
 from tests.cli.conftest import Run
 from tests.cli.program import Program
 
@@ -46,13 +45,26 @@ def test_the_prefect_api_is_shown_with_its_origin(flexai: Run, monkeypatch: pyte
 
 
 def test_a_password_is_never_shown(flexai: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    for url in ("postgresql://me:5ecret@server/db", "postgresql://server/db?user=me&password=5ecret"):
+    for url in (
+        "postgresql://me:5ecret@server/db",
+        "postgresql://me:5ecret:5ec@ret@server/db",
+        "postgresql://server/db?user=me&password=5ecret",
+        "postgresql://server/db?sslmode=require&sslPassword=5ecret&sslkey=/5ecret",
+        "postgresql://server/db?user=me&sslp%61ssword=5ecret",
+        "postgresql://server/db?options=-c%20app.token%3D5ecret",
+        "server/db?api_key=5ecret",
+        "https://me:5ec\nret@server",
+    ):
         monkeypatch.setenv("FLEXAI_DATABASE_URL", url)
         for flags in ([], ["--json"]):
             done = flexai("config", "show", *flags)
             assert done.code == 0
-            assert "5ecret" not in done.out + done.err
+            assert "5ec" not in done.out + done.err
             assert "server" in done.out
+        for command in ("checkpoint list", "--debug checkpoint list"):
+            done = flexai(*command.split())
+            assert done.code != 0
+            assert "5ec" not in done.out + done.err
 
 
 def test_a_setting_that_cannot_be_used_is_shown_all_the_same(flexai: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,4 +81,4 @@ def test_a_setting_that_cannot_be_used_is_shown_all_the_same(flexai: Run, monkey
 @given(st.text(st.characters(categories=["L", "N", "P", "S"]), min_size=4), st.booleans())
 def test_whatever_the_password_it_is_hidden(password: str, has_name: bool) -> None:
     url = f"postgresql://{'me' if has_name else ''}:{password}@server/db"
-    assert hide_password(url) == f"postgresql://{'me' if has_name else ''}:***@server/db"
+    assert hide_secrets(url) == f"postgresql://{'me' if has_name else ''}:***@server/db"

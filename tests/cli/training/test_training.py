@@ -6,6 +6,7 @@ import json
 import signal
 import sys
 import time
+import uuid
 from pathlib import Path
 
 import pytest
@@ -171,7 +172,8 @@ def test_the_output_directory_can_be_named(program: Program) -> None:
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--env", "5ecret"], "--env needs KEY=VALUE"),
+        (["--env", "5ecret"], "takes a variable from the environment, and there is none of that name"),
+        (["--env", "AWFUL_5ecret"], "takes a variable from the environment, and there is none of that name"),
         (["--env", "1A=5ecret"], "'1A' is no name of a variable"),
         (["--env", "=5ecret"], "'' is no name of a variable"),
         (["-E", "A=5ecret", "-E", "A=5ecret"], "--env A is given twice"),
@@ -184,6 +186,27 @@ def test_wrong_flags_are_refused_without_repeating_a_secret(program: Program, fl
     assert words in done.error
     assert "5ecret" not in done.err
     assert not Path(program.home).exists()
+
+
+def test_a_secret_that_comes_from_the_environment_is_seen_by_no_other_process(program: Program) -> None:
+    code = """
+import os, pathlib
+secret = os.environ["MY_TOKEN"]
+for path in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
+    try:
+        assert secret.encode() not in path.read_bytes(), path
+    except OSError:
+        pass
+print(len(secret))
+"""
+    secret = uuid.uuid4().hex
+    program.file("look.py", code)
+    flags = ("training", "run", "my-run", "--env", "MY_TOKEN", "--", sys.executable, "look.py")
+    done = program.run(*flags, env={"MY_TOKEN": secret})
+    assert (done.code, done.out) == (0, "32\n"), done.err
+    shown = program.run("training", "inspect", "my-run", "--json")
+    assert shown.json()["spec"]["environment"] == ["MY_TOKEN"]
+    assert secret not in shown.out
 
 
 def test_options_of_the_command_need_two_dashes_before_it(program: Program) -> None:

@@ -23,6 +23,7 @@ from flexai.checkpoints.catalog.database import (
     Transaction,
 )
 from flexai.checkpoints.errors import SettingsError, StorageError, StorageUnavailableError
+from flexai.checkpoints.settings import hide_secrets
 
 
 class PostgresqlTransaction(Transaction):
@@ -116,8 +117,7 @@ class PostgresqlDatabase(Database):
         except IntegrityError as error:
             raise ConstraintError(str(error.orig)) from error
         except (DBAPIError, PoolTimeoutError) as error:
-            # A password can also stand in the query, where SQLAlchemy does not hide it.
-            shown = self._engine.url.set(query={}).render_as_string(hide_password=True)
+            shown = hide_secrets(self._engine.url.render_as_string(hide_password=True))
             cause = error.orig if isinstance(error, DBAPIError) else error
             reason = next(iter(str(cause).strip().splitlines()), type(error).__name__)
             passing = isinstance(error, (OperationalError, InterfaceError, PoolTimeoutError))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from datetime import timedelta
 from typing import Any
 
@@ -11,17 +10,13 @@ from flexai.cli import terminal
 from flexai.cli.commands import command
 from flexai.cli.parameters import json_option
 
-# Greedy up to the last `@`: a password may hold one.
-_PASSWORD = re.compile(r"(://[^:/@\s]*):.*@")
-_PASSWORD_PARAMETER = re.compile(r"([?&]password=)[^&]*", re.IGNORECASE)
-
 
 @command("show", usage="[--json]")
 @json_option
 def show(as_json: bool) -> None:
     """Show every setting and where it comes from.
 
-    From its environment variable, else from config.toml in the home folder, else its default. Passwords are
+    From its environment variable, else from config.toml in the home folder, else its default. Secrets are
     left out. Shows also which Prefect API operations are tracked by, if any.
 
     \b
@@ -35,13 +30,13 @@ def show(as_json: bool) -> None:
     problem, settings = _settings(as_json)
     api = find_api()
     if as_json:
-        found = None if api is None else {"url": hide_password(api.url), "origin": api.origin}
+        found = None if api is None else {"url": api.shown, "origin": api.origin}
         terminal.write_document({"settings": settings, "prefectAPI": found}, as_json=True)
     else:
         from flexai.cli.tables import dashed_table
 
         rows = [(name, str(entry["value"]), str(entry["origin"])) for name, entry in settings.items()]
-        rows.append(("Prefect API", hide_password(api.url) if api else "none", api.origin if api else "not configured"))
+        rows.append(("Prefect API", api.shown if api else "none", api.origin if api else "not configured"))
         terminal.write(dashed_table(("SETTING", "VALUE", "FROM"), rows))
     for warning in open_places(home_path()):
         terminal.warn(warning)
@@ -77,15 +72,10 @@ def _settings(as_json: bool) -> tuple[SettingsError | None, dict[str, dict[str, 
 
 
 def _shown(name: str, value: object, as_json: bool) -> str | int:
-    from flexai.checkpoints.settings import RULES
+    from flexai.checkpoints.settings import RULES, hide_secrets
 
     if as_json and isinstance(value, int):
         return value
     if isinstance(value, int | timedelta):
         return RULES[name].write(value)
-    return hide_password(str(value)) if name in {"database_url", "store"} else str(value)
-
-
-def hide_password(url: str) -> str:
-    """A URL without the password it may hold."""
-    return _PASSWORD_PARAMETER.sub(r"\1***", _PASSWORD.sub(r"\1:***@", url))
+    return hide_secrets(str(value))

@@ -58,15 +58,14 @@ def status(as_json: bool) -> None:
 
 def _nothing(api: PrefectAPI | None, server: Background | None, worker: Background | None) -> dict[str, Any]:
     """What is known without asking."""
-    from flexai.cli.config.show import hide_password
     from flexai.cli.orchestration.server import ui_address
 
     is_ours = api is not None and server is not None and server.url == api.url
     return {
         "ready": False,
         "server": {
-            "apiURL": hide_password(api.url) if api else "",
-            "uiURL": ui_address(hide_password(api.url)) if api else "",
+            "apiURL": api.shown if api else "",
+            "uiURL": ui_address(api.shown) if api else "",
             "origin": api.origin if api else "",
             "answers": False,
             "answersWithoutPassword": False,

@@ -76,7 +76,7 @@ def up(port: int | None, pool: str, opens: bool, no_auth: bool) -> None:
     terminal.say(f"{terminal.count(len(done.deployments), 'deployment')} in work pool {pool!r}")
     address = ui_address(api.url)
     terminal.say("Prefect's UI, with a form for every flow:")
-    terminal.write(address)
+    terminal.write(ui_address(api.shown))
     if api.credential:
         terminal.say(f"it asks for a password once: {credential_path(home)} has it, and flexai up --open fills it in")
     if opens:
@@ -113,11 +113,11 @@ def _server(home: Path, port: int | None, environment: Mapping[str, str], *, has
         return started
     if configured is not None:
         if answers(configured):
-            terminal.say(f"the Prefect API is configured and runs: {configured.url} (from {configured.origin})")
+            terminal.say(f"the Prefect API is configured and runs: {configured.shown} (from {configured.origin})")
             return configured
         if not is_here(configured.url):
             raise StorageUnavailableError(
-                f"the Prefect API {configured.url} (from {configured.origin}) does not answer",
+                f"the Prefect API {configured.shown} (from {configured.origin}) does not answer",
                 hint="start it, or unset it: then flexai up starts a server of your own",
             )
         port = port_of(configured.url)

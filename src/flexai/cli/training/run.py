@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -39,9 +40,10 @@ if TYPE_CHECKING:
 @click.option(
     "-E",
     "--env",
-    metavar="KEY=VALUE",
+    metavar="KEY[=VALUE]",
     multiple=True,
-    help="A variable of the command's environment. Can be given several times.",
+    help="A variable of the command's environment. Without VALUE it is taken from flexai's environment: right for a"
+    " secret, as every user of the machine sees what is typed here (ps). Can be given several times.",
 )
 @click.option(
     "--output-dir",
@@ -61,6 +63,7 @@ def run(track: bool | None, env: tuple[str, ...], **options: Any) -> None:
     \b
     flexai training run my-run -- python train.py --epochs 3
     flexai training run my-run-2 --checkpoint mistral-500 --env WANDB_MODE=offline -- python train.py
+    flexai training run my-run-3 --env HF_TOKEN -- python train.py
     flexai training run my-run --checkpoint latest -- python train.py --epochs 3
     flexai training checkpoints my-run
     """
@@ -94,12 +97,19 @@ def _run(request: TrainingRequest, system: System, progress: Progress) -> Docume
 
 
 def _parse_env(pairs: Sequence[str]) -> dict[str, str]:
-    """Read ``KEY=VALUE`` pairs. Errors never repeat a value: it may be a secret."""
+    """Read ``KEY=VALUE`` pairs; what has no value is taken from the environment.
+
+    Errors never repeat a value: it may be a secret.
+    """
     env: dict[str, str] = {}
     for pair in pairs:
         key, separator, value = pair.partition("=")
-        if not separator:
-            raise UsageError("--env needs KEY=VALUE", hint="flexai training run NAME --env KEY=VALUE -- COMMAND")
+        if not separator and pair not in os.environ:
+            # Not named either: it may be a value whose key was forgotten.
+            raise UsageError(
+                "--env without '=' takes a variable from the environment, and there is none of that name",
+                hint="export it, or flexai training run NAME --env KEY=VALUE -- COMMAND",
+            )
         if not is_variable(key):
             raise UsageError(
                 f"--env: {key!r} is no name of a variable",
@@ -107,5 +117,5 @@ def _parse_env(pairs: Sequence[str]) -> dict[str, str]:
             )
         if key in env:
             raise UsageError(f"--env {key} is given twice", hint="give each variable once")
-        env[key] = value
+        env[key] = value if separator else os.environ[key]
     return env
