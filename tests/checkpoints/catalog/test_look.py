@@ -219,6 +219,13 @@ def test_files_come_in_the_order_of_their_paths_with_their_digests(catalog: Cata
     assert reader.ask(lambda catalog: catalog.blobs(STORE_ID).files_of(pushed.id)) == expected
 
 
+def test_sql_in_a_path_is_a_path(catalog: Catalog, reader: Looks) -> None:
+    path = "a'); DROP TABLE checkpoints; --"
+    pushed = push(catalog, "llama", {path: b"1"})
+    assert [file.path for file in reader.ask(lambda catalog: catalog.checkpoints.list_files(pushed.id))] == [path]
+    assert reader.checkpoint("llama").id == pushed.id
+
+
 def test_exports_come_oldest_first(catalog: Catalog, reader: Looks) -> None:
     pushed = push(catalog, "llama")
     for place in ("bucket/z", "bucket/a"):

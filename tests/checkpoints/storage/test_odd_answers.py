@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -85,3 +86,27 @@ def test_an_answer_that_cannot_be_read_is_an_error_in_words(name: str) -> None:
     server.prepare([content])
     with pytest.raises(StorageUnavailableError, match=r"gave an answer that cannot be read|is not available"):
         ask(make(server.url))
+
+
+@pytest.mark.parametrize("entity", ["SYSTEM 'file://{}'", "'{}'", "SYSTEM 'http://127.0.0.1:9/{}'"])
+def test_entities_in_xml_are_not_followed(tmp_path: Path, entity: str) -> None:
+    (tmp_path / "secret").write_text("canary")
+    document = (
+        f"<!DOCTYPE a [<!ENTITY b {entity.format(tmp_path / 'secret')}>]><ListBucketResult>{{}}</ListBucketResult>"
+    )
+    server = AnsweringServer()
+    server.prepare([answer(document.format("<Contents><Key>&b;</Key><Size>1</Size></Contents>").encode())])
+    try:
+        found = repr(list(_s3(server.url).list("")))
+    except StorageUnavailableError as error:
+        found = str(error)
+    assert "canary" not in found
+
+
+def test_entities_in_one_another_take_no_memory() -> None:
+    entities = "".join(f"<!ENTITY e{n + 1} '{f'&e{n};' * 10}'>" for n in range(1, 12))
+    content = f"<!DOCTYPE a [<!ENTITY e1 'lol'>{entities}]><ListBucketResult><Name>&e12;</Name></ListBucketResult>"
+    server = AnsweringServer()
+    server.prepare([answer(content.encode())])
+    with pytest.raises(StorageUnavailableError):
+        list(_s3(server.url).list(""))
