@@ -11,7 +11,6 @@ again each minute.
 from __future__ import annotations
 
 import contextvars
-import json
 import logging
 import threading
 import time
@@ -33,6 +32,7 @@ from flexai.checkpoints.errors import (
     StorageUnavailableError,
     UsageError,
 )
+from flexai.checkpoints.foreign_json import parse_json
 from flexai.checkpoints.storage.endpoints import check_address, check_endpoint
 
 if TYPE_CHECKING:
@@ -302,7 +302,7 @@ def check_service_account(info: object) -> Mapping[str, Any]:
 def parse_service_account(text: str) -> Mapping[str, Any]:
     """Read a service account's key file; ValueError, without quoting it, for anything else."""
     try:
-        info = json.loads(text)
+        info = parse_json(text.encode())
     except ValueError:
         raise ValueError("it is no service account's key: it is not even JSON") from None
     return check_service_account(info)

@@ -23,6 +23,7 @@ from flexai.blocks.probes import (
 )
 from flexai.blocks.provider import Secret, StorageProvider, Text, endpoint_field, existing_bundle
 from flexai.checkpoints.errors import StorageError
+from flexai.checkpoints.foreign_json import parse_json
 from flexai.checkpoints.storage.connection import RemotePath, check_bucket, split_bucket
 from flexai.checkpoints.storage.endpoints import check_address
 from flexai.checkpoints.storage.gcs.bucket import GCSStorage
@@ -210,13 +211,16 @@ class GCSStorageProvider(StorageProvider):
         except (GoogleAuthError, RequestException) as error:
             raise translate_failure(error, service=service.name) from error
         try:
-            document = json.loads(text) if text else {}
+            document = parse_json(text) if text else {}
+            if not isinstance(document, dict):
+                raise ValueError("it is no JSON object")
         except ValueError:
             raise StorageError(
                 f"{service.name} answers, but not like GCS ({answer.status_code})", hint="check the endpoint"
             ) from None
         if answer.status_code == 200:
-            found = len(document.get("items", ()))
+            items = document.get("items")
+            found = len(items) if isinstance(items, list) else 0
             return f"{service.name} has {found} bucket{'' if found == 1 else 's'} in project {project}"
         # What is refused here is the list alone: who may read a bucket need not be allowed to list them all.
         if answer.status_code == 400 and not project:

@@ -38,7 +38,8 @@ def checkpoint(**fields: Any) -> Checkpoint:
 
 def file_entry(path: str = "model.safetensors", **fields: Any) -> FileEntry:
     """A file of one part."""
-    return FileEntry(**{"path": path, "size": 3, "digest": "cd" * 32, "part_size": 1024} | fields)
+    defaults: dict[str, Any] = {"path": path, "size": 3, "digest": "cd" * 32, "part_size": 1024}
+    return FileEntry(**defaults | fields)
 
 
 def manifest(*paths: str) -> Manifest:

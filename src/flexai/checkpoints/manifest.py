@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    FailFast,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from flexai.checkpoints import paths
+from flexai.checkpoints.errors import UnsafePathError
 from flexai.checkpoints.models import ManifestSummary, canonical_manifest, digest_manifest
 
 _SafePath = Annotated[str, AfterValidator(paths.parse_path)]
 _Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+_Checksums = dict[
+    Annotated[str, Field(pattern=r"^[a-z0-9-]{1,40}$")],
+    Annotated[str, Field(pattern=r"^[ -~]{1,300}$")],
+]
 
 
 class _Frozen(BaseModel):
@@ -22,14 +36,31 @@ class _Frozen(BaseModel):
 class FileEntry(_Frozen):
     """One file of a manifest."""
 
-    checksums: dict[str, str] = Field(default_factory=dict, description="The provider's own checksums, in hex")
+    checksums: _Checksums = Field(default_factory=dict, description="The provider's own checksums, in hex")
     digest: _Digest | None = Field(
         default=None, description="BLAKE3 of the file's parts' digests; None until it is read"
     )
-    part_size: int = Field(gt=0, description="Bytes of each part but the last")
-    parts: tuple[_Digest, ...] = Field(default=(), description="BLAKE3 of each part, where there is more than one")
+    part_size: int = Field(gt=0, lt=2**63, strict=True, description="Bytes of each part but the last")
+    parts: Annotated[tuple[_Digest, ...], FailFast()] = Field(
+        default=(), description="BLAKE3 of each part, where there is more than one"
+    )
     path: _SafePath
-    size: int = Field(ge=0, description="Bytes")
+    size: int = Field(ge=0, lt=2**63, strict=True, description="Bytes")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_small(cls, value: Any) -> Any:
+        # pydantic describes each field that is not known, which could be a million.
+        if isinstance(value, dict) and len(value) > len(cls.model_fields):
+            raise ValueError("a file of a manifest has fields that are not known")
+        return value
+
+    @field_validator("checksums", mode="before")
+    @classmethod
+    def _are_few(cls, value: Any) -> Any:
+        if isinstance(value, dict) and len(value) > 10:
+            raise ValueError("a file of a manifest has more checksums than there are")
+        return value
 
     @field_validator("checksums")
     @classmethod
@@ -43,7 +74,7 @@ class Manifest(_Frozen):
     Its digest names the content: two checkpoints with equal manifests hold the same files.
     """
 
-    files: tuple[FileEntry, ...]
+    files: Annotated[tuple[FileEntry, ...], FailFast()]
 
     @model_validator(mode="after")
     def _files_lie_beside_each_other(self) -> Manifest:
@@ -51,7 +82,19 @@ class Manifest(_Frozen):
         if names != sorted(names):
             raise ValueError("the files of a manifest are in order of their paths")
         paths.check_path_set(names)
+        if self.size >= 2**63:
+            raise ValueError("the files of a manifest are larger than all databases know")
         return self
+
+    @classmethod
+    def read(cls, document: object) -> Manifest:
+        """The manifest that a foreign document describes; ValueError, in words, for one that cannot be."""
+        try:
+            return cls.model_validate(document)
+        except UnsafePathError as error:
+            raise ValueError(error.message) from error
+        except ValidationError as error:
+            raise ValueError(first_flaw(error)) from error
 
     @property
     def size(self) -> int:
@@ -70,3 +113,10 @@ class Manifest(_Frozen):
     def summary(self) -> ManifestSummary:
         """What the catalog keeps of it."""
         return ManifestSummary(digest=self.digest(), size=self.size, file_count=len(self.files))
+
+
+def first_flaw(error: ValidationError) -> str:
+    """What pydantic found first, in one short line: a foreign document can have a million flaws."""
+    flaw = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    place = ".".join(map(str, flaw["loc"]))
+    return f"{place[:100]!r}: {flaw['msg'][:200]}" if place else flaw["msg"][:200]

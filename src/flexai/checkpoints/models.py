@@ -126,7 +126,7 @@ class TrainingFacts:
 class Checkpoint:
     """A named, immutable set of files with a UUID, an owner, a status and a manifest.
 
-    ValueError for an id or a digest that is none, and for a size or a number of files below zero.
+    ValueError for an id or a digest that is none, and for a size or a number below zero or beyond a database's.
     """
 
     __pydantic_config__: ClassVar = _STRICT
@@ -162,8 +162,8 @@ class Checkpoint:
     def __post_init__(self) -> None:
         ids = (self.id, self.creator_user_id, self.owner_org_id, self.parent_id, self.job_id)
         _check_ids(*(found for found in ids if found is not None))
-        if self.size < 0 or self.file_count < 0:
-            raise ValueError("no checkpoint has less than nothing in it")
+        if not all(0 <= number < 2**63 for number in (self.size, self.file_count, self.sequence)):
+            raise ValueError("a size or a number of a checkpoint is out of range")
         if self.manifest_digest is not None and not _DIGEST.fullmatch(self.manifest_digest):
             raise ValueError("the manifest's digest is none")
 

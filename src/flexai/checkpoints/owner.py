@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flexai.checkpoints.errors import SettingsError
+from flexai.checkpoints.foreign_json import parse_json
 from flexai.checkpoints.names import Id, new_id, parse_id
 from flexai.checkpoints.private_folders import make_private_folder
 
@@ -45,7 +46,7 @@ def load_owner(home: Path) -> Owner:
     except OSError as error:
         raise SettingsError(f"{error.filename or path} cannot be read or made: {error.strerror}") from error
     try:
-        document = json.loads(content)
+        document = parse_json(content)
         return Owner(user_id=parse_id(document["userID"]), org_id=parse_id(document["orgID"]))
     except (ValueError, KeyError, TypeError) as error:
         raise SettingsError(

@@ -24,6 +24,9 @@ DATABASE_FILE = "catalog.db"
 STORE_FOLDER = "store"
 DEFAULT_PART_SIZE = 64 * 1024 * 1024
 """Bytes of a part of a large file: what is digested, moved, verified and tried again as one."""
+LEAST_PART_SIZE = 64 * 1024
+MOST_PART_SIZE = 5 * 1024**3
+"""S3's limit: https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html."""
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw]?)", re.IGNORECASE)
@@ -235,8 +238,8 @@ class Settings:
         int,
         SizeRule(
             default=DEFAULT_PART_SIZE,
-            least=64 * 1024,
-            most=5 * 1024**3,
+            least=LEAST_PART_SIZE,
+            most=MOST_PART_SIZE,
             description="Bytes of a part (`64MiB`); more where a provider's limit of 10,000 parts asks for it",
         ),
     ]

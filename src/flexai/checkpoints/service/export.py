@@ -24,7 +24,7 @@ from flexai.checkpoints.service.support.export_manifest import (
     read_export_manifest,
     write_export_manifest,
 )
-from flexai.checkpoints.service.support.manifest_reader import manifest_of
+from flexai.checkpoints.service.support.manifest_reader import document_limit, manifest_of
 from flexai.checkpoints.service.support.shard_dispatch import ShardedExporter
 from flexai.checkpoints.service.support.shard_work import ShardRunner
 from flexai.checkpoints.service.system import System
@@ -146,7 +146,8 @@ def open_place(
 
 def find_export(place: RemotePath, manifest: Manifest) -> ExportManifest | None:
     """The export of a manifest's files that is there, whole or not; DestinationExistsError for one of others."""
-    found = read_export_manifest(place)
+    limit = document_limit(size=manifest.size, file_count=len(manifest.files))
+    found = read_export_manifest(place, limit=limit)
     if found is not None and not found.has_files_of(manifest):
         raise DestinationExistsError(f"another checkpoint was exported to {place.storage.location}/{place.key}")
     return found

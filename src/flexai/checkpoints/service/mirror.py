@@ -15,6 +15,7 @@ from flexai.checkpoints.service.export import ExportReport, export
 from flexai.checkpoints.service.requests import ExportRequest
 from flexai.checkpoints.service.store_requests import MirrorRequest
 from flexai.checkpoints.service.support.export_manifest import read_export_manifest
+from flexai.checkpoints.service.support.manifest_reader import document_limit
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.service.training import inspect_job
 from flexai.checkpoints.storage.connection import RemotePath
@@ -145,7 +146,8 @@ def _folder(checkpoint: Checkpoint) -> str:
 
 
 def _is_there(place: RemotePath, checkpoint: Checkpoint) -> bool:
-    found = read_export_manifest(place)
+    limit = document_limit(size=checkpoint.size, file_count=checkpoint.file_count)
+    found = read_export_manifest(place, limit=limit)
     return found is not None and found.complete and found.manifest.digest() == checkpoint.manifest_digest
 
 

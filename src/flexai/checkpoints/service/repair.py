@@ -20,7 +20,7 @@ from flexai.checkpoints.models import ExportRecord, canonical_json, now
 from flexai.checkpoints.paths import parse_path
 from flexai.checkpoints.progress import Progress
 from flexai.checkpoints.service.support.export_manifest import read_export_manifest
-from flexai.checkpoints.service.support.manifest_reader import manifest_of, read_manifest_document
+from flexai.checkpoints.service.support.manifest_reader import document_limit, manifest_of, read_manifest_document
 from flexai.checkpoints.service.support.manifest_writer import write_manifest
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.storage.connection import RemotePath
@@ -168,11 +168,16 @@ class _Repairs:
         key = (record.storage_provider, record.destination_path)
         if key not in self._places:
             place = self._system.connect(record.storage_provider).open(record.destination_path)
-            found = read_export_manifest(place)
+            found = read_export_manifest(place, limit=self._limit(record.checkpoint_id))
             if found is None:
                 raise NotFoundError("there is no export any more")
             self._places[key] = place, {entry.path: entry for entry in found.manifest.files}
         return self._places[key]
+
+    def _limit(self, checkpoint_id: str) -> int:
+        """Bytes that a checkpoint's manifest may have."""
+        known = self._system.catalog.checkpoints.get_by_id(checkpoint_id)
+        return document_limit(size=known.size, file_count=known.file_count)
 
     def _checked(self, checkpoint_id: str, stored: StoredContent, lost: StoredContent) -> StoredContent:
         """Read content back, and describe it as the lost one was: a provider may have copied it unread.
@@ -236,7 +241,7 @@ class _Repairs:
         """Let a checkpoint's manifest in the store say where the content of these files lies."""
         store = self._system.store
         try:
-            document = store.read_manifest(checkpoint_id)
+            document = store.read_manifest(checkpoint_id, limit=self._limit(checkpoint_id))
             read_manifest_document(document)
         except (IntegrityError, NotFoundError):
             self._write_manifest_anew(checkpoint_id, lost, sound)

@@ -20,6 +20,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from flexai.checkpoints.errors import DestinationExistsError, IntegrityError, NotFoundError, StorageError
+from flexai.checkpoints.foreign_json import MAX_DOCUMENT, parse_json, read_bounded
 from flexai.checkpoints.storage.protocol import Block, Body, BytesBody, ObjectInfo, ObjectStorage, UnfinishedUpload
 
 FORMAT = 1
@@ -27,7 +28,6 @@ _STORE_KEY = "store.json"
 _BLOBS = "blobs/"
 _MANIFESTS = "manifests/"
 _LOGS = "logs/"
-_MAX_DOCUMENT = 1024**3
 
 
 class ManagedStore:
@@ -46,7 +46,7 @@ class ManagedStore:
     def read_id(self) -> str | None:
         """The store's own id; None before its first use. Raises StorageError where something else is in its place."""
         try:
-            document = json.loads(self._read(_STORE_KEY))
+            document = self._read(_STORE_KEY)
             if document["format"] != FORMAT:
                 raise StorageError(
                     f"the store {self.location} is of format {document['format']}; this program knows {FORMAT}",
@@ -118,11 +118,14 @@ class ManagedStore:
         """Store the JSON document that describes a checkpoint."""
         self.storage.put(self._prefix + _manifest_key(checkpoint_id), BytesBody(document))
 
-    def read_manifest(self, checkpoint_id: str) -> dict[str, Any]:
-        """What describes a checkpoint; NotFoundError where there is none, IntegrityError where it is damaged."""
+    def read_manifest(self, checkpoint_id: str, *, limit: int = MAX_DOCUMENT) -> dict[str, Any]:
+        """What describes a checkpoint; ``limit`` is in bytes.
+
+        Raises NotFoundError where there is none, IntegrityError where it is damaged or too large.
+        """
         key = _manifest_key(checkpoint_id)
         try:
-            document = json.loads(self._read(key))
+            document = self._read(key, limit=limit)
         except ValueError as error:
             raise IntegrityError(f"{self.location}/{key} is damaged: {error}") from error
         if not isinstance(document, dict):
@@ -152,14 +155,9 @@ class ManagedStore:
         """Delete what a training job printed, if it is there."""
         self.storage.delete([self._prefix + _log_key(job_id)])
 
-    def _read(self, key: str) -> bytes:
+    def _read(self, key: str, *, limit: int = MAX_DOCUMENT) -> Any:
         # Not described first: an answer without a body cannot say whether the credentials or a permission are missing.
-        content = bytearray()
-        for block in self.storage.get(self._prefix + key):
-            content += block
-            if len(content) > _MAX_DOCUMENT:
-                raise StorageError(f"{self.location}/{key} is too large to be ours")
-        return bytes(content)
+        return parse_json(read_bounded(self.storage.get(self._prefix + key), limit), limit=limit)
 
     def _write(self, key: str, document: dict[str, Any], *, only_new: bool) -> None:
         content = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()

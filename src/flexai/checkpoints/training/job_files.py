@@ -20,6 +20,7 @@ from datetime import datetime
 from pathlib import Path
 
 from flexai.checkpoints.catalog.leases import process_start, this_host
+from flexai.checkpoints.foreign_json import parse_json
 from flexai.checkpoints.models import now
 from flexai.checkpoints.names import Id
 from flexai.checkpoints.private_folders import make_private_folder
@@ -123,7 +124,7 @@ def broken_attempts(jobs_path: Path, job_id: Id, *, before: int) -> Iterator[Bro
     for attempt in range(1, before):
         places = AttemptPlaces.of(jobs_path, job_id, attempt)
         try:
-            document = json.loads((places.folder / _MARK).read_text(encoding="utf-8"))
+            document = parse_json((places.folder / _MARK).read_bytes())
             users_output = Path(document["output"]) if document["isUsersOutput"] else None
             yield BrokenAttempt(
                 places=AttemptPlaces.of(jobs_path, job_id, attempt, users_output),

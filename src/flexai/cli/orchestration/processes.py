@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from flexai.checkpoints.errors import CheckpointError, StorageUnavailableError
+from flexai.checkpoints.foreign_json import parse_json
 from flexai.checkpoints.private_folders import make_private_folder
 
 FOLDER = "prefect"
@@ -63,7 +64,7 @@ def log_path(home: Path, name: str) -> Path:
 def recall(home: Path, name: str) -> Background | None:
     """The background process of a name, if it was started from this home folder and runs."""
     try:
-        document = json.loads(_state_path(home, name).read_text(encoding="utf-8"))
+        document = parse_json(_state_path(home, name).read_bytes())
         found = Background(**document)
     except (OSError, ValueError, TypeError):
         return None  # never started, or a file of another version: nothing that could be relied on

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 import socket
 import sys
@@ -14,6 +13,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from flexai.checkpoints.errors import ConflictError, UsageError
+from flexai.checkpoints.foreign_json import parse_json
 from flexai.checkpoints.private_folders import make_private_folder
 from flexai.cli.orchestration.processes import Background, folder, start, wait_until
 from flexai.cli.prefect_home import close_prefect_home
@@ -35,7 +35,7 @@ def answers(url: str) -> bool:
     request = urllib.request.Request(f"{url.rstrip('/')}/health")
     try:
         with urllib.request.urlopen(request, timeout=_ANSWER_SECONDS) as answer:
-            return json.loads(answer.read(1024)) is True
+            return parse_json(answer.read(1024)) is True
     except (OSError, ValueError):
         return False
 
@@ -45,7 +45,7 @@ def answers_without_password(url: str) -> bool:
     request = urllib.request.Request(f"{url.rstrip('/')}/admin/version")
     try:
         with urllib.request.urlopen(request, timeout=_ANSWER_SECONDS) as answer:
-            return isinstance(json.loads(answer.read(1024)), str)
+            return isinstance(parse_json(answer.read(1024)), str)
     except (OSError, ValueError):
         return False
 

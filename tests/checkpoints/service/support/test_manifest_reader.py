@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 
 from flexai.checkpoints.contents import StoredContent, StoredFile
 from flexai.checkpoints.errors import IntegrityError, UnsafePathError
+from flexai.checkpoints.models import CheckpointKind
 from flexai.checkpoints.service.support.manifest_reader import manifest_of, read_manifest_document
 from flexai.checkpoints.service.support.manifest_writer import write_manifest
+from flexai.checkpoints.settings import LEAST_PART_SIZE
 from flexai.checkpoints.storage.local import LocalStorage
 from flexai.checkpoints.storage.managed import ManagedStore
 from flexai.checkpoints.transfer.digest import digest_parts
@@ -37,8 +39,9 @@ def _file(path: str, size: int, part_size: int, *, blob: int = 1, start: int = 0
 
 
 _PATHS = st.sampled_from(["a.bin", "b/c.bin", "b/d.bin", "名前.txt", "Größe.txt", "a b.txt", "epoch=3.ckpt", "z'z"])
+_SIZES = st.integers(0, 10).map(lambda count: count * LEAST_PART_SIZE)
 _FILES = st.lists(
-    st.builds(_file, _PATHS, st.integers(0, 10), st.integers(1, 12), blob=st.integers(0, 3), start=st.integers(0, 99)),
+    st.builds(_file, _PATHS, _SIZES, _SIZES.filter(bool), blob=st.integers(0, 3), start=st.integers(0, 99)),
     unique_by=lambda file: file.path,
     min_size=1,
 )
@@ -49,7 +52,7 @@ def test_what_is_written_about_a_checkpoint_reads_as_it_was(
     tmp_path_factory: pytest.TempPathFactory, files: list[StoredFile], name: str
 ) -> None:
     store = ManagedStore(LocalStorage(tmp_path_factory.mktemp("store")))
-    described = checkpoint(name=name)
+    described = checkpoint(name=name, kind=CheckpointKind.CAPTURED)
     summary = write_manifest(store, described, files)
     found, manifest, ranges = read_manifest_document(store.read_manifest(str(described.id)))
     assert found == described

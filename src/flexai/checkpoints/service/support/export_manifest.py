@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from flexai.checkpoints.errors import IntegrityError, NotFoundError
+from flexai.checkpoints.foreign_json import MAX_DOCUMENT, TooMuchError, parse_json, read_bounded
 from flexai.checkpoints.manifest import Manifest
 from flexai.checkpoints.models import Checkpoint, canonical_json
 from flexai.checkpoints.service.support.manifest_reader import part_digests_of
@@ -58,28 +58,30 @@ def write_export_manifest(
     place.storage.put(place.prefix + EXPORT_MANIFEST, BytesBody(canonical_json(document)))
 
 
-def read_export_manifest(place: RemotePath) -> ExportManifest | None:
+def read_export_manifest(place: RemotePath, *, limit: int = MAX_DOCUMENT) -> ExportManifest | None:
     """What the export at a place says of itself; None where there is no export.
 
-    Raises IntegrityError for an object of that name that is damaged or none of ours.
+    ``limit`` is in bytes. Raises IntegrityError for an object of that name that is longer, damaged or none of ours.
     """
-    try:
-        content = b"".join(bytes(block) for block in place.storage.get(place.prefix + EXPORT_MANIFEST))
-    except NotFoundError:
-        return None
     where = f"{place.storage.location}/{place.prefix}{EXPORT_MANIFEST}"
     try:
-        document = json.loads(content)
+        document = parse_json(read_bounded(place.storage.get(place.prefix + EXPORT_MANIFEST), limit), limit=limit)
+        manifest = Manifest.read(document["manifest"])
+        listed = {str(entry.path) for entry in manifest.files}
         found = ExportManifest(
             complete=document["complete"] is True,
-            manifest=Manifest.model_validate(document["manifest"]),
-            etags={str(path): str(etag) for path, etag in dict(document["etags"]).items()},
+            manifest=manifest,
+            etags={path: etag for path, etag in document["etags"].items() if path in listed and isinstance(etag, str)},
         )
         if document["format"] != FORMAT or found.manifest.digest() != document["manifestDigest"]:
             raise IntegrityError(f"{where} does not match its digest")
         for entry in found.manifest.files:
             part_digests_of(entry)
-    except (ValueError, KeyError, TypeError) as error:
+    except NotFoundError:
+        return None
+    except TooMuchError as error:
+        raise IntegrityError(f"{where} was not read: {error}") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise IntegrityError(
             f"{where} is not the manifest of an export", hint="remove it, or export again with --overwrite"
         ) from error

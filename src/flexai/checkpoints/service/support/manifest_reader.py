@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from flexai.checkpoints.contents import NewContent, StoredFile
-from flexai.checkpoints.errors import IntegrityError, UnsafePathError
-from flexai.checkpoints.manifest import FileEntry, Manifest
-from flexai.checkpoints.models import Checkpoint
+from flexai.checkpoints.errors import IntegrityError, InvalidNameError
+from flexai.checkpoints.foreign_json import MAX_DOCUMENT
+from flexai.checkpoints.manifest import FileEntry, Manifest, first_flaw
+from flexai.checkpoints.models import Checkpoint, CheckpointKind
+from flexai.checkpoints.names import parse_name
 from flexai.checkpoints.service.support.manifest_writer import FORMAT, entry_of
-from flexai.checkpoints.transfer.digest import digest_parts
+from flexai.checkpoints.settings import LEAST_PART_SIZE, MOST_PART_SIZE
+from flexai.checkpoints.transfer.digest import MAX_PARTS, digest_parts
 
 _CHECKPOINT = TypeAdapter(Checkpoint)
+_BLOB_ID = re.compile(r"[0-9a-f]{32}")
+_YEARS = range(2000, 9000)
+"""Of a time that is taken: databases and languages know others, but each ends at another one."""
+_MOST_PARTS = 1_000_000
+"""Parts of a file: those of the storage that takes the most, a directory."""
+_MAX_FIELDS = 100
+_MAX_NAME = 255
+"""Bytes of a folder's name, on all file systems."""
 
 
 def manifest_of(files: Iterable[StoredFile]) -> Manifest:
@@ -31,16 +43,18 @@ def read_manifest_document(
     """
     try:
         if document["format"] != FORMAT:
-            raise IntegrityError(f"a manifest is of format {document['format']}; this program knows {FORMAT}")
-        checkpoint = _CHECKPOINT.validate_python(document["checkpoint"])
-        manifest = Manifest.model_validate(document["manifest"])
+            raise IntegrityError(f"a manifest is of another format than {FORMAT}, the one that this program knows")
+        checkpoint = _checkpoint(document["checkpoint"])
+        manifest = Manifest.read(document["manifest"])
         if manifest.digest() != document["manifestDigest"]:
             raise IntegrityError(f"the manifest of checkpoint {checkpoint.id} does not match its digest")
         ranges = {
-            entry.path: (str(blob_id), _content(entry, int(start)))
+            entry.path: (_blob_id(blob_id), _content(entry, start))
             for entry, (blob_id, start) in zip(manifest.files, document["contents"], strict=True)
         }
-    except (KeyError, TypeError, ValueError, IndexError, OverflowError, UnsafePathError) as error:
+    except KeyError as error:
+        raise IntegrityError(f"a manifest in the store is damaged: it has no {error}") from error
+    except (TypeError, ValueError, OverflowError) as error:
         raise IntegrityError(f"a manifest in the store is damaged: {error}") from error
     return checkpoint, manifest, ranges
 
@@ -48,20 +62,64 @@ def read_manifest_document(
 def part_digests_of(entry: FileEntry) -> bytes:
     """The digests of a file's parts, one after the other; none where the manifest gives none.
 
-    Raises ValueError where the file's digest is not theirs: else a file that is compared part by part would pass for
-    another one.
+    Raises ValueError for parts of a size that is never written, and where the file's digest is not theirs: else a file
+    that is compared part by part would pass for another one.
     """
+    count = max(1, -(-entry.size // entry.part_size))
+    # A part is doubled, beyond the largest setting too, while a file would have more of them than its storage takes.
+    most = max(MOST_PART_SIZE, entry.size // (MAX_PARTS // 2))
+    if entry.part_size > most or count > _MOST_PARTS or (count > 1 and entry.part_size < LEAST_PART_SIZE):
+        raise ValueError(f"the parts of {entry.path!r} are of a size that is never written")
     if entry.digest is None:
         return b""
     parts = [bytes.fromhex(part) for part in entry.parts or (entry.digest,)]
-    if len(parts) != max(1, -(-entry.size // entry.part_size)) or digest_parts(parts).hex() != entry.digest:
+    if len(parts) != count or digest_parts(parts).hex() != entry.digest:
         raise ValueError(f"the digest of {entry.path!r} is not that of its parts")
     return b"".join(parts)
 
 
-def _content(entry: FileEntry, start: int) -> NewContent:
-    if start < 0:
-        raise ValueError(f"the content of {entry.path!r} begins before its blob")
+def document_limit(*, size: int, file_count: int) -> int:
+    """Bytes that a manifest may have which is known to list ``file_count`` files of ``size`` bytes in all."""
+    # A path and an ETag of their longest, twice; and a digest of each of the smallest parts.
+    return max(MAX_DOCUMENT, 4096 * file_count + size // LEAST_PART_SIZE * 70)
+
+
+def _checkpoint(document: object) -> Checkpoint:
+    """Read what a manifest says of its checkpoint; ValueError for what no checkpoint of ours says."""
+    if not isinstance(document, dict) or len(document) > _MAX_FIELDS:
+        raise ValueError("it describes no checkpoint")
+    for one in ("source", "facts"):
+        if isinstance(part := document.get(one), dict) and len(part) > _MAX_FIELDS:
+            raise ValueError(f"the {one} of its checkpoint has fields that are not known")
+    try:
+        checkpoint = _CHECKPOINT.validate_python(document)
+    except ValidationError as error:
+        raise ValueError(first_flaw(error)) from error
+    for time in filter(None, (checkpoint.created_at, checkpoint.updated_at, checkpoint.deleted_at)):
+        if time.year not in _YEARS or time.tzinfo is None:
+            raise ValueError("a time of its checkpoint is out of range")
+    try:
+        if checkpoint.kind is CheckpointKind.PUSHED:
+            parse_name(checkpoint.name)
+        if checkpoint.job_id is not None:
+            parse_name(checkpoint.job_name)
+    except InvalidNameError as error:
+        raise ValueError(error.message) from error
+    for name in (checkpoint.name, checkpoint.node):
+        if not name.isprintable() or "/" in name or len(name.encode()) > _MAX_NAME:
+            raise ValueError("a name of its checkpoint is none")
+    return checkpoint
+
+
+def _blob_id(found: object) -> str:
+    if not isinstance(found, str) or not _BLOB_ID.fullmatch(found):
+        raise ValueError("it names a blob that is none")
+    return found
+
+
+def _content(entry: FileEntry, start: object) -> NewContent:
+    if not isinstance(start, int) or not 0 <= start < 2**63 - entry.size:
+        raise ValueError(f"the content of {entry.path!r} begins out of its blob")
     return NewContent(
         start=start,
         size=entry.size,

@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import contextlib
 import itertools
-import json
 import re
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -21,6 +20,7 @@ from typing import Any, TypeVar
 from urllib.parse import quote
 
 from flexai.checkpoints.errors import DestinationExistsError, NotFoundError, SourceChangedError, StorageError
+from flexai.checkpoints.foreign_json import parse_json
 from flexai.checkpoints.storage.checks import PARTIAL_SUFFIX, check_key, sort_receipts
 from flexai.checkpoints.storage.gcs.error_mapping import translate_answer, translate_failure
 from flexai.checkpoints.storage.gcs.session import ENDPOINT_URL, GCSService
@@ -492,7 +492,7 @@ def _parts_prefix(key: str, upload_id: str) -> str:
 
 def _read_json(answer: Any, service: str) -> dict[str, Any]:
     try:
-        document = answer.json()
+        document = parse_json(answer.content)
     except ValueError as error:
         raise unavailable(f"{service} gave an answer that cannot be read") from error
     if not isinstance(document, dict):
@@ -505,6 +505,6 @@ def _read_error(answer: Any) -> object:
     from requests.exceptions import RequestException
 
     try:
-        return json.loads(answer.content)
+        return parse_json(answer.content)
     except (ValueError, RequestException):
         return None

@@ -7,7 +7,6 @@ it is treated as a secret: no error and no log line has it.
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -18,6 +17,7 @@ from urllib.parse import urljoin
 
 from flexai import __version__
 from flexai.checkpoints.errors import CheckpointError, SettingsError, StorageError, StorageUnavailableError, UsageError
+from flexai.checkpoints.foreign_json import parse_json, read_bounded
 from flexai.checkpoints.storage.connection import SecretText
 from flexai.checkpoints.storage.hub.addresses import is_inside, origin_of, why_refused
 
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _MAX_REDIRECTS = 5
-_MAX_DOCUMENT = 64 * 1024**2
 _MAX_DRAINED = 64 * 1024
 _TOKEN = re.compile(r"[\x21-\x7e]+")
 _SIGNED = re.compile(r"\?.*(?:signature|sig|token|policy)=.*", re.IGNORECASE)
@@ -83,15 +82,11 @@ class HubClient:
         with contextlib.closing(response):
             if response.status_code != 200:
                 return None, response
-            content = bytearray()
-            for block in self.blocks(response, _MAX_DRAINED):
-                content += block
-                if len(content) > _MAX_DOCUMENT:
-                    raise StorageError(f"{self.endpoint} answered with a document of more than {_MAX_DOCUMENT} bytes")
-        try:
-            return json.loads(content), response
-        except ValueError as error:
-            raise StorageError(f"{self.endpoint} answered with something that is no JSON document") from error
+            try:
+                content = read_bounded(self.blocks(response, _MAX_DRAINED))
+                return parse_json(content), response
+            except ValueError as error:
+                raise StorageError(f"{self.endpoint} answered with a document that cannot be used: {error}") from error
 
     def locate(self, path: str) -> tuple[Location | None, Response]:
         """Where the content at a path below the endpoint lies; None where the Hub does not answer with a place.

@@ -2,32 +2,30 @@
 
 from __future__ import annotations
 
-import json
 import math
 from typing import Any
 
+from flexai.checkpoints.foreign_json import MAX_DOCUMENT, TooMuchError, parse_json
 from flexai.checkpoints.training.formats.folder import RangedFiles, read_exactly
 from flexai.checkpoints.training.formats.verdict import CannotTellError, NotWholeError, shown
-
-MAX_DOCUMENT = 64 * 1024 * 1024
-"""Bytes of one JSON document that are read at most; a longer one is left unread."""
 
 
 def read_object(folder: RangedFiles, path: str, limit: int = MAX_DOCUMENT) -> dict[str, Any]:
     """The JSON object in `path`.
 
     Raises NotWholeError when it is empty, cut off or not an object, CannotTellError when it is longer than
-    `limit` bytes.
+    `limit` bytes or has too many parts to be read.
     """
     size = folder.files[path]
     if size == 0:
         raise NotWholeError(f"{shown(path)} is empty")
     if size > limit:
         raise CannotTellError(f"{shown(path)} is longer than {limit // 1024**2} MiB and was not read")
-    data = read_exactly(folder, path, 0, size)
     try:
-        document = json.loads(data.decode("utf-8"))
-    except (ValueError, RecursionError):
+        document = parse_json(read_exactly(folder, path, 0, size), lenient=True)
+    except TooMuchError as error:
+        raise CannotTellError(f"{shown(path)} was not read: {error}") from None
+    except ValueError:
         raise NotWholeError(f"{shown(path)} is not valid JSON") from None
     if not isinstance(document, dict):
         raise NotWholeError(f"{shown(path)} does not hold a JSON object")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from typing import Any
 
+from flexai.checkpoints.foreign_json import parse_json
 from flexai.checkpoints.training.formats.content import Content
 from flexai.checkpoints.training.formats.folder import RangedFiles
 from flexai.checkpoints.training.formats.json_object import read_object
@@ -58,8 +58,8 @@ def code_of_folder(folder: RangedFiles) -> Iterator[tuple[str, str]]:
 def keras_code(document: bytes) -> list[str]:
     """Lambda layers in a model's description as JSON, and imports from outside of Keras."""
     try:
-        described = json.loads(document)
-    except (ValueError, RecursionError):
+        described = parse_json(document, lenient=True)
+    except ValueError:
         return []
     found: dict[str, None] = {}
     waiting = [described]

@@ -7,13 +7,13 @@ the end of the file.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from typing import Any, NoReturn
+from typing import Any
 
+from flexai.checkpoints.foreign_json import MAX_DOCUMENT, TooMuchError, parse_json
 from flexai.checkpoints.training.formats.folder import CheckpointFolder, read_exactly
 from flexai.checkpoints.training.formats.json_object import read_object
-from flexai.checkpoints.training.formats.verdict import NotWholeError, shown
+from flexai.checkpoints.training.formats.verdict import CannotTellError, NotWholeError, shown
 
 MAX_HEADER = 100_000_000
 """Bytes of header at most, the format's own limit: the length field must never drive an allocation."""
@@ -28,7 +28,10 @@ BITS = (
 
 
 def read_tensor_names(folder: CheckpointFolder, path: str) -> frozenset[str]:
-    """The names of the tensors in a whole safetensors file. Raises NotWholeError with the first flaw found."""
+    """The names of the tensors in a whole safetensors file. Raises NotWholeError with the first flaw found.
+
+    Raises CannotTellError for a header that is longer, or has more parts, than is read here.
+    """
     size = folder.files[path]
     if size < 8:
         raise NotWholeError(f"{shown(path)} is {'empty' if size == 0 else 'too short for a safetensors file'}")
@@ -37,6 +40,8 @@ def read_tensor_names(folder: CheckpointFolder, path: str) -> frozenset[str]:
         raise NotWholeError(f"{shown(path)} announces a header of {length} bytes, more than safetensors allows")
     if 8 + length > size:
         raise NotWholeError(f"{shown(path)} ends inside its header")
+    if length > MAX_DOCUMENT:
+        raise CannotTellError(f"{shown(path)} has a header of {length // 1024**2} MiB, which was not read")
     header = _parsed(path, read_exactly(folder, path, 8, length))
     _check_layout(path, header, size - 8 - length)
     return frozenset(header)
@@ -69,20 +74,12 @@ def read_weight_map(folder: CheckpointFolder, path: str) -> dict[str, frozenset[
 
 def _parsed(path: str, data: bytes) -> dict[str, Any]:
     """The header's tensors, without its `__metadata__`."""
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        keys = dict(pairs)
-        if len(keys) != len(pairs):
-            raise NotWholeError(f"{shown(path)} has a header with a duplicate key")
-        return keys
-
-    def refuse(constant: str) -> NoReturn:
-        raise ValueError(constant)
-
     try:
-        header = json.loads(data.decode("utf-8"), object_pairs_hook=unique, parse_constant=refuse)
-    except (ValueError, RecursionError):
-        raise NotWholeError(f"{shown(path)} has a header that is not valid JSON") from None
+        header = parse_json(data, unique_keys=True)
+    except TooMuchError as error:
+        raise CannotTellError(f"{shown(path)} has a header that was not read: {error}") from None
+    except ValueError as error:
+        raise NotWholeError(f"{shown(path)} has a header that is not valid JSON: {error}") from None
     if not data.startswith(b"{") or not isinstance(header, dict):
         raise NotWholeError(f"{shown(path)} has a header that is not a JSON object")
     metadata = header.pop("__metadata__", None) or {}
