@@ -86,7 +86,7 @@ class HubClient:
                 content = read_bounded(self.blocks(response, _MAX_DRAINED))
                 return parse_json(content), response
             except ValueError as error:
-                raise StorageError(f"{self.endpoint} answered with a document that cannot be used: {error}") from error
+                raise StorageError(f"{self.endpoint} answered with something that cannot be read: {error}") from error
 
     def locate(self, path: str) -> tuple[Location | None, Response]:
         """Where the content at a path below the endpoint lies; None where the Hub does not answer with a place.
