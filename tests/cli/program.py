@@ -78,7 +78,7 @@ class Program:
             **(pipes | options),
         )
 
-    def run(self, *arguments: str, env: Mapping[str, str] | None = None, input: str = "") -> Done:
+    def run(self, *arguments: str, env: Mapping[str, str] | None = None, input: str = "", umask: int = -1) -> Done:
         """Run the program to its end."""
         done = subprocess.run(
             [PROGRAM, *arguments],
@@ -88,6 +88,7 @@ class Program:
             capture_output=True,
             text=True,
             check=False,
+            umask=umask,
         )
         return Done(done.returncode, done.stdout, done.stderr)
 

@@ -1,11 +1,13 @@
-"""Folders that are their owner's alone, and places that are not."""
+"""Folders and files that are their owner's alone, and places that are not."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import stat
 from pathlib import Path
 
+_OWNER = stat.S_IRUSR | stat.S_IWUSR
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 
@@ -25,6 +27,16 @@ def make_private_folder(folder: Path) -> None:
             raise
     else:
         folder.chmod(stat.S_IRWXU)  # which a umask may have cut
+
+
+def make_private_file(path: Path) -> None:
+    """Make an empty file, for its owner alone under any umask; what is there stays as it is. Raises OSError."""
+    if path.exists():
+        return
+    with contextlib.suppress(FileExistsError):
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _OWNER)
+        os.fchmod(descriptor, _OWNER)
+        os.close(descriptor)
 
 
 def close_to_others(path: Path) -> None:

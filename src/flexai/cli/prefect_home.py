@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from flexai.checkpoints.private_folders import close_to_others, make_private_folder, rights_of_others
+from flexai.checkpoints.private_folders import close_to_others, make_private_file, make_private_folder, rights_of_others
 
 _ELSEWHERE = ("PREFECT_API_DATABASE_CONNECTION_URL", "PREFECT_SERVER_DATABASE_CONNECTION_URL")
 _DATABASE = ("prefect.db", "prefect.db-wal", "prefect.db-shm")
@@ -29,7 +29,7 @@ def close_prefect_home(home: Path, environment: Mapping[str, str] | None = None)
         close_to_others(home / name)
     environment = os.environ if environment is None else environment
     if not any(environment.get(name) for name in _ELSEWHERE):
-        os.close(os.open(home / _DATABASE[0], os.O_WRONLY | os.O_CREAT, 0o600))
+        make_private_file(home / _DATABASE[0])
 
 
 def open_places(home: Path, environment: Mapping[str, str] | None = None) -> list[str]:

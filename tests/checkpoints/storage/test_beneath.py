@@ -96,7 +96,7 @@ def test_a_step_upwards_is_no_name(root: Path, outside: Path, path: str) -> None
 
 def test_folders_are_made_below_the_root_and_never_through_a_link(root: Path, outside: Path) -> None:
     tree = Beneath(root)
-    tree.make("run/a/b", mode=0o700)
+    tree.make("run/a/b", private=True)
     assert stat.S_IMODE((root / "run" / "a" / "b").stat().st_mode) == 0o700
     swap(root / "run", outside)
     with pytest.raises(OSError, match="run"):

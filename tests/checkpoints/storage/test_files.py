@@ -155,8 +155,8 @@ def test_a_range_with_any_data_is_no_hole(tmp_path: Path) -> None:
 
 
 def test_directories_are_made_with_their_parents_and_may_be_there(tmp_path: Path) -> None:
-    make_directories(tmp_path / "a" / "b" / "c", mode=0o700)
-    make_directories(tmp_path / "a" / "b" / "c", mode=0o700)
+    make_directories(tmp_path / "a" / "b" / "c", private=True)
+    make_directories(tmp_path / "a" / "b" / "c", private=True)
     assert (tmp_path / "a" / "b" / "c").is_dir()
     assert (tmp_path / "a").stat().st_mode & 0o777 == 0o700
 

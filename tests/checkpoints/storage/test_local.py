@@ -73,9 +73,10 @@ def test_a_tilde_in_the_root_means_the_home_folder(tmp_path: Path, monkeypatch: 
     assert LocalStorage(Path("~/store")).root == tmp_path / "store"
 
 
-def test_a_private_store_is_its_owners_alone_whatever_the_umask(tmp_path: Path) -> None:
+@pytest.mark.parametrize("umask", [0, 0o277], ids=oct)
+def test_a_private_store_is_its_owners_alone_whatever_the_umask(tmp_path: Path, umask: int) -> None:
     storage = LocalStorage(tmp_path / "deep" / "store", private=True)
-    before = os.umask(0)
+    before = os.umask(umask)
     try:
         storage.put("folder/file", BytesBody(b"content"))
     finally:

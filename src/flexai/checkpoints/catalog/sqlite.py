@@ -22,7 +22,7 @@ from flexai.checkpoints.catalog.database import (
     Transaction,
 )
 from flexai.checkpoints.errors import SettingsError, StorageError, StorageUnavailableError
-from flexai.checkpoints.private_folders import make_private_folder
+from flexai.checkpoints.private_folders import make_private_file, make_private_folder
 
 BUSY_TIMEOUT_SECONDS = 60
 """How long a connection waits for another writer."""
@@ -207,10 +207,7 @@ def sqlite_errors(path: Path) -> Iterator[None]:
 def _make_file(path: Path) -> None:
     try:
         make_private_folder(path.parent)
-        if not path.exists():
-            # Made before SQLite does, so that the catalog is its owner's alone whatever the umask.
-            with contextlib.suppress(FileExistsError):
-                os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        make_private_file(path)  # SQLite would make it as the umask says
     except OSError as error:
         raise SettingsError(
             f"the catalog {path} cannot be made: {error.strerror}",

@@ -28,13 +28,16 @@ class FetchReport:
     """Bytes of the files that were fetched; what an interrupted fetch had brought counts too."""
 
 
-def fetch(system: System, request: FetchRequest, *, progress: Progress | None = None) -> FetchReport:
+def fetch(
+    system: System, request: FetchRequest, *, progress: Progress | None = None, private: bool = False
+) -> FetchReport:
     """Bring a checkpoint's files into a directory, which is made where it is missing; a rerun continues a broken fetch.
 
-    A file that is there with the right content is kept. Raises NotFoundError for a checkpoint that is not there,
-    ConflictError for one that is not available, DestinationExistsError for other content in the way (unless
-    ``overwrite``), IntegrityError for stored content that is damaged, ExecutableContentError for files that run code
-    when they are loaded (with ``refuse_executable``; else a checkpoint from a provider has a note).
+    A file that is there with the right content is kept. ``private`` makes files and folders their owner's alone; else
+    they have the modes that the umask leaves. Raises NotFoundError for a checkpoint that is not there, ConflictError
+    for one that is not available, DestinationExistsError for other content in the way (unless ``overwrite``),
+    IntegrityError for stored content that is damaged, ExecutableContentError for files that run code when they are
+    loaded (with ``refuse_executable``; else a checkpoint from a provider has a note).
     """
     progress = progress or Progress()
     destination = Path(request.destination)
@@ -53,13 +56,14 @@ def fetch(system: System, request: FetchRequest, *, progress: Progress | None = 
             limits=system.settings.limits,
             overwrite=request.overwrite,
             progress=progress,
+            private=private,
         )
     finally:
         progress.end()
     if checkpoint.source.storage_provider and not request.refuse_executable:
         from flexai.checkpoints.service.support.code import fetched_files, warn_of_code
 
-        warn_of_code(fetched_files(destination, files), checkpoint.title, progress)
+        warn_of_code(fetched_files(destination.expanduser(), files), checkpoint.title, progress)
     sizes = {file.path: file.content.size for file in files}
     return FetchReport(
         checkpoint=checkpoint,

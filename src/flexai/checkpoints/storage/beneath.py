@@ -76,6 +76,14 @@ class Folder:
         finally:
             os.close(descriptor)
 
+    def let_owner_in(self, name: str) -> None:
+        """Give the owner of a folder in it the rights that a umask may have taken."""
+        descriptor = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.number)
+        try:
+            os.fchmod(descriptor, stat.S_IRWXU)
+        finally:
+            os.close(descriptor)
+
     def sync(self) -> None:
         """Make the names in it durable, where the file system can."""
         sync_directory(".", dir_fd=self.number)
@@ -124,18 +132,20 @@ class Beneath:
             raise OSError(errno.EINVAL, "is no name of a file", str(self.root / path))
         return self.folder(folder), name
 
-    def make(self, path: str, *, mode: int = 0o777, is_durable: bool = True) -> Folder:
-        """Make a folder, its missing parents and the root, and open it."""
+    def make(self, path: str, *, private: bool = False, is_durable: bool = True) -> Folder:
+        """Make a folder, its missing parents and the root, and open it; ``private`` as with ``make_directories``."""
         with suppress(FileNotFoundError):
             return self.folder(path)
-        make_directories(self.root, mode=mode)
+        make_directories(self.root, private=private)
         folder = self.folder("")
         for part in path.split("/") if path else ():
             try:
                 folder = folder.enter(part)
             except FileNotFoundError:
                 with suppress(FileExistsError):
-                    os.mkdir(part, mode, dir_fd=folder.number)
+                    os.mkdir(part, 0o700 if private else 0o777, dir_fd=folder.number)
+                    if private:
+                        folder.let_owner_in(part)
                 if is_durable:
                     folder.sync()
                 folder = folder.enter(part)

@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from flexai.checkpoints.private_folders import make_private_folder
 from flexai.checkpoints.storage.protocol import BLOCK_SIZE, ZERO_BLOCK, Block
 
 _SMALLEST_HOLE = 256 * 1024
@@ -108,13 +109,16 @@ def sync_directory(path: Path | str, *, dir_fd: int | None = None) -> None:
         os.close(descriptor)
 
 
-def make_directories(path: Path, *, mode: int = 0o777) -> None:
-    """Make a directory and its missing parents, durably; each has the mode, less what the umask takes."""
+def make_directories(path: Path, *, private: bool = False) -> None:
+    """Make a directory and its missing parents, durably; ``private`` ones are their owner's alone under any umask."""
     if path.is_dir():
         return
-    make_directories(path.parent, mode=mode)
-    with contextlib.suppress(FileExistsError):
-        path.mkdir(mode=mode)
+    make_directories(path.parent, private=private)
+    if private:
+        make_private_folder(path)
+    else:
+        with contextlib.suppress(FileExistsError):
+            path.mkdir()
     sync_directory(path.parent)
 
 

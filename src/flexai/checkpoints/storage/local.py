@@ -68,7 +68,7 @@ class LocalStorage:
         self._tree = Beneath(within or self.root)
         base = self.root.relative_to(self._tree.root).as_posix()
         self._base = "" if base == "." else f"{base}/"
-        self._directory_mode, self._file_mode = (0o700, 0o600) if private else (0o777, 0o666)
+        self._private = private
 
     @property
     def location(self) -> str:
@@ -162,7 +162,7 @@ class LocalStorage:
         with self._errors(path):
             for attempt in range(_FOLDER_ATTEMPTS):
                 try:
-                    folder = self._tree.make((self._base + key).rpartition("/")[0], mode=self._directory_mode)
+                    folder = self._tree.make((self._base + key).rpartition("/")[0], private=self._private)
                     self._create(folder, _partial(path.name, upload_id), size)
                     break
                 except FileNotFoundError:
@@ -174,8 +174,10 @@ class LocalStorage:
         return upload_id
 
     def _create(self, folder: Folder, name: str, size: int) -> None:
-        descriptor = folder.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, self._file_mode)
+        descriptor = folder.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600 if self._private else 0o666)
         try:
+            if self._private:
+                os.fchmod(descriptor, 0o600)  # which a umask may have cut
             os.ftruncate(descriptor, size)
         except OSError:
             os.unlink(name, dir_fd=folder.number)

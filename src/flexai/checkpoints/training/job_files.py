@@ -23,7 +23,7 @@ from flexai.checkpoints.catalog.leases import process_start, this_host
 from flexai.checkpoints.foreign_json import parse_json
 from flexai.checkpoints.models import now
 from flexai.checkpoints.names import Id
-from flexai.checkpoints.private_folders import make_private_folder
+from flexai.checkpoints.private_folders import make_private_file, make_private_folder
 from flexai.checkpoints.training.runner import end_orphan
 
 _ATTEMPT = "attempt-"
@@ -68,7 +68,10 @@ class AttemptPlaces:
     def make(self) -> None:
         """Make the folders, readable by their owner alone. Raises OSError."""
         make_private_folder(self.folder)
-        self.output.mkdir(parents=self.is_users_output, exist_ok=True)
+        if self.is_users_output:
+            self.output.mkdir(parents=True, exist_ok=True)
+        else:
+            make_private_folder(self.output)
 
     def mark_running(self, pid: int | None = None) -> None:
         """Note that the attempt runs, and as which process, for the next attempt to find after its runner's death."""
@@ -81,6 +84,7 @@ class AttemptPlaces:
             "isUsersOutput": self.is_users_output,
         }
         temporary = self.folder / f".{_MARK}"
+        make_private_file(temporary)
         temporary.write_text(json.dumps(document), encoding="utf-8")
         temporary.replace(self.folder / _MARK)
 

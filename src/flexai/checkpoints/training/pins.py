@@ -140,7 +140,7 @@ class PinSet:
     def _pin(self, source: Beneath, place: str, path: str) -> Stamp | None:
         folder, _, pin = f"{self._place}/{path}".rpartition("/")
         try:
-            pins = self._tree.make(folder, mode=stat.S_IRWXU, is_durable=False)
+            pins = self._tree.make(folder, private=True, is_durable=False)
             files, name = source.at(place)
             os.link(name, pin, src_dir_fd=files.number, dst_dir_fd=pins.number, follow_symlinks=False)
             status = pins.status(pin)

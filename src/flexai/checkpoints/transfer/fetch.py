@@ -73,13 +73,14 @@ def fetch_files(
     limits: Limits,
     overwrite: bool,
     progress: Progress,
+    private: bool = False,
 ) -> Fetched:
-    """Fetch files into a directory, which is made where it is missing.
+    """Fetch files into a directory, which is made where it is missing; ``private`` files are their owner's alone.
 
     Raises UnsafePathError for a path that would leave it, DestinationExistsError for other content in the way, both
     before anything is written; IntegrityError for stored content that is not what was recorded.
     """
-    transfer = _Fetch(_root_of(files, destination), store, record, limits, progress)
+    transfer = _Fetch(_root_of(files, destination), store, record, limits, progress, private=private)
     with _storage_errors(transfer.root):
         transfer.run(files, overwrite=overwrite)
     return transfer.done
@@ -144,7 +145,14 @@ def _storage_errors(root: Path) -> Iterator[None]:
 
 class _Fetch:
     def __init__(
-        self, root: Path, store: ManagedStore, record: RecordDigests, limits: Limits, progress: Progress
+        self,
+        root: Path,
+        store: ManagedStore,
+        record: RecordDigests,
+        limits: Limits,
+        progress: Progress,
+        *,
+        private: bool = False,
     ) -> None:
         self.root = root
         self.tree = Beneath(root, keep=KEPT_OPEN)
@@ -152,6 +160,8 @@ class _Fetch:
         self.record = record
         self.limits = limits
         self.progress = progress
+        self.private = private
+        self.file_mode = 0o600 if private else 0o666
         self.crew = Crew(limits.concurrency, bandwidth=limits.bandwidth)
         self.done = Fetched()
 
@@ -163,7 +173,7 @@ class _Fetch:
         missing = found.missing + found.others
         folders = sorted({os.path.dirname(file.path) for file in missing})
         for folder in folders:
-            self.tree.make(folder)
+            self.tree.make(folder, private=self.private)
         large = [file for file in missing if file.content.size >= self.limits.pack_threshold]
         small = [file for file in missing if file.content.size < self.limits.pack_threshold]
         partials = _Partials(files, large, self)
@@ -267,7 +277,7 @@ class _Fetch:
         temporaries = [(file, partial_path(file.path, file.content)) for file, _ in pieces]
         try:
             for (_, piece), (_, temporary) in zip(pieces, temporaries, strict=True):
-                _write_file(*self.tree.at(temporary), piece)
+                _write_file(*self.tree.at(temporary), piece, self.file_mode)
             _sync_files(self.tree, [temporary for _, temporary in temporaries])
             for file, temporary in temporaries:
                 self.publish(temporary, file)
@@ -387,7 +397,7 @@ class _Partials:
             adopted = True
             kept = descriptor
         if not adopted:
-            kept = folder.open(own, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+            kept = folder.open(own, os.O_RDWR | os.O_CREAT | os.O_EXCL, self._fetch.file_mode)
             with contextlib.suppress(OSError):
                 fcntl.flock(kept, fcntl.LOCK_EX | fcntl.LOCK_NB)
         self._open.add(kept)
@@ -440,9 +450,9 @@ def _partials_in(tree: Beneath, folder: str) -> list[str]:
     return [name for name, _ in entries if name.endswith(PARTIAL_SUFFIX)]
 
 
-def _write_file(folder: Folder, name: str, content: Block) -> None:
+def _write_file(folder: Folder, name: str, content: Block, mode: int) -> None:
     # Not by a file object, which asks for more about the file than writing it takes.
-    descriptor = folder.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    descriptor = folder.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
     try:
         write_block(descriptor, 0, content, keep_hole=False)
     finally:

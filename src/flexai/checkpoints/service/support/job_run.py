@@ -206,7 +206,8 @@ class Attempt:
                 return None
             input_id = chosen.id
         self._job = self._system.catalog.jobs.set_input(self._job.id, self._lease, input_id)
-        report = fetch(self._system, FetchRequest(input_id, str(self._places.input)), progress=self._progress)
+        request = FetchRequest(input_id, str(self._places.input))
+        report = fetch(self._system, request, progress=self._progress, private=True)
         self._tell(f"the command starts from checkpoint {report.checkpoint.name or '.'!r} ({input_id})")
         return self._places.input
 
