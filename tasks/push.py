@@ -72,7 +72,7 @@ def name_here(system: System, request: NameRequest) -> Document:
 
     Raises what ``flexai.checkpoints.service.naming.name_checkpoint`` raises.
     """
-    return _tell(system, request.name, lambda _: name_checkpoint(system, request))
+    return _tell(system, request.name, lambda progress: name_checkpoint(system, request, progress=progress))
 
 
 def _tell(system: System, name: str, push: Callable[[Progress], Checkpoint]) -> Document:

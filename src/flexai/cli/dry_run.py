@@ -8,7 +8,6 @@ import click
 
 from flexai.checkpoints.documents import human_size, short_size
 from flexai.checkpoints.errors import UsageError
-from flexai.checkpoints.names import printable
 from flexai.cli import terminal
 from flexai.cli.tracking import load_connection
 
@@ -56,7 +55,7 @@ def _table(preview: Preview) -> str:
 
     noun = "CHECKPOINT" if preview.verb == "gc" else "FILE"
     shown = _most_important(preview)
-    rows = [(step.action.value, printable(step.name, keep=""), short_size(step.size), step.why) for step in shown]
+    rows = [(step.action.value, step.name, short_size(step.size), step.why) for step in shown]
     table = fitted_table(("ACTION", noun, "SIZE", "WHY"), rows, wide=(1, 3), right=frozenset({2}))
     left_out = len(preview.steps) - len(shown)
     return f"{table}\n  … and {left_out} more, which --json shows" if left_out else table

@@ -51,7 +51,7 @@ def _share(titles: Sequence[str], rows: Sequence[Sequence[str]], wide: tuple[int
 
 
 def _wrap(text: str, width: int) -> list[str]:
-    return textwrap.wrap(text, width, break_on_hyphens=False) or [""]
+    return textwrap.wrap(printable(text, keep=""), width, break_on_hyphens=False) or [""]
 
 
 def _table(

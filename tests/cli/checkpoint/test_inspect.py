@@ -100,5 +100,11 @@ def test_what_the_files_run_is_told_where_it_is_asked_for(flexai: Run, program: 
         "plain.bin": ([], []),
         "weights.pkl": (["posix.system"], []),
     }
+    shown = flexai("checkpoint", "inspect", "model", "--executable")
+    assert yaml.safe_load(shown.out)["status"]["files"] == told
+    assert [line.split(" | ") for line in shown.err.splitlines() if " | " in line][1:] == [
+        ["  weights.pkl", "posix.system"]
+    ]
+    assert max(map(len, shown.err.splitlines())) <= 80
     refused = flexai("checkpoint", "fetch", "model", "-d", "out", "--refuse-executable")
     assert (refused.code, "weights.pkl runs posix.system" in refused.error) == (1, True)

@@ -8,20 +8,27 @@ from flexai.checkpoints.contents import StoredContent, StoredFile
 from flexai.checkpoints.errors import NameTakenError, NotFoundError
 from flexai.checkpoints.models import Checkpoint, CheckpointStatus
 from flexai.checkpoints.names import parse_name
+from flexai.checkpoints.progress import Progress
 from flexai.checkpoints.service.push import taken
 from flexai.checkpoints.service.requests import NameRequest
 from flexai.checkpoints.service.support import commit
 from flexai.checkpoints.service.system import System
 
 
-def name_checkpoint(system: System, request: NameRequest) -> Checkpoint:
+def name_checkpoint(system: System, request: NameRequest, *, progress: Progress | None = None) -> Checkpoint:
     """Make a pushed checkpoint of the same content under another name, and return it, available.
 
     Raises NotFoundError for a checkpoint that is not there, ConflictError for one that is not available or a name that
     another process or owner is pushing, AlreadyExistsError for a name that is available (but with ``if_not_exists`` for
-    one with the same content), and what the store raises.
+    one with the same content), ExecutableContentError for files that run code when they are loaded (with
+    ``refuse_executable``; else a checkpoint from a provider has a note), and what the store raises.
     """
     original = system.available(request.from_checkpoint)
+    if request.refuse_executable or original.source.storage_provider:
+        from flexai.checkpoints.service.support.code import look_for_code, stored_files
+
+        files = stored_files(system.store, system.blobs.files_of(original.id))
+        look_for_code(files, request.name, progress or Progress(), refuse=request.refuse_executable)
     try:
         checkpoint, lease = system.catalog.checkpoints.begin_push(
             parse_name(request.name, what="checkpoint name"),

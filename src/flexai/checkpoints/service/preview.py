@@ -10,13 +10,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from flexai.checkpoints.catalog.gc_queries import Purgeable
+from flexai.checkpoints.contents import StoredFile
 from flexai.checkpoints.documents import duration
 from flexai.checkpoints.errors import AlreadyExistsError, CheckpointError, NameTakenError
 from flexai.checkpoints.models import Checkpoint, now
 from flexai.checkpoints.names import Name, parse_name, parse_reference
 from flexai.checkpoints.progress import Progress
 from flexai.checkpoints.service.export import find_export, open_place
-from flexai.checkpoints.service.push import open_source, scan, taken
+from flexai.checkpoints.service.push import is_of_others, open_source, scan, taken
 from flexai.checkpoints.service.requests import DeleteRequest, ExportRequest, FetchRequest, NameRequest, PushRequest
 from flexai.checkpoints.service.store_requests import GarbageRequest
 from flexai.checkpoints.service.support.manifest_reader import manifest_of
@@ -45,11 +46,18 @@ from flexai.checkpoints.transfer.upload import find_twins
 _HERE = Wire(is_remote=False, min_part_size=1, max_parts=1)
 
 
-def preview_push(system: System, request: PushRequest) -> Preview:
-    """What a push would do; raises what that raises before it stores anything, a name that is taken left out."""
+def preview_push(system: System, request: PushRequest, *, progress: Progress | None = None) -> Preview:
+    """What a push would do; raises what that raises before it stores anything, a name that is taken left out.
+
+    Files that others made are looked through for code where they lie.
+    """
     place = open_source(system, request)
     provider = _HERE if place is None else _wire(place.storage)
     sources = scan(system, request, place)
+    if request.refuse_executable or is_of_others(place, sources):
+        from flexai.checkpoints.service.support.code import look_for_code, source_files
+
+        look_for_code(source_files(sources), request.name, progress or Progress(), refuse=request.refuse_executable)
     listed = provider.listing(len(sources)) if sources else 0
     try:
         unfinished = system.catalog.checkpoints.find_push(_name_of(request), owner=system.owner)
@@ -77,10 +85,12 @@ def _conflict(existing: Checkpoint, actions: set[Action], *, if_not_exists: bool
     )
 
 
-def preview_name(system: System, request: NameRequest) -> Preview:
+def preview_name(system: System, request: NameRequest, *, progress: Progress | None = None) -> Preview:
     """What giving a checkpoint another name would do; raises what that raises, a name that is taken left out."""
     original = system.available(request.from_checkpoint)
     files = system.blobs.files_of(original.id)
+    if request.refuse_executable or original.source.storage_provider:
+        _look_for_code(system, request, request.name, files, progress)
 
     def steps(action: Action, why: str) -> list[Step]:
         return [Step(action, file.path, file.content.size, why) for file in files]
@@ -98,6 +108,18 @@ def preview_name(system: System, request: NameRequest) -> Preview:
 
 def _name_of(request: PushRequest | NameRequest) -> Name:
     return parse_name(request.name, what="checkpoint name")
+
+
+def _look_for_code(
+    system: System,
+    request: FetchRequest | NameRequest,
+    title: str,
+    files: Sequence[StoredFile],
+    progress: Progress | None,
+) -> None:
+    from flexai.checkpoints.service.support.code import look_for_code, stored_files
+
+    look_for_code(stored_files(system.store, files), title, progress or Progress(), refuse=request.refuse_executable)
 
 
 def _held(system: System, sources: Sequence[FileSource], unfinished: Checkpoint | None) -> Held:
@@ -120,6 +142,8 @@ def preview_fetch(system: System, request: FetchRequest, *, progress: Progress |
     progress = progress or Progress()
     checkpoint = system.available(request.reference)
     files = system.blobs.files_of(checkpoint.id)
+    if request.refuse_executable or checkpoint.source.storage_provider:
+        _look_for_code(system, request, checkpoint.title, files, progress)
     limits = system.settings.limits
     progress.begin(f"compare {checkpoint.title}", total_bytes=checkpoint.size, total_files=checkpoint.file_count)
     try:

@@ -76,15 +76,17 @@ def push(
         digests = {path: content.digest.hex() for path, content in placed.items() if content.digest is not None}
         local = [one for one in sources if isinstance(one, LocalSource)]
         system.stat_cache.remember(local, digests, scanned_ns=scanned_ns)
-    elif not request.refuse_executable and (
-        place.revision or any(source.claim and not source.digest for source in sources)
-    ):
-        # What lies on the Hub, or is an export that this catalog does not know, was made by others.
+    elif not request.refuse_executable and is_of_others(place, sources):
         from flexai.checkpoints.service.support import code
 
         files = code.stored_files(system.store, system.blobs.files_of(checkpoint.id))
         code.warn_of_code(files, request.name, progress)
     return stored
+
+
+def is_of_others(place: RemotePath | None, sources: Sequence[FileSource]) -> bool:
+    """Whether others made what is to be pushed: it lies on the Hub, or is an export that this catalog does not know."""
+    return place is not None and (bool(place.revision) or any(source.claim and not source.digest for source in sources))
 
 
 def open_source(system: System, request: PushRequest) -> RemotePath | None:

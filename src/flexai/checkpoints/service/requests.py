@@ -64,6 +64,7 @@ class NameRequest:
         name: The new name.
         from_checkpoint: NAME or UUID of the checkpoint.
         if_not_exists: Succeed where the name is taken by the same content.
+        refuse_executable: Refuse files that run code when they are loaded, or that could not be followed.
 
     Raises:
         UsageError: InvalidNameError for the name or the reference.
@@ -72,6 +73,7 @@ class NameRequest:
     name: str
     from_checkpoint: str
     if_not_exists: bool = False
+    refuse_executable: bool = False
 
     def __post_init__(self) -> None:
         parse_name(self.name, what="checkpoint name")
@@ -107,7 +109,7 @@ class AnyPushRequest(_PushFields):
     def request(self) -> PushRequest | NameRequest:
         """The one of the two that it is."""
         if self.from_checkpoint:
-            return NameRequest(self.name, self.from_checkpoint, self.if_not_exists)
+            return NameRequest(self.name, self.from_checkpoint, self.if_not_exists, self.refuse_executable)
         return PushRequest(**{one.name: getattr(self, one.name) for one in fields(_PushFields)})
 
 
@@ -132,10 +134,6 @@ def _check_push(request: _PushFields, from_checkpoint: str = "") -> None:
             "{} and {} cannot be used together", of_files[0], given[0][-1], hint=f"{of_files[0]} is for files"
         )
     if from_checkpoint:
-        if request.refuse_executable:
-            raise RequestError(
-                "{} and {} cannot be used together", "refuse_executable", "from_checkpoint", hint="no byte moves then"
-            )
         parse_reference(from_checkpoint)
 
 

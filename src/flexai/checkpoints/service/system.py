@@ -16,7 +16,7 @@ from flexai.checkpoints.errors import ConflictError, NotFoundError, SettingsErro
 from flexai.checkpoints.models import Checkpoint, CheckpointStatus
 from flexai.checkpoints.names import parse_reference
 from flexai.checkpoints.owner import Owner, find_owner, load_owner, new_owner
-from flexai.checkpoints.settings import Settings, load_settings
+from flexai.checkpoints.settings import Settings, hide_secrets, load_settings
 from flexai.checkpoints.storage.connection import StorageConnection, check_bucket, split_bucket
 from flexai.checkpoints.storage.local import LocalStorage
 from flexai.checkpoints.storage.managed import ManagedStore
@@ -169,7 +169,7 @@ def store_opener(place: str, connect: Connect | None = None) -> Callable[[], Man
     scheme, separator, rest = place.partition("://")
     if separator:
         if scheme not in {"s3", "gs"}:
-            raise SettingsError(f"the store {place!r} is of no known kind", hint=_FORMS)
+            raise SettingsError(f"the store {hide_secrets(place)!r} is of no known kind", hint=_FORMS)
         bucket, key = _split(place, rest)
         check_bucket(bucket)
         return lambda: ManagedStore(_ambient_bucket(scheme, bucket), prefix=f"{key}/" if key else "")

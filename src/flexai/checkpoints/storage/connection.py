@@ -8,6 +8,7 @@ from typing import Protocol
 
 from flexai.checkpoints.errors import UsageError
 from flexai.checkpoints.names import Id
+from flexai.checkpoints.settings import hide_secrets
 from flexai.checkpoints.storage.protocol import ObjectStorage
 
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
@@ -71,6 +72,7 @@ def check_bucket(name: str) -> str:
     """Return the name of a bucket in an object store; UsageError for what no provider takes for one."""
     if not _BUCKET.fullmatch(name) or ".." in name:
         raise UsageError(
-            f"{name!r} is no bucket's name", hint="write BUCKET/PREFIX, for instance my-bucket/checkpoints"
+            f"{hide_secrets(name)!r} is no bucket's name",
+            hint="write BUCKET/PREFIX, for instance my-bucket/checkpoints",
         )
     return name

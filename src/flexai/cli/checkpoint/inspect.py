@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from flexai.cli import terminal
 from flexai.cli.commands import command
 from flexai.cli.parameters import checkpoint_argument, json_option
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from flexai.checkpoints.documents import Document
 
 
 @command("inspect", usage="NAME|UUID [--executable] [--json]")
@@ -26,7 +33,7 @@ def inspect(reference: str, executable: bool, as_json: bool) -> None:
 
     With --executable each file is read by range from the store: pickles are followed, never loaded. A file has
     executable, what it imports or calls that is not known to be harmless, and notFollowed, what could not be
-    looked into and so may run anything.
+    looked into and so may run anything. Without --json, these files are named once more below.
 
     \b
     flexai checkpoint inspect mistral-500-checkpoint
@@ -50,3 +57,21 @@ def inspect(reference: str, executable: bool, as_json: bool) -> None:
             file["executable"] = list(code.executable) if code else []
             file["notFollowed"] = list(code.unfollowed) if code else []
     terminal.write_document(document, as_json=as_json)
+    if executable and not as_json:
+        _say_what_runs(document["status"]["files"])
+
+
+def _say_what_runs(files: Sequence[Document]) -> None:
+    from flexai.cli.tables import fitted_table
+
+    rows = [
+        (file["path"], ", ".join([*file["executable"], *(f"not followed: {what}" for what in file["notFollowed"])]))
+        for file in files
+        if file["executable"] or file["notFollowed"]
+    ]
+    terminal.say("")
+    if rows:
+        for line in fitted_table(("FILE", "RUNS WHEN IT IS LOADED"), rows, wide=(0, 1)).splitlines():
+            terminal.say(line)
+    else:
+        terminal.say(f"none of {terminal.count(len(files), 'file')} runs code when it is loaded")

@@ -133,16 +133,18 @@ def _push(request: PushRequest | NameRequest, system: System, progress: Progress
     if isinstance(request, NameRequest):
         from flexai.checkpoints.service.naming import name_checkpoint
 
-        return {"metadata": identity(name_checkpoint(system, request))}
+        return {"metadata": identity(name_checkpoint(system, request, progress=progress))}
     from flexai.checkpoints.service.push import push as push_checkpoint
 
     return {"metadata": identity(push_checkpoint(system, request, progress=progress))}
 
 
-def _plan(request: PushRequest | NameRequest, system: System, _: Progress) -> Preview:
+def _plan(request: PushRequest | NameRequest, system: System, progress: Progress) -> Preview:
     from flexai.checkpoints.service.preview import preview_name, preview_push
 
-    return preview_name(system, request) if isinstance(request, NameRequest) else preview_push(system, request)
+    if isinstance(request, NameRequest):
+        return preview_name(system, request, progress=progress)
+    return preview_push(system, request, progress=progress)
 
 
 def _report(checkpoint_id: str, as_json: bool) -> None:

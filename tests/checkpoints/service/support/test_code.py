@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
-from flexai.checkpoints.errors import ExecutableContentError, RequestError
+from flexai.checkpoints.errors import ExecutableContentError
 from flexai.checkpoints.models import CheckpointStatus
+from flexai.checkpoints.progress import Progress
 from flexai.checkpoints.service.fetch import fetch
+from flexai.checkpoints.service.naming import name_checkpoint
+from flexai.checkpoints.service.preview import preview_fetch, preview_name, preview_push
 from flexai.checkpoints.service.push import push
-from flexai.checkpoints.service.requests import AnyPushRequest, FetchRequest, PushRequest
+from flexai.checkpoints.service.requests import AnyPushRequest, FetchRequest, NameRequest, PushRequest
+from flexai.checkpoints.service.support import code
 from flexai.checkpoints.service.support.code import code_of
+from flexai.checkpoints.transfer.steps import Preview
 from tests.checkpoints.service.test_push_from_hub import HubConnection
 from tests.hostile.pickles import system, torch_archive
 from tests.servers.hub import Hub, HubFile, serve_hub
@@ -82,6 +87,71 @@ def test_files_of_this_machine_are_pushed_without_a_warning(machine: Machine) ->
     assert not progress.notes
 
 
-def test_a_name_for_a_checkpoint_that_is_here_refuses_the_option() -> None:
-    with pytest.raises(RequestError):
-        AnyPushRequest("model", from_checkpoint="other", refuse_executable=True)
+def _push_from_hub(machine: Machine, hub: Hub, name: str) -> None:
+    machine.system.connect = lambda _: HubConnection(hub.endpoint)
+    push(machine.system, PushRequest(name, storage_provider="hf", source_path="org/model"))
+
+
+def test_one_file_with_code_behind_a_thousand_without_is_warned_of(machine: Machine, hub: Hub) -> None:
+    many = {f"{number:04}.pkl": HubFile(pickle.dumps(number)) for number in range(1000)}
+    hub.add("org/many", many | {"z.pkl": HubFile(system())})
+    machine.system.connect = lambda _: HubConnection(hub.endpoint)
+    push(machine.system, PushRequest("model", storage_provider="hf", source_path="org/many"))
+    progress = Counter()
+    fetch(machine.system, FetchRequest("model", str(machine.root / "out")), progress=progress)
+    assert [note for note in progress.notes if "z.pkl runs posix.system" in note]
+
+
+@pytest.mark.parametrize("limit", ["WARNING_BYTES", "WARNING_SECONDS"])
+def test_what_a_warning_may_not_cost_is_said(
+    machine: Machine, hub: Hub, monkeypatch: pytest.MonkeyPatch, limit: str
+) -> None:
+    _push_from_hub(machine, hub, "model")
+    monkeypatch.setattr(code, limit, 1)
+    if limit == "WARNING_SECONDS":
+        monkeypatch.setattr(code, limit, 0.0)
+    progress = Counter()
+    fetch(machine.system, FetchRequest("model", str(machine.root / "out")), progress=progress)
+    assert "was not looked through for code to its end" in progress.notes[-1]
+    with pytest.raises(ExecutableContentError, match=r"pytorch_model\.bin runs posix\.system"):
+        fetch(machine.system, FetchRequest("model", str(machine.root / "no"), refuse_executable=True))
+
+
+def test_dry_runs_look_as_the_operations_do(machine: Machine, hub: Hub) -> None:
+    _push_from_hub(machine, hub, "model")
+    source = str(machine.write("run", HOSTILE))
+    plans: list[Callable[[bool, Progress], Preview]] = [
+        lambda refuse, progress: preview_push(
+            machine.system,
+            PushRequest("new", storage_provider="hf", source_path="org/model", refuse_executable=refuse),
+            progress=progress,
+        ),
+        lambda refuse, progress: preview_name(
+            machine.system, NameRequest("new", "model", refuse_executable=refuse), progress=progress
+        ),
+        lambda refuse, progress: preview_fetch(
+            machine.system, FetchRequest("model", str(machine.root / "x"), refuse_executable=refuse), progress=progress
+        ),
+    ]
+    for plan in plans:
+        progress = Counter()
+        plan(False, progress)
+        assert [note for note in progress.notes if "posix.system" in note and "modeling_x.X" in note]
+        with pytest.raises(ExecutableContentError):
+            plan(True, Counter())
+    with pytest.raises(ExecutableContentError):
+        preview_push(machine.system, PushRequest("new", [source], refuse_executable=True))
+    progress = Counter()
+    preview_push(machine.system, PushRequest("new", [source]), progress=progress)
+    assert not progress.notes
+
+
+def test_another_name_for_code_is_warned_of_or_refused(machine: Machine, hub: Hub) -> None:
+    _push_from_hub(machine, hub, "model")
+    asked = AnyPushRequest("other", from_checkpoint="model", refuse_executable=True).request()
+    assert isinstance(asked, NameRequest)
+    with pytest.raises(ExecutableContentError):
+        name_checkpoint(machine.system, asked)
+    progress = Counter()
+    name_checkpoint(machine.system, NameRequest("other", "model"), progress=progress)
+    assert [note for note in progress.notes if "posix.system" in note]

@@ -9,6 +9,7 @@ import logging
 import pickle
 import subprocess
 import sys
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -202,6 +203,62 @@ def test_keras_layers_with_code_are_told() -> None:
     assert look("m.keras", archive({"config.json": json.dumps(layers[:1]).encode()})) == FoundCode()
     h5 = b"\x89HDF\r\n\x1a\n" + bytes(3_000_000) + model + bytes(99)
     assert look("m.h5", h5).executable == ("Keras layer Lambda", "Keras layer __lambda__")
+
+
+def test_a_layer_with_code_is_told_wherever_in_a_large_file_it_lies() -> None:
+    class Sparse:
+        """A file of 300 MiB, with a layer anywhere in it."""
+
+        def __init__(self) -> None:
+            self.files = {"m.h5": 300 * 1024**2}
+
+        def read(self, path: str, start: int, length: int) -> bytes:
+            content = bytearray(min(length, self.files[path] - start))
+            layer = 150 * 1024**2 - 11  # across the end of a block
+            for offset, text in ((0, b"\x89HDF\r\n\x1a\n"), (layer, b'{"class_name": "Lambda"}')):
+                for number, byte in enumerate(text, offset - start):
+                    if 0 <= number < len(content):
+                        content[number] = byte
+            return bytes(content)
+
+    assert find_code(Sparse())["m.h5"] == FoundCode(executable=("Keras layer Lambda",))
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        b'{"class_n\\u0061me": "Lambda"}',
+        b'{"class_name": "L\\u0061mbda"}',
+        b'{"class_name"' + b" " * 2_000_000 + b': "Lambda"}',
+        b'{"class_name":' + b"\n" * 2_000_000 + b'"Lambda"}',
+    ],
+)
+def test_a_layer_whose_text_is_disguised_is_said_to_be_not_followed(model: bytes) -> None:
+    assert look("m.h5", b"\x89HDF\r\n\x1a\n" + bytes(3_000_000) + model + bytes(99)).unfollowed
+
+
+def test_a_configuration_that_is_too_large_or_too_deep_is_said_to_be_not_followed() -> None:
+    code = b'{"auto_map": {"AutoModel": "modeling_x.X"}, "x": '
+    for padding in (b'"' + b"x" * 5_000_000 + b'"}', b"[" * 200_000 + b"]" * 200_000 + b"}"):
+        assert look("config.json", code + padding).unfollowed
+    layer = b'{"class_name": "Lambda", "config": {}, "x": '
+    for padding in (b'"' + b"x" * 20_000_000 + b'"}', b"[" * 200_000 + b"]" * 200_000 + b"}"):
+        assert look("m.keras", archive({"config.json": layer + padding})).unfollowed
+
+
+@given(st.binary(max_size=20) | st.text("\\x0179afn'\"\n ", max_size=20).map(str.encode))
+def test_the_text_of_a_pickle_is_read_as_a_loader_reads_it(text: bytes) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        seen = followed(b"S'" + text + b"'\n.")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            loaded = pickle.loads(b"S'" + text + b"'\n.", encoding="latin-1")  # noqa: S301 - a text alone
+        except (ValueError, pickle.UnpicklingError, EOFError):
+            return
+    if seen.ended and isinstance(seen.value, str):
+        assert seen.value == loaded
 
 
 def test_a_tensorflow_graph_is_a_program() -> None:

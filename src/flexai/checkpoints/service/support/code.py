@@ -3,25 +3,36 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import islice
+from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 
 from flexai.checkpoints.contents import StoredFile
+from flexai.checkpoints.documents import human_size
 from flexai.checkpoints.errors import ExecutableContentError
 from flexai.checkpoints.progress import Progress
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.storage.beneath import Beneath
 from flexai.checkpoints.storage.managed import ManagedStore
 from flexai.checkpoints.storage.protocol import Block
-from flexai.checkpoints.training.formats.executable import FoundCode, find_code, may_hold_code, summary
+from flexai.checkpoints.training.formats.executable import (
+    FoundCode,
+    find_code,
+    is_named_as_pickle,
+    may_hold_code,
+    summary,
+)
 from flexai.checkpoints.training.formats.folder import CheckpointFolder, RangedFiles
 from flexai.checkpoints.transfer.sources import FileSource
 from flexai.checkpoints.transfer.stored_body import StoredBody
 
-MAX_FOR_A_WARNING = 500
-"""Files that are looked into for no more than a warning, of those whose names are such as pickles have."""
+WARNING_BYTES = 1024**3
+"""Bytes that are read for no more than a warning."""
+WARNING_SECONDS = 60.0
+"""Seconds that are taken for no more than a warning, and what the file takes that is looked into then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +81,14 @@ def fetched_files(folder: Path, files: Iterable[StoredFile]) -> RangedFiles:
     return CheckpointFolder(folder.name, {file.path: file.content.size for file in files}, Beneath(folder).at)
 
 
+def look_for_code(files: RangedFiles, title: str, progress: Progress, *, refuse: bool) -> None:
+    """Refuse files that run code when they are loaded, or else warn of them. Raises ExecutableContentError."""
+    if refuse:
+        refuse_code(files, title)
+    else:
+        warn_of_code(files, title, progress)
+
+
 def refuse_code(files: RangedFiles, title: str) -> None:
     """Look into all files. Raises ExecutableContentError where one runs something, or could not be followed."""
     if told := summary(find_code(files)):
@@ -77,7 +96,40 @@ def refuse_code(files: RangedFiles, title: str) -> None:
 
 
 def warn_of_code(files: RangedFiles, title: str, progress: Progress) -> None:
-    """Look into the files whose names are such as pickles have, and say in one line what they run."""
-    wanted = islice((path for path in files.files if may_hold_code(path)), MAX_FOR_A_WARNING)
-    if told := summary(find_code(files, list(wanted))):
+    """Look into the files whose names do not rule code out, and say in one line what they run.
+
+    Those named as pickles come first. Where the bytes or the seconds for a warning do not last, the line says so.
+    """
+    wanted = sorted(filter(may_hold_code, files.files), key=lambda path: not is_named_as_pickle(path))
+    allowed = _Allowance(files)
+    found = find_code(allowed, takewhile(lambda _: allowed.lasts(), wanted))
+    if told := summary(found):
         progress.note(f"checkpoint {title!r} runs code when it is loaded: {told}")
+    if not allowed.lasts():
+        progress.note(
+            f"checkpoint {title!r} was not looked through for code to its end: that would read more than"
+            f" {human_size(WARNING_BYTES)} or take more than {WARNING_SECONDS:.0f} seconds; flexai checkpoint inspect"
+            " --executable looks through all of it"
+        )
+
+
+@dataclass(slots=True)
+class _Allowance:
+    """Files of which no more is read than a warning may cost."""
+
+    of: RangedFiles
+    left: int = field(default_factory=lambda: WARNING_BYTES)
+    until: float = field(default_factory=lambda: time.monotonic() + WARNING_SECONDS)
+
+    @property
+    def files(self) -> Mapping[str, int]:
+        return self.of.files
+
+    def lasts(self) -> bool:
+        return self.left >= 0 and time.monotonic() < self.until
+
+    def read(self, path: str, start: int, length: int) -> bytes:
+        self.left -= length
+        if self.left < 0:
+            raise OSError(errno.EDQUOT, "more would have to be read than a warning may cost")
+        return self.of.read(path, start, length)

@@ -107,8 +107,12 @@ def find_code(folder: RangedFiles, paths: Iterable[str] | None = None) -> dict[s
         except NotWholeError as flaw:
             findings.unfollowed[str(flaw)] = None
         found[path] = findings
-    for path, code in code_of_folder(folder):
-        found.setdefault(path, _Findings()).executable[code] = None
+    for path, code, unread in code_of_folder(folder):
+        findings = found.setdefault(path, _Findings())
+        if code:
+            findings.executable[code] = None
+        else:
+            findings.unfollowed[unread] = None
     told = {path: findings.told() for path, findings in found.items()}
     return {path: code for path, code in told.items() if code.imports or code.executable or code.unfollowed}
 
@@ -116,6 +120,11 @@ def find_code(folder: RangedFiles, paths: Iterable[str] | None = None) -> dict[s
 def may_hold_code(path: str) -> bool:
     """Whether a file's name is one of a format that can hold code; any file can, in the hands of an attacker."""
     return _NO_CODE_NAMES.fullmatch(path.rpartition("/")[2]) is None
+
+
+def is_named_as_pickle(path: str) -> bool:
+    """Whether a file's name is such as pickles have, and archives of them."""
+    return _PICKLE_NAMES.fullmatch(path.rpartition("/")[2]) is not None
 
 
 def summary(found: Mapping[str, FoundCode]) -> str:
@@ -171,7 +180,7 @@ class _Search:
             return
         head = content.read(0, _HEAD)
         base = name.rpartition("/")[2]
-        named = loaded or _is_named_as_pickle(base)
+        named = loaded or is_named_as_pickle(base)
         expected = _begins_as_pickle(head) or (named and not _is_other(head))
         self._pickles(lambda: RangeStream(content, self.spend), expected, depth)
         self._archive(content, depth)
@@ -247,7 +256,7 @@ class _Search:
         names = {member.name.casefold() for member in listing.members}
         is_torch = any(name.endswith("/data.pkl") for name in names)
         wanted = [member for member in listing.members if not (is_torch and _STORAGE.fullmatch(member.name.casefold()))]
-        wanted.sort(key=lambda member: not _is_named_as_pickle(member.name))
+        wanted.sort(key=lambda member: not is_named_as_pickle(member.name))
         is_script = any(name.endswith("/constants.pkl") for name in names)
         for member in wanted[: MAX_LOOKED_INTO + 1]:
             for reading, packed in readings(content, member, listing):
@@ -272,8 +281,14 @@ class _Search:
         if content.size <= _SMALL:
             content = ContentRange.of(content.read(0, content.size))
         self.look(content, name, depth + 1)
-        if name.rpartition("/")[2] == "config.json" and content.size <= MAX_IN_MEMORY:
-            self.findings.executable |= dict.fromkeys(keras_code(content.read(0, content.size)))
+        if name.rpartition("/")[2] == "config.json":
+            try:
+                if content.size > MAX_IN_MEMORY:
+                    self.not_followed(f"a document of more than {MAX_IN_MEMORY // 1024**2} MiB")
+                else:
+                    self.findings.executable |= dict.fromkeys(keras_code(content.read(0, content.size)))
+            except ValueError as flaw:
+                self.not_followed(f"a description of a model: {flaw}")
 
     def _unpack(self, kind: str, content: Content, name: str, depth: int, *, sure: bool) -> None:
         """Look into compressed content: in memory where it is small, else as a stream of pickles."""
@@ -296,7 +311,7 @@ class _Search:
             return
         head = data[:_HEAD]
         del data
-        expected = _begins_as_pickle(head) or (_is_named_as_pickle(name) and not _is_other(head))
+        expected = _begins_as_pickle(head) or (is_named_as_pickle(name) and not _is_other(head))
         self._pickles(lambda: UnpackedStream(unpacked(kind, content), self.spend), expected, depth)
         if _is_container(head):
             self.not_followed(f"an archive that unpacks to more than {MAX_IN_MEMORY // 1024**2} MiB")
@@ -330,10 +345,6 @@ class _Search:
 
 
 _ZIP_METHODS = {8: "deflate", 12: "bz2", 14: "xz"}
-
-
-def _is_named_as_pickle(path: str) -> bool:
-    return _PICKLE_NAMES.fullmatch(path.rpartition("/")[2]) is not None
 
 
 def _begins_as_pickle(head: bytes) -> bool:

@@ -12,7 +12,7 @@ Instructions, bytes, values, memo and nesting are bounded. What lies beyond a bo
 
 from __future__ import annotations
 
-import codecs
+import re
 import struct
 from collections.abc import Callable
 
@@ -69,9 +69,25 @@ def _string(machine: PickleMachine) -> None:
     text = line.strip(b" \t\r\f\v")
     quoted = len(text) >= 2 and text[:1] == text[-1:] and text[:1] in (b"'", b'"')
     try:
-        machine.push(codecs.escape_decode(text[1:-1] if quoted else text)[0].decode("latin-1"))
+        machine.push(_ESCAPE.sub(_unescaped, text[1:-1] if quoted else text).decode("latin-1"))
     except ValueError:
         machine.push(UNKNOWN)
+
+
+# As `codecs.escape_decode`, which a loader uses, but without its warnings about what a file holds.
+_ESCAPE = re.compile(rb"\\(?:x([0-9a-fA-F]{2})|([0-7]{1,3})|(.?))", re.DOTALL)
+_LETTERS = dict(zip(b"\n\\'\"abfnrtv", (b"", *(bytes((code,)) for code in b"\\'\"\a\b\f\n\r\t\v")), strict=True))
+
+
+def _unescaped(match: re.Match[bytes]) -> bytes:
+    digits, octal, letter = match.groups()
+    if digits:
+        return bytes.fromhex(digits.decode())
+    if octal:
+        return bytes((int(octal, 8) & 0xFF,))
+    if letter in (b"", b"x"):
+        raise ValueError("it ends within an escape")
+    return _LETTERS.get(letter[0], match[0])
 
 
 def _unicode(machine: PickleMachine) -> None:
