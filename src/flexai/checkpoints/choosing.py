@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from itertools import takewhile
-from typing import Literal, TypeAlias, TypeVar, get_args
+from typing import Literal, NamedTuple, TypeAlias, TypeVar, get_args
 
 from flexai.checkpoints.errors import UsageError
 
@@ -21,8 +20,7 @@ MetricName: TypeAlias = Literal["eval-loss", "train-loss"]
 """What commands and forms call a metric."""
 
 
-@dataclass(frozen=True, slots=True)
-class Metric:
+class Metric(NamedTuple):
     """What the best checkpoint has least of, or most of."""
 
     name: str

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 DIGEST_SIZE = 32
 """Bytes of a BLAKE3 digest."""
@@ -17,8 +16,7 @@ CLAIMED = "claimed-blake3"
 """Among a content's checksums: the digest that a foreign manifest gives, until the content is first read."""
 
 
-@dataclass(frozen=True, slots=True)
-class NewContent:
+class NewContent(NamedTuple):
     """Content that has just been stored: a range of a blob."""
 
     start: int
@@ -31,28 +29,17 @@ class NewContent:
     """The file's digest; None where the provider copied it and no process has read it yet."""
     part_digests: bytes
     """The parts' digests, 32 bytes each, one after the other; none where there is no digest."""
-    checksums: Mapping[str, str] = field(default_factory=dict)
+    checksums: Mapping[str, str] = {}
     """The provider's own checksums by algorithm, in hex; its ``etag`` where it tells no other."""
     origin: str = ""
     """Which version of which provider's object this is, so that it need not be moved again; empty for local files."""
 
     def as_stored(self, content_id: int, blob_id: str) -> StoredContent:
         """The same, with the number that the catalog gave it and the blob that it lies in."""
-        return StoredContent(
-            id=content_id,
-            blob_id=blob_id,
-            start=self.start,
-            size=self.size,
-            part_size=self.part_size,
-            digest=self.digest,
-            part_digests=self.part_digests,
-            checksums=self.checksums,
-            origin=self.origin,
-        )
+        return StoredContent(content_id, blob_id, *self)
 
 
-@dataclass(frozen=True, slots=True)
-class StoredContent:
+class StoredContent(NamedTuple):
     """Content in the managed store: which range of which blob, and what it must hash to."""
 
     id: int
@@ -62,7 +49,7 @@ class StoredContent:
     part_size: int
     digest: bytes | None
     part_digests: bytes
-    checksums: Mapping[str, str] = field(default_factory=dict)
+    checksums: Mapping[str, str] = {}
     origin: str = ""
 
     @classmethod
@@ -70,16 +57,16 @@ class StoredContent:
         """The content that a row of the catalog describes: the fields in their order, as the table has them."""
         content_id, blob_id, start, size, part_size, digest, part_digests, checksums, origin = row
         return cls(
-            id=content_id,
-            blob_id=blob_id,
-            start=start,
-            size=size,
-            part_size=part_size,
-            digest=None if digest is None else bytes.fromhex(digest),
-            part_digests=bytes(part_digests),
+            content_id,
+            blob_id,
+            start,
+            size,
+            part_size,
+            None if digest is None else bytes.fromhex(digest),
+            bytes(part_digests),
             # Nearly all have none, and parsing that would take longer than all the rest.
-            checksums={} if checksums == "{}" else json.loads(checksums),
-            origin=origin or "",
+            {} if checksums == "{}" else json.loads(checksums),
+            origin or "",
         )
 
     def part_digest(self, number: int) -> bytes:
@@ -87,16 +74,14 @@ class StoredContent:
         return self.part_digests[(number - 1) * DIGEST_SIZE : number * DIGEST_SIZE]
 
 
-@dataclass(frozen=True, slots=True)
-class StoredFile:
+class StoredFile(NamedTuple):
     """A file of a checkpoint and where its content lies."""
 
     path: str
     content: StoredContent
 
 
-@dataclass(frozen=True, slots=True)
-class ArrivedPart:
+class ArrivedPart(NamedTuple):
     """A part of an unfinished blob that the store has acknowledged."""
 
     number: int
@@ -104,8 +89,7 @@ class ArrivedPart:
     receipt: str
 
 
-@dataclass(frozen=True, slots=True)
-class UnfinishedBlob:
+class UnfinishedBlob(NamedTuple):
     """A blob that a push has begun: what a later try can go on with."""
 
     id: str

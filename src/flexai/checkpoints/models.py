@@ -60,8 +60,7 @@ _STRICT = {"extra": "forbid"}
 """Has pydantic refuse a document with fields that are not known."""
 
 
-@dataclass(frozen=True, slots=True)
-class ManifestSummary:
+class ManifestSummary(NamedTuple):
     """What the catalog keeps of a manifest."""
 
     digest: str

@@ -9,8 +9,7 @@ NAME|UUID arguments are never ambiguous, and names are compared without regard t
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import NewType
+from typing import NamedTuple, NewType
 
 from flexai.checkpoints.errors import InvalidNameError
 
@@ -104,8 +103,7 @@ def title_of(kind: str, name: str, job_name: str) -> str:
     return name if kind == "pushed" else f"{job_name}/{name or ROOT_TITLE}"
 
 
-@dataclass(frozen=True, slots=True)
-class Reference:
+class Reference(NamedTuple):
     """What a user typed to mean one checkpoint: its name or its UUID."""
 
     text: str

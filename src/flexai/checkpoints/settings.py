@@ -10,10 +10,9 @@ import math
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from flexai.checkpoints.errors import SettingsError
 
@@ -186,8 +185,7 @@ def _in_largest_unit(number: int, units: Mapping[str, int], smallest: str) -> st
     return f"{number}{smallest}"
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(NamedTuple):
     """How a transfer uses the machine; sizes in bytes, the bandwidth in bytes a second (0: no limit)."""
 
     concurrency: int
@@ -197,8 +195,7 @@ class Limits:
     pack_size: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class Settings:
+class Settings(NamedTuple):
     """Every setting, with its unit in its description; made by :func:`load_settings`."""
 
     home: Annotated[
@@ -213,7 +210,7 @@ class Settings:
             description="The catalog: the URL of an SQLite file or of PostgreSQL; `catalog.db` in the home folder if"
             " unset"
         ),
-    ] = field(repr=False)
+    ]
     """May hold a password: never print it."""
     store: Annotated[
         str,
@@ -288,6 +285,9 @@ class Settings:
             " whole",
         ),
     ]
+
+    def __repr__(self) -> str:
+        return f"Settings(home={str(self.home)!r}, …)"
 
     @property
     def effective_database_url(self) -> str:
@@ -365,8 +365,7 @@ def load_settings(**overrides: Any) -> Settings:
     return Settings(**values)
 
 
-@dataclass(frozen=True, slots=True)
-class RawSetting:
+class RawSetting(NamedTuple):
     """A value as it was written, and where."""
 
     value: object

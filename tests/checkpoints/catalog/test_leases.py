@@ -7,7 +7,6 @@ import sys
 import threading
 import uuid
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -71,7 +70,7 @@ def _proc(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.usefixtures("_proc")
 def test_the_claim_of_a_process_that_has_ended_is_dead_however_long_its_lease() -> None:
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    lease = replace(Lease.new(), pid=process.pid, started=process_start(process.pid) or "")
+    lease = Lease.new()._replace(pid=process.pid, started=process_start(process.pid) or "")
     assert lease.is_alive
     process.communicate(b"\n")
     assert from_text(lease.until) > now()
@@ -81,7 +80,7 @@ def test_the_claim_of_a_process_that_has_ended_is_dead_however_long_its_lease() 
 @pytest.mark.usefixtures("_proc")
 def test_the_claim_of_a_stopped_process_is_alive() -> None:
     process = subprocess.Popen(["sleep", "60"])
-    lease = replace(Lease.new(), pid=process.pid, started=process_start(process.pid) or "")
+    lease = Lease.new()._replace(pid=process.pid, started=process_start(process.pid) or "")
     process.send_signal(signal.SIGSTOP)
     assert lease.is_alive
     process.kill()
@@ -98,13 +97,13 @@ def test_a_process_that_ended_and_that_no_parent_asked_about_is_dead() -> None:
 
 @pytest.mark.usefixtures("_proc")
 def test_another_process_with_the_same_number_is_not_the_holder() -> None:
-    assert not replace(Lease.new(), started="1", until=to_text(now())).is_alive
+    assert not Lease.new()._replace(started="1", until=to_text(now())).is_alive
 
 
 def test_where_proc_tells_the_start_the_lease_of_a_number_that_was_given_anew_says_nothing() -> None:
     if not Path("/proc/self/stat").exists():
         pytest.skip("this system has no /proc: Linux has")
-    assert not replace(Lease.new(), started="1").is_alive
+    assert not Lease.new()._replace(started="1").is_alive
 
 
 def test_a_clock_that_was_set_ends_no_claim_of_a_live_process(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,13 +111,13 @@ def test_a_clock_that_was_set_ends_no_claim_of_a_live_process(monkeypatch: pytes
     lease = Lease.new()
     monkeypatch.setattr("psutil.Process.create_time", lambda _: float(lease.started) + 3600)
     assert lease.is_alive
-    assert not replace(lease, until=to_text(now())).is_alive
+    assert not lease._replace(until=to_text(now())).is_alive
 
 
 @pytest.mark.usefixtures("_proc")
 def test_a_holder_of_which_no_start_is_known_is_alive_while_a_process_has_its_number() -> None:
     process = subprocess.Popen(["sleep", "60"])
-    lease = replace(Lease.new(), pid=process.pid, started="")
+    lease = Lease.new()._replace(pid=process.pid, started="")
     assert lease.is_alive
     process.kill()
     process.wait()
@@ -132,7 +131,7 @@ def test_a_process_may_have_any_name(name: bytes) -> None:
     assert process.stdout is not None
     assert process.stdout.readline() == b"renamed\n"
     assert Path(f"/proc/{process.pid}/comm").read_bytes() == name + b"\n"
-    lease = replace(Lease.new(), pid=process.pid, started=process_start(process.pid) or "")
+    lease = Lease.new()._replace(pid=process.pid, started=process_start(process.pid) or "")
     assert lease.started.isdigit()
     assert lease.is_alive
     process.kill()
@@ -145,7 +144,7 @@ def test_a_claim_that_this_living_process_has_let_go_of_is_dead() -> None:
     dropped.drop()
     assert kept.is_alive
     assert not dropped.is_alive
-    assert not replace(dropped, until=lease_end()).is_alive, "whatever the catalog shows"
+    assert not dropped._replace(until=lease_end()).is_alive, "whatever the catalog shows"
 
 
 def test_a_claim_is_let_go_of_where_it_may_not_have_been_taken() -> None:
@@ -162,9 +161,9 @@ def test_a_claim_is_let_go_of_where_it_may_not_have_been_taken() -> None:
 
 @pytest.mark.parametrize("host", ["elsewhere/boot/pid:[1]", ""])
 def test_the_claim_of_another_machine_lasts_as_long_as_its_lease(host: str) -> None:
-    elsewhere = replace(Lease.new(), host=host)
+    elsewhere = Lease.new()._replace(host=host)
     assert elsewhere.is_alive
-    assert not replace(elsewhere, until=to_text(now() - timedelta(microseconds=1))).is_alive
+    assert not elsewhere._replace(until=to_text(now() - timedelta(microseconds=1))).is_alive
 
 
 def test_a_host_is_one_start_of_a_machine_and_one_space_of_process_numbers() -> None:

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flexai.checkpoints.catalog.database import ConstraintError, Database, Record, Transaction
 from flexai.checkpoints.catalog.leases import HELD, NO_LEASE, Lease, is_held, lease_end, update_held
@@ -35,8 +34,7 @@ JOB = """
 _RUNNING = (JobStatus.IN_PROGRESS, JobStatus.STOP_IN_PROGRESS)
 
 
-@dataclass(frozen=True, slots=True)
-class BegunJob:
+class BegunJob(NamedTuple):
     """A job's new attempt, and the right to write about it."""
 
     job: TrainingJob

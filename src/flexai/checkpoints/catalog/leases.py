@@ -13,11 +13,10 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 from flexai.checkpoints.catalog.database import Transaction
 from flexai.checkpoints.errors import StorageError
@@ -34,8 +33,7 @@ _DROPPED: set[str] = set()
 """Tokens of leases under which this process works no more, though the catalog shows them."""
 
 
-@dataclass(frozen=True, slots=True)
-class Lease:
+class Lease(NamedTuple):
     """Who holds a row."""
 
     token: str

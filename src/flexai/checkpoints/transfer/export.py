@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
 
@@ -190,7 +190,7 @@ class DirectExporter:
         self.crew.check()
         if self.copies and self._copy(file):
             return
-        file = replace(file, content=self.learned(file.content, self.crew))
+        file = file._replace(content=self.learned(file.content, self.crew))
         if file.content.size < self.limits.pack_threshold:
             self._export_small(file)
         else:

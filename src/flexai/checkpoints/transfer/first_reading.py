@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
 from typing import Protocol
 
 from blake3 import blake3
@@ -87,7 +86,7 @@ class FirstReading:
         """Record what was learned, once all parts were read; IntegrityError where a manifest claimed another digest."""
         content = self._content
         digests = [self._digests[part.number] for part in parts_of(content.size, content.part_size)]
-        learned = replace(content, digest=digest_parts(digests), part_digests=b"".join(digests))
+        learned = content._replace(digest=digest_parts(digests), part_digests=b"".join(digests))
         claimed = content.checksums.get(CLAIMED)
         if claimed is not None and learned.digest != bytes.fromhex(claimed):
             raise IntegrityError(
