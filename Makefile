@@ -21,7 +21,7 @@ INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-slow test-all test-versions test-resolved lint format docs chaos fuzz bench size install constraints audit clean
+.PHONY: help demo test test-slow test-all test-versions test-resolved lint format docs chaos fuzz hostile bench size install constraints audit clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -75,6 +75,9 @@ chaos: $(INSTALLED) ## Kill the program at ROUNDS=200 random instants per scenar
 
 fuzz: $(INSTALLED) ## Try millions of inputs on the parsers of foreign data (ARGS="manifest --runs 1000000")
 	$(RUN) -m tests.fuzz $(ARGS)
+
+hostile: $(INSTALLED) ## Print the peak of memory and the seconds that each hostile input takes (ARGS="manifest")
+	@$(RUN) -m tests.hostile $(ARGS)
 
 bench: $(INSTALLED) ## Race the peers, side by side, in one run
 	$(RUN) -m benchmarks $(ARGS)

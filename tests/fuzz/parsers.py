@@ -169,6 +169,30 @@ def _(data: bytes) -> object:
     return read_export_manifest(RemotePath(storage, "export"))
 
 
+@_parser(
+    "json",
+    lambda: [*_stored_manifests(), b"[1,-2.5e3,null,true]"],
+    b"\\ud800",
+    b"1e999",
+    b"NaN",
+    b"[",
+    allowed=(ValueError,),
+)
+def _(data: bytes) -> object:
+    from flexai.checkpoints.foreign_json import parse_json
+
+    def read(lenient: bool) -> object:
+        try:
+            return parse_json(data, lenient=lenient)
+        except ValueError as error:
+            return error
+
+    strict = parse_json(data, unique_keys=True)
+    # What passes can be written again, and put into a database.
+    json.dumps(strict, allow_nan=False, ensure_ascii=False).encode()
+    return [strict, read(lenient=True)]
+
+
 @_parser("store-id", lambda: [b'{"format":1,"id":"00000000-0000-0000-0000-000000000009"}'])
 def _(data: bytes) -> object:
     from flexai.checkpoints.storage.managed import ManagedStore
@@ -664,3 +688,27 @@ def _(data: bytes) -> object:
     (_home() / CONFIG_FILE).write_bytes(data)
     with mock.patch.dict("os.environ", {"FLEXAI_HOME": str(_home())}):
         return load_settings()
+
+
+@_parser(
+    "template",
+    _texts("{job}-{step}", "{step:06d}", "a{{b}}{step:>10}"),
+    b"{",
+    b"}",
+    b":",
+    b"!r",
+    b"{step.real}",
+    b"{0}",
+)
+def _(data: bytes) -> object:
+    from flexai.flows.templates import check_template, render
+
+    text = _text(data)
+    fields = frozenset({"job", "step"})
+    try:
+        check_template(text, fields)
+    except ValueError as error:
+        return error
+    rendered = render(text, {"job": "digits", "step": 500})
+    assert len(rendered) <= 100 * len(text)
+    return rendered
