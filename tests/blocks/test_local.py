@@ -14,6 +14,8 @@ from flexai.blocks import LocalStorageProvider
 from flexai.checkpoints.errors import AccessDeniedError, NotFoundError, UnsafePathError, UsageError
 from flexai.checkpoints.names import NIL_ID
 from flexai.checkpoints.storage.protocol import BytesBody
+from tests.hostile.swaps import swap
+from tests.support.trees import read_tree, write_tree
 
 
 @pytest.fixture
@@ -85,6 +87,22 @@ def test_a_linked_bucket_that_leaves_the_root_is_refused(root: Path, tmp_path: P
     (root / "linked").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(AccessDeniedError, match="bucket 'linked' is a symbolic link that leaves"):
         LocalStorageProvider(root=str(root)).open("linked/run")
+
+
+def test_a_bucket_that_is_swapped_for_a_link_once_it_is_open_is_not_followed(root: Path, tmp_path: Path) -> None:
+    outside = write_tree(tmp_path / "outside", {"run/a": b"secret"})
+    write_tree(root / "models", {"run/a": b"mine"})
+    place = LocalStorageProvider(root=str(root)).open("models/run")
+    swap(root / "models", outside)
+    for act in (
+        lambda: list(place.storage.list("run/")),
+        lambda: list(place.storage.get("run/a")),
+        lambda: place.storage.put("run/b", BytesBody(b"mine")),
+        lambda: place.storage.delete(["run/a"]),
+    ):
+        with pytest.raises(UnsafePathError, match="models is a symbolic link"):
+            act()
+    assert read_tree(outside) == {"run/a": b"secret"}
 
 
 def test_a_linked_bucket_inside_the_root_works(root: Path) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TypeVar
 
 import pytest
@@ -17,6 +19,7 @@ from flexai.checkpoints.errors import (
     DestinationExistsError,
     SettingsError,
     SourceChangedError,
+    SourceError,
     StorageUnavailableError,
 )
 from flexai.checkpoints.models import CheckpointStatus
@@ -26,9 +29,12 @@ from flexai.checkpoints.service.support.shard_work import (
     ExportShard,
     PushedShard,
     PushShard,
+    ShardSource,
     run_export_shard,
     run_push_shard,
 )
+from flexai.checkpoints.transfer.scan import scan_local
+from tests.hostile.swaps import swap
 from tests.support.machine import PART, Machine, check_nothing_is_left_over, check_nothing_is_torn
 from tests.support.progress import Counter
 from tests.support.tables import tables_of
@@ -247,3 +253,18 @@ def test_other_content_in_the_way_is_found_before_a_shard_writes(machine: Machin
     assert [path.name for path in there.parent.iterdir()] == ["large.safetensors"]
     machine.export("llama", runner=Shards(machine), overwrite=True)
     assert machine.buckets.tree("bucket/place") == SOURCE
+
+
+@pytest.mark.parametrize("below", [".", "deep"])
+def test_a_shard_reads_nothing_through_a_link_that_took_a_folder_s_place(tmp_path: Path, below: str) -> None:
+    write_tree(tmp_path / "run", {"deep/model.bin": b"mine"})
+    (listed,) = scan_local([str(tmp_path / "run")])
+    shard_source = ShardSource.of(listed)
+    # Of the same size and time, which is all that another machine can compare.
+    outside = write_tree(tmp_path / "outside", {"model.bin": b"also", "deep/model.bin": b"also"})
+    for path in outside.rglob("*.bin"):
+        os.utime(path, ns=(listed.identity[3], listed.identity[3]))
+    swap(tmp_path / "run" / below, outside)
+    with pytest.raises(SourceError, match=r"model\.bin cannot be read here") as caught:
+        shard_source.open(None)
+    assert caught.value.hint

@@ -425,6 +425,8 @@ def _has_content(system: System, checkpoint_id: Id, found: Found) -> bool:
         sources = [LocalSource.of(parse_path(path), local, local.lstat()) for path, local in found.files.items()]
     except FileNotFoundError as error:
         raise SourceChangedError(f"{found.title} vanished before it was stored") from error
+    if any(source.identity != found.stamps[source.path].identity for source in sources):
+        raise SourceChangedError(f"{found.title} changed before it was stored")
     return same_content(system, str(checkpoint_id), sources)
 
 
