@@ -290,4 +290,4 @@ def test_a_jobs_status_is_at_runtime_status() -> None:
     ],
 )
 def test_a_job_has_run_until_its_end_or_until_it_was_last_heard_of(changes: dict[str, Any], seconds: float) -> None:
-    assert documents.running_seconds(replace(JOB, **changes), NOW) == seconds
+    assert documents.running_seconds(JOB._replace(**changes), NOW) == seconds

@@ -150,7 +150,7 @@ def test_a_jobs_page_has_the_chart_and_its_checkpoints() -> None:
 
 
 def test_a_very_long_command_is_cut() -> None:
-    job = replace(JOB, command=("python", "-c", "x" * 500))
+    job = JOB._replace(command=("python", "-c", "x" * 500))
     row = next(
         line for line in describe_checkpoint(Story(CHECKPOINT, job=job), "pushed").splitlines() if "Command" in line
     )

@@ -11,7 +11,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from types import MappingProxyType
@@ -217,8 +217,7 @@ class ListedFile(NamedTuple):
     checksums: Mapping[str, str] = MappingProxyType({})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainingJob:
+class TrainingJob(NamedTuple):
     """One run of a user's training command."""
 
     id: Id
@@ -226,30 +225,29 @@ class TrainingJob:
     creator_user_id: Id
     owner_org_id: Id
     status: JobStatus
-    reason: str = ""
     command: tuple[str, ...]
+    output_dir: str
+    log_path: str
+    created_at: datetime
+    started_at: datetime
+    updated_at: datetime
+    ended_at: datetime | None = None
+    reason: str = ""
     env_names: tuple[str, ...] = ()
     """Names only: values may be secrets."""
     attempt: int = 1
     exit_code: int | None = None
     input_checkpoint_id: Id | None = None
-    input_checkpoint_name: str = field(default="", compare=False)
+    input_checkpoint_name: str = ""
     """Its name while it is there."""
-    checkpoint_count: int = field(default=0, compare=False)
+    checkpoint_count: int = 0
     """How many of its checkpoints were available when the job was read."""
-    output_dir: str
-    log_path: str
     host: str = ""
     code_commit: str = ""
     """The commit of the command's code, and whether it was changed."""
-    created_at: datetime
-    started_at: datetime
-    ended_at: datetime | None = None
-    updated_at: datetime
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExportRecord:
+class ExportRecord(NamedTuple):
     """That a checkpoint was exported, and where to."""
 
     id: Id
