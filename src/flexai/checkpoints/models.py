@@ -77,7 +77,7 @@ def _check_ids(*ids: str) -> None:
             raise ValueError(f"the id {found!r} is no UUID")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Source:
     """Where a checkpoint's files came from. ValueError for a connection's id that is none."""
 
@@ -94,7 +94,7 @@ class Source:
         _check_ids(self.storage_provider_id)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainingFacts:
     """What a captured checkpoint's own files say about it.
 
@@ -121,7 +121,7 @@ class TrainingFacts:
                 raise ValueError(f"a loss of {loss} is not finite")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Checkpoint:
     """A named, immutable set of files with a UUID, an owner, a status and a manifest.
 
