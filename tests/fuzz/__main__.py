@@ -10,9 +10,9 @@ again.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import hashlib
 import json
+import os
 import random
 import resource
 import signal
@@ -20,17 +20,22 @@ import subprocess
 import sys
 import time
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from tests.fuzz.mutator import MAX_SIZE, Mutator
-from tests.fuzz.parsers import PARSERS, Parser
+
+if TYPE_CHECKING:
+    from tests.fuzz.parsers import Parser
 
 KEPT = Path("build") / "fuzz"
 LONGEST = 30
 """Seconds that an input may take."""
 _KEPT_OF_A_KIND = 3
+_ANSWER = 3
+"""The descriptor by which a parser's process tells its row: its standard output is the parsers'."""
 
 
 class TooLongError(Exception):
@@ -40,9 +45,9 @@ class TooLongError(Exception):
 class Trial:
     """What came of one parser's inputs."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, parser: Parser) -> None:
         self.name = name
-        self.parser: Parser = PARSERS[name]
+        self.parser = parser
         self.inputs = 0
         self.failures = 0
         self.longest = 0.0
@@ -75,17 +80,11 @@ class Trial:
             file.write_bytes(data)
             print(f"{self.name}: {kind}: {str(error)[:200]!r}, kept as {file}", file=sys.stderr)
 
-    def row(self) -> dict[str, object]:
-        """What is told of it."""
+    def row(self) -> str:
+        """What is told of it, as JSON."""
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-        return {
-            "parser": self.name,
-            "inputs": self.inputs,
-            "failures": self.failures,
-            "peak": peak,
-            "longest": self.longest,
-            "kinds": self._kinds,
-        }
+        counts = {"parser": self.name, "inputs": self.inputs, "failures": self.failures}
+        return json.dumps(counts | {"peak": peak, "longest": self.longest, "kinds": self._kinds})
 
 
 def _give_up(_number: int, _frame: FrameType | None) -> NoReturn:
@@ -102,28 +101,42 @@ def try_ours(trial: Trial, runs: int, seconds: float, seed: int) -> None:
         trial.read(trial.parser.mend(data) if draw.random() < 0.5 else data)
 
 
-def try_atheris(trial: Trial, runs: int, seconds: float, seed: int) -> None:
-    """Inputs of libFuzzer, guided by which lines of ours and of the parsers that we use they reach."""
+def try_atheris(trial: Trial, runs: int, seconds: float, seed: int) -> NoReturn:
+    """Inputs of libFuzzer, guided by which lines of ours they reach."""
     import atheris
 
     corpus = KEPT / "corpus" / trial.name
     corpus.mkdir(parents=True, exist_ok=True)
-    for number, data in enumerate(trial.parser.seeds()):
-        (corpus / f"seed-{number}").write_bytes(data)
-    atheris.instrument_all()
+    # A parser imports what it needs with its first input.
+    with atheris.instrument_imports(include=["flexai"]):
+        for number, data in enumerate(trial.parser.seeds()):
+            (corpus / f"seed-{number}").write_bytes(data)
+            trial.read(data)
+    end = time.monotonic() + seconds
 
     def read(data: bytes) -> None:
         trial.read(trial.parser.mend(data))
+        if trial.inputs >= runs or time.monotonic() > end:
+            # libFuzzer would end the process without a word.
+            os.write(_ANSWER, trial.row().encode())
+            os._exit(0)
 
-    # It ends the process by itself, but lets what is to be done at its end be done.
-    import atexit
-
-    atexit.register(lambda: print(json.dumps(trial.row()), flush=True))
-    options = [f"-runs={runs}", f"-seed={seed + 1}", f"-max_len={MAX_SIZE}", "-rss_limit_mb=0", "-verbosity=0"]
-    if seconds < float("inf"):
-        options.append(f"-max_total_time={int(seconds)}")
+    options = [f"-seed={seed + 1}", f"-max_len={MAX_SIZE}", "-rss_limit_mb=0", "-verbosity=0"]
     atheris.Setup([sys.argv[0], *options, str(corpus)], read)
     atheris.Fuzz()
+    raise AssertionError("it does not return")
+
+
+def load(engine: str) -> Mapping[str, Parser]:
+    """The table of parsers, with the code of ours that it imports made to tell which of its lines are reached."""
+    if engine == "atheris":
+        import atheris
+
+        with atheris.instrument_imports(include=["flexai"]):
+            from tests.fuzz.parsers import PARSERS
+    else:
+        from tests.fuzz.parsers import PARSERS
+    return PARSERS
 
 
 def main() -> int:
@@ -131,9 +144,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="make fuzz", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument(
-        "parsers", nargs="*", metavar="PARSER", help=f"of {', '.join(PARSERS)}, or parts of their names"
-    )
+    parser.add_argument("parsers", nargs="*", metavar="PARSER", help="their names or parts of them; all without any")
     parser.add_argument("--runs", type=int, default=100_000, help="inputs for each parser; 100000 by default")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="for each parser, at most")
     parser.add_argument("--seed", type=int, default=0, help="another one makes other inputs")
@@ -141,20 +152,41 @@ def main() -> int:
     parser.add_argument("--replay", type=Path, nargs="*", help="try kept inputs again")
     parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    parsers = load(options.engine if options.alone else "ours")
     if options.replay is not None:
         for file in options.replay:
-            name = file.name.rpartition("-")[0]
-            print(f"{file}: {PARSERS[name].read(file.read_bytes())!r}")
+            print(f"{file}: {parsers[file.name.rpartition('-')[0]].read(file.read_bytes())!r}")
         return 0
-    names = [name for name in PARSERS if not options.parsers or any(part in name for part in options.parsers)]
     if options.alone:
-        trial = Trial(names[0])
-        engine = try_atheris if options.engine == "atheris" else try_ours
-        with contextlib.redirect_stdout(sys.stderr):
-            engine(trial, options.runs, options.seconds, options.seed)
-        print(json.dumps(trial.row()))
+        (name,) = options.parsers
+        trial = Trial(name, parsers[name])
+        if options.engine == "atheris":
+            try_atheris(trial, options.runs, options.seconds, options.seed)
+        try_ours(trial, options.runs, options.seconds, options.seed)
+        os.write(_ANSWER, trial.row().encode())
         return 0
-    return _tell(names, options)
+    return _tell(
+        [name for name in parsers if not options.parsers or any(part in name for part in options.parsers)], options
+    )
+
+
+def _ask(name: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Have a process try a parser; returns its row."""
+    command = [sys.executable, "-m", "tests.fuzz", name, "--alone", "--runs", str(options.runs)]
+    command += ["--seconds", str(options.seconds), "--seed", str(options.seed), "--engine", options.engine]
+    reading, writing = os.pipe()
+    with os.fdopen(reading, encoding="utf-8") as answer:
+        # As descriptor 3, which is _ANSWER.
+        script = ["sh", "-c", f'exec "$@" 3>&{writing} >&2', "sh", *command]
+        process = subprocess.Popen(script, pass_fds=[writing])
+        os.close(writing)
+        told = answer.read()
+    code = process.wait()
+    if told:
+        row: dict[str, Any] = json.loads(told)
+        return row
+    ended = {f"exit code {code}": 1}
+    return {"parser": name, "inputs": 0, "failures": 1, "peak": 0, "longest": 0.0, "kinds": ended}
 
 
 def _tell(names: list[str], options: argparse.Namespace) -> int:
@@ -164,14 +196,7 @@ def _tell(names: list[str], options: argparse.Namespace) -> int:
     failed = 0
     for name in names:
         began = time.monotonic()
-        command = [sys.executable, "-m", "tests.fuzz", name, "--alone", "--runs", str(options.runs)]
-        command += ["--seconds", str(options.seconds), "--seed", str(options.seed), "--engine", options.engine]
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-        try:
-            row = json.loads(done.stdout.splitlines()[-1])
-        except (IndexError, ValueError):
-            ended = {f"exit code {done.returncode}": 1}
-            row = {"parser": name, "inputs": 0, "failures": 1, "peak": 0, "longest": 0.0, "kinds": ended}
+        row = _ask(name, options)
         failed += row["failures"]
         kinds = row.pop("kinds")
         row["longest"] = f"{row['longest']:.3f}"
