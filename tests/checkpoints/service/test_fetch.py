@@ -420,6 +420,20 @@ def test_unfinished_files_of_others_stay(pushed: Machine, out: Path) -> None:
     assert read_tree(out) == SOURCE | others
 
 
+@pytest.mark.parametrize("kind", ["hard link", "pipe"])
+def test_what_no_fetch_left_is_not_continued(pushed: Machine, out: Path, kind: str) -> None:
+    _interrupt(pushed, after_parts=2)
+    (partial,) = _partials(out)
+    victim = pushed.root / "victim"
+    victim.write_bytes(b"mine")
+    partial.unlink()
+    os.link(victim, partial) if kind == "hard link" else os.mkfifo(partial)
+    pushed.fetch("llama")
+    assert victim.read_bytes() == b"mine"
+    partial.unlink()
+    assert read_tree(out) == SOURCE
+
+
 def test_a_link_with_the_name_of_an_unfinished_file_is_not_followed(pushed: Machine, out: Path) -> None:
     _interrupt(pushed, after_parts=2)
     (partial,) = _partials(out)

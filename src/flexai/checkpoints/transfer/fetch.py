@@ -465,10 +465,15 @@ def _remove(folder: Folder, name: str) -> None:
 
 
 def _open_if_abandoned(folder: Folder, name: str) -> int | None:
-    """Open and lock a partial file; None where its owner is at work, or it is gone."""
+    """Open and lock a partial file; None where its owner is at work, it is gone, or it has another name as well."""
     try:
         descriptor = folder.open(name, os.O_RDWR)
     except OSError:
+        return None
+    status = os.fstat(descriptor)
+    if status.st_nlink > 1 or not stat.S_ISREG(status.st_mode):
+        # No fetch left it so. What is written here would be written to a file elsewhere.
+        os.close(descriptor)
         return None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
