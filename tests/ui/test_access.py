@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -119,6 +120,11 @@ for path in ({str(program.home)!r}, {str(program.home / "prefect" / "credential"
     except OSError as error:
         print("refused")
 """
+    if curl := shutil.which("curl"):
+        for path in ("/api/admin/version", "/api/variables/name/health", "/api/variables/health"):
+            command = [curl, "-s", "-w", "%{http_code}", f"{url}{path}"]
+            said = subprocess.run(command, capture_output=True, text=True, check=True)
+            assert said.stdout.endswith("401"), path
     if os.getuid() != 0:
         pytest.skip("only root can be another user")
     done = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=True)

@@ -26,6 +26,8 @@ DEFAULT_PART_SIZE = 64 * 1024 * 1024
 LEAST_PART_SIZE = 64 * 1024
 MOST_PART_SIZE = 5 * 1024**3
 """S3's limit: https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html."""
+WITHHELD_VARIABLE = "_FLEXAI_WITHHELD"
+"""The environment variable that has the name of another one: a credential that a training command must not get."""
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw]?)", re.IGNORECASE)

@@ -14,11 +14,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from flexai.checkpoints.settings import hide_secrets, home_path
+from flexai.checkpoints.settings import WITHHELD_VARIABLE, hide_secrets, home_path
 
 UP = "flexai up"
 """The origin of the API of a server that this program has started."""
 VARIABLE = "PREFECT_API_URL"
+_AUTH = "PREFECT_API_AUTH_STRING"
 _TEST_MODES = (
     "PREFECT_TEST_MODE",
     "PREFECT_UNIT_TEST_MODE",
@@ -66,6 +67,16 @@ def configured_api(environment: Mapping[str, str] | None = None) -> PrefectAPI |
     if started is not None and started.url == decided.url.rstrip("/"):
         return replace(decided, credential=started.credential)
     return decided
+
+
+def credential_variables(api: PrefectAPI, environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables by which Prefect shows an API the credential that this program has made for it.
+
+    Training commands do not get what their user has not set: flexai below them finds it by itself.
+    """
+    if not api.credential or environment.get(_AUTH) == api.credential:
+        return {}
+    return {_AUTH: api.credential, WITHHELD_VARIABLE: _AUTH}
 
 
 def started_api(environment: Mapping[str, str] | None = None) -> PrefectAPI | None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from flexai.checkpoints.errors import AccessDeniedError, CheckpointError, StorageUnavailableError, UsageError
 from flexai.cli import failures, terminal
-from flexai.cli.prefect_api import UP, VARIABLE, PrefectAPI, find_api
+from flexai.cli.prefect_api import UP, VARIABLE, PrefectAPI, credential_variables, find_api
 from flexai.cli.prefect_home import close_prefect_home, prefect_home
 
 if TYPE_CHECKING:
@@ -195,8 +195,7 @@ def prepare_prefect(api: PrefectAPI | None) -> None:
         os.environ["PREFECT_SERVER_ALLOW_EPHEMERAL_MODE"] = "false"
         if api.origin == UP:
             os.environ[VARIABLE] = api.url
-        if api.credential:
-            os.environ["PREFECT_API_AUTH_STRING"] = api.credential
+        os.environ |= credential_variables(api, os.environ)
     else:
         if "PREFECT_SERVER_EPHEMERAL_ENABLED" not in os.environ:
             os.environ.setdefault("PREFECT_SERVER_ALLOW_EPHEMERAL_MODE", "true")

@@ -15,6 +15,7 @@ import pytest
 
 from flexai.checkpoints.catalog.leases import process_start
 from flexai.checkpoints.errors import InterruptedByUserError, JobFailedError
+from flexai.checkpoints.settings import WITHHELD_VARIABLE
 from flexai.checkpoints.training.job_log import JobLog
 from flexai.checkpoints.training.runner import (
     Ended,
@@ -319,6 +320,16 @@ def test_the_environment_is_ours_with_the_users_variables_and_the_places(monkeyp
     assert environment["THEIRS"] == "3"
     assert environment["FLEXAI_OUTPUT_CHECKPOINT_DIR"] == "/out"
     assert "FLEXAI_INPUT_CHECKPOINT_DIR" not in environment
+
+
+def test_a_credential_that_flexai_set_for_itself_is_not_the_commands(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFECT_API_AUTH_STRING", "flexai:s3cret")
+    assert command_environment({}, {})["PREFECT_API_AUTH_STRING"] == "flexai:s3cret", "the user's own"
+    monkeypatch.setenv(WITHHELD_VARIABLE, "PREFECT_API_AUTH_STRING")
+    environment = command_environment({}, {})
+    assert "s3cret" not in "".join(environment.values())
+    assert WITHHELD_VARIABLE not in environment
+    assert command_environment({"PREFECT_API_AUTH_STRING": "x"}, {})["PREFECT_API_AUTH_STRING"] == "x"
 
 
 # What the guard does. The runner is a process of its own, so that it can be killed.

@@ -18,7 +18,7 @@ import yaml
 
 from flexai.cli.orchestration.processes import recall
 from tests.cli.conftest import Run
-from tests.cli.program import Program
+from tests.cli.program import PROGRAM, Program
 from tests.servers.prefect import PrefectServer
 from tests.support.waiting import until
 
@@ -102,6 +102,7 @@ def _a_second_time_nothing_is_started(prefect: Prefect) -> None:
     assert (again.code, again.out.strip()) == (0, prefect.ui)
     assert "the Prefect server runs already" in again.err
     assert "the worker runs already" in again.err
+    assert ("password" in prefect.said, "password" in again.err) == (True, False), "how to log in is said once"
     status = prefect.program.run("status", "--json").json()
     assert (status["ready"], status["server"]["startedByUp"], status["server"]["apiURL"]) == (True, True, prefect.url)
     assert status["worker"]["online"] != []
@@ -117,6 +118,22 @@ def _commands_find_it_and_are_tracked(prefect: Prefect) -> None:
     assert pushed.code == 0, pushed.err
     filter_ = {"task_runs": {"name": {"any_": ["push tracked (293 KB)"]}}}
     until(lambda: [run for run in prefect.ask("/task_runs/filter", filter_) if run["end_time"]], "the task run")
+    # The trainer has not the server's password, and what it runs of flexai's needs none.
+    script = f'test -z "$PREFECT_API_AUTH_STRING" && {PROGRAM} checkpoint push from-within -f model'
+    trained = prefect.program.run("training", "run", "within", "--", "sh", "-c", script)
+    assert trained.code == 0, trained.err
+    filter_ = {"task_runs": {"name": {"any_": ["push from-within (293 KB)"]}}}
+    until(lambda: [run for run in prefect.ask("/task_runs/filter", filter_) if run["end_time"]], "the task run within")
+    # Nor has one that the worker runs.
+    deployment = prefect.ask("/deployments/name/train-push-export/default")["id"]
+    training = {"name": "by-worker", "command": ["sh", "-c", 'test -z "$PREFECT_API_AUTH_STRING"']}
+    prefect.ask(f"/deployments/{deployment}/create_flow_run", {"parameters": {"training": training}})
+
+    def ended() -> int | None:
+        done = prefect.program.run("training", "inspect", "by-worker", "--json")
+        return done.json()["runtime"]["exitCode"] if done.code == 0 else None
+
+    assert until(lambda: [code for code in [ended()] if code is not None], "the worker's job") == [0]
     # Connections that are made in the UI are the ones that the program knows.
     (prefect.program.cwd / "share").mkdir()
     assert prefect.program.run("storage", "create", "share", "--provider", "local", "--root", "share").code == 0

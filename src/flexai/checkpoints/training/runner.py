@@ -20,6 +20,7 @@ from types import FrameType, TracebackType
 from typing import IO, Any, Literal, TypeAlias
 
 from flexai.checkpoints.errors import InterruptedByUserError, JobFailedError
+from flexai.checkpoints.settings import WITHHELD_VARIABLE
 from flexai.checkpoints.training import guard
 from flexai.checkpoints.training.job_log import JobLog
 
@@ -339,8 +340,12 @@ def end_orphan(pid: int, grace: float, is_same: Callable[[], bool]) -> None:
 
 
 def command_environment(env: Mapping[str, str], places: Mapping[str, Path | None]) -> dict[str, str]:
-    """The environment of a command: ours, the user's variables, and the places that we set (or unset, where None)."""
+    """The environment of a command: ours, the user's variables, and the places that we set (or unset, where None).
+
+    Of ours without the variable that a caller has set for itself alone: see ``settings.WITHHELD_VARIABLE``.
+    """
     environment = dict(os.environ)
+    environment.pop(environment.pop(WITHHELD_VARIABLE, ""), None)
     # Python holds back what it prints to a pipe; a log that is empty for an hour is of no use.
     environment.setdefault("PYTHONUNBUFFERED", "1")
     environment |= env

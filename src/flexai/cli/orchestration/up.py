@@ -57,9 +57,11 @@ def up(port: int | None, pool: str, opens: bool, no_auth: bool) -> None:
     load_settings()  # what is wrong with them is better said now than in the worker's log
     home = home_path()
     environment = dict(os.environ)  # before it is made ready for Prefect in this process
+    from flexai.cli.orchestration.credential import credential_path, read_credential
+
+    is_new = not read_credential(home)
     api = _server(home, port, environment, has_password=not no_auth)
     from flexai.cli.orchestration.automations import create_automations
-    from flexai.cli.orchestration.credential import credential_path
     from flexai.cli.orchestration.deploy_steps import create_pool, deploy
     from flexai.cli.orchestration.server import ui_address
     from flexai.cli.orchestration.worker import await_worker
@@ -77,7 +79,7 @@ def up(port: int | None, pool: str, opens: bool, no_auth: bool) -> None:
     address = ui_address(api.url)
     terminal.say("Prefect's UI, with a form for every flow:")
     terminal.write(ui_address(api.shown))
-    if api.credential:
+    if api.credential and is_new:
         terminal.say(f"it asks for a password once: {credential_path(home)} has it, and flexai up --open fills it in")
     if opens:
         _open(home, address, api.credential)
