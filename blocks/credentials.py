@@ -216,7 +216,12 @@ class SavedAWSCredentials:
         from botocore.config import Config
         from botocore.credentials import AssumeRoleCredentialFetcher, Credentials, DeferredRefreshableCredentials
 
-        from flexai.checkpoints.storage.s3.client import new_session
+        from flexai.checkpoints.storage.s3.client import guard_client, new_session
+
+        def create_client(*arguments: Any, **options: Any) -> Any:
+            client = session.create_client(*arguments, **options)
+            guard_client(client, "AWS STS")
+            return client
 
         session = new_session(fields.get("profile_name") or "")
         if kind == MINIO:
@@ -239,7 +244,7 @@ class SavedAWSCredentials:
         wanted = fields.get("assume_role_kwargs")
         fetcher = AssumeRoleCredentialFetcher(
             client_creator=partial(
-                session.create_client,
+                create_client,
                 region_name=fields.get("region_name") or None,
                 # Who makes the request that needs the keys tries again.
                 config=Config(retries={"total_max_attempts": 1}, connect_timeout=10.0),
@@ -326,13 +331,15 @@ def saved_google_credentials(saved: SavedCredentials) -> Any:
 
     class Renewed(base):  # type: ignore[misc]
         def refresh(self, request: Any) -> None:
+            from flexai.checkpoints.storage.gcs.session import guarded_request
+
             info, _ = read_service_account(saved)
             try:
                 inner = google.auth.default(scopes=_GOOGLE_SCOPES)[0] if info is None else google_scoped(info)
             except ValueError:
                 # Without its text, which may quote the key.
                 raise SettingsError(f"the private key in credentials block {saved.reference!r} is damaged") from None
-            inner.refresh(request)
+            inner.refresh(request if info is None else guarded_request())
             self.token, self.expiry = inner.token, inner.expiry
 
     return Renewed()

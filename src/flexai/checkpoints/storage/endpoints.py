@@ -15,7 +15,7 @@ import re
 from urllib.parse import urlsplit
 
 from flexai.checkpoints.errors import UsageError
-from flexai.checkpoints.storage.hub.addresses import why_refused
+from flexai.checkpoints.storage.addresses import why_refused
 
 HINT = "write it as https://HOST or https://HOST:PORT"
 

@@ -8,14 +8,15 @@ import hashlib
 import re
 import ssl
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 from flexai.checkpoints.errors import (
     IntegrityError,
     NotFoundError,
     SourceChangedError,
+    StorageError,
     StorageUnavailableError,
     UnsupportedError,
 )
@@ -23,6 +24,8 @@ from flexai.checkpoints.storage.checks import exact_blocks
 from flexai.checkpoints.storage.protocol import Block, Body, ObjectInfo
 from flexai.checkpoints.storage.retry import Attempts, RetryPolicy, retrying
 
+E = TypeVar("E", bound=BaseException)
+K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
 
 SEND_SIZE = 512 * 1024
@@ -32,8 +35,10 @@ JUST_RENEWED = 1.0
 """Seconds within which a credential that was renewed cannot have expired: refused then, it is refused for good."""
 
 _EMPTY: Block = memoryview(b"")
-# 19 digits are more than a service has bytes; of thousands Python makes no number.
 _CONTENT_RANGE = re.compile(r"bytes (?:([0-9]{1,19})-([0-9]{1,19})|\*)/([0-9]{1,19})")
+_SIZE = re.compile(r"[0-9]{1,19}")
+_MAX_EMPTY_PAGES = 1000
+"""Pages of a listing in a row that have nothing; services have some where much was deleted."""
 
 
 class BodyReader:
@@ -230,6 +235,52 @@ def too_short(store: RangeReader, key: str, size: int) -> IntegrityError:
     return IntegrityError(f"{store.location}/{key} is shorter than recorded: {size} bytes")
 
 
+def pages(ask: Callable[[K | None], tuple[Iterable[T], K | None]], location: str) -> Iterator[T]:
+    """Yield what the pages of a listing have; ``ask`` gets one by its token, None for the first and after the last.
+
+    Raises StorageError for a listing that comes to a token again, or gets nowhere.
+    """
+    token: K | None = None
+    seen: set[int] = set()
+    empty = 0
+    while True:
+        items, token = ask(token)
+        empty += 1
+        for item in items:
+            empty = 0
+            yield item
+        if token is None:
+            return
+        # Of a token, which may be long, its hash is kept: it is of 64 bits, with a key that no server knows.
+        if hash(token) in seen or empty > _MAX_EMPTY_PAGES:
+            raise StorageError(f"{location} is listed in a circle, or without an end", hint="check the endpoint")
+        seen.add(hash(token))
+
+
+def parse_size(value: object) -> int:
+    """Bytes, as a service says them: a number or ASCII digits, below 2**63; ValueError for anything else."""
+    text = str(value)
+    if not _SIZE.fullmatch(text) or int(text) >= 2**63:
+        raise ValueError(f"{text[:40]!r} is no size")
+    return int(text)
+
+
+def read_lengths(headers: Mapping[str, str], what: str) -> tuple[int, int, int]:
+    """First byte and byte after the last of an answer, and size of the object, by the answer's headers.
+
+    Raises StorageError, which calls the object ``what``, where they do not say, or contradict each other.
+    """
+    said, ranged = headers.get("content-length"), headers.get("content-range")
+    try:
+        length = None if said is None else parse_size(said)
+    except ValueError:
+        length = -1
+    found = parse_content_range(ranged) if ranged is not None else None if length is None else (0, length, length)
+    if found is None or length not in {None, found[1] - found[0]} or not 0 <= found[0] <= found[1] <= found[2]:
+        raise StorageError(f"it is not said how many bytes of {what} are sent", hint="check the endpoint")
+    return found
+
+
 def parse_content_range(header: str) -> tuple[int, int, int] | None:
     """First byte, byte after the last, and size of the object; the first two are the size for ``bytes */SIZE``.
 
@@ -248,10 +299,10 @@ def parse_retry_after(header: str, *, now: float | None = None) -> float:
     if text.isascii() and text.isdigit():
         return float(text)
     try:
-        moment = email.utils.parsedate_to_datetime(text).timestamp()
-    except (OverflowError, TypeError, ValueError):
+        moment = email.utils.parsedate_to_datetime(text)
+    except ValueError:
         return 0.0
-    return max(0.0, moment - (time.time() if now is None else now))
+    return max(0.0, moment.timestamp() - (time.time() if now is None else now))
 
 
 def is_certificate_error(error: BaseException) -> bool:
@@ -259,32 +310,20 @@ def is_certificate_error(error: BaseException) -> bool:
 
     Other failures of TLS are connections that broke off.
     """
+    return find_within(error, ssl.SSLCertVerificationError) is not None
+
+
+def find_within(error: BaseException, kind: type[E]) -> E | None:
+    """The error of a kind that clients have wrapped in an error of theirs, if there is one."""
     pending, seen = [error], set[int]()
     while pending:
         one = pending.pop()
-        if isinstance(one, ssl.SSLCertVerificationError):
-            return True
+        if isinstance(one, kind):
+            return one
         seen.add(id(one))
         wrapped = [one.__cause__, one.__context__, getattr(one, "reason", None), *one.args]
         pending.extend(inner for inner in wrapped if isinstance(inner, BaseException) and id(inner) not in seen)
-    return False
-
-
-@contextlib.contextmanager
-def readable(service: str) -> Iterator[None]:
-    """Say in our words that an answer lacks something, or has something else there than the service's own answers."""
-    try:
-        yield
-    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
-        raise unavailable(f"{service} gave an answer that cannot be read ({type(error).__name__})") from error
-
-
-def size_of(answer: Mapping[str, Any], name: str) -> int:
-    """A number of bytes in an answer, as a number or a text; KeyError, TypeError or ValueError where there is none."""
-    size = int(answer[name])
-    if size < 0:
-        raise ValueError(name)
-    return size
+    return None
 
 
 def unavailable(message: str, *, retry_after: float = 0.0) -> StorageUnavailableError:

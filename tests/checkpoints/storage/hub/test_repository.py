@@ -359,7 +359,7 @@ def test_an_answer_that_speaks_of_another_file_is_refused(
 def test_another_range_than_the_one_asked_for_is_refused(hub: Hub, open_repo: OpenRepo, sent: str | None) -> None:
     value = None if sent is None else sent.format(size=len(WEIGHTS))
     hub.faults.append(Fault("cdn", "/content/", headers={"Content-Range": value}))
-    with pytest.raises(StorageError, match="another range"):
+    with pytest.raises(StorageError, match=r"another range|not said how many"):
         read(open_repo(), "model.safetensors", start=10, length=10)
 
 

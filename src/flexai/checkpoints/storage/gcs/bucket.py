@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import itertools
+import json
 import re
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -20,7 +21,6 @@ from typing import Any, TypeVar
 from urllib.parse import quote
 
 from flexai.checkpoints.errors import DestinationExistsError, NotFoundError, SourceChangedError, StorageError
-from flexai.checkpoints.foreign_json import parse_json
 from flexai.checkpoints.storage.checks import PARTIAL_SUFFIX, check_key, sort_receipts
 from flexai.checkpoints.storage.gcs.error_mapping import translate_answer, translate_failure
 from flexai.checkpoints.storage.gcs.session import ENDPOINT_URL, GCSService
@@ -28,11 +28,11 @@ from flexai.checkpoints.storage.http import (
     BodyReader,
     RangeAnswer,
     find_stored,
-    parse_content_range,
+    pages,
+    parse_size,
+    read_lengths,
     read_object,
-    readable,
     send_body,
-    size_of,
     unavailable,
 )
 from flexai.checkpoints.storage.protocol import (
@@ -55,6 +55,9 @@ MAX_PARTS = 10_000
 PAGE_SIZE = 1000
 
 _THREADS = 8
+_MAX_REWRITES = 10_000
+"""Requests of one copy; each but the last copies a megabyte at least, and mostly gigabytes:
+https://cloud.google.com/storage/docs/json_api/v1/objects/rewrite."""
 _UPLOAD_ID = re.compile(r"[0-9a-f]{32}")
 _PART_OF_UPLOAD = re.compile(
     rf"(?P<folder>(?:.*/)?)\.(?P<name>[^/]+)\.(?P<upload_id>[0-9a-f]{{32}}){re.escape(PARTIAL_SUFFIX)}/[^/]+", re.DOTALL
@@ -144,12 +147,16 @@ class GCSStorage:
             raise SourceChangedError(f"{source.location}/{source_key} changed before it was copied")
         path = f"{source._object(source_key)}/rewriteTo{self._object(key)}"
         parameters = {"ifSourceGenerationMatch": info.etag}
-        while True:
+        for _ in range(_MAX_REWRITES):
             answer = self._ask("POST", path, "storage.objects.get and storage.objects.create", source_key, parameters)
-            with readable(self.service.name):
-                if answer.get("done"):
-                    return self._info(key, answer["resource"])
-                parameters["rewriteToken"] = answer["rewriteToken"]
+            match answer:
+                case {"done": True, "resource": resource}:
+                    return self._info(key, resource)
+                case {"done": False, "rewriteToken": str(token)}:
+                    parameters["rewriteToken"] = token
+                case _:
+                    raise self._nonsense()
+        raise StorageError(f"{self.service.name} does not come to an end with copying {self.bucket}/{key}")
 
     def delete(self, keys: Iterable[str]) -> None:
         """Delete objects, a few at the same time."""
@@ -224,8 +231,10 @@ class GCSStorage:
             key, upload_id = match["folder"] + match["name"], match["upload_id"]
             if key.startswith(prefix) and last != (key, upload_id):
                 last = (key, upload_id)
-                with readable(self.service.name):
+                try:
                     began = datetime.fromisoformat(item["timeCreated"]).timestamp()
+                except (KeyError, TypeError, ValueError, OverflowError):
+                    raise self._nonsense() from None
                 yield UnfinishedUpload(key=key, upload_id=upload_id, started_at=began)
 
     def _declared_size(self, key: str, upload_id: str) -> int:
@@ -235,8 +244,9 @@ class GCSStorage:
         beginning = _parts_prefix(key, upload_id) + _BEGINNING
         try:
             blocks = read_object(self, beginning, start=0, length=None, etag="", policy=self._policy)
-            with readable(self.service.name):
-                return int(b"".join(bytes(block) for block in blocks))
+            return parse_size(bytes(next(blocks, b"")).decode())
+        except ValueError:
+            raise self._nonsense() from None
         except NotFoundError as error:
             raise NotFoundError(
                 f"the upload of {self.location}/{key} is gone", hint="run the same command again: it starts a new one"
@@ -251,8 +261,8 @@ class GCSStorage:
         with contextlib.suppress(NotFoundError):
             fields = {"fields": f"{_FIELDS},metadata"}
             answer = self._ask("GET", self._object(key), "storage.objects.get", key, fields)
-            with readable(self.service.name):
-                if answer.get("metadata", {}).get(_UPLOAD) == upload_id:
+            match answer:
+                case {"metadata": {"flexai-upload": found}} if found == upload_id:
                     return self._info(key, answer)
         return None
 
@@ -291,9 +301,8 @@ class GCSStorage:
         destination = {"contentType": "application/octet-stream", "metadata": metadata or {}}
         request = {"sourceObjects": sources, "destination": destination}
         permission = "storage.objects.get and storage.objects.create"
-        return self._info(
-            key, self._ask("POST", f"{self._object(key)}/compose", permission, key, condition, body=request)
-        )
+        path = f"{self._object(key)}/compose"
+        return self._info(key, self._ask("POST", path, permission, key, condition, body=request))
 
     def _delete_below(self, prefix: str) -> None:
         names = [item["name"] for item in self._items(prefix)]
@@ -309,15 +318,29 @@ class GCSStorage:
     def _check(self, key: str) -> str:
         return check_key(key, self.location)
 
+    def _info(self, key: str, item: object) -> ObjectInfo:
+        match item:
+            case {"size": size, "generation": str() | int() as generation, **others}:
+                named = {"crc32c": others.get("crc32c"), "md5": others.get("md5Hash")}
+                try:
+                    checksums = {
+                        name: base64.b64decode(str(value), validate=True).hex()
+                        for name, value in named.items()
+                        if value
+                    }
+                    return ObjectInfo(key=key, size=parse_size(size), etag=str(generation), checksums=checksums or None)
+                except ValueError:
+                    pass
+        raise self._nonsense()
+
+    def _nonsense(self) -> StorageError:
+        return StorageError(
+            f"{self.service.name} answered with something that is no answer of GCS",
+            hint="check the connection's endpoint",
+        )
+
     def _object(self, key: str) -> str:
         return f"/b/{quote(self.bucket, safe='')}/o/{quote(key, safe='')}"
-
-    def _info(self, key: str, item: Mapping[str, Any]) -> ObjectInfo:
-        with readable(self.service.name):
-            named = {"crc32c": item.get("crc32c"), "md5": item.get("md5Hash")}
-            checksums = {name: base64.b64decode(value).hex() for name, value in named.items() if value}
-            etag = str(item["generation"])
-            return ObjectInfo(key=key, size=size_of(item, "size"), etag=etag, checksums=checksums or None)
 
     def _store(self, key: str, body: Body, condition: Mapping[str, str] | None = None) -> ObjectInfo:
         """Store an object and compare the checksum that the service computed with that of what was sent."""
@@ -355,16 +378,22 @@ class GCSStorage:
             "fields": f"items({_FIELDS}),nextPageToken",
         }
         path = f"/b/{quote(self.bucket, safe='')}/o"
-        while True:
-            page = self._ask("GET", path, "storage.objects.list", "", parameters)
-            with readable(self.service.name):
-                items = page.get("items", ())
-                if not all(isinstance(item["name"], str) for item in items):
-                    raise TypeError("name")
-            yield from items
-            if not page.get("nextPageToken"):
-                return
-            parameters["pageToken"] = page["nextPageToken"]
+
+        def ask(token: str | None) -> tuple[list[dict[str, Any]], str | None]:
+            page = self._ask(
+                "GET", path, "storage.objects.list", "", parameters | ({"pageToken": token} if token else {})
+            )
+            items, following = page.get("items", []), page.get("nextPageToken")
+            if not isinstance(items, list) or not isinstance(following, str | None):
+                raise self._nonsense()
+            return items, following or None
+
+        for item in pages(ask, self.location):
+            match item:
+                case {"name": str()}:
+                    yield item
+                case _:
+                    raise self._nonsense()
 
     def _ask(
         self,
@@ -425,11 +454,9 @@ class GCSStorage:
         if start or stop is not None:
             headers["Range"] = f"bytes={start}-{'' if stop is None else stop - 1}"
         answer = self._request("GET", url, "storage.objects.get", key, params=parameters, headers=headers, stream=True)
-        with readable(self.service.name):
-            length = size_of(answer.headers, "Content-Length")
-        begins, ends, size = parse_content_range(answer.headers.get("Content-Range", "")) or (0, length, length)
+        begins, ends, size = read_lengths(answer.headers, f"{self.location}/{key}")
         generation = answer.headers.get("X-Goog-Generation", etag)
-        return RangeAnswer(begins, ends, size, generation, self._blocks(answer, length), answer.close)
+        return RangeAnswer(begins, ends, size, generation, self._blocks(answer, ends - begins), answer.close)
 
     def _blocks(self, answer: Any, length: int) -> Iterator[Block]:
         from urllib3.exceptions import HTTPError
@@ -492,8 +519,8 @@ def _parts_prefix(key: str, upload_id: str) -> str:
 
 def _read_json(answer: Any, service: str) -> dict[str, Any]:
     try:
-        document = parse_json(answer.content)
-    except ValueError as error:
+        document = json.loads(answer.content)
+    except (ValueError, RecursionError) as error:
         raise unavailable(f"{service} gave an answer that cannot be read") from error
     if not isinstance(document, dict):
         raise unavailable(f"{service} gave an answer that cannot be read")
@@ -505,6 +532,6 @@ def _read_error(answer: Any) -> object:
     from requests.exceptions import RequestException
 
     try:
-        return parse_json(answer.content)
-    except (ValueError, RequestException):
+        return json.loads(answer.content)
+    except (ValueError, RecursionError, RequestException):
         return None

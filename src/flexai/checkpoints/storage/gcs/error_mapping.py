@@ -17,7 +17,7 @@ from flexai.checkpoints.errors import (
     StorageError,
     UnsupportedError,
 )
-from flexai.checkpoints.storage.http import is_certificate_error, parse_retry_after, unavailable
+from flexai.checkpoints.storage.http import find_within, is_certificate_error, parse_retry_after, unavailable
 
 _PASSING_STATUSES = {408, 429, 500, 502, 503, 504}
 _PASSING_REASONS = {"rateLimitExceeded", "userRateLimitExceeded", "backendError", "internalError"}
@@ -57,6 +57,8 @@ def translate_failure(error: Exception, *, service: str) -> CheckpointError:
     from requests import exceptions as web
 
     kind = type(error).__name__
+    if ours := find_within(error, CheckpointError):
+        return ours
     if is_certificate_error(error):
         return StorageError(
             f"{service} has no certificate that this machine trusts",

@@ -10,9 +10,20 @@ from urllib.parse import urlsplit
 
 from flexai.checkpoints.storage.gcs.error_mapping import translate_failure
 from flexai.checkpoints.storage.http import JUST_RENEWED
+from flexai.checkpoints.storage.wire import guard_session
 
 ENDPOINT_URL = "https://storage.googleapis.com"
 _SCOPES = ("https://www.googleapis.com/auth/devstorage.read_write",)
+
+
+def guarded_request() -> Any:
+    """What a service account's key is exchanged for a token with: it names the address that is asked itself."""
+    import requests
+    from google.auth.transport.requests import Request
+
+    session = requests.Session()
+    guard_session(session)
+    return Request(session)
 
 
 class GCSService:
@@ -107,6 +118,8 @@ class GCSService:
             client: Any = Client(project=project or None, credentials=credentials, client_options=options)
         except (GoogleAuthError, ValueError, OSError) as error:
             raise translate_failure(error, service=self.name) from error
+        # It reads content as it reads documents.
+        guard_session(client._http, bounds_documents=False)
         # Given with each request otherwise, which is the client's to make.
         client._http.verify = self.request_options.get("verify", True)
         return client
@@ -121,7 +134,6 @@ class GCSService:
     def renew(self, token: str) -> bool:
         """Get a new token for one that was refused; False where the refused one has just been renewed already."""
         from google.auth.exceptions import GoogleAuthError
-        from google.auth.transport.requests import Request
 
         session = self.session
         with self._lock:
@@ -130,7 +142,7 @@ class GCSService:
                 return False
             if session.credentials.token == token:
                 try:
-                    session.credentials.refresh(Request())
+                    session.credentials.refresh(self._token_request())
                 except GoogleAuthError as error:
                     raise translate_failure(error, service=self.name) from error
                 self._renewed_token, self._renewed_at = session.credentials.token, time.monotonic()
@@ -139,17 +151,29 @@ class GCSService:
     def _make_session(self) -> Any:
         from google.auth.exceptions import GoogleAuthError
         from google.auth.transport import requests as transport
-        from requests.adapters import HTTPAdapter
 
         make: Any = transport.AuthorizedSession
         try:
             # Its own second try would send the rest of a body, which is nothing, as if it were the whole.
-            session = make(self._load_credentials(), refresh_status_codes=(), max_refresh_attempts=0)
+            session = make(
+                self._load_credentials(),
+                refresh_status_codes=(),
+                max_refresh_attempts=0,
+                auth_request=self._token_request(),
+            )
         except (GoogleAuthError, ValueError) as error:
             raise translate_failure(error, service=self.name) from error
-        for scheme in ("https://", "http://"):
-            session.mount(scheme, HTTPAdapter(pool_maxsize=self._connections, max_retries=0))
+        guard_session(session, connections=self._connections)
+        # Only gzip is unpacked here; requests asks for all that it knows otherwise.
+        session.headers["Accept-Encoding"] = "gzip"
         return session
+
+    def _token_request(self) -> Any:
+        """What credentials ask for their tokens with."""
+        from google.auth.transport.requests import Request
+
+        # The chain may ask the machine's own metadata service, which is what is refused otherwise.
+        return Request() if self._service_account is None else guarded_request()
 
     def _load_credentials(self) -> Any:
         import google.auth

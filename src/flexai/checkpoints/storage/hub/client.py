@@ -7,22 +7,24 @@ it is treated as a secret: no error and no log line has it.
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import re
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from http.cookiejar import DefaultCookiePolicy
 from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import urljoin
 
 from flexai import __version__
 from flexai.checkpoints.errors import CheckpointError, SettingsError, StorageError, StorageUnavailableError, UsageError
-from flexai.checkpoints.foreign_json import parse_json, read_bounded
+from flexai.checkpoints.storage.addresses import is_inside, is_public, origin_of, why_peer_refused, why_refused
 from flexai.checkpoints.storage.connection import SecretText
-from flexai.checkpoints.storage.hub.addresses import is_inside, origin_of, why_refused
+from flexai.checkpoints.storage.http import parse_size
+from flexai.checkpoints.storage.wire import guard_session
 
 if TYPE_CHECKING:
-    from requests import PreparedRequest, Response, Session
+    from requests import PreparedRequest, Response
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _MAX_REDIRECTS = 5
@@ -58,35 +60,37 @@ class HubClient:
         read_timeout: float,
     ) -> None:
         """Up to ``connections`` are kept open; timeouts in seconds. Raises UsageError for an endpoint that is none."""
-        from requests.adapters import HTTPAdapter
+        import requests
 
         self.endpoint = endpoint.rstrip("/")
         self.has_token = token is not None
         self._token = token
         self._origin = _check_endpoint(self.endpoint)
+        self._lock = threading.Lock()
         self._inside: bool | None = None
+        """Whether the hub itself is in a private network, or on this machine; None while that is not known."""
+        self._outside: set[str] = set()
+        """Hosts that are not, or that one of those has named."""
         self._timeout = (connect_timeout, read_timeout)
-        self._session = _make_session()
-        self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+        self._session = requests.Session()
+        guard_session(self._session, self._judge_peer, connections=connections)
         self._session.headers["User-Agent"] = f"flexai-checkpoints/{__version__}"
         # Compressed, content has no ranges: https://github.com/huggingface/huggingface_hub/pull/3885.
         self._session.headers["Accept-Encoding"] = "identity"
-        adapter = HTTPAdapter(pool_connections=8, pool_maxsize=connections)
-        self._session.mount("https://", adapter)
-        self._session.mount("http://", adapter)
         _hide_signatures()
 
     def read_document(self, path: str, params: Mapping[str, str]) -> tuple[Any, Response]:
         """A JSON document below the endpoint; an answer other than 200 is the caller's to judge and has none."""
-        response = self._follow(f"{self.endpoint}{path}", params=params)
-        with contextlib.closing(response):
+        url = f"{self.endpoint}{path}"
+        with contextlib.closing(self._follow(url, params=params)) as response:
             if response.status_code != 200:
                 return None, response
-            try:
-                content = read_bounded(self.blocks(response, _MAX_DRAINED))
-                return parse_json(content), response
-            except ValueError as error:
-                raise StorageError(f"{self.endpoint} answered with something that cannot be read: {error}") from error
+            with self._errors(url):
+                content = response.content
+        try:
+            return json.loads(content), response
+        except (ValueError, RecursionError) as error:
+            raise StorageError(f"{self.endpoint} answered with something that is no JSON document") from error
 
     def locate(self, path: str) -> tuple[Location | None, Response]:
         """Where the content at a path below the endpoint lies; None where the Hub does not answer with a place.
@@ -122,11 +126,10 @@ class HubClient:
 
     def blocks(self, response: Response, size: int) -> Iterator[bytes]:
         """The content of an answer in blocks of up to ``size`` bytes; StorageUnavailableError where it breaks off."""
-        iterator = response.iter_content(size)
         while True:
             with self._errors(response.url):
-                block = next(iterator, None)
-            if block is None:
+                block = response.raw.read(size, decode_content=False)
+            if not block:
                 return
             yield block
 
@@ -143,20 +146,40 @@ class HubClient:
 
     def _target(self, url: str, response: Response) -> str:
         """Where a redirect leads; StorageError where we do not go."""
-        with self._errors(url):
-            if int(response.headers.get("Content-Length", _MAX_DRAINED + 1)) <= _MAX_DRAINED:
-                response.content  # noqa: B018 - a connection that has been read to the end is used again
+        with self._errors(url), contextlib.suppress(KeyError, ValueError):
+            if (length := parse_size(response.headers["Content-Length"])) <= _MAX_DRAINED:
+                response.raw.read(length, decode_content=False)  # then the connection is used again
         try:
-            target = urljoin(url, response.headers["Location"])
+            given = urljoin(url, response.headers["Location"])
+            target = _as_requested(given)
         except (KeyError, ValueError):
             raise StorageError(f"{self.endpoint} redirects to nowhere") from None
-        if self.is_own(target):
-            return target
-        if self._inside is None:
-            self._inside = is_inside(self.endpoint)
-        if why := why_refused(target, inside=self._inside, encrypted=self._origin[0] == "https"):
-            raise StorageError(f"{self.endpoint} redirects to an address that is refused: {why}")
+        # A host in a private network is named by one that is in there itself, if at all.
+        with self._lock:
+            if self._inside is None:
+                self._inside = is_inside(self.endpoint)
+            inside = self._inside and origin_of(url)[1] not in self._outside
+        for one in (given, target):
+            if self.is_own(one):
+                continue
+            if why := why_refused(one, inside=inside, encrypted=self._origin[0] == "https"):
+                raise StorageError(f"{self.endpoint} redirects to an address that is refused: {why}")
+            if not inside:
+                self._outside.add(origin_of(one)[1])
         return target
+
+    def _judge_peer(self, host: str, address: str) -> str:
+        """Why a connection is refused, by the address that it has come to."""
+        with self._lock:
+            if host == self._origin[1]:
+                # A hub that has been outside once has no business inside: its name was made to mean another machine.
+                inside = self._inside is not False
+                self._inside = inside and not is_public(address)
+            else:
+                inside = self._inside is True and host not in self._outside
+                if is_public(address):
+                    self._outside.add(host)
+        return why_peer_refused(address, inside=inside)
 
     def _too_many(self) -> StorageError:
         return StorageError(f"{self.endpoint} redirects more than {_MAX_REDIRECTS} times")
@@ -189,6 +212,7 @@ class HubClient:
     def _errors(self, url: str) -> Iterator[None]:
         """Say in our words what goes wrong on the way, without the address, which the library's own words quote."""
         import requests
+        import urllib3
 
         failure: CheckpointError
         try:
@@ -201,9 +225,14 @@ class HubClient:
             )
         except requests.exceptions.ProxyError:
             failure = StorageUnavailableError(f"the proxy to {_host(url)} does not answer")
-        except requests.exceptions.Timeout:
+        except (requests.exceptions.Timeout, urllib3.exceptions.TimeoutError):
             failure = StorageUnavailableError(f"{_host(url)} did not answer in time")
-        except (requests.exceptions.ConnectionError, requests.exceptions.ChunkedEncodingError):
+        except (
+            requests.exceptions.ConnectionError,
+            requests.exceptions.ChunkedEncodingError,
+            urllib3.exceptions.HTTPError,
+            OSError,
+        ):
             failure = StorageUnavailableError(f"the connection to {_host(url)} failed or broke off")
         except (requests.exceptions.RequestException, ValueError):
             failure = StorageError(f"{_host(url)} cannot be asked, or answered with something that is no HTTP")
@@ -211,15 +240,13 @@ class HubClient:
         raise failure
 
 
-def _make_session() -> Session:
+def _as_requested(url: str) -> str:
+    """The address as requests asks for it; ValueError where it cannot."""
     import requests
 
-    class Session(requests.Session):
-        def get_redirect_target(self, resp: Response) -> str | None:
-            """None: redirects are followed by hand, and else their bodies are read whole, however large they are."""
-            return None
-
-    return Session()
+    request = requests.PreparedRequest()
+    request.prepare_url(url, None)
+    return request.url or ""
 
 
 def _check_endpoint(endpoint: str) -> tuple[str, str, int]:

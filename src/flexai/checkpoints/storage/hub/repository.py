@@ -28,7 +28,7 @@ from flexai.checkpoints.errors import (
     UsageError,
 )
 from flexai.checkpoints.storage.checks import check_key
-from flexai.checkpoints.storage.http import parse_content_range
+from flexai.checkpoints.storage.http import read_lengths
 from flexai.checkpoints.storage.hub.client import HubClient, Location, Token
 from flexai.checkpoints.storage.hub.error_mapping import Subject, error_of, location_error
 from flexai.checkpoints.storage.hub.repo_paths import DEFAULT_REVISION
@@ -210,11 +210,11 @@ class HubStorage:
         if self._client.is_own(response.url):
             self._compare(info, commit=headers.get("X-Repo-Commit"), etag=headers.get("ETag"))
         if response.status_code == 206:
-            found = parse_content_range(headers.get("Content-Range", ""))
-            if found is None or not found[0] <= start < found[1]:
+            begins, ends, size = read_lengths(headers, f"{self.location}/{info.key}")
+            if not begins == start < ends <= end:
                 raise StorageError(f"{self.location}/{info.key}: another range was sent than the one asked for")
-            self._compare(info, size=str(found[2]))
-            return start - found[0]
+            self._compare(info, size=str(size))
+            return 0
         self._compare(info, size=headers.get("Content-Length"))
         if start > _MAX_SKIPPED:
             raise StorageError(f"{self.location}/{info.key} is on a server that sends no ranges of it")

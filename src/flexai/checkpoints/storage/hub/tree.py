@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, quote, urlsplit
 
 from flexai.checkpoints.errors import NotFoundError, StorageError
+from flexai.checkpoints.storage.http import pages
 from flexai.checkpoints.storage.hub.client import HubClient
 from flexai.checkpoints.storage.hub.error_mapping import Subject, error_of, is_passing
 from flexai.checkpoints.storage.protocol import ObjectInfo
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_MAX_FIELDS = 20
 
 
 class HubTree:
@@ -96,27 +98,28 @@ class HubTree:
         assert self._resolved is not None
         repo, commit = self._resolved
         path = f"{self._api}/{quote(repo)}/tree/{commit}" + (f"/{quote(folder, safe='')}" if folder else "")
-        query = {"recursive": "true", "expand": "false"}
-        seen: set[str] = set()
-        while True:
+
+        def ask(following: str | None) -> tuple[list[Any], str | None]:
+            query = {"recursive": "true", "expand": "false"}
+            if following:
+                # Only the query of the next page's address is used: behind a mirror it names another host.
+                query = dict(parse_qsl(following, max_num_fields=_MAX_FIELDS))
             document, response = self._read(path, query, folder)
             if response.status_code == 404 and response.headers.get("X-Error-Code", "") in {"", "EntryNotFound"}:
-                return
+                return [], None
             if response.status_code != 200:
                 raise error_of(response.status_code, response.headers, replace(self._subject, key=folder))
             if not isinstance(document, list):
                 raise self._nonsense()
-            for entry in document:
-                if (info := self._parse(entry)) is not None:
-                    yield info
-            following = response.links.get("next", {}).get("url", "")
-            if not following:
-                return
-            # Only the query of the next page's address is used: behind a mirror it names another host.
-            if following in seen:
-                raise StorageError(f"{self._client.endpoint} lists {self._subject.repo} in a circle")
-            seen.add(following)
-            query = dict(parse_qsl(urlsplit(following).query))
+            try:
+                return document, urlsplit(response.links.get("next", {}).get("url", "")).query or None
+            except ValueError:
+                raise self._nonsense() from None
+
+        where = f"{self._client.endpoint}/{self._subject.repo}"
+        for entry in pages(ask, where):
+            if (info := self._parse(entry)) is not None:
+                yield info
 
     def _parse(self, entry: Any) -> ObjectInfo | None:
         """A file of a listing; None for what is none (a folder, another repository)."""

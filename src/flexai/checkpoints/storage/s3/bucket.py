@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import base64
+import binascii
 import contextlib
 import hashlib
 import itertools
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from functools import partial
 from typing import Any, TypeVar
 
@@ -28,11 +30,11 @@ from flexai.checkpoints.storage.http import (
     BodyReader,
     RangeAnswer,
     find_stored,
-    parse_content_range,
+    pages,
+    parse_size,
+    read_lengths,
     read_object,
-    readable,
     send_body,
-    size_of,
     unavailable,
 )
 from flexai.checkpoints.storage.protocol import (
@@ -150,28 +152,25 @@ class S3Storage:
         """Describe an object."""
         self._check(key)
         answer = self._try(lambda: self._call("head_object", key, ChecksumMode="ENABLED"))
-        with readable(self.service.name):
-            size = size_of(answer, "ContentLength")
-            return ObjectInfo(key=key, size=size, etag=_etag(answer), checksums=_checksums(answer))
+        _, size, _ = read_lengths(_headers(answer), f"{self.location}/{key}")
+        return ObjectInfo(key=key, size=size, etag=_etag(answer), checksums=_checksums(answer))
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """Yield the objects whose keys begin with the prefix, page by page.
 
         Empty objects whose keys end in ``/`` are left out: consoles and file gateways make them to show a folder.
         """
-        parameters: dict[str, Any] = {"Prefix": prefix, "MaxKeys": self._page_size}
-        while True:
-            page = self._try(lambda: self._call("list_objects_v2", "", **parameters))
-            with readable(self.service.name):
-                infos = [
-                    ObjectInfo(key=item["Key"], size=size_of(item, "Size"), etag=_etag(item))
-                    for item in page.get("Contents", ())
-                ]
-            yield from (info for info in infos if info.size or not info.key.endswith("/"))
-            token = page.get("NextContinuationToken")
-            if not page.get("IsTruncated") or not token:
-                return
-            parameters["ContinuationToken"] = token
+
+        def ask(token: str | None) -> tuple[list[Any], str | None]:
+            more = {"ContinuationToken": token} if token else {}
+            page = self._try(lambda: self._call("list_objects_v2", "", Prefix=prefix, MaxKeys=self._page_size, **more))
+            following = page.get("NextContinuationToken") if page.get("IsTruncated") else None
+            return page.get("Contents", []), following or None
+
+        for item in pages(ask, self.location):
+            info = self._listed(item)
+            if info.size or not info.key.endswith("/"):
+                yield info
 
     def delete(self, keys: Iterable[str]) -> None:
         """Delete objects, a page at a time where the service can."""
@@ -206,8 +205,7 @@ class S3Storage:
             return self._copy_in_parts(key, info.size, origin, slow_part_size)
         except SourceChangedError:
             raise SourceChangedError(f"{source.location}/{source_key} changed while it was copied") from None
-        with readable(self.service.name):
-            return ObjectInfo(key=key, size=info.size, etag=_etag(answer["CopyObjectResult"]))
+        return ObjectInfo(key=key, size=info.size, etag=_etag(answer.get("CopyObjectResult", {})))
 
     def _copy_whole(self, key: str, origin: Mapping[str, Any], has_parts: bool) -> dict[str, Any]:
         from botocore.exceptions import ReadTimeoutError
@@ -267,8 +265,9 @@ class S3Storage:
 
     def _begin_upload(self, key: str, **details: str) -> str:
         answer = self._try(lambda: self._call("create_multipart_upload", key, **details))
-        with readable(self.service.name):
-            return str(answer["UploadId"])
+        if not _is_upload_id(upload_id := str(answer.get("UploadId", ""))):
+            raise self._translated(ValueError(), "create_multipart_upload", key)
+        return upload_id
 
     def has_upload(self, key: str, upload_id: str) -> bool:
         """Whether the service still knows the upload."""
@@ -335,29 +334,36 @@ class S3Storage:
 
     def list_uploads(self, prefix: str) -> Iterator[UnfinishedUpload]:
         """Yield the unfinished uploads."""
-        parameters: dict[str, Any] = {"Prefix": prefix, "MaxUploads": self._page_size}
-        while True:
+        asked: dict[str, Any] = {"Prefix": prefix, "MaxUploads": self._page_size}
+
+        def ask(markers: tuple[tuple[str, str], ...] | None) -> tuple[list[Any], tuple[tuple[str, str], ...] | None]:
+            asked.update(markers or ())
             try:
-                page = self._try(lambda: self._call("list_multipart_uploads", "", **parameters))
+                page = self._try(lambda: self._call("list_multipart_uploads", "", **asked))
             except NotFoundError as error:
                 if code_of(error.__cause__) == "NoSuchUpload":
-                    return  # rclone's way to say that there is none
+                    return [], None  # rclone's way to say that there is none
                 raise
-            with readable(self.service.name):
-                uploads = [
-                    UnfinishedUpload(
-                        key=item["Key"], upload_id=item["UploadId"], started_at=item["Initiated"].timestamp()
-                    )
-                    for item in page.get("Uploads", ())
-                ]
-            yield from (upload for upload in uploads if upload.key.startswith(prefix))
             # SeaweedFS gives the second marker alone, and wants it back alone.
-            markers = {name: page[f"Next{name}"] for name in ("KeyMarker", "UploadIdMarker") if page.get(f"Next{name}")}
-            if not page.get("IsTruncated") or not markers:
-                return
-            parameters.update(markers)
+            names = ("KeyMarker", "UploadIdMarker") if page.get("IsTruncated") else ()
+            following = tuple((name, page[f"Next{name}"]) for name in names if page.get(f"Next{name}"))
+            return page.get("Uploads", []), following or None
+
+        for item in pages(ask, self.location):
+            match item:
+                case {"Key": str(key), "UploadId": str(upload_id), "Initiated": datetime() as began}:
+                    if key.startswith(prefix):
+                        yield UnfinishedUpload(key=key, upload_id=upload_id, started_at=began.timestamp())
+                case _:
+                    raise self._translated(ValueError(), "list_multipart_uploads", "")
 
     # Requests
+
+    def _listed(self, item: Mapping[str, Any]) -> ObjectInfo:
+        try:
+            return ObjectInfo(key=str(item["Key"]), size=parse_size(item["Size"]), etag=_etag(item))
+        except (KeyError, ValueError) as error:
+            raise self._translated(error, "list_objects_v2", "") from error
 
     def _replacing_nothing(self, store: Callable[..., T]) -> T:
         """Make a request that fails where there is an object already, if the service is known to heed that."""
@@ -381,6 +387,7 @@ class S3Storage:
         """Make one request of the SDK's, once."""
         from botocore.exceptions import BotoCoreError, ClientError
         from botocore.parsers import ResponseParserError
+        from urllib3.exceptions import HTTPError
 
         client = self.service.client
         if key:
@@ -391,16 +398,13 @@ class S3Storage:
             if self._has_expired(error):
                 raise unavailable(f"{self.service.name} did not accept the session token any more") from error
             raise self._translated(error, operation, key) from error
-        except (BotoCoreError, ResponseParserError, OSError) as error:
+        except (BotoCoreError, OSError, HTTPError, ResponseParserError, ValueError, LookupError) as error:
             raise self._translated(error, operation, key) from error
-        except (ValueError, RuntimeError) as error:
-            # The SDK's ways to say it, which are no errors of its own kind.
-            if "still expired" in str(error):
-                raise unavailable(f"the credentials for {self.service.name} were expired when they came") from error
-            if isinstance(error, RuntimeError) and "timezone" not in str(error):
+        except RuntimeError as error:
+            # The SDK's way to say it, which is no error of its own kind.
+            if "still expired" not in str(error):
                 raise
-            # Its parsers let out what Python says of a number or a date that is none.
-            raise unavailable(f"{self.service.name} gave an answer that cannot be read") from error
+            raise unavailable(f"the credentials for {self.service.name} were expired when they came") from error
         return answer
 
     def _has_expired(self, error: Exception) -> bool:
@@ -425,19 +429,19 @@ class S3Storage:
         if start or stop is not None:
             parameters["Range"] = f"bytes={start}-{'' if stop is None else stop - 1}"
         answer = self._call("get_object", key, **parameters)
-        with readable(self.service.name):
-            body, length = answer["Body"], size_of(answer, "ContentLength")
-        begins, ends, size = parse_content_range(answer.get("ContentRange", "")) or (0, length, length)
-        return RangeAnswer(begins, ends, size, _etag(answer), self._blocks(key, body, length), body.close)
+        body = answer["Body"]
+        begins, ends, size = read_lengths(_headers(answer), f"{self.location}/{key}")
+        return RangeAnswer(begins, ends, size, _etag(answer), self._blocks(key, body, ends - begins), body.close)
 
     def _blocks(self, key: str, body: Any, length: int) -> Iterator[Block]:
         from botocore.exceptions import BotoCoreError
+        from urllib3.exceptions import HTTPError
 
         while length:
             try:
                 # The SDK makes a new buffer for each block. Reading into one of our own copies it there once more.
                 chunk = body.read(min(BLOCK_SIZE, length))
-            except (BotoCoreError, OSError) as error:
+            except (BotoCoreError, OSError, HTTPError) as error:
                 raise self._translated(error, "get_object", key) from error
             if not chunk:
                 return
@@ -480,6 +484,12 @@ class S3Storage:
         return StorageError(f"{place} cannot be deleted at {self.service.name} ({code}: {item.get('Message', '')})")
 
 
+def _headers(answer: Mapping[str, Any]) -> Mapping[str, str]:
+    """What the service said itself: of a size, the SDK takes other forms as well, and none that is missing."""
+    headers: Mapping[str, str] = answer["ResponseMetadata"]["HTTPHeaders"]
+    return headers
+
+
 def _etag(answer: Mapping[str, Any]) -> str:
     return str(answer.get("ETag", "")).strip('"')
 
@@ -504,9 +514,9 @@ def _checksums(answer: Mapping[str, Any]) -> dict[str, str] | None:
     """The checksums of the whole content, in hex; those of its parts' checksums say nothing about it."""
     if answer.get("ChecksumType") == "COMPOSITE":
         return None
-    found = {
-        name: base64.b64decode(answer[field]).hex()
-        for field, name in _CHECKSUMS.items()
-        if field in answer and "-" not in answer[field]
-    }
+    found = {}
+    for field, name in _CHECKSUMS.items():
+        # What is no checksum is none.
+        with contextlib.suppress(KeyError, binascii.Error):
+            found[name] = base64.b64decode(answer[field], validate=True).hex()
     return found or None

@@ -7,6 +7,7 @@ import functools
 import hashlib
 import logging
 import os
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -15,9 +16,11 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
+from flexai.checkpoints.errors import StorageError
 from flexai.checkpoints.storage.http import JUST_RENEWED
 from flexai.checkpoints.storage.s3.checksums import announce_trailer
 from flexai.checkpoints.storage.s3.error_mapping import translate
+from flexai.checkpoints.storage.wire import guard_pools, judge_peer
 
 AWS_NAME = "AWS"
 DEFAULT_REGION = "us-east-1"
@@ -25,6 +28,19 @@ DEFAULT_REGION = "us-east-1"
 
 _TALKATIVE_LOGGERS = ("botocore.auth", "botocore.endpoint")
 """Loggers of the SDK that tell a request's headers, session token included, when debugging is on."""
+
+_MAX_XML = 8 * 1024**2
+"""Bytes of an answer; a page of a thousand keys of 1024 bytes, each escaped, has less than 4 MiB."""
+_MAX_TAGS = 100_000
+"""Twice the elements; a page of a thousand objects has 12,000 at most. Each takes a hundred times its four bytes."""
+_ODD_XML = re.compile(
+    # Declarations of entities, which can be a million times as long as they are written.
+    rb"<!DOCTYPE|"
+    # Other encodings, in which nothing of this would be found.
+    rb"\0|<\?xml[^>]*encoding\s*=\s*[\"'](?!utf-8[\"'])|"
+    rb"<Size>(?!\s*[0-9]{1,19}\s*</Size>)",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,6 +268,7 @@ class S3Service:
         except (BotoCoreError, ValueError) as error:
             raise translate(error, service=self.name) from error
         client.meta.events.register("before-call.s3.DeleteObjects", _digest_with_md5)
+        guard_client(client, self.name)
         return client
 
     def _config(self) -> Any:
@@ -320,6 +337,35 @@ def _data_loader() -> Any:
             return [path.name for folder in self.search_paths for path in Path(folder).glob("*")]
 
     return QuickLoader()
+
+
+def guard_client(client: Any, service: str) -> None:
+    """Have a client do as ``wire.py`` says, and look at each answer before the SDK parses it as a whole.
+
+    The SDK has no public way to give it pools of one's own.
+    """
+    session = client._endpoint.http_session
+    pools = session._pool_classes_by_scheme
+    session._manager.pool_classes_by_scheme = guard_pools(pools, judge_peer)
+    # Those behind proxies, which are made when they are needed.
+    session._pool_classes_by_scheme = guard_pools(pools, None)
+    send = session.send
+
+    def send_and_look(request: Any) -> Any:
+        answer = send(request)
+        if not request.stream_output or answer.status_code >= 300:
+            check_xml(answer.content, service)
+        return answer
+
+    session.send = send_and_look
+
+
+def check_xml(body: bytes, service: str) -> None:
+    """Raise StorageError for an answer that is no answer of S3, and may take much more memory than it has bytes."""
+    if len(body) > _MAX_XML or body.count(b"<") > _MAX_TAGS or _ODD_XML.search(body):
+        raise StorageError(
+            f"{service} answered with something that is no answer of S3", hint="check the connection's endpoint"
+        )
 
 
 def _is_no_debugging(record: logging.LogRecord) -> bool:

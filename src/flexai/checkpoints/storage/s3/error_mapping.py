@@ -17,7 +17,7 @@ from flexai.checkpoints.errors import (
     StorageError,
     UnsupportedError,
 )
-from flexai.checkpoints.storage.http import is_certificate_error, parse_retry_after, unavailable
+from flexai.checkpoints.storage.http import find_within, is_certificate_error, parse_retry_after, unavailable
 
 PERMISSIONS = {
     "abort_multipart_upload": "s3:AbortMultipartUpload",
@@ -140,8 +140,11 @@ def _said(code: str, message: str) -> str:
 
 def _translate_failure(error: Exception, *, service: str, place: str) -> CheckpointError:
     from botocore import exceptions
+    from urllib3.exceptions import HTTPError
 
     kind = type(error).__name__
+    if ours := find_within(error, CheckpointError):
+        return ours
     if is_certificate_error(error):
         return StorageError(
             f"{service} has no certificate that this machine trusts",
@@ -156,12 +159,17 @@ def _translate_failure(error: Exception, *, service: str, place: str) -> Checkpo
         exceptions.HTTPClientError,
         exceptions.IncompleteReadError,
         exceptions.ResponseStreamingError,
+        HTTPError,
         OSError,
     )
     if isinstance(error, broke_off):
         return unavailable(f"the connection to {service} broke off ({kind})")
     if type(error).__module__ == "botocore.parsers":
         return unavailable(f"{service} gave an answer that cannot be read ({kind})")
+    if isinstance(error, (ValueError, LookupError)):
+        return StorageError(
+            f"{service} answered with something that is no answer of S3", hint="check the connection's endpoint"
+        )
     if isinstance(
         error,
         (

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from flexai.checkpoints.storage.hub.addresses import is_inside, why_refused
+from flexai.checkpoints.storage.addresses import is_inside, why_refused
 
 _METADATA = [
     "http://169.254.169.254/latest/meta-data/",
@@ -20,7 +20,6 @@ _METADATA = [
     "http://[2002:a9fe:a9fe::]/",
     "http://[2001:0:808:808::5601:5601]/",
     "http://[fe80::1]/",
-    "http://[fe80::1%25lo]/",
     "http://[fd00:ec2::254]/",
     "http://[fd20:ce::254]/",
     "http://100.100.100.200/",
@@ -30,6 +29,25 @@ _METADATA = [
     "http://METADATA.google.internal./",
     "http://instance-data/",
 ]
+
+TWO_READINGS = [
+    "http://%31%36%39.254.169.254/",
+    "http://169%2e254.169.254/",
+    "http://metadata%2egoogle.internal/",
+    "http://169.254.169.254\\.example.com/",
+    "http://example.com\\@169.254.169.254/",
+    "http://169.254.169.254\\@example.com/",
+    "http:\\\\169.254.169.254/",
+    "http://example.com@169.254.169.254/",
+    "http://169。254。169。254/",
+    "http://①⑥⑨.254.169.254/",
+    "http://１６９.254.169.254/",
+    "http://metadata.google.ınternal/",
+    "http://exam ple.com/",
+    "http://example.com%20/",
+    "http://example.com:８０/",
+]
+"""Clients make different hosts of these."""
 
 
 @pytest.mark.parametrize("inside", [False, True])
@@ -58,6 +76,8 @@ def test_a_machines_own_credentials_are_never_asked_for(url: str, inside: bool) 
         "http://0/",
         "http://[::]/",
         "http://224.0.0.1/",
+        "http://[fe80::1%25lo]/",
+        *TWO_READINGS,
     ],
 )
 def test_what_is_no_machines_web_address_is_refused(url: str) -> None:

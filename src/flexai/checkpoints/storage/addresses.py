@@ -1,11 +1,14 @@
-"""Where a redirect may lead: a server that is tricked, or lies, must not make this machine ask its own neighbours.
+"""Where requests may lead: a server that is tricked, or lies, must not make this machine ask its own neighbours.
 
-Clouds answer at link-local and a few well-known addresses with the credentials of the machine that asks.
+Clouds answer at link-local and a few well-known addresses with the credentials of the machine that asks. A URL is
+judged before it is asked, and the address of each connection once it is made (``wire.py``): in between, a name can come
+to mean another machine.
 """
 
 from __future__ import annotations
 
 import ipaddress
+import re
 import socket
 from typing import TypeAlias
 from urllib.parse import urlsplit
@@ -39,7 +42,11 @@ _METADATA_ADDRESSES = frozenset(
 )
 # NAT64, a network's own NAT64, and what IPv6 once had for IPv4: the last 32 bits are an IPv4 address.
 _TRANSLATED = tuple(ipaddress.IPv6Network(text) for text in ("64:ff9b::/96", "64:ff9b:1::/48", "::/96"))
+# Clients differ in what they make of anything else: "\\", "%", white space, digits and dots that are not ASCII.
+_AUTHORITY = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]{1,5})?")
 _LITERAL = (ipaddress.IPv6Address("::"), ipaddress.IPv6Address("::1"))
+
+_CREDENTIALS = "it is the address of a machine's own credentials or neighbours"
 
 
 def origin_of(url: str) -> tuple[str, str, int]:
@@ -68,33 +75,45 @@ def why_refused(url: str, *, inside: bool, encrypted: bool) -> str:
             return "it is not encrypted"
         if "@" in urlsplit(url).netloc:
             return "it has a user name in it"
+        if not _AUTHORITY.fullmatch(urlsplit(url).netloc):
+            return "its host can be read in several ways"
     except ValueError:
         return "it is malformed"
-    addresses = [] if host in _METADATA_NAMES else _resolve(host)
-    if host in _METADATA_NAMES or any(_is_metadata(address) for address in addresses):
-        return "it is the address of a machine's own credentials or neighbours"
-    if any(address.is_unspecified or address.is_multicast for address in addresses):
+    if host in _METADATA_NAMES:
+        return _CREDENTIALS
+    return next(filter(None, (_why_refused(address, inside=inside) for address in _resolve(host))), "")
+
+
+def why_peer_refused(address: str, *, inside: bool) -> str:
+    """Why a connection to an IP address must not be used; empty where it may. ``inside`` as for ``why_refused``."""
+    return _why_refused(_meant(address), inside=inside)
+
+
+def is_public(address: str) -> bool:
+    """Whether an IP address is neither this machine's nor one of a private network."""
+    return _meant(address).is_global
+
+
+def _why_refused(address: _Address, *, inside: bool) -> str:
+    if address.is_link_local or address in _METADATA_ADDRESSES:
+        return _CREDENTIALS
+    if address.is_unspecified or address.is_multicast:
         return "it is the address of no machine"
-    if not inside and any(not address.is_global for address in addresses):
-        return "it leads into a private network"
-    return ""
-
-
-def _is_metadata(address: _Address) -> bool:
-    return address.is_link_local or address in _METADATA_ADDRESSES
+    return "" if inside or address.is_global else "it leads into a private network"
 
 
 def _resolve(host: str) -> list[_Address]:
     try:
         # Also reads the odd forms (2852039166, 0xa9fea9fe, 169.254.43518) as connecting does.
-        found = socket.getaddrinfo(host.partition("%")[0], None, type=socket.SOCK_STREAM)
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
         return []
-    return [_embedded(ipaddress.ip_address(str(entry[4][0]).partition("%")[0])) for entry in found]
+    return [_meant(str(entry[4][0])) for entry in found]
 
 
-def _embedded(address: _Address) -> _Address:
-    """The IPv4 address that an IPv6 one stands for, if it does."""
+def _meant(text: str) -> _Address:
+    """The address without its zone; of an IPv6 one that stands for an IPv4 address, that one."""
+    address = ipaddress.ip_address(text.partition("%")[0])
     if isinstance(address, ipaddress.IPv6Address):
         if address not in _LITERAL and any(address in network for network in _TRANSLATED):
             return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
