@@ -570,8 +570,8 @@ _ENDPOINTS = (
 
 @_parser("endpoint", _texts(*_ENDPOINTS), b"%2e", b"\\", b"@", b"[", b"]", b"::ffff:", b"0x", b"#", b"?", b"xn--")
 def _(data: bytes) -> object:
+    from flexai.checkpoints.storage.addresses import why_refused
     from flexai.checkpoints.storage.endpoints import check_endpoint
-    from flexai.checkpoints.storage.hub.addresses import why_refused
 
     _server()
     text = _text(data)

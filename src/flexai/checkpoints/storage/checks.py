@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from flexai.checkpoints.errors import SourceChangedError, StorageError, UnsafePathError
-from flexai.checkpoints.storage.protocol import Block, Body, PartReceipt
+from flexai.checkpoints.storage.protocol import Block, Body, ObjectInfo, PartReceipt
 
 PARTIAL_SUFFIX = ".flexai-partial"
 """Ends the name of what is still being written: ``.NAME.ID.flexai-partial`` beside its final name."""
@@ -19,6 +19,11 @@ PARTIAL_SUFFIX = ".flexai-partial"
 MAX_KEY_BYTES = 1024
 """UTF-8 bytes; S3's and GCS's limit: https://docs.aws.amazon.com/AmazonS3/latest/userguide/object-keys.html,
 https://cloud.google.com/storage/docs/objects#naming."""
+
+MAX_LISTED = 250_000
+"""Objects that a caller keeps of one listing, which take 200 MB."""
+_MAX_LISTED_NAMES = 64 * 1024**2
+"""Characters of their names."""
 
 # Control characters, halves of surrogate pairs and non-characters: none can stand in XML 1.0.
 _UNSAYABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
@@ -40,6 +45,19 @@ def check_key(key: str, location: str) -> str:
     if any(part.endswith(PARTIAL_SUFFIX) for part in parts):
         raise UnsafePathError(f"key {key!r} ends like an unfinished upload's ({PARTIAL_SUFFIX})")
     return key
+
+
+def few_enough(listed: Iterable[ObjectInfo], where: str) -> Iterator[ObjectInfo]:
+    """Yield a listing for a caller that keeps all of it; StorageError where it is longer than ``MAX_LISTED``."""
+    names = 0
+    for count, info in enumerate(listed, start=1):
+        names += len(info.key)
+        if count > MAX_LISTED or names > _MAX_LISTED_NAMES:
+            raise StorageError(
+                f"{where} has more than {MAX_LISTED:,} objects, or too long names",
+                hint="name a folder that has fewer",
+            )
+        yield info
 
 
 def exact_blocks(body: Body) -> Iterator[Block]:

@@ -35,6 +35,7 @@ JUST_RENEWED = 1.0
 """Seconds within which a credential that was renewed cannot have expired: refused then, it is refused for good."""
 
 _EMPTY: Block = memoryview(b"")
+# 19 digits are more than a service has bytes; of thousands Python makes no number.
 _CONTENT_RANGE = re.compile(r"bytes (?:([0-9]{1,19})-([0-9]{1,19})|\*)/([0-9]{1,19})")
 _SIZE = re.compile(r"[0-9]{1,19}")
 _MAX_EMPTY_PAGES = 1000
@@ -299,10 +300,10 @@ def parse_retry_after(header: str, *, now: float | None = None) -> float:
     if text.isascii() and text.isdigit():
         return float(text)
     try:
-        moment = email.utils.parsedate_to_datetime(text)
-    except ValueError:
+        moment = email.utils.parsedate_to_datetime(text).timestamp()
+    except (OverflowError, TypeError, ValueError):
         return 0.0
-    return max(0.0, moment.timestamp() - (time.time() if now is None else now))
+    return max(0.0, moment - (time.time() if now is None else now))
 
 
 def is_certificate_error(error: BaseException) -> bool:
@@ -324,6 +325,15 @@ def find_within(error: BaseException, kind: type[E]) -> E | None:
         wrapped = [one.__cause__, one.__context__, getattr(one, "reason", None), *one.args]
         pending.extend(inner for inner in wrapped if isinstance(inner, BaseException) and id(inner) not in seen)
     return None
+
+
+@contextlib.contextmanager
+def readable(service: str) -> Iterator[None]:
+    """Say in our words that an answer lacks something, or has something else there than the service's own answers."""
+    try:
+        yield
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
+        raise unavailable(f"{service} gave an answer that cannot be read ({type(error).__name__})") from error
 
 
 def unavailable(message: str, *, retry_after: float = 0.0) -> StorageUnavailableError:

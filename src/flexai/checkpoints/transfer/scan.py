@@ -13,7 +13,7 @@ from typing import TypeVar
 from flexai.checkpoints.errors import SourceError
 from flexai.checkpoints.paths import CheckpointPath, check_path_set, join_path, parse_path
 from flexai.checkpoints.storage.beneath import KEPT_OPEN, Beneath, Folder
-from flexai.checkpoints.storage.checks import PARTIAL_SUFFIX
+from flexai.checkpoints.storage.checks import PARTIAL_SUFFIX, few_enough
 from flexai.checkpoints.storage.connection import RemotePath
 from flexai.checkpoints.transfer.sources import FileSource, LocalSource, ObjectSource
 
@@ -55,7 +55,7 @@ def scan_remote(place: RemotePath) -> list[ObjectSource]:
     UnsafePathError for a key that is no safe path.
     """
     found: list[ObjectSource] = []
-    for info in place.storage.list(place.key):
+    for info in few_enough(place.storage.list(place.key), f"{place.storage.location}/{place.key}"):
         if info.key == place.key:
             name = parse_path(info.key.rpartition("/")[2])
             return [ObjectSource(path=name, storage=place.storage, info=info)]

@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import contextlib
 import itertools
-import json
 import re
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -21,6 +20,7 @@ from typing import Any, TypeVar
 from urllib.parse import quote
 
 from flexai.checkpoints.errors import DestinationExistsError, NotFoundError, SourceChangedError, StorageError
+from flexai.checkpoints.foreign_json import parse_json
 from flexai.checkpoints.storage.checks import PARTIAL_SUFFIX, check_key, sort_receipts
 from flexai.checkpoints.storage.gcs.error_mapping import translate_answer, translate_failure
 from flexai.checkpoints.storage.gcs.session import ENDPOINT_URL, GCSService
@@ -32,6 +32,7 @@ from flexai.checkpoints.storage.http import (
     parse_size,
     read_lengths,
     read_object,
+    readable,
     send_body,
     unavailable,
 )
@@ -46,6 +47,7 @@ from flexai.checkpoints.storage.protocol import (
     UnfinishedUpload,
 )
 from flexai.checkpoints.storage.retry import RetryPolicy, retrying
+from flexai.checkpoints.storage.wire import MAX_DOCUMENT
 
 T = TypeVar("T")
 
@@ -149,13 +151,10 @@ class GCSStorage:
         parameters = {"ifSourceGenerationMatch": info.etag}
         for _ in range(_MAX_REWRITES):
             answer = self._ask("POST", path, "storage.objects.get and storage.objects.create", source_key, parameters)
-            match answer:
-                case {"done": True, "resource": resource}:
-                    return self._info(key, resource)
-                case {"done": False, "rewriteToken": str(token)}:
-                    parameters["rewriteToken"] = token
-                case _:
-                    raise self._nonsense()
+            with readable(self.service.name):
+                if answer.get("done"):
+                    return self._info(key, answer["resource"])
+                parameters["rewriteToken"] = str(answer["rewriteToken"])
         raise StorageError(f"{self.service.name} does not come to an end with copying {self.bucket}/{key}")
 
     def delete(self, keys: Iterable[str]) -> None:
@@ -231,10 +230,8 @@ class GCSStorage:
             key, upload_id = match["folder"] + match["name"], match["upload_id"]
             if key.startswith(prefix) and last != (key, upload_id):
                 last = (key, upload_id)
-                try:
+                with readable(self.service.name):
                     began = datetime.fromisoformat(item["timeCreated"]).timestamp()
-                except (KeyError, TypeError, ValueError, OverflowError):
-                    raise self._nonsense() from None
                 yield UnfinishedUpload(key=key, upload_id=upload_id, started_at=began)
 
     def _declared_size(self, key: str, upload_id: str) -> int:
@@ -244,9 +241,8 @@ class GCSStorage:
         beginning = _parts_prefix(key, upload_id) + _BEGINNING
         try:
             blocks = read_object(self, beginning, start=0, length=None, etag="", policy=self._policy)
-            return parse_size(bytes(next(blocks, b"")).decode())
-        except ValueError:
-            raise self._nonsense() from None
+            with readable(self.service.name):
+                return parse_size(bytes(next(blocks, b"")).decode())
         except NotFoundError as error:
             raise NotFoundError(
                 f"the upload of {self.location}/{key} is gone", hint="run the same command again: it starts a new one"
@@ -261,8 +257,8 @@ class GCSStorage:
         with contextlib.suppress(NotFoundError):
             fields = {"fields": f"{_FIELDS},metadata"}
             answer = self._ask("GET", self._object(key), "storage.objects.get", key, fields)
-            match answer:
-                case {"metadata": {"flexai-upload": found}} if found == upload_id:
+            with readable(self.service.name):
+                if answer.get("metadata", {}).get(_UPLOAD) == upload_id:
                     return self._info(key, answer)
         return None
 
@@ -318,26 +314,12 @@ class GCSStorage:
     def _check(self, key: str) -> str:
         return check_key(key, self.location)
 
-    def _info(self, key: str, item: object) -> ObjectInfo:
-        match item:
-            case {"size": size, "generation": str() | int() as generation, **others}:
-                named = {"crc32c": others.get("crc32c"), "md5": others.get("md5Hash")}
-                try:
-                    checksums = {
-                        name: base64.b64decode(str(value), validate=True).hex()
-                        for name, value in named.items()
-                        if value
-                    }
-                    return ObjectInfo(key=key, size=parse_size(size), etag=str(generation), checksums=checksums or None)
-                except ValueError:
-                    pass
-        raise self._nonsense()
-
-    def _nonsense(self) -> StorageError:
-        return StorageError(
-            f"{self.service.name} answered with something that is no answer of GCS",
-            hint="check the connection's endpoint",
-        )
+    def _info(self, key: str, item: Mapping[str, Any]) -> ObjectInfo:
+        with readable(self.service.name):
+            named = {"crc32c": item.get("crc32c"), "md5": item.get("md5Hash")}
+            checksums = {name: base64.b64decode(value).hex() for name, value in named.items() if value}
+            etag = str(item["generation"])
+            return ObjectInfo(key=key, size=parse_size(item["size"]), etag=etag, checksums=checksums or None)
 
     def _object(self, key: str) -> str:
         return f"/b/{quote(self.bucket, safe='')}/o/{quote(key, safe='')}"
@@ -380,20 +362,15 @@ class GCSStorage:
         path = f"/b/{quote(self.bucket, safe='')}/o"
 
         def ask(token: str | None) -> tuple[list[dict[str, Any]], str | None]:
-            page = self._ask(
-                "GET", path, "storage.objects.list", "", parameters | ({"pageToken": token} if token else {})
-            )
-            items, following = page.get("items", []), page.get("nextPageToken")
-            if not isinstance(items, list) or not isinstance(following, str | None):
-                raise self._nonsense()
+            more = {"pageToken": token} if token else {}
+            page = self._ask("GET", path, "storage.objects.list", "", parameters | more)
+            with readable(self.service.name):
+                items, following = page.get("items", []), page.get("nextPageToken")
+                if not all(isinstance(item["name"], str) for item in items) or not isinstance(following, str | None):
+                    raise TypeError("name")
             return items, following or None
 
-        for item in pages(ask, self.location):
-            match item:
-                case {"name": str()}:
-                    yield item
-                case _:
-                    raise self._nonsense()
+        return pages(ask, self.location)
 
     def _ask(
         self,
@@ -519,8 +496,8 @@ def _parts_prefix(key: str, upload_id: str) -> str:
 
 def _read_json(answer: Any, service: str) -> dict[str, Any]:
     try:
-        document = json.loads(answer.content)
-    except (ValueError, RecursionError) as error:
+        document = parse_json(answer.content, limit=MAX_DOCUMENT)
+    except ValueError as error:
         raise unavailable(f"{service} gave an answer that cannot be read") from error
     if not isinstance(document, dict):
         raise unavailable(f"{service} gave an answer that cannot be read")
@@ -532,6 +509,6 @@ def _read_error(answer: Any) -> object:
     from requests.exceptions import RequestException
 
     try:
-        return json.loads(answer.content)
-    except (ValueError, RecursionError, RequestException):
+        return parse_json(answer.content, limit=MAX_DOCUMENT)
+    except (ValueError, RequestException):
         return None

@@ -7,7 +7,6 @@ it is treated as a secret: no error and no log line has it.
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import re
 import threading
@@ -18,10 +17,11 @@ from urllib.parse import urljoin
 
 from flexai import __version__
 from flexai.checkpoints.errors import CheckpointError, SettingsError, StorageError, StorageUnavailableError, UsageError
+from flexai.checkpoints.foreign_json import parse_json
 from flexai.checkpoints.storage.addresses import is_inside, is_public, origin_of, why_peer_refused, why_refused
 from flexai.checkpoints.storage.connection import SecretText
 from flexai.checkpoints.storage.http import parse_size
-from flexai.checkpoints.storage.wire import guard_session
+from flexai.checkpoints.storage.wire import MAX_DOCUMENT, guard_session
 
 if TYPE_CHECKING:
     from requests import PreparedRequest, Response
@@ -88,9 +88,9 @@ class HubClient:
             with self._errors(url):
                 content = response.content
         try:
-            return json.loads(content), response
-        except (ValueError, RecursionError) as error:
-            raise StorageError(f"{self.endpoint} answered with something that is no JSON document") from error
+            return parse_json(content, limit=MAX_DOCUMENT), response
+        except ValueError as error:
+            raise StorageError(f"{self.endpoint} answered with something that cannot be read: {error}") from error
 
     def locate(self, path: str) -> tuple[Location | None, Response]:
         """Where the content at a path below the endpoint lies; None where the Hub does not answer with a place.

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, quote, urlsplit
 
 from flexai.checkpoints.errors import NotFoundError, StorageError
+from flexai.checkpoints.storage.checks import few_enough
 from flexai.checkpoints.storage.http import pages
 from flexai.checkpoints.storage.hub.client import HubClient
 from flexai.checkpoints.storage.hub.error_mapping import Subject, error_of, is_passing
@@ -89,7 +90,7 @@ class HubTree:
                 above = above.rpartition("/")[0]
             if above in self._folders:
                 return self._folders[above]
-            files = sorted(self._fetch(folder), key=lambda info: info.key)
+            files = sorted(few_enough(self._fetch(folder), self._subject.page), key=lambda info: info.key)
             self._files.update((info.key, info) for info in files)
             self._folders[folder] = files
             return files
@@ -124,12 +125,12 @@ class HubTree:
     def _parse(self, entry: Any) -> ObjectInfo | None:
         """A file of a listing; None for what is none (a folder, another repository)."""
         match entry:
-            case {"type": "file", "path": str(path), "lfs": {"oid": str(oid), "size": int(size)}} if (
-                _SHA256.fullmatch(oid) and size >= 0
-            ):
+            case {"type": "file", "path": str(path), "lfs": {"oid": str(oid), "size": int(size)}} if _SHA256.fullmatch(
+                oid
+            ) and _is_size(size):
                 return ObjectInfo(key=path, size=size, etag=oid, checksums={"sha256": oid})
             case {"type": "file", "path": str(path), "oid": str(oid), "size": int(size)} if (
-                oid and size >= 0 and not entry.get("lfs")
+                oid and _is_size(size) and not entry.get("lfs")
             ):
                 return ObjectInfo(key=path, size=size, etag=oid)
             case {"type": str(kind), "path": str()} if kind != "file":
@@ -150,3 +151,7 @@ class HubTree:
             f"{self._client.endpoint} answered with something that is no answer of a Hugging Face Hub",
             hint="check the connection's endpoint",
         )
+
+
+def _is_size(value: int) -> bool:
+    return value is not True and value is not False and 0 <= value < 2**63

@@ -10,9 +10,8 @@ import itertools
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from flexai.checkpoints.errors import (
     AccessDeniedError,
@@ -34,6 +33,7 @@ from flexai.checkpoints.storage.http import (
     parse_size,
     read_lengths,
     read_object,
+    readable,
     send_body,
     unavailable,
 )
@@ -153,7 +153,8 @@ class S3Storage:
         self._check(key)
         answer = self._try(lambda: self._call("head_object", key, ChecksumMode="ENABLED"))
         _, size, _ = read_lengths(_headers(answer), f"{self.location}/{key}")
-        return ObjectInfo(key=key, size=size, etag=_etag(answer), checksums=_checksums(answer))
+        with readable(self.service.name):
+            return ObjectInfo(key=key, size=size, etag=_etag(answer), checksums=_checksums(answer))
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """Yield the objects whose keys begin with the prefix, page by page.
@@ -161,16 +162,18 @@ class S3Storage:
         Empty objects whose keys end in ``/`` are left out: consoles and file gateways make them to show a folder.
         """
 
-        def ask(token: str | None) -> tuple[list[Any], str | None]:
+        def ask(token: str | None) -> tuple[list[ObjectInfo], str | None]:
             more = {"ContinuationToken": token} if token else {}
             page = self._try(lambda: self._call("list_objects_v2", "", Prefix=prefix, MaxKeys=self._page_size, **more))
+            with readable(self.service.name):
+                infos = [
+                    ObjectInfo(key=item["Key"], size=parse_size(item["Size"]), etag=_etag(item))
+                    for item in page.get("Contents", ())
+                ]
             following = page.get("NextContinuationToken") if page.get("IsTruncated") else None
-            return page.get("Contents", []), following or None
+            return infos, following or None
 
-        for item in pages(ask, self.location):
-            info = self._listed(item)
-            if info.size or not info.key.endswith("/"):
-                yield info
+        return (info for info in pages(ask, self.location) if info.size or not info.key.endswith("/"))
 
     def delete(self, keys: Iterable[str]) -> None:
         """Delete objects, a page at a time where the service can."""
@@ -205,7 +208,8 @@ class S3Storage:
             return self._copy_in_parts(key, info.size, origin, slow_part_size)
         except SourceChangedError:
             raise SourceChangedError(f"{source.location}/{source_key} changed while it was copied") from None
-        return ObjectInfo(key=key, size=info.size, etag=_etag(answer.get("CopyObjectResult", {})))
+        with readable(self.service.name):
+            return ObjectInfo(key=key, size=info.size, etag=_etag(answer["CopyObjectResult"]))
 
     def _copy_whole(self, key: str, origin: Mapping[str, Any], has_parts: bool) -> dict[str, Any]:
         from botocore.exceptions import ReadTimeoutError
@@ -265,9 +269,8 @@ class S3Storage:
 
     def _begin_upload(self, key: str, **details: str) -> str:
         answer = self._try(lambda: self._call("create_multipart_upload", key, **details))
-        if not _is_upload_id(upload_id := str(answer.get("UploadId", ""))):
-            raise self._translated(ValueError(), "create_multipart_upload", key)
-        return upload_id
+        with readable(self.service.name):
+            return str(answer["UploadId"])
 
     def has_upload(self, key: str, upload_id: str) -> bool:
         """Whether the service still knows the upload."""
@@ -335,8 +338,9 @@ class S3Storage:
     def list_uploads(self, prefix: str) -> Iterator[UnfinishedUpload]:
         """Yield the unfinished uploads."""
         asked: dict[str, Any] = {"Prefix": prefix, "MaxUploads": self._page_size}
+        Markers: TypeAlias = tuple[tuple[str, str], ...]
 
-        def ask(markers: tuple[tuple[str, str], ...] | None) -> tuple[list[Any], tuple[tuple[str, str], ...] | None]:
+        def ask(markers: Markers | None) -> tuple[list[UnfinishedUpload], Markers | None]:
             asked.update(markers or ())
             try:
                 page = self._try(lambda: self._call("list_multipart_uploads", "", **asked))
@@ -344,26 +348,21 @@ class S3Storage:
                 if code_of(error.__cause__) == "NoSuchUpload":
                     return [], None  # rclone's way to say that there is none
                 raise
+            with readable(self.service.name):
+                uploads = [
+                    UnfinishedUpload(
+                        key=item["Key"], upload_id=item["UploadId"], started_at=item["Initiated"].timestamp()
+                    )
+                    for item in page.get("Uploads", ())
+                ]
             # SeaweedFS gives the second marker alone, and wants it back alone.
             names = ("KeyMarker", "UploadIdMarker") if page.get("IsTruncated") else ()
             following = tuple((name, page[f"Next{name}"]) for name in names if page.get(f"Next{name}"))
-            return page.get("Uploads", []), following or None
+            return uploads, following or None
 
-        for item in pages(ask, self.location):
-            match item:
-                case {"Key": str(key), "UploadId": str(upload_id), "Initiated": datetime() as began}:
-                    if key.startswith(prefix):
-                        yield UnfinishedUpload(key=key, upload_id=upload_id, started_at=began.timestamp())
-                case _:
-                    raise self._translated(ValueError(), "list_multipart_uploads", "")
+        return (upload for upload in pages(ask, self.location) if upload.key.startswith(prefix))
 
     # Requests
-
-    def _listed(self, item: Mapping[str, Any]) -> ObjectInfo:
-        try:
-            return ObjectInfo(key=str(item["Key"]), size=parse_size(item["Size"]), etag=_etag(item))
-        except (KeyError, ValueError) as error:
-            raise self._translated(error, "list_objects_v2", "") from error
 
     def _replacing_nothing(self, store: Callable[..., T]) -> T:
         """Make a request that fails where there is an object already, if the service is known to heed that."""
@@ -398,13 +397,16 @@ class S3Storage:
             if self._has_expired(error):
                 raise unavailable(f"{self.service.name} did not accept the session token any more") from error
             raise self._translated(error, operation, key) from error
-        except (BotoCoreError, OSError, HTTPError, ResponseParserError, ValueError, LookupError) as error:
+        except (BotoCoreError, OSError, HTTPError, ResponseParserError) as error:
             raise self._translated(error, operation, key) from error
-        except RuntimeError as error:
-            # The SDK's way to say it, which is no error of its own kind.
-            if "still expired" not in str(error):
+        except (LookupError, ValueError, RuntimeError) as error:
+            # The SDK's ways to say it, which are no errors of its own kind.
+            if "still expired" in str(error):
+                raise unavailable(f"the credentials for {self.service.name} were expired when they came") from error
+            if isinstance(error, RuntimeError) and "timezone" not in str(error):
                 raise
-            raise unavailable(f"the credentials for {self.service.name} were expired when they came") from error
+            # Its parsers let out what Python says of a number or a date that is none.
+            raise unavailable(f"{self.service.name} gave an answer that cannot be read") from error
         return answer
 
     def _has_expired(self, error: Exception) -> bool:

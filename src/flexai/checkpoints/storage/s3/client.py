@@ -29,7 +29,7 @@ DEFAULT_REGION = "us-east-1"
 _TALKATIVE_LOGGERS = ("botocore.auth", "botocore.endpoint")
 """Loggers of the SDK that tell a request's headers, session token included, when debugging is on."""
 
-_MAX_XML = 8 * 1024**2
+_MAX_XML = 6 * 1024**2
 """Bytes of an answer; a page of a thousand keys of 1024 bytes, each escaped, has less than 4 MiB."""
 _MAX_TAGS = 100_000
 """Twice the elements; a page of a thousand objects has 12,000 at most. Each takes a hundred times its four bytes."""

@@ -166,10 +166,6 @@ def _translate_failure(error: Exception, *, service: str, place: str) -> Checkpo
         return unavailable(f"the connection to {service} broke off ({kind})")
     if type(error).__module__ == "botocore.parsers":
         return unavailable(f"{service} gave an answer that cannot be read ({kind})")
-    if isinstance(error, (ValueError, LookupError)):
-        return StorageError(
-            f"{service} answered with something that is no answer of S3", hint="check the connection's endpoint"
-        )
     if isinstance(
         error,
         (
