@@ -12,7 +12,6 @@ import contextlib
 import gzip
 import itertools
 import json
-import socket
 import socketserver
 import sys
 import threading
@@ -27,7 +26,7 @@ from flexai.checkpoints.storage.connection import RemotePath
 from flexai.checkpoints.storage.gcs.bucket import GCSStorage
 from flexai.checkpoints.storage.gcs.session import GCSService
 from flexai.checkpoints.storage.hub.repository import HubStorage
-from flexai.checkpoints.storage.protocol import ObjectStorage
+from flexai.checkpoints.storage.protocol import BytesBody, ObjectStorage
 from flexai.checkpoints.storage.retry import RetryPolicy
 from flexai.checkpoints.storage.s3.bucket import S3Storage
 from flexai.checkpoints.storage.s3.client import S3Credentials, S3Service
@@ -82,25 +81,23 @@ class _Server(socketserver.ThreadingTCPServer):
     allow_reuse_address = True
     sends_early = False
 
-    def __init__(self, answer: Callable[[str, str], Answer]) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+    def __init__(self, answer: Callable[[str, str], Answer], host: str) -> None:
+        super().__init__((host, 0), _Handler)
         self.answer = answer
         self.asked: list[str] = []
-        self.connections = 0
-
-    def get_request(self) -> tuple[socket.socket, object]:
-        self.connections += 1
-        return super().get_request()
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
+        host, port = self.server_address[:2]
+        return f"http://{host!s}:{port}"
 
 
 @contextmanager
-def serve(answer: Callable[[str, str], Answer], *, sends_early: bool = False) -> Iterator[_Server]:
+def serve(
+    answer: Callable[[str, str], Answer], *, host: str = "127.0.0.1", sends_early: bool = False
+) -> Iterator[_Server]:
     """Answer each request, by its method and path, with pieces that follow each other until the client goes."""
-    server = _Server(answer)
+    server = _Server(answer, host)
     server.sends_early = sends_early
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
@@ -335,6 +332,15 @@ CONTENTS: dict[str, Callable[[], Answer]] = {
 }
 
 
+PUTS: dict[str, Callable[[], Answer]] = {
+    # botocore waits for it, and then for the end of a line for ever.
+    "a put that may go on, then nothing": lambda: iter([b"HTTP/1.1 100 Continue\r\n"]),
+    "a put that may go on, for ever": lambda: _endless(b"HTTP/1.1 100 Continue\r\n", b"X: y\r\n" * 1000),
+    "a put with an endless answer": lambda: _endless(b"HTTP/1.1 "),
+}
+"""Answers that come before the body has been sent."""
+
+
 @dataclass
 class Result:
     """What came of an attack."""
@@ -361,9 +367,9 @@ def attack(kind: str, name: str) -> Result:
             return honest or LISTINGS[name](kind, count)
         if name in CONTENTS:
             return (_hub_of_one_file(path) if kind == "hub" else None) or CONTENTS[name]()
-        return BODIES[name]()
+        return PUTS[name]() if name in PUTS else BODIES[name]()
 
-    with serve(answer) as server:
+    with serve(answer, sends_early=name in PUTS) as server:
         storage = open_storage(kind, server.url)
         _forget_peak()
         began = time.monotonic()
@@ -371,6 +377,8 @@ def attack(kind: str, name: str) -> Result:
         try:
             if name in CONTENTS:
                 read = sum(len(block) for block in storage.get("file", start=2, length=900))
+            elif name in PUTS:
+                storage.put("file", BytesBody(bytes(SIZE)))
             else:
                 scan_remote(RemotePath(storage, ""))
         except CheckpointError as raised:
@@ -394,7 +402,7 @@ def _peak() -> int:
 def main(kind: str, *names: str) -> None:
     # The first client imports its SDK, which is no attack.
     attack(kind, "nothing")
-    for name in names or [*BODIES, *LISTINGS, *CONTENTS]:
+    for name in names or [*BODIES, *LISTINGS, *CONTENTS, *(PUTS if kind != "hub" else ())]:
         print(json.dumps(vars(attack(kind, name))), flush=True)
 
 

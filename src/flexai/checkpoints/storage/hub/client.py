@@ -170,16 +170,17 @@ class HubClient:
 
     def _judge_peer(self, host: str, address: str) -> str:
         """Why a connection is refused, by the address that it has come to."""
+        is_outside = is_public(address)
         with self._lock:
             if host == self._origin[1]:
-                # A hub that has been outside once has no business inside: its name was made to mean another machine.
-                inside = self._inside is not False
-                self._inside = inside and not is_public(address)
+                # A hub that was outside once has no business inside: its name was made to mean another machine.
+                may_be_inside = self._inside is not False
+                self._inside = may_be_inside and not is_outside
             else:
-                inside = self._inside is True and host not in self._outside
-                if is_public(address):
+                may_be_inside = self._inside is True and host not in self._outside
+                if is_outside:
                     self._outside.add(host)
-        return why_peer_refused(address, inside=inside)
+        return why_peer_refused(address, inside=is_outside or may_be_inside)
 
     def _too_many(self) -> StorageError:
         return StorageError(f"{self.endpoint} redirects more than {_MAX_REDIRECTS} times")
