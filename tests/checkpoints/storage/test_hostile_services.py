@@ -26,7 +26,6 @@ MOST_MEMORY = 300
 HARMLESS = {
     # What has no objects is an empty listing.
     ("s3", "xml, names"): "SourceError",
-    ("s3", "xml, wide text"): "SourceError",
     ("s3", "nonsense 0"): "SourceError",
     # The Hub has said the size before.
     ("hub", "no length of content"): "",

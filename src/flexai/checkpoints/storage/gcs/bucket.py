@@ -317,7 +317,7 @@ class GCSStorage:
     def _info(self, key: str, item: Mapping[str, Any]) -> ObjectInfo:
         with readable(self.service.name):
             named = {"crc32c": item.get("crc32c"), "md5": item.get("md5Hash")}
-            checksums = {name: base64.b64decode(value).hex() for name, value in named.items() if value}
+            checksums = {name: base64.b64decode(value, validate=True).hex() for name, value in named.items() if value}
             etag = str(item["generation"])
             return ObjectInfo(key=key, size=parse_size(item["size"]), etag=etag, checksums=checksums or None)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import contextlib
 import hashlib
 import itertools
@@ -516,9 +515,9 @@ def _checksums(answer: Mapping[str, Any]) -> dict[str, str] | None:
     """The checksums of the whole content, in hex; those of its parts' checksums say nothing about it."""
     if answer.get("ChecksumType") == "COMPOSITE":
         return None
-    found = {}
-    for field, name in _CHECKSUMS.items():
-        # What is no checksum is none.
-        with contextlib.suppress(KeyError, binascii.Error):
-            found[name] = base64.b64decode(answer[field], validate=True).hex()
+    found = {
+        name: base64.b64decode(answer[field], validate=True).hex()
+        for field, name in _CHECKSUMS.items()
+        if field in answer and "-" not in answer[field]
+    }
     return found or None
