@@ -84,9 +84,7 @@ def test_an_answer_that_cannot_be_read_is_an_error_in_words(name: str) -> None:
     make, ask, content = ODD[name]
     server = AnsweringServer()
     server.prepare([content])
-    with pytest.raises(
-        StorageError, match=r"cannot be read|not available|no answer of S3|not said how many"
-    ):
+    with pytest.raises(StorageError, match=r"cannot be read|not available|no answer of S3|not said how many"):
         ask(make(server.url))
 
 
