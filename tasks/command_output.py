@@ -9,7 +9,6 @@ import time
 from types import TracebackType
 from typing import Literal
 
-from flexai.checkpoints.names import printable
 from flexai.tasks.options import Logger, current_watcher
 
 BURST_LINES = 200
@@ -61,7 +60,7 @@ class LoggedOutput:
             self._tell_left_out()
 
     def _log(self, line: bytes) -> None:
-        text = printable(_COLOURS.sub("", line.decode(errors="replace")).rstrip())
+        text = _COLOURS.sub("", line.decode(errors="replace")).rstrip()
         if not text:
             return
         present = time.monotonic()

@@ -18,6 +18,7 @@ from prefect.logging import get_logger, get_run_logger
 from prefect.tasks import exponential_backoff
 
 from flexai.checkpoints.errors import CheckpointError, StorageUnavailableError
+from flexai.checkpoints.names import printable
 from flexai.checkpoints.progress import Progress
 from flexai.checkpoints.service.repair import RepairReport
 from flexai.checkpoints.service.verify import Damage
@@ -52,7 +53,7 @@ RETRIED: dict[str, Any] = ONCE | {
 
 
 class RunLogger(logging.LoggerAdapter[Any]):
-    """A run's logger that any thread may use.
+    """A run's logger that any thread may use, and the door to it: texts of others cannot command who reads the log.
 
     Prefect looks for the run in the context of the thread that logs, and drops what a transfer's own threads say.
     """
@@ -64,7 +65,8 @@ class RunLogger(logging.LoggerAdapter[Any]):
     def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
         """Log in the context of the run."""
         # A copy, because two threads cannot be in one context.
-        self._context.copy().run(self.logger.log, level, msg, *args, **kwargs)
+        text = printable(str(msg) % args if args else str(msg))
+        self._context.copy().run(self.logger.log, level, "%s", text, **kwargs)
 
 
 QUICK: dict[str, Any] = RETRIED | {"timeout_seconds": 300}

@@ -7,6 +7,7 @@ import logging
 import pytest
 
 from flexai.tasks.command_output import BURST_LINES, LINE_LENGTH, LoggedOutput
+from flexai.tasks.options import RunLogger
 from tests.hostile.texts import ALL, assert_harmless
 
 LOGGER = logging.getLogger("test-output")
@@ -42,7 +43,10 @@ def test_empty_lines_colours_and_line_ends_of_all_kinds_are_left_out(caplog: pyt
 
 
 def test_no_line_commands_the_terminal_that_shows_the_log(caplog: pytest.LogCaptureFixture) -> None:
-    for line in printed(ALL.encode() + b"\n", caplog=caplog):
+    caplog.set_level(logging.INFO, logger=LOGGER.name)
+    with LoggedOutput(RunLogger(LOGGER)) as output:
+        output("stdout", ALL.encode() + b"\n")
+    for line in caplog.messages:
         assert_harmless(line)
 
 

@@ -86,8 +86,11 @@ def printable(text: str, *, keep: str = "\n\t") -> str:
     So it can neither command a terminal (controls, C1 as well) nor show itself in another order than it has
     (marks of direction, https://www.unicode.org/reports/tr9). Spelled as in JSON, so that a document stays one.
     """
-    if text.isprintable():
-        return text
+    rest = text
+    for kept in keep:
+        rest = rest.replace(kept, "")
+    if rest.isprintable():
+        return text  # nearly always, and a document has millions of characters
     return "".join(
         character if character.isprintable() or character in keep else _spelled(character) for character in text
     )
