@@ -21,7 +21,15 @@ from flexai.blocks.probes import (
     conditional_put,
     lacking,
 )
-from flexai.blocks.provider import Secret, StorageProvider, Text, endpoint_field, existing_bundle
+from flexai.blocks.provider import (
+    ANONYMOUS,
+    CA_BUNDLE,
+    Secret,
+    StorageProvider,
+    Text,
+    check_only_one,
+    existing_bundle,
+)
 from flexai.checkpoints.errors import StorageError
 from flexai.checkpoints.foreign_json import parse_json
 from flexai.checkpoints.storage.connection import RemotePath, check_bucket, split_bucket
@@ -58,9 +66,9 @@ class GCSStorageProvider(StorageProvider):
     _logo_url = HttpUrl(
         "https://cdn.sanity.io/images/3ugk85nk/production/10424e311932e31c477ac2b9ef3d53cefbaad708-250x250.png"
     )
-    _documentation_url = HttpUrl("https://docs.flex.ai/commands/checkpoint")
 
     provider: ClassVar[str] = "gcs"
+    credential_kinds: ClassVar[tuple[str, ...]] = (credentials.GCP,)
 
     project: Text = Field(
         default="",
@@ -79,21 +87,14 @@ class GCSStorageProvider(StorageProvider):
         description="Instead of a key: the name of a GCP Credentials block that holds it.",
         examples=["prod"],
     )
-    anonymous: bool = Field(
-        default=False, title="Anonymous", description="Ask without credentials, for buckets that everyone may read."
-    )
+    anonymous: bool = ANONYMOUS
     endpoint_url: Text = Field(
         default="",
         title="Endpoint",
         description="Another address than Google's, such as that of a private access point or an emulator.",
         examples=["https://storage.me-central2.rep.googleapis.com"],
     )
-    ca_bundle: Text = Field(
-        default="",
-        title="Certificate authorities",
-        description="The path of a PEM file with the authorities to trust, for a server with a certificate of its own.",
-        examples=["/etc/ssl/certs/company.pem"],
-    )
+    ca_bundle: Text = CA_BUNDLE
 
     @field_validator("service_account_info", mode="before")
     @classmethod
@@ -114,26 +115,15 @@ class GCSStorageProvider(StorageProvider):
             raise ValueError("a project is given by its ID, such as my-project")
         return value
 
-    @field_validator("endpoint_url")
-    @classmethod
-    def _endpoint_is_an_address(cls, value: str) -> str:
-        return endpoint_field(value)
-
-    @field_validator("credentials_block")
-    @classmethod
-    def _names_a_block(cls, value: str) -> str:
-        return credentials.check_reference(value, (credentials.GCP,)) if value else value
-
     @model_validator(mode="after")
     def _one_source_of_credentials(self) -> Self:
-        given = {
-            "a service account's key": bool(self.service_account_info.get_secret_value()),
-            "a credentials block": bool(self.credentials_block),
-            "anonymous access": self.anonymous,
-        }
-        names = [name for name, is_given in given.items() if is_given]
-        if len(names) > 1:
-            raise ValueError(f"give either {' or '.join(names)}, not {'both' if len(names) == 2 else 'all'}")
+        check_only_one(
+            {
+                "a service account's key": self.service_account_info.get_secret_value(),
+                "a credentials block": self.credentials_block,
+                "anonymous access": self.anonymous,
+            }
+        )
         return self
 
     @property
@@ -240,7 +230,7 @@ class GCSStorageProvider(StorageProvider):
         )
 
     def _saved_credentials(self) -> SavedCredentials:
-        return SavedCredentials(self.credentials_block, (credentials.GCP,))
+        return SavedCredentials(self.credentials_block, self.credential_kinds)
 
     def _key(self) -> Mapping[str, Any] | None:
         text = self.service_account_info.get_secret_value()

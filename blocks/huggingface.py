@@ -10,7 +10,7 @@ from pydantic import Field, HttpUrl, SecretStr, field_validator, model_validator
 from flexai.blocks import credentials
 from flexai.blocks.credentials import SavedCredentials, saved_token
 from flexai.blocks.probes import Probe, ProbeOutcome, not_tried, reading, try_one
-from flexai.blocks.provider import Secret, StorageProvider, Text, endpoint_field
+from flexai.blocks.provider import Secret, StorageProvider, Text, check_only_one, endpoint_field
 from flexai.checkpoints.errors import AccessDeniedError, CheckpointError, StorageUnavailableError
 from flexai.checkpoints.storage.connection import RemotePath
 from flexai.checkpoints.storage.endpoints import check_address
@@ -43,9 +43,9 @@ class HuggingFaceStorageProvider(StorageProvider):
         "https://raw.githubusercontent.com/PrefectHQ/prefect/420d0d6a78bb6df1fc18bcf188fdad43c1d22ea9/assets/"
         "block-logos/filesystem.png"
     )
-    _documentation_url = HttpUrl("https://docs.flex.ai/commands/checkpoint")
 
     provider: ClassVar[str] = "huggingface"
+    credential_kinds: ClassVar[tuple[str, ...]] = (credentials.SECRET,)
 
     token: Secret = Field(
         default=SecretStr(""),
@@ -73,15 +73,9 @@ class HuggingFaceStorageProvider(StorageProvider):
     def _endpoint_is_an_address(cls, value: str) -> str:
         return endpoint_field(value, allow_path=True) or DEFAULT_ENDPOINT
 
-    @field_validator("credentials_block")
-    @classmethod
-    def _names_a_block(cls, value: str) -> str:
-        return credentials.check_reference(value, (credentials.SECRET,)) if value else value
-
     @model_validator(mode="after")
     def _one_source_of_credentials(self) -> Self:
-        if self.token.get_secret_value() and self.credentials_block:
-            raise ValueError("give either a token or the name of a Secret block, not both")
+        check_only_one({"a token": self.token.get_secret_value(), "the name of a Secret block": self.credentials_block})
         return self
 
     @property
@@ -148,5 +142,5 @@ class HuggingFaceStorageProvider(StorageProvider):
 
     def _token(self) -> Callable[[], str] | SecretStr | None:
         if self.credentials_block:
-            return saved_token(SavedCredentials(self.credentials_block, (credentials.SECRET,)))
+            return saved_token(SavedCredentials(self.credentials_block, self.credential_kinds))
         return self.token if self.token.get_secret_value() else None

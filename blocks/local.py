@@ -38,7 +38,6 @@ class LocalStorageProvider(StorageProvider):
     _logo_url = HttpUrl(
         "https://cdn.sanity.io/images/3ugk85nk/production/ad39089fa66d273b943394a68f003f7a19aa850e-48x48.png"
     )
-    _documentation_url = HttpUrl("https://docs.flex.ai/commands/checkpoint")
 
     provider: ClassVar[str] = "local"
 

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
 
 from prefect.blocks.core import Block
-from pydantic import BeforeValidator, ConfigDict, Field, SecretStr, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, HttpUrl, SecretStr, field_validator, model_validator
 
-from flexai.blocks import probes
+from flexai.blocks import credentials, probes
 from flexai.blocks.probes import Probe, ProbeFunction, ProbeOutcome
 from flexai.checkpoints.errors import AccessDeniedError, CheckpointError, SettingsError, UsageError
 from flexai.checkpoints.names import NIL_ID, Id, parse_id
@@ -34,6 +34,16 @@ Text = Annotated[str, BeforeValidator(_stripped)]
 Secret = Annotated[SecretStr, BeforeValidator(_stripped)]
 """A secret likewise; empty where there is none."""
 
+CA_BUNDLE: Any = Field(
+    default="",
+    title="Certificate authorities",
+    description="The path of a PEM file with the authorities to trust, for a server with a certificate of its own.",
+    examples=["/etc/ssl/certs/company.pem"],
+)
+ANONYMOUS: Any = Field(
+    default=False, title="Anonymous", description="Ask without credentials, for buckets that everyone may read."
+)
+
 
 def endpoint_field(value: str, *, allow_path: bool = False) -> str:
     """Return an endpoint in its usual form; empty stays empty. Raises ValueError, for validators."""
@@ -41,6 +51,13 @@ def endpoint_field(value: str, *, allow_path: bool = False) -> str:
         return check_endpoint(value, allow_path=allow_path) if value else ""
     except UsageError as error:
         raise ValueError(f"{error.message} ({error.hint})") from None
+
+
+def check_only_one(given: Mapping[str, object]) -> None:
+    """Raise ValueError where more than one source of credentials is given, each by what to call it."""
+    names = [name for name, is_given in given.items() if is_given]
+    if len(names) > 1:
+        raise ValueError(f"give either {' or '.join(names)}, not {'both' if len(names) == 2 else 'all'}")
 
 
 def existing_bundle(path: str) -> str:
@@ -61,6 +78,7 @@ class StorageProvider(Block, ABC):
     named in ``retired_fields``; a field is never renamed.
     """
 
+    _documentation_url = HttpUrl("https://docs.flex.ai/commands/checkpoint")
     # A model's own errors quote all that it was given, secrets too.
     model_config = ConfigDict(hide_input_in_errors=True)
 
@@ -70,6 +88,8 @@ class StorageProvider(Block, ABC):
     """Raised when an older version could misread what this one saves."""
     retired_fields: ClassVar[frozenset[str]] = frozenset()
     """Fields of earlier versions: accepted in a saved connection and forgotten."""
+    credential_kinds: ClassVar[tuple[str, ...]] = ()
+    """The types of blocks that ``credentials_block`` may name, where a kind has that field, in order of preference."""
 
     schema_version: int = Field(
         default=1,
@@ -82,6 +102,17 @@ class StorageProvider(Block, ABC):
         title="Capabilities",
         description="Kept by the program: what the last check found, each ability and whether it passed.",
     )
+
+    # The fields that several kinds have.
+    @field_validator("credentials_block", check_fields=False)
+    @classmethod
+    def _names_a_block(cls, value: str) -> str:
+        return credentials.check_reference(value, cls.credential_kinds) if value else value
+
+    @field_validator("endpoint_url", check_fields=False)
+    @classmethod
+    def _endpoint_is_an_address(cls, value: str) -> str:
+        return endpoint_field(value)
 
     @model_validator(mode="before")
     @classmethod

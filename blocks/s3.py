@@ -5,14 +5,23 @@ from __future__ import annotations
 import re
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, HttpUrl, SecretStr, field_validator, model_validator
+from pydantic import AfterValidator, Field, HttpUrl, SecretStr, field_validator, model_validator
 
 from flexai.blocks import credentials
 from flexai.blocks.credentials import SavedAWSCredentials, SavedCredentials
 from flexai.blocks.probes import ProbeFunction
-from flexai.blocks.provider import Secret, StorageProvider, Text, endpoint_field, existing_bundle
+from flexai.blocks.provider import (
+    ANONYMOUS,
+    CA_BUNDLE,
+    Secret,
+    StorageProvider,
+    Text,
+    check_only_one,
+    endpoint_field,
+    existing_bundle,
+)
 from flexai.checkpoints.errors import AccessDeniedError, SettingsError, UsageError
 from flexai.checkpoints.storage.connection import RemotePath, check_bucket, split_bucket
 from flexai.checkpoints.storage.endpoints import check_address, check_endpoint
@@ -21,8 +30,17 @@ from flexai.checkpoints.storage.s3.bucket import S3Storage
 from flexai.checkpoints.storage.s3.client import S3Credentials, S3Service, find_configured
 from flexai.checkpoints.storage.s3.error_mapping import code_of, translate
 
-_REGION = re.compile(r"[a-z0-9-]{0,64}")
 _ACCOUNT = re.compile(r"[0-9a-f]{32}")
+
+
+def _check_region(value: str) -> str:
+    if not re.fullmatch("[a-z0-9-]{0,64}", value):
+        raise ValueError("a region is a name like eu-west-1")
+    return value
+
+
+Region = Annotated[Text, AfterValidator(_check_region)]
+"""The name of a region; empty for none."""
 # A user waits for the check and wants to know soon that no service answers.
 _CHECK_POLICY = RetryPolicy(attempts=2)
 
@@ -53,20 +71,10 @@ class _S3Provider(StorageProvider):
         ),
         examples=["prod", "aws-credentials/prod"],
     )
-    ca_bundle: Text = Field(
-        default="",
-        title="Certificate authorities",
-        description="The path of a PEM file with the authorities to trust, for a server with a certificate of its own.",
-        examples=["/etc/ssl/certs/company.pem"],
-    )
+    ca_bundle: Text = CA_BUNDLE
 
     credential_kinds: ClassVar[tuple[str, ...]] = (credentials.AWS, credentials.MINIO)
     needs_credentials: ClassVar[bool] = True
-
-    @field_validator("credentials_block")
-    @classmethod
-    def _names_a_block(cls, value: str) -> str:
-        return credentials.check_reference(value, cls.credential_kinds) if value else value
 
     @model_validator(mode="after")
     def _credentials_fit_together(self) -> Self:
@@ -78,8 +86,7 @@ class _S3Provider(StorageProvider):
             )
         if self.session_token.get_secret_value() and not key:
             raise ValueError("a session token belongs to an access key, and there is none")
-        if key and self.credentials_block:
-            raise ValueError("give either an access key or a credentials block, not both")
+        check_only_one({"an access key": key, "a credentials block": self.credentials_block})
         if self.needs_credentials and not key and not self.credentials_block:
             raise ValueError("it needs an access key (access_key_id and secret_access_key) or a credentials block")
         return self
@@ -213,12 +220,11 @@ class S3StorageProvider(_AddressedProvider):
     _logo_url = HttpUrl(
         "https://cdn.sanity.io/images/3ugk85nk/production/d74b16fe84ce626345adf235a47008fea2869a60-225x225.png"
     )
-    _documentation_url = HttpUrl("https://docs.flex.ai/commands/checkpoint")
 
     provider: ClassVar[str] = "s3"
     needs_credentials: ClassVar[bool] = False
 
-    region: Text = Field(
+    region: Region = Field(
         default="",
         title="Region",
         description="The region of the buckets; by default the one that the environment or profile names.",
@@ -239,31 +245,18 @@ class S3StorageProvider(_AddressedProvider):
         ),
         examples=["research"],
     )
-    anonymous: bool = Field(
-        default=False, title="Anonymous", description="Ask without credentials, for buckets that everyone may read."
-    )
-
-    @field_validator("region")
-    @classmethod
-    def _region_is_a_name(cls, value: str) -> str:
-        return _checked_region(value)
-
-    @field_validator("endpoint_url")
-    @classmethod
-    def _endpoint_is_an_address(cls, value: str) -> str:
-        return endpoint_field(value)
+    anonymous: bool = ANONYMOUS
 
     @model_validator(mode="after")
     def _one_source_of_credentials(self) -> Self:
-        given = {
-            "an access key": bool(self.access_key_id),
-            "a credentials block": bool(self.credentials_block),
-            "a profile": bool(self.profile),
-            "anonymous access": self.anonymous,
-        }
-        names = [name for name, is_given in given.items() if is_given]
-        if len(names) > 1:
-            raise ValueError(f"give either {' or '.join(names)}, not {'both' if len(names) == 2 else 'all'}")
+        check_only_one(
+            {
+                "an access key": self.access_key_id,
+                "a credentials block": self.credentials_block,
+                "a profile": self.profile,
+                "anonymous access": self.anonymous,
+            }
+        )
         return self
 
     @property
@@ -322,7 +315,6 @@ class R2StorageProvider(_S3Provider):
         "https://raw.githubusercontent.com/PrefectHQ/prefect/420d0d6a78bb6df1fc18bcf188fdad43c1d22ea9/assets/"
         "block-logos/filesystem.png"
     )
-    _documentation_url = HttpUrl("https://docs.flex.ai/commands/checkpoint")
 
     provider: ClassVar[str] = "r2"
     credential_kinds: ClassVar[tuple[str, ...]] = (credentials.AWS,)
@@ -381,7 +373,6 @@ class MinIOStorageProvider(_AddressedProvider):
     _logo_url = HttpUrl(
         "https://cdn.sanity.io/images/3ugk85nk/production/676cb17bcbdff601f97e0a02ff8bcb480e91ff40-250x250.png"
     )
-    _documentation_url = HttpUrl("https://docs.flex.ai/commands/checkpoint")
 
     provider: ClassVar[str] = "minio"
     credential_kinds: ClassVar[tuple[str, ...]] = (credentials.MINIO, credentials.AWS)
@@ -391,17 +382,12 @@ class MinIOStorageProvider(_AddressedProvider):
         description="The server's address: https://HOST:PORT, without a bucket.",
         examples=["https://minio.example.com:9000"],
     )
-    region: Text = Field(
+    region: Region = Field(
         default="",
         title="Region",
         description="The region that the server was given, where it was given one.",
         examples=["us-east-1"],
     )
-
-    @field_validator("region")
-    @classmethod
-    def _region_is_a_name(cls, value: str) -> str:
-        return _checked_region(value)
 
     @field_validator("endpoint_url")
     @classmethod
@@ -419,9 +405,3 @@ class MinIOStorageProvider(_AddressedProvider):
     def signing_region(self) -> str:
         """The region."""
         return self.region
-
-
-def _checked_region(value: str) -> str:
-    if not _REGION.fullmatch(value):
-        raise ValueError("a region is a name like eu-west-1")
-    return value

@@ -13,53 +13,44 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from flexai.checkpoints.errors import StorageUnavailableError
 
 T = TypeVar("T")
 
 
-class Waiter(Protocol):
-    """The caller that has work done, and so can end a wait early."""
-
-    def wait_after(self, error: StorageUnavailableError, seconds: float) -> None:
-        """Wait after a passing failure; what it raises ends the work."""
-
-
-waiter: ContextVar[Waiter | None] = ContextVar("flexai_waiter", default=None)
-"""Who waits in this thread, in place of the policy's own sleep."""
+wait_after: ContextVar[Callable[[StorageUnavailableError, float], None] | None] = ContextVar(
+    "flexai_wait_after", default=None
+)
+"""Waits after a failure for some seconds, in place of the policy's own sleep; what it raises ends the work."""
 
 
 _TELL_EVERY = 5.0
 """Seconds: many parts that fail at once are one thing to tell."""
 
 
-class _Listener:
-    def __init__(self, note: Callable[[str], None]) -> None:
-        self._note = note
-        self._lock = threading.Lock()
-        self._next = 0.0
-
-    def tell(self, message: str) -> None:
-        with self._lock:
-            if time.monotonic() < self._next:
-                return
-            self._next = time.monotonic() + _TELL_EVERY
-        self._note(message)
-
-
-_listener: ContextVar[_Listener | None] = ContextVar("flexai_listener", default=None)
+_tell: ContextVar[Callable[[str], None]] = ContextVar("flexai_tell_of_retries", default=lambda _message: None)
 
 
 @contextmanager
 def telling_of_retries(note: Callable[[str], None]) -> Iterator[None]:
     """Have ``note`` told, now and then, of failures within the block that did not pass with the first wait."""
-    token = _listener.set(_Listener(note))
+    lock, next_at = threading.Lock(), 0.0
+
+    def tell(message: str) -> None:
+        nonlocal next_at
+        with lock:
+            if time.monotonic() < next_at:
+                return
+            next_at = time.monotonic() + _TELL_EVERY
+        note(message)
+
+    token = _tell.set(tell)
     try:
         yield
     finally:
-        _listener.reset(token)
+        _tell.reset(token)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,11 +93,11 @@ class Attempts:
         self._failures += 1
         if self._failures >= self._policy.attempts:
             raise error
-        if self._failures > 1 and (listener := _listener.get()) is not None:
-            listener.tell(f"{error.message}; trying again ({self._failures + 1} of {self._policy.attempts})")
+        if self._failures > 1:
+            _tell.get()(f"{error.message}; trying again ({self._failures + 1} of {self._policy.attempts})")
         seconds = self._policy.delay(self._failures, error)
-        if (waiting := waiter.get()) is not None:
-            waiting.wait_after(error, seconds)
+        if (wait := wait_after.get()) is not None:
+            wait(error, seconds)
         else:
             self._policy.sleep(seconds)
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from flexai.checkpoints.errors import StorageUnavailableError
 from flexai.checkpoints.progress import Progress
 from flexai.checkpoints.storage.protocol import Block, Body
-from flexai.checkpoints.storage.retry import waiter
+from flexai.checkpoints.storage.retry import wait_after
 from flexai.checkpoints.transfer.pace import Bandwidth, Width
 
 Task = Callable[[], None]
@@ -116,7 +116,7 @@ class Crew:
             thread.start()
 
     def _work(self) -> None:
-        waiter.set(self)
+        wait_after.set(self.wait_after)
         while True:
             with self._lock:
                 while not (self._stopped or (self._tasks and self._busy - self._paused < self._width.now)):
