@@ -74,13 +74,7 @@ def push_shard(shard: OpaqueShard[PushShard]) -> PushedShard:
     Raises:
         CheckpointError: What ``flexai.checkpoints.service.support.shard_work.run_push_shard`` raises.
     """
-    content, logger = shard.content, run_logger()
-    with (
-        telling(logger),
-        transfer_through(content.storage_provider),
-        System.open(connect=load_connection) as system,
-    ):
-        return run_push_shard(system, content, connect=load_connection, progress=RunProgress(logger))
+    return _here(run_push_shard, shard.content)
 
 
 @task(
@@ -99,13 +93,13 @@ def export_shard(shard: OpaqueShard[ExportShard]) -> ExportedShard:
     Raises:
         CheckpointError: What ``flexai.checkpoints.service.support.shard_work.run_export_shard`` raises.
     """
-    content, logger = shard.content, run_logger()
-    with (
-        telling(logger),
-        transfer_through(content.storage_provider),
-        System.open(connect=load_connection) as system,
-    ):
-        return run_export_shard(system, content, connect=load_connection, progress=RunProgress(logger))
+    return _here(run_export_shard, shard.content)
+
+
+def _here(run: Callable[..., R], shard: PushShard | ExportShard) -> R:
+    logger = run_logger()
+    with telling(logger), transfer_through(shard.storage_provider), System.open(connect=load_connection) as system:
+        return run(system, shard, progress=RunProgress(logger))
 
 
 @dataclass(frozen=True, slots=True)

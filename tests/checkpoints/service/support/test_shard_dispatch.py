@@ -78,11 +78,9 @@ class Shards:
             self.given.append(shard)  # type: ignore[arg-type]
             self.at(len(self.given))
             with self.machine.again() as elsewhere:
+                elsewhere.system.connect = self.machine.connect  # its buckets count
                 moved = pickle.loads(pickle.dumps(shard))  # noqa: S301 - our own, as it travels to another machine
-                done = [
-                    run(elsewhere.system, moved, connect=lambda _: self.machine.buckets, progress=Progress())
-                    for _ in range(self.tries)
-                ][-1]
+                done = [run(elsewhere.system, moved, progress=Progress()) for _ in range(self.tries)][-1]
                 return pickle.loads(pickle.dumps(done))  # type: ignore[no-any-return]  # noqa: S301
 
         if self.threads == 1:
@@ -182,7 +180,7 @@ def test_a_shard_of_a_push_that_has_ended_writes_nothing(machine: Machine) -> No
     for shard in shards.given:
         assert isinstance(shard, PushShard)
         with machine.again() as late, pytest.raises(ConflictError):
-            run_push_shard(late.system, shard, connect=lambda _: machine.buckets, progress=Progress())
+            run_push_shard(late.system, shard, progress=Progress())
     assert _stored_bytes(machine) == stored
 
 
@@ -195,7 +193,6 @@ def test_a_machine_with_another_store_is_told_so(machine: Machine) -> None:
         run_push_shard(
             machine.system,
             replace(shard, store_id="other"),
-            connect=lambda _: machine.buckets,
             progress=Progress(),
         )
 

@@ -17,7 +17,7 @@ from flexai.checkpoints.errors import ConflictError, SettingsError, SourceChange
 from flexai.checkpoints.manifest import FileEntry
 from flexai.checkpoints.paths import parse_path
 from flexai.checkpoints.progress import CountingProgress, Progress
-from flexai.checkpoints.service.system import Connect, System
+from flexai.checkpoints.service.system import System
 from flexai.checkpoints.storage.beneath import Beneath
 from flexai.checkpoints.storage.connection import RemotePath
 from flexai.checkpoints.storage.protocol import ObjectInfo
@@ -182,7 +182,7 @@ class ShardRunner(Protocol):
         """Run shards of an export."""
 
 
-def run_push_shard(system: System, shard: PushShard, *, connect: Connect, progress: Progress) -> PushedShard:
+def run_push_shard(system: System, shard: PushShard, *, progress: Progress) -> PushedShard:
     """Store the files, or the parts, of a shard.
 
     Raises ConflictError where the push has ended or was taken over, SettingsError where this machine uses another
@@ -193,7 +193,7 @@ def run_push_shard(system: System, shard: PushShard, *, connect: Connect, progre
         system.catalog.database, shard.store_id, checkpoint_id=shard.checkpoint_id, token=shard.claim_token
     )
     journal.check()
-    place = connect(shard.storage_provider).open(shard.source_path) if shard.storage_provider else None
+    place = system.connect(shard.storage_provider).open(shard.source_path) if shard.storage_provider else None
     sources = [file.open(place) for file in shard.files]
     counted = CountingProgress(progress)
     progress.begin(f"push {shard.label}", total_bytes=shard.size, total_files=0 if shard.blob_id else len(sources))
@@ -227,7 +227,7 @@ def run_push_shard(system: System, shard: PushShard, *, connect: Connect, progre
         progress.end()
 
 
-def run_export_shard(system: System, shard: ExportShard, *, connect: Connect, progress: Progress) -> ExportedShard:
+def run_export_shard(system: System, shard: ExportShard, *, progress: Progress) -> ExportedShard:
     """Compare or export the files, or the parts, of a shard.
 
     Raises NotFoundError where the checkpoint is gone, SettingsError where this machine uses another store, and what an
@@ -238,7 +238,7 @@ def run_export_shard(system: System, shard: ExportShard, *, connect: Connect, pr
     files = _files_of(system, shard)
     counted = CountingProgress(progress)
     exporter = DirectExporter(
-        connect(shard.storage_provider).open(shard.destination_path),
+        system.connect(shard.storage_provider).open(shard.destination_path),
         store=system.store,
         record=system.blobs.learn,
         limits=system.settings.limits,
