@@ -15,6 +15,16 @@ DIGEST_SIZE = 32
 CLAIMED = "claimed-blake3"
 """Among a content's checksums: the digest that a foreign manifest gives, until the content is first read."""
 
+RECOVERED = "recovered"
+"""The origin of content whose digests are what the store's manifest gives, until a process has compared them."""
+
+_COMPARED = frozenset({"crc32c", "md5", "sha1", "sha256", CLAIMED})
+
+
+def is_unverified(digest: object, checksums: Mapping[str, str]) -> bool:
+    """Whether nothing is known of a content that its bytes could be compared with: an ETag alone is not enough."""
+    return digest is None and _COMPARED.isdisjoint(checksums)
+
 
 class NewContent(NamedTuple):
     """Content that has just been stored: a range of a blob."""
@@ -68,6 +78,12 @@ class StoredContent(NamedTuple):
             {} if checksums == "{}" else json.loads(checksums),
             origin or "",
         )
+
+    def as_claim(self) -> StoredContent:
+        """The same, without the digests that no process has compared with its bytes: they become a claim."""
+        if self.origin != RECOVERED or self.digest is None:
+            return self
+        return self._replace(digest=None, part_digests=b"", checksums={CLAIMED: self.digest.hex()})
 
     def part_digest(self, number: int) -> bytes:
         """The digest of part ``number`` (from 1)."""

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -11,13 +12,16 @@ from typing import Any
 
 import pytest
 
-from flexai.checkpoints.errors import NotFoundError, StorageUnavailableError
+from flexai.checkpoints.contents import CLAIMED
+from flexai.checkpoints.errors import IntegrityError, NotFoundError, StorageUnavailableError
 from flexai.checkpoints.models import CheckpointStatus, TrainingFacts
 from flexai.checkpoints.names import parse_reference
 from flexai.checkpoints.service.delete import delete
 from flexai.checkpoints.service.naming import name_checkpoint
 from flexai.checkpoints.service.recover import RecoverReport, recover
 from flexai.checkpoints.service.requests import DeleteRequest, NameRequest
+from flexai.checkpoints.service.store_requests import VerifyRequest
+from flexai.checkpoints.service.verify import verify
 from tests.hostile.paths import HOSTILE_PATHS
 from tests.support.faults import READ_FAULTS, Fault
 from tests.support.fixtures import NewMachine
@@ -66,6 +70,7 @@ def test_what_is_rebuilt_shares_its_content_as_before(pushed: Machine) -> None:
     pushed.push("mistral", pushed.root / "run")
     machine = lose_catalog(pushed)
     recover(machine.system)
+    assert verify(machine.system, VerifyRequest()).damaged == []
     machine.storage.reset()
     machine.push("again", machine.root / "run")
     assert [call for call in machine.storage.named("put", "put_part") if call.key.startswith("blobs/")] == []
@@ -210,6 +215,34 @@ _SPOILS: dict[str, Callable[[bytes], bytes]] = {
     "with parts that are too few": _reseal(lambda document: _large(document)["parts"].pop()),
     "with parts that are others": _reseal(lambda document: _large(document)["parts"].reverse()),
     "with a part size that asks for millions of parts": _reseal(lambda document: _large(document).update(part_size=1)),
+    "with a part size beyond all": _reseal(lambda document: document["manifest"]["files"][0].update(part_size=2**62)),
+    "with neither digest nor checksum": _reseal(lambda document: _large(document).update(digest=None, parts=[])),
+    "with a size that is a text": _reseal(lambda document: _large(document).update(size="5")),
+    "nested deeply": lambda content: content.replace(b'"format":1', b'"format":' + b"[" * 100_000),
+    "nested deeply where it may be": lambda content: content.replace(
+        b'"contents":[', b'"contents":[' + b"[" * 900 + b"]" * 900 + b","
+    ),
+    "with Infinity": lambda content: content.replace(b'"format":1', b'"format":Infinity'),
+    "with a number beyond all": lambda content: content.replace(b'"sequence":0', b'"sequence":1' + b"0" * 30),
+    "with a fraction beyond all": lambda content: content.replace(b'"sequence":0', b'"sequence":1e400'),
+    "with half of a surrogate pair": lambda content: content.replace(b'"node":"0"', rb'"node":"\ud800"'),
+    "of the year 1": _spoil(lambda document: document["checkpoint"].update(created_at="0001-01-01T00:00:00+14:00")),
+    "of the year 9999": _spoil(lambda document: document["checkpoint"].update(updated_at="9999-12-31T23:59:59-14:00")),
+    "of a time as a number": _spoil(lambda document: document["checkpoint"].update(created_at=-62135596800)),
+    "of a time without a zone": _spoil(lambda document: document["checkpoint"].update(created_at="2025-01-01T00:00")),
+    "with a command to the terminal as its name": _spoil(
+        lambda document: document["checkpoint"].update(name="\x1b]0;owned\x07")
+    ),
+    "with a name that is a path": _spoil(lambda document: document["checkpoint"].update(kind="captured", name="../x")),
+    "with a job's name that is none": _spoil(
+        lambda document: document["checkpoint"].update(
+            kind="captured", job_id=str(uuid.UUID(int=5)), job_name="\x1b[2J"
+        )
+    ),
+    "with a node that is none": _spoil(lambda document: document["checkpoint"].update(node="\x9b2J")),
+    "with a million fields": _spoil(
+        lambda document: document["checkpoint"].update(dict.fromkeys(map(str, range(9999))))
+    ),
     "with a size beyond all": _reseal(lambda document: _large(document).update(size=2**62)),
     "with a path twice": _reseal(
         lambda document: (
@@ -233,6 +266,73 @@ def test_a_manifest_that_is_damaged_is_left_out_and_named(pushed: Machine, spoil
     machine.fetched("sound")
     machine.collect()
     check_nothing_is_torn(machine)
+
+
+def _change_manifest(machine: Machine, name: str, change: Callable[[dict[str, Any]], object]) -> None:
+    path = _manifest_path(machine, name)
+    path.write_bytes(_reseal(change)(path.read_bytes()))
+
+
+def test_a_manifest_that_lies_about_a_digest_never_gives_its_bytes_to_an_honest_push(machine: Machine) -> None:
+    honest = {"model.bin": noise(3 * PART, "honest")}
+    machine.push("honest", machine.write("honest", honest))
+    machine.push("forged", machine.write("forged", {"model.bin": noise(3 * PART, "forged")}))
+    document = json.loads(_manifest_path(machine, "honest").read_bytes())
+    _change_manifest(machine, "forged", lambda forged: forged.update(manifest=document["manifest"]))
+    # What is to be stolen or lost is not in the store: only its digest is known.
+    _manifest_path(machine, "honest").unlink()
+    machine = lose_catalog(machine)
+    assert recover(machine.system).recovered == ["forged"]
+    (listed,) = machine.system.catalog.checkpoints.list_files(machine.checkpoint("forged").id)
+    assert listed.digest is None
+    assert listed.checksums == {CLAIMED: document["manifest"]["files"][0]["digest"]}
+    with pytest.raises(IntegrityError):
+        machine.push("forged", machine.root / "honest", if_not_exists=True)
+    machine.push("again", machine.root / "honest")
+    shutil.rmtree(machine.root / "honest")
+    assert machine.fetched("again") == honest
+    with pytest.raises(IntegrityError):
+        machine.fetched("forged")
+    (damage,) = verify(machine.system, VerifyRequest()).damaged
+    assert damage.users == (("forged", "model.bin"),)
+    machine.push("third", machine.write("third", honest))
+    assert machine.fetched("third") == honest
+
+
+def test_a_manifest_that_lies_about_content_of_another_checkpoint_does_not_spoil_that(pushed: Machine) -> None:
+    pushed.push("second", pushed.root / "run")
+    others = {"a.bin": noise(3 * PART + 17, "others"), "b.bin": noise(5000, "others")}
+    pushed.push("others", pushed.write("others", others))
+    entries = {
+        entry["size"]: entry for entry in json.loads(_manifest_path(pushed, "others").read_bytes())["manifest"]["files"]
+    }
+    lie = {path: entries[len(content)] for path, content in SOURCE.items() if len(content) in entries}
+    assert len(lie) == 2
+    sound, forged = sorted(("llama", "second"), key=lambda name: pushed.checkpoint(name).id, reverse=True)
+    _change_manifest(
+        pushed,
+        forged,
+        lambda document: [
+            entry.update(lie[entry["path"]] | {"path": entry["path"]})
+            for entry in document["manifest"]["files"]
+            if entry["path"] in lie
+        ],
+    )
+    machine = lose_catalog(pushed)
+    assert set(recover(machine.system).recovered) == {"llama", "second", "others"}
+    check_all(machine, [sound], SOURCE)
+    with pytest.raises(IntegrityError):
+        machine.fetched(forged)
+
+
+def test_what_a_verification_has_compared_is_this_catalogs_own_again(pushed: Machine) -> None:
+    machine = lose_catalog(pushed)
+    recover(machine.system)
+    checkpoint_id = machine.checkpoint("llama").id
+    assert {file.digest for file in machine.system.catalog.checkpoints.list_files(checkpoint_id)} == {None}
+    # A push under the taken name compares the stored bytes, and so knows them.
+    assert machine.push("llama", machine.root / "run", if_not_exists=True).id == checkpoint_id
+    assert all(file.digest for file in machine.system.catalog.checkpoints.list_files(checkpoint_id))
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ from typing import Any
 
 from flexai.checkpoints.catalog.database import BATCH, ConstraintError, Database, Transaction, batches
 from flexai.checkpoints.contents import (
+    RECOVERED,
     ArrivedPart,
     NewContent,
     StoredContent,
@@ -32,6 +33,9 @@ STORED = "FROM contents t JOIN blobs b ON b.id = t.blob_id WHERE b.store_id = :s
 """The contents ``t`` of a store's blobs ``b`` that are all there; more conditions can follow."""
 
 SOUND = "t.is_damaged = FALSE"
+
+IDENTIFIED = f"{SOUND} AND t.digest IS NOT NULL AND (t.origin IS NULL OR t.origin <> '{RECOVERED}')"
+"""Whose digests this catalog's own processes took from its bytes: only these say what a file's content is."""
 
 _NOT_REFERENCED = "NOT EXISTS (SELECT 1 FROM blob_references r WHERE r.blob_id = blobs.id)"
 
@@ -130,7 +134,7 @@ class Blobs:
         """
         found: dict[str, StoredContent] = {}
         for batch in batches(dict.fromkeys(digests)):
-            for content in self._hold_all(checkpoint_id, "t.digest", batch):
+            for content in self._hold_all(checkpoint_id, "t.digest", batch, IDENTIFIED):
                 assert content.digest is not None
                 found[content.digest.hex()] = content
         return found
@@ -142,30 +146,30 @@ class Blobs:
         """
         found: dict[str, StoredContent] = {}
         for batch in batches(dict.fromkeys(origins)):
-            held = self._hold_all(checkpoint_id, "t.origin", batch)
+            held = self._hold_all(checkpoint_id, "t.origin", batch, SOUND)
             found |= {content.origin: content for content in held}
         return found
 
     def find_by_digest(self, digests: Iterable[str]) -> dict[str, StoredContent]:
         """Find sound stored contents by their digests (hex), for one who only looks: gc may take them."""
-        found = self._find_all("t.digest", digests)
+        found = self._find_all("t.digest", digests, IDENTIFIED)
         return {content.digest.hex(): content for content in found if content.digest is not None}
 
     def find_by_origin(self, origins: Iterable[str]) -> dict[str, StoredContent]:
         """Find sound stored contents by the provider's objects that they are, for one who only looks."""
-        return {content.origin: content for content in self._find_all("t.origin", origins)}
+        return {content.origin: content for content in self._find_all("t.origin", origins, SOUND)}
 
     def find_sizes(self, sizes: Iterable[int]) -> set[int]:
         """Which sizes (bytes) contents have that a file can be compared with (see :meth:`find_by_size`)."""
-        query = f"SELECT DISTINCT t.size {STORED} AND t.size IN :sizes AND t.digest IS NOT NULL AND {SOUND}"
+        query = f"SELECT DISTINCT t.size {STORED} AND t.size IN :sizes AND {IDENTIFIED}"
         found: set[int] = set()
         for batch in batches(dict.fromkeys(sizes)):
             with self._database.reading() as transaction:
                 found.update(transaction.column(query, store_id=self.store_id, sizes=batch))
         return found
 
-    def _find_all(self, column: str, values: Iterable[str]) -> list[StoredContent]:
-        query = f"SELECT {CONTENT} {STORED} AND {column} IN :values AND {SOUND} ORDER BY b.id"
+    def _find_all(self, column: str, values: Iterable[str], condition: str) -> list[StoredContent]:
+        query = f"SELECT {CONTENT} {STORED} AND {column} IN :values AND {condition} ORDER BY b.id"
         found: list[StoredContent] = []
         for batch in batches(dict.fromkeys(values)):
             with self._database.reading() as transaction:
@@ -186,8 +190,8 @@ class Blobs:
             rows = transaction.rows(query, checkpoint_id=checkpoint_id)
         return {blob_id: (size, others) for blob_id, size, others in rows}
 
-    def _hold_all(self, checkpoint_id: str, column: str, values: list[str]) -> list[StoredContent]:
-        found = f"{STORED} AND {column} IN :values AND {SOUND}"
+    def _hold_all(self, checkpoint_id: str, column: str, values: list[str], condition: str) -> list[StoredContent]:
+        found = f"{STORED} AND {column} IN :values AND {condition}"
         with self._database.reading() as transaction:
             if transaction.row(f"SELECT 1 {found} LIMIT 1", store_id=self.store_id, values=values) is None:
                 return []  # the usual case, which need not wait for a writer's turn
@@ -200,7 +204,7 @@ class Blobs:
         return held
 
     def learn(self, content: StoredContent) -> None:
-        """Record the digests of a content that the provider copied and that was now read for the first time.
+        """Record the digests of a content that was now read here for the first time.
 
         A catalog that is only looked at records nothing.
         """
@@ -210,10 +214,11 @@ class Blobs:
         learned = {"digest": content.digest.hex(), "part_digests": content.part_digests}
         with self._database.writing() as transaction:
             transaction.update("contents", learned, "id = :id AND digest IS NULL", id=content.id)
+            believe(transaction, [content.id])
 
     def find_by_size(self, size: int) -> list[StoredContent]:
         """Sound stored contents of ``size`` bytes: the only ones that a file of that size can equal."""
-        query = f"SELECT {CONTENT} {STORED} AND t.size = :size AND t.digest IS NOT NULL AND {SOUND}"
+        query = f"SELECT {CONTENT} {STORED} AND t.size = :size AND {IDENTIFIED}"
         with self._database.reading() as transaction:
             return [StoredContent.of_row(row) for row in transaction.rows(query, store_id=self.store_id, size=size)]
 
@@ -336,6 +341,11 @@ def values_of(blob_id: str, content: NewContent) -> dict[str, Any]:
         "origin": content.origin or None,
         "is_damaged": False,
     }
+
+
+def believe(transaction: Transaction, content_ids: Sequence[int]) -> None:
+    """Let the digests of contents whose bytes were compared with them be this catalog's own."""
+    transaction.update("contents", {"origin": None}, f"id IN :ids AND origin = '{RECOVERED}'", ids=list(content_ids))
 
 
 def taken(what: str) -> ConflictError:

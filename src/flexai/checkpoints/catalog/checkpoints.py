@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from flexai.checkpoints.catalog.database import ConstraintError, Database, Record, Transaction, batches
 from flexai.checkpoints.catalog.leases import LEASE_COLUMNS, NO_LEASE, Lease, is_held, lease_end, update_held
+from flexai.checkpoints.contents import CLAIMED, RECOVERED
 from flexai.checkpoints.errors import AlreadyExistsError, ConflictError, NameTakenError, NotFoundError
 from flexai.checkpoints.models import (
     Checkpoint,
@@ -296,7 +297,7 @@ class Checkpoints:
     def list_files(self, checkpoint_id: str) -> list[ListedFile]:
         """The files of a checkpoint, in order of their paths."""
         query = """
-            SELECT f.path, t.size, t.digest, t.checksums FROM files f JOIN contents t ON t.id = f.content_id
+            SELECT f.path, t.size, t.digest, t.checksums, t.origin FROM files f JOIN contents t ON t.id = f.content_id
             WHERE f.checkpoint_id = :id
         """
         with self._database.reading() as transaction:
@@ -306,7 +307,9 @@ class Checkpoints:
             # Nearly all have no checksums, and parsing that would take longer than all the rest.
             (
                 ListedFile(path, size, digest, {} if checksums == "{}" else json.loads(checksums))
-                for path, size, digest, checksums in rows
+                if digest is None or origin != RECOVERED
+                else ListedFile(path, size, None, {CLAIMED: digest})
+                for path, size, digest, checksums, origin in rows
             ),
             key=itemgetter(0),
         )

@@ -8,14 +8,14 @@ from typing import Any, TypeAlias
 from flexai.checkpoints.catalog.blobs import values_of
 from flexai.checkpoints.catalog.checkpoints import row_of
 from flexai.checkpoints.catalog.database import MIGRATION_LOCK, Database, Transaction, batches
-from flexai.checkpoints.contents import NewContent
+from flexai.checkpoints.contents import RECOVERED, NewContent
 from flexai.checkpoints.errors import IntegrityError
 from flexai.checkpoints.manifest import Manifest
 from flexai.checkpoints.models import Checkpoint, CheckpointStatus, JobStatus, to_text
 from flexai.checkpoints.names import name_key
 
-_Place: TypeAlias = tuple[str, int, int]
-"""Where a content lies: its blob, its first byte and its size."""
+_Place: TypeAlias = tuple[str, int, int, int, str | None]
+"""Where a content lies (its blob, its first byte, its size), and by which parts and digest it is compared."""
 
 RECOVERY_LOCK = MIGRATION_LOCK + 1
 """PostgreSQL advisory lock held while a checkpoint is entered."""
@@ -112,26 +112,32 @@ def _enter_job(transaction: Transaction, checkpoint: Checkpoint) -> None:
 
 
 def _enter_contents(transaction: Transaction, found: Iterable[tuple[str, NewContent]]) -> dict[_Place, int]:
-    """Enter the contents that are not known yet; returns the id of each by its place."""
+    """Enter the contents that are not known yet; returns the id of each by its place.
+
+    What a manifest says of them is a claim: it identifies nothing until their bytes were compared with it. One that
+    is known with another digest stays as it is, so that no manifest changes what another checkpoint is compared with.
+    """
     wanted = {_place(blob_id, content): content for blob_id, content in found}
-    known = _known_contents(transaction, {blob_id for blob_id, _, _ in wanted})
+    blob_ids = {blob_id for blob_id, *_ in wanted}
+    known = _known_contents(transaction, blob_ids)
     rows = [
-        values_of(blob_id, content)
-        for (blob_id, start, size), content in wanted.items()
-        if (blob_id, start, size) not in known
+        values_of(blob_id, content._replace(origin="" if content.digest is None else RECOVERED))
+        for (blob_id, *_), content in wanted.items()
+        if _place(blob_id, content) not in known
     ]
     transaction.insert("contents", *rows)
-    return _known_contents(transaction, {blob_id for blob_id, _, _ in wanted}) if rows else known
+    return _known_contents(transaction, blob_ids) if rows else known
 
 
 def _known_contents(transaction: Transaction, blob_ids: Set[str]) -> dict[_Place, int]:
-    query = "SELECT blob_id, start, size, id FROM contents WHERE blob_id IN :blob_ids"
+    query = "SELECT blob_id, start, size, part_size, digest, id FROM contents WHERE blob_id IN :blob_ids"
     found = {}
     for batch in batches(sorted(blob_ids)):
-        for blob_id, begin, size, content_id in transaction.rows(query, blob_ids=batch):
-            found[blob_id, begin, size] = content_id
+        for blob_id, start, size, part_size, digest, content_id in transaction.rows(query, blob_ids=batch):
+            found[blob_id, start, size, min(part_size, size), digest] = content_id
     return found
 
 
 def _place(blob_id: str, content: NewContent) -> _Place:
-    return blob_id, content.start, content.size
+    digest = None if content.digest is None else content.digest.hex()
+    return blob_id, content.start, content.size, min(content.part_size, content.size), digest

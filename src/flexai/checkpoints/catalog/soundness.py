@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 from datetime import datetime
 
-from flexai.checkpoints.catalog.blobs import CONTENT, SOUND, STORED, taken, values_of
+from flexai.checkpoints.catalog.blobs import CONTENT, SOUND, STORED, believe, taken, values_of
 from flexai.checkpoints.catalog.database import MIGRATION_LOCK, Database, Transaction, batches
 from flexai.checkpoints.contents import NewContent, StoredContent
 from flexai.checkpoints.models import now, to_text
@@ -80,6 +80,8 @@ class Soundness:
                 with self._database.writing() as transaction:
                     new = {"is_damaged": is_damaged, "verified_at": time}
                     transaction.update("contents", new, "id IN :ids", ids=batch)
+                    if not is_damaged:
+                        believe(transaction, batch)
 
     def add_content(self, blob_id: str, new: NewContent) -> StoredContent:
         """Describe a range of a stored blob, just read and compared, as a content; ConflictError where gc took it."""

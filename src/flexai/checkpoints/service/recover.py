@@ -8,6 +8,7 @@ from typing import Any
 from flexai.checkpoints.catalog.recovery import enter_recovered
 from flexai.checkpoints.errors import IntegrityError, NotFoundError
 from flexai.checkpoints.models import now
+from flexai.checkpoints.names import is_uuid
 from flexai.checkpoints.progress import Progress
 from flexai.checkpoints.service.support.manifest_reader import read_manifest_document
 from flexai.checkpoints.service.system import System
@@ -27,8 +28,9 @@ class RecoverReport:
 def recover(system: System, *, progress: Progress | None = None) -> RecoverReport:
     """Enter every checkpoint that the store describes and the catalog does not know.
 
-    A checkpoint whose blobs are not all there is left out and named. Names that are taken by now are left to their
-    holders; such a checkpoint is found by its UUID. Raises what the store raises.
+    A checkpoint whose manifest cannot be used, or whose blobs are not all there, is left out and named. What a manifest
+    says of content is a claim: no push takes it for its own content until a verification has compared it. Names that
+    are taken by now are left to their holders; such a checkpoint is found by its UUID. Raises what the store raises.
     """
     progress = progress or Progress()
     report = RecoverReport()
@@ -38,6 +40,8 @@ def recover(system: System, *, progress: Progress | None = None) -> RecoverRepor
     try:
         for checkpoint_id in ids:
             try:
+                if not is_uuid(checkpoint_id):
+                    raise IntegrityError("no checkpoint has such an id")
                 document = system.store.read_manifest(checkpoint_id)
                 _recover_one(system, checkpoint_id, document, sizes, report)
             except (IntegrityError, NotFoundError) as error:
@@ -54,12 +58,14 @@ def _recover_one(
     checkpoint, manifest, ranges = read_manifest_document(document)
     if checkpoint.id != checkpoint_id:
         raise IntegrityError(f"the manifest under this id describes checkpoint {checkpoint.id}")
+    unknown = sorted(path for path, (_, content) in ranges.items() if content.digest is None and not content.checksums)
+    if unknown:
+        raise IntegrityError(f"neither a digest nor a checksum is given of {unknown[0]!r}{_more(unknown)}")
     missing = sorted(
         path for path, (blob_id, content) in ranges.items() if sizes.get(blob_id, -1) < content.start + content.size
     )
     if missing:
-        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise IntegrityError(f"the content of {missing[0]!r}{more} is not in the store")
+        raise IntegrityError(f"the content of {missing[0]!r}{_more(missing)} is not in the store")
     entered = enter_recovered(
         system.catalog.database,
         replace(checkpoint, store_id=system.store_id, updated_at=now()),
@@ -71,3 +77,7 @@ def _recover_one(
         report.recovered.append(checkpoint.title)
     else:
         report.known += 1
+
+
+def _more(paths: list[str]) -> str:
+    return f" and {len(paths) - 1} more" if len(paths) > 1 else ""

@@ -90,7 +90,7 @@ class FirstReading:
         claimed = content.checksums.get(CLAIMED)
         if claimed is not None and learned.digest != bytes.fromhex(claimed):
             raise IntegrityError(
-                f"blob {content.blob_id} is not what the manifest of the export that it was copied from says",
+                f"blob {content.blob_id} is not what the manifest that it comes from says",
                 hint="delete the checkpoint, and push it from a source that can be trusted",
             )
         record(learned)

@@ -209,7 +209,7 @@ def _large_step(source: FileSource, held: Held) -> Step:
 
 def taken_name_steps(sources: Iterable[FileSource], files: Iterable[StoredFile]) -> list[Step]:
     """How sources compare with the files of the checkpoint that has the name, as far as that is known unread."""
-    there = {file.path: file.content for file in files}
+    there = {file.path: file.content.as_claim() for file in files}
     steps = []
     for source in sources:
         content = there.pop(source.path, None)

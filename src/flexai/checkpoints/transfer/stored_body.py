@@ -113,6 +113,7 @@ def hold_exactly(
     def compare(source: FileSource, content: StoredContent) -> None:
         if source.origin and source.origin == content.origin:
             return
+        content = content.as_claim()
         if source.digest and content.digest is not None and source.digest == content.digest.hex():
             return
         content = learn(content)
