@@ -74,7 +74,13 @@ def test_checkpoints_that_share_blobs_share_them_again(catalog: Catalog, blobs: 
     first, second = _described(name="first"), _described(name="second")
     assert _enter(catalog, first)
     assert _enter(catalog, second, {"only.bin": _RANGES["a.bin"]})
-    (content,) = blobs.find_by_size(4)
+    # What only a manifest says identifies nothing.
+    assert blobs.find_by_size(4) == []
+    assert blobs.find_sizes([4]) == set()
+    (content,) = (file.content for file in blobs.files_of(second.id))
+    assert content.digest is not None
+    assert blobs.find_by_digest([content.digest.hex()]) == {}
+    assert blobs.hold_by_digest(first.id, [content.digest.hex()]) == {}
     assert sorted(blobs.users_of([content.id])[content.id]) == sorted([(first.id, "a.bin"), (second.id, "only.bin")])
     catalog.checkpoints.delete(parse_reference("first"))
     assert collect(catalog) == [OTHER]

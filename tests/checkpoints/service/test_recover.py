@@ -240,7 +240,7 @@ _SPOILS: dict[str, Callable[[bytes], bytes]] = {
         )
     ),
     "with a node that is none": _spoil(lambda document: document["checkpoint"].update(node="\x9b2J")),
-    "with a million fields": _spoil(
+    "with fields that are not known": _spoil(
         lambda document: document["checkpoint"].update(dict.fromkeys(map(str, range(9999))))
     ),
     "with a size beyond all": _reseal(lambda document: _large(document).update(size=2**62)),
@@ -320,7 +320,7 @@ def test_a_manifest_that_lies_about_content_of_another_checkpoint_does_not_spoil
     )
     machine = lose_catalog(pushed)
     assert set(recover(machine.system).recovered) == {"llama", "second", "others"}
-    check_all(machine, [sound], SOURCE)
+    assert machine.fetched(sound) == SOURCE
     with pytest.raises(IntegrityError):
         machine.fetched(forged)
 
