@@ -234,6 +234,11 @@ class FetchForm(Form):
         default=False, title="Overwrite", description="Replace files that are there with other content."
     )
     refuse_executable: bool = _REFUSE_EXECUTABLE
+    require_digests: bool = Field(
+        default=False,
+        title="Require digests",
+        description="Refuse files that have neither a digest nor a checksum that they are compared with.",
+    )
 
     def request(self) -> FetchRequest:
         """What is asked for."""

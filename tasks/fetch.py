@@ -27,7 +27,8 @@ def fetch_checkpoint(request: FetchRequest) -> Document:
     """Fetch a checkpoint; a rerun continues a broken fetch.
 
     Returns:
-        ``checkpoint``, ``destination`` (absolute), ``fetchedFiles``, ``keptFiles`` and ``movedBytes``.
+        ``checkpoint``, ``destination`` (absolute), ``fetchedFiles``, ``keptFiles``, ``movedBytes`` and
+        ``unverifiedFiles``.
 
     Raises:
         CheckpointError: What ``flexai.checkpoints.service.fetch.fetch`` raises.

@@ -69,7 +69,11 @@ OPERATIONS = [
         requests.FetchRequest,
         tasks.fetch_checkpoint,
         fetch,
-        [FetchForm(checkpoint="llama-8b", destination="out", overwrite=True, refuse_executable=True)],
+        [
+            FetchForm(
+                checkpoint="llama-8b", destination="out", overwrite=True, refuse_executable=True, require_digests=True
+            )
+        ],
     ),
     Operation(
         requests.ExportRequest,

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flexai.checkpoints import documents
+from flexai.checkpoints.contents import is_unverified
 from flexai.checkpoints.documents import age, human_size, short_size
 from flexai.checkpoints.models import (
     Checkpoint,
@@ -26,6 +27,7 @@ from flexai.checkpoints.models import (
     from_text,
 )
 from flexai.checkpoints.names import new_id, parse_id
+from flexai.checkpoints.transfer import first_reading
 
 NOW = datetime(2025, 2, 19, 13, 14, 37, tzinfo=UTC)
 
@@ -202,6 +204,14 @@ def test_a_file_that_was_never_read_shows_its_providers_checksums() -> None:
     file = ListedFile("ckpt.pt", 1, None, {"crc32c": "01020304"})
     shown = documents.checkpoint_document(PUSHED, [file], [])["status"]["files"][0]
     assert (shown["digest"], shown["digestOrigin"], shown["checksums"]) == ("", "provider", {"crc32c": "01020304"})
+
+
+def test_a_file_of_which_nothing_is_known_to_compare_it_with_is_unverified() -> None:
+    file = ListedFile("ckpt.pt", 1, None, {"etag": "abc-2"})
+    shown = documents.checkpoint_document(PUSHED, [file], [])["status"]["files"][0]
+    assert (shown["digest"], shown["digestOrigin"], shown["checksums"]) == ("", "unverified", {"etag": "abc-2"})
+    for checksum in first_reading.HASHERS:
+        assert not is_unverified(None, {"etag": "abc-2", checksum: "01"})
 
 
 def test_inspect_of_a_captured_checkpoint_says_what_it_is_of() -> None:

@@ -37,6 +37,7 @@ def test_a_checkpoint_is_fetched_and_what_is_there_is_kept(pushed: str, files: P
         "fetchedFiles": 2,
         "keptFiles": 0,
         "movedBytes": 16406,
+        "unverifiedFiles": 0,
     }
     assert (tmp_path / "restored" / "config.json").read_bytes() == (files / "config.json").read_bytes()
     again = fetch_checkpoint.fn(pushed, "restored")

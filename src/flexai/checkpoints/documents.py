@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
-from flexai.checkpoints.contents import CLAIMED
+from flexai.checkpoints.contents import CLAIMED, is_unverified
 from flexai.checkpoints.models import (
     Checkpoint,
     CheckpointKind,
@@ -124,11 +124,20 @@ def _file_document(file: ListedFile) -> Document:
         "size": human_size(file.size),
         "sizeBytes": file.size,
         "digest": file.digest or file.checksums.get(CLAIMED, ""),
-        "digestOrigin": "computed" if file.digest else "claimed" if CLAIMED in file.checksums else "provider",
+        "digestOrigin": _digest_origin(file),
     }
     if file.digest is None:
         document["checksums"] = {name: value for name, value in file.checksums.items() if name != CLAIMED}
     return document
+
+
+def _digest_origin(file: ListedFile) -> str:
+    """Whose word a digest is; ``unverified`` where nothing is known that the bytes could be compared with."""
+    if file.digest:
+        return "computed"
+    if CLAIMED in file.checksums:
+        return "claimed"
+    return "unverified" if is_unverified(file.digest, file.checksums) else "provider"
 
 
 def _captured_metadata(checkpoint: Checkpoint) -> Document:

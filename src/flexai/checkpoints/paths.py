@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import NewType
 
 from flexai.checkpoints.errors import UnsafePathError
@@ -137,3 +137,8 @@ def check_path_set(paths: Iterable[CheckpointPath]) -> None:
     for key, folder in folders.items():
         if key in seen:
             raise UnsafePathError(f"path {seen[key]!r} is both a file and a folder ({folder!r})")
+
+
+def first_of(paths: Sequence[str]) -> str:
+    """Paths in a sentence: the first one, and how many more there are."""
+    return f"{paths[0]!r} and {len(paths) - 1} more" if len(paths) > 1 else repr(paths[0])

@@ -17,6 +17,7 @@ from flexai.checkpoints.errors import IntegrityError, NotFoundError, StorageUnav
 from flexai.checkpoints.models import CheckpointStatus, TrainingFacts
 from flexai.checkpoints.names import parse_reference
 from flexai.checkpoints.service.delete import delete
+from flexai.checkpoints.service.inspect import inspect_checkpoint
 from flexai.checkpoints.service.naming import name_checkpoint
 from flexai.checkpoints.service.recover import RecoverReport, recover
 from flexai.checkpoints.service.requests import DeleteRequest, NameRequest
@@ -27,6 +28,7 @@ from tests.support.faults import READ_FAULTS, Fault
 from tests.support.fixtures import NewMachine
 from tests.support.jobs import begin_job, capture_files
 from tests.support.machine import PART, Machine, check_all, check_nothing_is_torn, lose_catalog
+from tests.support.progress import Counter
 from tests.support.trees import Tree, noise, read_tree
 
 SOURCE: Tree = {
@@ -323,6 +325,33 @@ def test_a_manifest_that_lies_about_content_of_another_checkpoint_does_not_spoil
     assert machine.fetched(sound) == SOURCE
     with pytest.raises(IntegrityError):
         machine.fetched(forged)
+
+
+def test_altered_bytes_that_nothing_is_known_of_are_said_to_be_unverified_and_refused_on_request(
+    pushed: Machine,
+) -> None:
+    path = "model/a.safetensors"
+    pushed.blob_of("llama", path).write_bytes(altered := noise(len(SOURCE[path]), "altered"))
+    _change_manifest(
+        pushed,
+        "llama",
+        lambda document: _large(document).update(digest=None, parts=[], checksums={"etag": "abc-2"}),
+    )
+    machine = lose_catalog(pushed)
+    recover(machine.system)
+    with pytest.raises(IntegrityError, match=r"neither a digest nor a checksum is known of 'model/a\.safetensors'"):
+        machine.fetch("llama", require_digests=True)
+    assert not (machine.root / "out").exists()
+    shown = inspect_checkpoint(machine.system.catalog, "llama")["status"]["files"]
+    assert {file["path"]: file["digestOrigin"] for file in shown} == dict.fromkeys(SOURCE, "claimed") | {
+        path: "unverified"
+    }
+    progress = Counter()
+    assert machine.fetch("llama", progress=progress).unverified_files == 1
+    assert [note for note in progress.notes if "unverified" in note and path in note]
+    assert read_tree(machine.root / "out") == SOURCE | {path: altered}
+    # From here on it is compared with what it was at its first reading.
+    assert machine.fetch("llama", "again", require_digests=True).unverified_files == 0
 
 
 def test_what_a_verification_has_compared_is_this_catalogs_own_again(pushed: Machine) -> None:

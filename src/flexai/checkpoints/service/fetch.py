@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from flexai.checkpoints.contents import StoredFile
+from flexai.checkpoints.contents import StoredFile, is_unverified
+from flexai.checkpoints.errors import IntegrityError
 from flexai.checkpoints.models import Checkpoint
+from flexai.checkpoints.paths import first_of
 from flexai.checkpoints.progress import Progress
 from flexai.checkpoints.service.requests import FetchRequest
 from flexai.checkpoints.service.system import System
@@ -26,6 +28,8 @@ class FetchReport:
     """Files that were there already with the right content."""
     moved_bytes: int
     """Bytes of the files that were fetched; what an interrupted fetch had brought counts too."""
+    unverified_files: int
+    """Files whose bytes could be compared with nothing."""
 
 
 def fetch(
@@ -36,12 +40,20 @@ def fetch(
     A file that is there with the right content is kept. ``private`` makes files and folders their owner's alone; else
     they have the modes that the umask leaves. Raises NotFoundError for a checkpoint that is not there, ConflictError
     for one that is not available, DestinationExistsError for other content in the way (unless ``overwrite``),
-    IntegrityError for stored content that is damaged, ExecutableContentError for files that run code when they are
-    loaded (with ``refuse_executable``; else a checkpoint from a provider has a note).
+    IntegrityError for stored content that is damaged, or that nothing is known of to compare it with (with
+    ``require_digests``; else it has a note), ExecutableContentError for files that run code when they are loaded (with
+    ``refuse_executable``; else a checkpoint from a provider has a note).
     """
     progress = progress or Progress()
     destination = Path(request.destination)
     checkpoint, files = system.available_files(request.reference)
+    unverified = [file.path for file in files if is_unverified(file.content.digest, file.content.checksums)]
+    unknown = f"neither a digest nor a checksum is known of {first_of(unverified)}" if unverified else ""
+    if unknown and request.require_digests:
+        raise IntegrityError(
+            f"checkpoint {checkpoint.title!r} was refused: {unknown}",
+            hint="push the files again from a source that can be trusted, or fetch without --require-digests",
+        )
     if request.refuse_executable:
         from flexai.checkpoints.service.support.code import refuse_code, stored_files
 
@@ -60,6 +72,8 @@ def fetch(
         )
     finally:
         progress.end()
+    if unknown:
+        progress.note(f"checkpoint {checkpoint.title!r} is unverified: {unknown}, so its bytes were taken as they lay")
     if checkpoint.source.storage_provider and not request.refuse_executable:
         from flexai.checkpoints.service.support.code import fetched_files, warn_of_code
 
@@ -71,6 +85,7 @@ def fetch(
         fetched_files=len(done.fetched),
         kept_files=len(done.kept),
         moved_bytes=sum(sizes[path] for path in done.fetched),
+        unverified_files=len(unverified),
     )
 
 

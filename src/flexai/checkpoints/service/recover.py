@@ -9,6 +9,7 @@ from flexai.checkpoints.catalog.recovery import enter_recovered
 from flexai.checkpoints.errors import IntegrityError, NotFoundError
 from flexai.checkpoints.models import now
 from flexai.checkpoints.names import is_uuid
+from flexai.checkpoints.paths import first_of
 from flexai.checkpoints.progress import Progress
 from flexai.checkpoints.service.support.manifest_reader import read_manifest_document
 from flexai.checkpoints.service.system import System
@@ -60,12 +61,12 @@ def _recover_one(
         raise IntegrityError(f"the manifest under this id describes checkpoint {checkpoint.id}")
     unknown = sorted(path for path, (_, content) in ranges.items() if content.digest is None and not content.checksums)
     if unknown:
-        raise IntegrityError(f"neither a digest nor a checksum is given of {unknown[0]!r}{_more(unknown)}")
+        raise IntegrityError(f"neither a digest nor a checksum is given of {first_of(unknown)}")
     missing = sorted(
         path for path, (blob_id, content) in ranges.items() if sizes.get(blob_id, -1) < content.start + content.size
     )
     if missing:
-        raise IntegrityError(f"the content of {missing[0]!r}{_more(missing)} is not in the store")
+        raise IntegrityError(f"the content of {first_of(missing)} is not in the store")
     entered = enter_recovered(
         system.catalog.database,
         replace(checkpoint, store_id=system.store_id, updated_at=now()),
@@ -77,7 +78,3 @@ def _recover_one(
         report.recovered.append(checkpoint.title)
     else:
         report.known += 1
-
-
-def _more(paths: list[str]) -> str:
-    return f" and {len(paths) - 1} more" if len(paths) > 1 else ""

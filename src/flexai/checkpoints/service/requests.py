@@ -146,6 +146,7 @@ class FetchRequest:
         destination: The directory, made where it is missing; ``~`` is the home directory.
         overwrite: Replace files that are there with other content.
         refuse_executable: Fetch nothing where a file runs code when it is loaded, or could not be followed.
+        require_digests: Fetch nothing where a file has neither a digest nor a checksum that it is compared with.
 
     Raises:
         UsageError: InvalidNameError for the reference.
@@ -155,6 +156,7 @@ class FetchRequest:
     destination: str = "."
     overwrite: bool = False
     refuse_executable: bool = False
+    require_digests: bool = False
 
     def __post_init__(self) -> None:
         parse_reference(self.reference)

@@ -46,13 +46,13 @@ class _Crc32c:
         return f"{self._value:08x}"
 
 
-# The cheapest first: one of them is enough.
-_HASHERS: Mapping[str, Callable[[], Hasher]] = {
+HASHERS: Mapping[str, Callable[[], Hasher]] = {
     "crc32c": _Crc32c,
     "sha256": hashlib.sha256,
     "sha1": lambda: hashlib.sha1(usedforsecurity=False),
     "md5": lambda: hashlib.md5(usedforsecurity=False),
 }
+"""The checksums that are compared here, the cheapest first: one of them is enough."""
 
 
 def check_checksum(content: StoredContent, blocks: Iterable[Block]) -> None:
@@ -60,8 +60,8 @@ def check_checksum(content: StoredContent, blocks: Iterable[Block]) -> None:
 
     The blocks are read to their end. Raises IntegrityError where they are not what the provider copied.
     """
-    name = next((name for name in _HASHERS if name in content.checksums), None)
-    hasher = None if name is None else _HASHERS[name]()
+    name = next((name for name in HASHERS if name in content.checksums), None)
+    hasher = None if name is None else HASHERS[name]()
     for block in blocks:
         if hasher is not None:
             hasher.update(block)

@@ -45,6 +45,11 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Fetch nothing where a file runs code when it is loaded, or could not be followed.",
 )
+@click.option(
+    "--require-digests",
+    is_flag=True,
+    help="Fetch nothing where a file has neither a digest nor a checksum that it is compared with.",
+)
 @bwlimit_option
 @dry_run_option
 @track_option

@@ -32,6 +32,7 @@ def fetch_document(report: FetchReport) -> Document:
         "fetchedFiles": report.fetched_files,
         "keptFiles": report.kept_files,
         "movedBytes": report.moved_bytes,
+        "unverifiedFiles": report.unverified_files,
     }
 
 
