@@ -98,6 +98,14 @@ def test_the_present_is_in_utc() -> None:
 times = st.datetimes(min_value=datetime(1970, 1, 1), max_value=datetime(9998, 1, 1), timezones=st.just(UTC))
 
 
+@given(
+    st.text() | st.datetimes().map(str) | st.sampled_from(["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"])
+)
+def test_any_text_is_a_time_that_can_be_written_and_compared(text: str) -> None:
+    time = from_text(text)
+    assert from_text(to_text(time)) == time <= time
+
+
 @given(times)
 def test_a_time_survives_its_text(time: datetime) -> None:
     assert from_text(to_text(time)) == time

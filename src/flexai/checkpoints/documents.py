@@ -13,6 +13,7 @@ from typing import Any
 
 from flexai.checkpoints.contents import CLAIMED, is_unverified
 from flexai.checkpoints.models import (
+    UNKNOWN_TIME,
     Checkpoint,
     CheckpointKind,
     ExportRecord,
@@ -51,6 +52,8 @@ def short_size(size: int) -> str:
 
 def age(time: datetime, now: datetime) -> str:
     """How long ago a time was: ``45s``, ``12m``, ``2h``, ``16d``."""
+    if time == UNKNOWN_TIME:
+        return "unknown"
     return duration((now - time).total_seconds())
 
 
@@ -64,7 +67,9 @@ def duration(seconds: float) -> str:
 
 
 def running_seconds(job: TrainingJob, now: datetime) -> float:
-    """How long a job has been running, or ran: until its end, or until it was last heard of."""
+    """How long a job has been running, or ran: until its end, or was last heard of; 0 where that is unknown."""
+    if job.started_at == UNKNOWN_TIME:
+        return 0.0
     last = job.ended_at or (job.updated_at if job.status is JobStatus.INTERRUPTED else now)
     return max(0.0, (last - job.started_at).total_seconds())
 

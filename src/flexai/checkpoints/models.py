@@ -125,7 +125,7 @@ class TrainingFacts:
 class Checkpoint:
     """A named, immutable set of files with a UUID, an owner, a status and a manifest.
 
-    ValueError for an id or a digest that is none, and for a size or a number below zero or beyond a database's.
+    ValueError for an id or a digest that is none, and for a size or a number of files that is out of range.
     """
 
     __pydantic_config__: ClassVar = _STRICT
@@ -161,8 +161,8 @@ class Checkpoint:
     def __post_init__(self) -> None:
         ids = (self.id, self.creator_user_id, self.owner_org_id, self.parent_id, self.job_id)
         _check_ids(*(found for found in ids if found is not None))
-        if not all(0 <= number < 2**63 for number in (self.size, self.file_count, self.sequence)):
-            raise ValueError("a size or a number of a checkpoint is out of range")
+        if not all(0 <= number < 2**63 for number in (self.size, self.file_count)):
+            raise ValueError("the size or the number of files of a checkpoint is out of range")
         if self.manifest_digest is not None and not _DIGEST.fullmatch(self.manifest_digest):
             raise ValueError("the manifest's digest is none")
 
@@ -289,6 +289,13 @@ def digest_manifest(canonical: bytes) -> str:
     return blake3(canonical).hexdigest()
 
 
+YEARS = range(1970, 9999)
+"""Of a time that is taken from outside: languages and databases know others, but each ends at another one."""
+
+UNKNOWN_TIME = datetime(1900, 1, 1, tzinfo=UTC)
+"""Stands for a time that the catalog has and that cannot be read."""
+
+
 def now() -> datetime:
     """The present, in UTC."""
     return datetime.now(UTC)
@@ -296,9 +303,13 @@ def now() -> datetime:
 
 def to_text(time: datetime) -> str:
     """A time as the catalog and the documents write it, which sorts as a text: ``2025-02-03T13:14:37.730471Z``."""
-    return time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return time.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def from_text(text: str) -> datetime:
-    """The time that a text of :func:`to_text` names."""
-    return datetime.fromisoformat(text)
+    """The time that a text of :func:`to_text` names; UNKNOWN_TIME for any other text, which no list may fail for."""
+    try:
+        time = datetime.fromisoformat(text)
+    except (ValueError, TypeError):
+        return UNKNOWN_TIME
+    return time if time.tzinfo is not None and time.year in YEARS else UNKNOWN_TIME

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flexai.checkpoints.choosing import EVAL_LOSS, METRICS, Metric
-from flexai.checkpoints.documents import Document, duration, short_size
+from flexai.checkpoints.documents import Document, age, short_size
 from flexai.checkpoints.errors import UsageError
-from flexai.checkpoints.models import now
+from flexai.checkpoints.models import from_text, now
 from flexai.checkpoints.names import printable
 from flexai.cli import terminal
 from flexai.cli.commands import command
@@ -194,7 +194,7 @@ def _table(checkpoints: list[Document]) -> str:
         (
             row["action"],
             printable(row["title"], keep=""),
-            duration((time - datetime.fromisoformat(row["createdAt"])).total_seconds()),
+            age(from_text(row["createdAt"]), time),
             "" if row["action"] == "keep" else short_size(row["freedBytes"]),
             _why(row),
         )

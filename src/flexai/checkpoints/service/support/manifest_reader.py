@@ -12,7 +12,7 @@ from flexai.checkpoints.contents import NewContent, StoredFile
 from flexai.checkpoints.errors import IntegrityError, InvalidNameError
 from flexai.checkpoints.foreign_json import MAX_DOCUMENT
 from flexai.checkpoints.manifest import FileEntry, Manifest, first_flaw
-from flexai.checkpoints.models import Checkpoint, CheckpointKind
+from flexai.checkpoints.models import YEARS, Checkpoint, CheckpointKind
 from flexai.checkpoints.names import parse_name
 from flexai.checkpoints.service.support.manifest_writer import FORMAT, entry_of
 from flexai.checkpoints.settings import LEAST_PART_SIZE, MOST_PART_SIZE
@@ -20,8 +20,6 @@ from flexai.checkpoints.transfer.digest import MAX_PARTS, digest_parts
 
 _CHECKPOINT = TypeAdapter(Checkpoint)
 _BLOB_ID = re.compile(r"[0-9a-f]{32}")
-_YEARS = range(2000, 9000)
-"""Of a time that is taken: databases and languages know others, but each ends at another one."""
 _MOST_PARTS = 1_000_000
 """Parts of a file: those of the storage that takes the most, a directory."""
 _MAX_FIELDS = 100
@@ -96,8 +94,10 @@ def _checkpoint(document: object) -> Checkpoint:
     except ValidationError as error:
         raise ValueError(first_flaw(error)) from error
     for time in filter(None, (checkpoint.created_at, checkpoint.updated_at, checkpoint.deleted_at)):
-        if time.year not in _YEARS or time.tzinfo is None:
+        if time.year not in YEARS or time.tzinfo is None:
             raise ValueError("a time of its checkpoint is out of range")
+    if not 0 <= checkpoint.sequence < 2**63:
+        raise ValueError("the place of its checkpoint among its job's is out of range")
     try:
         if checkpoint.kind is CheckpointKind.PUSHED:
             parse_name(checkpoint.name)

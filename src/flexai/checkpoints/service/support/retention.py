@@ -17,7 +17,7 @@ from typing import TypeAlias
 
 from flexai.checkpoints.choosing import EVAL_LOSS, Metric, anchor_of, best_by_any_metric, in_order, latest, ranked
 from flexai.checkpoints.errors import UsageError
-from flexai.checkpoints.models import CheckpointStatus
+from flexai.checkpoints.models import UNKNOWN_TIME, CheckpointStatus
 from flexai.checkpoints.settings import write_duration
 
 Group: TypeAlias = str
@@ -264,6 +264,8 @@ def _by_state(members: Iterable[RetentionRow], policy: RetentionPolicy) -> _Kept
         is_candidate = row.is_available or (row.status == CheckpointStatus.FAILED and policy.include_failed)
         if not is_candidate:
             yield row, Reason(Rule.STATUS, f"{row.status}: not judged")
+        if row.created_at == UNKNOWN_TIME:
+            yield row, Reason(Rule.STATUS, "its time of creation cannot be read: not judged")
         if row.is_protected:
             yield row, Reason(Rule.PROTECTED, "protected")
         if row.is_exported and policy.keep_exported:
