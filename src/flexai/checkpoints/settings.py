@@ -31,8 +31,8 @@ WITHHELD_VARIABLE = "_FLEXAI_WITHHELD"
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw]?)", re.IGNORECASE)
-# Greedy up to the last `@`: a password may hold one.
-_PASSWORD = re.compile(r"(://[^:/@\s]*):.*@", re.DOTALL)
+# Greedy up to the last `@`: a password may hold one. A text without a scheme is taken for what follows one.
+_PASSWORD = re.compile(r"((?:://|^(?!.*://))[^:/@\s]*):.*@", re.DOTALL)
 _PARAMETER = re.compile(r"(?<=[?&])([^=&]*=)[^&]*")
 _SECRET = re.compile(r"pass|pwd|secret|token|key|credential|auth", re.IGNORECASE)
 _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}

@@ -78,6 +78,18 @@ def test_a_setting_that_cannot_be_used_is_shown_all_the_same(flexai: Run, monkey
     assert "5ecret" not in done.out + done.err
 
 
+@pytest.mark.parametrize(
+    "store", ["s3://key:5ecret@bucket/x", "gs://bucket?token=5ecret", "https://me:5ecret@host/x", "lab:5ecret@bucket"]
+)
+def test_a_store_that_cannot_be_is_refused_without_its_secrets(
+    flexai: Run, monkeypatch: pytest.MonkeyPatch, store: str
+) -> None:
+    monkeypatch.setenv("FLEXAI_STORE", store)
+    for command in ("config show", "checkpoint gc --dry-run", "--debug checkpoint verify"):
+        done = flexai(*command.split())
+        assert "5ecret" not in done.out + done.err
+
+
 @given(st.text(st.characters(categories=["L", "N", "P", "S"]), min_size=4), st.booleans())
 def test_whatever_the_password_it_is_hidden(password: str, has_name: bool) -> None:
     url = f"postgresql://{'me' if has_name else ''}:{password}@server/db"

@@ -142,6 +142,7 @@ def _worker(
     home: Path, api: PrefectAPI, pool: str, pool_type: str, environment: Mapping[str, str]
 ) -> Background | None:
     """A worker that was started now, or None where none is needed."""
+    from flexai.checkpoints.settings import hide_secrets
     from flexai.cli.orchestration.processes import recall
     from flexai.cli.orchestration.worker import NAME, start_worker
 
@@ -151,7 +152,7 @@ def _worker(
         return None
     if running is not None:
         raise StorageUnavailableError(
-            f"a worker runs already, but for work pool {running.pool!r} of {running.url}",
+            f"a worker runs already, but for work pool {running.pool!r} of {hide_secrets(running.url)}",
             hint="flexai down stops it",
         )
     if pool_type != "process":
