@@ -10,6 +10,8 @@ import functools
 import hashlib
 import itertools
 import json
+import re
+import shutil
 import socket
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +22,8 @@ from unittest import mock
 
 from flexai.checkpoints.errors import CheckpointError
 from flexai.checkpoints.manifest import Manifest
-from flexai.checkpoints.models import canonical_json, plain
+from flexai.checkpoints.models import Checkpoint, CheckpointKind, canonical_json, plain
+from flexai.checkpoints.names import new_id
 from flexai.checkpoints.storage.retry import RetryPolicy
 from flexai.checkpoints.training.formats.folder import CheckpointFolder
 from flexai.checkpoints.training.formats.verdict import CannotTellError, NotWholeError
@@ -104,21 +107,22 @@ def _joined(parts: int) -> str:
     return digest_parts([bytes.fromhex("ab" * 32)] * parts).hex()
 
 
+def _stored_manifest(described: Manifest, of: Checkpoint) -> bytes:
+    document = plain(of)
+    del document["is_protected"]
+    return canonical_json(
+        {
+            "format": 1,
+            "checkpoint": document,
+            "manifest": described.model_dump(mode="json"),
+            "manifestDigest": described.digest(),
+            "contents": [["ab" * 16, 7 * number] for number, _ in enumerate(described.files)],
+        }
+    )
+
+
 def _stored_manifests() -> list[bytes]:
-    described = plain(checkpoint())
-    del described["is_protected"]
-    return [
-        canonical_json(
-            {
-                "format": 1,
-                "checkpoint": described,
-                "manifest": one.model_dump(mode="json"),
-                "manifestDigest": one.digest(),
-                "contents": [["ab" * 16, 7 * number] for number, _ in enumerate(one.files)],
-            }
-        )
-        for one in (manifest(), _described())
-    ]
+    return [_stored_manifest(one, checkpoint()) for one in (manifest(), _described())]
 
 
 def _export_manifests() -> list[bytes]:
@@ -191,6 +195,82 @@ def _(data: bytes) -> object:
     # What passes can be written again, and put into a database.
     json.dumps(strict, allow_nan=False, ensure_ascii=False).encode()
     return [strict, read(lenient=True)]
+
+
+class _Stores:
+    """A home whose catalog was lost, and made anew now and then, so that it stays small."""
+
+    def __init__(self) -> None:
+        self._uses = 0
+        self._folder: Path | None = None
+        self._system: Any = None
+
+    def system(self) -> Any:
+        from flexai.checkpoints.service.system import System
+        from flexai.checkpoints.settings import load_settings
+
+        if self._uses % 100 == 0:
+            if self._folder is not None:
+                self._system.close()
+                shutil.rmtree(self._folder)
+            self._folder = Path(tempfile.mkdtemp(prefix="flexai-fuzz-"))
+            with mock.patch.dict("os.environ", {"FLEXAI_HOME": str(self._folder)}):
+                self._system = System.open(load_settings())
+            assert self._system.store_id
+            blob = self._folder / "store" / self._system.store.blob_key("ab" * 16)
+            blob.parent.mkdir(parents=True)
+            blob.write_bytes(bytes(1000))
+        self._uses += 1
+        return self._system
+
+    def write_manifest(self, checkpoint_id: str, data: bytes) -> Path:
+        assert self._folder is not None
+        path = self._folder / "store" / "manifests" / f"{checkpoint_id}.json"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(data)
+        return path
+
+
+_stores = functools.cache(_Stores)
+
+
+def _manifests_with_times() -> list[bytes]:
+    captured = checkpoint(kind=CheckpointKind.CAPTURED, job_name="my-run", job_id=new_id(), sequence=1, node="n")
+    return [_stored_manifest(manifest(), one) for one in (checkpoint(), captured)]
+
+
+@_parser(
+    "recovery",
+    _manifests_with_times,
+    b'"created_at":"',
+    b'"name":"',
+    b'"facts":',
+    b'"0001-01-01T00:00:00+00:00"',
+    mend=_mended,
+)
+def _(data: bytes) -> object:
+    """Recovers what it can, and shows what the catalog then has, as the commands do."""
+    from flexai.checkpoints.documents import age, checkpoint_document, checkpoint_list_document
+    from flexai.checkpoints.models import from_text, now
+    from flexai.checkpoints.service.overview import overview
+    from flexai.checkpoints.service.recover import recover
+
+    system = _stores().system()
+    fresh = new_id()
+    data = re.sub(rb'"job_id": ?"[0-9a-f-]{36}"', b'"job_id":"%s"' % new_id().encode(), data)
+    found = re.search(rb'"id": ?"([0-9a-f-]{36})"', data)
+    path = _stores().write_manifest(fresh, data.replace(found[1], fresh.encode()) if found else data)
+    report = recover(system)
+    path.unlink()
+    # One bad manifest must never hide the others.
+    assert len(report.recovered) + report.known + len(report.problems) == 1
+    checkpoints = system.catalog.checkpoints
+    rows = checkpoints.list_pushed()
+    shown: list[object] = [checkpoint_list_document(rows), [age(from_text(row.created_at), now()) for row in rows]]
+    for one in overview(system).checkpoints:
+        shown.append(checkpoint_document(one, checkpoints.list_files(one.id), checkpoints.exports_of(one.id)))
+    json.dumps(shown, allow_nan=False, ensure_ascii=False).encode()
+    return report.recovered, report.problems
 
 
 @_parser("store-id", lambda: [b'{"format":1,"id":"00000000-0000-0000-0000-000000000009"}'])
