@@ -14,7 +14,7 @@ from tests.fuzz.parsers import PARSERS
 
 
 @pytest.mark.parametrize("name", PARSERS)
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.data())
 def test_a_parser_raises_nothing_but_what_it_promises(name: str, data: st.DataObject) -> None:
     parser = PARSERS[name]

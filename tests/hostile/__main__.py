@@ -54,7 +54,20 @@ def documents() -> Iterator[tuple[str, Callable[[], Attack]]]:
     yield from attacks()
 
 
-GROUPS = {"pickles": pickles, "documents": documents}
+def services() -> Iterator[tuple[str, Callable[[], Attack]]]:
+    """Servers that would have their clients' memory and time."""
+    from tests.hostile.services import BODIES, CONTENTS, KINDS, LISTINGS, attack
+
+    def prepare(kind: str, name: str) -> Attack:
+        attack(kind, "nothing")  # imports the SDK, which is no attack
+        return lambda: attack(kind, name)
+
+    for kind in KINDS:
+        for name in (*BODIES, *LISTINGS, *CONTENTS):
+            yield f"{kind}: {name}", lambda kind=kind, name=name: prepare(kind, name)  # type: ignore[misc]
+
+
+GROUPS = {"pickles": pickles, "documents": documents, "services": services}
 
 
 def _give_up(_number: int, _frame: FrameType | None) -> NoReturn:
@@ -76,8 +89,7 @@ def try_one(group: str, name: str, seconds: str) -> None:
     signal.alarm(int(seconds))
     began = time.monotonic()
     try:
-        attack()
-        said = ""
+        said = getattr(attack(), "error", "")
     except (CheckpointError, CannotTellError, NotWholeError, ValueError) as error:
         said = type(error).__name__
     except (MemoryError, TimeoutError) as error:
