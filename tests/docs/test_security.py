@@ -8,7 +8,10 @@ from tests.docs.test_pages import ROOT
 
 PAGE = ROOT / "docs" / "security.md"
 _TEST = re.compile(r"\[(test_\w+)\]\(([^)]+)\)")
-_KINDS = {"digests", "`flexai up`", "modes", "addresses", "memory and time", "links", "terminal", "code", "answers"}
+_KINDS = {
+    *("digests", "`flexai up`", "modes", "addresses", "memory and time", "recovery", "comparison", "links"),
+    *("terminal", "code", "answers", "secrets"),
+}
 _HELD = {"SQL", "paths", "XML", "HTML", "tokens", "JSON"}
 
 

@@ -102,6 +102,21 @@ def test_a_captured_checkpoint_comes_back_with_its_job_and_facts(machine: Machin
     check_nothing_is_torn(machine)
 
 
+def test_a_manifest_with_the_number_of_another_checkpoint_is_left_out_and_named(machine: Machine) -> None:
+    job = begin_job(machine, "train")
+    first, second = (capture_files(machine, job, name, SOURCE) for name in ("checkpoint-5", "checkpoint-9"))
+    path = machine.store_folder / "manifests" / f"{second.id}.json"
+    document = json.loads(path.read_bytes())
+    document["checkpoint"]["sequence"] = first.sequence
+    path.write_text(json.dumps(document))
+    machine.push("llama", machine.write("run", SOURCE))
+    machine = lose_catalog(machine)
+    report = recover(machine.system)
+    assert len(report.recovered) == 2 and "llama" in report.recovered
+    (problem,) = report.problems.values()
+    assert "contradicts" in problem
+
+
 def test_what_the_catalog_knows_stays_as_it_is(pushed: Machine) -> None:
     before = pushed.checkpoint("llama")
     assert recover(pushed.system) == RecoverReport(recovered=[], known=1, problems={})

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from flexai.checkpoints.catalog.database import ConstraintError
 from flexai.checkpoints.catalog.recovery import enter_recovered
 from flexai.checkpoints.errors import IntegrityError, NotFoundError
 from flexai.checkpoints.models import now
@@ -67,13 +68,11 @@ def _recover_one(
     )
     if missing:
         raise IntegrityError(f"the content of {first_of(missing)} is not in the store")
-    entered = enter_recovered(
-        system.catalog.database,
-        replace(checkpoint, store_id=system.store_id, updated_at=now()),
-        manifest,
-        ranges,
-        sizes,
-    )
+    checkpoint = replace(checkpoint, store_id=system.store_id, updated_at=now())
+    try:
+        entered = enter_recovered(system.catalog.database, checkpoint, manifest, ranges, sizes)
+    except ConstraintError as error:
+        raise IntegrityError("it contradicts what the catalog has, such as a checkpoint of the same number") from error
     if entered:
         report.recovered.append(checkpoint.title)
     else:
