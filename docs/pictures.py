@@ -262,7 +262,7 @@ def push() -> str:
             ("D", ["no byte of it is sent again"]),
             (1, ["manifests/ID.json"]),
             ("E", ["the checkpoint is still not available; the next push", "writes the manifest again"]),
-            (0, ["available", "files, manifest's digest, no claim,", "in one transaction"]),
+            (0, ["available", "files, manifest's digest, no lease,", "in one transaction"]),
             ("F", ["the push has happened: only its answer is lost"]),
         ],
     )
