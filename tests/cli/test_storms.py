@@ -19,6 +19,8 @@ from tests.servers.fixtures import S3Server
 from tests.servers.prefect import PrefectServer
 from tests.servers.storm import Kind, StormProxy, forecast
 
+pytestmark = pytest.mark.slow
+
 MIB = 1024**2
 PART = 16 * MIB
 SMALL_PART = 5 * MIB

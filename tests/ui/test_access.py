@@ -17,6 +17,9 @@ from tests.cli.program import Program
 from tests.servers.prefect import PrefectServer
 from tests.ui.browser import CHROMIUM, SECONDS
 
+# One server, one worker and one browser serve all of them.
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("access")]
+
 FOREIGN = "http://foreign.example"
 _ATTACK = """async api => {
   const said = {};
