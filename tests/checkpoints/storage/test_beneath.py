@@ -164,7 +164,7 @@ def test_a_store_whose_folders_are_swapped_while_it_works_reads_and_writes_nothi
     before = read_tree(outside)
     reads = 0
     with swapping(storage.root / "run", outside):
-        for number in range(_ROUNDS):
+        for _ in range(_ROUNDS):
             with suppress(CheckpointError):
                 assert _get(storage, "run/file") == b"mine"
                 reads += 1
@@ -173,9 +173,11 @@ def test_a_store_whose_folders_are_swapped_while_it_works_reads_and_writes_nothi
             with suppress(CheckpointError):
                 assert "run/other" not in {info.key for info in storage.list("")}
             with suppress(CheckpointError):
-                storage.put(f"run/deep/{number}", BytesBody(b"new"))
-            with suppress(CheckpointError):
                 storage.delete(["run/other"])
+        # Last, because it makes the folder where it is away: what the attacker took stays away then.
+        for number in range(_ROUNDS):
+            with suppress(CheckpointError):
+                storage.put(f"run/deep/{number}", BytesBody(b"new"))
     assert reads
     assert read_tree(outside) == before
 
@@ -201,3 +203,20 @@ def test_a_listing_that_has_begun_stays_in_the_folder(storage: LocalStorage, out
     assert next(found).key == "run/deep/file"
     swap(storage.root / "run", outside)
     assert [(info.key, info.size) for info in found] == [("run/file", 4), ("run/zz", 4)]
+
+
+def test_an_error_names_the_whole_path(root: Path) -> None:
+    (root / "run" / "link").symlink_to("deep")
+    tree = Beneath(root)
+    folder = tree.folder("run")
+    for act, path in (
+        (lambda: tree.folder("run/link/below"), "run/link"),
+        (lambda: tree.folder("run/none"), "run/none"),
+        (lambda: tree.folder("run/file"), "run/file"),
+        (lambda: folder.open("none", os.O_RDONLY), "run/none"),
+        (lambda: folder.open("link", os.O_RDONLY), "run/link"),
+        (lambda: folder.status("none"), "run/none"),
+    ):
+        with pytest.raises(OSError, match="run") as caught:
+            act()
+        assert caught.value.filename == str(root / path)

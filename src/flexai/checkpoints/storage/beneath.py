@@ -37,34 +37,45 @@ class Folder:
     What is not here takes `dir_fd=number`: renaming, linking and removing follow no link at the end of a path.
     """
 
-    __slots__ = ("number",)
+    __slots__ = ("number", "path")
 
-    def __init__(self, number: int) -> None:
-        """Own a descriptor."""
+    def __init__(self, number: int, path: str) -> None:
+        """Own a descriptor; ``path`` is where the folder was when it was opened, for errors."""
         self.number = number
+        self.path = path
 
     def __del__(self, close: Callable[[int], None] = os.close) -> None:
         close(self.number)
 
     def enter(self, name: str) -> Folder:
         """Open a folder in it: NotADirectoryError for a file, ELOOP for a link."""
+        path = f"{self.path}/{name}"
         if name in _STEPS or "/" in name:
-            raise OSError(errno.EINVAL, "is no name of a folder", name)
+            raise OSError(errno.EINVAL, "is no name of a folder", path)
         try:
-            return Folder(os.open(name, _FOLDER | os.O_NOFOLLOW, dir_fd=self.number))
-        except NotADirectoryError:
-            # Linux says the same of a link and of a file.
-            if stat.S_ISLNK(self.status(name).st_mode):
-                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), name) from None
+            return Folder(os.open(name, _FOLDER | os.O_NOFOLLOW, dir_fd=self.number), path)
+        except OSError as error:
+            # Where a folder is wanted, Linux says the same for a link and for a file.
+            if error.errno == errno.ENOTDIR and stat.S_ISLNK(self.status(name).st_mode):
+                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path) from None
+            error.filename = path
             raise
 
     def open(self, name: str, flags: int, mode: int = 0o666) -> int:
         """Open a file in it and return the descriptor."""
-        return os.open(name, flags | _FILE, mode, dir_fd=self.number)
+        try:
+            return os.open(name, flags | _FILE, mode, dir_fd=self.number)
+        except OSError as error:
+            error.filename = f"{self.path}/{name}"
+            raise
 
     def status(self, name: str) -> os.stat_result:
         """What an entry is: a link is one."""
-        return os.stat(name, dir_fd=self.number, follow_symlinks=False)
+        try:
+            return os.stat(name, dir_fd=self.number, follow_symlinks=False)
+        except OSError as error:
+            error.filename = f"{self.path}/{name}"
+            raise
 
     def entries(self) -> list[tuple[str, bool]]:
         """The names in it, in no order, each with whether it is a folder, which a link is not."""
@@ -76,12 +87,18 @@ class Folder:
         finally:
             os.close(descriptor)
 
-    def let_owner_in(self, name: str) -> None:
-        """Give the owner of a folder in it the rights that a umask may have taken."""
-        descriptor = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.number)
+    def make(self, name: str, *, private: bool) -> None:
+        """Make a folder in it, if it is not there."""
         try:
-            os.fchmod(descriptor, stat.S_IRWXU)
-        finally:
+            os.mkdir(name, stat.S_IRWXU if private else 0o777, dir_fd=self.number)
+        except FileExistsError:
+            return
+        except OSError as error:
+            error.filename = f"{self.path}/{name}"
+            raise
+        if private:
+            descriptor = self.open(name, os.O_RDONLY | os.O_DIRECTORY)
+            os.fchmod(descriptor, stat.S_IRWXU)  # which a umask may have cut
             os.close(descriptor)
 
     def sync(self) -> None:
@@ -107,18 +124,13 @@ class Beneath:
         found = self._kept.get(path)
         if found is not None:
             return found
-        found = self._kept_root or Folder(os.open(self.root, _FOLDER))
+        found = self._kept_root or Folder(os.open(self.root, _FOLDER), str(self.root).rstrip("/"))
         if self._keep:
             self._kept_root = found
         if not path:
             return found
-        parts = path.split("/")
-        for depth, part in enumerate(parts, start=1):
-            try:
-                found = found.enter(part)
-            except OSError as error:
-                error.filename = str(self.root.joinpath(*parts[:depth]))
-                raise
+        for part in path.split("/"):
+            found = found.enter(part)
         if self._keep > 1:
             if len(self._kept) >= self._keep - 1:
                 self._kept.clear()
@@ -142,10 +154,7 @@ class Beneath:
             try:
                 folder = folder.enter(part)
             except FileNotFoundError:
-                with suppress(FileExistsError):
-                    os.mkdir(part, 0o700 if private else 0o777, dir_fd=folder.number)
-                    if private:
-                        folder.let_owner_in(part)
+                folder.make(part, private=private)
                 if is_durable:
                     folder.sync()
                 folder = folder.enter(part)
