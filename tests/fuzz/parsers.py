@@ -32,6 +32,7 @@ from tests.checkpoints.training.layouts import CONFIG, STATE, index, safetensors
 from tests.fuzz.answers import AnsweringServer, answer
 from tests.hostile.paths import GOOD_PATHS, HOSTILE_PATHS
 from tests.hostile.pickles import HOSTILE
+from tests.hostile.texts import HOSTILE_TEXTS, assert_harmless
 
 Kinds = tuple[type[Exception], ...]
 _FLAWS: Kinds = (NotWholeError, CannotTellError)
@@ -792,3 +793,31 @@ def _(data: bytes) -> object:
     rendered = render(text, {"job": "digits", "step": 500})
     assert len(rendered) <= 100 * len(text)
     return rendered
+
+
+@_parser(
+    "shown-text", _texts(*HOSTILE_TEXTS.values()), b"\x1b[", b"\xc2\x9b", b"\r", b"\xe2\x80\xae", b"\x07", allowed=()
+)
+def _(data: bytes) -> object:
+    from flexai.checkpoints.names import printable
+    from flexai.cli.training.logs import readable
+
+    text = _text(data)
+    shown = [printable(text), *(printable(line) for line in readable([text[:9], text[9:]]))]
+    for one in shown:
+        assert_harmless(one.replace("\t", ""))
+    return shown
+
+
+_URLS = (
+    "postgresql://u:canary@host/db?sslpassword=canary&a=b",
+    "sqlite:///a?token=canary",
+    "http://u:canary@[::1]:1/?x",
+)
+
+
+@_parser("hidden-secret", _texts(*_URLS), b"@", b"://", b"%3D", b"&password=", b"?", b":", allowed=())
+def _(data: bytes) -> object:
+    from flexai.checkpoints.settings import hide_secrets
+
+    return hide_secrets(_text(data))
