@@ -34,6 +34,7 @@ from flexai.checkpoints.errors import (
 )
 from flexai.checkpoints.foreign_json import parse_json
 from flexai.checkpoints.storage.endpoints import check_address, check_endpoint
+from flexai.checkpoints.storage.http import readable
 
 if TYPE_CHECKING:
     from flexai.checkpoints.storage.s3.client import S3Credentials
@@ -179,9 +180,8 @@ class SavedAWSCredentials:
         nothing to be found, StorageUnavailableError where who gives a role's keys does not answer, and what
         ``SavedCredentials.read`` raises.
         """
-        from botocore.exceptions import BotoCoreError, ClientError
-
         from flexai.checkpoints.storage.s3.client import S3Credentials
+        from flexai.checkpoints.storage.s3.error_mapping import sdk_errors
 
         kind, fields = self.saved.read()
         try:
@@ -191,8 +191,9 @@ class SavedAWSCredentials:
                     self._credentials = self._resolve(kind, fields)
                     self._fields = fields
                 credentials = self._credentials
-            frozen = credentials.get_frozen_credentials()
-        except (BotoCoreError, ClientError) as error:
+            with readable("AWS STS"):
+                frozen = credentials.get_frozen_credentials()
+        except sdk_errors() as error:
             raise self._refused(error, fields) from error
         return S3Credentials(frozen.access_key, frozen.secret_key, frozen.token or "")
 

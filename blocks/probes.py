@@ -10,6 +10,8 @@ from enum import StrEnum
 from typing import TypeAlias
 
 from flexai.checkpoints.errors import AccessDeniedError, CheckpointError, DestinationExistsError, NotFoundError
+from flexai.checkpoints.foreign_json import TooMuchError, read_bounded
+from flexai.checkpoints.storage.checks import few_enough
 from flexai.checkpoints.storage.connection import RemotePath
 from flexai.checkpoints.storage.protocol import BytesBody, ObjectInfo, ObjectStorage
 
@@ -133,7 +135,7 @@ def _head(storage: ObjectStorage, prefix: str) -> str:
 
 def _list(storage: ObjectStorage, prefix: str) -> str:
     storage.put(prefix + "folder/object", BytesBody(CONTENT))
-    keys = sorted(info.key for info in storage.list(prefix))
+    keys = sorted(info.key for info in few_enough(storage.list(prefix), prefix))
     expect(keys == [prefix + "folder/object", prefix + "object"], f"{len(keys)} keys came, or others, of 2")
     return "the keys below a prefix"
 
@@ -307,7 +309,10 @@ def lacking(why: str) -> ProbeFunction:
 
 def read(blocks: Iterator[memoryview]) -> bytes:
     """The bytes of an object."""
-    return b"".join(bytes(block) for block in blocks)
+    try:
+        return read_bounded(blocks)
+    except TooMuchError:
+        raise WrongAnswerError("far more came back than was stored") from None
 
 
 def expect(holds: bool, otherwise: str) -> None:
@@ -321,12 +326,13 @@ def _clean(place: RemotePath) -> CheckpointError | None:
     # Each on its own: who may not delete may still list.
     error = None
     try:
-        place.storage.delete([info.key for info in place.storage.list(place.prefix)])
+        left = few_enough(place.storage.list(place.prefix), place.prefix)
+        place.storage.delete([info.key for info in left])
     except CheckpointError as found:
         error = found
     with contextlib.suppress(CheckpointError):
         # Each probe has given up its own; these are of those that failed.
-        for upload in list(place.storage.list_uploads(place.prefix)):
+        for upload in list(itertools.islice(place.storage.list_uploads(place.prefix), _MAX_LISTED)):
             try:
                 place.storage.abort_upload(upload.key, upload.upload_id)
             except CheckpointError as found:

@@ -25,10 +25,11 @@ from flexai.blocks.provider import (
 from flexai.checkpoints.errors import AccessDeniedError, SettingsError, UsageError
 from flexai.checkpoints.storage.connection import RemotePath, check_bucket, split_bucket
 from flexai.checkpoints.storage.endpoints import check_address, check_endpoint
+from flexai.checkpoints.storage.http import readable
 from flexai.checkpoints.storage.retry import RetryPolicy, retrying
 from flexai.checkpoints.storage.s3.bucket import S3Storage
 from flexai.checkpoints.storage.s3.client import S3Credentials, S3Service, find_configured
-from flexai.checkpoints.storage.s3.error_mapping import code_of, translate
+from flexai.checkpoints.storage.s3.error_mapping import code_of, sdk_errors, translate
 
 _ACCOUNT = re.compile(r"[0-9a-f]{32}")
 
@@ -174,11 +175,10 @@ class _S3Provider(StorageProvider):
         return f"{service.name} has {buckets} bucket{'' if buckets == 1 else 's'}"
 
     def _count_buckets(self, service: S3Service) -> int:
-        from botocore.exceptions import BotoCoreError, ClientError
-
         try:
-            return len(service.client.list_buckets().get("Buckets", ()))
-        except (BotoCoreError, ClientError, OSError) as error:
+            with readable(service.name):
+                return len(service.client.list_buckets().get("Buckets", ()))
+        except sdk_errors() as error:
             raise translate(error, service=service.name, operation="s3:ListAllMyBuckets") from error
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from flexai.blocks.probes import CONTENT, AbsentError, ProbeFunction, WrongAnswerError, expect, read
 from flexai.checkpoints.errors import AccessDeniedError, CheckpointError, StorageError, StorageUnavailableError
 from flexai.checkpoints.storage.capabilities import Capabilities
-from flexai.checkpoints.storage.http import BodyReader
+from flexai.checkpoints.storage.http import BodyReader, readable
 from flexai.checkpoints.storage.protocol import Block, BytesBody, ObjectStorage
 from flexai.checkpoints.storage.retry import RetryPolicy, retrying
 from flexai.checkpoints.storage.s3.bucket import S3Storage
@@ -70,15 +70,14 @@ class _Raw:
         return retrying(lambda: self._ask(operation, parameters), _POLICY)
 
     def _ask(self, operation: str, parameters: dict[str, Any]) -> dict[str, Any]:
-        from botocore.exceptions import BotoCoreError, ClientError
-
-        from flexai.checkpoints.storage.s3.error_mapping import translate
+        from flexai.checkpoints.storage.s3.error_mapping import sdk_errors, translate
 
         if isinstance(body := parameters.get("Body"), BodyReader):
             body.seek(0)
         try:
-            answer: dict[str, Any] = getattr(self.service.client, operation)(Bucket=self.bucket, **parameters)
-        except (BotoCoreError, ClientError, OSError) as error:
+            with readable(self.service.name):
+                answer: dict[str, Any] = getattr(self.service.client, operation)(Bucket=self.bucket, **parameters)
+        except sdk_errors() as error:
             if (code := code_of(error)) in DAMAGED:
                 raise StorageError(f"{self.service.name} took what was sent for damaged ({code})") from error
             raise translate(
@@ -112,7 +111,7 @@ class _Raw:
                 return False
         answer = self.call("get_object", name)
         with contextlib.closing(answer["Body"]) as body:
-            return bool(body.read() == CONTENT)
+            return bool(body.read(len(CONTENT) + 1) == CONTENT)
 
 
 def _conditional_put(storage: ObjectStorage, prefix: str) -> str:

@@ -21,9 +21,11 @@ MAX_KEY_BYTES = 1024
 https://cloud.google.com/storage/docs/objects#naming."""
 
 MAX_LISTED = 250_000
-"""Objects that a caller keeps of one listing, which take 200 MB."""
-_MAX_LISTED_NAMES = 64 * 1024**2
-"""Characters of their names."""
+"""Objects that a caller keeps of one listing, which take 200 MB: those of a push, of a repository of the Hub."""
+MAX_BESIDE = 1_000_000
+"""Objects that a caller looks through for its own."""
+_MAX_MEAN_NAME = 256
+"""Characters."""
 
 # Control characters, halves of surrogate pairs and non-characters: none can stand in XML 1.0.
 _UNSAYABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
@@ -47,15 +49,14 @@ def check_key(key: str, location: str) -> str:
     return key
 
 
-def few_enough(listed: Iterable[ObjectInfo], where: str) -> Iterator[ObjectInfo]:
-    """Yield a listing for a caller that keeps all of it; StorageError where it is longer than ``MAX_LISTED``."""
+def few_enough(listed: Iterable[ObjectInfo], where: str, most: int = MAX_LISTED) -> Iterator[ObjectInfo]:
+    """Yield a listing for a caller that keeps all of it; StorageError where it has more than ``most`` objects."""
     names = 0
     for count, info in enumerate(listed, start=1):
         names += len(info.key)
-        if count > MAX_LISTED or names > _MAX_LISTED_NAMES:
+        if count > most or names > most * _MAX_MEAN_NAME:
             raise StorageError(
-                f"{where} has more than {MAX_LISTED:,} objects, or too long names",
-                hint="name a folder that has fewer",
+                f"{where} has more than {most:,} objects, or too long names", hint="name a folder that has fewer"
             )
         yield info
 

@@ -13,6 +13,7 @@ from flexai.checkpoints.contents import StoredContent, StoredFile
 from flexai.checkpoints.errors import CheckpointError, DestinationExistsError, UnsupportedError
 from flexai.checkpoints.progress import Progress
 from flexai.checkpoints.settings import Limits
+from flexai.checkpoints.storage.checks import MAX_BESIDE, few_enough
 from flexai.checkpoints.storage.connection import RemotePath
 from flexai.checkpoints.storage.managed import ManagedStore
 from flexai.checkpoints.storage.protocol import Block, BytesBody, ObjectInfo, ObjectStorage, PartReceipt
@@ -104,7 +105,9 @@ def survey(
     progress: Progress,
 ) -> ExportSurvey:
     """Find what an export would meet, for which objects of the right size are read; nothing is written."""
-    existing = {info.key: info for info in place.storage.list(place.prefix)}
+    wanted = {place.prefix + file.path for file in files}
+    listed = few_enough(place.storage.list(place.prefix), place.storage.location, most=MAX_BESIDE)
+    existing = {info.key: info for info in listed if info.key in wanted}
     found = ExportSurvey(place)
     unsure = []
     for file in files:

@@ -244,6 +244,18 @@ HOSTILE = [
     "http://127.0.0.1:99999/",
     "http://[::1",
     "",
+    "http://%31%36%39.254.169.254/latest/",
+    "http://metadata%2egoogle.internal/",
+    "http://169.254.169.254\\.huggingface.co/",
+    "http://huggingface.co\\@169.254.169.254/",
+    "//169.254.169.254\\@huggingface.co/",
+    "http:\\\\169.254.169.254/",
+    "http://0xa9.0376.43518/",
+    "http://[::ffff:a9fe:a9fe]/",
+    "http://169.254.169.254./",
+    "http://１６９.254.169.254/",
+    "http://169。254。169。254/",
+    "http://metadata.google.internal\t/",
 ]
 
 

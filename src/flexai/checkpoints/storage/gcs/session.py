@@ -52,8 +52,8 @@ class GCSService:
         of ``google.auth.credentials.Credentials``), or the SDK's own chain (application default credentials).
         ``credentials_identity`` tells sets of credentials apart that a function gives. Timeouts are in seconds:
         ``connect_timeout`` also for each block of ``SEND_SIZE`` on its way out, which is how urllib3 has it,
-        ``read_timeout`` for the silence between two bytes on their way in. ``connections`` is how many stay open for
-        reuse; it should be no less than the threads.
+        ``read_timeout`` for the silence between two bytes on their way in, and for each ``LEAST_BYTES`` of them.
+        ``connections`` is how many stay open for reuse; it should be no less than the threads.
         """
         self.endpoint_url = (endpoint_url or ENDPOINT_URL).rstrip("/")
         self._service_account = service_account

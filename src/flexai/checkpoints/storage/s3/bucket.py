@@ -48,7 +48,7 @@ from flexai.checkpoints.storage.protocol import (
 from flexai.checkpoints.storage.retry import RetryPolicy, retrying
 from flexai.checkpoints.storage.s3 import checksums
 from flexai.checkpoints.storage.s3.client import S3Service
-from flexai.checkpoints.storage.s3.error_mapping import EXPIRED, PERMISSIONS, code_of, translate
+from flexai.checkpoints.storage.s3.error_mapping import EXPIRED, PERMISSIONS, code_of, sdk_errors, translate
 
 T = TypeVar("T")
 
@@ -383,20 +383,14 @@ class S3Storage:
 
     def _call(self, operation: str, key: str, **parameters: Any) -> dict[str, Any]:
         """Make one request of the SDK's, once."""
-        from botocore.exceptions import BotoCoreError, ClientError
-        from botocore.parsers import ResponseParserError
-        from urllib3.exceptions import HTTPError
-
         client = self.service.client
         if key:
             parameters["Key"] = key
         try:
             answer: dict[str, Any] = getattr(client, operation)(Bucket=self.bucket, **parameters)
-        except ClientError as error:
+        except sdk_errors() as error:
             if self._has_expired(error):
                 raise unavailable(f"{self.service.name} did not accept the session token any more") from error
-            raise self._translated(error, operation, key) from error
-        except (BotoCoreError, OSError, HTTPError, ResponseParserError) as error:
             raise self._translated(error, operation, key) from error
         except (LookupError, ValueError, RuntimeError) as error:
             # The SDK's ways to say it, which are no errors of its own kind.
@@ -435,14 +429,11 @@ class S3Storage:
         return RangeAnswer(begins, ends, size, _etag(answer), self._blocks(key, body, ends - begins), body.close)
 
     def _blocks(self, key: str, body: Any, length: int) -> Iterator[Block]:
-        from botocore.exceptions import BotoCoreError
-        from urllib3.exceptions import HTTPError
-
         while length:
             try:
                 # The SDK makes a new buffer for each block. Reading into one of our own copies it there once more.
                 chunk = body.read(min(BLOCK_SIZE, length))
-            except (BotoCoreError, OSError, HTTPError) as error:
+            except sdk_errors() as error:
                 raise self._translated(error, "get_object", key) from error
             if not chunk:
                 return

@@ -121,7 +121,8 @@ class S3Service:
         (environment, profile, instance role), as ``new_session`` has it. ``credentials_identity`` tells sets of
         credentials apart that a function gives. Timeouts are in seconds: ``connect_timeout`` also for each block of
         ``SEND_SIZE`` on its way out, which is how urllib3 has it, ``read_timeout`` for the silence between two bytes on
-        their way in. ``connections`` is how many stay open for reuse; it should be no less than the threads.
+        their way in, and for each ``LEAST_BYTES`` of them. ``connections`` is how many stay open for reuse; it
+        should be no less than the threads.
         """
         self.endpoint_url = endpoint_url.rstrip("/")
         self.region = region

@@ -86,6 +86,15 @@ def translate(
     return _translate_failure(error, service=service, place=place)
 
 
+def sdk_errors() -> tuple[type[Exception], ...]:
+    """What a call of the SDK raises, but for what Python says of a number or a date that is none (``readable``)."""
+    from botocore.exceptions import BotoCoreError, ClientError
+    from botocore.parsers import ResponseParserError
+    from urllib3.exceptions import HTTPError
+
+    return (BotoCoreError, ClientError, ResponseParserError, HTTPError, OSError)
+
+
 def code_of(error: BaseException | None) -> str:
     """The code in the answer that an error of the SDK's holds, or the empty text."""
     response = getattr(error, "response", None)
