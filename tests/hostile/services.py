@@ -325,6 +325,9 @@ CONTENTS: dict[str, Callable[[], Answer]] = {
         "a range of 10,000 digits": b"HTTP/1.1 206 P\r\nContent-Range: bytes 2-%s/1000\r\n" % (b"9" * 10_000),
     }.items()
 } | {
+    "no length of a whole": lambda: _endless(_OK + b"\r\n"),
+    "a negative length of a whole": lambda: _endless(_OK + b"Content-Length: -5\r\n\r\n"),
+    "a huge length of a whole": lambda: _endless(_OK + b"Content-Length: %s\r\n\r\n" % (b"9" * 30)),
     "dripping content": lambda: _dripping(_OK + b"Content-Length: 1000\r\n\r\n"),
     "dripping range": lambda: _dripping(
         b"HTTP/1.1 206 P\r\nContent-Range: bytes 2-901/1000\r\nContent-Length: 900\r\n\r\n"
@@ -376,7 +379,8 @@ def attack(kind: str, name: str) -> Result:
         error, message, hint, read = "", "", "", 0
         try:
             if name in CONTENTS:
-                read = sum(len(block) for block in storage.get("file", start=2, length=900))
+                start, length = (0, None) if name.endswith("whole") else (2, SIZE - 100)
+                read = sum(len(block) for block in storage.get("file", start=start, length=length))
             elif name in PUTS:
                 storage.put("file", BytesBody(bytes(SIZE)))
             else:
