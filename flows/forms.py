@@ -218,12 +218,17 @@ class PushForm(Form):
         return AnyPushRequest(**self.fields(checkpoint="from_checkpoint")).request()
 
 
-class FetchForm(Form):
-    """Which checkpoint to fetch, and where to."""
+class InspectForm(Form):
+    """Which checkpoint to look up."""
 
     checkpoint: CheckpointReference = Field(
         title="Checkpoint", description="NAME or UUID of the checkpoint.", examples=["mistral-500-checkpoint"]
     )
+
+
+class FetchForm(InspectForm):
+    """Which checkpoint to fetch, and where to."""
+
     destination: NotEmpty = Field(
         title="Directory",
         description="Where the files go on the worker's machine; made where it is missing. Files that are there with"
@@ -245,12 +250,9 @@ class FetchForm(Form):
         return FetchRequest(**self.fields(checkpoint="reference"))
 
 
-class ExportForm(Form):
+class ExportForm(InspectForm):
     """Which checkpoint to export, and where to."""
 
-    checkpoint: CheckpointReference = Field(
-        title="Checkpoint", description="NAME or UUID of the checkpoint.", examples=["mistral-500-checkpoint"]
-    )
     storage_provider: Connection = Field(
         title="Storage provider connection", description="Where to export to: a saved connection, or its name."
     )
@@ -267,14 +269,6 @@ class ExportForm(Form):
     def request(self) -> ExportRequest:
         """What is asked for."""
         return ExportRequest(**self.fields(checkpoint="reference"))
-
-
-class InspectForm(Form):
-    """Which checkpoint to look up."""
-
-    checkpoint: CheckpointReference = Field(
-        title="Checkpoint", description="NAME or UUID of the checkpoint.", examples=["mistral-500-checkpoint"]
-    )
 
 
 class ListForm(Form):

@@ -23,7 +23,7 @@ _ALL = ListForm()
     **OPTIONS,
 )
 def list_checkpoints(request: ListForm = _ALL) -> list[Document]:
-    """List checkpoints, oldest first, and attach them to the run as a table.
+    """List checkpoints, oldest first, and attach them to the run as a table, newest first.
 
     Args:
         request: Which checkpoints; all that were pushed where left out.
@@ -36,23 +36,7 @@ def list_checkpoints(request: ListForm = _ALL) -> list[Document]:
     """
     pattern = request.names.casefold()
     rows = [row for row in list_task() if fnmatchcase(row["name"].casefold(), pattern)]
-    artifacts.create_markdown(
-        "checkpoints", describe_rows(rows), description=f"Checkpoints {request.names}", logger=run_logger()
+    artifacts.create_table(
+        "checkpoints", rows[::-1], description=f"Checkpoints {request.names}: {len(rows)}", logger=run_logger()
     )
     return rows
-
-
-def describe_rows(rows: list[Document]) -> str:
-    """The rows as a page of Markdown, newest first."""
-    lines = ["| Name | ID | Status | Size | Created |", "|---|---|---|---:|---|"]
-    for row in reversed(rows):
-        cells = (
-            artifacts.code(row["name"]),
-            artifacts.code(row["id"]),
-            row["status"],
-            row["size"],
-            row["createdAt"],
-        )
-        lines.append(f"| {' | '.join(map(str, cells))} |")
-    count = "1 checkpoint" if len(rows) == 1 else f"{len(rows)} checkpoints"
-    return "\n".join([f"# {count}", "", *lines]) + "\n"

@@ -139,11 +139,24 @@ class Reporter:
             if artifacts.is_in_a_run() and is_last_try(error):
                 with self._forgiving():
                     checkpoint = self._find(reference)
-                    is_about_it = operation != "push" or (checkpoint is not None and _has_failed(checkpoint))
+                    is_about_it = operation != "push" or (
+                        checkpoint is not None and checkpoint.status is CheckpointStatus.FAILED
+                    )
                     if checkpoint is not None and is_about_it:
                         message = error.message if isinstance(error, CheckpointError) else type(error).__name__
                         self.failed(checkpoint, operation, checkpoint.reason or message, destination)
             raise
+
+    def inspected(self, checkpoint_id: str) -> None:
+        """A checkpoint was looked up, which is no part of its timeline."""
+        with self._forgiving() as works:
+            if works and (checkpoint := self._find(checkpoint_id)) is not None:
+                artifacts.create_markdown(
+                    artifacts.artifact_key("inspected", checkpoint.title),
+                    describe_checkpoint(self._story(checkpoint), "looked up"),
+                    description=f"Checkpoint {checkpoint.title}",
+                    logger=self._logger,
+                )
 
     def job_ended(self, job_id: str) -> None:
         """A training job has ended: its page, with a chart where there are two losses to draw, and its lineage."""
@@ -259,7 +272,3 @@ def is_last_try(error: BaseException) -> bool:
     if context is None or not isinstance(error, StorageUnavailableError):
         return True
     return context.task_run.run_count > (context.task.retries or 0)
-
-
-def _has_failed(checkpoint: Checkpoint) -> bool:
-    return checkpoint.status is CheckpointStatus.FAILED

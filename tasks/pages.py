@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from flexai.checkpoints.documents import human_size
@@ -38,8 +38,6 @@ class Story:
     """The checkpoint that it was pushed from, while that is there."""
     job: TrainingJob | None = None
     """The training job that it comes from, over however many pushes, while that is there."""
-    notes: Mapping[str, str] = field(default_factory=dict)
-    """What else to say, in Markdown."""
 
 
 def describe_checkpoint(story: Story, happened: str, *, run: str = "", at: datetime | None = None) -> str:
@@ -88,7 +86,6 @@ def _rows(story: Story) -> dict[str, str]:
         "Status": f"{checkpoint.status}" + (f": {plain(checkpoint.reason)}" if checkpoint.reason else ""),
         "Size": f"{human_size(checkpoint.size)} in {files}" if checkpoint.manifest_digest else "",
         "Manifest digest": code(checkpoint.manifest_digest or ""),
-        **story.notes,
     }
     if story.parent is not None:
         rows["Pushed from"] = checkpoint_link(story.parent)
