@@ -56,7 +56,7 @@ def parse_json(data: bytes, *, limit: int = MAX_DOCUMENT, lenient: bool = False,
         raise _too_long(limit)
     if _memory_for(data, unique_keys=unique_keys) > limit * _MEMORY_SHARE:
         raise TooMuchError("it has more parts than a document of its kind may have")
-    has_halves = not lenient and _HALF.search(data) is not None
+    has_halves = not lenient and b"\\u" in data and _HALF.search(data) is not None
     text = data.decode()
     # The caller's bytes are free from here, where it has passed them on and kept none.
     del data
@@ -82,7 +82,8 @@ def _too_long(limit: int) -> TooMuchError:
 def _memory_for(data: bytes, *, unique_keys: bool) -> int:
     """Bytes that the text of a document and its parts take, at most or nearly so."""
     # All characters of a text take as much as its widest one.
-    width = 4 if _WIDE.search(data) else 2 if _HALF_WIDE.search(data) else 1
+    is_plain = data.isascii() and b"\\u" not in data
+    width = 1 if is_plain else 4 if _WIDE.search(data) else 2 if _HALF_WIDE.search(data) else 1
     parts = sum(data.count(mark) * cost for mark, cost in _COSTS.items())
     return 2 * width * len(data) + parts + (_COST_OF_PAIR * data.count(b":") if unique_keys else 0)
 

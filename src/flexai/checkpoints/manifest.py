@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 from pydantic import (
@@ -89,6 +90,9 @@ class Manifest(_Frozen):
     @classmethod
     def read(cls, document: object) -> Manifest:
         """The manifest that a foreign document describes; ValueError, in words, for one that cannot be."""
+        # pydantic describes every flaw, of which there could be a million; FailFast is for lists alone.
+        if not isinstance(document, dict) or len(document) > len(cls.model_fields):
+            raise ValueError("a manifest has files, and nothing else")
         try:
             return cls.model_validate(document)
         except UnsafePathError as error:
@@ -103,11 +107,14 @@ class Manifest(_Frozen):
 
     def canonical(self) -> bytes:
         """The manifest's one byte form: JSON with sorted keys, no spaces, UTF-8."""
+        return b"".join(self._canonical())
+
+    def _canonical(self) -> Iterator[bytes]:
         return canonical_manifest(entry.model_dump(mode="json") for entry in self.files)
 
     def digest(self) -> str:
         """BLAKE3 of the canonical form, in hex."""
-        return digest_manifest(self.canonical())
+        return digest_manifest(self._canonical())
 
     @property
     def summary(self) -> ManifestSummary:

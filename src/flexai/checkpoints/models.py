@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -277,16 +277,23 @@ def canonical_json(document: Any) -> bytes:
     return _CANONICAL.encode(document).encode()
 
 
-def canonical_manifest(entries: Iterable[dict[str, Any]]) -> bytes:
-    """The one byte form of the manifest of entries, which may be made one at a time."""
-    return b'{"files":[' + b",".join(map(canonical_json, entries)) + b"]}"
+def canonical_manifest(entries: Iterable[dict[str, Any]]) -> Iterator[bytes]:
+    """The one byte form of the manifest of entries, piece by piece: as a whole it takes as much as all of them."""
+    before = b'{"files":['
+    for entry in entries:
+        yield before + canonical_json(entry)
+        before = b","
+    yield b"]}" if before == b"," else before + b"]}"
 
 
-def digest_manifest(canonical: bytes) -> str:
-    """BLAKE3 of a manifest's canonical form, in hex."""
+def digest_manifest(canonical: Iterable[bytes]) -> str:
+    """BLAKE3 of the pieces of a manifest's canonical form, in hex."""
     from blake3 import blake3
 
-    return blake3(canonical).hexdigest()
+    hasher = blake3()
+    for piece in canonical:
+        hasher.update(piece)
+    return hasher.hexdigest()
 
 
 YEARS = range(1970, 9999)

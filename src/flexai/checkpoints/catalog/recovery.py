@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Collection, Iterator, Mapping, Set
 from typing import Any, TypeAlias
 
 from flexai.checkpoints.catalog.blobs import values_of
@@ -65,13 +65,12 @@ def enter_recovered(
                 )
             transaction.insert("blob_references", {"checkpoint_id": row["id"], "blob_id": blob_id})
         content_ids = _enter_contents(transaction, ranges.values())
-        transaction.insert(
-            "files",
-            *(
-                {"checkpoint_id": row["id"], "path": path, "content_id": content_ids[_place(blob_id, content)]}
-                for path, (blob_id, content) in ranges.items()
-            ),
+        files = (
+            {"checkpoint_id": row["id"], "path": path, "content_id": content_ids[_place(blob_id, content)]}
+            for path, (blob_id, content) in ranges.items()
         )
+        for batch in batches(files):
+            transaction.insert("files", *batch)
         return True
 
 
@@ -111,22 +110,25 @@ def _enter_job(transaction: Transaction, checkpoint: Checkpoint) -> None:
     _insert_named(transaction, "jobs", row)
 
 
-def _enter_contents(transaction: Transaction, found: Iterable[tuple[str, NewContent]]) -> dict[_Place, int]:
+def _enter_contents(transaction: Transaction, found: Collection[tuple[str, NewContent]]) -> dict[_Place, int]:
     """Enter the contents that are not known yet; returns the id of each by its place.
 
     What a manifest says of them is a claim: it identifies nothing until their bytes were compared with it. One that
     is known with another digest stays as it is, so that no manifest changes what another checkpoint is compared with.
     """
-    wanted = {_place(blob_id, content): content for blob_id, content in found}
-    blob_ids = {blob_id for blob_id, *_ in wanted}
-    known = _known_contents(transaction, blob_ids)
-    rows = [
-        values_of(blob_id, content._replace(origin="" if content.digest is None else RECOVERED))
-        for (blob_id, *_), content in wanted.items()
-        if _place(blob_id, content) not in known
-    ]
-    transaction.insert("contents", *rows)
-    return _known_contents(transaction, blob_ids) if rows else known
+    blob_ids = {blob_id for blob_id, _ in found}
+    seen: set[_Place] = set(_known_contents(transaction, blob_ids))
+
+    def rows() -> Iterator[dict[str, Any]]:
+        for blob_id, content in found:
+            if (place := _place(blob_id, content)) not in seen:
+                seen.add(place)
+                yield values_of(blob_id, content._replace(origin="" if content.digest is None else RECOVERED))
+
+    for batch in batches(rows()):
+        transaction.insert("contents", *batch)
+    seen.clear()
+    return _known_contents(transaction, blob_ids)
 
 
 def _known_contents(transaction: Transaction, blob_ids: Set[str]) -> dict[_Place, int]:

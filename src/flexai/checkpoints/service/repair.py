@@ -242,7 +242,7 @@ class _Repairs:
         store = self._system.store
         try:
             document = store.read_manifest(checkpoint_id, limit=self._limit(checkpoint_id))
-            read_manifest_document(document)
+            read_manifest_document(dict(document))
         except (IntegrityError, NotFoundError):
             self._write_manifest_anew(checkpoint_id, lost, sound)
             return

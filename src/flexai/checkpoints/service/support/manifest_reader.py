@@ -23,6 +23,8 @@ _BLOB_ID = re.compile(r"[0-9a-f]{32}")
 _MOST_PARTS = 1_000_000
 """Parts of a file: those of the storage that takes the most, a directory."""
 _MAX_FIELDS = 100
+_MAX_TEXTS = 100_000
+"""Of what was pushed: more arguments than a command takes."""
 _MAX_NAME = 255
 """Bytes of a folder's name, on all file systems."""
 
@@ -35,7 +37,7 @@ def manifest_of(files: Iterable[StoredFile]) -> Manifest:
 def read_manifest_document(
     document: dict[str, Any],
 ) -> tuple[Checkpoint, Manifest, dict[str, tuple[str, NewContent]]]:
-    """Read such a document: the checkpoint, its manifest, and each file's blob and range.
+    """Read such a document: the checkpoint, its manifest, which is taken out of it, and each file's blob and range.
 
     Raises IntegrityError for one that is damaged.
     """
@@ -43,7 +45,8 @@ def read_manifest_document(
         if document["format"] != FORMAT:
             raise IntegrityError(f"a manifest is of another format than {FORMAT}, the one that this program knows")
         checkpoint = _checkpoint(document["checkpoint"])
-        manifest = Manifest.read(document["manifest"])
+        # Taken out, because the rest takes memory too.
+        manifest = Manifest.read(document.pop("manifest"))
         if manifest.digest() != document["manifestDigest"]:
             raise IntegrityError(f"the manifest of checkpoint {checkpoint.id} does not match its digest")
         ranges = {
@@ -86,9 +89,11 @@ def _checkpoint(document: object) -> Checkpoint:
     """Read what a manifest says of its checkpoint; ValueError for what no checkpoint of ours says."""
     if not isinstance(document, dict) or len(document) > _MAX_FIELDS:
         raise ValueError("it describes no checkpoint")
+    # pydantic describes every flaw, of which there could be a million.
     for one in ("source", "facts"):
-        if isinstance(part := document.get(one), dict) and len(part) > _MAX_FIELDS:
-            raise ValueError(f"the {one} of its checkpoint has fields that are not known")
+        part = document.get(one)
+        if not isinstance(part, dict) or len(part) > _MAX_FIELDS or not all(map(_is_short, part.values())):
+            raise ValueError(f"the {one} of its checkpoint cannot be")
     try:
         checkpoint = _CHECKPOINT.validate_python(document)
     except ValidationError as error:
@@ -109,6 +114,10 @@ def _checkpoint(document: object) -> Checkpoint:
         if not name.isprintable() or "/" in name or len(name.encode()) > _MAX_NAME:
             raise ValueError("a name of its checkpoint is none")
     return checkpoint
+
+
+def _is_short(value: object) -> bool:
+    return not isinstance(value, list) or (len(value) <= _MAX_TEXTS and all(isinstance(text, str) for text in value))
 
 
 def _blob_id(found: object) -> str:

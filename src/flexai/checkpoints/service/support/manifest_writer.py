@@ -28,8 +28,8 @@ def write_manifest(store: ManagedStore, checkpoint: Checkpoint, files: Sequence[
     """
     ordered = sorted(files, key=lambda file: file.path)
     check_path_set([parse_path(file.path) for file in ordered])
-    canonical = canonical_manifest(map(entry_of, ordered))
-    digest = digest_manifest(canonical)
+    canonical = b"".join(canonical_manifest(map(entry_of, ordered)))
+    digest = digest_manifest([canonical])
     described = plain(checkpoint)
     del described["is_protected"]  # what can change later is the catalog's alone
     contents = ",".join(json.dumps([file.content.blob_id, file.content.start]) for file in ordered)
