@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 _SIZE = 64 * 1024**2
 _BLOCK = 1024**2
@@ -37,6 +38,38 @@ def manifest_of(count: int) -> bytes:
     contents = [[f"{number % 1000:032x}", number * 1000] for number in range(count)]
     document = {"contents": contents, "format": 1, "manifest": {"files": files}}
     return json.dumps(document, separators=(",", ":")).encode()
+
+
+def whole_manifest(count: int, change: Callable[[dict[str, Any]], object] = lambda _: None) -> bytes:
+    """A manifest as a store has it of ``count`` files, with digests that fit, after a change."""
+    from blake3 import blake3
+
+    from flexai.checkpoints.models import canonical_json, plain
+    from tests.checkpoints.samples import checkpoint
+
+    document = json.loads(manifest_of(count)) | {"checkpoint": plain(checkpoint())}
+    del document["checkpoint"]["is_protected"]
+    document["manifestDigest"] = blake3(canonical_json(document["manifest"])).hexdigest()
+    change(document)
+    return canonical_json(document)
+
+
+def _numbers(count: int) -> dict[str, int]:
+    return {str(number): number for number in range(count)}
+
+
+FLAWS: dict[str, Callable[[dict[str, Any]], object]] = {
+    "numbers as sources": lambda manifest: manifest["checkpoint"]["source"].update(from_local_files=[1] * 3_000_000),
+    "texts as sources": lambda manifest: manifest["checkpoint"]["source"].update(from_local_files=[""] * 3_000_000),
+    "numbers as reasons": lambda manifest: manifest["checkpoint"]["facts"].update(resumable_missing=[1] * 3_000_000),
+    "lists as files": lambda manifest: manifest["manifest"].update(files=[[]] * 1_000_000),
+    "texts as parts": lambda manifest: manifest["manifest"]["files"][0].update(parts=["x"] * 2_000_000),
+    "fields of a manifest": lambda manifest: manifest["manifest"].update(_numbers(900_000)),
+    "fields of a file": lambda manifest: manifest["manifest"]["files"][0].update(_numbers(900_000)),
+    "checksums": lambda manifest: manifest["manifest"]["files"][0].update(checksums=_numbers(900_000)),
+    "fields of a checkpoint": lambda manifest: manifest["checkpoint"].update(_numbers(900_000)),
+}
+"""Manifests of which a validator could describe millions of flaws."""
 
 
 def _many_keys(size: int) -> bytes:

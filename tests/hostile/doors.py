@@ -16,7 +16,7 @@ from flexai.checkpoints.training.completeness.by_format import completeness
 from flexai.checkpoints.training.formats.executable import find_code
 from flexai.checkpoints.training.formats.facts import read_facts
 from flexai.checkpoints.training.formats.safetensors import read_tensor_names
-from tests.hostile.documents import FLOODS
+from tests.hostile.documents import FLAWS, FLOODS, whole_manifest
 from tests.support.folders import local_folder
 
 _MIB = 1024**2
@@ -134,6 +134,17 @@ def _read_file(name: str, pieces: Callable[[], Iterable[bytes]]) -> Callable[[],
 
 def _flood(make: Callable[[], bytes]) -> Callable[[], object]:
     """Writes the document, and returns what reads it by the door for JSON."""
+    blocks = _blocks_of(make)
+    return lambda: parse_json(read_bounded(blocks()))
+
+
+def _written(make: Callable[[], bytes]) -> Callable[[], object]:
+    """Writes a store's manifest, and returns what reads it."""
+    blocks = _blocks_of(make)
+    return lambda: _store(_Bucket(blocks))
+
+
+def _blocks_of(make: Callable[[], bytes]) -> Callable[[], Iterator[bytes]]:
     path = _write("document.json", [make()]) / "document.json"
 
     def blocks() -> Iterator[bytes]:
@@ -141,7 +152,7 @@ def _flood(make: Callable[[], bytes]) -> Callable[[], object]:
             while block := file.read(_MIB):
                 yield block
 
-    return lambda: parse_json(read_bounded(blocks()))
+    return blocks
 
 
 def attacks() -> Iterator[tuple[str, Callable[[], Callable[[], object]]]]:
@@ -149,6 +160,12 @@ def attacks() -> Iterator[tuple[str, Callable[[], Callable[[], object]]]]:
     for door, read in (("export's manifest", _export), ("store's manifest", _store)):
         for name, document in DOCUMENTS.items():
             yield f"{door}: {name}", lambda read=read, document=document: lambda: read(_Bucket(document))  # type: ignore[misc]
+    yield "store's manifest: whole, of 100,000 files", lambda: _written(lambda: whole_manifest(100_000))
+    for name, change in FLAWS.items():
+        yield (
+            f"store's manifest: flawed {name}",
+            lambda change=change: _written(lambda: whole_manifest(1, change)),  # type: ignore[misc]
+        )
     for name, make in FLOODS.items():
         yield f"JSON: {name}", lambda make=make: _flood(make)  # type: ignore[misc]
     for name, pieces in FILES.items():

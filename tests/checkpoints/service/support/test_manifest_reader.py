@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import contextlib
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +12,12 @@ from hypothesis import strategies as st
 
 from flexai.checkpoints.contents import StoredContent, StoredFile
 from flexai.checkpoints.errors import IntegrityError, UnsafePathError
-from flexai.checkpoints.models import CheckpointKind
+from flexai.checkpoints.models import CheckpointKind, canonical_json, to_text
+from flexai.checkpoints.names import is_uuid, parse_name
+from flexai.checkpoints.paths import parse_path
 from flexai.checkpoints.service.support.manifest_reader import manifest_of, read_manifest_document
 from flexai.checkpoints.service.support.manifest_writer import write_manifest
-from flexai.checkpoints.settings import LEAST_PART_SIZE
+from flexai.checkpoints.settings import LEAST_PART_SIZE, MOST_PART_SIZE
 from flexai.checkpoints.storage.local import LocalStorage
 from flexai.checkpoints.storage.managed import ManagedStore
 from flexai.checkpoints.transfer.digest import digest_parts
@@ -87,6 +91,48 @@ def test_a_checkpoint_that_cannot_be_is_not_read(tmp_path: Path, part: str, chan
     (document["checkpoint"] if part == "checkpoint" else document["checkpoint"][part]).update(changes)
     with pytest.raises(IntegrityError, match="damaged"):
         read_manifest_document(document)
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+def _places(value: Any) -> list[tuple[Any, Any]]:
+    """Every place below a value in which something else can be put."""
+    inside = list(value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ())
+    return [(value, key) for key, _ in inside] + [place for _, one in inside for place in _places(one)]
+
+
+@given(_FILES, st.data())
+def test_a_manifest_that_is_changed_anywhere_is_damaged_or_keeps_every_rule(
+    tmp_path_factory: pytest.TempPathFactory, files: list[StoredFile], data: st.DataObject
+) -> None:
+    store = ManagedStore(LocalStorage(tmp_path_factory.mktemp("store")))
+    described = checkpoint()
+    write_manifest(store, described, files)
+    document = store.read_manifest(described.id)
+    container, key = data.draw(st.sampled_from(_places(document)))
+    container[key] = data.draw(_JSON)
+    # As a writer would who wants to be believed.
+    with contextlib.suppress(ValueError):
+        document["manifestDigest"] = blake3(canonical_json(document["manifest"])).hexdigest()
+    try:
+        found, manifest, ranges = read_manifest_document(document)
+    except IntegrityError as error:
+        assert len(error.message) < 1500
+        return
+    assert is_uuid(found.id)
+    assert parse_name(found.name)
+    assert all(1970 <= time.year < 9999 and to_text(time) for time in (found.created_at, found.updated_at))
+    assert manifest.size < 2**63
+    assert [parse_path(entry.path) for entry in manifest.files] == list(ranges)
+    for blob_id, content in ranges.values():
+        assert re.fullmatch("[0-9a-f]{32}", blob_id)
+        assert 0 <= content.start <= content.start + content.size < 2**63
+        assert content.size <= content.part_size or LEAST_PART_SIZE <= content.part_size <= MOST_PART_SIZE
 
 
 @given(_FILES)

@@ -14,7 +14,7 @@ from typing import Protocol
 from flexai.checkpoints.catalog.shard_journal import ShardJournal
 from flexai.checkpoints.contents import StoredFile
 from flexai.checkpoints.errors import ConflictError, SettingsError, SourceChangedError, SourceError
-from flexai.checkpoints.manifest import FileEntry
+from flexai.checkpoints.manifest import Manifest
 from flexai.checkpoints.paths import parse_path
 from flexai.checkpoints.progress import CountingProgress, Progress
 from flexai.checkpoints.service.system import System
@@ -40,7 +40,7 @@ class ShardSource:
     """The time of its last write (ns), or the object's ETag."""
     checksums: Mapping[str, str] = field(default_factory=dict)
     claim: str = ""
-    """What the manifest of an export beside it says that it is, as JSON."""
+    """What the manifest of an export beside it says that it is: a manifest of this file, as JSON."""
     is_untouched: bool = False
     root: str = ""
     """Of a file of the machine: the folder from which on no link is followed."""
@@ -66,7 +66,7 @@ class ShardSource:
             size=source.size,
             version=source.version,
             checksums=dict(source.checksums),
-            claim="" if source.claim is None else source.claim.model_dump_json(),
+            claim="" if source.claim is None else Manifest(files=(source.claim,)).canonical().decode(),
             is_untouched=source.is_untouched,
         )
 
@@ -81,7 +81,7 @@ class ShardSource:
                 path=path,
                 storage=place.storage,
                 info=ObjectInfo(self.place, self.size, self.version, dict(self.checksums)),
-                claim=FileEntry.model_validate_json(self.claim) if self.claim else None,
+                claim=Manifest.model_validate_json(self.claim).files[0] if self.claim else None,
                 is_untouched=self.is_untouched,
             )
         try:
