@@ -79,9 +79,9 @@ def translate_failure(error: Exception, *, service: str) -> CheckpointError:
 
 
 def _broke_off(error: Exception) -> bool:
-    from urllib3.exceptions import ProtocolError
+    from urllib3.exceptions import ProtocolError, ReadTimeoutError
 
-    return bool(error.args) and isinstance(error.args[0], ProtocolError)
+    return bool(error.args) and isinstance(error.args[0], (ProtocolError, ReadTimeoutError))
 
 
 def _details(document: object) -> tuple[str, str]:
