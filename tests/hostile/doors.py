@@ -45,12 +45,15 @@ def _numbered(start: bytes, piece: str, end: bytes, size: int = _FULL) -> Iterat
     yield end
 
 
+_BEGINNING = b'{"format":1,"complete":true,"etags":{},"manifestDigest":"","manifest":{"files":['
 DOCUMENTS: dict[str, Callable[[], Iterable[bytes]]] = {
     "endless": lambda: itertools.repeat(b" " * _MIB),
     "endless text": lambda: itertools.chain([b'{"manifest":"'], itertools.repeat(b"x" * _MIB)),
     "lists in lists": lambda: _filled(b"", b"[", b""),
     "objects in objects": lambda: _filled(b"", b'{"a":', b""),
     "empty objects": lambda: _filled(b'{"files":[{}', b",{}", b"]}"),
+    "files that are none": lambda: _filled(_BEGINNING + b"{}", b",{}", b"]}}", 3 * _MIB),
+    "files with flaws": lambda: _filled(_BEGINNING + b"{}", b',{"path":"..","size":-1,"a":1}', b"]}}", 8 * _MIB),
     "small numbers": lambda: _filled(b'{"files":[1', b",1", b"]}"),
     "short keys": lambda: _numbered(b'{"":0', ',"#":0', b"}"),
     "one long number": lambda: _filled(b'{"format":', b"9", b"}"),
