@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import json
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from urllib3.connectionpool import HTTPConnectionPool
 
-from flexai.checkpoints.errors import StorageError
+from flexai.checkpoints.errors import CheckpointError, StorageError
 from flexai.checkpoints.storage.gcs.bucket import GCSStorage
 from flexai.checkpoints.storage.gcs.session import GCSService
+from flexai.checkpoints.storage.hub.repository import HubStorage
 from flexai.checkpoints.storage.protocol import ObjectStorage
 from flexai.checkpoints.storage.retry import RetryPolicy
 from flexai.checkpoints.storage.s3.bucket import S3Storage
@@ -110,3 +115,20 @@ def test_entities_in_one_another_take_no_memory() -> None:
     server.prepare([answer(content.encode())])
     with pytest.raises(StorageError):
         list(_s3(server.url).list(""))
+
+
+@pytest.mark.parametrize("make", [_s3, _gcs, lambda url: HubStorage("org/repo", endpoint=url, policy=_ONCE)])
+def test_a_store_that_is_not_needed_any_more_keeps_no_connection(make: Callable[[str], ObjectStorage]) -> None:
+    server = AnsweringServer()
+    server.prepare([answer(b"{}")])
+    store = make(server.url)
+    with contextlib.suppress(CheckpointError):
+        store.head("a")
+    gone = weakref.ref(store)
+    pools = [
+        weakref.ref(one) for one in gc.get_objects() if isinstance(one, HTTPConnectionPool) and one.pool is not None
+    ]
+    del store
+    gc.collect()
+    assert gone() is None
+    assert [pool() for pool in pools if (found := pool()) and f":{found.port}" in server.url] == []

@@ -10,6 +10,7 @@ import contextlib
 import logging
 import re
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -73,7 +74,14 @@ class HubClient:
         """Hosts that are not, or that one of those has named."""
         self._timeout = (connect_timeout, read_timeout)
         self._session = requests.Session()
-        guard_session(self._session, self._judge_peer, connections=connections)
+        judge: Any = weakref.WeakMethod(self._judge_peer)
+
+        # Connections lead to their judge, and urllib3 keeps those of a pool in a registry until the pool is no longer
+        # needed: a judge that leads to the pool would keep them open for ever.
+        def judge_peer(host: str, address: str) -> str:
+            return str(judge()(host, address))
+
+        guard_session(self._session, judge_peer, connections=connections)
         self._session.headers["User-Agent"] = f"flexai-checkpoints/{__version__}"
         # Compressed, content has no ranges: https://github.com/huggingface/huggingface_hub/pull/3885.
         self._session.headers["Accept-Encoding"] = "identity"
