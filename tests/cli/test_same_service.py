@@ -59,7 +59,8 @@ def _push_and_export_back(program: Program, name: str, bucket: str, prefix: str,
     _run(program, "checkpoint", "export", "llama", *provider, "--destination-path", f"{bucket}/{prefix}/back")
     assert proxy.moved - before < MIB
     files = program.run("checkpoint", "inspect", "llama", "--json").json()["status"]["files"]
-    assert [file["digestOrigin"] for file in files] == ["provider"]
+    # Of some checksums no process of ours knows how to compute them.
+    assert [file["digestOrigin"] for file in files] in (["provider"], ["unverified"])
     assert files[0]["checksums"]
 
 

@@ -20,6 +20,7 @@ from flexai.checkpoints.errors import (
     SourceChangedError,
     UnsupportedError,
 )
+from flexai.checkpoints.foreign_json import MAX_DOCUMENT
 from flexai.checkpoints.models import CheckpointStatus
 from flexai.checkpoints.service.delete import delete
 from flexai.checkpoints.service.fetch import fetch
@@ -33,6 +34,7 @@ from flexai.checkpoints.service.verify import verify
 from flexai.checkpoints.storage.connection import RemotePath, split_bucket
 from flexai.checkpoints.storage.local import LocalStorage
 from flexai.checkpoints.storage.protocol import ObjectInfo, ObjectStorage
+from tests.checkpoints.catalog.steps import set_columns
 from tests.support.faults import READ_FAULTS, WRITE_FAULTS, Call, Fault
 from tests.support.fixtures import NewMachine
 from tests.support.machine import PART, Buckets, Machine, check_all, check_nothing_is_torn, lose_catalog
@@ -327,6 +329,19 @@ def test_to_name_the_digest_of_stored_content_does_not_give_that_content(lab: Ma
     stored = _files(lab)[path].content
     assert stored.digest is not None
     assert _files(lab, "forged")[path].content.blob_id != stored.blob_id
+
+
+def test_an_exports_manifest_is_read_further_only_where_the_catalog_knows_that_it_is_larger(lab: Machine) -> None:
+    lab.push("llama", lab.write("local", SOURCE))
+    lab.export("llama", "bucket/back")
+    path = lab.buckets.root / "bucket/back" / EXPORT_MANIFEST
+    path.write_bytes(path.read_bytes() + b" " * MAX_DOCUMENT)
+    with pytest.raises(IntegrityError, match="longer than 64 MiB"):
+        lab.push_from("back", "bucket/back")
+    with pytest.raises(IntegrityError, match="longer than 64 MiB"):
+        lab.export("llama", "bucket/back")
+    set_columns(lab.system.catalog, lab.checkpoint("llama").id, file_count=50_000)
+    assert lab.push_from("back", "bucket/back").file_count == len(SOURCE)
 
 
 def test_an_object_that_its_exports_manifest_was_not_written_for_is_read(lab: Machine) -> None:

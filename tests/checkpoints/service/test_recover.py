@@ -257,6 +257,7 @@ _SPOILS: dict[str, Callable[[bytes], bytes]] = {
         )
     ),
     "with a node that is none": _spoil(lambda document: document["checkpoint"].update(node="\x9b2J")),
+    "with a NUL in a text": _spoil(lambda document: document["checkpoint"]["facts"].update(model="a\0b")),
     "with fields that are not known": _spoil(
         lambda document: document["checkpoint"].update(dict.fromkeys(map(str, range(9999))))
     ),
@@ -367,6 +368,16 @@ def test_altered_bytes_that_nothing_is_known_of_are_said_to_be_unverified_and_re
     assert read_tree(machine.root / "out") == SOURCE | {path: altered}
     # From here on it is compared with what it was at its first reading.
     assert machine.fetch("llama", "again", require_digests=True).unverified_files == 0
+
+
+def test_what_can_change_later_is_not_taken_from_a_manifest(pushed: Machine) -> None:
+    changed = {"deleted_at": "2025-01-01T00:00:00Z", "is_protected": True, "status": "deleting", "size": 7}
+    _change_manifest(pushed, "llama", lambda document: document["checkpoint"].update(changed))
+    machine = lose_catalog(pushed)
+    recover(machine.system)
+    found = machine.checkpoint("llama")
+    assert (found.status, found.deleted_at, found.is_protected) == (CheckpointStatus.AVAILABLE, None, False)
+    assert found.size == sum(map(len, SOURCE.values()))
 
 
 def test_what_a_verification_has_compared_is_this_catalogs_own_again(pushed: Machine) -> None:

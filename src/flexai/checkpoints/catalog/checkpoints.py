@@ -448,6 +448,18 @@ class Checkpoints:
             for row in rows
         ]
 
+    def size_exported_to(self, storage_provider: str, destination_path: str) -> tuple[int, int]:
+        """Bytes, and number of files, of the largest checkpoints that were exported to a place; zeros for none."""
+        query = """
+            SELECT COALESCE(MAX(c.size), 0), COALESCE(MAX(c.file_count), 0)
+            FROM exports e JOIN checkpoints c ON c.id = e.checkpoint_id
+            WHERE e.storage_provider = :storage_provider AND e.destination_path = :destination_path
+        """
+        place = {"storage_provider": storage_provider, "destination_path": destination_path}
+        with self._database.reading() as transaction:
+            size, file_count = transaction.row(query, **place) or (0, 0)
+        return int(size), int(file_count)
+
     def _list(self, where: str, **values: Any) -> list[ListedCheckpoint]:
         with self._database.reading() as transaction:
             rows = transaction.rows(f"{_LISTED} WHERE {where}", **values)

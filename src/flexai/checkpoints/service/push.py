@@ -100,7 +100,7 @@ def open_source(system: System, request: PushRequest) -> RemotePath | None:
 def scan(system: System, request: PushRequest, place: RemotePath | None) -> Sequence[FileSource]:
     """What a push is of; local files have their digests where these are remembered."""
     if place is not None:
-        return _scan_export(place) or scan_remote(place)
+        return _scan_export(system, request, place) or scan_remote(place)
     sources = scan_local(request.files, follow_symlinks=request.follow_symlinks)
     return sources if request.rehash else system.stat_cache.recall(sources)
 
@@ -137,15 +137,20 @@ def _describe(system: System, request: PushRequest, place: RemotePath | None) ->
     )
 
 
-def _scan_export(place: RemotePath) -> Sequence[FileSource]:
+def _scan_export(system: System, request: PushRequest, place: RemotePath) -> Sequence[FileSource]:
     """The files of an export of ours, if one lies there: exactly those that its manifest lists.
 
     Raises IntegrityError for a torn export, or one whose objects are missing or of another size.
     """
     # Only these pushes read what pydantic must check; the others would wait for its import.
     from flexai.checkpoints.service.support.export_manifest import EXPORT_MANIFEST, read_export_manifest
+    from flexai.checkpoints.service.support.manifest_reader import document_limit
 
-    if place.key.rpartition("/")[2] == EXPORT_MANIFEST or (found := read_export_manifest(place)) is None:
+    if place.key.rpartition("/")[2] == EXPORT_MANIFEST:
+        return ()
+    size, file_count = system.catalog.checkpoints.size_exported_to(request.storage_provider, request.source_path)
+    found = read_export_manifest(place, limit=document_limit(size=size, file_count=file_count))
+    if found is None:
         return ()
     where = f"{place.storage.location}/{place.key}"
     if not found.complete:

@@ -68,7 +68,8 @@ def _recover_one(
     )
     if missing:
         raise IntegrityError(f"the content of {first_of(missing)} is not in the store")
-    checkpoint = replace(checkpoint, store_id=system.store_id, updated_at=now())
+    # What can change later is the catalog's alone.
+    checkpoint = replace(checkpoint, store_id=system.store_id, updated_at=now(), deleted_at=None, is_protected=False)
     try:
         entered = enter_recovered(system.catalog.database, checkpoint, manifest, ranges, sizes)
     except ConstraintError as error:

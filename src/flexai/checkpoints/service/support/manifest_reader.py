@@ -12,7 +12,7 @@ from flexai.checkpoints.contents import NewContent, StoredFile
 from flexai.checkpoints.errors import IntegrityError, InvalidNameError
 from flexai.checkpoints.foreign_json import MAX_DOCUMENT
 from flexai.checkpoints.manifest import FileEntry, Manifest, first_flaw
-from flexai.checkpoints.models import YEARS, Checkpoint, CheckpointKind
+from flexai.checkpoints.models import YEARS, Checkpoint, CheckpointKind, canonical_json
 from flexai.checkpoints.names import parse_name
 from flexai.checkpoints.service.support.manifest_writer import FORMAT, entry_of
 from flexai.checkpoints.settings import LEAST_PART_SIZE, MOST_PART_SIZE
@@ -94,6 +94,8 @@ def _checkpoint(document: object) -> Checkpoint:
         part = document.get(one)
         if not isinstance(part, dict) or len(part) > _MAX_FIELDS or not all(map(_is_short, part.values())):
             raise ValueError(f"the {one} of its checkpoint cannot be")
+    if b"\\u0000" in canonical_json(document):
+        raise ValueError("a text of its checkpoint has a NUL, which PostgreSQL does not take")
     try:
         checkpoint = _CHECKPOINT.validate_python(document)
     except ValidationError as error:
