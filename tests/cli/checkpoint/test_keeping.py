@@ -114,6 +114,9 @@ def test_recover_rebuilds_a_lost_catalog(flexai: Run, program: Program) -> None:
     assert (done.code, done.out) == (0, "recovered my-name\n")
     after = flexai("checkpoint", "inspect", "my-name", "--json").json()
     assert after["metadata"] == before["metadata"]
+    assert [file["digestOrigin"] for file in after["status"]["files"]] == ["claimed"]
+    assert flexai("checkpoint", "verify").code == 0
+    after = flexai("checkpoint", "inspect", "my-name", "--json").json()
     assert after["status"]["files"] == before["status"]["files"]
     assert flexai("checkpoint", "recover").err == "recovered 0 checkpoints; 1 known already\n"
 

@@ -13,7 +13,8 @@ def recover() -> None:
     """Rebuild a lost catalog from the store.
 
     The store holds a manifest of every checkpoint. Enters those that the catalog does not know, and leaves
-    the others as they are; exits with 6 where a checkpoint's content is not all there.
+    the others as they are; exits with 6 where a checkpoint's content is not all there, or its manifest cannot be
+    used. What the manifests say of content is a claim until flexai checkpoint verify has compared it.
 
     \b
     flexai checkpoint recover
@@ -32,5 +33,5 @@ def recover() -> None:
     if report.problems:
         raise IntegrityError(
             f"{terminal.count(len(report.problems), 'checkpoint')} could not be recovered",
-            hint="bring the missing blobs back into the store, and run the same command again",
+            hint="bring missing blobs, or a sound manifest, back into the store, and run the same command again",
         )
