@@ -252,6 +252,7 @@ def _secret_fields(kind: type[BaseModel]) -> list[str]:
     return [name for name, field in kind.model_fields.items() if field.annotation is SecretStr]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", MAKERS, ids=lambda make: make.__name__.strip("_"))
 def test_no_secret_is_seen_whatever_goes_wrong(
     around: Surroundings, make: Callable[[Surroundings], StorageProvider], caplog: pytest.LogCaptureFixture

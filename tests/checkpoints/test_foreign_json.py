@@ -90,6 +90,7 @@ def test_no_more_than_the_limit_is_taken_from_an_endless_document() -> None:
         parse_json(b"[1] ", limit=3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FLOODS)
 def test_no_document_takes_more_than_300_mib(name: str) -> None:
     peak, said = peak_of(name)

@@ -132,11 +132,13 @@ def test_no_hostile_name_is_put_on_a_shells_line(hostile: Program) -> None:
     catalog.close()
     for shell in ("bash", "zsh", "fish"):
         for words in ("flexai checkpoint inspect p", "flexai training inspect m", "flexai checkpoint inspect "):
-            count = str(len(words.split(" ")) - 1)
-            variables = {"_FLEXAI_COMPLETE": f"{shell}_complete", "COMP_WORDS": words, "COMP_CWORD": count}
+            *before, last = words.split(" ")
+            # Fish tells the word itself, and takes a tab before what the word means.
+            current = last if shell == "fish" else str(len(before))
+            variables = {"_FLEXAI_COMPLETE": f"{shell}_complete", "COMP_WORDS": words, "COMP_CWORD": current}
             done = hostile.run(env=variables)
             assert done.code == 0
-            assert_harmless(done.out)
+            assert_harmless(done.out.replace("\t", " "))
             assert "owned" not in done.out
 
 

@@ -126,6 +126,7 @@ def watched_processes() -> Iterator[set[str]]:
         thread.join()
 
 
+@pytest.mark.slow
 def test_a_secret_is_neither_printed_nor_kept_nor_recorded(
     program: Program, prefect_server: PrefectServer, seaweedfs: S3Server, tmp_path: Path
 ) -> None:

@@ -107,6 +107,7 @@ def test_export_reads_its_connection_from_the_api(
     assert _states(prefect_server, f"export {name} (7 bytes) to {name}") == ["COMPLETED"]
 
 
+@pytest.mark.slow
 def test_what_changes_checkpoints_is_a_task_run_and_says_what_it_says_without_one(
     program: Program, prefect_server: PrefectServer, tracked: dict[str, str], name: str
 ) -> None:

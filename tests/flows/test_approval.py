@@ -20,6 +20,8 @@ from tests.flows.conftest import RunDeployed
 from tests.servers.prefect import PrefectServer
 from tests.support.waiting import until
 
+pytestmark = pytest.mark.slow
+
 CODE = """
 import os, pathlib
 count = pathlib.Path("trainings")
@@ -119,7 +121,6 @@ def test_a_retry_after_an_approved_export_that_failed_does_not_ask_again(
     assert "The export was approved: `well done`" in max(pages, key=lambda page: str(page["created"]))["data"]
 
 
-@pytest.mark.slow
 @pytest.mark.xdist_group("waits")
 def test_a_retry_asks_again_where_no_answer_came_in_time_or_the_answer_was_no(
     prefect_api: PrefectServer, run_deployed: RunDeployed, parameters: dict[str, Any], job: str, tmp_path: Path

@@ -7,6 +7,8 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from flexai.flows.delete import delete
 from flexai.flows.export import export
 from flexai.flows.fetch import fetch
@@ -28,6 +30,7 @@ def artifact_of(server: PrefectServer, run: dict[str, Any], key: str) -> str:
     return str(found["data"])
 
 
+@pytest.mark.slow
 def test_a_checkpoint_goes_through_every_operation(
     prefect_api: PrefectServer, home: Path, files: Path, share: str, run_deployed: RunDeployed, tmp_path: Path
 ) -> None:

@@ -92,6 +92,7 @@ def test_the_best_checkpoint_is_pushed_and_exported_and_a_rerun_moves_nothing(
     assert f"| `{name}` | `{share}:models/{job}/{name}` |" in prefect_api.post("/artifacts/filter", page)[0]["data"]
 
 
+@pytest.mark.slow
 def test_only_an_export_that_is_worth_more_than_one_shard_is_given_out_in_shards(
     prefect_api: PrefectServer, home: Path, job: str, share: str, tmp_path: Path
 ) -> None:

@@ -295,6 +295,7 @@ def test_the_structure_of_a_pickle_is_known_without_loading_it() -> None:
     assert storage.id[:2] == ("storage", Global("torch", "FloatStorage"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FLOODS)
 def test_no_file_takes_much_memory_or_time(name: str) -> None:
     run = [sys.executable, "-m", "tests.hostile.pickle_floods", name]
