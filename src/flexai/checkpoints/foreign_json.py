@@ -76,7 +76,8 @@ def parse_json(data: bytes, *, limit: int = MAX_DOCUMENT, lenient: bool = False,
 
 
 def _too_long(limit: int) -> TooMuchError:
-    return TooMuchError(f"it is longer than {limit // 1024**2} MiB")
+    size = f"{limit // 1024**2} MiB" if limit >= 1024**2 else f"{limit} bytes"
+    return TooMuchError(f"it is longer than {size}")
 
 
 def _memory_for(data: bytes, *, unique_keys: bool) -> int:

@@ -51,12 +51,10 @@ track_option = click.option(
 def _limit_bandwidth(ctx: click.Context, _parameter: click.Parameter, value: str) -> None:
     if not value or ctx.resilient_parsing:
         return
-    from flexai.checkpoints.settings import overriding, parse_size
+    from flexai.checkpoints.settings import overriding
 
-    if not isinstance(size := parse_size(value), int) or size <= 0:
-        raise UsageError(f"--bwlimit {value!r} is no number of bytes", hint="write 100MiB, 2.5GB or plain bytes")
     # For the operation alone, which may run as a task run of this process.
-    ctx.with_resource(overriding(bandwidth_limit=size))
+    ctx.with_resource(overriding(bandwidth_limit=read_size("--bwlimit", value)))
 
 
 bwlimit_option = click.option(
@@ -73,6 +71,16 @@ def in_flags(error: RequestError, *, hint: str) -> UsageError:
     """The error in the words of the command that is running: its flags in the place of the request's fields."""
     flags = {one.name: max(one.opts, key=len) for one in click.get_current_context().command.params}
     return error.worded(lambda field: flags[field], hint=hint)
+
+
+def read_size(option: str, text: str) -> int:
+    """Read an option's ``100MiB``, ``2.5GB`` or plain bytes; UsageError for anything else, and for nothing."""
+    from flexai.checkpoints.settings import parse_size
+
+    size = parse_size(text)
+    if not isinstance(size, int) or size <= 0:
+        raise UsageError(f"{option} {text!r} is no number of bytes", hint="write 100MiB, 2.5GB or plain bytes")
+    return size
 
 
 def read_duration(option: str, text: str) -> timedelta:

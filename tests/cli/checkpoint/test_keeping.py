@@ -121,6 +121,17 @@ def test_recover_rebuilds_a_lost_catalog(flexai: Run, program: Program) -> None:
     assert flexai("checkpoint", "recover").err == "recovered 0 checkpoints; 1 known already\n"
 
 
+def test_recover_reads_a_manifest_that_is_too_large_where_it_is_told_to(flexai: Run, program: Program) -> None:
+    for path in program.home.glob("catalog.db*"):
+        path.unlink()
+    done = flexai("checkpoint", "recover", "--max-manifest-size", "100")
+    assert (done.code, done.out) == (6, "")
+    assert "it is longer than 100 bytes" in done.err
+    assert "--max-manifest-size reads it" in done.err
+    assert flexai("checkpoint", "recover", "--max-manifest-size", "1GiB").out == "recovered my-name\n"
+    assert flexai("checkpoint", "recover", "--max-manifest-size", "much").code == 2
+
+
 def test_recover_names_what_it_cannot_bring_back(flexai: Run, program: Program) -> None:
     checkpoint_id = flexai("checkpoint", "inspect", "my-name", "--json").json()["metadata"]["id"]
     for path in [*program.home.glob("catalog.db*"), *(program.home / "store/blobs").rglob("*")]:

@@ -8,6 +8,7 @@ from typing import Any
 from flexai.checkpoints.catalog.database import ConstraintError
 from flexai.checkpoints.catalog.recovery import enter_recovered
 from flexai.checkpoints.errors import IntegrityError, NotFoundError
+from flexai.checkpoints.foreign_json import MAX_DOCUMENT
 from flexai.checkpoints.models import now
 from flexai.checkpoints.names import is_uuid
 from flexai.checkpoints.paths import first_of
@@ -27,12 +28,15 @@ class RecoverReport:
     """Why a checkpoint could not be recovered, by its id."""
 
 
-def recover(system: System, *, progress: Progress | None = None) -> RecoverReport:
+def recover(
+    system: System, *, max_manifest_size: int = MAX_DOCUMENT, progress: Progress | None = None
+) -> RecoverReport:
     """Enter every checkpoint that the store describes and the catalog does not know.
 
     A checkpoint whose manifest cannot be used, or whose blobs are not all there, is left out and named. What a manifest
     says of content is a claim: no push takes it for its own content until a verification has compared it. Names that
-    are taken by now are left to their holders; such a checkpoint is found by its UUID. Raises what the store raises.
+    are taken by now are left to their holders; such a checkpoint is found by its UUID. ``max_manifest_size`` is in
+    bytes: no catalog is there to say how large a manifest must be. Raises what the store raises.
     """
     progress = progress or Progress()
     report = RecoverReport()
@@ -44,7 +48,7 @@ def recover(system: System, *, progress: Progress | None = None) -> RecoverRepor
             try:
                 if not is_uuid(checkpoint_id):
                     raise IntegrityError("no checkpoint has such an id")
-                document = system.store.read_manifest(checkpoint_id)
+                document = system.store.read_manifest(checkpoint_id, limit=max_manifest_size)
                 _recover_one(system, checkpoint_id, document, sizes, report)
             except (IntegrityError, NotFoundError) as error:
                 report.problems[checkpoint_id] = error.message
