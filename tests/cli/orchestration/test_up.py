@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import socket
 import sqlite3
@@ -119,7 +120,7 @@ def _commands_find_it_and_are_tracked(prefect: Prefect) -> None:
     filter_ = {"task_runs": {"name": {"any_": ["push tracked (293 KB)"]}}}
     until(lambda: [run for run in prefect.ask("/task_runs/filter", filter_) if run["end_time"]], "the task run")
     # The trainer has not the server's password, and what it runs of flexai's needs none.
-    script = f'test -z "$PREFECT_API_AUTH_STRING" && {PROGRAM} checkpoint push from-within -f model'
+    script = f'test -z "$PREFECT_API_AUTH_STRING" && {shlex.quote(str(PROGRAM))} checkpoint push from-within -f model'
     trained = prefect.program.run("training", "run", "within", "--", "sh", "-c", script)
     assert trained.code == 0, trained.err
     filter_ = {"task_runs": {"name": {"any_": ["push from-within (293 KB)"]}}}
