@@ -43,8 +43,6 @@ class RunProgress(CountingProgress):
         self._key = key if artifacts.is_in_a_run() else ""
         self._update_seconds = update_seconds
         self._log_seconds = log_seconds
-        self._stage = StageProgress("", 0, 0)
-        self._began = 0.0
         self._artifact_id: UUID | None = None
         self._told: StageProgress | None = None
         self._has_all = False
@@ -56,9 +54,6 @@ class RunProgress(CountingProgress):
         """A stage begins; one that is still going on ends."""
         self.end()
         super().begin(verb, total_bytes=total_bytes, total_files=total_files)
-        self._began = time.monotonic()
-        # Counted from what earlier stages have done.
-        self._stage = StageProgress(verb, total_bytes, total_files, self.moved, self.skipped, self.files)
         self._has_all = False
         self._logger.info("%s: %s in %d files", verb, human_size(total_bytes), total_files)
         self._stop, self._news = threading.Event(), threading.Event()
@@ -71,7 +66,7 @@ class RunProgress(CountingProgress):
     def advance(self, *, moved: int = 0, skipped: int = 0, files: int = 0) -> None:
         """More is done."""
         super().advance(moved=moved, skipped=skipped, files=files)
-        if not self._has_all and self._stage.total_bytes and self._now().is_whole:
+        if not self._has_all and self._before.total_bytes and self.stage().is_whole:
             self._has_all = True
             self._news.set()
 
@@ -90,19 +85,7 @@ class RunProgress(CountingProgress):
         # A daemon: where the API hangs, the work is done all the same.
         self._thread.join(_LAST_UPDATE_SECONDS)
         self._thread = None
-        self._logger.info("%s", self._now().last_line())
-
-    def _now(self) -> StageProgress:
-        stage, seconds = self._stage, time.monotonic() - self._began
-        moved = self.moved - stage.moved
-        return replace(
-            stage,
-            moved=moved,
-            skipped=self.skipped - stage.skipped,
-            files=self.files - stage.files,
-            seconds=seconds,
-            rate=moved / seconds if moved > 0 and seconds >= 1 else 0.0,
-        )
+        self._logger.info("%s", self.stage().last_line())
 
     def _report(self, stop: threading.Event, news: threading.Event) -> None:
         next_line = time.monotonic() + self._log_seconds
@@ -110,13 +93,13 @@ class RunProgress(CountingProgress):
             # That all has arrived is told at once, while the catalog is written, for the end not to wait for it.
             is_over = news.wait(self._update_seconds)
             news.clear()
-            standing = self._now()
+            standing = self.stage()
             self._show(standing, create=not is_over)
             if time.monotonic() >= next_line:
                 self._logger.info("%s", standing)
                 next_line += self._log_seconds
-        if _without_time(self._now()) != self._told:
-            self._show(self._now(), create=False)
+        if _without_time(self.stage()) != self._told:
+            self._show(self.stage(), create=False)
 
     def _show(self, standing: StageProgress, *, create: bool) -> None:
         if not self._key:

@@ -6,36 +6,23 @@ from dataclasses import replace
 
 import pytest
 
-from flexai.checkpoints.progress import CountingProgress, Progress, StageProgress, Tally, clock
-
-GIB = 1024**3
-
-HALFWAY = StageProgress(
-    verb="push mistral-500",
-    moved=2 * GIB,
-    skipped=GIB // 2,
-    files=3,
-    total_bytes=5 * GIB,
-    total_files=10,
-    seconds=20.0,
-    rate=120 * 1024**2,
-)
+from flexai.checkpoints.progress import CountingProgress, StageProgress, clock
+from tests.support.progress import GIB, HALFWAY
 
 
 def test_reports_from_many_threads_are_all_counted() -> None:
-    tally = Tally()
+    progress = CountingProgress()
     start = threading.Barrier(8)
 
     def report() -> None:
         start.wait()
         for _ in range(5000):
-            tally.add(3, 2, 1)
+            progress.advance(moved=3, skipped=2, files=1)
 
     with ThreadPoolExecutor(8) as executor:
         for future in [executor.submit(report) for _ in range(8)]:
             future.result()
-    totals = tally.totals()
-    assert (totals.moved, totals.skipped, totals.files) == (120_000, 80_000, 40_000)
+    assert (progress.moved, progress.skipped, progress.files) == (120_000, 80_000, 40_000)
 
 
 def test_a_line_says_how_far_it_is() -> None:
@@ -92,7 +79,7 @@ def test_a_clock_shows_minutes_and_where_needed_hours(seconds: float, shown: str
 
 
 def test_no_byte_is_lost_where_many_threads_report_and_all_is_passed_on() -> None:
-    inner = CountingProgress(Progress())
+    inner = CountingProgress()
     progress = CountingProgress(inner)
     progress.begin("push x", total_bytes=80_000, total_files=8)
 

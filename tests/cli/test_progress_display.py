@@ -23,19 +23,7 @@ from flexai.cli.progress_display import (
 )
 from flexai.cli.terminal import verbosity
 from tests.cli.program import Program, on_a_terminal
-
-GIB = 1024**3
-
-HALFWAY = StageProgress(
-    verb="push mistral-500",
-    moved=2 * GIB,
-    skipped=GIB // 2,
-    files=3,
-    total_bytes=5 * GIB,
-    total_files=10,
-    seconds=20.0,
-    rate=120 * 1024**2,
-)
+from tests.support.progress import GIB, HALFWAY
 
 
 @given(

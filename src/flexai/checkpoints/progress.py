@@ -7,7 +7,8 @@ them. Reports are counters pushed by the transfer (never polled), so they cost n
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, replace
 
 from flexai.checkpoints.documents import human_size
 
@@ -26,74 +27,6 @@ class Progress:
 
     def end(self) -> None:
         """The stage is over, well or not."""
-
-
-class CountingProgress(Progress):
-    """Counts what is done over all stages, and passes everything on."""
-
-    def __init__(self, progress: Progress) -> None:
-        self.moved = 0
-        self.skipped = 0
-        self.files = 0
-        self._progress = progress
-        self._lock = threading.Lock()
-
-    def begin(self, verb: str, *, total_bytes: int, total_files: int) -> None:
-        """A stage begins."""
-        self._progress.begin(verb, total_bytes=total_bytes, total_files=total_files)
-
-    def advance(self, *, moved: int = 0, skipped: int = 0, files: int = 0) -> None:
-        """More is done."""
-        with self._lock:
-            self.moved += moved
-            self.skipped += skipped
-            self.files += files
-        self._progress.advance(moved=moved, skipped=skipped, files=files)
-
-    def note(self, message: str) -> None:
-        """Something worth knowing."""
-        self._progress.note(message)
-
-    def end(self) -> None:
-        """The stage is over."""
-        self._progress.end()
-
-
-@dataclass(slots=True)
-class Counters:
-    """Bytes moved, bytes that needed no move, and files finished."""
-
-    moved: int = 0
-    skipped: int = 0
-    files: int = 0
-
-
-class Tally:
-    """Sums that many threads add to without waiting for each other."""
-
-    def __init__(self) -> None:
-        self._local = threading.local()
-        self._all: list[Counters] = []
-
-    def add(self, moved: int, skipped: int, files: int) -> None:
-        """Add to the counters of the calling thread."""
-        try:
-            counters: Counters = self._local.counters
-        except AttributeError:
-            counters = self._local.counters = Counters()
-            self._all.append(counters)
-        counters.moved += moved
-        counters.skipped += skipped
-        counters.files += files
-
-    def totals(self) -> Counters:
-        """The sums over all threads."""
-        every = list(self._all)
-        return Counters(
-            moved=sum(counters.moved for counters in every),
-            skipped=sum(counters.skipped for counters in every),
-            files=sum(counters.files for counters in every),
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +88,61 @@ class StageProgress:
 
     def _skipped(self) -> list[str]:
         return [f"{human_size(self.skipped, digits=1)} already there"] if self.skipped else []
+
+
+class CountingProgress(Progress):
+    """Counts what is done, over all stages and in the one that is going on, and passes everything on."""
+
+    def __init__(self, progress: Progress | None = None) -> None:
+        self.moved = 0
+        """Bytes moved, over all stages."""
+        self.skipped = 0
+        """Bytes that needed no move, over all stages."""
+        self.files = 0
+        self._progress = progress or Progress()
+        self._lock = threading.Lock()
+        self._before = StageProgress("", 0, 0)
+        """The stage, with what all of them had done when it began."""
+        self._began = 0.0
+
+    def begin(self, verb: str, *, total_bytes: int, total_files: int) -> None:
+        """A stage begins."""
+        self._progress.begin(verb, total_bytes=total_bytes, total_files=total_files)
+        self._began = time.monotonic()
+        with self._lock:
+            self._before = StageProgress(verb, total_bytes, total_files, self.moved, self.skipped, self.files)
+
+    def advance(self, *, moved: int = 0, skipped: int = 0, files: int = 0) -> None:
+        """More is done."""
+        with self._lock:
+            self.moved += moved
+            self.skipped += skipped
+            self.files += files
+        self._progress.advance(moved=moved, skipped=skipped, files=files)
+
+    def note(self, message: str) -> None:
+        """Something worth knowing."""
+        self._progress.note(message)
+
+    def end(self) -> None:
+        """The stage is over."""
+        self._progress.end()
+
+    def stage(self) -> StageProgress:
+        """How far the stage is now, with its mean rate once it has gone on for a second."""
+        seconds = time.monotonic() - self._began
+        with self._lock:
+            moved, skipped, files = self.moved, self.skipped, self.files
+        before = self._before
+        moved -= before.moved
+        return replace(
+            before,
+            moved=moved,
+            skipped=skipped - before.skipped,
+            files=files - before.files,
+            seconds=seconds,
+            rate=moved / seconds if moved > 0 and seconds >= 1 else 0.0,
+        )
 
 
 def clock(seconds: float) -> str:

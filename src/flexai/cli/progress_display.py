@@ -10,14 +10,14 @@ import enum
 import json
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TextIO
 
 from flexai.checkpoints.documents import short_size
 from flexai.checkpoints.names import printable
-from flexai.checkpoints.progress import Progress, StageProgress, Tally, clock
+from flexai.checkpoints.progress import CountingProgress, Progress, StageProgress, clock
 from flexai.checkpoints.storage.retry import telling_of_retries
 from flexai.cli import terminal
 
@@ -99,7 +99,7 @@ def wanted_form(can_draw: bool) -> ProgressForm:
     return ProgressForm.JSON if terminal.verbosity.for_program else ProgressForm.LINES
 
 
-class ShownProgress(Progress):
+class ShownProgress(CountingProgress):
     """Progress as a person, a log or a program sees it; one stage at a time."""
 
     def __init__(
@@ -111,16 +111,13 @@ class ShownProgress(Progress):
         event_interval: float = EVENT_INTERVAL,
     ) -> None:
         """``form`` by default as the user wants it; a bar is drawn only where a terminal can."""
+        super().__init__()
         self._stream = stream or sys.stderr
         can_draw = self._stream.isatty() and terminal.has_cursor()
         form = form or wanted_form(can_draw)
         self._form = ProgressForm.LINES if form is ProgressForm.BAR and not can_draw else form
         self._line_interval = line_interval
         self._event_interval = event_interval
-        self._tally = Tally()
-        self._verb = ""
-        self._total_bytes = self._total_files = 0
-        self._began = 0.0
         self._samples: list[tuple[float, int]] = []
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -131,9 +128,7 @@ class ShownProgress(Progress):
     def begin(self, verb: str, *, total_bytes: int, total_files: int) -> None:
         """A stage begins; one that is still going on ends."""
         self.end()
-        self._tally = Tally()
-        self._verb, self._total_bytes, self._total_files = verb, total_bytes, total_files
-        self._began = time.monotonic()
+        super().begin(verb, total_bytes=total_bytes, total_files=total_files)
         self._samples = [(self._began, 0)]
         self._stop = threading.Event()
         self._was_shown = False
@@ -147,10 +142,6 @@ class ShownProgress(Progress):
         # Without one to draw, the stage still has an end to wait for.
         self._thread = threading.Thread(target=run or self._stop.wait, name="progress", daemon=True)
         self._thread.start()
-
-    def advance(self, *, moved: int = 0, skipped: int = 0, files: int = 0) -> None:
-        """More is done."""
-        self._tally.add(moved, skipped, files)
 
     def note(self, message: str) -> None:
         """Show something worth knowing, above the bar; after many of them only where the user wants to read more."""
@@ -180,22 +171,14 @@ class ShownProgress(Progress):
             self._print(last.last_line())
 
     def stage(self) -> StageProgress:
-        """How far the stage is now."""
-        totals, present = self._tally.totals(), time.monotonic()
-        self._samples.append((present, totals.moved))
+        """How far the stage is now, with the rate of late."""
+        stage = super().stage()
+        present = self._began + stage.seconds
+        self._samples.append((present, stage.moved))
         while len(self._samples) > 2 and self._samples[1][0] < present - _RATE_WINDOW:
             del self._samples[0]
         since, before = self._samples[0]
-        return StageProgress(
-            verb=self._verb,
-            moved=totals.moved,
-            skipped=totals.skipped,
-            files=totals.files,
-            total_bytes=self._total_bytes,
-            total_files=self._total_files,
-            seconds=present - self._began,
-            rate=max(0.0, (totals.moved - before) / (present - since)) if present > since else 0.0,
-        )
+        return replace(stage, rate=max(0.0, (stage.moved - before) / (present - since)) if present > since else 0.0)
 
     def _show_lines(self) -> None:
         while not self._stop.wait(self._line_interval):
