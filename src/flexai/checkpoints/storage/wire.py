@@ -9,7 +9,7 @@ we ask.
   object together, https://docs.aws.amazon.com/AmazonS3/latest/API/API_CompleteMultipartUpload.html.
 - **Lines are bounded**, in length and in how many follow each other: those of headers, of what comes before an answer,
   of the sizes of chunks, and of what comes after them.
-- **A document is bounded**: what is read as a whole, and not block by block, has at most ``MAX_DOCUMENT`` bytes, and is
+- **A document is bounded**: what is read as a whole, and not block by block, has at most ``MAX_ANSWER`` bytes, and is
   packed once at most.
 
 All of them hold for urllib3's pools, which requests and botocore use alike.
@@ -21,16 +21,23 @@ import io
 import time
 from collections.abc import Callable, Iterator, Mapping
 from http.cookiejar import DefaultCookiePolicy
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from flexai.checkpoints.errors import StorageError
 from flexai.checkpoints.storage.addresses import why_peer_refused
+
+if TYPE_CHECKING:
+    from urllib3.connection import HTTPConnection as _Connection
+    from urllib3.connectionpool import HTTPConnectionPool as _Pool
+else:
+    # What goes before a class that is only known when a pool is there, and urllib3 is not imported for it.
+    _Connection = _Pool = object
 
 LEAST_BYTES = 64 * 1024
 """Bytes that arrive within the read timeout, unless the answer ends: with that of 60 s, about 1 KiB/s."""
 WORK_SECONDS = 600.0
 """Seconds that an answer to anything but GET and HEAD may take instead."""
-MAX_DOCUMENT = 32 * 1024**2
+MAX_ANSWER = 32 * 1024**2
 """Bytes of an answer that is read as a whole: a page of a listing, an error. The Hub's description of a repository of
 100,000 files has 10 MB, a page of S3's or GCS's at most 4."""
 
@@ -121,7 +128,7 @@ class _Socket:
         return metered if buffering == 0 else _Answer(metered)
 
 
-class _GuardedConnection:
+class _GuardedConnection(_Connection):
     """Goes before a class of urllib3's connections."""
 
     judge: Judge | None
@@ -129,30 +136,28 @@ class _GuardedConnection:
     sock: Any
 
     def _new_conn(self) -> Any:
-        found: Any = super()._new_conn()  # type: ignore[misc]
-        if self.judge is not None:
-            host: str = self.host  # type: ignore[attr-defined]
-            if why := self.judge(host, found.getpeername()[0]):
-                found.close()
-                raise StorageError(f"{host} leads to an address that is refused: {why}")
+        found = super()._new_conn()
+        if self.judge is not None and (why := self.judge(self.host, found.getpeername()[0])):
+            found.close()
+            raise StorageError(f"{self.host} leads to an address that is refused: {why}")
         return found
 
     def connect(self) -> None:
-        super().connect()  # type: ignore[misc]
+        super().connect()
         self.sock = _Socket(self.sock, self)
 
     def putrequest(self, method: str, *arguments: Any, **options: Any) -> Any:
         self.waits_for_work = method not in {"GET", "HEAD"}
-        return super().putrequest(method, *arguments, **options)  # type: ignore[misc]
+        return super().putrequest(method, *arguments, **options)
 
 
-class _BoundedPool:
+class _BoundedPool(_Pool):
     """Goes before a class of urllib3's pools."""
 
     def urlopen(self, *arguments: Any, **options: Any) -> Any:
-        answer: Any = super().urlopen(*arguments, **options)  # type: ignore[misc]
+        answer: Any = super().urlopen(*arguments, **options)
         # What reads an answer as a whole, in requests and in botocore; content is read by ``read``.
-        answer.stream = _bounded(answer, answer.stream, self.host)  # type: ignore[attr-defined]
+        answer.stream = _bounded(answer, answer.stream, self.host)
         return answer
 
 
@@ -166,10 +171,10 @@ def _bounded(answer: Any, stream: Callable[..., Iterator[bytes]], host: str) -> 
             raise StorageError(f"{host} answered with a document that is packed in a way it was not asked for")
         for chunk in stream(*arguments, **options):
             size += len(chunk)
-            if size > MAX_DOCUMENT:
+            if size > MAX_ANSWER:
                 answer.close()
                 raise StorageError(
-                    f"{host} answered with a document of more than {MAX_DOCUMENT // 1024**2} MiB",
+                    f"{host} answered with a document of more than {MAX_ANSWER // 1024**2} MiB",
                     hint="check the connection's endpoint",
                 )
             yield chunk

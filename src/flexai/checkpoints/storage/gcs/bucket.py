@@ -47,7 +47,7 @@ from flexai.checkpoints.storage.protocol import (
     UnfinishedUpload,
 )
 from flexai.checkpoints.storage.retry import RetryPolicy, retrying
-from flexai.checkpoints.storage.wire import MAX_DOCUMENT
+from flexai.checkpoints.storage.wire import MAX_ANSWER
 
 T = TypeVar("T")
 
@@ -496,7 +496,7 @@ def _parts_prefix(key: str, upload_id: str) -> str:
 
 def _read_json(answer: Any, service: str) -> dict[str, Any]:
     try:
-        document = parse_json(answer.content, limit=MAX_DOCUMENT)
+        document = parse_json(answer.content, limit=MAX_ANSWER)
     except ValueError as error:
         raise unavailable(f"{service} gave an answer that cannot be read") from error
     if not isinstance(document, dict):
@@ -509,6 +509,6 @@ def _read_error(answer: Any) -> object:
     from requests.exceptions import RequestException
 
     try:
-        return parse_json(answer.content, limit=MAX_DOCUMENT)
+        return parse_json(answer.content, limit=MAX_ANSWER)
     except (ValueError, RequestException):
         return None

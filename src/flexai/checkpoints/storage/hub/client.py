@@ -22,7 +22,7 @@ from flexai.checkpoints.foreign_json import parse_json
 from flexai.checkpoints.storage.addresses import is_inside, is_public, origin_of, why_peer_refused, why_refused
 from flexai.checkpoints.storage.connection import SecretText
 from flexai.checkpoints.storage.http import parse_size
-from flexai.checkpoints.storage.wire import MAX_DOCUMENT, guard_session
+from flexai.checkpoints.storage.wire import MAX_ANSWER, guard_session
 
 if TYPE_CHECKING:
     from requests import PreparedRequest, Response
@@ -96,7 +96,7 @@ class HubClient:
             with self._errors(url):
                 content = response.content
         try:
-            return parse_json(content, limit=MAX_DOCUMENT), response
+            return parse_json(content, limit=MAX_ANSWER), response
         except ValueError as error:
             raise StorageError(f"{self.endpoint} answered with something that cannot be read: {error}") from error
 
