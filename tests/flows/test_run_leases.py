@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import threading
 import time
@@ -11,7 +12,6 @@ from typing import Any
 
 import pytest
 from prefect import flow
-from prefect._internal.concurrency.cancellation import CancelledError
 from prefect.client.orchestration import get_client
 from prefect.concurrency import _leases
 from prefect.flow_engine import run_flow
@@ -55,7 +55,7 @@ def run_and_take_its_place_away(server: PrefectServer, of: Flow[Any, Any], param
     thread.start()
     try:
         run_flow(of, flow_run=flow_run, parameters=flow_run.parameters, return_type="state")
-    except CancelledError:  # what ends the run must not end the test
+    except asyncio.CancelledError:  # what ends the run must not end the test
         pass
     finally:
         thread.join()

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from flexai.checkpoints.errors import SourceChangedError, StorageError, UnsafePathError
 from flexai.checkpoints.storage.checks import MAX_KEY_BYTES, check_key, exact_blocks, sort_receipts
-from flexai.checkpoints.storage.protocol import Block, PartReceipt
+from flexai.checkpoints.storage.protocol import PartReceipt
+from tests.support.bodies import Pieces
 
 
 @given(st.text())
@@ -45,16 +43,6 @@ def test_ordinary_keys_pass(parts: list[str]) -> None:
 def test_a_refusal_says_why(key: str, words: str) -> None:
     with pytest.raises(UnsafePathError, match=words):
         check_key(key, "here")
-
-
-@dataclass
-class Pieces:
-    size: int
-    pieces: list[bytes]
-
-    def blocks(self) -> Iterator[Block]:
-        for piece in self.pieces:
-            yield memoryview(piece)
 
 
 @given(pieces=st.lists(st.binary(max_size=20), max_size=10), surplus=st.integers(-5, 5))

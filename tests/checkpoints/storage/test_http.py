@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Iterator
-from dataclasses import dataclass
 
 import pytest
 from hypothesis import given
@@ -19,20 +17,11 @@ from flexai.checkpoints.storage.http import (
     parse_retry_after,
     send_body,
 )
-from flexai.checkpoints.storage.protocol import BLOCK_SIZE, Block, BytesBody
+from flexai.checkpoints.storage.protocol import BLOCK_SIZE, BytesBody
 from flexai.checkpoints.storage.retry import RetryPolicy
+from tests.support.bodies import Pieces
 
 CONTENT = bytes(range(256)) * 12_288
-
-
-@dataclass
-class Pieces:
-    size: int
-    pieces: list[bytes]
-
-    def blocks(self) -> Iterator[Block]:
-        for piece in self.pieces:
-            yield memoryview(piece)
 
 
 def _read(reader: BodyReader) -> bytes:
