@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 _PROGRAM = """
-import itertools, os, sys
+import itertools, os, sys, time
 folder, outside = sys.argv[1:]
 def attempt(act, *paths):
     try:
@@ -23,6 +23,8 @@ for count in itertools.count():
     attempt(os.symlink, outside, folder)
     attempt(os.unlink, folder)
     attempt(os.rename, aside, folder)
+    if count % 16 == 0:
+        time.sleep(0.0005)  # long enough for the folder to be met in its place, too
 """
 
 
