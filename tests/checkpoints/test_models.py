@@ -74,9 +74,53 @@ def test_a_checkpoint_that_cannot_be_is_refused(fields: dict[str, Any]) -> None:
 
 
 def test_a_checkpoint_survives_its_json_form() -> None:
-    facts = TrainingFacts(step=5, train_loss=0.1, eval_loss=1e-300, inference_missing=("weights",), resumable=True)
-    full = checkpoint(facts=facts, job_id=new_id(), parent_id=new_id(), deleted_at=now())
+    facts = TrainingFacts(
+        step=5,
+        train_loss=0.1,
+        eval_loss=1e-300,
+        inference_missing=("weights",),
+        resumable=True,
+        metrics={"eval_f1": 0.9},
+    )
+    full = checkpoint(
+        facts=facts, job_id=new_id(), parent_id=new_id(), deleted_at=now(), pointers=("last.ckpt", "latest")
+    )
     assert TypeAdapter(Checkpoint).validate_json(json.dumps(plain(full))) == full
+
+
+def test_a_checkpoint_that_was_described_before_there_were_metrics_has_none() -> None:
+    document = plain(checkpoint(facts=TrainingFacts(step=5, resumable=False)))
+    del document["pointers"], document["facts"]["metrics"]
+    read = TypeAdapter(Checkpoint).validate_python(document)
+    assert (read.pointers, dict(read.facts.metrics), read.facts.is_unfit) == ((), {}, True)
+
+
+def test_the_metrics_of_a_checkpoint_do_not_change() -> None:
+    told = {"accuracy": 1}
+    facts = TrainingFacts(metrics=told)
+    told["accuracy"] = 2
+    assert dict(facts.metrics) == {"accuracy": 1}
+    assert not hasattr(facts.metrics, "__setitem__")
+
+
+@pytest.mark.parametrize(
+    "metrics",
+    [
+        {"": 1.0},
+        {"a" * 101: 1.0},
+        {"bell\a": 1.0},
+        {"loss": float("nan")},
+        {"loss": float("inf")},
+        {str(number): 1.0 for number in range(201)},
+    ],
+)
+def test_metrics_that_cannot_be_shown_or_are_too_many_are_refused(metrics: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="metric"):
+        TrainingFacts(metrics=metrics)
+
+
+def test_what_cannot_be_told_is_not_known_to_be_unfit() -> None:
+    assert [TrainingFacts(resumable=told).is_unfit for told in (True, False, None)] == [False, True, False]
 
 
 def test_a_job_is_final_when_nothing_more_happens_by_itself() -> None:

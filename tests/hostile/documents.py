@@ -62,6 +62,10 @@ FLAWS: dict[str, Callable[[dict[str, Any]], object]] = {
     "numbers as sources": lambda manifest: manifest["checkpoint"]["source"].update(from_local_files=[1] * 3_000_000),
     "texts as sources": lambda manifest: manifest["checkpoint"]["source"].update(from_local_files=[""] * 3_000_000),
     "numbers as reasons": lambda manifest: manifest["checkpoint"]["facts"].update(resumable_missing=[1] * 3_000_000),
+    "texts as metrics": lambda manifest: manifest["checkpoint"]["facts"].update(
+        metrics={str(number): "" for number in range(900_000)}
+    ),
+    "numbers as pointers": lambda manifest: manifest["checkpoint"].update(pointers=[1] * 3_000_000),
     "lists as files": lambda manifest: manifest["manifest"].update(files=[[]] * 1_000_000),
     "texts as parts": lambda manifest: manifest["manifest"]["files"][0].update(parts=["x"] * 2_000_000),
     "fields of a manifest": lambda manifest: manifest["manifest"].update(_numbers(900_000)),

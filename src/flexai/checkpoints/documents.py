@@ -162,6 +162,8 @@ def _captured_metadata(checkpoint: Checkpoint) -> Document:
         "job": checkpoint.job_name,
         "jobID": checkpoint.job_id or "",
         "sequence": checkpoint.sequence,
+        "metrics": dict(facts.metrics),
+        "pointers": list(checkpoint.pointers),
     }
 
 
@@ -205,6 +207,7 @@ def captured_list_document(rows: Iterable[ListedCheckpoint]) -> list[Document]:
             "size": human_size(row.size),
             "sizeBytes": row.size,
             "protected": row.is_protected,
+            "metrics": dict(row.metrics),
         }
         for row in rows
     ]
@@ -241,6 +244,7 @@ def job_document(job: TrainingJob) -> Document:
             "endedAt": None if job.ended_at is None else to_text(job.ended_at),
             "updatedAt": to_text(job.updated_at),
         },
+        "status": {"lost": job.lost},
     }
 
 

@@ -11,7 +11,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from types import MappingProxyType
@@ -70,6 +70,17 @@ class ManifestSummary(NamedTuple):
     file_count: int
 
 
+MOST_METRICS = 200
+"""Of one checkpoint."""
+LONGEST_METRIC = 100
+"""Characters of a metric's name."""
+
+
+def is_metric_name(name: str) -> bool:
+    """Whether a metric can have this name: it is short, and can be shown."""
+    return 0 < len(name) <= LONGEST_METRIC and name.isprintable()
+
+
 def _check_ids(*ids: str) -> None:
     """Raise ValueError for an id that is no UUID in lower-case letters."""
     for found in ids:
@@ -98,7 +109,8 @@ class Source:
 class TrainingFacts:
     """What a captured checkpoint's own files say about it.
 
-    ValueError for a step that no database holds, and for a loss that JSON does not know.
+    ValueError for a step that no database holds, for a number that JSON does not know, and for metrics that are too
+    many or whose names cannot be shown.
     """
 
     __pydantic_config__: ClassVar = _STRICT
@@ -110,8 +122,12 @@ class TrainingFacts:
     version: str = ""
     inference_ready: bool = False
     inference_missing: tuple[str, ...] = ()
-    resumable: bool = False
+    resumable: bool | None = None
+    """Whether a training can go on from it; None where that cannot be told."""
     resumable_missing: tuple[str, ...] = ()
+    """Why it is not resumable, or why that cannot be told."""
+    metrics: Mapping[str, float] = field(default_factory=dict, hash=False)
+    """What was measured at its step, by name."""
 
     def __post_init__(self) -> None:
         if self.step is not None and not -(2**63) <= self.step < 2**63:
@@ -119,6 +135,18 @@ class TrainingFacts:
         for loss in (self.train_loss, self.eval_loss):
             if loss is not None and not math.isfinite(loss):
                 raise ValueError(f"a loss of {loss} is not finite")
+        if len(self.metrics) > MOST_METRICS:
+            raise ValueError(f"there are more than {MOST_METRICS} metrics")
+        for name, value in self.metrics.items():
+            if not is_metric_name(name) or not math.isfinite(value):
+                raise ValueError(f"a metric is no name of at most {LONGEST_METRIC} characters with a finite number")
+        # Records do not change.
+        object.__setattr__(self, "metrics", MappingProxyType(dict(self.metrics)))
+
+    @property
+    def is_unfit(self) -> bool:
+        """Whether it is known that no training can go on from it; what cannot be told is not known."""
+        return self.resumable is False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,6 +179,8 @@ class Checkpoint:
     node: str = "0"
     sequence: int = 0
     """The order in which its job's checkpoints were captured."""
+    pointers: tuple[str, ...] = ()
+    """What the trainer's links and pointer files called it, relative to its folder: ``last.ckpt``."""
     facts: TrainingFacts = TrainingFacts()
     is_protected: bool = False
     """Whether it is kept from being deleted."""
@@ -198,7 +228,8 @@ class ListedCheckpoint(NamedTuple):
     model: str = ""
     version: str = ""
     inference_ready: bool = False
-    resumable: bool = False
+    resumable: bool | None = None
+    metrics: Mapping[str, float] = MappingProxyType({})
 
     @property
     def title(self) -> str:
@@ -245,6 +276,8 @@ class TrainingJob(NamedTuple):
     host: str = ""
     code_commit: str = ""
     """The commit of the command's code, and whether it was changed."""
+    lost: int = 0
+    """Versions of its checkpoints that were whole once and could not be stored, of all attempts."""
 
 
 class ExportRecord(NamedTuple):
@@ -264,6 +297,8 @@ def plain(value: Any) -> Any:
         return {one.name: plain(getattr(value, one.name)) for one in fields(value)}
     if isinstance(value, tuple):
         return [plain(item) for item in value]
+    if isinstance(value, Mapping):
+        return dict(value)
     if isinstance(value, datetime):
         return value.isoformat()
     return str(value) if isinstance(value, StrEnum) else value

@@ -619,7 +619,9 @@ def test_every_field_of_a_checkpoint_is_read_as_it_was_written(catalog: Catalog)
             inference_missing=("weights",),
             resumable=True,
             resumable_missing=("optimizer",),
+            metrics={"eval_f1": 0.5},
         ),
+        pointers=("last.ckpt",),
         is_protected=True,
         deleted_at=samples.TIME,
     )
@@ -629,3 +631,15 @@ def test_every_field_of_a_checkpoint_is_read_as_it_was_written(catalog: Catalog)
     with catalog.database.writing() as transaction:
         transaction.insert("checkpoints", row_of(written))
     assert catalog.checkpoints.get_by_id(written.id) == written
+
+
+@pytest.mark.parametrize("resumable", [True, False, None])
+def test_whether_a_checkpoint_resumes_a_training_has_three_answers(catalog: Catalog, resumable: bool | None) -> None:
+    job_id = add_job(catalog)
+    written = samples.checkpoint(
+        kind=CheckpointKind.CAPTURED, job_id=job_id, job_name="train", facts=TrainingFacts(resumable=resumable)
+    )
+    with catalog.database.writing() as transaction:
+        transaction.insert("checkpoints", row_of(written))
+    assert catalog.checkpoints.get_by_id(written.id) == written
+    assert [row.resumable for row in catalog.checkpoints.list_captured(job_id)] == [resumable]

@@ -26,14 +26,35 @@ from sqlalchemy import Engine, text
 
 from flexai.checkpoints.catalog import migrations, sqlite
 from flexai.checkpoints.catalog.catalog import Catalog, open_database
+from flexai.checkpoints.catalog.checkpoints import row_of
 from flexai.checkpoints.catalog.database import HEAD_REVISION, ConstraintError, Transaction
 from flexai.checkpoints.catalog.tables import metadata
 from flexai.checkpoints.errors import CheckpointError, SettingsError, StorageError, StorageUnavailableError
+from flexai.checkpoints.models import CheckpointKind, TrainingFacts
+from flexai.checkpoints.names import new_id
+from tests.checkpoints import samples
 from tests.checkpoints.catalog.others import OtherProcesses
 from tests.checkpoints.catalog.steps import STORE_ID, push
 from tests.servers.postgresql import PostgreSQL
 
 _BLOB = {"store_id": STORE_ID, "size": 1, "status": "stored", "created_at": "now"}
+_JOB = {
+    "name": "train",
+    "name_key": "train",
+    "creator_user_id": samples.OWNER.user_id,
+    "owner_org_id": samples.OWNER.org_id,
+    "status": "succeeded",
+    "command": "[]",
+    "env_names": "[]",
+    "attempt": 1,
+    "stop_requested": False,
+    **dict.fromkeys(("reason", "output_dir", "log_path", "host", "code_commit"), ""),
+    **dict.fromkeys(("created_at", "started_at", "updated_at"), "2025-02-03T13:14:37.730471Z"),
+}
+
+
+def _insertion(table: str, row: dict[str, Any]) -> str:
+    return f"INSERT INTO {table} ({', '.join(row)}) VALUES ({', '.join(f':{name}' for name in row)})"
 
 
 def _engine(url: str) -> Engine:
@@ -221,6 +242,41 @@ def test_a_catalog_whose_first_migration_was_cut_off_is_made_whole(empty_databas
     Catalog.open(empty_database_url).close()
     assert set(sqlalchemy.inspect(engine).get_table_names()) == {*metadata.tables, "alembic_version"}
     engine.dispose()
+
+
+def test_a_catalog_of_the_first_form_keeps_its_rows_and_knows_no_metrics(plain: Engine, own_database_url: str) -> None:
+    _migrate(plain, "base")
+    _migrate(plain, "0001")
+    job_id = new_id()
+    told = ("Whether model.pt holds optimizer state as well cannot be told without unpickling it.",)
+    captured = [
+        samples.checkpoint(
+            kind=CheckpointKind.CAPTURED,
+            name=name,
+            job_id=job_id,
+            sequence=number,
+            facts=TrainingFacts(step=number, resumable=False, resumable_missing=missing),
+        )
+        for number, (name, missing) in enumerate({"single": told, "torn": (*told, "It is torn."), "": ("No.",)}.items())
+    ]
+    with plain.begin() as connection:
+        job = _JOB | {"id": job_id}
+        connection.execute(text(_insertion("jobs", job)), job)
+        for one in captured:
+            row = row_of(one)
+            for column in ("metrics", "pointers", "resumable_unknown"):
+                del row[column]
+            connection.execute(text(_insertion("checkpoints", row)), row)
+    catalog = Catalog.open(own_database_url)
+    found = catalog.checkpoints.of_job(job_id)
+    assert [(one.name, one.facts.step, one.facts.is_unfit) for one in found] == [
+        ("single", 0, False),
+        ("torn", 1, True),
+        ("", 2, True),
+    ]
+    assert {(one.pointers, *one.facts.metrics) for one in found} == {((),)}
+    assert catalog.jobs.get_by_id(job_id).lost == 0
+    catalog.close()
 
 
 def test_a_transaction_that_writes_is_undone_by_an_error(catalog: Catalog) -> None:

@@ -59,7 +59,7 @@ _CREATED_AT = 6
 _LISTED = f"""
     SELECT c.id, c.kind, c.name, COALESCE(j.name, ''), c.status, c.reason, c.size, c.file_count, c.created_at,
         c.updated_at, c.deleted_at, c.is_protected, c.node, c.step, c.train_loss, c.eval_loss, c.model, c.version,
-        c.inference_ready, c.resumable, {_LEASE}
+        c.inference_ready, c.resumable, c.metrics, c.resumable_unknown, {_LEASE}
     FROM checkpoints c LEFT JOIN jobs j ON j.id = c.job_id
 """
 """Checkpoints ``c`` with the fields of ``ListedCheckpoint`` and their leases; a WHERE can follow."""
@@ -562,6 +562,7 @@ def row_of(checkpoint: Checkpoint) -> dict[str, Any]:
     return document | {
         "name_key": name_key(checkpoint.name) if checkpoint.kind is CheckpointKind.PUSHED else None,
         "source": json.dumps(document["source"]),
+        "pointers": json.dumps(document["pointers"]),
         "created_at": to_text(checkpoint.created_at),
         "updated_at": to_text(checkpoint.updated_at),
         "deleted_at": None if checkpoint.deleted_at is None else to_text(checkpoint.deleted_at),
@@ -571,12 +572,13 @@ def row_of(checkpoint: Checkpoint) -> dict[str, Any]:
 
 def _facts_columns(facts: TrainingFacts) -> dict[str, Any]:
     document: dict[str, Any] = plain(facts)
-    for name in ("inference_missing", "resumable_missing"):
+    for name in _IN_JSON:
         document[name] = json.dumps(document[name])
-    return document
+    return document | {"resumable": bool(facts.resumable), "resumable_unknown": facts.resumable is None}
 
 
 _FACTS = [one.name for one in fields(TrainingFacts)]
+_IN_JSON = ("inference_missing", "resumable_missing", "metrics")
 _SAME = ("name", "size", "file_count", "manifest_digest", "store_id", "node", "sequence")
 """Columns that hold a field as it is."""
 
@@ -588,11 +590,14 @@ def checkpoint_of(row: Record) -> Checkpoint:
     """
     status, reason = standing(row["kind"], row["status"], row["reason"], row)
     facts = {name: row[name] for name in _FACTS}
-    # SQLite has no booleans.
-    for name in ("inference_ready", "resumable"):
-        facts[name] = bool(facts[name])
-    for name in ("inference_missing", "resumable_missing"):
-        facts[name] = tuple(json.loads(facts[name]))
+    for name in _IN_JSON:
+        facts[name] = json.loads(facts[name])
+    facts |= {
+        "inference_ready": bool(row["inference_ready"]),  # SQLite has no booleans.
+        "inference_missing": tuple(facts["inference_missing"]),
+        "resumable": _is_resumable(row["resumable"], row["resumable_unknown"]),
+        "resumable_missing": tuple(facts["resumable_missing"]),
+    }
     return Checkpoint(
         id=row["id"],
         kind=CheckpointKind(row["kind"]),
@@ -605,6 +610,7 @@ def checkpoint_of(row: Record) -> Checkpoint:
         job_id=row["job_id"],
         job_name=row["job_name"] or "",
         facts=TrainingFacts(**facts),
+        pointers=tuple(json.loads(row["pointers"])),
         is_protected=bool(row["is_protected"]),
         created_at=from_text(row["created_at"]),
         updated_at=from_text(row["updated_at"]),
@@ -627,7 +633,8 @@ def _pushed(rows: Iterable[Sequence[Any]]) -> Iterator[ListedCheckpoint]:
 
 def _listed(row: Sequence[Any]) -> ListedCheckpoint:
     """What lists show of a row of ``_LISTED``."""
-    found = ListedCheckpoint(*row[: -len(LEASE_COLUMNS)])
+    *columns, is_unknown = row[: -len(LEASE_COLUMNS)]
+    found = ListedCheckpoint(*columns)
     lease = dict(zip(LEASE_COLUMNS, row[-len(LEASE_COLUMNS) :], strict=True))
     status, reason = standing(found.kind, found.status, found.reason, lease)
     return found._replace(
@@ -635,8 +642,13 @@ def _listed(row: Sequence[Any]) -> ListedCheckpoint:
         reason=reason,
         is_protected=bool(found.is_protected),
         inference_ready=bool(found.inference_ready),
-        resumable=bool(found.resumable),
+        resumable=_is_resumable(found.resumable, is_unknown),
+        metrics=json.loads(columns[-1]),
     )
+
+
+def _is_resumable(told: object, is_unknown: object) -> bool | None:
+    return None if is_unknown else bool(told)
 
 
 def standing(kind: str, status: str, reason: str, lease: Mapping[str, Any]) -> tuple[str, str]:

@@ -312,6 +312,6 @@ def job_of(row: Record) -> TrainingJob:
         updated_at=from_text(row["updated_at"]),
         **{
             name: row[name]
-            for name in ("name", "attempt", "exit_code", "output_dir", "log_path", "host", "code_commit")
+            for name in ("name", "attempt", "exit_code", "output_dir", "log_path", "host", "code_commit", "lost")
         },
     )

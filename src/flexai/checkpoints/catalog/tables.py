@@ -24,6 +24,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    text,
 )
 
 metadata = MetaData(
@@ -81,6 +82,8 @@ jobs = Table(
     Column("ended_at", _TIME),
     Column("updated_at", _TIME, nullable=False),
     *_claim_columns(),
+    # Versions of checkpoints that were whole once and could not be stored, of all attempts.
+    Column("lost", Integer, nullable=False, server_default=text("0")),
     CheckConstraint(
         "status IN ('in progress', 'stop in progress', 'succeeded', 'failed', 'stopped', 'interrupted')",
         name="status",
@@ -123,6 +126,11 @@ checkpoints = Table(
     Column("updated_at", _TIME, nullable=False),
     Column("deleted_at", _TIME),
     *_claim_columns(),
+    # A JSON object of names and finite numbers; a JSON list of names relative to the checkpoint's folder.
+    Column("metrics", Text, nullable=False, server_default=text("'{}'")),
+    Column("pointers", Text, nullable=False, server_default=text("'[]'")),
+    # Whether `resumable` is only "no" because it cannot be told: SQLite cannot let that column be empty any more.
+    Column("resumable_unknown", Boolean, nullable=False, server_default=text("false")),
     CheckConstraint("kind IN ('pushed', 'captured')", name="kind"),
     CheckConstraint("status IN ('uploading', 'syncing', 'available', 'failed', 'deleting')", name="status"),
     CheckConstraint("status <> 'available' OR manifest_digest IS NOT NULL", name="available"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import shutil
@@ -16,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from flexai.checkpoints.models import plain
 from flexai.checkpoints.training.completeness.by_format import Completeness, completeness
 from flexai.checkpoints.training.formats.facts import read_facts
 from flexai.checkpoints.training.formats.folder import CheckpointFolder
@@ -303,7 +303,7 @@ def test_no_content_raises_and_every_answer_fits_json(name: str, contents: dict[
     assert (verdict.outcome is Outcome.WHOLE) is (verdict.reason == "")
     assert told.inference_ready is (told.inference_missing == ())
     assert told.resumable is (told.resumable_missing == ())
-    json.dumps(dataclasses.asdict(told), allow_nan=False, ensure_ascii=False).encode("utf-8")
+    json.dumps(plain(told), allow_nan=False, ensure_ascii=False).encode("utf-8")
 
 
 class Unreadable(Memory):

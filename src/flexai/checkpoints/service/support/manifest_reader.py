@@ -12,7 +12,7 @@ from flexai.checkpoints.contents import NewContent, StoredFile
 from flexai.checkpoints.errors import IntegrityError, InvalidNameError
 from flexai.checkpoints.foreign_json import MAX_DOCUMENT
 from flexai.checkpoints.manifest import FileEntry, Manifest, first_flaw
-from flexai.checkpoints.models import YEARS, Checkpoint, CheckpointKind, canonical_json
+from flexai.checkpoints.models import MOST_METRICS, YEARS, Checkpoint, CheckpointKind, canonical_json
 from flexai.checkpoints.names import parse_name
 from flexai.checkpoints.service.support.manifest_writer import FORMAT, entry_of
 from flexai.checkpoints.settings import LEAST_PART_SIZE, MOST_PART_SIZE
@@ -27,6 +27,8 @@ _MAX_TEXTS = 100_000
 """Of what was pushed: more arguments than a command takes."""
 _MAX_NAME = 255
 """Bytes of a folder's name, on all file systems."""
+_MAX_PATH = 4096
+"""Characters of a path that the kernel takes."""
 
 
 def manifest_of(files: Iterable[StoredFile]) -> Manifest:
@@ -94,6 +96,8 @@ def _checkpoint(document: object) -> Checkpoint:
         part = document.get(one)
         if not isinstance(part, dict) or len(part) > _MAX_FIELDS or not all(map(_is_short, part.values())):
             raise ValueError(f"the {one} of its checkpoint cannot be")
+    if not _is_short(document.get("pointers", [])):
+        raise ValueError("the pointers to its checkpoint cannot be")
     if b"\\u0000" in canonical_json(document):
         raise ValueError("a text of its checkpoint has a NUL, which PostgreSQL does not take")
     try:
@@ -112,13 +116,23 @@ def _checkpoint(document: object) -> Checkpoint:
             parse_name(checkpoint.job_name)
     except InvalidNameError as error:
         raise ValueError(error.message) from error
-    for name in (checkpoint.name, checkpoint.node):
-        if not name.isprintable() or "/" in name or len(name.encode()) > _MAX_NAME:
-            raise ValueError("a name of its checkpoint is none")
+    # A captured checkpoint is called by its path below the output directory, and nothing for that itself.
+    called = checkpoint.name.split("/") if checkpoint.name else []
+    if not all(map(_is_name, called)) or not _is_name(checkpoint.node) or len(checkpoint.name) > _MAX_PATH:
+        raise ValueError("a name of its checkpoint is none")
+    if not all(pointer.isprintable() and len(pointer) <= _MAX_PATH for pointer in checkpoint.pointers):
+        raise ValueError("a pointer to its checkpoint is none")
     return checkpoint
 
 
+def _is_name(name: str) -> bool:
+    """Whether a file or a folder can have a name."""
+    return name not in {"", ".", ".."} and "/" not in name and name.isprintable() and len(name.encode()) <= _MAX_NAME
+
+
 def _is_short(value: object) -> bool:
+    if isinstance(value, dict):
+        return len(value) <= MOST_METRICS
     return not isinstance(value, list) or (len(value) <= _MAX_TEXTS and all(isinstance(text, str) for text in value))
 
 
