@@ -21,7 +21,7 @@ from flexai.checkpoints.models import TrainingFacts
 from flexai.checkpoints.storage.beneath import Beneath
 from flexai.checkpoints.training.completeness.by_time import Found
 from flexai.checkpoints.training.managed_capture import OutputCapture, salvage
-from flexai.checkpoints.training.output_dir import list_checkpoint
+from flexai.checkpoints.training.output_dir import OutputTree, Stamp
 from flexai.checkpoints.training.pins import Pins
 from tests.checkpoints.training.trainers import (
     Files,
@@ -33,6 +33,13 @@ from tests.checkpoints.training.trainers import (
     unknown_files,
     weights,
 )
+
+
+def listed(output: Path, name: str) -> dict[str, Stamp]:
+    """The files of a folder, by their paths in the output directory."""
+    tree = OutputTree(Beneath(output))
+    tree.refresh()
+    return {path: stamp for path, stamp in tree.files() if path.startswith(f"{name}/")}
 
 
 def wait_for(event: threading.Event) -> None:
@@ -102,7 +109,7 @@ def test_a_slow_store_does_not_stop_the_watching(stage: Stage) -> None:
     stage.capture.start()
     for step in range(1, 6):
         stage.save(f"checkpoint-{step}", trainer_files(step))
-        while not any(stage.pins.folder.glob(f"*.checkpoint-{step}/trainer_state.json")):
+        while not any(stage.pins.folder.glob(f"*/checkpoint-{step}/trainer_state.json")):
             time.sleep(0.01)
         shutil.rmtree(stage.output / f"checkpoint-{step}")
     go_on.set()
@@ -149,9 +156,9 @@ def test_pins_that_are_all_that_is_left_of_a_checkpoint_are_kept(stage: Stage) -
     stage.save("checkpoint-5", trainer_files(5))
     report = stage.capture.finish(is_clean=True)
     assert report.is_pinned
-    ((name, pins, files),) = stage.pins.leftovers()
-    assert name == "checkpoint-5"
-    assert {path: pins.local_path(path).read_bytes() for path in files} == trainer_files(5)
+    (pins,) = stage.pins.leftovers()
+    held = {path: pins.local_path(path).read_bytes() for path in pins.paths()}
+    assert held == {f"checkpoint-5/{name}": content for name, content in trainer_files(5).items()}
 
 
 def test_a_path_that_no_checkpoint_can_hold_is_no_failure_of_the_store(stage: Stage) -> None:
@@ -235,13 +242,13 @@ def test_an_abandoned_capture_leaves_what_it_had_pinned(stage: Stage) -> None:
     stage.capture.start()
     for step in (5, 6):
         stage.save(f"checkpoint-{step}", trainer_files(step))
-    while not any(stage.pins.folder.glob("*.checkpoint-6/trainer_state.json")):
+    while not any(stage.pins.folder.glob("*/checkpoint-6/trainer_state.json")):
         time.sleep(0.01)
     abandoning = threading.Thread(target=stage.capture.abandon)
     abandoning.start()
     abandoning.join()
     go_on.set()
-    assert any(name == "checkpoint-6" for name, _, _ in stage.pins.leftovers())
+    assert any("checkpoint-6/trainer_state.json" in pins.paths() for pins in stage.pins.leftovers())
 
 
 # What a runner that died has left.
@@ -262,8 +269,7 @@ def test_pinned_checkpoints_of_a_dead_runner_are_stored_though_the_trainer_had_d
     stage.save("part-7", {"model.safetensors": weights(7)})
     output = Beneath(stage.output)
     for name in ("checkpoint-5", "torn-6", "part-7"):
-        pin_set = stage.pins.new_set(name)
-        pin_set.refresh(output, name, list_checkpoint(output, name).files)
+        stage.pins.new_set().refresh(output, listed(stage.output, name))
         shutil.rmtree(stage.output / name)
     stage.save("checkpoint-8", trainer_files(8))
     report = salvage(stage.output, stage.pins, store=stage.store, note=stage.notes.append)
@@ -278,13 +284,12 @@ def test_pins_of_a_dead_runner_are_kept_while_the_store_is_away(stage: Stage) ->
 
     stage.before_storing = away
     stage.save("checkpoint-5", trainer_files(5))
-    pin_set = stage.pins.new_set("checkpoint-5")
-    folder = stage.output / "checkpoint-5"
-    pin_set.refresh(Beneath(folder), "", list_checkpoint(Beneath(folder), "").files)
-    shutil.rmtree(folder)
+    stage.pins.new_set().refresh(Beneath(stage.output), listed(stage.output, "checkpoint-5"))
+    shutil.rmtree(stage.output / "checkpoint-5")
     report = salvage(stage.output, stage.pins, store=stage.store, note=stage.notes.append)
     assert report.is_pinned
-    assert [name for name, _, _ in stage.pins.leftovers()] == ["checkpoint-5"]
+    (left,) = stage.pins.leftovers()
+    assert len(left.paths()) == len(trainer_files(5))
 
 
 def test_output_that_is_gone_leaves_nothing_to_store(stage: Stage) -> None:

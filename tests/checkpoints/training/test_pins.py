@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import tempfile
@@ -13,7 +14,7 @@ import pytest
 
 from flexai.checkpoints.storage.beneath import Beneath
 from flexai.checkpoints.training.formats.folder import CheckpointFolder
-from flexai.checkpoints.training.output_dir import Stamp, list_checkpoint
+from flexai.checkpoints.training.output_dir import OutputTree, Stamp
 from flexai.checkpoints.training.pins import Pins, PinSet
 from tests.hostile.swaps import swap, swapping
 from tests.support.trees import read_tree, write_tree
@@ -24,7 +25,9 @@ class Notes(list[str]):
 
 
 def _listed(folder: Path) -> dict[str, Stamp]:
-    return list_checkpoint(Beneath(folder), "").files
+    tree = OutputTree(Beneath(folder))
+    tree.refresh()
+    return dict(tree.files())
 
 
 @pytest.fixture
@@ -48,8 +51,8 @@ def pins(tmp_path: Path, notes: Notes) -> Pins:
 
 @pytest.fixture
 def pinned(pins: Pins, source: Path) -> PinSet:
-    found = pins.new_set("checkpoint-5")
-    held = found.refresh(Beneath(source), "", _listed(source))
+    found = pins.new_set()
+    held = found.refresh(Beneath(source), _listed(source))
     assert list(held) == ["model.bin", "nested/optimizer.bin"]
     return found
 
@@ -74,26 +77,27 @@ def test_a_folder_that_was_swapped_for_a_link_since_it_was_listed_is_not_pinned(
 ) -> None:
     listed = _listed(source)
     swap(source / "nested", outside)
-    assert list(pins.new_set("checkpoint-5").refresh(Beneath(source), "", listed)) == ["model.bin"]
+    assert list(pins.new_set().refresh(Beneath(source), listed)) == ["model.bin"]
     source.rename(source.with_name("moved"))
     source.symlink_to(outside)
-    output = Beneath(source.parent)
-    assert pins.new_set("checkpoint-5").refresh(output, source.name, listed) == {}
-    with pytest.raises(OSError, match="checkpoint-5"):
-        list_checkpoint(output, source.name)
+    output = OutputTree(Beneath(source.parent))
+    below = {f"{source.name}/{path}": stamp for path, stamp in listed.items()}
+    assert pins.new_set().refresh(Beneath(source.parent), below) == {}
+    output.refresh()
+    assert source.name not in output.folders
     assert all(path.stat().st_nlink == 1 for path in outside.iterdir())
 
 
-@pytest.mark.parametrize("below", [".", "00001.checkpoint-5", "00001.checkpoint-5/nested"])
+@pytest.mark.parametrize("below", [".", "00001", "00001/nested"])
 def test_pins_whose_folder_was_swapped_for_a_link_are_neither_read_nor_made_nor_removed(
     pins: Pins, pinned: PinSet, source: Path, outside: Path, notes: Notes, below: str
 ) -> None:
-    for folder in ("00001.checkpoint-5", "00001.checkpoint-5/nested", "nested"):
+    for folder in ("00001", "00001/nested", "nested"):
         write_tree(outside / folder, {"optimizer.bin": b"secret"})
     before = read_tree(outside)
     swap(pins.folder / below, outside)
     (source / "nested" / "new.bin").write_bytes(b"new")
-    held = pinned.refresh(Beneath(source), "", _listed(source))
+    held = pinned.refresh(Beneath(source), _listed(source))
     assert held.keys() == {"model.bin", "nested/optimizer.bin", "nested/new.bin"}
     assert [note for note in notes if "cannot be pinned" in note]
     read = CheckpointFolder("checkpoint-5", {path: stamp.size for path, stamp in held.items()}, pinned.at).read
@@ -101,7 +105,7 @@ def test_pins_whose_folder_was_swapped_for_a_link_are_neither_read_nor_made_nor_
     with pytest.raises(OSError, match="symbolic"):
         read("nested/optimizer.bin", 0, 10)
     with contextlib.suppress(OSError):
-        assert all("optimizer.bin" not in files for _, _, files in pins.leftovers())
+        assert all("optimizer.bin" not in left.paths() for left in pins.leftovers())
     pinned.release()
     assert read_tree(outside) == before
 
@@ -111,12 +115,14 @@ def test_folders_that_are_swapped_for_links_while_they_are_pinned_lead_nowhere(
 ) -> None:
     before = read_tree(outside)
     secrets = {Stamp.of(path.stat()) for path in outside.iterdir()}
-    output = Beneath(source.parent)
+    output = Beneath(source)
+    tree = OutputTree(output)
     found: set[str] = set()
     with swapping(source / "nested", outside):
         for _ in range(1000):
-            pin_set = pins.new_set("checkpoint-5")
-            held = pin_set.refresh(output, source.name, list_checkpoint(output, source.name).files)
+            pin_set = pins.new_set()
+            tree.refresh()
+            held = pin_set.refresh(output, dict(tree.files()))
             assert secrets.isdisjoint(held.values())
             found |= held.keys()
             pin_set.release()
@@ -128,7 +134,7 @@ def test_a_file_that_is_replaced_is_pinned_anew(pinned: PinSet, source: Path) ->
     (source / "model.tmp").write_bytes(b"another")
     (source / "model.tmp").replace(source / "model.bin")
     assert pinned.local_path("model.bin").read_bytes() == b"model"
-    pinned.refresh(Beneath(source), "", _listed(source))
+    pinned.refresh(Beneath(source), _listed(source))
     assert pinned.local_path("model.bin").read_bytes() == b"another"
 
 
@@ -136,7 +142,7 @@ def test_a_file_that_grows_keeps_its_pin(pinned: PinSet, source: Path) -> None:
     with (source / "model.bin").open("ab") as file:
         file.write(b" grown")
     listed = _listed(source)
-    assert pinned.refresh(Beneath(source), "", listed) == listed
+    assert pinned.refresh(Beneath(source), listed) == listed
     assert pinned.local_path("model.bin").read_bytes() == b"model grown"
 
 
@@ -144,7 +150,7 @@ def test_a_file_that_is_gone_before_it_can_be_pinned_is_not_held(pins: Pins, sou
     listed = _listed(source)
     (source / "model.bin").unlink()
     shutil.rmtree(source / "nested")
-    assert pins.new_set("checkpoint-5").refresh(Beneath(source), "", listed) == {}
+    assert pins.new_set().refresh(Beneath(source), listed) == {}
 
 
 def test_a_link_that_takes_a_files_place_is_not_followed(pins: Pins, source: Path, tmp_path: Path) -> None:
@@ -152,7 +158,7 @@ def test_a_link_that_takes_a_files_place_is_not_followed(pins: Pins, source: Pat
     (tmp_path / "secret").write_text("not ours")
     (source / "model.bin").unlink()
     (source / "model.bin").symlink_to(tmp_path / "secret")
-    assert "model.bin" not in pins.new_set("checkpoint-5").refresh(Beneath(source), "", listed)
+    assert "model.bin" not in pins.new_set().refresh(Beneath(source), listed)
 
 
 def test_a_folder_takes_a_files_place_and_the_other_way_round(pinned: PinSet, source: Path) -> None:
@@ -162,7 +168,7 @@ def test_a_folder_takes_a_files_place_and_the_other_way_round(pinned: PinSet, so
     shutil.rmtree(source / "nested")
     (source / "nested").write_bytes(b"file")
     listed = _listed(source)
-    assert pinned.refresh(Beneath(source), "", listed) == listed
+    assert pinned.refresh(Beneath(source), listed) == listed
     assert pinned.local_path("model.bin/part").read_bytes() == b"part"
     assert pinned.local_path("nested").read_bytes() == b"file"
 
@@ -185,9 +191,9 @@ def test_pins_of_an_earlier_process_are_found_and_never_mixed_with_new_ones(
 ) -> None:
     shutil.rmtree(source)
     later = Pins(pins.folder, notes.append)
-    assert later.new_set("checkpoint-5").folder != pinned.folder
-    ((name, left, files),) = later.leftovers()
-    assert (name, list(files)) == ("checkpoint-5", ["model.bin", "nested/optimizer.bin"])
+    assert later.new_set().folder != pinned.folder
+    (left,) = later.leftovers()
+    assert left.paths() == ["model.bin", "nested/optimizer.bin"]
     assert left.local_path("model.bin").read_bytes() == b"model"
     left.release()
     assert later.leftovers() == []
@@ -211,9 +217,9 @@ def test_where_links_cannot_reach_files_are_read_where_they_are_and_that_is_said
     other_file_system: Path, source: Path, notes: Notes
 ) -> None:
     pins = Pins(other_file_system / "pins", notes.append)
-    unpinned = pins.new_set("checkpoint-5")
+    unpinned = pins.new_set()
     listed = _listed(source)
-    assert unpinned.refresh(Beneath(source), "", listed) == listed
+    assert unpinned.refresh(Beneath(source), listed) == listed
     assert unpinned.local_path("model.bin") == source / "model.bin"
     assert not unpinned.holds(["model.bin"])
     assert len(notes) == 1
@@ -221,10 +227,44 @@ def test_where_links_cannot_reach_files_are_read_where_they_are_and_that_is_said
     assert os.strerror(18) in notes[0]  # EXDEV
 
 
-def test_a_name_that_leaves_no_room_for_our_number_is_read_where_it_is(pins: Pins, tmp_path: Path) -> None:
-    source = tmp_path / "output" / ("n" * 254)
-    source.mkdir(parents=True)
-    (source / "model.bin").write_bytes(b"model")
-    unpinned = pins.new_set(source.name)
-    assert list(unpinned.refresh(Beneath(source), "", _listed(source))) == ["model.bin"]
-    assert unpinned.local_path("model.bin") == source / "model.bin"
+def test_a_copy_takes_the_pins_place_and_does_not_change_with_its_original(pinned: PinSet, source: Path) -> None:
+    stamp = pinned.stamp("model.bin")
+    owned = pinned.own("model.bin", stamp)
+    assert owned == pinned.stamp("model.bin") != stamp
+    (source / "model.bin").write_bytes(b"rewritten")
+    assert pinned.local_path("model.bin").read_bytes() == b"model"
+    assert pinned.holds(["model.bin"])
+    pinned.release()
+    assert not any(pinned.folder.parent.iterdir())
+
+
+def test_what_has_changed_or_is_being_written_is_not_copied(pinned: PinSet, source: Path) -> None:
+    stamp = pinned.stamp("model.bin")
+    with (source / "model.bin").open("ab") as file:
+        assert pinned.own("model.bin", stamp) is None
+        file.write(b"!")
+    assert pinned.own("model.bin", stamp) is None
+    assert pinned.local_path("model.bin").samefile(source / "model.bin")
+
+
+@pytest.mark.parametrize("error", [errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_where_the_system_copies_nothing_itself_the_bytes_are_read_and_written(
+    pinned: PinSet, monkeypatch: pytest.MonkeyPatch, error: int
+) -> None:
+    def refuse(*_arguments: object) -> int:
+        raise OSError(error, os.strerror(error))
+
+    monkeypatch.setattr(os, "copy_file_range", refuse)
+    assert pinned.own("model.bin", pinned.stamp("model.bin"))
+    assert pinned.local_path("model.bin").read_bytes() == b"model"
+
+
+def test_a_copy_that_finds_no_room_leaves_the_pin(pinned: PinSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_arguments: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "copy_file_range", full)
+    with pytest.raises(OSError, match="space"):
+        pinned.own("model.bin", pinned.stamp("model.bin"))
+    assert pinned.paths() == ["model.bin", "nested/optimizer.bin"]
+    assert [path.name for path in pinned.folder.iterdir()] == ["model.bin", "nested"]

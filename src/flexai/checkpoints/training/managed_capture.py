@@ -9,25 +9,37 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeAlias
 
 from flexai.checkpoints.errors import CheckpointError, SourceChangedError, StorageUnavailableError, UsageError
 from flexai.checkpoints.models import TrainingFacts
-from flexai.checkpoints.training.completeness.by_time import Fate, Found, LookPace, Watch
+from flexai.checkpoints.training.completeness.by_time import Fate, Found, Watch
 from flexai.checkpoints.training.formats.facts import read_facts
-from flexai.checkpoints.training.output_dir import Stamp, list_output, walk_files
+from flexai.checkpoints.training.notices import FolderWatch, Notices
+from flexai.checkpoints.training.output_dir import Stamp
 from flexai.checkpoints.training.pins import Pins
 
 _LONGEST_RETRY_SECONDS = 30.0
 _TRIES_AFTER_END = 5
 _ROUNDS_AFTER_END = 3
+_UNNOTICED_SECONDS = 5.0
+"""How often all is looked at although nothing was noticed: a folder may have been mounted, a notice may be late."""
+_BLIND_SECONDS = 0.1
+"""The longest time between two looks where the system notices nothing."""
+_REST_PER_LOOK = 4
+"""A look is followed by a rest of at least this many times the processor time that it took."""
+_FEWEST_SECONDS_PER_LOOK = 0.005
+"""Notices of one save come in dozens: those that come in this time are looked at together."""
 
-Store: TypeAlias = Callable[[Found, TrainingFacts], None]
-"""Stores a found checkpoint; raises SourceChangedError where its files are no longer what was found."""
+Store: TypeAlias = Callable[[Found, TrainingFacts], str | None]
+"""Stores a found checkpoint. Returns the name of another one where it holds only that one's content.
+
+Raises SourceChangedError where its files are no longer what was found.
+"""
 Note: TypeAlias = Callable[[str], None]
 """Is told what a person would want to know, from any thread."""
 
@@ -39,9 +51,15 @@ class CaptureReport:
     failures: tuple[str, ...]
     """Whole checkpoints that the store did not take, and why."""
     uncaptured: tuple[str, ...]
-    """Files of the output directory that are in no stored checkpoint."""
+    """Files of the output directory that should be in a checkpoint and are in no stored one."""
     is_pinned: bool
     """Whether pins are left, of checkpoints that were neither stored nor left where they were."""
+    lost: tuple[str, ...] = ()
+    """Versions that were whole once and could not be kept: a sentence for each."""
+    rest: tuple[str, ...] = ()
+    """Files of the output directory that belong to no checkpoint: logs and the like."""
+    pointers: Mapping[str, str] = field(default_factory=dict)
+    """Links and files that point at a checkpoint, by their paths below the output directory, and its name."""
 
 
 class OutputCapture:
@@ -51,15 +69,27 @@ class OutputCapture:
         """``quiet_period`` in seconds; ``store`` is called from one thread, ``note`` from several."""
         self._output = output
         self._pins = pins
-        self._watch = Watch(output, pins, quiet_period=quiet_period, take=self._take, note=note)
         self._storing = _Storing(store, note)
         self._note = note
+        self._notices: FolderWatch | None = None
+        self._watch = Watch(
+            output,
+            pins,
+            quiet_period=quiet_period,
+            take=self._storing.add,
+            note=note,
+            before_listing=self._watch_folder,
+        )
         self._stop = threading.Event()
         self._watcher = ThreadPoolExecutor(1, thread_name_prefix="capture-watch")
         self._watching: Future[None] | None = None
 
     def start(self) -> None:
-        """Begin to watch."""
+        """Begin to watch: what is written from now on is seen."""
+        try:
+            self._notices = FolderWatch(self._output)
+        except OSError:
+            self._notices = None  # the watcher looks, then
         self._watching = self._watcher.submit(self._run)
 
     def finish(self, *, is_clean: bool) -> CaptureReport:
@@ -71,7 +101,7 @@ class OutputCapture:
         self._stop_watching()
         self._storing.hurry()
         for _ in range(_ROUNDS_AFTER_END):
-            self._watch.look(time.monotonic(), closely=True)
+            self._watch.look(time.monotonic())
             self._watch.sweep(time.monotonic(), is_clean=is_clean)
             self._storing.drain()
             if self._watch.is_settled():
@@ -80,7 +110,11 @@ class OutputCapture:
         self._storing.close()
         if self._watching is not None:
             self._watching.result()
-        return self._report()
+        report = _report(self._watch, self._storing, self._pins)
+        self._watch.release()
+        self._storing.release_lost(self._output)
+        self._pins.remove_empty()
+        return replace(report, is_pinned=self._pins.folder.exists())
 
     def abandon(self) -> None:
         """Stop at once and leave everything where it is; what is being stored in this moment is stored to its end."""
@@ -88,39 +122,58 @@ class OutputCapture:
         self._watcher.shutdown()
         self._storing.abandon()
 
-    def _take(self, found: Found) -> None:
-        self._storing.add(found)
-
     def _stop_watching(self) -> None:
         self._stop.set()
         if self._watching is not None:
+            if self._notices is not None:
+                self._notices.wake()
             wait([self._watching])
+        if self._notices is not None:
+            self._notices.close()
+            self._notices = None
+
+    def _watch_folder(self, place: str) -> None:
+        """Have a folder's changes noticed before it is listed, so that none is missed in between."""
+        if self._notices is None or self._notices.has(place):
+            return
+        try:
+            self._notices.add(place)
+        except OSError as error:
+            self._note(f"the system gives no notice of more folders ({error.strerror}): they are looked at instead")
+            self._notices.close()
+            self._notices = None
 
     def _run(self) -> None:
-        pace = LookPace(time.monotonic())
         told: set[str] = set()
-        while not self._stop.wait(pace.pause):
-            begun, used = time.monotonic(), time.thread_time()
-            has_changed = False
+        looked_at_all = -math.inf
+        used = pause = 0.0
+        while True:
+            begun = time.monotonic()
+            notices = self._wait(pause, max(_REST_PER_LOOK * used, _FEWEST_SECONDS_PER_LOOK))
+            if self._stop.is_set():
+                return
+            begun, before = time.monotonic(), time.thread_time()
+            is_all = notices.is_all_changed or self._notices is None or begun - looked_at_all >= _UNNOTICED_SECONDS
+            looked_at_all = begun if is_all else looked_at_all
             try:
-                has_changed = self._watch.look(begun)
+                self._watch.look(begun, None if is_all else notices.places, notices.closed)
             except OSError as error:
                 # A file system that fails for a moment must not end the capture of a training that goes on for days.
                 if str(error) not in told:
                     told.add(str(error))
                     self._note(f"the output directory could not be read for a moment: {error}")
-            pace.looked(begun, used=time.thread_time() - used, has_changed=has_changed)
+            used = time.thread_time() - before
+            pause = min(self._watch.pause(time.monotonic()), _BLIND_SECONDS if self._notices is None else math.inf)
 
-    def _report(self) -> CaptureReport:
-        uncaptured = self._storing.uncaptured(self._output)
-        for name in list_output(self._output).temporary:
-            if not name.startswith(".") and any(path.startswith(f"{name}/") for path in uncaptured):
-                self._note(f"folder {name!r} has the name of an unfinished checkpoint, so it was not captured")
-        self._storing.release_lost(self._output)
-        self._pins.remove_empty()
-        return CaptureReport(
-            failures=tuple(self._storing.failures), uncaptured=uncaptured, is_pinned=self._pins.folder.exists()
-        )
+    def _wait(self, pause: float, rest: float) -> Notices:
+        """Wait until something is noticed, for at most ``pause`` seconds, and at least for ``rest``."""
+        if self._stop.wait(rest):
+            return Notices()
+        if self._notices is None:
+            self._stop.wait(max(0.0, pause - rest))
+            return Notices(is_all_changed=True)
+        self._notices.wait(min(pause, _UNNOTICED_SECONDS) - rest)
+        return self._notices.read()
 
 
 def salvage(output: Path, pins: Pins, *, store: Store, note: Note) -> CaptureReport:
@@ -131,21 +184,38 @@ def salvage(output: Path, pins: Pins, *, store: Store, note: Note) -> CaptureRep
     """
     storing = _Storing(store, note)
     storing.hurry()
-    leftovers = pins.leftovers()
     watch = Watch(output, pins, quiet_period=math.inf, take=storing.add, note=note)
+    # What the trainer had deleted is older than what is there.
+    for pin_set in pins.leftovers():
+        watch.take_leftover(pin_set)
     watch.look(0)
-    # Those whose folders the trainer had deleted, which are older than what is there.
-    for name, pin_set, files in leftovers:
-        watch.take_leftover(Found(name, files, pin_set))
     watch.sweep(0, is_clean=False)
     storing.drain()
     storing.close()
-    report = CaptureReport(
-        failures=tuple(storing.failures), uncaptured=storing.uncaptured(output), is_pinned=bool(storing.failures)
-    )
+    report = _report(watch, storing, pins)
     if not report.is_pinned:
         pins.remove()
     return report
+
+
+def _report(watch: Watch, storing: _Storing, pins: Pins) -> CaptureReport:
+    rest = watch.rest()
+    pointers = {**watch.pointers, **storing.pointers}
+    known = {*rest, *pointers}
+    for folder in sorted({path.partition("/")[0] for path in watch.temporary() if "/" in path and path[0] != "."}):
+        storing.note(f"folder {folder!r} has the name of an unfinished checkpoint, so it was not captured")
+    return CaptureReport(
+        failures=tuple(storing.failures),
+        uncaptured=tuple(
+            sorted(
+                path for path, stamp in watch.files().items() if path not in known and storing.stored.get(path) != stamp
+            )
+        ),
+        is_pinned=bool(storing.failures),
+        lost=(*watch.lost, *storing.lost),
+        rest=tuple(rest),
+        pointers=pointers,
+    )
 
 
 class _Storing:
@@ -153,19 +223,26 @@ class _Storing:
 
     def __init__(self, store: Store, note: Note) -> None:
         self._store = store
-        self._note = note
+        self.note = note
         self._hurry = threading.Event()
+        self._securer = ThreadPoolExecutor(1, thread_name_prefix="capture-copy")
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="capture-store")
         self._futures: list[Future[None]] = []
         self.stored: dict[str, Stamp] = {}
         """The files that are stored, by their paths below the output directory."""
+        self.pointers: dict[str, str] = {}
+        """Files that hold only what another checkpoint holds, and its name."""
         self.failures: list[str] = []
-        self._lost: list[Found] = []
+        self.lost: list[str] = []
+        self._given_up: list[Found] = []
 
     def add(self, found: Found) -> None:
-        """Store a checkpoint when its turn comes."""
+        """Store a checkpoint when its turn comes; what its trainer may write over is copied before."""
         self._futures = [future for future in self._futures if not future.done() or future.exception()]
-        self._futures.append(self._executor.submit(self._run, found))
+        secured = None
+        if found.may_be_rewritten and not self._hurry.is_set():
+            secured = self._securer.submit(self._secure, found)
+        self._futures.append(self._executor.submit(self._run, found, secured))
 
     def hurry(self) -> None:
         """Do not wait long for a store that is not there: the caller waits for the end."""
@@ -176,7 +253,8 @@ class _Storing:
         wait(self._futures)
 
     def close(self) -> None:
-        """End the thread, and raise what it raised."""
+        """End the threads, and raise what they raised."""
+        self._securer.shutdown()
         self._executor.shutdown()
         for future in self._futures:
             future.result()
@@ -184,31 +262,31 @@ class _Storing:
     def abandon(self) -> None:
         """Forget what is waiting."""
         self._hurry.set()
-        self._executor.shutdown(wait=False, cancel_futures=True)
-
-    def uncaptured(self, output: Path) -> tuple[str, ...]:
-        """The files below an output directory that are not stored as they are."""
-        if not output.is_dir():
-            return ()
-        try:
-            return tuple(sorted(path for path, stamp in walk_files(output) if self.stored.get(path) != stamp))
-        except OSError as error:
-            return (f"{output}: {error.strerror}",)
+        for executor in (self._securer, self._executor):
+            executor.shutdown(wait=False, cancel_futures=True)
 
     def release_lost(self, output: Path) -> None:
         """Remove the pins of what was not stored, except where they are all that is left of it."""
-        for found in self._lost:
+        for found in self._given_up:
             if found.is_still_in(output):
                 found.pins.release()
 
-    def _run(self, found: Found) -> None:
-        found.fate = self._try_to_store(found)
+    def _secure(self, found: Found) -> bool:
+        try:
+            return found.secure()
+        except OSError as error:
+            # It is stored from where it is, and is lost only where it is written over before that.
+            self.note(f"{found.title} could not be copied before it is stored: {error.strerror}")
+            return True
+
+    def _run(self, found: Found, secured: Future[bool] | None) -> None:
+        is_secured = secured is None or secured.result()
+        found.fate = self._try_to_store(found) if is_secured else Fate.CHANGED
         if found.fate is Fate.LOST:
-            self._lost.append(found)
+            self._given_up.append(found)
             return
         if found.fate is Fate.STORED:
-            prefix = f"{found.name}/" if found.name else ""
-            self.stored |= {prefix + path: stamp for path, stamp in found.stamps.items()}
+            self.stored |= found.originals
         found.pins.release()
 
     def _try_to_store(self, found: Found) -> Fate:
@@ -219,14 +297,16 @@ class _Storing:
                 facts = read_facts(found.folder)
                 if not found.is_unchanged():
                     return Fate.CHANGED
-                self._store(found, facts)
+                same = self._store(found, facts)
+                if same is not None:
+                    self.pointers |= dict.fromkeys(found.originals, same)
                 return Fate.STORED
             except (SourceChangedError, StorageUnavailableError) as error:
                 if not found.is_unchanged():
                     return Fate.CHANGED
                 failure = error
             except UsageError as error:
-                self._note(f"{found.title} cannot be captured: {error.message}")
+                self.note(f"{found.title} cannot be captured: {error.message}")
                 return Fate.LOST
             except CheckpointError as error:
                 return self._fail(found, error)
@@ -241,5 +321,5 @@ class _Storing:
     def _fail(self, found: Found, error: CheckpointError) -> Fate:
         failure = f"{found.title} could not be stored: {error.message}"
         self.failures.append(failure)
-        self._note(failure)
+        self.note(failure)
         return Fate.LOST

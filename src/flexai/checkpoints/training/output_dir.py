@@ -1,19 +1,18 @@
-"""What lies in a training job's output directory: checkpoints as folders, files in its root, and what is neither."""
+"""What lies in a training job's output directory: its folders as they were listed last."""
 
 from __future__ import annotations
 
 import os
+import posixpath
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from flexai.checkpoints.storage.beneath import GONE, Beneath, Folder
-from flexai.checkpoints.training.completeness.by_format import is_temporary_folder, is_unfinished
 
-ROOT = ""
-"""The name of the checkpoint that the files in the output directory's root form."""
+MAX_DEPTH = 24
+"""Folders within folders that are looked into."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,104 +51,124 @@ Stamps = Mapping[str, Stamp]
 
 @dataclass(slots=True)
 class Listing:
-    """The files of one checkpoint."""
+    """One folder, without what is in its folders."""
 
     files: dict[str, Stamp] = field(default_factory=dict)
-    unfinished: dict[str, Stamp] = field(default_factory=dict)
-    """Files that their writer has yet to rename: no part of the checkpoint."""
-    refusal: str = ""
-    """Why it cannot be captured; empty where it can."""
+    folders: set[str] = field(default_factory=set)
+    links: dict[str, str] = field(default_factory=dict)
+    """Symbolic links, and what they say."""
+    special: set[str] = field(default_factory=set)
+    """What is neither a file nor a folder: FIFOs, sockets, devices."""
 
 
-@dataclass(slots=True)
-class OutputListing:
-    """The checkpoints of an output directory."""
+class OutputTree:
+    """The folders of an output directory, each with its listing, by their paths below it; ``""`` is itself."""
 
-    folders: dict[str, Stamp] = field(default_factory=dict)
-    root: Listing = field(default_factory=Listing)
-    temporary: list[str] = field(default_factory=list)
-    """Folders that are no checkpoints until they are renamed."""
+    def __init__(self, tree: Beneath, *, root: str = "", before: Callable[[str], object] = lambda _place: None) -> None:
+        """``root`` is where in the tree it lies; ``before`` is called with each folder before it is listed."""
+        self._tree = tree
+        self._root = root
+        self._before = before
+        self.folders: dict[str, Listing] = {}
 
+    def refresh(self, places: Iterable[str] | None = None) -> set[str]:
+        """List folders anew (all of them where none are named) with those that appeared in them.
 
-def list_output(output: Path) -> OutputListing:
-    """List an output directory; one that is not there (yet, or for a moment) is empty. Raises OSError."""
-    found = OutputListing()
-    try:
-        folder = Beneath(output).folder("")
-        entries = _entries(folder)
-    except FileNotFoundError:
+        Returns the folders whose listing is another one now, those that are gone included. A folder that cannot be
+        read is as it was. Raises OSError where the output directory itself cannot be read; one that is not there
+        (yet, or for a moment) is empty.
+        """
+        before = set(self.folders) if places is None else set()
+        pending = [""] if places is None else sorted(places)
+        changed: set[str] = set()
+        seen: set[str] = set()
+        while pending:
+            place = pending.pop()
+            if place in seen or place.count("/") >= MAX_DEPTH:
+                continue
+            seen.add(place)
+            self._before(place)
+            try:
+                listing = self._list(place)
+            except OSError as error:
+                if error.errno in GONE and (place or isinstance(error, FileNotFoundError)):
+                    changed |= self._forget(place)
+                elif not place:
+                    raise
+                continue
+            old = self.folders.get(place)
+            if old != listing:
+                changed.add(place)
+                for name in old.folders - listing.folders if old else ():
+                    changed |= self._forget(_join(place, name))
+                self.folders[place] = listing
+            known = listing.folders if places is None else listing.folders - (old.folders if old else set())
+            pending.extend(_join(place, name) for name in known)
+        for place in before - seen:
+            changed |= self._forget(place)
+        return changed
+
+    def stamp(self, path: str) -> Stamp | None:
+        """The stamp of a file, as it was listed last."""
+        place, _, name = path.rpartition("/")
+        listing = self.folders.get(place)
+        return None if listing is None else listing.files.get(name)
+
+    def files(self) -> Iterator[tuple[str, Stamp]]:
+        """Yield every file, whatever its name."""
+        for place, listing in self.folders.items():
+            for name, stamp in listing.files.items():
+                yield _join(place, name), stamp
+
+    def target(self, path: str) -> str | None:
+        """What a symbolic link leads to, below the output directory; None where it leads elsewhere or nowhere."""
+        for _ in range(8):  # links to links
+            place, _, name = path.rpartition("/")
+            listing = self.folders.get(place)
+            if listing is None:
+                return None
+            if name in listing.files or name in listing.folders:
+                return path
+            text = listing.links.get(name)
+            if text is None:
+                return None
+            if text.startswith("/"):
+                root = f"{(self._tree.root / self._root).absolute()}/"
+                if not text.startswith(root):
+                    return None
+                path = posixpath.normpath(text[len(root) :])
+            else:
+                path = posixpath.normpath(_join(place, text))
+            if path.startswith("../") or path in {"..", "."}:
+                return None
+        return None
+
+    def _list(self, place: str) -> Listing:
+        folder = self._tree.folder(f"{self._root}/{place}".strip("/"))
+        found = Listing()
+        for name, _ in folder.entries():
+            with suppress(FileNotFoundError):  # removed while we looked
+                _enter(found, folder, name)
         return found
-    for name, status in entries:
-        if stat.S_ISDIR(status.st_mode):
-            if is_temporary_folder(name):
-                found.temporary.append(name)
-            else:
-                found.folders[name] = Stamp.of(status)
-        elif not (stat.S_ISLNK(status.st_mode) and _is_folder(folder, name)):
-            # A link to a folder is how trainers point at one of their checkpoints (`latest`): no file of any.
-            _enter(found.root, name, status, unfinished=is_unfinished(name))
-    return found
+
+    def _forget(self, place: str) -> set[str]:
+        gone = {one for one in self.folders if one == place or not place or one.startswith(f"{place}/")}
+        for one in gone:
+            del self.folders[one]
+        return gone
 
 
-def list_checkpoint(tree: Beneath, place: str) -> Listing:
-    """List a checkpoint's folder and the folders in it; ``place`` is its path.
-
-    Raises OSError where it cannot be read: one of ``GONE`` where it is no longer there.
-    """
-    found = Listing()
-    pending = [("", False)]
-    while pending:
-        prefix, is_unfinished_folder = pending.pop()
-        try:
-            entries = _entries(tree.folder(f"{place}/{prefix}".strip("/")))
-        except OSError as error:
-            if prefix and error.errno in GONE:
-                continue  # removed while we looked
-            raise
-        for name, status in entries:
-            path = prefix + name
-            unfinished = is_unfinished_folder or is_unfinished(name)
-            if stat.S_ISDIR(status.st_mode):
-                pending.append((path + "/", unfinished))
-            else:
-                _enter(found, path, status, unfinished=unfinished)
-    return found
-
-
-def walk_files(output: Path) -> Iterator[tuple[str, Stamp]]:
-    """Yield every file below a directory, whatever its name. Raises OSError where a folder cannot be read."""
-    tree = Beneath(output)
-    pending = [""]
-    while pending:
-        base = pending.pop()
-        prefix = f"{base}/" if base else ""
-        for name, status in _entries(tree.folder(base)):
-            if stat.S_ISDIR(status.st_mode):
-                pending.append(prefix + name)
-            elif not stat.S_ISLNK(status.st_mode):
-                yield prefix + name, Stamp.of(status)
-
-
-def _enter(listing: Listing, path: str, status: os.stat_result, *, unfinished: bool) -> None:
+def _enter(listing: Listing, folder: Folder, name: str) -> None:
+    status = folder.status(name)
     if stat.S_ISREG(status.st_mode):
-        (listing.unfinished if unfinished else listing.files)[path] = Stamp.of(status)
+        listing.files[name] = Stamp.of(status)
+    elif stat.S_ISDIR(status.st_mode):
+        listing.folders.add(name)
     elif stat.S_ISLNK(status.st_mode):
-        listing.refusal = f"{path!r} in it is a symbolic link, and links are not followed"
+        listing.links[name] = os.readlink(name, dir_fd=folder.number)
     else:
-        listing.refusal = f"{path!r} in it is neither a file nor a folder"
+        listing.special.add(name)
 
 
-def _entries(folder: Folder) -> list[tuple[str, os.stat_result]]:
-    found = []
-    for name, _ in sorted(folder.entries()):
-        with suppress(FileNotFoundError):  # removed while we looked
-            found.append((name, folder.status(name)))
-    return found
-
-
-def _is_folder(folder: Folder, name: str) -> bool:
-    """Whether a link leads to a folder."""
-    try:
-        return stat.S_ISDIR(os.stat(name, dir_fd=folder.number).st_mode)
-    except OSError:
-        return False
+def _join(place: str, name: str) -> str:
+    return f"{place}/{name}" if place else name

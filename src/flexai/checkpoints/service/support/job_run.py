@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import posixpath
+import re
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -54,6 +56,8 @@ NODE = "0"
 OnCaptured: TypeAlias = Callable[[Checkpoint], None]
 """Is handed a captured checkpoint, from the thread that captured it."""
 
+_LAST = re.compile(r"last|latest", re.IGNORECASE)
+"""A file of such a name holds what the latest checkpoint beside it holds, even where its bytes differ."""
 _MAX_REASONS = 5
 _MAX_STORED_LOG = 256 * 1024**2
 """Bytes of a log's end that are stored for other machines."""
@@ -145,7 +149,7 @@ class Attempt:
         self._log: JobLog | None = None
         self._ended: Ended | None = None
         self._remarks: list[str] = []
-        self._captured: dict[str, Id] = {}
+        self._captured: dict[str, Checkpoint] = {}
         self._failed: set[str] = set()
         self._stop_requested = False
 
@@ -252,16 +256,18 @@ class Attempt:
             return False  # a database that is away for a while is no reason to end a training
         return self._stop_requested
 
-    def _store(self, found: Found, facts: TrainingFacts) -> None:
+    def _store(self, found: Found, facts: TrainingFacts) -> str | None:
         earlier = self._captured.get(found.name)
-        if earlier is not None and _has_content(self._system, earlier, found):
-            return  # written again, but nothing in it has changed
+        if earlier is not None and _has_content(self._system, earlier.id, found):
+            return None  # written again, but nothing in it has changed
+        if (same := self._twin(found, facts)) is not None:
+            return same
         try:
             checkpoint = _capture(self._system, self._job, found, facts)
         except StorageUnavailableError:
             self._failed.add(found.name)
             raise
-        self._captured[found.name] = checkpoint.id
+        self._captured[found.name] = checkpoint
         if found.name in self._failed:
             self._delete(
                 checkpoint
@@ -271,6 +277,24 @@ class Attempt:
         files = "1 file" if checkpoint.file_count == 1 else f"{checkpoint.file_count} files"
         self._tell(f"captured {found.title} ({files}, {human_size(checkpoint.size)}) as {checkpoint.id}")
         self._on_captured(checkpoint)
+        return None
+
+    def _twin(self, found: Found, facts: TrainingFacts) -> str | None:
+        """The captured checkpoint beside a file of which that file is a copy, as ``last.ckpt`` and ``best.pt`` are."""
+        if not found.unit.is_rewritten or len(found.stamps) != 1:
+            return None
+        ((path, stamp),) = found.stamps.items()
+        place = posixpath.dirname(found.name)
+        beside = [one for name, one in self._captured.items() if posixpath.dirname(name) == place != name]
+        for one in reversed(beside):
+            if one.name == found.name:
+                continue
+            if _LAST.match(path) and facts.step is not None and facts.step == one.facts.step:
+                return one.name
+            its_path = posixpath.basename(one.name)
+            if one.size == stamp.size and _has_content(self._system, one.id, found, path=its_path):
+                return one.name
+        return None
 
     def _delete(self, captures: Iterable[Checkpoint]) -> None:
         """Delete what is left of captures that were cut off, or that failed before another try did not."""
@@ -420,12 +444,14 @@ def _capture(system: System, job: TrainingJob, found: Found, facts: TrainingFact
     )
 
 
-def _has_content(system: System, checkpoint_id: Id, found: Found) -> bool:
+def _has_content(system: System, checkpoint_id: Id, found: Found, *, path: str = "") -> bool:
+    """Whether a checkpoint holds the same; ``path`` is what the only file is called in it."""
+    files = {path or name: (local, found.stamps[name]) for name, local in found.files.items()}
     try:
-        sources = [LocalSource.of(parse_path(path), local, local.lstat()) for path, local in found.files.items()]
+        sources = [LocalSource.of(parse_path(name), local, local.lstat()) for name, (local, _) in files.items()]
     except FileNotFoundError as error:
         raise SourceChangedError(f"{found.title} vanished before it was stored") from error
-    if any(source.identity != found.stamps[source.path].identity for source in sources):
+    if any(source.identity != files[source.path][1].identity for source in sources):
         raise SourceChangedError(f"{found.title} changed before it was stored")
     return same_content(system, str(checkpoint_id), sources)
 

@@ -1,60 +1,59 @@
-"""When a folder that a trainer writes is a whole checkpoint: one look after the other, nothing in between.
+"""When a unit that a trainer writes is a whole checkpoint: what depends on time.
 
-What its files say is answered by ``by_format``; here is all that depends on time. Each look lists the output directory,
-pins what is new and compares with the look before. Looks come quickly while something changes (``LookPace``). A
-checkpoint is handed over
+What its files say is answered by ``by_format``; here is what the trainer does. Each look brings the listing of the
+output directory up to date, pins what is new and compares with the look before. A unit is handed over
 
-- as soon as two looks in a row see the same and the format's last-written file is there, where the folder has only
-  ever grown;
-- after the quiet period where that cannot be told: no known format, a format without such a file, a folder that is
-  being rewritten (its old last-written file says nothing about the new content), and the output directory's root;
-  after several where the format has such a file and it is missing;
-- from its pins where the trainer deletes the folder first: no process writes to it again, and it is judged by all
+- at once where its format says that nothing more will come and no process has a file of it open for writing. Where the
+  system cannot tell the latter, two looks in a row must see the same. Of a folder that is written again, the file that
+  its layout writes last must be the youngest, so that it speaks of the new content;
+- after the quiet period where that cannot be told: no known format, or one without a last-written file;
+- from its pins where the trainer deletes or replaces it first: no process writes to it again, and it is judged by all
   that was ever seen of it. A folder that loses files is never judged by what is left while it is being deleted;
 - by ``sweep`` when the command has ended.
 
-What the format's rules call torn is never handed over, nor is a folder with a link or a special file in it.
-Content that was handed over is not handed over again.
+What the format's rules call torn is never handed over. Content that was handed over is not handed over again. A
+version that was whole and could not be kept is counted: ``Watch.lost``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import math
+import os
+import posixpath
+import re
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 
-from flexai.checkpoints.storage.beneath import GONE, Beneath
-from flexai.checkpoints.training.completeness.by_format import Completeness, completeness
+from flexai.checkpoints.storage.beneath import GONE, Beneath, Folder
+from flexai.checkpoints.training.completeness.by_format import (
+    Completeness,
+    completeness,
+    is_temporary_folder,
+    is_unfinished,
+)
 from flexai.checkpoints.training.formats.facts import step_in_name
 from flexai.checkpoints.training.formats.folder import CheckpointFolder
 from flexai.checkpoints.training.formats.verdict import Outcome
-from flexai.checkpoints.training.output_dir import (
-    ROOT,
-    Listing,
-    OutputListing,
-    Stamp,
-    Stamps,
-    list_checkpoint,
-    list_output,
-)
+from flexai.checkpoints.training.output_dir import OutputTree, Stamp, Stamps
 from flexai.checkpoints.training.pins import Pins, PinSet
+from flexai.checkpoints.training.units import ROOT, Unit, Units, find_units, note_of
 
-_ACTIVE_SECONDS = 0.02
-"""Time between two looks while something changes."""
-_IDLE_SECONDS = 0.1
-"""Time between two looks while nothing does."""
-_ACTIVE_FOR_SECONDS = 1.0
-"""How long after a change something counts as changing."""
-_REST_PER_LOOK = 4
-"""A look is followed by a rest of at least this many times the processor time that it took."""
-
-_FULL_LOOK_SECONDS = 1.0
-"""How often the files of a checkpoint are looked at whose present content has been handed over."""
-
+_SETTLE_SECONDS = 0.5
+"""How long a checkpoint file whose name tells no number waits for files beside it that would make it a part of a
+folder (``last/model.safetensors``, then ``last/optimizer.bin``)."""
 _PATIENCE = 6
 """Quiet periods for a folder of a known layout whose last file is missing: gathering a large optimizer's state takes
 a while in which nothing is written, but not every trainer that uses a layout writes all of its files."""
+_SOONEST_SECONDS = 0.02
+_LATEST_SECONDS = 1.0
+"""Time between two looks at what is not settled: the longer nothing has happened, the longer."""
+
+_WRITTEN_LAST = re.compile(
+    r"trainer_state\.json|training_args\.bin|\.metadata|.*\.index.*\.json|adapter_config\.json|_CHECKPOINT_METADATA"
+    r"|commit_success\.txt|random_states_\d+\.pkl"
+)
 
 
 class Fate(Enum):
@@ -72,10 +71,20 @@ class Fate(Enum):
 class Found:
     """A whole checkpoint: its files, what they must still be, and the pins that hold them."""
 
-    name: str
-    stamps: Stamps
+    unit: Unit
+    originals: Stamps
+    """What its files were in the output directory, by their paths there."""
+    stamps: dict[str, Stamp]
+    """What the files that hold its content must still be, by their paths in the checkpoint."""
     pins: PinSet
+    may_be_rewritten: bool = False
+    """Whether the trainer may yet write into these very files."""
     fate: Fate = Fate.WAITING
+
+    @property
+    def name(self) -> str:
+        """The unit's name."""
+        return self.unit.name
 
     @property
     def title(self) -> str:
@@ -85,26 +94,42 @@ class Found:
     @property
     def files(self) -> dict[str, Path]:
         """Where each file can be read."""
-        return {path: self.pins.local_path(path) for path in self.stamps}
+        return {path: self.pins.local_path(self._in_output(path)) for path in self.stamps}
 
     @property
     def folder(self) -> CheckpointFolder:
         """The checkpoint as rules and readers of formats see it."""
-        return _folder(self.name, self.stamps, self.pins)
+        return _folder(self.unit, self.stamps, self.pins)
+
+    def secure(self) -> bool:
+        """Copy what the trainer may rewrite; False where it has done so already. Raises OSError."""
+        if self.may_be_rewritten:
+            for path in self.unit.files:
+                owned = self.pins.own(self._in_output(path), self.stamps[path])
+                if owned is None:
+                    return False
+                self.stamps[path] = owned
+            self.may_be_rewritten = False
+        return True
 
     def is_still_in(self, output: Path) -> bool:
         """Whether the output directory still has all of it."""
         try:
-            return all(Stamp.of((output / self.name / path).lstat()) == stamp for path, stamp in self.stamps.items())
+            return all(Stamp.of((output / path).lstat()) == stamp for path, stamp in self.originals.items())
         except (FileNotFoundError, NotADirectoryError):
             return False
 
     def is_unchanged(self) -> bool:
         """Whether every file is still what it was when the checkpoint was found."""
         try:
-            return all(Stamp.of(self.pins.local_path(path).lstat()) == stamp for path, stamp in self.stamps.items())
-        except FileNotFoundError:
-            return False
+            return all(self.pins.stamp(self._in_output(path)) == stamp for path, stamp in self.stamps.items())
+        except OSError as error:
+            if error.errno in GONE:
+                return False
+            raise
+
+    def _in_output(self, path: str) -> str:
+        return posixpath.join(self.unit.place, path)
 
 
 def title_of(name: str) -> str:
@@ -114,12 +139,11 @@ def title_of(name: str) -> str:
 
 @dataclass(slots=True, eq=False)
 class _Candidate:
-    """A folder that is, or will be, a checkpoint."""
+    """A unit that is, or will be, a checkpoint. Files go by their paths in the output directory."""
 
-    name: str
+    unit: Unit
     pins: PinSet
     changed_at: float
-    folder: Stamp | None = None
     files: dict[str, Stamp] = field(default_factory=dict)
     unfinished: dict[str, Stamp] = field(default_factory=dict)
     looks: int = 0
@@ -128,15 +152,17 @@ class _Candidate:
     """While it only loses files: what it held before, and how many looks had seen that."""
     is_rewritten: bool = False
     verdict: Completeness | None = None
-    refusal: str = ""
     taken: Stamps = field(default_factory=dict)
     """The content that was handed over last."""
     found: Found | None = None
-    next_full_look: float = 0.0
 
     @property
     def title(self) -> str:
-        return title_of(self.name)
+        return title_of(self.unit.name)
+
+    @property
+    def is_folder(self) -> bool:
+        return self.unit.place == self.unit.name
 
     @property
     def written(self) -> int:
@@ -147,20 +173,21 @@ class _Candidate:
         """Whether these files have all been handed over."""
         return all(self.taken.get(path) == stamp for path, stamp in files.items())
 
+    def is_all_new(self) -> bool:
+        """Whether every file is another one than in the version before."""
+        return bool(self.taken) and all(self.taken.get(path) != stamp for path, stamp in self.files.items())
 
-class LookPace:
-    """How long to wait before the next look: ``pause``, in seconds."""
+    def is_ended(self) -> bool:
+        """Whether the file that its layout writes last is the youngest."""
+        last = [
+            stamp.written for path, stamp in self.files.items() if _WRITTEN_LAST.fullmatch(posixpath.basename(path))
+        ]
+        return max(last, default=-1) == self.written
 
-    def __init__(self, time: float) -> None:
-        self.pause = _ACTIVE_SECONDS
-        self._changed_at = time
-
-    def looked(self, time: float, *, used: float, has_changed: bool) -> None:
-        """Note a look that began at ``time`` and took ``used`` seconds of the processor."""
-        if has_changed:
-            self._changed_at = time
-        is_active = time - self._changed_at < _ACTIVE_FOR_SECONDS
-        self.pause = max(_ACTIVE_SECONDS if is_active else _IDLE_SECONDS, _REST_PER_LOOK * used)
+    def is_being_written(self) -> bool:
+        """Whether a process has a file of it open, or may have: then two looks must see the same."""
+        answers = {self.pins.is_written(path) for path in self.files}
+        return True in answers or (None in answers and self.looks < 2)
 
 
 def _by_age(candidates: Iterable[_Candidate]) -> list[_Candidate]:
@@ -168,11 +195,13 @@ def _by_age(candidates: Iterable[_Candidate]) -> list[_Candidate]:
 
     The clocks of file systems tick slowly, so a step in the name decides between equal times.
     """
-    return sorted(candidates, key=lambda one: (one.written, step_in_name(one.name) or 0, one.name))
+    return sorted(candidates, key=lambda one: (one.written, step_in_name(one.unit.name) or 0, one.unit.name))
 
 
-def _folder(name: str, files: Stamps, pins: PinSet) -> CheckpointFolder:
-    return CheckpointFolder(name, {path: stamp.size for path, stamp in files.items()}, pins.at)
+def _folder(unit: Unit, stamps: Stamps, pins: PinSet) -> CheckpointFolder:
+    """``stamps`` go by the paths in the unit."""
+    sizes = {path: stamp.size for path, stamp in stamps.items()}
+    return CheckpointFolder(unit.name, sizes, lambda path: pins.at(posixpath.join(unit.place, path)))
 
 
 class Watch:
@@ -186,37 +215,62 @@ class Watch:
         quiet_period: float,
         take: Callable[[Found], None],
         note: Callable[[str], None],
+        before_listing: Callable[[str], object] = lambda _place: None,
     ) -> None:
-        """``quiet_period`` is in seconds; ``take`` is handed each checkpoint; ``note`` is told what is not captured."""
+        """``quiet_period`` is in seconds; ``take`` is handed each checkpoint; ``note`` is told what is not captured.
+
+        ``before_listing`` is called with each folder before it is listed.
+        """
         self._output = output
-        self._tree = Beneath(output)
+        self._beneath = Beneath(output)
+        self._tree = OutputTree(self._beneath, before=before_listing)
         self._pins = pins
         self._quiet_period = quiet_period
         self._take = take
         self._note = note
+        self._units = Units()
         self._candidates: dict[str, _Candidate] = {}
+        self._peeked: dict[str, tuple[Stamp | None, bytes]] = {}
+        self._taken: dict[str, Stamp] = {}
+        """All content that was handed over and is still there."""
+        self._names: dict[Stamp, str] = {}
+        """Files that were handed over as a checkpoint by themselves, and that checkpoint's name."""
+        self._pointers: dict[str, str] = {}
+        self._told: set[str] = set()
+        self.lost: list[str] = []
+        """Versions that were whole once and could not be kept: a sentence for each."""
 
-    def look(self, time: float, *, closely: bool = False) -> bool:
+    @property
+    def pointers(self) -> Mapping[str, str]:
+        """Files and links that point at a unit, and the unit's name."""
+        return self._units.pointers | self._pointers
+
+    def look(self, time: float, places: Iterable[str] | None = None, closed: Mapping[str, int] | None = None) -> bool:
         """Look once, ``time`` being the present in seconds; returns whether anything has changed. Raises OSError.
 
-        What has been handed over is looked at file by file only now and then, or when asked to look ``closely``.
+        ``places`` are the folders in which something has happened, all of them where that is not known; ``closed``
+        says which files were closed by a writer since the last look, and how often.
         """
-        if closely:
-            for candidate in self._candidates.values():
-                candidate.next_full_look = time
-        listing = list_output(self._output)
-        is_gone = [name for name in self._candidates if name != ROOT and name not in listing.folders]
-        gone = [self._candidates.pop(name) for name in is_gone]
-        changed = bool(gone)
+        changed = bool(self._tree.refresh(places))
+        if changed:
+            self._units = find_units(self._tree, self._peek)
+            self._tell_notes()
+            self._taken = {path: stamp for path, stamp in self._taken.items() if self._tree.stamp(path) == stamp}
+        units = self._units.units
+        gone = [self._candidates.pop(name) for name in [name for name in self._candidates if name not in units]]
         # Everything is pinned before anything is judged: reading many headers takes a while.
-        for name, folder in listing.folders.items():
-            changed |= self._look_at_folder(name, folder, time)
-        changed |= self._look_at_root(listing, time)
+        for unit in units.values():
+            changed |= self._update(unit, time, closed or {})
         for candidate in _by_age(gone):
             self._vanished(candidate)
-        for candidate in _by_age(self._candidates.values()):
+        for candidate in _by_age(one for one in self._candidates.values() if self._is_open(one)):
             self._hand_over_if_whole(candidate, time)
         return changed
+
+    def pause(self, time: float) -> float:
+        """Seconds until the next look is due, where nothing is noticed before; infinite where all is settled."""
+        waits = [time - candidate.changed_at for candidate in self._candidates.values() if self._is_open(candidate)]
+        return min(max(min(waits) / 5, _SOONEST_SECONDS), _LATEST_SECONDS) if waits else math.inf
 
     def sweep(self, time: float, *, is_clean: bool) -> None:
         """Hand over what is whole, now that the command has ended; ``is_clean`` says that it succeeded.
@@ -224,152 +278,206 @@ class Watch:
         After a failure what was being written may be torn, and only its format can tell that it is not.
         """
         for candidate in _by_age(self._candidates.values()):
-            if candidate.refusal:
-                continue
-            if candidate.fullest and (self._take_fullest(candidate, folder_stays=is_clean) or not is_clean):
+            if candidate.fullest and (self._take_fullest(candidate, stays=is_clean) or not is_clean):
                 continue  # what is left of a deletion that was cut off is no checkpoint
             if not candidate.is_taken(candidate.files):
                 self._sweep(candidate, is_clean or time - candidate.changed_at >= self._quiet_period)
 
-    def take_leftover(self, found: Found) -> None:
-        """Hand over what a runner that died had pinned, of a folder that the trainer has deleted since.
+    def take_leftover(self, pins: PinSet) -> None:
+        """Hand over what a runner that died had pinned, of a unit that the trainer has deleted since.
 
         When the trainer began to delete it is not known, so only the last-written file of its format shows that it was
         whole. What the output directory still has is left to ``look`` and ``sweep``.
         """
-        if found.name != ROOT and found.stamps and not found.is_still_in(self._output):
-            verdict = completeness(found.folder)
-            if verdict.outcome is Outcome.WHOLE and verdict.conclusive:
-                self._take(found)
+        tree = pins.adopt()
+        for unit in find_units(tree, lambda path, size: _read(pins.at, path, size)).units.values():
+            files = {path: stamp for path in _paths(unit) if (stamp := tree.stamp(path)) is not None}
+            found = self._found(unit, files, pins, files)
+            if files and not found.is_still_in(self._output):
+                verdict = completeness(found.folder)
+                if verdict.outcome is Outcome.WHOLE and (verdict.conclusive or unit.place != unit.name):
+                    self._take(found)
 
     def is_settled(self) -> bool:
         """Whether nothing that was handed over has turned out to have changed."""
-        return not any(
-            candidate.found and candidate.found.fate is Fate.CHANGED for candidate in self._candidates.values()
-        )
+        return not any(one.found and one.found.fate is Fate.CHANGED for one in self._candidates.values())
 
-    def _sweep(self, candidate: _Candidate, is_settled: bool) -> None:
-        verdict = self._judge(candidate)
-        if verdict.outcome is Outcome.PARTIAL:
-            self._note(f"{candidate.title} is not whole, so it was not captured: {verdict.reason}")
-        elif is_settled or (verdict.outcome is Outcome.WHOLE and not candidate.is_rewritten):
-            self._hand_over(candidate)
-        else:
-            self._note(f"{candidate.title} was still being written when the command ended, so it was not captured")
+    def release(self) -> None:
+        """Let go of what was not handed over: it is where the trainer put it, and is not looked at any more."""
+        for candidate in self._candidates.values():
+            candidate.pins.release()
 
-    def _look_at_folder(self, name: str, folder: Stamp, time: float) -> bool:
-        candidate = self._candidates.get(name)
-        if candidate and candidate.folder and candidate.folder.file != folder.file:
-            self._vanished(candidate)  # deleted and made again since the last look
-            candidate = None
+    def rest(self) -> list[str]:
+        """The files that belong to no unit, but for unfinished ones and pointers: logs and the like."""
+        owned = {path for unit in self._units.units.values() for path in _paths(unit)}
+        owned |= self.pointers.keys() | self._units.unfinished
+        return sorted(path for path, _ in self._tree.files() if path not in owned and not self._is_temporary(path))
+
+    def temporary(self) -> list[str]:
+        """The files that lie in folders with temporary names, or have such names."""
+        return sorted(path for path, _ in self._tree.files() if self._is_temporary(path))
+
+    def files(self) -> dict[str, Stamp]:
+        """Every file of the output directory."""
+        return dict(self._tree.files())
+
+    # Looking.
+
+    def _peek(self, path: str, size: int) -> bytes:
+        stamp = self._tree.stamp(path)
+        known = self._peeked.get(path)
+        if known is None or known[0] != stamp:
+            known = self._peeked[path] = (stamp, _read(self._beneath.at, path, 4096))
+        return known[1][:size]
+
+    def _is_temporary(self, path: str) -> bool:
+        *folders, name = path.split("/")
+        return is_unfinished(name) or any(map(is_temporary_folder, folders))
+
+    def _tell_notes(self) -> None:
+        for path, why in self._units.notes.items():
+            sentence = note_of(path, why)
+            if sentence not in self._told:
+                self._told.add(sentence)
+                self._note(sentence)
+
+    def _is_open(self, candidate: _Candidate) -> bool:
+        """Whether there is content that has not been handed over."""
+        return bool(candidate.files) and not candidate.is_taken(candidate.files)
+
+    def _new(self, unit: Unit, time: float) -> _Candidate:
+        return _Candidate(unit=unit, pins=self._pins.new_set(), changed_at=time)
+
+    def _update(self, unit: Unit, time: float, closed: Mapping[str, int]) -> bool:
+        """Compare a unit with the look before, and pin what is new."""
+        new = {path: stamp for path in _paths(unit) if (stamp := self._tree.stamp(path)) is not None}
+        candidate = self._candidates.get(unit.name)
         if candidate is None:
-            candidate = self._candidates[name] = self._new(name, time)
-        elif self._is_done_with(candidate) and candidate.folder == folder and time < candidate.next_full_look:
-            return False
-        candidate.folder = folder
-        candidate.next_full_look = time + _FULL_LOOK_SECONDS
-        try:
-            listing = list_checkpoint(self._tree, name)
-        except OSError as error:
-            if error.errno in GONE:
-                return True  # gone since it was listed: the next look misses it
-            if not isinstance(error, PermissionError):
-                raise
-            listing = Listing(refusal=f"it cannot be read: {error.strerror}")
-        if not name.isprintable():
-            listing.refusal = "its name has characters that cannot be shown"
-        return self._update(candidate, listing, time)
-
-    def _look_at_root(self, listing: OutputListing, time: float) -> bool:
-        if ROOT not in self._candidates:
-            if not listing.root.files:
-                return False
-            self._candidates[ROOT] = self._new(ROOT, time)
-        return self._update(self._candidates[ROOT], listing.root, time)
-
-    def _new(self, name: str, time: float) -> _Candidate:
-        return _Candidate(name=name, pins=self._pins.new_set(name), changed_at=time)
-
-    def _is_done_with(self, candidate: _Candidate) -> bool:
-        waiting_or_stored = candidate.found is None or candidate.found.fate is not Fate.CHANGED
-        return bool(candidate.files) and candidate.is_taken(candidate.files) and waiting_or_stored
-
-    def _update(self, candidate: _Candidate, listing: Listing, time: float) -> bool:
-        """Compare a folder with the look before, and pin what is new."""
-        if listing.refusal:
-            return self._refuse(candidate, listing.refusal)
-        candidate.refusal = ""
+            candidate = self._candidates[unit.name] = self._new(unit, time)
         if candidate.found and candidate.found.fate is Fate.CHANGED:
+            self._lose(candidate.title, "it was rewritten before it could be stored")
+            for path in candidate.taken:
+                self._taken.pop(path, None)
             candidate.taken, candidate.found, candidate.files = {}, None, {}
             candidate.is_rewritten = True
-        old, new = candidate.files, listing.files
+        old = candidate.files
         present = {stamp.file for stamp in new.values()}
-        if old and new and candidate.name != ROOT and not any(stamp.file in present for stamp in old.values()):
-            # Every file is another one, so this is another checkpoint in a folder of the same name.
-            self._vanished(candidate, folder_stays=True)
-            fresh = self._new(candidate.name, time)
-            fresh.folder, fresh.next_full_look = candidate.folder, candidate.next_full_look
-            self._candidates[candidate.name] = candidate = fresh
-            old = {}
+        if old and new and unit.name != ROOT and not any(stamp.file in present for stamp in old.values()):
+            # Every file is another one, so this is another checkpoint in a place of the same name.
+            self._vanished(candidate, stays=True)
+            taken = candidate.taken
+            candidate = self._candidates[unit.name] = self._new(unit, time)
+            candidate.taken, old = taken, {}
         is_lost = any(path not in new and stamp.file not in present for path, stamp in old.items())
         is_altered = any(old.get(path) != stamp for path, stamp in new.items())
-        if not is_lost and not is_altered and candidate.unfinished == listing.unfinished:
+        unfinished = self._unfinished_in(unit)
+        if not is_lost and not is_altered and candidate.unfinished == unfinished and unit == candidate.unit:
             candidate.looks += 1
             return False
-        if is_altered or candidate.name == ROOT:
-            self._grow(candidate, listing)
-        elif is_lost:
-            self._shrink(candidate, listing)
-        candidate.unfinished = listing.unfinished
+        self._count_missed(candidate, new, closed)
+        candidate.unit, candidate.unfinished = unit, unfinished
+        if is_lost and not is_altered and unit.name != ROOT:
+            self._shrink(candidate, new)
+        else:
+            self._grow(candidate, new)
         candidate.looks, candidate.changed_at, candidate.verdict = 1, time, None
         return True
 
-    def _refuse(self, candidate: _Candidate, refusal: str) -> bool:
-        if candidate.refusal == refusal:
-            return False
-        candidate.refusal = refusal
-        candidate.pins.release()
-        candidate.files, candidate.fullest = {}, None
-        self._note(f"{candidate.title} is not captured: {refusal}")
-        return True
+    def _unfinished_in(self, unit: Unit) -> dict[str, Stamp]:
+        if unit.place != unit.name:
+            return {}
+        prefix = f"{unit.name}/" if unit.name else ""
+        return {
+            path: stamp
+            for path in self._units.unfinished
+            if path.startswith(prefix) and (stamp := self._tree.stamp(path)) is not None
+        }
 
-    def _grow(self, candidate: _Candidate, listing: Listing) -> None:
-        old = candidate.files
-        for path, stamp in listing.files.items():
-            before = old.get(path)
+    def _count_missed(self, candidate: _Candidate, new: Stamps, closed: Mapping[str, int]) -> None:
+        """Count the versions of a file that came and went between two looks."""
+        if candidate.is_folder:
+            return
+        for path in new:
+            # The last one is what is there now, or what is being written over in this moment.
+            for _ in range(closed.get(path, 0) - 1):
+                self._lose(candidate.title, "it was replaced too soon after it was written")
+
+    def _grow(self, candidate: _Candidate, new: dict[str, Stamp]) -> None:
+        for path, stamp in new.items():
+            before = candidate.files.get(path)
             if before and (before.file != stamp.file or stamp.size < before.size):
                 candidate.is_rewritten = True
-        if candidate.taken:
+        if candidate.taken and candidate.files:
             candidate.is_rewritten = True
         candidate.fullest = None
-        candidate.files = candidate.pins.refresh(self._tree, candidate.name, listing.files)
+        candidate.files = candidate.pins.refresh(self._beneath, new)
+        self._write_texts(candidate.unit, candidate.pins)
 
-    def _shrink(self, candidate: _Candidate, listing: Listing) -> None:
+    def _write_texts(self, unit: Unit, pins: PinSet) -> None:
+        for path, text in unit.texts.items():
+            pins.write(posixpath.join(unit.place, path), text)
+
+    def _shrink(self, candidate: _Candidate, new: dict[str, Stamp]) -> None:
         # The pins of what is gone stay: if this is the folder's deletion, they hold the checkpoint that it was.
         if candidate.fullest is None and not candidate.is_taken(candidate.files):
             candidate.fullest = (candidate.files, candidate.looks)
-        candidate.files = listing.files
+        candidate.files = new
+
+    # Judging.
 
     def _hand_over_if_whole(self, candidate: _Candidate, time: float) -> None:
-        if not candidate.files or candidate.looks < 2 or candidate.is_taken(candidate.files):
+        if self._is_known(candidate):
             return
+        try:
+            if candidate.is_being_written():
+                return
+        except OSError as error:
+            if error.errno in GONE:
+                return  # the next look misses it
+            raise
         verdict = self._judge(candidate)
         if verdict.outcome is Outcome.PARTIAL:
             return
-        has_ended = (
-            verdict.conclusive
-            and candidate.name != ROOT
-            and not candidate.is_rewritten
-            and not candidate.fullest
-            and not candidate.unfinished
-        )
-        patience = _PATIENCE if verdict.rule and verdict.outcome is Outcome.UNKNOWN else 1
-        is_quiet = time - candidate.changed_at >= self._quiet_period * patience
-        # Where files were lost, all of them rather than those that are left: the deletion may only have stalled.
-        if is_quiet and candidate.fullest and self._take_fullest(candidate, folder_stays=True):
+        age = time - candidate.changed_at
+        if self._is_conclusive(candidate, verdict):
+            waits = _SETTLE_SECONDS if candidate.unit.place and candidate.unit.is_rewritten else 0.0
+            if candidate.is_folder or age >= waits:
+                self._hand_over(candidate)
             return
-        if has_ended or is_quiet:
+        patience = _PATIENCE if verdict.rule and verdict.outcome is Outcome.UNKNOWN else 1
+        if verdict.outcome is Outcome.WHOLE and candidate.is_all_new() and age >= 2 * _SETTLE_SECONDS:
+            patience = 0
+        if age < self._quiet_period * patience:
+            return
+        # Where files were lost, all of them rather than those that are left: the deletion may only have stalled.
+        if not (candidate.fullest and self._take_fullest(candidate, stays=True)):
             self._hand_over(candidate)
+
+    def _is_conclusive(self, candidate: _Candidate, verdict: Completeness) -> bool:
+        """Whether nothing more will come."""
+        if candidate.unfinished or candidate.fullest:
+            return False
+        if not candidate.is_folder:
+            return verdict.outcome is Outcome.WHOLE
+        return (
+            verdict.conclusive
+            and candidate.unit.name != ROOT
+            and (not candidate.is_rewritten or candidate.is_all_new() or candidate.is_ended())
+        )
+
+    def _is_known(self, candidate: _Candidate) -> bool:
+        """Whether this content was handed over already, as a part of another checkpoint or under another name."""
+        is_known = all(self._taken.get(path) == stamp for path, stamp in candidate.files.items())
+        if not candidate.is_folder and len(candidate.files) == 1:
+            ((path, stamp),) = candidate.files.items()
+            name = self._names.get(stamp, candidate.unit.name)
+            if name != candidate.unit.name:
+                self._pointers[path] = name
+                is_known = True
+        if is_known:
+            candidate.taken = dict(candidate.files)
+            candidate.pins.release()
+        return is_known
 
     def _judge(self, candidate: _Candidate) -> Completeness:
         if candidate.verdict is None:
@@ -377,44 +485,102 @@ class Watch:
         return candidate.verdict
 
     def _completeness(self, candidate: _Candidate, files: Stamps) -> Completeness:
-        return completeness(_folder(candidate.name, files, candidate.pins))
+        return completeness(self._found(candidate.unit, files, candidate.pins, files).folder)
+
+    def _sweep(self, candidate: _Candidate, is_settled: bool) -> None:
+        if self._is_known(candidate):
+            return
+        verdict = self._judge(candidate)
+        if verdict.outcome is Outcome.PARTIAL:
+            self._note(f"{candidate.title} is not whole, so it was not captured: {verdict.reason}")
+        elif (
+            is_settled
+            or self._is_conclusive(candidate, verdict)
+            or (verdict.outcome is Outcome.WHOLE and not candidate.is_rewritten)
+        ):
+            self._hand_over(candidate)
+        else:
+            self._note(f"{candidate.title} was still being written when the command ended, so it was not captured")
+
+    # Handing over.
 
     def _hand_over(self, candidate: _Candidate) -> None:
-        candidate.pins.drop([path for path in candidate.pins.paths() if path not in candidate.files])
-        self._take_files(candidate, candidate.files)
+        kept = {*candidate.files, *(posixpath.join(candidate.unit.place, text) for text in candidate.unit.texts)}
+        candidate.pins.drop([path for path in candidate.pins.paths() if path not in kept])
+        self._take_files(
+            candidate, candidate.files, may_be_rewritten=candidate.unit.is_rewritten or candidate.is_rewritten
+        )
 
-    def _take_files(self, candidate: _Candidate, files: Stamps) -> None:
-        found = Found(candidate.name, dict(files), candidate.pins)
-        candidate.found, candidate.taken, candidate.fullest = found, found.stamps, None
-        candidate.pins = self._pins.new_set(candidate.name)
+    def _take_files(self, candidate: _Candidate, files: Stamps, *, may_be_rewritten: bool) -> None:
+        found = self._found(candidate.unit, files, candidate.pins, files, may_be_rewritten=may_be_rewritten)
+        candidate.found, candidate.taken, candidate.fullest = found, found.originals, None
+        self._taken |= found.originals
+        candidate.pins = self._pins.new_set()
+        if not candidate.is_folder and len(files) == 1:
+            self._names[next(iter(files.values()))] = candidate.unit.name
         self._take(found)
 
-    def _vanished(self, candidate: _Candidate, *, folder_stays: bool = False) -> None:
-        """Save a checkpoint whose folder was deleted, or whose files were all replaced."""
-        if candidate.found and candidate.found.fate is Fate.CHANGED:
-            self._note(f"{candidate.title} was deleted while it was being stored")
-        elif not self._take_fullest(candidate, folder_stays=folder_stays):
+    def _found(
+        self, unit: Unit, files: Stamps, pins: PinSet, originals: Stamps, *, may_be_rewritten: bool = False
+    ) -> Found:
+        place = f"{unit.place}/" if unit.place else ""
+        stamps = {path.removeprefix(place): stamp for path, stamp in files.items()}
+        for text in unit.texts:
+            stamps[text] = pins.stamp(place + text)
+        return Found(unit, dict(originals), stamps, pins, may_be_rewritten=may_be_rewritten)
+
+    def _vanished(self, candidate: _Candidate, *, stays: bool = False) -> None:
+        """Save a checkpoint that was deleted, or whose files were all replaced (``stays``)."""
+        files = candidate.fullest[0] if candidate.fullest else candidate.files
+        if not stays and files and all(self._tree.stamp(path) == stamp for path, stamp in files.items()):
+            candidate.pins.release()  # it is a part of another unit now
+        elif candidate.found and candidate.found.fate is Fate.CHANGED:
+            self._lose(candidate.title, "it was deleted while it was being stored")
+        elif not self._take_fullest(candidate, stays=stays):
             candidate.pins.release()
 
-    def _take_fullest(self, candidate: _Candidate, *, folder_stays: bool = False) -> bool:
+    def _take_fullest(self, candidate: _Candidate, *, stays: bool = False) -> bool:
         """Hand over all that was ever seen of a checkpoint that is being deleted, if that was the whole of it."""
         files, looks = candidate.fullest or (candidate.files, candidate.looks)
         if not files or candidate.is_taken(files):
             return False
         if not candidate.pins.holds(files):
-            if not folder_stays:
-                self._note(f"{candidate.title} was deleted before it could be stored")
+            if not stays:
+                self._lose(candidate.title, "it was deleted before it could be stored")
             return False
-        last = {path: Stamp.of(candidate.pins.local_path(path).lstat()) for path in files}
+        last = {path: candidate.pins.stamp(path) for path in files}
+        if any(candidate.pins.is_written(path) for path in files):
+            return False
         verdict = self._completeness(candidate, last)
-        # Seen twice as it was in the end, so no file was missing; or its last-written file is there. A folder that was
-        # being rewritten may have been half the one and half the other.
-        was_seen_whole = (looks > 1 and last == files) or (verdict.conclusive and not folder_stays)
-        was_seen_whole = was_seen_whole and not candidate.is_rewritten
+        # Seen twice as it was in the end, so no file was missing; or nothing could have come after it. A folder that
+        # was being rewritten may have been half the one and half the other.
+        was_seen_whole = (looks > 1 and last == files) or (verdict.conclusive and not stays)
+        was_seen_whole = was_seen_whole and (not candidate.is_rewritten or candidate.is_ended())
+        was_seen_whole |= not candidate.is_folder and verdict.outcome is Outcome.WHOLE
         if verdict.outcome is Outcome.PARTIAL or not was_seen_whole:
-            if not folder_stays:
+            if verdict.outcome is Outcome.WHOLE and not stays:
+                self._lose(candidate.title, "it was deleted too soon after its last file was written")
+            elif not stays:
                 why = verdict.reason or "it was deleted too soon after its last file was written"
                 self._note(f"{candidate.title} was deleted before it was seen whole: {why}")
             return False
-        self._take_files(candidate, last)
+        self._take_files(candidate, last, may_be_rewritten=stays and candidate.is_rewritten)
         return True
+
+    def _lose(self, title: str, why: str) -> None:
+        sentence = f"a version of {title} is lost: {why}"
+        self.lost.append(sentence)
+        self._note(sentence)
+
+
+def _paths(unit: Unit) -> list[str]:
+    return [posixpath.join(unit.place, path) for path in unit.files]
+
+
+def _read(at: Callable[[str], tuple[Folder, str]], path: str, size: int) -> bytes:
+    try:
+        folder, name = at(path)
+        with os.fdopen(folder.open(name, os.O_RDONLY), "rb") as file:
+            return file.read(size)
+    except OSError:
+        return b""
