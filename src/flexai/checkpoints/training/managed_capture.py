@@ -79,6 +79,7 @@ class OutputCapture:
             take=self._storing.add,
             note=note,
             before_listing=self._watch_folder,
+            has_more=lambda: self._notices is not None and self._notices.has_more(),
         )
         self._stop = threading.Event()
         self._watcher = ThreadPoolExecutor(1, thread_name_prefix="capture-watch")

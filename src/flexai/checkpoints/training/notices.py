@@ -37,7 +37,8 @@ class Notices:
     places: set[str] = field(default_factory=set)
     """Folders in which something happened."""
     closed: dict[str, int] = field(default_factory=dict)
-    """Files that a process had open for writing and closed, or that were renamed to this path, and how often."""
+    """Files that a process had open for writing and closed, or that were renamed to this path, and how often; the one
+    of the latest notice last."""
     is_all_changed: bool = False
     """Whether notices were lost, so that anything may have changed."""
 
@@ -86,6 +87,10 @@ class FolderWatch:
         """Return when there is a notice, at the latest after so many seconds, or at once after `wake`."""
         select.select([self._number, self._wake_read], [], [], max(0.0, seconds))
 
+    def has_more(self) -> bool:
+        """Whether something has happened since the last reading."""
+        return bool(select.select([self._number], [], [], 0)[0])
+
     def wake(self) -> None:
         """End the present `wait` and each later one."""
         os.write(self._wake_write, b".")
@@ -127,7 +132,7 @@ class FolderWatch:
             found.places.add(place)
             if mask & (_CLOSE_WRITE | _MOVED_TO) and not mask & _IS_FOLDER:
                 path = f"{place}/{name}" if place else name
-                found.closed[path] = found.closed.get(path, 0) + 1
+                found.closed[path] = found.closed.pop(path, 0) + 1
             elif mask & _MOVED_FROM and mask & _IS_FOLDER:
                 self._forget_below(f"{place}/{name}" if place else name)
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import fcntl
+import itertools
 import os
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,18 +16,25 @@ from hypothesis import strategies as st
 
 from flexai.checkpoints.training.completeness.by_time import Fate, Found, Watch
 from flexai.checkpoints.training.pins import Pins
-from tests.checkpoints.training.trainers import (
-    Files,
-    archive,
-    model_files,
-    save,
-    save_by_rename,
-    trainer_files,
-    unknown_files,
-    weights,
-)
+from tests.checkpoints.training import trainers
+from tests.checkpoints.training.trainers import Files, archive, model_files, trainer_files, unknown_files, weights
 
 QUIET = 5.0
+_seconds = itertools.count(1_700_000_000)
+
+
+def save(folder: Path, files: Files) -> None:
+    """Save files, one a second, some time ago."""
+    trainers.save(folder, files)
+    for name in files:
+        os.utime(folder / name, (0, next(_seconds)))
+
+
+def save_by_rename(folder: Path, files: Files) -> None:
+    """The same, each beside its name first."""
+    for name, content in files.items():
+        save(folder, {f"{name}.tmp": content})
+        (folder / f"{name}.tmp").replace(folder / name)
 
 
 class Scene:
@@ -567,3 +576,86 @@ def test_whatever_happens_between_two_looks_nothing_torn_is_handed_over(
         assert files.keys() == whole.keys() or (was_killed_while_saving and files_of is trainer_files)
     if files_of is trainer_files:
         assert {int(name.rpartition("-")[2]) for name in scene.names} >= seen
+
+
+# Versions of one name.
+
+
+def test_a_file_that_is_written_over_is_a_checkpoint_each_time_it_is_closed(scene: Scene) -> None:
+    for step in (1, 2, 3):
+        save(scene.output, {"ckpt.pt": archive(step)})
+        scene.look()
+    assert scene.taken == [("ckpt.pt", {"ckpt.pt": archive(step)}) for step in (1, 2, 3)]
+    assert all(found.may_be_rewritten for found in scene.found)
+
+
+def test_a_file_that_was_just_written_and_may_be_written_over_waits_for_the_clock(scene: Scene) -> None:
+    trainers.save(scene.output, {"ckpt.pt": archive(1), "ckpt-1.pt": archive(1)})
+    soon = time.time_ns() + 10**7
+    os.utime(scene.output / "ckpt.pt", ns=(soon, soon))
+    scene.look()
+    assert scene.names == ["ckpt-1.pt"]
+    save(scene.output, {"ckpt.pt": archive(1)})
+    scene.look()
+    assert scene.names == ["ckpt-1.pt", "ckpt.pt"]
+
+
+def test_versions_that_come_and_go_between_two_looks_are_counted_as_lost(scene: Scene) -> None:
+    save(scene.output, {"ckpt.pt": archive(3)})
+    scene.now += 1
+    scene.watch.look(scene.now, {""}, {"ckpt.pt": 3})
+    assert scene.names == ["ckpt.pt"]
+    assert len(scene.watch.lost) == 2
+    assert "a version of checkpoint 'ckpt.pt' is lost" in scene.watch.lost[0]
+
+
+def test_a_version_that_was_written_over_before_it_was_stored_is_counted_as_lost(scene: Scene) -> None:
+    save(scene.output, {"ckpt.pt": archive(1)})
+    scene.look()
+    save(scene.output, {"ckpt.pt": archive(2)})
+    (found,) = scene.found
+    assert not found.secure()
+    found.fate = Fate.CHANGED
+    scene.look(2)
+    assert scene.taken[-1] == ("ckpt.pt", {"ckpt.pt": archive(2)})
+    assert len(scene.watch.lost) == 1
+
+
+def test_a_version_that_was_copied_outlives_what_is_written_over_it(scene: Scene) -> None:
+    save(scene.output, {"ckpt.pt": archive(1)})
+    scene.look()
+    (found,) = scene.found
+    assert found.secure()
+    save(scene.output, {"ckpt.pt": archive(2)})
+    assert found.is_unchanged()
+    assert found.files["ckpt.pt"].read_bytes() == archive(1)
+
+
+def test_a_file_under_a_second_name_is_a_pointer(scene: Scene) -> None:
+    save(scene.output, {"ckpt-1.pt": archive(1)})
+    scene.look()
+    os.link(scene.output / "ckpt-1.pt", scene.output / "last.pt")
+    scene.look(2)
+    (scene.output / "ckpt-1.pt").rename(scene.output / "best.pt")
+    scene.look(2)
+    assert scene.names == ["ckpt-1.pt"]
+    assert scene.watch.pointers == {"last.pt": "ckpt-1.pt", "best.pt": "ckpt-1.pt"}
+
+
+def test_a_file_below_the_root_waits_a_moment_for_those_that_make_it_a_part(scene: Scene) -> None:
+    save(scene.output / "last", {"state.pt": archive(1)})
+    scene.look()
+    assert scene.taken == []
+    save(scene.output / "last", {"optimizer.pt": archive(1)})
+    scene.look(after=QUIET)
+    scene.look(after=QUIET)
+    assert scene.taken == [("last", {"optimizer.pt": archive(1), "state.pt": archive(1)})]
+
+
+def test_logs_make_no_checkpoint_and_delay_none(scene: Scene) -> None:
+    for second in range(3):
+        save(scene.output, {"metrics.csv": b"1,2\n" * second, "train.log": b"x" * second})
+        save(scene.output, {f"ckpt-{second}.pt": archive(second)})
+        scene.look()
+    assert scene.names == [f"ckpt-{second}.pt" for second in range(3)]
+    assert scene.watch.rest() == ["metrics.csv", "train.log"]

@@ -4,8 +4,8 @@ What its files say is answered by ``by_format``; here is what the trainer does. 
 output directory up to date, pins what is new and compares with the look before. A unit is handed over
 
 - at once where its format says that nothing more will come and no process has a file of it open for writing. Where the
-  system cannot tell the latter, two looks in a row must see the same. Of a folder that is written again, the file that
-  its layout writes last must be the youngest, so that it speaks of the new content;
+  system cannot tell the latter, two looks in a row must see the same. Of a folder that its trainer may write over, the
+  file that its layout writes last must have been closed last, so that it speaks of the content that is there;
 - after the quiet period where that cannot be told: no known format, or one without a last-written file;
 - from its pins where the trainer deletes or replaces it first: no process writes to it again, and it is judged by all
   that was ever seen of it. A folder that loses files is never judged by what is left while it is being deleted;
@@ -21,6 +21,7 @@ import math
 import os
 import posixpath
 import re
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -46,6 +47,8 @@ folder (``last/model.safetensors``, then ``last/optimizer.bin``)."""
 _PATIENCE = 6
 """Quiet periods for a folder of a known layout whose last file is missing: gathering a large optimizer's state takes
 a while in which nothing is written, but not every trainer that uses a layout writes all of its files."""
+_CLOCK_SECONDS = 0.015
+"""How coarse the times of a file system are, at most: what is written twice within it may have equal stamps."""
 _SOONEST_SECONDS = 0.02
 _LATEST_SECONDS = 1.0
 """Time between two looks at what is not settled: the longer nothing has happened, the longer."""
@@ -146,6 +149,8 @@ class _Candidate:
     changed_at: float
     files: dict[str, Stamp] = field(default_factory=dict)
     unfinished: dict[str, Stamp] = field(default_factory=dict)
+    last_closed: str = ""
+    """The file of it that was closed last, where the system tells."""
     looks: int = 0
     """How many looks in a row have seen it as it is."""
     fullest: tuple[dict[str, Stamp], int] | None = None
@@ -178,11 +183,16 @@ class _Candidate:
         return bool(self.taken) and all(self.taken.get(path) != stamp for path, stamp in self.files.items())
 
     def is_ended(self) -> bool:
-        """Whether the file that its layout writes last is the youngest."""
-        last = [
-            stamp.written for path, stamp in self.files.items() if _WRITTEN_LAST.fullmatch(posixpath.basename(path))
-        ]
-        return max(last, default=-1) == self.written
+        """Whether the file that its layout writes last was written after all others."""
+        youngest = self.last_closed or max(self.files, key=lambda path: self.files[path].written)
+        if not self.last_closed and sum(stamp.written == self.written for stamp in self.files.values()) > 1:
+            return False  # the clock does not tell
+        return bool(_WRITTEN_LAST.fullmatch(posixpath.basename(youngest)))
+
+    def is_too_young(self) -> bool:
+        """Whether it may be written over, and so soon that its stamps would not show it."""
+        age = time.time_ns() - self.written
+        return (self.unit.is_rewritten or self.is_rewritten) and 0 <= age < _CLOCK_SECONDS * 1e9
 
     def is_being_written(self) -> bool:
         """Whether a process has a file of it open, or may have: then two looks must see the same."""
@@ -216,10 +226,12 @@ class Watch:
         take: Callable[[Found], None],
         note: Callable[[str], None],
         before_listing: Callable[[str], object] = lambda _place: None,
+        has_more: Callable[[], bool] = lambda: False,
     ) -> None:
         """``quiet_period`` is in seconds; ``take`` is handed each checkpoint; ``note`` is told what is not captured.
 
-        ``before_listing`` is called with each folder before it is listed.
+        ``before_listing`` is called with each folder before it is listed; ``has_more`` says whether something has
+        happened since the look began.
         """
         self._output = output
         self._beneath = Beneath(output)
@@ -228,6 +240,7 @@ class Watch:
         self._quiet_period = quiet_period
         self._take = take
         self._note = note
+        self._has_more = has_more
         self._units = Units()
         self._candidates: dict[str, _Candidate] = {}
         self._peeked: dict[str, tuple[Stamp | None, bytes]] = {}
@@ -245,8 +258,8 @@ class Watch:
         """Files and links that point at a unit, and the unit's name."""
         return self._units.pointers | self._pointers
 
-    def look(self, time: float, places: Iterable[str] | None = None, closed: Mapping[str, int] | None = None) -> bool:
-        """Look once, ``time`` being the present in seconds; returns whether anything has changed. Raises OSError.
+    def look(self, now: float, places: Iterable[str] | None = None, closed: Mapping[str, int] | None = None) -> bool:
+        """Look once, ``now`` being the present in seconds; returns whether anything has changed. Raises OSError.
 
         ``places`` are the folders in which something has happened, all of them where that is not known; ``closed``
         says which files were closed by a writer since the last look, and how often.
@@ -260,19 +273,19 @@ class Watch:
         gone = [self._candidates.pop(name) for name in [name for name in self._candidates if name not in units]]
         # Everything is pinned before anything is judged: reading many headers takes a while.
         for unit in units.values():
-            changed |= self._update(unit, time, closed or {})
+            changed |= self._update(unit, now, closed or {})
         for candidate in _by_age(gone):
             self._vanished(candidate)
         for candidate in _by_age(one for one in self._candidates.values() if self._is_open(one)):
-            self._hand_over_if_whole(candidate, time)
+            self._hand_over_if_whole(candidate, now)
         return changed
 
-    def pause(self, time: float) -> float:
+    def pause(self, now: float) -> float:
         """Seconds until the next look is due, where nothing is noticed before; infinite where all is settled."""
-        waits = [time - candidate.changed_at for candidate in self._candidates.values() if self._is_open(candidate)]
+        waits = [now - candidate.changed_at for candidate in self._candidates.values() if self._is_open(candidate)]
         return min(max(min(waits) / 5, _SOONEST_SECONDS), _LATEST_SECONDS) if waits else math.inf
 
-    def sweep(self, time: float, *, is_clean: bool) -> None:
+    def sweep(self, now: float, *, is_clean: bool) -> None:
         """Hand over what is whole, now that the command has ended; ``is_clean`` says that it succeeded.
 
         After a failure what was being written may be torn, and only its format can tell that it is not.
@@ -281,7 +294,7 @@ class Watch:
             if candidate.fullest and (self._take_fullest(candidate, stays=is_clean) or not is_clean):
                 continue  # what is left of a deletion that was cut off is no checkpoint
             if not candidate.is_taken(candidate.files):
-                self._sweep(candidate, is_clean or time - candidate.changed_at >= self._quiet_period)
+                self._sweep(candidate, is_clean or now - candidate.changed_at >= self._quiet_period)
 
     def take_leftover(self, pins: PinSet) -> None:
         """Hand over what a runner that died had pinned, of a unit that the trainer has deleted since.
@@ -345,15 +358,15 @@ class Watch:
         """Whether there is content that has not been handed over."""
         return bool(candidate.files) and not candidate.is_taken(candidate.files)
 
-    def _new(self, unit: Unit, time: float) -> _Candidate:
-        return _Candidate(unit=unit, pins=self._pins.new_set(), changed_at=time)
+    def _new(self, unit: Unit, now: float) -> _Candidate:
+        return _Candidate(unit=unit, pins=self._pins.new_set(), changed_at=now)
 
-    def _update(self, unit: Unit, time: float, closed: Mapping[str, int]) -> bool:
+    def _update(self, unit: Unit, now: float, closed: Mapping[str, int]) -> bool:
         """Compare a unit with the look before, and pin what is new."""
         new = {path: stamp for path in _paths(unit) if (stamp := self._tree.stamp(path)) is not None}
         candidate = self._candidates.get(unit.name)
         if candidate is None:
-            candidate = self._candidates[unit.name] = self._new(unit, time)
+            candidate = self._candidates[unit.name] = self._new(unit, now)
         if candidate.found and candidate.found.fate is Fate.CHANGED:
             self._lose(candidate.title, "it was rewritten before it could be stored")
             for path in candidate.taken:
@@ -366,21 +379,24 @@ class Watch:
             # Every file is another one, so this is another checkpoint in a place of the same name.
             self._vanished(candidate, stays=True)
             taken = candidate.taken
-            candidate = self._candidates[unit.name] = self._new(unit, time)
+            candidate = self._candidates[unit.name] = self._new(unit, now)
             candidate.taken, old = taken, {}
         is_lost = any(path not in new and stamp.file not in present for path, stamp in old.items())
         is_altered = any(old.get(path) != stamp for path, stamp in new.items())
         unfinished = self._unfinished_in(unit)
+        for path in closed:
+            if path in new:
+                candidate.last_closed = path
+        self._count_missed(candidate, new, closed)
         if not is_lost and not is_altered and candidate.unfinished == unfinished and unit == candidate.unit:
             candidate.looks += 1
             return False
-        self._count_missed(candidate, new, closed)
         candidate.unit, candidate.unfinished = unit, unfinished
         if is_lost and not is_altered and unit.name != ROOT:
             self._shrink(candidate, new)
         else:
             self._grow(candidate, new)
-        candidate.looks, candidate.changed_at, candidate.verdict = 1, time, None
+        candidate.looks, candidate.changed_at, candidate.verdict = 1, now, None
         return True
 
     def _unfinished_in(self, unit: Unit) -> dict[str, Stamp]:
@@ -425,8 +441,8 @@ class Watch:
 
     # Judging.
 
-    def _hand_over_if_whole(self, candidate: _Candidate, time: float) -> None:
-        if self._is_known(candidate):
+    def _hand_over_if_whole(self, candidate: _Candidate, now: float) -> None:
+        if self._is_known(candidate) or candidate.is_too_young():
             return
         try:
             if candidate.is_being_written():
@@ -435,10 +451,12 @@ class Watch:
             if error.errno in GONE:
                 return  # the next look misses it
             raise
+        if candidate.unit.is_rewritten and self._has_more():
+            return  # it may be about this one: the next look knows
         verdict = self._judge(candidate)
         if verdict.outcome is Outcome.PARTIAL:
             return
-        age = time - candidate.changed_at
+        age = now - candidate.changed_at
         if self._is_conclusive(candidate, verdict):
             waits = _SETTLE_SECONDS if candidate.unit.place and candidate.unit.is_rewritten else 0.0
             if candidate.is_folder or age >= waits:
@@ -457,13 +475,10 @@ class Watch:
         """Whether nothing more will come."""
         if candidate.unfinished or candidate.fullest:
             return False
+        may_be_mixed = len(candidate.files) > 1 and (candidate.unit.is_rewritten or candidate.is_rewritten)
         if not candidate.is_folder:
-            return verdict.outcome is Outcome.WHOLE
-        return (
-            verdict.conclusive
-            and candidate.unit.name != ROOT
-            and (not candidate.is_rewritten or candidate.is_all_new() or candidate.is_ended())
-        )
+            return verdict.outcome is Outcome.WHOLE and not may_be_mixed
+        return verdict.conclusive and candidate.unit.name != ROOT and (not may_be_mixed or candidate.is_ended())
 
     def _is_known(self, candidate: _Candidate) -> bool:
         """Whether this content was handed over already, as a part of another checkpoint or under another name."""
@@ -556,7 +571,7 @@ class Watch:
         # was being rewritten may have been half the one and half the other.
         was_seen_whole = (looks > 1 and last == files) or (verdict.conclusive and not stays)
         was_seen_whole = was_seen_whole and (not candidate.is_rewritten or candidate.is_ended())
-        was_seen_whole |= not candidate.is_folder and verdict.outcome is Outcome.WHOLE
+        was_seen_whole |= len(files) == 1 and not candidate.is_folder and verdict.outcome is Outcome.WHOLE
         if verdict.outcome is Outcome.PARTIAL or not was_seen_whole:
             if verdict.outcome is Outcome.WHOLE and not stays:
                 self._lose(candidate.title, "it was deleted too soon after its last file was written")
