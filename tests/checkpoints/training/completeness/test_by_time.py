@@ -660,3 +660,9 @@ def test_logs_make_no_checkpoint_and_delay_none(scene: Scene) -> None:
         scene.look()
     assert scene.names == [f"ckpt-{second}.pt" for second in range(3)]
     assert scene.watch.rest() == ["metrics.csv", "train.log"]
+
+
+def test_a_file_that_came_and_went_between_two_looks_is_counted_as_lost(scene: Scene) -> None:
+    scene.now += 1
+    scene.watch.look(scene.now, {""}, {"ckpt-1.pt": 1, "train.log": 1, "wandb/model.pt": 1})
+    assert [sentence[:40] for sentence in scene.watch.lost] == ["a version of checkpoint 'ckpt-1.pt' is l"]
