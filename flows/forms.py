@@ -12,6 +12,7 @@ from typing import Annotated, Any, TypeAlias
 from prefect.utilities.schema_tools.hydration import hydrate
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from flexai.checkpoints.choosing import check_metric
 from flexai.checkpoints.errors import CheckpointError
 from flexai.checkpoints.names import parse_name, parse_reference
 from flexai.checkpoints.service.requests import (
@@ -59,6 +60,13 @@ def _check_path(text: str) -> str:
     return text
 
 
+def _check_metric(text: str) -> str:
+    try:
+        return check_metric(text)
+    except CheckpointError as error:
+        raise _in_words(error) from error
+
+
 NewName: TypeAlias = Annotated[str, Field(min_length=3, max_length=63, pattern=_NAME), AfterValidator(_check_name)]
 """A name that a checkpoint can be given."""
 CheckpointReference: TypeAlias = Annotated[
@@ -70,6 +78,11 @@ SourcePath: TypeAlias = Annotated[str, Field(pattern=_SOURCE_PATH), AfterValidat
 DestinationPath: TypeAlias = Annotated[str, Field(pattern=_DESTINATION_PATH), AfterValidator(_check_path)]
 """``BUCKET/PREFIX``."""
 NotEmpty: TypeAlias = Annotated[str, Field(min_length=1)]
+BEST_BY = (
+    "NAME, NAME:min or NAME:max of the metric that the best have least or most of, such as eval-loss or"
+    " eval_accuracy:max; empty for what the trainer chooses by, else the eval loss."
+)
+MetricText: TypeAlias = Annotated[str, Field(max_length=120), AfterValidator(_check_metric)]
 Span: TypeAlias = Annotated[str, Field(pattern="^([0-9]+[smhdw])?$", max_length=12)]
 """A stretch of time: ``90s``, ``15m``, ``24h``, ``7d``, ``2w``; empty for none."""
 

@@ -7,12 +7,11 @@ from datetime import UTC, datetime, timedelta
 from prefect import flow
 from pydantic import Field, field_validator, model_validator
 
-from flexai.checkpoints.choosing import Metric, MetricName
 from flexai.checkpoints.documents import Document
 from flexai.checkpoints.errors import UsageError
 from flexai.checkpoints.service.prune import PruneRequest
 from flexai.flows.flow_options import OPTIONS, rename_run, run_task
-from flexai.flows.forms import CheckpointReference, Form, NotEmpty, Span, span_of
+from flexai.flows.forms import BEST_BY, CheckpointReference, Form, MetricText, NotEmpty, Span, span_of
 from flexai.tasks.prune import prune_checkpoints, summary_of
 
 _MOST = 1_000_000
@@ -42,7 +41,7 @@ class RetentionForm(Form):
     keep_best: int = Field(
         default=1, ge=0, le=_MOST, title="Keep the best", description="How many of each group; 0 for no such rule."
     )
-    metric: MetricName = Field(default="eval-loss", title="Best by", description="What the best ones have least of.")
+    metric: MetricText = Field(default="", title="Best by", description=BEST_BY)
     keep_every_steps: int = Field(
         default=0,
         ge=0,
@@ -111,7 +110,7 @@ class RetentionForm(Form):
     def request(self) -> PruneRequest:
         """What is asked for."""
         read = {name: span_of(text) or _NO_TIME for name, text in self if name in ("keep_every", "keep_within")}
-        return PruneRequest.of(**self.fields() | read | {"metric": Metric.named(self.metric)})
+        return PruneRequest.of(**self.fields() | read)
 
 
 _DEFAULT = RetentionForm()

@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from operator import itemgetter
 from typing import Any, TypeAlias
 
-from flexai.checkpoints.choosing import EVAL_LOSS, TRAIN_LOSS, Metric, best, latest
+from flexai.checkpoints.choosing import best, check_is_told, latest, metric_for
+from flexai.checkpoints.documents import finite
 from flexai.checkpoints.errors import NotFoundError, UsageError
+from flexai.checkpoints.models import TrainingFacts
 from flexai.checkpoints.names import name_key, parse_name
 from flexai.flows.templates import name_part, render
 from flexai.flows.training_forms import PushSpec, Selection
@@ -18,13 +20,11 @@ CapturedDocument: TypeAlias = Mapping[str, Any]
 ROOT_NAME = "final"
 """What templates call the checkpoint that a job's output directory itself is."""
 
-_FIELDS = {EVAL_LOSS: "evalLoss", TRAIN_LOSS: "trainLoss"}
-
 
 def select_checkpoints(rows: Sequence[CapturedDocument], spec: PushSpec, *, job: str) -> list[CapturedDocument]:
     """Choose among a job's checkpoints, which come in the order of their capture.
 
-    Raises NotFoundError where nothing is left to choose from.
+    Raises NotFoundError where nothing is left to choose from, UsageError for a metric that none of them tells.
     """
     whole: dict[tuple[str, str], CapturedDocument] = {}
     for row in rows:
@@ -35,7 +35,8 @@ def select_checkpoints(rows: Sequence[CapturedDocument], spec: PushSpec, *, job:
     fitting = [
         row
         for row in whole.values()
-        if (row["inferenceReady"] or not spec.only_inference_ready) and (row["resumable"] or not spec.only_resumable)
+        if (row["inferenceReady"] or not spec.only_inference_ready)
+        and (row["resumable"] is not False or not spec.only_resumable)
     ]
     hint = f"flexai training checkpoints {job} shows what there is"
     if not fitting:
@@ -47,11 +48,22 @@ def select_checkpoints(rows: Sequence[CapturedDocument], spec: PushSpec, *, job:
     if spec.select is Selection.LATEST:
         chosen = latest(fitting, itemgetter("step"))
     else:
-        chosen = best(fitting, Metric.named(spec.metric), lambda row, metric: row[_FIELDS[metric]])
+        check_is_told(spec.metric, map(_told, fitting))
+        chosen = best(fitting, metric_for(spec.metric, map(_told, fitting)), _told)
     if chosen is None:
-        what = Metric.named(spec.metric).words
+        what = spec.metric.replace("-", " ") or "eval loss"
         raise NotFoundError(f"no checkpoint of training job {job!r} tells its {what}, so none is best", hint=hint)
     return [chosen]
+
+
+def _told(row: CapturedDocument) -> TrainingFacts:
+    """What a row tells; rows of an earlier version tell losses alone."""
+    return TrainingFacts(
+        train_loss=finite(row["trainLoss"]),
+        eval_loss=finite(row["evalLoss"]),
+        metrics=row.get("metrics", {}),
+        best_by=row.get("bestBy", ""),
+    )
 
 
 def name_checkpoints(selected: Sequence[CapturedDocument], spec: PushSpec, *, job: str) -> dict[str, str]:

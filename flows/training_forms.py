@@ -7,11 +7,11 @@ from typing import Annotated, Any, ClassVar, TypeAlias
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
-from flexai.checkpoints.choosing import MetricName
+from flexai.checkpoints.choosing import Choice
 from flexai.checkpoints.errors import UsageError
-from flexai.checkpoints.names import RESERVED_NAMES, VARIABLE_PATTERN, is_variable, parse_name, parse_reference
+from flexai.checkpoints.names import VARIABLE_PATTERN, is_variable, parse_name, parse_reference
 from flexai.flows.connection_field import Connection
-from flexai.flows.forms import Form, NotEmpty, ShardSize
+from flexai.flows.forms import BEST_BY, Form, MetricText, NotEmpty, ShardSize
 from flexai.flows.templates import check_template, field_pattern, render
 
 JOB_FIELDS = frozenset({"date", "time"})
@@ -67,16 +67,16 @@ class TrainingSpec(Form):
         default="",
         title="Start from",
         description="NAME or UUID of the checkpoint to start from, which the command finds in"
-        " FLEXAI_INPUT_CHECKPOINT_DIR; 'latest' or 'best' of the resumable ones that earlier attempts of this job have"
-        " captured; empty to start from scratch. An attempt that was stopped or lost its machine is continued from its"
-        " latest resumable checkpoint in any case.",
+        " FLEXAI_INPUT_CHECKPOINT_DIR; 'latest', 'best' or 'best:NAME[:min|max]' of those that earlier attempts of this"
+        " job have captured; empty to start from scratch. An attempt that was stopped or lost its machine is continued"
+        " from its latest checkpoint in any case.",
         examples=["mistral-500-checkpoint", "latest"],
-        pattern="^([A-Za-z0-9][A-Za-z0-9_-]{1,61}[A-Za-z0-9])?$",
+        pattern="^([A-Za-z0-9][A-Za-z0-9_-]{1,61}[A-Za-z0-9]|[Bb][Ee][Ss][Tt]:.{1,110})?$",
     )
     continue_failed: bool = Field(
         default=False,
         title="Continue a failed job",
-        description="Start from the latest resumable checkpoint also where an earlier attempt's command has failed.",
+        description="Start from the latest checkpoint also where an earlier attempt's command has failed.",
     )
     env: dict[str, str] = Field(
         default_factory=dict,
@@ -103,11 +103,11 @@ class TrainingSpec(Form):
     @field_validator("checkpoint")
     @classmethod
     def _is_a_reference(cls, text: str) -> str:
-        if text and text.casefold() not in RESERVED_NAMES:
-            try:
+        try:
+            if text and Choice.read(text) is None:
                 parse_reference(text)
-            except UsageError as error:
-                raise ValueError(f"{error.message}: {error.hint}") from error
+        except UsageError as error:
+            raise ValueError(f"{error.message}: {error.hint}") from error
         return text
 
     @field_validator("env", "secrets")
@@ -146,7 +146,7 @@ class PushSpec(Form):
         description="The best one, the latest (the highest step; where one tells none, what was captured last), or all."
         " Where attempts of the job wrote one folder more than once, the newest counts.",
     )
-    metric: MetricName = Field(default="eval-loss", title="Best by", description="The best one has the least of it.")
+    metric: MetricText = Field(default="", title="Best by", description=BEST_BY)
     only_inference_ready: bool = Field(
         default=False,
         title="Only inference ready",
@@ -162,7 +162,7 @@ class PushSpec(Form):
     @classmethod
     def _takes_the_earlier_spelling(cls, name: object) -> object:
         # Schedules that were made before metrics had one spelling hold "eval loss".
-        return name.replace(" ", "-") if isinstance(name, str) else name
+        return name.replace(" ", "-") if name in {"eval loss", "train loss"} and isinstance(name, str) else name
 
     @model_validator(mode="after")
     def _makes_names(self) -> PushSpec:

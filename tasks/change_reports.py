@@ -169,7 +169,7 @@ class Reporter:
                 begun_with = self._find(job.input_checkpoint_id) if job.input_checkpoint_id else None
                 upstream = [assets.checkpoint_asset(begun_with)] if begun_with else []
                 assets.materialized(assets.job_asset(self._system.store_id, job.name), upstream)
-            if len({point.step for point in points_of(captured)}) >= 2:
+            if len({point.step for point in points_of(captured) if point.has_loss}) >= 2:
                 key = artifacts.artifact_key("training", job.name)
                 description = f"Losses of training job {job.name}"
                 if artifacts.create_markdown(

@@ -9,11 +9,11 @@ from __future__ import annotations
 import base64
 import math
 import sys
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from html import escape
 
-from flexai.checkpoints.choosing import best_by_any_metric
+from flexai.checkpoints.choosing import EVAL_LOSS, TRAIN_LOSS, Metric, best, metric_of_all
 
 WIDTH, HEIGHT = 760, 380
 _LEFT, _RIGHT, _TOP, _BOTTOM = 74, 24, 58, 52
@@ -50,17 +50,26 @@ class Point:
     step: int
     train_loss: float | None = None
     eval_loss: float | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    best_by: str = ""
+
+    @property
+    def has_loss(self) -> bool:
+        """Whether there is anything to draw."""
+        return _is_number(self.train_loss) or _is_number(self.eval_loss)
 
 
-def best_of(points: Iterable[Point]) -> Point | None:
-    """The point with the lowest eval loss, or train loss where none has an eval loss; of equals the earliest step."""
-    by_step = sorted(points, key=lambda point: point.step)
-    return best_by_any_metric(by_step, lambda point, metric: metric.of(point))
+def best_of(points: Sequence[Point]) -> Point | None:
+    """The best of points, which come in the order of their capture."""
+    return best(points, metric_of_all(points), lambda point: point)
 
 
-def loss_chart(points: Iterable[Point], *, title: str) -> str:
-    """The SVG of the losses by step; of equal steps the last counts. Raises ValueError without a loss."""
-    measured = {point.step: point for point in points if _is_number(point.train_loss) or _is_number(point.eval_loss)}
+def loss_chart(points: Sequence[Point], *, title: str) -> str:
+    """The SVG of the losses by step, with a mark on the best of the points, which come in the order of their capture.
+
+    Of equal steps the last counts. Raises ValueError without a loss.
+    """
+    measured = {point.step: point for point in points if point.has_loss}
     drawn = [point for _, point in sorted(measured.items())]
     series = [
         (name, label, [(point.step, value) for point in drawn if _is_number(value := getattr(point, f"{name}_loss"))])
@@ -82,9 +91,8 @@ def loss_chart(points: Iterable[Point], *, title: str) -> str:
     ]
     for number, (name, label, line) in enumerate(series):
         parts += _line(name, label, line, across, down, number)
-    best = best_of(drawn)
-    assert best is not None
-    parts += _best(best, across, down)
+    if (chosen := best_of(points)) is not None:
+        parts += _best(metric_of_all(points), chosen, across, down)
     return "".join(parts) + "</svg>"
 
 
@@ -165,16 +173,20 @@ def _line(
     return parts
 
 
-def _best(best: Point, across: _Scale, down: _Scale) -> list[str]:
-    loss = best.eval_loss if _is_number(best.eval_loss) else best.train_loss
-    assert loss is not None
-    x, y = across(best.step), down(loss)
+def _best(metric: Metric, chosen: Point, across: _Scale, down: _Scale) -> list[str]:
+    value = metric.of(chosen)
+    losses = (value if metric in {EVAL_LOSS, TRAIN_LOSS} else None, chosen.eval_loss, chosen.train_loss)
+    loss = next((one for one in losses if one is not None and math.isfinite(one)), None)
+    if loss is None or value is None:
+        return []  # the picture shows losses alone
+    name = "" if metric in {EVAL_LOSS, TRAIN_LOSS} else f"{_text(metric.name)} "
+    x, y = across(chosen.step), down(loss)
     is_right = x > WIDTH / 2
     anchor, beside = ("end", x - 11) if is_right else ("start", x + 11)
     return [
         f'<circle class="best" cx="{x}" cy="{y}" r="7"/>',
         f'<text class="best-text" x="{beside}" y="{max(y - 10, _TOP + 4)}" text-anchor="{anchor}">'
-        f"best: {_number(loss)} at step {best.step}</text>",
+        f"best: {name}{_number(value)} at step {chosen.step}</text>",
     ]
 
 

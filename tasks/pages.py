@@ -122,11 +122,11 @@ def checkpoint_link(checkpoint: Checkpoint) -> str:
 def points_of(captured: Sequence[ListedCheckpoint]) -> list[Point]:
     """What a job's checkpoints measured, where they tell their step."""
     return [
-        Point(row.step, row.train_loss, row.eval_loss)
+        Point(row.step, row.train_loss, row.eval_loss, row.metrics, row.best_by)
         for row in captured
         if row.step is not None
         and row.status == "available"
-        and (row.train_loss is not None or row.eval_loss is not None)
+        and (row.train_loss is not None or row.eval_loss is not None or row.metrics)
     ]
 
 

@@ -12,9 +12,9 @@ from flexai.flows.training_forms import ApprovalSpec, ExportSpec, PushSpec, Sele
 COMMAND = ["python", "train.py"]
 
 
-def test_the_defaults_push_the_best_checkpoint_by_its_eval_loss() -> None:
+def test_the_defaults_push_the_best_checkpoint_by_what_the_trainer_chooses_by() -> None:
     spec = PushSpec()
-    assert (spec.select, spec.metric, spec.name_template) == ("best", "eval-loss", "{job}-{checkpoint}")
+    assert (spec.select, spec.metric, spec.name_template) == ("best", "", "{job}-{checkpoint}")
     assert not (spec.only_inference_ready or spec.only_resumable)
 
 

@@ -163,6 +163,7 @@ def _captured_metadata(checkpoint: Checkpoint) -> Document:
         "jobID": checkpoint.job_id or "",
         "sequence": checkpoint.sequence,
         "metrics": dict(facts.metrics),
+        "bestBy": facts.best_by,
         "pointers": list(checkpoint.pointers),
     }
 
@@ -195,8 +196,8 @@ def captured_list_document(rows: Iterable[ListedCheckpoint]) -> list[Document]:
             "name": row.name,
             "node": row.node,
             "step": row.step,
-            "trainLoss": _finite(row.train_loss),
-            "evalLoss": _finite(row.eval_loss),
+            "trainLoss": finite(row.train_loss),
+            "evalLoss": finite(row.eval_loss),
             "model": row.model,
             "version": row.version,
             "inferenceReady": row.inference_ready,
@@ -208,6 +209,7 @@ def captured_list_document(rows: Iterable[ListedCheckpoint]) -> list[Document]:
             "sizeBytes": row.size,
             "protected": row.is_protected,
             "metrics": dict(row.metrics),
+            "bestBy": row.best_by,
         }
         for row in rows
     ]
@@ -267,6 +269,6 @@ def job_list_document(jobs: Iterable[TrainingJob]) -> list[Document]:
     ]
 
 
-def _finite(number: float | None) -> float | None:
-    """JSON has no NaN and no infinity."""
+def finite(number: float | None) -> float | None:
+    """A number as JSON has it, which has no NaN and no infinity; None for those."""
     return number if number is None or math.isfinite(number) else None

@@ -17,7 +17,7 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
 
-from flexai.checkpoints.names import NIL_ID, Id, is_uuid, title_of
+from flexai.checkpoints.names import LONGEST_METRIC, NIL_ID, Id, is_metric_name, is_uuid, title_of
 
 
 class CheckpointStatus(StrEnum):
@@ -72,13 +72,6 @@ class ManifestSummary(NamedTuple):
 
 MOST_METRICS = 200
 """Of one checkpoint."""
-LONGEST_METRIC = 100
-"""Characters of a metric's name."""
-
-
-def is_metric_name(name: str) -> bool:
-    """Whether a metric can have this name: it is short, and can be shown."""
-    return 0 < len(name) <= LONGEST_METRIC and name.isprintable()
 
 
 def _check_ids(*ids: str) -> None:
@@ -128,6 +121,8 @@ class TrainingFacts:
     """Why it is not resumable, or why that cannot be told."""
     metrics: Mapping[str, float] = field(default_factory=dict, hash=False)
     """What was measured at its step, by name."""
+    best_by: str = ""
+    """The metric that its trainer chooses the best checkpoint by, and which way where it says so: ``accuracy:max``."""
 
     def __post_init__(self) -> None:
         if self.step is not None and not -(2**63) <= self.step < 2**63:
@@ -230,6 +225,7 @@ class ListedCheckpoint(NamedTuple):
     inference_ready: bool = False
     resumable: bool | None = None
     metrics: Mapping[str, float] = MappingProxyType({})
+    best_by: str = ""
 
     @property
     def title(self) -> str:

@@ -24,6 +24,9 @@ ROOT_TITLE = "."
 VARIABLE_PATTERN = "[A-Za-z._-][A-Za-z0-9._-]*"
 """What the same page says of the keys of KEY=VALUE pairs, as a regular expression."""
 
+LONGEST_METRIC = 100
+"""Characters of a metric's name."""
+
 Id = NewType("Id", str)
 """A UUID as lower-case text: of a checkpoint, a job, a user, an organisation, a connection, an export."""
 
@@ -32,6 +35,11 @@ NIL_ID = Id("00000000-0000-0000-0000-000000000000")
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{1,61}[A-Za-z0-9]", re.ASCII)
 _UUID = re.compile(r"[0-9A-Fa-f]{8}-(?:[0-9A-Fa-f]{4}-){3}[0-9A-Fa-f]{12}", re.ASCII)
+
+
+def is_metric_name(name: str) -> bool:
+    """Whether a metric can have this name: it is short, and can be shown."""
+    return 0 < len(name) <= LONGEST_METRIC and name.isprintable()
 
 
 def is_uuid(text: str) -> bool:

@@ -620,6 +620,7 @@ def test_every_field_of_a_checkpoint_is_read_as_it_was_written(catalog: Catalog)
             resumable=True,
             resumable_missing=("optimizer",),
             metrics={"eval_f1": 0.5},
+            best_by="eval_f1:max",
         ),
         pointers=("last.ckpt",),
         is_protected=True,

@@ -59,10 +59,13 @@ _CREATED_AT = 6
 _LISTED = f"""
     SELECT c.id, c.kind, c.name, COALESCE(j.name, ''), c.status, c.reason, c.size, c.file_count, c.created_at,
         c.updated_at, c.deleted_at, c.is_protected, c.node, c.step, c.train_loss, c.eval_loss, c.model, c.version,
-        c.inference_ready, c.resumable, c.metrics, c.resumable_unknown, {_LEASE}
+        c.inference_ready, c.resumable, c.metrics, c.best_by, c.resumable_unknown,
+        {_LEASE}
     FROM checkpoints c LEFT JOIN jobs j ON j.id = c.job_id
 """
 """Checkpoints ``c`` with the fields of ``ListedCheckpoint`` and their leases; a WHERE can follow."""
+_METRICS_AT = ListedCheckpoint._fields.index("metrics")
+"""The place of that column there."""
 
 
 class Checkpoints:
@@ -643,7 +646,7 @@ def _listed(row: Sequence[Any]) -> ListedCheckpoint:
         is_protected=bool(found.is_protected),
         inference_ready=bool(found.inference_ready),
         resumable=_is_resumable(found.resumable, is_unknown),
-        metrics=json.loads(columns[-1]),
+        metrics=json.loads(row[_METRICS_AT]),
     )
 
 

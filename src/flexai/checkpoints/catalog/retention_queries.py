@@ -103,7 +103,8 @@ def _latest_to_resume_from(transaction: Transaction, job_id: str) -> str | None:
     found = transaction.rows(
         """
         SELECT id, step FROM checkpoints
-        WHERE job_id = :job_id AND deleted_at IS NULL AND status = 'available' AND resumable = TRUE
+        WHERE job_id = :job_id AND deleted_at IS NULL AND status = 'available'
+            AND (resumable = TRUE OR resumable_unknown = TRUE)
         ORDER BY sequence
         """,
         job_id=job_id,

@@ -129,6 +129,8 @@ checkpoints = Table(
     # A JSON object of names and finite numbers; a JSON list of names relative to the checkpoint's folder.
     Column("metrics", Text, nullable=False, server_default=text("'{}'")),
     Column("pointers", Text, nullable=False, server_default=text("'[]'")),
+    # The metric that the trainer chooses by: `accuracy:max`.
+    Column("best_by", Text, nullable=False, server_default=text("''")),
     # Whether `resumable` is only "no" because it cannot be told: SQLite cannot let that column be empty any more.
     Column("resumable_unknown", Boolean, nullable=False, server_default=text("false")),
     CheckConstraint("kind IN ('pushed', 'captured')", name="kind"),

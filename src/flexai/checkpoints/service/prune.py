@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,8 +15,8 @@ from flexai.checkpoints.catalog.checkpoints import standing
 from flexai.checkpoints.catalog.database import Record, Transaction
 from flexai.checkpoints.catalog.jobs import parse_job_reference
 from flexai.checkpoints.catalog.retention_queries import Candidates, check_some_stay, check_unused, read_candidates
-from flexai.checkpoints.choosing import EVAL_LOSS, TRAIN_LOSS, latest
-from flexai.checkpoints.documents import Document, human_size
+from flexai.checkpoints.choosing import latest
+from flexai.checkpoints.documents import Document, finite, human_size
 from flexai.checkpoints.errors import ConflictError, NotFoundError
 from flexai.checkpoints.models import Checkpoint, CheckpointKind, CheckpointStatus, from_text, now
 from flexai.checkpoints.names import name_key, parse_reference, title_of
@@ -169,8 +170,8 @@ def _decision_document(decision: Decision, spared: Mapping[str, str]) -> Documen
         "spared": spared.get(row.id, ""),
         "status": row.status,
         "step": row.step,
-        "trainLoss": row.value(TRAIN_LOSS),
-        "evalLoss": row.value(EVAL_LOSS),
+        "trainLoss": finite(row.train_loss),
+        "evalLoss": finite(row.eval_loss),
         "size": human_size(row.size),
         "sizeBytes": row.size,
         "freedBytes": decision.freed_bytes,
@@ -179,13 +180,14 @@ def _decision_document(decision: Decision, spared: Mapping[str, str]) -> Documen
 
 
 def _rows(found: Candidates, patterns: Sequence[str]) -> list[RetentionRow]:
-    resumable: dict[str, list[Record]] = defaultdict(list)
+    fitting: dict[str, list[Record]] = defaultdict(list)
     for row in sorted(found.rows, key=lambda row: row["sequence"]):
-        if row["job_id"] in found.running and row["status"] == CheckpointStatus.AVAILABLE and row["resumable"]:
-            resumable[row["job_id"]].append(row)
+        is_fit = bool(row["resumable"] or row["resumable_unknown"])
+        if row["job_id"] in found.running and row["status"] == CheckpointStatus.AVAILABLE and is_fit:
+            fitting[row["job_id"]].append(row)
     resumed = {
         last["id"]: f"job {found.running[job_id]!r} would resume"
-        for job_id, fit in resumable.items()
+        for job_id, fit in fitting.items()
         if (last := latest(fit, itemgetter("step"))) is not None
     }
     rows = []
@@ -208,7 +210,9 @@ def _rows(found: Candidates, patterns: Sequence[str]) -> list[RetentionRow]:
                 step=row["step"],
                 train_loss=row["train_loss"],
                 eval_loss=row["eval_loss"],
-                resumable=bool(row["resumable"]),
+                metrics=json.loads(row["metrics"]),
+                best_by=row["best_by"],
+                is_unfit=not (row["resumable"] or row["resumable_unknown"]),
                 is_protected=bool(row["is_protected"]),
                 is_exported=bool(row["is_exported"]),
                 in_use=tuple(in_use),

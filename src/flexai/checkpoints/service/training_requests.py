@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from flexai.checkpoints.choosing import Choice
 from flexai.checkpoints.errors import UsageError
-from flexai.checkpoints.names import RESERVED_NAMES, is_variable, parse_name, parse_reference
+from flexai.checkpoints.names import is_variable, parse_name, parse_reference
 from flexai.checkpoints.storage.connection import SecretText
 
 OUTPUT_VARIABLE = "FLEXAI_OUTPUT_CHECKPOINT_DIR"
@@ -20,8 +21,9 @@ class TrainingRequest:
     Args:
         name: The training job's name.
         command: The program and its arguments; no shell is involved.
-        checkpoint: NAME or UUID of the checkpoint to start from, or ``latest`` or ``best`` of the resumable ones that
-            earlier attempts of this job have captured; from scratch where empty.
+        checkpoint: NAME or UUID of the checkpoint to start from, or ``latest``, ``best`` or ``best:NAME[:min|max]`` of
+            those that earlier attempts of this job have captured and that are not known to be unfit; from scratch where
+            empty.
         env: Environment variables for the command, added to those of the process that runs this; a value may be a
             pydantic ``SecretStr``. They are stored nowhere: the catalog keeps only the names.
         output_dir: Where the command writes its checkpoints, empty or not there yet; a folder of the job's own where
@@ -44,7 +46,7 @@ class TrainingRequest:
         object.__setattr__(self, "command", tuple(self.command))
         object.__setattr__(self, "env", dict(self.env or {}))
         parse_name(self.name, what="training job name")
-        if self.checkpoint and self.checkpoint.casefold() not in RESERVED_NAMES:
+        if self.checkpoint and Choice.read(self.checkpoint) is None:
             parse_reference(self.checkpoint)
         if not self.command or not self.command[0]:
             raise UsageError("there is no command to run", hint="flexai training run NAME -- COMMAND [ARGUMENT]…")

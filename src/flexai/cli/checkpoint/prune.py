@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from flexai.checkpoints.choosing import EVAL_LOSS, METRICS, Metric
+from flexai.checkpoints.choosing import check_metric
 from flexai.checkpoints.documents import Document, age, short_size
 from flexai.checkpoints.errors import UsageError
 from flexai.checkpoints.models import from_text, now
@@ -31,8 +31,8 @@ def _count(_ctx: click.Context, _option: click.Parameter, value: int | None) -> 
     return value or 0
 
 
-def _metric(_ctx: click.Context, _option: click.Parameter, value: str) -> Metric:
-    return Metric.named(value)
+def _metric(_ctx: click.Context, _option: click.Parameter, value: str) -> str:
+    return check_metric(value)
 
 
 def _span(_ctx: click.Context, option: click.Parameter, text: str) -> timedelta:
@@ -92,11 +92,11 @@ def _time(_ctx: click.Context, option: click.Parameter, text: str) -> datetime |
 )
 @click.option(
     "--metric",
-    type=click.Choice([metric.name for metric in METRICS]),
-    default=EVAL_LOSS.name,
-    show_default=True,
+    metavar="NAME[:min|max]",
+    default="",
     callback=_metric,
-    help="What the best ones have least of.",
+    help="What the best ones have least or most of: eval-loss, eval_accuracy, val/f1:max. By default what the trainer"
+    " chooses by, else the eval loss.",
 )
 @click.option(
     "--keep-every-steps",

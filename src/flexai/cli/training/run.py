@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     default="",
     shell_complete=complete_checkpoint,
     help="The checkpoint to start from; its files are in FLEXAI_INPUT_CHECKPOINT_DIR."
-    " 'latest' and 'best' mean those that earlier attempts of this job have captured.",
+    " 'latest', 'best' and 'best:NAME[:min|max]' mean those that earlier attempts of this job have captured.",
 )
 @click.option(
     "-E",

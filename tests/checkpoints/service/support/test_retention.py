@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flexai.checkpoints.choosing import EVAL_LOSS, METRICS, TRAIN_LOSS, in_order
+from flexai.checkpoints.choosing import in_order
+from flexai.checkpoints.documents import finite
 from flexai.checkpoints.errors import UsageError
 from flexai.checkpoints.service.support.retention import (
     BlobUse,
@@ -40,7 +41,6 @@ def row(number: int, **fields: Any) -> RetentionRow:
         "created_at": NOW - 30 * DAY + number * HOUR,
         "sequence": number,
         "step": 100 * number,
-        "resumable": True,
     }
     return RetentionRow(**defaults | fields)
 
@@ -91,7 +91,7 @@ def test_what_gives_the_last_one_its_place_stays_where_another_would_be_later_wi
 
 def test_the_best_ones_stay_by_either_metric() -> None:
     assert kept(TEN, keep_best=2) == [6, 7]
-    assert kept(TEN, keep_best=2, metric=TRAIN_LOSS) == [9, 10]
+    assert kept(TEN, keep_best=2, metric="train-loss") == [9, 10]
 
 
 def test_of_equally_good_ones_the_earlier_stays() -> None:
@@ -182,10 +182,10 @@ def test_without_an_eval_loss_the_best_one_is_that_by_train_loss() -> None:
 def test_what_a_training_would_be_resumed_from_stays_as_well() -> None:
     rows = [
         row(1, eval_loss=0.5),
-        row(2, eval_loss=0.1, resumable=False),
+        row(2, eval_loss=0.1, is_unfit=True),
         row(3),
-        row(4, resumable=False),
-        row(5, resumable=False),
+        row(4, is_unfit=True),
+        row(5, is_unfit=True),
     ]
     found = plan(rows, keep_within=HOUR)
     assert [int(decision.row.id) for decision in found.kept] == [1, 2, 3, 5]
@@ -272,7 +272,7 @@ def catalogs(draw: st.DrawFn) -> tuple[list[RetentionRow], dict[str, BlobUse]]:
                 step=draw(st.one_of(st.none(), st.integers(0, 30))),
                 train_loss=draw(LOSSES),
                 eval_loss=draw(LOSSES),
-                resumable=draw(st.booleans()),
+                is_unfit=draw(st.booleans()),
                 is_protected=draw(st.sampled_from([False] * 4 + [True])),
                 is_exported=draw(st.sampled_from([False] * 4 + [True])),
                 in_use=draw(st.sampled_from([()] * 4 + [("job 'b' started from it",)])),
@@ -304,7 +304,9 @@ def policies(draw: st.DrawFn) -> RetentionPolicy:
     switches: dict[str, Any] = {
         name: draw(st.booleans()) for name in ("keep_exported", "include_failed", "drop_last", "drop_best")
     }
-    return RetentionPolicy(**_rules(draw, minimum=1), **switches, metric=draw(st.sampled_from(METRICS)))
+    return RetentionPolicy(
+        **_rules(draw, minimum=1), **switches, metric=draw(st.sampled_from(["", "eval-loss", "train-loss"]))
+    )
 
 
 @given(catalogs(), policies(), st.randoms(use_true_random=False))
@@ -358,8 +360,8 @@ def test_what_must_stay_stays(catalog: tuple[list[RetentionRow], dict[str, BlobU
             if gone.is_available and not policy.drop_last:
                 captures = sorted(others, key=lambda one: one.place)
                 assert in_order(captures, lambda one: one.step if one.sequence else None)[-1] != gone
-            measured = [loss for one in others if (loss := one.value(EVAL_LOSS)) is not None]
-            own = gone.value(EVAL_LOSS)
+            measured = [loss for one in others if (loss := finite(one.eval_loss)) is not None]
+            own = finite(gone.eval_loss)
             if gone.is_available and not policy.drop_best and own is not None:
                 assert min(measured) < own or measured.count(own) > 1
 

@@ -103,7 +103,7 @@ class Year:
             step=job.step,
             eval_loss=loss if job.tells_losses and job.saved % 3 == 0 else None,
             train_loss=loss,
-            resumable=job.saved % 10 != 0,
+            is_unfit=job.saved % 10 == 0,
         )
         self.there[made.id] = self.ever[made.id] = made
         # Weights of its own; a base that all of the job share; a pack with what the one before had as well.

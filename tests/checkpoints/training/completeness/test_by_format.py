@@ -302,7 +302,7 @@ def test_no_content_raises_and_every_answer_fits_json(name: str, contents: dict[
     assert verdict.reason.isprintable()
     assert (verdict.outcome is Outcome.WHOLE) is (verdict.reason == "")
     assert told.inference_ready is (told.inference_missing == ())
-    assert told.resumable is (told.resumable_missing == ())
+    assert (told.resumable is True) is (told.resumable_missing == ())
     json.dumps(plain(told), allow_nan=False, ensure_ascii=False).encode("utf-8")
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from flexai.checkpoints.catalog.jobs import BegunJob
-from flexai.checkpoints.choosing import EVAL_LOSS, best, latest
+from flexai.checkpoints.choosing import Choice, best, check_is_told, latest, metric_for
 from flexai.checkpoints.documents import human_size
 from flexai.checkpoints.errors import (
     CheckpointError,
@@ -48,8 +48,6 @@ from flexai.checkpoints.training.pins import Pins
 from flexai.checkpoints.training.runner import Ended, OnOutput, SignalRelay, TrainingCommand, command_environment
 from flexai.checkpoints.transfer.sources import LocalSource
 
-LATEST = "latest"
-BEST = "best"
 NODE = "0"
 """One process runs a job's command, on one machine: its checkpoints are node 0's."""
 
@@ -89,9 +87,10 @@ class JobPlan:
         checkpoint = request.checkpoint
         parsed = parse_name(request.name, what="training job name")
         input_id = None
-        if checkpoint and checkpoint.casefold() not in {LATEST, BEST}:
+        choice = Choice.read(checkpoint)
+        if checkpoint and choice is None:
             input_id = system.available(checkpoint).id
-        if checkpoint.casefold() == BEST and system.catalog.jobs.find(parsed) is None:
+        if choice is not None and choice.is_best and system.catalog.jobs.find(parsed) is None:
             raise NotFoundError(
                 f"training job {parsed!r} has no checkpoints yet, so none is its best",
                 hint="start from another checkpoint, or from scratch without --checkpoint",
@@ -199,12 +198,11 @@ class Attempt:
                 self._progress.note(f"{broken.name} left files that are no whole checkpoint: {broken.places.output}")
 
     def _fetch_input(self) -> Path | None:
-        wanted = self._request.checkpoint.casefold()
-        if not wanted:
-            return None
-        input_id = self._request.input_id
+        input_id, choice = self._request.input_id, Choice.read(self._request.checkpoint)
         if input_id is None:
-            chosen = choose_checkpoint(self._system, self._job, wanted)
+            if choice is None:
+                return None
+            chosen = choose_checkpoint(self._system, self._job, choice)
             if chosen is None:
                 self._tell("there is no checkpoint to continue from yet, so the command starts from scratch")
                 return None
@@ -411,23 +409,27 @@ class _Salvaged:
         self.on_captured(checkpoint)
 
 
-def choose_checkpoint(system: System, job: TrainingJob, which: str) -> Checkpoint | None:
-    """The ``latest`` or ``best`` resumable checkpoint of a job; for ``latest`` None where there is none.
+def choose_checkpoint(system: System, job: TrainingJob, choice: Choice) -> Checkpoint | None:
+    """The latest or the best checkpoint of a job that is not known to be unfit; None where none is the latest.
 
-    The best one is that by its eval loss. Raises NotFoundError where none is the best.
+    Raises NotFoundError where none is the best, UsageError for a metric that none of them tells.
     """
-    resumable = [
+    fit = [
         checkpoint
         for checkpoint in system.catalog.checkpoints.of_job(job.id)
-        if checkpoint.status is CheckpointStatus.AVAILABLE and checkpoint.facts.resumable
+        if checkpoint.status is CheckpointStatus.AVAILABLE and not checkpoint.facts.is_unfit
     ]
-    if which == LATEST:
-        return latest(resumable, lambda checkpoint: checkpoint.facts.step)
-    found = best(resumable, EVAL_LOSS, lambda checkpoint, metric: metric.of(checkpoint.facts))
+    if not choice.is_best:
+        return latest(fit, lambda checkpoint: checkpoint.facts.step)
+    told = [checkpoint.facts for checkpoint in fit]
+    if told:
+        check_is_told(choice.metric, told)
+    found = best(fit, metric_for(choice.metric, told), lambda checkpoint: checkpoint.facts)
     if found is None:
+        what = f"that tells its {choice.metric}" if choice.metric else "with an eval loss"
         raise NotFoundError(
-            f"training job {job.name!r} has no resumable checkpoint with an eval loss, so none is its best",
-            hint=f"flexai training checkpoints {job.name} shows what there is; {LATEST!r} takes the latest",
+            f"training job {job.name!r} has no resumable checkpoint {what}, so none is its best",
+            hint=f"flexai training checkpoints {job.name} shows what there is; 'latest' takes the latest",
         )
     return found
 

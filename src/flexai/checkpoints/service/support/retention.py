@@ -7,7 +7,6 @@ its groups keeps it.
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +14,17 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import TypeAlias
 
-from flexai.checkpoints.choosing import EVAL_LOSS, Metric, anchor_of, best_by_any_metric, in_order, latest, ranked
+from flexai.checkpoints.choosing import (
+    anchor_of,
+    best,
+    check_is_told,
+    check_metric,
+    in_order,
+    latest,
+    metric_for,
+    metric_of_all,
+    ranked,
+)
 from flexai.checkpoints.errors import UsageError
 from flexai.checkpoints.models import UNKNOWN_TIME, CheckpointStatus
 from flexai.checkpoints.settings import write_duration
@@ -72,7 +81,10 @@ class RetentionRow:
     step: int | None = None
     train_loss: float | None = None
     eval_loss: float | None = None
-    resumable: bool = False
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    best_by: str = ""
+    is_unfit: bool = False
+    """Whether it is known that no training can go on from it."""
     is_protected: bool = False
     is_exported: bool = False
     in_use: tuple[str, ...] = ()
@@ -87,11 +99,6 @@ class RetentionRow:
     def is_available(self) -> bool:
         """Whether it can be used."""
         return self.status == CheckpointStatus.AVAILABLE
-
-    def value(self, metric: Metric) -> float | None:
-        """What it tells of a metric; None for nothing, and for what is no number."""
-        found = metric.of(self)
-        return None if found is None or not math.isfinite(found) else found
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +118,8 @@ class RetentionPolicy:
     """The latest N of a group."""
     keep_best: int = 0
     """The best N of a group by ``metric``."""
-    metric: Metric = EVAL_LOSS
+    metric: str = ""
+    """``NAME[:min|max]``; empty for the metric that the trainer chooses by, else the eval loss."""
     keep_every_steps: int = 0
     """At each multiple of this step, the first checkpoint at or after it."""
     keep_every: timedelta = timedelta(0)
@@ -136,6 +144,7 @@ class RetentionPolicy:
             value = getattr(self, name)
             if value < type(value)(0):
                 raise UsageError(f"{name} is negative", hint=RULES_HINT)
+        check_metric(self.metric)
         if self.keep_since is not None and self.keep_since.tzinfo is None:
             raise UsageError("keep_since has no time zone", hint="write 2026-01-31T00:00:00Z")
         if not self.has_rule:
@@ -214,6 +223,8 @@ def plan_retention(
     for row in sorted(ordered, key=lambda row: row.place):
         for group in row.groups:
             groups[group].append(row)
+    if policy.keep_best:
+        check_is_told(policy.metric, ordered)
     reasons: dict[str, set[Reason]] = {row.id: set() for row in ordered}
     for members in groups.values():
         for row, reason in _reasons_to_keep(members, policy, now):
@@ -247,9 +258,9 @@ def _reasons_to_keep(members: Sequence[RetentionRow], policy: RetentionPolicy, n
     if policy.keep_last:
         reason = Reason(Rule.LAST_N, f"last {policy.keep_last}")
         yield from ((row, reason) for row in in_order(available, _step)[-policy.keep_last :])
-    if policy.keep_best:
-        reason = Reason(Rule.BEST_N, f"best {policy.keep_best} ({policy.metric.words})")
-        yield from ((row, reason) for row in ranked(available, policy.metric, RetentionRow.value)[: policy.keep_best])
+    if policy.keep_best and (metric := metric_for(policy.metric, available)) is not None:
+        reason = Reason(Rule.BEST_N, f"best {policy.keep_best} ({metric.words})")
+        yield from ((row, reason) for row in ranked(available, metric, _told)[: policy.keep_best])
     if policy.keep_every_steps:
         reason = Reason(Rule.EVERY_STEPS, f"every {policy.keep_every_steps} steps")
         yield from ((row, reason) for row in _first_at_steps(available, policy.keep_every_steps))
@@ -310,13 +321,13 @@ def _first_in_time(available: Iterable[RetentionRow], interval: timedelta) -> It
 
 def _never_dropped(available: Sequence[RetentionRow], policy: RetentionPolicy) -> _Kept:
     """A group's last and best one, and those that ``--checkpoint latest`` and ``best`` would start from."""
-    resumable = [row for row in available if row.resumable]
+    fit = [row for row in available if not row.is_unfit]
     chosen = []
     if not policy.drop_last:
-        chosen.append((Rule.LAST, latest(available, _step), latest(resumable, _step)))
+        chosen.append((Rule.LAST, latest(available, _step), latest(fit, _step)))
     if not policy.drop_best:
-        value = RetentionRow.value
-        chosen.append((Rule.BEST, best_by_any_metric(available, value), best_by_any_metric(resumable, value)))
+        found, to_resume_from = (best(rows, metric_of_all(rows), _told) for rows in (available, fit))
+        chosen.append((Rule.BEST, found, to_resume_from))
     for rule, row, to_resume_from in chosen:
         if row is not None:
             yield row, Reason(rule, f"the {rule.value} one")
@@ -331,12 +342,12 @@ def _keep_anchors(
 
     Otherwise pruning once more would let them go.
     """
-    resumable = [row for row in available if row.resumable]
+    fit = [row for row in available if not row.is_unfit]
     guarded = 0 if policy.drop_last else 1
     pending = True
     while pending:
         pending = False
-        for rows, number in ((available, max(policy.keep_last, guarded)), (resumable, guarded)):
+        for rows, number in ((available, max(policy.keep_last, guarded)), (fit, guarded)):
             for row in in_order(rows, _step)[-number:] if number else ():
                 anchor = anchor_of(row, rows, _step)
                 if anchor is None or reasons[anchor.id]:
@@ -349,6 +360,10 @@ def _keep_anchors(
 
 def _step(row: RetentionRow) -> int | None:
     return row.step if row.sequence else None
+
+
+def _told(row: RetentionRow) -> RetentionRow:
+    return row
 
 
 def _freed_bytes(blobs: Mapping[str, BlobUse], gone: Sequence[str]) -> dict[str, int]:

@@ -32,6 +32,7 @@ _VALUE = 64
 _MEMO_GAP = 16
 _WRAPPERS = frozenset({"NumpyArrayWrapper"})
 _LOAD_FROM_BYTES: Final = ("torch.storage", "_load_from_bytes")
+_DICTS = frozenset({("collections", "OrderedDict"), ("builtins", "dict"), ("__builtin__", "dict")})
 
 
 Instructions = Mapping[int, Callable[["PickleMachine"], None]]
@@ -282,6 +283,8 @@ class PickleMachine:
             elif (decoded := _encoded(function, arguments)) is not None:
                 self.found_bytes(decoded[:4], decoded)
                 return decoded if self.keeps(len(decoded)) else UNKNOWN
+            elif (function.module, function.name) in _DICTS:
+                return _table(arguments) if self.keeps() else UNKNOWN
         elif isinstance(function, Made | Unknown | Persistent):
             self.uncertain("a call of something that is computed")
         else:
@@ -360,6 +363,16 @@ def _encoded(function: Global, arguments: object) -> bytes | None:
             except UnicodeEncodeError:
                 return None
     return None
+
+
+def _table(arguments: object) -> Table:
+    """The dict that a call makes of pairs, or of nothing: other dicts are filled behind it."""
+    match arguments:
+        case (list() as items,):
+            return Table([(pair[0], pair[1]) for pair in items if isinstance(pair, list | tuple) and len(pair) == 2])
+        case (Table() as table,):
+            return Table(list(table.pairs))
+    return Table()
 
 
 def _is_array_wrapper(made: Made) -> bool:

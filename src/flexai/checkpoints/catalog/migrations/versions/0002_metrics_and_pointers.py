@@ -21,6 +21,7 @@ def upgrade() -> None:
     op.add_column("jobs", sa.Column("lost", sa.Integer(), nullable=False, server_default=sa.text("0")))
     op.add_column("checkpoints", sa.Column("metrics", sa.Text(), nullable=False, server_default=sa.text("'{}'")))
     op.add_column("checkpoints", sa.Column("pointers", sa.Text(), nullable=False, server_default=sa.text("'[]'")))
+    op.add_column("checkpoints", sa.Column("best_by", sa.Text(), nullable=False, server_default=sa.text("''")))
     op.add_column(
         "checkpoints", sa.Column("resumable_unknown", sa.Boolean(), nullable=False, server_default=sa.text("false"))
     )
@@ -33,6 +34,6 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     """Drop the columns."""
-    for column in ("resumable_unknown", "pointers", "metrics"):
+    for column in ("resumable_unknown", "best_by", "pointers", "metrics"):
         op.drop_column("checkpoints", column)
     op.drop_column("jobs", "lost")
