@@ -285,6 +285,7 @@ def test_links_are_pointers_at_the_units_they_lead_to(tmp_path: Path) -> None:
     (tmp_path / "newest").symlink_to(tmp_path / "latest")
     (tmp_path / "nowhere").symlink_to("gone")
     (tmp_path / "elsewhere").symlink_to("/etc")
+    (tmp_path / "a" / "above").symlink_to("../../etc")
     units = units_in(tmp_path)
     assert units.pointers == {
         "a/last.ckpt": "a/epoch=0-step=1.ckpt",
@@ -292,7 +293,7 @@ def test_links_are_pointers_at_the_units_they_lead_to(tmp_path: Path) -> None:
         "newest": "checkpoint-5",
     }
     assert sorted(units.units) == ["a/epoch=0-step=1.ckpt", "checkpoint-5"]
-    assert units.notes == {}
+    assert sorted(units.notes) == ["a/above", "elsewhere"]
 
 
 def test_what_no_checkpoint_can_hold_is_left_out_with_a_note(tmp_path: Path) -> None:

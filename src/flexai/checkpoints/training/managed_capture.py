@@ -78,6 +78,7 @@ class OutputCapture:
             quiet_period=quiet_period,
             take=self._storing.add,
             note=note,
+            secure=self._storing.secure,
             before_listing=self._watch_folder,
             has_more=lambda: self._notices is not None and self._notices.has_more(),
         )
@@ -240,10 +241,13 @@ class _Storing:
     def add(self, found: Found) -> None:
         """Store a checkpoint when its turn comes; what its trainer may write over is copied before."""
         self._futures = [future for future in self._futures if not future.done() or future.exception()]
-        secured = None
-        if found.may_be_rewritten and not self._hurry.is_set():
-            secured = self._securer.submit(self._secure, found)
-        self._futures.append(self._executor.submit(self._run, found, secured))
+        if found.may_be_rewritten and found.secured is None and not self._hurry.is_set():
+            self.secure(found)
+        self._futures.append(self._executor.submit(self._run, found))
+
+    def secure(self, found: Found) -> None:
+        """Copy what the trainer may write over, beside all else."""
+        found.secured = self._securer.submit(self._secure, found)
 
     def hurry(self) -> None:
         """Do not wait long for a store that is not there: the caller waits for the end."""
@@ -280,8 +284,8 @@ class _Storing:
             self.note(f"{found.title} could not be copied before it is stored: {error.strerror}")
             return True
 
-    def _run(self, found: Found, secured: Future[bool] | None) -> None:
-        is_secured = secured is None or secured.result()
+    def _run(self, found: Found) -> None:
+        is_secured = found.secured is None or found.secured.result()
         found.fate = self._try_to_store(found) if is_secured else Fate.CHANGED
         if found.fate is Fate.LOST:
             self._given_up.append(found)

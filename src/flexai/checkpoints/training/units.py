@@ -219,11 +219,10 @@ class _Finder:
             for path in (*unit.files, *unit.texts):
                 kinds.pop(path, None)
         tags = {unit.name for unit in units}
-        inner: list[Unit] = []
         for name in sorted(listing.folders):
             if not is_temporary_folder(name) and name not in _LOGGERS and (path := _join(place, name)) not in tags:
-                inner += self._walk(path, in_logs=in_logs or name in _LOG_FOLDERS)
-        return units + self._of_files(place, kinds, inner, in_logs=in_logs)
+                units += self._walk(path, in_logs=in_logs or name in _LOG_FOLDERS)
+        return self._of_files(place, kinds, units, in_logs=in_logs)
 
     def _of_files(self, place: str, kinds: dict[str, _Kind], inner: list[Unit], *, in_logs: bool) -> list[Unit]:
         """The units that a folder's own files form, and ``inner`` but for what is a part of them."""
@@ -399,7 +398,9 @@ class _Finder:
                 target = self._tree.target(path)
                 if target in owners:
                     self._found.pointers[path] = owners[target]
-                elif target is None and any(_is_in(place, folder) for folder in folders):
+                elif target is None and (
+                    listing.links[name].startswith(("/", "../")) or any(_is_in(place, folder) for folder in folders)
+                ):
                     self._found.notes[path] = "is a link that leads elsewhere, so it is left out"
 
 

@@ -636,10 +636,18 @@ def test_a_file_under_a_second_name_is_a_pointer(scene: Scene) -> None:
     scene.look()
     os.link(scene.output / "ckpt-1.pt", scene.output / "last.pt")
     scene.look(2)
-    (scene.output / "ckpt-1.pt").rename(scene.output / "best.pt")
+    (scene.output / "ckpt-1.pt").unlink()
     scene.look(2)
     assert scene.names == ["ckpt-1.pt"]
-    assert scene.watch.pointers == {"last.pt": "ckpt-1.pt", "best.pt": "ckpt-1.pt"}
+    assert scene.watch.pointers == {"last.pt": "ckpt-1.pt"}
+
+
+def test_a_file_that_is_renamed_is_captured_under_both_names(scene: Scene) -> None:
+    save(scene.output, {"new.pt": archive(1)})
+    scene.look()
+    (scene.output / "new.pt").rename(scene.output / "ckpt-1.pt")
+    scene.look(2)
+    assert scene.names == ["new.pt", "ckpt-1.pt"]
 
 
 def test_a_file_below_the_root_waits_a_moment_for_those_that_make_it_a_part(scene: Scene) -> None:
@@ -659,3 +667,45 @@ def test_logs_make_no_checkpoint_and_delay_none(scene: Scene) -> None:
         scene.look()
     assert scene.names == [f"ckpt-{second}.pt" for second in range(3)]
     assert scene.watch.rest() == ["metrics.csv", "train.log"]
+
+
+def test_a_file_that_came_and_went_between_two_looks_is_counted_as_lost(scene: Scene) -> None:
+    scene.now += 1
+    scene.watch.look(scene.now, {""}, {"ckpt-1.pt": 1, "train.log": 1, "wandb/model.pt": 1})
+    assert [sentence[:40] for sentence in scene.watch.lost] == ["a version of checkpoint 'ckpt-1.pt' is l"]
+
+
+def _pair(step: int) -> Files:
+    return {"model.pt": archive(step), "optimizer.pt": archive(step + 100)}
+
+
+def test_a_folder_without_a_last_file_that_is_written_over_is_a_checkpoint_each_time_it_had_settled(
+    scene: Scene,
+) -> None:
+    for step in (1, 2, 3):
+        save(scene.output, _pair(step))
+        scene.look()
+        scene.look(after=2.0)
+    scene.sweep()
+    assert scene.taken == [("", _pair(step)) for step in (1, 2, 3)]
+
+
+def test_a_folder_that_had_settled_and_then_grows_was_not_whole(scene: Scene) -> None:
+    save(scene.output, {"optimizer.pt": archive(1)})
+    scene.look()
+    scene.look(after=2.0)
+    save(scene.output, {"model.pt": archive(1)})
+    scene.look()
+    scene.look(after=QUIET)
+    assert scene.taken == [("", {"model.pt": archive(1), "optimizer.pt": archive(1)})]
+    scene.sweep()
+    assert len(scene.taken) == 1
+
+
+def test_a_folder_that_had_settled_and_is_deleted_was_whole(scene: Scene) -> None:
+    save(scene.output / "state", _pair(1))
+    scene.look()
+    scene.look(after=2.0)
+    scene.delete("state")
+    scene.look()
+    assert scene.taken == [("state", _pair(1))]

@@ -54,8 +54,8 @@ NODE = "0"
 OnCaptured: TypeAlias = Callable[[Checkpoint], None]
 """Is handed a captured checkpoint, from the thread that captured it."""
 
-_LAST = re.compile(r"last|latest", re.IGNORECASE)
-"""A file of such a name holds what the latest checkpoint beside it holds, even where its bytes differ."""
+_POINTER = re.compile(r"(?:.*[-_.])?(?:(?P<last>last|latest)|best|newest|current|final)(?:[-_.].*)?", re.IGNORECASE)
+"""Names of files that may be copies of a checkpoint beside them; the last one even where its bytes differ."""
 _MAX_REASONS = 5
 _MAX_STORED_LOG = 256 * 1024**2
 """Bytes of a log's end that are stored for other machines."""
@@ -279,18 +279,19 @@ class Attempt:
 
     def _twin(self, found: Found, facts: TrainingFacts) -> str | None:
         """The captured checkpoint beside a file of which that file is a copy, as ``last.ckpt`` and ``best.pt`` are."""
-        if not found.unit.is_rewritten or len(found.stamps) != 1:
+        path = posixpath.basename(found.name)
+        named = _POINTER.fullmatch(path)
+        if named is None or list(found.stamps) != [path]:
             return None
-        ((path, stamp),) = found.stamps.items()
         place = posixpath.dirname(found.name)
-        beside = [one for name, one in self._captured.items() if posixpath.dirname(name) == place != name]
+        beside = [
+            one for name, one in self._captured.items() if posixpath.dirname(name) == place and name != found.name
+        ]
         for one in reversed(beside):
-            if one.name == found.name:
-                continue
-            if _LAST.match(path) and facts.step is not None and facts.step == one.facts.step:
+            if named["last"] and facts.step is not None and facts.step == one.facts.step:
                 return one.name
             its_path = posixpath.basename(one.name)
-            if one.size == stamp.size and _has_content(self._system, one.id, found, path=its_path):
+            if one.size == found.stamps[path].size and _has_content(self._system, one.id, found, path=its_path):
                 return one.name
         return None
 

@@ -40,6 +40,13 @@ _TEMPORARY_ENDINGS = (".tmp", "-tmp", "_tmp", ".partial", ".incomplete", PARTIAL
 _ORBAX_TEMPORARY = ".orbax-checkpoint-tmp"
 """Orbax appends this and a number (``orbax/checkpoint/_src/path/atomicity.py``)."""
 
+_UNFINISHED = re.compile(
+    r"\.tmp.*|.*\.(tmp|temp|part|partial|incomplete|inprogress|new|swp)([-._]?\w{1,12})?|.*~"
+    r"|(.*[-_.])?(tmp|temporary|incomplete|unfinished)([-_.].*)?|tmp[a-z0-9_]{8}(\..*)?",
+    re.IGNORECASE,
+)
+"""Names that writers give to what they will rename; the last form is that of Python's `tempfile`."""
+
 TRAINER_STATE = "trainer_state.json"
 DOCUMENTS = ("config.json", "generation_config.json", "adapter_config.json", TRAINER_STATE)
 """JSON documents that a library writes whole, so that one that does not parse is torn."""
@@ -111,7 +118,7 @@ def is_temporary_folder(name: str) -> bool:
 
 def is_unfinished(name: str) -> bool:
     """Whether a file, or a folder within a checkpoint, has a name that it will lose once it is written."""
-    return name.startswith(".tmp") or name.endswith((".tmp", PARTIAL_SUFFIX))
+    return bool(_UNFINISHED.fullmatch(name)) or name.endswith(PARTIAL_SUFFIX)
 
 
 @dataclass(frozen=True, slots=True)

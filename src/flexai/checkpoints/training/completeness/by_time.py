@@ -23,6 +23,7 @@ import posixpath
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -82,6 +83,8 @@ class Found:
     pins: PinSet
     may_be_rewritten: bool = False
     """Whether the trainer may yet write into these very files."""
+    secured: Future[bool] | None = None
+    """The copying of what it may write into, where that goes on beside the watching."""
     fate: Fate = Fate.WAITING
 
     @property
@@ -160,6 +163,8 @@ class _Candidate:
     taken: Stamps = field(default_factory=dict)
     """The content that was handed over last."""
     found: Found | None = None
+    kept: Found | None = None
+    """What it was when it had settled, copied in case it is written over before it is known to be whole."""
 
     @property
     def title(self) -> str:
@@ -225,13 +230,14 @@ class Watch:
         quiet_period: float,
         take: Callable[[Found], None],
         note: Callable[[str], None],
+        secure: Callable[[Found], object] = Found.secure,
         before_listing: Callable[[str], object] = lambda _place: None,
         has_more: Callable[[], bool] = lambda: False,
     ) -> None:
         """``quiet_period`` is in seconds; ``take`` is handed each checkpoint; ``note`` is told what is not captured.
 
-        ``before_listing`` is called with each folder before it is listed; ``has_more`` says whether something has
-        happened since the look began.
+        ``secure`` has a checkpoint copied; ``before_listing`` is called with each folder before it is listed;
+        ``has_more`` says whether something has happened since the look began.
         """
         self._output = output
         self._beneath = Beneath(output)
@@ -240,14 +246,15 @@ class Watch:
         self._quiet_period = quiet_period
         self._take = take
         self._note = note
+        self._secure = secure
         self._has_more = has_more
         self._units = Units()
         self._candidates: dict[str, _Candidate] = {}
         self._peeked: dict[str, tuple[Stamp | None, bytes]] = {}
         self._taken: dict[str, Stamp] = {}
         """All content that was handed over and is still there."""
-        self._names: dict[Stamp, str] = {}
-        """Files that were handed over as a checkpoint by themselves, and that checkpoint's name."""
+        self._single: dict[Stamp, str] = {}
+        """Files that were handed over as a checkpoint by themselves, and their paths, which are its name."""
         self._pointers: dict[str, str] = {}
         self._told: set[str] = set()
         self.lost: list[str] = []
@@ -305,7 +312,7 @@ class Watch:
         tree = pins.adopt()
         for unit in find_units(tree, lambda path, size: _read(pins.at, path, size)).units.values():
             files = {path: stamp for path in _paths(unit) if (stamp := tree.stamp(path)) is not None}
-            found = self._found(unit, files, pins, files)
+            found = self._found(unit, files, pins)
             if files and not found.is_still_in(self._output):
                 verdict = completeness(found.folder)
                 if verdict.outcome is Outcome.WHOLE and (verdict.conclusive or unit.place != unit.name):
@@ -319,6 +326,7 @@ class Watch:
         """Let go of what was not handed over: it is where the trainer put it, and is not looked at any more."""
         for candidate in self._candidates.values():
             candidate.pins.release()
+            self._drop_kept(candidate)
 
     def rest(self) -> list[str]:
         """The files that belong to no unit, but for unfinished ones and pointers: logs and the like."""
@@ -374,6 +382,8 @@ class Watch:
             candidate.taken, candidate.found, candidate.files = {}, None, {}
             candidate.is_rewritten = True
         old = candidate.files
+        if candidate.kept and any(new.get(path) != stamp for path, stamp in old.items()):
+            self._take_kept(candidate)
         present = {stamp.file for stamp in new.values()}
         if old and new and unit.name != ROOT and not any(stamp.file in present for stamp in old.values()):
             # Every file is another one, so this is another checkpoint in a place of the same name.
@@ -426,6 +436,7 @@ class Watch:
         if candidate.taken and candidate.files:
             candidate.is_rewritten = True
         candidate.fullest = None
+        self._drop_kept(candidate)
         candidate.files = candidate.pins.refresh(self._beneath, new)
         self._write_texts(candidate.unit, candidate.pins)
 
@@ -466,6 +477,10 @@ class Watch:
         if verdict.outcome is Outcome.WHOLE and candidate.is_all_new() and age >= 2 * _SETTLE_SECONDS:
             patience = 0
         if age < self._quiet_period * patience:
+            may_be_whole = verdict.outcome is Outcome.WHOLE or not verdict.rule
+            may_be_whole = may_be_whole and (not candidate.is_rewritten or candidate.is_all_new())
+            if may_be_whole and candidate.unit.is_rewritten and age >= 2 * _SETTLE_SECONDS and not candidate.fullest:
+                self._keep(candidate)
             return
         # Where files were lost, all of them rather than those that are left: the deletion may only have stalled.
         if not (candidate.fullest and self._take_fullest(candidate, stays=True)):
@@ -485,9 +500,9 @@ class Watch:
         is_known = all(self._taken.get(path) == stamp for path, stamp in candidate.files.items())
         if not candidate.is_folder and len(candidate.files) == 1:
             ((path, stamp),) = candidate.files.items()
-            name = self._names.get(stamp, candidate.unit.name)
-            if name != candidate.unit.name:
-                self._pointers[path] = name
+            other = self._single.get(stamp, path)
+            if other != path and self._tree.stamp(other) == stamp:
+                self._pointers[path] = other
                 is_known = True
         if is_known:
             candidate.taken = dict(candidate.files)
@@ -500,7 +515,7 @@ class Watch:
         return candidate.verdict
 
     def _completeness(self, candidate: _Candidate, files: Stamps) -> Completeness:
-        return completeness(self._found(candidate.unit, files, candidate.pins, files).folder)
+        return completeness(self._found(candidate.unit, files, candidate.pins).folder)
 
     def _sweep(self, candidate: _Candidate, is_settled: bool) -> None:
         if self._is_known(candidate):
@@ -519,7 +534,34 @@ class Watch:
 
     # Handing over.
 
+    def _keep(self, candidate: _Candidate) -> None:
+        """Copy what has settled: it is a version that was whole if it is written over next, and none if it grows."""
+        if candidate.kept is None:
+            found = self._found(candidate.unit, candidate.files, candidate.pins, may_be_rewritten=True)
+            self._secure(found)
+            candidate.kept = found
+            candidate.pins = self._pins.new_set()
+            candidate.files = candidate.pins.refresh(self._beneath, found.originals)
+
+    def _take_kept(self, candidate: _Candidate) -> None:
+        found, candidate.kept = candidate.kept, None
+        if found is not None:
+            candidate.pins.release()
+            self._take_found(candidate, found)
+
+    def _drop_kept(self, candidate: _Candidate) -> None:
+        found, candidate.kept = candidate.kept, None
+        if found is None:
+            return
+        if found.secured is None:
+            found.pins.release()
+        else:
+            found.secured.add_done_callback(lambda _: found.pins.release())
+
     def _hand_over(self, candidate: _Candidate) -> None:
+        if candidate.kept:
+            self._take_kept(candidate)
+            return
         kept = {*candidate.files, *(posixpath.join(candidate.unit.place, text) for text in candidate.unit.texts)}
         candidate.pins.drop([path for path in candidate.pins.paths() if path not in kept])
         self._take_files(
@@ -527,28 +569,34 @@ class Watch:
         )
 
     def _take_files(self, candidate: _Candidate, files: Stamps, *, may_be_rewritten: bool) -> None:
-        found = self._found(candidate.unit, files, candidate.pins, files, may_be_rewritten=may_be_rewritten)
-        candidate.found, candidate.taken, candidate.fullest = found, found.originals, None
-        self._taken |= found.originals
+        self._take_found(
+            candidate, self._found(candidate.unit, files, candidate.pins, may_be_rewritten=may_be_rewritten)
+        )
+
+    def _take_found(self, candidate: _Candidate, found: Found) -> None:
+        files = found.originals
+        candidate.found, candidate.taken, candidate.fullest = found, files, None
+        self._taken |= files
         candidate.pins = self._pins.new_set()
         if not candidate.is_folder and len(files) == 1:
-            self._names[next(iter(files.values()))] = candidate.unit.name
+            self._single[next(iter(files.values()))] = candidate.unit.name
         self._take(found)
 
-    def _found(
-        self, unit: Unit, files: Stamps, pins: PinSet, originals: Stamps, *, may_be_rewritten: bool = False
-    ) -> Found:
+    def _found(self, unit: Unit, files: Stamps, pins: PinSet, *, may_be_rewritten: bool = False) -> Found:
         place = f"{unit.place}/" if unit.place else ""
         stamps = {path.removeprefix(place): stamp for path, stamp in files.items()}
         for text in unit.texts:
             stamps[text] = pins.stamp(place + text)
-        return Found(unit, dict(originals), stamps, pins, may_be_rewritten=may_be_rewritten)
+        return Found(unit, dict(files), stamps, pins, may_be_rewritten=may_be_rewritten)
 
     def _vanished(self, candidate: _Candidate, *, stays: bool = False) -> None:
         """Save a checkpoint that was deleted, or whose files were all replaced (``stays``)."""
         files = candidate.fullest[0] if candidate.fullest else candidate.files
         if not stays and files and all(self._tree.stamp(path) == stamp for path, stamp in files.items()):
             candidate.pins.release()  # it is a part of another unit now
+            self._drop_kept(candidate)
+        elif candidate.kept:
+            self._take_kept(candidate)
         elif candidate.found and candidate.found.fate is Fate.CHANGED:
             self._lose(candidate.title, "it was deleted while it was being stored")
         elif not self._take_fullest(candidate, stays=stays):
