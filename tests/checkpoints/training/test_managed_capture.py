@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -73,8 +75,12 @@ class Stage:
         save(self.output / name, files)
 
 
-@pytest.fixture
-def stage(tmp_path: Path) -> Iterator[Stage]:
+@pytest.fixture(params=["with notices", "blind"])
+def stage(tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
+    if request.param == "blind":
+        # As on a network file system, or on macOS.
+        monkeypatch.setattr(sys, "platform", "darwin")
+        monkeypatch.delattr(fcntl, "F_SETLEASE")
     staged = Stage(tmp_path)
     yield staged
     staged.capture.abandon()
@@ -303,3 +309,41 @@ def test_a_trainer_that_renames_its_files_is_captured_like_any_other(stage: Stag
     save_by_rename(stage.output / "checkpoint-5", trainer_files(5), pause=0.05)
     stage.capture.finish(is_clean=True)
     assert stage.stored == [("checkpoint-5", trainer_files(5))]
+
+
+def test_each_version_of_a_file_that_is_written_over_is_stored(stage: Stage) -> None:
+    stage.capture.start()
+    for step in (1, 2, 3):
+        save(stage.output, {"ckpt.pt": archive(step)})
+        stage.wait_for(step)
+    report = stage.capture.finish(is_clean=False)
+    assert stage.stored == [("ckpt.pt", {"ckpt.pt": archive(step)}) for step in (1, 2, 3)]
+    assert (report.lost, report.uncaptured, report.is_pinned) == ((), (), False)
+
+
+def test_what_was_written_just_before_a_failure_is_stored(stage: Stage) -> None:
+    stage.capture.start()
+    save(stage.output, {"ckpt.pt": archive(1), "ckpt-1.pt": archive(1), "train.log": b"1"})
+    report = stage.capture.finish(is_clean=False)
+    assert sorted(name for name, _ in stage.stored) == ["ckpt-1.pt", "ckpt.pt"]
+    assert report.rest == ("train.log",)
+    assert report.uncaptured == ()
+
+
+def test_files_written_as_fast_as_can_be_are_stored_or_counted_as_lost(stage: Stage) -> None:
+    if not hasattr(fcntl, "F_SETLEASE"):
+        pytest.skip("only the kernel's notices tell of files that come and go between two looks")
+    stage.capture.start()
+    for step in range(200):
+        save(stage.output, {f"ckpt-{step}.pt": archive(step)})
+        (stage.output / f"ckpt-{step - 1}.pt").unlink(missing_ok=True)
+    report = stage.capture.finish(is_clean=True)
+    assert len(stage.stored) + len(report.lost) == 200
+
+
+def test_links_and_second_names_are_reported_as_pointers(stage: Stage) -> None:
+    save(stage.output, {"ckpt-1.pt": archive(1)})
+    (stage.output / "last.pt").symlink_to("ckpt-1.pt")
+    report = stage.capture.finish(is_clean=True)
+    assert report.pointers == {"last.pt": "ckpt-1.pt"}
+    assert report.uncaptured == ()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -82,6 +82,7 @@ class OutputCapture:
             before_listing=self._watch_folder,
             has_more=lambda: self._notices is not None and self._notices.has_more(),
         )
+        self._told: set[str] = set()
         self._stop = threading.Event()
         self._watcher = ThreadPoolExecutor(1, thread_name_prefix="capture-watch")
         self._watching: Future[None] | None = None
@@ -92,6 +93,7 @@ class OutputCapture:
             self._notices = FolderWatch(self._output)
         except OSError:
             self._notices = None  # the watcher looks, then
+        self._look(None, {})
         self._watching = self._watcher.submit(self._run)
 
     def finish(self, *, is_clean: bool) -> CaptureReport:
@@ -100,10 +102,11 @@ class OutputCapture:
         ``is_clean`` says that the command succeeded, so that nothing was cut off. Raises what the watching or the
         storing raised that it should not have.
         """
-        self._stop_watching()
+        notices = self._stop_watching()
         self._storing.hurry()
         for _ in range(_ROUNDS_AFTER_END):
-            self._watch.look(time.monotonic())
+            self._watch.look(time.monotonic(), None, notices.closed)
+            notices = Notices()
             self._watch.sweep(time.monotonic(), is_clean=is_clean)
             self._storing.drain()
             if self._watch.is_settled():
@@ -124,15 +127,19 @@ class OutputCapture:
         self._watcher.shutdown()
         self._storing.abandon()
 
-    def _stop_watching(self) -> None:
+    def _stop_watching(self) -> Notices:
+        """Returns what the watcher has not seen any more."""
         self._stop.set()
         if self._watching is not None:
             if self._notices is not None:
                 self._notices.wake()
             wait([self._watching])
-        if self._notices is not None:
-            self._notices.close()
-            self._notices = None
+        if self._notices is None:
+            return Notices()
+        notices = self._notices.read()
+        self._notices.close()
+        self._notices = None
+        return notices
 
     def _watch_folder(self, place: str) -> None:
         """Have a folder's changes noticed before it is listed, so that none is missed in between."""
@@ -146,26 +153,27 @@ class OutputCapture:
             self._notices = None
 
     def _run(self) -> None:
-        told: set[str] = set()
-        looked_at_all = -math.inf
+        looked_at_all = time.monotonic()
         used = pause = 0.0
         while True:
-            begun = time.monotonic()
             notices = self._wait(pause, max(_REST_PER_LOOK * used, _FEWEST_SECONDS_PER_LOOK))
             if self._stop.is_set():
                 return
             begun, before = time.monotonic(), time.thread_time()
             is_all = notices.is_all_changed or self._notices is None or begun - looked_at_all >= _UNNOTICED_SECONDS
             looked_at_all = begun if is_all else looked_at_all
-            try:
-                self._watch.look(begun, None if is_all else notices.places, notices.closed)
-            except OSError as error:
-                # A file system that fails for a moment must not end the capture of a training that goes on for days.
-                if str(error) not in told:
-                    told.add(str(error))
-                    self._note(f"the output directory could not be read for a moment: {error}")
+            self._look(None if is_all else notices.places, notices.closed)
             used = time.thread_time() - before
             pause = min(self._watch.pause(time.monotonic()), _BLIND_SECONDS if self._notices is None else math.inf)
+
+    def _look(self, places: Iterable[str] | None, closed: Mapping[str, int]) -> None:
+        try:
+            self._watch.look(time.monotonic(), places, closed)
+        except OSError as error:
+            # A file system that fails for a moment must not end the capture of a training that goes on for days.
+            if str(error) not in self._told:
+                self._told.add(str(error))
+                self._note(f"the output directory could not be read for a moment: {error}")
 
     def _wait(self, pause: float, rest: float) -> Notices:
         """Wait until something is noticed, for at most ``pause`` seconds, and at least for ``rest``."""

@@ -130,11 +130,13 @@ class FolderWatch:
             if mask & _OPEN:
                 continue
             found.places.add(place)
+            path = f"{place}/{name}" if place else name
             if mask & (_CLOSE_WRITE | _MOVED_TO) and not mask & _IS_FOLDER:
-                path = f"{place}/{name}" if place else name
                 found.closed[path] = found.closed.pop(path, 0) + 1
-            elif mask & _MOVED_FROM and mask & _IS_FOLDER:
-                self._forget_below(f"{place}/{name}" if place else name)
+            elif mask & _MOVED_FROM:
+                found.closed.pop(path, None)  # what was closed is under another name now
+                if mask & _IS_FOLDER:
+                    self._forget_below(path)
 
     def _forget_below(self, place: str) -> None:
         for one in [known for known in self._numbers if known == place or known.startswith(f"{place}/")]:

@@ -195,6 +195,7 @@ class PinSet:
             os.link(name, pin, src_dir_fd=files.number, dst_dir_fd=pins.number, follow_symlinks=False)
             status = pins.status(pin)
         except FileNotFoundError:
+            self._tree.remove_empty(folder, below=self.folder.parent.name)
             return None
         except OSError as error:
             self._tell(error)

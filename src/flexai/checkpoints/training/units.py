@@ -181,6 +181,12 @@ def _kind(name: str) -> _Kind:
     return _Kind.TEXT if _TEXT.fullmatch(name) else _Kind.UNKNOWN
 
 
+def is_checkpoint_file(path: str) -> bool:
+    """Whether a file's name is that of a checkpoint by itself."""
+    *folders, name = path.split("/")
+    return _kind(name) is _Kind.CHECKPOINT and not any(is_temporary_folder(one) or one in _LOGGERS for one in folders)
+
+
 @lru_cache(maxsize=4096)
 def _tells_step(folder: str) -> bool:
     return bool(_STEP_FOLDER.fullmatch(folder) or _DIGITS.fullmatch(folder))

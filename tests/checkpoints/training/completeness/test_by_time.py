@@ -6,7 +6,6 @@ import fcntl
 import itertools
 import os
 import shutil
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from flexai.checkpoints.training.completeness import by_time
 from flexai.checkpoints.training.completeness.by_time import Fate, Found, Watch
 from flexai.checkpoints.training.pins import Pins
 from tests.checkpoints.training import trainers
@@ -589,13 +589,14 @@ def test_a_file_that_is_written_over_is_a_checkpoint_each_time_it_is_closed(scen
     assert all(found.may_be_rewritten for found in scene.found)
 
 
-def test_a_file_that_was_just_written_and_may_be_written_over_waits_for_the_clock(scene: Scene) -> None:
+def test_a_file_that_was_just_written_and_may_be_written_over_waits_for_the_clock(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
     trainers.save(scene.output, {"ckpt.pt": archive(1), "ckpt-1.pt": archive(1)})
-    soon = time.time_ns() + 10**7
-    os.utime(scene.output / "ckpt.pt", ns=(soon, soon))
+    monkeypatch.setattr(by_time, "_CLOCK_SECONDS", 3600.0)
     scene.look()
     assert scene.names == ["ckpt-1.pt"]
-    save(scene.output, {"ckpt.pt": archive(1)})
+    monkeypatch.setattr(by_time, "_CLOCK_SECONDS", 0.0)
     scene.look()
     assert scene.names == ["ckpt-1.pt", "ckpt.pt"]
 

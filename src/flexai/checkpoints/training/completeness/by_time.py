@@ -40,7 +40,7 @@ from flexai.checkpoints.training.formats.folder import CheckpointFolder
 from flexai.checkpoints.training.formats.verdict import Outcome
 from flexai.checkpoints.training.output_dir import OutputTree, Stamp, Stamps
 from flexai.checkpoints.training.pins import Pins, PinSet
-from flexai.checkpoints.training.units import ROOT, Unit, Units, find_units, note_of
+from flexai.checkpoints.training.units import ROOT, Unit, Units, find_units, is_checkpoint_file, note_of
 
 _SETTLE_SECONDS = 0.5
 """How long a checkpoint file whose name tells no number waits for files beside it that would make it a part of a
@@ -48,6 +48,8 @@ folder (``last/model.safetensors``, then ``last/optimizer.bin``)."""
 _PATIENCE = 6
 """Quiet periods for a folder of a known layout whose last file is missing: gathering a large optimizer's state takes
 a while in which nothing is written, but not every trainer that uses a layout writes all of its files."""
+_MOST_TOLD = 20
+"""Lost versions that are told one by one."""
 _CLOCK_SECONDS = 0.015
 """How coarse the times of a file system are, at most: what is written twice within it may have equal stamps."""
 _SOONEST_SECONDS = 0.02
@@ -277,6 +279,10 @@ class Watch:
             self._tell_notes()
             self._taken = {path: stamp for path, stamp in self._taken.items() if self._tree.stamp(path) == stamp}
         units = self._units.units
+        for path, count in (closed or {}).items():
+            if self._tree.stamp(path) is None and path not in self._candidates and is_checkpoint_file(path):
+                for _ in range(count):
+                    self._lose(title_of(path), "it was deleted too soon after it was written")
         gone = [self._candidates.pop(name) for name in [name for name in self._candidates if name not in units]]
         # Everything is pinned before anything is judged: reading many headers takes a while.
         for unit in units.values():
@@ -438,11 +444,10 @@ class Watch:
         candidate.fullest = None
         self._drop_kept(candidate)
         candidate.files = candidate.pins.refresh(self._beneath, new)
-        self._write_texts(candidate.unit, candidate.pins)
-
-    def _write_texts(self, unit: Unit, pins: PinSet) -> None:
-        for path, text in unit.texts.items():
-            pins.write(posixpath.join(unit.place, path), text)
+        if not candidate.is_folder and new.keys() - candidate.files.keys():
+            self._lose(candidate.title, "it was deleted before it could be pinned")
+        for path, text in candidate.unit.texts.items():
+            candidate.pins.write(posixpath.join(candidate.unit.place, path), text)
 
     def _shrink(self, candidate: _Candidate, new: dict[str, Stamp]) -> None:
         # The pins of what is gone stay: if this is the folder's deletion, they hold the checkpoint that it was.
@@ -493,7 +498,7 @@ class Watch:
         may_be_mixed = len(candidate.files) > 1 and (candidate.unit.is_rewritten or candidate.is_rewritten)
         if not candidate.is_folder:
             return verdict.outcome is Outcome.WHOLE and not may_be_mixed
-        return verdict.conclusive and candidate.unit.name != ROOT and (not may_be_mixed or candidate.is_ended())
+        return verdict.conclusive and (not may_be_mixed or candidate.is_ended())
 
     def _is_known(self, candidate: _Candidate) -> bool:
         """Whether this content was handed over already, as a part of another checkpoint or under another name."""
@@ -633,7 +638,10 @@ class Watch:
     def _lose(self, title: str, why: str) -> None:
         sentence = f"a version of {title} is lost: {why}"
         self.lost.append(sentence)
-        self._note(sentence)
+        if len(self.lost) <= _MOST_TOLD:
+            self._note(sentence)
+        elif len(self.lost) == _MOST_TOLD + 1:
+            self._note("more versions are lost; they are counted from here on")
 
 
 def _paths(unit: Unit) -> list[str]:
