@@ -56,9 +56,10 @@ if TYPE_CHECKING:
 def run(track: bool | None, env: tuple[str, ...], **options: Any) -> None:
     """Run a training command and capture its checkpoints.
 
-    The command writes its checkpoints into FLEXAI_OUTPUT_CHECKPOINT_DIR: each folder in it is one checkpoint,
-    named after the folder, and files in the directory itself are one more. They are stored while the command
-    runs, each as soon as it is whole. Exits with the command's exit code.
+    The command writes its checkpoints below FLEXAI_OUTPUT_CHECKPOINT_DIR. What a framework can load is one
+    checkpoint, named after its path there: a folder such as checkpoint-500, or a file such as
+    epoch=3-step=500.ckpt. Each is stored while the command runs, as soon as it is whole. Exits with the
+    command's exit code.
 
     \b
     flexai training run my-run -- python train.py --epochs 3
