@@ -24,6 +24,7 @@ from flexai.checkpoints.storage.connection import split_bucket
 from flexai.flows.approval import ApprovalAnswer, ask_for_approval
 from flexai.flows.export import export_in_shards
 from flexai.flows.flow_options import OPTIONS, rename_run
+from flexai.flows.forms import span_of
 from flexai.flows.runners import task_runner
 from flexai.flows.selection import fields_of, name_checkpoints, select_checkpoints
 from flexai.flows.templates import check_template, render
@@ -83,6 +84,7 @@ def train_push_export(training: TrainingSpec, push: PushSpec = _BEST, export: Ex
         checkpoint=_start_from(training, job, logger),
         env=_environment(training),
         reuse_succeeded=True,
+        grace=span_of(training.grace),
     )
     selected = select_checkpoints(list_training_checkpoints(job), push, job=job)
     names = name_checkpoints(selected, push, job=job)

@@ -11,7 +11,7 @@ from flexai.checkpoints.choosing import Choice
 from flexai.checkpoints.errors import UsageError
 from flexai.checkpoints.names import VARIABLE_PATTERN, is_variable, parse_name, parse_reference
 from flexai.flows.connection_field import Connection
-from flexai.flows.forms import BEST_BY, Form, MetricText, NotEmpty, ShardSize
+from flexai.flows.forms import BEST_BY, Form, MetricText, NotEmpty, ShardSize, Span
 from flexai.flows.templates import check_template, field_pattern, render
 
 JOB_FIELDS = frozenset({"date", "time"})
@@ -91,6 +91,13 @@ class TrainingSpec(Form):
         description="Variables for the command whose values are secret, each with the name of a Prefect Secret block.",
         examples=[{"HF_TOKEN": "hf-token"}],
         json_schema_extra=_VARIABLES,
+    )
+    grace: Span = Field(
+        default="",
+        title="Grace",
+        description="How long the command may take to save and end when the run is cancelled or its machine is taken:"
+        " 90s, 2m; empty for the setting grace.",
+        examples=["2m"],
     )
 
     @field_validator("name")

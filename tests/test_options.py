@@ -141,7 +141,13 @@ OPERATIONS = [
         run,
         [
             TrainingSpec(
-                name="digits", command=["python"], checkpoint="latest", continue_failed=True, env={"A": "b"}, secrets={}
+                name="digits",
+                command=["python"],
+                checkpoint="latest",
+                continue_failed=True,
+                env={"A": "b"},
+                secrets={},
+                grace="2m",
             )
         ],
         without={

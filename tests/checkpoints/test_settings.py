@@ -117,6 +117,7 @@ def test_every_setting_can_be_set_in_the_file_and_in_the_environment(
         "task_runner": "threads:3",
         "grace_period": "1d",
         "quiet_period": "2s",
+        "grace": "2m",
     }
     assert set(values) | {"home"} == set(RULES)
     _write(home, "\n".join(f"{name} = {value!r}" for name, value in values.items()))

@@ -287,6 +287,14 @@ class Settings(NamedTuple):
             " whole",
         ),
     ]
+    grace: Annotated[
+        timedelta,
+        DurationRule(
+            default=timedelta(seconds=30),
+            description="How long a training command may take to save and end once it was told to (`30s`, `2m`), before"
+            " it is killed",
+        ),
+    ]
 
     def __repr__(self) -> str:
         return f"Settings(home={str(self.home)!r}, …)"

@@ -66,7 +66,7 @@ class Notes(Progress):
 
 def run(machine: Machine, text: str, name: str = "run", **options: Any) -> TrainingJob:
     """Run a Python program as a training job."""
-    aside = {key: options.pop(key) for key in ("on_output", "on_captured", "grace", "progress") if key in options}
+    aside = {key: options.pop(key) for key in ("on_output", "on_captured", "progress") if key in options}
     aside.setdefault("on_output", lambda _stream, _data: None)
     if "output_dir" in options:
         options["output_dir"] = str(options["output_dir"])
@@ -442,8 +442,40 @@ def test_a_command_that_ignores_the_signal_is_killed_after_the_grace_time(machin
             os.kill(os.getpid(), signal.SIGTERM)
 
     text = f"signal.signal(signal.SIGTERM, signal.SIG_IGN); {WAIT}"
-    job = run(machine, text, on_output=interrupt, grace=0.1)
+    job = run(machine, text, on_output=interrupt, grace=timedelta(seconds=0.1))
     assert (job.status, job.exit_code) == (JobStatus.STOPPED, 137)
+
+
+def test_the_grace_is_a_setting(new_machine: NewMachine) -> None:
+    def interrupt(_stream: str, data: bytes) -> None:
+        if b"ready" in data:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    machine = new_machine(grace=timedelta(0))
+    job = run(machine, f"signal.signal(signal.SIGTERM, signal.SIG_IGN); {WAIT}", on_output=interrupt)
+    assert (job.status, job.exit_code) == (JobStatus.STOPPED, 137)
+
+
+def test_a_checkpoint_that_a_trainer_saves_at_a_schedulers_signal_is_captured_and_nothing_is_stopped(
+    machine: Machine,
+) -> None:
+    def announce(_stream: str, data: bytes) -> None:
+        if b"ready" in data:
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+    job = run(
+        machine,
+        f"""
+def save_and_leave(*_):
+    save(output() / "checkpoint-7", trainer_files(7))
+    sys.exit(0)
+signal.signal(signal.SIGUSR1, save_and_leave)
+{WAIT}
+""",
+        on_output=announce,
+    )
+    assert (job.status, job.exit_code, job.reason) == (JobStatus.SUCCEEDED, 0, "")
+    assert contents(machine) == [("checkpoint-7", trainer_files(7))]
 
 
 def test_a_signal_before_the_command_begins_stops_the_job(machine: Machine) -> None:
@@ -666,13 +698,14 @@ def test_values_of_variables_reach_the_command_and_are_stored_nowhere(machine: M
         ({"name": "a b"}, "breaks the naming rules"),
         ({"name": "latest"}, "is reserved"),
         ({"command": []}, "no command"),
+        ({"grace": timedelta(seconds=-1)}, "less than nothing"),
         ({"command": ["true", "a\0b"]}, "NUL character"),
     ],
 )
 def test_requests_that_make_no_sense_are_refused(machine: Machine, options: dict[str, Any], why: str) -> None:
     arguments = {"name": "run", "command": ["true"], "env": {}} | options
     with pytest.raises(UsageError, match=why) as caught:
-        run_training(machine.system, TrainingRequest(arguments["name"], arguments["command"], env=arguments["env"]))
+        run_training(machine.system, TrainingRequest(**arguments))
     assert "hidden" not in str(caught.value)
     assert machine.system.catalog.jobs.list() == []
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from flexai.checkpoints.errors import InterruptedByUserError, JobFailedError
 from flexai.checkpoints.settings import WITHHELD_VARIABLE
 from flexai.checkpoints.training.job_log import JobLog
 from flexai.checkpoints.training.runner import (
+    PASSED_SIGNALS,
     Ended,
     SignalRelay,
     Stream,
@@ -25,6 +27,7 @@ from flexai.checkpoints.training.runner import (
     command_environment,
     end_orphan,
     pass_through,
+    signal_name,
 )
 from tests.checkpoints.training.trainers import program, wait_for
 
@@ -101,7 +104,7 @@ def test_both_streams_are_handed_on_and_kept_in_the_log(run: Run) -> None:
 def test_output_without_a_newline_is_handed_on_while_the_command_runs(run: Run) -> None:
     command = run.start_ready(f"os.write(1, b'no newline'); {READY}; time.sleep(600)")
     wait_until(lambda: run.text("stdout") == "no newline")
-    assert not command.has_ended
+    assert not command.is_over
 
 
 def test_bytes_that_are_no_text_are_kept_as_they_are(run: Run) -> None:
@@ -230,6 +233,56 @@ def test_the_second_signal_kills_at_once(run: Run) -> None:
     assert command.wait(lambda: False) == Ended(137, "SIGKILL")
 
 
+_SAVES_SLOWLY = """
+def save(*_):
+    Path(SAVED).write_text("half")
+    time.sleep(0.5)
+    Path(SAVED).write_text("whole")
+    sys.exit(0)
+signal.signal(signal.SIGTERM, save)
+READY
+time.sleep(600)
+"""
+
+
+def _saves_slowly(folder: Path) -> str:
+    """Shell words that run a trainer which saves for a while once it is told to end, and prints nothing."""
+    text = _SAVES_SLOWLY.replace("SAVED", repr(str(folder / "saved"))).replace("READY", READY)
+    return shlex.join(program(text.replace("FILE", repr(str(folder / "ready"))))) + " >/dev/null 2>&1"
+
+
+def test_a_trainer_whose_shell_dies_of_the_stop_saves_to_its_end(run: Run) -> None:
+    command = run.start(["sh", "-c", f"{_saves_slowly(run.folder)}; true"])
+    wait_for(run.folder / "ready")
+    command.stop(signal.SIGTERM)
+    assert command.wait(lambda: False) == Ended(143, "SIGTERM")
+    assert (run.folder / "saved").read_text() == "whole"
+
+
+def test_what_the_command_leaves_behind_is_told_to_end_and_may_save(run: Run) -> None:
+    command = run.start(
+        ["sh", "-c", f"{_saves_slowly(run.folder)} & while ! [ -e {run.folder}/ready ]; do sleep 0.1; done"]
+    )
+    assert command.wait(lambda: False) == Ended(0, "")
+    assert not command.was_stopped
+    assert (run.folder / "saved").read_text() == "whole"
+
+
+def test_a_second_signal_kills_also_what_outlived_the_command(run: Run) -> None:
+    deaf = _DEAF.replace("FILE", repr(str(run.folder / "ready")))
+    command = run.start(["sh", "-c", f"{shlex.join(program(deaf))}; true"], grace=600)
+    wait_for(run.folder / "ready")
+    command.stop(signal.SIGTERM)
+    command._ended.wait()
+    command.stop(signal.SIGTERM)
+    assert command.wait(lambda: False) == Ended(143, "SIGTERM")
+
+
+def test_a_command_that_a_real_time_signal_ends_has_its_name(run: Run) -> None:
+    number = signal.SIGRTMIN + 3
+    assert run.run(f"os.kill(os.getpid(), {number})") == Ended(128 + number, "SIGRTMIN+3")
+
+
 def test_a_request_to_stop_is_noticed_while_the_command_runs(run: Run) -> None:
     command = run.start_ready(f"{READY}; time.sleep(600)")
     assert command.wait(lambda: True) == Ended(143, "SIGTERM")
@@ -274,7 +327,7 @@ def test_a_reader_of_the_output_that_is_gone_does_not_end_the_training(tmp_path:
         os.write(write, data)
 
     log = JobLog(tmp_path / "log.txt")
-    command = TrainingCommand(program("print('one'); print('two')"), os.environ, log=log, on_output=broken)
+    command = TrainingCommand(program("print('one'); print('two')"), os.environ, log=log, on_output=broken, grace=20)
     assert command.wait(lambda: False) == Ended(0, "")
     os.close(write)
     log.close()
@@ -287,7 +340,7 @@ def test_an_error_of_the_receiver_of_the_output_ends_the_command_and_is_raised(t
 
     log = JobLog(tmp_path / "log.txt")
     command = TrainingCommand(
-        program("print('one', flush=True); time.sleep(600)"), os.environ, log=log, on_output=wrong
+        program("print('one', flush=True); time.sleep(600)"), os.environ, log=log, on_output=wrong, grace=20
     )
     with pytest.raises(RuntimeError, match="a mistake"):
         command.wait(lambda: False)
@@ -402,6 +455,132 @@ def test_a_signal_is_passed_on_to_the_command(run: Run) -> None:
         assert command.wait(lambda: False) == Ended(143, "SIGTERM")
     assert relay.received == [signal.SIGTERM]
     assert command.was_stopped
+
+
+_TELLS = f"""
+def tell(number, _frame):
+    print("got", number, flush=True)
+for number in NUMBERS:
+    signal.signal(number, tell)
+{READY}
+while True:
+    time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("number", sorted(PASSED_SIGNALS))
+def test_a_signal_that_asks_for_no_end_is_the_commands_own_matter(run: Run, number: int) -> None:
+    with SignalRelay() as relay:
+        command = relay.start(lambda: run.start_ready(_TELLS.replace("NUMBERS", f"[{number}]")))
+        os.kill(os.getpid(), number)
+        os.kill(os.getpid(), number)
+        wait_until(lambda: f"got {number}\n" in run.text("stdout"))
+        assert not command.was_stopped
+        command.kill()
+    assert relay.received == []
+
+
+def test_every_signal_that_a_user_may_send_is_passed_on() -> None:
+    named = {signal_name(number) for number in PASSED_SIGNALS}
+    assert named >= {"SIGUSR1", "SIGUSR2", "SIGCONT", "SIGQUIT", "SIGWINCH", "SIGALRM", "SIGXCPU", "SIGPWR", "SIGURG"}
+    assert named >= {"SIGRTMIN+1"}
+    ours = {"SIGINT", "SIGTERM", "SIGHUP", "SIGTSTP", "SIGTTIN", "SIGTTOU", "SIGCHLD", "SIGPIPE", "SIGSEGV", "SIGABRT"}
+    assert not named & ours
+
+
+def test_a_shell_that_waits_for_the_trainer_does_not_die_of_the_trainers_signal(run: Run) -> None:
+    text = _TELLS.replace("NUMBERS", "[signal.SIGUSR1]").replace(
+        "    time.sleep(600)", "    signal.pause(); sys.exit(7)"
+    )
+    trainer = shlex.join(program(text.replace("FILE", repr(str(run.folder / "ready")))))
+    with SignalRelay() as relay:
+        command = relay.start(lambda: run.start(["sh", "-c", f"{trainer}; exit $?"]))
+        wait_for(run.folder / "ready")
+        os.kill(os.getpid(), signal.SIGUSR1)
+        assert command.wait(lambda: False) == Ended(7, "")
+    assert run.text("stdout") == f"got {signal.SIGUSR1.value}\n"
+
+
+def test_workers_that_inherited_the_trainers_handler_are_spared_the_signal(run: Run) -> None:
+    text = _TELLS.replace("NUMBERS", "[signal.SIGUSR1]").replace(
+        READY,
+        f"""
+if os.fork() == 0:
+    print = lambda *_, **__: os.write(1, b"the worker\\n")
+    {READY}
+    time.sleep(600)
+""",
+    )
+    with SignalRelay() as relay:
+        command = relay.start(lambda: run.start_ready(text))
+        os.kill(os.getpid(), signal.SIGUSR1)
+        wait_until(lambda: "got" in run.text("stdout"))
+        command.kill()
+    assert run.text("stdout") == f"got {signal.SIGUSR1.value}\n"
+
+
+def test_a_signal_that_no_process_of_the_command_handles_ends_the_command(run: Run) -> None:
+    with SignalRelay() as relay:
+        command = relay.start(lambda: run.start_ready(f"{READY}; time.sleep(600)"))
+        os.kill(os.getpid(), signal.SIGUSR2)
+        assert command.wait(lambda: False) == Ended(128 + signal.SIGUSR2, "SIGUSR2")
+    assert not command.was_stopped
+
+
+def test_continuing_wakes_every_process_of_the_command(run: Run) -> None:
+    with SignalRelay() as relay:
+        command = relay.start(
+            lambda: run.start_ready(f"""
+child = subprocess.Popen([sys.executable, "-I", "-S", "-c", "import os, signal; os.kill(os.getpid(), signal.SIGSTOP)"])
+os.waitid(os.P_PID, child.pid, os.WSTOPPED | os.WNOWAIT)
+{READY}
+sys.exit(child.wait())
+""")
+        )
+        os.kill(os.getpid(), signal.SIGCONT)
+        assert command.wait(lambda: False) == Ended(0, "")
+
+
+def test_a_signal_before_the_command_begins_that_asks_for_no_end_ends_nothing(run: Run) -> None:
+    with SignalRelay() as relay:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        assert relay.start(lambda: run.start(["true"])).wait(lambda: False) == Ended(0, "")
+        os.kill(os.getpid(), signal.SIGUSR1)
+    assert relay.received == []
+
+
+def test_a_hangup_behind_a_stop_is_no_second_one(run: Run) -> None:
+    text = f"""
+def save(*_):
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    time.sleep(0.3)
+    print("saved")
+    sys.exit(0)
+signal.signal(signal.SIGTERM, save)
+signal.signal(signal.SIGHUP, signal.SIG_IGN)
+{READY}
+time.sleep(600)
+"""
+    with SignalRelay() as relay:
+        command = relay.start(lambda: run.start_ready(text, grace=600))
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert command.wait(lambda: False) == Ended(0, "")
+    assert run.text("stdout") == "saved\n"
+
+
+def test_a_signal_that_this_process_handles_itself_is_left_to_it(run: Run) -> None:
+    seen: list[int] = []
+    before = signal.signal(signal.SIGALRM, lambda number, _frame: seen.append(number))
+    try:
+        with SignalRelay() as relay:
+            command = relay.start(lambda: run.start_ready(f"{READY}; time.sleep(600)"))
+            os.kill(os.getpid(), signal.SIGALRM)
+            wait_until(lambda: bool(seen))
+            assert not command.is_over
+            command.kill()
+    finally:
+        signal.signal(signal.SIGALRM, before)
 
 
 def test_a_signal_that_comes_while_the_command_starts_reaches_it_afterwards(run: Run) -> None:

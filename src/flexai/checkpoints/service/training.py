@@ -19,13 +19,7 @@ from flexai.checkpoints.service.system import System
 from flexai.checkpoints.service.training_requests import DeleteJobRequest, TrainingRequest
 from flexai.checkpoints.training.job_files import job_folder
 from flexai.checkpoints.training.job_log import read_log
-from flexai.checkpoints.training.runner import (
-    GRACE_SECONDS,
-    OnOutput,
-    SignalRelay,
-    pass_through,
-    without_long_collections,
-)
+from flexai.checkpoints.training.runner import OnOutput, SignalRelay, pass_through, without_long_collections
 
 __all__ = [
     "delete_job",
@@ -42,7 +36,6 @@ def run_training(
     *,
     on_output: OnOutput | None = None,
     on_captured: OnCaptured | None = None,
-    grace: float = GRACE_SECONDS,
     progress: Progress | None = None,
 ) -> TrainingJob:
     """Run a command as a training job, capture its checkpoints while it runs, and return the job as it ended.
@@ -50,8 +43,9 @@ def run_training(
     The command gets FLEXAI_OUTPUT_CHECKPOINT_DIR and, with a checkpoint to start from, FLEXAI_INPUT_CHECKPOINT_DIR in
     its environment. ``on_output`` is handed what the command prints, instead of our own standard output and error.
     ``on_captured`` is handed each checkpoint once it is available, in a thread that captures: it should not take long.
-    Signals that reach this process are passed on; ``grace`` is how many seconds the command has after one before it is
-    killed.
+    Signals that reach this process are passed on. INT, TERM and HUP ask for the end: the command has the request's
+    ``grace`` to save and end in, before it is killed; a second one kills it at once. All others are the command's own
+    matter.
 
     A command that fails is no error here: the job says so (``status``, ``exit_code``, ``reason``).
 
@@ -66,7 +60,7 @@ def run_training(
         known = system.catalog.jobs.find(parse_name(request.name, what="training job name"))
         if known is not None and known.status is JobStatus.SUCCEEDED:
             return known
-    plan = JobPlan.of(system, request, grace=grace)
+    plan = JobPlan.of(system, request)
     begun = plan.begin(system)
     job_id = begun.job.id
     with (

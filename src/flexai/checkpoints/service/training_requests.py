@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 
 from flexai.checkpoints.choosing import Choice
 from flexai.checkpoints.errors import UsageError
@@ -29,10 +30,12 @@ class TrainingRequest:
         output_dir: Where the command writes its checkpoints, empty or not there yet; a folder of the job's own where
             left out. ``~`` is the home directory.
         reuse_succeeded: Return a job of this name that has succeeded already, instead of refusing it.
+        grace: How long the command may take to save and end once it was told to, before it is killed; the setting
+            ``grace`` where left out.
 
     Raises:
-        UsageError: InvalidNameError for the name or the reference; a command that is none, or a variable that cannot be
-            set.
+        UsageError: InvalidNameError for the name or the reference; a command that is none, a variable that cannot be
+            set, or a negative grace.
     """
 
     name: str
@@ -41,6 +44,7 @@ class TrainingRequest:
     env: Mapping[str, str | SecretText] | None = field(default=None, repr=False)
     output_dir: str = ""
     reuse_succeeded: bool = False
+    grace: timedelta | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "command", tuple(self.command))
@@ -52,6 +56,8 @@ class TrainingRequest:
             raise UsageError("there is no command to run", hint="flexai training run NAME -- COMMAND [ARGUMENT]…")
         if any("\0" in argument for argument in self.command):
             raise UsageError("an argument of the command has a NUL character")
+        if self.grace is not None and self.grace < timedelta(0):
+            raise UsageError("the grace is less than nothing", hint="give a duration, such as 30s or 2m")
         for variable, value in self.environment().items():
             _check_variable(variable, value)
 

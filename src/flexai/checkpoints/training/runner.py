@@ -23,10 +23,7 @@ from flexai.checkpoints.errors import InterruptedByUserError, JobFailedError
 from flexai.checkpoints.settings import WITHHELD_VARIABLE
 from flexai.checkpoints.training import guard
 from flexai.checkpoints.training.job_log import JobLog
-
-GRACE_SECONDS = 20.0
-"""How long a command may take to end after SIGTERM before it gets SIGKILL. Less than the 30 s that Kubernetes gives
-us (https://kubernetes.io/docs/concepts/workloads/pods/pod-lifecycle/#pod-termination)."""
+from flexai.checkpoints.training.processes import handlers_of, is_group_alive
 
 CHECK_SECONDS = 1.0
 """How often the runner asks whether the job is to be stopped."""
@@ -34,7 +31,24 @@ CHECK_SECONDS = 1.0
 _LINGER_SECONDS = 2.0
 """How long what the command started may go on printing after the command's own end."""
 _READ_BYTES = 64 * 1024
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_POLL_SECONDS = 0.05
+
+_STOPPING = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
+"""Signals that ask for the end of a job."""
+_OURS = frozenset(
+    {
+        *(signal.SIGKILL, signal.SIGSTOP),  # no process can handle these
+        *(signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU),  # a shell holds or continues its own jobs by them
+        *(signal.SIGCHLD, signal.SIGPIPE, signal.SIGXFSZ),  # about a child, a pipe or a file of this process
+        *(signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT, signal.SIGTRAP, signal.SIGSYS),
+    }
+)
+"""Signals that are about the process that gets them; the last row says that it does not work."""
+PASSED_SIGNALS = frozenset(signal.valid_signals()) - _STOPPING - _OURS
+"""Signals that mean what the command makes of them: USR1, USR2, CONT, QUIT, WINCH, ALRM, XCPU, PWR, the real-time ones.
+
+Schedulers announce by them that a job will end soon (``sbatch --signal``, submitit, Lightning), so that it saves.
+"""
 
 Stream: TypeAlias = Literal["stdout", "stderr"]
 OnOutput: TypeAlias = Callable[[Stream, bytes], None]
@@ -49,6 +63,14 @@ class Ended:
     """As a shell reports it: 128 + N for a command that signal N ended."""
     signal_name: str
     """The signal that ended it; empty where it ended by itself."""
+
+
+def signal_name(number: int) -> str:
+    """What a signal is called; real-time ones as ``kill -l`` calls them."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"SIGRTMIN+{number - signal.SIGRTMIN}"
 
 
 def pass_through(stream: Stream, data: bytes) -> None:
@@ -79,10 +101,14 @@ class TrainingCommand:
         *,
         log: JobLog,
         on_output: OnOutput,
-        grace: float = GRACE_SECONDS,
+        grace: float,
     ) -> None:
-        """Start the command. Raises JobFailedError where it cannot be started."""
+        """Start the command; ``grace`` is how many seconds it has to end in once it was told to.
+
+        Raises JobFailedError where it cannot be started.
+        """
         self.was_stopped = False
+        """Whether it was told to end before it ended."""
         self._grace = grace
         self._kill_at: float | None = None
         self._is_reaped = False
@@ -121,27 +147,40 @@ class TrainingCommand:
         threading.Thread(target=self._wait_for_end, name="command-wait", daemon=True).start()
 
     @property
-    def has_ended(self) -> bool:
-        """Whether the command itself is over; what it has started may not be."""
-        return self._ended.is_set()
+    def is_over(self) -> bool:
+        """Whether the command and all that it has started are over."""
+        return self._is_reaped
 
     def stop(self, number: int = signal.SIGTERM) -> None:
         """Send a signal to the whole process group, and SIGKILL when the grace time is over, or at the second call.
 
         Called by signal handlers: takes no lock.
         """
-        self._signal(signal.SIGKILL if self.was_stopped else number)
-        if not self.was_stopped:
-            self._kill_at = time.monotonic() + self._grace
-        self.was_stopped = True
+        if self._kill_at is not None:
+            self._signal(signal.SIGKILL)
+            return
+        self._kill_at = time.monotonic() + self._grace
+        self.was_stopped = not self._ended.is_set()
+        self._signal(number)
+
+    def pass_on(self, number: int) -> None:
+        """Send a signal to those processes of the command that handle it, or to the command where none does.
+
+        Not to the group: most of these signals end a process that does not expect them. A shell that waits for the
+        trainer would die, and with it the training; workers that inherited the trainer's handler would save as well.
+        SIGCONT alone is for all, as it wakes those that were held. Called by signal handlers: takes no lock.
+        """
+        if number == signal.SIGCONT:
+            self._signal(number)
+        elif not self._is_reaped:
+            for pid in handlers_of(self.pid, number) or [self.pid]:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.kill(pid, number)
 
     def wait(self, should_stop: Callable[[], bool]) -> Ended:
         """Wait for the end of the command and of all it has started; ``should_stop`` is asked once a second."""
         while not self._ended.wait(self._next_check()):
-            if self._kill_at is not None and time.monotonic() >= self._kill_at:
-                self._signal(signal.SIGKILL)
-            if self._output.has_failed():
-                self._signal(signal.SIGKILL)
+            self._kill_if_due()
             if not self.was_stopped and should_stop():
                 self.stop()
         return self._end()
@@ -159,10 +198,18 @@ class TrainingCommand:
             return CHECK_SECONDS
         return min(CHECK_SECONDS, max(0.01, self._kill_at - time.monotonic()))
 
+    def _kill_if_due(self) -> None:
+        is_late = self._kill_at is not None and time.monotonic() >= self._kill_at
+        if is_late or self._output.has_failed():
+            self._signal(signal.SIGKILL)
+
     def _end(self) -> Ended:
-        if not self._output.wait(_LINGER_SECONDS):
-            self._signal(signal.SIGTERM)
-            self._output.wait(self._grace)
+        is_alone = self._kill_at is None and self._wait_for_rest(time.monotonic() + _LINGER_SECONDS)
+        if not is_alone:
+            if self._kill_at is None:
+                self.stop()
+            # What the command has started may go on saving: a shell that a stop ends at once had a trainer.
+            self._wait_for_rest((self._kill_at or 0.0) + _LINGER_SECONDS)
         # No process may write to the output directory any more.
         self._signal(signal.SIGKILL)
         try:
@@ -174,8 +221,19 @@ class TrainingCommand:
                 os.write(self._control, b".")
             os.close(self._control)
         if code < 0:
-            return Ended(128 - code, signal.Signals(-code).name)
+            return Ended(128 - code, signal_name(-code))
         return Ended(code, "")
+
+    def _wait_for_rest(self, deadline: float) -> bool:
+        """Wait for the end of the command's group, and then a while for its output; False where the group lives on."""
+        while is_group_alive(self.pid):
+            if time.monotonic() >= deadline:
+                return False
+            self._kill_if_due()
+            time.sleep(_POLL_SECONDS)
+        # A process that has left the group may hold the output for ever.
+        self._output.wait(_LINGER_SECONDS)
+        return True
 
     def _wait_for_end(self) -> None:
         if hasattr(os, "waitid"):
@@ -265,17 +323,19 @@ class _Output:
 class SignalRelay:
     """Passes the signals that reach this process on to the command, as long as there is one.
 
-    Works in the main thread only, where Python runs handlers; elsewhere signals are left to their owner.
+    Those that ask for an end stop it; the others (``PASSED_SIGNALS``) are the command's alone, and stop nothing. Works
+    in the main thread only, where Python runs handlers; elsewhere signals are left to their owner.
     """
 
     def __init__(self) -> None:
         self.received: list[int] = []
+        """Those that asked for an end."""
         self._command: TrainingCommand | None = None
         self._is_starting = False
         self._previous: dict[int, Any] = {}
 
     def start(self, make: Callable[[], TrainingCommand]) -> TrainingCommand:
-        """Make the command and pass signals on to it from now on, those that came meanwhile included."""
+        """Make the command and pass signals on to it from now on, a stop that came meanwhile included."""
         self._is_starting = True
         try:
             self._command = make()
@@ -287,10 +347,14 @@ class SignalRelay:
 
     def __enter__(self) -> SignalRelay:
         if threading.current_thread() is threading.main_thread():
-            for number in _SIGNALS:
+            for number in _STOPPING:
                 # What is ignored stays ignored: that is how `nohup` and shells protect background jobs.
                 if signal.getsignal(number) not in {signal.SIG_IGN, None}:
-                    self._previous[number] = signal.signal(number, self._handle)
+                    self._previous[number] = signal.signal(number, self._stop)
+            for number in PASSED_SIGNALS:
+                # What this process handles itself (Prefect's timeouts are SIGALRM) is not meant for the command.
+                if signal.getsignal(number) is signal.SIG_DFL:
+                    self._previous[number] = signal.signal(number, self._pass_on)
         return self
 
     def __exit__(
@@ -299,14 +363,21 @@ class SignalRelay:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
-    def _handle(self, number: int, _frame: FrameType | None) -> None:
+    def _pass_on(self, number: int, _frame: FrameType | None) -> None:
+        # Before the command begins there is nothing that could handle it, and at its end nothing more to be said.
+        if self._command is not None:
+            self._command.pass_on(number)
+
+    def _stop(self, number: int, _frame: FrameType | None) -> None:
+        if number == signal.SIGHUP and self.received:
+            return  # systemd and closing terminals send it behind another one: no second wish
         self.received.append(number)
-        name = signal.Signals(number).name
+        name = signal_name(number)
         if self._is_starting:
             return  # half a command could be neither signalled nor ended
         if self._command is None:
             raise InterruptedByUserError(f"stopped by {name} before the command began")
-        if not self._command.has_ended:
+        if not self._command.is_over:
             self._command.stop(number)
         elif len(self.received) > 1:
             # The first one is no reason to lose the last checkpoints.

@@ -14,7 +14,7 @@ from flexai.checkpoints.service.training_requests import TrainingRequest
 from flexai.cli import terminal
 from flexai.cli.commands import command
 from flexai.cli.completion import complete_checkpoint, complete_directory
-from flexai.cli.parameters import track_option
+from flexai.cli.parameters import read_duration, track_option
 from flexai.cli.tracking import run_operation
 
 if TYPE_CHECKING:
@@ -52,8 +52,15 @@ if TYPE_CHECKING:
     shell_complete=complete_directory,
     help="Where the command writes its checkpoints; a folder in the home folder by default.",
 )
+@click.option(
+    "--grace",
+    metavar="DURATION",
+    default="",
+    help="How long the command may take to save and end after TERM, INT or a stop: 90s, 2m. The setting grace by"
+    " default.",
+)
 @track_option
-def run(track: bool | None, env: tuple[str, ...], **options: Any) -> None:
+def run(track: bool | None, env: tuple[str, ...], grace: str, **options: Any) -> None:
     """Run a training command and capture its checkpoints.
 
     The command writes its checkpoints below FLEXAI_OUTPUT_CHECKPOINT_DIR. What a framework can load is one
@@ -68,7 +75,7 @@ def run(track: bool | None, env: tuple[str, ...], **options: Any) -> None:
     flexai training run my-run --checkpoint latest -- python train.py --epochs 3
     flexai training checkpoints my-run
     """
-    request = TrainingRequest(env=_parse_env(env), **options)
+    request = TrainingRequest(env=_parse_env(env), grace=read_duration("--grace", grace) if grace else None, **options)
     from flexai.checkpoints.catalog.catalog import Catalog
     from flexai.checkpoints.catalog.jobs import parse_job_reference
     from flexai.checkpoints.training.runner import pass_through
@@ -87,8 +94,8 @@ def run(track: bool | None, env: tuple[str, ...], **options: Any) -> None:
     first_reason = job.reason.partition("; ")[0]
     terminal.say(f"training job {job.name!r} {job.status}" + (f": {first_reason}" if first_reason else ""))
     terminal.hint(f"flexai training checkpoints {job.name} lists what it wrote")
-    # A job can fail although its command did not: when it was ended first, or a checkpoint could not be stored.
-    raise click.exceptions.Exit(job.exit_code or int(job.status != "succeeded"))
+    # The command's own, also after a stop that it has answered by saving, and where a checkpoint could not be stored.
+    raise click.exceptions.Exit(int(job.status != "succeeded") if job.exit_code is None else job.exit_code)
 
 
 def _run(request: TrainingRequest, system: System, progress: Progress) -> Document:

@@ -13,7 +13,7 @@ from flexai.cli.tracking import load_connection
 def stop(reference: str) -> None:
     """Stop a running training job.
 
-    The command is asked to end; what it has written by then is captured.
+    The command gets TERM, and may save within the grace of its run; what it has written by then is captured.
 
     \b
     flexai training stop my-run

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import posixpath
 import re
-import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
@@ -45,7 +44,14 @@ from flexai.checkpoints.training.job_files import AttemptPlaces, BrokenAttempt, 
 from flexai.checkpoints.training.job_log import JobLog
 from flexai.checkpoints.training.managed_capture import CaptureReport, OutputCapture, salvage
 from flexai.checkpoints.training.pins import Pins
-from flexai.checkpoints.training.runner import Ended, OnOutput, SignalRelay, TrainingCommand, command_environment
+from flexai.checkpoints.training.runner import (
+    Ended,
+    OnOutput,
+    SignalRelay,
+    TrainingCommand,
+    command_environment,
+    signal_name,
+)
 from flexai.checkpoints.transfer.sources import LocalSource
 
 NODE = "0"
@@ -78,9 +84,10 @@ class JobPlan:
     env: Mapping[str, str] = field(repr=False)
     output_dir: Path | None
     grace: float
+    """Seconds that the command has to end in once it was told to."""
 
     @classmethod
-    def of(cls, system: System, request: TrainingRequest, *, grace: float) -> JobPlan:
+    def of(cls, system: System, request: TrainingRequest) -> JobPlan:
         """Look up what a request needs. Raises NotFoundError for a missing checkpoint, UsageError for an output folder
         that is not empty.
         """
@@ -102,7 +109,7 @@ class JobPlan:
             input_id=input_id,
             env=request.environment(),
             output_dir=_check_output(request.output_dir) if request.output_dir else None,
-            grace=grace,
+            grace=(system.settings.grace if request.grace is None else request.grace).total_seconds(),
         )
 
     def begin(self, system: System) -> BegunJob:
@@ -325,7 +332,7 @@ class Attempt:
         status = JobStatus.SUCCEEDED
         if was_stopped:
             status = JobStatus.STOPPED
-            names = [signal.Signals(number).name for number in self._relay.received]
+            names = [signal_name(number) for number in self._relay.received]
             reasons.insert(0, f"stopped by {names[0]}" if names and not self._stop_requested else "stopped on request")
         elif self._ended.signal_name:
             status = JobStatus.FAILED
