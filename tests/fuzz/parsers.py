@@ -6,6 +6,7 @@ take this table: `tests/fuzz/test_parsers.py` for the gate, and `make fuzz` for 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import itertools
@@ -364,8 +365,14 @@ _OPCODES = (
 @_parser("pickle", lambda: [make() for make in HOSTILE.values()], *_OPCODES, b"PK\3\4", b"\x1f\x8b", allowed=())
 def _(data: bytes) -> object:
     from flexai.checkpoints.training.formats.executable import find_code
+    from flexai.checkpoints.training.formats.pickled_file import PickledFile
+    from flexai.checkpoints.training.formats.pickled_state import read_dcp, read_state
+    from flexai.checkpoints.training.formats.verdict import NotWholeError
 
-    return find_code(_Files(model__pkl=data))
+    files = _Files(model__pkl=data)
+    with contextlib.suppress(NotWholeError):
+        list(PickledFile(files, "model.pkl").tensors())
+    return find_code(files), read_state(files, "model.pkl"), read_dcp(files, "model.pkl")
 
 
 def _code_documents() -> list[bytes]:

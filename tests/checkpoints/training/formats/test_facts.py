@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import pickle
 import shutil
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from flexai.checkpoints.training.formats.verdict import Outcome
 from tests.checkpoints.training.layouts import (
     CONFIG,
     LAYOUTS,
+    TORCH_SAVE,
     Content,
     facts,
     index,
@@ -25,6 +27,7 @@ from tests.checkpoints.training.layouts import (
     torch_save,
     write,
 )
+from tests.hostile.pickles import archive
 
 
 def test_the_facts_of_a_trainer_folder(tmp_path: Path) -> None:
@@ -254,3 +257,133 @@ def test_a_huge_document_is_left_unread(tmp_path: Path) -> None:
     assert judge(folder).outcome is Outcome.UNKNOWN
     assert "is longer than 64 MiB and was not read" in judge(folder).reason
     assert facts(folder).step == 500
+
+
+def rows(*values: dict[str, Any]) -> dict[str, Any]:
+    return {"global_step": 200, "log_history": list(values)}
+
+
+@pytest.mark.parametrize(
+    ("history", "metrics"),
+    [
+        ([{"step": 100, "eval_loss": 0.4}, {"step": 200, "loss": 0.5, "epoch": 1.0}], {"loss": 0.5}),
+        ([{"step": 200, "loss": 0.5}, {"step": 200, "eval_f1": 0.9}], {"loss": 0.5, "eval_f1": 0.9}),
+        ([{"step": 200, "loss": 0.5}, {"step": 200, "loss": 0.4}], {"loss": 0.4}),
+        ([{"step": 190, "loss": 0.5}], {}),
+        ([{"step": 200, "a": math.nan, "b": math.inf, "c": "1", "d": True, "e\n": 1.0, "": 1.0}], {}),
+    ],
+)
+def test_a_checkpoint_has_the_metrics_of_its_own_step(
+    tmp_path: Path, history: list[dict[str, Any]], metrics: dict[str, float]
+) -> None:
+    told = facts(write(tmp_path / "c", {"trainer_state.json": rows(*history)}))
+    assert told.metrics == metrics
+    assert (told.train_loss, told.eval_loss) == (metrics.get("loss"), metrics.get("eval_loss"))
+
+
+def test_more_metrics_than_a_checkpoint_can_have_are_cut(tmp_path: Path) -> None:
+    row = {"step": 200} | {f"metric_{number}": number for number in range(1000)}
+    assert len(facts(write(tmp_path / "c", {"trainer_state.json": rows(row)})).metrics) == 200
+
+
+EVALUATED = [{"step": 100, "eval_f1": 0.8, "eval_loss": 0.4}, {"step": 200, "eval_f1": 0.7, "eval_loss": 0.3}]
+
+
+@pytest.mark.parametrize(
+    ("state", "best_by"),
+    [
+        ({"metric_for_best_model": "f1", "greater_is_better": True}, "f1:max"),
+        ({"metric_for_best_model": "loss", "greater_is_better": False}, "loss:min"),
+        ({"metric_for_best_model": "f1"}, "f1"),
+        ({"best_metric": 0.8, "best_global_step": 100}, "eval_f1:max"),
+        ({"best_metric": 0.3}, "eval_loss:min"),
+        ({"best_metric": 0.5}, ""),
+        ({"metric_for_best_model": 5, "best_metric": "0.8"}, ""),
+        ({}, ""),
+    ],
+)
+def test_the_trainer_says_what_it_chooses_by(tmp_path: Path, state: dict[str, Any], best_by: str) -> None:
+    folder = write(tmp_path / "c", {"trainer_state.json": rows(*EVALUATED) | state})
+    assert facts(folder).best_by == best_by
+
+
+def test_a_metric_whose_only_value_was_the_best_is_named_without_a_direction(tmp_path: Path) -> None:
+    folder = write(tmp_path / "c", {"trainer_state.json": rows(EVALUATED[0]) | {"best_metric": 0.8}})
+    assert facts(folder).best_by == "eval_f1"
+
+
+class Arguments:
+    """As transformers' ``TrainingArguments`` are pickled: an object with its attributes."""
+
+    metric_for_best_model: str
+    greater_is_better: bool
+
+
+def test_the_trainers_arguments_say_what_it_chooses_by(tmp_path: Path) -> None:
+    arguments = Arguments()
+    arguments.metric_for_best_model, arguments.greater_is_better = "accuracy", True
+    files: dict[str, Content] = {"trainer_state.json": rows(*EVALUATED), "training_args.bin": saved(arguments)}
+    assert facts(write(tmp_path / "c", files)).best_by == "accuracy:max"
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "state", "step"),
+    [
+        ("exp/epoch=0-step=100.ckpt", "epoch=0-step=100.ckpt", {"global_step": 100}, 100),
+        ("ckpt.pt", "ckpt.pt", {"iter_num": 7}, 7),
+        ("model_10.pt", "model_10.pt", {"epoch": 10, "global_step": 5000}, 5000),
+        ("model_10.pt", "model_10.pt", {"epoch": 3}, 10),
+        ("last.pth.tar", "last.pth.tar", {"epoch": 3}, 3),
+        ("global_step200", "global_step200/mp_rank_00_model_states.pt", {"global_steps": 9}, 200),
+        ("step_5", "model.pt", {"step": 9}, 5),
+        ("final", "model.pt", {"step": 9}, 9),
+    ],
+)
+def test_a_file_tells_its_step_before_its_name_and_a_folders_name_before_its_files(
+    tmp_path: Path, name: str, file: str, state: dict[str, Any], step: int
+) -> None:
+    assert facts(write(tmp_path / "c", {file: saved(state)}), name).step == step
+
+
+def read_training() -> bytes:
+    return (TORCH_SAVE.parent / "training.pt").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("files", "resumable", "reason"),
+    [
+        ({"ckpt.pt": read_training}, True, ""),
+        ({"model_10.pt": torch_save}, False, "No optimizer state is there."),
+        ({"old.pt": b"\x80\x02}q\x00."}, None, "cannot be told"),
+        ({"a.joblib": b"joblib"}, None, "Whether a.joblib holds what a training goes on from cannot be told."),
+        ({"notes": b"x", "weights.dat": b"y"}, None, "Whether one of 2 files holds what"),
+        ({"0000100_adapters.safetensors": safetensors(a=1)}, True, ""),
+        ({"model.safetensors": safetensors(a=1)}, False, "No optimizer state is there."),
+        ({"a.ubj": b"x"}, True, ""),
+        ({"model.json": '{"learner": {}}'}, True, ""),
+        ({"model.txt": "tree\nversion=v4\n"}, True, ""),
+        ({"default/_METADATA": "{}", "default/manifest.ocdbt": "m", "_CHECKPOINT_METADATA": "{}"}, True, ""),
+        ({"iter_0000100/mp_rank_00/model_optim_rng.pt": read_training}, True, ""),
+        ({"ckpt-1.index": b"\0optimizer/_iterations", "ckpt-1.data-00000-of-00001": b"x"}, True, ""),
+        ({"ckpt-1.index": b"\0layer/kernel", "ckpt-1.data-00000-of-00001": b"x"}, None, "cannot be told"),
+        ({"model.safetensors": safetensors(a=1), "state.safetensors": safetensors(**{"optimizer.a": 1})}, True, ""),
+    ],
+)
+def test_whether_a_training_can_go_on_is_yes_no_or_cannot_be_told(
+    tmp_path: Path, files: dict[str, Content], resumable: bool | None, reason: str
+) -> None:
+    told = facts(write(tmp_path / "c", files))
+    assert (told.resumable, bool(told.resumable_missing)) == (resumable, bool(reason))
+    assert reason in " ".join(told.resumable_missing)
+
+
+def test_the_metadata_of_dcp_says_whether_optimizer_state_is_there(tmp_path: Path) -> None:
+    metadata = (TORCH_SAVE.parent / "dcp.metadata").read_bytes()
+    folder = write(tmp_path / "weights", {"__0_0.distcp": b"x", ".metadata": metadata})
+    assert facts(folder).resumable is True
+    (folder / ".metadata").write_bytes(metadata.replace(b"optimizer.", b"schedules.").replace(b"exp_avg", b"average"))
+    assert facts(folder).resumable_missing == ("No optimizer state is there.",)
+
+
+def saved(state: object) -> bytes:
+    return archive({"ckpt/data.pkl": pickle.dumps(state, 2), "ckpt/version": b"3\n"})

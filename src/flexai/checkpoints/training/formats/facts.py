@@ -157,8 +157,9 @@ class _States:
         return read_state(survey.folder, path)
 
     def _dcp(self, folder: str) -> tuple[bool, bool]:
-        path = f"{folder}/.metadata".lstrip("/")
-        names = read_dcp(self._survey.folder, path) if path in self._survey.files else None
+        paths = [f"{folder}/{name}".lstrip("/") for name in (".metadata", "__0.metadata")]
+        path = next((path for path in paths if path in self._survey.files), None)
+        names = None if path is None else read_dcp(self._survey.folder, path)
         if names:
             optimizer = {name for name in names if is_optimizer_name(name)}
             return any(names[name] is not None for name in names.keys() - optimizer), bool(optimizer)
@@ -325,8 +326,8 @@ def _fitness(survey: Survey, states: _States) -> tuple[bool | None, list[str]]:
     opaque = [path for path, state in states.all.items() if state.has_optimizer is None]
     opaque += survey.of(FileRole.OTHER) if not opaque else []
     if opaque:
-        more = f" and {len(opaque) - 1} more files" if len(opaque) > 1 else ""
-        return None, [f"whether {shown(opaque[0])}{more} holds what a training goes on from cannot be told"]
+        which = f"{shown(opaque[0])} holds" if len(opaque) == 1 else f"one of {len(opaque)} files holds"
+        return None, [f"whether {which} what a training goes on from cannot be told"]
     return False, lacking
 
 

@@ -32,8 +32,10 @@ from flexai.checkpoints.training.formats.zip_members import ArchiveListing, Memb
 
 _HEAD = 256 * 1024
 _TAIL = 128 * 1024
-LARGEST_MEMBER = 64 * 1024 * 1024
-"""Bytes of a description that is read; that of a trillion parameters in a million tensors has twice as many."""
+_IN_MEMORY = 8 * 1024 * 1024
+"""Bytes of a description that is read at once, enough for 100,000 tensors; a longer one is read piece by piece."""
+_MOST_KEPT = 24 * 1024 * 1024
+"""Bytes of values that are kept of a file, by the count of `pickle_values.py`."""
 _MOST_TENSORS = 1_000_000
 _DEEPEST = 16
 _LEGACY = 0x1950A86A20F9469CFC6C
@@ -86,23 +88,19 @@ class PickledFile:
         """What is in it, where it is an archive."""
         return self._members
 
-    def member(self, name: str, limit: int = LARGEST_MEMBER) -> bytes | None:
-        """The bytes of a member; None where there is none, and where it has more than `limit` or is encrypted."""
-        member = self._members.get(name)
-        if member is None or member.unpacked > limit or member.packed > limit or member.encrypted:
+    def member(self, name: str, limit: int) -> bytes | None:
+        """The bytes of a member; None where there is none, and where it has more than `limit` or cannot be unpacked."""
+        reading, packed = self._found(name)
+        if reading is None or packed is None or max(reading.unpacked, packed.size) > limit:
             return None
-        for reading, packed in readings(self._content, member, self._listing)[:1]:
-            if reading.method == 0:
-                return packed.read(0, packed.size)
-            if reading.method == 8:
-                pieces, length = [], 0
-                for piece in unpacked("deflate", packed):
-                    pieces.append(piece)
-                    length += len(piece)
-                    if length > limit:
-                        return None
-                return b"".join(pieces)
-        return None
+        if reading.method == 0:
+            return packed.read(0, packed.size)
+        pieces: list[bytes] = []
+        for piece in unpacked("deflate", packed):
+            pieces.append(piece)
+            if sum(map(len, pieces)) > limit:
+                return None
+        return b"".join(pieces)
 
     def number(self, value: object) -> int | float | None:
         """A finite number: as it is, of an array, or of a tensor with one element; None for anything else."""
@@ -126,14 +124,24 @@ class PickledFile:
         name = next((name for name in self._members if name == "data.pkl" or name.endswith("/data.pkl")), None)
         if name is not None:
             self._prefix = name.removesuffix("data.pkl")
-            data = self.member(name)
-            return UNKNOWN if data is None else self._follow(ContentRange.of(data))
+            data = self.member(name, _IN_MEMORY)
+            reading, packed = self._found(name)
+            if data is not None:
+                return self._follow(ContentRange.of(data))
+            return UNKNOWN if packed is None or reading is None or reading.method else self._follow(packed)
         if self._members or self._content.read(0, 1) != b"\x80":
             return UNKNOWN
         return self._follow(ContentRange(self._content.read, 0, self._content.size))
 
+    def _found(self, name: str) -> tuple[Member | None, ContentRange | None]:
+        """A member and its bytes as they lie in the archive; nothing for one that no reader here unpacks."""
+        member = self._members.get(name)
+        if member is None or member.encrypted or member.method not in {0, 8}:
+            return None, None
+        return next(iter(readings(self._content, member, self._listing)), (None, None))
+
     def _follow(self, content: ContentRange) -> object:
-        budget = Budget()
+        budget = Budget(kept=_MOST_KEPT)
 
         def spend(count: int) -> None:
             budget.bytes -= count
