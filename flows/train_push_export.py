@@ -297,9 +297,11 @@ def _start_from(training: TrainingSpec, job: str, logger: Logger) -> str:
     broken = {JobStatus.INTERRUPTED, JobStatus.STOPPED}
     if training.continue_failed:
         broken.add(JobStatus.FAILED)
-    if known.status not in broken or not any(row.resumable and row.status == "available" for row in captured):
+    if known.status not in broken or not any(
+        row.resumable is not False and row.status == "available" for row in captured
+    ):
         return training.checkpoint
-    logger.info("training job %r goes on from its latest resumable checkpoint", job)
+    logger.info("training job %r goes on from its latest checkpoint", job)
     return "latest"
 
 

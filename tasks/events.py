@@ -168,6 +168,7 @@ def checkpoint_payload(checkpoint: Checkpoint, job: TrainingJob | None) -> dict[
         "step": facts.step,
         "trainLoss": facts.train_loss,
         "evalLoss": facts.eval_loss,
+        "metrics": dict(facts.metrics),
         "model": facts.model,
         "version": facts.version,
         "inferenceReady": facts.inference_ready,

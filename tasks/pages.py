@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from flexai.checkpoints.choosing import metric_columns
 from flexai.checkpoints.documents import human_size
 from flexai.checkpoints.models import (
     Checkpoint,
@@ -24,6 +25,8 @@ SHOWN_FILES = 100
 """Rows of a table of files; ``flexai checkpoint inspect`` has them all."""
 SHOWN_EXPORTS = 50
 SHOWN_CAPTURED = 200
+SHOWN_METRICS = 3
+"""Columns of a job's table beside the losses; ``flexai training checkpoints --json`` has all of them."""
 _MAX_COMMAND = 200
 
 
@@ -108,6 +111,7 @@ def _rows(story: Story) -> dict[str, str]:
         "Step": _number(facts.step),
         "Train loss": _number(facts.train_loss),
         "Eval loss": _number(facts.eval_loss),
+        "Metrics": ", ".join(f"{code(name)} {_number(facts.metrics[name])}" for name in metric_columns([facts])),
         "Model": code(f"{facts.model} {facts.version}".strip()),
     }
     return {name: value for name, value in rows.items() if value}
@@ -141,6 +145,7 @@ def describe_job(job: TrainingJob, captured: Sequence[ListedCheckpoint]) -> str:
         "Ended": to_text(job.ended_at) if job.ended_at else "",
         "Host": code(job.host),
     }
+    metrics = metric_columns(captured)[:SHOWN_METRICS]
     chart = loss_chart(points_of(captured), title=f"Losses of {job.name}")
     lines = [
         f"# Training job {code(job.name)}",
@@ -152,8 +157,9 @@ def describe_job(job: TrainingJob, captured: Sequence[ListedCheckpoint]) -> str:
         "",
         *_table({name: value for name, value in rows.items() if value}),
         "",
-        "| Checkpoint | Step | Train loss | Eval loss | Size | Status | ID |",
-        "|---|---:|---:|---:|---:|---|---|",
+        f"| Checkpoint | Step | Train loss | Eval loss {''.join(f'| {code(name)} ' for name in metrics)}"
+        "| Size | Status | ID |",
+        f"|---|---:|---:|---:|{'---:|' * len(metrics)}---:|---|---|",
     ]
     for row in captured[-SHOWN_CAPTURED:]:
         cells = (
@@ -161,6 +167,7 @@ def describe_job(job: TrainingJob, captured: Sequence[ListedCheckpoint]) -> str:
             _number(row.step),
             _number(row.train_loss),
             _number(row.eval_loss),
+            *(_number(row.metrics.get(name)) for name in metrics),
             human_size(row.size),
             row.status,
             code(row.id),

@@ -149,6 +149,21 @@ def test_a_jobs_page_has_the_chart_and_its_checkpoints() -> None:
     assert "| `checkpoint-500` | 500 | 1 |  | 1 KB | available |" in text
 
 
+def test_a_jobs_page_has_the_metric_that_its_trainer_chooses_by() -> None:
+    rows = [
+        captured(step, 1.0)._replace(metrics={"eval_f1": 1 / step, "eval_acc": 0.5}, best_by="acc") for step in (2, 4)
+    ]
+    text = describe_job(JOB, rows)
+    assert "| Checkpoint | Step | Train loss | Eval loss | `eval_acc` | `eval_f1` | Size | Status | ID |" in text
+    assert "| `checkpoint-4` | 4 | 1 |  | 0.5 | 0.25 | 1 KB | available |" in text
+
+
+def test_a_checkpoints_page_has_its_metrics() -> None:
+    facts = TrainingFacts(step=5, eval_loss=0.5, metrics={"eval_loss": 0.5, "eval_f1": 0.75, "lr": 0.001})
+    text = describe_checkpoint(Story(replace(CHECKPOINT, facts=facts)), "captured")
+    assert "| Metrics | `eval_f1` 0.75, `lr` 0.001 |" in text
+
+
 def test_a_very_long_command_is_cut() -> None:
     job = JOB._replace(command=("python", "-c", "x" * 500))
     row = next(

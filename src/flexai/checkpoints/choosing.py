@@ -89,6 +89,8 @@ TRAIN_LOSS = Metric("train-loss")
 
 _EVAL_LOSSES = ("eval_loss", "val_loss", "valid_loss", "validation_loss", "eval/loss", "val/loss", "validation/loss")
 _TRAIN_LOSSES = ("loss", "train_loss", "training_loss", "train/loss", "training/loss")
+_LOSSES = (EVAL_LOSS.name, TRAIN_LOSS.name)
+_EVALUATED = re.compile(r"(eval|val|valid|validation|test)[^a-z]", re.IGNORECASE)
 _HIGHER = re.compile(
     r"(.*[^a-z])?(acc|acc\d|top\d|accuracy|f1|f_?beta|bleu|sacrebleu|chrf|rouge\w*|meteor|auc|auroc|auprc|roc_auc|ap"
     r"|map\d*|miou|iou|dice|jaccard|precision|recall|sensitivity|specificity|ndcg|mrr|hits?|pass|exact_match|em"
@@ -149,7 +151,7 @@ def check_is_told(text: str, checkpoints: Iterable[Told]) -> None:
     """
     every = list(checkpoints)
     name, _ = _name_and_direction(text)
-    if text and _dashed(name) not in {EVAL_LOSS.name, TRAIN_LOSS.name} and _known_name(name, every) is None:
+    if text and _dashed(name) not in _LOSSES and _known_name(name, every) is None:
         raise UsageError(f"no checkpoint tells its {name!r}", hint=_what_there_is(every))
 
 
@@ -158,6 +160,14 @@ def metric_names(checkpoints: Iterable[Told]) -> list[str]:
     every = list(checkpoints)
     losses = [metric.name for metric in (EVAL_LOSS, TRAIN_LOSS) if _is_told(metric, every)]
     return [*losses, *dict.fromkeys(name for one in every for name in one.metrics)]
+
+
+def metric_columns(checkpoints: Iterable[Told]) -> list[str]:
+    """The metrics that are no losses: first what the trainer chooses by, then what was evaluated."""
+    every = list(checkpoints)
+    chosen = metric_for("", every)
+    names = [name for name in metric_names(every) if name not in {*_EVAL_LOSSES, *_TRAIN_LOSSES, *_LOSSES}]
+    return sorted(names, key=lambda name: (chosen is None or name != chosen.name, not _EVALUATED.match(name)))
 
 
 def _name_and_direction(text: str) -> tuple[str, bool | None]:
@@ -175,7 +185,7 @@ def _known_name(name: str, every: Sequence[Told]) -> str | None:
 def _dashed(name: str) -> str:
     """The losses' names as commands have always written them; every other name as it is."""
     dashed = name.replace("_", "-")
-    return dashed if dashed in {EVAL_LOSS.name, TRAIN_LOSS.name} else name
+    return dashed if dashed in _LOSSES else name
 
 
 def _is_told(metric: Metric, every: Iterable[Told]) -> bool:

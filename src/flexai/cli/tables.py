@@ -23,6 +23,23 @@ def box_table(titles: Sequence[str], rows: Iterable[Sequence[str]], *, right: fr
     return _table(titles, rows, right, column="│", rule="─", crossing="┼")
 
 
+def with_room_for(
+    titles: Sequence[str], rows: Sequence[Sequence[str]], more: Iterable[Sequence[str]]
+) -> tuple[list[str], list[list[str]]]:
+    """A table's titles and rows with as many more columns, each a title and its cells, as the terminal has room for."""
+    head, lines = list(titles), [list(row) for row in rows]
+    taken = sum(max(map(len, texts)) + 3 for texts in zip(head, *lines, strict=True))
+    room = max(_NARROWEST, shutil.get_terminal_size().columns)
+    for title, *cells in more:
+        taken += max(map(len, (title, *cells))) + 3
+        if taken + 1 > room:  # with the margins of the rule
+            break
+        head.append(title)
+        for line, cell in zip(lines, cells, strict=True):
+            line.append(cell)
+    return head, lines
+
+
 def fitted_table(
     titles: Sequence[str],
     rows: Sequence[Sequence[str]],

@@ -644,3 +644,43 @@ def test_whether_a_checkpoint_resumes_a_training_has_three_answers(catalog: Cata
         transaction.insert("checkpoints", row_of(written))
     assert catalog.checkpoints.get_by_id(written.id) == written
     assert [row.resumable for row in catalog.checkpoints.list_captured(job_id)] == [resumable]
+
+
+def _with_facts(catalog: Catalog, job_id: str, name: str, facts: TrainingFacts) -> Checkpoint:
+    checkpoint_id, lease = capture(catalog, job_id, name)
+    content = store(catalog.blobs(STORE_ID), checkpoint_id, name.encode(), "a")
+    return commit(catalog, checkpoint_id, lease, {"a": content}, facts)
+
+
+def test_what_a_log_tells_is_added_by_steps_and_overwrites_nothing(catalog: Catalog) -> None:
+    job_id, other = add_job(catalog), add_job(catalog, "other")
+    own = TrainingFacts(step=10, train_loss=0.5, metrics={"loss": 0.5})
+    known = _with_facts(catalog, job_id, "known", own)
+    bare = _with_facts(catalog, job_id, "bare", TrainingFacts(step=20))
+    without = _with_facts(catalog, job_id, "without", TrainingFacts())
+    others = _with_facts(catalog, other, "others", TrainingFacts(step=10))
+    logged = {10: {"loss": 9.0, "val_loss": 0.25}, 20: {"f1": 0.75}, 30: {"f1": 1.0}}
+    for _ in range(2):
+        catalog.checkpoints.add_metrics(job_id, logged, since=known.created_at)
+    found = catalog.checkpoints.get_by_id(known.id).facts
+    assert (dict(found.metrics), found.train_loss, found.eval_loss) == ({"loss": 0.5, "val_loss": 0.25}, 0.5, 0.25)
+    assert catalog.checkpoints.get_by_id(bare.id).facts.metrics == {"f1": 0.75}
+    assert not any(catalog.checkpoints.get_by_id(one.id).facts.metrics for one in (without, others))
+
+
+def test_a_log_tells_nothing_of_what_was_captured_before_it(catalog: Catalog) -> None:
+    job_id = add_job(catalog)
+    earlier = _with_facts(catalog, job_id, "earlier", TrainingFacts(step=10))
+    later = _with_facts(catalog, job_id, "later", TrainingFacts(step=10))
+    catalog.checkpoints.add_metrics(job_id, {10: {"f1": 0.75}}, since=later.created_at)
+    assert not catalog.checkpoints.get_by_id(earlier.id).facts.metrics
+    assert catalog.checkpoints.get_by_id(later.id).facts.metrics == {"f1": 0.75}
+
+
+def test_no_log_gives_a_checkpoint_more_metrics_than_it_can_have(catalog: Catalog) -> None:
+    job_id = add_job(catalog)
+    one = _with_facts(catalog, job_id, "one", TrainingFacts(step=10, metrics={"a": 1.0}))
+    logged = {10: {f"m{number}": float(number) for number in range(200)}}
+    catalog.checkpoints.add_metrics(job_id, logged, since=one.created_at)
+    metrics = catalog.checkpoints.get_by_id(one.id).facts.metrics
+    assert (len(metrics), metrics["a"]) == (200, 1.0)

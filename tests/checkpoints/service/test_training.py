@@ -670,6 +670,27 @@ def test_the_latest_has_the_highest_step_whatever_was_captured_last(machine: Mac
     assert run(machine, "exit(1)", checkpoint="latest").input_checkpoint_id == captured(machine)[0].id
 
 
+def test_a_metric_that_no_checkpoint_tells_is_refused_with_those_that_there_are(machine: Machine) -> None:
+    run(machine, "save(output() / 'checkpoint-4', trainer_files(4, eval_loss=0.5)); exit(1)")
+    with pytest.raises(UsageError, match="no checkpoint tells its 'bleu'") as caught:
+        run(machine, "", checkpoint="best:bleu:max")
+    assert caught.value.hint == "there is eval-loss, train-loss, loss, eval_loss"
+
+
+def test_a_log_beside_the_checkpoints_tells_their_metrics_also_when_it_is_written_after_them(machine: Machine) -> None:
+    run(
+        machine,
+        """
+for step in (10, 20):
+    save(output() / f"checkpoint-{step}", trainer_files(step))
+(output() / "logs").mkdir()
+(output() / "logs" / "metrics.csv").write_text("step,epoch,val_f1,loss\\n10,0,0.5,9\\n20,1,0.75,9\\n30,1,1,9\\n")
+""",
+    )
+    told = [dict(one.facts.metrics) for one in captured(machine) if one.facts.step]
+    assert told == [{"loss": 0.1, "val_f1": 0.5}, {"loss": 0.05, "val_f1": 0.75}]
+
+
 def test_the_best_of_a_job_without_one_is_refused(machine: Machine) -> None:
     with pytest.raises(NotFoundError, match="no checkpoints yet"):
         run(machine, "", checkpoint="best")

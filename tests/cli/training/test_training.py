@@ -242,3 +242,33 @@ def test_a_job_whose_runner_was_killed_shows_as_interrupted(program: Program) ->
     while program.run("training", "delete", "my-run").code and time.monotonic() < deadline:
         time.sleep(0.5)
     assert program.run("training", "list", "--json").json() == []
+
+
+def test_metrics_are_shown_where_the_terminal_has_room_for_them_and_all_of_them_in_json(program: Program) -> None:
+    program.file(
+        "train.py",
+        """
+import json, os, pathlib
+folder = pathlib.Path(os.environ["FLEXAI_OUTPUT_CHECKPOINT_DIR"]) / "checkpoint-5"
+folder.mkdir(parents=True)
+(folder / "weights.bin").write_bytes(b"w")
+row = {"step": 5, "loss": 1.0, "grad_norm": 0.125, "eval_f1": 0.75, "eval_accuracy": 0.5}
+state = {"global_step": 5, "log_history": [row], "metric_for_best_model": "accuracy"}
+(folder / "trainer_state.json").write_text(json.dumps(state))
+""",
+    )
+    assert program.run("training", "run", "my-run", "--", sys.executable, "train.py").code == 0
+    (row,) = program.run("training", "checkpoints", "my-run", "--json").json()
+    assert row["metrics"] == {"loss": 1.0, "grad_norm": 0.125, "eval_f1": 0.75, "eval_accuracy": 0.5}
+    assert row["bestBy"] == "accuracy"
+    program.environment["COLUMNS"] = "220"
+    head, _, line = program.run("training", "checkpoints", "my-run").out.splitlines()
+    assert [title.strip() for title in head.split("│")][10:] == ["eval_accuracy", "eval_f1", "grad_norm"]
+    assert [cell.strip() for cell in line.split("│")][10:] == ["0.5", "0.75", "0.125"]
+
+    def width(columns: int) -> int:
+        program.environment["COLUMNS"] = str(columns)
+        return len(program.run("training", "checkpoints", "my-run").out.splitlines()[1])
+
+    narrowest = width(80)
+    assert narrowest < width(narrowest + 20) <= narrowest + 20

@@ -9,14 +9,17 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
+from datetime import datetime
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from flexai.checkpoints.catalog.database import ConstraintError, Database, Record, Transaction, batches
 from flexai.checkpoints.catalog.leases import LEASE_COLUMNS, NO_LEASE, Lease, is_held, lease_end, update_held
+from flexai.checkpoints.choosing import losses_of
 from flexai.checkpoints.contents import CLAIMED, RECOVERED
 from flexai.checkpoints.errors import AlreadyExistsError, ConflictError, NameTakenError, NotFoundError
 from flexai.checkpoints.models import (
+    MOST_METRICS,
     Checkpoint,
     CheckpointKind,
     CheckpointStatus,
@@ -226,6 +229,31 @@ class Checkpoints:
                     blob_ids=batch,
                 )
         return self.get_by_id(checkpoint_id)
+
+    def add_metrics(self, job_id: str, by_step: Mapping[int, Mapping[str, float]], *, since: datetime) -> None:
+        """Add to the checkpoints that a job captured since a time what was measured at their steps.
+
+        What a checkpoint tells already stays as it is.
+        """
+        query = """
+            SELECT id, step, metrics, train_loss, eval_loss FROM checkpoints
+            WHERE job_id = :job_id AND deleted_at IS NULL AND status = 'available' AND created_at >= :since
+        """
+        with self._database.reading() as transaction:
+            rows = transaction.records(query, job_id=job_id, since=to_text(since))
+        changed: dict[str, tuple[str, dict[str, Any]]] = {}
+        for row in rows:
+            own = json.loads(row["metrics"])
+            more = {name: value for name, value in by_step.get(row["step"], {}).items() if name not in own}
+            if more and len(own) < MOST_METRICS:
+                metrics = dict(list((own | more).items())[:MOST_METRICS])
+                losses = zip(("train_loss", "eval_loss"), losses_of(metrics), strict=True)
+                new = {name: loss for name, loss in losses if row[name] is None}
+                changed[row["id"]] = (row["metrics"], new | {"metrics": json.dumps(metrics)})
+        if changed:
+            with self._database.writing() as transaction:
+                for checkpoint_id, (read, values) in changed.items():
+                    transaction.update_as_read("checkpoints", values, {"id": checkpoint_id, "metrics": read})
 
     def fail(self, checkpoint_id: str, lease: Lease, reason: str) -> None:
         """Give up a push or a capture for now; what has arrived stays for the next try."""

@@ -33,7 +33,8 @@ def checkpoints(reference: str, as_json: bool) -> None:
     """List the checkpoints that a job wrote.
 
     In the order of their capture, also while the job is running. The one that the output directory itself is
-    has the name "." here and "" in JSON.
+    has the name "." here and "" in JSON. Where the terminal has room for them, their other metrics follow, first
+    what the trainer chooses by; JSON has all of them.
 
     \b
     flexai training checkpoints my-run
@@ -55,9 +56,14 @@ def checkpoints(reference: str, as_json: bool) -> None:
 
 
 def _table(rows: Sequence[ListedCheckpoint]) -> str:
-    from flexai.cli.tables import box_table
+    from flexai.checkpoints.choosing import metric_columns
+    from flexai.checkpoints.names import printable
+    from flexai.cli.tables import box_table, with_room_for
 
-    return box_table(
+    more = [
+        [printable(name, keep=""), *(_loss(row.metrics.get(name)) for row in rows)] for name in metric_columns(rows)
+    ]
+    titles, cells = with_room_for(
         _TITLES,
         [
             (
@@ -74,8 +80,9 @@ def _table(rows: Sequence[ListedCheckpoint]) -> str:
             )
             for row in rows
         ],
-        right=_RIGHT,
+        more,
     )
+    return box_table(titles, cells, right=_RIGHT | set(range(len(_TITLES), len(titles))))
 
 
 def _loss(loss: float | None) -> str:

@@ -229,7 +229,8 @@ def test_a_file_of_keras_holds_its_optimizer_where_the_model_was_compiled(compil
 def test_arrays_with_the_names_of_an_optimizer_are_one() -> None:
     def arrays(*names: str) -> PickledState:
         file = io.BytesIO()
-        np.savez(file, **dict.fromkeys(names, np.zeros(2)))
+        content: dict[str, Any] = dict.fromkeys(names, np.zeros(2))
+        np.savez(file, **content)
         return read_state(Files({"a.npz": file.getvalue()}), "a.npz")
 
     assert arrays("params", "opt_state").has_optimizer is True

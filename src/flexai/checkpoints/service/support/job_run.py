@@ -34,6 +34,7 @@ from flexai.checkpoints.service.capture import capture
 from flexai.checkpoints.service.fetch import fetch
 from flexai.checkpoints.service.requests import FetchRequest
 from flexai.checkpoints.service.support.commit import same_content
+from flexai.checkpoints.service.support.logged_metrics import LoggedMetrics
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.service.training_requests import INPUT_VARIABLE, OUTPUT_VARIABLE, TrainingRequest
 from flexai.checkpoints.storage.files import read_blocks
@@ -156,6 +157,7 @@ class Attempt:
         self._ended: Ended | None = None
         self._remarks: list[str] = []
         self._captured: dict[str, Checkpoint] = {}
+        self._metrics = LoggedMetrics(system, begun.job.id, self._places.output, since=begun.job.started_at)
         self._failed: set[str] = set()
         self._stop_requested = False
 
@@ -170,6 +172,7 @@ class Attempt:
                     self._request.env, {OUTPUT_VARIABLE: self._places.output, INPUT_VARIABLE: self._fetch_input()}
                 )
                 was_stopped, report = self._run_command(environment)
+                self._metrics.add()
                 self._clean(report)
                 status, reason = self._outcome(report, was_stopped=was_stopped)
                 self._log.note(f"the job has {status}" + (f": {reason}" if reason else ""))
@@ -195,6 +198,7 @@ class Attempt:
                     store=salvaged.store,
                     note=self._progress.note,
                 )
+                LoggedMetrics(self._system, self._job.id, broken.places.output, since=broken.started_at).add()
                 broken.places.clean(keep_output=bool(report.uncaptured))
             except OSError as error:
                 self._progress.note(f"{broken.name} could not be looked through for checkpoints: {error}")
@@ -281,6 +285,7 @@ class Attempt:
             )
         files = "1 file" if checkpoint.file_count == 1 else f"{checkpoint.file_count} files"
         self._tell(f"captured {found.title} ({files}, {human_size(checkpoint.size)}) as {checkpoint.id}")
+        self._metrics.add_now_and_then()
         self._on_captured(checkpoint)
         return None
 

@@ -12,7 +12,7 @@ from flexai.checkpoints.models import MOST_METRICS, TrainingFacts
 from flexai.checkpoints.training.completeness.by_format import TRAINER_STATE, FileRole, Survey, deepspeed_tag, role_of
 from flexai.checkpoints.training.formats.folder import CheckpointFolder, read_exactly
 from flexai.checkpoints.training.formats.json_object import finite, is_number, read_object, whole_number
-from flexai.checkpoints.training.formats.logged import measured
+from flexai.checkpoints.training.formats.logged import measured, metrics_by_step
 from flexai.checkpoints.training.formats.pickled_state import (
     PickledState,
     chosen_by,
@@ -78,7 +78,8 @@ def read_facts(folder: CheckpointFolder) -> TrainingFacts:
     inference_missing = _inference_missing(survey, config, architectures)
     resumable, resumable_missing = _fitness(survey, states)
     step = _step(survey, state, states)
-    metrics = _metrics(state, step) or states.metrics()
+    logged = {} if step is None else metrics_by_step(folder).get(step, {})
+    metrics = dict(list((logged | (_metrics(state, step) or states.metrics())).items())[-MOST_METRICS:])
     train_loss, eval_loss = losses_of(metrics)
     return TrainingFacts(
         step=step,
@@ -138,9 +139,9 @@ class _States:
         """What the first file tells that tells it: `step`, `epoch` or `best_by`."""
         return next((found for state in self.all.values() if (found := getattr(state, name)) not in {None, ""}), None)
 
-    def metrics(self) -> Mapping[str, float]:
+    def metrics(self) -> dict[str, float]:
         """Those of the first file that tells any."""
-        return next((state.metrics for state in self.all.values() if state.metrics), {})
+        return next((dict(state.metrics) for state in self.all.values() if state.metrics), {})
 
     def _state(self, path: str) -> PickledState:
         survey = self._survey

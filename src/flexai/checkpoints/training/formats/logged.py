@@ -42,13 +42,13 @@ INNER = ("metrics", "val_metrics", "eval_metrics", "test_metrics", "scores", "re
 _LOG = re.compile(r".*\.(csv|jsonl|ndjson)|(.*[-_.])?(metrics|log|history|results)\.json", re.IGNORECASE)
 _LIGHTNING = re.compile(r"(?:.*/)?version_\d+/metrics\.csv")
 _MOST_FILES = 50
-_MOST_ROWS = 100_000
-_MOST_STEPS = 100_000
+_MOST_ROWS = 30_000
+_MOST_STEPS = 50_000
 _HEAD = 64 * 1024
-_TAIL = 4 * 1024 * 1024
+_TAIL = 2 * 1024 * 1024
 
 
-def metrics_by_step(files: RangedFiles) -> Mapping[int, Mapping[str, float]]:
+def metrics_by_step(files: RangedFiles) -> dict[int, dict[str, float]]:
     """The metrics that the logs among `files` give of each step, finite numbers only. Raises nothing.
 
     Within a log the last row of a step counts. Where two logs say different things of one step, two trainings wrote
@@ -56,7 +56,7 @@ def metrics_by_step(files: RangedFiles) -> Mapping[int, Mapping[str, float]]:
     """
     found: dict[int, dict[str, float]] = {}
     disputed: set[tuple[int, str]] = set()
-    logs = [path for path in sorted(files.files) if _LOG.fullmatch(path.rpartition("/")[2])]
+    logs = [path for path in sorted(files.files) if is_log(path)]
     for path in logs[:_MOST_FILES]:
         for step, metrics in _of_log(files, path).items():
             if len(found) >= _MOST_STEPS and step not in found:
@@ -70,6 +70,11 @@ def metrics_by_step(files: RangedFiles) -> Mapping[int, Mapping[str, float]]:
     for step, name in disputed:
         found[step].pop(name, None)
     return found
+
+
+def is_log(path: str) -> bool:
+    """Whether a file's name is one of a log of metrics."""
+    return _LOG.fullmatch(path.rpartition("/")[2]) is not None
 
 
 def measured(row: Mapping[Any, Any]) -> Iterator[tuple[str, float]]:
@@ -90,10 +95,8 @@ def _of_log(files: RangedFiles, path: str) -> dict[int, dict[str, float]]:
     shift = 1 if _LIGHTNING.fullmatch(path) else 0
     found: dict[int, dict[str, float]] = {}
     rows = _csv_rows(head, tail) if path.lower().endswith(".csv") else _json_rows(head, tail)
-    for number, row in enumerate(rows):
+    for row in rows:
         step = next((told for name in STEPS if (told := whole_number(row.get(name))) is not None), None)
-        if number >= _MOST_ROWS:
-            break
         if step is not None:
             metrics = found.setdefault(step + shift, {})
             for inner in (row, *(row[name] for name in INNER if isinstance(row.get(name), dict))):
@@ -111,11 +114,10 @@ def _ends(files: RangedFiles, path: str) -> tuple[bytes, bytes]:
 
 
 def _csv_rows(head: bytes, tail: bytes) -> Iterator[dict[str, Any]]:
-    if tail:
-        head = head[: head.rfind(b"\n") + 1]
-    lines = (head + tail).decode("utf-8", "replace").replace("\0", "").splitlines()
+    title, _, first = head.partition(b"\n")
+    lines = (tail or first).splitlines()[-_MOST_ROWS:]
     try:
-        for row in csv.DictReader(lines):
+        for row in csv.DictReader(line.decode("utf-8", "replace").replace("\0", "") for line in (title, *lines)):
             yield {name: _number(text) for name, text in row.items() if name and isinstance(text, str)}
     except csv.Error:
         return
