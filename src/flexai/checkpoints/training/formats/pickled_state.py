@@ -217,15 +217,13 @@ def _contents(file: PickledFile, state: Table) -> tuple[bool | None, bool | None
     has_optimizer = False
     is_opaque = not keys
     has_weights = False
-    for key, value in [*keys.items(), *((key, value) for key, value in items_of(keys.get("state")))]:
-        if not isinstance(key, str) or not (_holds(value) or tensor_of(value) is not None):
-            is_opaque |= (
-                isinstance(value, Made) and tensor_of(value) is None and not _BESIDE_WEIGHTS.fullmatch(str(key))
-            )
-        elif _OPTIMIZER.fullmatch(key) and not _NO_OPTIMIZER.fullmatch(key):
+    for key, value in [*keys.items(), *items_of(keys.get("state"))]:
+        holds = _holds(value) or tensor_of(value) is not None
+        if holds and isinstance(key, str) and _OPTIMIZER.fullmatch(key) and not _NO_OPTIMIZER.fullmatch(key):
             has_optimizer |= value != []
-        elif not _BESIDE_WEIGHTS.fullmatch(key):
-            has_weights = True
+        elif not _BESIDE_WEIGHTS.fullmatch(str(key)):
+            has_weights |= holds
+            is_opaque |= _is_opaque(value)
     if not has_optimizer:
         has_optimizer = any(_MOMENTS.fullmatch(name) for name, _ in file.tensors())
     return has_weights or (None if is_opaque else False), has_optimizer or (None if is_opaque else False)
