@@ -12,6 +12,7 @@ from typing import Annotated, Any, TypeAlias
 from prefect.utilities.schema_tools.hydration import hydrate
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from flexai.checkpoints.catalog.jobs import parse_job_reference
 from flexai.checkpoints.choosing import check_metric
 from flexai.checkpoints.errors import CheckpointError
 from flexai.checkpoints.names import parse_name, parse_reference
@@ -30,6 +31,8 @@ from flexai.flows.connection_field import Connection
 
 _NAME = "^[A-Za-z0-9][A-Za-z0-9_-]{1,61}[A-Za-z0-9]$"
 """The naming rule, which UUIDs obey as well; reserved words are left to ``flexai.checkpoints.names``."""
+REFERENCE_PATTERN = "[A-Za-z0-9][A-Za-z0-9_-]{1,61}[A-Za-z0-9](/.{1,4096})?"
+"""NAME, UUID or JOB/PATH."""
 _SOURCE_PATH = "^[^/\\s]+(/.*)?$"
 _DESTINATION_PATH = "^[^/\\s]+/.*[^/\\s].*$"
 
@@ -52,6 +55,13 @@ def _check_reference(text: str) -> str:
         raise _in_words(error) from error
 
 
+def _check_job(text: str) -> str:
+    try:
+        return parse_job_reference(text).text
+    except CheckpointError as error:
+        raise _in_words(error) from error
+
+
 def _check_path(text: str) -> str:
     try:
         split_bucket(text)
@@ -70,9 +80,11 @@ def _check_metric(text: str) -> str:
 NewName: TypeAlias = Annotated[str, Field(min_length=3, max_length=63, pattern=_NAME), AfterValidator(_check_name)]
 """A name that a checkpoint can be given."""
 CheckpointReference: TypeAlias = Annotated[
-    str, Field(min_length=3, max_length=63, pattern=_NAME), AfterValidator(_check_reference)
+    str, Field(min_length=3, pattern=f"^{REFERENCE_PATTERN}$"), AfterValidator(_check_reference)
 ]
-"""NAME or UUID of a checkpoint."""
+"""NAME or UUID of a checkpoint, or JOB/PATH of a captured one."""
+JobReference: TypeAlias = Annotated[str, Field(min_length=3, max_length=63, pattern=_NAME), AfterValidator(_check_job)]
+"""NAME or UUID of a training job."""
 SourcePath: TypeAlias = Annotated[str, Field(pattern=_SOURCE_PATH), AfterValidator(_check_path)]
 """``BUCKET/PREFIX-or-KEY``."""
 DestinationPath: TypeAlias = Annotated[str, Field(pattern=_DESTINATION_PATH), AfterValidator(_check_path)]
@@ -202,7 +214,7 @@ class OtherCheckpoint(Form):
 
     checkpoint: CheckpointReference = Field(
         title="Checkpoint",
-        description="NAME or UUID of the checkpoint to give another name; no byte moves.",
+        description="NAME, UUID or JOB/PATH of the checkpoint to give another name; no byte moves.",
         examples=["3f0c3a4e-9d7b-4c58-8f0e-0c5d8b7a6e21"],
     )
 
@@ -235,7 +247,7 @@ class InspectForm(Form):
     """Which checkpoint to look up."""
 
     checkpoint: CheckpointReference = Field(
-        title="Checkpoint", description="NAME or UUID of the checkpoint.", examples=["mistral-500-checkpoint"]
+        title="Checkpoint", description="NAME, UUID or JOB/PATH of the checkpoint.", examples=["mistral-500-checkpoint"]
     )
 
 
@@ -300,8 +312,8 @@ class DeleteForm(Form):
 
     checkpoint: CheckpointReference = Field(
         title="Checkpoint",
-        description="NAME or UUID of the checkpoint. Its name is free at once; its bytes go when nothing else uses them"
-        " and the grace period is over, and until then `flexai checkpoint undelete` brings it back.",
+        description="NAME, UUID or JOB/PATH of the checkpoint. Its name is free at once; its bytes go when nothing else"
+        " uses them and the grace period is over, and until then `flexai checkpoint undelete` brings it back.",
         examples=["mistral-500-checkpoint"],
     )
 
@@ -316,7 +328,7 @@ class VerifyForm(Form):
     checkpoints: list[CheckpointReference] = Field(
         default_factory=list,
         title="Checkpoints",
-        description="NAME or UUID of each checkpoint; the whole store where none is given.",
+        description="NAME, UUID or JOB/PATH of each checkpoint; the whole store where none is given.",
         examples=[["mistral-500-checkpoint"]],
     )
     repair: bool = Field(

@@ -11,7 +11,7 @@ from flexai.checkpoints.documents import Document
 from flexai.checkpoints.errors import UsageError
 from flexai.checkpoints.service.prune import PruneRequest
 from flexai.flows.flow_options import OPTIONS, rename_run, run_task
-from flexai.flows.forms import BEST_BY, CheckpointReference, Form, MetricText, NotEmpty, Span, span_of
+from flexai.flows.forms import BEST_BY, Form, JobReference, MetricText, NotEmpty, Span, span_of
 from flexai.tasks.prune import prune_checkpoints, summary_of
 
 _MOST = 1_000_000
@@ -21,7 +21,7 @@ _NO_TIME = timedelta(0)
 class RetentionForm(Form):
     """Which checkpoints are judged, what is kept of them, and whether the rest is deleted."""
 
-    jobs: list[CheckpointReference] = Field(
+    jobs: list[JobReference] = Field(
         default_factory=list,
         title="Training jobs",
         description="NAME or UUID of each job whose captured checkpoints are judged, each job by itself. All jobs where"

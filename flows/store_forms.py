@@ -6,7 +6,7 @@ from pydantic import ConfigDict, Field
 
 from flexai.checkpoints.service.store_requests import GarbageRequest, MirrorRequest, ScrubRequest
 from flexai.flows.connection_field import Connection
-from flexai.flows.forms import CheckpointReference, Form, NotEmpty, SourcePath, Span, span_of
+from flexai.flows.forms import CheckpointReference, Form, JobReference, NotEmpty, SourcePath, Span, span_of
 
 _GIB = 1024**3
 
@@ -31,7 +31,7 @@ class Selected(Form):
 
     checkpoints: list[CheckpointReference] = Field(
         title="Checkpoints",
-        description="NAME or UUID of each checkpoint.",
+        description="NAME, UUID or JOB/PATH of each checkpoint.",
         examples=[["mistral-500-checkpoint"]],
         min_length=1,
     )
@@ -42,7 +42,7 @@ class OfJob(Form):
 
     model_config = ConfigDict(title="Those of a training job")
 
-    job: CheckpointReference = Field(title="Training job", description="Its NAME or UUID.", examples=["mistral-run"])
+    job: JobReference = Field(title="Training job", description="Its NAME or UUID.", examples=["mistral-run"])
 
 
 class MirrorForm(Form):

@@ -11,7 +11,7 @@ from flexai.checkpoints.choosing import Choice
 from flexai.checkpoints.errors import UsageError
 from flexai.checkpoints.names import VARIABLE_PATTERN, is_variable, parse_name, parse_reference
 from flexai.flows.connection_field import Connection
-from flexai.flows.forms import BEST_BY, Form, MetricText, NotEmpty, ShardSize, Span
+from flexai.flows.forms import BEST_BY, REFERENCE_PATTERN, Form, MetricText, NotEmpty, ShardSize, Span
 from flexai.flows.templates import check_template, field_pattern, render
 
 JOB_FIELDS = frozenset({"date", "time"})
@@ -66,12 +66,12 @@ class TrainingSpec(Form):
     checkpoint: str = Field(
         default="",
         title="Start from",
-        description="NAME or UUID of the checkpoint to start from, which the command finds in"
+        description="NAME, UUID or JOB/PATH of the checkpoint to start from, which the command finds in"
         " FLEXAI_INPUT_CHECKPOINT_DIR; 'latest', 'best' or 'best:NAME[:min|max]' of those that earlier attempts of this"
         " job have captured; empty to start from scratch. An attempt that was stopped or lost its machine is continued"
         " from its latest checkpoint in any case.",
         examples=["mistral-500-checkpoint", "latest"],
-        pattern="^([A-Za-z0-9][A-Za-z0-9_-]{1,61}[A-Za-z0-9]|[Bb][Ee][Ss][Tt]:.{1,110})?$",
+        pattern=f"^({REFERENCE_PATTERN}|[Bb][Ee][Ss][Tt]:.{{1,110}})?$",
     )
     continue_failed: bool = Field(
         default=False,

@@ -21,7 +21,7 @@ def inspect_checkpoint(reference: str) -> Document:
     """Return a checkpoint's document, as ``flexai checkpoint inspect --json`` prints it.
 
     Args:
-        reference: NAME or UUID of the checkpoint.
+        reference: NAME, UUID or JOB/PATH of the checkpoint.
 
     Raises:
         CheckpointError: NotFoundError where there is none.

@@ -8,7 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flexai.checkpoints.errors import InvalidNameError
-from flexai.checkpoints.names import RESERVED_NAMES, Reference, is_uuid, name_key, parse_id, parse_name, parse_reference
+from flexai.checkpoints.names import (
+    RESERVED_NAMES,
+    ROOT_TITLE,
+    Reference,
+    is_uuid,
+    name_key,
+    parse_id,
+    parse_name,
+    parse_reference,
+    title_of,
+)
 
 _ENDS = string.ascii_letters + string.digits
 _INNER = _ENDS + "-_"
@@ -134,3 +144,47 @@ def test_an_error_calls_the_name_what_the_caller_calls_it() -> None:
 def test_a_reference_shows_what_was_typed() -> None:
     text = str(uuid.UUID(int=5)).upper()
     assert str(parse_reference(text)) == text
+
+
+_PARTS = st.one_of(
+    st.text(min_size=1, max_size=20),
+    st.sampled_from(
+        ["checkpoint-500", "epoch=0-step=100.ckpt", ".", "..", "", "a b", "é", "x" * 255, "x" * 256, "...", "latest"]
+    ),
+)
+_PATHS = st.lists(_PARTS, min_size=1, max_size=4).map("/".join)
+
+
+def _is_path(text: str) -> bool:
+    parts = text.split("/")
+    return text.isprintable() and all(part not in ("", ".", "..") and len(part.encode()) < 256 for part in parts)
+
+
+@given(st.one_of(_NEAR_NAMES, good_names), _PATHS)
+def test_a_job_and_a_path_mean_a_captured_checkpoint_exactly_when_both_can_be(job: str, path: str) -> None:
+    text = f"{job}/{path}"
+    if "/" in job:
+        return
+    if (_is_name(job) or _has_uuid_shape(job)) and (_is_path(path) or path == ROOT_TITLE):
+        found = parse_reference(text)
+        assert found == Reference(text, None, job.lower() if is_uuid(job) else job, "" if path == ROOT_TITLE else path)
+    else:
+        with pytest.raises(InvalidNameError):
+            parse_reference(text)
+
+
+@given(good_names, st.one_of(st.just(""), _PATHS.filter(_is_path)))
+def test_what_a_captured_checkpoint_is_called_means_it(job: str, name: str) -> None:
+    found = parse_reference(title_of("captured", name, job))
+    assert (found.job, found.path, found.id) == (job, name, None)
+
+
+def test_no_name_and_no_uuid_means_a_captured_checkpoint() -> None:
+    for text in ("abc", str(uuid.UUID(int=7))):
+        assert parse_reference(text).job == ""
+
+
+def test_an_error_of_a_path_says_where_the_names_are() -> None:
+    with pytest.raises(InvalidNameError, match="what follows '/' is no path") as caught:
+        parse_reference("my-run/../x")
+    assert caught.value.hint == "flexai training checkpoints my-run lists their names"

@@ -50,6 +50,13 @@ def test_captured_checkpoints_and_jobs_are_completed(program: Program) -> None:
     assert _complete(program, "flexai training inspect my") == ["my-run"]
     for row in program.run("training", "checkpoints", "my-run", "--json").json():
         assert _complete(program, f"flexai checkpoint fetch {row['id'][:6]}") == [row["id"]]
+    for words in (
+        "checkpoint fetch MY-run/",
+        "checkpoint push x --from-checkpoint my-run/c",
+        "training run y -C my-run/",
+    ):
+        assert _complete(program, f"flexai {words}") == ["my-run/c/w.bin"]
+    assert _complete(program, "flexai checkpoint fetch other-run/") == []
 
 
 def test_a_broken_catalog_completes_nothing_and_says_nothing(program: Program) -> None:

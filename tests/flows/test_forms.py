@@ -123,6 +123,8 @@ def test_every_field_that_must_be_written_has_an_example(model: type[BaseModel])
         (verify, {"checkpoints": ["mistral-500"]}),
         (list_checkpoints, {"names": "mistral-*"}),
         (inspect, {"checkpoint": "mistral-500"}),
+        (inspect, {"checkpoint": "mistral-run/lightning_logs/version_0/checkpoints/epoch=0-step=100.ckpt"}),
+        (fetch, {"checkpoint": "mistral-run/.", "destination": "/data"}),
         (delete, {"checkpoint": "mistral-500"}),
     ],
 )
@@ -175,6 +177,9 @@ def test_other_forms_take_what_makes_sense_as_well(flow: Flow[Any, Any], paramet
         (export, PLACE | {"storage_provider": "Share"}),
         (export, PLACE | {"overwrite": "perhaps"}),
         (fetch, {"checkpoint": "mistral-500", "destination": ""}),
+        (fetch, {"checkpoint": "mistral-run/", "destination": "/data"}),
+        (fetch, {"checkpoint": "/checkpoint-5", "destination": "/data"}),
+        (mirror, MIRROR | {"checkpoints": {"job": "llama-run/checkpoint-5"}}),
         (mirror, {"destination_path": "bucket"}),
         (mirror, MIRROR | {"checkpoints": {"checkpoints": []}}),
         (mirror, MIRROR | {"checkpoints": {"job": "llama-run", "names": "*"}}),

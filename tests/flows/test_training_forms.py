@@ -80,7 +80,10 @@ def test_a_mistyped_field_is_refused(spec: type[Any], fields: dict[str, Any]) ->
         spec(**fields, onlyresumable=True)
 
 
-@pytest.mark.parametrize("checkpoint", ["", "latest", "best", "mistral-500", "3f0c3a4e-9d7b-4c58-8f0e-0c5d8b7a6e21"])
+@pytest.mark.parametrize(
+    "checkpoint",
+    ["", "latest", "best", "mistral-500", "run-1/exp/checkpoint-5", "3f0c3a4e-9d7b-4c58-8f0e-0c5d8b7a6e21"],
+)
 def test_a_training_starts_from_scratch_or_from_a_checkpoint(checkpoint: str) -> None:
     assert TrainingSpec(name="digits", command=COMMAND, checkpoint=checkpoint).checkpoint == checkpoint
 

@@ -1,9 +1,10 @@
-"""Names of resources, references to checkpoints by NAME or UUID, and how to show a text that other people wrote.
+"""Names of resources, references to checkpoints (NAME, UUID, JOB/PATH), and how to show a text that other people wrote.
 
 The naming rule is FlexAI's resource naming convention
 (https://docs.flex.ai/resource-naming-conventions): 3 to 63 characters, letters, digits, ``-`` and ``_``,
 the first and last a letter or digit. Two rules are ours: a name never has the shape of a UUID, so that
-NAME|UUID arguments are never ambiguous, and names are compared without regard to case.
+NAME|UUID arguments are never ambiguous, and names are compared without regard to case. No name has a slash,
+so ``JOB/PATH`` is a captured checkpoint wherever a checkpoint's name is taken.
 """
 
 from __future__ import annotations
@@ -32,6 +33,11 @@ Id = NewType("Id", str)
 
 NIL_ID = Id("00000000-0000-0000-0000-000000000000")
 """Stands for "no storage provider" in the reference's documents."""
+
+MAX_CAPTURED_NAME = 4096
+"""Characters of a path that the kernel takes."""
+_MAX_PART = 255
+"""Bytes of a folder's or a file's name, on all file systems."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{1,61}[A-Za-z0-9]", re.ASCII)
 _UUID = re.compile(r"[0-9A-Fa-f]{8}-(?:[0-9A-Fa-f]{4}-){3}[0-9A-Fa-f]{12}", re.ASCII)
@@ -115,21 +121,46 @@ def title_of(kind: str, name: str, job_name: str) -> str:
 
 
 class Reference(NamedTuple):
-    """What a user typed to mean one checkpoint: its name or its UUID."""
+    """What a user typed to mean one checkpoint or job: its name, its UUID, or a captured checkpoint's ``JOB/PATH``."""
 
     text: str
     id: Id | None
-    """The UUID in canonical (lower-case) form, or None where the text is a name."""
+    """The UUID in canonical (lower-case) form, or None where the text is none."""
+    job: str = ""
+    """NAME or UUID of the job that captured it; empty where the text is no ``JOB/PATH``."""
+    path: str = ""
+    """Its path below the job's output directory; empty for that itself, which is written ``JOB/.``."""
 
     def __str__(self) -> str:
         return self.text
 
 
 def parse_reference(text: str) -> Reference:
-    """Read a NAME or UUID argument.
+    """Read a NAME, UUID or JOB/PATH argument; no name has a slash, so none of them can be another.
 
-    Raises InvalidNameError for a text that can be neither.
+    Raises InvalidNameError for a text that can be none of them.
     """
     if is_uuid(text):
         return Reference(text=text, id=parse_id(text))
-    return Reference(text=parse_name(text, what="checkpoint"), id=None)
+    job, slash, path = text.partition("/")
+    if not slash:
+        return Reference(text=parse_name(text, what="checkpoint"), id=None)
+    if is_uuid(job):
+        job = parse_id(job)
+    else:
+        parse_name(job, what="training job")
+    if path != ROOT_TITLE and not is_captured_name(path):
+        raise InvalidNameError(
+            f"{text!r} names no checkpoint of training job {job!r}: what follows '/' is no path",
+            hint=f"flexai training checkpoints {job} lists their names",
+        )
+    return Reference(text=text, id=None, job=job, path="" if path == ROOT_TITLE else path)
+
+
+def is_captured_name(name: str) -> bool:
+    """Whether a captured checkpoint can be called so: a path below the output directory that can be shown."""
+    return (
+        len(name) <= MAX_CAPTURED_NAME
+        and name.isprintable()
+        and all(part not in {"", ".", ".."} and len(part.encode()) <= _MAX_PART for part in name.split("/"))
+    )

@@ -39,17 +39,20 @@ def completion(ctx: click.Context, shell: str) -> None:
 
 
 def complete_checkpoint(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[Any]:
-    """The names of checkpoints, and once something is typed the UUIDs of captured ones."""
+    """The names of checkpoints; once something is typed the UUIDs of captured ones, after ``JOB/`` their paths."""
     from click.shell_completion import CompletionItem
 
     from flexai.checkpoints.catalog.catalog import Catalog
 
     try:
         with Catalog.look() as catalog:
+            if "/" in incomplete:
+                titles = dict.fromkeys(catalog.checkpoints.captured_titles().values())
+                return _fitting([CompletionItem(title) for title in titles], incomplete)
             names = [CompletionItem(name) for name in catalog.checkpoints.pushed_names()]
             if incomplete:
-                titles = catalog.checkpoints.captured_titles()
-                names += [CompletionItem(found, help=printable(title, keep="")) for found, title in titles.items()]
+                found = catalog.checkpoints.captured_titles()
+                names += [CompletionItem(one, help=printable(title, keep="")) for one, title in found.items()]
     except CheckpointError:
         return []  # a shell's line is no place for errors
     return _fitting(names, incomplete)

@@ -34,7 +34,7 @@ from flexai.checkpoints.models import (
     plain,
     to_text,
 )
-from flexai.checkpoints.names import Name, Reference, name_key, new_id, title_of
+from flexai.checkpoints.names import Name, Reference, is_uuid, name_key, new_id, title_of
 
 if TYPE_CHECKING:
     from flexai.checkpoints.owner import Owner
@@ -415,7 +415,10 @@ class Checkpoints:
 
         Raises NotFoundError where there is none, AlreadyExistsError where the name is in use again.
         """
-        meant = "c.id = :id" if reference.id else "c.kind = 'pushed' AND LOWER(c.name) = :key"
+        if reference.job:
+            meant = f"c.kind = 'captured' AND c.name = :path AND {_of_job('j', reference)}"
+        else:
+            meant = "c.id = :id" if reference.id else "c.kind = 'pushed' AND LOWER(c.name) = :key"
         row = self._row(
             f"c.status = 'deleting' AND c.manifest_digest IS NOT NULL AND {meant} ORDER BY c.deleted_at DESC LIMIT 1",
             **_meant(reference),
@@ -543,7 +546,8 @@ def _check_can_go(row: Record, reference: Reference) -> None:
 
 def not_found(reference: Reference) -> NotFoundError:
     """The one error for "not there", whether it never was or was deleted."""
-    return NotFoundError(f"there is no checkpoint {reference.text!r}")
+    hint = f"flexai training checkpoints {reference.job} shows what that job captured" if reference.job else None
+    return NotFoundError(f"there is no checkpoint {reference.text!r}", hint=hint)
 
 
 def _lost(checkpoint_id: str) -> ConflictError:
@@ -551,11 +555,27 @@ def _lost(checkpoint_id: str) -> ConflictError:
 
 
 def _means(reference: Reference) -> str:
-    return "c.id = :id" if reference.id else "c.name_key = :key"
+    if not reference.job:
+        return "c.id = :id" if reference.id else "c.name_key = :key"
+    # Of those that were written under one path it is what was there last and can be used.
+    return f"""
+        c.id = (
+            SELECT p.id FROM checkpoints p JOIN jobs q ON q.id = p.job_id
+            WHERE p.kind = 'captured' AND p.name = :path AND p.deleted_at IS NULL AND {_of_job("q", reference)}
+            ORDER BY CASE WHEN p.status = 'available' THEN 0 ELSE 1 END, p.sequence DESC LIMIT 1
+        )
+    """
+
+
+def _of_job(table: str, reference: Reference) -> str:
+    """The condition that a job is that of a ``JOB/PATH``. A deleted job is known by its UUID alone."""
+    return f"{table}.id = :job" if is_uuid(reference.job) else f"{table}.name_key = :job"
 
 
 def _meant(reference: Reference) -> dict[str, str]:
-    """The value of the condition that ``_means`` gives."""
+    """The values of the condition that ``_means`` gives."""
+    if reference.job:
+        return {"job": name_key(reference.job), "path": reference.path}
     return {"id": reference.id} if reference.id else {"key": name_key(reference.text)}
 
 

@@ -8,9 +8,9 @@ from flexai.checkpoints.names import parse_reference
 
 
 def inspect_checkpoint(catalog: Catalog, reference: str) -> Document:
-    """What ``checkpoint inspect`` shows of a NAME or UUID.
+    """What ``checkpoint inspect`` shows of a NAME, UUID or JOB/PATH.
 
-    Raises InvalidNameError for a text that can be neither, NotFoundError where there is none.
+    Raises InvalidNameError for a text that can be none of them, NotFoundError where there is none.
     """
     checkpoint = catalog.checkpoints.get(parse_reference(reference))
     return checkpoint_document(

@@ -62,7 +62,7 @@ class NameRequest:
 
     Args:
         name: The new name.
-        from_checkpoint: NAME or UUID of the checkpoint.
+        from_checkpoint: NAME, UUID or JOB/PATH of the checkpoint.
         if_not_exists: Succeed where the name is taken by the same content.
         refuse_executable: Refuse files that run code when they are loaded, or that could not be followed.
 
@@ -93,7 +93,7 @@ class AnyPushRequest(_PushFields):
         if_not_exists: Succeed where the name is taken by the same content.
         rehash: Read local files again that look unchanged since they were last pushed.
         refuse_executable: Refuse files that run code when they are loaded, or that could not be followed.
-        from_checkpoint: NAME or UUID of a checkpoint that is here already; no byte moves.
+        from_checkpoint: NAME, UUID or JOB/PATH of a checkpoint that is here already; no byte moves.
 
     Raises:
         UsageError: InvalidNameError for the name or the reference, RequestError for no source or several, or for an
@@ -142,7 +142,7 @@ class FetchRequest:
     """A checkpoint to be brought to a directory of the machine that does it.
 
     Args:
-        reference: NAME or UUID of the checkpoint.
+        reference: NAME, UUID or JOB/PATH of the checkpoint.
         destination: The directory, made where it is missing; ``~`` is the home directory.
         overwrite: Replace files that are there with other content.
         refuse_executable: Fetch nothing where a file runs code when it is loaded, or could not be followed.
@@ -167,7 +167,7 @@ class ExportRequest:
     """A checkpoint to be brought to a storage provider.
 
     Args:
-        reference: NAME or UUID of the checkpoint.
+        reference: NAME, UUID or JOB/PATH of the checkpoint.
         storage_provider: The name of a storage provider connection.
         destination_path: ``BUCKET/PREFIX`` on that provider.
         overwrite: Replace objects that are there with other content.
@@ -190,7 +190,7 @@ class DeleteRequest:
     """A checkpoint to be deleted.
 
     Args:
-        reference: NAME or UUID of the checkpoint.
+        reference: NAME, UUID or JOB/PATH of the checkpoint.
 
     Raises:
         UsageError: InvalidNameError for the reference.

@@ -19,7 +19,7 @@ class MirrorRequest:
         destination_path: ``BUCKET[/PREFIX]`` on that provider.
         names: A pattern of the names of pushed checkpoints (``*`` stands for any letters, ``?`` for one): all of them
             where nothing else is said.
-        checkpoints: Instead of it: NAME or UUID of each checkpoint.
+        checkpoints: Instead of it: NAME, UUID or JOB/PATH of each checkpoint.
         job: Instead of it: NAME or UUID of the training job whose checkpoints are meant.
         overwrite: Replace objects that are there with other content.
 
@@ -47,7 +47,7 @@ class VerifyRequest:
     """Checkpoints whose content is to be read and compared with its digests.
 
     Args:
-        references: NAME or UUID of each checkpoint; the whole store where none is named.
+        references: NAME, UUID or JOB/PATH of each checkpoint; the whole store where none is named.
         repair: Put content of an export in the place of all that is known to be damaged; only what cannot be repaired
             is an error then.
 

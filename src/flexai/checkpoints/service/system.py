@@ -115,7 +115,7 @@ class System:
         return self.catalog.soundness(self.store_id)
 
     def available(self, reference: str) -> Checkpoint:
-        """The checkpoint that NAME or UUID means, if its content can be read.
+        """The checkpoint that NAME, UUID or JOB/PATH means, if its content can be read.
 
         Raises NotFoundError where there is none, or where its bytes lie in another store than the one in force;
         ConflictError where it is not available.

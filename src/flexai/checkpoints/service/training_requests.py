@@ -22,9 +22,9 @@ class TrainingRequest:
     Args:
         name: The training job's name.
         command: The program and its arguments; no shell is involved.
-        checkpoint: NAME or UUID of the checkpoint to start from, or ``latest``, ``best`` or ``best:NAME[:min|max]`` of
-            those that earlier attempts of this job have captured and that are not known to be unfit; from scratch where
-            empty.
+        checkpoint: NAME, UUID or JOB/PATH of the checkpoint to start from, or ``latest``, ``best`` or
+            ``best:NAME[:min|max]`` of those that earlier attempts of this job have captured and that are not known to
+            be unfit; from scratch where empty.
         env: Environment variables for the command, added to those of the process that runs this; a value may be a
             pydantic ``SecretStr``. They are stored nowhere: the catalog keeps only the names.
         output_dir: Where the command writes its checkpoints, empty or not there yet; a folder of the job's own where

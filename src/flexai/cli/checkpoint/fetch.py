@@ -65,6 +65,7 @@ def fetch(dry_run: bool, track: bool | None, as_json: bool, **options: Any) -> N
     \b
     flexai checkpoint fetch mistral-500-checkpoint
     flexai checkpoint fetch mistral-500-checkpoint --destination saved-checkpoints/mistral
+    flexai checkpoint fetch my-run/checkpoint-500 -d restored
     flexai checkpoint fetch 90c8f215-e131-4f9c-936c-12fe1fe9a6f1 -d restored --overwrite
     """
     request = FetchRequest(**options)

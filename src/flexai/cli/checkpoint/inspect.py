@@ -37,6 +37,7 @@ def inspect(reference: str, executable: bool, as_json: bool) -> None:
 
     \b
     flexai checkpoint inspect mistral-500-checkpoint
+    flexai checkpoint inspect my-run/checkpoint-500
     flexai checkpoint inspect mistral-500-checkpoint --executable
     flexai checkpoint inspect 90c8f215-e131-4f9c-936c-12fe1fe9a6f1 --json
     """

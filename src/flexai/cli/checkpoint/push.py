@@ -91,6 +91,7 @@ def push(dry_run: bool, track: bool | None, as_json: bool, **options: Any) -> No
     flexai checkpoint push llama-base --file ./Llama-2-7b-hf --if-not-exists
     flexai checkpoint push mistral-s3 --storage-provider aws-storage-conn-eu --source-path my-bucket/mistral/
     flexai checkpoint push best-run --from-checkpoint 90c8f215-e131-4f9c-936c-12fe1fe9a6f1
+    flexai checkpoint push my-run-500 --from-checkpoint my-run/checkpoint-500
     """
     try:
         request = AnyPushRequest(**options).request()

@@ -13,7 +13,7 @@ from flexai.checkpoints.errors import IntegrityError, InvalidNameError
 from flexai.checkpoints.foreign_json import MAX_DOCUMENT
 from flexai.checkpoints.manifest import FileEntry, Manifest, first_flaw
 from flexai.checkpoints.models import MOST_METRICS, YEARS, Checkpoint, CheckpointKind, canonical_json
-from flexai.checkpoints.names import parse_name
+from flexai.checkpoints.names import MAX_CAPTURED_NAME, is_captured_name, parse_name
 from flexai.checkpoints.service.support.manifest_writer import FORMAT, entry_of
 from flexai.checkpoints.settings import LEAST_PART_SIZE, MOST_PART_SIZE
 from flexai.checkpoints.transfer.digest import MAX_PARTS, digest_parts
@@ -25,10 +25,6 @@ _MOST_PARTS = 1_000_000
 _MAX_FIELDS = 100
 _MAX_TEXTS = 100_000
 """Of what was pushed: more arguments than a command takes."""
-_MAX_NAME = 255
-"""Bytes of a folder's name, on all file systems."""
-_MAX_PATH = 4096
-"""Characters of a path that the kernel takes."""
 
 
 def manifest_of(files: Iterable[StoredFile]) -> Manifest:
@@ -117,17 +113,12 @@ def _checkpoint(document: object) -> Checkpoint:
     except InvalidNameError as error:
         raise ValueError(error.message) from error
     # A captured checkpoint is called by its path below the output directory, and nothing for that itself.
-    called = checkpoint.name.split("/") if checkpoint.name else []
-    if not all(map(_is_name, called)) or not _is_name(checkpoint.node) or len(checkpoint.name) > _MAX_PATH:
+    called = [checkpoint.name] if checkpoint.name else []
+    if not all(map(is_captured_name, [*called, checkpoint.node])) or "/" in checkpoint.node:
         raise ValueError("a name of its checkpoint is none")
-    if not all(pointer.isprintable() and len(pointer) <= _MAX_PATH for pointer in checkpoint.pointers):
+    if not all(pointer.isprintable() and len(pointer) <= MAX_CAPTURED_NAME for pointer in checkpoint.pointers):
         raise ValueError("a pointer to its checkpoint is none")
     return checkpoint
-
-
-def _is_name(name: str) -> bool:
-    """Whether a file or a folder can have a name."""
-    return name not in {"", ".", ".."} and "/" not in name and name.isprintable() and len(name.encode()) <= _MAX_NAME
 
 
 def _is_short(value: object) -> bool:
