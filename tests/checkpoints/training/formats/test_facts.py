@@ -24,6 +24,7 @@ from tests.checkpoints.training.layouts import (
     index,
     judge,
     safetensors,
+    tensorflow_index,
     torch_save,
     write,
 )
@@ -187,7 +188,7 @@ def test_model_and_version_come_from_the_config(
         ({"config.json": {"model_type": "x"}, "model.safetensors": safetensors(w=1)}, "names no architecture"),
         ({"config.json": CONFIG}, "No weights are there"),
         ({"config.json": CONFIG, "model.safetensors": safetensors(w=1)[:-1]}, "model.safetensors ends inside tensor w"),
-        ({"config.json": CONFIG, "pytorch_model.bin": b"\x80\x02}q\x00."}, "pytorch_model.bin is not a zip archive"),
+        ({"config.json": CONFIG, "pytorch_model.bin": b"weights of my own"}, "pytorch_model.bin is of no known format"),
         ({"config.json": CONFIG, "model.safetensors.index.json": index(a="../x")}, "not a bare file name"),
         (LAYOUTS["adapter"][1], "needs its base model, meta-llama/Llama-2-7b-hf"),
         (LAYOUTS["adapter"][1] | {"config.json": CONFIG}, "needs its base model, meta-llama/Llama-2-7b-hf"),
@@ -364,8 +365,12 @@ def read_training() -> bytes:
         ({"model.txt": "tree\nversion=v4\n"}, True, ""),
         ({"default/_METADATA": "{}", "default/manifest.ocdbt": "m", "_CHECKPOINT_METADATA": "{}"}, True, ""),
         ({"iter_0000100/mp_rank_00/model_optim_rng.pt": read_training}, True, ""),
-        ({"ckpt-1.index": b"\0optimizer/_iterations", "ckpt-1.data-00000-of-00001": b"x"}, True, ""),
-        ({"ckpt-1.index": b"\0layer/kernel", "ckpt-1.data-00000-of-00001": b"x"}, None, "cannot be told"),
+        ({"ckpt-1.index": tensorflow_index("optimizer/_iterations"), "ckpt-1.data-00000-of-00001": b"x"}, True, ""),
+        (
+            {"ckpt-1.index": tensorflow_index("layer/kernel"), "ckpt-1.data-00000-of-00001": b"x"},
+            None,
+            "cannot be told",
+        ),
         ({"model.safetensors": safetensors(a=1), "state.safetensors": safetensors(**{"optimizer.a": 1})}, True, ""),
     ],
 )
@@ -379,7 +384,7 @@ def test_whether_a_training_can_go_on_is_yes_no_or_cannot_be_told(
 
 def test_the_metadata_of_dcp_says_whether_optimizer_state_is_there(tmp_path: Path) -> None:
     metadata = (TORCH_SAVE.parent / "dcp.metadata").read_bytes()
-    folder = write(tmp_path / "weights", {"__0_0.distcp": b"x", ".metadata": metadata})
+    folder = write(tmp_path / "weights", {"__0_0.distcp": bytes(100_000), ".metadata": metadata})
     assert facts(folder).resumable is True
     (folder / ".metadata").write_bytes(metadata.replace(b"optimizer.", b"schedules.").replace(b"exp_avg", b"average"))
     assert facts(folder).resumable_missing == ("No optimizer state is there.",)

@@ -10,10 +10,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
+from flexai.checkpoints.training.formats.folder import RangedFiles, read_exactly
 from flexai.checkpoints.training.formats.verdict import NotWholeError
 
 _BLOCK = 64 * 1024
 _LARGEST_BLOCK = 1024 * 1024
+_BLOCK_AFTER_JUMP = 4096
+_IN_MEMORY = 128 * 1024
 
 
 class Content(Protocol):
@@ -50,6 +53,14 @@ class ContentRange:
         """See `Content.read`."""
         length = min(length, self.size - start)
         return self.reader(self.start + start, length) if length > 0 else b""
+
+
+def content_of(folder: RangedFiles, path: str) -> ContentRange:
+    """A file of a checkpoint; a small one is read at once. Reading raises NotWholeError."""
+    size = folder.files[path]
+    if size <= _IN_MEMORY:
+        return ContentRange.of(read_exactly(folder, path, 0, size))
+    return ContentRange(lambda start, length: read_exactly(folder, path, start, length), 0, size)
 
 
 class ContentStream(ABC):
@@ -134,6 +145,7 @@ class RangeStream(ContentStream):
         there = self._content.size - self.position
         self._before = self._next = self.position + min(length, there)
         self._buffer, self._at = b"", 0
+        self._block = _BLOCK_AFTER_JUMP
         return length <= there
 
     def place(self, length: int) -> ContentRange | None:
@@ -161,7 +173,7 @@ class UnpackedStream(ContentStream):
 def unpacked(kind: str, content: Content) -> Iterator[bytes]:
     """The pieces of compressed content (`deflate`, `zlib`, `gzip`, `bz2`, `xz`, `stored`), each of some 64 KiB.
 
-    Raises NotWholeError where it is damaged.
+    Raises NotWholeError where it is damaged or cut off.
     """
     if kind in _ZLIB_WINDOW:
         return _inflated(content, _ZLIB_WINDOW[kind])
@@ -187,6 +199,8 @@ def _inflated(content: Content, window: int) -> Iterator[bytes]:
                 yield piece
     if rest := machine.flush(_BLOCK):
         yield rest
+    if not machine.eof:
+        raise NotWholeError("its compressed content is cut off")
 
 
 def _decompressed(content: Content, machine: bz2.BZ2Decompressor | lzma.LZMADecompressor) -> Iterator[bytes]:
@@ -197,7 +211,7 @@ def _decompressed(content: Content, machine: bz2.BZ2Decompressor | lzma.LZMADeco
             data = content.read(position, _BLOCK)
             position += len(data)
             if not data:
-                return
+                raise NotWholeError("its compressed content is cut off")
         try:
             piece = machine.decompress(data, _BLOCK)
         except (OSError, lzma.LZMAError, EOFError) as error:

@@ -21,13 +21,15 @@ from flexai.checkpoints.training.formats.content import (
     ContentStream,
     RangeStream,
     UnpackedStream,
+    content_of,
     unpacked,
 )
-from flexai.checkpoints.training.formats.folder import RangedFiles, read_exactly
+from flexai.checkpoints.training.formats.folder import RangedFiles
 from flexai.checkpoints.training.formats.harmless_globals import HARMLESS
 from flexai.checkpoints.training.formats.model_code import code_of_folder, keras_code, keras_h5_code, tensorflow_code
 from flexai.checkpoints.training.formats.pickle_values import MAX_BYTES, Budget, Global, Pickle, PickleLimitError
 from flexai.checkpoints.training.formats.pickles import follow
+from flexai.checkpoints.training.formats.tar import is_tar, tar_size
 from flexai.checkpoints.training.formats.verdict import NotWholeError, sentence, shown
 from flexai.checkpoints.training.formats.zip_members import Member, list_members, readings
 
@@ -103,7 +105,7 @@ def find_code(folder: RangedFiles, paths: Iterable[str] | None = None) -> dict[s
     for path in folder.files if paths is None else paths:
         findings = _Findings()
         try:
-            _Search(findings).look(_of_file(folder, path), path)
+            _Search(findings).look(content_of(folder, path), path)
         except NotWholeError as flaw:
             findings.unfollowed[str(flaw)] = None
         found[path] = findings
@@ -138,13 +140,6 @@ def summary(found: Mapping[str, FoundCode]) -> str:
         if code.unfollowed and not code.executable
     ]
     return sentence(reasons)
-
-
-def _of_file(folder: RangedFiles, path: str) -> ContentRange:
-    size = folder.files[path]
-    if size <= _SMALL:
-        return ContentRange.of(read_exactly(folder, path, 0, size))
-    return ContentRange(lambda start, length: read_exactly(folder, path, start, length), 0, size)
 
 
 def _told(names: Iterable[str]) -> tuple[str, ...]:
@@ -184,7 +179,7 @@ class _Search:
         expected = _begins_as_pickle(head) or (named and not _is_other(head))
         self._pickles(lambda: RangeStream(content, self.spend), expected, depth)
         self._archive(content, depth)
-        if head[257:262] == b"ustar":
+        if is_tar(head):
             self._tar(content, depth)
         if head.startswith(b"\x93NUMPY"):
             self._numpy(content, head, depth)
@@ -324,9 +319,9 @@ class _Search:
             if not header.strip(b"\0"):
                 position += 512
                 continue
-            size = _tar_size(header[124:136])
+            size = tar_size(header[124:136])
             members += 1
-            if header[257:262] != b"ustar" or size is None or members > MAX_LOOKED_INTO:
+            if not is_tar(header) or size is None or members > MAX_LOOKED_INTO:
                 self.not_followed("a tar archive that cannot be read to its end")
                 return
             name = header[:100].rstrip(b"\0").decode("utf-8", "replace")
@@ -361,21 +356,10 @@ def _is_name(found: Global) -> bool:
 
 
 def _is_container(head: bytes) -> bool:
-    return head.startswith((b"PK\x03\x04", b"\x93NUMPY")) or head[257:262] == b"ustar"
+    return head.startswith((b"PK\x03\x04", b"\x93NUMPY")) or is_tar(head)
 
 
 def _is_other(head: bytes) -> bool:
     """Whether a head is that of another format than a pickle, which a pickle's name does not promise then."""
     magics = [magic for magic, _ in (*_PACKED, *_NOT_FOLLOWED)]
     return _is_container(head) or head.startswith((*magics, b"\x89HDF", b"PK\x05\x06", b"GGUF", b"{", b"ggml"))
-
-
-def _tar_size(field: bytes) -> int | None:
-    """A size in a tar header: octal, or binary with the first bit set."""
-    if field[:1] == b"\x80":
-        return int.from_bytes(field[1:], "big")
-    try:
-        size = int(field.strip(b" \0") or b"0", 8)
-    except ValueError:
-        return None
-    return size if size >= 0 else None

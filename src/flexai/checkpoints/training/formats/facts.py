@@ -325,7 +325,9 @@ def _fitness(survey: Survey, states: _States) -> tuple[bool | None, list[str]]:
         unjudged = [] if any(one.has_weights and one.has_optimizer for one in states.all.values()) else unjudged
         return (None if unjudged else True), unjudged
     opaque = [path for path, state in states.all.items() if state.has_optimizer is None]
-    opaque += survey.of(FileRole.OTHER) if not opaque else []
+    if not opaque:
+        unread = [path for path in survey.of(FileRole.OTHER, FileRole.WEIGHTS) if path not in states.all]
+        opaque = [path for path in unread if not path.endswith((".safetensors", ".bin"))]
     if opaque:
         which = f"{shown(opaque[0])} holds" if len(opaque) == 1 else f"one of {len(opaque)} files holds"
         return None, [f"whether {which} what a training goes on from cannot be told"]
