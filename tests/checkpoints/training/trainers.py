@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import pickle
 import shutil
 import sys
 import time
@@ -30,6 +31,22 @@ def archive(step: int) -> bytes:
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as file:
         file.writestr(zipfile.ZipInfo("data.pkl"), f"state {step}")
     return buffer.getvalue()
+
+
+def torch_file(step: int, state: Mapping[str, object], *, size: int = 256) -> bytes:
+    """What ``torch.save`` writes of a dict: its pickle, a storage whose bytes tell the step, and the version."""
+    buffer = io.BytesIO()
+    members = {"data.pkl": pickle.dumps(dict(state), protocol=2), "data/0": bytes([step % 256]) * size, "version": b"3"}
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as file:
+        for name, content in members.items():
+            file.writestr(zipfile.ZipInfo(f"archive/{name}"), content)
+    return buffer.getvalue()
+
+
+def lightning_file(step: int) -> bytes:
+    """A checkpoint of Lightning."""
+    state: dict[str, object] = {"epoch": step, "global_step": step, "pytorch-lightning_version": "2.6.6"}
+    return torch_file(step, state | {"state_dict": {}, "loops": {}, "optimizer_states": [{}], "lr_schedulers": []})
 
 
 def trainer_files(step: int, *, eval_loss: float | None = None) -> dict[str, bytes]:
