@@ -13,8 +13,9 @@ import shutil
 import sys
 import time
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 Files = Mapping[str, bytes]
 
@@ -90,6 +91,66 @@ def save_by_rename(folder: Path, files: Files, *, pause: float = 0.0) -> None:
     for name, content in files.items():
         save(folder, {f"{name}.tmp": content}, pause=pause)
         (folder / f"{name}.tmp").replace(folder / name)
+
+
+class Layout(NamedTuple):
+    """How a trainer saves: what a save holds, and how it comes to be and replaces the one before."""
+
+    files: Callable[[int], Files]
+    """What a captured checkpoint of a step holds."""
+    save: Callable[[Path, int], None]
+    """Write it below the output directory, and delete what it deletes."""
+
+
+def _save_folder(out: Path, step: int) -> None:
+    save(out / f"checkpoint-{step}", trainer_files(step))
+    shutil.rmtree(out / f"checkpoint-{step - 1}", ignore_errors=True)
+
+
+def _save_renamed_folder(out: Path, step: int) -> None:
+    save(out / "exp" / f"tmp-{step}", trainer_files(step))
+    (out / "exp" / f"tmp-{step}").rename(out / "exp" / f"checkpoint-{step}")
+    shutil.rmtree(out / "exp" / f"checkpoint-{step - 1}", ignore_errors=True)
+
+
+def _save_file(out: Path, step: int) -> None:
+    name = f"epoch={step}-step={step}.ckpt"
+    save(out, {name: lightning_file(step)})
+    save(out, {"last.ckpt": lightning_file(step)})
+    (out / f"epoch={step - 1}-step={step - 1}.ckpt").unlink(missing_ok=True)
+
+
+def _save_over(out: Path, step: int) -> None:
+    save_by_rename(out, {"ckpt.pt": torch_file(step, {"step": step})})
+
+
+def _save_tagged(out: Path, step: int) -> None:
+    save(out / f"global_step{step}", {"mp_rank_00_model_states.pt": torch_file(step, {"global_steps": step})})
+    save(out, {"latest": f"global_step{step}".encode()})
+    shutil.rmtree(out / f"global_step{step - 1}", ignore_errors=True)
+
+
+def _save_shards(out: Path, step: int) -> None:
+    save(out / f"step_{step}", {"__0_0.distcp": weights(step), ".metadata.tmp": b"metadata"})
+    (out / f"step_{step}" / ".metadata.tmp").rename(out / f"step_{step}" / ".metadata")
+    shutil.rmtree(out / f"step_{step - 1}", ignore_errors=True)
+
+
+LAYOUTS = {
+    "folders": Layout(trainer_files, _save_folder),
+    "renamed": Layout(trainer_files, _save_renamed_folder),
+    "files": Layout(lambda step: {f"epoch={step}-step={step}.ckpt": lightning_file(step)}, _save_file),
+    "replaced": Layout(lambda step: {"ckpt.pt": torch_file(step, {"step": step})}, _save_over),
+    "tagged": Layout(
+        lambda step: {
+            f"global_step{step}/mp_rank_00_model_states.pt": torch_file(step, {"global_steps": step}),
+            "latest": f"global_step{step}".encode(),
+        },
+        _save_tagged,
+    ),
+    "shards": Layout(lambda step: {"__0_0.distcp": weights(step), ".metadata": b"metadata"}, _save_shards),
+}
+"""Layouts whose trainers delete each save once the next one is complete."""
 
 
 def output() -> Path:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -93,7 +93,7 @@ class OutputCapture:
             self._notices = FolderWatch(self._output)
         except OSError:
             self._notices = None  # the watcher looks, then
-        self._look(None, {})
+        self._look(Notices(is_all_changed=True))
         self._watching = self._watcher.submit(self._run)
 
     def finish(self, *, is_clean: bool) -> CaptureReport:
@@ -105,7 +105,8 @@ class OutputCapture:
         notices = self._stop_watching()
         self._storing.hurry()
         for _ in range(_ROUNDS_AFTER_END):
-            self._watch.look(time.monotonic(), None, notices.closed)
+            notices.is_all_changed = True
+            self._watch.look(time.monotonic(), notices)
             notices = Notices()
             self._watch.sweep(time.monotonic(), is_clean=is_clean)
             self._storing.drain()
@@ -160,15 +161,15 @@ class OutputCapture:
             if self._stop.is_set():
                 return
             begun, before = time.monotonic(), time.thread_time()
-            is_all = notices.is_all_changed or self._notices is None or begun - looked_at_all >= _UNNOTICED_SECONDS
-            looked_at_all = begun if is_all else looked_at_all
-            self._look(None if is_all else notices.places, notices.closed)
+            notices.is_all_changed |= begun - looked_at_all >= _UNNOTICED_SECONDS
+            looked_at_all = begun if notices.is_all_changed else looked_at_all
+            self._look(notices)
             used = time.thread_time() - before
             pause = min(self._watch.pause(time.monotonic()), _BLIND_SECONDS if self._notices is None else math.inf)
 
-    def _look(self, places: Iterable[str] | None, closed: Mapping[str, int]) -> None:
+    def _look(self, notices: Notices) -> None:
         try:
-            self._watch.look(time.monotonic(), places, closed)
+            self._watch.look(time.monotonic(), notices)
         except OSError as error:
             # A file system that fails for a moment must not end the capture of a training that goes on for days.
             if str(error) not in self._told:

@@ -39,8 +39,10 @@ class Notices:
     closed: dict[str, int] = field(default_factory=dict)
     """Files that a process had open for writing and closed, or that were renamed to this path, and how often; the one
     of the latest notice last."""
+    arrived: set[str] = field(default_factory=set)
+    """Folders that were made here or renamed to this path."""
     is_all_changed: bool = False
-    """Whether notices were lost, so that anything may have changed."""
+    """Whether anything may have changed: notices were lost, or there are none."""
 
 
 class FolderWatch:
@@ -133,6 +135,8 @@ class FolderWatch:
             path = f"{place}/{name}" if place else name
             if mask & (_CLOSE_WRITE | _MOVED_TO) and not mask & _IS_FOLDER:
                 found.closed[path] = found.closed.pop(path, 0) + 1
+            elif mask & (_MOVED_TO | _CREATE) and mask & _IS_FOLDER:
+                found.arrived.add(path)
             elif mask & _MOVED_FROM:
                 found.closed.pop(path, None)  # what was closed is under another name now
                 if mask & _IS_FOLDER:

@@ -181,10 +181,12 @@ def _kind(name: str) -> _Kind:
     return _Kind.TEXT if _TEXT.fullmatch(name) else _Kind.UNKNOWN
 
 
-def is_checkpoint_file(path: str) -> bool:
-    """Whether a file's name is that of a checkpoint by itself."""
+def is_checkpoint_name(path: str, *, is_folder: bool = False) -> bool:
+    """Whether the path of a file, or of a folder, that is gone is that of a checkpoint by itself."""
     *folders, name = path.split("/")
-    return _kind(name) is _Kind.CHECKPOINT and not any(is_temporary_folder(one) or one in _LOGGERS for one in folders)
+    if any(is_temporary_folder(folder) or folder in _LOGGERS for folder in folders):
+        return False
+    return _tells_step(name) and not is_temporary_folder(name) if is_folder else _kind(name) is _Kind.CHECKPOINT
 
 
 @lru_cache(maxsize=4096)

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from flexai.checkpoints.training.completeness import by_time
 from flexai.checkpoints.training.completeness.by_time import Fate, Found, Watch
+from flexai.checkpoints.training.notices import Notices
 from flexai.checkpoints.training.pins import Pins
 from tests.checkpoints.training import trainers
 from tests.checkpoints.training.trainers import Files, archive, model_files, trainer_files, unknown_files, weights
@@ -604,7 +605,7 @@ def test_a_file_that_was_just_written_and_may_be_written_over_waits_for_the_cloc
 def test_versions_that_come_and_go_between_two_looks_are_counted_as_lost(scene: Scene) -> None:
     save(scene.output, {"ckpt.pt": archive(3)})
     scene.now += 1
-    scene.watch.look(scene.now, {""}, {"ckpt.pt": 3})
+    scene.watch.look(scene.now, Notices({""}, {"ckpt.pt": 3}))
     assert scene.names == ["ckpt.pt"]
     assert len(scene.watch.lost) == 2
     assert "a version of checkpoint 'ckpt.pt' is lost" in scene.watch.lost[0]
@@ -670,10 +671,14 @@ def test_logs_make_no_checkpoint_and_delay_none(scene: Scene) -> None:
     assert scene.watch.rest() == ["metrics.csv", "train.log"]
 
 
-def test_a_file_that_came_and_went_between_two_looks_is_counted_as_lost(scene: Scene) -> None:
+def test_what_came_and_went_between_two_looks_is_counted_as_lost(scene: Scene) -> None:
     scene.now += 1
-    scene.watch.look(scene.now, {""}, {"ckpt-1.pt": 1, "train.log": 1, "wandb/model.pt": 1})
-    assert [sentence[:40] for sentence in scene.watch.lost] == ["a version of checkpoint 'ckpt-1.pt' is l"]
+    closed = {"ckpt-1.pt": 1, "train.log": 1, "wandb/model.pt": 1}
+    scene.watch.look(scene.now, Notices({""}, closed, {"checkpoint-5", "runs", "tmp-checkpoint-6"}))
+    assert [sentence.partition(" is lost")[0] for sentence in scene.watch.lost] == [
+        "a version of checkpoint 'ckpt-1.pt'",
+        "a version of checkpoint 'checkpoint-5'",
+    ]
 
 
 def _pair(step: int) -> Files:

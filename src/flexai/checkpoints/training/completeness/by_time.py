@@ -38,9 +38,10 @@ from flexai.checkpoints.training.completeness.by_format import (
 from flexai.checkpoints.training.formats.facts import step_in_name
 from flexai.checkpoints.training.formats.folder import CheckpointFolder
 from flexai.checkpoints.training.formats.verdict import Outcome
+from flexai.checkpoints.training.notices import Notices
 from flexai.checkpoints.training.output_dir import OutputTree, Stamp, Stamps
 from flexai.checkpoints.training.pins import Pins, PinSet
-from flexai.checkpoints.training.units import ROOT, Unit, Units, find_units, is_checkpoint_file, note_of
+from flexai.checkpoints.training.units import ROOT, Unit, Units, find_units, is_checkpoint_name, note_of
 
 _SETTLE_SECONDS = 0.5
 """How long a checkpoint file whose name tells no number waits for files beside it that would make it a part of a
@@ -267,26 +268,23 @@ class Watch:
         """Files and links that point at a unit, and the unit's name."""
         return self._units.pointers | self._pointers
 
-    def look(self, now: float, places: Iterable[str] | None = None, closed: Mapping[str, int] | None = None) -> bool:
+    def look(self, now: float, notices: Notices | None = None) -> bool:
         """Look once, ``now`` being the present in seconds; returns whether anything has changed. Raises OSError.
 
-        ``places`` are the folders in which something has happened, all of them where that is not known; ``closed``
-        says which files were closed by a writer since the last look, and how often.
+        ``notices`` say what has happened since the last look; without them all is looked at.
         """
-        changed = bool(self._tree.refresh(places))
+        notices = notices or Notices(is_all_changed=True)
+        changed = bool(self._tree.refresh(None if notices.is_all_changed else notices.places))
         if changed:
             self._units = find_units(self._tree, self._peek)
             self._tell_notes()
             self._taken = {path: stamp for path, stamp in self._taken.items() if self._tree.stamp(path) == stamp}
         units = self._units.units
-        for path, count in (closed or {}).items():
-            if self._tree.stamp(path) is None and path not in self._candidates and is_checkpoint_file(path):
-                for _ in range(count):
-                    self._lose(title_of(path), "it was deleted too soon after it was written")
+        self._count_unseen(notices)
         gone = [self._candidates.pop(name) for name in [name for name in self._candidates if name not in units]]
         # Everything is pinned before anything is judged: reading many headers takes a while.
         for unit in units.values():
-            changed |= self._update(unit, now, closed or {})
+            changed |= self._update(unit, now, notices.closed)
         for candidate in _by_age(gone):
             self._vanished(candidate)
         for candidate in _by_age(one for one in self._candidates.values() if self._is_open(one)):
@@ -434,6 +432,17 @@ class Watch:
             for _ in range(closed.get(path, 0) - 1):
                 self._lose(candidate.title, "it was replaced too soon after it was written")
 
+    def _count_unseen(self, notices: Notices) -> None:
+        """Count what came and went between two looks."""
+        for path, count in notices.closed.items():
+            if self._tree.stamp(path) is None and path not in self._candidates and is_checkpoint_name(path):
+                for _ in range(count):
+                    self._lose(title_of(path), "it was deleted too soon after it was written")
+        for path in notices.arrived:
+            is_seen = path in self._tree.folders or path in self._candidates
+            if not is_seen and is_checkpoint_name(path, is_folder=True):
+                self._lose(title_of(path), "it was deleted too soon after it was written")
+
     def _grow(self, candidate: _Candidate, new: dict[str, Stamp]) -> None:
         for path, stamp in new.items():
             before = candidate.files.get(path)
@@ -444,8 +453,10 @@ class Watch:
         candidate.fullest = None
         self._drop_kept(candidate)
         candidate.files = candidate.pins.refresh(self._beneath, new)
-        if not candidate.is_folder and new.keys() - candidate.files.keys():
+        if new.keys() - candidate.files.keys():
             self._lose(candidate.title, "it was deleted before it could be pinned")
+            candidate.pins.release()
+            candidate.files = {}
         for path, text in candidate.unit.texts.items():
             candidate.pins.write(posixpath.join(candidate.unit.place, path), text)
 
