@@ -263,8 +263,8 @@ state = {"global_step": 5, "log_history": [row], "metric_for_best_model": "accur
     assert row["bestBy"] == "accuracy"
     program.environment["COLUMNS"] = "220"
     head, _, line = program.run("training", "checkpoints", "my-run").out.splitlines()
-    assert [title.strip() for title in head.split("│")][10:] == ["eval_accuracy", "eval_f1", "grad_norm"]
-    assert [cell.strip() for cell in line.split("│")][10:] == ["0.5", "0.75", "0.125"]
+    assert [title.strip() for title in head.split("│")][10:] == ["RESUMABLE", "eval_accuracy", "eval_f1", "grad_norm"]
+    assert [cell.strip() for cell in line.split("│")][10:] == ["unknown", "0.5", "0.75", "0.125"]
 
     def width(columns: int) -> int:
         program.environment["COLUMNS"] = str(columns)

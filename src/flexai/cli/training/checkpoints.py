@@ -24,6 +24,7 @@ _TITLES = (
     "TIMESTAMP",
 )
 _RIGHT = frozenset({3, 4, 5})
+_RESUMABLE = {True: "true", False: "false", None: "unknown"}
 
 
 @command("checkpoints", usage="NAME|UUID [--json]")
@@ -33,8 +34,9 @@ def checkpoints(reference: str, as_json: bool) -> None:
     """List the checkpoints that a job wrote.
 
     In the order of their capture, also while the job is running. The one that the output directory itself is
-    has the name "." here and "" in JSON. Where the terminal has room for them, their other metrics follow, first
-    what the trainer chooses by; JSON has all of them.
+    has the name "." here and "" in JSON. Where the terminal has room, it is followed by whether a training can go
+    on from each, which cannot always be told, and by their other metrics, first what the trainer chooses by;
+    JSON has all of them.
 
     \b
     flexai training checkpoints my-run
@@ -60,7 +62,8 @@ def _table(rows: Sequence[ListedCheckpoint]) -> str:
     from flexai.checkpoints.names import printable
     from flexai.cli.tables import box_table, with_room_for
 
-    more = [
+    more = [["RESUMABLE", *(_RESUMABLE[row.resumable] for row in rows)]]
+    more += [
         [printable(name, keep=""), *(_loss(row.metrics.get(name)) for row in rows)] for name in metric_columns(rows)
     ]
     titles, cells = with_room_for(
@@ -82,7 +85,7 @@ def _table(rows: Sequence[ListedCheckpoint]) -> str:
         ],
         more,
     )
-    return box_table(titles, cells, right=_RIGHT | set(range(len(_TITLES), len(titles))))
+    return box_table(titles, cells, right=_RIGHT | set(range(len(_TITLES) + 1, len(titles))))
 
 
 def _loss(loss: float | None) -> str:
