@@ -54,13 +54,10 @@ _STEP_OF_FILE = re.compile(
 )
 _CONTINUED = re.compile(r".*\.(ubj|cbm|xgb|lgb)|.*\d_adapters\.safetensors", re.IGNORECASE)
 """Models that their trainers go on from without more: XGBoost's, CatBoost's, LightGBM's, and adapters of MLX."""
-_BOOSTER = re.compile(rb'\{\s*"learner"|tree\nversion=')
+_BOOSTER = re.compile(rb'\{\s*"learner"|\{L.{8}learner|tree\nversion=|CBM1', re.DOTALL)
 _ORBAX = frozenset({"_CHECKPOINT_METADATA", "_METADATA", "manifest.ocdbt", "commit_success.txt"})
 _TENSORFLOW_OPTIMIZER = re.compile(rb"OPTIMIZER_SLOT|optimizer|/Adam|/Momentum")
 _ONLY_WEIGHTS = re.compile(r"(pytorch_model|model|adapter_model)([-_.].*)?\.(bin|safetensors)")
-_ARCHIVES = re.compile(
-    r".*\.(pt|pth|pth\.tar|pt\.tar|ckpt|bin|pkl|pickle|th|tar|keras|npz|zip|distcp|safetensors|index)", re.IGNORECASE
-)
 
 
 def read_facts(folder: CheckpointFolder) -> TrainingFacts:
@@ -126,9 +123,14 @@ class _States:
 
     @cached_property
     def all(self) -> dict[str, PickledState]:
-        """By path, of the files that may hold the training's state; the first ones where there are many."""
-        wanted = [path for path in self._survey.files if _is_looked_into(path)][:_MOST_LOOKED_INTO]
-        return {path: self._state(path) for path in wanted}
+        """By path, of the files that may hold the training's state; nothing is known of those beyond the first few."""
+        survey = self._survey
+        # A name that says nothing says even less where it is that of the whole checkpoint.
+        roles = {FileRole.WEIGHTS, FileRole.OTHER} | ({FileRole.HARMLESS} if len(survey.files) == 1 else set())
+        names = ((path, path.rpartition("/")[2]) for path in survey.files if role_of(path) in roles)
+        wanted = [path for path, name in names if not _ONLY_WEIGHTS.fullmatch(name)]
+        unknown = dict.fromkeys(wanted[_MOST_LOOKED_INTO:], PickledState())
+        return {path: self._state(path) for path in wanted[:_MOST_LOOKED_INTO]} | unknown
 
     @cached_property
     def dcp(self) -> dict[str, tuple[bool, bool]]:
@@ -169,13 +171,6 @@ class _States:
         name = folder.rpartition("/")[2]
         both = name.startswith("model_and_optim")
         return not name.startswith("optim"), both or not name.startswith(("pytorch_model", "model"))
-
-
-def _is_looked_into(path: str) -> bool:
-    name = path.rpartition("/")[2]
-    if role_of(path) in {FileRole.OPTIMIZER, FileRole.STATE, FileRole.DEEPSPEED_OPTIMIZER, FileRole.DCP_SHARD}:
-        return False
-    return _ARCHIVES.fullmatch(name) is not None and _ONLY_WEIGHTS.fullmatch(name) is None
 
 
 def _read_start(survey: Survey, path: str, length: int) -> bytes:
@@ -325,9 +320,6 @@ def _fitness(survey: Survey, states: _States) -> tuple[bool | None, list[str]]:
         unjudged = [] if any(one.has_weights and one.has_optimizer for one in states.all.values()) else unjudged
         return (None if unjudged else True), unjudged
     opaque = [path for path, state in states.all.items() if state.has_optimizer is None]
-    if not opaque:
-        unread = [path for path in survey.of(FileRole.OTHER, FileRole.WEIGHTS) if path not in states.all]
-        opaque = [path for path in unread if not path.endswith((".safetensors", ".bin"))]
     if opaque:
         which = f"{shown(opaque[0])} holds" if len(opaque) == 1 else f"one of {len(opaque)} files holds"
         return None, [f"whether {which} what a training goes on from cannot be told"]

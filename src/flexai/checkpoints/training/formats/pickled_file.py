@@ -84,6 +84,11 @@ class PickledFile:
         self.value = self._read()
 
     @property
+    def head(self) -> bytes:
+        """Its first bytes."""
+        return self._content.read(0, min(_HEAD, self._content.size))
+
+    @property
     def members(self) -> Mapping[str, Member]:
         """What is in it, where it is an archive."""
         return self._members

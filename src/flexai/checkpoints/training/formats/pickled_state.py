@@ -243,7 +243,7 @@ def _holds(value: object) -> bool:
 
 
 def _of_archive(file: PickledFile) -> PickledState:
-    """What an archive of another kind says by its members: Stable-Baselines3's, Keras's, numpy's."""
+    """What other files say: archives of Keras, Stable-Baselines3 and numpy by their members, HDF5 by its start."""
     names = file.members
     if "config.json" in names and "metadata.json" in names:
         compiled = _document(file, "config.json").get("compile_config")
@@ -257,6 +257,9 @@ def _of_archive(file: PickledFile) -> PickledState:
     if arrays:
         # Arrays without an optimizer's name may be one's all the same.
         return PickledState(has_weights=True, has_optimizer=any(map(is_optimizer_name, arrays)) or None)
+    if (head := file.head).startswith(b"\x89HDF\r\n\x1a\n"):
+        # Keras names the groups of the file at its start (`legacy/saving/legacy_h5_format.py`, `saving_lib.py`).
+        return PickledState(has_weights=True, has_optimizer=b"optimizer" in head or None)
     return PickledState()
 
 
