@@ -220,6 +220,45 @@ def test_an_archive_of_stable_baselines_tells_its_timesteps_and_its_optimizer() 
     assert read_state(Files({"rl_model.zip": archive(members)}), "rl_model.zip").has_optimizer is False
 
 
+def test_an_archive_in_an_archive_does_not_speak_for_it() -> None:
+    inner = saved({"state": {}, "param_groups": [], "step": 5})
+    members = {"data": b'{"num_timesteps": 1000}', "policy.pth": saved({}), "policy.optimizer.pth": inner}
+    state = read_state(Files({"rl_model.zip": archive(members)}), "rl_model.zip")
+    assert (state.step, state.has_weights, state.has_optimizer) == (1000, True, True)
+
+
+def packed(**values: bytes) -> bytes:
+    """A map of MessagePack."""
+    items = (bytes((0xA0 | len(key),)) + key.encode() + value for key, value in values.items())
+    return bytes((0x80 | len(values),)) + b"".join(items)
+
+
+@pytest.mark.parametrize(
+    ("content", "step", "has_optimizer"),
+    [
+        (packed(step=b"\x07", params=packed(w=b"\xc4\x03abc"), opt_state=packed(mu=b"\x01")), 7, True),
+        (packed(opt_state=b"\x92\x01\xa1x", step=b"\xcd\x01\x00"), 256, True),
+        (packed(params=b"\x80"), None, None),
+        (packed(step=b"\xcb" + bytes(8)), None, None),
+        (packed(step=b"\xcd\x01"), None, None),
+        (packed(step=b"\x07")[:-1] + b"\xc1", None, None),
+        (b"\xdf\xff\xff\xff\xff\xa1a\x01", None, None),
+        (b"\x81\x01\x01", None, None),
+    ],
+)
+def test_a_state_of_flax_tells_its_step_and_its_optimizer(
+    content: bytes, step: int | None, has_optimizer: bool | None
+) -> None:
+    state = read_state(Files({"a.msgpack": content}), "a.msgpack")
+    assert (state.step, state.has_optimizer) == (step, has_optimizer)
+
+
+@pytest.mark.parametrize(("names", "has_optimizer"), [(b"model_weights\0optimizer_weights", True), (b"model", None)])
+def test_a_file_of_hdf5_names_its_optimizer_at_its_start(names: bytes, has_optimizer: bool | None) -> None:
+    content = b"\x89HDF\r\n\x1a\n" + bytes(100) + names
+    assert read_state(Files({"a.h5": content}), "a.h5").has_optimizer is has_optimizer
+
+
 @pytest.mark.parametrize(("compiled", "has_optimizer"), [(b'{"optimizer": {}}', True), (b"null", False)])
 def test_a_file_of_keras_holds_its_optimizer_where_the_model_was_compiled(compiled: bytes, has_optimizer: bool) -> None:
     members = {"metadata.json": b"{}", "config.json": b'{"compile_config": %s}' % compiled, "model.weights.h5": b""}

@@ -83,6 +83,7 @@ _COUNTED = {
     **{0xC7: (1, 1), 0xC8: (2, 1), 0xC9: (4, 1)},
     **{0xD9: (1, 0), 0xDA: (2, 0), 0xDB: (4, 0)},
 }
+_UNSIGNED = {0xCC: 1, 0xCD: 2, 0xCE: 4, 0xCF: 8}
 _LISTS = {0xDC: (2, 1), 0xDD: (4, 1), 0xDE: (2, 2), 0xDF: (4, 2)}
 
 
@@ -96,6 +97,41 @@ def check_msgpack(content: Content, path: str) -> None:
         if waiting > walk.size:
             raise walk.torn()  # each value has a byte at least
     walk.finish()
+
+
+def read_msgpack_keys(content: Content, path: str) -> dict[str, int | None]:
+    """The keys of the map that a MessagePack file is, with what is a whole number under them; empty for another value.
+
+    Raises NotWholeError, CannotTellError.
+    """
+    walk = _Walk(content, path)
+    code = walk.take(1)[0]
+    count = code & 0x0F if 0x80 <= code < 0x90 else walk.number(_LISTS[code][0]) if code in (0xDE, 0xDF) else 0
+    found: dict[str, int | None] = {}
+    for _ in range(count):
+        walk.count()
+        code = walk.take(1)[0]
+        if not 0xA0 <= code < 0xC0 and code != 0xD9:
+            break  # Flax's keys are short texts
+        key = walk.take(code & 0x1F if code < 0xC0 else walk.number(1)).decode("utf-8", "replace")
+        found[key] = _whole_number(walk)
+    return found
+
+
+def _whole_number(walk: _Walk) -> int | None:
+    """The next value where it is a whole number; it is gone over in any case."""
+    mark = walk.take(1)
+    code = mark[0]
+    if code < 0x80:
+        return code
+    if code in _UNSIGNED:
+        return walk.number(_UNSIGNED[code])
+    walk.give_back(mark)
+    waiting = 1
+    while waiting:
+        walk.count()
+        waiting += _message(walk) - 1
+    return None
 
 
 def _message(walk: _Walk) -> int:

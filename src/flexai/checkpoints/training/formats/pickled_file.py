@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from flexai.checkpoints.training.formats.content import ContentRange, RangeStream, unpacked
@@ -77,16 +77,16 @@ class PickledFile:
     """One such file. Raises NotWholeError where it cannot be read."""
 
     def __init__(self, folder: RangedFiles, path: str) -> None:
-        self._content = _EndsOf(folder, path)
-        self._listing = list_members(self._content) or ArchiveListing()
-        self._members = {member.name: member for member in reversed(self._listing.members)}
+        self.content = _EndsOf(folder, path)
+        self._listing = list_members(self.content) or ArchiveListing()
+        self._members = _outermost(self._listing.members)
         self._prefix = ""
         self.value = self._read()
 
     @property
     def head(self) -> bytes:
-        """Its first bytes."""
-        return self._content.read(0, min(_HEAD, self._content.size))
+        """Its first bytes, none of an empty file."""
+        return self.content.read(0, min(_HEAD, self.content.size))
 
     @property
     def members(self) -> Mapping[str, Member]:
@@ -134,16 +134,16 @@ class PickledFile:
             if data is not None:
                 return self._follow(ContentRange.of(data))
             return UNKNOWN if packed is None or reading is None or reading.method else self._follow(packed)
-        if self._members or self._content.read(0, 1) != b"\x80":
+        if self._members or self.content.read(0, 1) != b"\x80":
             return UNKNOWN
-        return self._follow(ContentRange(self._content.read, 0, self._content.size))
+        return self._follow(ContentRange(self.content.read, 0, self.content.size))
 
     def _found(self, name: str) -> tuple[Member | None, ContentRange | None]:
         """A member and its bytes as they lie in the archive; nothing for one that no reader here unpacks."""
         member = self._members.get(name)
         if member is None or member.encrypted or member.method not in {0, 8}:
             return None, None
-        return next(iter(readings(self._content, member, self._listing)), (None, None))
+        return next(iter(readings(self.content, member, self._listing)), (None, None))
 
     def _follow(self, content: ContentRange) -> object:
         budget = Budget(kept=_MOST_KEPT)
@@ -177,6 +177,17 @@ class PickledFile:
         if tensor.dtype == "bfloat16":  # the first half of a float32
             return _unpacked_number("f", data + b"\0\0" if is_big else b"\0\0" + data, is_big)
         return _unpacked_number(_CODES[tensor.dtype], data, is_big)
+
+
+def _outermost(members: Sequence[Member]) -> dict[str, Member]:
+    """The members by their names, without those of archives that are members themselves."""
+    found: dict[str, Member] = {}
+    end = 0
+    for member in sorted(members, key=lambda member: member.header):
+        if member.header >= end:
+            found.setdefault(member.name, member)
+            end = member.header + len(member.name.encode()) + member.packed
+    return found
 
 
 def items_of(value: object) -> list[tuple[object, object]]:

@@ -17,6 +17,7 @@ from flexai.checkpoints.training.formats.folder import RangedFiles
 from flexai.checkpoints.training.formats.harmless_globals import HARMLESS
 from flexai.checkpoints.training.formats.json_object import finite, whole_number
 from flexai.checkpoints.training.formats.logged import INNER, STEPS
+from flexai.checkpoints.training.formats.packed_values import read_msgpack_keys
 from flexai.checkpoints.training.formats.pickle_values import UNKNOWN, Global, Made, Table
 from flexai.checkpoints.training.formats.pickled_file import (
     PickledFile,
@@ -27,7 +28,7 @@ from flexai.checkpoints.training.formats.pickled_file import (
     sizes,
     tensor_of,
 )
-from flexai.checkpoints.training.formats.verdict import NotWholeError
+from flexai.checkpoints.training.formats.verdict import CannotTellError, NotWholeError
 
 _STEPS = (*STEPS, "batch")
 _EPOCHS = ("epoch", "current_epoch", "epochs_run", "last_epoch")
@@ -60,6 +61,9 @@ _BESIDE_WEIGHTS = re.compile(
     re.IGNORECASE,
 )
 
+_PACKED_MAPS = frozenset(bytes((code,)) for code in (*range(0x81, 0x90), 0xDE, 0xDF))
+"""How MessagePack begins a map with something in it."""
+
 
 @dataclass(frozen=True, slots=True)
 class PickledState:
@@ -81,7 +85,7 @@ def read_state(folder: RangedFiles, path: str) -> PickledState:
         if isinstance(file.value, Table):
             return _of_dict(file, file.value, path.rpartition("/")[2])
         return _of_archive(file)
-    except NotWholeError:
+    except (NotWholeError, CannotTellError):
         return PickledState()
 
 
@@ -243,7 +247,7 @@ def _holds(value: object) -> bool:
 
 
 def _of_archive(file: PickledFile) -> PickledState:
-    """What other files say: archives of Keras, Stable-Baselines3 and numpy by their members, HDF5 by its start."""
+    """What other files say: archives of Keras, Stable-Baselines3 and numpy, HDF5, and MessagePack of flax."""
     names = file.members
     if "config.json" in names and "metadata.json" in names:
         compiled = _document(file, "config.json").get("compile_config")
@@ -260,7 +264,16 @@ def _of_archive(file: PickledFile) -> PickledState:
     if (head := file.head).startswith(b"\x89HDF\r\n\x1a\n"):
         # Keras names the groups of the file at its start (`legacy/saving/legacy_h5_format.py`, `saving_lib.py`).
         return PickledState(has_weights=True, has_optimizer=b"optimizer" in head or None)
+    if not names and head[:1] in _PACKED_MAPS:
+        return _of_keys(read_msgpack_keys(file.content, ""))
     return PickledState()
+
+
+def _of_keys(keys: Mapping[str, int | None]) -> PickledState:
+    """What the keys of a state of flax say (`flax/training/train_state.py`)."""
+    step = next((number for name in STEPS if (number := whole_number(keys.get(name))) is not None), None)
+    has_optimizer = any(map(is_optimizer_name, keys))
+    return PickledState(step=step, has_weights=bool(keys) or None, has_optimizer=has_optimizer or None)
 
 
 def _document(file: PickledFile, name: str) -> dict[str, object]:
