@@ -715,3 +715,17 @@ def test_a_folder_that_had_settled_and_is_deleted_was_whole(scene: Scene) -> Non
     scene.delete("state")
     scene.look()
     assert scene.taken == [("state", _pair(1))]
+
+
+@pytest.mark.parametrize("missed", [False, True])
+def test_a_folder_deleted_after_one_look_was_whole_unless_a_file_of_it_was_never_seen(
+    scene: Scene, missed: bool
+) -> None:
+    files = {"model.safetensors": weights(1), "optimizer.bin": archive(1), "random_states_0.pkl": archive(2)}
+    scene.save("checkpoint_1", files)
+    scene.look()
+    scene.delete("checkpoint_1")
+    closed = {"checkpoint_1/custom_checkpoint_0.pkl": 1} if missed else {}
+    scene.watch.look(scene.now, Notices({"checkpoint_1", ""}, closed))
+    assert scene.taken == ([] if missed else [("checkpoint_1", files)])
+    assert len(scene.watch.lost) == missed

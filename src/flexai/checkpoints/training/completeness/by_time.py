@@ -22,7 +22,7 @@ import os
 import posixpath
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from enum import Enum
@@ -155,6 +155,8 @@ class _Candidate:
     changed_at: float
     files: dict[str, Stamp] = field(default_factory=dict)
     unfinished: dict[str, Stamp] = field(default_factory=dict)
+    has_missed: bool = False
+    """Whether a file of it was written and deleted between two looks."""
     last_closed: str = ""
     """The file of it that was closed last, where the system tells."""
     looks: int = 0
@@ -260,6 +262,8 @@ class Watch:
         """Files that were handed over as a checkpoint by themselves, and their paths, which are its name."""
         self._pointers: dict[str, str] = {}
         self._told: set[str] = set()
+        self._is_noticed = False
+        """Whether the system told what has happened since the last look."""
         self.lost: list[str] = []
         """Versions that were whole once and could not be kept: a sentence for each."""
 
@@ -274,6 +278,7 @@ class Watch:
         ``notices`` say what has happened since the last look; without them all is looked at.
         """
         notices = notices or Notices(is_all_changed=True)
+        self._is_noticed = bool(notices.places)
         changed = bool(self._tree.refresh(None if notices.is_all_changed else notices.places))
         if changed:
             self._units = find_units(self._tree, self._peek)
@@ -435,7 +440,13 @@ class Watch:
     def _count_unseen(self, notices: Notices) -> None:
         """Count what came and went between two looks."""
         for path, count in notices.closed.items():
-            if self._tree.stamp(path) is None and path not in self._candidates and is_checkpoint_name(path):
+            if self._tree.stamp(path) is not None or path in self._candidates:
+                continue
+            folder = next((one for one in _folders_of(path) if one in self._candidates), None)
+            if folder is not None:
+                candidate = self._candidates[folder]
+                candidate.has_missed |= path not in (candidate.fullest or (candidate.files,))[0]
+            elif is_checkpoint_name(path):
                 for _ in range(count):
                     self._lose(title_of(path), "it was deleted too soon after it was written")
         for path in notices.arrived:
@@ -635,7 +646,10 @@ class Watch:
         # was being rewritten may have been half the one and half the other.
         was_seen_whole = (looks > 1 and last == files) or (verdict.conclusive and not stays)
         was_seen_whole = was_seen_whole and (not candidate.is_rewritten or candidate.is_ended())
-        was_seen_whole |= len(files) == 1 and not candidate.is_folder and verdict.outcome is Outcome.WHOLE
+        if verdict.outcome is Outcome.WHOLE:
+            # The system told of each file that was closed, and the trainer had no more to write when it deleted them.
+            knows_all = self._is_noticed and not candidate.has_missed and not candidate.is_rewritten
+            was_seen_whole |= (knows_all and not stays) or (not candidate.is_folder and len(files) == 1)
         if verdict.outcome is Outcome.PARTIAL or not was_seen_whole:
             if verdict.outcome is Outcome.WHOLE and not stays:
                 self._lose(candidate.title, "it was deleted too soon after its last file was written")
@@ -653,6 +667,11 @@ class Watch:
             self._note(sentence)
         elif len(self.lost) == _MOST_TOLD + 1:
             self._note("more versions are lost; they are counted from here on")
+
+
+def _folders_of(path: str) -> Iterator[str]:
+    while path := posixpath.dirname(path):
+        yield path
 
 
 def _paths(unit: Unit) -> list[str]:
