@@ -21,7 +21,7 @@ from flexai.checkpoints.errors import (
 )
 from flexai.checkpoints.models import TrainingFacts
 from flexai.checkpoints.storage.beneath import Beneath
-from flexai.checkpoints.training.completeness.by_time import Found
+from flexai.checkpoints.training.completeness.candidates import Found
 from flexai.checkpoints.training.managed_capture import OutputCapture, salvage
 from flexai.checkpoints.training.output_dir import OutputTree, Stamp
 from flexai.checkpoints.training.pins import Pins

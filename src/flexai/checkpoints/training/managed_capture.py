@@ -17,7 +17,8 @@ from typing import TypeAlias
 
 from flexai.checkpoints.errors import CheckpointError, SourceChangedError, StorageUnavailableError, UsageError
 from flexai.checkpoints.models import TrainingFacts
-from flexai.checkpoints.training.completeness.by_time import Fate, Found, Watch
+from flexai.checkpoints.training.completeness.by_time import Watch
+from flexai.checkpoints.training.completeness.candidates import Fate, Found
 from flexai.checkpoints.training.formats.facts import read_facts
 from flexai.checkpoints.training.notices import FolderWatch, Notices
 from flexai.checkpoints.training.output_dir import Stamp

@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flexai.checkpoints.training.completeness import by_time
-from flexai.checkpoints.training.completeness.by_time import Fate, Found, Watch
+from flexai.checkpoints.training.completeness import candidates
+from flexai.checkpoints.training.completeness.by_time import Watch
+from flexai.checkpoints.training.completeness.candidates import Fate, Found
 from flexai.checkpoints.training.notices import Notices
 from flexai.checkpoints.training.pins import Pins
 from tests.checkpoints.training import trainers
@@ -594,10 +595,10 @@ def test_a_file_that_was_just_written_and_may_be_written_over_waits_for_the_cloc
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainers.save(scene.output, {"ckpt.pt": archive(1), "ckpt-1.pt": archive(1)})
-    monkeypatch.setattr(by_time, "_CLOCK_SECONDS", 3600.0)
+    monkeypatch.setattr(candidates, "_CLOCK_SECONDS", 3600.0)
     scene.look()
     assert scene.names == ["ckpt-1.pt"]
-    monkeypatch.setattr(by_time, "_CLOCK_SECONDS", 0.0)
+    monkeypatch.setattr(candidates, "_CLOCK_SECONDS", 0.0)
     scene.look()
     assert scene.names == ["ckpt-1.pt", "ckpt.pt"]
 

@@ -40,7 +40,7 @@ from flexai.checkpoints.service.training_requests import INPUT_VARIABLE, OUTPUT_
 from flexai.checkpoints.storage.files import read_blocks
 from flexai.checkpoints.storage.protocol import Block
 from flexai.checkpoints.training.code_commit import find_code_commit
-from flexai.checkpoints.training.completeness.by_time import Found
+from flexai.checkpoints.training.completeness.candidates import Found
 from flexai.checkpoints.training.job_files import AttemptPlaces, BrokenAttempt, broken_attempts
 from flexai.checkpoints.training.job_log import JobLog
 from flexai.checkpoints.training.managed_capture import CaptureReport, OutputCapture, salvage

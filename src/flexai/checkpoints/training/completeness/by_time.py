@@ -20,12 +20,7 @@ from __future__ import annotations
 import math
 import os
 import posixpath
-import re
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future
-from dataclasses import dataclass, field
-from enum import Enum
 from pathlib import Path
 
 from flexai.checkpoints.storage.beneath import GONE, Beneath, Folder
@@ -35,8 +30,8 @@ from flexai.checkpoints.training.completeness.by_format import (
     is_temporary_folder,
     is_unfinished,
 )
+from flexai.checkpoints.training.completeness.candidates import Candidate, Fate, Found, title_of
 from flexai.checkpoints.training.formats.facts import step_in_name
-from flexai.checkpoints.training.formats.folder import CheckpointFolder
 from flexai.checkpoints.training.formats.verdict import Outcome
 from flexai.checkpoints.training.notices import Notices
 from flexai.checkpoints.training.output_dir import OutputTree, Stamp, Stamps
@@ -51,177 +46,17 @@ _PATIENCE = 6
 a while in which nothing is written, but not every trainer that uses a layout writes all of its files."""
 _MOST_TOLD = 20
 """Lost versions that are told one by one."""
-_CLOCK_SECONDS = 0.015
-"""How coarse the times of a file system are, at most: what is written twice within it may have equal stamps."""
 _SOONEST_SECONDS = 0.02
 _LATEST_SECONDS = 1.0
 """Time between two looks at what is not settled: the longer nothing has happened, the longer."""
 
-_WRITTEN_LAST = re.compile(
-    r"trainer_state\.json|training_args\.bin|\.metadata|.*\.index.*\.json|adapter_config\.json|_CHECKPOINT_METADATA"
-    r"|commit_success\.txt|random_states_\d+\.pkl"
-)
 
-
-class Fate(Enum):
-    """What became of a checkpoint that was handed over."""
-
-    WAITING = "waiting"
-    STORED = "stored"
-    CHANGED = "changed"
-    """Its files changed before they were stored: it is no checkpoint any more."""
-    LOST = "lost"
-    """It could not be stored."""
-
-
-@dataclass(slots=True, eq=False)
-class Found:
-    """A whole checkpoint: its files, what they must still be, and the pins that hold them."""
-
-    unit: Unit
-    originals: Stamps
-    """What its files were in the output directory, by their paths there."""
-    stamps: dict[str, Stamp]
-    """What the files that hold its content must still be, by their paths in the checkpoint."""
-    pins: PinSet
-    may_be_rewritten: bool = False
-    """Whether the trainer may yet write into these very files."""
-    secured: Future[bool] | None = None
-    """The copying of what it may write into, where that goes on beside the watching."""
-    fate: Fate = Fate.WAITING
-
-    @property
-    def name(self) -> str:
-        """The unit's name."""
-        return self.unit.name
-
-    @property
-    def title(self) -> str:
-        """What to call it in a sentence."""
-        return title_of(self.name)
-
-    @property
-    def files(self) -> dict[str, Path]:
-        """Where each file can be read."""
-        return {path: self.pins.local_path(self._in_output(path)) for path in self.stamps}
-
-    @property
-    def folder(self) -> CheckpointFolder:
-        """The checkpoint as rules and readers of formats see it."""
-        return _folder(self.unit, self.stamps, self.pins)
-
-    def secure(self) -> bool:
-        """Copy what the trainer may rewrite; False where it has done so already. Raises OSError."""
-        if self.may_be_rewritten:
-            for path in self.unit.files:
-                owned = self.pins.own(self._in_output(path), self.stamps[path])
-                if owned is None:
-                    return False
-                self.stamps[path] = owned
-            self.may_be_rewritten = False
-        return True
-
-    def is_still_in(self, output: Path) -> bool:
-        """Whether the output directory still has all of it."""
-        try:
-            return all(Stamp.of((output / path).lstat()) == stamp for path, stamp in self.originals.items())
-        except (FileNotFoundError, NotADirectoryError):
-            return False
-
-    def is_unchanged(self) -> bool:
-        """Whether every file is still what it was when the checkpoint was found."""
-        try:
-            return all(self.pins.stamp(self._in_output(path)) == stamp for path, stamp in self.stamps.items())
-        except OSError as error:
-            if error.errno in GONE:
-                return False
-            raise
-
-    def _in_output(self, path: str) -> str:
-        return posixpath.join(self.unit.place, path)
-
-
-def title_of(name: str) -> str:
-    """What to call a captured checkpoint in a sentence."""
-    return f"checkpoint {name!r}" if name != ROOT else "the checkpoint in the output directory's root"
-
-
-@dataclass(slots=True, eq=False)
-class _Candidate:
-    """A unit that is, or will be, a checkpoint. Files go by their paths in the output directory."""
-
-    unit: Unit
-    pins: PinSet
-    changed_at: float
-    files: dict[str, Stamp] = field(default_factory=dict)
-    unfinished: dict[str, Stamp] = field(default_factory=dict)
-    has_missed: bool = False
-    """Whether a file of it was written and deleted between two looks."""
-    last_closed: str = ""
-    """The file of it that was closed last, where the system tells."""
-    looks: int = 0
-    """How many looks in a row have seen it as it is."""
-    fullest: tuple[dict[str, Stamp], int] | None = None
-    """While it only loses files: what it held before, and how many looks had seen that."""
-    is_rewritten: bool = False
-    verdict: Completeness | None = None
-    taken: Stamps = field(default_factory=dict)
-    """The content that was handed over last."""
-    found: Found | None = None
-    kept: Found | None = None
-    """What it was when it had settled, copied in case it is written over before it is known to be whole."""
-
-    @property
-    def title(self) -> str:
-        return title_of(self.unit.name)
-
-    @property
-    def is_folder(self) -> bool:
-        return self.unit.place == self.unit.name
-
-    @property
-    def written(self) -> int:
-        """When it was written last, in nanoseconds since the epoch."""
-        return max((stamp.written for stamp in self.files.values()), default=0)
-
-    def is_taken(self, files: Stamps) -> bool:
-        """Whether these files have all been handed over."""
-        return all(self.taken.get(path) == stamp for path, stamp in files.items())
-
-    def is_all_new(self) -> bool:
-        """Whether every file is another one than in the version before."""
-        return bool(self.taken) and all(self.taken.get(path) != stamp for path, stamp in self.files.items())
-
-    def is_ended(self) -> bool:
-        """Whether the file that its layout writes last was written after all others."""
-        youngest = self.last_closed or max(self.files, key=lambda path: self.files[path].written)
-        if not self.last_closed and sum(stamp.written == self.written for stamp in self.files.values()) > 1:
-            return False  # the clock does not tell
-        return bool(_WRITTEN_LAST.fullmatch(posixpath.basename(youngest)))
-
-    def is_too_young(self) -> bool:
-        """Whether it may be written over, and so soon that its stamps would not show it."""
-        age = time.time_ns() - self.written
-        return (self.unit.is_rewritten or self.is_rewritten) and 0 <= age < _CLOCK_SECONDS * 1e9
-
-    def is_being_written(self) -> bool:
-        """Whether a process has a file of it open, or may have: then two looks must see the same."""
-        answers = {self.pins.is_written(path) for path in self.files}
-        return True in answers or (None in answers and self.looks < 2)
-
-
-def _by_age(candidates: Iterable[_Candidate]) -> list[_Candidate]:
+def _by_age(candidates: Iterable[Candidate]) -> list[Candidate]:
     """Candidates in the order in which they were written last, which is to be that of their captures.
 
     The clocks of file systems tick slowly, so a step in the name decides between equal times.
     """
     return sorted(candidates, key=lambda one: (one.written, step_in_name(one.unit.name) or 0, one.unit.name))
-
-
-def _folder(unit: Unit, stamps: Stamps, pins: PinSet) -> CheckpointFolder:
-    """``stamps`` go by the paths in the unit."""
-    sizes = {path: stamp.size for path, stamp in stamps.items()}
-    return CheckpointFolder(unit.name, sizes, lambda path: pins.at(posixpath.join(unit.place, path)))
 
 
 class Watch:
@@ -254,7 +89,7 @@ class Watch:
         self._secure = secure
         self._has_more = has_more
         self._units = Units()
-        self._candidates: dict[str, _Candidate] = {}
+        self._candidates: dict[str, Candidate] = {}
         self._peeked: dict[str, tuple[Stamp | None, bytes]] = {}
         self._taken: dict[str, Stamp] = {}
         """All content that was handed over and is still there."""
@@ -371,12 +206,12 @@ class Watch:
                 self._told.add(sentence)
                 self._note(sentence)
 
-    def _is_open(self, candidate: _Candidate) -> bool:
+    def _is_open(self, candidate: Candidate) -> bool:
         """Whether there is content that has not been handed over."""
         return bool(candidate.files) and not candidate.is_taken(candidate.files)
 
-    def _new(self, unit: Unit, now: float) -> _Candidate:
-        return _Candidate(unit=unit, pins=self._pins.new_set(), changed_at=now)
+    def _new(self, unit: Unit, now: float) -> Candidate:
+        return Candidate(unit=unit, pins=self._pins.new_set(), changed_at=now)
 
     def _update(self, unit: Unit, now: float, closed: Mapping[str, int]) -> bool:
         """Compare a unit with the look before, and pin what is new."""
@@ -428,7 +263,7 @@ class Watch:
             if path.startswith(prefix) and (stamp := self._tree.stamp(path)) is not None
         }
 
-    def _count_missed(self, candidate: _Candidate, new: Stamps, closed: Mapping[str, int]) -> None:
+    def _count_missed(self, candidate: Candidate, new: Stamps, closed: Mapping[str, int]) -> None:
         """Count the versions of a file that came and went between two looks."""
         if candidate.is_folder:
             return
@@ -454,7 +289,7 @@ class Watch:
             if not is_seen and is_checkpoint_name(path, is_folder=True):
                 self._lose(title_of(path), "it was deleted too soon after it was written")
 
-    def _grow(self, candidate: _Candidate, new: dict[str, Stamp]) -> None:
+    def _grow(self, candidate: Candidate, new: dict[str, Stamp]) -> None:
         for path, stamp in new.items():
             before = candidate.files.get(path)
             if before and (before.file != stamp.file or stamp.size < before.size):
@@ -471,7 +306,7 @@ class Watch:
         for path, text in candidate.unit.texts.items():
             candidate.pins.write(posixpath.join(candidate.unit.place, path), text)
 
-    def _shrink(self, candidate: _Candidate, new: dict[str, Stamp]) -> None:
+    def _shrink(self, candidate: Candidate, new: dict[str, Stamp]) -> None:
         # The pins of what is gone stay: if this is the folder's deletion, they hold the checkpoint that it was.
         if candidate.fullest is None and not candidate.is_taken(candidate.files):
             candidate.fullest = (candidate.files, candidate.looks)
@@ -479,7 +314,7 @@ class Watch:
 
     # Judging.
 
-    def _hand_over_if_whole(self, candidate: _Candidate, now: float) -> None:
+    def _hand_over_if_whole(self, candidate: Candidate, now: float) -> None:
         if self._is_known(candidate) or candidate.is_too_young():
             return
         try:
@@ -513,7 +348,7 @@ class Watch:
         if not (candidate.fullest and self._take_fullest(candidate, stays=True)):
             self._hand_over(candidate)
 
-    def _is_conclusive(self, candidate: _Candidate, verdict: Completeness) -> bool:
+    def _is_conclusive(self, candidate: Candidate, verdict: Completeness) -> bool:
         """Whether nothing more will come."""
         if candidate.unfinished or candidate.fullest:
             return False
@@ -522,7 +357,7 @@ class Watch:
             return verdict.outcome is Outcome.WHOLE and not may_be_mixed
         return verdict.conclusive and (not may_be_mixed or candidate.is_ended())
 
-    def _is_known(self, candidate: _Candidate) -> bool:
+    def _is_known(self, candidate: Candidate) -> bool:
         """Whether this content was handed over already, as a part of another checkpoint or under another name."""
         is_known = all(self._taken.get(path) == stamp for path, stamp in candidate.files.items())
         if not candidate.is_folder and len(candidate.files) == 1:
@@ -536,15 +371,15 @@ class Watch:
             candidate.pins.release()
         return is_known
 
-    def _judge(self, candidate: _Candidate) -> Completeness:
+    def _judge(self, candidate: Candidate) -> Completeness:
         if candidate.verdict is None:
             candidate.verdict = self._completeness(candidate, candidate.files)
         return candidate.verdict
 
-    def _completeness(self, candidate: _Candidate, files: Stamps) -> Completeness:
+    def _completeness(self, candidate: Candidate, files: Stamps) -> Completeness:
         return completeness(self._found(candidate.unit, files, candidate.pins).folder)
 
-    def _sweep(self, candidate: _Candidate, is_settled: bool) -> None:
+    def _sweep(self, candidate: Candidate, is_settled: bool) -> None:
         if self._is_known(candidate):
             return
         verdict = self._judge(candidate)
@@ -561,7 +396,7 @@ class Watch:
 
     # Handing over.
 
-    def _keep(self, candidate: _Candidate) -> None:
+    def _keep(self, candidate: Candidate) -> None:
         """Copy what has settled: it is a version that was whole if it is written over next, and none if it grows."""
         if candidate.kept is None:
             found = self._found(candidate.unit, candidate.files, candidate.pins, may_be_rewritten=True)
@@ -570,13 +405,13 @@ class Watch:
             candidate.pins = self._pins.new_set()
             candidate.files = candidate.pins.refresh(self._beneath, found.originals)
 
-    def _take_kept(self, candidate: _Candidate) -> None:
+    def _take_kept(self, candidate: Candidate) -> None:
         found, candidate.kept = candidate.kept, None
         if found is not None:
             candidate.pins.release()
             self._take_found(candidate, found)
 
-    def _drop_kept(self, candidate: _Candidate) -> None:
+    def _drop_kept(self, candidate: Candidate) -> None:
         found, candidate.kept = candidate.kept, None
         if found is None:
             return
@@ -585,7 +420,7 @@ class Watch:
         else:
             found.secured.add_done_callback(lambda _: found.pins.release())
 
-    def _hand_over(self, candidate: _Candidate) -> None:
+    def _hand_over(self, candidate: Candidate) -> None:
         if candidate.kept:
             self._take_kept(candidate)
             return
@@ -595,12 +430,12 @@ class Watch:
             candidate, candidate.files, may_be_rewritten=candidate.unit.is_rewritten or candidate.is_rewritten
         )
 
-    def _take_files(self, candidate: _Candidate, files: Stamps, *, may_be_rewritten: bool) -> None:
+    def _take_files(self, candidate: Candidate, files: Stamps, *, may_be_rewritten: bool) -> None:
         self._take_found(
             candidate, self._found(candidate.unit, files, candidate.pins, may_be_rewritten=may_be_rewritten)
         )
 
-    def _take_found(self, candidate: _Candidate, found: Found) -> None:
+    def _take_found(self, candidate: Candidate, found: Found) -> None:
         files = found.originals
         candidate.found, candidate.taken, candidate.fullest = found, files, None
         self._taken |= files
@@ -616,7 +451,7 @@ class Watch:
             stamps[text] = pins.stamp(place + text)
         return Found(unit, dict(files), stamps, pins, may_be_rewritten=may_be_rewritten)
 
-    def _vanished(self, candidate: _Candidate, *, stays: bool = False) -> None:
+    def _vanished(self, candidate: Candidate, *, stays: bool = False) -> None:
         """Save a checkpoint that was deleted, or whose files were all replaced (``stays``)."""
         files = candidate.fullest[0] if candidate.fullest else candidate.files
         if not stays and files and all(self._tree.stamp(path) == stamp for path, stamp in files.items()):
@@ -629,7 +464,7 @@ class Watch:
         elif not self._take_fullest(candidate, stays=stays):
             candidate.pins.release()
 
-    def _take_fullest(self, candidate: _Candidate, *, stays: bool = False) -> bool:
+    def _take_fullest(self, candidate: Candidate, *, stays: bool = False) -> bool:
         """Hand over all that was ever seen of a checkpoint that is being deleted, if that was the whole of it."""
         files, looks = candidate.fullest or (candidate.files, candidate.looks)
         if not files or candidate.is_taken(files):

@@ -1,0 +1,179 @@
+"""A unit on its way to becoming a captured checkpoint: what is known of it from look to look."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+import time
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+
+from flexai.checkpoints.storage.beneath import GONE
+from flexai.checkpoints.training.completeness.by_format import Completeness
+from flexai.checkpoints.training.formats.folder import CheckpointFolder
+from flexai.checkpoints.training.output_dir import Stamp, Stamps
+from flexai.checkpoints.training.pins import PinSet
+from flexai.checkpoints.training.units import ROOT, Unit
+
+_CLOCK_SECONDS = 0.015
+"""How coarse the times of a file system are, at most: what is written twice within it may have equal stamps."""
+
+_WRITTEN_LAST = re.compile(
+    r"trainer_state\.json|training_args\.bin|\.metadata|.*\.index.*\.json|adapter_config\.json|_CHECKPOINT_METADATA"
+    r"|commit_success\.txt|random_states_\d+\.pkl"
+)
+
+
+class Fate(Enum):
+    """What became of a checkpoint that was handed over."""
+
+    WAITING = "waiting"
+    STORED = "stored"
+    CHANGED = "changed"
+    """Its files changed before they were stored: it is no checkpoint any more."""
+    LOST = "lost"
+    """It could not be stored."""
+
+
+@dataclass(slots=True, eq=False)
+class Found:
+    """A whole checkpoint: its files, what they must still be, and the pins that hold them."""
+
+    unit: Unit
+    originals: Stamps
+    """What its files were in the output directory, by their paths there."""
+    stamps: dict[str, Stamp]
+    """What the files that hold its content must still be, by their paths in the checkpoint."""
+    pins: PinSet
+    may_be_rewritten: bool = False
+    """Whether the trainer may yet write into these very files."""
+    secured: Future[bool] | None = None
+    """The copying of what it may write into, where that goes on beside the watching."""
+    fate: Fate = Fate.WAITING
+
+    @property
+    def name(self) -> str:
+        """The unit's name."""
+        return self.unit.name
+
+    @property
+    def title(self) -> str:
+        """What to call it in a sentence."""
+        return title_of(self.name)
+
+    @property
+    def files(self) -> dict[str, Path]:
+        """Where each file can be read."""
+        return {path: self.pins.local_path(self._in_output(path)) for path in self.stamps}
+
+    @property
+    def folder(self) -> CheckpointFolder:
+        """The checkpoint as rules and readers of formats see it."""
+        return _folder(self.unit, self.stamps, self.pins)
+
+    def secure(self) -> bool:
+        """Copy what the trainer may rewrite; False where it has done so already. Raises OSError."""
+        if self.may_be_rewritten:
+            for path in self.unit.files:
+                owned = self.pins.own(self._in_output(path), self.stamps[path])
+                if owned is None:
+                    return False
+                self.stamps[path] = owned
+            self.may_be_rewritten = False
+        return True
+
+    def is_still_in(self, output: Path) -> bool:
+        """Whether the output directory still has all of it."""
+        try:
+            return all(Stamp.of((output / path).lstat()) == stamp for path, stamp in self.originals.items())
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+
+    def is_unchanged(self) -> bool:
+        """Whether every file is still what it was when the checkpoint was found."""
+        try:
+            return all(self.pins.stamp(self._in_output(path)) == stamp for path, stamp in self.stamps.items())
+        except OSError as error:
+            if error.errno in GONE:
+                return False
+            raise
+
+    def _in_output(self, path: str) -> str:
+        return posixpath.join(self.unit.place, path)
+
+
+def title_of(name: str) -> str:
+    """What to call a captured checkpoint in a sentence."""
+    return f"checkpoint {name!r}" if name != ROOT else "the checkpoint in the output directory's root"
+
+
+@dataclass(slots=True, eq=False)
+class Candidate:
+    """A unit that is, or will be, a checkpoint. Files go by their paths in the output directory."""
+
+    unit: Unit
+    pins: PinSet
+    changed_at: float
+    files: dict[str, Stamp] = field(default_factory=dict)
+    unfinished: dict[str, Stamp] = field(default_factory=dict)
+    has_missed: bool = False
+    """Whether a file of it was written and deleted between two looks."""
+    last_closed: str = ""
+    """The file of it that was closed last, where the system tells."""
+    looks: int = 0
+    """How many looks in a row have seen it as it is."""
+    fullest: tuple[dict[str, Stamp], int] | None = None
+    """While it only loses files: what it held before, and how many looks had seen that."""
+    is_rewritten: bool = False
+    verdict: Completeness | None = None
+    taken: Stamps = field(default_factory=dict)
+    """The content that was handed over last."""
+    found: Found | None = None
+    kept: Found | None = None
+    """What it was when it had settled, copied in case it is written over before it is known to be whole."""
+
+    @property
+    def title(self) -> str:
+        return title_of(self.unit.name)
+
+    @property
+    def is_folder(self) -> bool:
+        return self.unit.place == self.unit.name
+
+    @property
+    def written(self) -> int:
+        """When it was written last, in nanoseconds since the epoch."""
+        return max((stamp.written for stamp in self.files.values()), default=0)
+
+    def is_taken(self, files: Stamps) -> bool:
+        """Whether these files have all been handed over."""
+        return all(self.taken.get(path) == stamp for path, stamp in files.items())
+
+    def is_all_new(self) -> bool:
+        """Whether every file is another one than in the version before."""
+        return bool(self.taken) and all(self.taken.get(path) != stamp for path, stamp in self.files.items())
+
+    def is_ended(self) -> bool:
+        """Whether the file that its layout writes last was written after all others."""
+        youngest = self.last_closed or max(self.files, key=lambda path: self.files[path].written)
+        if not self.last_closed and sum(stamp.written == self.written for stamp in self.files.values()) > 1:
+            return False  # the clock does not tell
+        return bool(_WRITTEN_LAST.fullmatch(posixpath.basename(youngest)))
+
+    def is_too_young(self) -> bool:
+        """Whether it may be written over, and so soon that its stamps would not show it."""
+        age = time.time_ns() - self.written
+        return (self.unit.is_rewritten or self.is_rewritten) and 0 <= age < _CLOCK_SECONDS * 1e9
+
+    def is_being_written(self) -> bool:
+        """Whether a process has a file of it open, or may have: then two looks must see the same."""
+        answers = {self.pins.is_written(path) for path in self.files}
+        return True in answers or (None in answers and self.looks < 2)
+
+
+def _folder(unit: Unit, stamps: Stamps, pins: PinSet) -> CheckpointFolder:
+    """``stamps`` go by the paths in the unit."""
+    sizes = {path: stamp.size for path, stamp in stamps.items()}
+    return CheckpointFolder(unit.name, sizes, lambda path: pins.at(posixpath.join(unit.place, path)))
