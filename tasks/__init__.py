@@ -21,10 +21,11 @@ from flexai.tasks.mirror import mirror_checkpoints
 from flexai.tasks.prune import prune_checkpoints
 from flexai.tasks.push import push_checkpoint
 from flexai.tasks.scrub import scrub_store
-from flexai.tasks.training import delete_training_job, list_training_checkpoints, run_training
+from flexai.tasks.training import capture_training_job, delete_training_job, list_training_checkpoints, run_training
 from flexai.tasks.verify import verify_checkpoints
 
 __all__ = [
+    "capture_training_job",
     "collect_garbage",
     "delete_checkpoint",
     "delete_training_job",

@@ -17,7 +17,7 @@ from prefect.exceptions import MissingContextError
 from prefect.logging import get_logger, get_run_logger
 from prefect.tasks import exponential_backoff
 
-from flexai.checkpoints.errors import CheckpointError, StorageUnavailableError
+from flexai.checkpoints.errors import CheckpointError, StorageFullError, StorageUnavailableError
 from flexai.checkpoints.names import printable
 from flexai.checkpoints.progress import Progress
 from flexai.checkpoints.service.repair import RepairReport
@@ -32,11 +32,11 @@ TAGS = frozenset({"flexai"})
 def is_passing_failure(_task: object, _task_run: TaskRun, state: State[Any]) -> bool:
     """Whether a failed task is worth another try.
 
-    Only a store that was unavailable is. Wrong usage, a missing or conflicting name, refused credentials, a digest that
-    does not match: the same call would fail the same way.
+    Only a store that was unavailable is, unless it is full. Wrong usage, a missing or conflicting name, refused
+    credentials, a digest that does not match: the same call would fail the same way.
     """
     failure = state.result(raise_on_failure=False)
-    return isinstance(failure, StorageUnavailableError)
+    return isinstance(failure, StorageUnavailableError) and not isinstance(failure, StorageFullError)
 
 
 ONCE: dict[str, Any] = {"cache_policy": NO_CACHE, "persist_result": False, "retries": 0}

@@ -24,9 +24,9 @@ from flexai.checkpoints.errors import InterruptedByUserError, JobFailedError
 from flexai.checkpoints.models import Checkpoint, CheckpointStatus, JobStatus, TrainingJob, now
 from flexai.checkpoints.service.inspect import inspect_training
 from flexai.checkpoints.service.system import System
-from flexai.checkpoints.service.training import delete_job
+from flexai.checkpoints.service.training import capture_left, captured_document, delete_job
 from flexai.checkpoints.service.training import run_training as run_command
-from flexai.checkpoints.service.training_requests import DeleteJobRequest, TrainingRequest
+from flexai.checkpoints.service.training_requests import CaptureJobRequest, DeleteJobRequest, TrainingRequest
 from flexai.tasks.change_reports import Reporter
 from flexai.tasks.command_output import LoggedOutput
 from flexai.tasks.options import ONCE, QUICK, TAGS, Logger, run_logger, takes, telling
@@ -177,6 +177,35 @@ def list_training_checkpoints(job: str) -> list[Document]:
     with telling(run_logger()), Catalog.look() as catalog:
         found = catalog.jobs.get(parse_job_reference(job))
         return captured_list_document(catalog.checkpoints.list_captured(found.id))
+
+
+@task(
+    name="capture-training-job",
+    description="Store what a training job's attempts have left on this machine.",
+    tags=TAGS | {"training"},
+    task_run_name="capture training job {reference}",
+    # Not tried again by itself: it tells what is left, and the next call goes on from there.
+    **ONCE,
+)
+@takes(CaptureJobRequest)
+def capture_training_job(request: CaptureJobRequest) -> Document:
+    """Store what could not be stored while a training job ran, on the machine that ran it.
+
+    Returns:
+        ``name`` and ``id`` of the job, ``stored``, how many checkpoints were stored, and ``left``, a sentence for each
+        thing that could not be stored yet.
+
+    Raises:
+        CheckpointError: NotFoundError where there is no such job, ConflictError while it runs.
+    """
+    logger = run_logger()
+    with telling(logger), System.open(connect=load_connection) as system:
+        reporter = Reporter(system, logger)
+        captured = capture_left(system, request, on_captured=reporter.captured, progress=RunProgress(logger))
+    logger.info("stored %d checkpoints of training job %r", captured.stored, captured.job.name)
+    for sentence in captured.left:
+        logger.warning(sentence)
+    return captured_document(captured)
 
 
 @task(

@@ -26,6 +26,7 @@ from flexai.cli.checkpoint.prune import prune
 from flexai.cli.checkpoint.push import push
 from flexai.cli.checkpoint.undelete import undelete
 from flexai.cli.checkpoint.verify import verify
+from flexai.cli.training.capture import capture as capture_job
 from flexai.cli.training.delete import delete as delete_job
 from flexai.cli.training.run import run
 from flexai.flows.forms import DeleteForm, ExportForm, FetchForm, Form, PushForm, VerifyForm
@@ -161,6 +162,12 @@ OPERATIONS = [
         tasks.delete_training_job,
         delete_job,
         without={"form": "a user deletes a job by hand"},
+    ),
+    Operation(
+        training_requests.CaptureJobRequest,
+        tasks.capture_training_job,
+        capture_job,
+        without={"form": "it is for the machine that ran the job, whose user calls it"},
     ),
 ]
 

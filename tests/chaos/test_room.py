@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import random
 import shutil
-import subprocess
-import sys
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -17,52 +11,12 @@ from tests.chaos.conftest import NewStage
 from tests.chaos.processes import Ended
 from tests.chaos.stage import ROUNDS, Stage, checkpoint_files
 from tests.support.machine import check_all, check_nothing_is_torn
+from tests.support.small_disk import needs_tmpfs, small_disk
 from tests.support.trees import Tree, read_tree
 
 pytestmark = pytest.mark.slow
 
 KIB = 1024
-_NO_MOUNT = "mounting a small file system needs root: run the tests as root, or allow `sudo -n mount`"
-
-
-class SmallDisk:
-    """A file system in memory with little room."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._sudo = [] if os.geteuid() == 0 else ["sudo", "-n"]
-
-    def mount(self, kibibytes: int) -> None:
-        """Mount it."""
-        self.folder.mkdir()
-        options = f"size={kibibytes}k,mode=0700,uid={os.geteuid()}"
-        command = [*self._sudo, "mount", "-t", "tmpfs", "-o", options, "flexai-small-disk", str(self.folder)]
-        try:
-            subprocess.run(command, check=True, capture_output=True)
-        except (subprocess.CalledProcessError, FileNotFoundError):
-            pytest.skip(_NO_MOUNT)
-
-    def grow(self, kibibytes: int) -> None:
-        """Make room."""
-        options = f"remount,size={kibibytes}k"
-        subprocess.run([*self._sudo, "mount", "-o", options, str(self.folder)], check=True, capture_output=True)
-
-    def unmount(self) -> None:
-        """Take it away, with what is on it."""
-        subprocess.run([*self._sudo, "umount", str(self.folder)], check=True, capture_output=True)
-
-
-@contextlib.contextmanager
-def _small_disk(folder: Path, kibibytes: int) -> Iterator[SmallDisk]:
-    disk = SmallDisk(folder)
-    disk.mount(kibibytes)
-    try:
-        yield disk
-    finally:
-        disk.unmount()
-
-
-needs_tmpfs = pytest.mark.skipif(sys.platform != "linux", reason="a small file system in memory needs Linux's tmpfs")
 
 
 def _check_failure(ended: Ended) -> None:
@@ -89,7 +43,7 @@ def test_a_push_onto_a_full_disk_fails_clearly_and_is_finished_when_there_is_roo
         source = stage.write("run", files)
         shutil.rmtree(stage.root / "home")
         used = 600
-        with _small_disk(stage.root / "home", used + room // ROUNDS * number + chance.randrange(64)) as disk:
+        with small_disk(stage.root / "home", used + room // ROUNDS * number + chance.randrange(64)) as disk:
             shutil.copytree(template.root / "home", stage.root / "home", dirs_exist_ok=True)
             ended = stage.run("checkpoint", "push", "llama", "-f", str(source))
             _check_failure(ended)
@@ -110,7 +64,7 @@ def test_a_first_push_onto_a_full_disk_fails_clearly_and_is_finished_when_there_
         stage = new_stage()
         source = stage.write("run", files)
         shutil.rmtree(stage.root / "home")
-        with _small_disk(stage.root / "home", kibibytes) as disk:
+        with small_disk(stage.root / "home", kibibytes) as disk:
             _check_failure(stage.run("checkpoint", "push", "llama", "-f", str(source)))
             disk.grow(4000)
             stage.succeed("checkpoint", "push", "llama", "-f", str(source))
@@ -128,7 +82,7 @@ def test_a_fetch_onto_a_full_disk_fails_clearly_and_is_finished_when_there_is_ro
     room = _size(files) // KIB
     for number in range(ROUNDS):
         out = stage.root / f"out-{number}"
-        with _small_disk(out, max(8, room // ROUNDS * number + chance.randrange(64))) as disk:
+        with small_disk(out, max(8, room // ROUNDS * number + chance.randrange(64))) as disk:
             fetch = ("checkpoint", "fetch", "llama", "-d", str(out))
             ended = stage.run(*fetch)
             _check_failure(ended)
@@ -147,7 +101,7 @@ def test_a_full_disk_is_no_reason_to_lose_what_is_kept_elsewhere(new_stage: NewS
     files = checkpoint_files("push")
     source = stage.write("run", files)
     shutil.rmtree(stage.root / "home" / "store")
-    with _small_disk(stage.root / "home" / "store", _size(files) // KIB + 200):
+    with small_disk(stage.root / "home" / "store", _size(files) // KIB + 200):
         stage.succeed("checkpoint", "push", "llama", "-f", str(source))
         ended = stage.run("checkpoint", "push", "other", "-f", str(stage.write("other", checkpoint_files("other"))))
         _check_failure(ended)

@@ -21,6 +21,7 @@
     ├── SourceChangedError             1  a source that changed while it was read
     ├── StorageError                   1  a store that failed: full, read-only, unreachable
     │   ├── StorageUnavailableError    1  a passing failure: worth another try
+    │   │   └── StorageFullError       1  … once there is room, which takes a person
     │   └── UnsupportedError           1  what this store cannot do at all
     ├── JobFailedError                 1  a training command that did not succeed
     ├── ProcessLostError               1  a process that did a part of the work, and was killed
@@ -200,6 +201,12 @@ class StorageUnavailableError(StorageError):
 
     retry_after: float = 0.0
     """Seconds that the store asked to be left alone."""
+
+
+class StorageFullError(StorageUnavailableError):
+    """No room is left: worth another try once a person has made some, and not before."""
+
+    default_hint = "free some space and run the same command again: what has arrived is kept"
 
 
 class UnsupportedError(StorageError):

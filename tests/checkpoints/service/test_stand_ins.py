@@ -8,9 +8,9 @@ from typing import NamedTuple
 import pytest
 
 from flexai.checkpoints.models import JobStatus
-from tests.checkpoints.service.test_training import captured, contents, run
 from tests.checkpoints.training.trainers import Files, archive, lightning_file, torch_file, weights
 from tests.support.fixtures import NewMachine
+from tests.support.training import captured, contents, run
 
 
 class StandIn(NamedTuple):

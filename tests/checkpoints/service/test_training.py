@@ -27,7 +27,7 @@ from flexai.checkpoints.errors import (
     NotFoundError,
     UsageError,
 )
-from flexai.checkpoints.models import Checkpoint, CheckpointStatus, JobStatus, TrainingJob
+from flexai.checkpoints.models import CheckpointStatus, JobStatus
 from flexai.checkpoints.progress import Progress
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.service.training import (
@@ -42,7 +42,6 @@ from flexai.checkpoints.storage.local import LocalStorage
 from tests.checkpoints.training.trainers import (
     Files,
     model_files,
-    program,
     trainer_files,
     unknown_files,
     weights,
@@ -50,54 +49,18 @@ from tests.checkpoints.training.trainers import (
 from tests.support.fixtures import NewMachine
 from tests.support.machine import Machine, check_nothing_is_torn
 from tests.support.tables import tables_of
-
-SAVE = "save(output() / f'checkpoint-{step}', trainer_files(step))"
-
-
-class Notes(Progress):
-    """Keeps what was noted."""
-
-    def __init__(self) -> None:
-        self.messages: list[str] = []
-
-    def note(self, message: str) -> None:
-        self.messages.append(message)
-
-
-def run(machine: Machine, text: str, name: str = "run", **options: Any) -> TrainingJob:
-    """Run a Python program as a training job."""
-    aside = {key: options.pop(key) for key in ("on_output", "on_captured", "progress") if key in options}
-    aside.setdefault("on_output", lambda _stream, _data: None)
-    if "output_dir" in options:
-        options["output_dir"] = str(options["output_dir"])
-    return run_training(machine.system, TrainingRequest(name, program(text), **options), **aside)
-
-
-def captures(machine: Machine, name: str) -> list[Checkpoint]:
-    """What a job captured, whole or not."""
-    return machine.system.catalog.checkpoints.of_job(inspect_job(machine.system, name).id)
-
-
-def captured(machine: Machine, name: str = "run") -> list[Checkpoint]:
-    """The checkpoints of a job that are available, in the order of their capture."""
-    return [one for one in captures(machine, name) if one.status is CheckpointStatus.AVAILABLE]
-
-
-def contents(machine: Machine, name: str = "run") -> list[tuple[str, Files]]:
-    """Names and files of a job's checkpoints, as a fetch brings them."""
-    return [(checkpoint.name, machine.fetched(checkpoint.id)) for checkpoint in captured(machine, name)]
-
-
-def left_of(machine: Machine, job: TrainingJob) -> set[str]:
-    """What a job has left on this machine, below its attempt's folder."""
-    folder = machine.settings.jobs_path / job.id / f"attempt-{job.attempt}"
-    return {path.name for path in folder.iterdir()}
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    while not condition():
-        time.sleep(0.01)
-
+from tests.support.training import (
+    SAVE,
+    WAIT,
+    Notes,
+    captured,
+    captures,
+    contents,
+    kill_a_runner,
+    left_of,
+    run,
+    wait_until,
+)
 
 # A job that succeeds.
 
@@ -402,8 +365,6 @@ def test_a_store_that_is_away_for_a_moment_costs_nothing(machine: Machine, tmp_p
 
 # Signals, stops and deaths.
 
-WAIT = "say('ready'); time.sleep(600)"
-
 
 def test_a_job_that_gets_a_signal_is_stopped_and_what_it_saved_is_captured(machine: Machine) -> None:
     def interrupt(_stream: str, data: bytes) -> None:
@@ -525,36 +486,6 @@ def test_a_job_taken_over_by_another_process_ends_here(machine: Machine) -> None
     assert process_start(pids[0]) is None
 
 
-RUNNER = """
-import sys
-from pathlib import Path
-from flexai.checkpoints.service.training_requests import TrainingRequest
-from flexai.checkpoints.service.system import System
-from flexai.checkpoints.service.training import run_training
-from flexai.checkpoints.settings import load_settings
-home, output, *command = sys.argv[1:]
-with System.open(load_settings(home=Path(home))) as system:
-    run_training(system, TrainingRequest("run", command, output_dir=output))
-"""
-
-
-def kill_a_runner(machine: Machine, text: str, *, output: str = "", until: Callable[[], bool] = lambda: True) -> int:
-    """Run a program in another process and kill that process once the program prints "ready"; returns its pid."""
-    command = program(f"say(f'pid {{os.getpid()}}'); {text}\n{WAIT}")
-    runner = subprocess.Popen(
-        [sys.executable, "-c", RUNNER, str(machine.settings.home), output, *command], stdout=subprocess.PIPE, text=True
-    )
-    assert runner.stdout is not None
-    lines = iter(runner.stdout.readline, "")
-    pid = int(next(lines).split()[1])
-    assert next(line for line in lines if line.startswith("ready"))
-    wait_until(until)
-    runner.kill()
-    runner.wait()
-    runner.stdout.close()
-    return pid
-
-
 def test_a_job_whose_runner_was_killed_is_interrupted_and_its_command_ends_too(machine: Machine) -> None:
     pid = kill_a_runner(machine, "")
     assert inspect_job(machine.system, "run").status is JobStatus.INTERRUPTED
@@ -601,8 +532,7 @@ step = 5; {SAVE}; save(output() / "checkpoint-6", {{"model.safetensors": weights
     assert contents(machine) == [("checkpoint-5", trainer_files(5)), ("checkpoint-7", trainer_files(7))]
     assert job.input_checkpoint_id == captured(machine)[0].id
     first = machine.settings.jobs_path / job.id / "attempt-1"
-    assert (first / "output" / "checkpoint-6").is_dir(), "what was not whole is kept"
-    assert not (first / "pins").exists()
+    assert {path.name for path in first.iterdir()} == {"log.txt"}, "what was torn is of no use"
 
 
 def test_what_a_killed_runner_left_in_a_directory_that_the_user_named_is_stored_and_stays(

@@ -18,6 +18,7 @@ from flexai.checkpoints.errors import (
     NotFoundError,
     SourceChangedError,
     StorageError,
+    StorageFullError,
     UnsafePathError,
 )
 from flexai.checkpoints.storage.checks import PARTIAL_SUFFIX
@@ -301,8 +302,8 @@ def test_a_name_that_the_file_system_cannot_hold_is_refused_with_its_reason(stor
 @pytest.mark.parametrize(
     ("code", "kind", "words"),
     [
-        (errno.ENOSPC, StorageError, "no space is left"),
-        (errno.EDQUOT, StorageError, "no space is left"),
+        (errno.ENOSPC, StorageFullError, "no space is left"),
+        (errno.EDQUOT, StorageFullError, "no space is left"),
         (errno.EACCES, AccessDeniedError, "permission denied"),
         (errno.EPERM, AccessDeniedError, "not permitted"),
         (errno.EROFS, AccessDeniedError, "read-only"),

@@ -162,15 +162,37 @@ class Jobs:
         return bool(requested)
 
     def finish(
-        self, job_id: str, lease: Lease, *, status: JobStatus, exit_code: int | None, reason: str
+        self, job_id: str, lease: Lease, *, status: JobStatus, exit_code: int | None, reason: str, lost: int = 0
     ) -> TrainingJob:
-        """Record a job's end and give up the lease; ConflictError where the job is no longer this runner's."""
+        """Record a job's end and give up the lease; ConflictError where the job is no longer this runner's.
+
+        ``lost`` is how many versions of checkpoints all its attempts have lost.
+        """
         time = to_text(now())
         new = {"status": status, "exit_code": exit_code, "reason": reason, "ended_at": time, "updated_at": time}
+        new |= {"lost": lost}
         with self._database.writing() as transaction:
             if not update_held(transaction, "jobs", job_id, lease, new | NO_LEASE):
                 raise _lost(job_id)
         return self.get_by_id(job_id)
+
+    def correct(self, job: TrainingJob, ended: TrainingJob) -> TrainingJob:
+        """Record how a job that no process runs really ended; one that has changed since it was read stays as it is."""
+        with self._database.reading() as transaction:
+            row = transaction.record(f"{JOB} WHERE j.id = :id AND j.attempt = :attempt", id=job.id, attempt=job.attempt)
+        if row is not None and job_of(row).status is job.status:
+            new = {
+                "status": ended.status,
+                "exit_code": ended.exit_code,
+                "reason": ended.reason,
+                "ended_at": None if ended.ended_at is None else to_text(ended.ended_at),
+                "lost": ended.lost,
+                "updated_at": to_text(now()),
+                **NO_LEASE,
+            }
+            with self._database.writing() as transaction:
+                _update_as_read(transaction, row, new)
+        return self.get_by_id(job.id)
 
     def request_stop(self, reference: Reference) -> TrainingJob:
         """Ask the runner to stop its job; a job whose runner is gone is recorded as interrupted.
@@ -209,6 +231,13 @@ class Jobs:
         query = f"{JOB} WHERE j.name_key IS NOT NULL ORDER BY j.created_at, j.id"
         with self._database.reading() as transaction:
             return [job_of(row) for row in transaction.records(query)]
+
+    def running_in(self, output_dir: str) -> Sequence[TrainingJob]:
+        """The running jobs that have an output directory."""
+        query = f"{JOB} WHERE j.name_key IS NOT NULL AND j.output_dir = :output_dir"
+        with self._database.reading() as transaction:
+            found = [job_of(row) for row in transaction.records(query, output_dir=output_dir)]
+        return [job for job in found if not job.status.is_final]
 
     def names(self) -> Sequence[str]:
         """The names of the jobs that are not deleted."""

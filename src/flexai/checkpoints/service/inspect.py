@@ -21,5 +21,6 @@ def inspect_checkpoint(catalog: Catalog, reference: str) -> Document:
 def inspect_training(catalog: Catalog, reference: str) -> Document:
     """What ``training inspect`` shows of a NAME or UUID; raises what ``inspect_checkpoint`` raises."""
     from flexai.checkpoints.catalog.jobs import parse_job_reference
+    from flexai.checkpoints.training.job_files import as_it_ended
 
-    return job_document(catalog.jobs.get(parse_job_reference(reference)))
+    return job_document(as_it_ended(catalog.jobs.get(parse_job_reference(reference))))

@@ -7,21 +7,32 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 from flexai.checkpoints.catalog.jobs import parse_job_reference
-from flexai.checkpoints.catalog.leases import LeaseKeeper, this_host
+from flexai.checkpoints.catalog.leases import LeaseKeeper
+from flexai.checkpoints.documents import Document
 from flexai.checkpoints.errors import ConflictError, NotFoundError
 from flexai.checkpoints.models import Checkpoint, JobStatus, TrainingJob
 from flexai.checkpoints.names import parse_name, parse_reference
 from flexai.checkpoints.progress import Progress
-from flexai.checkpoints.service.support.job_run import Attempt, JobPlan, OnCaptured, ignore
+from flexai.checkpoints.service.support.job_captures import OnCaptured
+from flexai.checkpoints.service.support.job_run import Attempt, JobPlan, ignore
+from flexai.checkpoints.service.support.leftovers import (
+    Taken,
+    record_all_stored,
+    record_end,
+    take_over,
+)
 from flexai.checkpoints.service.system import System
-from flexai.checkpoints.service.training_requests import DeleteJobRequest, TrainingRequest
-from flexai.checkpoints.training.job_files import job_folder
+from flexai.checkpoints.service.training_requests import CaptureJobRequest, DeleteJobRequest, TrainingRequest
+from flexai.checkpoints.training.job_files import as_it_ended, is_here, job_folder
 from flexai.checkpoints.training.job_log import read_log
 from flexai.checkpoints.training.runner import OnOutput, SignalRelay, pass_through, without_long_collections
 
 __all__ = [
+    "capture_left",
+    "captured_document",
     "delete_job",
     "inspect_job",
     "job_log",
@@ -49,16 +60,17 @@ def run_training(
 
     A command that fails is no error here: the job says so (``status``, ``exit_code``, ``reason``).
 
-    Raises UsageError for an output folder that is not empty, JobExistsError for a job that has succeeded (but with
-    ``reuse_succeeded``), ConflictError for one that is running, NotFoundError for a checkpoint that is not there,
-    JobFailedError for a command that cannot be started, InterruptedByUserError for a signal before the command began,
-    and what the catalog and the store raise.
+    Raises UsageError for an output folder that is not empty and not this job's, JobExistsError for a job that has
+    succeeded (but with ``reuse_succeeded``), ConflictError for one that is running, NotFoundError for a checkpoint that
+    is not there, JobFailedError for a command that cannot be started, InterruptedByUserError for a signal before the
+    command began, and what the catalog and the store raise.
     """
     progress = progress or Progress()
-    if request.reuse_succeeded:
-        # First: what the job began with may be gone by now.
-        known = system.catalog.jobs.find(parse_name(request.name, what="training job name"))
-        if known is not None and known.status is JobStatus.SUCCEEDED:
+    # First: what the job began with may be gone by now.
+    known = system.catalog.jobs.find(parse_name(request.name, what="training job name"))
+    if known is not None:
+        known = record_end(system, known)
+        if request.reuse_succeeded and known.status is JobStatus.SUCCEEDED:
             return known
     plan = JobPlan.of(system, request)
     begun = plan.begin(system)
@@ -80,8 +92,65 @@ def run_training(
 
 
 def inspect_job(system: System, reference: str) -> TrainingJob:
-    """The training job of a NAME or UUID; NotFoundError where there is none."""
-    return system.catalog.jobs.get(parse_job_reference(reference))
+    """The training job of a NAME or UUID, as far as this machine knows; NotFoundError where there is none."""
+    return as_it_ended(system.catalog.jobs.get(parse_job_reference(reference)))
+
+
+class Captured(NamedTuple):
+    """What became of what a job's attempts had left on this machine."""
+
+    job: TrainingJob
+    stored: int
+    """Checkpoints that were stored now."""
+    left: tuple[str, ...]
+    """What could not be stored yet, and why: a sentence for each."""
+
+
+def capture_left(
+    system: System,
+    request: CaptureJobRequest,
+    *,
+    on_captured: OnCaptured | None = None,
+    progress: Progress | None = None,
+) -> Captured:
+    """Store what a job's attempts have left on this machine, and record how the last one ended.
+
+    An attempt leaves something when its runner dies, and when the store or the catalog is away, or full, until after
+    the end of the training. Where nothing is left nothing happens.
+
+    Raises NotFoundError where there is no such job, ConflictError while it runs, and what the catalog raises.
+    """
+    job = inspect_job(system, request.reference)
+    taken = _take_over(system, job, on_captured=on_captured or ignore, progress=progress or Progress())
+    job = system.catalog.jobs.get_by_id(job.id)
+    return Captured(job if taken.left else record_all_stored(system, job), taken.stored, tuple(taken.left))
+
+
+def captured_document(captured: Captured) -> Document:
+    """What ``training capture`` tells, for programs."""
+    job = captured.job
+    return {"name": job.name, "id": job.id, "stored": captured.stored, "left": list(captured.left)}
+
+
+def _take_over(system: System, job: TrainingJob, *, on_captured: OnCaptured, progress: Progress) -> Taken:
+    def check() -> None:
+        present = system.catalog.jobs.get_by_id(job.id)
+        if not present.status.is_final:
+            raise ConflictError(
+                f"training job {job.name!r} is {present.status}, and captures what it writes itself",
+                hint=f"wait for its end, or stop it first: flexai training stop {job.name}",
+            )
+        record_end(system, present)
+
+    return take_over(
+        system,
+        job,
+        before=job.attempt + 1,
+        grace=system.settings.grace.total_seconds(),
+        tell=progress.note,
+        on_captured=on_captured,
+        check=check,
+    )
 
 
 def stop_job(system: System, reference: str) -> TrainingJob:
@@ -101,7 +170,7 @@ def job_log(system: System, reference: str, *, follow: bool = False) -> Iterator
     """
     job = inspect_job(system, reference)
     path = Path(job.log_path)
-    if _is_here(job) and path.is_file():
+    if is_here(job) and path.is_file():
         return read_log(path, is_over=(lambda: _has_ended(system, job)) if follow else (lambda: True))
     if not job.status.is_final:
         raise ConflictError(
@@ -121,10 +190,11 @@ def delete_job(
     """Delete a job that has ended, with its log and, unless they are to be kept, the checkpoints that it wrote.
 
     Its name is free afterwards. Output that was not captured goes with it, except in a directory that the user named.
-    ``on_deleted`` is called with each checkpoint that was deleted.
+    ``on_deleted`` is called with each checkpoint that was deleted. Before anything goes, what is whole and could not be
+    stored so far is stored: it becomes one of the job's checkpoints, which stay, or can be brought back for a while.
 
     Raises NotFoundError where there is none, ConflictError while it runs, while one of its checkpoints is in use, and
-    where one that would go is protected.
+    where one that would go is protected, or what the job has left here cannot be stored (but with ``discard``).
     """
     progress = progress or Progress()
     job = inspect_job(system, request.reference)
@@ -132,6 +202,13 @@ def delete_job(
         raise ConflictError(
             f"training job {job.name!r} is {job.status}", hint=f"stop it first: flexai training stop {job.name}"
         )
+    if not request.discard:
+        taken = _take_over(system, job, on_captured=ignore, progress=progress)
+        if taken.left:
+            raise ConflictError(
+                f"training job {job.name!r} has left what is not stored: {taken.left[0]}",
+                hint="try again when the store can take it, or delete it as well with --discard",
+            )
     if not request.keep_checkpoints:
         written = system.catalog.checkpoints.of_job(job.id)
         # Before the first one goes: half of a job is of no use.
@@ -153,10 +230,6 @@ def delete_job(
         except OSError as error:
             progress.note(f"{folder} could not be removed: {error.strerror}")
     return deleted
-
-
-def _is_here(job: TrainingJob) -> bool:
-    return job.host == this_host().partition("/")[0]
 
 
 def _has_ended(system: System, job: TrainingJob) -> bool:

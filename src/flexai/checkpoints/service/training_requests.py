@@ -27,8 +27,8 @@ class TrainingRequest:
             be unfit; from scratch where empty.
         env: Environment variables for the command, added to those of the process that runs this; a value may be a
             pydantic ``SecretStr``. They are stored nowhere: the catalog keeps only the names.
-        output_dir: Where the command writes its checkpoints, empty or not there yet; a folder of the job's own where
-            left out. ``~`` is the home directory.
+        output_dir: Where the command writes its checkpoints: empty, not there yet, or that of the job's last attempt. A
+            folder of the job's own where left out. ``~`` is the home directory.
         reuse_succeeded: Return a job of this name that has succeeded already, instead of refusing it.
         grace: How long the command may take to save and end once it was told to, before it is killed; the setting
             ``grace`` where left out.
@@ -77,13 +77,26 @@ def _check_variable(variable: str, value: str) -> None:
 
 
 @dataclass(frozen=True, slots=True)
+class CaptureJobRequest:
+    """A training job of whose attempts something is to be stored that they have left on this machine.
+
+    Args:
+        reference: NAME or UUID of the training job.
+    """
+
+    reference: str
+
+
+@dataclass(frozen=True, slots=True)
 class DeleteJobRequest:
     """A training job to be deleted, with its log and the checkpoints that it wrote.
 
     Args:
         reference: NAME or UUID of the training job.
         keep_checkpoints: Keep the checkpoints that it wrote, under their UUIDs.
+        discard: Do not store first what is whole and could not be stored so far: delete it as well.
     """
 
     reference: str
     keep_checkpoints: bool = False
+    discard: bool = False

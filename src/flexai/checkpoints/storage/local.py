@@ -28,6 +28,7 @@ from flexai.checkpoints.errors import (
     NotFoundError,
     SourceChangedError,
     StorageError,
+    StorageFullError,
     UnsafePathError,
 )
 from flexai.checkpoints.storage.beneath import Beneath, Folder
@@ -368,10 +369,7 @@ def storage_error(error: OSError, path: Path) -> CheckpointError:
     """Turn an operating system's error about a file of a store into ours."""
     if error.errno in {errno.ENOSPC, errno.EDQUOT}:
         free = _free_bytes(path)
-        return StorageError(
-            f"no space is left where {path} should go ({free})",
-            hint="free some space and run the same command again: what has arrived is kept",
-        )
+        return StorageFullError(f"no space is left where {path} should go ({free})")
     if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
         reason = os.strerror(error.errno).lower()
         return AccessDeniedError(f"{path} cannot be used: {reason}", hint=f"check the permissions of {path.parent}")

@@ -1,7 +1,8 @@
 """One policy for trying again, for every store.
 
 SDKs have policies of their own, each with other errors, waits and limits; they are switched off, so that a failure is
-tried again here alone. Only ``StorageUnavailableError`` is: a refused credential does not get better.
+tried again here alone. Only ``StorageUnavailableError`` is: a refused credential does not get better, and no room is
+made within seconds (``StorageFullError``).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TypeVar
 
-from flexai.checkpoints.errors import StorageUnavailableError
+from flexai.checkpoints.errors import StorageFullError, StorageUnavailableError
 
 T = TypeVar("T")
 
@@ -91,7 +92,7 @@ class Attempts:
     def failed(self, error: StorageUnavailableError) -> None:
         """Wait after a failure; raises it again where it was the last try."""
         self._failures += 1
-        if self._failures >= self._policy.attempts:
+        if self._failures >= self._policy.attempts or isinstance(error, StorageFullError):
             raise error
         if self._failures > 1:
             _tell.get()(f"{error.message}; trying again ({self._failures + 1} of {self._policy.attempts})")

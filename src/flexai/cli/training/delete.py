@@ -19,15 +19,20 @@ if TYPE_CHECKING:
     from flexai.checkpoints.service.system import System
 
 
-@command("delete", usage="NAME|UUID [--keep-checkpoints] [OPTIONS]")
+@command("delete", usage="NAME|UUID [--keep-checkpoints] [--discard] [OPTIONS]")
 @job_argument
 @click.option("--keep-checkpoints", is_flag=True, help="Keep the checkpoints that it wrote, under their UUIDs.")
+@click.option(
+    "--discard",
+    is_flag=True,
+    help="Do not store first what is whole and could not be stored so far: delete it as well.",
+)
 @track_option
 def delete(track: bool | None, **options: Any) -> None:
     """Delete a training job that has ended.
 
     With its log and the checkpoints that it wrote. Its name is free at once; the checkpoints can be brought
-    back by their UUIDs until gc has taken their bytes.
+    back by their UUIDs until gc has taken their bytes. What could not be stored so far is stored first.
 
     \b
     flexai checkpoint push my-best-run --from-checkpoint 90c8f215-e131-4f9c-936c-12fe1fe9a6f1

@@ -21,9 +21,10 @@ def list_jobs(as_json: bool) -> None:
     flexai training list --json
     """
     from flexai.checkpoints.catalog.catalog import Catalog
+    from flexai.checkpoints.training.job_files import as_it_ended
 
     with Catalog.look() as catalog:
-        jobs = catalog.jobs.list()
+        jobs = [as_it_ended(job) for job in catalog.jobs.list()]
     if as_json:
         terminal.write_document(job_list_document(jobs), as_json=True)
         return

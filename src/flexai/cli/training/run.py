@@ -50,7 +50,8 @@ if TYPE_CHECKING:
     metavar="DIRECTORY",
     default="",
     shell_complete=complete_directory,
-    help="Where the command writes its checkpoints; a folder in the home folder by default.",
+    help="Where the command writes its checkpoints: a directory that is empty, or that of the job's last attempt."
+    " A folder in the home folder by default.",
 )
 @click.option(
     "--grace",

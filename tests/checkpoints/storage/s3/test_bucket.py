@@ -26,6 +26,7 @@ from flexai.checkpoints.errors import (
     NotFoundError,
     SourceChangedError,
     StorageError,
+    StorageFullError,
     StorageUnavailableError,
     UnsupportedError,
 )
@@ -528,7 +529,7 @@ def test_a_bucket_that_is_not_there_is_named(bench: Bench) -> None:
         (403, "RequestTimeTooSkewed", AccessDeniedError, "time"),
         (403, "InvalidObjectState", StorageError, "archive"),
         (400, "EntityTooLarge", StorageError, "no room"),
-        (507, "XMinioStorageFull", StorageError, "no room"),
+        (507, "XMinioStorageFull", StorageFullError, "no room"),
         (501, "NotImplemented", UnsupportedError, "cannot do get_object"),
         (400, "InvalidArgument", StorageError, "InvalidArgument: said the service"),
         (412, "PreconditionFailed", SourceChangedError, "changed"),

@@ -3,47 +3,39 @@
 from __future__ import annotations
 
 import os
-import posixpath
-import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeAlias
 
 from flexai.checkpoints.catalog.jobs import BegunJob
 from flexai.checkpoints.choosing import Choice, best, check_is_told, latest, metric_for
-from flexai.checkpoints.documents import human_size
 from flexai.checkpoints.errors import (
     CheckpointError,
     ConflictError,
     InterruptedByUserError,
     JobFailedError,
     NotFoundError,
-    SourceChangedError,
-    SourceError,
     StorageUnavailableError,
     UsageError,
 )
-from flexai.checkpoints.models import Checkpoint, CheckpointStatus, JobStatus, TrainingFacts, TrainingJob
-from flexai.checkpoints.names import Id, Name, parse_name, parse_reference
-from flexai.checkpoints.paths import parse_path
+from flexai.checkpoints.models import Checkpoint, CheckpointStatus, JobStatus, TrainingJob, now
+from flexai.checkpoints.names import Id, Name, parse_name
 from flexai.checkpoints.progress import Progress
-from flexai.checkpoints.service.capture import capture
 from flexai.checkpoints.service.fetch import fetch
 from flexai.checkpoints.service.requests import FetchRequest
-from flexai.checkpoints.service.support.commit import same_content
+from flexai.checkpoints.service.support.job_captures import JobCaptures, OnCaptured
+from flexai.checkpoints.service.support.leftovers import NOT_STORED, take_over
 from flexai.checkpoints.service.support.logged_metrics import LoggedMetrics
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.service.training_requests import INPUT_VARIABLE, OUTPUT_VARIABLE, TrainingRequest
 from flexai.checkpoints.storage.files import read_blocks
 from flexai.checkpoints.storage.protocol import Block
 from flexai.checkpoints.training.code_commit import find_code_commit
-from flexai.checkpoints.training.completeness.candidates import Found
-from flexai.checkpoints.training.job_files import AttemptPlaces, BrokenAttempt, broken_attempts
+from flexai.checkpoints.training.job_files import AttemptEnd, AttemptPlaces, is_here
 from flexai.checkpoints.training.job_log import JobLog
-from flexai.checkpoints.training.managed_capture import CaptureReport, OutputCapture, salvage
+from flexai.checkpoints.training.managed_capture import CaptureReport, OutputCapture
 from flexai.checkpoints.training.pins import Pins
 from flexai.checkpoints.training.runner import (
     Ended,
@@ -53,16 +45,7 @@ from flexai.checkpoints.training.runner import (
     command_environment,
     signal_name,
 )
-from flexai.checkpoints.transfer.sources import LocalSource
 
-NODE = "0"
-"""One process runs a job's command, on one machine: its checkpoints are node 0's."""
-
-OnCaptured: TypeAlias = Callable[[Checkpoint], None]
-"""Is handed a captured checkpoint, from the thread that captured it."""
-
-_POINTER = re.compile(r"(?:.*[-_.])?(?:(?P<last>last|latest)|best|newest|current|final)(?:[-_.].*)?", re.IGNORECASE)
-"""Names of files that may be copies of a checkpoint beside them; the last one even where its bytes differ."""
 _MAX_REASONS = 5
 _MAX_STORED_LOG = 256 * 1024**2
 """Bytes of a log's end that are stored for other machines."""
@@ -90,7 +73,7 @@ class JobPlan:
     @classmethod
     def of(cls, system: System, request: TrainingRequest) -> JobPlan:
         """Look up what a request needs. Raises NotFoundError for a missing checkpoint, UsageError for an output folder
-        that is not empty.
+        that is not empty and not this job's, ConflictError for one that a running job uses.
         """
         checkpoint = request.checkpoint
         parsed = parse_name(request.name, what="training job name")
@@ -109,7 +92,7 @@ class JobPlan:
             checkpoint=checkpoint,
             input_id=input_id,
             env=request.environment(),
-            output_dir=_check_output(request.output_dir) if request.output_dir else None,
+            output_dir=_check_output(system, parsed, request.output_dir) if request.output_dir else None,
             grace=(system.settings.grace if request.grace is None else request.grace).total_seconds(),
         )
 
@@ -156,9 +139,11 @@ class Attempt:
         self._log: JobLog | None = None
         self._ended: Ended | None = None
         self._remarks: list[str] = []
-        self._captured: dict[str, Checkpoint] = {}
+        self._captures = JobCaptures(system, begun.job, tell=self._tell, on_captured=self._captured)
         self._metrics = LoggedMetrics(system, begun.job.id, self._places.output, since=begun.job.started_at)
-        self._failed: set[str] = set()
+        self._lost = 0
+        self._has_left = False
+        """Whether something of the attempt is still to be stored, or to be looked at by a person."""
         self._stop_requested = False
 
     def run(self) -> TrainingJob:
@@ -166,47 +151,38 @@ class Attempt:
         try:
             self._places.make()
             self._places.mark_running()
-            self._salvage()
             with closing(JobLog(self._places.log)) as self._log:
+                self._take_over()
                 environment = command_environment(
                     self._request.env, {OUTPUT_VARIABLE: self._places.output, INPUT_VARIABLE: self._fetch_input()}
                 )
                 was_stopped, report = self._run_command(environment)
                 self._metrics.add()
-                self._clean(report)
+                self._tell_left(report)
                 status, reason = self._outcome(report, was_stopped=was_stopped)
+                self._mark_end(status, reason, is_swept=True)
+                self._clean(report)
                 self._log.note(f"the job has {status}" + (f": {reason}" if reason else ""))
-            self._store_log()
-            return self._finish(status, reason)
         except BaseException as error:
             self._record(error)
             raise
+        self._store_log()
+        return self._finish(status, reason)
 
     # Before the command.
 
-    def _salvage(self) -> None:
-        """Capture what earlier attempts left whose runners died."""
-        if self._job.attempt > 1:
-            self._delete(self._system.catalog.checkpoints.cut_off(self._job.id))
-        for broken in broken_attempts(self._system.settings.jobs_path, self._job.id, before=self._job.attempt):
-            broken.end_command(self._request.grace)
-            salvaged = _Salvaged(self._system, self._job, broken, self._on_captured, self._progress)
-            try:
-                report = salvage(
-                    broken.places.output,
-                    Pins(broken.places.pins, self._progress.note),
-                    store=salvaged.store,
-                    note=self._progress.note,
-                )
-                LoggedMetrics(self._system, self._job.id, broken.places.output, since=broken.started_at).add()
-                broken.places.clean(keep_output=bool(report.uncaptured))
-            except OSError as error:
-                self._progress.note(f"{broken.name} could not be looked through for checkpoints: {error}")
-                continue
-            if not report.failures:
-                broken.places.mark_ended()
-            if report.uncaptured:
-                self._progress.note(f"{broken.name} left files that are no whole checkpoint: {broken.places.output}")
+    def _take_over(self) -> None:
+        """Store what earlier attempts have left, and take in what is in the output directory already."""
+        take_over(
+            self._system,
+            self._job,
+            before=self._job.attempt,
+            grace=self._request.grace,
+            tell=self._tell,
+            on_captured=self._on_captured,
+        )
+        if self._places.is_users_output:
+            self._captures.know()
 
     def _fetch_input(self) -> Path | None:
         input_id, choice = self._request.input_id, Choice.read(self._request.checkpoint)
@@ -218,7 +194,7 @@ class Attempt:
                 self._tell("there is no checkpoint to continue from yet, so the command starts from scratch")
                 return None
             input_id = chosen.id
-        self._job = self._system.catalog.jobs.set_input(self._job.id, self._lease, input_id)
+        self._job = self._captures.job = self._system.catalog.jobs.set_input(self._job.id, self._lease, input_id)
         request = FetchRequest(input_id, str(self._places.input))
         report = fetch(self._system, request, progress=self._progress, private=True)
         self._tell(f"the command starts from checkpoint {report.checkpoint.name or '.'!r} ({input_id})")
@@ -231,15 +207,18 @@ class Attempt:
             self._places.output,
             Pins(self._places.pins, self._remark),
             quiet_period=self._system.settings.quiet_period.total_seconds(),
-            store=self._store,
+            store=self._captures.store,
             note=self._remark,
         )
+        self._has_left = True
         watching.start()
         try:
             try:
                 command = self._relay.start(lambda: self._start(environment))
             except JobFailedError:
-                self._clean(watching.finish(is_clean=False))
+                report = watching.finish(is_clean=False)
+                self._tell_left(report)
+                self._clean(report)
                 raise
             try:
                 self._places.mark_running(command.pid)
@@ -265,68 +244,26 @@ class Attempt:
             return False  # a database that is away for a while is no reason to end a training
         return self._stop_requested
 
-    def _store(self, found: Found, facts: TrainingFacts) -> str | None:
-        earlier = self._captured.get(found.name)
-        if earlier is not None and _has_content(self._system, earlier.id, found):
-            return None  # written again, but nothing in it has changed
-        if (same := self._twin(found, facts)) is not None:
-            return same
-        try:
-            checkpoint = _capture(self._system, self._job, found, facts)
-        except StorageUnavailableError:
-            self._failed.add(found.name)
-            raise
-        self._captured[found.name] = checkpoint
-        if found.name in self._failed:
-            self._delete(
-                checkpoint
-                for checkpoint in self._system.catalog.checkpoints.of_job(self._job.id)
-                if checkpoint.status is CheckpointStatus.FAILED and checkpoint.name == found.name
-            )
-        files = "1 file" if checkpoint.file_count == 1 else f"{checkpoint.file_count} files"
-        self._tell(f"captured {found.title} ({files}, {human_size(checkpoint.size)}) as {checkpoint.id}")
+    def _captured(self, checkpoint: Checkpoint) -> None:
         self._metrics.add_now_and_then()
         self._on_captured(checkpoint)
-        return None
-
-    def _twin(self, found: Found, facts: TrainingFacts) -> str | None:
-        """The captured checkpoint beside a file of which that file is a copy, as ``last.ckpt`` and ``best.pt`` are."""
-        path = posixpath.basename(found.name)
-        named = _POINTER.fullmatch(path)
-        if named is None or list(found.stamps) != [path]:
-            return None
-        place = posixpath.dirname(found.name)
-        beside = [
-            one for name, one in self._captured.items() if posixpath.dirname(name) == place and name != found.name
-        ]
-        for one in reversed(beside):
-            if named["last"] and facts.step is not None and facts.step == one.facts.step:
-                return one.name
-            its_path = posixpath.basename(one.name)
-            if one.size == found.stamps[path].size and _has_content(self._system, one.id, found, path=its_path):
-                return one.name
-        return None
-
-    def _delete(self, captures: Iterable[Checkpoint]) -> None:
-        """Delete what is left of captures that were cut off, or that failed before another try did not."""
-        for checkpoint in captures:
-            # One that another process has continued or deleted meanwhile is left to it.
-            with suppress(ConflictError, NotFoundError):
-                self._system.catalog.checkpoints.delete(parse_reference(checkpoint.id))
 
     # After the command.
 
-    def _clean(self, report: CaptureReport) -> None:
-        keep_output = bool(report.uncaptured)
-        if keep_output and not self._places.is_users_output:
+    def _tell_left(self, report: CaptureReport) -> None:
+        self._lost = len(report.lost)
+        if report.uncaptured and not self._places.is_users_output:
             self._remark(f"what was not captured is kept in {self._places.output}")
         if report.is_pinned:
             self._remark(f"what could not be stored is kept in {self._places.pins}")
+
+    def _clean(self, report: CaptureReport) -> None:
+        keep_output = bool(report.failures) or (bool(report.uncaptured) and not self._places.is_users_output)
         try:
             self._places.clean(keep_output=keep_output)
-            self._places.mark_ended()
+            self._has_left = keep_output
         except OSError as error:
-            self._remark(f"{error.filename} could not be removed: {error.strerror}")
+            self._tell(f"{error.filename} could not be removed: {error.strerror}")
 
     def _outcome(self, report: CaptureReport, *, was_stopped: bool) -> tuple[JobStatus, str]:
         assert self._ended is not None
@@ -348,7 +285,7 @@ class Attempt:
             reasons.insert(0, f"the command ended with exit code {self._ended.exit_code}")
         elif report.failures:
             status = JobStatus.FAILED
-            reasons.insert(0, "the command succeeded, but not all of its checkpoints could be stored")
+            reasons.insert(0, NOT_STORED)
         return status, _joined(reasons)
 
     def _store_log(self) -> None:
@@ -357,19 +294,39 @@ class Attempt:
         except (CheckpointError, OSError) as error:
             self._progress.note(f"the log could not be stored for other machines: {error}")
 
+    def _mark_end(self, status: JobStatus, reason: str, *, is_swept: bool) -> None:
+        """Keep on this machine how the attempt ended, until the catalog knows and nothing is left."""
+        end = AttemptEnd(status, self._exit_code, reason, lost=self._lost, ended_at=now(), is_swept=is_swept)
+        try:
+            self._places.mark_ended(end)
+        except OSError as error:
+            self._tell(f"how the attempt ended could not be noted in {self._places.folder}: {error.strerror}")
+
     def _finish(self, status: JobStatus, reason: str) -> TrainingJob:
-        exit_code = None if self._ended is None else self._ended.exit_code
-        for delay in [2.0**number for number in range(_FINISH_TRIES)]:
+        lost = self._job.lost + self._lost
+        for delay in [*(2.0**number for number in range(_FINISH_TRIES)), 0.0]:
             try:
-                return self._system.catalog.jobs.finish(
-                    self._job.id, self._lease, status=status, exit_code=exit_code, reason=reason
+                finished = self._system.catalog.jobs.finish(
+                    self._job.id, self._lease, status=status, exit_code=self._exit_code, reason=reason, lost=lost
                 )
+                break
             except StorageUnavailableError as error:
                 self._progress.note(f"the job's end could not be recorded yet: {error.message}")
                 time.sleep(delay)
-        return self._system.catalog.jobs.finish(
-            self._job.id, self._lease, status=status, exit_code=exit_code, reason=reason
-        )
+        else:
+            # A process that lives on works under it no more.
+            self._lease.drop()
+            way = f"flexai training capture {self._job.name}"
+            self._progress.note(f"the job's end is kept on this machine; its next run records it, as does: {way}")
+            return self._job._replace(
+                status=status, exit_code=self._exit_code, reason=reason, lost=lost, ended_at=now()
+            )
+        if not self._has_left:
+            try:
+                self._places.unmark()
+            except OSError as error:
+                self._progress.note(f"{error.filename} could not be removed: {error.strerror}")
+        return finished
 
     def _record(self, error: BaseException) -> None:
         """Record why the attempt broke off; the error itself goes on."""
@@ -378,12 +335,18 @@ class Attempt:
         if is_interrupted:
             status = JobStatus.STOPPED if self._ended is None else JobStatus.INTERRUPTED
         message = error.message if isinstance(error, CheckpointError) else f"{type(error).__name__}: {error}"
+        reason = _joined([message, *self._remarks])
         with suppress(OSError):
-            self._places.clean(keep_output=True)
+            self._places.clean(keep_output=self._has_left)
+        self._mark_end(status, reason, is_swept=False)
         try:
-            self._finish(status, _joined([message, *self._remarks]))
+            self._finish(status, reason)
         except CheckpointError as second:
             error.add_note(f"the job's end could not be recorded: {second.message}")
+
+    @property
+    def _exit_code(self) -> int | None:
+        return None if self._ended is None else self._ended.exit_code
 
     def _tell(self, message: str) -> None:
         if self._log is not None:
@@ -394,32 +357,6 @@ class Attempt:
         """Something that belongs in the job's reason as well."""
         self._remarks.append(message)
         self._tell(message)
-
-
-@dataclass(frozen=True, slots=True)
-class _Salvaged:
-    """Stores what a broken attempt left, unless it is stored already."""
-
-    system: System
-    job: TrainingJob
-    broken: BrokenAttempt
-    on_captured: OnCaptured
-    progress: Progress
-
-    def store(self, found: Found, facts: TrainingFacts) -> None:
-        alike = [
-            checkpoint
-            for checkpoint in self.system.catalog.checkpoints.of_job(self.job.id)
-            if checkpoint.name == found.name and checkpoint.status is CheckpointStatus.AVAILABLE
-        ]
-        if any(_has_content(self.system, checkpoint.id, found) for checkpoint in alike):
-            return
-        if any(checkpoint.created_at >= self.broken.started_at for checkpoint in alike):
-            # Captured by that attempt and different now: a mixture of two saves looks as whole as either of them.
-            raise SourceError("it was being written again when its runner died")
-        checkpoint = _capture(self.system, self.job, found, facts)
-        self.progress.note(f"captured {found.title} of {self.broken.name}, whose runner died, as {checkpoint.id}")
-        self.on_captured(checkpoint)
 
 
 def choose_checkpoint(system: System, job: TrainingJob, choice: Choice) -> Checkpoint | None:
@@ -447,36 +384,20 @@ def choose_checkpoint(system: System, job: TrainingJob, choice: Choice) -> Check
     return found
 
 
-def _capture(system: System, job: TrainingJob, found: Found, facts: TrainingFacts) -> Checkpoint:
-    return capture(
-        system,
-        job=job,
-        name=found.name,
-        node=NODE,
-        files=found.files,
-        facts=facts,
-        identities={path: stamp.identity for path, stamp in found.stamps.items()},
-    )
-
-
-def _has_content(system: System, checkpoint_id: Id, found: Found, *, path: str = "") -> bool:
-    """Whether a checkpoint holds the same; ``path`` is what the only file is called in it."""
-    files = {path or name: (local, found.stamps[name]) for name, local in found.files.items()}
-    try:
-        sources = [LocalSource.of(parse_path(name), local, local.lstat()) for name, (local, _) in files.items()]
-    except FileNotFoundError as error:
-        raise SourceChangedError(f"{found.title} vanished before it was stored") from error
-    if any(source.identity != files[source.path][1].identity for source in sources):
-        raise SourceChangedError(f"{found.title} changed before it was stored")
-    return same_content(system, str(checkpoint_id), sources)
-
-
-def _check_output(output_dir: str) -> Path:
+def _check_output(system: System, name: Name, output_dir: str) -> Path:
+    """The directory that a user named: empty, or the one that the job's last attempt used."""
     path = Path(os.path.abspath(Path(output_dir).expanduser()))  # noqa: PTH100
-    hint = "name a directory that is empty or not there yet"
+    for other in system.catalog.jobs.running_in(str(path)):
+        raise ConflictError(
+            f"training job {other.name!r} is running with the output directory {path}",
+            hint="name another directory: what two commands write into one is nothing that a framework can load",
+        )
+    hint = "name a directory that is empty or not there yet, or the one that the job's last attempt used"
     try:
         if any(path.iterdir()):
-            raise UsageError(f"the output directory {path} is not empty", hint=hint)
+            last = system.catalog.jobs.find(name)
+            if last is None or not is_here(last) or last.output_dir != str(path):
+                raise UsageError(f"the output directory {path} is not empty", hint=hint)
     except FileNotFoundError:
         return path
     except OSError as error:

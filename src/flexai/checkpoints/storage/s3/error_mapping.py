@@ -15,6 +15,7 @@ from flexai.checkpoints.errors import (
     NotFoundError,
     SourceChangedError,
     StorageError,
+    StorageFullError,
     UnsupportedError,
 )
 from flexai.checkpoints.storage.http import find_within, is_certificate_error, parse_retry_after, unavailable
@@ -69,7 +70,7 @@ _PASSING = DAMAGED | {
 }
 _STORES = {"complete_multipart_upload", "put_object"}
 """Calls whose only condition is that there is no object yet."""
-_FULL = {"EntityTooLarge", "QuotaExceeded", "XMinioStorageFull", "XMinioAdminBucketQuotaExceeded"}
+_FULL = {"QuotaExceeded", "XMinioStorageFull", "XMinioAdminBucketQuotaExceeded"}
 _PASSING_STATUSES = {408, 425, 429, 500, 502, 503, 504}
 _MAX_MESSAGE = 200
 
@@ -119,8 +120,10 @@ def _translate_answer(
         return AccessDeniedError(f"{service} refused the request's time ({said})", hint="set this machine's clock")
     if code == "InvalidObjectState":
         return StorageError(f"{place} is in an archive ({said})", hint="restore the object from its archive first")
+    if code == "EntityTooLarge":
+        return StorageError(f"{place} is too large for {service} ({said})")
     if code in _FULL or status == 507:
-        return StorageError(f"{service} has no room for {place} ({said})")
+        return StorageFullError(f"{service} has no room for {place} ({said})")
     if code in _PASSING or status in _PASSING_STATUSES:
         wait = parse_retry_after(str(metadata.get("HTTPHeaders", {}).get("retry-after", "")))
         return unavailable(f"{service} is not available ({said})", retry_after=wait)

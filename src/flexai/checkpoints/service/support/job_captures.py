@@ -1,0 +1,149 @@
+"""The captured checkpoints of a job, as they are found in its output: each content is stored once."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from typing import TypeAlias
+
+from flexai.checkpoints.documents import human_size
+from flexai.checkpoints.errors import ConflictError, NotFoundError, SourceChangedError, StorageUnavailableError
+from flexai.checkpoints.models import Checkpoint, CheckpointStatus, TrainingFacts, TrainingJob
+from flexai.checkpoints.names import Id, parse_reference
+from flexai.checkpoints.paths import parse_path
+from flexai.checkpoints.service.capture import capture
+from flexai.checkpoints.service.support.commit import same_content
+from flexai.checkpoints.service.system import System
+from flexai.checkpoints.training.completeness.candidates import Found
+from flexai.checkpoints.transfer.sources import LocalSource
+
+NODE = "0"
+"""One process runs a job's command, on one machine: its checkpoints are node 0's."""
+
+OnCaptured: TypeAlias = Callable[[Checkpoint], None]
+"""Is handed a captured checkpoint, from the thread that captured it."""
+
+_POINTER = re.compile(r"(?:.*[-_.])?(?:(?P<last>last|latest)|best|newest|current|final)(?:[-_.].*)?", re.IGNORECASE)
+"""Names of files that may be copies of a checkpoint beside them; the last one even where its bytes differ."""
+
+
+class JobCaptures:
+    """Stores what is found in a job's output as captured checkpoints of that job."""
+
+    def __init__(
+        self, system: System, job: TrainingJob, *, tell: Callable[[str], None], on_captured: OnCaptured, whose: str = ""
+    ) -> None:
+        """``tell`` is told of each checkpoint, and with ``whose`` where that lay: `` of attempt-1``."""
+        self.job = job
+        self._system = system
+        self._tell = tell
+        self._on_captured = on_captured
+        self._whose = whose
+        self._captured: dict[str, Checkpoint] = {}
+        self._failed: set[str] = set()
+        self.count = 0
+        """How many checkpoints were stored."""
+
+    def know(self) -> None:
+        """Take in what the job has captured before, so that it is not captured again, and what has failed."""
+        for checkpoint in self._system.catalog.checkpoints.of_job(self.job.id):
+            if checkpoint.status is CheckpointStatus.AVAILABLE:
+                self._captured[checkpoint.name] = checkpoint
+            elif checkpoint.status is CheckpointStatus.FAILED:
+                self._failed.add(checkpoint.name)
+
+    def holds(self, found: Found) -> bool:
+        """Whether the checkpoint of that name that was captured last holds the same."""
+        earlier = self._captured.get(found.name)
+        return earlier is not None and _has_content(self._system, earlier.id, found)
+
+    def has_files(self, name: str, sizes: Mapping[str, int]) -> bool:
+        """Whether the checkpoint of that name that was captured last has files of these paths and sizes, and others."""
+        earlier = self._captured.get(name)
+        if earlier is None:
+            return False
+        return (
+            sizes.items() <= {file.path: file.content.size for file in self._system.blobs.files_of(earlier.id)}.items()
+        )
+
+    def of_name(self, name: str) -> Checkpoint | None:
+        """The checkpoint of that name that was captured last."""
+        return self._captured.get(name)
+
+    def store(self, found: Found, facts: TrainingFacts) -> str | None:
+        """Store a found checkpoint; see ``managed_capture.Store``."""
+        if self.holds(found):
+            return None  # written again, but nothing in it has changed
+        if (same := self._twin(found, facts)) is not None:
+            return same
+        try:
+            checkpoint = self._capture(found, facts)
+        except StorageUnavailableError:
+            self._failed.add(found.name)
+            raise
+        self.count += 1
+        self._captured[found.name] = checkpoint
+        if found.name in self._failed:
+            self._delete(
+                checkpoint
+                for checkpoint in self._system.catalog.checkpoints.of_job(self.job.id)
+                if checkpoint.status is CheckpointStatus.FAILED and checkpoint.name == found.name
+            )
+        files = "1 file" if checkpoint.file_count == 1 else f"{checkpoint.file_count} files"
+        self._tell(f"captured {found.title}{self._whose} ({files}, {human_size(checkpoint.size)}) as {checkpoint.id}")
+        self._on_captured(checkpoint)
+        return None
+
+    def remove_cut_off(self) -> None:
+        """Delete what is left of captures whose process died."""
+        self._delete(self._system.catalog.checkpoints.cut_off(self.job.id))
+
+    def _capture(self, found: Found, facts: TrainingFacts) -> Checkpoint:
+        return capture(
+            self._system,
+            job=self.job,
+            name=found.name,
+            node=NODE,
+            files=found.files,
+            facts=facts,
+            identities={path: stamp.identity for path, stamp in found.stamps.items()},
+        )
+
+    def _twin(self, found: Found, facts: TrainingFacts) -> str | None:
+        """The captured checkpoint beside a file of which that file is a copy, as ``last.ckpt`` and ``best.pt`` are."""
+        path = posixpath.basename(found.name)
+        named = _POINTER.fullmatch(path)
+        if named is None or list(found.stamps) != [path]:
+            return None
+        place = posixpath.dirname(found.name)
+        beside = [
+            one for name, one in self._captured.items() if posixpath.dirname(name) == place and name != found.name
+        ]
+        for one in reversed(beside):
+            if named["last"] and facts.step is not None and facts.step == one.facts.step:
+                return one.name
+            its_path = posixpath.basename(one.name)
+            if one.size == found.stamps[path].size and _has_content(self._system, one.id, found, path=its_path):
+                return one.name
+        return None
+
+    def _delete(self, captures: Iterable[Checkpoint]) -> None:
+        """Delete what is left of captures that were cut off, or that failed before another try did not."""
+        for checkpoint in captures:
+            # One that another process has continued or deleted meanwhile is left to it.
+            with suppress(ConflictError, NotFoundError):
+                self._system.catalog.checkpoints.delete(parse_reference(checkpoint.id))
+
+
+def _has_content(system: System, checkpoint_id: Id, found: Found, *, path: str = "") -> bool:
+    """Whether a checkpoint holds the same; ``path`` is what the only file is called in it."""
+    files = {path or name: (local, found.stamps[name]) for name, local in found.files.items()}
+    try:
+        sources = [LocalSource.of(parse_path(name), local, local.lstat()) for name, (local, _) in files.items()]
+    except FileNotFoundError as error:
+        raise SourceChangedError(f"{found.title} vanished before it was stored") from error
+    if any(source.identity != files[source.path][1].identity for source in sources):
+        raise SourceChangedError(f"{found.title} changed before it was stored")
+    return same_content(system, str(checkpoint_id), sources)

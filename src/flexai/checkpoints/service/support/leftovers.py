@@ -1,0 +1,235 @@
+"""What a job's attempts have left on this machine: whole checkpoints that could not be stored, and what is in the way.
+
+An attempt leaves something when its runner dies, or when the store or the catalog is away, or full, until after its
+end. The next attempt, ``training capture`` and ``training delete`` take it over: they store what is whole, record how
+the attempt ended, and remove the rest. Each step can be cut off: the mark of the attempt goes last, and what is stored
+already is not stored again.
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from flexai.checkpoints.errors import CheckpointError, SourceError, UsageError
+from flexai.checkpoints.models import JobStatus, TrainingFacts, TrainingJob
+from flexai.checkpoints.service.support.job_captures import JobCaptures, OnCaptured
+from flexai.checkpoints.service.support.logged_metrics import LoggedMetrics
+from flexai.checkpoints.service.system import System
+from flexai.checkpoints.storage.beneath import Beneath
+from flexai.checkpoints.training.completeness.by_format import (
+    FileRole,
+    Survey,
+    completeness,
+    is_temporary_folder,
+    is_unfinished,
+)
+from flexai.checkpoints.training.completeness.candidates import Found
+from flexai.checkpoints.training.formats.facts import read_facts
+from flexai.checkpoints.training.formats.folder import CheckpointFolder
+from flexai.checkpoints.training.formats.verdict import Outcome
+from flexai.checkpoints.training.job_files import LeftAttempt, alone_with, as_it_ended, job_folder, left_attempts
+from flexai.checkpoints.training.managed_capture import CaptureReport, Store, salvage
+from flexai.checkpoints.training.output_dir import OutputTree
+from flexai.checkpoints.training.pins import Pins, PinSet
+from flexai.checkpoints.training.units import find_units
+
+NOT_STORED = "the command succeeded, but not all of its checkpoints could be stored"
+"""How the reason of such a job begins."""
+
+
+@dataclass(slots=True)
+class Taken:
+    """What became of what was left."""
+
+    stored: int = 0
+    """Checkpoints that were stored now."""
+    left: list[str] = field(default_factory=list)
+    """What could not be stored yet, and why: a sentence for each."""
+
+
+def record_end(system: System, job: TrainingJob) -> TrainingJob:
+    """Record how a job's last attempt ended, where only this machine knows; returns the job as it is then."""
+    ended = as_it_ended(job)
+    return job if ended is job else system.catalog.jobs.correct(job, ended)
+
+
+def record_all_stored(system: System, job: TrainingJob) -> TrainingJob:
+    """Record that nothing is left of a job that failed for this alone; returns the job as it is then."""
+    if job.status is not JobStatus.FAILED or not job.reason.startswith(NOT_STORED):
+        return job
+    return system.catalog.jobs.correct(job, job._replace(status=JobStatus.SUCCEEDED, reason=""))
+
+
+def take_over(
+    system: System,
+    job: TrainingJob,
+    *,
+    before: int,
+    grace: float,
+    tell: Callable[[str], None],
+    on_captured: OnCaptured,
+    check: Callable[[], object] = lambda: None,
+) -> Taken:
+    """Store what is whole of what a job's attempts before one have left here, and remove what is of no more use.
+
+    ``check`` is called when no other process does the same. Raises what it raises, StorageError where the catalog
+    cannot be asked, and OSError where the job's folder cannot be read.
+    """
+    taken = Taken()
+    jobs_path = system.settings.jobs_path
+    with alone_with(job_folder(jobs_path, job.id)):
+        check()
+        if job.attempt > 1 or before > 1:
+            JobCaptures(system, job, tell=tell, on_captured=on_captured).remove_cut_off()
+        for left in left_attempts(jobs_path, job.id, before=before):
+            left.end_command(grace)
+            try:
+                _take(system, job, left, taken, tell=tell, on_captured=on_captured)
+            except (CheckpointError, OSError) as error:
+                why = error.message if isinstance(error, CheckpointError) else str(error)
+                taken.left.append(f"{left.name} could not be looked through for checkpoints: {why}")
+    return taken
+
+
+def _take(
+    system: System,
+    job: TrainingJob,
+    left: LeftAttempt,
+    taken: Taken,
+    *,
+    tell: Callable[[str], None],
+    on_captured: OnCaptured,
+) -> None:
+    captures = JobCaptures(system, job, tell=tell, on_captured=on_captured, whose=f" of {left.name}")
+    captures.know()
+
+    def store(found: Found, facts: TrainingFacts) -> str | None:
+        known = captures.of_name(found.name)
+        may_be_mixed = left.end is None and len(found.stamps) > 1
+        if may_be_mixed and known and known.created_at >= left.started_at and not captures.holds(found):
+            # Captured by that attempt and different now: a mixture of two saves looks as whole as either of them.
+            raise SourceError("it was being written again when its runner died")
+        return captures.store(found, facts)
+
+    places = left.places
+    failures = _store_found(left, store, tell)
+    if failures:
+        taken.stored += captures.count
+        taken.left += failures
+        return
+    report = salvage(places.output, Pins(places.pins, tell), store=store, note=tell)
+    if left.host:
+        LoggedMetrics(system, job.id, places.output, since=left.started_at).add()
+    taken.stored += captures.count
+    taken.left += report.failures
+    if report.failures:
+        places.clean(keep_output=True)
+        return
+    if not places.is_users_output:
+        _set_aside(left, report, captures, tell)
+    places.clean(keep_output=False)
+    places.unmark()
+
+
+def _store_found(left: LeftAttempt, store: Store, tell: Callable[[str], None]) -> list[str]:
+    """Store what the attempt's own capture found whole, whatever its format; returns what failed.
+
+    That is what it has left pinned and, where the command succeeded, what it left in the output and no rule faults.
+    """
+    if left.end is None or not left.end.is_swept:
+        return []
+    pins = Pins(left.places.pins, tell)
+    founds = [found for pin_set in pins.leftovers() for found in _units_in(pin_set.adopt(), pin_set)]
+    held = pins.new_set()
+    if left.end.exit_code == 0:
+        beneath = Beneath(left.places.output)
+        tree = OutputTree(beneath)
+        tree.refresh()
+        held.refresh(beneath, dict(tree.files()))
+        of_output = list(_units_in(tree, held))
+        founds += [found for found in of_output if completeness(found.folder).outcome is Outcome.UNKNOWN]
+    failures = []
+    for found in founds:
+        try:
+            store(found, read_facts(found.folder))
+        except UsageError as error:
+            tell(f"{found.title} cannot be captured: {error.message}")
+        except CheckpointError as error:
+            failures.append(f"{found.title} could not be stored: {error.message}")
+    held.release()
+    return failures
+
+
+def _units_in(tree: OutputTree, pins: PinSet) -> Iterator[Found]:
+    """The units of a tree whose files are held by pins."""
+    for unit in find_units(tree, partial(_peek, pins)).units.values():
+        place = f"{unit.place}/" if unit.place else ""
+        stamps = {path: stamp for path in unit.files if (stamp := tree.stamp(place + path)) is not None}
+        originals = {place + path: stamp for path, stamp in stamps.items()}
+        for text, content in unit.texts.items():
+            pins.write(place + text, content)
+            stamps[text] = pins.stamp(place + text)
+        if originals:
+            yield Found(unit, originals, stamps, pins)
+
+
+def _peek(pins: PinSet, path: str, size: int) -> bytes:
+    with suppress(OSError):
+        folder, name = pins.at(path)
+        with os.fdopen(folder.open(name, os.O_RDONLY), "rb") as file:
+            return file.read(size)
+    return b""
+
+
+def _set_aside(left: LeftAttempt, report: CaptureReport, captures: JobCaptures, tell: Callable[[str], None]) -> None:
+    """Keep what no rule knows and no capture took; what a rule calls torn goes with the output.
+
+    So does what is left of a checkpoint that was captured, and whose deletion was cut off.
+    """
+    if not report.uncaptured:
+        return
+    unknown, torn = _sorted_out(left.places.output, report.uncaptured, captures)
+    if torn:
+        tell(f"{left.name} left {_some(torn)}, which is no whole checkpoint, so it is removed")
+    if unknown:
+        place = left.places.set_aside(unknown)
+        tell(f"{left.name} left {_some(unknown)}, of which no rule knows whether it is whole: it is kept in {place}")
+
+
+def _sorted_out(output: Path, paths: Iterable[str], captures: JobCaptures) -> tuple[list[str], list[str]]:
+    """Which files may be of use, and which belong to what is torn, or has a temporary name."""
+    beneath = Beneath(output)
+    tree = OutputTree(beneath)
+    tree.refresh()
+    torn: set[str] = set()
+    for unit in find_units(tree, lambda _path, _size: b"").units.values():
+        files = {file: posixpath.join(unit.place, file) for file in unit.files}
+        sizes = {file: stamp.size for file, path in files.items() if (stamp := tree.stamp(path)) is not None}
+        at = partial(lambda place, file: beneath.at(posixpath.join(place, file)), unit.place)
+        if _is_torn(CheckpointFolder(unit.name, sizes, at)) or captures.has_files(unit.name, sizes):
+            torn |= set(files.values())
+    torn |= {path for path in paths if _is_temporary(path)}
+    return [path for path in paths if path not in torn], [path for path in paths if path in torn]
+
+
+def _is_torn(folder: CheckpointFolder) -> bool:
+    """Whether files are broken, or all are known and the one that their layout writes last is missing."""
+    verdict, survey = completeness(folder), Survey(folder)
+    is_known = bool(verdict.rule) and not survey.of(FileRole.OTHER) and not survey.unjudged
+    return verdict.outcome is Outcome.PARTIAL or (verdict.outcome is Outcome.UNKNOWN and is_known)
+
+
+def _is_temporary(path: str) -> bool:
+    *folders, name = path.split("/")
+    return is_unfinished(name) or any(map(is_temporary_folder, folders))
+
+
+def _some(paths: Sequence[str]) -> str:
+    first = repr(paths[0])
+    return first if len(paths) == 1 else f"{first} and {len(paths) - 1} more files"

@@ -1,0 +1,50 @@
+"""``flexai training capture``."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from flexai.checkpoints.service.training_requests import CaptureJobRequest
+from flexai.cli import terminal
+from flexai.cli.commands import command
+from flexai.cli.parameters import job_argument, track_option
+from flexai.cli.tracking import run_operation
+
+if TYPE_CHECKING:
+    from flexai.checkpoints.documents import Document
+    from flexai.checkpoints.progress import Progress
+    from flexai.checkpoints.service.system import System
+
+
+@command("capture", usage="NAME|UUID [OPTIONS]", resumable=True)
+@job_argument
+@track_option
+def capture(track: bool | None, **options: Any) -> None:
+    """Store what a training job's attempts have left on this machine.
+
+    A checkpoint is left where it could not be stored: the disk was full, the store or the catalog was away until
+    after the end of the training, or flexai itself was killed. The job's next run stores it as well. Exits
+    with 1 while something is left; where nothing is, nothing happens.
+
+    \b
+    flexai training capture my-run
+    """
+    request = CaptureJobRequest(**options)
+    done = run_operation(track, "capture_training_job", request, partial(_capture, request), only_notes=True)
+    stored = "1 checkpoint" if done["stored"] == 1 else f"{done['stored']} checkpoints"
+    terminal.say(f"stored {stored} of training job {done['name']!r}")
+    for sentence in done["left"]:
+        terminal.warn(sentence)
+    if done["left"]:
+        terminal.hint("the same command tries again")
+        raise click.exceptions.Exit(1)
+    terminal.say("nothing is left of it on this machine")
+
+
+def _capture(request: CaptureJobRequest, system: System, progress: Progress) -> Document:
+    from flexai.checkpoints.service.training import capture_left, captured_document
+
+    return captured_document(capture_left(system, request, progress=progress))
