@@ -211,7 +211,7 @@ def show_captured(rows: Sequence[dict[str, Any]], best: str) -> None:
             for key, digits in (("step", 0), ("trainLoss", 4), ("evalLoss", 4))
         )
         mark = "  <- best" if row["id"] == best else ""
-        resumable = "yes" if row["resumable"] else "no"
+        resumable = {True: "yes", False: "no", None: "unknown"}[row["resumable"]]
         print(f"  {row['name'] or '.':<16} {step:>5}  {train:>10}  {evaluated:>9}  {resumable:<9}  {row['size']}{mark}")
     print(flush=True)
 

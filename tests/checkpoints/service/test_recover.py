@@ -251,6 +251,15 @@ _SPOILS: dict[str, Callable[[bytes], bytes]] = {
         lambda document: document["checkpoint"].update(name="\x1b]0;owned\x07")
     ),
     "with a name that is a path": _spoil(lambda document: document["checkpoint"].update(kind="captured", name="../x")),
+    "with a name that is a path with a part that is none": _spoil(
+        lambda document: document["checkpoint"].update(kind="captured", name="exp//x")
+    ),
+    "with a name beyond all": _spoil(
+        lambda document: document["checkpoint"].update(kind="captured", name="/".join(["x"] * 5000))
+    ),
+    "with a pointer that is none": _spoil(lambda document: document["checkpoint"].update(pointers=["\x1b[2J"])),
+    "with a metric that is none": _spoil(lambda document: document["checkpoint"]["facts"].update(metrics={"\x07": 1})),
+    "with metrics that are a list": _spoil(lambda document: document["checkpoint"]["facts"].update(metrics=[1])),
     "with a job's name that is none": _spoil(
         lambda document: document["checkpoint"].update(
             kind="captured", job_id=str(uuid.UUID(int=5)), job_name="\x1b[2J"

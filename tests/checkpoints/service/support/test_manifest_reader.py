@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from flexai.checkpoints.contents import StoredContent, StoredFile
 from flexai.checkpoints.errors import IntegrityError, UnsafePathError
-from flexai.checkpoints.models import CheckpointKind, canonical_json, to_text
+from flexai.checkpoints.models import CheckpointKind, TrainingFacts, canonical_json, to_text
 from flexai.checkpoints.names import is_uuid, parse_name
 from flexai.checkpoints.paths import parse_path
 from flexai.checkpoints.service.support.manifest_reader import manifest_of, read_manifest_document
@@ -49,6 +49,15 @@ _FILES = st.lists(
     unique_by=lambda file: file.path,
     min_size=1,
 )
+
+
+@pytest.mark.parametrize("name", ["", "checkpoint-5", "exp/run-3/checkpoint-5", "lightning_logs/version_0/a=1.ckpt"])
+def test_a_captured_checkpoint_is_read_with_its_path_its_metrics_and_its_pointers(tmp_path: Path, name: str) -> None:
+    facts = TrainingFacts(step=5, metrics={"eval/f1": 0.5}, best_by="eval/f1:max")
+    described = checkpoint(name=name, kind=CheckpointKind.CAPTURED, facts=facts, pointers=("../latest", "last.ckpt"))
+    store = ManagedStore(LocalStorage(tmp_path))
+    write_manifest(store, described, [_file("a.bin", 0, LEAST_PART_SIZE)])
+    assert read_manifest_document(store.read_manifest(described.id))[0] == described
 
 
 @given(_FILES, st.sampled_from(["llama", "", 'a "quoted" name', "名前"]))
