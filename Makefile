@@ -21,7 +21,7 @@ INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-slow test-all test-versions test-resolved lint format docs chaos fuzz hostile bench size install constraints audit clean
+.PHONY: help demo test test-slow test-all test-versions test-resolved lint format docs chaos frameworks fuzz hostile bench size install constraints audit clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -30,7 +30,7 @@ demo: $(INSTALLED) ## See the product work, on this machine alone
 	@$(RUN) examples/demo.py $(ARGS)
 
 test: $(INSTALLED) ## Run the tests but the slow ones (N=2 sets the processes, ARGS="-k words" picks some)
-	$(TEST) -m "not slow" $(ARGS)
+	$(TEST) -m "not slow and not frameworks" $(ARGS)
 
 test-slow: $(INSTALLED) ## Run the slow tests alone
 	$(TEST) -m slow $(ARGS)
@@ -52,7 +52,7 @@ test-resolved:
 	build/$(RESOLUTION)/venv/bin/python -m pip install -qq --upgrade 'pip>=25.1'
 	build/$(RESOLUTION)/venv/bin/python -m pip install -qq --constraint build/$(RESOLUTION)/constraints.txt \
 	  --group dev --editable '.[postgresql,dask]'
-	build/$(RESOLUTION)/venv/bin/python -m pytest -n $(N) --dist loadgroup -m "not slow" $(ARGS)
+	build/$(RESOLUTION)/venv/bin/python -m pytest -n $(N) --dist loadgroup -m "not slow and not frameworks" $(ARGS)
 
 lint: $(INSTALLED) ## Check style, types, the direction of imports, and that nothing is unused
 	$(RUN) -m ruff check .
@@ -72,6 +72,17 @@ docs: $(INSTALLED) ## Write docs/reference from the program itself, and draw the
 
 chaos: $(INSTALLED) ## Kill the program at ROUNDS=200 random instants per scenario, look for damage
 	FLEXAI_CHAOS_ROUNDS=$(ROUNDS) $(RUN) -m pytest tests/chaos tests/flows/test_at_once.py $(ARGS)
+
+frameworks: $(INSTALLED) build/frameworks/.installed ## Train with real frameworks, and compare what is captured with what they saved
+	FLEXAI_TEST_FRAMEWORKS=build/frameworks $(RUN) -m pytest tests/frameworks -m frameworks -n 2 $(ARGS)
+
+# An environment of their own, as a user's trainer has: it needs nothing of ours. torch comes first, so that what
+# needs it does not choose another.
+build/frameworks/.installed: tests/frameworks/requirements.txt
+	$(PYTHON) -m venv build/frameworks
+	build/frameworks/bin/python -m pip install -qq "$$(grep '^torch==' $<)"
+	build/frameworks/bin/python -m pip install -qq --requirement $<
+	@touch $@
 
 fuzz: $(INSTALLED) ## Try millions of inputs on the parsers of foreign data (ARGS="manifest --runs 1000000")
 	$(RUN) -m tests.fuzz $(ARGS)

@@ -1,0 +1,193 @@
+"""A trainer of a real framework as a training job, and its captured checkpoints beside what it saved."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import subprocess
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from flexai.checkpoints.service.fetch import fetch
+from flexai.checkpoints.service.requests import FetchRequest
+from flexai.checkpoints.service.system import System
+from flexai.checkpoints.settings import load_settings
+from tests.cli.program import Program
+from tests.support.trees import read_tree
+
+TRAINERS = Path(__file__).with_name("trainers")
+REQUIREMENTS = Path(__file__).with_name("requirements.txt")
+JOB = "job"
+
+# Nothing comes from a hub, and no framework takes all cores.
+_ENVIRONMENT = {
+    "HF_HUB_OFFLINE": "1",
+    "OMP_NUM_THREADS": "1",
+    "JAX_PLATFORMS": "cpu",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A layout of a framework."""
+
+    package: str
+    """Its name among the requirements."""
+    script: str
+    argument: str
+    layout: str
+    """What the page calls it."""
+    has_step: bool = True
+    resumable: bool | None = None
+    """What is known of it from its files; None where that cannot be told."""
+
+    @property
+    def id(self) -> str:
+        return "-".join(filter(None, (self.script, self.argument)))
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A save, or a captured checkpoint: its name, what is known of it, and the SHA-256 of each file."""
+
+    name: str
+    step: int | None
+    metrics: Mapping[str, float]
+    files: Mapping[str, str]
+    is_paced: bool = False
+    resumable: bool | None = None
+
+    @property
+    def content(self) -> tuple[str, frozenset[tuple[str, str]]]:
+        return self.name, frozenset(self.files.items())
+
+    def __str__(self) -> str:
+        return f"{self.name or '.'} of step {self.step}"
+
+
+@dataclass
+class Outcome:
+    """How the captured checkpoints of a job compare with what its trainer saved."""
+
+    faults: list[str] = field(default_factory=list)
+    paced: list[int] = field(default_factory=lambda: [0, 0])
+    """Captured and written, of the saves that have a pause behind them."""
+    fast: list[int] = field(default_factory=lambda: [0, 0])
+    lost: int = 0
+    metrics: list[str] = field(default_factory=list)
+
+
+class Trainer:
+    """A script of ``trainers`` under one job, with a home and a truth of its own."""
+
+    def __init__(self, folder: Path, python: Path, script: str, argument: str = "") -> None:
+        self.program = Program(folder)
+        self.truth = folder / "truth"
+        self.truth.mkdir()
+        self._folder = folder
+        self._command = ("--", str(python), "-B", str(TRAINERS / f"{script}.py"), *filter(None, [argument]))
+
+    def start(self, *flags: str, mode: str = "") -> subprocess.Popen[str]:
+        """Start an attempt of the job and do not wait for it."""
+        surroundings = _ENVIRONMENT | {"TRUTH": str(self.truth), "MODE": mode}
+        return self.program.start("training", "run", JOB, *flags, *self._command, env=surroundings)
+
+    def run(self, *flags: str, mode: str = "") -> tuple[int, str]:
+        """Run an attempt to its end: the exit code, and all that was printed."""
+        process = self.start(*flags, mode=mode)
+        out, err = process.communicate()
+        return process.returncode, out + err
+
+    def saved(self) -> list[Saved]:
+        """What the trainer saved, in its order."""
+        return list(self._saved())
+
+    def _saved(self) -> Iterator[Saved]:
+        for folder in sorted(self.truth.glob("save-*")):
+            yield Saved(**json.loads((folder / "save.json").read_text()), files=_digests(folder / "files"))
+
+    def resumed_at(self) -> int:
+        """The step at which the framework went on, after it had loaded what it was given."""
+        return int(json.loads((self.truth / "resumed.json").read_text())["step"])
+
+    def captured(self) -> list[Saved]:
+        """The captured checkpoints of the job, in the order of their capture, as they are when they are fetched."""
+        rows = self.program.run("training", "checkpoints", JOB, "--json").json()
+        folder = self._folder / "fetched"
+        found = []
+        with System.open(load_settings(home=self.program.home)) as system:
+            for row in rows:
+                fetch(system, FetchRequest(row["id"], str(folder)))
+                known = {name: row[name] for name in ("name", "step", "metrics", "resumable")}
+                found.append(Saved(**known, files=_digests(folder)))
+                shutil.rmtree(folder)
+        return found
+
+    def lost(self) -> int:
+        """How many versions the job says it has lost."""
+        return int(self.program.run("training", "inspect", JOB, "--json").json()["status"]["lost"])
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    return {path: hashlib.sha256(content).hexdigest() for path, content in read_tree(folder).items()}
+
+
+def compare(trainer: Trainer, case: Case) -> Outcome:
+    """Find each save among the captured checkpoints, by its name and by the content of all its files."""
+    outcome = Outcome(lost=trainer.lost())
+    saved, captured = trainer.saved(), trainer.captured()
+    rows = {row.content: row for row in captured}
+    for content, count in Counter(row.content for row in captured).items():
+        if count > 1:
+            outcome.faults.append(f"{rows[content]} was captured {count} times")
+    for save in saved:
+        row = rows.pop(save.content, None)
+        counts = outcome.paced if save.is_paced else outcome.fast
+        counts[1] += 1
+        if row is None:
+            if save.is_paced or save is saved[-1]:
+                outcome.faults.append(f"{save} was saved, and is not captured")
+            continue
+        counts[0] += 1
+        outcome.faults += _differences(save, row, case)
+        outcome.metrics = sorted({*outcome.metrics, *row.metrics})
+    outcome.faults += [f"{row} was captured, and never saved with {sorted(row.files)}" for row in rows.values()]
+    missing = outcome.paced[1] + outcome.fast[1] - outcome.paced[0] - outcome.fast[0]
+    if missing != outcome.lost:
+        outcome.faults.append(f"{missing} of {len(saved)} saves are missing, and {outcome.lost} are said to be lost")
+    return outcome
+
+
+def _differences(save: Saved, row: Saved, case: Case) -> Iterator[str]:
+    if row.step != (save.step if case.has_step else None):
+        yield f"{save} was captured as one of step {row.step}"
+    for name, value in save.metrics.items():
+        if row.metrics.get(name) != value:
+            yield f"{save} has {name}={value}, and was captured with {row.metrics.get(name)}"
+    if strange := [name for name in row.metrics if name.startswith("eval_") and name not in save.metrics]:
+        yield f"{save} was captured with {strange} of another step"
+    if row.resumable is not case.resumable:
+        yield f"{save} was captured with resumable={row.resumable}, and should have {case.resumable}"
+
+
+def record(results: Path, case: Case, outcome: Outcome, **more: Any) -> None:
+    """Write what came of a case, for the page about trainers."""
+    pins = dict(line.split("==") for line in REQUIREMENTS.read_text().split() if "==" in line)
+    figures = asdict(outcome)
+    del figures["faults"]
+    document = {
+        "framework": case.package,
+        "version": pins[case.package],
+        "layout": case.layout,
+        **figures,
+        "step": case.has_step,
+        "resumable": case.resumable,
+        **more,
+    }
+    results.mkdir(exist_ok=True)
+    (results / f"{case.id}.json").write_text(json.dumps(document))
