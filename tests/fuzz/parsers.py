@@ -330,6 +330,32 @@ def _in_layout(file: str, data: bytes) -> object:
     return completeness(folder), read_facts(folder)
 
 
+_LOGS = [
+    b"epoch,step,loss,val_loss\n0,10,0.5,\n0,20,,0.25\n",
+    b'[{"step": 10, "loss": 0.5}, {"step": 20, "metrics": {"f1": 1}}]',
+    b'{"step": 10, "loss": 0.5}\n{"step": 20, "loss": NaN}\n',
+]
+
+
+@_parser("log", lambda: _LOGS, b"step,", b'"step":', b"\n", b'"', b"1e999", allowed=())
+def _(data: bytes) -> object:
+    from flexai.checkpoints.training.formats.logged import metrics_by_step
+
+    return metrics_by_step(_Files(metrics__csv=data)), metrics_by_step(_Files(metrics__json=data, log__jsonl=data))
+
+
+def _packed_states() -> list[bytes]:
+    data = Path(__file__).parents[1] / "checkpoints" / "training" / "data"
+    return [(data / "flax.msgpack").read_bytes(), b"\x82\xa4step\x07\xa9opt_state\x81\xa1w\x01"]
+
+
+@_parser("packed-state", _packed_states, b"\xdf\xff\xff\xff\xff", b"\xa4step", b"\xcf", allowed=())
+def _(data: bytes) -> object:
+    from flexai.checkpoints.training.formats.pickled_state import read_state
+
+    return read_state(_Files(a__msgpack=data), "a.msgpack")
+
+
 @_parser("trainer-state", lambda: [json.dumps(STATE).encode()], b'"global_step":', b'"loss":', allowed=())
 def _(data: bytes) -> object:
     return _in_layout("trainer_state__json", data)
