@@ -297,12 +297,22 @@ def _start_from(training: TrainingSpec, job: str, logger: Logger) -> str:
     broken = {JobStatus.INTERRUPTED, JobStatus.STOPPED}
     if training.continue_failed:
         broken.add(JobStatus.FAILED)
-    if known.status not in broken or not any(
-        row.resumable is not False and row.status == "available" for row in captured
-    ):
+    if known.status not in broken:
         return training.checkpoint
-    logger.info("training job %r goes on from its latest checkpoint", job)
-    return "latest"
+    available = [row for row in captured if row.status == "available"]
+    # Where none is there yet, one may lie on the machine still: the next attempt stores it first.
+    if any(row.resumable is not False for row in available) or not (available or training.checkpoint):
+        logger.info("training job %r goes on from its latest checkpoint", job)
+        return "latest"
+    if available:
+        logger.warning(
+            "training job %r goes on from none of its %d checkpoints, as they are known to be unfit: flexai training"
+            " checkpoints %s shows them",
+            job,
+            len(available),
+            job,
+        )
+    return training.checkpoint
 
 
 def _environment(training: TrainingSpec) -> dict[str, str | SecretStr]:

@@ -11,7 +11,7 @@ from tests.support.machine import Machine
 from tests.support.trees import Tree
 
 
-def begin_job(machine: Machine, name: str) -> TrainingJob:
+def begin_job(machine: Machine, name: str, *, status: JobStatus = JobStatus.SUCCEEDED) -> TrainingJob:
     """A job that has already ended, so that no test waits for it."""
     jobs = machine.system.catalog.jobs
     begun = jobs.begin(
@@ -21,7 +21,7 @@ def begin_job(machine: Machine, name: str) -> TrainingJob:
         env_names=[],
         layout=lambda job_id, attempt: (str(machine.root / "output"), str(machine.root / "log")),
     )
-    jobs.finish(begun.job.id, begun.lease, status=JobStatus.SUCCEEDED, exit_code=0, reason="")
+    jobs.finish(begun.job.id, begun.lease, status=status, exit_code=0, reason="")
     return jobs.get_by_id(begun.job.id)
 
 

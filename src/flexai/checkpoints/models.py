@@ -175,7 +175,8 @@ class Checkpoint:
     sequence: int = 0
     """The order in which its job's checkpoints were captured."""
     pointers: tuple[str, ...] = ()
-    """What the trainer's links and pointer files called it, relative to its folder: ``last.ckpt``."""
+    """What the trainer's links and pointer files called it, relative to the folder that it lies in: ``last.ckpt``, and
+    ``last.ckpt -> epoch=3.ckpt`` for a symbolic link."""
     facts: TrainingFacts = TrainingFacts()
     is_protected: bool = False
     """Whether it is kept from being deleted."""

@@ -268,6 +268,11 @@ class Checkpoints:
                 "DELETE FROM checkpoints WHERE id = :id AND status = 'failed' AND claim_token IS NULL", id=checkpoint_id
             )
 
+    def set_pointers(self, checkpoint_id: str, pointers: Sequence[str]) -> None:
+        """Record what links and files of its trainer call a checkpoint."""
+        with self._database.writing() as transaction:
+            transaction.update("checkpoints", {"pointers": json.dumps(list(pointers))}, "id = :id", id=checkpoint_id)
+
     def get(self, reference: Reference) -> Checkpoint:
         """The checkpoint that a reference means; NotFoundError where there is none, or only a deleted one."""
         row = self._row(f"c.deleted_at IS NULL AND {_means(reference)}", **_meant(reference))

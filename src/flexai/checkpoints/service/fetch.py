@@ -72,6 +72,10 @@ def fetch(
         )
     finally:
         progress.end()
+    if checkpoint.pointers:
+        from flexai.checkpoints.service.support.pointers import make_links
+
+        make_links(checkpoint, [file.path for file in files], destination.expanduser(), progress)
     if unknown:
         progress.note(f"checkpoint {checkpoint.title!r} is unverified: {unknown}, so its bytes were taken as they lay")
     if checkpoint.source.storage_provider and not request.refuse_executable:

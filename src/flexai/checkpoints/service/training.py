@@ -51,9 +51,10 @@ def run_training(
 ) -> TrainingJob:
     """Run a command as a training job, capture its checkpoints while it runs, and return the job as it ended.
 
-    The command gets FLEXAI_OUTPUT_CHECKPOINT_DIR and, with a checkpoint to start from, FLEXAI_INPUT_CHECKPOINT_DIR in
-    its environment. ``on_output`` is handed what the command prints, instead of our own standard output and error.
-    ``on_captured`` is handed each checkpoint once it is available, in a thread that captures: it should not take long.
+    The command gets FLEXAI_OUTPUT_CHECKPOINT_DIR and, with a checkpoint to start from, FLEXAI_INPUT_CHECKPOINT_DIR and
+    FLEXAI_INPUT_CHECKPOINT in its environment. ``on_output`` is handed what the command prints, instead of our own
+    standard output and error. ``on_captured`` is handed each checkpoint once it is available, in a thread that
+    captures: it should not take long.
     Signals that reach this process are passed on. INT, TERM and HUP ask for the end: the command has the request's
     ``grace`` to save and end in, before it is killed; a second one kills it at once. All others are the command's own
     matter.

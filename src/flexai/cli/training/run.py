@@ -34,8 +34,9 @@ if TYPE_CHECKING:
     metavar="NAME|UUID",
     default="",
     shell_complete=complete_checkpoint,
-    help="The checkpoint to start from; its files are in FLEXAI_INPUT_CHECKPOINT_DIR."
-    " 'latest', 'best' and 'best:NAME[:min|max]' mean those that earlier attempts of this job have captured.",
+    help="The checkpoint to start from: its files are in FLEXAI_INPUT_CHECKPOINT_DIR, and FLEXAI_INPUT_CHECKPOINT is"
+    " the path of what a framework loads of them. 'latest', 'best' and 'best:NAME[:min|max]' mean those that earlier"
+    " attempts of this job have captured and that are not known to be unfit.",
 )
 @click.option(
     "-E",

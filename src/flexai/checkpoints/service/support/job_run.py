@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from flexai.checkpoints.catalog.jobs import BegunJob
-from flexai.checkpoints.choosing import Choice, best, check_is_told, latest, metric_for
+from flexai.checkpoints.choosing import Choice
 from flexai.checkpoints.errors import (
     CheckpointError,
     ConflictError,
@@ -23,13 +23,24 @@ from flexai.checkpoints.errors import (
 from flexai.checkpoints.models import Checkpoint, CheckpointStatus, JobStatus, TrainingJob, now
 from flexai.checkpoints.names import Id, Name, parse_name
 from flexai.checkpoints.progress import Progress
-from flexai.checkpoints.service.fetch import fetch
-from flexai.checkpoints.service.requests import FetchRequest
 from flexai.checkpoints.service.support.job_captures import JobCaptures, OnCaptured
+from flexai.checkpoints.service.support.job_input import (
+    captured_available,
+    choose_checkpoint,
+    fetch_input,
+    known_flaws,
+    shown,
+)
 from flexai.checkpoints.service.support.leftovers import NOT_STORED, take_over
 from flexai.checkpoints.service.support.logged_metrics import LoggedMetrics
+from flexai.checkpoints.service.support.pointers import record_pointers
 from flexai.checkpoints.service.system import System
-from flexai.checkpoints.service.training_requests import INPUT_VARIABLE, OUTPUT_VARIABLE, TrainingRequest
+from flexai.checkpoints.service.training_requests import (
+    INPUT_UNIT_VARIABLE,
+    INPUT_VARIABLE,
+    OUTPUT_VARIABLE,
+    TrainingRequest,
+)
 from flexai.checkpoints.storage.files import read_blocks
 from flexai.checkpoints.storage.protocol import Block
 from flexai.checkpoints.training.code_commit import find_code_commit
@@ -153,11 +164,11 @@ class Attempt:
             self._places.mark_running()
             with closing(JobLog(self._places.log)) as self._log:
                 self._take_over()
-                environment = command_environment(
-                    self._request.env, {OUTPUT_VARIABLE: self._places.output, INPUT_VARIABLE: self._fetch_input()}
-                )
+                places = {OUTPUT_VARIABLE: self._places.output} | self._fetch_input()
+                environment = command_environment(self._request.env, places)
                 was_stopped, report = self._run_command(environment)
                 self._metrics.add()
+                self._record_pointers(report)
                 self._tell_left(report)
                 status, reason = self._outcome(report, was_stopped=was_stopped)
                 self._mark_end(status, reason, is_swept=True)
@@ -184,21 +195,24 @@ class Attempt:
         if self._places.is_users_output:
             self._captures.know()
 
-    def _fetch_input(self) -> Path | None:
-        input_id, choice = self._request.input_id, Choice.read(self._request.checkpoint)
-        if input_id is None:
-            if choice is None:
-                return None
-            chosen = choose_checkpoint(self._system, self._job, choice)
+    def _fetch_input(self) -> dict[str, Path | None]:
+        """Fetch what the command starts from; the places of it that its environment tells, None where it has none."""
+        input_id, choice, why = self._request.input_id, Choice.read(self._request.checkpoint), ""
+        if choice is not None:
+            captured = captured_available(self._system, self._job.id)
+            chosen = choose_checkpoint(self._job.name, captured, choice, known_flaws(self._system, captured))
             if chosen is None:
                 self._tell("there is no checkpoint to continue from yet, so the command starts from scratch")
-                return None
-            input_id = chosen.id
+            else:
+                input_id, why = chosen.checkpoint.id, f": {chosen.why}"
+                if chosen.passed_over:
+                    self._tell(f"passed over {chosen.passed_over}")
+        if input_id is None:
+            return {INPUT_VARIABLE: None, INPUT_UNIT_VARIABLE: None}
         self._job = self._captures.job = self._system.catalog.jobs.set_input(self._job.id, self._lease, input_id)
-        request = FetchRequest(input_id, str(self._places.input))
-        report = fetch(self._system, request, progress=self._progress, private=True)
-        self._tell(f"the command starts from checkpoint {report.checkpoint.name or '.'!r} ({input_id})")
-        return self._places.input
+        checkpoint, directory, unit = fetch_input(self._system, input_id, self._places.input, self._progress)
+        self._tell(f"the command starts from checkpoint {shown(checkpoint)}{why}")
+        return {INPUT_VARIABLE: directory, INPUT_UNIT_VARIABLE: unit}
 
     # The command.
 
@@ -264,6 +278,12 @@ class Attempt:
             self._has_left = keep_output
         except OSError as error:
             self._tell(f"{error.filename} could not be removed: {error.strerror}")
+
+    def _record_pointers(self, report: CaptureReport) -> None:
+        try:
+            record_pointers(self._system, self._job.id, self._places.output, report.pointers)
+        except StorageUnavailableError as error:
+            self._tell(f"what links and files call the checkpoints could not be recorded: {error.message}")
 
     def _outcome(self, report: CaptureReport, *, was_stopped: bool) -> tuple[JobStatus, str]:
         assert self._ended is not None
@@ -357,31 +377,6 @@ class Attempt:
         """Something that belongs in the job's reason as well."""
         self._remarks.append(message)
         self._tell(message)
-
-
-def choose_checkpoint(system: System, job: TrainingJob, choice: Choice) -> Checkpoint | None:
-    """The latest or the best checkpoint of a job that is not known to be unfit; None where none is the latest.
-
-    Raises NotFoundError where none is the best, UsageError for a metric that none of them tells.
-    """
-    fit = [
-        checkpoint
-        for checkpoint in system.catalog.checkpoints.of_job(job.id)
-        if checkpoint.status is CheckpointStatus.AVAILABLE and not checkpoint.facts.is_unfit
-    ]
-    if not choice.is_best:
-        return latest(fit, lambda checkpoint: checkpoint.facts.step)
-    told = [checkpoint.facts for checkpoint in fit]
-    if told:
-        check_is_told(choice.metric, told)
-    found = best(fit, metric_for(choice.metric, told), lambda checkpoint: checkpoint.facts)
-    if found is None:
-        what = f"that tells its {choice.metric}" if choice.metric else "with an eval loss"
-        raise NotFoundError(
-            f"training job {job.name!r} has no resumable checkpoint {what}, so none is its best",
-            hint=f"flexai training checkpoints {job.name} shows what there is; 'latest' takes the latest",
-        )
-    return found
 
 
 def _check_output(system: System, name: Name, output_dir: str) -> Path:
