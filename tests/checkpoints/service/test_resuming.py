@@ -15,10 +15,10 @@ from flexai.checkpoints.service.fetch import fetch
 from flexai.checkpoints.service.requests import DeleteRequest, FetchRequest
 from flexai.checkpoints.service.training import inspect_job, job_log
 from flexai.checkpoints.service.training_requests import TrainingRequest
-from tests.checkpoints.service.test_training import Notes, captured, run
 from tests.checkpoints.training.trainers import lightning_file, trainer_files
 from tests.support.jobs import begin_job, capture_files
 from tests.support.machine import Machine
+from tests.support.training import Notes, captured, kill_a_runner, run
 from tests.support.trees import Tree
 
 # Says, as JSON, what the command finds: the files of the directory with where links lead, and the place of the unit.
@@ -147,6 +147,12 @@ def test_a_link_to_a_file_is_made_again_where_the_job_resumes_and_where_the_file
         fetch(machine.system, FetchRequest("run/exp/step=2.ckpt", str(tmp_path / "out")))
         assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["last.ckpt", "step=2.ckpt"]
         assert (tmp_path / "out" / "last.ckpt").read_bytes() == lightning_file(2)
+
+
+def test_links_of_an_attempt_whose_runner_was_killed_are_kept_by_the_next(machine: Machine) -> None:
+    kill_a_runner(machine, LINKED.partition("time.sleep")[0])
+    found = look(machine)
+    assert found[4] == {"step=2.ckpt": lightning_file(2).hex(), "last.ckpt": "step=2.ckpt"}
 
 
 def test_a_copy_of_the_last_file_is_shown_and_not_made_again(machine: Machine) -> None:

@@ -20,7 +20,7 @@ from flexai.checkpoints.errors import (
     StorageUnavailableError,
     UsageError,
 )
-from flexai.checkpoints.models import Checkpoint, CheckpointStatus, JobStatus, TrainingJob, now
+from flexai.checkpoints.models import Checkpoint, JobStatus, TrainingJob, now
 from flexai.checkpoints.names import Id, Name, parse_name
 from flexai.checkpoints.progress import Progress
 from flexai.checkpoints.service.support.job_captures import JobCaptures, OnCaptured

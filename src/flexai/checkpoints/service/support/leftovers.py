@@ -20,6 +20,7 @@ from flexai.checkpoints.errors import CheckpointError, SourceError, UsageError
 from flexai.checkpoints.models import JobStatus, TrainingFacts, TrainingJob
 from flexai.checkpoints.service.support.job_captures import JobCaptures, OnCaptured
 from flexai.checkpoints.service.support.logged_metrics import LoggedMetrics
+from flexai.checkpoints.service.support.pointers import record_pointers
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.storage.beneath import Beneath
 from flexai.checkpoints.training.completeness.by_format import (
@@ -126,6 +127,7 @@ def _take(
     report = salvage(places.output, Pins(places.pins, tell), store=store, note=tell)
     if left.host:
         LoggedMetrics(system, job.id, places.output, since=left.started_at).add()
+    record_pointers(system, job.id, places.output, report.pointers)
     taken.stored += captures.count
     taken.left += report.failures
     if report.failures:
