@@ -174,4 +174,5 @@ def test_each_save_of_a_trainer_is_captured_under_its_own_name(new_machine: NewM
     facts = [checkpoint.facts for checkpoint in captured(machine)]
     assert [one.step for one in facts] == stand_in.steps
     assert [one.resumable for one in facts] == [stand_in.resumable] * len(facts)
+    assert all(one.inference_ready for one in facts if one.model), "weights under a name of their own are weights"
     assert "lost" not in job.reason

@@ -31,6 +31,8 @@ WEIGHTS_NAMES = (
     "pytorch_model.bin.index.json",
 )
 """Where Transformers looks for weights, in its order (`modeling_utils.py`, `from_pretrained`)."""
+_VARIANT = re.compile(r"(model|pytorch_model)(\.\w+)?\.(safetensors|bin)(\.index(\.\w+)?\.json)?")
+"""The same with a variant in the name, which its loader is told (`from_pretrained(variant="fp16")`)."""
 
 _MOST_LOOKED_INTO = 8
 """Files of one checkpoint that are looked into for what no name tells."""
@@ -271,7 +273,8 @@ def _architectures(config: Mapping[str, Any]) -> list[str]:
 
 
 def _inference_missing(survey: Survey, config: Mapping[str, Any], architectures: list[str]) -> list[str]:
-    weights = next((path for path in WEIGHTS_NAMES if path in survey.files), None)
+    names = [*WEIGHTS_NAMES, *filter(_VARIANT.fullmatch, survey.files)]
+    weights = next((path for path in names if path in survey.files), None)
     if weights is None and "adapter_config.json" in survey.files:
         return [_adapter_reason(survey)]
     reasons = []
