@@ -110,6 +110,7 @@ FILES: dict[str, tuple[Callable[[], bytes], str]] = {
     "model.ubj": (written("xgboost.ubj"), "ubjson"),
     "model.json": (lambda: json.dumps({"learner": {"attributes": {}}}).encode(), "json"),
     "model.txt": (written("lightgbm.txt"), "lightgbm"),
+    "model.cbm": (written("catboost.cbm"), "catboost"),
 }
 """Files that are checkpoints by themselves, and the name of the format of each."""
 

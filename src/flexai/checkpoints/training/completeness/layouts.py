@@ -21,6 +21,7 @@ from flexai.checkpoints.training.completeness.survey import (
     deepspeed_tag,
     has_weights,
     read_tag,
+    role_of,
 )
 from flexai.checkpoints.training.formats.folder import read_exactly
 from flexai.checkpoints.training.formats.json_object import read_object
@@ -38,6 +39,7 @@ _MEGATRON_FOLDER = re.compile(r"iter_\d{7,}|release")
 _MEGATRON_RANK = re.compile(r"(.*/)?mp_rank_\d+(_\d+)*")
 _ORBAX_METADATA = "_CHECKPOINT_METADATA"
 _ORBAX_COMMIT = "commit_success.txt"
+_OCDBT_DATA = re.compile(r"((?:.*?/)??)(?:ocdbt\.process_[^/]+/)?d/[^/]+")
 _OCDBT_MAGIC = b"\x0c\xdb\x3a\x2a"
 _PIPELINE_FROZEN = re.compile(r"vae|scheduler|safety_checker|feature_extractor|image_processor")
 _PIPELINE_PARTS = re.compile(
@@ -185,22 +187,25 @@ def _orbax(survey: Survey) -> Completeness | None:
         return _torn("orbax", f"{_ORBAX_METADATA}, which Orbax writes after the rest, is not there yet")
     if _ORBAX_COMMIT not in survey.files and any(base_name(path) == _ORBAX_COMMIT for path in survey.files):
         return _torn("orbax", f"{_ORBAX_COMMIT}, which Orbax writes last, is not there yet")
-    for path in items:
-        if flaw := _item_flaw(survey, path):
+    filled: dict[str, int] = {}
+    for path, size in survey.files.items():
+        if data := _OCDBT_DATA.fullmatch(path):
+            filled[data[1]] = min(size, filled.get(data[1], size))
+    for folder in dict.fromkeys(path[: -len(base_name(path))] for path in items):
+        if flaw := _item_flaw(survey, folder, filled.get(folder)):
             return _torn("orbax", flaw)
     return Completeness(Outcome.WHOLE, "orbax", conclusive=True)
 
 
-def _item_flaw(survey: Survey, path: str) -> str:
-    """What an item of Orbax lacks, told by its `_METADATA` or its `manifest.ocdbt`; empty where nothing is known to."""
-    manifest, metadata = beside(path, "manifest.ocdbt"), beside(path, "_METADATA")
+def _item_flaw(survey: Survey, folder: str, least: int | None) -> str:
+    """What an item of Orbax lacks; empty where nothing is known to. `least` is the size of its smallest data file."""
+    manifest, metadata = f"{folder}manifest.ocdbt", f"{folder}_METADATA"
     if metadata not in survey.files:
         return f"{shown(metadata)} is missing"
-    data = [other for other in survey.files if other.startswith((beside(path, "d/"), beside(path, "ocdbt.process_")))]
     try:
         told = read_object(survey.folder, metadata).get("use_ocdbt")
         if manifest not in survey.files:
-            return f"{shown(manifest)} is missing" if data or told is True else ""
+            return f"{shown(manifest)} is missing" if least is not None or told is True else ""
         head = read_exactly(survey.folder, manifest, 0, min(12, survey.files[manifest]))
     except (NotWholeError, CannotTellError) as flaw:
         return str(flaw)
@@ -208,10 +213,7 @@ def _item_flaw(survey: Survey, path: str) -> str:
     is_manifest = _OCDBT_MAGIC.startswith(head[:4])
     if is_manifest and int.from_bytes(head[4:], "little") != survey.files[manifest]:
         return f"{shown(manifest)} is not as long as it says"
-    if not head or not any(survey.files[other] for other in data):
-        return f"{shown(manifest)} has no data"
-    empty = next((other for other in data if not survey.files[other]), "")
-    return f"{shown(empty)} is empty" if empty else ""
+    return "" if head and least else f"{shown(manifest)} has no data"
 
 
 def _dcp(survey: Survey) -> Completeness | None:
@@ -259,13 +261,14 @@ def _diffusers(survey: Survey) -> Completeness | None:
     except (NotWholeError, CannotTellError):
         return None  # the survey tells of it
     for name, kind in index.items():
-        if (
-            isinstance(kind, list)
-            and len(kind) == 2
-            and all(isinstance(part, str) for part in kind)
-            and name not in folders
-        ):
-            return _torn("diffusers", f"{MODEL_INDEX} names {shown(name)}, which is not there")
+        if isinstance(kind, list) and len(kind) == 2 and all(isinstance(part, str) for part in kind):
+            if name not in folders:
+                return _torn("diffusers", f"{MODEL_INDEX} names {shown(name)}, which is not there")
+            roles = {file: role_of(file) for file in survey.folders.get(name, ())}
+            if "config.json" not in roles and FileRole.WEIGHTS in roles.values():
+                return _torn("diffusers", f"{shown(name)}/config.json is missing")
+            if "config.json" in roles and set(roles.values()) <= {FileRole.DOCUMENT, FileRole.HARMLESS}:
+                return _torn("diffusers", f"{shown(name)} holds no weights")
     return Completeness(Outcome.WHOLE, "diffusers", conclusive=True)
 
 
@@ -277,11 +280,11 @@ def _adapter(survey: Survey) -> Completeness | None:
     for path in weights:
         if (config := beside(path, "adapter_config.json")) not in survey.files:
             return _torn("adapter", f"{shown(config)}, written last, is not there yet")
-    if weights:
-        return Completeness(Outcome.WHOLE, "adapter")
-    if "adapter_config.json" in survey.files and not has_weights(survey):
-        return Completeness(Outcome.UNKNOWN, "adapter", "no adapter_model is there")
-    return None
+    filled = {path.rpartition("/")[0] for path in survey.of(FileRole.WEIGHTS)}
+    for path in survey.files:
+        if base_name(path) == "adapter_config.json" and path.rpartition("/")[0] not in filled:
+            return Completeness(Outcome.UNKNOWN, "adapter", f"no adapter_model is beside {shown(path)}")
+    return Completeness(Outcome.WHOLE, "adapter") if weights else None
 
 
 def _index(survey: Survey) -> Completeness | None:

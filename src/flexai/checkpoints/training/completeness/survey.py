@@ -91,7 +91,7 @@ _SHARD_OF = re.compile(
     r"(?P<suffix>(?:\.[\w-]+)?\.(?:safetensors|bin|h5|msgpack))"
 )
 _RANK = re.compile(r"(?P<before>.*(?:pp_rank|dp_rank)_)(?P<rank>\d{1,9})(?P<after>_.*)")
-_RANK_METADATA = re.compile(r"__(\d{1,9})\.metadata")
+_DCP_METADATA = re.compile(r"(?:__(?P<rank>\d{1,9}))?\.metadata")
 _INCOMPLETE = "checkpoint-is-incomplete.txt"
 """Transformers keeps it in the folder while it saves on a signal (`trainer_jit_checkpoint.py`)."""
 _WEIGHTS_OF_LIBRARIES = re.compile(
@@ -145,6 +145,14 @@ class Survey:
             except CannotTellError as flaw:
                 self._verdicts[path] = Verdict(Outcome.UNKNOWN, str(flaw))
         return self._verdicts[path]
+
+    @cached_property
+    def folders(self) -> dict[str, dict[str, str]]:
+        """Each folder that holds files, with their base names and paths."""
+        found: dict[str, dict[str, str]] = {}
+        for path in self.files:
+            found.setdefault(path.rpartition("/")[0], {})[base_name(path)] = path
+        return found
 
     def format_of(self, path: str) -> str:
         """The name of the format of a file that is whole; empty for any other."""
@@ -247,7 +255,7 @@ class Survey:
             if (index := f"{path.rpartition('.data-')[0]}.index") not in self.files:
                 reasons.append(f"{shown(index)}, which is written after its data, is missing")
         for path in self.files:
-            if base_name(path) == ".metadata" and path.rpartition("/")[0] not in self._dcp_flaws:
+            if _DCP_METADATA.fullmatch(base_name(path)) and path.rpartition("/")[0] not in self._dcp_flaws:
                 reasons += filter(None, [self._metadata_flaw(path)])
         return reasons + self._shard_gaps() + self._rank_gaps()
 
@@ -261,10 +269,12 @@ class Survey:
 
     def _dcp_flaw(self, folder: str, ranks: set[int]) -> str:
         """DCP: all ranks' shards, then one `.metadata`; without collectives each rank's own, `__RANK.metadata`."""
-        inside = {base_name(path): path for path in self.files if path.rpartition("/")[0] == folder}
+        inside = self.folders[folder]
         whole = [inside[".metadata"]] if ".metadata" in inside else []
         if not whole:
-            own = {int(match[1]): path for name, path in inside.items() if (match := _RANK_METADATA.fullmatch(name))}
+            own = {
+                int(match["rank"]): path for name, path in inside.items() if (match := _DCP_METADATA.fullmatch(name))
+            }
             if own and own.keys() >= ranks and own.keys() == set(range(len(own))):
                 whole = list(own.values())
         if not whole or not all(self.files[path] for path in whole):
@@ -296,8 +306,12 @@ class Survey:
 
     def _is_indexed(self, shard: str) -> bool:
         """Whether an index names a shard; one that is not whole, and is a flaw itself, may do so."""
-        indexes = [path for path in self.of(FileRole.INDEX) if path.rpartition("/")[0] == shard.rpartition("/")[0]]
-        return any(not self.verdict(path).whole for path in indexes) or shard in self._indexed
+        return shard in self._indexed or shard.rpartition("/")[0] in self._with_torn_index
+
+    @cached_property
+    def _with_torn_index(self) -> set[str]:
+        """Folders with an index that is not whole."""
+        return {path.rpartition("/")[0] for path in self.of(FileRole.INDEX) if not self.verdict(path).whole}
 
     def _rank_gaps(self) -> list[str]:
         """A rank missing between two others. Ranks before or after may lie on another node's disk."""

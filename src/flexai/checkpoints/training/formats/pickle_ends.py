@@ -108,7 +108,7 @@ def _bounded(path: str, limit: int) -> Callable[[int], None]:
 
 
 def _followed(stream: ContentStream, budget: Budget, path: str) -> object:
-    seen = follow(stream, budget, joblib=True)
+    seen = follow(stream, budget, joblib=True, records=True)
     if seen.limit:
         raise CannotTellError(f"{shown(path)} was not followed to its end: {seen.limit}")
     if seen.broken:

@@ -43,12 +43,19 @@ class PickleMachine:
     """Follows pickles by a table of instructions."""
 
     def __init__(
-        self, stream: ContentStream, budget: Budget, instructions: Instructions, *, joblib: bool = False
+        self,
+        stream: ContentStream,
+        budget: Budget,
+        instructions: Instructions,
+        *,
+        joblib: bool = False,
+        records: bool = False,
     ) -> None:
         self.stream = stream
         self.instructions = instructions
         self.budget = budget
         self.joblib = joblib
+        self.records = records
         self.seen = Pickle()
         self.stack: list[Any] = []
         self.below: list[list[Any]] = []
@@ -325,7 +332,7 @@ class PickleMachine:
 
     def _jump_over_array(self, state: object) -> None:
         """Jump over an array that joblib wrote behind its wrapper (joblib's `NumpyArrayWrapper.read_array`)."""
-        size = _array_size(state)
+        size = _array_size(state, records=self.records)
         if size is None:
             raise PickleLimitError("the size of an array that joblib wrote in it cannot be told")
         items, item_size, has_objects, aligned = size
@@ -380,7 +387,7 @@ def _is_array_wrapper(made: Made) -> bool:
     return isinstance(kind, Global) and kind.name in _WRAPPERS and kind.module.startswith("joblib.numpy_pickle")
 
 
-def _array_size(state: object) -> tuple[int, int, bool, bool] | None:
+def _array_size(state: object, *, records: bool) -> tuple[int, int, bool, bool] | None:
     """Items, bytes of each, whether they are objects, and whether padding stands before; None if it cannot be told."""
     if not isinstance(state, Table):
         return None
@@ -397,6 +404,11 @@ def _array_size(state: object) -> tuple[int, int, bool, bool] | None:
         return None
     width = int(code[1:]) * (4 if code[0] == "U" else 1)
     aligned = isinstance(state.get("numpy_array_alignment_bytes"), int)
-    if code[0] == "V":  # a record: whether objects are in it stands elsewhere
+    if code[0] == "V" and not (records and _has_no_objects(dtype.state)):
         return None
     return items, width, code[0] == "O", aligned
+
+
+def _has_no_objects(state: object) -> bool:
+    """Whether a dtype of records says that no object is in them (numpy's `descriptor.c`, NPY_ITEM_REFCOUNT)."""
+    return isinstance(state, tuple) and len(state) > 7 and isinstance(state[7], int) and not state[7] & 1

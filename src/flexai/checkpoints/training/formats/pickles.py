@@ -30,13 +30,14 @@ from flexai.checkpoints.training.formats.pickle_values import (
 )
 
 
-def follow(stream: ContentStream, budget: Budget, *, joblib: bool = False) -> Pickle:
+def follow(stream: ContentStream, budget: Budget, *, joblib: bool = False, records: bool = False) -> Pickle:
     """Follow one pickle from where the stream is. Behind it, the stream is behind its STOP.
 
-    With `joblib`, the raw bytes of arrays that joblib writes between instructions are jumped over.
+    With `joblib`, the raw bytes of arrays that joblib writes between instructions are jumped over; with `records` those
+    of arrays of records too, where the file itself says that they hold no objects.
     Raises only NotWholeError, where the stream cannot be read.
     """
-    return PickleMachine(stream, budget, _INSTRUCTIONS, joblib=joblib).follow()
+    return PickleMachine(stream, budget, _INSTRUCTIONS, joblib=joblib, records=records).follow()
 
 
 _U1, _U2, _U4, _U8 = (struct.Struct(layout) for layout in ("<B", "<H", "<L", "<Q"))

@@ -133,14 +133,19 @@ def _check_lightgbm(content: Content, path: str) -> None:
 
 
 def _check_catboost(content: Content, path: str) -> None:
-    """A length and a model of that length; tables of categories may follow, which tell no end of theirs.
+    """A length and a FlatBuffer of that length; where its field `ModelPartIds` is set, tables whose end is not told.
 
-    Source: `catboost/libs/model/model.cpp`, `TFullModel::Save`.
+    Sources: `catboost/libs/model/model.cpp`, `TFullModel::Save`; `flatbuffers/model.fbs`, `TModelCore`.
     """
-    length = int.from_bytes(content.read(4, 4), "little")
-    if content.size < 8 + length:
+    end = 8 + int.from_bytes(content.read(4, 4), "little")
+    if content.size < max(end, 16):
         raise NotWholeError(f"{shown(path)} is shorter than it says")
-    raise CannotTellError(f"{shown(path)} may have tables behind its model, whose end is not told")
+    root = 8 + int.from_bytes(content.read(8, 4), "little")
+    table = root - int.from_bytes(content.read(root, 4), "little", signed=True)
+    length = int.from_bytes(content.read(table, 2), "little") if table >= 8 else 0
+    has_parts = length >= 12 and any(content.read(table + 10, 2))
+    if has_parts or content.size != end:
+        raise CannotTellError(f"{shown(path)} has tables behind its model, whose end is not told")
 
 
 def _check_numpy(content: Content, head: bytes, path: str) -> None:
