@@ -29,7 +29,16 @@ from flexai.checkpoints.storage.retry import RetryPolicy
 from flexai.checkpoints.training.formats.folder import CheckpointFolder
 from flexai.checkpoints.training.formats.verdict import CannotTellError, NotWholeError
 from tests.checkpoints.samples import checkpoint, file_entry, manifest
-from tests.checkpoints.training.layouts import CONFIG, STATE, index, safetensors, torch_save
+from tests.checkpoints.training.layouts import (
+    CONFIG,
+    DATA,
+    FILES,
+    STATE,
+    index,
+    safetensors,
+    tensorflow_index,
+    torch_save,
+)
 from tests.fuzz.answers import AnsweringServer, answer
 from tests.hostile.paths import GOOD_PATHS, HOSTILE_PATHS
 from tests.hostile.pickles import HOSTILE
@@ -369,6 +378,62 @@ def _(data: bytes) -> object:
 @_parser("zip-directory", lambda: [torch_save()], b"PK\5\6", b"PK\6\7", b"PK\1\2", b"PK\3\4", allowed=())
 def _(data: bytes) -> object:
     return _in_layout("optimizer__pt", data)
+
+
+# Each format that is walked to its end: a file's name, seeds among `layouts.FILES`, and words of the format.
+_WALKED: dict[str, tuple[str, tuple[str, ...], tuple[bytes, ...]]] = {
+    "hdf5": ("a.h5", ("model.weights.h5", "model.hdf5"), (b"\x89HDF\r\n\x1a\n", b"\x08\x08", b"\xff" * 8)),
+    "msgpack": ("a.msgpack", ("flax_model.msgpack",), (b"\xdf\xff\xff\xff\xff", b"\xdc\xff\xff", b"\xc9", b"\xc1")),
+    "ubjson": ("a.ubj", ("model.ubj",), (b"[$d#L", b"{#", b"[#U\xff", b"SL", b"}", b"]")),
+    "tar": ("a.nemo", ("model.nemo",), (b"ustar", b"\x80", b"77777777777\0", bytes(512))),
+    "legacy-torch": ("a.pt", ("old.pth", "model.joblib"), (b"Q", b"X\1\0\0\0a", b"(", b"tQ", b"e.")),
+    "packed-pickle": ("a.joblib", ("packed.joblib",), (b"\x78\x9c", b"\xfd7zXZ\x00", b"BZh9")),
+    "numpy": ("a.npy", ("weights.npy",), (b"'shape': (", b"9" * 50, b"'<f8'")),
+    "lightgbm": ("a.txt", ("model.txt",), (b"\npandas_categorical:", b"end of parameters", b"tree\n")),
+    "catboost": ("a.cbm", ("model.cbm",), (b"CBM1", b"\xff\xff\xff\xff")),
+}
+
+
+def _walked(name: str, file: str, seeds: tuple[str, ...], tokens: tuple[bytes, ...]) -> None:
+    @_parser(name, lambda: [FILES[seed][0]() for seed in seeds], *tokens, allowed=_FLAWS)
+    def _(data: bytes) -> object:
+        from flexai.checkpoints.training.formats.whole_file import check_file
+
+        return check_file(_Files(**{file.replace(".", "__"): data}), file)
+
+
+for _name, (_file, _seeds, _tokens) in _WALKED.items():
+    _walked(_name, _file, _seeds, _tokens)
+
+
+def _indexes() -> list[bytes]:
+    return [(DATA / "tensorflow.index").read_bytes(), tensorflow_index("a", "b/c")]
+
+
+@_parser("tensorflow-index", _indexes, b"\x57\xfb\x80\x8b\x24\x75\x47\xdb", b"\xff" * 9, bytes(5), allowed=_FLAWS)
+def _(data: bytes) -> object:
+    from flexai.checkpoints.training.formats.tensorflow import check_index
+
+    check_index(_Files(**{"a__index": data, "a__data-00000-of-00001": bytes(100)}), "a.index")
+    return "whole"
+
+
+@_parser("saved-model", lambda: [b"\x08\x01\x12\x04\x0a\x02ab"], b"\x12", b"\xff" * 9, b"\x1b", allowed=_FLAWS)
+def _(data: bytes) -> object:
+    from flexai.checkpoints.training.formats.tensorflow import check_saved_model
+
+    check_saved_model(_Files(**{"saved_model__pb": data}), "saved_model.pb")
+    return "whole"
+
+
+@_parser("dcp-metadata", lambda: [(DATA / "dcp-small.metadata").read_bytes()], b"__0_0.distcp", b"../a", allowed=_FLAWS)
+def _(data: bytes) -> object:
+    from flexai.checkpoints.training.formats.pickle_ends import check_dcp_metadata
+
+    folder = _Files(**{"__metadata": data})
+    folder.files = {**folder.files, "__0_0.distcp": 4096}
+    check_dcp_metadata(folder, ".metadata")
+    return "whole"
 
 
 _OPCODES = (

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import struct
+import tarfile
 import tempfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -111,6 +113,65 @@ FILES: dict[str, Callable[[], Iterable[bytes]]] = {
         [struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 0xFFFF, 0xFFFF, len(_ENTRY) * _ENTRIES, 30, 0)],
     ),
 }
+
+
+def _sparse(head: bytes, size: int) -> Iterator[bytes]:
+    """A beginning, and zeros up to a size."""
+    yield head
+    for _ in range(size // _MIB):
+        yield bytes(_MIB)
+
+
+FILES |= {
+    "a.msgpack, lists in lists": lambda: _filled(b"", b"\x91", b"\xc0"),
+    "a.msgpack, small values": lambda: _filled(b"\xdd\x03\xf0\x00\x00", b"\x01", b""),
+    "a.msgpack, a list of four billion": lambda: [b"\xdd\xff\xff\xff\xff"],
+    "a.ubj, lists in lists": lambda: _filled(b"{U\1a", b"[", b""),
+    "a.ubj, small values": lambda: _filled(b"{U\1a[", b"T", b"]}"),
+    "a.h5, an end beyond all": lambda: [b"\x89HDF\r\n\x1a\n\0\0\0\0\0\x08\x08" + b"\xfe" * 80],
+    "a.h5, a signature far behind": lambda: _sparse(b"x", 64 * _MIB),
+    "a.nemo, empty members": lambda: itertools.repeat(_tar_header(0), 130_000),
+    "a.nemo, a member of exabytes": lambda: [_tar_header(2**62), bytes(_MIB)],
+    "a.keras, directory": lambda: itertools.chain(
+        [b"PK\3\4" + bytes(26)],
+        [_ENTRY] * _ENTRIES,
+        [struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 0xFFFF, 0xFFFF, len(_ENTRY) * _ENTRIES, 30, 0)],
+    ),
+    "a.joblib, zeros packed": lambda: [zlib.compress(bytes(_FULL * 8))],
+    "a.pkl, small values": lambda: _filled(b"\x80\2", b"K\0", b"."),
+    "a.npy, a shape of many sides": lambda: [
+        b"\x93NUMPY\2\0" + struct.pack("<L", 60_000),
+        b"{'descr': '<f8', 'fortran_order': False, 'shape': (" + b"9," * 29_900 + b"), }",
+    ],
+    "a.index, one block again and again": lambda: _table_that_repeats(),  # noqa: PLW0108 - it stands below
+}
+
+
+def _tar_header(size: int) -> bytes:
+    member = tarfile.TarInfo("a")
+    member.size = size
+    return member.tobuf(tarfile.GNU_FORMAT)
+
+
+def _table_that_repeats() -> Iterator[bytes]:
+    """A table of LevelDB whose index names one large block many times."""
+    entries = b"".join(bytes((0, 1, 9)) + b"a" + bytes(9) for _ in range(300_000))
+    block = entries + struct.pack("<2L", 0, 1) + bytes(5)
+    handle = _varint(0) + _varint(len(block) - 5)
+    many = b"".join(bytes((0, 1, len(handle))) + b"~" + handle for _ in range(100_000))
+    index = many + struct.pack("<2L", 0, 1) + bytes(5)
+    yield block
+    yield index
+    footer = (_varint(len(block)) + _varint(len(index) - 5)) * 2
+    yield footer.ljust(40, b"\0") + struct.pack("<Q", 0xDB4775248B80FB57)
+
+
+def _varint(number: int) -> bytes:
+    found = b""
+    while number > 0x7F:
+        found += bytes((number & 0x7F | 0x80,))
+        number >>= 7
+    return found + bytes((number,))
 
 
 def _sized(document: Iterable[bytes]) -> Iterator[bytes]:
