@@ -392,3 +392,35 @@ def test_the_metadata_of_dcp_says_whether_optimizer_state_is_there(tmp_path: Pat
 
 def saved(state: object) -> bytes:
     return archive({"ckpt/data.pkl": pickle.dumps(state, 2), "ckpt/version": b"3\n"})
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"model.fp16.safetensors": safetensors(w=1)},
+        {"pytorch_model.fp16.bin": torch_save},
+        {
+            "model.fp16-00001-of-00001.safetensors": safetensors(w=1),
+            "model.safetensors.index.fp16.json": index(w="model.fp16-00001-of-00001.safetensors"),
+        },
+    ],
+)
+def test_a_variant_of_a_model_is_ready_for_inference(tmp_path: Path, files: dict[str, Content]) -> None:
+    folder = write(tmp_path / "c", files | {"config.json": CONFIG})
+    assert facts(folder).inference_ready
+    (folder / "config.json").unlink()
+    assert not facts(folder).inference_ready
+
+
+def test_a_pipeline_of_diffusers_is_ready_for_inference_where_its_parts_are_whole(tmp_path: Path) -> None:
+    index_of_parts = {
+        "_class_name": "StableDiffusionPipeline",
+        "_diffusers_version": "0.35.0",
+        "vae": ["diffusers", "V"],
+    }
+    vae: dict[str, Content] = {"vae/config.json": "{}", "vae/diffusion_pytorch_model.safetensors": safetensors(w=4)}
+    folder = write(tmp_path / "c", {"model_index.json": index_of_parts, **vae})
+    told = facts(folder)
+    assert (told.model, told.version, told.inference_ready) == ("StableDiffusionPipeline", "0.35.0", True)
+    (folder / "vae" / "diffusion_pytorch_model.safetensors").write_bytes(safetensors(w=4)[:-1])
+    assert not facts(folder).inference_ready

@@ -9,7 +9,14 @@ from typing import Any
 
 from flexai.checkpoints.choosing import losses_of
 from flexai.checkpoints.models import MOST_METRICS, TrainingFacts
-from flexai.checkpoints.training.completeness.by_format import TRAINER_STATE, FileRole, Survey, deepspeed_tag, role_of
+from flexai.checkpoints.training.completeness.survey import (
+    MODEL_INDEX,
+    TRAINER_STATE,
+    FileRole,
+    Survey,
+    deepspeed_tag,
+    role_of,
+)
 from flexai.checkpoints.training.formats.folder import CheckpointFolder, read_exactly
 from flexai.checkpoints.training.formats.json_object import finite, is_number, read_object, whole_number
 from flexai.checkpoints.training.formats.logged import measured, metrics_by_step
@@ -73,7 +80,10 @@ def read_facts(folder: CheckpointFolder) -> TrainingFacts:
     state = _document(survey, TRAINER_STATE)
     config = _document(survey, "config.json")
     architectures = _architectures(config)
-    version = config.get("transformers_version")
+    pipeline = _document(survey, MODEL_INDEX)
+    if isinstance(name := pipeline.get("_class_name"), str):
+        architectures = [name]
+    version = config.get("transformers_version", pipeline.get("_diffusers_version"))
     inference_missing = _inference_missing(survey, config, architectures)
     resumable, resumable_missing = _fitness(survey, states)
     step = _step(survey, state, states)
@@ -273,6 +283,8 @@ def _architectures(config: Mapping[str, Any]) -> list[str]:
 
 
 def _inference_missing(survey: Survey, config: Mapping[str, Any], architectures: list[str]) -> list[str]:
+    if MODEL_INDEX in survey.files:
+        return survey.torn  # a pipeline of diffusers, whose parts it names
     names = [*WEIGHTS_NAMES, *filter(_VARIANT.fullmatch, survey.files)]
     weights = next((path for path in names if path in survey.files), None)
     if weights is None and "adapter_config.json" in survey.files:
