@@ -85,6 +85,7 @@ def train_push_export(training: TrainingSpec, push: PushSpec = _BEST, export: Ex
         env=_environment(training),
         reuse_succeeded=True,
         grace=span_of(training.grace),
+        strict=training.strict,
     )
     selected = select_checkpoints(list_training_checkpoints(job), push, job=job)
     names = name_checkpoints(selected, push, job=job)

@@ -92,6 +92,11 @@ class TrainingSpec(Form):
         examples=[{"HF_TOKEN": "hf-token"}],
         json_schema_extra=_VARIABLES,
     )
+    strict: bool = Field(
+        default=False,
+        title="Strict",
+        description="Fail where the command succeeded, but a version of a checkpoint was lost before it was stored.",
+    )
     grace: Span = Field(
         default="",
         title="Grace",

@@ -158,6 +158,12 @@ class Reporter:
                     logger=self._logger,
                 )
 
+    def lost(self, job: TrainingJob, lost: int) -> None:
+        """Versions of a job's checkpoints are lost, so many in this attempt."""
+        with self._forgiving() as works:
+            if works:
+                events.emit_lost(job, lost, store_id=self._system.store_id, store=self._store)
+
     def job_ended(self, job_id: str) -> None:
         """A training job has ended: its page, with a chart where there are two losses to draw, and its lineage."""
         with self._forgiving() as works:

@@ -27,6 +27,7 @@ AVAILABLE = "flexai.checkpoint.available"
 EXPORTED = "flexai.checkpoint.exported"
 FAILED = "flexai.checkpoint.failed"
 DELETED = "flexai.checkpoint.deleted"
+LOST = "flexai.job.lost"
 CORRUPTION = "flexai.store.corruption"
 
 Resource: TypeAlias = dict[str, str]
@@ -118,6 +119,31 @@ def emit_corruption(system: System, damaged: Sequence[Damage]) -> None:
                 }
                 for damage in damaged[:_MAX_DAMAGE]
             ],
+        },
+    )
+
+
+def emit_lost(job: TrainingJob, lost: int, *, store_id: str, store: str) -> None:
+    """Send an event about versions of checkpoints that an attempt has lost: they were whole once."""
+    emit(
+        LOST,
+        {
+            "prefect.resource.id": f"flexai.job.{job.id}",
+            "prefect.resource.name": job.name,
+            "name": job.name,
+            "status": str(job.status),
+            "lost": str(lost),
+            "owner": job.creator_user_id,
+            "organization": job.owner_org_id,
+        },
+        related=[store_resource(store_id, store) | {"prefect.resource.role": "store"}],
+        payload={
+            "job": job.name,
+            "jobID": job.id,
+            "attempt": job.attempt,
+            "lost": lost,
+            "lostInAll": job.lost,
+            "reason": job.reason[:_MAX_TEXT],
         },
     )
 

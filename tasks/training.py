@@ -22,6 +22,7 @@ from flexai.checkpoints.catalog.jobs import parse_job_reference
 from flexai.checkpoints.documents import Document, captured_list_document
 from flexai.checkpoints.errors import InterruptedByUserError, JobFailedError
 from flexai.checkpoints.models import Checkpoint, CheckpointStatus, JobStatus, TrainingJob, now
+from flexai.checkpoints.names import parse_name
 from flexai.checkpoints.service.inspect import inspect_training
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.service.training import capture_left, captured_document, delete_job
@@ -105,6 +106,8 @@ def run_training(request: TrainingRequest) -> Document:
         reporter = Reporter(system, logger)
         logger.info("training job %r: %s", request.name, shlex.join(request.command))
         began = now()
+        known = system.catalog.jobs.find(parse_name(request.name, what="training job name"))
+        lost_before = 0 if known is None else known.lost
         try:
             with Aside(logger) as aside:
                 job = run_command(
@@ -120,6 +123,8 @@ def run_training(request: TrainingRequest) -> Document:
         was_run = job.ended_at is None or job.ended_at >= began
         if was_run:
             _tell_failures(system, reporter, job, began)
+            if job.lost > lost_before:
+                reporter.lost(job, job.lost - lost_before)
             reporter.job_ended(job.id)
         if job.status is JobStatus.STOPPED:
             _pass_on_signal(job.reason)

@@ -149,6 +149,7 @@ OPERATIONS = [
                 env={"A": "b"},
                 secrets={},
                 grace="2m",
+                strict=True,
             )
         ],
         without={

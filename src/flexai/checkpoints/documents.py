@@ -210,6 +210,7 @@ def captured_list_document(rows: Iterable[ListedCheckpoint]) -> list[Document]:
             "protected": row.is_protected,
             "metrics": dict(row.metrics),
             "bestBy": row.best_by,
+            "pointers": list(row.pointers),
         }
         for row in rows
     ]
@@ -248,6 +249,11 @@ def job_document(job: TrainingJob) -> Document:
         },
         "status": {"lost": job.lost},
     }
+
+
+def lost_versions(count: int) -> str:
+    """Say how many versions of checkpoints are lost: whole once, and not kept."""
+    return "1 version of a checkpoint is lost" if count == 1 else f"{count} versions of checkpoints are lost"
 
 
 def job_list_document(jobs: Iterable[TrainingJob]) -> list[Document]:

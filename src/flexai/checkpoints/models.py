@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -227,6 +227,7 @@ class ListedCheckpoint(NamedTuple):
     resumable: bool | None = None
     metrics: Mapping[str, float] = MappingProxyType({})
     best_by: str = ""
+    pointers: Sequence[str] = ()
 
     @property
     def title(self) -> str:

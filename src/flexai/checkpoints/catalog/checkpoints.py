@@ -62,13 +62,13 @@ _CREATED_AT = 6
 _LISTED = f"""
     SELECT c.id, c.kind, c.name, COALESCE(j.name, ''), c.status, c.reason, c.size, c.file_count, c.created_at,
         c.updated_at, c.deleted_at, c.is_protected, c.node, c.step, c.train_loss, c.eval_loss, c.model, c.version,
-        c.inference_ready, c.resumable, c.metrics, c.best_by, c.resumable_unknown,
+        c.inference_ready, c.resumable, c.metrics, c.best_by, c.pointers, c.resumable_unknown,
         {_LEASE}
     FROM checkpoints c LEFT JOIN jobs j ON j.id = c.job_id
 """
 """Checkpoints ``c`` with the fields of ``ListedCheckpoint`` and their leases; a WHERE can follow."""
-_METRICS_AT = ListedCheckpoint._fields.index("metrics")
-"""The place of that column there."""
+_METRICS_AT, _POINTERS_AT = map(ListedCheckpoint._fields.index, ("metrics", "pointers"))
+"""The places of those columns there."""
 
 
 class Checkpoints:
@@ -700,6 +700,7 @@ def _listed(row: Sequence[Any]) -> ListedCheckpoint:
         inference_ready=bool(found.inference_ready),
         resumable=_is_resumable(found.resumable, is_unknown),
         metrics=json.loads(row[_METRICS_AT]),
+        pointers=tuple(json.loads(row[_POINTERS_AT])),
     )
 
 

@@ -32,6 +32,7 @@ class TrainingRequest:
             pydantic ``SecretStr``. They are stored nowhere: the catalog keeps only the names.
         output_dir: Where the command writes its checkpoints: empty, not there yet, or that of the job's last attempt. A
             folder of the job's own where left out. ``~`` is the home directory.
+        strict: Fail the job of a command that succeeded where a version of a checkpoint was lost.
         reuse_succeeded: Return a job of this name that has succeeded already, instead of refusing it.
         grace: How long the command may take to save and end once it was told to, before it is killed; the setting
             ``grace`` where left out.
@@ -47,6 +48,7 @@ class TrainingRequest:
     env: Mapping[str, str | SecretText] | None = field(default=None, repr=False)
     output_dir: str = ""
     reuse_succeeded: bool = False
+    strict: bool = False
     grace: timedelta | None = None
 
     def __post_init__(self) -> None:

@@ -24,6 +24,7 @@ _TITLES = (
     "TIMESTAMP",
 )
 _RIGHT = frozenset({3, 4, 5})
+_MOST_POINTERS = 3
 _RESUMABLE = {True: "true", False: "false", None: "unknown"}
 
 
@@ -35,8 +36,8 @@ def checkpoints(reference: str, as_json: bool) -> None:
 
     In the order of their capture, also while the job is running. The one that the output directory itself is
     has the name "." here and "" in JSON. Where the terminal has room, it is followed by whether a training can go
-    on from each, which cannot always be told, and by their other metrics, first what the trainer chooses by;
-    JSON has all of them.
+    on from each, which cannot always be told, by what the trainer has pointing at it (latest, last.ckpt), and by
+    their other metrics, first what the trainer chooses by; JSON has all of them.
 
     \b
     flexai training checkpoints my-run
@@ -63,6 +64,8 @@ def _table(rows: Sequence[ListedCheckpoint]) -> str:
     from flexai.cli.tables import box_table, with_room_for
 
     more = [["RESUMABLE", *(_RESUMABLE[row.resumable] for row in rows)]]
+    if any(row.pointers for row in rows):
+        more.append(["POINTERS", *(_pointers(row.pointers) for row in rows)])
     more += [
         [printable(name, keep=""), *(_loss(row.metrics.get(name)) for row in rows)] for name in metric_columns(rows)
     ]
@@ -86,6 +89,13 @@ def _table(rows: Sequence[ListedCheckpoint]) -> str:
         more,
     )
     return box_table(titles, cells, right=_RIGHT | set(range(len(_TITLES) + 1, len(titles))))
+
+
+def _pointers(pointers: Sequence[str]) -> str:
+    from flexai.checkpoints.names import printable
+
+    shown = ", ".join(printable(one, keep="") for one in pointers[:_MOST_POINTERS])
+    return shown + (f" and {len(pointers) - _MOST_POINTERS} more" if len(pointers) > _MOST_POINTERS else "") or "-"
 
 
 def _loss(loss: float | None) -> str:

@@ -61,6 +61,11 @@ if TYPE_CHECKING:
     help="How long the command may take to save and end after TERM, INT or a stop: 90s, 2m. The setting grace by"
     " default.",
 )
+@click.option(
+    "--strict",
+    is_flag=True,
+    help="Exit with 1 where the command succeeded, but a version of a checkpoint was lost or could not be stored.",
+)
 @track_option
 def run(track: bool | None, env: tuple[str, ...], grace: str, **options: Any) -> None:
     """Run a training command and capture its checkpoints.
@@ -79,31 +84,41 @@ def run(track: bool | None, env: tuple[str, ...], grace: str, **options: Any) ->
     """
     request = TrainingRequest(env=_parse_env(env), grace=read_duration("--grace", grace) if grace else None, **options)
     from flexai.checkpoints.catalog.catalog import Catalog
-    from flexai.checkpoints.catalog.jobs import parse_job_reference
+    from flexai.checkpoints.documents import lost_versions
+    from flexai.checkpoints.service.inspect import inspect_training
     from flexai.checkpoints.training.runner import pass_through
 
-    failure = None
+    failure = document = None
+    run_it = partial(_run, request)
     try:
-        run_operation(track, "run_training", request, partial(_run, request), only_notes=True, on_output=pass_through)
+        document = run_operation(track, "run_training", request, run_it, only_notes=True, on_output=pass_through)
     except JobFailedError as error:
         # For the task run that is a failure; here the command's own exit code says it.
         failure = error
-    with Catalog.look() as catalog:
-        job = catalog.jobs.get(parse_job_reference(request.name))
-    if failure is not None and job.exit_code is None:
+    if document is None:
+        with Catalog.look() as catalog:
+            document = inspect_training(catalog, request.name)
+    runtime, lost = document["runtime"], document["status"]["lost"]
+    status, exit_code = runtime["status"], runtime["exitCode"]
+    if failure is not None and exit_code is None:
         raise failure
     # What comes after the first reason has been said while the command ran.
-    first_reason = job.reason.partition("; ")[0]
-    terminal.say(f"training job {job.name!r} {job.status}" + (f": {first_reason}" if first_reason else ""))
-    terminal.hint(f"flexai training checkpoints {job.name} lists what it wrote")
+    said = [runtime["reason"].partition("; ")[0]]
+    if lost and "lost" not in said[0]:
+        said.append(lost_versions(lost))
+    terminal.say(": ".join(filter(None, [f"training job {request.name!r} {status}", "; ".join(filter(None, said))])))
+    terminal.hint(f"flexai training checkpoints {request.name} lists what it wrote")
     # The command's own, also after a stop that it has answered by saving, and where a checkpoint could not be stored.
-    raise click.exceptions.Exit(int(job.status != "succeeded") if job.exit_code is None else job.exit_code)
+    has_failed = int(status != "succeeded")
+    code = has_failed if exit_code is None else exit_code
+    raise click.exceptions.Exit(code or has_failed if request.strict and status != "stopped" else code)
 
 
 def _run(request: TrainingRequest, system: System, progress: Progress) -> Document:
+    from flexai.checkpoints.documents import job_document
     from flexai.checkpoints.service.training import run_training
 
-    return {"name": run_training(system, request, progress=progress).name}
+    return job_document(run_training(system, request, progress=progress))
 
 
 def _parse_env(pairs: Sequence[str]) -> dict[str, str]:

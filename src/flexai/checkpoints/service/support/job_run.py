@@ -11,6 +11,7 @@ from pathlib import Path
 
 from flexai.checkpoints.catalog.jobs import BegunJob
 from flexai.checkpoints.choosing import Choice
+from flexai.checkpoints.documents import lost_versions
 from flexai.checkpoints.errors import (
     CheckpointError,
     ConflictError,
@@ -80,6 +81,8 @@ class JobPlan:
     output_dir: Path | None
     grace: float
     """Seconds that the command has to end in once it was told to."""
+    is_strict: bool = False
+    """Whether a version of a checkpoint that is lost fails the job."""
 
     @classmethod
     def of(cls, system: System, request: TrainingRequest) -> JobPlan:
@@ -105,6 +108,7 @@ class JobPlan:
             env=request.environment(),
             output_dir=_check_output(system, parsed, request.output_dir) if request.output_dir else None,
             grace=(system.settings.grace if request.grace is None else request.grace).total_seconds(),
+            is_strict=request.strict,
         )
 
     def begin(self, system: System) -> BegunJob:
@@ -266,6 +270,8 @@ class Attempt:
 
     def _tell_left(self, report: CaptureReport) -> None:
         self._lost = len(report.lost)
+        if self._lost:
+            self._tell(lost_versions(self._lost))
         if report.uncaptured and not self._places.is_users_output:
             self._remark(f"what was not captured is kept in {self._places.output}")
         if report.is_pinned:
@@ -306,6 +312,9 @@ class Attempt:
         elif report.failures:
             status = JobStatus.FAILED
             reasons.insert(0, NOT_STORED)
+        elif report.lost and self._request.is_strict:
+            status = JobStatus.FAILED
+            reasons.insert(0, f"the command succeeded, but {lost_versions(len(report.lost))}")
         return status, _joined(reasons)
 
     def _store_log(self) -> None:
