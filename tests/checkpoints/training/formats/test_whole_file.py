@@ -225,6 +225,21 @@ def test_catboosts_tables_behind_a_model_tell_no_end() -> None:
     assert judged("a.cbm", b"CBM1" + struct.pack("<L", len(core)) + core) == "cannot tell"
 
 
+def test_arrays_one_behind_the_other_may_get_more() -> None:
+    one = FILES["weights.npy"][0]()
+    assert judged("a.eqx", one) == "whole"
+    assert judged("a.eqx", one + one) == "cannot tell"
+    assert judged("a.eqx", one + one[:-1]) == "torn"
+    assert judged("a.eqx", one + one[:5]) == "torn"
+    assert judged("a.npy", one + b"text") == "cannot tell"
+
+
+def test_a_booster_is_known_by_what_it_begins_with() -> None:
+    whole = FILES["model.ubj"][0]()
+    assert judged("xgboost.model", whole) == "whole"
+    assert judged("xgboost.model", whole[:-1]) == "torn"
+
+
 @pytest.mark.parametrize(
     ("files", "verdict"),
     [

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 import re
-import struct
 
 from flexai.checkpoints.training.formats.archives import check_archive
 from flexai.checkpoints.training.formats.content import Content, content_of
@@ -26,6 +25,7 @@ from flexai.checkpoints.training.formats.verdict import CannotTellError, NotWhol
 
 _HEAD = 512
 _TAIL = 64 * 1024
+_MAX_ARRAYS = 1_000
 _COMPRESSED: tuple[tuple[bytes, str], ...] = (
     (b"\x1f\x8b", "gzip"),
     (b"BZh", "bz2"),
@@ -42,6 +42,7 @@ _COMPRESSED_PICKLES: tuple[tuple[bytes, str], ...] = (
 _ZIP = b"PK\x03\x04"
 _NUMPY = b"\x93NUMPY"
 _CATBOOST = b"CBM1"
+_XGBOOST = b"{L" + (7).to_bytes(8, "big") + b"learner"
 _LIGHTGBM = b"tree\n"
 _MAGICS = (SIGNATURE, _NUMPY, _CATBOOST, _LIGHTGBM, b"\x80\x02")
 _FLAX_NAME = re.compile(r"checkpoint_\d+")
@@ -79,7 +80,7 @@ def check_file(folder: CheckpointFolder, path: str) -> str:
     if name.endswith(".msgpack"):
         check_msgpack(content, path)
         return "msgpack"
-    if name.endswith(".ubj"):
+    if name.endswith(".ubj") or head.startswith(_XGBOOST):
         check_ubjson(content, path)
         return "ubjson"
     if _ZIP.startswith(head[:4]):
@@ -107,7 +108,7 @@ def _check_by_head(content: Content, head: bytes, path: str, name: str) -> str:
         _check_catboost(content, path)
         return "catboost"
     if head.startswith(_NUMPY):
-        _check_numpy(content, head, path)
+        _check_numpy(content, path)
         return "numpy"
     if _FLAX_NAME.fullmatch(name):
         check_msgpack(content, path)
@@ -148,19 +149,36 @@ def _check_catboost(content: Content, path: str) -> None:
         raise CannotTellError(f"{shown(path)} has tables behind its model, whose end is not told")
 
 
-def _check_numpy(content: Content, head: bytes, path: str) -> None:
-    """A header that tells the shape, and then the numbers (`numpy/lib/format.py`)."""
+def _check_numpy(content: Content, path: str) -> None:
+    """A header that tells the shape, and then the numbers (`numpy/lib/format.py`).
+
+    Equinox writes one array behind the other (`equinox/_serialisation.py`): no end of the last one is the file's.
+    """
+    position = count = 0
+    while position < content.size and count < _MAX_ARRAYS:
+        position = _array_end(content, position, path)
+        count += 1
+    if position > content.size:
+        raise NotWholeError(f"{shown(path)} is shorter than its header says")
+    if count > 1:
+        raise CannotTellError(f"{shown(path)} holds several arrays, and may get more")
+
+
+def _array_end(content: Content, start: int, path: str) -> int:
+    """Where the array that begins at `start` ends, as its header says."""
+    head = content.read(start, 12)
+    if not head.startswith(_NUMPY):
+        if _NUMPY.startswith(head):
+            raise NotWholeError(f"{shown(path)} ends inside a header")
+        raise CannotTellError(f"{shown(path)} goes on behind its array")
     wide = head[6:7] != b"\x01"
     begin = 12 if wide else 10
-    if len(head) < begin:
-        raise NotWholeError(f"{shown(path)} ends inside its header")
-    length = struct.unpack_from("<L" if wide else "<H", head, 8)[0]
-    if content.size < begin + length:
-        raise NotWholeError(f"{shown(path)} ends inside its header")
-    header = _NUMPY_HEADER.fullmatch(content.read(begin, min(length, _TAIL)))
+    length = int.from_bytes(head[8:begin], "little")
+    if len(head) < begin or start + begin + length > content.size:
+        raise NotWholeError(f"{shown(path)} ends inside a header")
+    header = _NUMPY_HEADER.fullmatch(content.read(start + begin, min(length, _TAIL)))
     if header is None:
         raise CannotTellError(f"{shown(path)} holds no plain array")
     sides = [int(side) for side in header[2].replace(b",", b" ").split()]
     width = int(header[1]) * (4 if b"U" in header[0][:20] else 1)
-    if begin + length + math.prod(sides) * width != content.size:
-        raise NotWholeError(f"{shown(path)} is not as long as its header says")
+    return start + begin + length + math.prod(sides) * width
