@@ -148,7 +148,10 @@ class NameTakenError(AlreadyExistsError):
 class JobExistsError(AlreadyExistsError):
     """The name belongs to a job that has succeeded, which the caller may take instead of running it again."""
 
-    default_hint = "use another name, or delete the old job first: flexai training delete NAME"
+    default_hint = (
+        "use another name, go on from its latest checkpoint with --checkpoint latest, or delete it first: flexai"
+        " training delete NAME"
+    )
 
     def __init__(self, existing: TrainingJob) -> None:
         super().__init__(f"training job {existing.name!r} has already succeeded")

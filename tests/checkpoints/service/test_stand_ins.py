@@ -31,6 +31,9 @@ def _lightning(*steps: int) -> list[tuple[str, Files]]:
     return [(name, {name: lightning_file(step)}) for step, name in names.items()]
 
 
+_FOURTH = "epoch=4-step=4.ckpt"
+
+
 def _orbax(step: int) -> Files:
     return {
         "default/_METADATA": b"{}",
@@ -68,7 +71,7 @@ for step in range(1, 5):
     (output() / f"epoch={step - 2}-step={step - 2}.ckpt").unlink(missing_ok=True)
     time.sleep(PAUSE)
 """,
-        _lightning(1, 2, 3, 4),
+        [*_lightning(1, 2, 3), (_FOURTH, {_FOURTH: lightning_file(4), "last.ckpt": b"-> a link"})],
         [1, 2, 3, 4],
     ),
     "nanoGPT, one file that each save writes over, and a failure": StandIn(

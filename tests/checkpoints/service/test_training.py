@@ -128,6 +128,13 @@ def test_output_passes_through_to_our_own_streams(machine: Machine, capfd: pytes
     assert capfd.readouterr() == ("to out\n", "to err\n")
 
 
+def test_a_job_that_has_succeeded_goes_on_from_its_latest_checkpoint(machine: Machine) -> None:
+    run(machine, "save(output() / 'checkpoint-1', trainer_files(1))")
+    job = run(machine, "save(output() / 'checkpoint-2', trainer_files(2))", checkpoint="latest")
+    assert (job.attempt, job.status, job.input_checkpoint_name) == (2, JobStatus.SUCCEEDED, "checkpoint-1")
+    assert [name for name, _ in contents(machine)] == ["checkpoint-1", "checkpoint-2"]
+
+
 def test_a_job_that_has_succeeded_is_not_run_again(machine: Machine) -> None:
     job = run(machine, "print('once')")
     with pytest.raises(JobExistsError):

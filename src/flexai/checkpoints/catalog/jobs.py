@@ -67,11 +67,12 @@ class Jobs:
         env_names: Sequence[str],
         layout: Layout,
         code_commit: str = "",
+        goes_on: bool = False,
     ) -> BegunJob:
-        """Take a name for a new job, or begin the next attempt of the unsuccessful job that holds it.
+        """Take a name for a new job, or begin the next attempt of the job that holds it.
 
-        Raises JobExistsError where the name's job has succeeded, ConflictError where it is running or another
-        owner's.
+        Raises JobExistsError where the name's job has succeeded and this attempt does not go on from what it wrote
+        (``goes_on``), ConflictError where it is running or another owner's.
         """
         lease = Lease.new()
         job_id = new_id()
@@ -98,6 +99,7 @@ class Jobs:
                 env_names=env_names,
                 layout=layout,
                 code_commit=code_commit,
+                goes_on=goes_on,
             )
 
     def _begin_next(
@@ -110,13 +112,14 @@ class Jobs:
         env_names: Sequence[str],
         layout: Layout,
         code_commit: str,
+        goes_on: bool,
     ) -> BegunJob:
         row = self._find("j.name_key = :key", key=name_key(name))
         busy = ConflictError(f"training job {name!r} is being started or deleted by another process")
         if row is None:
             raise busy  # deleted between the two statements
         previous = job_of(row)
-        if previous.status is JobStatus.SUCCEEDED:
+        if previous.status is JobStatus.SUCCEEDED and not goes_on:
             raise JobExistsError(previous)
         if previous.creator_user_id != owner.user_id:
             raise ConflictError(f"training job {name!r} belongs to another owner", hint="use another name")

@@ -119,7 +119,7 @@ class OutputCapture:
             self._watching.result()
         report = _report(self._watch, self._storing, self._pins)
         self._watch.release()
-        self._storing.release_lost(self._output)
+        self._storing.release_refused(self._output)
         self._pins.remove_empty()
         return replace(report, is_pinned=self._pins.folder.exists())
 
@@ -246,7 +246,7 @@ class _Storing:
         """Files that hold only what another checkpoint holds, and its name."""
         self.failures: list[str] = []
         self.lost: list[str] = []
-        self._given_up: list[Found] = []
+        self._refused: list[Found] = []
 
     def add(self, found: Found) -> None:
         """Store a checkpoint when its turn comes; what its trainer may write over is copied before."""
@@ -280,9 +280,9 @@ class _Storing:
         for executor in (self._securer, self._executor):
             executor.shutdown(wait=False, cancel_futures=True)
 
-    def release_lost(self, output: Path) -> None:
-        """Remove the pins of what was not stored, except where they are all that is left of it."""
-        for found in self._given_up:
+    def release_refused(self, output: Path) -> None:
+        """Remove the pins of what no store would take, except where they are all that is left of it."""
+        for found in self._refused:
             if found.is_still_in(output):
                 found.pins.release()
 
@@ -298,8 +298,7 @@ class _Storing:
         is_secured = found.secured is None or found.secured.result()
         found.fate = self._try_to_store(found) if is_secured else Fate.CHANGED
         if found.fate is Fate.LOST:
-            self._given_up.append(found)
-            return
+            return  # its pins stay for another try
         if found.fate is Fate.STORED:
             self.stored |= found.originals
         found.pins.release()
@@ -322,6 +321,7 @@ class _Storing:
                 failure = error
             except UsageError as error:
                 self.note(f"{found.title} cannot be captured: {error.message}")
+                self._refused.append(found)
                 return Fate.LOST
             except CheckpointError as error:
                 return self._fail(found, error)

@@ -58,8 +58,13 @@ class Pins:
 
     def remove(self) -> None:
         """Remove every pin and the folder. Raises OSError."""
+        # Under another name first: a set of which half is left might look whole to a process that comes after a kill.
+        gone = self.folder.with_name(f"{self.folder.name}.gone")
         with contextlib.suppress(FileNotFoundError):
-            shutil.rmtree(self.folder)
+            shutil.rmtree(gone)
+        with contextlib.suppress(FileNotFoundError):
+            self.folder.rename(gone)
+            shutil.rmtree(gone)
 
     def remove_empty(self) -> None:
         """Remove the folder unless something is still pinned."""

@@ -17,7 +17,7 @@ MAX_FILES = 500
 
 
 @dataclass(frozen=True, slots=True)
-class Unit:
+class Bundle:
     """What stays together: one file, or files that may be equal, of which the second finds the first one's content."""
 
     paths: tuple[str, ...]
@@ -57,45 +57,46 @@ def one_shard(sizes: Sequence[int]) -> int:
     return max(1, sum(sizes)) + len(sizes)
 
 
-def cut(units: Iterable[Unit], target: int) -> list[Cut]:
+def cut(bundles: Iterable[Bundle], target: int) -> list[Cut]:
     """Cut a transfer into shards of about ``target`` bytes (``shard_target``), the largest first.
 
-    Small units are put together in the order they come in; one that is larger than a shard is cut between its
+    Small bundles are put together in the order they come in; one that is larger than a shard is cut between its
     parts, or stands alone where it may not be cut.
     """
     cuts: list[Cut] = []
-    group: list[Unit] = []
+    group: list[Bundle] = []
     weight = 0
 
     def close() -> None:
         if group:
-            paths = tuple(path for unit in group for path in unit.paths)
-            cuts.append(Cut(paths, sum(unit.size for unit in group)))
+            paths = tuple(path for bundle in group for path in bundle.paths)
+            cuts.append(Cut(paths, sum(bundle.size for bundle in group)))
 
-    for unit in units:
-        if unit.size > target:
-            cuts.extend(_pieces(unit, target))
+    for bundle in bundles:
+        if bundle.size > target:
+            cuts.extend(_pieces(bundle, target))
             continue
-        heavy = max(unit.size, len(unit.paths) * target // MAX_FILES)
+        heavy = max(bundle.size, len(bundle.paths) * target // MAX_FILES)
         if group and weight + heavy > target:
             close()
             group, weight = [], 0
-        group.append(unit)
+        group.append(bundle)
         weight += heavy
     close()
     return sorted(cuts, key=lambda cut: -cut.size)
 
 
-def _pieces(unit: Unit, target: int) -> list[Cut]:
-    if not unit.part_size:
-        return [Cut(unit.paths, unit.size)]
-    parts = -(-unit.size // unit.part_size)
-    shards = min(parts, -(-unit.size // target))
+def _pieces(bundle: Bundle, target: int) -> list[Cut]:
+    if not bundle.part_size:
+        return [Cut(bundle.paths, bundle.size)]
+    parts = -(-bundle.size // bundle.part_size)
+    shards = min(parts, -(-bundle.size // target))
     if shards < 2:
-        return [Cut(unit.paths, unit.size)]
+        return [Cut(bundle.paths, bundle.size)]
     # As even as whole parts allow.
+    size = bundle.part_size
     edges = [1 + parts * number // shards for number in range(shards + 1)]
     return [
-        Cut(unit.paths, min((end - 1) * unit.part_size, unit.size) - (first - 1) * unit.part_size, range(first, end))
+        Cut(bundle.paths, min((end - 1) * size, bundle.size) - (first - 1) * size, range(first, end))
         for first, end in pairwise(edges)
     ]

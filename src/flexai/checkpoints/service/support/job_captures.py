@@ -27,6 +27,8 @@ OnCaptured: TypeAlias = Callable[[Checkpoint], None]
 
 _POINTER = re.compile(r"(?:.*[-_.])?(?:(?P<last>last|latest)|best|newest|current|final)(?:[-_.].*)?", re.IGNORECASE)
 """Names of files that may be copies of a checkpoint beside them; the last one even where its bytes differ."""
+_MOST_COMPARED = 32
+"""Versions, the latest first, with which a file of such a name is compared: the original may be written over by now."""
 
 
 class JobCaptures:
@@ -42,6 +44,8 @@ class JobCaptures:
         self._on_captured = on_captured
         self._whose = whose
         self._captured: dict[str, Checkpoint] = {}
+        self._versions: list[Checkpoint] = []
+        """All of them, in the order of their capture."""
         self._failed: set[str] = set()
         self.count = 0
         """How many checkpoints were stored."""
@@ -50,7 +54,7 @@ class JobCaptures:
         """Take in what the job has captured before, so that it is not captured again, and what has failed."""
         for checkpoint in self._system.catalog.checkpoints.of_job(self.job.id):
             if checkpoint.status is CheckpointStatus.AVAILABLE:
-                self._captured[checkpoint.name] = checkpoint
+                self._remember(checkpoint)
             elif checkpoint.status is CheckpointStatus.FAILED:
                 self._failed.add(checkpoint.name)
 
@@ -84,7 +88,7 @@ class JobCaptures:
             self._failed.add(found.name)
             raise
         self.count += 1
-        self._captured[found.name] = checkpoint
+        self._remember(checkpoint)
         if found.name in self._failed:
             self._delete(
                 checkpoint
@@ -99,6 +103,10 @@ class JobCaptures:
     def remove_cut_off(self) -> None:
         """Delete what is left of captures whose process died."""
         self._delete(self._system.catalog.checkpoints.cut_off(self.job.id))
+
+    def _remember(self, checkpoint: Checkpoint) -> None:
+        self._captured[checkpoint.name] = checkpoint
+        self._versions.append(checkpoint)
 
     def _capture(self, found: Found, facts: TrainingFacts) -> Checkpoint:
         return capture(
@@ -118,10 +126,8 @@ class JobCaptures:
         if named is None or list(found.stamps) != [path]:
             return None
         place = posixpath.dirname(found.name)
-        beside = [
-            one for name, one in self._captured.items() if posixpath.dirname(name) == place and name != found.name
-        ]
-        for one in reversed(beside):
+        beside = [one for one in self._versions if posixpath.dirname(one.name) == place and one.name != found.name]
+        for one in beside[: -_MOST_COMPARED - 1 : -1]:
             if named["last"] and facts.step is not None and facts.step == one.facts.step:
                 return one.name
             its_path = posixpath.basename(one.name)

@@ -125,6 +125,8 @@ class JobPlan:
             env_names=tuple(self.env),
             layout=layout,
             code_commit=find_code_commit(Path.cwd()),
+            # More epochs, say: the command begins where the job had ended.
+            goes_on=Choice.read(self.checkpoint) is not None,
         )
 
 

@@ -25,7 +25,7 @@ from flexai.checkpoints.storage.protocol import ObjectInfo, PartReceipt
 from flexai.checkpoints.transfer.dedup import can_be_copied, find_known, is_one_service
 from flexai.checkpoints.transfer.digest import Part, digest_blocks, join_parts, parts_of
 from flexai.checkpoints.transfer.export import aborted_on_error, complete
-from flexai.checkpoints.transfer.shard_plan import Cut, Unit, cut, one_shard, shard_target
+from flexai.checkpoints.transfer.shard_plan import Bundle, Cut, cut, one_shard, shard_target
 from flexai.checkpoints.transfer.sources import FileSource, LocalSource
 from flexai.checkpoints.transfer.upload import AlreadyStored, begin_blob, find_twins
 
@@ -91,7 +91,7 @@ class _PushPlanner:
         # of transfers, and this process holds none.
         sizes = [source.size for source in todo]
         target = shard_target(sizes, self._shard_size) or one_shard(sizes)
-        units = []
+        bundles = []
         small = [source for source in todo if source.size < self._limits.pack_threshold]
         large = [source for source in todo if source.size >= self._limits.pack_threshold]
         for chain in [*([source] for source in small), *find_twins(large)]:
@@ -100,9 +100,9 @@ class _PushPlanner:
             if len(chain) == 1 and first.size > target and self._may_be_cut(first):
                 blob = self._begin(first)
                 part_size = blob.part_size
-            units.append(Unit(tuple(source.path for source in chain), sum(one.size for one in chain), part_size))
+            bundles.append(Bundle(tuple(source.path for source in chain), sum(one.size for one in chain), part_size))
         by_path: dict[str, FileSource] = {source.path: source for source in todo}
-        cuts = cut(sorted(units, key=lambda unit: unit.paths[0]), target)
+        cuts = cut(sorted(bundles, key=lambda unit: unit.paths[0]), target)
         return [self._shard(one, by_path, number, len(cuts)) for number, one in enumerate(cuts, start=1)]
 
     def _is_complete(self, source: FileSource) -> bool:
@@ -245,15 +245,15 @@ class ShardedExporter:
         return join_parts(file.content.size, file.content.part_size, self._place.storage)
 
     def _cut(self, files: Sequence[StoredFile], may_be_cut: Set[str]) -> list[Cut]:
-        units = []
+        bundles = []
         for file in files:
             part_size = 0
             if file.path in may_be_cut:
                 part_size = sum(part.size for part in self._join_parts(file)[0])
-            units.append(Unit((file.path,), file.content.size, part_size))
-        target = shard_target([unit.size for unit in units], self._runner.shard_size)
+            bundles.append(Bundle((file.path,), file.content.size, part_size))
+        target = shard_target([unit.size for unit in bundles], self._runner.shard_size)
         # One shard alone takes no longer than this process would, and is tried again by itself.
-        return cut(units, target or one_shard([unit.size for unit in units]))
+        return cut(bundles, target or one_shard([unit.size for unit in bundles]))
 
     def _shard(
         self,

@@ -486,7 +486,7 @@ class Watch:
             knows_all = self._is_noticed and not candidate.has_missed and not candidate.is_rewritten
             was_seen_whole |= (knows_all and not stays) or (not candidate.is_folder and len(files) == 1)
         if verdict.outcome is Outcome.PARTIAL or not was_seen_whole:
-            if verdict.outcome is Outcome.WHOLE and not stays:
+            if (verdict.outcome is Outcome.WHOLE or candidate.has_missed) and not stays:
                 self._lose(candidate.title, "it was deleted too soon after its last file was written")
             elif not stays:
                 why = verdict.reason or "it was deleted too soon after its last file was written"
