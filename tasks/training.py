@@ -19,11 +19,10 @@ from prefect.utilities.engine import is_prefect_sigterm_handler_installed
 from flexai.blocks import load_connection
 from flexai.checkpoints.catalog.catalog import Catalog
 from flexai.checkpoints.catalog.jobs import parse_job_reference
-from flexai.checkpoints.documents import Document, captured_list_document
-from flexai.checkpoints.errors import InterruptedByUserError, JobFailedError
+from flexai.checkpoints.documents import Document, captured_list_document, job_document
+from flexai.checkpoints.errors import InterruptedByUserError, JobFailedError, StorageUnavailableError
 from flexai.checkpoints.models import Checkpoint, CheckpointStatus, JobStatus, TrainingJob, now
 from flexai.checkpoints.names import parse_name
-from flexai.checkpoints.service.inspect import inspect_training
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.service.training import capture_left, captured_document, delete_job
 from flexai.checkpoints.service.training import run_training as run_command
@@ -133,21 +132,27 @@ def run_training(request: TrainingRequest) -> Document:
             raise JobFailedError(
                 f"training job {job.name!r} {job.status}: {reason}",
                 hint=f"flexai training logs {job.name} shows what it printed",
+                job=job,
             )
-        with system.look() as catalog:
-            document = inspect_training(catalog, job.id)
     logger.info(
         "training job %r %s (attempt %d)",
         job.name,
         "succeeded" if was_run else "had succeeded before and was not run again",
         job.attempt,
     )
-    return document
+    return job_document(job)
 
 
 def _tell_failures(system: System, reporter: Reporter, job: TrainingJob, began: datetime) -> None:
-    """Tell of the checkpoints that this attempt wrote and that could not be stored."""
-    for checkpoint in system.catalog.checkpoints.of_job(job.id):
+    """Tell of the checkpoints that this attempt wrote and that could not be stored.
+
+    Where the catalog is away, so that the job's end is not recorded yet, that has been said.
+    """
+    try:
+        written = system.catalog.checkpoints.of_job(job.id)
+    except StorageUnavailableError:
+        return
+    for checkpoint in written:
         if checkpoint.status is CheckpointStatus.FAILED and checkpoint.created_at >= began:
             reporter.failed(checkpoint, "capture", checkpoint.reason)
 

@@ -219,9 +219,21 @@ class UnsupportedError(StorageError):
 
 
 class JobFailedError(CheckpointError):
-    """A training command that did not succeed."""
+    """A training command that did not succeed, or could not be started."""
 
     default_hint = "flexai training logs NAME shows what it printed"
+
+    def __init__(self, message: str, *, hint: str | None = None, job: TrainingJob | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.job = job
+        """The job as it ended; None where its command could not be started."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_rebuild_job_failed_error, (self.message, self.hint, self.job))
+
+
+def _rebuild_job_failed_error(message: str, hint: str, job: TrainingJob | None) -> JobFailedError:
+    return JobFailedError(message, hint=hint, job=job)
 
 
 class ProcessLostError(CheckpointError):

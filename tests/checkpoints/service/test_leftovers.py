@@ -147,7 +147,7 @@ def test_runners_killed_at_any_moment_leave_only_logs_after_the_next_run(machine
 def test_an_end_that_could_not_be_recorded_is_kept_and_recorded_by_a_capture(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(job_run, "_FINISH_TRIES", 0)
+    monkeypatch.setattr(job_run, "PATIENCE_SECONDS", 0.0)
     catalog = FaultyCatalog(machine.system.catalog.database)
 
     def take_away(_stream: str, data: bytes) -> None:
@@ -169,7 +169,7 @@ def test_an_end_that_could_not_be_recorded_is_kept_and_recorded_by_a_capture(
 def test_a_success_that_could_not_be_recorded_is_not_run_again(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(job_run, "_FINISH_TRIES", 0)
+    monkeypatch.setattr(job_run, "PATIENCE_SECONDS", 0.0)
     catalog = FaultyCatalog(machine.system.catalog.database)
 
     def take_away(_stream: str, data: bytes) -> None:
@@ -182,6 +182,27 @@ def test_a_success_that_could_not_be_recorded_is_not_run_again(
     with pytest.raises(ConflictError, match="already succeeded"):
         run(machine, "exit(1)")
     assert machine.system.catalog.jobs.get_by_id(job.id).attempt == 1
+
+
+def test_a_catalog_that_is_away_at_the_end_is_waited_for_once_and_not_for_each_step(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job_run, "PATIENCE_SECONDS", 0.0)
+    catalog = FaultyCatalog(machine.system.catalog.database)
+
+    def take_away(_stream: str, data: bytes) -> None:
+        catalog.down_from = 0
+
+    notes = Notes()
+    text = f"say('ready'); time.sleep(1)\nfor step in range(1, 6): {SAVE}"
+    job = run(machine, text, on_output=take_away, progress=notes)
+    assert (job.status, job.exit_code) == (JobStatus.FAILED, 0)
+    given_up = [note for note in notes.messages if "not waited for any more" in note]
+    assert len([note for note in given_up if "checkpoint 'checkpoint-" in note]) == 5
+    assert len([note for note in notes.messages if note.startswith("the job's end could not be recorded")]) == 1
+    catalog.down_from = None
+    assert capture(machine) == (5, ())
+    assert inspect_job(machine.system, "run").status is JobStatus.SUCCEEDED
 
 
 # A full disk.

@@ -9,7 +9,11 @@ import sys
 
 import pytest
 
+from flexai.checkpoints.catalog.jobs import Jobs
+from flexai.checkpoints.errors import StorageUnavailableError
+from flexai.checkpoints.service.support import job_run
 from tests.checkpoints.training.trainers import program as trainer
+from tests.cli.conftest import Run
 from tests.cli.program import Program
 
 # Saves at a signal, in about a second, and then ends as its last word says.
@@ -105,3 +109,18 @@ def test_what_is_saved_just_before_a_failure_is_captured(program: Program, end: 
 def test_a_grace_that_is_none_is_refused(program: Program) -> None:
     done = program.run("training", "run", "my-run", "--grace", "soon", "--", sys.executable)
     assert (done.code, done.error) == (2, "--grace 'soon' is no duration")
+
+
+def test_the_exit_code_is_the_commands_also_where_the_end_could_not_be_recorded(
+    flexai: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def be_away(*_: object, **__: object) -> None:
+        raise StorageUnavailableError("the catalog does not answer")
+
+    monkeypatch.setattr(job_run, "PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(Jobs, "finish", be_away)
+    done = flexai("training", "run", "my-run", "--", "sh", "-c", "exit 5")
+    assert "the job's end is kept on this machine" in done.err
+    assert done.code == 5
+    shown = flexai("training", "inspect", "my-run", "--json").json()["runtime"]
+    assert (shown["status"], shown["exitCode"]) == ("failed", 5)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from flexai.checkpoints.documents import job_document, lost_versions
 from flexai.checkpoints.errors import JobFailedError, UsageError
 from flexai.checkpoints.names import is_variable
 from flexai.checkpoints.service.training_requests import TrainingRequest
@@ -83,25 +84,23 @@ def run(track: bool | None, env: tuple[str, ...], grace: str, **options: Any) ->
     flexai training checkpoints my-run
     """
     request = TrainingRequest(env=_parse_env(env), grace=read_duration("--grace", grace) if grace else None, **options)
-    from flexai.checkpoints.catalog.catalog import Catalog
-    from flexai.checkpoints.documents import lost_versions
-    from flexai.checkpoints.service.inspect import inspect_training
     from flexai.checkpoints.training.runner import pass_through
 
-    failure = document = None
     run_it = partial(_run, request)
     try:
         document = run_operation(track, "run_training", request, run_it, only_notes=True, on_output=pass_through)
     except JobFailedError as error:
         # For the task run that is a failure; here the command's own exit code says it.
-        failure = error
-    if document is None:
-        with Catalog.look() as catalog:
-            document = inspect_training(catalog, request.name)
+        if error.job is None:
+            raise
+        document = job_document(error.job)
+    except KeyboardInterrupt:
+        # So a task run tells Prefect of a job that was stopped by Ctrl-C.
+        document = _recorded(request.name)
+        if document["runtime"]["exitCode"] is None:
+            raise
     runtime, lost = document["runtime"], document["status"]["lost"]
     status, exit_code = runtime["status"], runtime["exitCode"]
-    if failure is not None and exit_code is None:
-        raise failure
     # What comes after the first reason has been said while the command ran.
     said = [runtime["reason"].partition("; ")[0]]
     if lost and "lost" not in said[0]:
@@ -114,8 +113,15 @@ def run(track: bool | None, env: tuple[str, ...], grace: str, **options: Any) ->
     raise click.exceptions.Exit(code or has_failed if request.strict and status != "stopped" else code)
 
 
+def _recorded(name: str) -> Document:
+    from flexai.checkpoints.catalog.catalog import Catalog
+    from flexai.checkpoints.service.inspect import inspect_training
+
+    with Catalog.look() as catalog:
+        return inspect_training(catalog, name)
+
+
 def _run(request: TrainingRequest, system: System, progress: Progress) -> Document:
-    from flexai.checkpoints.documents import job_document
     from flexai.checkpoints.service.training import run_training
 
     return job_document(run_training(system, request, progress=progress))

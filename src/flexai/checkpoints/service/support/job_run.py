@@ -18,10 +18,11 @@ from flexai.checkpoints.errors import (
     InterruptedByUserError,
     JobFailedError,
     NotFoundError,
+    StorageError,
     StorageUnavailableError,
     UsageError,
 )
-from flexai.checkpoints.models import Checkpoint, JobStatus, TrainingJob, now
+from flexai.checkpoints.models import Checkpoint, JobStatus, TrainingFacts, TrainingJob, now
 from flexai.checkpoints.names import Id, Name, parse_name
 from flexai.checkpoints.progress import Progress
 from flexai.checkpoints.service.support.job_captures import JobCaptures, OnCaptured
@@ -34,6 +35,7 @@ from flexai.checkpoints.service.support.job_input import (
 )
 from flexai.checkpoints.service.support.leftovers import NOT_STORED, take_over
 from flexai.checkpoints.service.support.logged_metrics import LoggedMetrics
+from flexai.checkpoints.service.support.patience import Patience
 from flexai.checkpoints.service.support.pointers import record_pointers
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.service.training_requests import (
@@ -45,6 +47,7 @@ from flexai.checkpoints.service.training_requests import (
 from flexai.checkpoints.storage.files import read_blocks
 from flexai.checkpoints.storage.protocol import Block
 from flexai.checkpoints.training.code_commit import find_code_commit
+from flexai.checkpoints.training.completeness.candidates import Found
 from flexai.checkpoints.training.job_files import AttemptEnd, AttemptPlaces, is_here
 from flexai.checkpoints.training.job_log import JobLog
 from flexai.checkpoints.training.managed_capture import CaptureReport, OutputCapture
@@ -61,7 +64,9 @@ from flexai.checkpoints.training.runner import (
 _MAX_REASONS = 5
 _MAX_STORED_LOG = 256 * 1024**2
 """Bytes of a log's end that are stored for other machines."""
-_FINISH_TRIES = 6
+PATIENCE_SECONDS = 60.0
+"""How long all that follows the command's end waits for a catalog or a store that is away."""
+_LONGEST_PAUSE_SECONDS = 30.0
 
 
 def ignore(_captured: Checkpoint) -> None:
@@ -162,6 +167,7 @@ class Attempt:
         self._has_left = False
         """Whether something of the attempt is still to be stored, or to be looked at by a person."""
         self._stop_requested = False
+        self._patience = Patience(PATIENCE_SECONDS)
 
     def run(self) -> TrainingJob:
         """Run the command, capture what it writes, and return the job as it ended."""
@@ -173,7 +179,8 @@ class Attempt:
                 places = {OUTPUT_VARIABLE: self._places.output} | self._fetch_input()
                 environment = command_environment(self._request.env, places)
                 was_stopped, report = self._run_command(environment)
-                self._metrics.add()
+                if not self._patience.is_over:
+                    self._metrics.add()
                 self._record_pointers(report)
                 self._tell_left(report)
                 status, reason = self._outcome(report, was_stopped=was_stopped)
@@ -227,7 +234,7 @@ class Attempt:
             self._places.output,
             Pins(self._places.pins, self._remark),
             quiet_period=self._system.settings.quiet_period.total_seconds(),
-            store=self._captures.store,
+            store=self._store,
             note=self._remark,
         )
         self._has_left = True
@@ -250,6 +257,13 @@ class Attempt:
         except BaseException:
             watching.abandon()
             raise
+
+    def _store(self, found: Found, facts: TrainingFacts) -> str | None:
+        """Store a found checkpoint; while the command runs a store that is away is waited for as long as it takes."""
+        if self._ended is None:
+            return self._captures.store(found, facts)
+        with self._patience.spent():
+            return self._captures.store(found, facts)
 
     def _start(self, environment: Mapping[str, str]) -> TrainingCommand:
         assert self._log is not None
@@ -289,8 +303,9 @@ class Attempt:
 
     def _record_pointers(self, report: CaptureReport) -> None:
         try:
-            record_pointers(self._system, self._job.id, self._places.output, report.pointers)
-        except StorageUnavailableError as error:
+            with self._patience.spent():
+                record_pointers(self._system, self._job.id, self._places.output, report.pointers)
+        except StorageError as error:
             self._tell(f"what links and files call the checkpoints could not be recorded: {error.message}")
 
     def _outcome(self, report: CaptureReport, *, was_stopped: bool) -> tuple[JobStatus, str]:
@@ -321,7 +336,8 @@ class Attempt:
 
     def _store_log(self) -> None:
         try:
-            self._system.store.write_log(self._job.id, _LogEnd(self._places.log))
+            with self._patience.spent():
+                self._system.store.write_log(self._job.id, _LogEnd(self._places.log))
         except (CheckpointError, OSError) as error:
             self._progress.note(f"the log could not be stored for other machines: {error}")
 
@@ -335,29 +351,35 @@ class Attempt:
 
     def _finish(self, status: JobStatus, reason: str) -> TrainingJob:
         lost = self._job.lost + self._lost
-        for delay in [*(2.0**number for number in range(_FINISH_TRIES)), 0.0]:
+        delay = 1.0
+        while True:
             try:
                 finished = self._system.catalog.jobs.finish(
                     self._job.id, self._lease, status=status, exit_code=self._exit_code, reason=reason, lost=lost
                 )
                 break
             except StorageUnavailableError as error:
+                self._patience.failed()
+                if self._patience.is_over:
+                    self._progress.note(f"the job's end could not be recorded: {error.message}")
+                    return self._keep_end(status, reason, lost)
                 self._progress.note(f"the job's end could not be recorded yet: {error.message}")
-                time.sleep(delay)
-        else:
-            # A process that lives on works under it no more.
-            self._lease.drop()
-            way = f"flexai training capture {self._job.name}"
-            self._progress.note(f"the job's end is kept on this machine; its next run records it, as does: {way}")
-            return self._job._replace(
-                status=status, exit_code=self._exit_code, reason=reason, lost=lost, ended_at=now()
-            )
+                time.sleep(min(delay, self._patience.left))
+                delay = min(2 * delay, _LONGEST_PAUSE_SECONDS)
         if not self._has_left:
             try:
                 self._places.unmark()
             except OSError as error:
                 self._progress.note(f"{error.filename} could not be removed: {error.strerror}")
         return finished
+
+    def _keep_end(self, status: JobStatus, reason: str, lost: int) -> TrainingJob:
+        """Leave the end to be recorded to the next run, which finds it beside the attempt's log."""
+        # A process that lives on works under it no more.
+        self._lease.drop()
+        way = f"flexai training capture {self._job.name}"
+        self._progress.note(f"the job's end is kept on this machine; its next run records it, as does: {way}")
+        return self._job._replace(status=status, exit_code=self._exit_code, reason=reason, lost=lost, ended_at=now())
 
     def _record(self, error: BaseException) -> None:
         """Record why the attempt broke off; the error itself goes on."""
