@@ -138,6 +138,10 @@ class TrainingFacts:
         # Records do not change.
         object.__setattr__(self, "metrics", MappingProxyType(dict(self.metrics)))
 
+    def __getstate__(self) -> dict[str, Any]:
+        # Task runners send records to other processes, which a view of a mapping cannot be.
+        return {**vars(self), "metrics": dict(self.metrics)}
+
     @property
     def is_unfit(self) -> bool:
         """Whether it is known that no training can go on from it; what cannot be told is not known."""
