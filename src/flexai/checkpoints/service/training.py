@@ -17,6 +17,7 @@ from flexai.checkpoints.models import Checkpoint, JobStatus, TrainingJob
 from flexai.checkpoints.names import parse_name, parse_reference
 from flexai.checkpoints.progress import Progress
 from flexai.checkpoints.service.support.job_captures import OnCaptured
+from flexai.checkpoints.service.support.job_rest import fetch_rest, list_rest
 from flexai.checkpoints.service.support.job_run import Attempt, JobPlan, ignore
 from flexai.checkpoints.service.support.leftovers import (
     Taken,
@@ -34,8 +35,10 @@ __all__ = [
     "capture_left",
     "captured_document",
     "delete_job",
+    "fetch_rest",
     "inspect_job",
     "job_log",
+    "list_rest",
     "run_training",
     "stop_job",
 ]
@@ -224,6 +227,7 @@ def delete_job(
                 on_deleted(system.catalog.checkpoints.delete(parse_reference(checkpoint.id)))
     deleted = system.catalog.jobs.delete(parse_job_reference(job.id))
     system.store.delete_log(job.id)
+    system.store.delete_files(job.id)
     folder = job_folder(system.settings.jobs_path, job.id)
     if folder.is_dir():
         try:

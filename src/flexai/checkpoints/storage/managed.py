@@ -6,6 +6,7 @@
     blobs/AB/ABCDEF…         the bytes of one large file, or of many small ones one after the other (a pack)
     manifests/ID.json        what a checkpoint is made of and where that lies, so that a lost catalog can be rebuilt
     logs/ID.txt              what a training job printed in its last attempt
+    files/ID/attempt-N.tar   what it wrote beside its checkpoints
 
 A blob's id is random and never used again, so an upload can start before its digest is known, and what gc deletes
 can never be what another push has just brought back.
@@ -28,6 +29,7 @@ _STORE_KEY = "store.json"
 _BLOBS = "blobs/"
 _MANIFESTS = "manifests/"
 _LOGS = "logs/"
+_FILES = "files/"
 
 
 class ManagedStore:
@@ -101,7 +103,7 @@ class ManagedStore:
                 yield blob_id, upload
 
     def list_unfinished_documents(self) -> Iterator[tuple[str, UnfinishedUpload]]:
-        """Yield unfinished manifests and logs: the id of the checkpoint or job that they are of, and the upload.
+        """Yield unfinished manifests, logs and archives: the id of their checkpoint or job, and the upload.
 
         What a process left that died while it made the store is of none: its id is the empty text.
         """
@@ -113,6 +115,10 @@ class ManagedStore:
                 document_id = upload.key.rpartition("/")[2].rpartition(".")[0]
                 if upload.key == self._prefix + key_of(document_id):
                     yield document_id, upload
+        for upload in self.storage.list_uploads(self._prefix + _FILES):
+            job_id, _, name = upload.key.removeprefix(self._prefix + _FILES).partition("/")
+            if upload.key == self._prefix + _files_key(job_id, name.removesuffix(".tar")):
+                yield job_id, upload
 
     def write_manifest(self, checkpoint_id: str, document: bytes) -> None:
         """Store the JSON document that describes a checkpoint."""
@@ -155,6 +161,26 @@ class ManagedStore:
         """Delete what a training job printed, if it is there."""
         self.storage.delete([self._prefix + _log_key(job_id)])
 
+    def write_files(self, job_id: str, name: str, archive: Body) -> None:
+        """Store an archive of what a training job wrote beside its checkpoints, in place of one of that name."""
+        self.storage.put(self._prefix + _files_key(job_id, name), archive)
+
+    def list_files(self, job_id: str) -> Iterator[tuple[str, int]]:
+        """Yield the archives of a training job: name and size in bytes."""
+        for info in self.storage.list(f"{self._prefix}{_FILES}{job_id}/"):
+            name = info.key.rpartition("/")[2].removesuffix(".tar")
+            if info.key == self._prefix + _files_key(job_id, name):
+                yield name, info.size
+
+    def read_files(self, job_id: str, name: str, start: int, length: int) -> Iterator[Block]:
+        """Yield a range of an archive."""
+        return self.storage.get(self._prefix + _files_key(job_id, name), start=start, length=length)
+
+    def delete_files(self, job_id: str) -> None:
+        """Delete the archives of a training job."""
+        names = [name for name, _ in self.list_files(job_id)]
+        self.storage.delete(self._prefix + _files_key(job_id, name) for name in names)
+
     def _read(self, key: str, *, limit: int = MAX_DOCUMENT) -> Any:
         # Not described first: an answer without a body cannot say whether the credentials or a permission are missing.
         return parse_json(read_bounded(self.storage.get(self._prefix + key), limit), limit=limit)
@@ -170,3 +196,7 @@ def _manifest_key(checkpoint_id: str) -> str:
 
 def _log_key(job_id: str) -> str:
     return f"{_LOGS}{job_id}.txt"
+
+
+def _files_key(job_id: str, name: str) -> str:
+    return f"{_FILES}{job_id}/{name}.tar"

@@ -33,6 +33,7 @@ from flexai.checkpoints.service.support.job_input import (
     known_flaws,
     shown,
 )
+from flexai.checkpoints.service.support.job_rest import store_rest
 from flexai.checkpoints.service.support.leftovers import NOT_STORED, take_over
 from flexai.checkpoints.service.support.logged_metrics import LoggedMetrics
 from flexai.checkpoints.service.support.patience import Patience
@@ -294,10 +295,15 @@ class Attempt:
             self._remark(f"what could not be stored is kept in {self._places.pins}")
 
     def _clean(self, report: CaptureReport) -> None:
-        keep_output = bool(report.failures) or (bool(report.uncaptured) and not self._places.is_users_output)
+        has_left = bool(report.failures) or (bool(report.uncaptured) and not self._places.is_users_output)
         try:
-            self._places.clean(keep_output=keep_output)
-            self._has_left = keep_output
+            store_rest(self._system, self._job.id, self._places, report.rest, tell=self._tell)
+        except (CheckpointError, OSError) as error:
+            has_left = True
+            self._tell(f"what the command wrote beside its checkpoints could not be stored yet: {error}")
+        try:
+            self._places.clean(keep_output=has_left)
+            self._has_left = has_left
         except OSError as error:
             self._tell(f"{error.filename} could not be removed: {error.strerror}")
 

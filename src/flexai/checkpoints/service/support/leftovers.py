@@ -19,6 +19,7 @@ from pathlib import Path
 from flexai.checkpoints.errors import CheckpointError, SourceError, UsageError
 from flexai.checkpoints.models import JobStatus, TrainingFacts, TrainingJob
 from flexai.checkpoints.service.support.job_captures import JobCaptures, OnCaptured
+from flexai.checkpoints.service.support.job_rest import store_rest
 from flexai.checkpoints.service.support.logged_metrics import LoggedMetrics
 from flexai.checkpoints.service.support.pointers import record_pointers
 from flexai.checkpoints.service.system import System
@@ -94,7 +95,7 @@ def take_over(
                 _take(system, job, left, taken, tell=tell, on_captured=on_captured)
             except (CheckpointError, OSError) as error:
                 why = error.message if isinstance(error, CheckpointError) else str(error)
-                taken.left.append(f"{left.name} could not be looked through for checkpoints: {why}")
+                taken.left.append(f"{left.name} could not be stored to its end: {why}")
     return taken
 
 
@@ -133,6 +134,7 @@ def _take(
     if report.failures:
         places.clean(keep_output=True)
         return
+    store_rest(system, job.id, places, report.rest, tell=tell)
     if not places.is_users_output:
         _set_aside(left, report, captures, tell)
     places.clean(keep_output=False)
