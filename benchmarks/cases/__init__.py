@@ -5,7 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from benchmarks.bench import Bench
-from benchmarks.cases import again, commands, fetch_again, gcs, local, overhead, processes, providers, transfers
+from benchmarks.cases import (
+    again,
+    commands,
+    fetch_again,
+    gcs,
+    local,
+    overhead,
+    processes,
+    providers,
+    transfers,
+    watching,
+)
 
 CASES: dict[str, Callable[[Bench], None]] = {
     "push-large": transfers.push_large,
@@ -28,4 +39,5 @@ CASES: dict[str, Callable[[Bench], None]] = {
     "memory": local.memory,
     "commands": commands.commands,
     "shards": commands.shards,
+    "watching": watching.watching,
 }
