@@ -145,6 +145,21 @@ def test_no_torn_file_is_overlooked(tmp_path: Path, layout: str) -> None:
             shutil.rmtree(folder)
 
 
+@given(st.sampled_from(sorted(LAYOUTS)), st.data())
+@settings(max_examples=400, deadline=None)
+def test_a_folder_with_a_file_cut_off_anywhere_is_never_conclusively_whole(layout: str, data: st.DataObject) -> None:
+    name, files, _ = LAYOUTS[layout]
+    contents = {path: content_of(content) for path, content in files.items()}
+    judged = [
+        path
+        for path, whole in contents.items()
+        if not path.endswith(_FREE_FORM) and whole not in (b"shard", b"metadata", b"m", b"")
+    ]
+    path = data.draw(st.sampled_from(judged))
+    contents[path] = contents[path][: data.draw(st.integers(0, len(contents[path]) - 1))]
+    assert completeness(Memory(name, contents)).outcome is Outcome.PARTIAL
+
+
 # Files that are units by themselves.
 
 
@@ -269,6 +284,10 @@ def test_an_empty_bin_is_torn_only_where_it_must_hold_weights(tmp_path: Path) ->
     assert judge(other).outcome is Outcome.UNKNOWN
     for name in ("tokens.bin", "pytorch_model.bin"):
         assert judge(write(tmp_path / name, {name: b""})).outcome is Outcome.PARTIAL
+    both = write(tmp_path / "checkpoint-7", LAYOUTS["Trainer"][1] | {"pytorch_model.bin": b""})
+    assert judge(both).conclusive
+    shard = write(tmp_path / "d", LAYOUTS["sharded safetensors"][1] | {"pytorch_model-00001-of-00001.bin": b""})
+    assert judge(shard).outcome is Outcome.PARTIAL
     promised = write(tmp_path / "b", {"w.bin": b"", "model.safetensors": safetensors(w=1)})
     write(promised, {"pytorch_model.bin.index.json": index(a="w.bin")})
     assert judge(promised).outcome is Outcome.PARTIAL

@@ -94,9 +94,7 @@ _RANK = re.compile(r"(?P<before>.*(?:pp_rank|dp_rank)_)(?P<rank>\d{1,9})(?P<afte
 _DCP_METADATA = re.compile(r"(?:__(?P<rank>\d{1,9}))?\.metadata")
 _INCOMPLETE = "checkpoint-is-incomplete.txt"
 """Transformers keeps it in the folder while it saves on a signal (`trainer_jit_checkpoint.py`)."""
-_WEIGHTS_OF_LIBRARIES = re.compile(
-    r"((pytorch_|diffusion_pytorch_|tf_|flax_)?(model|adapter_model)([._-].*)?)\.bin|.*-\d{5}-of-\d{5}\.bin"
-)
+_WEIGHTS_OF_LIBRARIES = re.compile(r"(pytorch_|diffusion_pytorch_|tf_|flax_|adapter_)?model([._-].*)?\.bin")
 _MAX_TAG = 4096
 
 
@@ -218,14 +216,17 @@ class Survey:
             raise CannotTellError(f"{shown(path)} is of no known format")
 
     def _may_be_no_weights(self, path: str) -> bool:
-        """Whether a file is empty, and has a name that anything may have, beside other weights."""
-        return (
-            self.files[path] == 0
-            and path.endswith(".bin")
-            and role_of(path) is FileRole.WEIGHTS
-            and not _WEIGHTS_OF_LIBRARIES.fullmatch(base_name(path))
-            and (has_weights_beside(self, path))
-        )
+        """Whether a file is empty, has a name that anything may have, and lies beside weights that are not empty.
+
+        One that a library gives to weights says nothing either where the same folder has them in another file.
+        """
+        if self.files[path] or not path.endswith(".bin") or role_of(path) is not FileRole.WEIGHTS:
+            return False
+        name, folder = base_name(path), path.rpartition("/")[0]
+        others = self.of(FileRole.WEIGHTS, FileRole.DEEPSPEED_MODEL, FileRole.DCP_SHARD)
+        if _WEIGHTS_OF_LIBRARIES.fullmatch(name):
+            others = [other for other in others if other.rpartition("/")[0] == folder]
+        return not _SHARD_OF.fullmatch(path) and any(self.files[other] for other in others)
 
     def _check_index(self, path: str) -> None:
         shards = read_weight_map(self.folder, path)
@@ -329,12 +330,6 @@ class Survey:
 def has_weights(survey: Survey) -> bool:
     """Whether model weights are there in any known form."""
     return bool(survey.of(FileRole.WEIGHTS, FileRole.DEEPSPEED_MODEL, FileRole.DCP_SHARD))
-
-
-def has_weights_beside(survey: Survey, path: str) -> bool:
-    """Whether there are weights with something in them besides the file `path`."""
-    others = survey.of(FileRole.WEIGHTS, FileRole.DEEPSPEED_MODEL, FileRole.DCP_SHARD)
-    return any(other != path and survey.files[other] for other in others)
 
 
 def deepspeed_tag(survey: Survey) -> str | None:

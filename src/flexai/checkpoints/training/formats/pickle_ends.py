@@ -20,8 +20,8 @@ MAX_INSTRUCTIONS = 500_000
 """Of all pickles in one file; about a second."""
 MAX_READ = 64 * 1024 * 1024
 """Bytes that are read of one file. What is jumped over does not count."""
-MAX_PACKED = 64 * 1024 * 1024
-MAX_UNPACKED = 256 * 1024 * 1024
+MAX_PACKED = 32 * 1024 * 1024
+MAX_UNPACKED = 128 * 1024 * 1024
 """Bytes of a compressed file, before and after: to find its end, all of it must be unpacked."""
 _MAX_VALUES = 2_000_000
 _LEGACY = 0x1950A86A20F9469CFC6C
