@@ -75,6 +75,7 @@ chaos: $(INSTALLED) ## Kill the program at ROUNDS=200 random instants per scenar
 
 frameworks: $(INSTALLED) build/frameworks/.installed ## Train with real frameworks, and compare what is captured with what they saved
 	FLEXAI_TEST_FRAMEWORKS=build/frameworks $(RUN) -m pytest tests/frameworks -m frameworks -n 2 $(ARGS)
+	$(RUN) docs/trainers.py build/frameworks/results
 
 # An environment of their own, as a user's trainer has: it needs nothing of ours. torch comes first, so that what
 # needs it does not choose another.

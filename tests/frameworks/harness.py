@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 from flexai.checkpoints.service.fetch import fetch
 from flexai.checkpoints.service.requests import FetchRequest
@@ -43,8 +42,13 @@ class Case:
     layout: str
     """What the page calls it."""
     has_step: bool = True
-    resumable: bool | None = None
-    """What is known of it from its files; None where that cannot be told."""
+    resumes: str = "cannot be told"
+    """``yes``, ``no``, or ``tried`` where a training is stopped, killed and goes on here."""
+
+    @property
+    def resumable(self) -> bool | None:
+        """What its checkpoints are to say."""
+        return {"yes": True, "tried": True, "no": False}.get(self.resumes)
 
     @property
     def id(self) -> str:
@@ -134,7 +138,11 @@ class Trainer:
 
 
 def _digests(folder: Path) -> dict[str, str]:
-    return {path: hashlib.sha256(content).hexdigest() for path, content in read_tree(folder).items()}
+    """The SHA-256 of each file; links, which are made again beside what they mean, are no content."""
+    contents = read_tree(folder)
+    links = [path for path in contents if (folder / path).is_symlink()]
+    assert all((folder / path).is_file() for path in links), f"a link of {links} leads nowhere"
+    return {path: hashlib.sha256(content).hexdigest() for path, content in contents.items() if path not in links}
 
 
 def compare(trainer: Trainer, case: Case) -> Outcome:
@@ -175,7 +183,7 @@ def _differences(save: Saved, row: Saved, case: Case) -> Iterator[str]:
         yield f"{save} was captured with resumable={row.resumable}, and should have {case.resumable}"
 
 
-def record(results: Path, case: Case, outcome: Outcome, **more: Any) -> None:
+def record(results: Path, case: Case, outcome: Outcome) -> None:
     """Write what came of a case, for the page about trainers."""
     pins = dict(line.split("==") for line in REQUIREMENTS.read_text().split() if "==" in line)
     figures = asdict(outcome)
@@ -186,8 +194,7 @@ def record(results: Path, case: Case, outcome: Outcome, **more: Any) -> None:
         "layout": case.layout,
         **figures,
         "step": case.has_step,
-        "resumable": case.resumable,
-        **more,
+        "resumes": case.resumes,
     }
     results.mkdir(exist_ok=True)
     (results / f"{case.id}.json").write_text(json.dumps(document))
