@@ -14,6 +14,7 @@ import pytest
 from prefect.utilities.templating import apply_values, find_placeholders
 
 import flexai
+from flexai.checkpoints.settings import RULES
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOYMENTS = ROOT / "deployments"
@@ -139,6 +140,8 @@ def test_a_job_in_kubernetes_may_do_nothing_that_a_transfer_does_not_need() -> N
         "runAsGroup": 10001,
         "fsGroup": 10001,
     }
+    grace = RULES["grace"].default.total_seconds()
+    assert pod["terminationGracePeriodSeconds"] >= 2 * grace, "the last checkpoint is to be stored as well"
     (container,) = pod["containers"]
     assert container["image"] == IMAGE
     assert container["securityContext"] == {

@@ -12,7 +12,8 @@ from flexai.checkpoints.errors import ConflictError, UsageError
 from flexai.checkpoints.models import JobStatus, TrainingFacts, TrainingJob
 from flexai.checkpoints.service.delete import delete
 from flexai.checkpoints.service.fetch import fetch
-from flexai.checkpoints.service.requests import DeleteRequest, FetchRequest
+from flexai.checkpoints.service.naming import name_checkpoint
+from flexai.checkpoints.service.requests import DeleteRequest, FetchRequest, NameRequest
 from flexai.checkpoints.service.training import inspect_job, job_log
 from flexai.checkpoints.service.training_requests import TrainingRequest
 from tests.checkpoints.training.trainers import lightning_file, trainer_files
@@ -147,6 +148,15 @@ def test_a_link_to_a_file_is_made_again_where_the_job_resumes_and_where_the_file
         fetch(machine.system, FetchRequest("run/exp/step=2.ckpt", str(tmp_path / "out")))
         assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["last.ckpt", "step=2.ckpt"]
         assert (tmp_path / "out" / "last.ckpt").read_bytes() == lightning_file(2)
+
+
+def test_a_file_that_got_a_name_of_its_own_keeps_its_links(machine: Machine, tmp_path: Path) -> None:
+    run(machine, LINKED)
+    named = name_checkpoint(machine.system, NameRequest("kept", "run/exp/step=2.ckpt"))
+    assert named == machine.checkpoint("kept")
+    fetch(machine.system, FetchRequest("kept", str(tmp_path / "out")))
+    assert (tmp_path / "out" / "last.ckpt").readlink() == Path("step=2.ckpt")
+    assert look(machine, "kept", "next")[4] == {"step=2.ckpt": lightning_file(2).hex(), "last.ckpt": "step=2.ckpt"}
 
 
 def test_links_of_an_attempt_whose_runner_was_killed_are_kept_by_the_next(machine: Machine) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from flexai.checkpoints.contents import StoredContent, StoredFile
 from flexai.checkpoints.errors import NameTakenError, NotFoundError
@@ -45,10 +46,14 @@ def name_checkpoint(system: System, request: NameRequest, *, progress: Progress 
         raise taken(error.existing, same=same) from error
     try:
         contents = _hold_all(system, checkpoint.id, system.blobs.files_of(original.id))
-        return commit.commit(system, checkpoint, lease, contents, facts=original.facts)
+        named = commit.commit(system, checkpoint, lease, contents, facts=original.facts)
     except BaseException as error:
         commit.give_up(system, checkpoint, lease, error)
         raise
+    if original.pointers:
+        system.catalog.checkpoints.set_pointers(named.id, original.pointers)
+        named = replace(named, pointers=original.pointers)
+    return named
 
 
 def _hold_all(system: System, checkpoint_id: str, files: Sequence[StoredFile]) -> dict[str, StoredContent]:
