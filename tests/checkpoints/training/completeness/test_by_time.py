@@ -730,3 +730,20 @@ def test_a_folder_deleted_after_one_look_was_whole_unless_a_file_of_it_was_never
     scene.watch.look(scene.now, Notices({"checkpoint_1", ""}, closed))
     assert scene.taken == ([] if missed else [("checkpoint_1", files)])
     assert len(scene.watch.lost) == missed
+
+
+def test_a_version_that_was_closed_while_the_next_one_was_written_is_counted_as_lost(scene: Scene) -> None:
+    save(scene.output, {"ckpt.pt": archive(1)})
+    with (scene.output / "ckpt.pt").open("ab"):
+        scene.watch.look(scene.now, Notices({""}, {"ckpt.pt": 1}))
+    save(scene.output, {"ckpt.pt": archive(2)})
+    scene.watch.look(scene.now, Notices({""}, {"ckpt.pt": 1}))
+    assert scene.taken == [("ckpt.pt", {"ckpt.pt": archive(2)})]
+    assert len(scene.watch.lost) == 1
+
+
+def test_a_file_with_a_number_that_is_closed_twice_was_completed_and_not_replaced(scene: Scene) -> None:
+    save(scene.output, {"model_1.pt": archive(1)})
+    scene.watch.look(scene.now, Notices({""}, {"model_1.pt": 2}))
+    assert scene.names == ["model_1.pt"]
+    assert scene.watch.lost == []

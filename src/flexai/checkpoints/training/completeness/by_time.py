@@ -238,10 +238,7 @@ class Watch:
         is_lost = any(path not in new and stamp.file not in present for path, stamp in old.items())
         is_altered = any(old.get(path) != stamp for path, stamp in new.items())
         unfinished = self._unfinished_in(unit)
-        for path in closed:
-            if path in new:
-                candidate.last_closed = path
-        self._count_missed(candidate, new, closed)
+        candidate.count_closings(closed, new)
         if not is_lost and not is_altered and candidate.unfinished == unfinished and unit == candidate.unit:
             candidate.looks += 1
             return False
@@ -262,15 +259,6 @@ class Watch:
             for path in self._units.unfinished
             if path.startswith(prefix) and (stamp := self._tree.stamp(path)) is not None
         }
-
-    def _count_missed(self, candidate: Candidate, new: Stamps, closed: Mapping[str, int]) -> None:
-        """Count the versions of a file that came and went between two looks."""
-        if candidate.is_folder:
-            return
-        for path in new:
-            # The last one is what is there now, or what is being written over in this moment.
-            for _ in range(closed.get(path, 0) - 1):
-                self._lose(candidate.title, "it was replaced too soon after it was written")
 
     def _count_unseen(self, notices: Notices) -> None:
         """Count what came and went between two looks."""
@@ -438,6 +426,8 @@ class Watch:
     def _take_found(self, candidate: Candidate, found: Found) -> None:
         files = found.originals
         candidate.found, candidate.taken, candidate.fullest = found, files, None
+        for _ in range(candidate.take_closings() - 1):
+            self._lose(candidate.title, "it was written over too soon after it was written")
         self._taken |= files
         candidate.pins = self._pins.new_set()
         if not candidate.is_folder and len(files) == 1:
@@ -463,6 +453,9 @@ class Watch:
             self._lose(candidate.title, "it was deleted while it was being stored")
         elif not self._take_fullest(candidate, stays=stays):
             candidate.pins.release()
+            # Where it was deleted, one has been counted.
+            for _ in range(candidate.take_closings() - (not stays)):
+                self._lose(candidate.title, "it was replaced before it could be stored")
 
     def _take_fullest(self, candidate: Candidate, *, stays: bool = False) -> bool:
         """Hand over all that was ever seen of a checkpoint that is being deleted, if that was the whole of it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import posixpath
 import re
 import time
+from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from enum import Enum
@@ -120,6 +121,8 @@ class Candidate:
     unfinished: dict[str, Stamp] = field(default_factory=dict)
     has_missed: bool = False
     """Whether a file of it was written and deleted between two looks."""
+    closings: dict[str, int] = field(default_factory=dict)
+    """How often its files were closed since it was handed over last, where the system tells."""
     last_closed: str = ""
     """The file of it that was closed last, where the system tells."""
     looks: int = 0
@@ -161,6 +164,27 @@ class Candidate:
         if not self.last_closed and sum(stamp.written == self.written for stamp in self.files.values()) > 1:
             return False  # the clock does not tell
         return bool(_WRITTEN_LAST.fullmatch(posixpath.basename(youngest)))
+
+    def count_closings(self, closed: Mapping[str, int], files: Stamps) -> None:
+        """Note which of its files were closed, in this order."""
+        for path, count in closed.items():
+            if path in files:
+                self.last_closed = path
+                self.closings[path] = self.closings.get(path, 0) + count
+
+    def take_closings(self) -> int:
+        """How many versions were complete since it was handed over last, as far as the system told; begins anew.
+
+        A name that tells a number is not written over: a second closing of such a file has completed it, as where a
+        library appends to what another one wrote.
+        """
+        ends = [
+            count
+            for path, count in self.closings.items()
+            if not self.is_folder or _WRITTEN_LAST.fullmatch(posixpath.basename(path))
+        ]
+        self.closings.clear()
+        return max(ends, default=0) if self.unit.is_rewritten else min(len(ends), 1)
 
     def is_too_young(self) -> bool:
         """Whether it may be written over, and so soon that its stamps would not show it."""
