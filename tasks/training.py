@@ -24,7 +24,7 @@ from flexai.checkpoints.errors import InterruptedByUserError, JobFailedError, St
 from flexai.checkpoints.models import Checkpoint, CheckpointStatus, JobStatus, TrainingJob, now
 from flexai.checkpoints.names import parse_name
 from flexai.checkpoints.service.system import System
-from flexai.checkpoints.service.training import capture_left, captured_document, delete_job
+from flexai.checkpoints.service.training import Captured, capture_left, captured_document, delete_job, watch_directory
 from flexai.checkpoints.service.training import run_training as run_command
 from flexai.checkpoints.service.training_requests import CaptureJobRequest, DeleteJobRequest, TrainingRequest
 from flexai.tasks.change_reports import Reporter
@@ -199,7 +199,7 @@ def list_training_checkpoints(job: str) -> list[Document]:
 )
 @takes(CaptureJobRequest)
 def capture_training_job(request: CaptureJobRequest) -> Document:
-    """Store what could not be stored while a training job ran, on the machine that ran it.
+    """Store what could not be stored while a training job ran, on the machine that ran it; or watch a directory.
 
     Returns:
         ``name`` and ``id`` of the job, ``stored``, how many checkpoints were stored, and ``left``, a sentence for each
@@ -211,7 +211,19 @@ def capture_training_job(request: CaptureJobRequest) -> Document:
     logger = run_logger()
     with telling(logger), System.open(connect=load_connection) as system:
         reporter = Reporter(system, logger)
-        captured = capture_left(system, request, on_captured=reporter.captured, progress=RunProgress(logger))
+        progress = RunProgress(logger)
+        if request.watch:
+            stored: list[Checkpoint] = []
+            with Aside(logger) as aside:
+
+                def tell(checkpoint: Checkpoint) -> None:
+                    stored.append(checkpoint)
+                    aside.do(lambda: reporter.captured(checkpoint))
+
+                job = watch_directory(system, request, on_captured=tell, progress=progress)
+            captured = Captured(job, len(stored), ())
+        else:
+            captured = capture_left(system, request, on_captured=reporter.captured, progress=progress)
     logger.info("stored %d checkpoints of training job %r", captured.stored, captured.job.name)
     for sentence in captured.left:
         logger.warning(sentence)

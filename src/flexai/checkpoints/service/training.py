@@ -41,6 +41,7 @@ __all__ = [
     "list_rest",
     "run_training",
     "stop_job",
+    "watch_directory",
 ]
 
 
@@ -76,7 +77,42 @@ def run_training(
         known = record_end(system, known)
         if request.reuse_succeeded and known.status is JobStatus.SUCCEEDED:
             return known
-    plan = JobPlan.of(system, request)
+    return _run(
+        system,
+        JobPlan.of(system, request),
+        on_output=on_output or pass_through,
+        on_captured=on_captured or ignore,
+        progress=progress,
+    )
+
+
+def watch_directory(
+    system: System,
+    request: CaptureJobRequest,
+    *,
+    on_captured: OnCaptured | None = None,
+    progress: Progress | None = None,
+) -> TrainingJob:
+    """Capture what another program writes to a directory until a signal, or a stop of the job; returns it as it ended.
+
+    The job is made, or begins its next attempt. What is in the directory already is captured too, unless an attempt
+    before has done so. At the end, what is whole is captured and nothing is removed but links of our own.
+
+    Raises UsageError for what is no directory, JobExistsError for a job that has succeeded, ConflictError for one that
+    is running and for a directory that a running job uses, and what the catalog and the store raise.
+    """
+    known = system.catalog.jobs.find(parse_name(request.reference, what="training job name"))
+    if known is not None:
+        record_end(system, known)
+    plan = JobPlan.of_watch(system, request)
+    return _run(
+        system, plan, on_output=pass_through, on_captured=on_captured or ignore, progress=progress or Progress()
+    )
+
+
+def _run(
+    system: System, plan: JobPlan, *, on_output: OnOutput, on_captured: OnCaptured, progress: Progress
+) -> TrainingJob:
     begun = plan.begin(system)
     job_id = begun.job.id
     with (
@@ -89,8 +125,8 @@ def run_training(
             plan,
             begun,
             relay,
-            on_output=on_output or pass_through,
-            on_captured=on_captured or ignore,
+            on_output=on_output,
+            on_captured=on_captured,
             progress=progress,
         ).run()
 

@@ -87,9 +87,19 @@ class CaptureJobRequest:
 
     Args:
         reference: NAME or UUID of the training job.
+        watch: A directory that another program writes to: capture it until told to stop, as that job, which is made
+            where there is none of that NAME. ``~`` is the home directory.
+
+    Raises:
+        UsageError: InvalidNameError for a text that can be neither, or no name for a job to be made.
     """
 
     reference: str
+    watch: str = ""
+
+    def __post_init__(self) -> None:
+        if self.watch:
+            parse_name(self.reference, what="training job name")
 
 
 @dataclass(frozen=True, slots=True)

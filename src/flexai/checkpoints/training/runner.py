@@ -17,13 +17,15 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import IO, Any, Literal, TypeAlias
+from typing import IO, Any, Literal, Protocol, TypeAlias, TypeVar
 
 from flexai.checkpoints.errors import InterruptedByUserError, JobFailedError
 from flexai.checkpoints.settings import WITHHELD_VARIABLE
 from flexai.checkpoints.training import guard
 from flexai.checkpoints.training.job_log import JobLog
 from flexai.checkpoints.training.processes import handlers_of, is_group_alive
+
+S = TypeVar("S", bound="Stoppable")
 
 CHECK_SECONDS = 1.0
 """How often the runner asks whether the job is to be stopped."""
@@ -320,6 +322,43 @@ class _Output:
             self._deaf.add(stream)  # our own output has no reader any more; the training goes on
 
 
+class Stoppable(Protocol):
+    """What signals are passed on to."""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has ended, so that there is nothing left to stop."""
+
+    def stop(self, number: int = signal.SIGTERM) -> None:
+        """Have it end."""
+
+    def pass_on(self, number: int) -> None:
+        """Let it have a signal that stops nothing."""
+
+
+class OtherWriter:
+    """A program that another process has started: it is told nothing, and what ends is the watching of its output."""
+
+    def __init__(self) -> None:
+        self.is_over = False
+
+    def stop(self, _number: int = signal.SIGTERM) -> None:
+        """End the waiting. Called by signal handlers: takes no lock."""
+        self.is_over = True
+
+    def pass_on(self, _number: int) -> None:
+        """Nothing: the signal was meant for this process."""
+
+    def wait(self, should_stop: Callable[[], bool]) -> None:
+        """Wait until it is stopped; ``should_stop`` is asked once a second."""
+        asked = time.monotonic()
+        while not self.is_over:
+            time.sleep(_POLL_SECONDS)
+            if time.monotonic() - asked >= CHECK_SECONDS:
+                asked = time.monotonic()
+                self.is_over = self.is_over or should_stop()
+
+
 class SignalRelay:
     """Passes the signals that reach this process on to the command, as long as there is one.
 
@@ -330,20 +369,20 @@ class SignalRelay:
     def __init__(self) -> None:
         self.received: list[int] = []
         """Those that asked for an end."""
-        self._command: TrainingCommand | None = None
+        self._command: Stoppable | None = None
         self._is_starting = False
         self._previous: dict[int, Any] = {}
 
-    def start(self, make: Callable[[], TrainingCommand]) -> TrainingCommand:
+    def start(self, make: Callable[[], S]) -> S:
         """Make the command and pass signals on to it from now on, a stop that came meanwhile included."""
         self._is_starting = True
         try:
-            self._command = make()
+            self._command = made = make()
         finally:
             self._is_starting = False
         if self.received:
-            self._command.stop(self.received[-1])
-        return self._command
+            made.stop(self.received[-1])
+        return made
 
     def __enter__(self) -> SignalRelay:
         if threading.current_thread() is threading.main_thread():

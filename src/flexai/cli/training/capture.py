@@ -10,6 +10,7 @@ import click
 from flexai.checkpoints.service.training_requests import CaptureJobRequest
 from flexai.cli import terminal
 from flexai.cli.commands import command
+from flexai.cli.completion import complete_directory
 from flexai.cli.parameters import job_argument, track_option
 from flexai.cli.tracking import run_operation
 
@@ -19,20 +20,36 @@ if TYPE_CHECKING:
     from flexai.checkpoints.service.system import System
 
 
-@command("capture", usage="NAME|UUID [OPTIONS]", resumable=True)
+@command("capture", usage="NAME|UUID [--watch DIRECTORY] [OPTIONS]", resumable=True)
 @job_argument
+@click.option(
+    "--watch",
+    metavar="DIRECTORY",
+    default="",
+    shell_complete=complete_directory,
+    help="Capture a directory that another program writes to, until TERM or INT (Ctrl-C), as the job NAME.",
+)
 @track_option
 def capture(track: bool | None, **options: Any) -> None:
-    """Store what a training job's attempts have left on this machine.
+    """Store what a training job's attempts have left on this machine, or capture a directory.
 
     A checkpoint is left where it could not be stored: the disk was full, the store or the catalog was away until
     after the end of the training, or flexai itself was killed. The job's next run stores it as well. Exits
     with 1 while something is left; where nothing is, nothing happens.
 
+    With --watch it captures what another program writes, such as a notebook or the container beside this one,
+    as the job of that name, which is made where there is none. A later call goes on where this one ended.
+
     \b
     flexai training capture my-run
+    flexai training capture my-notebook --watch ./checkpoints
     """
     request = CaptureJobRequest(**options)
+    if request.watch:
+        run_operation(track, "capture_training_job", request, partial(_watch, request), only_notes=True)
+        terminal.say(f"training job {request.reference!r} is no longer watched")
+        terminal.hint(f"flexai training checkpoints {request.reference} lists what was captured")
+        return
     done = run_operation(track, "capture_training_job", request, partial(_capture, request), only_notes=True)
     stored = "1 checkpoint" if done["stored"] == 1 else f"{done['stored']} checkpoints"
     terminal.say(f"stored {stored} of training job {done['name']!r}")
@@ -42,6 +59,13 @@ def capture(track: bool | None, **options: Any) -> None:
         terminal.hint("the same command tries again")
         raise click.exceptions.Exit(1)
     terminal.say("nothing is left of it on this machine")
+
+
+def _watch(request: CaptureJobRequest, system: System, progress: Progress) -> Document:
+    from flexai.checkpoints.documents import job_document
+    from flexai.checkpoints.service.training import watch_directory
+
+    return job_document(watch_directory(system, request, progress=progress))
 
 
 def _capture(request: CaptureJobRequest, system: System, progress: Progress) -> Document:

@@ -43,6 +43,7 @@ from flexai.checkpoints.service.training_requests import (
     INPUT_UNIT_VARIABLE,
     INPUT_VARIABLE,
     OUTPUT_VARIABLE,
+    CaptureJobRequest,
     TrainingRequest,
 )
 from flexai.checkpoints.storage.files import read_blocks
@@ -56,6 +57,7 @@ from flexai.checkpoints.training.pins import Pins
 from flexai.checkpoints.training.runner import (
     Ended,
     OnOutput,
+    OtherWriter,
     SignalRelay,
     TrainingCommand,
     command_environment,
@@ -89,6 +91,26 @@ class JobPlan:
     """Seconds that the command has to end in once it was told to."""
     is_strict: bool = False
     """Whether a version of a checkpoint that is lost fails the job."""
+    is_watch: bool = False
+    """Whether another program writes to the output directory, and there is no command to be run."""
+
+    @classmethod
+    def of_watch(cls, system: System, request: CaptureJobRequest) -> JobPlan:
+        """What it takes to capture a directory that another program writes, from what is there already on.
+
+        Raises UsageError for what is no directory, ConflictError for one that a running job uses.
+        """
+        output = _check_output(system, None, request.watch)
+        return cls(
+            name=parse_name(request.reference, what="training job name"),
+            command=(f"(watching {output})",),
+            checkpoint="",
+            input_id=None,
+            env={},
+            output_dir=output,
+            grace=system.settings.grace.total_seconds(),
+            is_watch=True,
+        )
 
     @classmethod
     def of(cls, system: System, request: TrainingRequest) -> JobPlan:
@@ -241,6 +263,11 @@ class Attempt:
         self._has_left = True
         watching.start()
         try:
+            if self._request.is_watch:
+                writer = self._relay.start(OtherWriter)
+                self._tell(f"watching {self._places.output} until a signal, or: flexai training stop {self._job.name}")
+                writer.wait(self._should_stop)
+                return True, watching.finish(is_clean=False)
             try:
                 command = self._relay.start(lambda: self._start(environment))
             except JobFailedError:
@@ -315,13 +342,12 @@ class Attempt:
             self._tell(f"what links and files call the checkpoints could not be recorded: {error.message}")
 
     def _outcome(self, report: CaptureReport, *, was_stopped: bool) -> tuple[JobStatus, str]:
-        assert self._ended is not None
         assert self._log is not None
         reasons = list(self._remarks)
         if self._log.failure:
             reasons.append(self._log.failure)
         status = JobStatus.SUCCEEDED
-        if was_stopped:
+        if was_stopped or self._ended is None:
             status = JobStatus.STOPPED
             names = [signal_name(number) for number in self._relay.received]
             reasons.insert(0, f"stopped by {names[0]}" if names and not self._stop_requested else "stopped on request")
@@ -418,8 +444,8 @@ class Attempt:
         self._tell(message)
 
 
-def _check_output(system: System, name: Name, output_dir: str) -> Path:
-    """The directory that a user named: empty, or the one that the job's last attempt used."""
+def _check_output(system: System, name: Name | None, output_dir: str) -> Path:
+    """The directory that a user named: empty, or the one that the job's last attempt used; any, for no name."""
     path = Path(os.path.abspath(Path(output_dir).expanduser()))  # noqa: PTH100
     for other in system.catalog.jobs.running_in(str(path)):
         raise ConflictError(
@@ -428,7 +454,7 @@ def _check_output(system: System, name: Name, output_dir: str) -> Path:
         )
     hint = "name a directory that is empty or not there yet, or the one that the job's last attempt used"
     try:
-        if any(path.iterdir()):
+        if any(path.iterdir()) and name is not None:
             last = system.catalog.jobs.find(name)
             if last is None or not is_here(last) or last.output_dir != str(path):
                 raise UsageError(f"the output directory {path} is not empty", hint=hint)
