@@ -56,7 +56,7 @@ class Keeper(ModelCheckpoint):
     def _save_checkpoint(self, trainer: Any, filepath: str) -> None:
         super()._save_checkpoint(trainer, filepath)
         if "last" not in os.path.basename(filepath):
-            monitored = {"score": float(trainer.global_step)} if self.monitor else {}
+            monitored = {"score": float(trainer.global_step)} if layout != "copy" else {}
             keep(filepath, trainer.global_step, monitored)
 
     def _save_last_checkpoint(self, trainer: Any, candidates: Any) -> None:
