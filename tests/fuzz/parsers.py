@@ -9,11 +9,13 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import io
 import itertools
 import json
 import re
 import shutil
 import socket
+import tarfile
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -173,6 +175,28 @@ def _(data: bytes) -> object:
 
     storage: Any = _Bucket(data)
     return read_manifest_document(ManagedStore(storage).read_manifest("x"))
+
+
+def _archives() -> list[bytes]:
+    made = []
+    for names in ([], ["a.log"], ["runs/" + "ä" * 90, "b.csv"]):
+        file = io.BytesIO()
+        with tarfile.open(fileobj=file, mode="w", format=tarfile.GNU_FORMAT) as archive:
+            for name in names:
+                info = tarfile.TarInfo(name)
+                info.size = 5
+                archive.addfile(info, io.BytesIO(b"lines"))
+        made.append(file.getvalue())
+    return made
+
+
+@_parser("job-files", _archives, b"././@LongLink", b"ustar  ", b"../", b"0000644")
+def _(data: bytes) -> object:
+    from flexai.checkpoints.service.support.job_rest import read_archive
+    from flexai.checkpoints.storage.managed import ManagedStore
+
+    storage: Any = _Bucket(data)
+    return list(read_archive(ManagedStore(storage), new_id(), "attempt-1", len(data)))
 
 
 @_parser("export-manifest", _export_manifests, *_KEYS, mend=_mended)

@@ -90,7 +90,7 @@ def store_rest(
 def list_rest(system: System, job_id: Id) -> list[RestFile]:
     """The files that were stored with a job, in order of attempts; IntegrityError for a damaged archive."""
     found = sorted(system.store.list_files(job_id), key=lambda archive: (len(archive[0]), archive[0]))
-    return [file for name, size in found for file in _read(system.store, job_id, name, size)]
+    return [file for name, size in found for file in read_archive(system.store, job_id, name, size)]
 
 
 def fetch_rest(
@@ -181,8 +181,8 @@ def _is_safe(path: str) -> bool:
     return True
 
 
-def _read(store: ManagedStore, job_id: Id, name: str, size: int) -> Iterator[RestFile]:
-    """The files of an archive of ``size`` bytes."""
+def read_archive(store: ManagedStore, job_id: Id, name: str, size: int) -> Iterator[RestFile]:
+    """Yield the files of an archive of ``size`` bytes; IntegrityError where it is none of ours."""
     damaged = IntegrityError(f"the files {name!r} of training job {job_id} are damaged in the store")
     if size > MAX_REST + _MAX_FILES * (2 * _BLOCK + _MAX_NAME):
         raise damaged
