@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import signal
 import socket
 import time
 import uuid
 
 import pytest
 
+from tests.checkpoints.training.trainers import program as trainer
 from tests.cli.conftest import Run
 from tests.cli.program import Program
 from tests.servers.prefect import PrefectServer
@@ -170,6 +172,21 @@ def test_a_tracked_verification_names_all_damage_and_its_repair(
         f"{name}: a.bin: repaired from the store itself",
         "verified 2 files, 4 KB: 1 damaged, all of it repaired",
     ]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+def test_a_tracked_training_that_answers_a_signal_by_ending_well_gives_its_own_exit_code(
+    program: Program, tracked: dict[str, str], name: str, number: signal.Signals
+) -> None:
+    text = f"signal.signal({number.value}, lambda *_: sys.exit(0)); say('ready'); time.sleep(600)"
+    job = program.start("training", "run", name, "--track", "--", *trainer(text), env=tracked)
+    assert job.stdout is not None
+    assert job.stdout.readline() == "ready\n"
+    job.send_signal(number)
+    _, err = job.communicate()
+    assert job.returncode == 0, err
+    status = "succeeded" if number == signal.SIGUSR1 else "stopped"
+    assert f"training job '{name}' {status}" in err
 
 
 def test_a_training_job_is_deleted_with_an_event_for_each_of_its_checkpoints(

@@ -189,7 +189,7 @@ def test_other_forms_take_what_makes_sense_as_well(flow: Flow[Any, Any], paramet
         (collect_garbage, {"grace_period": "-1d"}),
         (retention, {"keep_last": -1}),
         (retention, {"keep_best": "many"}),
-        (retention, {"metric": "accuracy"}),
+        (retention, {"metric": "accuracy" * 20}),
         (retention, {"keep_every": "6 hours"}),
         (retention, {"keep_within": "soon"}),
         (retention, {"pushed": [""]}),
