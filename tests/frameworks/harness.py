@@ -149,12 +149,12 @@ def compare(trainer: Trainer, case: Case) -> Outcome:
     """Find each save among the captured checkpoints, by its name and by the content of all its files."""
     outcome = Outcome(lost=trainer.lost())
     saved, captured = trainer.saved(), trainer.captured()
-    rows = {row.content: row for row in captured}
+    rows: dict[object, Saved] = {row.content: row for row in captured}
     for content, count in Counter(row.content for row in captured).items():
         if count > 1:
             outcome.faults.append(f"{rows[content]} was captured {count} times")
     for save in saved:
-        row = rows.pop(save.content, None)
+        row = rows.pop(save.content, None) or _under_another_name(save, rows)
         counts = outcome.paced if save.is_paced else outcome.fast
         counts[1] += 1
         if row is None:
@@ -169,6 +169,13 @@ def compare(trainer: Trainer, case: Case) -> Outcome:
     if missing != outcome.lost:
         outcome.faults.append(f"{missing} of {len(saved)} saves are missing, and {outcome.lost} are said to be lost")
     return outcome
+
+
+def _under_another_name(save: Saved, rows: dict[object, Saved]) -> Saved | None:
+    """The copy that a trainer made of a save, where that itself was written over before it was captured."""
+    digests = sorted(save.files.values())
+    key = next((key for key, row in rows.items() if sorted(row.files.values()) == digests), None)
+    return None if key is None else rows.pop(key)
 
 
 def _differences(save: Saved, row: Saved, case: Case) -> Iterator[str]:

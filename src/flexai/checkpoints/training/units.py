@@ -147,6 +147,9 @@ _LOGGERS = frozenset({"wandb", "mlruns", "__pycache__", "node_modules"})
 _LOG_FOLDERS = frozenset({"runs", "logs", "log", "tensorboard", "tb", "lightning_logs", "samples", "images", "profile"})
 """Folders in which only a known layout or a checkpoint file is a unit."""
 
+COPY = re.compile(r"(?:.*[-_.])?(?:(?P<last>last|latest)|best|newest|current|final)(?:[-_.].*)?", re.IGNORECASE)
+"""Names of files that may be copies of a checkpoint beside them; the last one even where its bytes differ."""
+
 # Numbers in names that tell neither a step nor an epoch.
 _NO_NUMBER = re.compile(
     r"-\d{5}-of-\d{5}|rank[-_]?\d+|(fp|bf|int|uint|float)\d+|\d+(\.\d+)?[bm](?![a-z])|(?<![a-z])v\d+(\.\d+)*|fp32|pth?\d"

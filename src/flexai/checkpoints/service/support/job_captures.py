@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import posixpath
-import re
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import TypeAlias
@@ -17,6 +16,7 @@ from flexai.checkpoints.service.capture import capture
 from flexai.checkpoints.service.support.commit import same_content
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.training.completeness.candidates import Found
+from flexai.checkpoints.training.units import COPY
 from flexai.checkpoints.transfer.sources import LocalSource
 
 NODE = "0"
@@ -25,8 +25,6 @@ NODE = "0"
 OnCaptured: TypeAlias = Callable[[Checkpoint], None]
 """Is handed a captured checkpoint, from the thread that captured it."""
 
-_POINTER = re.compile(r"(?:.*[-_.])?(?:(?P<last>last|latest)|best|newest|current|final)(?:[-_.].*)?", re.IGNORECASE)
-"""Names of files that may be copies of a checkpoint beside them; the last one even where its bytes differ."""
 _MOST_COMPARED = 32
 """Versions, the latest first, with which a file of such a name is compared: the original may be written over by now."""
 
@@ -122,7 +120,7 @@ class JobCaptures:
     def _twin(self, found: Found, facts: TrainingFacts) -> str | None:
         """The captured checkpoint beside a file of which that file is a copy, as ``last.ckpt`` and ``best.pt`` are."""
         path = posixpath.basename(found.name)
-        named = _POINTER.fullmatch(path)
+        named = COPY.fullmatch(path)
         if named is None or list(found.stamps) != [path]:
             return None
         place = posixpath.dirname(found.name)

@@ -36,7 +36,7 @@ from flexai.checkpoints.training.formats.verdict import Outcome
 from flexai.checkpoints.training.notices import Notices
 from flexai.checkpoints.training.output_dir import OutputTree, Stamp, Stamps
 from flexai.checkpoints.training.pins import Pins, PinSet
-from flexai.checkpoints.training.units import ROOT, Unit, Units, find_units, is_checkpoint_name, note_of
+from flexai.checkpoints.training.units import COPY, ROOT, Unit, Units, find_units, is_checkpoint_name, note_of
 
 _SETTLE_SECONDS = 0.5
 """How long a checkpoint file whose name tells no number waits for files beside it that would make it a part of a
@@ -288,7 +288,9 @@ class Watch:
         self._drop_kept(candidate)
         candidate.files = candidate.pins.refresh(self._beneath, new)
         if new.keys() - candidate.files.keys():
-            self._lose(candidate.title, "it was deleted before it could be pinned")
+            if not (candidate.unit.is_rewritten and candidate.closings):  # which are counted with what comes next
+                self._lose(candidate.title, "it was deleted before it could be pinned")
+                candidate.closings.clear()
             candidate.pins.release()
             candidate.files = {}
         for path, text in candidate.unit.texts.items():
@@ -426,8 +428,7 @@ class Watch:
     def _take_found(self, candidate: Candidate, found: Found) -> None:
         files = found.originals
         candidate.found, candidate.taken, candidate.fullest = found, files, None
-        for _ in range(candidate.take_closings() - 1):
-            self._lose(candidate.title, "it was written over too soon after it was written")
+        self._lose_closings(candidate, candidate.take_closings() - 1)
         self._taken |= files
         candidate.pins = self._pins.new_set()
         if not candidate.is_folder and len(files) == 1:
@@ -453,9 +454,8 @@ class Watch:
             self._lose(candidate.title, "it was deleted while it was being stored")
         elif not self._take_fullest(candidate, stays=stays):
             candidate.pins.release()
-            # Where it was deleted, one has been counted.
-            for _ in range(candidate.take_closings() - (not stays)):
-                self._lose(candidate.title, "it was replaced before it could be stored")
+            is_counted = bool(files) and not stays
+            self._lose_closings(candidate, candidate.take_closings() - is_counted)
 
     def _take_fullest(self, candidate: Candidate, *, stays: bool = False) -> bool:
         """Hand over all that was ever seen of a checkpoint that is being deleted, if that was the whole of it."""
@@ -487,6 +487,15 @@ class Watch:
             return False
         self._take_files(candidate, last, may_be_rewritten=stays and candidate.is_rewritten)
         return True
+
+    def _lose_closings(self, candidate: Candidate, count: int) -> None:
+        """Count versions that were written over; of what may be a copy they are those of its original."""
+        place, name = posixpath.split(candidate.unit.name)
+        beside = (one for one in self._units.units if one != candidate.unit.name and posixpath.dirname(one) == place)
+        if COPY.fullmatch(name) and any(beside):
+            return
+        for _ in range(count):
+            self._lose(candidate.title, "it was written over too soon after it was written")
 
     def _lose(self, title: str, why: str) -> None:
         sentence = f"a version of {title} is lost: {why}"

@@ -21,6 +21,9 @@ from flexai.checkpoints.training.units import ROOT, Unit
 _CLOCK_SECONDS = 0.015
 """How coarse the times of a file system are, at most: what is written twice within it may have equal stamps."""
 
+_CLOSED_TWICE = re.compile(r".*\.(h5|hdf5|txt)", re.IGNORECASE)
+"""Files that are closed twice for one save: Keras opens what h5py wrote once more, and LightGBM's Python appends to
+what its library wrote (``Booster.save_model``)."""
 _WRITTEN_LAST = re.compile(
     r"trainer_state\.json|training_args\.bin|\.metadata|.*\.index.*\.json|adapter_config\.json|_CHECKPOINT_METADATA"
     r"|commit_success\.txt|random_states_\d+\.pkl"
@@ -179,7 +182,7 @@ class Candidate:
         library appends to what another one wrote.
         """
         ends = [
-            count
+            (count + 1) // 2 if _CLOSED_TWICE.fullmatch(path) else count
             for path, count in self.closings.items()
             if not self.is_folder or _WRITTEN_LAST.fullmatch(posixpath.basename(path))
         ]
