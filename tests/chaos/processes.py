@@ -63,6 +63,11 @@ class Run:
         os.kill(self.pid, signal.SIGKILL)
         return self
 
+    def is_running(self) -> bool:
+        """Whether it has not ended."""
+        with open(f"/proc/{self.pid}/stat") as status:
+            return status.read().rpartition(")")[2].split()[0] != "Z"
+
     def let_work(self, seconds: float) -> None:
         """Wait until some seconds from its start have passed."""
         time.sleep(max(0.0, self.started + seconds - time.monotonic()))

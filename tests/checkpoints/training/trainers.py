@@ -44,6 +44,11 @@ def torch_file(step: int, state: Mapping[str, object], *, size: int = 256) -> by
     return buffer.getvalue()
 
 
+def script_file(step: int) -> bytes:
+    """A checkpoint of a script that saves what it goes on from."""
+    return torch_file(step, {"step": step, "model": {}, "optimizer": {}})
+
+
 def lightning_file(step: int) -> bytes:
     """A checkpoint of Lightning."""
     state: dict[str, object] = {"epoch": step, "global_step": step, "pytorch-lightning_version": "2.6.6"}
@@ -60,6 +65,14 @@ def trainer_files(step: int, *, eval_loss: float | None = None) -> dict[str, byt
         "model.safetensors": weights(step),
         "optimizer.pt": archive(step),
         "trainer_state.json": json.dumps({"global_step": step, "log_history": log}).encode(),
+    }
+
+
+def deepspeed_files(step: int) -> dict[str, bytes]:
+    """What DeepSpeed writes into a step's folder."""
+    return {
+        "mp_rank_00_model_states.pt": torch_file(step, {"module": {}, "global_steps": step}),
+        "bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt": torch_file(step, {"optimizer_state_dict": {}}),
     }
 
 
@@ -121,11 +134,11 @@ def _save_file(out: Path, step: int) -> None:
 
 
 def _save_over(out: Path, step: int) -> None:
-    save_by_rename(out, {"ckpt.pt": torch_file(step, {"step": step})})
+    save_by_rename(out, {"ckpt.pt": script_file(step)})
 
 
 def _save_tagged(out: Path, step: int) -> None:
-    save(out / f"global_step{step}", {"mp_rank_00_model_states.pt": torch_file(step, {"global_steps": step})})
+    save(out / f"global_step{step}", deepspeed_files(step))
     save(out, {"latest": f"global_step{step}".encode()})
     shutil.rmtree(out / f"global_step{step - 1}", ignore_errors=True)
 
@@ -140,10 +153,10 @@ LAYOUTS = {
     "folders": Layout(trainer_files, _save_folder),
     "renamed": Layout(trainer_files, _save_renamed_folder),
     "files": Layout(lambda step: {f"epoch={step}-step={step}.ckpt": lightning_file(step)}, _save_file),
-    "replaced": Layout(lambda step: {"ckpt.pt": torch_file(step, {"step": step})}, _save_over),
+    "replaced": Layout(lambda step: {"ckpt.pt": script_file(step)}, _save_over),
     "tagged": Layout(
         lambda step: {
-            f"global_step{step}/mp_rank_00_model_states.pt": torch_file(step, {"global_steps": step}),
+            **{f"global_step{step}/{name}": content for name, content in deepspeed_files(step).items()},
             "latest": f"global_step{step}".encode(),
         },
         _save_tagged,
@@ -153,9 +166,23 @@ LAYOUTS = {
 """Layouts whose trainers delete each save once the next one is complete."""
 
 
+def step_of(layout: str, files: Files) -> int:
+    """The save of a layout that some files are, file by file. Raises ValueError where they are none."""
+    for step in range(1, 1000):
+        if files == LAYOUTS[layout].files(step):
+            return step
+    raise ValueError(f"no save of {layout} is {sorted(files)}")
+
+
 def output() -> Path:
     """The output directory that the job gives."""
     return Path(os.environ["FLEXAI_OUTPUT_CHECKPOINT_DIR"])
+
+
+def read_input() -> Files:
+    """What the job gives to go on from; nothing where it gives none."""
+    folder = Path(os.environ.get("FLEXAI_INPUT_CHECKPOINT_DIR") or os.devnull)
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def rotate(keep: int, saved: list[Path]) -> None:
