@@ -468,6 +468,18 @@ while True:
 """
 
 
+@pytest.fixture(autouse=True)
+def defaults() -> Iterator[None]:
+    """Signals as a terminal's processes have them: one in a shell's background ignores INT and QUIT."""
+    ignored = [number for number in signal.valid_signals() if signal.getsignal(number) is signal.SIG_IGN]
+    ignored = [number for number in ignored if number not in {signal.SIGPIPE, signal.SIGXFSZ}]
+    for number in ignored:
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    yield
+    for number in ignored:
+        signal.signal(number, signal.SIG_IGN)
+
+
 @pytest.mark.parametrize("number", sorted(PASSED_SIGNALS))
 def test_a_signal_that_asks_for_no_end_is_the_commands_own_matter(run: Run, number: int) -> None:
     with SignalRelay() as relay:
@@ -482,9 +494,21 @@ def test_a_signal_that_asks_for_no_end_is_the_commands_own_matter(run: Run, numb
 
 def test_every_signal_that_a_user_may_send_is_passed_on() -> None:
     named = {signal_name(number) for number in PASSED_SIGNALS}
-    assert named >= {"SIGUSR1", "SIGUSR2", "SIGCONT", "SIGQUIT", "SIGWINCH", "SIGALRM", "SIGXCPU", "SIGPWR", "SIGURG"}
+    assert named >= {"SIGUSR1", "SIGUSR2", "SIGCONT", "SIGQUIT", "SIGWINCH", "SIGALRM", "SIGXCPU", "SIGPWR"}
     assert named >= {"SIGRTMIN+1"}
-    ours = {"SIGINT", "SIGTERM", "SIGHUP", "SIGTSTP", "SIGTTIN", "SIGTTOU", "SIGCHLD", "SIGPIPE", "SIGSEGV", "SIGABRT"}
+    ours = {
+        "SIGINT",
+        "SIGTERM",
+        "SIGHUP",
+        "SIGTSTP",
+        "SIGTTIN",
+        "SIGTTOU",
+        "SIGCHLD",
+        "SIGPIPE",
+        "SIGSEGV",
+        "SIGABRT",
+        "SIGURG",
+    }
     assert not named & ours
 
 

@@ -42,6 +42,7 @@ _OURS = frozenset(
         *(signal.SIGKILL, signal.SIGSTOP),  # no process can handle these
         *(signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU),  # a shell holds or continues its own jobs by them
         *(signal.SIGCHLD, signal.SIGPIPE, signal.SIGXFSZ),  # about a child, a pipe or a file of this process
+        signal.SIGURG,  # about a lease that capture has held for a moment (``notices.is_written``)
         *(signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT, signal.SIGTRAP, signal.SIGSYS),
     }
 )
