@@ -135,7 +135,7 @@ def test_what_a_running_job_started_from_is_not_deleted(catalog: Catalog) -> Non
 def test_the_newest_one_that_a_running_job_would_be_resumed_from_is_not_deleted(catalog: Catalog) -> None:
     job_id = add_job(catalog)
     first, second = captured(catalog, job_id, "a"), captured(catalog, job_id, "b")
-    third = captured(catalog, job_id, "c", None)
+    third = captured(catalog, job_id, "c", TrainingFacts(resumable=False))
     run(catalog, job_id)
     with pytest.raises(ConflictError, match="would be resumed from it"):
         delete(catalog, second)
