@@ -331,14 +331,14 @@ def test_what_was_written_just_before_a_failure_is_stored(stage: Stage) -> None:
 
 
 def test_files_written_as_fast_as_can_be_are_stored_or_counted_as_lost(stage: Stage) -> None:
-    if not hasattr(fcntl, "F_SETLEASE"):
-        pytest.skip("only the kernel's notices tell of files that come and go between two looks")
     stage.capture.start()
     for step in range(200):
         save(stage.output, {f"ckpt-{step}.pt": archive(step)})
         (stage.output / f"ckpt-{step - 1}.pt").unlink(missing_ok=True)
     report = stage.capture.finish(is_clean=True)
-    assert len(stage.stored) + len(report.lost) == 200
+    # Only the kernel's notices tell of files that come and go between two looks.
+    seen = len(stage.stored) + len(report.lost)
+    assert seen == 200 if hasattr(fcntl, "F_SETLEASE") else 0 < seen <= 200
 
 
 def test_links_and_second_names_are_reported_as_pointers(stage: Stage) -> None:

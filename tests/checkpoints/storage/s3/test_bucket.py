@@ -528,7 +528,7 @@ def test_a_bucket_that_is_not_there_is_named(bench: Bench) -> None:
         (401, "Whatever", AccessDeniedError, "refused the credentials"),
         (403, "RequestTimeTooSkewed", AccessDeniedError, "time"),
         (403, "InvalidObjectState", StorageError, "archive"),
-        (400, "EntityTooLarge", StorageError, "no room"),
+        (400, "EntityTooLarge", StorageError, "too large"),
         (507, "XMinioStorageFull", StorageFullError, "no room"),
         (501, "NotImplemented", UnsupportedError, "cannot do get_object"),
         (400, "InvalidArgument", StorageError, "InvalidArgument: said the service"),
