@@ -18,7 +18,7 @@ _TRAIN = f"""
 import os, sys
 folder = os.environ["FLEXAI_OUTPUT_CHECKPOINT_DIR"] + "/c"
 os.mkdir(folder)
-open(folder + "/weights.bin", "wb").write(bytes(8))
+open(folder + "/net.weights", "wb").write(bytes(8))
 os.write(1, {ALL!r}.encode() + b"\\n")
 os.write(2, b"\\r10 %\\r20 %\\r\\x1b[32m30 %\\x1b[0m\\r\\n")
 """

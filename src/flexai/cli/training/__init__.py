@@ -16,8 +16,11 @@ from flexai.cli.commands import LazyGroup
         "inspect": ("flexai.cli.training.inspect:inspect", "Show everything about a training job."),
         "checkpoints": ("flexai.cli.training.checkpoints:checkpoints", "List the checkpoints that a job wrote."),
         "logs": ("flexai.cli.training.logs:logs", "Show what a training job printed."),
-        "capture": ("flexai.cli.training.capture:capture", "Store what a job's attempts have left on this machine."),
-        "files": ("flexai.cli.training.files:files", "List or fetch what a job wrote beside its checkpoints."),
+        "capture": (
+            "flexai.cli.training.capture:capture",
+            "Store what a training job's attempts have left on this machine, or capture a directory.",
+        ),
+        "files": ("flexai.cli.training.files:files", "List or fetch what a training job wrote beside its checkpoints."),
         "stop": ("flexai.cli.training.stop:stop", "Stop a running training job."),
         "delete": ("flexai.cli.training.delete:delete", "Delete a training job that has ended."),
     },
