@@ -29,7 +29,7 @@ def test_lost_versions_are_counted_and_said_and_strictly_a_failure(
     (last,) = [line for line in ran.err.splitlines() if line.startswith("training job 'run'")]
     assert " lost" in last
     log = program.run("training", "logs", "run").out
-    assert "a version of checkpoint 'model.pt' is lost: it was replaced too soon" in log
+    assert "a version of checkpoint 'model.pt' is lost: it was written over too soon" in log
     assert lost_versions(lost) in log
 
 
