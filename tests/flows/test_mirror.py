@@ -65,7 +65,7 @@ def test_a_jobs_checkpoints_are_copied_below_its_name(
     run_training.fn("mirror-run", [sys.executable, "-c", code])
     done = mirror_checkpoints.fn(share, "copies", job="mirror-run")
     (row,) = done["copied"]
-    assert row["destinationPath"] == f"copies/mirror-run/final-{row['id'][:8]}"
+    assert row["destinationPath"] == f"copies/mirror-run/a.bin-{row['id'][:8]}"
     assert (tmp_path / "share" / row["destinationPath"] / "a.bin").read_text() == "a"
     with pytest.raises(UsageError):
         mirror_checkpoints.fn(share, "copies", job="mirror-run", checkpoints=["llama-1"])
