@@ -72,6 +72,15 @@ def parse_path(text: str) -> CheckpointPath:
     return CheckpointPath(text)
 
 
+def is_path(text: str) -> bool:
+    """Whether ``parse_path`` takes the text."""
+    try:
+        parse_path(text)
+    except UnsafePathError:
+        return False
+    return True
+
+
 def _check_unicode(text: str, refuse: _Refusal) -> None:
     if _IGNORABLE.search(text) or any(unicodedata.category(character) in _INVISIBLE_CATEGORIES for character in text):
         raise refuse("has a control, invisible, private or unassigned character")

@@ -170,6 +170,15 @@ class Beneath:
                 return  # not empty, or not ours to remove
             path = path.rpartition("/")[0]
 
+    def peek(self, path: str, size: int) -> bytes:
+        """At most so many bytes from the start of a file; none where it cannot be read."""
+        try:
+            folder, name = self.at(path)
+            with os.fdopen(folder.open(name, os.O_RDONLY), "rb") as file:
+                return file.read(size)
+        except OSError:
+            return b""
+
     def forget(self) -> None:
         """Find the folders that are there now, from now on."""
         self._kept.clear()

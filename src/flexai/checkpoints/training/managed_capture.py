@@ -224,7 +224,7 @@ def _report(watch: Watch, storing: _Storing, pins: Pins) -> CaptureReport:
             )
         ),
         is_pinned=bool(storing.failures),
-        lost=(*watch.lost, *storing.lost),
+        lost=tuple(watch.lost),
         rest=tuple(rest),
         pointers=pointers,
     )
@@ -245,7 +245,6 @@ class _Storing:
         self.pointers: dict[str, str] = {}
         """Files that hold only what another checkpoint holds, and its name."""
         self.failures: list[str] = []
-        self.lost: list[str] = []
         self._refused: list[Found] = []
 
     def add(self, found: Found) -> None:

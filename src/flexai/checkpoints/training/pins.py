@@ -155,6 +155,11 @@ class PinSet:
         tree, place = self._found(path)
         return tree.at(place)
 
+    def peek(self, path: str, size: int) -> bytes:
+        """At most so many bytes from the start of that file; none where it cannot be read."""
+        tree, place = self._found(path)
+        return tree.peek(place, size)
+
     def stamp(self, path: str) -> Stamp:
         """What that file is now. Raises OSError."""
         folder, name = self.at(path)

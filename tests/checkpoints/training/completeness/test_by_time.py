@@ -747,3 +747,13 @@ def test_a_file_with_a_number_that_is_closed_twice_was_completed_and_not_replace
     scene.watch.look(scene.now, Notices({""}, {"model_1.pt": 2}))
     assert scene.names == ["model_1.pt"]
     assert scene.watch.lost == []
+
+
+@pytest.mark.parametrize(("beside", "lost"), [("last.pt", 1), ("ckpt-1.pt", 0)])
+def test_what_may_be_a_copy_counts_as_a_version_where_no_original_lies_beside_it(
+    scene: Scene, beside: str, lost: int
+) -> None:
+    save(scene.output, {"best.pt": archive(2), beside: archive(3)})
+    scene.watch.look(scene.now, Notices({""}, {"best.pt": 2, beside: 1}))
+    assert sorted(scene.names) == sorted(["best.pt", beside])
+    assert len(scene.watch.lost) == lost

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from flexai.checkpoints.choosing import Choice, best, check_is_told, in_order, metric_for, ranked
-from flexai.checkpoints.errors import ConflictError, NotFoundError, UnsafePathError
+from flexai.checkpoints.errors import ConflictError, NotFoundError
 from flexai.checkpoints.models import Checkpoint, CheckpointKind, CheckpointStatus
 from flexai.checkpoints.names import Id
-from flexai.checkpoints.paths import parse_path
+from flexai.checkpoints.paths import is_path
 from flexai.checkpoints.progress import Progress
 from flexai.checkpoints.service.fetch import fetch
 from flexai.checkpoints.service.requests import FetchRequest
@@ -144,10 +144,7 @@ def input_layout(checkpoint: Checkpoint, paths: Sequence[str]) -> InputLayout:
         return InputLayout("", name)
     if any(path == f"{name}.index" or path.startswith(f"{name}.data-") for path in paths):
         return InputLayout("", name)
-    try:
-        return InputLayout(parse_path(name), "")
-    except UnsafePathError:
-        return InputLayout("", "")  # a name that not every file system can hold
+    return InputLayout(name if is_path(name) else "", "")  # else not every file system can hold it
 
 
 def fetch_input(system: System, input_id: Id, place: Path, progress: Progress) -> tuple[Checkpoint, Path, Path]:

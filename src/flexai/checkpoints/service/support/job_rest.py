@@ -24,7 +24,7 @@ from flexai.checkpoints.errors import (
     UnsafePathError,
 )
 from flexai.checkpoints.names import Id
-from flexai.checkpoints.paths import parse_path
+from flexai.checkpoints.paths import is_path, parse_path
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.storage.beneath import Beneath
 from flexai.checkpoints.storage.files import read_blocks
@@ -74,7 +74,7 @@ def store_rest(
         status = _status(tree, path)
         if status is None or not stat.S_ISREG(status.st_mode):
             continue
-        if status.st_size > room or len(members) >= _MAX_FILES or not _is_safe(path):
+        if status.st_size > room or len(members) >= _MAX_FILES or not is_path(path):
             left_out.append(path)
             continue
         room -= status.st_size
@@ -171,14 +171,6 @@ def _status(tree: Beneath, path: str) -> os.stat_result | None:
         return folder.status(name)
     except OSError:
         return None
-
-
-def _is_safe(path: str) -> bool:
-    try:
-        parse_path(path)
-    except UnsafePathError:
-        return False
-    return True
 
 
 def read_archive(store: ManagedStore, job_id: Id, name: str, size: int) -> Iterator[RestFile]:

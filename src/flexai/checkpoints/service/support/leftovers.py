@@ -8,10 +8,8 @@ already is not stored again.
 
 from __future__ import annotations
 
-import os
 import posixpath
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -28,17 +26,16 @@ from flexai.checkpoints.training.completeness.by_format import (
     FileRole,
     Survey,
     completeness,
-    is_temporary_folder,
-    is_unfinished,
+    is_temporary_path,
 )
-from flexai.checkpoints.training.completeness.candidates import Found
+from flexai.checkpoints.training.completeness.candidates import Found, found_in
 from flexai.checkpoints.training.formats.facts import read_facts
 from flexai.checkpoints.training.formats.folder import CheckpointFolder
 from flexai.checkpoints.training.formats.verdict import Outcome
 from flexai.checkpoints.training.job_files import LeftAttempt, alone_with, as_it_ended, job_folder, left_attempts
 from flexai.checkpoints.training.managed_capture import CaptureReport, Store, salvage
 from flexai.checkpoints.training.output_dir import OutputTree
-from flexai.checkpoints.training.pins import Pins, PinSet
+from flexai.checkpoints.training.pins import Pins
 from flexai.checkpoints.training.units import find_units
 
 NOT_STORED = "the command succeeded, but not all of its checkpoints could be stored"
@@ -149,14 +146,14 @@ def _store_found(left: LeftAttempt, store: Store, tell: Callable[[str], None]) -
     if left.end is None or not left.end.is_swept:
         return []
     pins = Pins(left.places.pins, tell)
-    founds = [found for pin_set in pins.leftovers() for found in _units_in(pin_set.adopt(), pin_set)]
+    founds = [found for pin_set in pins.leftovers() for found in found_in(pin_set.adopt(), pin_set)]
     held = pins.new_set()
     if left.end.exit_code == 0:
         beneath = Beneath(left.places.output)
         tree = OutputTree(beneath)
         tree.refresh()
         held.refresh(beneath, dict(tree.files()))
-        of_output = list(_units_in(tree, held))
+        of_output = list(found_in(tree, held))
         founds += [found for found in of_output if completeness(found.folder).outcome is Outcome.UNKNOWN]
     failures = []
     for found in founds:
@@ -168,27 +165,6 @@ def _store_found(left: LeftAttempt, store: Store, tell: Callable[[str], None]) -
             failures.append(f"{found.title} could not be stored: {error.message}")
     held.release()
     return failures
-
-
-def _units_in(tree: OutputTree, pins: PinSet) -> Iterator[Found]:
-    """The units of a tree whose files are held by pins."""
-    for unit in find_units(tree, partial(_peek, pins)).units.values():
-        place = f"{unit.place}/" if unit.place else ""
-        stamps = {path: stamp for path in unit.files if (stamp := tree.stamp(place + path)) is not None}
-        originals = {place + path: stamp for path, stamp in stamps.items()}
-        for text, content in unit.texts.items():
-            pins.write(place + text, content)
-            stamps[text] = pins.stamp(place + text)
-        if originals:
-            yield Found(unit, originals, stamps, pins)
-
-
-def _peek(pins: PinSet, path: str, size: int) -> bytes:
-    with suppress(OSError):
-        folder, name = pins.at(path)
-        with os.fdopen(folder.open(name, os.O_RDONLY), "rb") as file:
-            return file.read(size)
-    return b""
 
 
 def _set_aside(left: LeftAttempt, report: CaptureReport, captures: JobCaptures, tell: Callable[[str], None]) -> None:
@@ -218,7 +194,7 @@ def _sorted_out(output: Path, paths: Iterable[str], captures: JobCaptures) -> tu
         at = partial(lambda place, file: beneath.at(posixpath.join(place, file)), unit.place)
         if _is_torn(CheckpointFolder(unit.name, sizes, at)) or captures.has_files(unit.name, sizes):
             torn |= set(files.values())
-    torn |= {path for path in paths if _is_temporary(path)}
+    torn |= {path for path in paths if is_temporary_path(path)}
     return [path for path in paths if path not in torn], [path for path in paths if path in torn]
 
 
@@ -227,11 +203,6 @@ def _is_torn(folder: CheckpointFolder) -> bool:
     verdict, survey = completeness(folder), Survey(folder)
     is_known = bool(verdict.rule) and not survey.of(FileRole.OTHER) and not survey.unjudged
     return verdict.outcome is Outcome.PARTIAL or (verdict.outcome is Outcome.UNKNOWN and is_known)
-
-
-def _is_temporary(path: str) -> bool:
-    *folders, name = path.split("/")
-    return is_unfinished(name) or any(map(is_temporary_folder, folders))
 
 
 def _some(paths: Sequence[str]) -> str:

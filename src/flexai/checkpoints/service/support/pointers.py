@@ -12,10 +12,9 @@ import posixpath
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from flexai.checkpoints.errors import UnsafePathError
 from flexai.checkpoints.models import Checkpoint, CheckpointStatus
 from flexai.checkpoints.names import is_captured_name
-from flexai.checkpoints.paths import parse_path
+from flexai.checkpoints.paths import is_path
 from flexai.checkpoints.progress import Progress
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.storage.beneath import Beneath
@@ -56,7 +55,7 @@ def make_links(checkpoint: Checkpoint, paths: Sequence[str], destination: Path, 
         return
     (target,) = paths
     names = [shown.removesuffix(f" -> {target}") for shown in checkpoint.pointers if shown.endswith(f" -> {target}")]
-    for name in filter(_is_plain, names):
+    for name in (one for one in names if "/" not in one and is_path(one)):
         try:
             _make_link(Beneath(destination), name, target)
         except OSError as error:
@@ -74,11 +73,3 @@ def _make_link(tree: Beneath, name: str, target: str) -> None:
             is_same = False
         if not is_same:
             raise
-
-
-def _is_plain(name: str) -> bool:
-    """Whether it is the name of a file beside another one, on every system."""
-    try:
-        return "/" not in parse_path(name)
-    except UnsafePathError:
-        return False

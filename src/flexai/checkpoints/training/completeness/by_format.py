@@ -30,6 +30,7 @@ __all__ = [
     "completeness",
     "deepspeed_tag",
     "is_temporary_folder",
+    "is_temporary_path",
     "is_unfinished",
     "role_of",
 ]
@@ -55,6 +56,12 @@ def is_temporary_folder(name: str) -> bool:
 def is_unfinished(name: str) -> bool:
     """Whether a file, or a folder within a checkpoint, has a name that it will lose once it is written."""
     return _UNFINISHED.fullmatch(name) is not None
+
+
+def is_temporary_path(path: str) -> bool:
+    """Whether a file has such a name, or lies in a folder that has."""
+    *folders, name = path.split("/")
+    return is_unfinished(name) or any(map(is_temporary_folder, folders))
 
 
 def completeness(folder: CheckpointFolder) -> Completeness:

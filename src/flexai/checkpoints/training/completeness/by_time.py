@@ -18,19 +18,17 @@ version that was whole and could not be kept is counted: ``Watch.lost``.
 from __future__ import annotations
 
 import math
-import os
 import posixpath
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
-from flexai.checkpoints.storage.beneath import GONE, Beneath, Folder
+from flexai.checkpoints.storage.beneath import GONE, Beneath
 from flexai.checkpoints.training.completeness.by_format import (
     Completeness,
     completeness,
-    is_temporary_folder,
-    is_unfinished,
+    is_temporary_path,
 )
-from flexai.checkpoints.training.completeness.candidates import Candidate, Fate, Found, title_of
+from flexai.checkpoints.training.completeness.candidates import Candidate, Fate, Found, found_in, title_of
 from flexai.checkpoints.training.formats.facts import step_in_name
 from flexai.checkpoints.training.formats.verdict import Outcome
 from flexai.checkpoints.training.notices import Notices
@@ -107,15 +105,14 @@ class Watch:
         """Files and links that point at a unit, and the unit's name."""
         return self._units.pointers | self._pointers
 
-    def look(self, now: float, notices: Notices | None = None) -> bool:
-        """Look once, ``now`` being the present in seconds; returns whether anything has changed. Raises OSError.
+    def look(self, now: float, notices: Notices | None = None) -> None:
+        """Look once, ``now`` being the present in seconds. Raises OSError.
 
         ``notices`` say what has happened since the last look; without them all is looked at.
         """
         notices = notices or Notices(is_all_changed=True)
         self._is_noticed = bool(notices.places)
-        changed = bool(self._tree.refresh(None if notices.is_all_changed else notices.places))
-        if changed:
+        if self._tree.refresh(None if notices.is_all_changed else notices.places):
             self._units = find_units(self._tree, self._peek)
             self._tell_notes()
             self._taken = {path: stamp for path, stamp in self._taken.items() if self._tree.stamp(path) == stamp}
@@ -124,12 +121,11 @@ class Watch:
         gone = [self._candidates.pop(name) for name in [name for name in self._candidates if name not in units]]
         # Everything is pinned before anything is judged: reading many headers takes a while.
         for unit in units.values():
-            changed |= self._update(unit, now, notices.closed)
+            self._update(unit, now, notices.closed)
         for candidate in _by_age(gone):
             self._vanished(candidate)
         for candidate in _by_age(one for one in self._candidates.values() if self._is_open(one)):
             self._hand_over_if_whole(candidate, now)
-        return changed
 
     def pause(self, now: float) -> float:
         """Seconds until the next look is due, where nothing is noticed before; infinite where all is settled."""
@@ -153,13 +149,11 @@ class Watch:
         When the trainer began to delete it is not known, so only the last-written file of its format shows that it was
         whole. What the output directory still has is left to ``look`` and ``sweep``.
         """
-        tree = pins.adopt()
-        for unit in find_units(tree, lambda path, size: _read(pins.at, path, size)).units.values():
-            files = {path: stamp for path in _paths(unit) if (stamp := tree.stamp(path)) is not None}
-            found = self._found(unit, files, pins)
-            if files and not found.is_still_in(self._output):
+        for found in found_in(pins.adopt(), pins):
+            if not found.is_still_in(self._output):
                 verdict = completeness(found.folder)
-                if verdict.outcome is Outcome.WHOLE and (verdict.conclusive or unit.place != unit.name):
+                is_folder = found.unit.place == found.unit.name
+                if verdict.outcome is Outcome.WHOLE and (verdict.conclusive or not is_folder):
                     self._take(found)
 
     def is_settled(self) -> bool:
@@ -176,11 +170,11 @@ class Watch:
         """The files that belong to no unit, but for unfinished ones and pointers: logs and the like."""
         owned = {path for unit in self._units.units.values() for path in _paths(unit)}
         owned |= self.pointers.keys() | self._units.unfinished
-        return sorted(path for path, _ in self._tree.files() if path not in owned and not self._is_temporary(path))
+        return sorted(path for path, _ in self._tree.files() if path not in owned and not is_temporary_path(path))
 
     def temporary(self) -> list[str]:
         """The files that lie in folders with temporary names, or have such names."""
-        return sorted(path for path, _ in self._tree.files() if self._is_temporary(path))
+        return sorted(path for path, _ in self._tree.files() if is_temporary_path(path))
 
     def files(self) -> dict[str, Stamp]:
         """Every file of the output directory."""
@@ -192,12 +186,8 @@ class Watch:
         stamp = self._tree.stamp(path)
         known = self._peeked.get(path)
         if known is None or known[0] != stamp:
-            known = self._peeked[path] = (stamp, _read(self._beneath.at, path, 4096))
+            known = self._peeked[path] = (stamp, self._beneath.peek(path, 4096))
         return known[1][:size]
-
-    def _is_temporary(self, path: str) -> bool:
-        *folders, name = path.split("/")
-        return is_unfinished(name) or any(map(is_temporary_folder, folders))
 
     def _tell_notes(self) -> None:
         for path, why in self._units.notes.items():
@@ -213,7 +203,7 @@ class Watch:
     def _new(self, unit: Unit, now: float) -> Candidate:
         return Candidate(unit=unit, pins=self._pins.new_set(), changed_at=now)
 
-    def _update(self, unit: Unit, now: float, closed: Mapping[str, int]) -> bool:
+    def _update(self, unit: Unit, now: float, closed: Mapping[str, int]) -> None:
         """Compare a unit with the look before, and pin what is new."""
         new = {path: stamp for path in _paths(unit) if (stamp := self._tree.stamp(path)) is not None}
         candidate = self._candidates.get(unit.name)
@@ -241,14 +231,13 @@ class Watch:
         candidate.count_closings(closed, new)
         if not is_lost and not is_altered and candidate.unfinished == unfinished and unit == candidate.unit:
             candidate.looks += 1
-            return False
+            return
         candidate.unit, candidate.unfinished = unit, unfinished
         if is_lost and not is_altered and unit.name != ROOT:
             self._shrink(candidate, new)
         else:
             self._grow(candidate, new)
         candidate.looks, candidate.changed_at, candidate.verdict = 1, now, None
-        return True
 
     def _unfinished_in(self, unit: Unit) -> dict[str, Stamp]:
         if unit.place != unit.name:
@@ -270,8 +259,7 @@ class Watch:
                 candidate = self._candidates[folder]
                 candidate.has_missed |= path not in (candidate.fullest or (candidate.files,))[0]
             elif is_checkpoint_name(path):
-                for _ in range(count):
-                    self._lose(title_of(path), "it was deleted too soon after it was written")
+                self._lose(title_of(path), "it was deleted too soon after it was written", count)
         for path in notices.arrived:
             is_seen = path in self._tree.folders or path in self._candidates
             if not is_seen and is_checkpoint_name(path, is_folder=True):
@@ -363,11 +351,8 @@ class Watch:
 
     def _judge(self, candidate: Candidate) -> Completeness:
         if candidate.verdict is None:
-            candidate.verdict = self._completeness(candidate, candidate.files)
+            candidate.verdict = completeness(_found(candidate, candidate.files).folder)
         return candidate.verdict
-
-    def _completeness(self, candidate: Candidate, files: Stamps) -> Completeness:
-        return completeness(self._found(candidate.unit, files, candidate.pins).folder)
 
     def _sweep(self, candidate: Candidate, is_settled: bool) -> None:
         if self._is_known(candidate):
@@ -389,7 +374,7 @@ class Watch:
     def _keep(self, candidate: Candidate) -> None:
         """Copy what has settled: it is a version that was whole if it is written over next, and none if it grows."""
         if candidate.kept is None:
-            found = self._found(candidate.unit, candidate.files, candidate.pins, may_be_rewritten=True)
+            found = _found(candidate, candidate.files, may_be_rewritten=True)
             self._secure(found)
             candidate.kept = found
             candidate.pins = self._pins.new_set()
@@ -416,14 +401,8 @@ class Watch:
             return
         kept = {*candidate.files, *(posixpath.join(candidate.unit.place, text) for text in candidate.unit.texts)}
         candidate.pins.drop([path for path in candidate.pins.paths() if path not in kept])
-        self._take_files(
-            candidate, candidate.files, may_be_rewritten=candidate.unit.is_rewritten or candidate.is_rewritten
-        )
-
-    def _take_files(self, candidate: Candidate, files: Stamps, *, may_be_rewritten: bool) -> None:
-        self._take_found(
-            candidate, self._found(candidate.unit, files, candidate.pins, may_be_rewritten=may_be_rewritten)
-        )
+        may_be_rewritten = candidate.unit.is_rewritten or candidate.is_rewritten
+        self._take_found(candidate, _found(candidate, candidate.files, may_be_rewritten=may_be_rewritten))
 
     def _take_found(self, candidate: Candidate, found: Found) -> None:
         files = found.originals
@@ -434,13 +413,6 @@ class Watch:
         if not candidate.is_folder and len(files) == 1:
             self._single[next(iter(files.values()))] = candidate.unit.name
         self._take(found)
-
-    def _found(self, unit: Unit, files: Stamps, pins: PinSet, *, may_be_rewritten: bool = False) -> Found:
-        place = f"{unit.place}/" if unit.place else ""
-        stamps = {path.removeprefix(place): stamp for path, stamp in files.items()}
-        for text in unit.texts:
-            stamps[text] = pins.stamp(place + text)
-        return Found(unit, dict(files), stamps, pins, may_be_rewritten=may_be_rewritten)
 
     def _vanished(self, candidate: Candidate, *, stays: bool = False) -> None:
         """Save a checkpoint that was deleted, or whose files were all replaced (``stays``)."""
@@ -469,7 +441,7 @@ class Watch:
         last = {path: candidate.pins.stamp(path) for path in files}
         if any(candidate.pins.is_written(path) for path in files):
             return False
-        verdict = self._completeness(candidate, last)
+        verdict = completeness(_found(candidate, last).folder)
         # Seen twice as it was in the end, so no file was missing; or nothing could have come after it. A folder that
         # was being rewritten may have been half the one and half the other.
         was_seen_whole = (looks > 1 and last == files) or (verdict.conclusive and not stays)
@@ -485,25 +457,33 @@ class Watch:
                 why = verdict.reason or "it was deleted too soon after its last file was written"
                 self._note(f"{candidate.title} was deleted before it was seen whole: {why}")
             return False
-        self._take_files(candidate, last, may_be_rewritten=stays and candidate.is_rewritten)
+        self._take_found(candidate, _found(candidate, last, may_be_rewritten=stays and candidate.is_rewritten))
         return True
 
     def _lose_closings(self, candidate: Candidate, count: int) -> None:
         """Count versions that were written over; of what may be a copy they are those of its original."""
         place, name = posixpath.split(candidate.unit.name)
-        beside = (one for one in self._units.units if one != candidate.unit.name and posixpath.dirname(one) == place)
-        if COPY.fullmatch(name) and any(beside):
-            return
-        for _ in range(count):
-            self._lose(candidate.title, "it was written over too soon after it was written")
+        beside = (posixpath.basename(one) for one in self._units.units if one and posixpath.dirname(one) == place)
+        if not COPY.fullmatch(name) or all(map(COPY.fullmatch, beside)):
+            self._lose(candidate.title, "it was written over too soon after it was written", count)
 
-    def _lose(self, title: str, why: str) -> None:
-        sentence = f"a version of {title} is lost: {why}"
-        self.lost.append(sentence)
-        if len(self.lost) <= _MOST_TOLD:
-            self._note(sentence)
-        elif len(self.lost) == _MOST_TOLD + 1:
-            self._note("more versions are lost; they are counted from here on")
+    def _lose(self, title: str, why: str, count: int = 1) -> None:
+        for _ in range(count):
+            sentence = f"a version of {title} is lost: {why}"
+            self.lost.append(sentence)
+            if len(self.lost) <= _MOST_TOLD:
+                self._note(sentence)
+            elif len(self.lost) == _MOST_TOLD + 1:
+                self._note("more versions are lost; they are counted from here on")
+
+
+def _found(candidate: Candidate, files: Stamps, *, may_be_rewritten: bool = False) -> Found:
+    """A candidate with these files, as it is handed over and judged."""
+    unit, pins = candidate.unit, candidate.pins
+    place = f"{unit.place}/" if unit.place else ""
+    stamps = {path.removeprefix(place): stamp for path, stamp in files.items()}
+    stamps |= {text: pins.stamp(place + text) for text in unit.texts}
+    return Found(unit, dict(files), stamps, pins, may_be_rewritten=may_be_rewritten)
 
 
 def _folders_of(path: str) -> Iterator[str]:
@@ -513,12 +493,3 @@ def _folders_of(path: str) -> Iterator[str]:
 
 def _paths(unit: Unit) -> list[str]:
     return [posixpath.join(unit.place, path) for path in unit.files]
-
-
-def _read(at: Callable[[str], tuple[Folder, str]], path: str, size: int) -> bytes:
-    try:
-        folder, name = at(path)
-        with os.fdopen(folder.open(name, os.O_RDONLY), "rb") as file:
-            return file.read(size)
-    except OSError:
-        return b""

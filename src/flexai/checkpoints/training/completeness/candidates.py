@@ -5,7 +5,7 @@ from __future__ import annotations
 import posixpath
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from enum import Enum
@@ -14,9 +14,9 @@ from pathlib import Path
 from flexai.checkpoints.storage.beneath import GONE
 from flexai.checkpoints.training.completeness.by_format import Completeness
 from flexai.checkpoints.training.formats.folder import CheckpointFolder
-from flexai.checkpoints.training.output_dir import Stamp, Stamps
+from flexai.checkpoints.training.output_dir import OutputTree, Stamp, Stamps
 from flexai.checkpoints.training.pins import PinSet
-from flexai.checkpoints.training.units import ROOT, Unit
+from flexai.checkpoints.training.units import ROOT, Unit, find_units
 
 _CLOCK_SECONDS = 0.015
 """How coarse the times of a file system are, at most: what is written twice within it may have equal stamps."""
@@ -106,6 +106,19 @@ class Found:
 
     def _in_output(self, path: str) -> str:
         return posixpath.join(self.unit.place, path)
+
+
+def found_in(tree: OutputTree, pins: PinSet) -> Iterator[Found]:
+    """The units of an output directory, or of a set of pins, whose files that set holds. Raises OSError."""
+    for unit in find_units(tree, pins.peek).units.values():
+        paths = {path: posixpath.join(unit.place, path) for path in unit.files}
+        stamps = {path: stamp for path, place in paths.items() if (stamp := tree.stamp(place)) is not None}
+        originals = {paths[path]: stamp for path, stamp in stamps.items()}
+        for path, text in unit.texts.items():
+            pins.write(posixpath.join(unit.place, path), text)
+            stamps[path] = pins.stamp(posixpath.join(unit.place, path))
+        if originals:
+            yield Found(unit, originals, stamps, pins)
 
 
 def title_of(name: str) -> str:
