@@ -18,6 +18,7 @@ from flexai.checkpoints.models import CheckpointStatus, JobStatus, TrainingJob
 from flexai.checkpoints.service.support import job_run
 from flexai.checkpoints.service.training import capture_left, delete_job, inspect_job
 from flexai.checkpoints.service.training_requests import CaptureJobRequest, DeleteJobRequest
+from flexai.checkpoints.training.runner import OnOutput
 from tests.checkpoints.training.trainers import trainer_files, unknown_files
 from tests.support.faults import FaultyCatalog
 from tests.support.fixtures import NewMachine
@@ -38,6 +39,18 @@ def refusing_store(machine: Machine) -> Iterator[None]:
     blobs.write_text("in the way")
     yield
     blobs.unlink()
+
+
+@pytest.fixture
+def catalog(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> FaultyCatalog:
+    """The machine's catalog, which can be taken away, and is not waited for."""
+    monkeypatch.setattr(job_run, "PATIENCE_SECONDS", 0.0)
+    return FaultyCatalog(machine.system.catalog.database)
+
+
+def taken_away(catalog: FaultyCatalog) -> OnOutput:
+    """Take the catalog away when the command prints something."""
+    return lambda _stream, _data: setattr(catalog, "down_from", 0)
 
 
 def capture(machine: Machine, name: str = "run") -> tuple[int, tuple[str, ...]]:
@@ -145,11 +158,8 @@ def test_runners_killed_at_any_moment_leave_only_logs_after_the_next_run(machine
 
 
 def test_an_end_that_could_not_be_recorded_is_kept_and_recorded_by_a_capture(
-    machine: Machine, monkeypatch: pytest.MonkeyPatch
+    machine: Machine, catalog: FaultyCatalog
 ) -> None:
-    monkeypatch.setattr(job_run, "PATIENCE_SECONDS", 0.0)
-    catalog = FaultyCatalog(machine.system.catalog.database)
-
     def take_away(_stream: str, data: bytes) -> None:
         if b"saved" in data:
             wait_until(lambda: len(captured(machine)) == 1)
@@ -166,16 +176,8 @@ def test_an_end_that_could_not_be_recorded_is_kept_and_recorded_by_a_capture(
     assert machine.system.catalog.jobs.get_by_id(job.id)._replace(updated_at=known.updated_at) == known
 
 
-def test_a_success_that_could_not_be_recorded_is_not_run_again(
-    machine: Machine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(job_run, "PATIENCE_SECONDS", 0.0)
-    catalog = FaultyCatalog(machine.system.catalog.database)
-
-    def take_away(_stream: str, data: bytes) -> None:
-        catalog.down_from = 0
-
-    job = run(machine, "say('ready'); time.sleep(0.5)", on_output=take_away)
+def test_a_success_that_could_not_be_recorded_is_not_run_again(machine: Machine, catalog: FaultyCatalog) -> None:
+    job = run(machine, "say('ready'); time.sleep(0.5)", on_output=taken_away(catalog))
     assert job.status is JobStatus.SUCCEEDED
     catalog.down_from = None
     assert run(machine, "exit(1)", reuse_succeeded=True).status is JobStatus.SUCCEEDED
@@ -185,17 +187,11 @@ def test_a_success_that_could_not_be_recorded_is_not_run_again(
 
 
 def test_a_catalog_that_is_away_at_the_end_is_waited_for_once_and_not_for_each_step(
-    machine: Machine, monkeypatch: pytest.MonkeyPatch
+    machine: Machine, catalog: FaultyCatalog
 ) -> None:
-    monkeypatch.setattr(job_run, "PATIENCE_SECONDS", 0.0)
-    catalog = FaultyCatalog(machine.system.catalog.database)
-
-    def take_away(_stream: str, data: bytes) -> None:
-        catalog.down_from = 0
-
     notes = Notes()
     text = f"say('ready'); time.sleep(1)\nfor step in range(1, 6): {SAVE}"
-    job = run(machine, text, on_output=take_away, progress=notes)
+    job = run(machine, text, on_output=taken_away(catalog), progress=notes)
     assert (job.status, job.exit_code) == (JobStatus.FAILED, 0)
     given_up = [note for note in notes.messages if "not waited for any more" in note]
     assert len([note for note in given_up if "checkpoint 'checkpoint-" in note]) == 5
