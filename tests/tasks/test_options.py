@@ -41,7 +41,9 @@ def is_tried_again(error: BaseException) -> bool:
 
 @pytest.mark.parametrize("kind", EVERY_ERROR, ids=lambda kind: kind.__name__)
 def test_only_a_store_that_was_unavailable_is_worth_another_try(kind: type[CheckpointError]) -> None:
-    assert is_tried_again(kind("it went wrong")) == issubclass(kind, StorageUnavailableError)
+    # Room is made by a person, and not in the seconds between two tries.
+    is_passing = issubclass(kind, StorageUnavailableError) and not issubclass(kind, errors.StorageFullError)
+    assert is_tried_again(kind("it went wrong")) == is_passing
 
 
 @pytest.mark.parametrize("error", [ValueError("x"), KeyError("x"), OSError("x"), MemoryError()])
@@ -61,7 +63,7 @@ def test_every_task_can_be_found_in_prefects_ui_and_keeps_no_result(one: Task[..
 
 @pytest.mark.parametrize("one", EVERY_TASK, ids=lambda one: one.name)
 def test_every_task_but_those_of_a_training_job_is_tried_again_with_growing_delays(one: Task[..., object]) -> None:
-    if one in {tasks.run_training, tasks.delete_training_job}:
+    if one in {tasks.run_training, tasks.capture_training_job, tasks.delete_training_job}:
         assert one.retries == 0
         return
     assert one.retries == 3
@@ -80,6 +82,7 @@ TAKES_TIME = {
     tasks.prune_checkpoints,
     tasks.collect_garbage,
     tasks.run_training,
+    tasks.capture_training_job,
     tasks.delete_training_job,
 }
 """Tasks that move bytes, or go over all checkpoints: no time fits them all."""
