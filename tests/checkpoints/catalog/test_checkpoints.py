@@ -9,7 +9,7 @@ import pytest
 
 from flexai.checkpoints.catalog.blobs import Blobs
 from flexai.checkpoints.catalog.catalog import Catalog
-from flexai.checkpoints.catalog.checkpoints import row_of
+from flexai.checkpoints.catalog.checkpoint_rows import row_of
 from flexai.checkpoints.catalog.leases import Lease, this_host
 from flexai.checkpoints.errors import AlreadyExistsError, ConflictError, NameTakenError, NotFoundError
 from flexai.checkpoints.models import (

@@ -26,7 +26,7 @@ from sqlalchemy import Engine, text
 
 from flexai.checkpoints.catalog import migrations, sqlite
 from flexai.checkpoints.catalog.catalog import Catalog, open_database
-from flexai.checkpoints.catalog.checkpoints import row_of
+from flexai.checkpoints.catalog.checkpoint_rows import row_of
 from flexai.checkpoints.catalog.database import HEAD_REVISION, ConstraintError, Transaction
 from flexai.checkpoints.catalog.tables import metadata
 from flexai.checkpoints.errors import CheckpointError, SettingsError, StorageError, StorageUnavailableError

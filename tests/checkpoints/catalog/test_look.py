@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy.exc import DBAPIError
 
 from flexai.checkpoints.catalog.catalog import Catalog, open_database
-from flexai.checkpoints.catalog.checkpoints import INTERRUPTED
+from flexai.checkpoints.catalog.checkpoint_rows import INTERRUPTED
 from flexai.checkpoints.catalog.database import HEAD_REVISION
 from flexai.checkpoints.catalog.jobs import RUNNER_GONE, BegunJob, parse_job_reference
 from flexai.checkpoints.catalog.leases import Lease

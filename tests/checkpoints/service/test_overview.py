@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from flexai.checkpoints.catalog.checkpoints import CUT_OFF, INTERRUPTED
+from flexai.checkpoints.catalog.checkpoint_rows import CUT_OFF, INTERRUPTED
 from flexai.checkpoints.catalog.leases import Lease
 from flexai.checkpoints.models import CheckpointKind, CheckpointStatus, Source
 from flexai.checkpoints.names import parse_name

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from sqlalchemy import insert, update
 
-from flexai.checkpoints.catalog.checkpoints import row_of
+from flexai.checkpoints.catalog.checkpoint_rows import row_of
 from flexai.checkpoints.catalog.jobs import BegunJob
 from flexai.checkpoints.catalog.leases import NO_LEASE
 from flexai.checkpoints.catalog.tables import blob_references, blobs, checkpoints, jobs

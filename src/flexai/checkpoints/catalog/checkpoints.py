@@ -7,14 +7,25 @@ database, not by a look before the write.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import fields
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
+from flexai.checkpoints.catalog.checkpoint_rows import (
+    CHECKPOINT,
+    CREATED_AT,
+    LISTED,
+    PUSHED,
+    UNFINISHED,
+    checkpoint_of,
+    facts_columns,
+    listed_of,
+    pushed_of,
+    row_of,
+)
 from flexai.checkpoints.catalog.database import ConstraintError, Database, Record, Transaction, batches
-from flexai.checkpoints.catalog.leases import LEASE_COLUMNS, NO_LEASE, Lease, is_held, lease_end, update_held
+from flexai.checkpoints.catalog.leases import NO_LEASE, Lease, is_held, lease_end, update_held
 from flexai.checkpoints.choosing import losses_of
 from flexai.checkpoints.contents import CLAIMED, RECOVERED
 from flexai.checkpoints.errors import AlreadyExistsError, ConflictError, NameTakenError, NotFoundError
@@ -40,35 +51,6 @@ if TYPE_CHECKING:
     from flexai.checkpoints.owner import Owner
 
 _AGAIN = "run the same command again"
-
-CHECKPOINT = "SELECT c.*, j.name AS job_name FROM checkpoints c LEFT JOIN jobs j ON j.id = c.job_id"
-"""Checkpoints ``c`` with all that ``checkpoint_of`` reads; a WHERE can follow."""
-
-INTERRUPTED = "interrupted before it was finished: push it again to continue"
-CUT_OFF = "interrupted before it was finished, with its training job"
-
-_UNFINISHED = frozenset({CheckpointStatus.UPLOADING, CheckpointStatus.SYNCING})
-
-_LEASE = ", ".join(f"c.{column}" for column in LEASE_COLUMNS)
-
-# What all of them have is left out: a driver takes as long for that as for anything else.
-_PUSHED = f"""
-    SELECT c.id, c.name, c.status, c.reason, c.size, c.file_count, c.created_at, c.updated_at, c.is_protected, {_LEASE}
-    FROM checkpoints c WHERE c.kind = 'pushed' AND c.deleted_at IS NULL
-"""
-_CREATED_AT = 6
-"""The place of that column there."""
-
-_LISTED = f"""
-    SELECT c.id, c.kind, c.name, COALESCE(j.name, ''), c.status, c.reason, c.size, c.file_count, c.created_at,
-        c.updated_at, c.deleted_at, c.is_protected, c.node, c.step, c.train_loss, c.eval_loss, c.model, c.version,
-        c.inference_ready, c.resumable, c.metrics, c.best_by, c.pointers, c.resumable_unknown,
-        {_LEASE}
-    FROM checkpoints c LEFT JOIN jobs j ON j.id = c.job_id
-"""
-"""Checkpoints ``c`` with the fields of ``ListedCheckpoint`` and their leases; a WHERE can follow."""
-_METRICS_AT, _POINTERS_AT = map(ListedCheckpoint._fields.index, ("metrics", "pointers"))
-"""The places of those columns there."""
 
 
 class Checkpoints:
@@ -204,7 +186,7 @@ class Checkpoints:
             "file_count": manifest.file_count,
             "manifest_digest": manifest.digest,
             "updated_at": to_text(now()),
-            **_facts_columns(facts or TrainingFacts()),
+            **facts_columns(facts or TrainingFacts()),
             **NO_LEASE,
         }
         rows = [
@@ -304,8 +286,8 @@ class Checkpoints:
         """The checkpoints that users pushed, oldest first."""
         with self._database.reading() as transaction:
             # Not ORDER BY: by the rules of a language that takes PostgreSQL longer than all the rest.
-            rows = sorted(transaction.rows(_PUSHED), key=itemgetter(_CREATED_AT, 0))
-        return list(_pushed(rows))
+            rows = sorted(transaction.rows(PUSHED), key=itemgetter(CREATED_AT, 0))
+        return list(pushed_of(rows))
 
     def list_captured(self, job_id: str) -> list[ListedCheckpoint]:
         """The checkpoints that a job wrote, in the order of their capture."""
@@ -355,7 +337,7 @@ class Checkpoints:
         with self._database.reading() as transaction:
             query = f"{CHECKPOINT} WHERE c.job_id = :job_id AND c.deleted_at IS NULL"
             rows = transaction.records(query, job_id=job_id)
-        return [checkpoint_of(row) for row in rows if row["status"] in _UNFINISHED and not is_held(row)]
+        return [checkpoint_of(row) for row in rows if row["status"] in UNFINISHED and not is_held(row)]
 
     def protect(self, references: Sequence[Reference], *, protected: bool = True) -> list[Checkpoint]:
         """Keep checkpoints from being deleted, or take that back; all of them or, where one is not there, none.
@@ -501,8 +483,8 @@ class Checkpoints:
 
     def _list(self, where: str, **values: Any) -> list[ListedCheckpoint]:
         with self._database.reading() as transaction:
-            rows = transaction.rows(f"{_LISTED} WHERE {where}", **values)
-        return [_listed(row) for row in rows]
+            rows = transaction.rows(f"{LISTED} WHERE {where}", **values)
+        return [listed_of(row) for row in rows]
 
     def _row(self, where: str, **values: Any) -> Record | None:
         with self._database.reading() as transaction:
@@ -608,115 +590,3 @@ def _new_row(
         updated_at=time,
     )
     return row_of(checkpoint) | {"name_key": None} | lease.columns()
-
-
-def row_of(checkpoint: Checkpoint) -> dict[str, Any]:
-    """The columns that hold a checkpoint, its lease left out."""
-    document: dict[str, Any] = plain(checkpoint)
-    for name in ("facts", "job_name"):
-        del document[name]
-    return document | {
-        "name_key": name_key(checkpoint.name) if checkpoint.kind is CheckpointKind.PUSHED else None,
-        "source": json.dumps(document["source"]),
-        "pointers": json.dumps(document["pointers"]),
-        "created_at": to_text(checkpoint.created_at),
-        "updated_at": to_text(checkpoint.updated_at),
-        "deleted_at": None if checkpoint.deleted_at is None else to_text(checkpoint.deleted_at),
-        **_facts_columns(checkpoint.facts),
-    }
-
-
-def _facts_columns(facts: TrainingFacts) -> dict[str, Any]:
-    document: dict[str, Any] = plain(facts)
-    for name in _IN_JSON:
-        document[name] = json.dumps(document[name])
-    return document | {"resumable": bool(facts.resumable), "resumable_unknown": facts.resumable is None}
-
-
-_FACTS = [one.name for one in fields(TrainingFacts)]
-_IN_JSON = ("inference_missing", "resumable_missing", "metrics")
-_SAME = ("name", "size", "file_count", "manifest_digest", "store_id", "node", "sequence")
-"""Columns that hold a field as it is."""
-
-
-def checkpoint_of(row: Record) -> Checkpoint:
-    """The checkpoint that a row describes, read as ``CHECKPOINT`` reads it.
-
-    A push or a capture whose process is gone has failed. What decides about a change compares the row itself.
-    """
-    status, reason = standing(row["kind"], row["status"], row["reason"], row)
-    facts = {name: row[name] for name in _FACTS}
-    for name in _IN_JSON:
-        facts[name] = json.loads(facts[name])
-    facts |= {
-        "inference_ready": bool(row["inference_ready"]),  # SQLite has no booleans.
-        "inference_missing": tuple(facts["inference_missing"]),
-        "resumable": _is_resumable(row["resumable"], row["resumable_unknown"]),
-        "resumable_missing": tuple(facts["resumable_missing"]),
-    }
-    return Checkpoint(
-        id=row["id"],
-        kind=CheckpointKind(row["kind"]),
-        status=CheckpointStatus(status),
-        reason=reason,
-        creator_user_id=row["creator_user_id"],
-        owner_org_id=row["owner_org_id"],
-        source=_source(json.loads(row["source"])),
-        parent_id=row["parent_id"],
-        job_id=row["job_id"],
-        job_name=row["job_name"] or "",
-        facts=TrainingFacts(**facts),
-        pointers=tuple(json.loads(row["pointers"])),
-        is_protected=bool(row["is_protected"]),
-        created_at=from_text(row["created_at"]),
-        updated_at=from_text(row["updated_at"]),
-        deleted_at=None if row["deleted_at"] is None else from_text(row["deleted_at"]),
-        **{name: row[name] for name in _SAME},
-    )
-
-
-def _pushed(rows: Iterable[Sequence[Any]]) -> Iterator[ListedCheckpoint]:
-    """What the list shows of rows of ``_PUSHED``, in one loop and by their places: there may be ten thousands."""
-    for checkpoint_id, name, status, reason, size, count, created_at, updated_at, is_protected, *lease in rows:
-        if status in _UNFINISHED:
-            status, reason = standing("pushed", status, reason, dict(zip(LEASE_COLUMNS, lease, strict=True)))
-        # SQLite has no booleans.
-        is_kept = bool(is_protected)
-        yield ListedCheckpoint(
-            checkpoint_id, "pushed", name, "", status, reason, size, count, created_at, updated_at, None, is_kept
-        )
-
-
-def _listed(row: Sequence[Any]) -> ListedCheckpoint:
-    """What lists show of a row of ``_LISTED``."""
-    *columns, is_unknown = row[: -len(LEASE_COLUMNS)]
-    found = ListedCheckpoint(*columns)
-    lease = dict(zip(LEASE_COLUMNS, row[-len(LEASE_COLUMNS) :], strict=True))
-    status, reason = standing(found.kind, found.status, found.reason, lease)
-    return found._replace(
-        status=status,
-        reason=reason,
-        is_protected=bool(found.is_protected),
-        inference_ready=bool(found.inference_ready),
-        resumable=_is_resumable(found.resumable, is_unknown),
-        metrics=json.loads(row[_METRICS_AT]),
-        pointers=tuple(json.loads(row[_POINTERS_AT])),
-    )
-
-
-def _is_resumable(told: object, is_unknown: object) -> bool | None:
-    return None if is_unknown else bool(told)
-
-
-def standing(kind: str, status: str, reason: str, lease: Mapping[str, Any]) -> tuple[str, str]:
-    """Status and reason as they are: what a process was pushing or capturing that is gone has failed.
-
-    No process is left to record that, and a caller who waits for the end should not wait for ever.
-    """
-    if status in _UNFINISHED and not is_held(lease):
-        return CheckpointStatus.FAILED, INTERRUPTED if kind == CheckpointKind.PUSHED else CUT_OFF
-    return status, reason
-
-
-def _source(document: dict[str, Any]) -> Source:
-    return Source(**document | {"from_local_files": tuple(document.get("from_local_files", ()))})

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import datetime
 
-from flexai.checkpoints.catalog.checkpoints import CHECKPOINT, checkpoint_of, update_as_read
+from flexai.checkpoints.catalog.checkpoint_rows import CHECKPOINT, checkpoint_of
+from flexai.checkpoints.catalog.checkpoints import update_as_read
 from flexai.checkpoints.catalog.database import Database, Record, batches
 from flexai.checkpoints.catalog.leases import HELD, NO_LEASE, Lease, is_held, update_held
 from flexai.checkpoints.models import CheckpointStatus, to_text

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Mapping, Set
 from typing import Any, TypeAlias
 
 from flexai.checkpoints.catalog.blobs import values_of
-from flexai.checkpoints.catalog.checkpoints import row_of
+from flexai.checkpoints.catalog.checkpoint_rows import row_of
 from flexai.checkpoints.catalog.database import MIGRATION_LOCK, Database, Transaction, batches
 from flexai.checkpoints.contents import RECOVERED, NewContent
 from flexai.checkpoints.errors import IntegrityError

@@ -11,7 +11,7 @@ from fnmatch import fnmatchcase
 from operator import itemgetter
 from typing import Any, Self, TypeAlias
 
-from flexai.checkpoints.catalog.checkpoints import standing
+from flexai.checkpoints.catalog.checkpoint_rows import standing
 from flexai.checkpoints.catalog.database import Record, Transaction
 from flexai.checkpoints.catalog.jobs import parse_job_reference
 from flexai.checkpoints.catalog.retention_queries import Candidates, check_some_stay, check_unused, read_candidates
