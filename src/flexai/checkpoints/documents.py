@@ -164,6 +164,7 @@ def _captured_metadata(checkpoint: Checkpoint) -> Document:
         "sequence": checkpoint.sequence,
         "metrics": dict(facts.metrics),
         "bestBy": facts.best_by,
+        "reported": list(facts.reported),
         "pointers": list(checkpoint.pointers),
     }
 

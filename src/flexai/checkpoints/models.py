@@ -123,6 +123,8 @@ class TrainingFacts:
     """What was measured at its step, by name."""
     best_by: str = ""
     """The metric that its trainer chooses the best checkpoint by, and which way where it says so: ``accuracy:max``."""
+    reported: tuple[str, ...] = ()
+    """What of it its trainer reported, rather than its files tell: ``step``, and names of metrics."""
 
     def __post_init__(self) -> None:
         if self.step is not None and not -(2**63) <= self.step < 2**63:

@@ -78,7 +78,7 @@ def facts_columns(facts: TrainingFacts) -> dict[str, Any]:
 
 
 _FACTS = [one.name for one in fields(TrainingFacts)]
-_IN_JSON = ("inference_missing", "resumable_missing", "metrics")
+_IN_JSON = ("inference_missing", "resumable_missing", "metrics", "reported")
 _SAME = ("name", "size", "file_count", "manifest_digest", "store_id", "node", "sequence")
 """Columns that hold a field as it is."""
 
@@ -97,6 +97,7 @@ def checkpoint_of(row: Record) -> Checkpoint:
         "inference_missing": tuple(facts["inference_missing"]),
         "resumable": _is_resumable(row["resumable"], row["resumable_unknown"]),
         "resumable_missing": tuple(facts["resumable_missing"]),
+        "reported": tuple(facts["reported"]),
     }
     return Checkpoint(
         id=row["id"],

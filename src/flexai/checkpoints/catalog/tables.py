@@ -133,6 +133,8 @@ checkpoints = Table(
     Column("best_by", Text, nullable=False, server_default=text("''")),
     # Whether `resumable` is only "no" because it cannot be told: SQLite cannot let that column be empty any more.
     Column("resumable_unknown", Boolean, nullable=False, server_default=text("false")),
+    # A JSON list of what the trainer reported of its step and metrics.
+    Column("reported", Text, nullable=False, server_default=text("'[]'")),
     CheckConstraint("kind IN ('pushed', 'captured')", name="kind"),
     CheckConstraint("status IN ('uploading', 'syncing', 'available', 'failed', 'deleting')", name="status"),
     CheckConstraint("status <> 'available' OR manifest_digest IS NOT NULL", name="available"),
