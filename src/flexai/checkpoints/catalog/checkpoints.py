@@ -237,6 +237,14 @@ class Checkpoints:
                 for checkpoint_id, (read, values) in changed.items():
                     transaction.update_as_read("checkpoints", values, {"id": checkpoint_id, "metrics": read})
 
+    def report(self, checkpoint_id: str, facts: TrainingFacts) -> Checkpoint:
+        """Record what the trainer has reported of a checkpoint that is there already."""
+        columns = facts_columns(facts)
+        told = {name: columns[name] for name in ("step", "metrics", "train_loss", "eval_loss", "reported")}
+        with self._database.writing() as transaction:
+            transaction.update("checkpoints", told, "id = :id", id=checkpoint_id)
+        return self.get_by_id(checkpoint_id)
+
     def fail(self, checkpoint_id: str, lease: Lease, reason: str) -> None:
         """Give up a push or a capture for now; what has arrived stays for the next try."""
         self._change_held(

@@ -29,7 +29,13 @@ from flexai.checkpoints.service.system import System
 from flexai.checkpoints.service.training_requests import CaptureJobRequest, DeleteJobRequest, TrainingRequest
 from flexai.checkpoints.training.job_files import as_it_ended, is_here, job_folder
 from flexai.checkpoints.training.job_log import read_log
-from flexai.checkpoints.training.runner import OnOutput, SignalRelay, pass_through, without_long_collections
+from flexai.checkpoints.training.reporting_trainer import ReportingTrainer
+from flexai.checkpoints.training.runner import (
+    OnOutput,
+    SignalRelay,
+    pass_through,
+    without_long_collections,
+)
 
 __all__ = [
     "capture_left",
@@ -90,13 +96,15 @@ def watch_directory(
     system: System,
     request: CaptureJobRequest,
     *,
+    trainer: ReportingTrainer | None = None,
     on_captured: OnCaptured | None = None,
     progress: Progress | None = None,
 ) -> TrainingJob:
     """Capture what another program writes to a directory until a signal, or a stop of the job; returns it as it ended.
 
     The job is made, or begins its next attempt. What is in the directory already is captured too, unless an attempt
-    before has done so. At the end, what is whole is captured and nothing is removed but links of our own.
+    before has done so; with a ``trainer`` it is what that reports. At the end, what is whole is captured and nothing is
+    removed but links of our own.
 
     Raises UsageError for what is no directory, JobExistsError for a job that has succeeded, ConflictError for one that
     is running and for a directory that a running job uses, and what the catalog and the store raise.
@@ -104,7 +112,7 @@ def watch_directory(
     known = system.catalog.jobs.find(parse_name(request.reference, what="training job name"))
     if known is not None:
         record_end(system, known)
-    plan = JobPlan.of_watch(system, request)
+    plan = JobPlan.of_watch(system, request, trainer)
     return _run(
         system, plan, on_output=pass_through, on_captured=on_captured or ignore, progress=progress or Progress()
     )

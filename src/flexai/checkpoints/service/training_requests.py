@@ -16,6 +16,10 @@ INPUT_VARIABLE = "FLEXAI_INPUT_CHECKPOINT_DIR"
 """The directory of the files that a command starts from."""
 INPUT_UNIT_VARIABLE = "FLEXAI_INPUT_CHECKPOINT"
 """What of it a framework loads: the directory, a folder or a file in it, or the prefix of several files."""
+JOB_VARIABLE = "FLEXAI_TRAINING_JOB"
+"""The name of the training job that a command runs as."""
+REPORTS_VARIABLE = "FLEXAI_REPORTS_DIR"
+"""Where it reports what it has saved: see ``flexai.training.Run``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +79,7 @@ class TrainingRequest:
 def _check_variable(variable: str, value: str) -> None:
     if not is_variable(variable):
         raise UsageError(f"{variable!r} is no name of an environment variable", hint="--env NAME=VALUE")
-    if variable in {OUTPUT_VARIABLE, INPUT_VARIABLE, INPUT_UNIT_VARIABLE}:
+    if variable in {OUTPUT_VARIABLE, INPUT_VARIABLE, INPUT_UNIT_VARIABLE, JOB_VARIABLE, REPORTS_VARIABLE}:
         raise UsageError(f"{variable} is set for the command by flexai itself", hint="leave it out of --env")
     if "\0" in value:
         raise UsageError(f"the value of {variable} has a NUL character")

@@ -7,6 +7,7 @@
     jobs/ID/attempt-N/output/         FLEXAI_OUTPUT_CHECKPOINT_DIR, unless the user names another directory
     jobs/ID/attempt-N/input/          FLEXAI_INPUT_CHECKPOINT_DIR
     jobs/ID/attempt-N/pins/           hard links to files of the output directory, on the same file system
+    jobs/ID/attempt-N/reports/        what the command reports that it has saved (``reports.py``)
     jobs/ID/attempt-N/unfinished/     files of the output directory that no rule could call whole or torn
     jobs/ID/attempt-N/removed/        what is being removed
 """
@@ -102,6 +103,15 @@ class AttemptPlaces:
         """The pins: beside the output directory, because hard links cannot leave a file system."""
         return self.output.parent / f".{self.output.name}.flexai-pins" if self.is_users_output else self.folder / "pins"
 
+    @property
+    def reports(self) -> Path:
+        """What the trainer reports that it has saved: on the same file system, as the pins are."""
+        if not self.is_users_output:
+            return self.folder / "reports"
+        from flexai.checkpoints.training.reports import reports_beside
+
+        return reports_beside(self.output)
+
     def make(self) -> None:
         """Make the folders, readable by their owner alone. Raises OSError."""
         make_private_folder(self.folder)
@@ -109,6 +119,7 @@ class AttemptPlaces:
             self.output.mkdir(parents=True, exist_ok=True)
         else:
             make_private_folder(self.output)
+        make_private_folder(self.reports)
 
     def mark_running(self, pid: int | None = None) -> None:
         """Note that the attempt runs, and as which process, for the next attempt to find after its runner's death.
@@ -147,15 +158,22 @@ class AttemptPlaces:
         """Take the mark away: nothing of the attempt is left to do. Raises OSError."""
         (self.folder / _MARK).unlink(missing_ok=True)
 
-    def clean(self, *, keep_output: bool) -> None:
-        """Remove the input, and the output unless it is to be kept or the user's. Raises OSError."""
+    def clean(self, *, keep_output: bool, keep_reports: bool = False) -> None:
+        """Remove the input, what became of reports, and the output unless it is the user's. Raises OSError."""
         self._remove(self.folder / _REMOVED)
         self._remove(self.input)
+        if not keep_reports:
+            self._remove_reports()
         if not keep_output and not self.is_users_output:
             # In one step: half an output could look like whole checkpoints to who comes after us.
             with suppress(FileNotFoundError):
                 self.output.rename(self.folder / _REMOVED)
             self._remove(self.folder / _REMOVED)
+
+    def _remove_reports(self) -> None:
+        from flexai.checkpoints.training.reports import Reports
+
+        Reports(self.reports).remove_empty()
 
     def set_aside(self, paths: Iterable[str]) -> Path:
         """Move files of the output to where no capture looks again, and return that place. Raises OSError."""

@@ -13,16 +13,18 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from queue import SimpleQueue
 from typing import TypeAlias
 
 from flexai.checkpoints.errors import CheckpointError, SourceChangedError, StorageUnavailableError, UsageError
 from flexai.checkpoints.models import TrainingFacts
 from flexai.checkpoints.training.completeness.by_time import Watch
 from flexai.checkpoints.training.completeness.candidates import Fate, Found
-from flexai.checkpoints.training.formats.facts import read_facts
 from flexai.checkpoints.training.notices import FolderWatch, Notices
 from flexai.checkpoints.training.output_dir import Stamp
 from flexai.checkpoints.training.pins import Pins
+from flexai.checkpoints.training.report_taker import ReportTaker
+from flexai.checkpoints.training.reports import Reports
 
 _LONGEST_RETRY_SECONDS = 30.0
 _TRIES_AFTER_END = 5
@@ -66,12 +68,40 @@ class CaptureReport:
 class OutputCapture:
     """Captures the checkpoints of one output directory from ``start`` to ``finish``."""
 
-    def __init__(self, output: Path, pins: Pins, *, quiet_period: float, store: Store, note: Note) -> None:
-        """``quiet_period`` in seconds; ``store`` is called from one thread, ``note`` from several."""
+    def __init__(
+        self,
+        output: Path,
+        pins: Pins,
+        *,
+        quiet_period: float,
+        store: Store,
+        note: Note,
+        reports: Reports | None = None,
+        identify: Callable[[str], str] = lambda _name: "",
+        is_told: bool = False,
+    ) -> None:
+        """``quiet_period`` in seconds; ``store`` is called from one thread, ``note`` from several.
+
+        ``reports`` is where the trainer may report what it saves, ``identify`` gives the UUID of what was stored last
+        under a name. With ``is_told`` the trainer will report, so that nothing is guessed from what it writes.
+        """
         self._output = output
         self._pins = pins
         self._storing = _Storing(store, note)
         self._note = note
+        self._taker = (
+            None
+            if reports is None
+            else ReportTaker(
+                reports,
+                patience=quiet_period,
+                storing=self._storing,
+                know=self._know,
+                identify=identify,
+                note=note,
+            )
+        )
+        self._reported: SimpleQueue[Found] = SimpleQueue()
         self._notices: FolderWatch | None = None
         self._watch = Watch(
             output,
@@ -82,6 +112,7 @@ class OutputCapture:
             secure=self._storing.secure,
             before_listing=self._watch_folder,
             has_more=lambda: self._notices is not None and self._notices.has_more(),
+            is_told=is_told,
         )
         self._told: set[str] = set()
         self._stop = threading.Event()
@@ -96,6 +127,8 @@ class OutputCapture:
             self._notices = None  # the watcher looks, then
         self._look(Notices(is_all_changed=True))
         self._watching = self._watcher.submit(self._run)
+        if self._taker is not None:
+            self._taker.start()
 
     def finish(self, *, is_clean: bool) -> CaptureReport:
         """Capture what is left now that the command has ended, and wait until all is stored.
@@ -105,6 +138,9 @@ class OutputCapture:
         """
         notices = self._stop_watching()
         self._storing.hurry()
+        if self._taker is not None:
+            self._taker.finish()
+            self._take_in_reported()
         for _ in range(_ROUNDS_AFTER_END):
             notices.is_all_changed = True
             self._watch.look(time.monotonic(), notices)
@@ -117,17 +153,19 @@ class OutputCapture:
         self._storing.close()
         if self._watching is not None:
             self._watching.result()
-        report = _report(self._watch, self._storing, self._pins)
+        report = _report(self._watch, self._storing, self._taker)
         self._watch.release()
         self._storing.release_refused(self._output)
         self._pins.remove_empty()
-        return replace(report, is_pinned=self._pins.folder.exists())
+        return replace(report, is_pinned=report.is_pinned or self._pins.folder.exists())
 
     def abandon(self) -> None:
         """Stop at once and leave everything where it is; what is being stored in this moment is stored to its end."""
         self._stop_watching()
         self._watcher.shutdown()
         self._storing.abandon()
+        if self._taker is not None:
+            self._taker.abandon()
 
     def _stop_watching(self) -> Notices:
         """Returns what the watcher has not seen any more."""
@@ -168,7 +206,15 @@ class OutputCapture:
             used = time.thread_time() - before
             pause = min(self._watch.pause(time.monotonic()), _BLIND_SECONDS if self._notices is None else math.inf)
 
+    def _know(self, found: Found) -> None:
+        self._reported.put(found)
+
+    def _take_in_reported(self) -> None:
+        while not self._reported.empty():
+            self._watch.know(self._reported.get())
+
     def _look(self, notices: Notices) -> None:
+        self._take_in_reported()
         try:
             self._watch.look(time.monotonic(), notices)
         except OSError as error:
@@ -188,8 +234,8 @@ class OutputCapture:
         return self._notices.read()
 
 
-def salvage(output: Path, pins: Pins, *, store: Store, note: Note) -> CaptureReport:
-    """Capture what a runner that died has left, in its output directory and among its pins.
+def salvage(output: Path, pins: Pins, *, store: Store, note: Note, reports: Reports | None = None) -> CaptureReport:
+    """Capture what a runner that died has left, in its output directory, among its pins and among the reports.
 
     Only what its format calls whole: the command may have been killed in the middle of a save. No
     process writes there any more.
@@ -197,6 +243,10 @@ def salvage(output: Path, pins: Pins, *, store: Store, note: Note) -> CaptureRep
     storing = _Storing(store, note)
     storing.hurry()
     watch = Watch(output, pins, quiet_period=math.inf, take=storing.add, note=note)
+    taker = None
+    if reports is not None:
+        taker = ReportTaker(reports, patience=0, storing=storing, know=watch.know, identify=lambda _name: "", note=note)
+        taker.finish()
     # What the trainer had deleted is older than what is there.
     for pin_set in pins.leftovers():
         watch.take_leftover(pin_set)
@@ -204,13 +254,13 @@ def salvage(output: Path, pins: Pins, *, store: Store, note: Note) -> CaptureRep
     watch.sweep(0, is_clean=False)
     storing.drain()
     storing.close()
-    report = _report(watch, storing, pins)
+    report = _report(watch, storing, taker)
     if not report.is_pinned:
         pins.remove()
     return report
 
 
-def _report(watch: Watch, storing: _Storing, pins: Pins) -> CaptureReport:
+def _report(watch: Watch, storing: _Storing, taker: ReportTaker | None) -> CaptureReport:
     rest = watch.rest()
     pointers = {**watch.pointers, **storing.pointers}
     known = {*rest, *pointers}
@@ -224,7 +274,7 @@ def _report(watch: Watch, storing: _Storing, pins: Pins) -> CaptureReport:
             )
         ),
         is_pinned=bool(storing.failures),
-        lost=tuple(watch.lost),
+        lost=(*watch.lost, *(taker.lost if taker else ())),
         rest=tuple(rest),
         pointers=pointers,
     )
@@ -247,12 +297,14 @@ class _Storing:
         self.failures: list[str] = []
         self._refused: list[Found] = []
 
-    def add(self, found: Found) -> None:
+    def add(self, found: Found) -> Future[None]:
         """Store a checkpoint when its turn comes; what its trainer may write over is copied before."""
         self._futures = [future for future in self._futures if not future.done() or future.exception()]
         if found.may_be_rewritten and found.secured is None and not self._hurry.is_set():
             self.secure(found)
-        self._futures.append(self._executor.submit(self._run, found))
+        future = self._executor.submit(self._run, found)
+        self._futures.append(future)
+        return future
 
     def secure(self, found: Found) -> None:
         """Copy what the trainer may write over, beside all else."""
@@ -296,7 +348,7 @@ class _Storing:
     def _run(self, found: Found) -> None:
         is_secured = found.secured is None or found.secured.result()
         found.fate = self._try_to_store(found) if is_secured else Fate.CHANGED
-        if found.fate is Fate.LOST:
+        if found.fate in {Fate.LOST, Fate.REFUSED}:
             return  # its pins stay for another try
         if found.fate is Fate.STORED:
             self.stored |= found.originals
@@ -307,7 +359,7 @@ class _Storing:
         tries_left = _TRIES_AFTER_END
         while True:
             try:
-                facts = read_facts(found.folder)
+                facts = found.facts()
                 if not found.is_unchanged():
                     return Fate.CHANGED
                 same = self._store(found, facts)
@@ -320,8 +372,9 @@ class _Storing:
                 failure = error
             except UsageError as error:
                 self.note(f"{found.title} cannot be captured: {error.message}")
+                found.error = error.message
                 self._refused.append(found)
-                return Fate.LOST
+                return Fate.REFUSED
             except CheckpointError as error:
                 return self._fail(found, error)
             if self._hurry.is_set():
@@ -335,5 +388,6 @@ class _Storing:
     def _fail(self, found: Found, error: CheckpointError) -> Fate:
         failure = f"{found.title} could not be stored: {error.message}"
         self.failures.append(failure)
+        found.error = error.message
         self.note(failure)
         return Fate.LOST

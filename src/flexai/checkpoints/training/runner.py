@@ -450,7 +450,7 @@ def end_orphan(pid: int, grace: float, is_same: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
-def command_environment(env: Mapping[str, str], places: Mapping[str, Path | None]) -> dict[str, str]:
+def command_environment(env: Mapping[str, str], places: Mapping[str, Path | str | None]) -> dict[str, str]:
     """The environment of a command: ours, the user's variables, and the places that we set (or unset, where None).
 
     Of ours without the variable that a caller has set for itself alone: see ``settings.WITHHELD_VARIABLE``.

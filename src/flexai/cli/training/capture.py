@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -29,8 +31,9 @@ if TYPE_CHECKING:
     shell_complete=complete_directory,
     help="Capture a directory that another program writes to, until TERM or INT (Ctrl-C), as the job NAME.",
 )
+@click.option("--trainer", is_flag=True, hidden=True)  # given by `flexai.training.Run`, which starts this command
 @track_option
-def capture(track: bool | None, **options: Any) -> None:
+def capture(track: bool | None, *, trainer: bool, **options: Any) -> None:
     """Store what a training job's attempts have left on this machine, or capture a directory.
 
     A checkpoint is left where it could not be stored: the disk was full, the store or the catalog was away until
@@ -45,6 +48,11 @@ def capture(track: bool | None, **options: Any) -> None:
     flexai training capture my-notebook --watch ./checkpoints
     """
     request = CaptureJobRequest(**options)
+    if trainer:
+        # What the training itself needs goes first.
+        os.nice(19)
+        run_operation(False, "capture_training_job", request, partial(_follow, request), only_notes=True)
+        return
     if request.watch:
         run_operation(track, "capture_training_job", request, partial(_watch, request), only_notes=True)
         terminal.say(f"training job {request.reference!r} is no longer watched")
@@ -66,6 +74,16 @@ def _watch(request: CaptureJobRequest, system: System, progress: Progress) -> Do
     from flexai.checkpoints.service.training import watch_directory
 
     return job_document(watch_directory(system, request, progress=progress))
+
+
+def _follow(request: CaptureJobRequest, system: System, progress: Progress) -> Document:
+    from flexai.checkpoints.documents import job_document
+    from flexai.checkpoints.service.training import watch_directory
+    from flexai.checkpoints.training.reporting_trainer import ReportingTrainer
+
+    grace = system.settings.grace.total_seconds()
+    trainer = ReportingTrainer(sys.stdin.fileno(), sys.stdout.fileno(), grace=grace)
+    return job_document(watch_directory(system, request, trainer=trainer, progress=progress))
 
 
 def _capture(request: CaptureJobRequest, system: System, progress: Progress) -> Document:

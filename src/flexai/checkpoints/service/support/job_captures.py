@@ -74,10 +74,18 @@ class JobCaptures:
         """The checkpoint of that name that was captured last."""
         return self._captured.get(name)
 
+    def id_of(self, name: str) -> str:
+        """The UUID of the checkpoint of that name that was captured last; empty where there is none."""
+        checkpoint = self._captured.get(name)
+        return "" if checkpoint is None else checkpoint.id
+
     def store(self, found: Found, facts: TrainingFacts) -> str | None:
         """Store a found checkpoint; see ``managed_capture.Store``."""
         if self.holds(found):
-            return None  # written again, but nothing in it has changed
+            # Written again, but nothing in it has changed.
+            if facts.reported:
+                self._remember(self._system.catalog.checkpoints.report(self._captured[found.name].id, facts))
+            return None
         if (same := self._twin(found, facts)) is not None:
             return same
         try:

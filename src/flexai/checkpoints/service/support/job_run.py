@@ -11,7 +11,7 @@ from pathlib import Path
 
 from flexai.checkpoints.catalog.jobs import BegunJob
 from flexai.checkpoints.choosing import Choice
-from flexai.checkpoints.documents import lost_versions
+from flexai.checkpoints.documents import Document, lost_versions
 from flexai.checkpoints.errors import (
     CheckpointError,
     ConflictError,
@@ -42,7 +42,9 @@ from flexai.checkpoints.service.system import System
 from flexai.checkpoints.service.training_requests import (
     INPUT_UNIT_VARIABLE,
     INPUT_VARIABLE,
+    JOB_VARIABLE,
     OUTPUT_VARIABLE,
+    REPORTS_VARIABLE,
     CaptureJobRequest,
     TrainingRequest,
 )
@@ -54,6 +56,8 @@ from flexai.checkpoints.training.job_files import AttemptEnd, AttemptPlaces, is_
 from flexai.checkpoints.training.job_log import JobLog
 from flexai.checkpoints.training.managed_capture import CaptureReport, OutputCapture
 from flexai.checkpoints.training.pins import Pins
+from flexai.checkpoints.training.reporting_trainer import ReportingTrainer
+from flexai.checkpoints.training.reports import Reports
 from flexai.checkpoints.training.runner import (
     Ended,
     OnOutput,
@@ -93,9 +97,11 @@ class JobPlan:
     """Whether a version of a checkpoint that is lost fails the job."""
     is_watch: bool = False
     """Whether another program writes to the output directory, and there is no command to be run."""
+    trainer: ReportingTrainer | None = None
+    """That program, where it reports what it saves."""
 
     @classmethod
-    def of_watch(cls, system: System, request: CaptureJobRequest) -> JobPlan:
+    def of_watch(cls, system: System, request: CaptureJobRequest, trainer: ReportingTrainer | None) -> JobPlan:
         """What it takes to capture a directory that another program writes, from what is there already on.
 
         Raises UsageError for what is no directory, ConflictError for one that a running job uses.
@@ -103,13 +109,14 @@ class JobPlan:
         output = _check_output(system, None, request.watch)
         return cls(
             name=parse_name(request.reference, what="training job name"),
-            command=(f"(watching {output})",),
+            command=(trainer and trainer.command()) or (f"(watching {output})",),
             checkpoint="",
             input_id=None,
             env={},
             output_dir=output,
             grace=system.settings.grace.total_seconds(),
             is_watch=True,
+            trainer=trainer,
         )
 
     @classmethod
@@ -154,7 +161,7 @@ class JobPlan:
             layout=layout,
             code_commit=find_code_commit(Path.cwd()),
             # More epochs, say: the command begins where the job had ended.
-            goes_on=Choice.read(self.checkpoint) is not None,
+            goes_on=Choice.read(self.checkpoint) is not None or self.trainer is not None,
         )
 
 
@@ -199,7 +206,12 @@ class Attempt:
             self._places.mark_running()
             with closing(JobLog(self._places.log)) as self._log:
                 self._take_over()
-                places = {OUTPUT_VARIABLE: self._places.output} | self._fetch_input()
+                places: dict[str, Path | str | None] = {
+                    OUTPUT_VARIABLE: self._places.output,
+                    REPORTS_VARIABLE: self._places.reports,
+                }
+                places |= {JOB_VARIABLE: self._job.name}
+                places |= self._fetch_input(self._request.checkpoint, self._request.input_id)
                 environment = command_environment(self._request.env, places)
                 was_stopped, report = self._run_command(environment)
                 if not self._patience.is_over:
@@ -231,9 +243,9 @@ class Attempt:
         if self._places.is_users_output:
             self._captures.know()
 
-    def _fetch_input(self) -> dict[str, Path | None]:
+    def _fetch_input(self, what: str, input_id: Id | None) -> dict[str, Path | str | None]:
         """Fetch what the command starts from; the places of it that its environment tells, None where it has none."""
-        input_id, choice, why = self._request.input_id, Choice.read(self._request.checkpoint), ""
+        choice, why = Choice.read(what), ""
         if choice is not None:
             captured = captured_available(self._system, self._job.id)
             chosen = choose_checkpoint(self._job.name, captured, choice, known_flaws(self._system, captured))
@@ -259,11 +271,16 @@ class Attempt:
             quiet_period=self._system.settings.quiet_period.total_seconds(),
             store=self._store,
             note=self._remark,
+            reports=Reports(self._places.reports),
+            identify=self._captures.id_of,
+            is_told=self._request.trainer is not None,
         )
         self._has_left = True
         watching.start()
         try:
             if self._request.is_watch:
+                if self._request.trainer is not None:
+                    return self._run_trainer(self._request.trainer, watching)
                 writer = self._relay.start(OtherWriter)
                 self._tell(f"watching {self._places.output} until a signal, or: flexai training stop {self._job.name}")
                 writer.wait(self._should_stop)
@@ -285,6 +302,28 @@ class Attempt:
         except BaseException:
             watching.abandon()
             raise
+
+    def _run_trainer(self, trainer: ReportingTrainer, watching: OutputCapture) -> tuple[bool, CaptureReport]:
+        """Capture what a training process reports until it ends."""
+        trainer.resume = self._resume
+        self._relay.start(lambda: trainer)
+        trainer.wait(self._should_stop)
+        if trainer.status == JobStatus.STOPPED:
+            return True, watching.finish(is_clean=False)
+        if not trainer.status:
+            self._remark("the training process ended without a word")
+        elif trainer.reason:
+            self._remark(trainer.reason)
+        self._ended = Ended(int(trainer.status != JobStatus.SUCCEEDED), "")
+        return False, watching.finish(is_clean=trainer.status == JobStatus.SUCCEEDED)
+
+    def _resume(self, checkpoint: str) -> Document:
+        """Fetch what a training process starts from."""
+        try:
+            place = self._fetch_input(checkpoint, None)[INPUT_UNIT_VARIABLE]
+        except CheckpointError as error:
+            return {"error": type(error).__name__, "message": error.message, "hint": error.hint}
+        return {"path": None if place is None else str(place)}
 
     def _store(self, found: Found, facts: TrainingFacts) -> str | None:
         """Store a found checkpoint; while the command runs a store that is away is waited for as long as it takes."""
@@ -329,7 +368,9 @@ class Attempt:
             has_left = True
             self._tell(f"what the command wrote beside its checkpoints could not be stored yet: {error}")
         try:
-            self._places.clean(keep_output=has_left)
+            trainer = self._request.trainer
+            # One that lives still reads what became of its reports.
+            self._places.clean(keep_output=has_left, keep_reports=trainer is not None and bool(trainer.status))
             self._has_left = has_left
         except OSError as error:
             self._tell(f"{error.filename} could not be removed: {error.strerror}")

@@ -29,13 +29,13 @@ from flexai.checkpoints.training.completeness.by_format import (
     is_temporary_path,
 )
 from flexai.checkpoints.training.completeness.candidates import Found, found_in
-from flexai.checkpoints.training.formats.facts import read_facts
 from flexai.checkpoints.training.formats.folder import CheckpointFolder
 from flexai.checkpoints.training.formats.verdict import Outcome
 from flexai.checkpoints.training.job_files import LeftAttempt, alone_with, as_it_ended, job_folder, left_attempts
 from flexai.checkpoints.training.managed_capture import CaptureReport, Store, salvage
 from flexai.checkpoints.training.output_dir import OutputTree
 from flexai.checkpoints.training.pins import Pins
+from flexai.checkpoints.training.reports import Reports
 from flexai.checkpoints.training.units import find_units
 
 NOT_STORED = "the command succeeded, but not all of its checkpoints could be stored"
@@ -122,7 +122,8 @@ def _take(
         taken.stored += captures.count
         taken.left += failures
         return
-    report = salvage(places.output, Pins(places.pins, tell), store=store, note=tell)
+    reports = Reports(places.reports)
+    report = salvage(places.output, Pins(places.pins, tell), store=store, note=tell, reports=reports)
     if left.host:
         LoggedMetrics(system, job.id, places.output, since=left.started_at).add()
     record_pointers(system, job.id, places.output, report.pointers)
@@ -158,7 +159,7 @@ def _store_found(left: LeftAttempt, store: Store, tell: Callable[[str], None]) -
     failures = []
     for found in founds:
         try:
-            store(found, read_facts(found.folder))
+            store(found, found.facts())
         except UsageError as error:
             tell(f"{found.title} cannot be captured: {error.message}")
         except CheckpointError as error:

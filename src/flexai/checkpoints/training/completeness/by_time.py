@@ -11,6 +11,8 @@ output directory up to date, pins what is new and compares with the look before.
   that was ever seen of it. A folder that loses files is never judged by what is left while it is being deleted;
 - by ``sweep`` when the command has ended.
 
+Where the trainer itself reports what it saves (``know``), nothing is handed over before the sweep.
+
 What the format's rules call torn is never handed over. Content that was handed over is not handed over again. A
 version that was whole and could not be kept is counted: ``Watch.lost``.
 """
@@ -66,16 +68,18 @@ class Watch:
         pins: Pins,
         *,
         quiet_period: float,
-        take: Callable[[Found], None],
+        take: Callable[[Found], object],
         note: Callable[[str], None],
         secure: Callable[[Found], object] = Found.secure,
         before_listing: Callable[[str], object] = lambda _place: None,
         has_more: Callable[[], bool] = lambda: False,
+        is_told: bool = False,
     ) -> None:
         """``quiet_period`` is in seconds; ``take`` is handed each checkpoint; ``note`` is told what is not captured.
 
         ``secure`` has a checkpoint copied; ``before_listing`` is called with each folder before it is listed;
-        ``has_more`` says whether something has happened since the look began.
+        ``has_more`` says whether something has happened since the look began. With ``is_told`` the trainer reports what
+        it saves: until ``sweep`` nothing is handed over, nor counted as lost.
         """
         self._output = output
         self._beneath = Beneath(output)
@@ -86,6 +90,7 @@ class Watch:
         self._note = note
         self._secure = secure
         self._has_more = has_more
+        self._is_told = is_told
         self._units = Units()
         self._candidates: dict[str, Candidate] = {}
         self._peeked: dict[str, tuple[Stamp | None, bytes]] = {}
@@ -129,14 +134,25 @@ class Watch:
 
     def pause(self, now: float) -> float:
         """Seconds until the next look is due, where nothing is noticed before; infinite where all is settled."""
+        if self._is_told:
+            return math.inf
         waits = [now - candidate.changed_at for candidate in self._candidates.values() if self._is_open(candidate)]
         return min(max(min(waits) / 5, _SOONEST_SECONDS), _LATEST_SECONDS) if waits else math.inf
+
+    def know(self, found: Found) -> None:
+        """Take in what the trainer has reported; what it saves from now on it will report as well."""
+        self._is_told = True
+        self._taken |= found.originals
 
     def sweep(self, now: float, *, is_clean: bool) -> None:
         """Hand over what is whole, now that the command has ended; ``is_clean`` says that it succeeded.
 
         After a failure what was being written may be torn, and only its format can tell that it is not.
         """
+        if self._is_told:
+            self._is_told = False
+            for candidate in self._candidates.values():
+                candidate.closings.clear()  # of what was reported
         for candidate in _by_age(self._candidates.values()):
             if candidate.fullest and (self._take_fullest(candidate, stays=is_clean) or not is_clean):
                 continue  # what is left of a deletion that was cut off is no checkpoint
@@ -293,7 +309,7 @@ class Watch:
     # Judging.
 
     def _hand_over_if_whole(self, candidate: Candidate, now: float) -> None:
-        if self._is_known(candidate) or candidate.is_too_young():
+        if self._is_known(candidate) or candidate.is_too_young() or self._is_told:
             return
         try:
             if candidate.is_being_written():
@@ -417,7 +433,10 @@ class Watch:
     def _vanished(self, candidate: Candidate, *, stays: bool = False) -> None:
         """Save a checkpoint that was deleted, or whose files were all replaced (``stays``)."""
         files = candidate.fullest[0] if candidate.fullest else candidate.files
-        if not stays and files and all(self._tree.stamp(path) == stamp for path, stamp in files.items()):
+        if self._is_told:
+            candidate.pins.release()
+            self._drop_kept(candidate)
+        elif not stays and files and all(self._tree.stamp(path) == stamp for path, stamp in files.items()):
             candidate.pins.release()  # it is a part of another unit now
             self._drop_kept(candidate)
         elif candidate.kept:
@@ -468,6 +487,8 @@ class Watch:
             self._lose(candidate.title, "it was written over too soon after it was written", count)
 
     def _lose(self, title: str, why: str, count: int = 1) -> None:
+        if self._is_told:
+            return
         for _ in range(count):
             sentence = f"a version of {title} is lost: {why}"
             self.lost.append(sentence)

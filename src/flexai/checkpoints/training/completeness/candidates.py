@@ -5,14 +5,16 @@ from __future__ import annotations
 import posixpath
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 
+from flexai.checkpoints.models import TrainingFacts
 from flexai.checkpoints.storage.beneath import GONE
 from flexai.checkpoints.training.completeness.by_format import Completeness
+from flexai.checkpoints.training.formats.facts import read_facts
 from flexai.checkpoints.training.formats.folder import CheckpointFolder
 from flexai.checkpoints.training.output_dir import OutputTree, Stamp, Stamps
 from flexai.checkpoints.training.pins import PinSet
@@ -39,6 +41,12 @@ class Fate(Enum):
     """Its files changed before they were stored: it is no checkpoint any more."""
     LOST = "lost"
     """It could not be stored."""
+    REFUSED = "refused"
+    """No store would take it."""
+
+
+def _as_told(facts: TrainingFacts) -> TrainingFacts:
+    return facts
 
 
 @dataclass(slots=True, eq=False)
@@ -55,7 +63,11 @@ class Found:
     """Whether the trainer may yet write into these very files."""
     secured: Future[bool] | None = None
     """The copying of what it may write into, where that goes on beside the watching."""
+    over: Callable[[TrainingFacts], TrainingFacts] = _as_told
+    """What its trainer has reported, put over what its files tell."""
     fate: Fate = Fate.WAITING
+    error: str = ""
+    """Why it could not be stored."""
 
     @property
     def name(self) -> str:
@@ -76,6 +88,10 @@ class Found:
     def folder(self) -> CheckpointFolder:
         """The checkpoint as rules and readers of formats see it."""
         return _folder(self.unit, self.stamps, self.pins)
+
+    def facts(self) -> TrainingFacts:
+        """What is known of it."""
+        return self.over(read_facts(self.folder))
 
     def secure(self) -> bool:
         """Copy what the trainer may rewrite; False where it has done so already. Raises OSError."""

@@ -1,0 +1,298 @@
+"""Takes what a trainer reports, one after the other, and has it stored."""
+
+from __future__ import annotations
+
+import math
+import os
+import posixpath
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+from flexai.checkpoints.storage.beneath import Beneath
+from flexai.checkpoints.training.completeness.by_format import completeness
+from flexai.checkpoints.training.completeness.candidates import Fate, Found, title_of
+from flexai.checkpoints.training.formats.verdict import Outcome
+from flexai.checkpoints.training.notices import FolderWatch
+from flexai.checkpoints.training.output_dir import OutputTree, Stamp
+from flexai.checkpoints.training.pins import PinSet
+from flexai.checkpoints.training.reports import Report, ReportOutcome, Reports
+from flexai.checkpoints.training.units import Unit, find_units
+
+_LOOK_SECONDS = 0.1
+"""How often the folder is looked at where the system notices nothing."""
+
+
+class Storing(Protocol):
+    """What stores a found checkpoint."""
+
+    def add(self, found: Found) -> Future[None]:
+        """Store it when its turn comes."""
+
+
+@dataclass(slots=True, eq=False)
+class _Save:
+    """What was saved once: the reports on it, of all ranks, and the checkpoint that they make."""
+
+    reports: list[Report]
+    found: Found
+    is_whole: bool
+    came: float = field(default_factory=time.monotonic)
+
+
+class ReportTaker:
+    """Has reports stored as they come, from ``start`` to ``finish``; or those that are left, by ``finish`` alone."""
+
+    def __init__(
+        self,
+        reports: Reports,
+        *,
+        patience: float,
+        storing: Storing,
+        know: Callable[[Found], object],
+        identify: Callable[[str], str],
+        note: Callable[[str], None],
+    ) -> None:
+        """``patience`` is how many seconds the reports of other ranks are waited for, where the format tells nothing.
+
+        ``know`` is handed what was reported, ``identify`` gives the UUID of the checkpoint of a name, ``note``
+        is told what a person would want to know. All are called from the taker's thread.
+        """
+        self._reports = reports
+        self._patience = patience
+        self._storing = storing
+        self._know = know
+        self._identify = identify
+        self._note = note
+        self._tree = Beneath(reports.folder)
+        self._saves: list[_Save] = []
+        self._seen: set[str] = set()
+        self._done: dict[tuple[str, int | None], set[Stamp]] = {}
+        """The files of what was stored last, by path and step: a rank may report them once more."""
+        self._is_newest_first = False
+        self._stop = threading.Event()
+        self._notices: FolderWatch | None = None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="capture-reports")
+        self._taking: Future[None] | None = None
+        self.lost: list[str] = []
+        """Saves that were reported and could not be kept: a sentence for each."""
+
+    def start(self) -> None:
+        """Begin to take what is reported."""
+        with suppress(OSError):  # the taker looks, then
+            self._notices = FolderWatch(self._reports.folder)
+            self._notices.add("")
+        self._taking = self._thread.submit(self._run)
+
+    def prefer_newest(self) -> None:
+        """Take what was reported last first, from now on."""
+        self._is_newest_first = True
+
+    def finish(self) -> None:
+        """Take what is left, and wait until it is stored or has failed."""
+        self.abandon()
+        if self._taking is not None:
+            self._taking.result()
+        self._see()
+        while self._saves:
+            self._take(self._next(is_last_call=True) or self._saves[0])
+
+    def abandon(self) -> None:
+        """Stop; what is being stored in this moment is stored to its end, and the rest is left where it is."""
+        self._stop.set()
+        if self._notices is not None:
+            self._notices.wake()
+        self._thread.shutdown()
+        if self._notices is not None:
+            self._notices.close()
+            self._notices = None
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            self._see()
+            save = self._next()
+            if save is not None:
+                self._take(save)
+            else:
+                self._wait()
+
+    def _wait(self) -> None:
+        pause = self._patience / 4 if self._saves else math.inf
+        if self._notices is None:
+            self._stop.wait(min(pause, _LOOK_SECONDS))
+            return
+        self._notices.wait(min(pause, 60.0))
+        self._notices.read()
+
+    # Seeing.
+
+    def _see(self) -> None:
+        """Take in what was reported since the last call; what the trainer may write over next is copied at once."""
+        for name in self._reports.names():
+            if name in self._seen:
+                continue
+            self._seen.add(name)
+            try:
+                report = self._reports.read(name)
+            except ValueError as error:
+                self._note(f"a report in {self._reports.folder} cannot be read, so it is left there: {error}")
+                continue
+            if report is not None:
+                self._enter(report)
+
+    def _enter(self, report: Report) -> None:
+        stamps = set(report.originals.values())
+        if stamps <= self._done.get((report.path, report.step), set()):
+            self._settle_one(report, "")
+            return
+        save = self._of_other_ranks(report)
+        try:
+            if save is not None:
+                self._join(save, report)
+            else:
+                found = self._found(report)
+                save = _Save([report], found, is_whole=False)
+                self._saves.append(save)
+            self._know(save.found)
+            verdict = completeness(save.found.folder)
+            save.is_whole = verdict.outcome is Outcome.WHOLE and (verdict.conclusive or len(save.found.stamps) == 1)
+            save.came = time.monotonic()
+            if not save.found.secure():
+                self._saves.remove(save)
+                self._fail(save, "it was written over before it could be copied", is_lost=True)
+        except OSError as error:
+            if save is not None and save in self._saves:
+                self._saves.remove(save)
+            self._fail(save or _Save([report], self._found(report), is_whole=False), error.strerror or str(error))
+
+    def _of_other_ranks(self, report: Report) -> _Save | None:
+        for save in reversed(self._saves):
+            first = save.reports[0]
+            is_same = (first.path, first.step) == (report.path, report.step)
+            if is_same and report.ranks > 1 and report.rank not in {one.rank for one in save.reports}:
+                return save
+        return None
+
+    def _join(self, save: _Save, report: Report) -> None:
+        """Add what another rank holds of the same save."""
+        first = save.reports[0]
+        for path in report.originals:
+            held, other = first.files / path, report.files / path
+            if not held.exists() and other.exists():
+                held.parent.mkdir(parents=True, exist_ok=True)
+                os.link(other, held)
+        originals = dict(report.originals) | dict(first.originals)
+        merged = replace(
+            first,
+            originals=originals,
+            metrics=dict(report.metrics) | dict(first.metrics),
+            is_linked=first.is_linked or report.is_linked,
+        )
+        save.reports[0] = merged
+        save.reports.append(report)
+        save.found = self._found(merged)
+
+    def _found(self, report: Report) -> Found:
+        """The checkpoint that a report holds. Raises OSError."""
+        pins = PinSet(self._tree, report.files, lambda _error: None)
+        tree = pins.adopt()
+        held = dict(tree.files())
+        missing = {path: stamp for path, stamp in report.originals.items() if path not in held}
+        if missing:
+            held = pins.refresh(Beneath(report.output), held | missing)
+        unit = self._unit(report, tree if not missing else None, pins)
+        paths = {path: posixpath.join(unit.place, path) for path in unit.files}
+        stamps = {path: held[place] for path, place in paths.items() if place in held}
+        for path, text in unit.texts.items():
+            pins.write(posixpath.join(unit.place, path), text)
+            stamps[path] = pins.stamp(posixpath.join(unit.place, path))
+        return Found(
+            unit,
+            {place: report.originals[place] for place in paths.values() if place in report.originals},
+            stamps,
+            pins,
+            may_be_rewritten=report.is_linked,
+            over=report.over,
+        )
+
+    def _unit(self, report: Report, tree: OutputTree | None, pins: PinSet) -> Unit:
+        """What the trainer saved is the unit; the names tell only which files beside it belong to it."""
+        place, name = posixpath.split(report.path)
+        if list(report.originals) == [report.path]:
+            return Unit(report.path, place, (name,))
+        if tree is not None:
+            units = find_units(tree, pins.peek)
+            for path, why in units.notes.items():
+                self._note(f"{path}: {why}")
+            if (unit := units.units.get(report.path)) is not None:
+                return unit
+        prefix = f"{report.path}/" if report.path else ""
+        inside = [path.removeprefix(prefix) for path in report.originals if path.startswith(prefix)]
+        return Unit(report.path, report.path, tuple(sorted(inside)))
+
+    # Taking.
+
+    def _next(self, *, is_last_call: bool = False) -> _Save | None:
+        """What to store next: in the order of the saves, those for which more ranks are waited for left out."""
+        now = time.monotonic()
+        ready = [
+            save
+            for save in self._saves
+            if is_last_call
+            or save.is_whole
+            or len(save.reports) >= save.reports[0].ranks
+            or now - save.came >= self._patience
+        ]
+        if not ready:
+            return None
+        return ready[-1] if self._is_newest_first else ready[0]
+
+    def _take(self, save: _Save) -> None:
+        self._saves.remove(save)
+        first = save.reports[0]
+        with self._reports.held(first) as is_there:
+            if not is_there:
+                return  # the trainer has dropped it for a newer one
+            verdict = completeness(save.found.folder)
+            if not save.found.stamps:
+                self._fail(save, "it holds no file that a checkpoint can have")
+            elif verdict.outcome is Outcome.PARTIAL:
+                self._fail(save, f"it is not whole: {verdict.reason}")
+            else:
+                self._storing.add(save.found).result()
+                self._settle(save)
+
+    def _settle(self, save: _Save) -> None:
+        found, first = save.found, save.reports[0]
+        if found.fate is Fate.STORED:
+            self._done[first.path, first.step] = set(first.originals.values())
+            for report in save.reports:
+                self._settle_one(report, "")
+        elif found.fate is Fate.CHANGED:
+            self._fail(save, "it was written over before it could be stored", is_lost=True)
+        else:
+            self._tell(first, found.error)
+            if found.fate is Fate.REFUSED and found.is_still_in(first.output):
+                for report in save.reports:
+                    self._reports.remove(report.name)
+
+    def _fail(self, save: _Save, why: str, *, is_lost: bool = False) -> None:
+        sentence = f"{title_of(save.found.name)}, which the trainer reported, was not captured: {why}"
+        self._note(sentence)
+        if is_lost:
+            self.lost.append(sentence)
+        for report in save.reports:
+            self._settle_one(report, why)
+
+    def _settle_one(self, report: Report, error: str) -> None:
+        self._tell(report, error)
+        self._reports.remove(report.name)
+
+    def _tell(self, report: Report, error: str) -> None:
+        checkpoint = "" if error else self._identify(report.path)
+        with suppress(OSError):  # the trainer may be gone, and its folder with it
+            self._reports.tell(ReportOutcome(report.name, report.path, report.step, checkpoint, error))

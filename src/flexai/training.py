@@ -1,0 +1,367 @@
+"""In the training process: say what was saved, and go on training.
+
+    from flexai.training import Run
+
+    with Run("my-run", output_dir="out") as run:
+        model, first = load(run.resume_path()) if run.resume_path() else (Model(), 0)
+        for step in range(first, 1000):
+            ...
+            torch.save(model.state_dict(), f"out/step-{step}.pt")
+            run.saved(f"out/step-{step}.pt", step=step, metrics={"eval_loss": 0.4})
+
+A process of its own stores what was saved, at low priority, so that the training waits for no store.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import math
+import os
+import posixpath
+import subprocess
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Literal
+
+from flexai.checkpoints import errors
+from flexai.checkpoints.errors import CheckpointError, JobFailedError, UsageError
+from flexai.checkpoints.names import parse_name
+from flexai.checkpoints.service.training_requests import (
+    INPUT_UNIT_VARIABLE,
+    JOB_VARIABLE,
+    OUTPUT_VARIABLE,
+    REPORTS_VARIABLE,
+)
+from flexai.checkpoints.training.reports import ReportOutcome, Reports, ReportWriter, checked_metrics, reports_beside
+
+__all__ = ["Run"]
+
+MOST_WAITING = 8
+"""Saves of one process that may wait to be stored, unless a Run is told otherwise."""
+_STARTS = 3
+"""How often the helper process is started again where it dies."""
+_POLL_SECONDS = 0.01
+_LOG, _INPUT = "helper.log", "input.json"
+_RANKS = (("LOCAL_RANK", "LOCAL_WORLD_SIZE"), ("OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE"))
+"""Where torchrun and Open MPI tell a process which of this machine's it is, and how many there are."""
+
+
+class Run:
+    """A training job whose checkpoints the training process itself reports.
+
+    Below ``flexai training run`` it tells that command (:meth:`current`); elsewhere it starts a helper process of its
+    own. Each rank of this machine may make one: they report for one job.
+
+    Used from any thread. ``saved`` never raises: what goes wrong there is a RuntimeWarning, and an error of
+    ``wait(check=True)``.
+
+    Args:
+        name: The training job's name.
+        output_dir: The directory below which the training saves.
+        on_full: What ``saved`` does where too many saves wait to be stored: ``"wait"`` for one of them, or ``"skip"``
+            the oldest, so that the newest are kept.
+        most_waiting: How many saves of one process may wait.
+
+    Raises:
+        UsageError: InvalidNameError for the name; a bound of less than 1, or an ``on_full`` that is none.
+        OSError: The folder for the reports cannot be made.
+
+    Example:
+        >>> run = Run("docs-run", output_dir=tmp / "out")
+        >>> _ = (tmp / "out" / "step-5.npz").write_bytes(weights)
+        >>> run.saved(tmp / "out" / "step-5.npz", step=5, metrics={"eval_loss": 0.4})
+        >>> run.close()
+    """
+
+    def __init__(
+        self,
+        name: str,
+        output_dir: str | os.PathLike[str],
+        *,
+        on_full: Literal["wait", "skip"] = "wait",
+        most_waiting: int = MOST_WAITING,
+    ) -> None:
+        self.name: str = parse_name(name, what="training job name")
+        """The training job's name; below ``flexai training run`` that of its job."""
+        output = Path(os.path.abspath(Path(output_dir).expanduser()))  # noqa: PTH100
+        output.mkdir(parents=True, exist_ok=True)
+        self._begin(output, reports_beside(output), on_full, most_waiting)
+        if self._rank == 0 and not self._is_below_runner:
+            self._start_helper()
+            atexit.register(self.close)
+
+    @classmethod
+    def current(cls, *, on_full: Literal["wait", "skip"] = "wait", most_waiting: int = MOST_WAITING) -> Run | None:
+        """The run of the ``flexai training run`` that this process is below; None where it is below none."""
+        reports, output = os.environ.get(REPORTS_VARIABLE), os.environ.get(OUTPUT_VARIABLE)
+        if not reports or not output:
+            return None
+        run = cls.__new__(cls)
+        run._begin(Path(output), Path(reports), on_full, most_waiting)
+        return run
+
+    def _begin(self, output: Path, reports: Path, on_full: str, most_waiting: int) -> None:
+        if on_full not in {"wait", "skip"}:
+            raise UsageError(f"on_full is {on_full!r}", hint="it is 'wait' or 'skip'")
+        if most_waiting < 1:
+            raise UsageError(f"most_waiting is {most_waiting}", hint="at least 1 save has to wait for its storing")
+        self.output_dir = output
+        """The directory below which the training saves."""
+        self._is_below_runner = REPORTS_VARIABLE in os.environ
+        if self._is_below_runner:
+            reports = Path(os.environ[REPORTS_VARIABLE])
+            self.name = os.environ[JOB_VARIABLE]
+        self._reports = reports
+        self._on_full = on_full
+        self._most_waiting = most_waiting
+        self._rank, self._ranks = _this_rank()
+        self._writer = ReportWriter(reports, output, rank=self._rank, ranks=self._ranks)
+        self._lock = threading.RLock()  # a signal's handler may save while its thread does
+        self._pid = os.getpid()
+        self._helper: subprocess.Popen[bytes] | None = None
+        self._starts = 0
+        self._saved: dict[int, str] = {}
+        self._failures: list[str] = []
+        self._is_closed = False
+
+    def saved(
+        self, path: str | os.PathLike[str], *, step: int | None = None, metrics: Mapping[str, float] | None = None
+    ) -> None:
+        """Say that a checkpoint is saved: a file or a folder below the output directory.
+
+        Returns within milliseconds, whatever its size: its files are held by links, so that the training may delete
+        them. A file whose name tells no number may be written over: it is cloned where the file system can, copied
+        where it is small, and else copied by the helper as soon as it can; where the training is faster than that, the
+        save is lost, and that is said.
+
+        Args:
+            path: What was saved. A link means what it leads to.
+            step: The training's step.
+            metrics: What was measured at that step, by name. A value that is not finite is left out.
+        """
+        with self._lock:
+            try:
+                self._look()
+                self._make_room()
+                place = self._writer.write(
+                    path, step=None if step is None else int(step), metrics=checked_metrics(metrics or {})
+                )
+            except (CheckpointError, OSError, ValueError, TypeError) as error:
+                self._fail(f"{os.fspath(path)!r} was not captured: {error}")
+                return
+            if step is not None:
+                self._saved[int(step)] = place
+
+    def wait(self, timeout: float | None = None, *, check: bool = False) -> bool:
+        """Wait until all that this process has reported is stored, or has failed.
+
+        Args:
+            timeout: Seconds to wait at most; without end where left out.
+            check: Raise where a save was not captured since the last check.
+
+        Returns:
+            Whether nothing waits any more.
+
+        Raises:
+            JobFailedError: With ``check``, what was not captured and why.
+        """
+        deadline = math.inf if timeout is None else time.monotonic() + timeout
+        while True:
+            with self._lock:
+                self._look()
+                is_done = not self._writer.waiting()
+            if is_done or time.monotonic() >= deadline or self._is_alone():
+                break
+            time.sleep(_POLL_SECONDS)
+        with self._lock:
+            self._look()
+            failures, self._failures = self._failures, [] if check else self._failures
+        if check and failures:
+            raise JobFailedError("; ".join(failures), hint=f"flexai training logs {self.name} tells more")
+        return is_done
+
+    def resume_path(self) -> Path | None:
+        """What the training goes on from: the file or folder that its framework loads; None to start from scratch.
+
+        It is what ``--checkpoint latest`` gives: the checkpoint of this job with the highest step that is not known to
+        be unfit, fetched to this machine, after all that an earlier run has left here is stored.
+
+        Raises:
+            ConflictError: Checkpoints are there, and a training can go on from none of them.
+            CheckpointError: What fetching it raises.
+            JobFailedError: The helper process is gone.
+        """
+        if self._is_below_runner:
+            found = os.environ.get(INPUT_UNIT_VARIABLE)
+            return Path(found) if found else None
+        answer = self._ask() if self._rank == 0 else self._overhear()
+        if "error" in answer:
+            kind = getattr(errors, answer["error"], CheckpointError)
+            raise kind(answer["message"], hint=answer["hint"])
+        return None if answer["path"] is None else Path(answer["path"])
+
+    def url(self, step: int) -> str:
+        """The address of the checkpoint that was reported for a step: ``flexai://my-run/step-500``.
+
+        Raises:
+            KeyError: This process has reported none for it.
+        """
+        return f"flexai://{posixpath.join(self.name, self._saved[step])}"
+
+    def close(self) -> None:
+        """Wait until all is stored, and end the job; a later call does nothing."""
+        has_failed = hasattr(sys, "last_value")  # the interpreter ends by an error
+        self._close("failed" if has_failed else "succeeded", _said(sys.last_value) if has_failed else "")
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None or (isinstance(error, SystemExit) and not error.code):
+            self._close("succeeded", "")
+        elif isinstance(error, KeyboardInterrupt):
+            self._close("stopped", "stopped by SIGINT")
+        else:
+            self._close("failed", _said(error))
+
+    # The saves.
+
+    def _make_room(self) -> None:
+        """Wait, or skip the oldest, where too many saves wait to be stored."""
+        while len(waiting := self._writer.waiting()) >= self._most_waiting:
+            if self._on_full == "skip" and (dropped := next(filter(self._writer.drop, waiting), None)):
+                self._fail(f"the save {dropped} was skipped: {self._most_waiting} others wait to be stored")
+                continue
+            if self._is_alone():
+                raise JobFailedError("too many saves wait, and no process stores them")
+            time.sleep(_POLL_SECONDS)
+            self._look()
+
+    def _look(self) -> None:
+        """Take in what became of earlier saves, and start the helper again where it has died."""
+        for outcome in self._writer.outcomes():
+            self._take_in(outcome)
+        helper = self._helper
+        if helper is None or self._is_closed or os.getpid() != self._pid or helper.poll() is None:
+            return
+        self._helper = None
+        if self._starts <= _STARTS:
+            self._fail(f"the helper process ended with {helper.returncode}, and was started again: {self._log_end()}")
+            self._start_helper()
+        else:
+            self._fail(f"the helper process ended too often: {self._log_end()}")
+
+    def _take_in(self, outcome: ReportOutcome) -> None:
+        if outcome.error:
+            self._fail(f"{outcome.path!r} was not captured: {outcome.error}")
+
+    def _fail(self, message: str) -> None:
+        self._failures.append(message)
+        warnings.warn(f"training job {self.name!r}: {message}", RuntimeWarning, stacklevel=3)
+
+    def _is_alone(self) -> bool:
+        """Whether the process is gone that would store what this one has reported."""
+        return self._rank == 0 and self._helper is None and not self._is_below_runner
+
+    # The helper.
+
+    def _start_helper(self) -> None:
+        self._starts += 1
+        command = [sys.executable, "-P", "-m", "flexai.cli", "training", "capture", self.name, "--trainer"]
+        with (self._reports / _LOG).open("ab") as log:
+            self._helper = subprocess.Popen(
+                [*command, "--watch", str(self.output_dir)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                # Ctrl-C is for the training, which says to the helper how it ends.
+                start_new_session=True,
+            )
+        self._say({"command": sys.orig_argv})
+
+    def _say(self, word: dict[str, Any]) -> None:
+        with suppress(BrokenPipeError):
+            stream = _stream(None if self._helper is None else self._helper.stdin)
+            stream.write(json.dumps(word).encode() + b"\n")
+            stream.flush()
+
+    def _ask(self) -> dict[str, Any]:
+        """Have the helper fetch what the training starts from, and tell the other ranks."""
+        with self._lock:
+            line = b""
+            if self._helper is not None:
+                self._say({"resume": "latest"})
+                line = _stream(self._helper.stdout).readline()
+            if not line:
+                raise JobFailedError(f"the helper process ended: {self._log_end()}")
+            answer: dict[str, Any] = json.loads(line)
+            place = self._reports / _INPUT
+            beside = place.with_suffix(".new")
+            beside.write_bytes(line)
+            beside.replace(place)
+            return answer
+
+    def _overhear(self) -> dict[str, Any]:
+        """What the helper has answered the first rank, which may still have to ask it."""
+        while True:
+            try:
+                answer: dict[str, Any] = json.loads((self._reports / _INPUT).read_bytes())
+            except FileNotFoundError:
+                time.sleep(_POLL_SECONDS)
+            else:
+                return answer
+
+    def _close(self, status: str, reason: str) -> None:
+        with self._lock:
+            if self._is_closed or os.getpid() != self._pid:
+                return
+            self._look()
+            self._is_closed = True
+            atexit.unregister(self.close)
+            if self._helper is None:
+                return
+            self._say({"status": status, "reason": reason})
+            _stream(self._helper.stdin).close()
+            self._helper.wait()
+            _stream(self._helper.stdout).close()
+            for outcome in self._writer.outcomes():
+                self._take_in(outcome)
+            if not self._writer.waiting():
+                Reports(self._reports).remove_empty()
+            else:
+                self._fail(f"not all is stored; flexai training capture {self.name} tries again: {self._log_end()}")
+
+    def _log_end(self) -> str:
+        """The last error that the helper has told, or its last line."""
+        try:
+            lines = (self._reports / _LOG).read_text(encoding="utf-8", errors="replace").splitlines()
+        except FileNotFoundError:
+            return "it has said nothing"
+        told = [line for line in lines if line.startswith("error: ")] or lines
+        return told[-1] if told else "it has said nothing"
+
+
+def _this_rank() -> tuple[int, int]:
+    """Which of this machine's ranks this process is, and how many there are."""
+    for rank, ranks in _RANKS:
+        if os.environ.get(rank, "").isdigit():
+            return int(os.environ[rank]), int(os.environ.get(ranks) or 1)
+    return 0, 1
+
+
+def _stream(stream: IO[bytes] | None) -> IO[bytes]:
+    assert stream is not None
+    return stream
+
+
+def _said(error: BaseException | None) -> str:
+    return f"the training failed: {type(error).__name__}: {error}".partition("\n")[0]
