@@ -74,6 +74,32 @@ def test_a_stopped_trainer_that_saves_within_the_grace_is_captured_and_its_exit_
     assert _captured(program) == [("checkpoint-7", "available")]
 
 
+@pytest.mark.parametrize(
+    ("number", "left", "code"), [(signal.SIGTERM, 0, 75), (signal.SIGTERM, 3, 75), (signal.SIGINT, 0, 0)]
+)
+def test_a_scheduler_can_tell_a_run_that_term_stopped_from_one_that_is_done(
+    program: Program, number: signal.Signals, left: int, code: int
+) -> None:
+    command = trainer(SAVES.replace("LEAVE", f"sys.exit({left})"))
+    job = _start(program, command, "--grace", "10m", "--preempted-exit-code", "75")
+    job.send_signal(number)
+    job.communicate()
+    # The record has the command's own.
+    assert (job.returncode, _status(program)) == (code, ("stopped", left))
+
+
+def test_a_run_that_its_owner_stops_exits_with_the_command_s_code(program: Program) -> None:
+    job = _start(program, trainer(SAVES.replace("LEAVE", "sys.exit(0)")), "--preempted-exit-code", "75")
+    assert program.run("training", "stop", "my-run").code == 0
+    job.communicate()
+    assert job.returncode == 0
+
+
+def test_a_run_that_ends_by_itself_exits_with_the_command_s_code(flexai: Run) -> None:
+    assert flexai("training", "run", "my-run", "--preempted-exit-code", "75", "--", "sh", "-c", "exit 3").code == 3
+    assert flexai("training", "run", "my-run", "--preempted-exit-code", "75", "--", "true").code == 0
+
+
 def test_a_trainer_whose_shell_does_not_survive_the_stop_is_captured_as_well(program: Program) -> None:
     script = shlex.join(trainer(SAVES.replace("LEAVE", "sys.exit(0)")))
     job = _start(program, ["sh", "-c", f"{script}; true"])

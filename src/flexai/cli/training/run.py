@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from flexai.checkpoints.progress import Progress
     from flexai.checkpoints.service.system import System
 
+_PREEMPTED = ("preempted", "stopped by SIGTERM")
+"""How the reason of a job begins that was told to end by what runs flexai, and not by `flexai training stop`."""
+
 
 @command("run", usage="NAME [OPTIONS] -- COMMAND [ARGUMENT…]")
 @click.argument("name", metavar="NAME")
@@ -67,8 +70,15 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Exit with 1 where the command succeeded, but a version of a checkpoint was lost or could not be stored.",
 )
+@click.option(
+    "--preempted-exit-code",
+    metavar="CODE",
+    type=click.IntRange(1, 255),
+    help="Exit with CODE where TERM stopped the job, whatever the command's own exit code: a scheduler takes a 0 for"
+    " the end of the training, and this for a run to start again.",
+)
 @track_option
-def run(track: bool | None, env: tuple[str, ...], grace: str, **options: Any) -> None:
+def run(track: bool | None, env: tuple[str, ...], grace: str, preempted_exit_code: int | None, **options: Any) -> None:
     """Run a training command and capture its checkpoints.
 
     The command writes its checkpoints below FLEXAI_OUTPUT_CHECKPOINT_DIR. What a framework can load is one
@@ -110,6 +120,8 @@ def run(track: bool | None, env: tuple[str, ...], grace: str, **options: Any) ->
     # The command's own, also after a stop that it has answered by saving, and where a checkpoint could not be stored.
     has_failed = int(status != "succeeded")
     code = has_failed if exit_code is None else exit_code
+    if preempted_exit_code is not None and status == "stopped" and said[0].startswith(_PREEMPTED):
+        code = preempted_exit_code
     raise click.exceptions.Exit(code or has_failed if request.strict and status != "stopped" else code)
 
 
