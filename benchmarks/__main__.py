@@ -75,7 +75,9 @@ def main(
         for name, case in CASES.items():
             click.echo(f"{name:18}{(case.__doc__ or '').splitlines()[0]}")
         return
-    unknown = [name for name in cases if name not in CASES]
+    # A name stands for the cases that begin with it as well: training for training-stall and the others.
+    chosen = [case for case in CASES if not cases or any(case == name or case.startswith(f"{name}-") for name in cases)]
+    unknown = [name for name in cases if not any(case == name or case.startswith(f"{name}-") for case in CASES)]
     if unknown:
         raise click.UsageError(f"no case {unknown[0]!r}; there are: {', '.join(CASES)}")
     console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
@@ -93,7 +95,7 @@ def main(
         os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
         os.environ["PYTHONPYCACHEPREFIX"] = str(cache / "bytecode")
         with Bench(rounds, cache, wanted, scale, not no_warm_up) as bench:
-            for name in cases or CASES:
+            for name in chosen:
                 done = len(bench.results)
                 try:
                     CASES[name](bench)

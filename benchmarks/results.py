@@ -81,6 +81,8 @@ class Result:
     bars: list[Bar] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     chart: bool = False
+    figures: dict[str, dict[str, float]] = field(default_factory=dict)
+    """The rows of a table of its own, where a case measures what no run of a process is: numbers by their columns."""
 
     def spread(self, contestant: str, figure: str) -> Spread | None:
         """A figure of a contestant's runs; None where it was not measured."""

@@ -22,6 +22,23 @@ def _figure(spread: Spread | None, unit: float = 1.0, digits: int = 2) -> str:
     return f"{spread.median / unit:.{digits}f}" if spread else ""
 
 
+def cells(result: Result) -> tuple[list[str], list[tuple[str, ...]]]:
+    """The names of the columns that have a figure, and the rows: a name, and a cell for each column."""
+    if result.figures:
+        columns = list(dict.fromkeys(column for row in result.figures.values() for column in row))
+        body = [(name, *(_number(row.get(column)) for column in columns)) for name, row in result.figures.items()]
+        return columns, body
+    full = list(rows(result))
+    used = [number for number in range(len(_COLUMNS)) if any(row[number + 1] for row in full)]
+    return [_COLUMNS[number] for number in used], [(row[0], *(row[number + 1] for number in used)) for row in full]
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:,.0f}" if value == round(value) or abs(value) >= 1000 else f"{value:.3g}"
+
+
 def rows(result: Result) -> Iterator[tuple[str, ...]]:
     """A row for each contestant, the fastest first; the reference by itself has no ratio."""
     for name in sorted(result.runs, key=result.median):
@@ -63,15 +80,13 @@ def remarks(result: Result) -> Iterator[str]:
 
 def print_result(result: Result, console: Console) -> None:
     """Print a result; columns without a figure are left out."""
-    body = list(rows(result))
-    used = [number for number in range(len(_COLUMNS)) if any(row[number + 1] for row in body)]
+    columns, body = cells(result)
     table = Table(box=None, pad_edge=False)
     table.add_column("", no_wrap=True)
-    for number in used:
-        table.add_column(_COLUMNS[number], justify="right", no_wrap=_COLUMNS[number] != "server CPU")
+    for column in columns:
+        table.add_column(column, justify="right", no_wrap=column != "server CPU")
     for row in body:
-        style = "bold" if row[0] == result.reference else ""
-        table.add_row(row[0], *(row[number + 1] for number in used), style=style)
+        table.add_row(*row, style="bold" if row[0] == result.reference else "")
     console.print()
     console.print(Text(result.title, style="bold"))
     console.print(table)
@@ -90,16 +105,13 @@ def _item(remark: str) -> str:
 
 def to_markdown(result: Result) -> str:
     """A result as a section of a page."""
-    body = list(rows(result))
-    used = [number for number in range(len(_COLUMNS)) if any(row[number + 1] for row in body)]
+    columns, body = cells(result)
     lines = [f"### {result.title}", ""]
-    lines.append("| | " + " | ".join(_COLUMNS[number] for number in used) + " |")
-    lines.append("| --- |" + " ---: |" * len(used))
+    lines.append("| | " + " | ".join(columns) + " |")
+    lines.append("| --- |" + " ---: |" * len(columns))
     for row in body:
-        cells = [row[0], *(row[number + 1] for number in used)]
-        if row[0] == result.reference:
-            cells = [f"**{cell}**" if cell else "" for cell in cells]
-        lines.append("| " + " | ".join(cells) + " |")
+        shown = [f"**{cell}**" if cell else "" for cell in row] if row[0] == result.reference else row
+        lines.append("| " + " | ".join(shown) + " |")
     said = list(remarks(result))
     if said:
         lines += ["", *(_item(remark) for remark in said)]

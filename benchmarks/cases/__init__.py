@@ -14,6 +14,7 @@ from benchmarks.cases import (
     overhead,
     processes,
     providers,
+    training,
     transfers,
     watching,
 )
@@ -40,4 +41,6 @@ CASES: dict[str, Callable[[Bench], None]] = {
     "commands": commands.commands,
     "shards": commands.shards,
     "watching": watching.watching,
+    "training-stall": training.stall,
+    "training-interference": training.interference,
 }

@@ -76,6 +76,10 @@ class Sink:
         """Let it forget everything it holds; its counters begin at zero."""
         self._ask("clear", b"")
 
+    def limit(self, rate: int) -> None:
+        """Let it take in so many bytes a second at most, over all connections together; 0 for any number."""
+        self._ask(f"limit/{rate}", b"")
+
     def _ask(self, what: str, data: bytes | None = None) -> bytes:
         try:
             with urllib.request.urlopen(f"{self.url}/-/{what}", data, timeout=30) as answer:

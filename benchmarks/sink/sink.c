@@ -9,6 +9,7 @@
 //   GET /-/stats     counters since the last reset, as JSON; not counted itself
 //   POST /-/reset    sets the counters to zero
 //   POST /-/clear    forgets every object and every unfinished upload, and sets the counters to zero
+//   POST /-/limit/N  takes in N bytes a second at most, over all connections together; 0 for any number
 //
 // One thread per connection. One lock guards the index; content is never changed once it is complete, and lives for as
 // long as something refers to it. Memory is used again and never given back: after a warm-up nothing has to be zeroed.
@@ -65,6 +66,23 @@ static void note_time(bool came) {
     unsigned long nanoseconds = (unsigned long)now.tv_sec * 1000000000UL + (unsigned long)now.tv_nsec, none = 0;
     if (came) atomic_compare_exchange_strong(&first_request, &none, nanoseconds);
     else atomic_store_explicit(&last_answer, nanoseconds, memory_order_relaxed);
+}
+
+static pthread_mutex_t pace_lock = PTHREAD_MUTEX_INITIALIZER;
+static unsigned long limit, free_at;  // bytes a second; nanoseconds
+
+// Waits until as many bytes more may have come in.
+static void pace(size_t size) {
+    struct timespec until;
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    unsigned long now = (unsigned long)until.tv_sec * 1000000000UL + (unsigned long)until.tv_nsec;
+    pthread_mutex_lock(&pace_lock);
+    if (!limit || free_at < now) free_at = now;
+    if (limit) free_at += (unsigned long)((double)size * 1e9 / (double)limit);
+    until.tv_sec = (time_t)(free_at / 1000000000UL);
+    until.tv_nsec = (long)(free_at % 1000000000UL);
+    pthread_mutex_unlock(&pace_lock);
+    while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &until, NULL) == EINTR) continue;
 }
 
 static double cpu_seconds(void) {
@@ -373,6 +391,7 @@ static ssize_t receive(connection *c, char *to, size_t length) {
     ssize_t got;
     do got = recv(c->socket, to, length, 0);
     while (got < 0 && errno == EINTR);
+    if (got > 0 && c->counted) pace((size_t)got);
     return got;
 }
 
@@ -990,6 +1009,11 @@ static bool own(connection *c, const char *what) {
             free(objects[object_count].name);
         }
         pthread_mutex_unlock(&lock);
+    } else if (!strncmp(what, "limit/", 6)) {
+        pthread_mutex_lock(&pace_lock);
+        limit = strtoul(what + 6, NULL, 10);
+        pthread_mutex_unlock(&pace_lock);
+        return reply(c, 204, "", "", 0);
     } else if (strcmp(what, "reset")) return reply_error(c, 404, "NoSuchKey");
     atomic_store(&first_request, 0);
     atomic_store(&last_answer, 0);

@@ -134,3 +134,15 @@ def test_a_page_without_marks_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no marks"):
         write({"machine": MACHINE, "results": []}, page)
     assert page.read_text() == "# A person's page\n"
+
+
+def test_a_case_with_figures_of_its_own_has_a_table_of_its_own() -> None:
+    figures = {"1 KiB, flexai": {"calls": 300, "p99 ms": 1.2345}, "1 KiB, upload": {"p99 ms": 1234.5, "lost": 0}}
+    result = Result("training-stall", "what a save costs", {}, reference="1 KiB, flexai", figures=figures)
+    lines = to_markdown(Result.from_document(json.loads(json.dumps(result.to_document())))).splitlines()
+    assert lines[2:6] == [
+        "| | calls | p99 ms | lost |",
+        "| --- | ---: | ---: | ---: |",
+        "| **1 KiB, flexai** | **300** | **1.23** |  |",
+        "| 1 KiB, upload |  | 1,234 | 0 |",
+    ]

@@ -425,3 +425,13 @@ def test_clearing_forgets_objects_and_uploads(sink: Sink, s3: Any) -> None:
     assert "Uploads" not in s3.list_multipart_uploads(Bucket=BUCKET)
     s3.put_object(Bucket=BUCKET, Key="key", Body=b"new")
     assert read(s3, "key") == b"new"
+
+
+def test_a_limit_holds_for_all_connections_together_and_can_be_taken_away(sink: Sink, s3: Any) -> None:
+    sink.limit(20 * MIB)
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(lambda number: s3.put_object(Bucket=BUCKET, Key=f"{number}", Body=content(MIB)), range(4)))
+    # By the server's own clock: it cannot have had the four sooner.
+    assert sink.stats()["span_seconds"] >= 0.19
+    sink.limit(0)
+    assert [read(s3, f"{number}") for number in range(4)] == [content(MIB)] * 4
