@@ -94,6 +94,7 @@ class Run:
         output.mkdir(parents=True, exist_ok=True)
         self._begin(output, reports_beside(output), on_full, most_waiting)
         if self._rank == 0 and not self._is_below_runner:
+            self._writer.expect()
             self._start_helper()
             atexit.register(self.close)
 

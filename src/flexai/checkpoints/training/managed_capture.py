@@ -78,12 +78,11 @@ class OutputCapture:
         note: Note,
         reports: Reports | None = None,
         identify: Callable[[str], str] = lambda _name: "",
-        is_told: bool = False,
     ) -> None:
         """``quiet_period`` in seconds; ``store`` is called from one thread, ``note`` from several.
 
         ``reports`` is where the trainer may report what it saves, ``identify`` gives the UUID of what was stored last
-        under a name. With ``is_told`` the trainer will report, so that nothing is guessed from what it writes.
+        under a name.
         """
         self._output = output
         self._pins = pins
@@ -112,7 +111,7 @@ class OutputCapture:
             secure=self._storing.secure,
             before_listing=self._watch_folder,
             has_more=lambda: self._notices is not None and self._notices.has_more(),
-            is_told=is_told,
+            reports=reports,
         )
         self._told: set[str] = set()
         self._stop = threading.Event()
@@ -234,7 +233,15 @@ class OutputCapture:
         return self._notices.read()
 
 
-def salvage(output: Path, pins: Pins, *, store: Store, note: Note, reports: Reports | None = None) -> CaptureReport:
+def salvage(
+    output: Path,
+    pins: Pins,
+    *,
+    store: Store,
+    note: Note,
+    reports: Reports | None = None,
+    identify: Callable[[str], str] = lambda _name: "",
+) -> CaptureReport:
     """Capture what a runner that died has left, in its output directory, among its pins and among the reports.
 
     Only what its format calls whole: the command may have been killed in the middle of a save. No
@@ -245,7 +252,7 @@ def salvage(output: Path, pins: Pins, *, store: Store, note: Note, reports: Repo
     watch = Watch(output, pins, quiet_period=math.inf, take=storing.add, note=note)
     taker = None
     if reports is not None:
-        taker = ReportTaker(reports, patience=0, storing=storing, know=watch.know, identify=lambda _name: "", note=note)
+        taker = ReportTaker(reports, patience=0, storing=storing, know=watch.know, identify=identify, note=note)
         taker.finish()
     # What the trainer had deleted is older than what is there.
     for pin_set in pins.leftovers():

@@ -8,7 +8,7 @@ import posixpath
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Protocol
@@ -21,7 +21,7 @@ from flexai.checkpoints.training.notices import FolderWatch
 from flexai.checkpoints.training.output_dir import OutputTree, Stamp
 from flexai.checkpoints.training.pins import PinSet
 from flexai.checkpoints.training.reports import Report, ReportOutcome, Reports
-from flexai.checkpoints.training.units import Unit, find_units
+from flexai.checkpoints.training.units import Unit, find_units, note_of
 
 _LOOK_SECONDS = 0.1
 """How often the folder is looked at where the system notices nothing."""
@@ -149,6 +149,8 @@ class ReportTaker:
         if stamps <= self._done.get((report.path, report.step), set()):
             self._settle_one(report, "")
             return
+        for path in report.left_out:
+            self._note(note_of(path, "it is no file"))
         save = self._of_other_ranks(report)
         try:
             if save is not None:
@@ -204,6 +206,8 @@ class ReportTaker:
         missing = {path: stamp for path, stamp in report.originals.items() if path not in held}
         if missing:
             held = pins.refresh(Beneath(report.output), held | missing)
+        # Where it is the trainer's own file that is held, it must still be what was reported.
+        held |= {path: one for path, one in report.originals.items() if path in held and held[path].file == one.file}
         unit = self._unit(report, tree if not missing else None, pins)
         paths = {path: posixpath.join(unit.place, path) for path in unit.files}
         stamps = {path: held[place] for path, place in paths.items() if place in held}
@@ -227,7 +231,7 @@ class ReportTaker:
         if tree is not None:
             units = find_units(tree, pins.peek)
             for path, why in units.notes.items():
-                self._note(f"{path}: {why}")
+                self._note(note_of(path, why))
             if (unit := units.units.get(report.path)) is not None:
                 return unit
         prefix = f"{report.path}/" if report.path else ""
@@ -263,7 +267,10 @@ class ReportTaker:
             elif verdict.outcome is Outcome.PARTIAL:
                 self._fail(save, f"it is not whole: {verdict.reason}")
             else:
-                self._storing.add(save.found).result()
+                storing = self._storing.add(save.found)
+                while not wait([storing], timeout=_LOOK_SECONDS).done:
+                    self._see()  # what may be written over is copied meanwhile
+                storing.result()
                 self._settle(save)
 
     def _settle(self, save: _Save) -> None:

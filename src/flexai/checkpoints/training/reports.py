@@ -5,6 +5,7 @@
     REPORTS/NAME/report.json    what was saved: path, step, metrics, and by which of how many ranks
     REPORTS/NAME/files/…        its files, by their paths below the output directory
     REPORTS/.NAME/              one that is being made or removed
+    REPORTS/expected            there once the trainer has said that it will report what it saves
     REPORTS/outcomes            a line of JSON for each report: what became of it
 
 A report is complete when its folder gets its name, and is removed when it is stored, so that it outlives the trainer
@@ -42,7 +43,7 @@ from flexai.checkpoints.private_folders import make_private_folder
 from flexai.checkpoints.training.output_dir import Stamp
 from flexai.checkpoints.training.units import DEEPSPEED_LATEST, MEGATRON_LATEST, TENSORFLOW_LATEST, has_number
 
-_REPORT, _FILES, _OUTCOMES = "report.json", "files", "outcomes"
+_REPORT, _FILES, _EXPECTED, _OUTCOMES = "report.json", "files", "expected", "outcomes"
 _COPIED_BYTES = 4 * 1024 * 1024
 """Copied by the trainer itself: a few milliseconds."""
 _TEXT_BYTES = 4096
@@ -76,7 +77,7 @@ class Report:
     is_linked: bool
     """Whether the trainer may yet write into the very files that are held."""
     left_out: Sequence[str]
-    """Links and the like, which are not held."""
+    """What is no file, and is not held: links that lead elsewhere, FIFOs and the like."""
 
     @property
     def files(self) -> Path:
@@ -116,6 +117,12 @@ class Reports:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._are_expected = False
+
+    def are_expected(self) -> bool:
+        """Whether the trainer reports what it saves."""
+        self._are_expected = self._are_expected or (self.folder / _EXPECTED).exists()
+        return self._are_expected
 
     def names(self) -> list[str]:
         """The complete ones, oldest first."""
@@ -200,13 +207,17 @@ class ReportWriter:
     def __init__(self, folder: Path, output: Path, *, rank: int = 0, ranks: int = 1) -> None:
         """Raises OSError where the folder cannot be made."""
         make_private_folder(folder)
+        self.folder = folder
         self._reports = Reports(folder)
-        self._folder = folder
         self._output = Path(os.path.realpath(output))
         self._rank, self._ranks = rank, ranks
         self._numbers = itertools.count(1)
         self._read = 0
         self._of_ours = f"-{rank}-{os.getpid()}-"
+
+    def expect(self) -> None:
+        """Say that what is saved will be reported. Raises OSError."""
+        (self.folder / _EXPECTED).touch()
 
     def write(self, saved: str | os.PathLike[str], *, step: int | None, metrics: Mapping[str, float]) -> str:
         """Report what was saved, and return its path below the output directory.
@@ -214,8 +225,10 @@ class ReportWriter:
         Raises SourceError for what is not there or not below the output directory, and OSError.
         """
         path = self._below(saved)
+        if not self._reports.are_expected():
+            self.expect()
         name = f"{time.time_ns():020d}{self._of_ours}{next(self._numbers)}"
-        building = self._folder / f".{name}"
+        building = self.folder / f".{name}"
         files = building / _FILES
         files.mkdir(parents=True)
         try:
@@ -242,7 +255,7 @@ class ReportWriter:
                 "leftOut": left_out,
             }
             (building / _REPORT).write_text(json.dumps(document), encoding="utf-8")
-            building.rename(self._folder / name)
+            building.rename(self.folder / name)
         except BaseException:
             shutil.rmtree(building, ignore_errors=True)
             raise
@@ -255,7 +268,7 @@ class ReportWriter:
     def drop(self, name: str) -> bool:
         """Remove a report; False where it is being stored, or is not there. Raises OSError."""
         try:
-            descriptor = os.open(self._folder / name / _REPORT, os.O_RDWR | os.O_CLOEXEC)
+            descriptor = os.open(self.folder / name / _REPORT, os.O_RDWR | os.O_CLOEXEC)
         except FileNotFoundError:
             return False
         try:
@@ -270,7 +283,7 @@ class ReportWriter:
     def outcomes(self) -> list[ReportOutcome]:
         """What became of this writer's reports since the last call."""
         try:
-            with (self._folder / _OUTCOMES).open("rb") as file:
+            with (self.folder / _OUTCOMES).open("rb") as file:
                 file.seek(self._read)
                 data = file.read()
         except FileNotFoundError:
@@ -311,7 +324,7 @@ class ReportWriter:
             for relative, entry in _walk(self._output / path, path):
                 if entry.is_file(follow_symlinks=False):
                     found[relative] = Stamp.of(entry.stat(follow_symlinks=False))
-                else:
+                elif not (entry.is_symlink() and Path(os.path.realpath(entry)).is_relative_to(self._output / path)):
                     left_out.append(relative)
         if path:
             # What the loader of a folder wants beside it: DeepSpeed's `latest`, and its like.

@@ -239,6 +239,7 @@ class Attempt:
             grace=self._request.grace,
             tell=self._tell,
             on_captured=self._on_captured,
+            in_use=self._places.reports,
         )
         if self._places.is_users_output:
             self._captures.know()
@@ -273,7 +274,6 @@ class Attempt:
             note=self._remark,
             reports=Reports(self._places.reports),
             identify=self._captures.id_of,
-            is_told=self._request.trainer is not None,
         )
         self._has_left = True
         watching.start()

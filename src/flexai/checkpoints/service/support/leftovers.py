@@ -74,10 +74,12 @@ def take_over(
     tell: Callable[[str], None],
     on_captured: OnCaptured,
     check: Callable[[], object] = lambda: None,
+    in_use: Path | None = None,
 ) -> Taken:
     """Store what is whole of what a job's attempts before one have left here, and remove what is of no more use.
 
-    ``check`` is called when no other process does the same. Raises what it raises, StorageError where the catalog
+    ``in_use`` is the folder to which a live trainer reports: it is emptied, and stays. ``check`` is called when no
+    other process does the same. Raises what it raises, StorageError where the catalog
     cannot be asked, and OSError where the job's folder cannot be read.
     """
     taken = Taken()
@@ -89,7 +91,7 @@ def take_over(
         for left in left_attempts(jobs_path, job.id, before=before):
             left.end_command(grace)
             try:
-                _take(system, job, left, taken, tell=tell, on_captured=on_captured)
+                _take(system, job, left, taken, tell=tell, on_captured=on_captured, in_use=in_use)
             except (CheckpointError, OSError) as error:
                 why = error.message if isinstance(error, CheckpointError) else str(error)
                 taken.left.append(f"{left.name} could not be stored to its end: {why}")
@@ -104,6 +106,7 @@ def _take(
     *,
     tell: Callable[[str], None],
     on_captured: OnCaptured,
+    in_use: Path | None,
 ) -> None:
     captures = JobCaptures(system, job, tell=tell, on_captured=on_captured, whose=f" of {left.name}")
     captures.know()
@@ -123,19 +126,26 @@ def _take(
         taken.left += failures
         return
     reports = Reports(places.reports)
-    report = salvage(places.output, Pins(places.pins, tell), store=store, note=tell, reports=reports)
+    report = salvage(
+        places.output,
+        Pins(places.pins, tell),
+        store=store,
+        note=tell,
+        reports=reports,
+        identify=captures.id_of,
+    )
     if left.host:
         LoggedMetrics(system, job.id, places.output, since=left.started_at).add()
     record_pointers(system, job.id, places.output, report.pointers)
     taken.stored += captures.count
     taken.left += report.failures
     if report.failures:
-        places.clean(keep_output=True)
+        places.clean(keep_output=True, keep_reports=places.reports == in_use)
         return
     store_rest(system, job.id, places, report.rest, tell=tell)
     if not places.is_users_output:
         _set_aside(left, report, captures, tell)
-    places.clean(keep_output=False)
+    places.clean(keep_output=False, keep_reports=places.reports == in_use)
     places.unmark()
 
 

@@ -11,7 +11,7 @@ output directory up to date, pins what is new and compares with the look before.
   that was ever seen of it. A folder that loses files is never judged by what is left while it is being deleted;
 - by ``sweep`` when the command has ended.
 
-Where the trainer itself reports what it saves (``know``), nothing is handed over before the sweep.
+Where the trainer itself reports what it saves, nothing is handed over before the sweep.
 
 What the format's rules call torn is never handed over. Content that was handed over is not handed over again. A
 version that was whole and could not be kept is counted: ``Watch.lost``.
@@ -36,6 +36,7 @@ from flexai.checkpoints.training.formats.verdict import Outcome
 from flexai.checkpoints.training.notices import Notices
 from flexai.checkpoints.training.output_dir import OutputTree, Stamp, Stamps
 from flexai.checkpoints.training.pins import Pins, PinSet
+from flexai.checkpoints.training.reports import Reports
 from flexai.checkpoints.training.units import COPY, ROOT, Unit, Units, find_units, is_checkpoint_name, note_of
 
 _SETTLE_SECONDS = 0.5
@@ -73,13 +74,13 @@ class Watch:
         secure: Callable[[Found], object] = Found.secure,
         before_listing: Callable[[str], object] = lambda _place: None,
         has_more: Callable[[], bool] = lambda: False,
-        is_told: bool = False,
+        reports: Reports | None = None,
     ) -> None:
         """``quiet_period`` is in seconds; ``take`` is handed each checkpoint; ``note`` is told what is not captured.
 
         ``secure`` has a checkpoint copied; ``before_listing`` is called with each folder before it is listed;
-        ``has_more`` says whether something has happened since the look began. With ``is_told`` the trainer reports what
-        it saves: until ``sweep`` nothing is handed over, nor counted as lost.
+        ``has_more`` says whether something has happened since the look began. ``reports`` is where the trainer
+        may report what it saves: where it does, nothing is handed over until ``sweep``, nor counted as lost.
         """
         self._output = output
         self._beneath = Beneath(output)
@@ -90,7 +91,7 @@ class Watch:
         self._note = note
         self._secure = secure
         self._has_more = has_more
-        self._is_told = is_told
+        self._reports = reports
         self._units = Units()
         self._candidates: dict[str, Candidate] = {}
         self._peeked: dict[str, tuple[Stamp | None, bytes]] = {}
@@ -140,8 +141,7 @@ class Watch:
         return min(max(min(waits) / 5, _SOONEST_SECONDS), _LATEST_SECONDS) if waits else math.inf
 
     def know(self, found: Found) -> None:
-        """Take in what the trainer has reported; what it saves from now on it will report as well."""
-        self._is_told = True
+        """Take in what the trainer has reported, so that it is not handed over as well."""
         self._taken |= found.originals
 
     def sweep(self, now: float, *, is_clean: bool) -> None:
@@ -150,7 +150,7 @@ class Watch:
         After a failure what was being written may be torn, and only its format can tell that it is not.
         """
         if self._is_told:
-            self._is_told = False
+            self._reports = None
             for candidate in self._candidates.values():
                 candidate.closings.clear()  # of what was reported
         for candidate in _by_age(self._candidates.values()):
@@ -175,6 +175,11 @@ class Watch:
     def is_settled(self) -> bool:
         """Whether nothing that was handed over has turned out to have changed."""
         return not any(one.found and one.found.fate is Fate.CHANGED for one in self._candidates.values())
+
+    @property
+    def _is_told(self) -> bool:
+        """Whether the trainer itself says what it saves."""
+        return self._reports is not None and self._reports.are_expected()
 
     def release(self) -> None:
         """Let go of what was not handed over: it is where the trainer put it, and is not looked at any more."""

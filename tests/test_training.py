@@ -1,0 +1,376 @@
+"""Runs in a training process, with real helper processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from flexai.checkpoints.errors import ConflictError, InvalidNameError, JobFailedError, UsageError
+from flexai.checkpoints.models import JobStatus, TrainingJob
+from flexai.checkpoints.service.training import inspect_job, run_training, stop_job
+from flexai.checkpoints.service.training_requests import (
+    JOB_VARIABLE,
+    OUTPUT_VARIABLE,
+    REPORTS_VARIABLE,
+    TrainingRequest,
+)
+from flexai.training import Run
+from tests.checkpoints.training.trainers import save, script_file, trainer_files, unknown_files
+from tests.support.machine import Machine
+from tests.support.training import captured, contents, wait_until
+
+
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
+    """The machine that helpers find too, by the environment."""
+    for variable in ("LOCAL_RANK", REPORTS_VARIABLE, OUTPUT_VARIABLE, JOB_VARIABLE):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("FLEXAI_HOME", str(tmp_path / "home"))
+    made = Machine.start(tmp_path)
+    yield made
+    made.system.close()
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "out"
+
+
+def steps(machine: Machine, name: str = "run") -> list[int | None]:
+    return [one.facts.step for one in captured(machine, name)]
+
+
+def job(machine: Machine, name: str = "run") -> TrainingJob:
+    return inspect_job(machine.system, name)
+
+
+def wait_for_the_end(machine: Machine) -> None:
+    """Wait until a helper, which may still have to begin the job, has ended it."""
+    wait_until(lambda: any(one.status.is_final for one in machine.system.catalog.jobs.list()))
+
+
+def python(text: str) -> list[str]:
+    """A training script."""
+    head = "import os, sys, time\nfrom pathlib import Path\nfrom flexai.training import Run\n"
+    head += "from tests.checkpoints.training.trainers import *\n"
+    return [sys.executable, "-c", f"import sys; sys.path.insert(0, {os.getcwd()!r})\n{head}{textwrap.dedent(text)}"]
+
+
+def run_below(machine: Machine, text: str, **options: str) -> TrainingJob:
+    """Run a training script as a training job."""
+    return run_training(machine.system, TrainingRequest("run", python(text), **options))  # type: ignore[arg-type]
+
+
+def test_each_save_is_captured_although_it_is_deleted_at_once(machine: Machine, out: Path) -> None:
+    with Run("run", out) as here:
+        for step in range(1, 31):
+            save(out / f"run-{step}", unknown_files(step))
+            here.saved(out / f"run-{step}", step=step, metrics={"eval_loss": 1 / step})
+            shutil.rmtree(out / f"run-{step}")
+        assert here.wait(check=True)
+        assert here.url(30) == "flexai://run/run-30"
+    assert contents(machine) == [(f"run-{step}", unknown_files(step)) for step in range(1, 31)]
+    assert [one.facts.eval_loss for one in captured(machine)] == [1 / step for step in range(1, 31)]
+    ended = job(machine)
+    assert (ended.status, ended.lost, ended.command) == (JobStatus.SUCCEEDED, 0, tuple(sys.orig_argv))
+    assert sorted(path.name for path in out.parent.iterdir()) == ["home", "out"]
+
+
+def test_the_next_run_goes_on_from_the_latest(machine: Machine, out: Path) -> None:
+    with Run("run", out) as here:
+        assert here.resume_path() is None
+        save(out / "checkpoint-5", trainer_files(5))
+        here.saved(out / "checkpoint-5", step=5)
+    shutil.rmtree(out)
+    with Run("run", out) as here:
+        path = here.resume_path()
+        assert path is not None
+        assert path.name == "checkpoint-5"
+        assert {one.name: one.read_bytes() for one in path.iterdir()} == trainer_files(5)
+    assert job(machine).attempt == 2
+    assert job(machine).input_checkpoint_id == captured(machine)[0].id
+
+
+def test_a_run_whose_checkpoints_are_all_unfit_says_so(machine: Machine, out: Path) -> None:
+    with Run("run", out) as here:
+        save(out / "model-5", {"model.safetensors": trainer_files(5)["model.safetensors"], "config.json": b"{}"})
+        here.saved(out / "model-5", step=5)
+    with Run("run", out) as here, pytest.raises(ConflictError, match="can go on from none of them"):
+        here.resume_path()
+
+
+def test_an_error_makes_the_job_failed_and_keeps_the_last_save(machine: Machine, out: Path) -> None:
+    with pytest.raises(ZeroDivisionError), Run("run", out) as here:
+        save(out / "run-1", unknown_files(1))
+        here.saved(out / "run-1", step=1)
+        _ = 1 / 0
+    assert (job(machine).status, job(machine).exit_code) == (JobStatus.FAILED, 1)
+    assert "the training failed: ZeroDivisionError: division by zero" in job(machine).reason
+    assert steps(machine) == [1]
+
+
+def test_an_interrupt_makes_it_stopped(machine: Machine, out: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), Run("run", out):
+        raise KeyboardInterrupt
+    assert job(machine).status is JobStatus.STOPPED
+
+
+@pytest.mark.parametrize(
+    ("end", "status"),
+    [("", "succeeded"), ("raise SystemExit(0)", "succeeded"), ("1 / 0", "failed"), ("os._exit(0)", "failed")],
+)
+def test_a_script_that_closes_nothing_ends_the_job_all_the_same(
+    machine: Machine, out: Path, end: str, status: str
+) -> None:
+    script = f"""
+        run = Run("run", {str(out)!r})
+        save(Path({str(out)!r}) / "run-1", unknown_files(1))
+        run.saved({str(out / "run-1")!r}, step=1)
+        {end}
+    """
+    subprocess.run(python(script), check=False, capture_output=True)
+    wait_for_the_end(machine)
+    assert (job(machine).status, steps(machine)) == (status, [1])
+
+
+def test_a_trainer_that_is_killed_loses_nothing_that_it_reported(machine: Machine, out: Path) -> None:
+    script = f"""
+        run = Run("run", {str(out)!r})
+        for step in range(1, 100):
+            save(Path({str(out)!r}) / f"run-{{step}}", unknown_files(step))
+            run.saved(Path({str(out)!r}) / f"run-{{step}}", step=step)
+            print(step, flush=True)
+    """
+    with subprocess.Popen(python(script), stdout=subprocess.PIPE, text=True) as trainer:
+        assert trainer.stdout is not None
+        for line in trainer.stdout:
+            if line == "5\n":
+                trainer.kill()
+                break
+        reported = 5 + sum(1 for _ in trainer.stdout)
+    wait_for_the_end(machine)
+    assert job(machine).status is JobStatus.FAILED
+    assert job(machine).reason.startswith("the command ended with exit code 1; the training process ended without")
+    assert steps(machine)[:reported] == list(range(1, reported + 1))
+
+
+def test_a_helper_that_is_killed_is_started_again_and_nothing_is_lost(machine: Machine, out: Path) -> None:
+    with pytest.warns(RuntimeWarning, match="was started again"), Run("run", out) as here:
+        for step in range(1, 21):
+            save(out / f"run-{step}", unknown_files(step))
+            here.saved(out / f"run-{step}", step=step)
+            shutil.rmtree(out / f"run-{step}")
+            if step in (5, 12):
+                assert here._helper is not None
+                here._helper.kill()
+                here._helper.wait()
+    assert sorted(filter(None, steps(machine))) == list(range(1, 21))
+    assert job(machine).status is JobStatus.SUCCEEDED
+
+
+def test_what_trainer_and_helper_left_when_both_were_killed_is_stored_by_the_next_run(
+    machine: Machine, out: Path
+) -> None:
+    script = f"""
+        run = Run("run", {str(out)!r})
+        run.resume_path()
+        os.kill(run._helper.pid, 19)  # SIGSTOP
+        for step in range(1, 4):
+            save(Path({str(out)!r}) / f"run-{{step}}", unknown_files(step))
+            run.saved(Path({str(out)!r}) / f"run-{{step}}", step=step)
+        print(run._helper.pid, flush=True)
+        time.sleep(100)
+    """
+    with subprocess.Popen(python(script), stdout=subprocess.PIPE, text=True) as trainer:
+        assert trainer.stdout is not None
+        helper = int(trainer.stdout.readline())
+        trainer.kill()
+        os.kill(helper, signal.SIGKILL)
+    shutil.rmtree(out)
+    with Run("run", out) as here:
+        path = here.resume_path()
+        assert path is not None and path.name == "run-3"
+    assert steps(machine) == [1, 2, 3]
+
+
+@pytest.fixture
+def held_up(machine: Machine, out: Path) -> Iterator[Callable[..., Run]]:
+    """Makes runs whose helper stands still."""
+    runs: list[Run] = []
+
+    def make(**options: object) -> Run:
+        made = Run("run", out, **options)  # type: ignore[arg-type]
+        made.resume_path()
+        assert made._helper is not None
+        os.kill(made._helper.pid, signal.SIGSTOP)
+        runs.append(made)
+        return made
+
+    yield make
+    for one in runs:
+        assert one._helper is not None
+        os.kill(one._helper.pid, signal.SIGCONT)
+        one.close()
+
+
+def test_where_too_many_saves_wait_the_oldest_is_skipped(
+    machine: Machine, out: Path, held_up: Callable[..., Run]
+) -> None:
+    here = held_up(on_full="skip", most_waiting=2)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        for step in range(1, 6):
+            save(out / f"run-{step}", unknown_files(step))
+            here.saved(out / f"run-{step}", step=step)
+    assert len([one for one in said if "was skipped" in str(one.message)]) == 3
+    assert here._helper is not None
+    os.kill(here._helper.pid, signal.SIGCONT)
+    with pytest.raises(JobFailedError, match="was skipped"):
+        here.wait(check=True)
+    assert steps(machine) == [4, 5]
+    assert here.wait(check=True)
+
+
+def test_a_wait_ends_after_its_time(out: Path, held_up: Callable[..., Run]) -> None:
+    here = held_up()
+    save(out / "run-1", unknown_files(1))
+    here.saved(out / "run-1", step=1)
+    assert here.wait(timeout=0.05) is False
+
+
+def test_what_cannot_be_reported_is_a_warning_and_never_an_error(machine: Machine, out: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere.pt").write_bytes(script_file(1))
+    (out / "torn.safetensors").parent.mkdir()
+    (out / "torn.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{")
+    with pytest.warns(RuntimeWarning) as said, Run("run", out) as here:
+        here.saved(out / "missing.pt")
+        here.saved(tmp_path / "elsewhere.pt")
+        here.saved(out / "torn.safetensors", metrics={"loss": float("nan")})
+        here.saved(out / "torn.safetensors", metrics={"loss": "low"})  # type: ignore[dict-item]
+        here.wait()
+        with pytest.raises(JobFailedError) as raised:
+            here.wait(check=True)
+    expected = ["is not there", "is not below the output directory", "could not convert string", "it is not whole"]
+    for text in expected:
+        assert text in raised.value.message
+        assert any(text in str(one.message) for one in said)
+
+
+def test_a_job_that_cannot_begin_is_a_warning(out: Path, machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLEXAI_STORE", "ftp://nowhere")
+    with pytest.warns(RuntimeWarning, match="the helper process ended"), Run("run", out) as here:
+        for step in range(3):
+            save(out / f"run-{step}", unknown_files(step))
+            here.saved(out / f"run-{step}")
+            time.sleep(0.3)
+
+
+def test_what_makes_no_sense_is_refused(out: Path) -> None:
+    with pytest.raises(InvalidNameError):
+        Run("no name", out)
+    with pytest.raises(UsageError, match="on_full"):
+        Run("run", out, on_full="drop")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="most_waiting"):
+        Run("run", out, most_waiting=0)
+
+
+def test_below_training_run_the_runner_is_told(machine: Machine, tmp_path: Path) -> None:
+    assert Run.current() is None
+    text = """
+        run = Run.current()
+        assert run.name == "run" and run.output_dir == output() and run.resume_path() is None
+        for step in range(1, 11):
+            save(output() / f"run-{step}", unknown_files(step))
+            run.saved(output() / f"run-{step}", step=step, metrics={"f1": step / 10})
+            shutil.rmtree(output() / f"run-{step}")
+        assert run.wait(check=True)
+        other = Run("another-name", "OUT")  # a script that is made to be run alone
+        save(Path("OUT") / "run-11", unknown_files(11))
+        other.saved(Path("OUT") / "run-11", step=11)
+    """.replace("OUT", str(tmp_path / "other"))
+    ended = run_below(machine, text)
+    assert (ended.status, ended.lost) == (JobStatus.SUCCEEDED, 0)
+    assert contents(machine) == [(f"run-{step}", unknown_files(step)) for step in range(1, 12)]
+    assert captured(machine)[3].facts.metrics == {"f1": 0.4}
+    assert captured(machine)[3].facts.reported == ("step", "f1")
+
+
+def test_a_command_below_training_run_finds_what_it_starts_from(machine: Machine) -> None:
+    run_below(machine, "save(output() / 'checkpoint-5', trainer_files(5))")
+    text = "assert Run.current().resume_path().name == 'checkpoint-5'"
+    assert run_below(machine, text, checkpoint="latest").status is JobStatus.SUCCEEDED
+
+
+def test_the_ranks_of_a_machine_make_one_checkpoint_of_each_save(
+    machine: Machine, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = f"""
+        rank = int(os.environ["LOCAL_RANK"])
+        out = Path({str(out)!r})
+        with Run("run", out) as run:
+            for step in (1, 2):
+                save(out / f"step-{{step}}", {{f"rank-{{rank}}.data": bytes([rank, step])}})
+                run.saved(out / f"step-{{step}}", step=step)
+            assert run.resume_path() is None
+            if rank:
+                assert run._helper is None
+            else:
+                run.wait()
+    """
+    ranks = 4
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(ranks))
+    processes = [subprocess.Popen(python(script), env={**os.environ, "LOCAL_RANK": str(rank)}) for rank in range(ranks)]
+    assert [process.wait() for process in processes] == [0] * ranks
+    expected = {f"rank-{rank}.data": rank for rank in range(ranks)}
+    assert contents(machine) == [
+        (f"step-{step}", {path: bytes([rank, step]) for path, rank in expected.items()}) for step in (1, 2)
+    ]
+
+
+def test_a_stop_of_the_job_reaches_the_training(machine: Machine, out: Path) -> None:
+    script = f"""
+        import signal
+        run = Run("run", {str(out)!r})
+        run.resume_path()
+        def stop(number, frame):
+            save(Path({str(out)!r}) / "run-9", unknown_files(9))
+            run.saved({str(out / "run-9")!r}, step=9)
+            raise KeyboardInterrupt
+        signal.signal(signal.SIGTERM, stop)
+        print("ready", flush=True)
+        with run:
+            time.sleep(100)
+    """
+    with subprocess.Popen(python(script), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as trainer:
+        assert trainer.stdout is not None and trainer.stdout.readline() == "ready\n"
+        stop_job(machine.system, "run")
+    assert (job(machine).status, steps(machine)) == (JobStatus.STOPPED, [9])
+
+
+def test_inspect_says_what_was_reported(machine: Machine, out: Path) -> None:
+    with Run("run", out) as here:
+        save(out / "checkpoint-5", trainer_files(5, eval_loss=0.25))
+        here.saved(out / "checkpoint-5", metrics={"eval_loss": 0.5})
+    command = [sys.executable, "-m", "flexai.cli", "checkpoint", "inspect", "run/checkpoint-5", "--json"]
+    shown = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)["status"]["metadata"]
+    assert (shown["step"], shown["evalLoss"], shown["reported"]) == (5, 0.5, ["eval_loss"])
+
+
+def test_one_content_that_is_saved_again_takes_the_new_step(machine: Machine, out: Path) -> None:
+    with Run("run", out) as here:
+        for step in (1, 2):
+            save(out / "last", unknown_files(0))
+            here.saved(out / "last", step=step)
+            here.wait(check=True)
+    assert steps(machine) == [2]
