@@ -215,7 +215,7 @@ def test_a_store_without_room_is_tried_again_while_the_job_runs(new_machine: New
                 disk.grow(16 * 1024)
                 (tmp_path / "grown").touch()
 
-        text = "save(output() / 'checkpoint-5', trainer_files(5) | {'extra.bin': os.urandom(2 * 1024 * 1024)})"
+        text = "save(output() / 'checkpoint-5', {'extra.bin': os.urandom(2 * 1024 * 1024)} | trainer_files(5))"
         job = run(machine, f"{text}; say('saved'); wait_for(Path({str(tmp_path / 'grown')!r}))", on_output=make_room)
         assert job.status is JobStatus.SUCCEEDED, job.reason
         assert [(one.name, one.status) for one in captures(machine, "run")] == [
@@ -229,7 +229,7 @@ def test_what_a_full_store_did_not_take_until_the_end_is_stored_by_the_next_run(
 ) -> None:
     with small_disk(tmp_path / "disk", 1024) as disk:
         machine = new_machine(store=str(disk.folder / "store"))
-        text = "save(output() / 'checkpoint-5', trainer_files(5) | {'extra.bin': os.urandom(2 * 1024 * 1024)})"
+        text = "save(output() / 'checkpoint-5', {'extra.bin': os.urandom(2 * 1024 * 1024)} | trainer_files(5))"
         first = run(machine, text)
         assert (first.status, first.exit_code) == (JobStatus.FAILED, 0)
         assert "no space is left" in "".join(one.reason for one in captures(machine, "run"))

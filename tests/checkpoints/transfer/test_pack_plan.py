@@ -7,7 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flexai.checkpoints.contents import StoredContent, StoredFile
-from flexai.checkpoints.transfer.pack_plan import MAX_FILES_IN_PACK, UploadPlan, chain_twins, plan_runs, plan_upload
+from flexai.checkpoints.transfer.pack_plan import (
+    MAX_FILES_IN_PACK,
+    UploadPlan,
+    chain_twins,
+    plan_stretches,
+    plan_upload,
+)
 from flexai.checkpoints.transfer.sources import FileSource
 from tests.support.sources import planned_sources
 
@@ -104,44 +110,47 @@ _LAYOUTS = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 500), st.integer
 
 @given(_LAYOUTS, st.integers(60, 200), st.integers(0, 50))
 def test_every_small_file_lies_in_one_run_that_covers_it(stored: _Stored, max_length: int, max_gap: int) -> None:
-    runs = plan_runs(stored.files, max_length=max_length, max_gap=max_gap)
-    assert sorted(file.path for run in runs for file in run.files) == [file.path for file in stored.files]
-    for run in runs:
-        for file in run.files:
-            assert file.content.blob_id == run.blob_id
-            assert run.start <= file.content.start
-            assert file.content.start + file.content.size <= run.start + run.length
+    stretches = plan_stretches(stored.files, max_length=max_length, max_gap=max_gap)
+    assert sorted(file.path for stretch in stretches for file in stretch.files) == [file.path for file in stored.files]
+    for stretch in stretches:
+        for file in stretch.files:
+            assert file.content.blob_id == stretch.blob_id
+            assert stretch.start <= file.content.start
+            assert file.content.start + file.content.size <= stretch.start + stretch.length
 
 
 @given(_LAYOUTS, st.integers(60, 200), st.integers(0, 50))
 def test_a_run_is_never_longer_than_allowed_and_leaps_over_no_large_gap(
     stored: _Stored, max_length: int, max_gap: int
 ) -> None:
-    for run in plan_runs(stored.files, max_length=max_length, max_gap=max_gap):
-        assert run.length <= max_length
-        reached = run.start
-        for file in run.files:
+    for stretch in plan_stretches(stored.files, max_length=max_length, max_gap=max_gap):
+        assert stretch.length <= max_length
+        reached = stretch.start
+        for file in stretch.files:
             assert file.content.start - reached <= max_gap
             reached = max(reached, file.content.start + file.content.size)
-        assert reached == run.start + run.length
+        assert reached == stretch.start + stretch.length
 
 
 def test_neighbours_in_a_pack_are_read_by_one_request() -> None:
     stored = _Stored(tuple((0, 10 * number, 10) for number in range(20)))
-    (run,) = plan_runs(stored.files, max_length=1000)
-    assert (run.start, run.length, len(run.files)) == (0, 200, 20)
+    (stretch,) = plan_stretches(stored.files, max_length=1000)
+    assert (stretch.start, stretch.length, len(stretch.files)) == (0, 200, 20)
 
 
 def test_files_of_one_content_are_read_once() -> None:
-    (run,) = plan_runs(_Stored(((0, 0, 10), (0, 0, 10), (0, 0, 10))).files, max_length=1000)
-    assert (run.length, len(run.files)) == (10, 3)
+    (stretch,) = plan_stretches(_Stored(((0, 0, 10), (0, 0, 10), (0, 0, 10))).files, max_length=1000)
+    assert (stretch.length, len(stretch.files)) == (10, 3)
 
 
 def test_files_of_different_blobs_are_read_apart() -> None:
-    runs = plan_runs(_Stored(((0, 0, 10), (1, 10, 10))).files, max_length=1000)
-    assert [(run.blob_id, run.start, run.length) for run in runs] == [("blob0", 0, 10), ("blob1", 10, 10)]
+    stretches = plan_stretches(_Stored(((0, 0, 10), (1, 10, 10))).files, max_length=1000)
+    assert [(stretch.blob_id, stretch.start, stretch.length) for stretch in stretches] == [
+        ("blob0", 0, 10),
+        ("blob1", 10, 10),
+    ]
 
 
 def test_a_run_has_only_so_many_files() -> None:
     stored = _Stored(tuple((0, 0, 0) for _ in range(MAX_FILES_IN_PACK + 1)))
-    assert [len(run.files) for run in plan_runs(stored.files, max_length=10)] == [MAX_FILES_IN_PACK, 1]
+    assert [len(stretch.files) for stretch in plan_stretches(stored.files, max_length=10)] == [MAX_FILES_IN_PACK, 1]

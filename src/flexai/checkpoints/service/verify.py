@@ -18,7 +18,7 @@ from flexai.checkpoints.storage.protocol import Block
 from flexai.checkpoints.transfer.crew import CountedBody, Crew
 from flexai.checkpoints.transfer.digest import Part, digest_blocks, parts_of
 from flexai.checkpoints.transfer.first_reading import learn
-from flexai.checkpoints.transfer.pack_plan import Run, plan_runs
+from flexai.checkpoints.transfer.pack_plan import Stretch, plan_stretches
 from flexai.checkpoints.transfer.stored_body import StoredBody, has_content
 
 
@@ -125,8 +125,8 @@ class _Verification:
                 small.append(StoredFile(path=str(content.id), content=content))
             else:
                 self._crew.add(partial(self._begin, content))
-        for run in plan_runs(small, max_length=max(small_size, 1)):
-            self._crew.add(partial(self._check_run, run))
+        for stretch in plan_stretches(small, max_length=max(small_size, 1)):
+            self._crew.add(partial(self._check_stretch, stretch))
         self._crew.run()
 
     def _learn(self, content: StoredContent) -> None:
@@ -139,18 +139,20 @@ class _Verification:
         self._progress.advance(moved=content.size)
         self._tell(content, problem)
 
-    def _check_run(self, run: Run) -> None:
+    def _check_stretch(self, stretch: Stretch) -> None:
         """Check neighbouring small contents by one request."""
         try:
-            data = memoryview(b"".join(bytes(block) for block in self._read(run.blob_id, run.start, run.length)))
+            data = memoryview(
+                b"".join(bytes(block) for block in self._read(stretch.blob_id, stretch.start, stretch.length))
+            )
         except (IntegrityError, SourceChangedError):
             # Not all of it is there: each one tells for itself.
-            for file in run.files:
+            for file in stretch.files:
                 self._begin(file.content)
             return
-        for file in run.files:
+        for file in stretch.files:
             content = file.content
-            start = content.start - run.start
+            start = content.start - stretch.start
             is_sound = has_content(data[start : start + content.size], content)
             self._tell(content, "" if is_sound else _mismatch(Part(1, 0, content.size)))
 

@@ -34,7 +34,7 @@ from flexai.checkpoints.transfer.crew import CountedBody, Crew
 from flexai.checkpoints.transfer.digest import DigestingBody, Part, digest_blocks, parts_of
 from flexai.checkpoints.transfer.first_reading import FirstReading, check_checksum, learn
 from flexai.checkpoints.transfer.journal import RecordDigests
-from flexai.checkpoints.transfer.pack_plan import Run, plan_runs
+from flexai.checkpoints.transfer.pack_plan import Stretch, plan_stretches
 from flexai.checkpoints.transfer.stored_body import StoredBody, damaged, has_content, holds
 
 
@@ -179,8 +179,8 @@ class _Fetch:
         partials = _Partials(files, large, self)
         for file in sorted(large, key=lambda file: -file.content.size):
             self.crew.add(partial(_FileFetch(self, file, partials).begin))
-        for run in plan_runs(small, max_length=max(self.limits.pack_threshold, 1)):
-            self.crew.add(partial(self._fetch_run, run))
+        for stretch in plan_stretches(small, max_length=max(self.limits.pack_threshold, 1)):
+            self.crew.add(partial(self._fetch_stretch, stretch))
         try:
             self.crew.run()
         finally:
@@ -241,19 +241,21 @@ class _Fetch:
         self.done.fetched.append(file.path)
         self.progress.advance(files=1)
 
-    def _fetch_run(self, run: Run) -> None:
+    def _fetch_stretch(self, stretch: Stretch) -> None:
         """Fetch neighbouring small files by one request; all are made durable together."""
         body = CountedBody(
-            StoredBody(self.store, run.blob_id, run.start, run.length), crew=self.crew, progress=self.progress
+            StoredBody(self.store, stretch.blob_id, stretch.start, stretch.length),
+            crew=self.crew,
+            progress=self.progress,
         )
-        room = bytearray(run.length)
+        room = bytearray(stretch.length)
         position = 0
         for block in body.blocks():
             room[position : position + len(block)] = block
             position += len(block)
         content, pieces = memoryview(room), []
-        for file in run.files:
-            start = file.content.start - run.start
+        for file in stretch.files:
+            start = file.content.start - stretch.start
             piece = content[start : start + file.content.size]
             self._check_piece(file, piece)
             pieces.append((file, piece))

@@ -59,7 +59,7 @@ def chain_twins(sources: Sequence[S], samples: Mapping[str, Hashable]) -> list[l
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class Stretch:
     """Neighbouring small contents of one blob, read by one request."""
 
     blob_id: str
@@ -68,15 +68,15 @@ class Run:
     files: tuple[StoredFile, ...]
 
 
-def plan_runs(files: Iterable[StoredFile], *, max_length: int, max_gap: int = 64 * 1024) -> list[Run]:
-    """Join small files that lie near each other in their packs into runs of at most ``max_length`` bytes."""
-    runs: list[Run] = []
+def plan_stretches(files: Iterable[StoredFile], *, max_length: int, max_gap: int = 64 * 1024) -> list[Stretch]:
+    """Join small files that lie near each other in their packs into stretches of at most ``max_length`` bytes."""
+    stretches: list[Stretch] = []
     group: list[StoredFile] = []
     end = 0
 
     def close() -> None:
         first = group[0].content
-        runs.append(Run(first.blob_id, first.start, end - first.start, tuple(group)))
+        stretches.append(Stretch(first.blob_id, first.start, end - first.start, tuple(group)))
 
     for file in sorted(files, key=lambda file: (file.content.blob_id, file.content.start, file.path)):
         content = file.content
@@ -92,4 +92,4 @@ def plan_runs(files: Iterable[StoredFile], *, max_length: int, max_gap: int = 64
         group.append(file)
     if group:
         close()
-    return runs
+    return stretches

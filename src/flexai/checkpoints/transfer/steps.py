@@ -15,7 +15,7 @@ from flexai.checkpoints.documents import Document, human_size
 from flexai.checkpoints.errors import CheckpointError
 from flexai.checkpoints.settings import Limits
 from flexai.checkpoints.transfer.digest import join_parts, part_size_for, parts_of
-from flexai.checkpoints.transfer.pack_plan import plan_runs, plan_upload
+from flexai.checkpoints.transfer.pack_plan import plan_stretches, plan_upload
 from flexai.checkpoints.transfer.sources import FileSource
 
 _LISTED = 1000
@@ -250,8 +250,8 @@ def fetch_steps(
     coming = [*missing, *(others if overwrite else ())]
     large = [file.content for file in coming if _is_large(file, limits)]
     small = [file for file in coming if not _is_large(file, limits)]
-    runs = plan_runs(small, max_length=max(limits.pack_threshold, 1))
-    gets = sum(len(parts_of(content.size, content.part_size)) for content in large) + len(runs)
+    stretches = plan_stretches(small, max_length=max(limits.pack_threshold, 1))
+    gets = sum(len(parts_of(content.size, content.part_size)) for content in large) + len(stretches)
     return _in_order(steps), store.requests(gets + 1)
 
 
