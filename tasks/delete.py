@@ -5,11 +5,10 @@ from __future__ import annotations
 from prefect import task
 
 from flexai.blocks import load_connection
-from flexai.checkpoints.documents import Document
+from flexai.checkpoints.documents import Document, identity, undelete_document
 from flexai.checkpoints.service.delete import delete as delete_from_catalog
 from flexai.checkpoints.service.delete import undelete as undelete_in_catalog
 from flexai.checkpoints.service.requests import DeleteRequest, UndeleteRequest
-from flexai.checkpoints.service.support.result_documents import identity, undelete_document
 from flexai.checkpoints.service.system import System
 from flexai.tasks.change_reports import Reporter
 from flexai.tasks.options import QUICK, TAGS, run_logger, takes, telling

@@ -7,7 +7,6 @@ from prefect import task
 from flexai.checkpoints.documents import Document
 from flexai.checkpoints.service.export import export as export_to_provider
 from flexai.checkpoints.service.requests import ExportRequest
-from flexai.checkpoints.service.support.result_documents import export_document
 from flexai.checkpoints.service.support.shard_work import ShardRunner
 from flexai.checkpoints.service.system import System
 from flexai.tasks import artifacts
@@ -60,4 +59,4 @@ def export_here(system: System, request: ExportRequest, *, runner: ShardRunner |
         report.skipped_files,
     )
     reporter.exported(report, connection)
-    return export_document(report)
+    return report.to_dict()

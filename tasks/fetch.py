@@ -7,7 +7,6 @@ from prefect import task
 from flexai.checkpoints.documents import Document
 from flexai.checkpoints.service.fetch import fetch as fetch_from_store
 from flexai.checkpoints.service.requests import FetchRequest
-from flexai.checkpoints.service.support.result_documents import fetch_document
 from flexai.tasks import artifacts
 from flexai.tasks.options import RETRIED, TAGS, run_logger, takes
 from flexai.tasks.run_names import sized
@@ -37,7 +36,7 @@ def fetch_checkpoint(request: FetchRequest) -> Document:
     progress = RunProgress(logger, key=artifacts.artifact_key("fetch", request.reference))
     with transferring(logger) as system:
         report = fetch_from_store(system, request, progress=progress)
-    done = fetch_document(report)
+    done = report.to_dict()
     logger.info(
         "fetched %s to %s: %d files, %d kept",
         request.reference,

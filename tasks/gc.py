@@ -8,7 +8,6 @@ from flexai.blocks import load_connection
 from flexai.checkpoints.documents import Document
 from flexai.checkpoints.service.gc import collect_garbage as collect_from_store
 from flexai.checkpoints.service.store_requests import GarbageRequest
-from flexai.checkpoints.service.support.result_documents import garbage_document
 from flexai.checkpoints.service.system import System
 from flexai.tasks import artifacts
 from flexai.tasks.options import RETRIED, TAGS, Logger, run_logger, takes, telling
@@ -40,7 +39,7 @@ def collect_garbage(request: GarbageRequest) -> Document:
     logger = run_logger()
     progress = RunProgress(logger, key="collect-garbage")
     with telling(logger), System.open(connect=load_connection) as system:
-        document = garbage_document(collect_from_store(system, request, progress=progress))
+        document = collect_from_store(system, request, progress=progress).to_dict()
     _show(document, logger)
     return document
 

@@ -8,7 +8,6 @@ from flexai.checkpoints.documents import Document, human_size
 from flexai.checkpoints.service.scrub import ScrubReport
 from flexai.checkpoints.service.scrub import scrub as scrub_part
 from flexai.checkpoints.service.store_requests import ScrubRequest
-from flexai.checkpoints.service.support.result_documents import verify_document
 from flexai.tasks import artifacts
 from flexai.tasks.events import emit_corruption
 from flexai.tasks.options import RETRIED, TAGS, Logger, run_logger, takes, telling
@@ -45,7 +44,7 @@ def scrub_store(request: ScrubRequest) -> Document:
         log_repair(report.repair, logger)
         _show(report, logger)
         report.raise_if_damaged()
-    return verify_document(report) | {"roundComplete": report.is_round_complete}
+    return report.to_dict()
 
 
 def _show(report: ScrubReport, logger: Logger) -> None:

@@ -18,11 +18,11 @@ from prefect.utilities.engine import is_prefect_sigterm_handler_installed
 
 from flexai.blocks import load_connection
 from flexai.checkpoints.catalog.catalog import Catalog
-from flexai.checkpoints.catalog.jobs import parse_job_reference
 from flexai.checkpoints.documents import Document, captured_list_document, job_document
 from flexai.checkpoints.errors import InterruptedByUserError, JobFailedError, StorageUnavailableError
 from flexai.checkpoints.models import Checkpoint, CheckpointStatus, JobStatus, TrainingJob, now
 from flexai.checkpoints.names import parse_name
+from flexai.checkpoints.service.inspect import captured_rows
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.service.training import Captured, capture_left, captured_document, delete_job, watch_directory
 from flexai.checkpoints.service.training import run_training as run_command
@@ -185,8 +185,7 @@ def list_training_checkpoints(job: str) -> list[Document]:
         CheckpointError: NotFoundError where there is no such job.
     """
     with telling(run_logger()), Catalog.look() as catalog:
-        found = catalog.jobs.get(parse_job_reference(job))
-        return captured_list_document(catalog.checkpoints.list_captured(found.id))
+        return captured_list_document(row for row in captured_rows(catalog, job) if row.status == "available")
 
 
 @task(

@@ -9,7 +9,6 @@ from prefect import task
 from flexai.checkpoints.documents import Document, human_size
 from flexai.checkpoints.service.repair import Repair, RepairReport
 from flexai.checkpoints.service.store_requests import VerifyRequest
-from flexai.checkpoints.service.support.result_documents import verify_document
 from flexai.checkpoints.service.verify import Damage
 from flexai.checkpoints.service.verify import verify as verify_store
 from flexai.tasks import artifacts
@@ -59,7 +58,7 @@ def verify_checkpoints(request: VerifyRequest) -> Document:
         len(report.damaged),
         len(report.repair.repaired),
     )
-    return verify_document(report)
+    return report.to_dict()
 
 
 def log_damage(damaged: Iterable[Damage], logger: Logger) -> None:

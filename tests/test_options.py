@@ -1,4 +1,4 @@
-"""Whether an option of an operation can be given everywhere: in a flow's form, to a task and on the command line."""
+"""Whether an option of an operation can be given everywhere: in forms, to tasks, in Python and on the command line."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import click
 import pytest
 from prefect.tasks import Task
 
-from flexai import tasks
+from flexai import api, tasks
 from flexai.checkpoints.service import prune as prune_service
 from flexai.checkpoints.service import requests, store_requests, training_requests
 from flexai.checkpoints.service.prune import PruneScope
@@ -36,6 +36,8 @@ from flexai.flows.training_forms import TrainingSpec
 
 PARTS = (RetentionPolicy, PruneScope)
 """Requests may be made of these."""
+SCHEDULED = "it is for the store as a whole, and scheduled"
+BY_HAND = "it is for a person at a terminal"
 SHARE = {"storage_provider": "share"}
 PUSH = {"name": "llama-8b", "if_not_exists": True}
 
@@ -47,10 +49,12 @@ class Operation:
     request: type
     task: Task[..., Any]
     command: click.Command | None = None
+    function: Callable[..., Any] | None = None
+    """That of the Python API."""
     forms: Sequence[Form] = ()
     """Filled in so that together they say something about each field that they have."""
     without: Mapping[str, str] = field(default_factory=dict)
-    """Why there is no flag, or no form, at all, or for a field."""
+    """Why there is no flag, function or form, at all, or for a field."""
 
 
 OPERATIONS = [
@@ -58,6 +62,7 @@ OPERATIONS = [
         requests.AnyPushRequest,
         tasks.push_checkpoint,
         push,
+        api.push,
         [
             PushForm.model_validate(PUSH | {"source": {"files": ["out"], "follow_symlinks": True, "rehash": True}}),
             PushForm.model_validate(
@@ -65,11 +70,16 @@ OPERATIONS = [
             ),
             PushForm.model_validate(PUSH | {"source": {"checkpoint": "llama-7b"}}),
         ],
+        without={
+            "function storage_provider": "from_provider names the connection and the path in one",
+            "function source_path": "from_provider names the connection and the path in one",
+        },
     ),
     Operation(
         requests.FetchRequest,
         tasks.fetch_checkpoint,
         fetch,
+        api.fetch,
         [
             FetchForm(
                 checkpoint="llama-8b", destination="out", overwrite=True, refuse_executable=True, require_digests=True
@@ -80,6 +90,7 @@ OPERATIONS = [
         requests.ExportRequest,
         tasks.export_checkpoint,
         export,
+        api.export,
         [ExportForm(checkpoint="llama-8b", storage_provider="share", destination_path="bucket/llama", overwrite=True)],
     ),
     Operation(
@@ -89,33 +100,44 @@ OPERATIONS = [
             MirrorForm.model_validate({"destination_path": "bucket", "overwrite": True, "checkpoints": which} | SHARE)
             for which in ({"names": "llama-*"}, {"checkpoints": ["llama-8b"]}, {"job": "train"})
         ],
-        without={"command": "what is mirrored changes from day to day, so it is scheduled"},
+        without={"command": "what is mirrored changes from day to day, so it is scheduled", "function": SCHEDULED},
     ),
-    Operation(requests.DeleteRequest, tasks.delete_checkpoint, delete, [DeleteForm(checkpoint="llama-8b")]),
+    Operation(requests.DeleteRequest, tasks.delete_checkpoint, delete, api.delete, [DeleteForm(checkpoint="llama-8b")]),
     Operation(
         requests.UndeleteRequest,
         tasks.undelete_checkpoint,
         undelete,
+        api.undelete,
         without={"form": "a person who has made a mistake is at a terminal"},
     ),
     Operation(
         store_requests.VerifyRequest,
         tasks.verify_checkpoints,
         verify,
+        api.verify,
         [VerifyForm(checkpoints=["llama-8b"], repair=True)],
     ),
     Operation(
         store_requests.ScrubRequest,
         tasks.scrub_store,
         forms=[ScrubForm(budget_gib=1, repair=False)],
-        without={"command": "a store is scrubbed part by part, on a schedule; `verify` reads all of it"},
+        without={
+            "command": "a store is scrubbed part by part, on a schedule; `verify` reads all of it",
+            "function": SCHEDULED,
+        },
     ),
-    Operation(store_requests.GarbageRequest, tasks.collect_garbage, collect_garbage, [GarbageForm(grace_period="7d")]),
+    Operation(
+        store_requests.GarbageRequest,
+        tasks.collect_garbage,
+        collect_garbage,
+        forms=[GarbageForm(grace_period="7d")],
+        without={"function": SCHEDULED},
+    ),
     Operation(
         prune_service.PruneRequest,
         tasks.prune_checkpoints,
         prune,
-        [
+        forms=[
             RetentionForm.model_validate(
                 {
                     "jobs": ["train"],
@@ -135,12 +157,13 @@ OPERATIONS = [
                 }
             )
         ],
+        without={"function": SCHEDULED},
     ),
     Operation(
         training_requests.TrainingRequest,
         tasks.run_training,
         run,
-        [
+        forms=[
             TrainingSpec(
                 name="digits",
                 command=["python"],
@@ -153,6 +176,7 @@ OPERATIONS = [
             )
         ],
         without={
+            "function": "a training script reports to flexai.training.Run",
             "command reuse_succeeded": "a user at a terminal is told that the job has succeeded",
             "form reuse_succeeded": "every run of the flow goes on where the last one stopped",
             "form output_dir": "the worker's machine has no directory of the user's",
@@ -162,13 +186,13 @@ OPERATIONS = [
         training_requests.DeleteJobRequest,
         tasks.delete_training_job,
         delete_job,
-        without={"form": "a user deletes a job by hand"},
+        without={"form": "a user deletes a job by hand", "function": BY_HAND},
     ),
     Operation(
         training_requests.CaptureJobRequest,
         tasks.capture_training_job,
         capture_job,
-        without={"form": "it is for the machine that ran the job, whose user calls it"},
+        without={"form": "it is for the machine that ran the job, whose user calls it", "function": BY_HAND},
     ),
 ]
 
@@ -249,6 +273,19 @@ def test_every_option_is_a_parameter_of_the_task_and_told_of(operation: Operatio
     documentation = inspect.getdoc(operation.task.fn) or ""
     for one in fields(operation.request):
         assert re.search(rf"^ +{one.name}: \S", documentation, re.MULTILINE), one.name
+
+
+@pytest.mark.parametrize("operation", OPERATIONS, ids=_named)
+def test_every_option_is_a_parameter_of_the_function(operation: Operation) -> None:
+    if operation.function is None:
+        assert operation.without["function"]
+        return
+    missing = without_parameter(operation.request, operation.function)
+    assert missing == {name for name in missing if f"function {name}" in operation.without}
+    defaults = {one.name: one.default for one in inspect.signature(operation.function).parameters.values()}
+    for one in fields(operation.request):
+        if one.name not in missing and one.default is not MISSING:
+            assert defaults[one.name] == one.default, one.name
 
 
 @pytest.mark.parametrize("operation", OPERATIONS, ids=_named)

@@ -75,13 +75,13 @@ def test_a_flipped_byte_in_a_bucket_is_repaired(lab: Lab, path: str, tmp_path: P
     assert len(verify(lab.system, VerifyRequest()).damaged) == 1
     report = repair(lab.system)
     assert [done.source for done in report.repaired] == [f"lab-conn:{lab.server.other_bucket}/{lab.prefix}"]
-    assert verify(lab.system, VerifyRequest()).damaged == []
+    assert verify(lab.system, VerifyRequest()).damaged == ()
     fetch(lab.system, FetchRequest("llama", str(tmp_path / "out")))
     assert read_tree(tmp_path / "out") == SOURCE
     collect_garbage(lab.system, GarbageRequest(grace_period=NO_GRACE))
     listed = lab.server.client().list_objects_v2(Bucket=lab.server.bucket, Prefix=f"{lab.prefix}/")
     assert key not in {entry["Key"] for entry in listed["Contents"]}
-    assert verify(lab.system, VerifyRequest()).damaged == []
+    assert verify(lab.system, VerifyRequest()).damaged == ()
 
 
 def test_a_damaged_export_that_the_service_has_copied_is_not_believed(lab: Lab) -> None:
@@ -94,4 +94,4 @@ def test_a_damaged_export_that_the_service_has_copied_is_not_believed(lab: Lab) 
     assert left.problem
     client.put_object(Bucket=lab.server.other_bucket, Key=there, Body=SOURCE["weights.bin"])
     assert len(repair(lab.system).repaired) == 1
-    assert verify(lab.system, VerifyRequest()).damaged == []
+    assert verify(lab.system, VerifyRequest()).damaged == ()

@@ -255,7 +255,7 @@ def check_nothing_is_torn(machine: Machine) -> None:
             file.path: file.content.blob_id for file in files
         }
         _check_references(machine, checkpoint_id, {file.content.blob_id for file in files})
-    assert verify(system, VerifyRequest()).damaged == []
+    assert verify(system, VerifyRequest()).damaged == ()
 
 
 def _is_of(written: Manifest, manifest: Manifest) -> bool:

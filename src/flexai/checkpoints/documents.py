@@ -74,6 +74,16 @@ def running_seconds(job: TrainingJob, now: datetime) -> float:
     return max(0.0, (last - job.started_at).total_seconds())
 
 
+def identity(checkpoint: Checkpoint) -> Document:
+    """Which checkpoint a result is about."""
+    return {"name": checkpoint.name, "id": checkpoint.id, "job": checkpoint.job_name}
+
+
+def undelete_document(checkpoint: Checkpoint) -> Document:
+    """What came back, and what it is now."""
+    return identity(checkpoint) | {"title": checkpoint.title, "status": str(checkpoint.status)}
+
+
 def checkpoint_document(
     checkpoint: Checkpoint, files: Iterable[ListedFile], exports: Iterable[ExportRecord]
 ) -> Document:
@@ -133,6 +143,9 @@ def _file_document(file: ListedFile) -> Document:
     }
     if file.digest is None:
         document["checksums"] = {name: value for name, value in file.checksums.items() if name != CLAIMED}
+    if file.executable is not None:
+        document["executable"] = list(file.executable)
+        document["notFollowed"] = list(file.not_followed)
     return document
 
 

@@ -33,11 +33,13 @@ its class's. Messages are one sentence without a full stop.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
     from flexai.checkpoints.models import Checkpoint, TrainingJob
+    from flexai.checkpoints.service.repair import Repair
+    from flexai.checkpoints.service.verify import Damage
 
 
 class CheckpointError(Exception):
@@ -179,6 +181,18 @@ class IntegrityError(CheckpointError):
 
     exit_code = 6
     default_hint = "flexai checkpoint verify names every damaged file and the checkpoints that need it"
+
+    def __init__(self, message: str, *, hint: str | None = None, damaged: Sequence[Damage | Repair] = ()) -> None:
+        super().__init__(message, hint=hint)
+        self.damaged = tuple(damaged)
+        """What a verification found, or could not repair: each ``problem``, and the ``users`` that suffer from it."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_rebuild_integrity_error, (self.message, self.hint, self.damaged))
+
+
+def _rebuild_integrity_error(message: str, hint: str, damaged: Sequence[Damage | Repair]) -> IntegrityError:
+    return IntegrityError(message, hint=hint, damaged=damaged)
 
 
 class ExecutableContentError(CheckpointError):

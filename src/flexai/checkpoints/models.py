@@ -250,6 +250,10 @@ class ListedFile(NamedTuple):
     digest: str | None
     """BLAKE3 in hex; None where only the provider's checksums are known."""
     checksums: Mapping[str, str] = MappingProxyType({})
+    executable: tuple[str, ...] | None = None
+    """What its loading imports or calls that is not known to be harmless; None where it was not looked into."""
+    not_followed: tuple[str, ...] = ()
+    """What of it could not be looked into, and so may run anything."""
 
 
 class TrainingJob(NamedTuple):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from flexai.checkpoints.documents import human_size
@@ -143,6 +144,55 @@ class CountingProgress(Progress):
             seconds=seconds,
             rate=moved / seconds if moved > 0 and seconds >= 1 else 0.0,
         )
+
+
+class CalledProgress(CountingProgress):
+    """Calls a function when a stage begins, while it goes on, and when it ends; never twice at one time.
+
+    The function is called from the threads that do the work. What it raises ends the operation.
+    """
+
+    def __init__(
+        self, call: Callable[[StageProgress], object], progress: Progress | None = None, *, interval: float = 0.1
+    ) -> None:
+        """``interval`` is how many seconds are between two calls at least, within a stage."""
+        super().__init__(progress)
+        self._call = call
+        self._interval = interval
+        self._calling = threading.Lock()
+        self._called = 0.0
+        self._is_open = False
+
+    def begin(self, verb: str, *, total_bytes: int, total_files: int) -> None:
+        """A stage begins; one that is still going on ends."""
+        self.end()
+        super().begin(verb, total_bytes=total_bytes, total_files=total_files)
+        self._is_open = True
+        self._tell()
+
+    def advance(self, *, moved: int = 0, skipped: int = 0, files: int = 0) -> None:
+        """More is done."""
+        super().advance(moved=moved, skipped=skipped, files=files)
+        if time.monotonic() - self._called >= self._interval and self._calling.acquire(blocking=False):
+            try:
+                self._call_now()
+            finally:
+                self._calling.release()
+
+    def end(self) -> None:
+        """The stage is over."""
+        if self._is_open:
+            self._is_open = False
+            super().end()
+            self._tell()
+
+    def _tell(self) -> None:
+        with self._calling:
+            self._call_now()
+
+    def _call_now(self) -> None:
+        self._called = time.monotonic()
+        self._call(self.stage())
 
 
 def clock(seconds: float) -> str:

@@ -153,7 +153,7 @@ def test_learned_digests_are_those_of_a_local_push(copied: Machine) -> None:
 
 
 def test_a_verification_reads_what_was_never_read(copied: Machine) -> None:
-    assert verify(copied.system, VerifyRequest()).damaged == []
+    assert verify(copied.system, VerifyRequest()).damaged == ()
     assert _unread(copied) == set()
     copied.blob_of("llama", "model/a.safetensors").write_bytes(b"\0" * len(SOURCE["model/a.safetensors"]))
     (damage,) = verify(copied.system, VerifyRequest()).damaged

@@ -61,7 +61,7 @@ def test_damaged_content_is_read_from_an_export_for_all_checkpoints_that_need_it
     report = repaired(exported)
     (done,) = report.repaired
     assert (done.source, done.users) == ("lab:bucket/place", (("llama", path), ("mistral", path)))
-    assert report.unrepaired == []
+    assert report.unrepaired == ()
     report.raise_if_unrepaired()
     check_all(exported, ["llama", "mistral"], SOURCE)
 

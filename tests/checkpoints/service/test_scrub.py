@@ -79,7 +79,7 @@ def test_rot_is_told_at_once_and_repaired_from_an_export(pushed: Machine) -> Non
     told: list[Damage] = []
     report = scrub(pushed.system, ScrubRequest(100 * PART), on_damage=told.extend)
     assert [damage.users for damage in told] == [(("llama", "3.bin"),)]
-    assert report.damaged == told
+    assert list(report.damaged) == told
     assert [done.source for done in report.repair.repaired] == ["lab:bucket/place"]
     check_all(pushed, ["llama"], SOURCE)
 
@@ -88,5 +88,5 @@ def test_without_connections_rot_is_told_and_left(pushed: Machine) -> None:
     flip_byte(pushed.blob_of("llama", "3.bin"), 17)
     report = scrub(pushed.system, ScrubRequest(100 * PART, repair=False))
     assert len(report.damaged) == 1
-    assert report.repair.repaired == report.repair.unrepaired == []
+    assert report.repair.repaired == report.repair.unrepaired == ()
     assert pushed.system.soundness.verification().damaged == 1

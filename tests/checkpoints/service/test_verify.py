@@ -47,13 +47,13 @@ def _damage(machine: Machine, path: str, *, name: str = "llama") -> Path:
 
 def test_sound_content_is_read_in_full_and_found_sound(pushed: Machine) -> None:
     report = verify(pushed.system, VerifyRequest())
-    assert report == VerifyReport(checked_contents=len(SOURCE), checked_bytes=SIZE, damaged=[])
+    assert report == VerifyReport(checked_contents=len(SOURCE), checked_bytes=SIZE, damaged=())
     assert pushed.storage.delivered == SIZE
     report.raise_if_damaged()
 
 
 def test_an_empty_store_is_sound(machine: Machine) -> None:
-    assert verify(machine.system, VerifyRequest()) == VerifyReport(checked_contents=0, checked_bytes=0, damaged=[])
+    assert verify(machine.system, VerifyRequest()) == VerifyReport(checked_contents=0, checked_bytes=0, damaged=())
 
 
 def test_content_that_many_need_is_read_once(pushed: Machine) -> None:
@@ -68,7 +68,7 @@ def test_only_the_named_checkpoints_are_read(pushed: Machine) -> None:
     _damage(pushed, LARGE)
     pushed.storage.reset()
     report = verify(pushed.system, VerifyRequest(["other"]))
-    assert (report.checked_bytes, pushed.storage.delivered, report.damaged) == (PART, PART, [])
+    assert (report.checked_bytes, pushed.storage.delivered, report.damaged) == (PART, PART, ())
     both = verify(pushed.system, VerifyRequest(["OTHER", str(pushed.checkpoint("llama").id), "llama"]))
     assert both.checked_bytes == PART + SIZE
     assert len(both.damaged) == 1
@@ -157,7 +157,7 @@ def test_damage_of_what_no_checkpoint_needs_is_not_reported_but_not_used_again(p
     pushed.push("rest", f"{pushed.root}/run/config.json")
     delete(pushed.system, DeleteRequest("llama"))
     pushed.collect()
-    assert verify(pushed.system, VerifyRequest()).damaged == []
+    assert verify(pushed.system, VerifyRequest()).damaged == ()
     pushed.push("again", pushed.root / "run")
     check_all(pushed, ["again"], SOURCE)
 
@@ -203,7 +203,7 @@ def test_content_that_is_found_sound_again_is_used_again(pushed: Machine) -> Non
     blob = _damage(pushed, LARGE)
     verify(pushed.system, VerifyRequest())
     flip_byte(blob, len(SOURCE[LARGE]) // 2)
-    assert verify(pushed.system, VerifyRequest()).damaged == []
+    assert verify(pushed.system, VerifyRequest()).damaged == ()
     pushed.storage.reset()
     pushed.push("again", pushed.root / "run")
     writes = [call for call in pushed.storage.named("put", "put_part") if call.key.startswith("blobs/")]

@@ -12,6 +12,7 @@ from collections.abc import Sequence, Set
 from dataclasses import dataclass
 
 from flexai.checkpoints.contents import StoredFile
+from flexai.checkpoints.documents import Document, identity
 from flexai.checkpoints.errors import AccessDeniedError, DestinationExistsError, SourceError, UsageError
 from flexai.checkpoints.manifest import Manifest
 from flexai.checkpoints.models import Checkpoint, ExportRecord, now
@@ -43,6 +44,19 @@ class ExportReport:
     skipped_files: int
     """Files that were there already with the right content."""
     moved_bytes: int
+
+    def to_dict(self) -> Document:
+        """What ``checkpoint export --json`` prints; sizes in bytes, times in ISO 8601."""
+        return {
+            "checkpoint": identity(self.checkpoint),
+            "storageProvider": self.record.storage_provider,
+            "destinationPath": self.record.destination_path,
+            "manifestDigest": self.record.manifest_digest,
+            "exportedAt": self.record.exported_at.isoformat(),
+            "exportedFiles": self.exported_files,
+            "skippedFiles": self.skipped_files,
+            "movedBytes": self.moved_bytes,
+        }
 
 
 def export(

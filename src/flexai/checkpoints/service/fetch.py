@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flexai.checkpoints.contents import StoredFile, is_unverified
+from flexai.checkpoints.documents import Document, identity
 from flexai.checkpoints.errors import IntegrityError
 from flexai.checkpoints.models import Checkpoint
 from flexai.checkpoints.paths import first_of
@@ -23,6 +24,7 @@ class FetchReport:
 
     checkpoint: Checkpoint
     destination: Path
+    """The directory, absolute."""
     fetched_files: int
     kept_files: int
     """Files that were there already with the right content."""
@@ -30,6 +32,17 @@ class FetchReport:
     """Bytes of the files that were fetched; what an interrupted fetch had brought counts too."""
     unverified_files: int
     """Files whose bytes could be compared with nothing."""
+
+    def to_dict(self) -> Document:
+        """What ``checkpoint fetch --json`` prints; sizes in bytes."""
+        return {
+            "checkpoint": identity(self.checkpoint),
+            "destination": str(self.destination),
+            "fetchedFiles": self.fetched_files,
+            "keptFiles": self.kept_files,
+            "movedBytes": self.moved_bytes,
+            "unverifiedFiles": self.unverified_files,
+        }
 
 
 def fetch(
@@ -85,7 +98,7 @@ def fetch(
     sizes = {file.path: file.content.size for file in files}
     return FetchReport(
         checkpoint=checkpoint,
-        destination=destination,
+        destination=destination.expanduser().absolute(),
         fetched_files=len(done.fetched),
         kept_files=len(done.kept),
         moved_bytes=sum(sizes[path] for path in done.fetched),

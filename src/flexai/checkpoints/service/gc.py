@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
+from flexai.checkpoints.documents import Document, human_size
 from flexai.checkpoints.models import now
 from flexai.checkpoints.progress import Progress
 from flexai.checkpoints.service.store_requests import GarbageRequest
@@ -29,6 +30,17 @@ class GarbageReport:
     freed_bytes: int
     unreferenced: tuple[str, ...]
     """Blobs in the store that the catalog does not know, and that gc never touches (see ``recover``)."""
+
+    def to_dict(self) -> Document:
+        """What ``checkpoint gc --json`` prints; sizes in bytes beside those for people."""
+        return {
+            "deletedCheckpoints": self.checkpoints,
+            "abandonedPushes": self.abandoned,
+            "blobs": self.blobs,
+            "freed": human_size(self.freed_bytes),
+            "freedBytes": self.freed_bytes,
+            "unreferenced": list(self.unreferenced),
+        }
 
 
 def collect_garbage(system: System, request: GarbageRequest, *, progress: Progress | None = None) -> GarbageReport:

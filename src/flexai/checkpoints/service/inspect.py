@@ -2,20 +2,58 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
 from flexai.checkpoints.catalog.catalog import Catalog
 from flexai.checkpoints.documents import Document, checkpoint_document, job_document
+from flexai.checkpoints.models import Checkpoint, ExportRecord, ListedCheckpoint, ListedFile
 from flexai.checkpoints.names import parse_reference
 
+if TYPE_CHECKING:
+    from flexai.checkpoints.service.system import Connect
 
-def inspect_checkpoint(catalog: Catalog, reference: str) -> Document:
-    """What ``checkpoint inspect`` shows of a NAME, UUID or JOB/PATH.
+
+def look_up(catalog: Catalog, reference: str) -> tuple[Checkpoint, list[ListedFile], list[ExportRecord]]:
+    """A checkpoint by NAME, UUID or JOB/PATH, its files and its exports.
 
     Raises InvalidNameError for a text that can be none of them, NotFoundError where there is none.
     """
     checkpoint = catalog.checkpoints.get(parse_reference(reference))
-    return checkpoint_document(
-        checkpoint, catalog.checkpoints.list_files(checkpoint.id), catalog.checkpoints.exports_of(checkpoint.id)
-    )
+    return checkpoint, catalog.checkpoints.list_files(checkpoint.id), catalog.checkpoints.exports_of(checkpoint.id)
+
+
+def inspect_checkpoint(catalog: Catalog, reference: str) -> Document:
+    """What ``checkpoint inspect`` shows; raises what ``look_up`` raises."""
+    return checkpoint_document(*look_up(catalog, reference))
+
+
+def captured_rows(catalog: Catalog, reference: str) -> list[ListedCheckpoint]:
+    """The checkpoints of a training job, by its NAME or UUID, in the order of their capture; those that failed too.
+
+    Raises what ``look_up`` raises.
+    """
+    from flexai.checkpoints.catalog.jobs import parse_job_reference
+
+    return catalog.checkpoints.list_captured(catalog.jobs.get(parse_job_reference(reference)).id)
+
+
+def with_code(checkpoint: Checkpoint, files: Iterable[ListedFile], *, connect: Connect) -> list[ListedFile]:
+    """The files, each with what it runs when it is loaded; they are read by range, and never loaded.
+
+    Raises ConflictError for a checkpoint that is not available, and what the store raises.
+    """
+    from flexai.checkpoints.service.support.code import code_of
+    from flexai.checkpoints.service.system import System
+
+    with System.open(connect=connect, read_only=True) as system:
+        found = code_of(system, checkpoint.id)
+    return [
+        file._replace(executable=tuple(code.executable), not_followed=tuple(code.unfollowed))
+        if (code := found.get(file.path))
+        else file._replace(executable=())
+        for file in files
+    ]
 
 
 def inspect_training(catalog: Catalog, reference: str) -> Document:

@@ -10,7 +10,7 @@ and a rerun, which finds the sound one by its digest, finishes the work.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from flexai.checkpoints.contents import NewContent, StoredContent, StoredFile
@@ -50,12 +50,12 @@ class Repair:
     """Why it could not be repaired."""
 
 
-@dataclass
+@dataclass(frozen=True, slots=True)
 class RepairReport:
     """What a repair did."""
 
-    repaired: list[Repair] = field(default_factory=list)
-    unrepaired: list[Repair] = field(default_factory=list)
+    repaired: tuple[Repair, ...] = ()
+    unrepaired: tuple[Repair, ...] = ()
 
     def raise_if_unrepaired(self) -> None:
         """Raise IntegrityError naming what is still damaged, if anything is."""
@@ -63,7 +63,9 @@ class RepairReport:
             names = sorted({f"{path} of {checkpoint}" for one in self.unrepaired for checkpoint, path in one.users})
             shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
             raise IntegrityError(
-                f"stored content is damaged and could not be repaired: {shown}", hint=self.unrepaired[0].problem
+                f"stored content is damaged and could not be repaired: {shown}",
+                hint=self.unrepaired[0].problem,
+                damaged=self.unrepaired,
             )
 
 
@@ -78,15 +80,16 @@ def repair(system: System, *, progress: Progress | None = None) -> RepairReport:
     system.soundness.release_abandoned(before=now() - _ABANDONED_AFTER)
     damaged = system.soundness.damaged()
     repairs = _Repairs(system, progress)
-    report = RepairReport()
+    done = []
     progress.begin("repair", total_bytes=sum(content.size for content in damaged), total_files=len(damaged))
     try:
         for content in damaged:
-            done = repairs.repair(content)
-            (report.unrepaired if done.problem else report.repaired).append(done)
+            done.append(repairs.repair(content))
     finally:
         progress.end()
-    return report
+    return RepairReport(
+        repaired=tuple(one for one in done if not one.problem), unrepaired=tuple(one for one in done if one.problem)
+    )
 
 
 class _Repairs:

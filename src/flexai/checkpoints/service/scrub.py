@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from flexai.checkpoints.contents import StoredContent
+from flexai.checkpoints.documents import Document
 from flexai.checkpoints.models import now
 from flexai.checkpoints.progress import Progress
-from flexai.checkpoints.service.repair import repair
+from flexai.checkpoints.service.repair import RepairReport, repair
 from flexai.checkpoints.service.store_requests import ScrubRequest
 from flexai.checkpoints.service.system import System
-from flexai.checkpoints.service.verify import OnDamage, VerifyReport, check_contents
+from flexai.checkpoints.service.verify import Damage, OnDamage, VerifyReport, check_contents
 
 _BATCH = 500
 """Contents that are looked up at a time."""
@@ -19,12 +20,16 @@ _STEP = 1024**3
 """Bytes after which what was found is recorded, so that a run that dies has not read them for nothing."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class ScrubReport(VerifyReport):
     """What a scrub found."""
 
     is_round_complete: bool = False
     """Whether the budget sufficed for all that checkpoints need."""
+
+    def to_dict(self) -> Document:
+        """What the task returns; sizes in bytes."""
+        return super().to_dict() | {"roundComplete": self.is_round_complete}
 
 
 def scrub(
@@ -42,30 +47,37 @@ def scrub(
     """
     budget = request.budget
     progress = progress or Progress()
-    report = ScrubReport(repairs=request.repair)
+    checked_contents = checked_bytes = 0
+    all_damaged: list[Damage] = []
+    is_round_complete = False
     began = now()
     needed = system.soundness.verification()
     progress.begin("scrub", total_bytes=min(budget, needed.size), total_files=0)
     try:
-        while not report.checked_contents or report.checked_bytes < budget:
+        while not checked_contents or checked_bytes < budget:
             found = system.soundness.least_recently_verified(before=began, limit=_BATCH)
             if not found:
-                report.is_round_complete = True
+                is_round_complete = True
                 break
-            step = _fitting(found, budget - report.checked_bytes, is_first=not report.checked_contents)
+            step = _fitting(found, budget - checked_bytes, is_first=not checked_contents)
             if not step:
                 break
             damaged = check_contents(system, step, progress=progress)
-            report.checked_contents += len(step)
-            report.checked_bytes += sum(content.size for content in step)
-            report.damaged += damaged
+            checked_contents += len(step)
+            checked_bytes += sum(content.size for content in step)
+            all_damaged += damaged
             if damaged and on_damage is not None:
                 on_damage(damaged)
     finally:
         progress.end()
-    if request.repair:
-        report.repair = repair(system, progress=progress)
-    return report
+    return ScrubReport(
+        checked_contents,
+        checked_bytes,
+        tuple(all_damaged),
+        repair(system, progress=progress) if request.repair else RepairReport(),
+        repairs=request.repair,
+        is_round_complete=is_round_complete,
+    )
 
 
 def _fitting(found: Sequence[StoredContent], left: int, *, is_first: bool) -> list[StoredContent]:

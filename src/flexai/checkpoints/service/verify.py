@@ -9,6 +9,7 @@ from functools import partial
 from typing import TypeAlias
 
 from flexai.checkpoints.contents import StoredContent, StoredFile
+from flexai.checkpoints.documents import Document
 from flexai.checkpoints.errors import IntegrityError, SourceChangedError
 from flexai.checkpoints.progress import Progress
 from flexai.checkpoints.service.repair import RepairReport, repair
@@ -36,13 +37,13 @@ OnDamage: TypeAlias = Callable[[Sequence[Damage]], None]
 """Is told of damage as soon as it is found."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class VerifyReport:
     """What a verification found."""
 
-    checked_contents: int = 0
-    checked_bytes: int = 0
-    damaged: list[Damage] = field(default_factory=list)
+    checked_contents: int
+    checked_bytes: int
+    damaged: tuple[Damage, ...] = ()
     repair: RepairReport = field(default_factory=RepairReport)
     """What was repaired, and what was not; empty where no repair was asked for."""
     repairs: bool = False
@@ -58,7 +59,17 @@ class VerifyReport:
                 f"stored content is damaged: {shown}",
                 hint="flexai checkpoint verify --repair takes sound content from an export; without one, push the same"
                 " files again under another name",
+                damaged=self.damaged,
             )
+
+    def to_dict(self) -> Document:
+        """What ``checkpoint verify --json`` prints; sizes in bytes."""
+        return {
+            "checkedContents": self.checked_contents,
+            "checkedBytes": self.checked_bytes,
+            "damagedContents": len(self.damaged),
+            "repairedContents": len(self.repair.repaired),
+        }
 
 
 def verify(
@@ -87,12 +98,10 @@ def verify(
         damaged = check_contents(system, contents.values(), progress=progress)
     finally:
         progress.end()
-    report = VerifyReport(len(contents), total, damaged, repairs=request.repair)
     if damaged and on_damage is not None:
         on_damage(damaged)
-    if request.repair:
-        report.repair = repair(system, progress=progress)
-    return report
+    repaired = repair(system, progress=progress) if request.repair else RepairReport()
+    return VerifyReport(len(contents), total, tuple(damaged), repaired, repairs=request.repair)
 
 
 def check_contents(system: System, contents: Iterable[StoredContent], *, progress: Progress) -> list[Damage]:

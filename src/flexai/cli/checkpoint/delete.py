@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from flexai.checkpoints.documents import identity
 from flexai.checkpoints.service.requests import DeleteRequest
 from flexai.cli import terminal
 from flexai.cli.commands import command
@@ -47,7 +48,6 @@ def delete(dry_run: bool, track: bool | None, as_json: bool, **options: Any) -> 
 
 def _delete(request: DeleteRequest, system: System, _: Progress) -> Document:
     from flexai.checkpoints.service.delete import delete as delete_checkpoint
-    from flexai.checkpoints.service.support.result_documents import identity
 
     return identity(delete_checkpoint(system, request))
 

@@ -77,9 +77,8 @@ def export(dry_run: bool, track: bool | None, as_json: bool, **options: Any) -> 
 
 def _export(request: ExportRequest, system: System, progress: Progress) -> Document:
     from flexai.checkpoints.service.export import export as export_checkpoint
-    from flexai.checkpoints.service.support.result_documents import export_document
 
-    return export_document(export_checkpoint(system, request, progress=progress))
+    return export_checkpoint(system, request, progress=progress).to_dict()
 
 
 def _plan(request: ExportRequest, system: System, progress: Progress) -> Preview:

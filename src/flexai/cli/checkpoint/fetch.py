@@ -85,9 +85,8 @@ def fetch(dry_run: bool, track: bool | None, as_json: bool, **options: Any) -> N
 
 def _fetch(request: FetchRequest, system: System, progress: Progress) -> Document:
     from flexai.checkpoints.service.fetch import fetch as fetch_checkpoint
-    from flexai.checkpoints.service.support.result_documents import fetch_document
 
-    return fetch_document(fetch_checkpoint(system, request, progress=progress))
+    return fetch_checkpoint(system, request, progress=progress).to_dict()
 
 
 def _plan(request: FetchRequest, system: System, progress: Progress) -> Preview:

@@ -64,9 +64,8 @@ def collect_garbage(grace_period: str, dry_run: bool, track: bool | None, as_jso
 
 def _collect(request: GarbageRequest, system: System, progress: Progress) -> Document:
     from flexai.checkpoints.service.gc import collect_garbage as collect
-    from flexai.checkpoints.service.support.result_documents import garbage_document
 
-    return garbage_document(collect(system, request, progress=progress))
+    return collect(system, request, progress=progress).to_dict()
 
 
 def _plan(request: GarbageRequest, unreferenced: list[str], system: System, _: Progress) -> Preview:

@@ -13,7 +13,7 @@ from flexai.cli.parameters import checkpoint_argument, json_option
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from flexai.checkpoints.documents import Document
+    from flexai.checkpoints.models import ListedFile
 
 
 @command("inspect", usage="NAME|UUID [--executable] [--json]")
@@ -42,33 +42,27 @@ def inspect(reference: str, executable: bool, as_json: bool) -> None:
     flexai checkpoint inspect 90c8f215-e131-4f9c-936c-12fe1fe9a6f1 --json
     """
     from flexai.checkpoints.catalog.catalog import Catalog
-    from flexai.checkpoints.service.inspect import inspect_checkpoint
+    from flexai.checkpoints.documents import checkpoint_document
+    from flexai.checkpoints.service.inspect import look_up, with_code
 
     with Catalog.look() as catalog:
-        document = inspect_checkpoint(catalog, reference)
+        checkpoint, files, exports = look_up(catalog, reference)
     if executable:
-        from flexai.checkpoints.service.support.code import code_of
-        from flexai.checkpoints.service.system import System
         from flexai.cli.tracking import load_connection
 
-        with System.open(connect=load_connection, read_only=True) as system:
-            found = code_of(system, document["metadata"]["id"])
-        for file in document["status"]["files"]:
-            code = found.get(file["path"])
-            file["executable"] = list(code.executable) if code else []
-            file["notFollowed"] = list(code.unfollowed) if code else []
-    terminal.write_document(document, as_json=as_json)
+        files = with_code(checkpoint, files, connect=load_connection)
+    terminal.write_document(checkpoint_document(checkpoint, files, exports), as_json=as_json)
     if executable and not as_json:
-        _say_what_runs(document["status"]["files"])
+        _say_what_runs(files)
 
 
-def _say_what_runs(files: Sequence[Document]) -> None:
+def _say_what_runs(files: Sequence[ListedFile]) -> None:
     from flexai.cli.tables import fitted_table
 
     rows = [
-        (file["path"], ", ".join([*file["executable"], *(f"not followed: {what}" for what in file["notFollowed"])]))
+        (file.path, ", ".join([*(file.executable or ()), *(f"not followed: {what}" for what in file.not_followed)]))
         for file in files
-        if file["executable"] or file["notFollowed"]
+        if file.executable or file.not_followed
     ]
     terminal.say("")
     if rows:

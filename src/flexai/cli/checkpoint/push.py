@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from flexai.checkpoints.documents import human_size
+from flexai.checkpoints.documents import human_size, identity
 from flexai.checkpoints.errors import RequestError
 from flexai.checkpoints.names import parse_reference
 from flexai.checkpoints.service.requests import AnyPushRequest, NameRequest, PushRequest
@@ -121,7 +121,6 @@ def _hint(error: RequestError, *, name: str, source_path: str, **_: object) -> s
 def _find_unchanged(request: PushRequest | NameRequest, system: System) -> Document | None:
     if isinstance(request, NameRequest):
         return None
-    from flexai.checkpoints.service.support.result_documents import identity
     from flexai.checkpoints.service.support.unchanged import find_unchanged
 
     checkpoint = find_unchanged(system, request)
@@ -129,7 +128,6 @@ def _find_unchanged(request: PushRequest | NameRequest, system: System) -> Docum
 
 
 def _push(request: PushRequest | NameRequest, system: System, progress: Progress) -> Document:
-    from flexai.checkpoints.service.support.result_documents import identity
 
     if isinstance(request, NameRequest):
         from flexai.checkpoints.service.naming import name_checkpoint

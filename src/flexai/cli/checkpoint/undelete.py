@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from flexai.checkpoints.documents import undelete_document
 from flexai.checkpoints.service.requests import UndeleteRequest
 from flexai.cli import terminal
 from flexai.cli.commands import command
-from flexai.cli.parameters import track_option
+from flexai.cli.parameters import json_option, track_option
 from flexai.cli.tracking import run_operation
 
 if TYPE_CHECKING:
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
 @click.argument("reference", metavar="NAME|UUID")
 @click.option("--name", "new_name", metavar="NEW-NAME", default="", help="Bring it back under another name.")
 @track_option
-def undelete(track: bool | None, **options: Any) -> None:
+@json_option
+def undelete(track: bool | None, as_json: bool, **options: Any) -> None:
     """Bring back a deleted checkpoint.
 
     As long as gc has not taken its bytes. Where several deleted checkpoints had the name, the one deleted
@@ -37,10 +39,11 @@ def undelete(track: bool | None, **options: Any) -> None:
     request = UndeleteRequest(**options)
     restored = run_operation(track, "undelete_checkpoint", request, partial(_undelete, request))
     terminal.say(f"checkpoint {restored['title']!r} is {restored['status']} again ({restored['id']})")
+    if as_json:
+        terminal.write_document(restored, as_json=True)
 
 
 def _undelete(request: UndeleteRequest, system: System, _: Progress) -> Document:
     from flexai.checkpoints.service.delete import undelete as undelete_checkpoint
-    from flexai.checkpoints.service.support.result_documents import undelete_document
 
     return undelete_document(undelete_checkpoint(system, request))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from flexai.checkpoints.service.store_requests import VerifyRequest
 from flexai.cli import terminal
 from flexai.cli.commands import command
 from flexai.cli.completion import complete_checkpoint
-from flexai.cli.parameters import progress_option, track_option
+from flexai.cli.parameters import progress_option, track_option, transfer_json_option
 from flexai.cli.tracking import run_operation
 
 if TYPE_CHECKING:
@@ -29,12 +29,14 @@ if TYPE_CHECKING:
 @click.option("--repair", is_flag=True, help="Put content of an export in the place of what is damaged.")
 @track_option
 @progress_option
-def verify(track: bool | None, **options: Any) -> None:
+@transfer_json_option
+def verify(track: bool | None, as_json: bool, **options: Any) -> None:
     """Read checkpoints and compare their digests.
 
     All of them, where none is named. Names every damaged file and the checkpoints that need it; exits with 6
     where there is one. With --repair, sound content is read from an export of a checkpoint that has it, for all
     checkpoints that need it; what cannot be repaired is named, and only that exits with 6.
+    With --json standard output has the result alone, and damage is named on standard error.
 
     \b
     flexai checkpoint verify
@@ -42,28 +44,30 @@ def verify(track: bool | None, **options: Any) -> None:
     flexai checkpoint verify --repair
     """
     request = VerifyRequest(**options)
-    done = run_operation(track, "verify_checkpoints", request, partial(_verify, request), on_damage=_show)
+    show = partial(_show, terminal.say if as_json else terminal.write)
+    done = run_operation(track, "verify_checkpoints", request, partial(_verify, request, show), on_damage=show)
     contents, size, damaged = done["checkedContents"], done["checkedBytes"], done["damagedContents"]
     outcome = "no damage" if not damaged else f"{damaged} damaged, all of it repaired"
     terminal.say(f"verified {terminal.count(contents, 'file')}, {human_size(size)}: {outcome}")
+    if as_json:
+        terminal.write_document(done, as_json=True)
 
 
-def _verify(request: VerifyRequest, system: System, progress: Progress) -> Document:
-    from flexai.checkpoints.service.support.result_documents import verify_document
+def _verify(request: VerifyRequest, show: Callable[..., None], system: System, progress: Progress) -> Document:
     from flexai.checkpoints.service.verify import verify as verify_checkpoints
 
     report = verify_checkpoints(system, request, progress=progress)
-    _show(report.damaged, report.repair)
+    show(report.damaged, report.repair)
     report.raise_if_damaged()
-    return verify_document(report)
+    return report.to_dict()
 
 
-def _show(damaged: Sequence[Damage], repaired: RepairReport) -> None:
+def _show(write: Callable[[str], None], damaged: Sequence[Damage], repaired: RepairReport) -> None:
     for damage in damaged:
         for checkpoint, path in damage.users:
-            terminal.write(f"{checkpoint}: {path}: {damage.problem}")
+            write(f"{checkpoint}: {path}: {damage.problem}")
         if not damage.users:
-            terminal.write(f"blob {damage.blob_id}, which no checkpoint needs: {damage.problem}")
+            write(f"blob {damage.blob_id}, which no checkpoint needs: {damage.problem}")
     for done in repaired.repaired:
         for checkpoint, path in done.users:
             terminal.say(f"{checkpoint}: {path}: repaired from {done.source}")

@@ -44,10 +44,10 @@ def checkpoints(reference: str, as_json: bool) -> None:
     flexai training checkpoints my-run --json
     """
     from flexai.checkpoints.catalog.catalog import Catalog
-    from flexai.checkpoints.catalog.jobs import parse_job_reference
+    from flexai.checkpoints.service.inspect import captured_rows
 
     with Catalog.look() as catalog:
-        found = catalog.checkpoints.list_captured(catalog.jobs.get(parse_job_reference(reference)).id)
+        found = captured_rows(catalog, reference)
     rows = [row for row in found if row.status == "available"]
     if as_json:
         terminal.write_document(captured_list_document(rows), as_json=True)

@@ -1,0 +1,437 @@
+"""The operations as Python functions: what ``import flexai`` gives.
+
+Each is the very operation of the command of its name. It raises the errors of :mod:`flexai.errors`, and what it returns
+has ``to_dict()``: the document that the command prints with ``--json``.
+
+No server is started and Prefect is not imported, but where a connection is named: those are saved in Prefect. The
+settings are those of the command as well (``FLEXAI_HOME``, ``FLEXAI_STORE``, …), and are read at each call.
+
+Any thread may call any function, and several may at once; from asyncio it is ``await asyncio.to_thread(flexai.push,
+…)``. A push, fetch or export that was interrupted, by KeyboardInterrupt or by the end of the process, goes on where it
+stopped when it is called again.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TypeAlias
+
+from flexai.checkpoints.catalog.catalog import Catalog
+from flexai.checkpoints.errors import RequestError, UsageError
+from flexai.checkpoints.names import printable
+from flexai.checkpoints.progress import CalledProgress, Progress, StageProgress
+from flexai.checkpoints.service.fetch import FetchReport
+from flexai.checkpoints.service.requests import (
+    AnyPushRequest,
+    DeleteRequest,
+    ExportRequest,
+    FetchRequest,
+    NameRequest,
+    UndeleteRequest,
+)
+from flexai.checkpoints.service.results import (
+    CheckpointDetails,
+    CheckpointSummary,
+    DeletedCheckpoint,
+    RestoredCheckpoint,
+)
+from flexai.checkpoints.service.system import System
+from flexai.checkpoints.storage.retry import telling_of_retries
+
+if TYPE_CHECKING:
+    from flexai.checkpoints.service.export import ExportReport
+    from flexai.checkpoints.service.verify import VerifyReport
+    from flexai.checkpoints.storage.connection import StorageConnection
+
+__all__ = [
+    "OnProgress",
+    "checkpoints",
+    "delete",
+    "export",
+    "fetch",
+    "inspect",
+    "list_checkpoints",
+    "push",
+    "undelete",
+    "verify",
+]
+
+OnProgress: TypeAlias = Callable[[StageProgress], object]
+"""Is called when a stage begins, at most ten times a second while it goes on, and when it ends; never twice at once.
+
+The threads that do the work call it, so it should be brief. What it raises ends the operation."""
+
+_SOURCES = "give one of: files; from_provider; from_checkpoint"
+_WORDS = {"storage_provider": "from_provider", "source_path": "from_provider"}
+"""What fields of a request are called here."""
+
+
+def push(
+    name: str,
+    files: str | os.PathLike[str] | Iterable[str | os.PathLike[str]] = (),
+    *,
+    from_provider: str = "",
+    from_checkpoint: str = "",
+    follow_symlinks: bool = False,
+    if_not_exists: bool = False,
+    rehash: bool = False,
+    refuse_executable: bool = False,
+    progress: OnProgress | None = None,
+) -> CheckpointDetails:
+    """Push a new checkpoint, and return it when it is available.
+
+    From files of this machine, from a storage provider, or from a checkpoint that is here already; one of the three.
+    A push of the same name that failed or was interrupted is continued.
+
+    Args:
+        name: The checkpoint's name.
+        files: A file or folder, or several. A text may be ``SOURCE=DESTINATION``, the path in the checkpoint behind the
+            sign; without one a file keeps its name, and a folder's content lands at the checkpoint's root.
+        from_provider: ``CONNECTION:BUCKET/PREFIX-or-KEY``, a storage provider connection and what to push from it.
+        from_checkpoint: NAME, UUID or JOB/PATH of a checkpoint that is here already; no byte moves.
+        follow_symlinks: Push what links inside a source folder lead to, instead of refusing them.
+        if_not_exists: Succeed where the name is taken by the same content.
+        rehash: Read local files again that look unchanged since they were last pushed.
+        refuse_executable: Refuse files that run code when they are loaded, or that could not be followed.
+        progress: Is called with a StageProgress: bytes, files and seconds. In a notebook a bar is shown without it.
+
+    Returns:
+        The checkpoint with its files; sizes in bytes, times in UTC.
+
+    Raises:
+        UsageError: No source or several; InvalidNameError for the name; SourceError or UnsafePathError for what cannot
+            be pushed.
+        AlreadyExistsError: The name is taken; with ``if_not_exists``, by other content.
+        ConflictError: Another process is pushing the name.
+        NotFoundError: There is no such connection, object or checkpoint.
+        SourceChangedError: A source changed while it was read.
+        ExecutableContentError: A file runs code when it is loaded, with ``refuse_executable``.
+        StorageError: A store failed.
+
+    Example:
+        >>> pushed = flexai.push("my-model", files=["out", "config.json=extra/config.json"])
+        >>> [(file.path, file.size) for file in pushed.files]
+        [('extra/config.json', 2), ('weights.bin', 1024)]
+    """
+    storage_provider, source_path = _split_provider(from_provider)
+    try:
+        request = AnyPushRequest(
+            name,
+            _sources(files),
+            storage_provider=storage_provider,
+            source_path=source_path,
+            from_checkpoint=from_checkpoint,
+            follow_symlinks=follow_symlinks,
+            if_not_exists=if_not_exists,
+            rehash=rehash,
+            refuse_executable=refuse_executable,
+        ).request()
+    except RequestError as error:
+        raise error.worded(lambda field: _WORDS.get(field, field), hint=_SOURCES) from None
+    with _system(progress) as (system, shown):
+        if isinstance(request, NameRequest):
+            from flexai.checkpoints.service.naming import name_checkpoint
+
+            return _details(name_checkpoint(system, request, progress=shown).id)
+        from flexai.checkpoints.service.support.unchanged import find_unchanged
+
+        if (unchanged := find_unchanged(system, request)) is not None:
+            return _details(unchanged.id)
+        from flexai.checkpoints.service.push import push as push_to_store
+
+        return _details(push_to_store(system, request, progress=shown).id)
+
+
+def fetch(
+    reference: str,
+    destination: str | os.PathLike[str] = ".",
+    *,
+    overwrite: bool = False,
+    refuse_executable: bool = False,
+    require_digests: bool = False,
+    progress: OnProgress | None = None,
+) -> FetchReport:
+    """Fetch a checkpoint's files into a directory; a fetch that was interrupted is continued.
+
+    A file that is there already with the right content is kept. Every file is checked against its digest before it
+    gets its name.
+
+    Args:
+        reference: NAME, UUID or JOB/PATH of the checkpoint.
+        destination: The directory, made where it is missing; ``~`` is the home directory.
+        overwrite: Replace files that are there with other content.
+        refuse_executable: Fetch nothing where a file runs code when it is loaded, or could not be followed.
+        require_digests: Fetch nothing where a file has neither a digest nor a checksum that it is compared with.
+        progress: Is called with a StageProgress: bytes, files and seconds. In a notebook a bar is shown without it.
+
+    Returns:
+        What was done: numbers of files, and bytes.
+
+    Raises:
+        NotFoundError: There is no such checkpoint.
+        ConflictError: It is not available; DestinationExistsError for other content in the way.
+        IntegrityError: Stored content is damaged; or there is nothing to compare it with, with ``require_digests``.
+        ExecutableContentError: A file runs code when it is loaded, with ``refuse_executable``.
+        StorageError: The store, or the directory, failed.
+
+    Example:
+        >>> flexai.fetch("my-model", "restored").fetched_files
+        2
+        >>> flexai.fetch("my-model", "restored").kept_files
+        2
+    """
+    from flexai.checkpoints.service.fetch import fetch as fetch_from_store
+
+    request = FetchRequest(
+        reference,
+        os.fspath(destination),
+        overwrite=overwrite,
+        refuse_executable=refuse_executable,
+        require_digests=require_digests,
+    )
+    with _system(progress) as (system, shown):
+        return fetch_from_store(system, request, progress=shown)
+
+
+def export(
+    reference: str,
+    storage_provider: str,
+    destination_path: str,
+    *,
+    overwrite: bool = False,
+    progress: OnProgress | None = None,
+) -> ExportReport:
+    """Copy a checkpoint to a storage provider; an export that was interrupted is continued.
+
+    The provider copies by itself where it can. The object ``flexai-manifest.json`` is finished last, so that a reader
+    can tell a whole export from a torn one.
+
+    Args:
+        reference: NAME, UUID or JOB/PATH of the checkpoint.
+        storage_provider: The name of a storage provider connection.
+        destination_path: ``BUCKET/PREFIX`` on that provider.
+        overwrite: Replace objects that are there with other content.
+        progress: Is called with a StageProgress: bytes, files and seconds. In a notebook a bar is shown without it.
+
+    Returns:
+        What was done: numbers of files, and bytes.
+
+    Raises:
+        NotFoundError: There is no such checkpoint or connection.
+        ConflictError: The checkpoint is not available; DestinationExistsError for other content in the way.
+        AccessDeniedError: The provider refused the credentials or a permission.
+        StorageError: The provider, or the store, failed.
+
+    Example:
+        >>> flexai.export("my-model", "share", "bucket/models/my-model").exported_files
+        2
+    """
+    from flexai.checkpoints.service.export import export as export_to_provider
+
+    request = ExportRequest(reference, storage_provider, destination_path, overwrite=overwrite)
+    with _system(progress) as (system, shown):
+        return export_to_provider(system, request, progress=shown)
+
+
+def inspect(reference: str, *, executable: bool = False) -> CheckpointDetails:
+    """Look up everything that is known of a checkpoint, and of its files.
+
+    Args:
+        reference: NAME, UUID or JOB/PATH of the checkpoint.
+        executable: Look into every file, without loading it: ``executable`` of a file is then what it runs when it is
+            loaded, and ``not_followed`` what could not be looked into.
+
+    Returns:
+        The checkpoint with its files and its exports; sizes in bytes, times in UTC.
+
+    Raises:
+        NotFoundError: There is no such checkpoint.
+        ConflictError: It is not available, with ``executable``.
+
+    Example:
+        >>> found = flexai.inspect("my-model")
+        >>> found.status.value, found.size, found.source.from_local_files
+        ('available', 1026, ('out', 'config.json'))
+    """
+    return _details(reference, executable=executable)
+
+
+def list_checkpoints(*, deleted: bool = False) -> list[CheckpointSummary]:
+    """List the pushed checkpoints, oldest first; those of training jobs are listed by :func:`checkpoints`.
+
+    Args:
+        deleted: List the deleted checkpoints that can still come back instead.
+
+    Returns:
+        The checkpoints; sizes in bytes, times in UTC.
+
+    Raises:
+        StorageUnavailableError: The catalog does not answer.
+
+    Example:
+        >>> [(one.name, one.size) for one in flexai.list_checkpoints()]
+        [('my-model', 1026)]
+    """
+    with Catalog.look() as catalog:
+        rows = catalog.checkpoints.list_deleted() if deleted else catalog.checkpoints.list_pushed()
+        return [CheckpointSummary.of(row) for row in rows]
+
+
+def checkpoints(job: str) -> list[CheckpointSummary]:
+    """List the available checkpoints that a training job wrote, in the order of their capture; also while it runs.
+
+    Args:
+        job: NAME or UUID of the training job.
+
+    Returns:
+        The checkpoints with their steps and metrics; sizes in bytes, times in UTC.
+
+    Raises:
+        NotFoundError: There is no such training job.
+
+    Example:
+        >>> [(one.name, one.step, one.size) for one in flexai.checkpoints("my-run")]
+        [('step-5.bin', 5, 1024)]
+    """
+    from flexai.checkpoints.service.inspect import captured_rows
+
+    with Catalog.look() as catalog:
+        return [CheckpointSummary.of(row) for row in captured_rows(catalog, job) if row.status == "available"]
+
+
+def delete(reference: str) -> DeletedCheckpoint:
+    """Delete a checkpoint: its name is free at once, its bytes go with the first gc after the grace period.
+
+    Args:
+        reference: NAME, UUID or JOB/PATH of the checkpoint.
+
+    Returns:
+        Which it was; :func:`undelete` brings it back by its id.
+
+    Raises:
+        NotFoundError: There is no such checkpoint.
+        ConflictError: It is being pushed, or is protected.
+
+    Example:
+        >>> flexai.delete("my-model").name
+        'my-model'
+    """
+    from flexai.checkpoints.service.delete import delete as delete_from_catalog
+
+    request = DeleteRequest(reference)
+    with _system() as (system, _):
+        deleted = delete_from_catalog(system, request)
+    return DeletedCheckpoint(name=deleted.name, id=deleted.id, job=deleted.job_name)
+
+
+def undelete(reference: str, new_name: str = "") -> RestoredCheckpoint:
+    """Bring back a deleted checkpoint, as long as gc has not taken its bytes.
+
+    Args:
+        reference: The name that it had, or its UUID; of several with the name, the one deleted last is meant.
+        new_name: Another name for it; the old one where empty.
+
+    Returns:
+        Which it is, and its status.
+
+    Raises:
+        NotFoundError: There is none that could come back.
+        AlreadyExistsError: The name is in use again.
+
+    Example:
+        >>> flexai.undelete("my-model").title
+        'my-model'
+    """
+    from flexai.checkpoints.service.delete import undelete as undelete_in_catalog
+
+    request = UndeleteRequest(reference, new_name)
+    with _system() as (system, _):
+        back = undelete_in_catalog(system, request)
+    return RestoredCheckpoint(name=back.name, id=back.id, job=back.job_name, title=back.title, status=back.status)
+
+
+def verify(
+    references: str | Iterable[str] = (), *, repair: bool = False, progress: OnProgress | None = None
+) -> VerifyReport:
+    """Read checkpoints and compare every part with its digest; all of them, where none is named.
+
+    Args:
+        references: NAME, UUID or JOB/PATH of each checkpoint.
+        repair: Put content of an export in the place of all that is known to be damaged; only what cannot be repaired
+            is an error then.
+        progress: Is called with a StageProgress: bytes, files and seconds. In a notebook a bar is shown without it.
+
+    Returns:
+        What was read, in contents and bytes, and what was repaired.
+
+    Raises:
+        IntegrityError: Content is damaged; ``damaged`` of the error has each content with its problem, and the
+            checkpoints and files that need it.
+        NotFoundError: There is no such checkpoint.
+        StorageError: The store failed.
+
+    Example:
+        >>> flexai.verify("my-model").checked_bytes
+        1026
+    """
+    from flexai.checkpoints.service.store_requests import VerifyRequest
+    from flexai.checkpoints.service.verify import verify as verify_store
+
+    request = VerifyRequest([references] if isinstance(references, str) else tuple(references), repair=repair)
+    with _system(progress) as (system, shown):
+        report = verify_store(system, request, progress=shown)
+    report.raise_if_damaged()
+    return report
+
+
+@contextmanager
+def _system(progress: OnProgress | None = None) -> Iterator[tuple[System, Progress]]:
+    """The system, and what an operation reports to."""
+    shown: Progress = _Notes()
+    if progress is None:
+        from flexai.notebook import NotebookBar, is_notebook
+
+        progress = NotebookBar() if is_notebook() else None
+    if progress is not None:
+        shown = CalledProgress(progress, shown)
+    with System.open(connect=_connect) as system, telling_of_retries(shown.note):
+        yield system, shown
+
+
+class _Notes(Progress):
+    """Logs what a person would want to know, as a warning of the logger ``flexai``."""
+
+    def note(self, message: str) -> None:
+        logging.getLogger("flexai").warning("%s", printable(message))
+
+
+def _connect(name: str) -> StorageConnection:
+    # Prefect is imported here, and nowhere else.
+    from flexai.blocks import load_connection
+
+    return load_connection(name)
+
+
+def _details(reference: str, *, executable: bool = False) -> CheckpointDetails:
+    from flexai.checkpoints.service.inspect import look_up, with_code
+
+    with Catalog.look() as catalog:
+        checkpoint, files, exports = look_up(catalog, reference)
+    if executable:
+        files = with_code(checkpoint, files, connect=_connect)
+    return CheckpointDetails.of(checkpoint, files, exports)
+
+
+def _sources(files: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[str]:
+    several = [files] if isinstance(files, str | os.PathLike) else files
+    return [os.fspath(one) for one in several]
+
+
+def _split_provider(place: str) -> tuple[str, str]:
+    connection, separator, path = place.partition(":")
+    if place and not (connection and separator and path):
+        raise UsageError(f"from_provider {place!r} is no place at a provider", hint="write CONNECTION:BUCKET/PATH")
+    return connection, path

@@ -1,0 +1,124 @@
+"""What the Python API returns of checkpoints: frozen records, each with the document that the command prints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from datetime import datetime
+
+from flexai.checkpoints.documents import Document, captured_list_document, checkpoint_document, checkpoint_list_document
+from flexai.checkpoints.models import (
+    Checkpoint,
+    CheckpointKind,
+    CheckpointStatus,
+    ExportRecord,
+    ListedCheckpoint,
+    ListedFile,
+    from_text,
+    plain,
+    to_text,
+)
+from flexai.checkpoints.names import Id, title_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointDetails(Checkpoint):
+    """Everything that is known of a checkpoint."""
+
+    files: tuple[ListedFile, ...]
+    """In order of their paths."""
+    exports: tuple[ExportRecord, ...]
+    """Where it was exported to."""
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint, files: list[ListedFile], exports: list[ExportRecord]) -> CheckpointDetails:
+        """Put together what the catalog knows."""
+        known = {one.name: getattr(checkpoint, one.name) for one in fields(checkpoint)}
+        return cls(**known, files=tuple(files), exports=tuple(exports))
+
+    def to_dict(self) -> Document:
+        """What ``flexai checkpoint inspect --json`` prints, and ``push --json``."""
+        return checkpoint_document(self, self.files, self.exports)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointSummary:
+    """A checkpoint in a list. What training jobs' checkpoints alone have stays empty in the lists of others."""
+
+    id: Id
+    kind: CheckpointKind
+    name: str
+    job_name: str
+    """Of a captured checkpoint, the training job that wrote it."""
+    status: CheckpointStatus
+    reason: str
+    """Why it failed, where it has."""
+    size: int
+    """Bytes in all."""
+    file_count: int
+    created_at: datetime
+    updated_at: datetime
+    deleted_at: datetime | None
+    is_protected: bool
+    """Whether it is kept from being deleted."""
+    node: str
+    step: int | None
+    train_loss: float | None
+    eval_loss: float | None
+    model: str
+    version: str
+    inference_ready: bool
+    resumable: bool | None
+    """Whether a training can go on from it; None where that cannot be told."""
+    metrics: Mapping[str, float]
+    best_by: str
+    pointers: tuple[str, ...]
+    """What the trainer's links and pointer files called it."""
+
+    @classmethod
+    def of(cls, row: ListedCheckpoint) -> CheckpointSummary:
+        """A row of a list."""
+        found = {one.name: getattr(row, one.name) for one in fields(cls)}
+        times = {name: from_text(found[name]) if found[name] else None for name in _TIMES}
+        kinds = {"kind": CheckpointKind(row.kind), "status": CheckpointStatus(row.status)}
+        return cls(**found | times | kinds | {"pointers": tuple(row.pointers)})
+
+    @property
+    def title(self) -> str:
+        """What to call it: its name, or ``JOB/FOLDER`` for a captured one."""
+        return title_of(self.kind, self.name, self.job_name)
+
+    def to_dict(self) -> Document:
+        """Its entry of what ``flexai checkpoint list --json`` prints, or ``flexai training checkpoints --json``."""
+        found = {one.name: getattr(self, one.name) for one in fields(self)}
+        times = {name: to_text(found[name]) if found[name] else None for name in _TIMES}
+        is_of_job = self.kind is CheckpointKind.CAPTURED and self.deleted_at is None
+        document = captured_list_document if is_of_job else checkpoint_list_document
+        return document([ListedCheckpoint(**found | times | {"status": str(self.status)})])[0]
+
+
+_TIMES = ("created_at", "updated_at", "deleted_at")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeletedCheckpoint:
+    """A checkpoint that was deleted; its id brings it back for a while."""
+
+    name: str
+    id: Id
+    job: str
+    """Of a captured checkpoint, the training job that wrote it."""
+
+    def to_dict(self) -> Document:
+        """What ``flexai checkpoint delete --json`` prints, or ``undelete --json``."""
+        document: Document = plain(self)
+        return document
+
+
+@dataclass(frozen=True, kw_only=True)
+class RestoredCheckpoint(DeletedCheckpoint):
+    """A deleted checkpoint that is back."""
+
+    title: str
+    """What to call it: its name, or ``JOB/FOLDER`` for a captured one."""
+    status: CheckpointStatus
