@@ -3,19 +3,45 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
 import httpx
 from prefect.client.orchestration import PrefectClient, get_client
-from prefect.context import FlowRunContext, TaskRunContext
+from prefect.context import FlowRunContext, TaskRunContext, refresh_global_settings_context
 from prefect.settings import get_current_settings
 from prefect.utilities.asyncutils import run_coro_as_sync
 
 from flexai.checkpoints.errors import AccessDeniedError, SettingsError, StorageUnavailableError
+from flexai.prefect_server.finding import api_variables, find_api
+from flexai.prefect_server.home import close_prefect_home
 
 T = TypeVar("T")
+
+
+def use_found_api() -> None:
+    """Have Prefect use the server of ``flexai up``, with its credential, where it has not been told of another API.
+
+    Commands find that server before they import Prefect; scripts and notebooks may have imported it already.
+    """
+    known = get_current_settings().api
+    if known.url and known.auth_string:
+        return
+    api = find_api()
+    variables = api_variables(api, os.environ) if api is not None else {}
+    if variables:
+        os.environ |= variables
+        refresh_global_settings_context()
+
+
+def is_without_api() -> bool:
+    """Whether Prefect would have to start a server: it knows of no API, and we are in no run."""
+    if FlowRunContext.get() is not None or TaskRunContext.get() is not None:
+        return False
+    use_found_api()
+    return not get_current_settings().api.url
 
 
 def with_api(work: Callable[[PrefectClient], Awaitable[T]]) -> T:
@@ -24,6 +50,8 @@ def with_api(work: Callable[[PrefectClient], Awaitable[T]]) -> T:
     Raises SettingsError where no API is configured, AccessDeniedError where it refuses, StorageUnavailableError where
     it does not answer.
     """
+
+    use_found_api()
 
     async def call() -> T:
         async with _client() as client:
@@ -36,8 +64,7 @@ def with_api(work: Callable[[PrefectClient], Awaitable[T]]) -> T:
 @asynccontextmanager
 async def _client() -> AsyncIterator[PrefectClient]:
     settings = get_current_settings()
-    is_in_a_run = FlowRunContext.get() is not None or TaskRunContext.get() is not None
-    if settings.api.url or is_in_a_run or not settings.server.ephemeral.enabled:
+    if not is_without_api() or not settings.server.ephemeral.enabled:
         async with get_client() as client:
             yield client
         return
@@ -46,6 +73,8 @@ async def _client() -> AsyncIterator[PrefectClient]:
     from prefect.server.api.server import create_app
     from prefect.server.database import provide_database_interface
 
+    with contextlib.suppress(OSError):  # Prefect says it better where its home cannot be made
+        close_prefect_home(settings.home)
     await provide_database_interface().create_db()
     embedded = PrefectClient(create_app(ephemeral=True))
     embedded.manage_lifespan = False

@@ -99,7 +99,8 @@ def rooms() -> str:
     half = (width - 20) / 2
     picture.box(left, 20, half, 52, ["cli/", "the flexai command, one file a verb"], fill=CODE)
     picture.box(left + half + 20, 20, half, 52, ["flows/", "forms; train → push → export"], fill=CODE)
-    picture.box(left, 92, width, 52, ["tasks/", "one Prefect task per operation: retries, names, artifacts"], fill=CODE)
+    picture.box(left, 92, half, 52, ["api.py", "a Python function per operation"], fill=CODE)
+    picture.box(left + half + 20, 92, half, 52, ["tasks/", "a Prefect task per operation"], fill=CODE)
     picture.box(
         left, 164, width, 52, ["blocks/", "connections to storage providers, saved as Prefect blocks"], fill=CODE
     )

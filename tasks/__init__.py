@@ -7,10 +7,14 @@ what was deleted since. Nothing is persisted, because a result is a description 
 A task is tried again only after a passing failure of a store. Those that ask or change the catalog end after five
 minutes. Those that move bytes have no timeout of Prefect's, which could not interrupt a thread that waits for a
 socket, and would fit no size: the stores' clients have connect and read timeouts of their own, part by part.
+
+In no run, and without a Prefect API, a call runs the operation directly and says so once: see ``flexai.tasks.direct``.
+The server of ``flexai up`` is such an API, for a script that imports this as for a command.
 """
 
 from __future__ import annotations
 
+from flexai.blocks.api import use_found_api
 from flexai.tasks.catalog_report import report_catalog
 from flexai.tasks.delete import delete_checkpoint, undelete_checkpoint
 from flexai.tasks.export import export_checkpoint
@@ -23,6 +27,9 @@ from flexai.tasks.push import push_checkpoint
 from flexai.tasks.scrub import scrub_store
 from flexai.tasks.training import capture_training_job, delete_training_job, list_training_checkpoints, run_training
 from flexai.tasks.verify import verify_checkpoints
+
+# Here, because a flow of the script's own would start before it calls a task.
+use_found_api()
 
 __all__ = [
     "capture_training_job",

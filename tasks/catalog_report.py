@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from prefect import task
-
 from flexai.blocks import load_connection
 from flexai.checkpoints.documents import Document, human_size
 from flexai.checkpoints.models import Checkpoint, CheckpointKind, CheckpointStatus
 from flexai.checkpoints.service.overview import Overview, overview
 from flexai.checkpoints.service.system import System
 from flexai.tasks import artifacts
+from flexai.tasks.direct import task
 from flexai.tasks.options import QUICK, TAGS, run_logger, telling
 
 TABLE_ROWS = 5000

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from prefect import task
-
 from flexai.blocks import load_connection
 from flexai.checkpoints.documents import Document, identity, undelete_document
 from flexai.checkpoints.service.delete import delete as delete_from_catalog
@@ -11,6 +9,7 @@ from flexai.checkpoints.service.delete import undelete as undelete_in_catalog
 from flexai.checkpoints.service.requests import DeleteRequest, UndeleteRequest
 from flexai.checkpoints.service.system import System
 from flexai.tasks.change_reports import Reporter
+from flexai.tasks.direct import task
 from flexai.tasks.options import QUICK, TAGS, run_logger, takes, telling
 from flexai.tasks.run_names import sized
 

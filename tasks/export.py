@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from prefect import task
-
 from flexai.checkpoints.documents import Document
 from flexai.checkpoints.service.export import export as export_to_provider
 from flexai.checkpoints.service.requests import ExportRequest
@@ -11,6 +9,7 @@ from flexai.checkpoints.service.support.shard_work import ShardRunner
 from flexai.checkpoints.service.system import System
 from flexai.tasks import artifacts
 from flexai.tasks.change_reports import Reporter, destination_of
+from flexai.tasks.direct import task
 from flexai.tasks.options import RETRIED, TAGS, run_logger, takes
 from flexai.tasks.run_names import sized
 from flexai.tasks.run_progress import RunProgress

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from prefect import task
-
 from flexai.checkpoints.documents import Document
 from flexai.checkpoints.service.fetch import fetch as fetch_from_store
 from flexai.checkpoints.service.requests import FetchRequest
 from flexai.tasks import artifacts
+from flexai.tasks.direct import task
 from flexai.tasks.options import RETRIED, TAGS, run_logger, takes
 from flexai.tasks.run_names import sized
 from flexai.tasks.run_progress import RunProgress

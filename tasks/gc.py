@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from prefect import task
-
 from flexai.blocks import load_connection
 from flexai.checkpoints.documents import Document
 from flexai.checkpoints.service.gc import collect_garbage as collect_from_store
 from flexai.checkpoints.service.store_requests import GarbageRequest
 from flexai.checkpoints.service.system import System
 from flexai.tasks import artifacts
+from flexai.tasks.direct import task
 from flexai.tasks.options import RETRIED, TAGS, Logger, run_logger, takes, telling
 from flexai.tasks.run_progress import RunProgress
 

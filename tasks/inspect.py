@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from prefect import task
-
 from flexai.checkpoints.catalog.catalog import Catalog
 from flexai.checkpoints.documents import Document, checkpoint_list_document
 from flexai.checkpoints.service.inspect import inspect_checkpoint as inspect
+from flexai.tasks.direct import task
 from flexai.tasks.options import QUICK, TAGS, run_logger, telling
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from prefect import task
-
 from flexai.checkpoints.documents import Document, human_size
 from flexai.checkpoints.service.mirror import Mirrored, MirrorReport
 from flexai.checkpoints.service.mirror import mirror as mirror_to_provider
 from flexai.checkpoints.service.store_requests import MirrorRequest
 from flexai.tasks import artifacts
 from flexai.tasks.change_reports import Reporter
+from flexai.tasks.direct import task
 from flexai.tasks.options import RETRIED, TAGS, Logger, run_logger, takes
 from flexai.tasks.run_progress import RunProgress
 from flexai.tasks.transfer_slots import transferring

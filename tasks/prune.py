@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from prefect import task
-
 from flexai.blocks import load_connection
 from flexai.checkpoints.documents import Document, human_size
 from flexai.checkpoints.service.prune import PruneRequest, prune, prune_document
 from flexai.checkpoints.service.system import System
 from flexai.tasks import artifacts
 from flexai.tasks.change_reports import Reporter
+from flexai.tasks.direct import task
 from flexai.tasks.options import RETRIED, TAGS, Logger, run_logger, takes, telling
 from flexai.tasks.run_progress import RunProgress
 

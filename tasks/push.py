@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from prefect import task
-
 from flexai.blocks import load_connection
 from flexai.checkpoints.documents import Document, human_size
 from flexai.checkpoints.models import Checkpoint, now
@@ -19,6 +17,7 @@ from flexai.checkpoints.service.support.shard_work import ShardRunner
 from flexai.checkpoints.service.system import System
 from flexai.tasks import artifacts
 from flexai.tasks.change_reports import Reporter
+from flexai.tasks.direct import task
 from flexai.tasks.options import RETRIED, TAGS, run_logger, takes, telling
 from flexai.tasks.run_names import size_of, size_of_files, sized
 from flexai.tasks.run_progress import RunProgress

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from prefect import task
-
 from flexai.checkpoints.documents import Document, human_size
 from flexai.checkpoints.service.scrub import ScrubReport
 from flexai.checkpoints.service.scrub import scrub as scrub_part
 from flexai.checkpoints.service.store_requests import ScrubRequest
 from flexai.tasks import artifacts
+from flexai.tasks.direct import task
 from flexai.tasks.events import emit_corruption
 from flexai.tasks.options import RETRIED, TAGS, Logger, run_logger, takes, telling
 from flexai.tasks.run_progress import RunProgress

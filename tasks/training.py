@@ -12,7 +12,6 @@ from collections.abc import Callable
 from datetime import datetime
 from types import TracebackType
 
-from prefect import task
 from prefect.exceptions import TerminationSignal
 from prefect.utilities.engine import is_prefect_sigterm_handler_installed
 
@@ -29,6 +28,7 @@ from flexai.checkpoints.service.training import run_training as run_command
 from flexai.checkpoints.service.training_requests import CaptureJobRequest, DeleteJobRequest, TrainingRequest
 from flexai.tasks.change_reports import Reporter
 from flexai.tasks.command_output import LoggedOutput
+from flexai.tasks.direct import task
 from flexai.tasks.options import ONCE, QUICK, TAGS, Logger, run_logger, takes, telling
 from flexai.tasks.run_progress import RunProgress
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from prefect import task
-
 from flexai.checkpoints.documents import Document, human_size
 from flexai.checkpoints.service.repair import Repair, RepairReport
 from flexai.checkpoints.service.store_requests import VerifyRequest
 from flexai.checkpoints.service.verify import Damage
 from flexai.checkpoints.service.verify import verify as verify_store
 from flexai.tasks import artifacts
+from flexai.tasks.direct import task
 from flexai.tasks.events import emit_corruption
 from flexai.tasks.options import RETRIED, TAGS, Logger, current_watcher, run_logger, takes, telling
 from flexai.tasks.run_progress import RunProgress

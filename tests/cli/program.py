@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flexai.cli.orchestration.credential import read_credential
+from flexai.prefect_server.credential import read_credential
 
 PROGRAM = Path(sys.executable).with_name("flexai")
 

@@ -17,8 +17,8 @@ import pytest
 from prefect.types.entrypoint import EntrypointType
 
 from flexai.blocks import MinIOStorageProvider, save_connection
-from flexai.cli.orchestration.credential import read_credential
 from flexai.flows.push import push
+from flexai.prefect_server.credential import read_credential
 from flexai.tasks import push_checkpoint
 from tests.cli.program import Program
 from tests.flows.test_sharding import stored_bytes

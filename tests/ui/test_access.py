@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser, Page, Route, expect
 
-from flexai.cli.orchestration.credential import write_login_page
+from flexai.prefect_server.credential import write_login_page
 from tests.cli.program import Program
 from tests.servers.prefect import PrefectServer
 from tests.ui.browser import CHROMIUM, SECONDS

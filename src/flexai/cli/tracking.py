@@ -10,13 +10,12 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from flexai.checkpoints.errors import AccessDeniedError, CheckpointError, StorageUnavailableError, UsageError
 from flexai.cli import failures, terminal
-from flexai.cli.prefect_api import UP, VARIABLE, PrefectAPI, credential_variables, find_api
-from flexai.cli.prefect_home import close_prefect_home, prefect_home
+from flexai.prefect_server.finding import PrefectAPI, api_variables, find_api
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -193,14 +192,9 @@ def prepare_prefect(api: PrefectAPI | None) -> None:
     """Set what Prefect has to know before it is imported; ``api`` None lets it start an API of its own."""
     if api is not None:
         os.environ["PREFECT_SERVER_ALLOW_EPHEMERAL_MODE"] = "false"
-        if api.origin == UP:
-            os.environ[VARIABLE] = api.url
-        os.environ |= credential_variables(api, os.environ)
-    else:
-        if "PREFECT_SERVER_EPHEMERAL_ENABLED" not in os.environ:
-            os.environ.setdefault("PREFECT_SERVER_ALLOW_EPHEMERAL_MODE", "true")
-        with suppress(OSError):  # Prefect says it better where its home cannot be made
-            close_prefect_home(prefect_home())
+        os.environ |= api_variables(api, os.environ)
+    elif "PREFECT_SERVER_EPHEMERAL_ENABLED" not in os.environ:
+        os.environ.setdefault("PREFECT_SERVER_ALLOW_EPHEMERAL_MODE", "true")
     # Its colours would be spelled out like those of other people's texts.
     os.environ["PREFECT_LOGGING_COLORS"] = "false"
     # A task run without a flow has no log of its own there, and no warning is needed that says so.

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from flexai.cli.orchestration.deploy_steps import read_document
-from flexai.cli.orchestration.processes import recall
+from flexai.prefect_server.processes import recall
 from tests.cli.orchestration.test_up import Prefect, program
 from tests.cli.program import Program
 from tests.servers.postgresql import PostgreSQL

@@ -17,7 +17,7 @@ import pytest
 import requests
 import yaml
 
-from flexai.cli.orchestration.processes import recall
+from flexai.prefect_server.processes import recall
 from tests.cli.conftest import Run
 from tests.cli.program import PROGRAM, Program
 from tests.servers.prefect import PrefectServer
@@ -84,6 +84,7 @@ def test_it_comes_up_is_used_runs_schedules_and_goes_down_without_a_trace(progra
     assert prefect.said.endswith("flexai's need nothing\n")
     _a_second_time_nothing_is_started(prefect)
     _commands_find_it_and_are_tracked(prefect)
+    _scripts_find_it_as_well(prefect)
     _automations_that_are_missing_are_made_by_deploying(prefect)
     _a_schedule_fires_by_itself_and_its_second_run_moves_nothing(prefect)
     _another_home_uses_it_and_leaves_it_alone(prefect, tmp_path / "other")
@@ -139,6 +140,20 @@ def _commands_find_it_and_are_tracked(prefect: Prefect) -> None:
     (prefect.program.cwd / "share").mkdir()
     assert prefect.program.run("storage", "create", "share", "--provider", "local", "--root", "share").code == 0
     assert [found["name"] for found in prefect.ask("/block_documents/filter", {}) if found["name"] == "share"]
+
+
+def _scripts_find_it_as_well(prefect: Prefect) -> None:
+    prefect.program.python(
+        "from prefect import flow\n"
+        "from flexai.tasks import push_checkpoint\n"
+        "push_checkpoint('by-script', files=['model'])\n"
+        "flow(name='of-the-script')(lambda: push_checkpoint('by-flow', files=['model']))()\n"
+    )
+    names = {"any_": ["push by-script (293 KB)", "push by-flow (293 KB)"]}
+    filter_ = {"task_runs": {"name": names}}
+    until(lambda: len([run for run in prefect.ask("/task_runs/filter", filter_) if run["end_time"]]) == 2, "the runs")
+    (run,) = prefect.ask("/flow_runs/filter", {"flows": {"name": {"any_": ["of-the-script"]}}})
+    assert run["state_type"] == "COMPLETED"
 
 
 def _automations_that_are_missing_are_made_by_deploying(prefect: Prefect) -> None:

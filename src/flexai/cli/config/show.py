@@ -24,8 +24,8 @@ def show(as_json: bool) -> None:
     flexai config show --json
     """
     from flexai.checkpoints.settings import home_path
-    from flexai.cli.prefect_api import find_api
-    from flexai.cli.prefect_home import open_places
+    from flexai.prefect_server.finding import find_api
+    from flexai.prefect_server.home import open_places
 
     problem, settings = _settings(as_json)
     api = find_api()

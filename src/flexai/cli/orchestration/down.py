@@ -10,7 +10,7 @@ from flexai.cli import terminal
 from flexai.cli.commands import command
 
 if TYPE_CHECKING:
-    from flexai.cli.orchestration.processes import Background
+    from flexai.prefect_server.processes import Background
 
 _GRACE_SECONDS = 30.0
 _IDLE_SECONDS = 8.0
@@ -36,8 +36,8 @@ def down(grace: float) -> None:
     flexai down
     """
     from flexai.checkpoints.settings import home_path
-    from flexai.cli.orchestration.credential import forget_login_page
-    from flexai.cli.orchestration.processes import forget, recall
+    from flexai.prefect_server.credential import forget_login_page
+    from flexai.prefect_server.processes import forget, recall
 
     home = home_path()
     stopped = []
@@ -52,7 +52,7 @@ def down(grace: float) -> None:
 
 
 def _stop_worker(worker: Background, grace: float) -> None:
-    from flexai.cli.orchestration.processes import end_children, stop
+    from flexai.prefect_server.processes import end_children, stop
 
     # Its runs first: they say in Prefect that they were ended, which a worker that ends would keep them from. Meanwhile
     # it is held still, or it would take up what waits for their places.
@@ -64,7 +64,7 @@ def _stop_worker(worker: Background, grace: float) -> None:
 
 
 def _stop_server(server: Background, grace: float) -> None:
-    from flexai.cli.orchestration.processes import stop
+    from flexai.prefect_server.processes import stop
 
     if not stop(server, grace=grace):
         terminal.warn(f"the server (process {server.pid}) did not end in time and was killed")

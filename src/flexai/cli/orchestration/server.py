@@ -15,8 +15,8 @@ from urllib.parse import urlsplit
 from flexai.checkpoints.errors import ConflictError, UsageError
 from flexai.checkpoints.foreign_json import parse_json
 from flexai.checkpoints.private_folders import make_private_folder
-from flexai.cli.orchestration.processes import Background, folder, start, wait_until
-from flexai.cli.prefect_home import close_prefect_home
+from flexai.prefect_server.home import close_prefect_home
+from flexai.prefect_server.processes import Background, folder, start, wait_until
 
 NAME = "server"
 HOST = "127.0.0.1"

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
     from prefect.client.orchestration import PrefectClient
 
-    from flexai.cli.orchestration.processes import Background
-    from flexai.cli.prefect_api import PrefectAPI
+    from flexai.prefect_server.finding import PrefectAPI
+    from flexai.prefect_server.processes import Background
 
 _NOT_READY = 1
 
@@ -35,8 +35,8 @@ def status(as_json: bool) -> None:
     flexai status --json
     """
     from flexai.checkpoints.settings import home_path
-    from flexai.cli.orchestration.processes import recall
-    from flexai.cli.prefect_api import find_api
+    from flexai.prefect_server.finding import find_api
+    from flexai.prefect_server.processes import recall
 
     home = home_path()
     api = find_api()
@@ -154,7 +154,7 @@ async def _read(client: PrefectClient, pool_name: str) -> dict[str, Any]:
 
 def _warnings(document: dict[str, Any], home: Path) -> list[str]:
     """What others could read or do."""
-    from flexai.cli.prefect_home import open_places
+    from flexai.prefect_server.home import open_places
 
     warnings = open_places(home)
     if document["server"]["answersWithoutPassword"]:

@@ -12,11 +12,11 @@ import click
 from flexai.checkpoints.errors import StorageUnavailableError
 from flexai.cli import terminal
 from flexai.cli.commands import command
-from flexai.cli.prefect_api import UP, PrefectAPI, configured_api, started_api
 from flexai.cli.tracking import answers, prepare_prefect
+from flexai.prefect_server.finding import UP, PrefectAPI, configured_api, started_api
 
 if TYPE_CHECKING:
-    from flexai.cli.orchestration.processes import Background
+    from flexai.prefect_server.processes import Background
 
 
 _OPEN = "the server has no password: every user of this machine can read its secrets and run commands"
@@ -57,7 +57,7 @@ def up(port: int | None, pool: str, opens: bool, no_auth: bool) -> None:
     load_settings()  # what is wrong with them is better said now than in the worker's log
     home = home_path()
     environment = dict(os.environ)  # before it is made ready for Prefect in this process
-    from flexai.cli.orchestration.credential import credential_path, read_credential
+    from flexai.prefect_server.credential import credential_path, read_credential
 
     is_new = not read_credential(home)
     api = _server(home, port, environment, has_password=not no_auth)
@@ -94,7 +94,7 @@ def _open(home: Path, address: str, credential: str) -> None:
     """Open the UI in a browser, logged in."""
     import webbrowser
 
-    from flexai.cli.orchestration.credential import write_login_page
+    from flexai.prefect_server.credential import write_login_page
 
     page = write_login_page(home, address, credential).as_uri() if credential else address
     if not webbrowser.open(page):
@@ -103,8 +103,8 @@ def _open(home: Path, address: str, credential: str) -> None:
 
 def _server(home: Path, port: int | None, environment: Mapping[str, str], *, has_password: bool) -> PrefectAPI:
     """The API to use: a configured one, the one that runs, or a new one. Prefect is ready for it then."""
-    from flexai.cli.orchestration.credential import make_credential
     from flexai.cli.orchestration.server import NAME, is_here, listen, port_of, start_server
+    from flexai.prefect_server.credential import make_credential
 
     configured, started = configured_api(), started_api()
     if started is not None and (configured is None or configured.url == started.url):
@@ -143,8 +143,8 @@ def _worker(
 ) -> Background | None:
     """A worker that was started now, or None where none is needed."""
     from flexai.checkpoints.settings import hide_secrets
-    from flexai.cli.orchestration.processes import recall
     from flexai.cli.orchestration.worker import NAME, start_worker
+    from flexai.prefect_server.processes import recall
 
     running = recall(home, NAME)
     if running is not None and (running.url, running.pool) == (api.url, pool):

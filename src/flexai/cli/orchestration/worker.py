@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flexai.cli.orchestration.processes import Background, start, wait_until
-from flexai.cli.prefect_api import PrefectAPI, credential_variables
+from flexai.prefect_server.finding import PrefectAPI, api_variables
+from flexai.prefect_server.processes import Background, start, wait_until
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
@@ -44,7 +44,7 @@ def start_worker(home: Path, api: PrefectAPI, pool: str, environment: Mapping[st
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), path]),
             "PWD": str(cwd),
         }
-        | credential_variables(api, environment),
+        | api_variables(api, environment),
         cwd=cwd,
         url=api.url,
         pool=pool,

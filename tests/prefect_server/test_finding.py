@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from flexai.cli.orchestration.processes import start, stop
-from flexai.cli.prefect_api import PrefectAPI, configured_api, find_api, started_api
+from flexai.prefect_server.finding import PrefectAPI, configured_api, find_api, started_api
+from flexai.prefect_server.processes import start, stop
 from tests.cli.program import Program
 
 PROFILES = """
@@ -57,7 +57,7 @@ CASES: list[tuple[dict[str, str], dict[str, str]]] = [
 _ASK_PREFECT = """
 import json, os, sys
 from prefect.settings import Settings
-from flexai.cli.prefect_api import find_api
+from flexai.prefect_server.finding import find_api
 answers = []
 untouched = dict(os.environ)
 for folder, environment in json.loads({cases!r}):

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from flexai.checkpoints.errors import StorageUnavailableError
-from flexai.cli.orchestration.processes import (
+from flexai.prefect_server.processes import (
     Background,
     children,
     end_children,

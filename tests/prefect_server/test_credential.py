@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from flexai.checkpoints.private_folders import make_private_folder
-from flexai.cli.orchestration.credential import credential_path, make_credential, read_credential
-from flexai.cli.prefect_home import close_prefect_home, open_places
+from flexai.prefect_server.credential import credential_path, make_credential, read_credential
+from flexai.prefect_server.home import close_prefect_home, open_places
 
 
 @pytest.fixture(params=[0o000, 0o022, 0o277], ids=oct, autouse=True)

@@ -69,14 +69,16 @@ def configured_api(environment: Mapping[str, str] | None = None) -> PrefectAPI |
     return decided
 
 
-def credential_variables(api: PrefectAPI, environment: Mapping[str, str]) -> dict[str, str]:
-    """The variables by which Prefect shows an API the credential that this program has made for it.
+def api_variables(api: PrefectAPI, environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables that tell Prefect of an API what it does not know by itself.
 
-    Training commands do not get what their user has not set: flexai below them finds it by itself.
+    That is the address of the server of ``flexai up``, and the credential that this program has made for it. Training
+    commands do not get the credential, which their user has not set: flexai below them finds it by itself.
     """
-    if not api.credential or environment.get(_AUTH) == api.credential:
-        return {}
-    return {_AUTH: api.credential, WITHHELD_VARIABLE: _AUTH}
+    found = {VARIABLE: api.url} if api.origin == UP else {}
+    if api.credential and environment.get(_AUTH) != api.credential:
+        found |= {_AUTH: api.credential, WITHHELD_VARIABLE: _AUTH}
+    return found
 
 
 def started_api(environment: Mapping[str, str] | None = None) -> PrefectAPI | None:
@@ -84,12 +86,12 @@ def started_api(environment: Mapping[str, str] | None = None) -> PrefectAPI | No
     home = home_path(environment)
     if not (home / "prefect" / "server.json").is_file():
         return None  # nearly always: not worth an import
-    from flexai.cli.orchestration.processes import recall
+    from flexai.prefect_server.processes import recall
 
     server = recall(home, "server")
     if server is None:
         return None
-    from flexai.cli.orchestration.credential import read_credential
+    from flexai.prefect_server.credential import read_credential
 
     return PrefectAPI(server.url, UP, read_credential(home) if server.guarded else "")
 
