@@ -10,6 +10,7 @@ from benchmarks.cases import (
     commands,
     fetch_again,
     gcs,
+    killing,
     local,
     overhead,
     processes,
@@ -43,4 +44,5 @@ CASES: dict[str, Callable[[Bench], None]] = {
     "watching": watching.watching,
     "training-stall": training.stall,
     "training-interference": training.interference,
+    "training-lost": killing.lost,
 }

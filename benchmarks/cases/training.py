@@ -152,7 +152,7 @@ class _Store:
 
         def perform() -> Cost:
             some = {name: str(threads) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
-            cost = run([*command, str(trains), str(report)], self._own.environment | _FROM_SOURCE | some)
+            cost = run([*command, str(trains), str(report)], self._own.environment | FROM_SOURCE | some)
             take(json.loads(report.read_text()))
             return cost
 
@@ -165,7 +165,7 @@ class _Store:
 
 
 _ROOT = Path(__file__).parents[2]
-_FROM_SOURCE = {"PYTHONPATH": f"{_ROOT}{os.pathsep}{_ROOT / 'src'}"}
+FROM_SOURCE = {"PYTHONPATH": f"{_ROOT}{os.pathsep}{_ROOT / 'src'}"}
 
 
 @contextmanager
@@ -182,9 +182,9 @@ def _pythons(bench: Bench) -> tuple[dict[str, str], dict[str, str]]:
     """Why savers take no part, and the interpreter of each that does."""
     pythons = dict.fromkeys(("flexai", "upload", "thread"), sys.executable)
     skipped = {}
-    frameworks = _frameworks()
-    if _has(frameworks, "lightning", "boto3"):
-        pythons["lightning"] = frameworks
+    python = frameworks()
+    if has(python, "lightning", "boto3"):
+        pythons["lightning"] = python
     else:
         skipped[_NAMES["lightning"]] = "FLEXAI_TEST_FRAMEWORKS names no environment with lightning and boto3"
     return skipped, {saver: python for saver, python in pythons.items() if saver == "flexai" or bench.wants(saver)}
@@ -194,24 +194,25 @@ def _with(library: str, pythons: Mapping[str, str], skipped: dict[str, str]) -> 
     """The interpreters of the savers that train with a library."""
     if library == "numpy":
         return {saver: python for saver, python in pythons.items() if saver != "lightning"}
-    frameworks = _frameworks()
-    if not _has(frameworks, "torch", "boto3", "flexai.training"):
+    python = frameworks()
+    if not has(python, "torch", "boto3", "flexai.training"):
         skipped["torch"] = "FLEXAI_TEST_FRAMEWORKS names no environment with torch and what flexai needs"
         return {}
-    return dict.fromkeys(pythons, frameworks)
+    return dict.fromkeys(pythons, python)
 
 
-def _frameworks() -> str:
+def frameworks() -> str:
     """The interpreter of the environment that `make frameworks` makes; empty where none is named."""
     place = os.environ.get("FLEXAI_TEST_FRAMEWORKS", "")
     return str(Path(place).resolve() / "bin" / "python") if place else ""
 
 
-def _has(python: str, *modules: str) -> bool:
+def has(python: str, *modules: str) -> bool:
+    """Whether an interpreter has modules; none has where its path is empty."""
     if not python:
         return False
     imports = "; ".join(f"import {module}" for module in modules)
-    done = subprocess.run([python, "-c", imports], env=os.environ | _FROM_SOURCE, capture_output=True, check=False)
+    done = subprocess.run([python, "-c", imports], env=os.environ | FROM_SOURCE, capture_output=True, check=False)
     return done.returncode == 0
 
 

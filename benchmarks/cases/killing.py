@@ -1,0 +1,191 @@
+"""Completed saves that are lost where a training, or what captures it, is killed."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.bench import Bench
+from benchmarks.cases.training import FROM_SOURCE, frameworks, has
+from benchmarks.clients import PROGRAMS
+from benchmarks.measure import FailedError, flexai
+from benchmarks.own import Own
+from benchmarks.results import Bar, Result
+
+_KILLS, _NOTICES = 200, 20
+_JOB = "killed"
+_SEED = 14
+_LATEST = 1.5
+"""Seconds after a training's first save within which it is killed."""
+_NEEDS = {
+    "numpy": (),
+    "torch": ("torch",),
+}
+"""The modules that a framework's program needs of the environment of frameworks."""
+
+
+def lost(bench: Bench) -> None:
+    """Completed saves lost in 200 random kills of trainer, helper and runner, and steps lost where TERM comes first."""
+    chance = random.Random(_SEED)
+    figures: dict[str, dict[str, float]] = {}
+    skipped: dict[str, str] = {}
+    wrong: dict[str, list[str]] = {}
+    for framework, needed in _NEEDS.items():
+        python = frameworks() if needed else sys.executable
+        if needed and not has(python, "flexai.training", *needed):
+            skipped[framework] = f"FLEXAI_TEST_FRAMEWORKS names no environment with {needed[0]} and what flexai needs"
+            continue
+        for is_below in (False, True):
+            how = f"{framework}, {'below training run' if is_below else 'by itself'}"
+            with bench.disk_folder() as folder:
+                play = _Play(folder, [python, str(PROGRAMS / "killed.py"), framework], is_below, chance)
+                try:
+                    figures[f"{how}: killed"] = play.kill(max(3, int(_KILLS * bench.scale)))
+                    figures[f"{how}: told first"] = play.tell(max(2, int(_NOTICES * bench.scale)))
+                except FailedError as error:
+                    wrong[how] = [str(error)]
+    result = Result("training-lost", "saves lost in kills at random instants", {}, skipped=skipped, wrong=wrong)
+    result.figures = figures
+    for row, told in figures.items():
+        for column in ("saves lost", "steps lost"):
+            if column in told:
+                result.bars.append(Bar(f"{column}, {row}", told[column], 0))
+    result.notes.append("a save counts from the moment at which its framework has completed it, reported or not")
+    bench.results.append(result)
+
+
+@dataclass
+class _Play:
+    """One job, whose trainings are killed."""
+
+    folder: Path
+    program: Sequence[str]
+    is_below: bool
+    """Whether the training runs below `flexai training run`, or makes a Run of its own."""
+    chance: random.Random
+
+    def __post_init__(self) -> None:
+        self._own = Own(self.folder / "home")
+        self._output, self._truth = self.folder / "out", self.folder / "truth"
+
+    def kill(self, times: int) -> dict[str, float]:
+        """Kill trainings, and count what was completed and is not there in the end. FailedError where one fails."""
+        for _ in range(times):
+            self._kill_one()
+        saved = self._finish()
+        return {"kills": times, "saves": len(saved), "saves lost": len(saved - self._captured())}
+
+    def tell(self, times: int) -> dict[str, float]:
+        """Send trainings TERM, and count the steps between what each had trained and what is captured of it."""
+        self._begin_anew()
+        steps = 0
+        for _ in range(times):
+            process = self._start()
+            time.sleep(self.chance.uniform(0, _LATEST))
+            process.send_signal(signal.SIGTERM)
+            self._wait(process)
+            left = int(self._lines("left at ")[-1])
+            steps += left - max(self._captured(), default=0)
+        return {"kills": times, "saves": len(self._lines("saved ")), "steps lost": steps}
+
+    def _begin_anew(self) -> None:
+        for place in (self._output, self._own.home):
+            shutil.rmtree(place, ignore_errors=True)
+        for file in self.folder.glob("truth*"):
+            file.unlink()
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        """Start a training, and wait until it has saved."""
+        training = [*self.program, str(self._output), str(self._truth)]
+        if self.is_below:
+            job = [flexai(), "training", "run", _JOB, "--checkpoint", "latest", "--output-dir", str(self._output)]
+            training = [*job, "--no-track", "--", *training]
+        before = len(self._lines("saved "))
+        with (self.folder / "output").open("ab") as output:
+            process = subprocess.Popen(
+                training,
+                env=os.environ | self._own.environment | FROM_SOURCE,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+        while len(self._lines("saved ")) == before:
+            if process.poll() is not None:
+                raise FailedError(f"a training ended with {process.returncode}: {self._said()}")
+            time.sleep(0.01)
+        return process
+
+    def _kill_one(self) -> None:
+        process = self._start()
+        trainer = int(self._lines("runs ")[-1])
+        time.sleep(self.chance.uniform(0, _LATEST))
+        # What captures: the process above the trainer, or the one below it.
+        captures = [process.pid] if self.is_below else list(_children(trainer))
+        whom = self.chance.choice(["trainer", "captures", "both"])
+        if whom != "trainer":
+            _kill(captures)
+            time.sleep(self.chance.uniform(0, _LATEST) * (whom == "captures"))
+        _kill([trainer])
+        self._wait(process)
+
+    def _finish(self) -> set[int]:
+        """Run a training to its end, and return the steps of all that was completed."""
+        end = self._truth.with_name(f"{self._truth.name}.end")
+        end.touch()
+        process = self._start()
+        self._wait(process)
+        if process.returncode:
+            raise FailedError(f"the last training ended with {process.returncode}: {self._said()}")
+        return {int(step) for step in self._lines("saved ")}
+
+    def _wait(self, process: subprocess.Popen[bytes]) -> None:
+        """Wait for a training's end, and for that of the helper that stores what it has left."""
+        process.wait()
+        while any(_is_helper(pid, self._output) for pid in _processes()):
+            time.sleep(0.05)
+
+    def _captured(self) -> set[int]:
+        rows = self._own.ask(["training", "checkpoints", _JOB, "--json"])
+        return {row["step"] for row in rows if row["status"] == "available"}
+
+    def _lines(self, begin: str) -> list[str]:
+        with suppress(FileNotFoundError):
+            lines = self._truth.read_text().split("\n")[:-1]
+            return [line.removeprefix(begin) for line in lines if line.startswith(begin)]
+        return []
+
+    def _said(self) -> str:
+        return (self.folder / "output").read_text(errors="replace")[-1500:].strip()
+
+
+def _kill(processes: Sequence[int]) -> None:
+    for pid in processes:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def _children(process: int) -> Iterator[int]:
+    with suppress(OSError):
+        for thread in Path(f"/proc/{process}/task").iterdir():
+            yield from map(int, (thread / "children").read_text().split())
+
+
+def _processes() -> list[int]:
+    return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+
+
+def _is_helper(process: int, output: Path) -> bool:
+    """Whether a process captures what trainings leave in this directory."""
+    with suppress(OSError):
+        arguments = Path(f"/proc/{process}/cmdline").read_bytes().split(b"\0")
+        return b"--watch" in arguments and os.fsencode(output) in arguments
+    return False
