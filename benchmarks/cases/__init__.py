@@ -15,6 +15,7 @@ from benchmarks.cases import (
     overhead,
     processes,
     providers,
+    returning,
     training,
     transfers,
     watching,
@@ -45,4 +46,5 @@ CASES: dict[str, Callable[[Bench], None]] = {
     "training-stall": training.stall,
     "training-interference": training.interference,
     "training-lost": killing.lost,
+    "training-back": returning.back,
 }

@@ -135,7 +135,10 @@ class _Play:
             _kill(captures)
             time.sleep(self.chance.uniform(0, _LATEST) * (whom == "captures"))
         _kill([trainer])
-        self._wait(process)
+        process.wait()
+        if self.chance.random() < 0.5:
+            # Otherwise the next training begins while a helper still stores what this one has left.
+            self._wait(process)
 
     def _finish(self) -> set[int]:
         """Run a training to its end, and return the steps of all that was completed."""
