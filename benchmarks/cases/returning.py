@@ -22,6 +22,7 @@ from benchmarks.clients import PROGRAMS
 from benchmarks.measure import FailedError
 from benchmarks.own import Own
 from benchmarks.results import Bar, Result
+from flexai.checkpoints.owner import new_owner
 
 _BEYOND = 5
 """Seconds."""
@@ -79,6 +80,7 @@ class _Play:
             folder / "home",
             bench.sink,
             {
+                "FLEXAI_OWNER": str(new_owner()),
                 "FLEXAI_DATABASE_URL": f"sqlite:///{folder / 'catalog.db'}",
                 "PREFECT_API_URL": self._api,
                 "PREFECT_WORKER_QUERY_SECONDS": "1",
@@ -123,7 +125,7 @@ class _Play:
                 self._until(lambda: "empty" in self._noted(), "an empty run")
                 empty_taken, _ = self._states(empty)
         began = self._noted()["empty"]
-        fetched = noted["loads"] if not fetching else max(_last_input(home), fetching)
+        fetched = noted["fetched"]
         return {
             "schedule": taken - asked,
             "start": running - taken,
@@ -213,15 +215,6 @@ class _Play:
         return found
 
 
-def _input_files(home: Path) -> list[Path]:
-    return [path for path in home.glob("jobs/*/attempt-*/input/**/*") if path.is_file()]
-
-
 def _first_input(home: Path) -> float:
     """When a worker's fetch began, as this process sees it; 0 while it has not."""
-    return time.time() if _input_files(home) else 0.0
-
-
-def _last_input(home: Path) -> float:
-    """When the last of what was fetched was written."""
-    return max(path.stat().st_mtime for path in _input_files(home))
+    return time.time() if any(path.is_file() for path in home.glob("jobs/*/attempt-*/input/**/*")) else 0.0

@@ -24,6 +24,7 @@ def empty(times: str) -> None:
 def main(pool: str) -> None:
     """Deploy both to a pool of workers."""
     from benchmarks.programs.empty_flow import empty as importable
+
     from flexai.flows.train_push_export import train_push_export
 
     for one in (train_push_export, importable):

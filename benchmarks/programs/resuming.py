@@ -1,7 +1,7 @@
 """A training that saves once and then computes until it is killed, and that says when it has gone on from its save.
 
-``resuming.py SIZE TIMES``. TIMES gets a line for each thing and its time, ``begins 1767222000.123``: by the clock of this
-machine, which all of its processes share.
+``resuming.py SIZE TIMES``. TIMES gets a line for each thing and its time, ``begins 1767222000.123``: by the clock of
+this machine, which all of its processes share.
 """
 
 from __future__ import annotations
@@ -18,15 +18,17 @@ from flexai.training import Run
 def main(size: int, times: Path) -> None:
     """Train."""
 
-    def note(what: str) -> None:
+    def note(what: str, at: float | None = None) -> None:
         with times.open("a") as file:
-            file.write(f"{what} {time.time()}\n")
+            file.write(f"{what} {at or time.time()}\n")
 
     note("begins")
     run = Run.current()
     assert run is not None, "it is a training of `flexai training run`, or of its task"
     place = run.resume_path()
     if place is not None:
+        # Its last change is the rename to its name.
+        note("fetched", place.stat().st_ctime)
         note("loads")
         with np.load(place) as file:
             weights = file["weights"]

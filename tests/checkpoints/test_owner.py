@@ -12,6 +12,8 @@ import pytest
 from flexai.checkpoints.errors import SettingsError
 from flexai.checkpoints.names import new_id, parse_id
 from flexai.checkpoints.owner import IDENTITY_FILE, Owner, load_owner
+from flexai.checkpoints.service.system import System
+from flexai.checkpoints.settings import load_settings
 
 _LOAD = """
 import sys, pathlib
@@ -110,3 +112,21 @@ def test_a_home_that_cannot_be_made_is_an_error_that_names_it(tmp_path: Path) ->
     (tmp_path / "file").write_text("")
     with pytest.raises(SettingsError, match="file"):
         load_owner(tmp_path / "file" / "home")
+
+
+def test_a_machine_whose_setting_names_the_owner_makes_no_other_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owner = load_owner(tmp_path / "mine")
+    monkeypatch.setenv("FLEXAI_HOME", str(tmp_path / "empty"))
+    monkeypatch.setenv("FLEXAI_OWNER", str(owner))
+    assert System.open().owner == owner
+    assert System.open(read_only=True).owner == owner
+    assert not (tmp_path / "empty" / IDENTITY_FILE).exists()
+
+
+@pytest.mark.parametrize("text", ["me", f"{new_id()}", f"{new_id()}/", f"{new_id()}/{new_id()}/{new_id()}", "/"])
+def test_an_owner_that_is_none_is_refused(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLEXAI_OWNER", text)
+    with pytest.raises(SettingsError, match="FLEXAI_OWNER"):
+        load_settings()

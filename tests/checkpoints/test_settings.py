@@ -118,6 +118,7 @@ def test_every_setting_can_be_set_in_the_file_and_in_the_environment(
         "grace_period": "1d",
         "quiet_period": "2s",
         "grace": "2m",
+        "owner": "00000000-0000-4000-8000-000000000001/00000000-0000-4000-8000-000000000002",
     }
     assert set(values) | {"home"} == set(RULES)
     _write(home, "\n".join(f"{name} = {value!r}" for name, value in values.items()))

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import pytest
 import yaml
 
-from flexai.checkpoints.settings import ENVIRONMENT_PREFIX, Settings
+from flexai.checkpoints.settings import ENVIRONMENT_PREFIX, RULES
 from flexai.cli.parameters import read_duration
 from flexai.cli.training.run import run
 
@@ -135,10 +135,12 @@ def test_the_page_tells_a_recipe_s_times(name: str) -> None:
 
 def test_the_file_of_settings_names_settings_and_what_an_sdk_reads() -> None:
     lines = [line for line in (RECIPES / "flexai.env").read_text().splitlines() if line and not line.startswith("#")]
-    names = {line.partition("=")[0] for line in lines}
-    ours = {f"{ENVIRONMENT_PREFIX}{name.upper()}" for name in Settings._fields}
-    assert {name for name in names if name.startswith(ENVIRONMENT_PREFIX)} <= ours
-    assert {name for name in names if not name.startswith(ENVIRONMENT_PREFIX)} == {
+    values = dict(line.split("=", 1) for line in lines)
+    ours = {name.removeprefix(ENVIRONMENT_PREFIX).lower() for name in values if name.startswith(ENVIRONMENT_PREFIX)}
+    assert ours == {"database_url", "store", "owner"}
+    for name in ours:
+        RULES[name].read(values[f"{ENVIRONMENT_PREFIX}{name.upper()}"])
+    assert {name for name in values if not name.startswith(ENVIRONMENT_PREFIX)} == {
         "AWS_ACCESS_KEY_ID",
         "AWS_SECRET_ACCESS_KEY",
         "AWS_REGION",

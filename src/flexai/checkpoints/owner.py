@@ -23,6 +23,16 @@ class Owner:
     user_id: Id
     org_id: Id
 
+    def __str__(self) -> str:
+        """As the setting ``owner`` names it."""
+        return f"{self.user_id}/{self.org_id}"
+
+
+def parse_owner(text: str) -> Owner:
+    """The owner that the setting ``owner`` names: ``USER_ID/ORG_ID``. ValueError for what is none."""
+    user_id, _, org_id = text.partition("/")
+    return Owner(user_id=parse_id(user_id), org_id=parse_id(org_id))
+
 
 def new_owner() -> Owner:
     """An owner that nothing belongs to yet."""

@@ -35,6 +35,7 @@ _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw]?)", re.IGNORECASE)
 _PASSWORD = re.compile(r"((?:://|^(?!.*://))[^:/@\s]*):.*@", re.DOTALL)
 _PARAMETER = re.compile(r"(?<=[?&])([^=&]*=)[^&]*")
 _SECRET = re.compile(r"pass|pwd|secret|token|key|credential|auth", re.IGNORECASE)
+_OWNER = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}/[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _LONGEST = timedelta(days=36_500)
 _FOR_EVER = timedelta(days=365_000)
@@ -150,6 +151,17 @@ class DurationRule(NumberRule):
         if not isinstance(duration, timedelta):
             raise ValueError("a duration is needed, such as 90s or 7d")
         return duration
+
+
+class OwnerRule(TextRule):
+    """Two UUIDs, the user's and the organisation's, with a slash between them."""
+
+    def read(self, value: object) -> str:
+        """The two as they were written, or nothing."""
+        text = str(super().read(value))
+        if text and not _OWNER.fullmatch(text):
+            raise ValueError("two UUIDs are needed, with a slash between them")
+        return text
 
 
 def hide_secrets(url: str) -> str:
@@ -293,6 +305,14 @@ class Settings(NamedTuple):
             default=timedelta(seconds=30),
             description="How long a training command may take to save and end once it was told to (`30s`, `2m`), before"
             " it is killed",
+        ),
+    ]
+    owner: Annotated[
+        str,
+        OwnerRule(
+            description="Who owns what is made here, `USER_ID/ORG_ID`: for a machine that begins with an empty home"
+            " folder, and is to go on with the same owner's jobs; made on first use, and kept in the home folder, if"
+            " unset"
         ),
     ]
 

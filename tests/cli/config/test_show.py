@@ -94,3 +94,22 @@ def test_a_store_that_cannot_be_is_refused_without_its_secrets(
 def test_whatever_the_password_it_is_hidden(password: str, has_name: bool) -> None:
     url = f"postgresql://{'me' if has_name else ''}:{password}@server/db"
     assert hide_secrets(url) == f"postgresql://{'me' if has_name else ''}:***@server/db"
+
+
+def test_the_owner_is_shown_so_that_another_machine_can_be_told_it(program: Program) -> None:
+    def shown() -> str:
+        return str(program.run("config", "show", "--json").json()["settings"]["owner"]["value"])
+
+    assert shown() == ""
+    program.run("training", "run", "my-run", "--", "sh", "-c", "exit 1")
+    owner = shown()
+    elsewhere = {
+        "FLEXAI_HOME": str(program.home.with_name("another-home")),
+        "FLEXAI_DATABASE_URL": f"sqlite:///{program.home}/catalog.db",
+        "FLEXAI_STORE": str(program.home / "store"),
+    }
+    refused = program.run("training", "run", "my-run", "--", "true", env=elsewhere)
+    assert refused.code == 4
+    assert "FLEXAI_OWNER" in refused.hint
+    done = program.run("training", "run", "my-run", "--", "true", env=elsewhere | {"FLEXAI_OWNER": owner})
+    assert done.code == 0, done.err

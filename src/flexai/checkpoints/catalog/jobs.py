@@ -122,7 +122,11 @@ class Jobs:
         if previous.status is JobStatus.SUCCEEDED and not goes_on:
             raise JobExistsError(previous)
         if previous.creator_user_id != owner.user_id:
-            raise ConflictError(f"training job {name!r} belongs to another owner", hint="use another name")
+            raise ConflictError(
+                f"training job {name!r} belongs to another owner",
+                hint="use another name; or, if that is you on another machine, set FLEXAI_OWNER here to what"
+                " flexai config show tells there",
+            )
         if not previous.status.is_final:
             holder = Lease.of_row(row)
             who = f" by {holder.holder}" if holder else ""

@@ -15,7 +15,7 @@ from flexai.checkpoints.contents import StoredFile
 from flexai.checkpoints.errors import ConflictError, NotFoundError, SettingsError, UsageError
 from flexai.checkpoints.models import Checkpoint, CheckpointStatus
 from flexai.checkpoints.names import parse_reference
-from flexai.checkpoints.owner import Owner, find_owner, load_owner, new_owner
+from flexai.checkpoints.owner import Owner, find_owner, load_owner, new_owner, parse_owner
 from flexai.checkpoints.settings import Settings, hide_secrets, load_settings
 from flexai.checkpoints.storage.connection import StorageConnection, check_bucket, split_bucket
 from flexai.checkpoints.storage.local import LocalStorage
@@ -68,7 +68,10 @@ class System:
         if connect is not None:
             connect = cache(connect)
         open_store = store_opener(settings.effective_store, connect)
-        owner = find_owner(settings.home) or new_owner() if read_only else load_owner(settings.home)
+        if settings.owner:
+            owner = parse_owner(settings.owner)
+        else:
+            owner = find_owner(settings.home) or new_owner() if read_only else load_owner(settings.home)
         url = settings.effective_database_url
         return cls(settings, url, open_store, owner, connect or _no_connection, is_read_only=read_only)
 

@@ -46,6 +46,7 @@ def show(as_json: bool) -> None:
 
 def _settings(as_json: bool) -> tuple[SettingsError | None, dict[str, dict[str, Any]]]:
     """Every setting; where one cannot be used, what was written stands for what is in force."""
+    from flexai.checkpoints.owner import find_owner
     from flexai.checkpoints.settings import RULES, load_settings, read_raw_settings
 
     raw = read_raw_settings()
@@ -53,6 +54,7 @@ def _settings(as_json: bool) -> tuple[SettingsError | None, dict[str, dict[str, 
     problem = None
     try:
         settings = load_settings()
+        owner = settings.owner or find_owner(settings.home) or ""
     except SettingsError as error:
         problem = SettingsError(error.message, hint="correct it where it is set")
         names = dict.fromkeys([*RULES, *values])
@@ -61,6 +63,7 @@ def _settings(as_json: bool) -> tuple[SettingsError | None, dict[str, dict[str, 
         values = {name: getattr(settings, name) for name in names} | {
             "database_url": settings.effective_database_url,
             "store": settings.effective_store,
+            "owner": owner,
         }
     return problem, {
         name: {
