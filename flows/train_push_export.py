@@ -85,6 +85,7 @@ def train_push_export(training: TrainingSpec, push: PushSpec = _BEST, export: Ex
         env=_environment(training),
         reuse_succeeded=True,
         grace=span_of(training.grace),
+        preempt_signal=training.preempt_signal,
         strict=training.strict,
     )
     selected = select_checkpoints(list_training_checkpoints(job), push, job=job)

@@ -10,6 +10,7 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 from flexai.checkpoints.choosing import Choice
 from flexai.checkpoints.errors import UsageError
 from flexai.checkpoints.names import VARIABLE_PATTERN, is_variable, parse_name, parse_reference
+from flexai.checkpoints.training.runner import notice_of
 from flexai.flows.connection_field import Connection
 from flexai.flows.forms import BEST_BY, REFERENCE_PATTERN, Form, MetricText, NotEmpty, ShardSize, Span
 from flexai.flows.templates import check_template, field_pattern, render
@@ -100,9 +101,15 @@ class TrainingSpec(Form):
     grace: Span = Field(
         default="",
         title="Grace",
-        description="How long the command may take to save and end when the run is cancelled or its machine is taken:"
-        " 90s, 2m; empty for the setting grace.",
+        description="How long the command may take to save and end, and what it saved to be stored, when the run is"
+        " cancelled or its machine is taken: 90s, 2m; empty for the setting grace.",
         examples=["2m"],
+    )
+    preempt_signal: str = Field(
+        default="",
+        title="Signal of a preemption",
+        description="A signal that says, as TERM does, that the machine is taken: USR1; empty for TERM alone.",
+        examples=["USR1"],
     )
 
     @field_validator("name")
@@ -121,6 +128,16 @@ class TrainingSpec(Form):
         except UsageError as error:
             raise ValueError(f"{error.message}: {error.hint}") from error
         return text
+
+    @field_validator("preempt_signal")
+    @classmethod
+    def _can_give_notice(cls, name: str) -> str:
+        try:
+            if name:
+                notice_of(name)
+        except UsageError as error:
+            raise ValueError(f"{error.message}: {error.hint}") from error
+        return name
 
     @field_validator("env", "secrets")
     @classmethod

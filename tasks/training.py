@@ -32,7 +32,7 @@ from flexai.tasks.direct import task
 from flexai.tasks.options import ONCE, QUICK, TAGS, Logger, run_logger, takes, telling
 from flexai.tasks.run_progress import RunProgress
 
-_STOPPED_BY = re.compile("stopped by (SIG[A-Z]+)")
+_STOPPED_BY = re.compile(r"(stopped|preempted) by (SIG\w+)")
 """How a job's reason begins when its runner got a signal."""
 PATIENCE_SECONDS = 20.0
 """How long the end of a run waits for the reports about it."""
@@ -162,10 +162,12 @@ def _pass_on_signal(reason: str) -> None:
     received = _STOPPED_BY.match(reason)
     if received is None:
         return
-    if received[1] == signal.SIGINT.name:
+    is_preempted = received[1] == "preempted"
+    if received[2] == signal.SIGINT.name and not is_preempted:
         raise KeyboardInterrupt
     if is_prefect_sigterm_handler_installed():
-        raise TerminationSignal(signal=signal.Signals[received[1]])
+        # By whichever signal the notice came: for Prefect the machine goes away.
+        raise TerminationSignal(signal=signal.SIGTERM if is_preempted else signal.Signals[received[2]])
 
 
 @task(

@@ -99,7 +99,7 @@ def test_a_run_waits_without_its_worker_and_another_one_goes_on_and_a_cancelled_
         until(lambda: state_of(second) == "Cancelled", "the cancellation")
     with Catalog.look() as catalog:
         job = catalog.jobs.get(parse_job_reference(cancelled))
-    assert (job.status, job.reason.partition(";")[0]) == ("stopped", "stopped by SIGTERM")
+    assert (job.status, job.reason.partition(";")[0]) == ("stopped", "preempted by SIGTERM: stored step 1")
 
     with worker(pool, "two", tmp_path):
         prefect_api.post(f"/flow_runs/{first}/resume", {"run_input": {"decision": "approve"}})

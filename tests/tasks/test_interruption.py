@@ -114,4 +114,4 @@ def test_a_training_that_is_cancelled_is_stopped_and_its_run_has_not_failed(
     assert state_of(prefect_api, run) == "CRASHED"
     with Catalog.look() as catalog:
         job = catalog.jobs.get(parse_job_reference("my-run"))
-    assert (job.status, job.reason.partition(";")[0]) == ("stopped", "stopped by SIGTERM")
+    assert (job.status, job.reason.partition(";")[0]) == ("stopped", "preempted by SIGTERM: no checkpoint was stored")

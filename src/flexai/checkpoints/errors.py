@@ -19,6 +19,7 @@
     ├── IntegrityError                 6  content whose digest does not match
     ├── ExecutableContentError         1  content that runs code when it is loaded, where that was to be refused
     ├── SourceChangedError             1  a source that changed while it was read
+    ├── PostponedError                 1  storing that gives way: a later save comes first, or the time is over
     ├── StorageError                   1  a store that failed: full, read-only, unreachable
     │   ├── StorageUnavailableError    1  a passing failure: worth another try
     │   │   └── StorageFullError       1  … once there is room, which takes a person
@@ -205,6 +206,12 @@ class SourceChangedError(CheckpointError):
     """A source that changed while it was read."""
 
     default_hint = "run the same command again once nothing writes to the source"
+
+
+class PostponedError(CheckpointError):
+    """Storing that gives way: a later save comes first, or the machine's time is over."""
+
+    default_hint = "what has arrived stays: the job's next run on that machine continues it"
 
 
 class StorageError(CheckpointError):

@@ -379,7 +379,7 @@ def test_a_job_that_gets_a_signal_is_stopped_and_what_it_saved_is_captured(machi
             os.kill(os.getpid(), signal.SIGTERM)
 
     job = run(machine, f"step = 5; {SAVE}; {WAIT}", on_output=interrupt)
-    assert (job.status, job.exit_code, job.reason) == (JobStatus.STOPPED, 143, "stopped by SIGTERM")
+    assert (job.status, job.exit_code, job.reason) == (JobStatus.STOPPED, 143, "preempted by SIGTERM: stored step 5")
     assert contents(machine) == [("checkpoint-5", trainer_files(5))]
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 

@@ -51,7 +51,7 @@ def test_what_another_program_writes_is_captured_until_the_watching_is_stopped(
         save(out / "checkpoint-15", trainer_files(15))
 
     job = watch(machine, out, write)
-    assert (job.status, job.exit_code, job.reason) == (JobStatus.STOPPED, None, "stopped by SIGTERM")
+    assert (job.status, job.exit_code, job.reason) == (JobStatus.STOPPED, None, "preempted by SIGTERM: stored step 15")
     assert job.command == (f"(watching {out})",)
     assert contents(machine) == [(f"checkpoint-{step}", trainer_files(step)) for step in (5, 10, 15)]
     assert {path.name for path in out.iterdir()} == {"checkpoint-5", "checkpoint-10", "checkpoint-15", "metrics.csv"}

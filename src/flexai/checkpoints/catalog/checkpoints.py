@@ -159,6 +159,21 @@ class Checkpoints:
             transaction.insert("checkpoints", row)
         return self.get_by_id(row["id"]), lease
 
+    def continue_capture(self, checkpoint_id: str) -> tuple[Checkpoint, Lease] | None:
+        """Go on with a capture that was given up or cut off: it keeps its place in the order, and what has arrived.
+
+        None where it is gone, or another process has gone on with it.
+        """
+        row = self._row("c.id = :id AND c.deleted_at IS NULL", id=checkpoint_id)
+        if row is None or checkpoint_of(row).status is not CheckpointStatus.FAILED:
+            return None
+        lease = Lease.new()
+        new = {"status": CheckpointStatus.UPLOADING, "reason": "", "updated_at": to_text(now()), **lease.columns()}
+        with lease.dropped_on_error(), self._database.writing() as transaction:
+            if not update_as_read(transaction, row, new):
+                return None
+        return self.get_by_id(checkpoint_id), lease
+
     def renew(self, checkpoint_id: str, lease: Lease) -> bool:
         """Extend the lease; False where it is no longer ours."""
         with self._database.writing() as transaction:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from flexai.checkpoints.catalog.leases import Lease
 from flexai.checkpoints.errors import SourceChangedError, SourceError
 from flexai.checkpoints.models import Checkpoint, Source, TrainingFacts, TrainingJob
 from flexai.checkpoints.paths import parse_path
@@ -25,11 +26,15 @@ def capture(
     files: Mapping[str, Path],
     facts: TrainingFacts,
     identities: Mapping[str, Identity] | None = None,
+    again: Checkpoint | None = None,
+    on_begun: Callable[[Checkpoint], object] = lambda _checkpoint: None,
     progress: Progress | None = None,
 ) -> Checkpoint:
     """Store files (path in the checkpoint → local file) as a captured checkpoint of a job and return it, available.
 
     ``identities`` says what each file was when the checkpoint was found to be whole; without it what it is now counts.
+    ``again`` is an earlier try at the same: it is continued, with its place in the job's order, where it is there yet.
+    ``on_begun`` is handed what is there of the checkpoint before its content is.
     Raises SourceError where there is none or one is no plain file, UnsafePathError for a path that a checkpoint cannot
     hold, SourceChangedError where a file is gone or changes while it is read.
     """
@@ -48,7 +53,30 @@ def capture(
             raise SourceChangedError(f"source {local_path} changed before it was read")
         sources.append(source)
     check_sources(sources)
-    checkpoint, lease = system.catalog.checkpoints.begin_capture(
+    begun = None if again is None else system.catalog.checkpoints.continue_capture(again.id)
+    checkpoint, lease = begun or _begin(system, job=job, name=name, node=node)
+    on_begun(checkpoint)
+    try:
+        captured, _ = commit.store(system, checkpoint, lease, sources, facts=facts, progress=progress or Progress())
+        return captured
+    except SourceChangedError:
+        # It was no checkpoint yet: the one that the change leads to is captured under a number of its own.
+        system.catalog.checkpoints.discard_failed(checkpoint.id)
+        raise
+
+
+def announce(system: System, *, job: TrainingJob, name: str, node: str, reason: str) -> Checkpoint:
+    """Give a captured checkpoint its place in the job's order, for ``capture`` to store it later, and return it.
+
+    ``reason`` says why it is not stored yet.
+    """
+    checkpoint, lease = _begin(system, job=job, name=name, node=node)
+    system.catalog.checkpoints.fail(checkpoint.id, lease, reason)
+    return checkpoint
+
+
+def _begin(system: System, *, job: TrainingJob, name: str, node: str) -> tuple[Checkpoint, Lease]:
+    return system.catalog.checkpoints.begin_capture(
         job_id=job.id,
         name=name,
         node=node,
@@ -57,10 +85,3 @@ def capture(
         store_id=system.store_id,
         parent_id=None if job.input_checkpoint_id is None else job.input_checkpoint_id,
     )
-    try:
-        captured, _ = commit.store(system, checkpoint, lease, sources, facts=facts, progress=progress or Progress())
-        return captured
-    except SourceChangedError:
-        # It was no checkpoint yet: the one that the change leads to is captured under a number of its own.
-        system.catalog.checkpoints.discard_failed(checkpoint.id)
-        raise

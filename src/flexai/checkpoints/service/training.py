@@ -29,6 +29,7 @@ from flexai.checkpoints.service.system import System
 from flexai.checkpoints.service.training_requests import CaptureJobRequest, DeleteJobRequest, TrainingRequest
 from flexai.checkpoints.training.job_files import as_it_ended, is_here, job_folder
 from flexai.checkpoints.training.job_log import read_log
+from flexai.checkpoints.training.preemption import Preemption
 from flexai.checkpoints.training.reporting_trainer import ReportingTrainer
 from flexai.checkpoints.training.runner import (
     OnOutput,
@@ -67,7 +68,8 @@ def run_training(
     captures: it should not take long.
     Signals that reach this process are passed on. INT, TERM and HUP ask for the end: the command has the request's
     ``grace`` to save and end in, before it is killed; a second one kills it at once. All others are the command's own
-    matter.
+    matter. TERM, and the request's ``preempt_signal``, say that this machine goes away: the grace is then also the time
+    in which what is saved has to be stored, the newest first.
 
     A command that fails is no error here: the job says so (``status``, ``exit_code``, ``reason``).
 
@@ -126,7 +128,7 @@ def _run(
     with (
         LeaseKeeper(lambda: system.catalog.jobs.renew(job_id, begun.lease)),
         without_long_collections(),
-        SignalRelay() as relay,
+        SignalRelay(Preemption(plan.grace, is_grace_given=plan.is_grace_given), plan.notice) as relay,
     ):
         return Attempt(
             system,

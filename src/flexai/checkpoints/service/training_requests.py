@@ -39,11 +39,14 @@ class TrainingRequest:
         strict: Fail the job of a command that succeeded where a version of a checkpoint was lost.
         reuse_succeeded: Return a job of this name that has succeeded already, instead of refusing it.
         grace: How long the command may take to save and end once it was told to, before it is killed; the setting
-            ``grace`` where left out.
+            ``grace`` where left out. After a notice that this machine goes away it is also the time in which what is
+            saved has to be stored; where it is left out, the end that Slurm tells of counts, if that is near.
+        preempt_signal: A signal that says, as SIGTERM does, that this machine goes away: ``USR1``, say. It is passed on
+            to the command as any other.
 
     Raises:
         UsageError: InvalidNameError for the name or the reference; a command that is none, a variable that cannot be
-            set, or a negative grace.
+            set, a negative grace, or a signal that cannot give notice.
     """
 
     name: str
@@ -54,6 +57,7 @@ class TrainingRequest:
     reuse_succeeded: bool = False
     strict: bool = False
     grace: timedelta | None = None
+    preempt_signal: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "command", tuple(self.command))
@@ -67,6 +71,10 @@ class TrainingRequest:
             raise UsageError("an argument of the command has a NUL character")
         if self.grace is not None and self.grace < timedelta(0):
             raise UsageError("the grace is less than nothing", hint="give a duration, such as 30s or 2m")
+        if self.preempt_signal:
+            from flexai.checkpoints.training.runner import notice_of
+
+            notice_of(self.preempt_signal)
         for variable, value in self.environment().items():
             _check_variable(variable, value)
 

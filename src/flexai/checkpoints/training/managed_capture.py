@@ -1,7 +1,7 @@
 """Managed capture: what a training command writes becomes checkpoints of its job while it runs.
 
-One thread watches the output directory and never waits for anything; another one stores what it finds, in the order
-in which it was found.
+One thread watches the output directory and never waits for anything; another one stores what it finds
+(``storing.py``).
 """
 
 from __future__ import annotations
@@ -14,20 +14,16 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from queue import SimpleQueue
-from typing import TypeAlias
 
-from flexai.checkpoints.errors import CheckpointError, SourceChangedError, StorageUnavailableError, UsageError
-from flexai.checkpoints.models import TrainingFacts
 from flexai.checkpoints.training.completeness.by_time import Watch
-from flexai.checkpoints.training.completeness.candidates import Fate, Found
+from flexai.checkpoints.training.completeness.candidates import Found
 from flexai.checkpoints.training.notices import FolderWatch, Notices
-from flexai.checkpoints.training.output_dir import Stamp
 from flexai.checkpoints.training.pins import Pins
+from flexai.checkpoints.training.preemption import Preemption
 from flexai.checkpoints.training.report_taker import ReportTaker
 from flexai.checkpoints.training.reports import Reports
+from flexai.checkpoints.training.storing import Announce, Note, Store, Storing
 
-_LONGEST_RETRY_SECONDS = 30.0
-_TRIES_AFTER_END = 5
 _ROUNDS_AFTER_END = 3
 _UNNOTICED_SECONDS = 5.0
 """How often all is looked at although nothing was noticed: a folder may have been mounted, a notice may be late."""
@@ -37,14 +33,6 @@ _REST_PER_LOOK = 4
 """A look is followed by a rest of at least this many times the processor time that it took."""
 _FEWEST_SECONDS_PER_LOOK = 0.005
 """Notices of one save come in dozens: those that come in this time are looked at together."""
-
-Store: TypeAlias = Callable[[Found, TrainingFacts], str | None]
-"""Stores a found checkpoint. Returns the name of another one where it holds only that one's content.
-
-Raises SourceChangedError where its files are no longer what was found.
-"""
-Note: TypeAlias = Callable[[str], None]
-"""Is told what a person would want to know, from any thread."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +49,8 @@ class CaptureReport:
     """Versions that were whole once and could not be kept: a sentence for each."""
     rest: tuple[str, ...] = ()
     """Files of the output directory that belong to no checkpoint: logs and the like."""
+    postponed: tuple[Found, ...] = ()
+    """Those of the failures for which the time was over before this machine goes away."""
     pointers: Mapping[str, str] = field(default_factory=dict)
     """Links and files that point at a checkpoint, by their paths below the output directory, and its name."""
 
@@ -78,15 +68,18 @@ class OutputCapture:
         note: Note,
         reports: Reports | None = None,
         identify: Callable[[str], str] = lambda _name: "",
+        preemption: Preemption | None = None,
+        announce: Announce = lambda _found: None,
     ) -> None:
-        """``quiet_period`` in seconds; ``store`` is called from one thread, ``note`` from several.
+        """``quiet_period`` in seconds; ``store`` and ``announce`` are called from one thread, ``note`` from several.
 
         ``reports`` is where the trainer may report what it saves, ``identify`` gives the UUID of what was stored last
         under a name.
         """
         self._output = output
         self._pins = pins
-        self._storing = _Storing(store, note)
+        self._preemption = preemption or Preemption()
+        self._storing = Storing(store, note, self._preemption, announce)
         self._note = note
         self._taker = (
             None
@@ -135,6 +128,7 @@ class OutputCapture:
         ``is_clean`` says that the command succeeded, so that nothing was cut off. Raises what the watching or the
         storing raised that it should not have.
         """
+        self._preemption.allow_last_seconds()
         notices = self._stop_watching()
         self._storing.hurry()
         if self._taker is not None:
@@ -159,7 +153,7 @@ class OutputCapture:
         return replace(report, is_pinned=report.is_pinned or self._pins.folder.exists())
 
     def abandon(self) -> None:
-        """Stop at once and leave everything where it is; what is being stored in this moment is stored to its end."""
+        """Stop at once and leave everything where it is; what has arrived of what is being stored stays."""
         self._stop_watching()
         self._watcher.shutdown()
         self._storing.abandon()
@@ -247,7 +241,7 @@ def salvage(
     Only what its format calls whole: the command may have been killed in the middle of a save. No
     process writes there any more.
     """
-    storing = _Storing(store, note)
+    storing = Storing(store, note)
     storing.hurry()
     watch = Watch(output, pins, quiet_period=math.inf, take=storing.add, note=note)
     taker = None
@@ -267,7 +261,7 @@ def salvage(
     return report
 
 
-def _report(watch: Watch, storing: _Storing, taker: ReportTaker | None) -> CaptureReport:
+def _report(watch: Watch, storing: Storing, taker: ReportTaker | None) -> CaptureReport:
     rest = watch.rest()
     pointers = {**watch.pointers, **storing.pointers}
     known = {*rest, *pointers}
@@ -275,6 +269,7 @@ def _report(watch: Watch, storing: _Storing, taker: ReportTaker | None) -> Captu
         storing.note(f"folder {folder!r} has the name of an unfinished checkpoint, so it was not captured")
     return CaptureReport(
         failures=tuple(storing.failures),
+        postponed=tuple(storing.postponed),
         uncaptured=tuple(
             sorted(
                 path for path, stamp in watch.files().items() if path not in known and storing.stored.get(path) != stamp
@@ -285,116 +280,3 @@ def _report(watch: Watch, storing: _Storing, taker: ReportTaker | None) -> Captu
         rest=tuple(rest),
         pointers=pointers,
     )
-
-
-class _Storing:
-    """Stores found checkpoints one after the other, in a thread of its own."""
-
-    def __init__(self, store: Store, note: Note) -> None:
-        self._store = store
-        self.note = note
-        self._hurry = threading.Event()
-        self._securer = ThreadPoolExecutor(1, thread_name_prefix="capture-copy")
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="capture-store")
-        self._futures: list[Future[None]] = []
-        self.stored: dict[str, Stamp] = {}
-        """The files that are stored, by their paths below the output directory."""
-        self.pointers: dict[str, str] = {}
-        """Files that hold only what another checkpoint holds, and its name."""
-        self.failures: list[str] = []
-        self._refused: list[Found] = []
-
-    def add(self, found: Found) -> Future[None]:
-        """Store a checkpoint when its turn comes; what its trainer may write over is copied before."""
-        self._futures = [future for future in self._futures if not future.done() or future.exception()]
-        if found.may_be_rewritten and found.secured is None and not self._hurry.is_set():
-            self.secure(found)
-        future = self._executor.submit(self._run, found)
-        self._futures.append(future)
-        return future
-
-    def secure(self, found: Found) -> None:
-        """Copy what the trainer may write over, beside all else."""
-        found.secured = self._securer.submit(self._secure, found)
-
-    def hurry(self) -> None:
-        """Do not wait long for a store that is not there: the caller waits for the end."""
-        self._hurry.set()
-
-    def drain(self) -> None:
-        """Wait until everything is stored or given up."""
-        wait(self._futures)
-
-    def close(self) -> None:
-        """End the threads, and raise what they raised."""
-        self._securer.shutdown()
-        self._executor.shutdown()
-        for future in self._futures:
-            future.result()
-
-    def abandon(self) -> None:
-        """Forget what is waiting."""
-        self._hurry.set()
-        for executor in (self._securer, self._executor):
-            executor.shutdown(wait=False, cancel_futures=True)
-
-    def release_refused(self, output: Path) -> None:
-        """Remove the pins of what no store would take, except where they are all that is left of it."""
-        for found in self._refused:
-            if found.is_still_in(output):
-                found.pins.release()
-
-    def _secure(self, found: Found) -> bool:
-        try:
-            return found.secure()
-        except OSError as error:
-            # It is stored from where it is, and is lost only where it is written over before that.
-            self.note(f"{found.title} could not be copied before it is stored: {error.strerror}")
-            return True
-
-    def _run(self, found: Found) -> None:
-        is_secured = found.secured is None or found.secured.result()
-        found.fate = self._try_to_store(found) if is_secured else Fate.CHANGED
-        if found.fate in {Fate.LOST, Fate.REFUSED}:
-            return  # its pins stay for another try
-        if found.fate is Fate.STORED:
-            self.stored |= found.originals
-        found.pins.release()
-
-    def _try_to_store(self, found: Found) -> Fate:
-        delay = 1.0
-        tries_left = _TRIES_AFTER_END
-        while True:
-            try:
-                facts = found.facts()
-                if not found.is_unchanged():
-                    return Fate.CHANGED
-                same = self._store(found, facts)
-                if same is not None:
-                    self.pointers |= dict.fromkeys(found.originals, same)
-                return Fate.STORED
-            except (SourceChangedError, StorageUnavailableError) as error:
-                if not found.is_unchanged():
-                    return Fate.CHANGED
-                failure = error
-            except UsageError as error:
-                self.note(f"{found.title} cannot be captured: {error.message}")
-                found.error = error.message
-                self._refused.append(found)
-                return Fate.REFUSED
-            except CheckpointError as error:
-                return self._fail(found, error)
-            if self._hurry.is_set():
-                tries_left -= 1
-                if tries_left == 0:
-                    return self._fail(found, failure)
-            if self._hurry.wait(delay):
-                time.sleep(1.0)
-            delay = min(delay * 2, _LONGEST_RETRY_SECONDS)
-
-    def _fail(self, found: Found, error: CheckpointError) -> Fate:
-        failure = f"{found.title} could not be stored: {error.message}"
-        self.failures.append(failure)
-        found.error = error.message
-        self.note(failure)
-        return Fate.LOST

@@ -8,10 +8,9 @@ import posixpath
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import suppress
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
-from typing import Protocol
 
 from flexai.checkpoints.storage.beneath import Beneath
 from flexai.checkpoints.training.completeness.by_format import completeness
@@ -21,17 +20,11 @@ from flexai.checkpoints.training.notices import FolderWatch
 from flexai.checkpoints.training.output_dir import OutputTree, Stamp
 from flexai.checkpoints.training.pins import PinSet
 from flexai.checkpoints.training.reports import Report, ReportOutcome, Reports
+from flexai.checkpoints.training.storing import Storing
 from flexai.checkpoints.training.units import Unit, find_units, note_of
 
 _LOOK_SECONDS = 0.1
 """How often the folder is looked at where the system notices nothing."""
-
-
-class Storing(Protocol):
-    """What stores a found checkpoint."""
-
-    def add(self, found: Found) -> Future[None]:
-        """Store it when its turn comes."""
 
 
 @dataclass(slots=True, eq=False)
@@ -73,7 +66,8 @@ class ReportTaker:
         self._seen: set[str] = set()
         self._done: dict[tuple[str, int | None], set[Stamp]] = {}
         """The files of what was stored last, by path and step: a rank may report them once more."""
-        self._is_newest_first = False
+        self._handed: list[tuple[_Save, ExitStack]] = []
+        """What waits for its turn to be stored, since notice was given that this machine goes away; and held."""
         self._stop = threading.Event()
         self._notices: FolderWatch | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="capture-reports")
@@ -88,10 +82,6 @@ class ReportTaker:
             self._notices.add("")
         self._taking = self._thread.submit(self._run)
 
-    def prefer_newest(self) -> None:
-        """Take what was reported last first, from now on."""
-        self._is_newest_first = True
-
     def finish(self) -> None:
         """Take what is left, and wait until it is stored or has failed."""
         self.abandon()
@@ -100,6 +90,9 @@ class ReportTaker:
         self._see()
         while self._saves:
             self._take(self._next(is_last_call=True) or self._saves[0])
+        if self._handed:
+            self._storing.drain()
+            self._settle_handed()
 
     def abandon(self) -> None:
         """Stop; what is being stored in this moment is stored to its end, and the rest is left where it is."""
@@ -114,6 +107,7 @@ class ReportTaker:
     def _run(self) -> None:
         while not self._stop.is_set():
             self._see()
+            self._settle_handed()
             save = self._next()
             if save is not None:
                 self._take(save)
@@ -122,6 +116,8 @@ class ReportTaker:
 
     def _wait(self) -> None:
         pause = self._patience / 4 if self._saves else math.inf
+        if self._handed:
+            pause = _LOOK_SECONDS
         if self._notices is None:
             self._stop.wait(min(pause, _LOOK_SECONDS))
             return
@@ -253,13 +249,13 @@ class ReportTaker:
         ]
         if not ready:
             return None
-        return ready[-1] if self._is_newest_first else ready[0]
+        return ready[0]
 
     def _take(self, save: _Save) -> None:
         self._saves.remove(save)
         first = save.reports[0]
-        with self._reports.held(first) as is_there:
-            if not is_there:
+        with ExitStack() as held:
+            if not held.enter_context(self._reports.held(first)):
                 return  # the trainer has dropped it for a newer one
             verdict = completeness(save.found.folder)
             if not save.found.stamps:
@@ -267,11 +263,22 @@ class ReportTaker:
             elif verdict.outcome is Outcome.PARTIAL:
                 self._fail(save, f"it is not whole: {verdict.reason}")
             else:
-                storing = self._storing.add(save.found)
-                while not wait([storing], timeout=_LOOK_SECONDS).done:
+                self._storing.add(save.found)
+                while (
+                    not (is_settled := self._storing.settle(save.found, _LOOK_SECONDS)) and not self._storing.takes_all
+                ):
                     self._see()  # what may be written over is copied meanwhile
-                storing.result()
-                self._settle(save)
+                if is_settled:
+                    self._settle(save)
+                else:
+                    self._handed.append((save, held.pop_all()))
+
+    def _settle_handed(self) -> None:
+        for save, held in list(self._handed):
+            if self._storing.settle(save.found, 0):
+                self._handed.remove((save, held))
+                with held:
+                    self._settle(save)
 
     def _settle(self, save: _Save) -> None:
         found, first = save.found, save.reports[0]

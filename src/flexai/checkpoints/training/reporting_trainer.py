@@ -49,6 +49,10 @@ class ReportingTrainer(OtherWriter):
         self.is_over = self._stop_at < math.inf
         self._stop_at = min(self._stop_at, time.monotonic() + self._grace)
 
+    def end_by(self, deadline: float) -> None:
+        """Wait until then. Called by signal handlers: takes no lock."""
+        self._stop_at = deadline
+
     def wait(self, should_stop: Callable[[], bool]) -> None:
         """Wait until the trainer says that it ends, or dies; one that is to be stopped is told so by SIGTERM."""
         while not self.is_over and time.monotonic() < self._stop_at and os.getppid() == self._parent:

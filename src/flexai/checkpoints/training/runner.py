@@ -19,10 +19,11 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import IO, Any, Literal, Protocol, TypeAlias, TypeVar
 
-from flexai.checkpoints.errors import InterruptedByUserError, JobFailedError
+from flexai.checkpoints.errors import InterruptedByUserError, JobFailedError, UsageError
 from flexai.checkpoints.settings import WITHHELD_VARIABLE
 from flexai.checkpoints.training import guard
 from flexai.checkpoints.training.job_log import JobLog
+from flexai.checkpoints.training.preemption import Preemption
 from flexai.checkpoints.training.processes import handlers_of, is_group_alive
 
 S = TypeVar("S", bound="Stoppable")
@@ -52,6 +53,8 @@ PASSED_SIGNALS = frozenset(signal.valid_signals()) - _STOPPING - _OURS
 
 Schedulers announce by them that a job will end soon (``sbatch --signal``, submitit, Lightning), so that it saves.
 """
+NOTICES = PASSED_SIGNALS | _STOPPING
+"""Signals by which the runner may be told that this machine goes away; SIGTERM always says so."""
 
 Stream: TypeAlias = Literal["stdout", "stderr"]
 OnOutput: TypeAlias = Callable[[Stream, bytes], None]
@@ -74,6 +77,15 @@ def signal_name(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:
         return f"SIGRTMIN+{number - signal.SIGRTMIN}"
+
+
+def notice_of(name: str) -> int:
+    """The signal of a name such as ``USR1`` or ``SIGUSR1``; UsageError for none that can give notice."""
+    word = name.upper()
+    for number in NOTICES:
+        if signal_name(number) in {word, f"SIG{word}"}:
+            return number
+    raise UsageError(f"{name!r} is no signal that can give notice", hint="name one such as USR1, USR2, or INT")
 
 
 def pass_through(stream: Stream, data: bytes) -> None:
@@ -113,7 +125,9 @@ class TrainingCommand:
         self.was_stopped = False
         """Whether it was told to end before it ended."""
         self._grace = grace
-        self._kill_at: float | None = None
+        self._is_told = False
+        """Whether it was told to end by a signal that asks for that."""
+        self._kill_at = math.inf
         self._is_reaped = False
         control_read, self._control = os.pipe()
         report_read, report_write = os.pipe()
@@ -159,12 +173,20 @@ class TrainingCommand:
 
         Called by signal handlers: takes no lock.
         """
-        if self._kill_at is not None:
+        if self._is_told:
             self._signal(signal.SIGKILL)
             return
-        self._kill_at = time.monotonic() + self._grace
-        self.was_stopped = not self._ended.is_set()
+        self._is_told = True
+        self.end_by(min(self._kill_at, time.monotonic() + self._grace))
         self._signal(number)
+
+    def end_by(self, deadline: float) -> None:
+        """Have it end by a time of the monotonic clock, when it gets SIGKILL; it is told nothing now.
+
+        Called by signal handlers: takes no lock.
+        """
+        self._kill_at = deadline
+        self.was_stopped = self.was_stopped or not self._ended.is_set()
 
     def pass_on(self, number: int) -> None:
         """Send a signal to those processes of the command that handle it, or to the command where none does.
@@ -184,7 +206,7 @@ class TrainingCommand:
         """Wait for the end of the command and of all it has started; ``should_stop`` is asked once a second."""
         while not self._ended.wait(self._next_check()):
             self._kill_if_due()
-            if not self.was_stopped and should_stop():
+            if not self._is_told and should_stop():
                 self.stop()
         return self._end()
 
@@ -197,22 +219,19 @@ class TrainingCommand:
         self._end()
 
     def _next_check(self) -> float:
-        if self._kill_at is None:
-            return CHECK_SECONDS
         return min(CHECK_SECONDS, max(0.01, self._kill_at - time.monotonic()))
 
     def _kill_if_due(self) -> None:
-        is_late = self._kill_at is not None and time.monotonic() >= self._kill_at
-        if is_late or self._output.has_failed():
+        if time.monotonic() >= self._kill_at or self._output.has_failed():
             self._signal(signal.SIGKILL)
 
     def _end(self) -> Ended:
-        is_alone = self._kill_at is None and self._wait_for_rest(time.monotonic() + _LINGER_SECONDS)
+        is_alone = not self._is_told and self._wait_for_rest(time.monotonic() + _LINGER_SECONDS)
         if not is_alone:
-            if self._kill_at is None:
+            if not self._is_told:
                 self.stop()
             # What the command has started may go on saving: a shell that a stop ends at once had a trainer.
-            self._wait_for_rest((self._kill_at or 0.0) + _LINGER_SECONDS)
+            self._wait_for_rest(self._kill_at + _LINGER_SECONDS)
         # No process may write to the output directory any more.
         self._signal(signal.SIGKILL)
         try:
@@ -336,6 +355,9 @@ class Stoppable(Protocol):
     def pass_on(self, number: int) -> None:
         """Let it have a signal that stops nothing."""
 
+    def end_by(self, deadline: float) -> None:
+        """Wait for its end until a time of the monotonic clock, and no longer."""
+
 
 class OtherWriter:
     """A program that another process has started: it is told nothing, and what ends is the watching of its output."""
@@ -349,6 +371,9 @@ class OtherWriter:
 
     def pass_on(self, _number: int) -> None:
         """Nothing: the signal was meant for this process."""
+
+    def end_by(self, _deadline: float) -> None:
+        """Nothing: it ends with the first word."""
 
     def wait(self, should_stop: Callable[[], bool]) -> None:
         """Wait until it is stopped; ``should_stop`` is asked once a second."""
@@ -364,14 +389,22 @@ class SignalRelay:
     """Passes the signals that reach this process on to the command, as long as there is one.
 
     Those that ask for an end stop it; the others (``PASSED_SIGNALS``) are the command's alone, and stop nothing. Works
-    in the main thread only, where Python runs handlers; elsewhere signals are left to their owner.
+    in the main thread only, where Python runs handlers; elsewhere signals are left to their owner. SIGTERM, and the
+    signal that a user names for it, say also that this machine goes away: they give ``preemption`` the notice.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, preemption: Preemption | None = None, notice: int = signal.SIGTERM) -> None:
+        """``notice`` is the signal that says so beside SIGTERM."""
+        self.preemption = preemption or Preemption()
         self.received: list[int] = []
         """Those that asked for an end."""
+        self.preempted_by = ""
+        """The signal that gave the notice."""
+        self._notices = {signal.SIGTERM, notice}
         self._command: Stoppable | None = None
         self._is_starting = False
+        self._passed: int | None = None
+        """A notice that came while the command was starting."""
         self._previous: dict[int, Any] = {}
 
     def start(self, make: Callable[[], S]) -> S:
@@ -383,6 +416,9 @@ class SignalRelay:
             self._is_starting = False
         if self.received:
             made.stop(self.received[-1])
+        elif self._passed is not None:
+            made.pass_on(self._passed)
+        self._set_deadline()
         return made
 
     def __enter__(self) -> SignalRelay:
@@ -404,24 +440,45 @@ class SignalRelay:
             signal.signal(number, handler)
 
     def _pass_on(self, number: int, _frame: FrameType | None) -> None:
-        # Before the command begins there is nothing that could handle it, and at its end nothing more to be said.
+        is_notice = self._is_first_notice(number)
         if self._command is not None:
             self._command.pass_on(number)
+            self._set_deadline()
+        # Before the command begins there is nothing that could handle it, and at its end nothing more to be said.
+        elif is_notice and self._is_starting:
+            self._passed = number
+        elif is_notice:
+            raise InterruptedByUserError(f"preempted by {signal_name(number)} before the command began")
 
     def _stop(self, number: int, _frame: FrameType | None) -> None:
         if number == signal.SIGHUP and self.received:
             return  # systemd and closing terminals send it behind another one: no second wish
+        is_notice = self._is_first_notice(number)
         self.received.append(number)
         name = signal_name(number)
         if self._is_starting:
             return  # half a command could be neither signalled nor ended
         if self._command is None:
-            raise InterruptedByUserError(f"stopped by {name} before the command began")
+            verb = "preempted" if self.preempted_by else "stopped"
+            raise InterruptedByUserError(f"{verb} by {name} before the command began")
         if not self._command.is_over:
             self._command.stop(number)
-        elif len(self.received) > 1:
+            self._set_deadline()
+        elif len(self.received) > 1 and not is_notice:
             # The first one is no reason to lose the last checkpoints.
             raise InterruptedByUserError(f"stopped by {name} while the last checkpoints were being stored")
+
+    def _set_deadline(self) -> None:
+        if self._command is not None and self.preemption.is_noticed:
+            self._command.end_by(self.preemption.ends_at)
+
+    def _is_first_notice(self, number: int) -> bool:
+        """Whether a signal says, and none has said before, that this machine goes away: then the notice is given."""
+        if number not in self._notices or self.preempted_by:
+            return False
+        self.preempted_by = signal_name(number)
+        self.preemption.give()
+        return True
 
 
 @contextlib.contextmanager

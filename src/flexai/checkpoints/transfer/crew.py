@@ -6,6 +6,7 @@ import contextvars
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 
 from flexai.checkpoints.errors import StorageUnavailableError
 from flexai.checkpoints.progress import Progress
@@ -17,6 +18,9 @@ Task = Callable[[], None]
 
 _LOOK_UP = 0.5
 """Seconds after which a wait looks up."""
+
+give_way: ContextVar[Callable[[], None]] = ContextVar("flexai_give_way", default=lambda: None)
+"""Asked at each look up of what waits for a crew; what it raises ends the work, as an error of a task does."""
 
 
 class StoppedError(Exception):
@@ -88,6 +92,7 @@ class Crew:
                 while not self._stopped and (self._tasks or self._busy):
                     # A signal that comes just before the wait would not be seen until it ends.
                     self._ended.wait(_LOOK_UP)
+                    give_way.get()()
         finally:
             with self._lock:
                 self._stopped = True

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import posixpath
+from bisect import insort
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from datetime import datetime
+from operator import attrgetter
 from typing import TypeAlias
 
+from flexai.checkpoints.choosing import latest
 from flexai.checkpoints.documents import human_size
 from flexai.checkpoints.errors import ConflictError, NotFoundError, SourceChangedError, StorageUnavailableError
 from flexai.checkpoints.models import Checkpoint, CheckpointStatus, TrainingFacts, TrainingJob
 from flexai.checkpoints.names import Id, parse_reference
 from flexai.checkpoints.paths import parse_path
-from flexai.checkpoints.service.capture import capture
+from flexai.checkpoints.service.capture import announce, capture
 from flexai.checkpoints.service.support.commit import same_content
 from flexai.checkpoints.service.system import System
-from flexai.checkpoints.training.completeness.candidates import Found
+from flexai.checkpoints.training.completeness.candidates import Fate, Found
 from flexai.checkpoints.training.units import COPY
 from flexai.checkpoints.transfer.sources import LocalSource
 
@@ -45,6 +49,10 @@ class JobCaptures:
         self._versions: list[Checkpoint] = []
         """All of them, in the order of their capture."""
         self._failed: set[str] = set()
+        self._begun: dict[Found, Checkpoint] = {}
+        """What the catalog has of those that are not stored yet: another try goes on with it."""
+        self._left: dict[str, list[Checkpoint]] = {}
+        """What it has of those that an earlier attempt has left, by their names, in the order of their capture."""
         self.count = 0
         """How many checkpoints were stored."""
 
@@ -55,6 +63,13 @@ class JobCaptures:
                 self._remember(checkpoint)
             elif checkpoint.status is CheckpointStatus.FAILED:
                 self._failed.add(checkpoint.name)
+
+    def go_on(self, *, since: datetime) -> None:
+        """Continue what an attempt that began then has left: what has arrived of it, and its place in the order."""
+        for checkpoint in self._system.catalog.checkpoints.of_job(self.job.id):
+            is_ours = checkpoint.node == NODE and checkpoint.store_id == self._system.store_id
+            if checkpoint.status is CheckpointStatus.FAILED and is_ours and checkpoint.created_at >= since:
+                self._left.setdefault(checkpoint.name, []).append(checkpoint)
 
     def holds(self, found: Found) -> bool:
         """Whether the checkpoint of that name that was captured last holds the same."""
@@ -74,47 +89,81 @@ class JobCaptures:
         """The checkpoint of that name that was captured last."""
         return self._captured.get(name)
 
+    @property
+    def latest(self) -> Checkpoint | None:
+        """What ``latest`` means of those that were stored."""
+        return latest(self._versions, lambda checkpoint: checkpoint.facts.step)
+
     def id_of(self, name: str) -> str:
         """The UUID of the checkpoint of that name that was captured last; empty where there is none."""
         checkpoint = self._captured.get(name)
         return "" if checkpoint is None else checkpoint.id
 
+    def announce(self, found: Found) -> None:
+        """Give a checkpoint that is stored later its place in the job's order now."""
+        if found not in self._begun:
+            self._begun[found] = announce(
+                self._system, job=self.job, name=found.name, node=NODE, reason="a later save is stored first"
+            )
+
     def store(self, found: Found, facts: TrainingFacts) -> str | None:
-        """Store a found checkpoint; see ``managed_capture.Store``."""
+        """Store a found checkpoint; see ``storing.Store``."""
         if self.holds(found):
             # Written again, but nothing in it has changed.
             if facts.reported:
                 self._remember(self._system.catalog.checkpoints.report(self._captured[found.name].id, facts))
+            self._forget(found)
             return None
         if (same := self._twin(found, facts)) is not None:
+            self._forget(found)
             return same
         try:
             checkpoint = self._capture(found, facts)
         except StorageUnavailableError:
             self._failed.add(found.name)
             raise
+        self._begun.pop(found, None)
         self.count += 1
         self._remember(checkpoint)
         if found.name in self._failed:
+            waiting = {one.id for other, one in self._begun.items() if other.fate is Fate.WAITING}
+            waiting |= {one.id for one in self._left.get(found.name, ())}
             self._delete(
                 checkpoint
                 for checkpoint in self._system.catalog.checkpoints.of_job(self.job.id)
-                if checkpoint.status is CheckpointStatus.FAILED and checkpoint.name == found.name
+                if checkpoint.status is CheckpointStatus.FAILED
+                and checkpoint.name == found.name
+                and checkpoint.id not in waiting
             )
         files = "1 file" if checkpoint.file_count == 1 else f"{checkpoint.file_count} files"
         self._tell(f"captured {found.title}{self._whose} ({files}, {human_size(checkpoint.size)}) as {checkpoint.id}")
         self._on_captured(checkpoint)
         return None
 
+    def remove_left(self) -> None:
+        """Delete what is left of tries of which nothing is here any more, where a later one has succeeded."""
+        self._delete(one for name, left in self._left.items() if name in self._captured for one in left)
+
     def remove_cut_off(self) -> None:
         """Delete what is left of captures whose process died."""
         self._delete(self._system.catalog.checkpoints.cut_off(self.job.id))
 
     def _remember(self, checkpoint: Checkpoint) -> None:
-        self._captured[checkpoint.name] = checkpoint
-        self._versions.append(checkpoint)
+        last = self._captured.get(checkpoint.name)
+        if last is None or last.sequence <= checkpoint.sequence:
+            self._captured[checkpoint.name] = checkpoint
+        insort(self._versions, checkpoint, key=attrgetter("sequence"))
+
+    def _forget(self, found: Found) -> None:
+        """Take back what the catalog has of a checkpoint that turned out to be another one's content."""
+        begun = self._begun.pop(found, None)
+        if begun is not None:
+            self._system.catalog.checkpoints.discard_failed(begun.id)
 
     def _capture(self, found: Found, facts: TrainingFacts) -> Checkpoint:
+        left = self._left.get(found.name)
+        if left and found not in self._begun:
+            self._begun[found] = left.pop(0)
         return capture(
             self._system,
             job=self.job,
@@ -123,6 +172,8 @@ class JobCaptures:
             files=found.files,
             facts=facts,
             identities={path: stamp.identity for path, stamp in found.stamps.items()},
+            again=self._begun.get(found),
+            on_begun=lambda checkpoint: self._begun.update({found: checkpoint}),
         )
 
     def _twin(self, found: Found, facts: TrainingFacts) -> str | None:

@@ -60,11 +60,18 @@ class RestFile(NamedTuple):
 
 
 def store_rest(
-    system: System, job_id: Id, places: AttemptPlaces, paths: Sequence[str], *, tell: Callable[[str], None]
+    system: System,
+    job_id: Id,
+    places: AttemptPlaces,
+    paths: Sequence[str],
+    *,
+    tell: Callable[[str], None],
+    check: Callable[[], None] = lambda: None,
 ) -> None:
     """Store files of an attempt's output directory, as they are now; ``tell`` is told what is left out.
 
-    Raises what the store raises, and OSError where the directory cannot be read.
+    ``check`` is called on the way, and ends the storing by what it raises. Raises what the store raises, and OSError
+    where the directory cannot be read.
     """
     tree = Beneath(places.output)
     members: list[_Member] = []
@@ -84,7 +91,7 @@ def store_rest(
         tell(f"not stored with the job, which takes {human_size(MAX_REST)} beside its checkpoints: {shown}")
     if members:
         name = "output" if places.is_users_output else places.folder.name
-        system.store.write_files(job_id, name, _Archive(tree, members))
+        system.store.write_files(job_id, name, _Archive(tree, members, check))
 
 
 def list_rest(system: System, job_id: Id) -> list[RestFile]:
@@ -123,17 +130,20 @@ class _Member(NamedTuple):
 class _Archive:
     """A tar file as it is stored; what changes while it is read is taken as it is, in its first length."""
 
-    def __init__(self, tree: Beneath, members: Sequence[_Member]) -> None:
+    def __init__(self, tree: Beneath, members: Sequence[_Member], check: Callable[[], None]) -> None:
         self._tree = tree
+        self._check = check
         self._members = members
         self.size = sum(len(one.header) + one.size + -one.size % _BLOCK for one in members) + 2 * _BLOCK
 
     def blocks(self) -> Iterator[Block]:
         """Yield the archive from its start."""
         for one in self._members:
+            self._check()
             yield memoryview(one.header)
             left = one.size
             for block in self._content(one):
+                self._check()
                 yield block
                 left -= len(block)
             yield from _zeros(left + -one.size % _BLOCK)

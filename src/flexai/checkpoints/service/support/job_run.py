@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +27,14 @@ from flexai.checkpoints.models import Checkpoint, JobStatus, TrainingFacts, Trai
 from flexai.checkpoints.names import Id, Name, parse_name
 from flexai.checkpoints.progress import Progress
 from flexai.checkpoints.service.support.job_captures import JobCaptures, OnCaptured
+from flexai.checkpoints.service.support.job_end import (
+    MAX_LAST_LOG,
+    MAX_STORED_LOG,
+    LogEnd,
+    joined,
+    outcome,
+    what_is_durable,
+)
 from flexai.checkpoints.service.support.job_input import (
     captured_available,
     choose_checkpoint,
@@ -34,7 +43,7 @@ from flexai.checkpoints.service.support.job_input import (
     shown,
 )
 from flexai.checkpoints.service.support.job_rest import store_rest
-from flexai.checkpoints.service.support.leftovers import NOT_STORED, take_over
+from flexai.checkpoints.service.support.leftovers import take_over
 from flexai.checkpoints.service.support.logged_metrics import LoggedMetrics
 from flexai.checkpoints.service.support.patience import Patience
 from flexai.checkpoints.service.support.pointers import record_pointers
@@ -48,8 +57,6 @@ from flexai.checkpoints.service.training_requests import (
     CaptureJobRequest,
     TrainingRequest,
 )
-from flexai.checkpoints.storage.files import read_blocks
-from flexai.checkpoints.storage.protocol import Block
 from flexai.checkpoints.training.code_commit import find_code_commit
 from flexai.checkpoints.training.completeness.candidates import Found
 from flexai.checkpoints.training.job_files import AttemptEnd, AttemptPlaces, is_here
@@ -65,12 +72,10 @@ from flexai.checkpoints.training.runner import (
     SignalRelay,
     TrainingCommand,
     command_environment,
+    notice_of,
     signal_name,
 )
 
-_MAX_REASONS = 5
-_MAX_STORED_LOG = 256 * 1024**2
-"""Bytes of a log's end that are stored for other machines."""
 PATIENCE_SECONDS = 60.0
 """How long all that follows the command's end waits for a catalog or a store that is away."""
 _LONGEST_PAUSE_SECONDS = 30.0
@@ -93,6 +98,10 @@ class JobPlan:
     output_dir: Path | None
     grace: float
     """Seconds that the command has to end in once it was told to."""
+    is_grace_given: bool = False
+    """Whether a user has given the grace for this very command."""
+    notice: int = signal.SIGTERM
+    """The signal that says, beside SIGTERM, that this machine goes away."""
     is_strict: bool = False
     """Whether a version of a checkpoint that is lost fails the job."""
     is_watch: bool = False
@@ -143,6 +152,8 @@ class JobPlan:
             env=request.environment(),
             output_dir=_check_output(system, parsed, request.output_dir) if request.output_dir else None,
             grace=(system.settings.grace if request.grace is None else request.grace).total_seconds(),
+            is_grace_given=request.grace is not None,
+            notice=notice_of(request.preempt_signal) if request.preempt_signal else signal.SIGTERM,
             is_strict=request.strict,
         )
 
@@ -184,6 +195,7 @@ class Attempt:
         self._job = begun.job
         self._lease = begun.lease
         self._relay = relay
+        self._preemption = relay.preemption
         self._on_output = on_output
         self._on_captured = on_captured
         self._progress = progress
@@ -274,6 +286,8 @@ class Attempt:
             note=self._remark,
             reports=Reports(self._places.reports),
             identify=self._captures.id_of,
+            preemption=self._preemption,
+            announce=self._captures.announce,
         )
         self._has_left = True
         watching.start()
@@ -326,8 +340,11 @@ class Attempt:
         return {"path": None if place is None else str(place)}
 
     def _store(self, found: Found, facts: TrainingFacts) -> str | None:
-        """Store a found checkpoint; while the command runs a store that is away is waited for as long as it takes."""
-        if self._ended is None:
+        """Store a found checkpoint; while the command runs a store that is away is waited for as long as it takes.
+
+        So it is until the deadline, where this machine goes away.
+        """
+        if self._ended is None or self._preemption.is_noticed:
             return self._captures.store(found, facts)
         with self._patience.spent():
             return self._captures.store(found, facts)
@@ -363,7 +380,8 @@ class Attempt:
     def _clean(self, report: CaptureReport) -> None:
         has_left = bool(report.failures) or (bool(report.uncaptured) and not self._places.is_users_output)
         try:
-            store_rest(self._system, self._job.id, self._places, report.rest, tell=self._tell)
+            with self._preemption.bounding_waits() as check:
+                store_rest(self._system, self._job.id, self._places, report.rest, tell=self._tell, check=check)
         except (CheckpointError, OSError) as error:
             has_left = True
             self._tell(f"what the command wrote beside its checkpoints could not be stored yet: {error}")
@@ -384,33 +402,22 @@ class Attempt:
 
     def _outcome(self, report: CaptureReport, *, was_stopped: bool) -> tuple[JobStatus, str]:
         assert self._log is not None
-        reasons = list(self._remarks)
-        if self._log.failure:
-            reasons.append(self._log.failure)
-        status = JobStatus.SUCCEEDED
+        by, durable = self._relay.preempted_by, list[str]()
+        if by:
+            durable = what_is_durable(by, self._captures.latest, report, self._job.host)
+        stopped = ""
         if was_stopped or self._ended is None:
-            status = JobStatus.STOPPED
             names = [signal_name(number) for number in self._relay.received]
-            reasons.insert(0, f"stopped by {names[0]}" if names and not self._stop_requested else "stopped on request")
-        elif self._ended.signal_name:
-            status = JobStatus.FAILED
-            hint = ", often a sign of too little memory" if self._ended.signal_name == "SIGKILL" else ""
-            reasons.insert(0, f"the command was ended by {self._ended.signal_name}{hint}")
-        elif self._ended.exit_code:
-            status = JobStatus.FAILED
-            reasons.insert(0, f"the command ended with exit code {self._ended.exit_code}")
-        elif report.failures:
-            status = JobStatus.FAILED
-            reasons.insert(0, NOT_STORED)
-        elif report.lost and self._request.is_strict:
-            status = JobStatus.FAILED
-            reasons.insert(0, f"the command succeeded, but {lost_versions(len(report.lost))}")
-        return status, _joined(reasons)
+            stopped = f"stopped by {names[0]}" if names and not self._stop_requested else "stopped on request"
+        is_strict = self._request.is_strict
+        status, first = outcome(self._ended, report, stopped=stopped, durable=durable, is_strict=is_strict)
+        return status, joined([*first, *self._remarks, *filter(None, [self._log.failure])])
 
     def _store_log(self) -> None:
         try:
-            with self._patience.spent():
-                self._system.store.write_log(self._job.id, _LogEnd(self._places.log))
+            with self._patience.spent(), self._preemption.bounding_waits() as check:
+                limit = MAX_LAST_LOG if self._preemption.is_noticed else MAX_STORED_LOG
+                self._system.store.write_log(self._job.id, LogEnd(self._places.log, limit=limit, check=check))
         except (CheckpointError, OSError) as error:
             self._progress.note(f"the log could not be stored for other machines: {error}")
 
@@ -433,7 +440,7 @@ class Attempt:
                 break
             except StorageUnavailableError as error:
                 self._patience.failed()
-                if self._patience.is_over:
+                if self._patience.is_over or self._preemption.is_over:
                     self._progress.note(f"the job's end could not be recorded: {error.message}")
                     return self._keep_end(status, reason, lost)
                 self._progress.note(f"the job's end could not be recorded yet: {error.message}")
@@ -461,7 +468,7 @@ class Attempt:
         if is_interrupted:
             status = JobStatus.STOPPED if self._ended is None else JobStatus.INTERRUPTED
         message = error.message if isinstance(error, CheckpointError) else f"{type(error).__name__}: {error}"
-        reason = _joined([message, *self._remarks])
+        reason = joined([message, *self._remarks])
         with suppress(OSError):
             self._places.clean(keep_output=self._has_left)
         self._mark_end(status, reason, is_swept=False)
@@ -505,28 +512,3 @@ def _check_output(system: System, name: Name | None, output_dir: str) -> Path:
         reason = (error.strerror or str(error)).lower()
         raise UsageError(f"the output directory {path} cannot be used: {reason}", hint=hint) from error
     return path
-
-
-def _joined(reasons: Sequence[str]) -> str:
-    distinct = list(dict.fromkeys(reasons))
-    left_out = len(distinct) - _MAX_REASONS
-    return "; ".join(distinct[:_MAX_REASONS]) + (f"; and {left_out} more in the log" if left_out > 0 else "")
-
-
-class _LogEnd:
-    """A log as it is stored: all of it, or its end where it is very long."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        size = path.stat().st_size
-        self._start = max(0, size - _MAX_STORED_LOG)
-        self._length = size - self._start
-        self._head = f"[flexai] {self._start} bytes before this were not stored\n".encode() if self._start else b""
-        self.size = len(self._head) + self._length
-
-    def blocks(self) -> Iterator[Block]:
-        """Yield the log from its start."""
-        if self._head:
-            yield memoryview(self._head)
-        with self._path.open("rb") as file:
-            yield from read_blocks(file.fileno(), self._start, self._length)

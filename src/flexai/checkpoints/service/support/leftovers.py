@@ -32,10 +32,11 @@ from flexai.checkpoints.training.completeness.candidates import Found, found_in
 from flexai.checkpoints.training.formats.folder import CheckpointFolder
 from flexai.checkpoints.training.formats.verdict import Outcome
 from flexai.checkpoints.training.job_files import LeftAttempt, alone_with, as_it_ended, job_folder, left_attempts
-from flexai.checkpoints.training.managed_capture import CaptureReport, Store, salvage
+from flexai.checkpoints.training.managed_capture import CaptureReport, salvage
 from flexai.checkpoints.training.output_dir import OutputTree
 from flexai.checkpoints.training.pins import Pins
 from flexai.checkpoints.training.reports import Reports
+from flexai.checkpoints.training.storing import Store
 from flexai.checkpoints.training.units import find_units
 
 NOT_STORED = "the command succeeded, but not all of its checkpoints could be stored"
@@ -86,8 +87,6 @@ def take_over(
     jobs_path = system.settings.jobs_path
     with alone_with(job_folder(jobs_path, job.id)):
         check()
-        if job.attempt > 1 or before > 1:
-            JobCaptures(system, job, tell=tell, on_captured=on_captured).remove_cut_off()
         for left in left_attempts(jobs_path, job.id, before=before):
             left.end_command(grace)
             try:
@@ -95,6 +94,9 @@ def take_over(
             except (CheckpointError, OSError) as error:
                 why = error.message if isinstance(error, CheckpointError) else str(error)
                 taken.left.append(f"{left.name} could not be stored to its end: {why}")
+        if job.attempt > 1 or before > 1:
+            # What no attempt on this machine has gone on with.
+            JobCaptures(system, job, tell=tell, on_captured=on_captured).remove_cut_off()
     return taken
 
 
@@ -110,6 +112,7 @@ def _take(
 ) -> None:
     captures = JobCaptures(system, job, tell=tell, on_captured=on_captured, whose=f" of {left.name}")
     captures.know()
+    captures.go_on(since=left.started_at)
 
     def store(found: Found, facts: TrainingFacts) -> str | None:
         known = captures.of_name(found.name)
@@ -142,6 +145,7 @@ def _take(
     if report.failures:
         places.clean(keep_output=True, keep_reports=places.reports == in_use)
         return
+    captures.remove_left()
     store_rest(system, job.id, places, report.rest, tell=tell)
     if not places.is_users_output:
         _set_aside(left, report, captures, tell)
