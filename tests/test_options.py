@@ -172,6 +172,7 @@ OPERATIONS = [
                 env={"A": "b"},
                 secrets={},
                 grace="2m",
+                preempt_signal="USR1",
                 strict=True,
             )
         ],

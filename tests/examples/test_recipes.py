@@ -23,8 +23,8 @@ from flexai.cli.training.run import run
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = ROOT / "examples"
-FOR_STORING = 60
-"""Seconds that a recipe leaves between the end of the grace and the KILL, to store the last checkpoint in."""
+FOR_THE_END = 15
+"""Seconds that a recipe leaves between the end of the grace and the KILL, to record the end in."""
 
 
 class Recipe(NamedTuple):
@@ -116,9 +116,9 @@ def test_a_recipe_goes_on_from_the_latest_checkpoint(recipe: Recipe) -> None:
     assert "train.py" in options["command"]
 
 
-def test_the_time_between_the_notice_and_the_kill_is_for_the_grace_and_for_storing(recipe: Recipe) -> None:
+def test_the_time_between_the_notice_and_the_kill_is_for_the_grace_and_for_recording_the_end(recipe: Recipe) -> None:
     grace = read_duration("--grace", _options(recipe)["grace"]).total_seconds()
-    assert grace + FOR_STORING <= recipe.notice
+    assert grace + FOR_THE_END <= recipe.notice
 
 
 def test_the_code_of_a_run_that_was_told_to_end_is_the_one_at_which_the_scheduler_runs_it_again(recipe: Recipe) -> None:

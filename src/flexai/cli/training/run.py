@@ -62,8 +62,8 @@ _PREEMPTED = ("preempted", "stopped by SIGTERM")
     "--grace",
     metavar="DURATION",
     default="",
-    help="How long the command may take to save and end after TERM, INT or a stop: 90s, 2m. After TERM also how long what"
-    " it saves may take to be stored. The setting grace by default, or the end of Slurm's job where that is near.",
+    help="How long the command may take to save and end after TERM, INT or a stop: 90s, 2m. After TERM also how long"
+    " what it saves may take to be stored. The setting grace by default, or the end of Slurm's job where that is near.",
 )
 @click.option(
     "--preempt-signal",
