@@ -293,8 +293,8 @@ def checkpoints(job: str) -> list[CheckpointSummary]:
         NotFoundError: There is no such training job.
 
     Example:
-        >>> [(one.name, one.step, one.size) for one in flexai.checkpoints("my-run")]
-        [('step-5.bin', 5, 1024)]
+        >>> [(one.name, one.step, one.resumable) for one in flexai.checkpoints("my-run")]
+        [('checkpoint-5', 5, True)]
     """
     from flexai.checkpoints.service.inspect import captured_rows
 
