@@ -11,8 +11,6 @@ Any thread may call any function, and several may at once; from asyncio it is ``
 stopped when it is called again.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -203,7 +201,7 @@ def export(
     *,
     overwrite: bool = False,
     progress: OnProgress | None = None,
-) -> ExportReport:
+) -> "ExportReport":
     """Copy a checkpoint to a storage provider; an export that was interrupted is continued.
 
     The provider copies by itself where it can. The object ``flexai-manifest.json`` is finished last, so that a reader
@@ -355,7 +353,7 @@ def undelete(reference: str, new_name: str = "") -> RestoredCheckpoint:
 
 def verify(
     references: str | Iterable[str] = (), *, repair: bool = False, progress: OnProgress | None = None
-) -> VerifyReport:
+) -> "VerifyReport":
     """Read checkpoints and compare every part with its digest; all of them, where none is named.
 
     Args:
@@ -408,7 +406,7 @@ class _Notes(Progress):
         logging.getLogger("flexai").warning("%s", printable(message))
 
 
-def _connect(name: str) -> StorageConnection:
+def _connect(name: str) -> "StorageConnection":
     # Prefect is imported here, and nowhere else.
     from flexai.blocks import load_connection
 

@@ -100,6 +100,13 @@ def test_a_summary_has_every_field_of_a_row() -> None:
     assert {one.name for one in dataclasses.fields(flexai.CheckpointSummary)} == set(ListedCheckpoint._fields)
 
 
+def test_results_can_be_kept_in_sets_and_sent_to_other_processes(pushed: flexai.CheckpointDetails, files: Path) -> None:
+    (listed,) = flexai.list_checkpoints()
+    results = [pushed, listed, flexai.fetch("my-model", "out"), flexai.verify(), flexai.delete("my-model")]
+    results.append(flexai.undelete("my-model"))
+    assert set(results) == {copy.deepcopy(one) for one in results}  # by what pickling goes by as well
+
+
 def test_a_fetch_returns_what_the_command_prints(
     pushed: flexai.CheckpointDetails, program: Program, command: Callable[..., Any]
 ) -> None:

@@ -99,6 +99,8 @@ def test_help_shows_the_real_signature_and_documentation(name: str) -> None:
     assert all(one.kind not in {one.VAR_POSITIONAL, one.VAR_KEYWORD} for one in parameters)
     for one in parameters:
         assert f"{one.name}: " in shown
+    assert f"{name}(" in shown.splitlines()[2]
+    assert "'str'" not in shown, "types are not in quotation marks"
     for part in ("Returns:", "Raises:", "Example:", *(["Args:"] if parameters else [])):
         assert f"    {part}" in shown
     documented = (inspect.getdoc(function) or "").partition("Returns:")[0]
@@ -118,4 +120,4 @@ def test_there_is_one_tree_of_errors() -> None:
 
 def test_type_checkers_are_told_that_it_is_typed() -> None:
     assert (Path(flexai.__file__).parent / "py.typed").is_file()
-    assert typing.get_type_hints(api.push, localns=vars(flexai))["name"] is str
+    assert typing.get_type_hints(api.push)["return"] is flexai.CheckpointDetails

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from datetime import datetime
 
 from flexai.checkpoints.documents import Document, captured_list_document, checkpoint_document, checkpoint_list_document
@@ -25,7 +25,7 @@ from flexai.checkpoints.names import Id, title_of
 class CheckpointDetails(Checkpoint):
     """Everything that is known of a checkpoint."""
 
-    files: tuple[ListedFile, ...]
+    files: tuple[ListedFile, ...] = field(hash=False)
     """In order of their paths."""
     exports: tuple[ExportRecord, ...]
     """Where it was exported to."""
@@ -70,8 +70,10 @@ class CheckpointSummary:
     inference_ready: bool
     resumable: bool | None
     """Whether a training can go on from it; None where that cannot be told."""
-    metrics: Mapping[str, float]
+    metrics: Mapping[str, float] = field(hash=False)
+    """What was measured at its step, by name."""
     best_by: str
+    """The metric that its trainer chooses the best checkpoint by."""
     pointers: tuple[str, ...]
     """What the trainer's links and pointer files called it."""
 
@@ -81,7 +83,7 @@ class CheckpointSummary:
         found = {one.name: getattr(row, one.name) for one in fields(cls)}
         times = {name: from_text(found[name]) if found[name] else None for name in _TIMES}
         kinds = {"kind": CheckpointKind(row.kind), "status": CheckpointStatus(row.status)}
-        return cls(**found | times | kinds | {"pointers": tuple(row.pointers)})
+        return cls(**found | times | kinds | {"metrics": dict(row.metrics), "pointers": tuple(row.pointers)})
 
     @property
     def title(self) -> str:
