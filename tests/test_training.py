@@ -28,6 +28,7 @@ from flexai.checkpoints.service.training_requests import (
 from flexai.training import Run
 from tests.checkpoints.training.trainers import save, script_file, trainer_files, unknown_files
 from tests.support.machine import Machine
+from tests.support.small_disk import needs_tmpfs, small_disk
 from tests.support.training import captured, contents, wait_until
 
 
@@ -276,13 +277,15 @@ def test_a_job_that_cannot_begin_is_a_warning(out: Path, machine: Machine, monke
             time.sleep(0.3)
 
 
-def test_what_makes_no_sense_is_refused(out: Path) -> None:
+def test_what_makes_no_sense_is_refused(machine: Machine, out: Path) -> None:
     with pytest.raises(InvalidNameError):
         Run("no name", out)
     with pytest.raises(UsageError, match="on_full"):
         Run("run", out, on_full="drop")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="most_waiting"):
         Run("run", out, most_waiting=0)
+    with Run("run", out) as here, pytest.raises(UsageError, match="no way in which a training ends"):
+        here.close("done")
 
 
 def test_below_training_run_the_runner_is_told(machine: Machine, tmp_path: Path) -> None:
@@ -365,6 +368,21 @@ def test_inspect_says_what_was_reported(machine: Machine, out: Path) -> None:
     command = [sys.executable, "-m", "flexai.cli", "checkpoint", "inspect", "run/checkpoint-5", "--json"]
     shown = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)["status"]["metadata"]
     assert (shown["step"], shown["evalLoss"], shown["reported"]) == (5, 0.5, ["eval_loss"])
+
+
+@needs_tmpfs
+def test_a_volume_of_its_own_holds_what_was_saved_on_itself(machine: Machine, out: Path) -> None:
+    with small_disk(out, 8 * 1024):
+        with Run("run", out) as here:
+            here.resume_path()
+            for step in (1, 2):
+                save(out / f"run-{step}", {"data.bin": bytes([step]) * 3 * 1024 * 1024})
+                here.saved(out / f"run-{step}", step=step)
+                shutil.rmtree(out / f"run-{step}")
+                here.wait(check=True)
+        assert steps(machine) == [1, 2]
+        assert list(out.iterdir()) == []
+    assert sorted(path.name for path in out.parent.iterdir()) == ["home", "out"]
 
 
 def test_one_content_that_is_saved_again_takes_the_new_step(machine: Machine, out: Path) -> None:

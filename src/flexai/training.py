@@ -39,7 +39,8 @@ from flexai.checkpoints.service.training_requests import (
     OUTPUT_VARIABLE,
     REPORTS_VARIABLE,
 )
-from flexai.checkpoints.training.reports import ReportOutcome, Reports, ReportWriter, checked_metrics, reports_beside
+from flexai.checkpoints.training.output_dir import place_beside
+from flexai.checkpoints.training.reports import ReportOutcome, Reports, ReportWriter, checked_metrics
 
 __all__ = ["Run"]
 
@@ -92,11 +93,11 @@ class Run:
         """The training job's name; below ``flexai training run`` that of its job."""
         output = Path(os.path.abspath(Path(output_dir).expanduser()))  # noqa: PTH100
         output.mkdir(parents=True, exist_ok=True)
-        self._begin(output, reports_beside(output), on_full, most_waiting)
+        self._begin(output, place_beside(output, "reports"), on_full, most_waiting)
         if self._rank == 0 and not self._is_below_runner:
             self._writer.expect()
             self._start_helper()
-            atexit.register(self.close)
+            atexit.register(self._close_at_exit)
 
     @classmethod
     def current(cls, *, on_full: Literal["wait", "skip"] = "wait", most_waiting: int = MOST_WAITING) -> Run | None:
@@ -216,10 +217,36 @@ class Run:
         """
         return f"flexai://{posixpath.join(self.name, self._saved[step])}"
 
-    def close(self) -> None:
-        """Wait until all is stored, and end the job; a later call does nothing."""
-        has_failed = hasattr(sys, "last_value")  # the interpreter ends by an error
-        self._close("failed" if has_failed else "succeeded", _said(sys.last_value) if has_failed else "")
+    def close(self, status: str = "succeeded", reason: str = "") -> None:
+        """Wait until all is stored, and end the job; a later call does nothing.
+
+        Args:
+            status: How the training ended: ``succeeded``, ``failed`` or ``stopped``.
+            reason: Why, where it did not succeed.
+
+        Raises:
+            UsageError: The status is none of these.
+        """
+        if status not in {"succeeded", "failed", "stopped"}:
+            raise UsageError(f"{status!r} is no way in which a training ends", hint="succeeded, failed or stopped")
+        with self._lock:
+            if self._is_closed or os.getpid() != self._pid:
+                return
+            self._look()
+            self._is_closed = True
+            atexit.unregister(self._close_at_exit)
+            if self._helper is None:
+                return
+            self._say({"status": status, "reason": reason})
+            _stream(self._helper.stdin).close()
+            self._helper.wait()
+            _stream(self._helper.stdout).close()
+            for outcome in self._writer.outcomes():
+                self._take_in(outcome)
+            if not self._writer.waiting():
+                Reports(self._reports).remove_empty()
+            else:
+                self._fail(f"not all is stored; flexai training capture {self.name} tries again: {self._log_end()}")
 
     def __enter__(self) -> Run:
         return self
@@ -228,11 +255,11 @@ class Run:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if error is None or (isinstance(error, SystemExit) and not error.code):
-            self._close("succeeded", "")
+            self.close()
         elif isinstance(error, KeyboardInterrupt):
-            self._close("stopped", "stopped by SIGINT")
+            self.close("stopped", "stopped by SIGINT")
         else:
-            self._close("failed", _said(error))
+            self.close("failed", _said(error))
 
     # The saves.
 
@@ -321,25 +348,9 @@ class Run:
             else:
                 return answer
 
-    def _close(self, status: str, reason: str) -> None:
-        with self._lock:
-            if self._is_closed or os.getpid() != self._pid:
-                return
-            self._look()
-            self._is_closed = True
-            atexit.unregister(self.close)
-            if self._helper is None:
-                return
-            self._say({"status": status, "reason": reason})
-            _stream(self._helper.stdin).close()
-            self._helper.wait()
-            _stream(self._helper.stdout).close()
-            for outcome in self._writer.outcomes():
-                self._take_in(outcome)
-            if not self._writer.waiting():
-                Reports(self._reports).remove_empty()
-            else:
-                self._fail(f"not all is stored; flexai training capture {self.name} tries again: {self._log_end()}")
+    def _close_at_exit(self) -> None:
+        has_failed = hasattr(sys, "last_value")  # the interpreter ends by an error
+        self.close("failed" if has_failed else "succeeded", _said(sys.last_value) if has_failed else "")
 
     def _log_end(self) -> str:
         """The last error that the helper has told, or its last line."""

@@ -60,7 +60,7 @@ class ReportingCallback:
         """Close the run that was opened here; another training with this callback opens one anew."""
         if self._run is not None and isinstance(self._given, str):
             run, self._run = self._run, None
-            run._close(status, reason)
+            run.close(status, reason)
 
 
 def numbers(metrics: Mapping[str, object]) -> dict[str, float]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ from flexai.checkpoints.service.training import inspect_job, job_log, list_rest,
 from flexai.checkpoints.service.training_requests import CaptureJobRequest
 from tests.checkpoints.training.trainers import save, trainer_files
 from tests.support.machine import Machine
+from tests.support.small_disk import needs_tmpfs, small_disk
 from tests.support.training import WAIT, Notes, captured, contents, run, wait_until
 
 
@@ -67,6 +70,24 @@ def test_a_later_watching_goes_on_and_captures_nothing_twice(machine: Machine, t
     job = watch(machine, out, lambda: save(out / "checkpoint-15", trainer_files(15)))
     assert job.attempt == 2
     assert contents(machine) == [(f"checkpoint-{step}", trainer_files(step)) for step in (5, 10, 15)]
+
+
+@needs_tmpfs
+def test_a_volume_of_its_own_is_watched_and_what_its_writer_deletes_is_kept(machine: Machine, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with small_disk(out, 8 * 1024):
+
+        def write() -> None:
+            for count, step in enumerate((5, 10), 1):
+                save(out / f"checkpoint-{step}", trainer_files(step))
+                wait_until(partial(lambda count: len(captured(machine)) == count, count))
+                shutil.rmtree(out / f"checkpoint-{step}")
+
+        assert watch(machine, out, write).lost == 0
+        assert contents(machine) == [(f"checkpoint-{step}", trainer_files(step)) for step in (5, 10)]
+        assert list(out.iterdir()) == []
+    assert "cannot be pinned" not in "".join(job_log(machine.system, "run"))
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_a_watching_is_stopped_like_a_job(machine: Machine, tmp_path: Path) -> None:

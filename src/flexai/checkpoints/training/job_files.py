@@ -29,6 +29,7 @@ from flexai.checkpoints.foreign_json import parse_json
 from flexai.checkpoints.models import JobStatus, TrainingJob, now
 from flexai.checkpoints.names import Id
 from flexai.checkpoints.private_folders import make_private_file, make_private_folder
+from flexai.checkpoints.training.output_dir import place_beside
 
 _ATTEMPT = "attempt-"
 _MARK = "running.json"
@@ -101,16 +102,12 @@ class AttemptPlaces:
     @property
     def pins(self) -> Path:
         """The pins: beside the output directory, because hard links cannot leave a file system."""
-        return self.output.parent / f".{self.output.name}.flexai-pins" if self.is_users_output else self.folder / "pins"
+        return place_beside(self.output, "pins") if self.is_users_output else self.folder / "pins"
 
     @property
     def reports(self) -> Path:
-        """What the trainer reports that it has saved: on the same file system, as the pins are."""
-        if not self.is_users_output:
-            return self.folder / "reports"
-        from flexai.checkpoints.training.reports import reports_beside
-
-        return reports_beside(self.output)
+        """What the trainer reports that it has saved: beside the output directory, as the pins are."""
+        return place_beside(self.output, "reports") if self.is_users_output else self.folder / "reports"
 
     def make(self) -> None:
         """Make the folders, readable by their owner alone. Raises OSError."""

@@ -8,11 +8,24 @@ import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from flexai.checkpoints.storage.beneath import GONE, Beneath, Folder
 
 MAX_DEPTH = 24
 """Folders within folders that are looked into."""
+_OURS = ".flexai-"
+"""Begins the names of our own folders in an output directory that is a volume of its own."""
+
+
+def place_beside(output: Path, kind: str) -> Path:
+    """A folder of ours for links to an output directory's files, which cannot leave a file system.
+
+    It lies beside the output directory, or in it where that is a volume of its own.
+    """
+    if output.is_mount():
+        return output / f"{_OURS}{kind}"
+    return output.parent / f".{output.name}{_OURS}{kind}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +160,8 @@ class OutputTree:
         folder = self._tree.folder(f"{self._root}/{place}".strip("/"))
         found = Listing()
         for name, _ in folder.entries():
+            if not place and name.startswith(_OURS):
+                continue
             with suppress(FileNotFoundError):  # removed while we looked
                 _enter(found, folder, name)
         return found

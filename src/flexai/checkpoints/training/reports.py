@@ -52,11 +52,6 @@ _FICLONE = 0x40049409
 """``ioctl_ficlone(2)``: one file shares another one's content until either is written."""
 
 
-def reports_beside(output: Path) -> Path:
-    """Where the reports on an output directory lie that the user named: on the same file system, where that can be."""
-    return output.parent / f".{output.name}.flexai-reports"
-
-
 @dataclass(frozen=True, slots=True)
 class Report:
     """One that is complete."""
