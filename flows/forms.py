@@ -269,6 +269,13 @@ class FetchForm(InspectForm):
         title="Require digests",
         description="Refuse files that have neither a digest nor a checksum that they are compared with.",
     )
+    node: int | None = Field(
+        default=None,
+        ge=0,
+        title="Node",
+        description="Fetch only what this one of several machines has brought of the checkpoint that they wrote"
+        " together; all files where left out.",
+    )
 
     def request(self) -> FetchRequest:
         """What is asked for."""

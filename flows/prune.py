@@ -75,7 +75,8 @@ class RetentionForm(Form):
     include_failed: bool = Field(
         default=False,
         title="Failed ones too",
-        description="Let failed pushes and captures go as well, unless they are young enough to stay.",
+        description="Let failed pushes and captures, and incomplete checkpoints, go as well, unless they are young"
+        " enough to stay.",
     )
     drop_last: bool = Field(
         default=False,

@@ -82,7 +82,12 @@ OPERATIONS = [
         api.fetch,
         [
             FetchForm(
-                checkpoint="llama-8b", destination="out", overwrite=True, refuse_executable=True, require_digests=True
+                checkpoint="llama-8b",
+                destination="out",
+                overwrite=True,
+                refuse_executable=True,
+                require_digests=True,
+                node=1,
             )
         ],
     ),
@@ -181,6 +186,8 @@ OPERATIONS = [
             "command reuse_succeeded": "a user at a terminal is told that the job has succeeded",
             "form reuse_succeeded": "every run of the flow goes on where the last one stopped",
             "form output_dir": "the worker's machine has no directory of the user's",
+            "form node_rank": "a run of a flow is one machine's; what starts several calls the command on each",
+            "form nodes": "the same",
         },
     ),
     Operation(

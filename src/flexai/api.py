@@ -150,6 +150,7 @@ def fetch(
     overwrite: bool = False,
     refuse_executable: bool = False,
     require_digests: bool = False,
+    node: int | None = None,
     progress: OnProgress | None = None,
 ) -> FetchReport:
     """Fetch a checkpoint's files into a directory; a fetch that was interrupted is continued.
@@ -163,6 +164,7 @@ def fetch(
         overwrite: Replace files that are there with other content.
         refuse_executable: Fetch nothing where a file runs code when it is loaded, or could not be followed.
         require_digests: Fetch nothing where a file has neither a digest nor a checksum that it is compared with.
+        node: Fetch only what this one has brought of the machines that wrote the checkpoint together.
         progress: Is called with a StageProgress: bytes, files and seconds. In a notebook a bar is shown without it.
 
     Returns:
@@ -189,6 +191,7 @@ def fetch(
         overwrite=overwrite,
         refuse_executable=refuse_executable,
         require_digests=require_digests,
+        node=node,
     )
     with _system(progress) as (system, shown):
         return fetch_from_store(system, request, progress=shown)

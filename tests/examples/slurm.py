@@ -27,6 +27,8 @@ for node in range(nodes):
         "SLURM_NODEID": str(node),
         "SLURM_PROCID": str(node),
         "SLURM_NNODES": str(nodes),
+        "SLURM_STEP_ID": "0",
+        "SLURM_STEP_NUM_NODES": str(nodes),
         "FLEXAI_HOME": os.environ["FLEXAI_HOME"] + f"-of-machine-{{node}}" * (nodes > 1),
     }}
     # A session of its own, as the daemon of each machine starts it: no signal of the shell's group gets there.

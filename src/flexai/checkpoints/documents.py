@@ -17,6 +17,7 @@ from flexai.checkpoints.models import (
     Checkpoint,
     CheckpointKind,
     ExportRecord,
+    JobNode,
     JobStatus,
     ListedCheckpoint,
     ListedFile,
@@ -162,7 +163,7 @@ def _captured_metadata(checkpoint: Checkpoint) -> Document:
     facts = checkpoint.facts
     return {
         "name": checkpoint.name,
-        "node": checkpoint.node,
+        "node": checkpoint.nodes or checkpoint.node,
         "step": facts.step,
         "trainLoss": facts.train_loss,
         "evalLoss": facts.eval_loss,
@@ -260,8 +261,24 @@ def job_document(job: TrainingJob) -> Document:
             "startedAt": to_text(job.started_at),
             "endedAt": None if job.ended_at is None else to_text(job.ended_at),
             "updatedAt": to_text(job.updated_at),
+            "nodesCount": job.node_count,
+            "nodes": [_node_document(node) for node in job.nodes],
         },
         "status": {"lost": job.lost},
+    }
+
+
+def _node_document(node: JobNode) -> Document:
+    return {
+        "node": node.node,
+        "status": node.status.value,
+        "reason": node.reason,
+        "exitCode": node.exit_code,
+        "host": node.host,
+        "outputDir": node.output_dir,
+        "logPath": node.log_path,
+        "startedAt": to_text(node.started_at),
+        "endedAt": None if node.ended_at is None else to_text(node.ended_at),
     }
 
 

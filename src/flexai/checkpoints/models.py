@@ -26,6 +26,7 @@ class CheckpointStatus(StrEnum):
     UPLOADING = "uploading"
     SYNCING = "syncing"
     AVAILABLE = "available"
+    INCOMPLETE = "incomplete"
     FAILED = "failed"
     DELETING = "deleting"
 
@@ -178,6 +179,15 @@ class Checkpoint:
     job_id: Id | None = None
     job_name: str = ""
     node: str = "0"
+    """The machine of its job that wrote it."""
+    nodes: str = ""
+    """The machines of its job that have brought a part of it, where there are several: ``0-3``, ``0,2``."""
+    parts: int = 0
+    """How many machines its job has; 0 for one."""
+    attempt: int = 0
+    """Which attempt of its job, on several machines, wrote it; 0 where that does not matter."""
+    part_of: Id | None = None
+    """The checkpoint that holds what this machine and the others have brought."""
     sequence: int = 0
     """The order in which its job's checkpoints were captured."""
     pointers: tuple[str, ...] = ()
@@ -191,7 +201,7 @@ class Checkpoint:
     deleted_at: datetime | None = None
 
     def __post_init__(self) -> None:
-        ids = (self.id, self.creator_user_id, self.owner_org_id, self.parent_id, self.job_id)
+        ids = (self.id, self.creator_user_id, self.owner_org_id, self.parent_id, self.job_id, self.part_of)
         _check_ids(*(found for found in ids if found is not None))
         if not all(0 <= number < 2**63 for number in (self.size, self.file_count)):
             raise ValueError("the size or the number of files of a checkpoint is out of range")
@@ -256,6 +266,29 @@ class ListedFile(NamedTuple):
     """What of it could not be looked into, and so may run anything."""
 
 
+class Node(NamedTuple):
+    """One of the machines that run a training job together."""
+
+    rank: int
+    """From 0."""
+    total: int
+    """How many they are: more than one."""
+
+
+class JobNode(NamedTuple):
+    """What one of several machines does, or did, in a job's last attempt."""
+
+    node: int
+    status: JobStatus
+    host: str
+    output_dir: str
+    log_path: str
+    started_at: datetime
+    ended_at: datetime | None = None
+    exit_code: int | None = None
+    reason: str = ""
+
+
 class TrainingJob(NamedTuple):
     """One run of a user's training command."""
 
@@ -286,6 +319,10 @@ class TrainingJob(NamedTuple):
     """The commit of the command's code, and whether it was changed."""
     lost: int = 0
     """Versions of its checkpoints that were whole once and could not be stored, of all attempts."""
+    node_count: int = 1
+    """How many machines its last attempt has."""
+    nodes: tuple[JobNode, ...] = ()
+    """Those of them that have come, where there are several; in order of their numbers."""
 
 
 class ExportRecord(NamedTuple):

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from datetime import timedelta
+from typing import Any, TypeVar
 
 import click
 
 from flexai.checkpoints.errors import RequestError, UsageError
 from flexai.cli import terminal
 from flexai.cli.completion import complete_checkpoint, complete_job
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 checkpoint_argument = click.argument("reference", metavar="NAME|UUID", shell_complete=complete_checkpoint)
 job_argument = click.argument("reference", metavar="NAME|UUID", shell_complete=complete_job)
@@ -81,6 +86,34 @@ def read_size(option: str, text: str) -> int:
     if not isinstance(size, int) or size <= 0:
         raise UsageError(f"{option} {text!r} is no number of bytes", hint="write 100MiB, 2.5GB or plain bytes")
     return size
+
+
+def node_options(function: F) -> F:
+    """Give a command the options that say which of several machines this is; see ``read_node``."""
+    function = click.option(
+        "--nodes",
+        metavar="N",
+        type=int,
+        help="How many machines run the command together. Taken from what started it there (Slurm, torchrun, SkyPilot,"
+        " NODE_RANK), and 1 without.",
+    )(function)
+    return click.option(
+        "--node-rank",
+        metavar="R",
+        type=int,
+        help="Which of several machines this is, from 0. Taken from what started it there, as --nodes is.",
+    )(function)
+
+
+def read_node(rank: int | None, total: int | None) -> dict[str, Any]:
+    """Which of several machines this is, as a request has it: as it was said, and else as the environment tells.
+
+    Raises UsageError where only one of the two numbers is known.
+    """
+    from flexai.checkpoints.training.launchers import this_node
+
+    node = this_node(rank, total, os.environ)
+    return {} if node is None else {"node_rank": node.rank, "nodes": node.total}
 
 
 def read_duration(option: str, text: str) -> timedelta:

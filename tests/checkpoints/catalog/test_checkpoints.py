@@ -608,6 +608,10 @@ def test_every_field_of_a_checkpoint_is_read_as_it_was_written(catalog: Catalog)
         job_id=job_id,
         job_name="train",
         node="3",
+        nodes="0-3",
+        parts=4,
+        attempt=2,
+        part_of=new_id(),
         sequence=4,
         facts=TrainingFacts(
             step=5,

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from flexai.checkpoints.catalog.checkpoints import Checkpoints
     from flexai.checkpoints.catalog.gc_queries import Garbage
     from flexai.checkpoints.catalog.jobs import Jobs
+    from flexai.checkpoints.catalog.parts import Parts
     from flexai.checkpoints.catalog.postgresql import PostgresqlDatabase
     from flexai.checkpoints.catalog.soundness import Soundness
 
@@ -68,6 +69,13 @@ class Catalog:
         return Checkpoints(self.database)
 
     @cached_property
+    def parts(self) -> Parts:
+        """The parts of checkpoints that several machines wrote."""
+        from flexai.checkpoints.catalog.parts import Parts
+
+        return Parts(self.database)
+
+    @cached_property
     def jobs(self) -> Jobs:
         """The training jobs."""
         from flexai.checkpoints.catalog.jobs import Jobs
@@ -98,8 +106,9 @@ class Catalog:
 
         found: set[str] = set()
         with self.database.reading() as transaction:
-            for table in ("checkpoints", "jobs"):
-                for row in transaction.records(f"SELECT id, {LEASE} FROM {table} WHERE claim_token IS NOT NULL"):
+            for table, key in (("checkpoints", "id"), ("jobs", "id"), ("job_nodes", "job_id")):
+                query = f"SELECT {key} AS id, {LEASE} FROM {table} WHERE claim_token IS NOT NULL"
+                for row in transaction.records(query):
                     if row["id"] in ids and is_held(row):
                         found.add(row["id"])
         return found

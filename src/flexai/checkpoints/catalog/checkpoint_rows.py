@@ -43,8 +43,10 @@ CREATED_AT = 6
 
 LISTED = f"""
     SELECT c.id, c.kind, c.name, COALESCE(j.name, ''), c.status, c.reason, c.size, c.file_count, c.created_at,
-        c.updated_at, c.deleted_at, c.is_protected, c.node, c.step, c.train_loss, c.eval_loss, c.model, c.version,
-        c.inference_ready, c.resumable, c.metrics, c.best_by, c.pointers, c.resumable_unknown,
+        c.updated_at, c.deleted_at, c.is_protected,
+        CASE WHEN c.nodes = '' THEN c.node ELSE c.nodes END,
+        c.step, c.train_loss, c.eval_loss, c.model, c.version, c.inference_ready, c.resumable, c.metrics, c.best_by,
+        c.pointers, c.resumable_unknown, c.parts, c.part_of,
         {_LEASE}
     FROM checkpoints c LEFT JOIN jobs j ON j.id = c.job_id
 """
@@ -79,7 +81,10 @@ def facts_columns(facts: TrainingFacts) -> dict[str, Any]:
 
 _FACTS = [one.name for one in fields(TrainingFacts)]
 _IN_JSON = ("inference_missing", "resumable_missing", "metrics", "reported")
-_SAME = ("name", "size", "file_count", "manifest_digest", "store_id", "node", "sequence")
+_SAME = (
+    *("name", "size", "file_count", "manifest_digest", "store_id", "node", "sequence"),
+    *("nodes", "parts", "attempt", "part_of"),
+)
 """Columns that hold a field as it is."""
 
 
@@ -134,10 +139,10 @@ def pushed_of(rows: Iterable[Sequence[Any]]) -> Iterator[ListedCheckpoint]:
 
 def listed_of(row: Sequence[Any]) -> ListedCheckpoint:
     """What lists show of a row of ``LISTED``."""
-    *columns, is_unknown = row[: -len(LEASE_COLUMNS)]
+    *columns, is_unknown, parts, part_of = row[: -len(LEASE_COLUMNS)]
     found = ListedCheckpoint(*columns)
-    lease = dict(zip(LEASE_COLUMNS, row[-len(LEASE_COLUMNS) :], strict=True))
-    status, reason = standing(found.kind, found.status, found.reason, lease)
+    held = dict(zip(LEASE_COLUMNS, row[-len(LEASE_COLUMNS) :], strict=True)) | {"parts": parts, "part_of": part_of}
+    status, reason = standing(found.kind, found.status, found.reason, held)
     return found._replace(
         status=status,
         reason=reason,
@@ -153,12 +158,15 @@ def _is_resumable(told: object, is_unknown: object) -> bool | None:
     return None if is_unknown else bool(told)
 
 
-def standing(kind: str, status: str, reason: str, lease: Mapping[str, Any]) -> tuple[str, str]:
+def standing(kind: str, status: str, reason: str, row: Mapping[str, Any]) -> tuple[str, str]:
     """Status and reason as they are: what a process was pushing or capturing that is gone has failed.
 
-    No process is left to record that, and a caller who waits for the end should not wait for ever.
+    No process is left to record that, and a caller who waits for the end should not wait for ever. What has parts, or
+    is one, has not failed but is incomplete.
     """
-    if status in UNFINISHED and not is_held(lease):
+    if status == CheckpointStatus.FAILED and (row.get("parts") or row.get("part_of")):
+        return CheckpointStatus.INCOMPLETE, reason
+    if status in UNFINISHED and not is_held(row):
         return CheckpointStatus.FAILED, INTERRUPTED if kind == CheckpointKind.PUSHED else CUT_OFF
     return status, reason
 

@@ -194,37 +194,11 @@ class Checkpoints:
         References to blobs that only earlier tries needed are dropped. Raises ConflictError where the lease, or the
         reference to a blob, is lost.
         """
-        new = {
-            "status": CheckpointStatus.AVAILABLE,
-            "reason": "",
-            "size": manifest.size,
-            "file_count": manifest.file_count,
-            "manifest_digest": manifest.digest,
-            "updated_at": to_text(now()),
-            **facts_columns(facts or TrainingFacts()),
-            **NO_LEASE,
-        }
-        rows = [
-            {"checkpoint_id": checkpoint_id, "path": path, "content_id": content_id}
-            for path, content_id in content_ids.items()
-        ]
+        new = described(manifest, facts or TrainingFacts()) | NO_LEASE
         with self._database.writing() as transaction:
             if not update_held(transaction, "checkpoints", checkpoint_id, lease, new):
-                raise _lost(checkpoint_id)
-            transaction.change("DELETE FROM files WHERE checkpoint_id = :id", id=checkpoint_id)
-            transaction.insert("files", *rows)
-            held = set(
-                transaction.column("SELECT blob_id FROM blob_references WHERE checkpoint_id = :id", id=checkpoint_id)
-            )
-            if not blob_ids <= held:
-                # gc may take a blob without a reference, so nothing available may rest on one.
-                raise ConflictError(f"content of checkpoint {checkpoint_id} was given up meanwhile", hint=_AGAIN)
-            for batch in batches(held - blob_ids):
-                transaction.change(
-                    "DELETE FROM blob_references WHERE checkpoint_id = :id AND blob_id IN :blob_ids",
-                    id=checkpoint_id,
-                    blob_ids=batch,
-                )
+                raise lost(checkpoint_id)
+            enter_files(transaction, checkpoint_id, content_ids, blob_ids)
         return self.get_by_id(checkpoint_id)
 
     def add_metrics(self, job_id: str, by_step: Mapping[int, Mapping[str, float]], *, since: datetime) -> None:
@@ -270,7 +244,9 @@ class Checkpoints:
         """Undo the announcement of a capture that turned out to be no checkpoint; its blobs are gc's."""
         with self._database.writing() as transaction:
             transaction.change(
-                "DELETE FROM checkpoints WHERE id = :id AND status = 'failed' AND claim_token IS NULL", id=checkpoint_id
+                "DELETE FROM checkpoints"
+                " WHERE id = :id AND status = 'failed' AND claim_token IS NULL AND part_of IS NULL AND parts = 0",
+                id=checkpoint_id,
             )
 
     def set_pointers(self, checkpoint_id: str, pointers: Sequence[str]) -> None:
@@ -302,8 +278,8 @@ class Checkpoints:
         return self._all("c.job_id = :job_id AND c.deleted_at IS NULL ORDER BY c.sequence", job_id=job_id)
 
     def of_store(self, store_id: str) -> list[Checkpoint]:
-        """Every checkpoint of a managed store, deleted ones that are still there included."""
-        return self._all("c.store_id = :store_id", store_id=store_id)
+        """Every checkpoint of a managed store but for parts, deleted ones that are still there included."""
+        return self._all("c.store_id = :store_id AND c.part_of IS NULL", store_id=store_id)
 
     def list_pushed(self) -> list[ListedCheckpoint]:
         """The checkpoints that users pushed, oldest first."""
@@ -318,7 +294,8 @@ class Checkpoints:
 
     def list_deleted(self) -> list[ListedCheckpoint]:
         """The deleted checkpoints that can still come back, captured ones too; the longest deleted first."""
-        return self._list("c.deleted_at IS NOT NULL AND c.manifest_digest IS NOT NULL ORDER BY c.deleted_at, c.id")
+        can_come_back = "c.deleted_at IS NOT NULL AND c.manifest_digest IS NOT NULL AND c.part_of IS NULL"
+        return self._list(f"{can_come_back} ORDER BY c.deleted_at, c.id")
 
     def pushed_names(self) -> list[str]:
         """The names of pushed checkpoints."""
@@ -409,6 +386,7 @@ class Checkpoints:
                 check(transaction, row)
             if not transaction.update("checkpoints", new, "id = :id AND deleted_at IS NULL", id=row["id"]):
                 raise not_found(reference)
+            transaction.update("checkpoints", new, "part_of = :id AND deleted_at IS NULL", id=row["id"])
         return self.get_by_id(checkpoint.id)
 
     def find_deletable(self, reference: Reference) -> Checkpoint:
@@ -429,10 +407,8 @@ class Checkpoints:
             meant = f"c.kind = 'captured' AND c.name = :path AND {_of_job('j', reference)}"
         else:
             meant = "c.id = :id" if reference.id else "c.kind = 'pushed' AND LOWER(c.name) = :key"
-        row = self._row(
-            f"c.status = 'deleting' AND c.manifest_digest IS NOT NULL AND {meant} ORDER BY c.deleted_at DESC LIMIT 1",
-            **_meant(reference),
-        )
+        deleted = "c.status = 'deleting' AND c.manifest_digest IS NOT NULL AND c.part_of IS NULL"
+        row = self._row(f"{deleted} AND {meant} ORDER BY c.deleted_at DESC LIMIT 1", **_meant(reference))
         if row is None:
             raise NotFoundError(
                 f"there is no deleted checkpoint {reference.text!r} that could come back",
@@ -451,6 +427,9 @@ class Checkpoints:
             with self._database.writing() as transaction:
                 if not transaction.update("checkpoints", new, can_come_back, id=row["id"]):
                     raise not_found(reference)
+                again = {name: new[name] for name in ("status", "deleted_at", "updated_at")}
+                parts = "part_of = :id AND status = 'deleting' AND manifest_digest IS NOT NULL"
+                transaction.update("checkpoints", again, parts, id=row["id"])
         except ConstraintError:
             raise AlreadyExistsError(
                 f"the name {name!r} is in use again",
@@ -521,7 +500,45 @@ class Checkpoints:
     def _change_held(self, checkpoint_id: str, lease: Lease, **values: Any) -> None:
         with self._database.writing() as transaction:
             if not update_held(transaction, "checkpoints", checkpoint_id, lease, values):
-                raise _lost(checkpoint_id)
+                raise lost(checkpoint_id)
+
+
+def described(manifest: ManifestSummary, facts: TrainingFacts) -> dict[str, Any]:
+    """The columns of a checkpoint that becomes available now."""
+    return {
+        "status": CheckpointStatus.AVAILABLE,
+        "reason": "",
+        "size": manifest.size,
+        "file_count": manifest.file_count,
+        "manifest_digest": manifest.digest,
+        "updated_at": to_text(now()),
+        **facts_columns(facts),
+    }
+
+
+def enter_files(
+    transaction: Transaction, checkpoint_id: str, content_ids: Mapping[str, int], blob_ids: set[str]
+) -> None:
+    """Enter a checkpoint's files in place of those that it has, and drop references to blobs that it does not need.
+
+    Raises ConflictError where the reference to a blob is lost.
+    """
+    rows = [
+        {"checkpoint_id": checkpoint_id, "path": path, "content_id": content_id}
+        for path, content_id in content_ids.items()
+    ]
+    transaction.change("DELETE FROM files WHERE checkpoint_id = :id", id=checkpoint_id)
+    transaction.insert("files", *rows)
+    held = set(transaction.column("SELECT blob_id FROM blob_references WHERE checkpoint_id = :id", id=checkpoint_id))
+    if not blob_ids <= held:
+        # gc may take a blob without a reference, so nothing available may rest on one.
+        raise ConflictError(f"content of checkpoint {checkpoint_id} was given up meanwhile", hint=_AGAIN)
+    for batch in batches(held - blob_ids):
+        transaction.change(
+            "DELETE FROM blob_references WHERE checkpoint_id = :id AND blob_id IN :blob_ids",
+            id=checkpoint_id,
+            blob_ids=batch,
+        )
 
 
 def update_as_read(transaction: Transaction, row: Record, new: Mapping[str, Any]) -> int:
@@ -543,7 +560,12 @@ def _check_can_continue(row: Record, owner: Owner) -> None:
 
 
 def _check_can_go(row: Record, reference: Reference) -> None:
-    """Raise ConflictError for a checkpoint that is protected or being pushed."""
+    """Raise ConflictError for a checkpoint that is protected or being pushed, and for a part of one."""
+    if row["part_of"]:
+        raise ConflictError(
+            f"checkpoint {reference} is a part of another one, and goes with it",
+            hint=f"flexai checkpoint delete {row['part_of']}",
+        )
     if row["is_protected"]:
         raise ConflictError(
             f"checkpoint {checkpoint_of(row).title!r} is protected",
@@ -560,7 +582,8 @@ def not_found(reference: Reference) -> NotFoundError:
     return NotFoundError(f"there is no checkpoint {reference.text!r}", hint=hint)
 
 
-def _lost(checkpoint_id: str) -> ConflictError:
+def lost(checkpoint_id: str) -> ConflictError:
+    """What a process is told whose lease is another one's by now."""
     return ConflictError(f"another process has taken over checkpoint {checkpoint_id} meanwhile")
 
 

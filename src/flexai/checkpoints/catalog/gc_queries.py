@@ -15,12 +15,12 @@ from flexai.checkpoints.models import CheckpointStatus, to_text
 _PURGEABLE = "store_id = :store_id AND status = 'deleting' AND deleted_at <= :before"
 
 _UNFINISHED = """
-    c.store_id = :store_id AND c.updated_at <= :before AND (
+    c.store_id = :store_id AND c.updated_at <= :before AND c.part_of IS NULL AND (
         c.status IN ('uploading', 'syncing')
         OR c.status = 'failed' AND EXISTS (SELECT 1 FROM blob_references r WHERE r.checkpoint_id = c.id)
     )
 """
-"""Those that were given up before are left out."""
+"""Those that were given up before are left out, and so are parts, which go with their checkpoints."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +29,8 @@ class Purgeable:
 
     id: str
     title: str
+    is_part: bool
+    """Of another one, with which it goes."""
     is_deleted: bool
     """Deleted, or else a push or capture that no process continued."""
     since: datetime
@@ -52,7 +54,7 @@ class PurgePlan:
     @property
     def deleted(self) -> int:
         """Deleted checkpoints that would be gone for good."""
-        return sum(one.is_deleted for one in self.checkpoints)
+        return sum(one.is_deleted and not one.is_part for one in self.checkpoints)
 
     @property
     def blobs(self) -> int:
@@ -80,6 +82,12 @@ class Garbage:
                 transaction.change("DELETE FROM files WHERE checkpoint_id IN :ids", ids=batch)
                 transaction.change("DELETE FROM blob_references WHERE checkpoint_id IN :ids", ids=batch)
             return ids
+
+    def count_parts(self, ids: Sequence[str]) -> int:
+        """How many of checkpoints are parts of others."""
+        query = "SELECT COUNT(*) FROM checkpoints WHERE id IN :ids AND part_of IS NOT NULL"
+        with self._database.reading() as transaction:
+            return sum(int(transaction.value(query, ids=batch)) for batch in batches(ids))
 
     def plan(self, *, before: datetime) -> PurgePlan:
         """What ``purge_deleted`` and ``give_up_abandoned`` would give up, and the blobs that only those need."""
@@ -148,7 +156,8 @@ def _purgeable(row: Record) -> Purgeable:
     found = checkpoint_of(row)
     return Purgeable(
         id=row["id"],
-        title=found.title,
+        title=found.title if found.part_of is None else f"what node {found.node} brought of {found.name!r}",
+        is_part=found.part_of is not None,
         is_deleted=found.status is CheckpointStatus.DELETING,
         since=found.deleted_at or found.updated_at,
     )

@@ -11,16 +11,17 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from flexai.checkpoints.catalog import job_nodes
 from flexai.checkpoints.catalog.database import ConstraintError, Database, Record, Transaction
-from flexai.checkpoints.catalog.leases import HELD, NO_LEASE, Lease, is_held, lease_end, update_held
+from flexai.checkpoints.catalog.job_nodes import RUNNER_GONE as RUNNER_GONE
+from flexai.checkpoints.catalog.job_nodes import RUNNING, is_run, with_nodes
+from flexai.checkpoints.catalog.leases import HELD, NO_LEASE, Lease, lease_end, update_held
 from flexai.checkpoints.errors import ConflictError, JobExistsError, NotFoundError
-from flexai.checkpoints.models import JobStatus, TrainingJob, from_text, now, to_text
+from flexai.checkpoints.models import JobStatus, Node, TrainingJob, from_text, now, to_text
 from flexai.checkpoints.names import Id, Name, Reference, is_uuid, name_key, new_id, parse_id, parse_name
 
 if TYPE_CHECKING:
     from flexai.checkpoints.owner import Owner
-
-RUNNER_GONE = "the process that ran it is gone"
 
 JOB = """
     SELECT j.*, i.name AS input_checkpoint_name, (
@@ -29,9 +30,7 @@ JOB = """
     ) AS checkpoint_count
     FROM jobs j LEFT JOIN checkpoints i ON i.id = j.input_checkpoint_id
 """
-"""Jobs ``j`` with all that ``job_of`` reads; a WHERE can follow."""
-
-_RUNNING = (JobStatus.IN_PROGRESS, JobStatus.STOP_IN_PROGRESS)
+"""Jobs ``j`` with all that ``job_of`` reads, but for ``with_nodes``; a WHERE can follow."""
 
 
 class BegunJob(NamedTuple):
@@ -39,6 +38,8 @@ class BegunJob(NamedTuple):
 
     job: TrainingJob
     lease: Lease
+    came_again: bool = False
+    """Whether this machine, of several, has been in the attempt before."""
 
 
 Layout = Callable[[Id, int], tuple[str, str]]
@@ -68,15 +69,18 @@ class Jobs:
         layout: Layout,
         code_commit: str = "",
         goes_on: bool = False,
+        node: Node | None = None,
     ) -> BegunJob:
         """Take a name for a new job, or begin the next attempt of the job that holds it.
 
+        With ``node`` this is one of several machines: the first of them begins the attempt, and the others join it.
+
         Raises JobExistsError where the name's job has succeeded and this attempt does not go on from what it wrote
-        (``goes_on``), ConflictError where it is running or another owner's.
+        (``goes_on``), ConflictError where it, or this machine of it, is running or another owner's.
         """
         lease = Lease.new()
         job_id = new_id()
-        values = _attempt_values(command, env_names, code_commit, lease) | {"attempt": 1}
+        values = _attempt_values(command, env_names, code_commit, lease, node) | {"attempt": 1}
         values |= _places(layout, job_id, 1)
         values |= {
             "id": str(job_id),
@@ -89,63 +93,37 @@ class Jobs:
         try:
             with self._database.writing() as transaction:
                 transaction.insert("jobs", values)
+                if node is not None:
+                    job_nodes.enter_node(
+                        transaction, values | {"node_rows": ()}, node, lease, _places(layout, job_id, 1)
+                    )
             return BegunJob(self.get_by_id(str(job_id)), lease)
         except ConstraintError:
-            return self._begin_next(
-                name,
-                lease,
-                owner=owner,
-                command=command,
-                env_names=env_names,
-                layout=layout,
-                code_commit=code_commit,
-                goes_on=goes_on,
-            )
-
-    def _begin_next(
-        self,
-        name: Name,
-        lease: Lease,
-        *,
-        owner: Owner,
-        command: Sequence[str],
-        env_names: Sequence[str],
-        layout: Layout,
-        code_commit: str,
-        goes_on: bool,
-    ) -> BegunJob:
-        row = self._find("j.name_key = :key", key=name_key(name))
-        busy = ConflictError(f"training job {name!r} is being started or deleted by another process")
-        if row is None:
-            raise busy  # deleted between the two statements
-        previous = job_of(row)
-        if previous.status is JobStatus.SUCCEEDED and not goes_on:
-            raise JobExistsError(previous)
-        if previous.creator_user_id != owner.user_id:
-            raise ConflictError(
-                f"training job {name!r} belongs to another owner",
-                hint="use another name; or, if that is you on another machine, set FLEXAI_OWNER here to what"
-                " flexai config show tells there",
-            )
-        if not previous.status.is_final:
-            holder = Lease.of_row(row)
-            who = f" by {holder.holder}" if holder else ""
-            raise ConflictError(
-                f"training job {name!r} is being run{who}",
-                hint=f"wait for its end, or stop it first: flexai training stop {previous.name}",
-            )
-        attempt = previous.attempt + 1
-        values = _attempt_values(command, env_names, code_commit, lease) | {"attempt": attempt}
-        values |= _places(layout, previous.id, attempt)
-        with self._database.writing() as transaction:
-            if not _update_as_read(transaction, row, values):
-                raise busy
-        return BegunJob(self.get_by_id(row["id"]), lease)
+            with self._database.writing() as transaction:
+                if node is not None:
+                    # The machines of a job come at once: one after the other they see what the one before has done.
+                    time = to_text(now())
+                    transaction.update("jobs", {"updated_at": time}, "name_key = :key", key=name_key(name))
+                job_id, came_again = _begin_next(
+                    transaction,
+                    name,
+                    lease,
+                    owner=owner,
+                    values=_attempt_values(command, env_names, code_commit, lease, node),
+                    layout=layout,
+                    goes_on=goes_on,
+                    node=node,
+                )
+            return BegunJob(self.get_by_id(job_id), lease, came_again)
 
     def renew(self, job_id: str, lease: Lease) -> bool:
         """Extend the lease; False where it is no longer ours."""
         with self._database.writing() as transaction:
-            return bool(update_held(transaction, "jobs", job_id, lease, {"claim_until": lease_end()}))
+            until = lease_end()
+            return bool(
+                update_held(transaction, "jobs", job_id, lease, {"claim_until": until})
+                or job_nodes.renew_node(transaction, job_id, lease, until)
+            )
 
     def set_input(self, job_id: str, lease: Lease, checkpoint_id: Id) -> TrainingJob:
         """Record which checkpoint the job starts from; NotFoundError where it was deleted meanwhile."""
@@ -159,11 +137,24 @@ class Jobs:
                 raise NotFoundError(f"there is no checkpoint {checkpoint_id} any more")
         return self.get_by_id(job_id)
 
+    def agree_on_input(self, job_id: str, lease: Lease, checkpoint_id: Id | None) -> tuple[TrainingJob, Id | None]:
+        """What all machines of an attempt start from: what the first of them chose, which may be nothing.
+
+        Raises ConflictError where this machine's part of the job is another process's.
+        """
+        with self._database.writing() as transaction:
+            agreed = job_nodes.agree(transaction, job_id, lease, checkpoint_id)
+        if agreed is None:
+            raise _lost(job_id)
+        return self.get_by_id(job_id), parse_id(agreed) if agreed else None
+
     def stop_requested(self, job_id: str, lease: Lease) -> bool:
         """Whether a user asked for the job's stop; ConflictError where the job is no longer this runner's."""
         with self._database.reading() as transaction:
             query = f"SELECT stop_requested FROM jobs WHERE {HELD}"
             requested = transaction.value(query, id=job_id, token=lease.token)
+            if requested is None:
+                requested = job_nodes.stop_requested(transaction, job_id, lease)
         if requested is None:
             raise _lost(job_id)
         return bool(requested)
@@ -173,20 +164,29 @@ class Jobs:
     ) -> TrainingJob:
         """Record a job's end and give up the lease; ConflictError where the job is no longer this runner's.
 
-        ``lost`` is how many versions of checkpoints all its attempts have lost.
+        ``lost`` is how many versions of checkpoints this runner has lost. Of several machines each records its own end,
+        and is told the job with that; the last one records the job's.
         """
         time = to_text(now())
-        new = {"status": status, "exit_code": exit_code, "reason": reason, "ended_at": time, "updated_at": time}
-        new |= {"lost": lost}
+        new = {"status": status, "exit_code": exit_code, "reason": reason, "ended_at": time}
+        is_alone = True
         with self._database.writing() as transaction:
+            lost_as_well = "UPDATE jobs SET lost = lost + :lost, updated_at = :time WHERE id = :id"
+            transaction.change(lost_as_well, lost=lost, time=time, id=job_id)
             if not update_held(transaction, "jobs", job_id, lease, new | NO_LEASE):
-                raise _lost(job_id)
-        return self.get_by_id(job_id)
+                row = _read(transaction, "j.id = :id", id=job_id)
+                if row is None or not job_nodes.finish_node(transaction, row, lease, new):
+                    raise _lost(job_id)
+                is_alone = False
+        job = self.get_by_id(job_id)
+        if is_alone:
+            return job
+        return job._replace(status=status, exit_code=exit_code, reason=reason, ended_at=from_text(time))
 
     def correct(self, job: TrainingJob, ended: TrainingJob) -> TrainingJob:
         """Record how a job that no process runs really ended; one that has changed since it was read stays as it is."""
         with self._database.reading() as transaction:
-            row = transaction.record(f"{JOB} WHERE j.id = :id AND j.attempt = :attempt", id=job.id, attempt=job.attempt)
+            row = _read(transaction, "j.id = :id AND j.attempt = :attempt", id=job.id, attempt=job.attempt)
         if row is not None and job_of(row).status is job.status:
             new = {
                 "status": ended.status,
@@ -208,7 +208,7 @@ class Jobs:
         """
         row = self._row(reference)
         job = job_of(row)
-        if row["status"] in _RUNNING:
+        if row["status"] in RUNNING:
             values: dict[str, Any] = {"stop_requested": True, "status": JobStatus.STOP_IN_PROGRESS}
             if job.status is JobStatus.INTERRUPTED:
                 values = {"status": job.status, "reason": job.reason, "ended_at": to_text(now()), **NO_LEASE}
@@ -237,13 +237,19 @@ class Jobs:
         """The jobs that are not deleted, oldest first."""
         query = f"{JOB} WHERE j.name_key IS NOT NULL ORDER BY j.created_at, j.id"
         with self._database.reading() as transaction:
-            return [job_of(row) for row in transaction.records(query)]
+            return [job_of(row) for row in with_nodes(transaction, transaction.records(query))]
 
     def running_in(self, output_dir: str) -> Sequence[TrainingJob]:
         """The running jobs that have an output directory."""
-        query = f"{JOB} WHERE j.name_key IS NOT NULL AND j.output_dir = :output_dir"
+        query = f"""
+            {JOB} WHERE j.name_key IS NOT NULL AND (j.output_dir = :output_dir OR EXISTS (
+                SELECT 1 FROM job_nodes n
+                WHERE n.job_id = j.id AND n.attempt = j.attempt AND n.output_dir = :output_dir
+            ))
+        """
         with self._database.reading() as transaction:
-            found = [job_of(row) for row in transaction.records(query, output_dir=output_dir)]
+            rows = with_nodes(transaction, transaction.records(query, output_dir=output_dir))
+        found = [job_of(row) for row in rows]
         return [job for job in found if not job.status.is_final]
 
     def names(self) -> Sequence[str]:
@@ -286,7 +292,7 @@ class Jobs:
 
     def _find(self, where: str, **values: Any) -> Record | None:
         with self._database.reading() as transaction:
-            return transaction.record(f"{JOB} WHERE {where}", **values)
+            return _read(transaction, where, **values)
 
 
 _LIST_HINT = "flexai training list shows what there is"
@@ -296,13 +302,68 @@ def _lost(job_id: str) -> ConflictError:
     return ConflictError(f"another process has taken over training job {job_id} meanwhile")
 
 
+def _begin_next(
+    transaction: Transaction,
+    name: Name,
+    lease: Lease,
+    *,
+    owner: Owner,
+    values: Mapping[str, Any],
+    layout: Layout,
+    goes_on: bool,
+    node: Node | None,
+) -> tuple[Id, bool]:
+    """Begin the next attempt of the job that holds a name, or join it with a node.
+
+    Returns the job's id, and whether that node has been in the attempt before.
+    """
+    row = _read(transaction, "j.name_key = :key", key=name_key(name))
+    busy = ConflictError(f"training job {name!r} is being started or deleted by another process")
+    if row is None:
+        raise busy  # deleted between the two statements
+    previous = job_of(row)
+    if previous.status is JobStatus.SUCCEEDED and not goes_on:
+        raise JobExistsError(previous)
+    if previous.creator_user_id != owner.user_id:
+        raise ConflictError(
+            f"training job {name!r} belongs to another owner",
+            hint="use another name; or, if that is you on another machine, set FLEXAI_OWNER here to what"
+            " flexai config show tells there",
+        )
+    if not previous.status.is_final:
+        if node is not None and "node_rows" in row:
+            places = _places(layout, previous.id, previous.attempt)
+            return previous.id, job_nodes.enter_node(transaction, row, node, lease, places)
+        holder = Lease.of_row(row)
+        who = f" by {holder.holder}" if holder else ""
+        raise ConflictError(
+            f"training job {name!r} is being run{who}",
+            hint=f"wait for its end, or stop it first: flexai training stop {previous.name}",
+        )
+    attempt = previous.attempt + 1
+    places = _places(layout, previous.id, attempt)
+    new = {**values, "attempt": attempt, **places}
+    if not _update_as_read(transaction, row, new):
+        raise busy
+    if node is not None:
+        job_nodes.enter_node(transaction, row | new | {"node_rows": ()}, node, lease, places)
+    return previous.id, False
+
+
+def _read(transaction: Transaction, where: str, **values: Any) -> Record | None:
+    row = transaction.record(f"{JOB} WHERE {where}", **values)
+    return None if row is None else with_nodes(transaction, [row])[0]
+
+
 def _update_as_read(transaction: Transaction, row: Record, new: Mapping[str, Any]) -> int:
     """Set columns of a job that is still what the row showed; 0 where another process has changed it since."""
     read = {name: row[name] for name in ("id", "name_key", "status", "attempt", "claim_token")}
     return transaction.update_as_read("jobs", new, read)
 
 
-def _attempt_values(command: Sequence[str], env_names: Sequence[str], code_commit: str, lease: Lease) -> dict[str, Any]:
+def _attempt_values(
+    command: Sequence[str], env_names: Sequence[str], code_commit: str, lease: Lease, node: Node | None
+) -> dict[str, Any]:
     time = to_text(now())
     return {
         "status": JobStatus.IN_PROGRESS,
@@ -317,7 +378,8 @@ def _attempt_values(command: Sequence[str], env_names: Sequence[str], code_commi
         "started_at": time,
         "ended_at": None,
         "updated_at": time,
-        **lease.columns(),
+        "nodes": 1 if node is None else node.total,
+        **(lease.columns() if node is None else NO_LEASE),
     }
 
 
@@ -327,9 +389,14 @@ def _places(layout: Layout, job_id: Id, attempt: int) -> Mapping[str, str]:
 
 
 def job_of(row: Record) -> TrainingJob:
-    """The job that a row describes, read as ``JOB`` reads it: one whose runner is gone was interrupted."""
-    status, reason = JobStatus(row["status"]), row["reason"]
-    if status in _RUNNING and not is_held(row):
+    """The job that a row describes, read as ``JOB`` and ``with_nodes`` read it.
+
+    One whose runner is gone was interrupted.
+    """
+    status, reason, exit_code = JobStatus(row["status"]), row["reason"], row["exit_code"]
+    if status in RUNNING and "node_rows" in row:
+        status, reason, exit_code = job_nodes.end_of(row) or (status, reason, exit_code)
+    elif status in RUNNING and not is_run(row):
         status, reason = JobStatus.INTERRUPTED, RUNNER_GONE
     return TrainingJob(
         id=row["id"],
@@ -342,12 +409,12 @@ def job_of(row: Record) -> TrainingJob:
         input_checkpoint_id=row["input_checkpoint_id"],
         input_checkpoint_name=row["input_checkpoint_name"] or "",
         checkpoint_count=row["checkpoint_count"],
+        exit_code=exit_code,
+        node_count=row["nodes"],
+        nodes=tuple(map(job_nodes.node_of, row.get("node_rows", ()))),
         created_at=from_text(row["created_at"]),
         started_at=from_text(row["started_at"]),
         ended_at=None if row["ended_at"] is None else from_text(row["ended_at"]),
         updated_at=from_text(row["updated_at"]),
-        **{
-            name: row[name]
-            for name in ("name", "attempt", "exit_code", "output_dir", "log_path", "host", "code_commit", "lost")
-        },
+        **{name: row[name] for name in ("name", "attempt", "output_dir", "log_path", "host", "code_commit", "lost")},
     )

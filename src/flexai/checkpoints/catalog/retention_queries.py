@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from flexai.checkpoints.catalog.database import Database, Record, Transaction
-from flexai.checkpoints.catalog.leases import is_held
+from flexai.checkpoints.catalog.job_nodes import is_run, with_nodes
 from flexai.checkpoints.choosing import latest
 from flexai.checkpoints.errors import ConflictError
 
@@ -36,7 +36,7 @@ def read_candidates(database: Database, *, job_ids: Collection[str] | None, push
     elif job_ids:
         wanted.append("c.job_id IN :job_ids")
         values["job_ids"] = list(job_ids)
-    is_wanted = f"c.deleted_at IS NULL AND ({' OR '.join(wanted) or 'FALSE'})"
+    is_wanted = f"c.deleted_at IS NULL AND c.part_of IS NULL AND ({' OR '.join(wanted) or 'FALSE'})"
     query = f"""
         SELECT c.*, j.name AS job_name,
             EXISTS (SELECT 1 FROM exports e WHERE e.checkpoint_id = c.id) AS is_exported
@@ -95,7 +95,7 @@ def check_some_stay(transaction: Transaction, checkpoint_ids: Collection[str]) -
 def _running(transaction: Transaction) -> list[Record]:
     """The jobs whose runners live: one whose runner is gone only says that it runs."""
     found = transaction.records("SELECT * FROM jobs WHERE status IN ('in progress', 'stop in progress')")
-    return [row for row in found if is_held(row)]
+    return [row for row in with_nodes(transaction, found) if is_run(row)]
 
 
 def _latest_to_resume_from(transaction: Transaction, job_id: str) -> str | None:

@@ -84,10 +84,32 @@ jobs = Table(
     *_claim_columns(),
     # Versions of checkpoints that were whole once and could not be stored, of all attempts.
     Column("lost", Integer, nullable=False, server_default=text("0")),
+    # How many machines its last attempt has; each has a row in job_nodes where there are several.
+    Column("nodes", Integer, nullable=False, server_default=text("1")),
     CheckConstraint(
         "status IN ('in progress', 'stop in progress', 'succeeded', 'failed', 'stopped', 'interrupted')",
         name="status",
     ),
+)
+
+# The machines of attempts that have several: each runs the job's command, under a lease of its own.
+job_nodes = Table(
+    "job_nodes",
+    metadata,
+    Column("job_id", _ID, ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    Column("attempt", Integer, primary_key=True),
+    Column("node", Integer, primary_key=True),
+    Column("status", String(16), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("exit_code", Integer),
+    # What the machines have agreed to start from: empty for nothing; NULL where this one has not asked yet.
+    Column("input_checkpoint_id", _ID),
+    Column("output_dir", Text, nullable=False),
+    Column("log_path", Text, nullable=False),
+    Column("host", Text, nullable=False),
+    Column("started_at", _TIME, nullable=False),
+    Column("ended_at", _TIME),
+    *_claim_columns(),
 )
 
 checkpoints = Table(
@@ -135,12 +157,20 @@ checkpoints = Table(
     Column("resumable_unknown", Boolean, nullable=False, server_default=text("false")),
     # A JSON list of what the trainer reported of its step and metrics.
     Column("reported", Text, nullable=False, server_default=text("'[]'")),
+    # Of several machines: which of them have brought a part, and how many there are. SQLite cannot learn the status
+    # "incomplete" any more: such a checkpoint has failed and has parts.
+    Column("nodes", Text, nullable=False, server_default=text("''")),
+    Column("parts", Integer, nullable=False, server_default=text("0")),
+    Column("attempt", Integer, nullable=False, server_default=text("0")),
+    # Of a part: the checkpoint that it belongs to. The part's own job is empty (NULL), so that no list shows it.
+    Column("part_of", _ID),
     CheckConstraint("kind IN ('pushed', 'captured')", name="kind"),
     CheckConstraint("status IN ('uploading', 'syncing', 'available', 'failed', 'deleting')", name="status"),
     CheckConstraint("status <> 'available' OR manifest_digest IS NOT NULL", name="available"),
     Index(None, "kind", "deleted_at", "created_at"),
     Index(None, "deleted_at"),
     Index(None, "job_id", "sequence"),
+    Index(None, "part_of"),
     UniqueConstraint("job_id", "node", "sequence"),
 )
 

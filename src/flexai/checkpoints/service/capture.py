@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 from flexai.checkpoints.catalog.leases import Lease
+from flexai.checkpoints.contents import StoredContent
 from flexai.checkpoints.errors import SourceChangedError, SourceError
 from flexai.checkpoints.models import Checkpoint, Source, TrainingFacts, TrainingJob
 from flexai.checkpoints.paths import parse_path
 from flexai.checkpoints.progress import Progress
 from flexai.checkpoints.service.support import commit
+from flexai.checkpoints.service.support.parts import Part, commit_part
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.transfer.scan import check_sources
 from flexai.checkpoints.transfer.sources import Identity, LocalSource
@@ -28,9 +31,13 @@ def capture(
     identities: Mapping[str, Identity] | None = None,
     again: Checkpoint | None = None,
     on_begun: Callable[[Checkpoint], object] = lambda _checkpoint: None,
+    part: Part | None = None,
     progress: Progress | None = None,
 ) -> Checkpoint:
     """Store files (path in the checkpoint → local file) as a captured checkpoint of a job and return it, available.
+
+    With ``part`` they are what one of several machines has of it; the checkpoint that is returned is the one that the
+    part belongs to, which may be incomplete.
 
     ``identities`` says what each file was when the checkpoint was found to be whole; without it what it is now counts.
     ``again`` is an earlier try at the same: it is continued, with its place in the job's order, where it is there yet.
@@ -56,8 +63,10 @@ def capture(
     begun = None if again is None else system.catalog.checkpoints.continue_capture(again.id)
     checkpoint, lease = begun or _begin(system, job=job, name=name, node=node)
     on_begun(checkpoint)
+    enter = None if part is None else partial(_enter, system, checkpoint, lease, part, facts)
+    progress = progress or Progress()
     try:
-        captured, _ = commit.store(system, checkpoint, lease, sources, facts=facts, progress=progress or Progress())
+        captured, _ = commit.store(system, checkpoint, lease, sources, facts=facts, enter=enter, progress=progress)
         return captured
     except SourceChangedError:
         # It was no checkpoint yet: the one that the change leads to is captured under a number of its own.
@@ -85,3 +94,14 @@ def _begin(system: System, *, job: TrainingJob, name: str, node: str) -> tuple[C
         store_id=system.store_id,
         parent_id=None if job.input_checkpoint_id is None else job.input_checkpoint_id,
     )
+
+
+def _enter(
+    system: System,
+    checkpoint: Checkpoint,
+    lease: Lease,
+    part: Part,
+    facts: TrainingFacts,
+    contents: Mapping[str, StoredContent],
+) -> Checkpoint:
+    return commit_part(system, checkpoint, lease, contents, part, facts=facts)

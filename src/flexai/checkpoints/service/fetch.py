@@ -52,14 +52,14 @@ def fetch(
 
     A file that is there with the right content is kept. ``private`` makes files and folders their owner's alone; else
     they have the modes that the umask leaves. Raises NotFoundError for a checkpoint that is not there, ConflictError
-    for one that is not available, DestinationExistsError for other content in the way (unless ``overwrite``),
-    IntegrityError for stored content that is damaged, or that nothing is known of to compare it with (with
-    ``require_digests``; else it has a note), ExecutableContentError for files that run code when they are loaded (with
-    ``refuse_executable``; else a checkpoint from a provider has a note).
+    for one that is not available (but with ``node``), DestinationExistsError for other content in the way (unless
+    ``overwrite``), IntegrityError for stored content that is damaged, or that nothing is known of to compare it with
+    (with ``require_digests``; else it has a note), ExecutableContentError for files that run code when they are loaded
+    (with ``refuse_executable``; else a checkpoint from a provider has a note).
     """
     progress = progress or Progress()
     destination = Path(request.destination)
-    checkpoint, files = system.available_files(request.reference)
+    checkpoint, files = system.available_files(request.reference, request.node)
     unverified = [file.path for file in files if is_unverified(file.content.digest, file.content.checksums)]
     unknown = f"neither a digest nor a checksum is known of {first_of(unverified)}" if unverified else ""
     if unknown and request.require_digests:

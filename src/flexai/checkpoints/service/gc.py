@@ -52,6 +52,7 @@ def collect_garbage(system: System, request: GarbageRequest, *, progress: Progre
     before = now() - (system.settings.grace_period if request.grace_period is None else request.grace_period)
     garbage = system.catalog.garbage(system.store_id)
     purged = garbage.purge_deleted(before=before)
+    count = len(purged) - garbage.count_parts(purged)
     for checkpoint_id in purged:
         system.store.delete_manifest(checkpoint_id)
     abandoned = garbage.give_up_abandoned(before=before, clean_up=system.store.delete_manifest)
@@ -75,7 +76,7 @@ def collect_garbage(system: System, request: GarbageRequest, *, progress: Progre
         garbage.forget(checkpoint_id)
     system.catalog.jobs.forget_deleted()
     return GarbageReport(
-        checkpoints=len(purged),
+        checkpoints=count,
         abandoned=len(abandoned),
         blobs=blobs,
         freed_bytes=freed,

@@ -140,8 +140,7 @@ def _held(system: System, sources: Sequence[FileSource], unfinished: Checkpoint 
 def preview_fetch(system: System, request: FetchRequest, *, progress: Progress | None = None) -> Preview:
     """What a fetch would do; what is at the destination is compared. Raises what a fetch raises before it writes."""
     progress = progress or Progress()
-    checkpoint = system.available(request.reference)
-    files = system.blobs.files_of(checkpoint.id)
+    checkpoint, files = system.available_files(request.reference, request.node)
     if request.refuse_executable or checkpoint.source.storage_provider:
         _look_for_code(system, request, checkpoint.title, files, progress)
     limits = system.settings.limits

@@ -259,6 +259,8 @@ class _Repairs:
     def _write_manifest_anew(self, checkpoint_id: str, lost: StoredContent, sound: StoredContent) -> None:
         """Write a manifest that is damaged itself from what the catalog says."""
         checkpoint = self._system.catalog.checkpoints.get_by_id(checkpoint_id)
+        if checkpoint.part_of is not None:
+            return  # the store describes what it is a part of
         files = [
             StoredFile(file.path, sound) if file.content.id == lost.id else file
             for file in self._system.blobs.files_of(checkpoint_id)

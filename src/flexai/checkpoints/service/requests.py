@@ -147,6 +147,8 @@ class FetchRequest:
         overwrite: Replace files that are there with other content.
         refuse_executable: Fetch nothing where a file runs code when it is loaded, or could not be followed.
         require_digests: Fetch nothing where a file has neither a digest nor a checksum that it is compared with.
+        node: Fetch only what this one has brought of the machines that wrote the checkpoint together, also of an
+            incomplete one.
 
     Raises:
         UsageError: InvalidNameError for the reference.
@@ -157,6 +159,7 @@ class FetchRequest:
     overwrite: bool = False
     refuse_executable: bool = False
     require_digests: bool = False
+    node: int | None = None
 
     def __post_init__(self) -> None:
         parse_reference(self.reference)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from pathlib import Path
 from types import TracebackType
@@ -127,17 +127,40 @@ class System:
         self._check_available(checkpoint)
         return checkpoint
 
-    def available_files(self, reference: str) -> tuple[Checkpoint, list[StoredFile]]:
-        """The checkpoint as ``available`` finds it, and its files, in order of their paths; seen at one moment."""
+    def available_files(self, reference: str, node: int | None = None) -> tuple[Checkpoint, list[StoredFile]]:
+        """The checkpoint as ``available`` finds it, and its files, in order of their paths; seen at one moment.
+
+        With ``node`` it is what that machine has brought of it, available or not; NotFoundError where it has brought
+        nothing.
+        """
         with self.look() as catalog:
             checkpoint = catalog.checkpoints.get(parse_reference(reference))
-            self._check_available(checkpoint)
+            if node is not None:
+                checkpoint = self._part(catalog, checkpoint, node)
+            else:
+                self._check_available(checkpoint)
             return checkpoint, catalog.blobs(checkpoint.store_id).files_of(checkpoint.id)
+
+    def _part(self, catalog: Catalog, checkpoint: Checkpoint, node: int) -> Checkpoint:
+        if not checkpoint.parts and checkpoint.node == str(node):
+            self._check_available(checkpoint)
+            return checkpoint
+        for part in catalog.parts.of(checkpoint.id):
+            if part.node == str(node):
+                self._check_store(part)
+                return replace(part, job_id=checkpoint.job_id, job_name=checkpoint.job_name)
+        raise NotFoundError(
+            f"node {node} has brought no part of checkpoint {checkpoint.title!r}",
+            hint=f"nodes {checkpoint.nodes or checkpoint.node} have; without --node all files are fetched",
+        )
 
     def _check_available(self, checkpoint: Checkpoint) -> None:
         if checkpoint.status is not CheckpointStatus.AVAILABLE:
             why = f": {checkpoint.reason}" if checkpoint.reason else ""
             raise ConflictError(f"checkpoint {checkpoint.title!r} is {checkpoint.status}, not available{why}")
+        self._check_store(checkpoint)
+
+    def _check_store(self, checkpoint: Checkpoint) -> None:
         if checkpoint.store_id != self.store_id:
             raise NotFoundError(
                 f"checkpoint {checkpoint.title!r} lies in another store than {self.store.location}",

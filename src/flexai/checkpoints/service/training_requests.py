@@ -10,6 +10,7 @@ from flexai.checkpoints.choosing import Choice
 from flexai.checkpoints.errors import UsageError
 from flexai.checkpoints.names import is_variable, parse_name, parse_reference
 from flexai.checkpoints.storage.connection import SecretText
+from flexai.checkpoints.training.launchers import this_node
 
 OUTPUT_VARIABLE = "FLEXAI_OUTPUT_CHECKPOINT_DIR"
 INPUT_VARIABLE = "FLEXAI_INPUT_CHECKPOINT_DIR"
@@ -43,6 +44,8 @@ class TrainingRequest:
             saved has to be stored; where it is left out, the end that Slurm tells of counts, if that is near.
         preempt_signal: A signal that says, as SIGTERM does, that this machine goes away: ``USR1``, say. It is passed on
             to the command as any other.
+        node_rank: Which of several machines this is, from 0.
+        nodes: How many machines run the command together; each of them makes this request with its number.
 
     Raises:
         UsageError: InvalidNameError for the name or the reference; a command that is none, a variable that cannot be
@@ -58,8 +61,11 @@ class TrainingRequest:
     strict: bool = False
     grace: timedelta | None = None
     preempt_signal: str = ""
+    node_rank: int = 0
+    nodes: int = 1
 
     def __post_init__(self) -> None:
+        this_node(self.node_rank, self.nodes, {})
         object.__setattr__(self, "command", tuple(self.command))
         object.__setattr__(self, "env", dict(self.env or {}))
         parse_name(self.name, what="training job name")
@@ -101,6 +107,8 @@ class CaptureJobRequest:
         reference: NAME or UUID of the training job.
         watch: A directory that another program writes to: capture it until told to stop, as that job, which is made
             where there is none of that NAME. ``~`` is the home directory.
+        node_rank: Which of several machines this is, from 0, where each watches a directory of its own.
+        nodes: How many machines write the job's checkpoints together.
 
     Raises:
         UsageError: InvalidNameError for a text that can be neither, or no name for a job to be made.
@@ -108,8 +116,11 @@ class CaptureJobRequest:
 
     reference: str
     watch: str = ""
+    node_rank: int = 0
+    nodes: int = 1
 
     def __post_init__(self) -> None:
+        this_node(self.node_rank, self.nodes, {})
         if self.watch:
             parse_name(self.reference, what="training job name")
 

@@ -10,6 +10,8 @@
     jobs/ID/attempt-N/reports/        what the command reports that it has saved (``reports.py``)
     jobs/ID/attempt-N/unfinished/     files of the output directory that no rule could call whole or torn
     jobs/ID/attempt-N/removed/        what is being removed
+
+Where several machines run the command together, ``attempt-N-node-R`` is that of one of them: they may share the disk.
 """
 
 from __future__ import annotations
@@ -23,15 +25,17 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from flexai.checkpoints.catalog.leases import process_start, this_host
 from flexai.checkpoints.foreign_json import parse_json
-from flexai.checkpoints.models import JobStatus, TrainingJob, now
+from flexai.checkpoints.models import JobStatus, Node, TrainingJob, now
 from flexai.checkpoints.names import Id
 from flexai.checkpoints.private_folders import make_private_file, make_private_folder
 from flexai.checkpoints.training.output_dir import place_beside
 
 _ATTEMPT = "attempt-"
+_NODE = "-node-"
 _MARK = "running.json"
 _REMOVED = "removed"
 _KEPT = frozenset({"log.txt", "unfinished"})
@@ -82,12 +86,16 @@ class AttemptPlaces:
     output: Path
     is_users_output: bool = False
     """Whether the user named the output directory: then it is never removed."""
+    node: Node | None = None
+    """Which of several machines this is."""
 
     @classmethod
-    def of(cls, jobs_path: Path, job_id: Id, attempt: int, output: Path | None = None) -> AttemptPlaces:
+    def of(
+        cls, jobs_path: Path, job_id: Id, attempt: int, output: Path | None = None, node: Node | None = None
+    ) -> AttemptPlaces:
         """The places of a job's attempt; ``output`` is a directory that the user named."""
-        folder = job_folder(jobs_path, job_id) / f"{_ATTEMPT}{attempt}"
-        return cls(folder, output or folder / "output", is_users_output=output is not None)
+        folder = job_folder(jobs_path, job_id) / f"{_ATTEMPT}{attempt}{_of_node(node)}"
+        return cls(folder, output or folder / "output", is_users_output=output is not None, node=node)
 
     @property
     def log(self) -> Path:
@@ -102,12 +110,17 @@ class AttemptPlaces:
     @property
     def pins(self) -> Path:
         """The pins: beside the output directory, because hard links cannot leave a file system."""
-        return place_beside(self.output, "pins") if self.is_users_output else self.folder / "pins"
+        return self._beside_output("pins")
 
     @property
     def reports(self) -> Path:
         """What the trainer reports that it has saved: beside the output directory, as the pins are."""
-        return place_beside(self.output, "reports") if self.is_users_output else self.folder / "reports"
+        return self._beside_output("reports")
+
+    def _beside_output(self, what: str) -> Path:
+        if not self.is_users_output:
+            return self.folder / what
+        return place_beside(self.output, what + _of_node(self.node))
 
     def make(self) -> None:
         """Make the folders, readable by their owner alone. Raises OSError."""
@@ -131,6 +144,7 @@ class AttemptPlaces:
                 "startedAt": now().isoformat(),
                 "output": str(self.output),
                 "isUsersOutput": self.is_users_output,
+                "node": None if self.node is None else list(self.node),
             }
         )
 
@@ -220,18 +234,26 @@ class LeftAttempt:
             end_orphan(self.pid, grace, is_same)
 
 
-def left_attempts(jobs_path: Path, job_id: Id, *, before: int) -> Iterator[LeftAttempt]:
+def left_attempts(
+    jobs_path: Path, job_id: Id, *, before: int, own: AttemptPlaces | None = None
+) -> Iterator[LeftAttempt]:
     """Yield the attempts of a job before one of which something is left on this machine, oldest first.
 
-    Earlier versions took the mark away with the end, whatever was left.
+    ``own`` are the places of one in that attempt itself, of a machine that has come again. Earlier versions took the
+    mark away with the end, whatever was left.
     """
     for attempt in range(1, before):
+        for folder in sorted(job_folder(jobs_path, job_id).glob(f"{_ATTEMPT}{attempt}{_NODE}*")):
+            if (left := _read_mark(AttemptPlaces(folder, folder / "output"), attempt)) is not None:
+                yield left
         places = AttemptPlaces.of(jobs_path, job_id, attempt)
         left = _read_mark(places, attempt)
         if left is not None:
             yield left
         elif places.folder.is_dir() and any(entry.name not in _KEPT for entry in places.folder.iterdir()):
             yield LeftAttempt(attempt, places, datetime.min.replace(tzinfo=UTC))
+    if own is not None and (left := _read_mark(own, before)) is not None:
+        yield left
 
 
 def end_of(folder: Path) -> AttemptEnd | None:
@@ -246,7 +268,12 @@ def is_here(job: TrainingJob) -> bool:
 
 
 def as_it_ended(job: TrainingJob) -> TrainingJob:
-    """A job that the catalog knows as interrupted, as this machine knows that it ended."""
+    """A job that the catalog knows as interrupted, as this machine knows that it ended.
+
+    Of several machines each knows only how its own part of the job did.
+    """
+    if job.node_count > 1:
+        return job
     end = end_of(Path(job.log_path).parent) if job.status is JobStatus.INTERRUPTED and is_here(job) else None
     if end is None:
         return job
@@ -266,7 +293,9 @@ def _read_mark(places: AttemptPlaces, attempt: int) -> LeftAttempt | None:
         ended = document.get("ended")
         return LeftAttempt(
             number=attempt,
-            places=AttemptPlaces(places.folder, output, is_users_output=bool(document["isUsersOutput"])),
+            places=AttemptPlaces(
+                places.folder, output, is_users_output=bool(document["isUsersOutput"]), node=_node(document.get("node"))
+            ),
             started_at=datetime.fromisoformat(document["startedAt"]),
             host=document["host"],
             pid=document["pid"],
@@ -284,3 +313,14 @@ def _read_mark(places: AttemptPlaces, attempt: int) -> LeftAttempt | None:
         )
     except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError, AttributeError):
         return None
+
+
+def _node(document: Any) -> Node | None:
+    if document is None:
+        return None
+    rank, total = document
+    return Node(int(rank), int(total))
+
+
+def _of_node(node: Node | None) -> str:
+    return "" if node is None else f"{_NODE}{node.rank}"

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from queue import SimpleQueue
 
+from flexai.checkpoints.training.completeness.by_format import Judge, completeness
 from flexai.checkpoints.training.completeness.by_time import Watch
 from flexai.checkpoints.training.completeness.candidates import Found
 from flexai.checkpoints.training.notices import FolderWatch, Notices
@@ -70,11 +71,12 @@ class OutputCapture:
         identify: Callable[[str], str] = lambda _name: "",
         preemption: Preemption | None = None,
         announce: Announce = lambda _found: None,
+        judge: Judge = completeness,
     ) -> None:
         """``quiet_period`` in seconds; ``store`` and ``announce`` are called from one thread, ``note`` from several.
 
         ``reports`` is where the trainer may report what it saves, ``identify`` gives the UUID of what was stored last
-        under a name.
+        under a name. ``judge`` says what files tell of a checkpoint.
         """
         self._output = output
         self._pins = pins
@@ -91,6 +93,7 @@ class OutputCapture:
                 know=self._know,
                 identify=identify,
                 note=note,
+                judge=judge,
             )
         )
         self._reported: SimpleQueue[Found] = SimpleQueue()
@@ -105,6 +108,7 @@ class OutputCapture:
             before_listing=self._watch_folder,
             has_more=lambda: self._notices is not None and self._notices.has_more(),
             reports=reports,
+            judge=judge,
         )
         self._told: set[str] = set()
         self._stop = threading.Event()
@@ -235,18 +239,21 @@ def salvage(
     note: Note,
     reports: Reports | None = None,
     identify: Callable[[str], str] = lambda _name: "",
+    judge: Judge = completeness,
 ) -> CaptureReport:
     """Capture what a runner that died has left, in its output directory, among its pins and among the reports.
 
-    Only what its format calls whole: the command may have been killed in the middle of a save. No
-    process writes there any more.
+    Only what its format calls whole, and what ``judge`` lets the trainer report: the command may have been killed in
+    the middle of a save. No process writes there any more.
     """
     storing = Storing(store, note)
     storing.hurry()
     watch = Watch(output, pins, quiet_period=math.inf, take=storing.add, note=note)
     taker = None
     if reports is not None:
-        taker = ReportTaker(reports, patience=0, storing=storing, know=watch.know, identify=identify, note=note)
+        taker = ReportTaker(
+            reports, patience=0, storing=storing, know=watch.know, identify=identify, note=note, judge=judge
+        )
         taker.finish()
     # What the trainer had deleted is older than what is there.
     for pin_set in pins.leftovers():

@@ -13,7 +13,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 
 from flexai.checkpoints.storage.beneath import Beneath
-from flexai.checkpoints.training.completeness.by_format import completeness
+from flexai.checkpoints.training.completeness.by_format import Judge, completeness
 from flexai.checkpoints.training.completeness.candidates import Fate, Found, title_of
 from flexai.checkpoints.training.formats.verdict import Outcome
 from flexai.checkpoints.training.notices import FolderWatch
@@ -49,11 +49,13 @@ class ReportTaker:
         know: Callable[[Found], object],
         identify: Callable[[str], str],
         note: Callable[[str], None],
+        judge: Judge = completeness,
     ) -> None:
         """``patience`` is how many seconds the reports of other ranks are waited for, where the format tells nothing.
 
         ``know`` is handed what was reported, ``identify`` gives the UUID of the checkpoint of a name, ``note``
-        is told what a person would want to know. All are called from the taker's thread.
+        is told what a person would want to know, ``judge`` says what files tell of a checkpoint. All are called from
+        the taker's thread.
         """
         self._reports = reports
         self._patience = patience
@@ -61,6 +63,7 @@ class ReportTaker:
         self._know = know
         self._identify = identify
         self._note = note
+        self._judge = judge
         self._tree = Beneath(reports.folder)
         self._saves: list[_Save] = []
         self._seen: set[str] = set()
@@ -156,7 +159,7 @@ class ReportTaker:
                 save = _Save([report], found, is_whole=False)
                 self._saves.append(save)
             self._know(save.found)
-            verdict = completeness(save.found.folder)
+            verdict = self._judge(save.found.folder)
             save.is_whole = verdict.outcome is Outcome.WHOLE and (verdict.conclusive or len(save.found.stamps) == 1)
             save.came = time.monotonic()
             if not save.found.secure():
@@ -257,7 +260,7 @@ class ReportTaker:
         with ExitStack() as held:
             if not held.enter_context(self._reports.held(first)):
                 return  # the trainer has dropped it for a newer one
-            verdict = completeness(save.found.folder)
+            verdict = self._judge(save.found.folder)
             if not save.found.stamps:
                 self._fail(save, "it holds no file that a checkpoint can have")
             elif verdict.outcome is Outcome.PARTIAL:

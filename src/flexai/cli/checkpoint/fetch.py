@@ -50,6 +50,12 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Fetch nothing where a file has neither a digest nor a checksum that it is compared with.",
 )
+@click.option(
+    "--node",
+    metavar="R",
+    type=click.IntRange(0),
+    help="Fetch what one of the machines has brought that wrote the checkpoint together, also of an incomplete one.",
+)
 @bwlimit_option
 @dry_run_option
 @track_option

@@ -128,7 +128,11 @@ def _time(_ctx: click.Context, option: click.Parameter, text: str) -> datetime |
     show_default=True,
     help="Keep what was exported to a storage provider.",
 )
-@click.option("--include-failed", is_flag=True, help="Let failed pushes and captures go too, unless they are young.")
+@click.option(
+    "--include-failed",
+    is_flag=True,
+    help="Let failed pushes and captures, and incomplete checkpoints, go too, unless they are young.",
+)
 @click.option("--drop-last", is_flag=True, help="Let even a job's last checkpoint go where no rule keeps it.")
 @click.option("--drop-best", is_flag=True, help="Let even a job's best checkpoint go where no rule keeps it.")
 @click.option("--apply", is_flag=True, help="Do it: without this nothing is deleted.")

@@ -13,7 +13,7 @@ from flexai.checkpoints.service.training_requests import CaptureJobRequest
 from flexai.cli import terminal
 from flexai.cli.commands import command
 from flexai.cli.completion import complete_directory
-from flexai.cli.parameters import job_argument, track_option
+from flexai.cli.parameters import job_argument, node_options, read_node, track_option
 from flexai.cli.tracking import run_operation
 
 if TYPE_CHECKING:
@@ -32,8 +32,9 @@ if TYPE_CHECKING:
     help="Capture a directory that another program writes to, until TERM or INT (Ctrl-C), as the job NAME.",
 )
 @click.option("--trainer", is_flag=True, hidden=True)  # given by `flexai.training.Run`, which starts this command
+@node_options
 @track_option
-def capture(track: bool | None, *, trainer: bool, **options: Any) -> None:
+def capture(track: bool | None, *, trainer: bool, node_rank: int | None, nodes: int | None, **options: Any) -> None:
     """Store what a training job's attempts have left on this machine, or capture a directory.
 
     A checkpoint is left where it could not be stored: the disk was full, the store or the catalog was away until
@@ -47,7 +48,8 @@ def capture(track: bool | None, *, trainer: bool, **options: Any) -> None:
     flexai training capture my-run
     flexai training capture my-notebook --watch ./checkpoints
     """
-    request = CaptureJobRequest(**options)
+    node = read_node(node_rank, nodes) if options["watch"] else {}
+    request = CaptureJobRequest(**node, **options)
     if trainer:
         # What the training itself needs goes first.
         os.nice(19)

@@ -34,10 +34,12 @@ _RESUMABLE = {True: "true", False: "false", None: "unknown"}
 def checkpoints(reference: str, as_json: bool) -> None:
     """List the checkpoints that a job wrote.
 
-    In the order of their capture, also while the job is running. The one that the output directory itself is
-    has the name "." here and "" in JSON. Where the terminal has room, it is followed by whether a training can go
-    on from each, which cannot always be told, by what the trainer has pointing at it (latest, last.ckpt), and by
-    their other metrics, first what the trainer chooses by; JSON has all of them.
+    In the order of their capture, also while the job is running. Of several machines, NODE tells which have
+    brought their parts; a checkpoint of which parts are missing is incomplete, and cannot be used. The one that
+    the output directory itself is has the name "." here and "" in JSON. Where the terminal has room, it is
+    followed by whether a training can go on from each, which cannot always be told, by what the trainer has
+    pointing at it (latest, last.ckpt), and by their other metrics, first what the trainer chooses by; JSON has
+    all of them.
 
     \b
     flexai training checkpoints my-run
@@ -48,7 +50,7 @@ def checkpoints(reference: str, as_json: bool) -> None:
 
     with Catalog.look() as catalog:
         found = captured_rows(catalog, reference)
-    rows = [row for row in found if row.status == "available"]
+    rows = [row for row in found if row.status in {"available", "incomplete"}]
     if as_json:
         terminal.write_document(captured_list_document(rows), as_json=True)
     else:
@@ -56,6 +58,8 @@ def checkpoints(reference: str, as_json: bool) -> None:
     for row in found:
         if row.status == "failed":
             terminal.warn(f"checkpoint {row.name or ROOT_TITLE!r} was not captured: {row.reason}")
+        elif row.status == "incomplete":
+            terminal.warn(f"checkpoint {row.name or ROOT_TITLE!r} is incomplete: {row.reason}")
 
 
 def _table(rows: Sequence[ListedCheckpoint]) -> str:
@@ -69,8 +73,10 @@ def _table(rows: Sequence[ListedCheckpoint]) -> str:
     more += [
         [printable(name, keep=""), *(_loss(row.metrics.get(name)) for row in rows)] for name in metric_columns(rows)
     ]
+    # Where all are available, as nearly always, there is nothing to tell.
+    told = any(row.status != "available" for row in rows)
     titles, cells = with_room_for(
-        _TITLES,
+        (*_TITLES, *["STATUS"][:told]),
         [
             (
                 row.id,
@@ -83,12 +89,13 @@ def _table(rows: Sequence[ListedCheckpoint]) -> str:
                 row.version or "-",
                 "true" if row.inference_ready else "false",
                 row.created_at.partition(".")[0] + "Z",
+                *[row.status][:told],
             )
             for row in rows
         ],
         more,
     )
-    return box_table(titles, cells, right=_RIGHT | set(range(len(_TITLES) + 1, len(titles))))
+    return box_table(titles, cells, right=_RIGHT | set(range(len(_TITLES) + told + 1, len(titles))))
 
 
 def _pointers(pointers: Sequence[str]) -> str:

@@ -15,7 +15,7 @@ from flexai.checkpoints.service.training_requests import TrainingRequest
 from flexai.cli import terminal
 from flexai.cli.commands import command
 from flexai.cli.completion import complete_checkpoint, complete_directory
-from flexai.cli.parameters import read_duration, track_option
+from flexai.cli.parameters import node_options, read_duration, read_node, track_option
 from flexai.cli.tracking import run_operation
 
 if TYPE_CHECKING:
@@ -84,8 +84,17 @@ _PREEMPTED = ("preempted", "stopped by SIGTERM")
     help="Exit with CODE where TERM stopped the job, whatever the command's own exit code: a scheduler takes a 0 for"
     " the end of the training, and this for a run to start again.",
 )
+@node_options
 @track_option
-def run(track: bool | None, env: tuple[str, ...], grace: str, preempted_exit_code: int | None, **options: Any) -> None:
+def run(
+    track: bool | None,
+    env: tuple[str, ...],
+    grace: str,
+    preempted_exit_code: int | None,
+    node_rank: int | None,
+    nodes: int | None,
+    **options: Any,
+) -> None:
     """Run a training command and capture its checkpoints.
 
     The command writes its checkpoints below FLEXAI_OUTPUT_CHECKPOINT_DIR. What a framework can load is one
@@ -93,14 +102,23 @@ def run(track: bool | None, env: tuple[str, ...], grace: str, preempted_exit_cod
     epoch=3-step=500.ckpt. Each is stored while the command runs, as soon as it is whole. Exits with the
     command's exit code.
 
+    On several machines each runs this command with its number: they join one job, and each stores what its own
+    disk has of a checkpoint, which becomes available when all parts are there.
+
     \b
     flexai training run my-run -- python train.py --epochs 3
     flexai training run my-run-2 --checkpoint mistral-500 --env WANDB_MODE=offline -- python train.py
     flexai training run my-run-3 --env HF_TOKEN -- python train.py
     flexai training run my-run --checkpoint latest -- python train.py --epochs 3
+    srun flexai training run my-run -- torchrun --nnodes 4 train.py
     flexai training checkpoints my-run
     """
-    request = TrainingRequest(env=_parse_env(env), grace=read_duration("--grace", grace) if grace else None, **options)
+    request = TrainingRequest(
+        env=_parse_env(env),
+        grace=read_duration("--grace", grace) if grace else None,
+        **read_node(node_rank, nodes),
+        **options,
+    )
     from flexai.checkpoints.training.runner import pass_through
 
     run_it = partial(_run, request)

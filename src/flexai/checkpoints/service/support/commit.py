@@ -27,6 +27,7 @@ def store(
     *,
     facts: TrainingFacts | None = None,
     run_shards: Callable[[], AlreadyStored] = AlreadyStored,
+    enter: Callable[[dict[str, StoredContent]], Checkpoint] | None = None,
     progress: Progress,
 ) -> tuple[Checkpoint, Mapping[str, StoredContent]]:
     """Bring the sources into the store for a checkpoint that this process holds, and make it available.
@@ -34,7 +35,7 @@ def store(
     Returns the checkpoint, and the content of each of its files by path. The order is the design: blobs, then the
     manifest, then the catalog's word. An error, or a signal, leaves the checkpoint ``failed`` with the reason; what has
     arrived stays, and the next try goes on with it. ``run_shards`` has other processes store some of it before this one
-    stores the rest.
+    stores the rest. ``enter`` is called with the contents instead of ``commit``.
     """
     checkpoint_id = checkpoint.id
     progress.begin(
@@ -53,6 +54,8 @@ def store(
                 progress=progress,
                 already=run_shards(),
             )
+            if enter is not None:
+                return enter(contents), contents
             return commit(system, checkpoint, lease, contents, facts=facts), contents
     except BaseException as error:
         give_up(system, checkpoint, lease, error)

@@ -13,18 +13,16 @@ from typing import TypeAlias
 from flexai.checkpoints.choosing import latest
 from flexai.checkpoints.documents import human_size
 from flexai.checkpoints.errors import ConflictError, NotFoundError, SourceChangedError, StorageUnavailableError
-from flexai.checkpoints.models import Checkpoint, CheckpointStatus, TrainingFacts, TrainingJob
+from flexai.checkpoints.models import Checkpoint, CheckpointStatus, Node, TrainingFacts, TrainingJob
 from flexai.checkpoints.names import Id, parse_reference
 from flexai.checkpoints.paths import parse_path
 from flexai.checkpoints.service.capture import announce, capture
 from flexai.checkpoints.service.support.commit import same_content
+from flexai.checkpoints.service.support.parts import Part, combine, is_whole_by_itself
 from flexai.checkpoints.service.system import System
-from flexai.checkpoints.training.completeness.candidates import Fate, Found
+from flexai.checkpoints.training.completeness.candidates import Fate, Found, title_of
 from flexai.checkpoints.training.units import COPY
 from flexai.checkpoints.transfer.sources import LocalSource
-
-NODE = "0"
-"""One process runs a job's command, on one machine: its checkpoints are node 0's."""
 
 OnCaptured: TypeAlias = Callable[[Checkpoint], None]
 """Is handed a captured checkpoint, from the thread that captured it."""
@@ -37,10 +35,24 @@ class JobCaptures:
     """Stores what is found in a job's output as captured checkpoints of that job."""
 
     def __init__(
-        self, system: System, job: TrainingJob, *, tell: Callable[[str], None], on_captured: OnCaptured, whose: str = ""
+        self,
+        system: System,
+        job: TrainingJob,
+        *,
+        tell: Callable[[str], None],
+        on_captured: OnCaptured,
+        whose: str = "",
+        node: Node | None = None,
+        attempt: int = 0,
     ) -> None:
-        """``tell`` is told of each checkpoint, and with ``whose`` where that lay: `` of attempt-1``."""
+        """``tell`` is told of each checkpoint, and with ``whose`` where that lay: `` of attempt-1``.
+
+        ``node`` says which of several machines captures, and for which attempt of the job.
+        """
         self.job = job
+        self._node = node
+        self._attempt = attempt or job.attempt
+        self._rank = "0" if node is None else str(node.rank)
         self._system = system
         self._tell = tell
         self._on_captured = on_captured
@@ -48,6 +60,8 @@ class JobCaptures:
         self._captured: dict[str, Checkpoint] = {}
         self._versions: list[Checkpoint] = []
         """All of them, in the order of their capture."""
+        self._usable: dict[Id, Checkpoint] = {}
+        """Of several machines: the checkpoints that are available, and that this one has brought a part of."""
         self._failed: set[str] = set()
         self._begun: dict[Found, Checkpoint] = {}
         """What the catalog has of those that are not stored yet: another try goes on with it."""
@@ -59,15 +73,18 @@ class JobCaptures:
     def know(self) -> None:
         """Take in what the job has captured before, so that it is not captured again, and what has failed."""
         for checkpoint in self._system.catalog.checkpoints.of_job(self.job.id):
-            if checkpoint.status is CheckpointStatus.AVAILABLE:
+            if checkpoint.status is CheckpointStatus.AVAILABLE and not checkpoint.parts:
                 self._remember(checkpoint)
             elif checkpoint.status is CheckpointStatus.FAILED:
                 self._failed.add(checkpoint.name)
+        if self._node is not None:
+            for part in self._system.catalog.parts.of_job(self.job.id, self._node.rank):
+                self._remember(part)
 
     def go_on(self, *, since: datetime) -> None:
         """Continue what an attempt that began then has left: what has arrived of it, and its place in the order."""
         for checkpoint in self._system.catalog.checkpoints.of_job(self.job.id):
-            is_ours = checkpoint.node == NODE and checkpoint.store_id == self._system.store_id
+            is_ours = checkpoint.node == self._rank and checkpoint.store_id == self._system.store_id
             if checkpoint.status is CheckpointStatus.FAILED and is_ours and checkpoint.created_at >= since:
                 self._left.setdefault(checkpoint.name, []).append(checkpoint)
 
@@ -91,27 +108,33 @@ class JobCaptures:
 
     @property
     def latest(self) -> Checkpoint | None:
-        """What ``latest`` means of those that were stored."""
-        return latest(self._versions, lambda checkpoint: checkpoint.facts.step)
+        """What ``latest`` means of those that were stored; of several machines, of those that are whole."""
+        stored = self._versions if self._node is None else list(self._usable.values())
+        return latest(stored, lambda checkpoint: checkpoint.facts.step)
 
     def id_of(self, name: str) -> str:
         """The UUID of the checkpoint of that name that was captured last; empty where there is none."""
         checkpoint = self._captured.get(name)
-        return "" if checkpoint is None else checkpoint.id
+        return "" if checkpoint is None else checkpoint.part_of or checkpoint.id
 
     def announce(self, found: Found) -> None:
         """Give a checkpoint that is stored later its place in the job's order now."""
         if found not in self._begun:
             self._begun[found] = announce(
-                self._system, job=self.job, name=found.name, node=NODE, reason="a later save is stored first"
+                self._system, job=self.job, name=found.name, node=self._rank, reason="a later save is stored first"
             )
 
     def store(self, found: Found, facts: TrainingFacts) -> str | None:
         """Store a found checkpoint; see ``storing.Store``."""
         if self.holds(found):
             # Written again, but nothing in it has changed.
+            earlier = self._captured[found.name]
             if facts.reported:
-                self._remember(self._system.catalog.checkpoints.report(self._captured[found.name].id, facts))
+                self._remember(self._system.catalog.checkpoints.report(earlier.id, facts))
+            if earlier.part_of:
+                if facts.reported:
+                    self._system.catalog.checkpoints.report(earlier.part_of, facts)
+                self._combine(found.name, earlier.part_of)
             self._forget(found)
             return None
         if (same := self._twin(found, facts)) is not None:
@@ -124,7 +147,7 @@ class JobCaptures:
             raise
         self._begun.pop(found, None)
         self.count += 1
-        self._remember(checkpoint)
+        self._remember(self._own_part(checkpoint))
         if found.name in self._failed:
             waiting = {one.id for other, one in self._begun.items() if other.fate is Fate.WAITING}
             waiting |= {one.id for one in self._left.get(found.name, ())}
@@ -132,17 +155,47 @@ class JobCaptures:
                 checkpoint
                 for checkpoint in self._system.catalog.checkpoints.of_job(self.job.id)
                 if checkpoint.status is CheckpointStatus.FAILED
-                and checkpoint.name == found.name
+                and (checkpoint.name, checkpoint.node) == (found.name, self._rank)
                 and checkpoint.id not in waiting
             )
-        files = "1 file" if checkpoint.file_count == 1 else f"{checkpoint.file_count} files"
-        self._tell(f"captured {found.title}{self._whose} ({files}, {human_size(checkpoint.size)}) as {checkpoint.id}")
-        self._on_captured(checkpoint)
+        if self._node is not None:
+            own = self._captured[found.name]
+            what = f"{_sizes(own)} of node {self._rank}"
+            self._tell(f"captured a part of {found.title}{self._whose} ({what})")
+            self._combine(found.name, checkpoint.id)
+            return None
+        self._captured_whole(found.name, checkpoint)
         return None
 
     def remove_left(self) -> None:
         """Delete what is left of tries of which nothing is here any more, where a later one has succeeded."""
         self._delete(one for name, left in self._left.items() if name in self._captured for one in left)
+
+    def combine(self) -> None:
+        """Make available what all machines have brought their parts of, where that was not done so far."""
+        for checkpoint_id in self._system.catalog.parts.incomplete(self.job.id):
+            self._combine("", checkpoint_id)
+
+    def _combine(self, name: str, checkpoint_id: Id) -> None:
+        whole, is_new = combine(self._system, checkpoint_id)
+        if whole.status is CheckpointStatus.AVAILABLE:
+            self._usable[whole.id] = whole
+        if is_new:
+            self._captured_whole(whole.name, whole)
+        if name:
+            self._captured[name] = self._own_part(whole)
+
+    def _captured_whole(self, name: str, checkpoint: Checkpoint) -> None:
+        nodes = f" of nodes {checkpoint.nodes}" if checkpoint.parts else ""
+        self._tell(f"captured {title_of(name)}{self._whose} ({_sizes(checkpoint)}{nodes}) as {checkpoint.id}")
+        self._on_captured(checkpoint)
+
+    def _own_part(self, checkpoint: Checkpoint) -> Checkpoint:
+        """What this machine has brought of a checkpoint."""
+        if not checkpoint.parts:
+            return checkpoint
+        own = [one for one in self._system.catalog.parts.of(checkpoint.id) if one.node == self._rank]
+        return own[-1] if own else checkpoint
 
     def remove_cut_off(self) -> None:
         """Delete what is left of captures whose process died."""
@@ -164,11 +217,15 @@ class JobCaptures:
         left = self._left.get(found.name)
         if left and found not in self._begun:
             self._begun[found] = left.pop(0)
+        part = None
+        if self._node is not None:
+            part = Part(self._node, self._attempt, is_whole_by_itself(found.folder))
         return capture(
             self._system,
             job=self.job,
             name=found.name,
-            node=NODE,
+            node=self._rank,
+            part=part,
             files=found.files,
             facts=facts,
             identities={path: stamp.identity for path, stamp in found.stamps.items()},
@@ -198,6 +255,11 @@ class JobCaptures:
             # One that another process has continued or deleted meanwhile is left to it.
             with suppress(ConflictError, NotFoundError):
                 self._system.catalog.checkpoints.delete(parse_reference(checkpoint.id))
+
+
+def _sizes(checkpoint: Checkpoint) -> str:
+    files = "1 file" if checkpoint.file_count == 1 else f"{checkpoint.file_count} files"
+    return f"{files}, {human_size(checkpoint.size)}"
 
 
 def _has_content(system: System, checkpoint_id: Id, found: Found, *, path: str = "") -> bool:

@@ -23,7 +23,7 @@ from flexai.checkpoints.errors import (
     StorageUnavailableError,
     UsageError,
 )
-from flexai.checkpoints.models import Checkpoint, JobStatus, TrainingFacts, TrainingJob, now
+from flexai.checkpoints.models import Checkpoint, JobStatus, Node, TrainingFacts, TrainingJob, now
 from flexai.checkpoints.names import Id, Name, parse_name
 from flexai.checkpoints.progress import Progress
 from flexai.checkpoints.service.support.job_captures import JobCaptures, OnCaptured
@@ -45,6 +45,7 @@ from flexai.checkpoints.service.support.job_input import (
 from flexai.checkpoints.service.support.job_rest import store_rest
 from flexai.checkpoints.service.support.leftovers import take_over
 from flexai.checkpoints.service.support.logged_metrics import LoggedMetrics
+from flexai.checkpoints.service.support.parts import judge_part
 from flexai.checkpoints.service.support.patience import Patience
 from flexai.checkpoints.service.support.pointers import record_pointers
 from flexai.checkpoints.service.system import System
@@ -58,9 +59,11 @@ from flexai.checkpoints.service.training_requests import (
     TrainingRequest,
 )
 from flexai.checkpoints.training.code_commit import find_code_commit
+from flexai.checkpoints.training.completeness.by_format import completeness
 from flexai.checkpoints.training.completeness.candidates import Found
 from flexai.checkpoints.training.job_files import AttemptEnd, AttemptPlaces, is_here
 from flexai.checkpoints.training.job_log import JobLog
+from flexai.checkpoints.training.launchers import this_node
 from flexai.checkpoints.training.managed_capture import CaptureReport, OutputCapture
 from flexai.checkpoints.training.pins import Pins
 from flexai.checkpoints.training.reporting_trainer import ReportingTrainer
@@ -108,6 +111,8 @@ class JobPlan:
     """Whether another program writes to the output directory, and there is no command to be run."""
     trainer: ReportingTrainer | None = None
     """That program, where it reports what it saves."""
+    node: Node | None = None
+    """Which of several machines this is."""
 
     @classmethod
     def of_watch(cls, system: System, request: CaptureJobRequest, trainer: ReportingTrainer | None) -> JobPlan:
@@ -115,9 +120,12 @@ class JobPlan:
 
         Raises UsageError for what is no directory, ConflictError for one that a running job uses.
         """
-        output = _check_output(system, None, request.watch)
+        name = parse_name(request.reference, what="training job name")
+        node = this_node(request.node_rank, request.nodes, {})
+        output = _check_output(system, None, request.watch, joins=name if node else None)
         return cls(
-            name=parse_name(request.reference, what="training job name"),
+            name=name,
+            node=node,
             command=(trainer and trainer.command()) or (f"(watching {output})",),
             checkpoint="",
             input_id=None,
@@ -139,6 +147,10 @@ class JobPlan:
         choice = Choice.read(checkpoint)
         if checkpoint and choice is None:
             input_id = system.available(checkpoint).id
+        node = this_node(request.node_rank, request.nodes, {})
+        output = None
+        if request.output_dir:
+            output = _check_output(system, parsed, request.output_dir, joins=parsed if node else None)
         if choice is not None and choice.is_best and system.catalog.jobs.find(parsed) is None:
             raise NotFoundError(
                 f"training job {parsed!r} has no checkpoints yet, so none is its best",
@@ -150,7 +162,8 @@ class JobPlan:
             checkpoint=checkpoint,
             input_id=input_id,
             env=request.environment(),
-            output_dir=_check_output(system, parsed, request.output_dir) if request.output_dir else None,
+            node=node,
+            output_dir=output,
             grace=(system.settings.grace if request.grace is None else request.grace).total_seconds(),
             is_grace_given=request.grace is not None,
             notice=notice_of(request.preempt_signal) if request.preempt_signal else signal.SIGTERM,
@@ -161,7 +174,7 @@ class JobPlan:
         """Enter the job, or its next attempt, in the catalog."""
 
         def layout(job_id: Id, attempt: int) -> tuple[str, str]:
-            places = AttemptPlaces.of(system.settings.jobs_path, job_id, attempt, self.output_dir)
+            places = AttemptPlaces.of(system.settings.jobs_path, job_id, attempt, self.output_dir, self.node)
             return str(places.output), str(places.log)
 
         return system.catalog.jobs.begin(
@@ -173,6 +186,7 @@ class JobPlan:
             code_commit=find_code_commit(Path.cwd()),
             # More epochs, say: the command begins where the job had ended.
             goes_on=Choice.read(self.checkpoint) is not None or self.trainer is not None,
+            node=self.node,
         )
 
 
@@ -199,11 +213,14 @@ class Attempt:
         self._on_output = on_output
         self._on_captured = on_captured
         self._progress = progress
-        self._places = AttemptPlaces.of(system.settings.jobs_path, begun.job.id, begun.job.attempt, request.output_dir)
+        self._came_again = begun.came_again
+        self._places = AttemptPlaces.of(
+            system.settings.jobs_path, begun.job.id, begun.job.attempt, request.output_dir, request.node
+        )
         self._log: JobLog | None = None
         self._ended: Ended | None = None
         self._remarks: list[str] = []
-        self._captures = JobCaptures(system, begun.job, tell=self._tell, on_captured=self._captured)
+        self._captures = JobCaptures(system, begun.job, tell=self._tell, on_captured=self._captured, node=request.node)
         self._metrics = LoggedMetrics(system, begun.job.id, self._places.output, since=begun.job.started_at)
         self._lost = 0
         self._has_left = False
@@ -214,6 +231,8 @@ class Attempt:
     def run(self) -> TrainingJob:
         """Run the command, capture what it writes, and return the job as it ended."""
         try:
+            if self._came_again:
+                self._take_over(own=self._places)
             self._places.make()
             self._places.mark_running()
             with closing(JobLog(self._places.log)) as self._log:
@@ -226,6 +245,7 @@ class Attempt:
                 places |= self._fetch_input(self._request.checkpoint, self._request.input_id)
                 environment = command_environment(self._request.env, places)
                 was_stopped, report = self._run_command(environment)
+                self._combine()
                 if not self._patience.is_over:
                     self._metrics.add()
                 self._record_pointers(report)
@@ -242,7 +262,7 @@ class Attempt:
 
     # Before the command.
 
-    def _take_over(self) -> None:
+    def _take_over(self, own: AttemptPlaces | None = None) -> None:
         """Store what earlier attempts have left, and take in what is in the output directory already."""
         take_over(
             self._system,
@@ -252,9 +272,21 @@ class Attempt:
             tell=self._tell,
             on_captured=self._on_captured,
             in_use=self._places.reports,
+            own=own,
         )
         if self._places.is_users_output:
             self._captures.know()
+        self._combine()
+
+    def _combine(self) -> None:
+        """Make available what all machines have brought their parts of, where the last one could not do so."""
+        if self._request.node is None:
+            return
+        try:
+            with self._patience.spent():
+                self._captures.combine()
+        except StorageError as error:
+            self._tell(f"parts of checkpoints could not be put together yet: {error.message}")
 
     def _fetch_input(self, what: str, input_id: Id | None) -> dict[str, Path | str | None]:
         """Fetch what the command starts from; the places of it that its environment tells, None where it has none."""
@@ -268,9 +300,15 @@ class Attempt:
                 input_id, why = chosen.checkpoint.id, f": {chosen.why}"
                 if chosen.passed_over:
                     self._tell(f"passed over {chosen.passed_over}")
+        if self._request.node is not None:
+            self._job, agreed = self._system.catalog.jobs.agree_on_input(self._job.id, self._lease, input_id)
+            if agreed != input_id:
+                input_id, why = agreed, ", as the job's other nodes do"
         if input_id is None:
             return {INPUT_VARIABLE: None, INPUT_UNIT_VARIABLE: None}
-        self._job = self._captures.job = self._system.catalog.jobs.set_input(self._job.id, self._lease, input_id)
+        if self._request.node is None:
+            self._job = self._system.catalog.jobs.set_input(self._job.id, self._lease, input_id)
+        self._captures.job = self._job
         checkpoint, directory, unit = fetch_input(self._system, input_id, self._places.input, self._progress)
         self._tell(f"the command starts from checkpoint {shown(checkpoint)}{why}")
         return {INPUT_VARIABLE: directory, INPUT_UNIT_VARIABLE: unit}
@@ -288,6 +326,7 @@ class Attempt:
             identify=self._captures.id_of,
             preemption=self._preemption,
             announce=self._captures.announce,
+            judge=completeness if self._request.node is None else judge_part,
         )
         self._has_left = True
         watching.start()
@@ -414,6 +453,8 @@ class Attempt:
         return status, joined([*first, *self._remarks, *filter(None, [self._log.failure])])
 
     def _store_log(self) -> None:
+        if self._request.node is not None and self._request.node.rank:
+            return  # the job's log is that of its first machine
         try:
             with self._patience.spent(), self._preemption.bounding_waits() as check:
                 limit = MAX_LAST_LOG if self._preemption.is_noticed else MAX_STORED_LOG
@@ -430,19 +471,18 @@ class Attempt:
             self._tell(f"how the attempt ended could not be noted in {self._places.folder}: {error.strerror}")
 
     def _finish(self, status: JobStatus, reason: str) -> TrainingJob:
-        lost = self._job.lost + self._lost
         delay = 1.0
         while True:
             try:
                 finished = self._system.catalog.jobs.finish(
-                    self._job.id, self._lease, status=status, exit_code=self._exit_code, reason=reason, lost=lost
+                    self._job.id, self._lease, status=status, exit_code=self._exit_code, reason=reason, lost=self._lost
                 )
                 break
             except StorageUnavailableError as error:
                 self._patience.failed()
                 if self._patience.is_over or self._preemption.is_over:
                     self._progress.note(f"the job's end could not be recorded: {error.message}")
-                    return self._keep_end(status, reason, lost)
+                    return self._keep_end(status, reason, self._job.lost + self._lost)
                 self._progress.note(f"the job's end could not be recorded yet: {error.message}")
                 time.sleep(min(delay, self._patience.left))
                 delay = min(2 * delay, _LONGEST_PAUSE_SECONDS)
@@ -492,10 +532,15 @@ class Attempt:
         self._tell(message)
 
 
-def _check_output(system: System, name: Name | None, output_dir: str) -> Path:
-    """The directory that a user named: empty, or the one that the job's last attempt used; any, for no name."""
+def _check_output(system: System, name: Name | None, output_dir: str, *, joins: Name | None) -> Path:
+    """The directory that a user named: empty, or the one that the job's last attempt used; any, for no name.
+
+    Several machines of the job ``joins`` may name one directory: they may share it, or each have one of that path.
+    """
     path = Path(os.path.abspath(Path(output_dir).expanduser()))  # noqa: PTH100
     for other in system.catalog.jobs.running_in(str(path)):
+        if other.name == joins:
+            return path
         raise ConflictError(
             f"training job {other.name!r} is running with the output directory {path}",
             hint="name another directory: what two commands write into one is nothing that a framework can load",
@@ -504,7 +549,10 @@ def _check_output(system: System, name: Name | None, output_dir: str) -> Path:
     try:
         if any(path.iterdir()) and name is not None:
             last = system.catalog.jobs.find(name)
-            if last is None or not is_here(last) or last.output_dir != str(path):
+            was_its = last is not None and is_here(last) and last.output_dir == str(path)
+            if last is not None and joins is not None:
+                was_its |= any(one.output_dir == str(path) for one in last.nodes)
+            if not was_its:
                 raise UsageError(f"the output directory {path} is not empty", hint=hint)
     except FileNotFoundError:
         return path

@@ -19,6 +19,7 @@ from flexai.checkpoints.models import JobStatus, TrainingFacts, TrainingJob
 from flexai.checkpoints.service.support.job_captures import JobCaptures, OnCaptured
 from flexai.checkpoints.service.support.job_rest import store_rest
 from flexai.checkpoints.service.support.logged_metrics import LoggedMetrics
+from flexai.checkpoints.service.support.parts import judge_part
 from flexai.checkpoints.service.support.pointers import record_pointers
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.storage.beneath import Beneath
@@ -31,7 +32,14 @@ from flexai.checkpoints.training.completeness.by_format import (
 from flexai.checkpoints.training.completeness.candidates import Found, found_in
 from flexai.checkpoints.training.formats.folder import CheckpointFolder
 from flexai.checkpoints.training.formats.verdict import Outcome
-from flexai.checkpoints.training.job_files import LeftAttempt, alone_with, as_it_ended, job_folder, left_attempts
+from flexai.checkpoints.training.job_files import (
+    AttemptPlaces,
+    LeftAttempt,
+    alone_with,
+    as_it_ended,
+    job_folder,
+    left_attempts,
+)
 from flexai.checkpoints.training.managed_capture import CaptureReport, salvage
 from flexai.checkpoints.training.output_dir import OutputTree
 from flexai.checkpoints.training.pins import Pins
@@ -76,18 +84,19 @@ def take_over(
     on_captured: OnCaptured,
     check: Callable[[], object] = lambda: None,
     in_use: Path | None = None,
+    own: AttemptPlaces | None = None,
 ) -> Taken:
     """Store what is whole of what a job's attempts before one have left here, and remove what is of no more use.
 
-    ``in_use`` is the folder to which a live trainer reports: it is emptied, and stays. ``check`` is called when no
-    other process does the same. Raises what it raises, StorageError where the catalog
-    cannot be asked, and OSError where the job's folder cannot be read.
+    ``in_use`` is the folder to which a live trainer reports: it is emptied, and stays; for ``own`` see
+    ``left_attempts``. ``check`` is called when no other process does the same. Raises what it raises, StorageError
+    where the catalog cannot be asked, and OSError where the job's folder cannot be read.
     """
     taken = Taken()
     jobs_path = system.settings.jobs_path
     with alone_with(job_folder(jobs_path, job.id)):
         check()
-        for left in left_attempts(jobs_path, job.id, before=before):
+        for left in left_attempts(jobs_path, job.id, before=before, own=own):
             left.end_command(grace)
             try:
                 _take(system, job, left, taken, tell=tell, on_captured=on_captured, in_use=in_use)
@@ -110,7 +119,15 @@ def _take(
     on_captured: OnCaptured,
     in_use: Path | None,
 ) -> None:
-    captures = JobCaptures(system, job, tell=tell, on_captured=on_captured, whose=f" of {left.name}")
+    captures = JobCaptures(
+        system,
+        job,
+        tell=tell,
+        on_captured=on_captured,
+        whose=f" of {left.name}",
+        node=left.places.node,
+        attempt=left.number,
+    )
     captures.know()
     captures.go_on(since=left.started_at)
 
@@ -136,6 +153,7 @@ def _take(
         note=tell,
         reports=reports,
         identify=captures.id_of,
+        judge=completeness if places.node is None else judge_part,
     )
     if left.host:
         LoggedMetrics(system, job.id, places.output, since=left.started_at).add()

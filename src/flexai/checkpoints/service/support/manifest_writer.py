@@ -27,9 +27,7 @@ def write_manifest(store: ManagedStore, checkpoint: Checkpoint, files: Sequence[
     It is put together entry by entry: as a whole, 100,000 files would take hundreds of megabytes.
     """
     ordered = sorted(files, key=lambda file: file.path)
-    check_path_set([parse_path(file.path) for file in ordered])
-    canonical = b"".join(canonical_manifest(map(entry_of, ordered)))
-    digest = digest_manifest([canonical])
+    canonical, summary = _summarised(ordered)
     described = plain(checkpoint)
     del described["is_protected"]  # what can change later is the catalog's alone
     contents = ",".join(json.dumps([file.content.blob_id, file.content.start]) for file in ordered)
@@ -41,10 +39,22 @@ def write_manifest(store: ManagedStore, checkpoint: Checkpoint, files: Sequence[
             contents.encode(),
             FORMAT,
             canonical,
-            digest.encode(),
+            summary.digest.encode(),
         ),
     )
-    return ManifestSummary(digest=digest, size=sum(file.content.size for file in ordered), file_count=len(ordered))
+    return summary
+
+
+def summarise(files: Sequence[StoredFile]) -> ManifestSummary:
+    """What the catalog keeps of the manifest of files; UnsafePathError for paths that no checkpoint can have."""
+    return _summarised(sorted(files, key=lambda file: file.path))[1]
+
+
+def _summarised(ordered: Sequence[StoredFile]) -> tuple[bytes, ManifestSummary]:
+    check_path_set([parse_path(file.path) for file in ordered])
+    canonical = b"".join(canonical_manifest(map(entry_of, ordered)))
+    size = sum(file.content.size for file in ordered)
+    return canonical, ManifestSummary(digest=digest_manifest([canonical]), size=size, file_count=len(ordered))
 
 
 def entry_of(file: StoredFile) -> dict[str, Any]:

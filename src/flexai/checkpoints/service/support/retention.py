@@ -132,7 +132,7 @@ class RetentionPolicy:
     keep_exported: bool = True
     """What was exported."""
     include_failed: bool = False
-    """Let failed pushes and captures go too, unless they are young enough to be kept."""
+    """Let failed pushes and captures, and incomplete checkpoints, go too, unless they are young enough to be kept."""
     drop_last: bool = False
     """Let the last one of a group go where no rule keeps it."""
     drop_best: bool = False
@@ -247,6 +247,7 @@ def plan_retention(
     )
 
 
+_NOT_WHOLE = frozenset({CheckpointStatus.FAILED, CheckpointStatus.INCOMPLETE})
 _Kept: TypeAlias = Iterator[tuple[RetentionRow, Reason]]
 
 
@@ -272,7 +273,7 @@ def _reasons_to_keep(members: Sequence[RetentionRow], policy: RetentionPolicy, n
 
 def _by_state(members: Iterable[RetentionRow], policy: RetentionPolicy) -> _Kept:
     for row in members:
-        is_candidate = row.is_available or (row.status == CheckpointStatus.FAILED and policy.include_failed)
+        is_candidate = row.is_available or (row.status in _NOT_WHOLE and policy.include_failed)
         if not is_candidate:
             yield row, Reason(Rule.STATUS, f"{row.status}: not judged")
         if row.created_at == UNKNOWN_TIME:

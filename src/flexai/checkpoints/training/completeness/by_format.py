@@ -15,6 +15,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from typing import TypeAlias
 
 from flexai.checkpoints.storage.checks import PARTIAL_SUFFIX
 from flexai.checkpoints.training.completeness.layouts import RULES, Completeness
@@ -26,6 +28,7 @@ __all__ = [
     "TRAINER_STATE",
     "Completeness",
     "FileRole",
+    "Judge",
     "Survey",
     "completeness",
     "deepspeed_tag",
@@ -62,6 +65,10 @@ def is_temporary_path(path: str) -> bool:
     """Whether a file has such a name, or lies in a folder that has."""
     *folders, name = path.split("/")
     return is_unfinished(name) or any(map(is_temporary_folder, folders))
+
+
+Judge: TypeAlias = Callable[[CheckpointFolder], Completeness]
+"""Says of a folder what ``completeness`` says of a whole checkpoint."""
 
 
 def completeness(folder: CheckpointFolder) -> Completeness:

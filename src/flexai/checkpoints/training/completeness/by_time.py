@@ -27,6 +27,7 @@ from pathlib import Path
 from flexai.checkpoints.storage.beneath import GONE, Beneath
 from flexai.checkpoints.training.completeness.by_format import (
     Completeness,
+    Judge,
     completeness,
     is_temporary_path,
 )
@@ -75,12 +76,14 @@ class Watch:
         before_listing: Callable[[str], object] = lambda _place: None,
         has_more: Callable[[], bool] = lambda: False,
         reports: Reports | None = None,
+        judge: Judge = completeness,
     ) -> None:
         """``quiet_period`` is in seconds; ``take`` is handed each checkpoint; ``note`` is told what is not captured.
 
         ``secure`` has a checkpoint copied; ``before_listing`` is called with each folder before it is listed;
         ``has_more`` says whether something has happened since the look began. ``reports`` is where the trainer
         may report what it saves: where it does, nothing is handed over until ``sweep``, nor counted as lost.
+        ``judge`` says what a unit's files tell.
         """
         self._output = output
         self._beneath = Beneath(output)
@@ -92,6 +95,7 @@ class Watch:
         self._secure = secure
         self._has_more = has_more
         self._reports = reports
+        self._completeness = judge
         self._units = Units()
         self._candidates: dict[str, Candidate] = {}
         self._peeked: dict[str, tuple[Stamp | None, bytes]] = {}
@@ -372,7 +376,7 @@ class Watch:
 
     def _judge(self, candidate: Candidate) -> Completeness:
         if candidate.verdict is None:
-            candidate.verdict = completeness(_found(candidate, candidate.files).folder)
+            candidate.verdict = self._completeness(_found(candidate, candidate.files).folder)
         return candidate.verdict
 
     def _sweep(self, candidate: Candidate, is_settled: bool) -> None:
@@ -465,7 +469,7 @@ class Watch:
         last = {path: candidate.pins.stamp(path) for path in files}
         if any(candidate.pins.is_written(path) for path in files):
             return False
-        verdict = completeness(_found(candidate, last).folder)
+        verdict = self._completeness(_found(candidate, last).folder)
         # Seen twice as it was in the end, so no file was missing; or nothing could have come after it. A folder that
         # was being rewritten may have been half the one and half the other.
         was_seen_whole = (looks > 1 and last == files) or (verdict.conclusive and not stays)

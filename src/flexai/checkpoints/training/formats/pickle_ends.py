@@ -77,22 +77,29 @@ def check_dcp_metadata(folder: CheckpointFolder, path: str) -> None:
 
     What is no pickle, or too long to be followed, is believed by being there: its writer renames it into place.
     """
-    content = content_of(folder, path)
-    if content.read(0, 1) != b"\x80":
-        return
-    try:
-        budget = Budget(instructions=MAX_INSTRUCTIONS)
-        value = _followed(RangeStream(content, _bounded(path, MAX_READ)), budget, path)
-    except CannotTellError:
-        return
     beside = path.rpartition("/")[0]
-    for name, end in _storage_ends(value).items():
+    for name, end in dcp_storage(folder, path).items():
         # Data from the writer, used for comparison only: never joined to a path that is opened.
         file = f"{beside}/{name}".lstrip("/")
         if file not in folder.files:
             raise NotWholeError(f"{shown(path)} names {shown(name)}, which is not there")
         if folder.files[file] < end:
             raise NotWholeError(f"{shown(file)} is shorter than {shown(path)} says")
+
+
+def dcp_storage(folder: CheckpointFolder, path: str) -> dict[str, int]:
+    """The files that DCP's metadata speaks of, and up to which byte; nothing where that cannot be told.
+
+    Raises NotWholeError for metadata that is torn.
+    """
+    content = content_of(folder, path)
+    if content.read(0, 1) != b"\x80":
+        return {}
+    try:
+        budget = Budget(instructions=MAX_INSTRUCTIONS)
+        return _storage_ends(_followed(RangeStream(content, _bounded(path, MAX_READ)), budget, path))
+    except CannotTellError:
+        return {}
 
 
 def _bounded(path: str, limit: int) -> Callable[[int], None]:
