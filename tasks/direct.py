@@ -26,7 +26,7 @@ R = TypeVar("R")
 class OperationTask(Task[P, R]):
     """A task whose call, in no run and without a Prefect API, is a call of its function.
 
-    ``submit``, ``map`` and ``delay`` are Prefect's in any case, and so is a call with what they returned.
+    ``submit``, ``map`` and ``delay`` are Prefect's in any case, and so is a call with a future or a state of theirs.
     """
 
     if not TYPE_CHECKING:  # Prefect's overloads say what they take

@@ -135,3 +135,21 @@ def test_a_server_that_came_up_after_the_import_is_found_by_a_call(program: Prog
     )
     printed, _ = run(program, code)
     assert printed.split() == ["True", "False", "http://127.0.0.1:9/api", "None"]
+
+
+def test_what_prefect_gives_a_task_stays(program: Program) -> None:
+    printed, _ = run(
+        program,
+        "from prefect import Task, flow\n"
+        "from flexai import tasks\n"
+        "found = [getattr(tasks, name) for name in tasks.__all__]\n"
+        "print(all(isinstance(one, Task) and isinstance(one.with_options(retries=2), type(one)) for one in found))\n"
+        "print(tasks.fetch_checkpoint.with_options(retries=7, name='other').retries, tasks.fetch_checkpoint.retries)\n"
+        "print({one.submit.__func__ is Task.submit and one.map.__func__ is Task.map for one in found})\n"
+        "print({type(one).__call__ is not Task.__call__ for one in found})\n"
+        "try:\n"
+        "    tasks.fetch_checkpoint.fn('unknown')\n"
+        "except Exception as error:\n"
+        "    print(type(error).__name__)\n",
+    )
+    assert printed.split() == ["True", "7", "3", "{True}", "{True}", "NotFoundError"]

@@ -110,7 +110,7 @@ def _run_tracked(
     from flexai.cli.progress_display import Notes, shown_progress
     from flexai.tasks.options import Watcher, ignore, watched_by
 
-    with api_errors(api, hint="--no-track runs the same without Prefect"), shown_progress() as progress:
+    with _api_errors(api), shown_progress() as progress:
         watcher = Watcher(Notes() if only_notes else progress, on_output or ignore, on_damage or ignore)
         with watched_by(watcher), _told(api):
             document: Document = getattr(tasks, task_name)(**arguments_of(request))
@@ -171,12 +171,10 @@ def load_connection(name: str) -> StorageConnection:
 
     Connections are saved as Prefect blocks, so without a configured API one is started for as long as this takes.
     """
-    api = open_api("to read the connection")
+    open_api("to read the connection")
     from flexai import blocks
 
-    with api_errors(api):
-        connection: StorageConnection = blocks.load_connection(name)
-    return connection
+    return blocks.load_connection(name)
 
 
 def open_api(purpose: str) -> PrefectAPI | None:
@@ -208,26 +206,23 @@ def prepare_prefect(api: PrefectAPI | None) -> None:
 
 
 @contextmanager
-def api_errors(api: PrefectAPI | None, *, hint: str = "") -> Iterator[None]:
+def _api_errors(api: PrefectAPI) -> Iterator[None]:
     """Say in our words that a Prefect API does not answer, or refuses."""
     import httpx
 
-    name = "the embedded Prefect API" if api is None else f"the Prefect API {api.shown}"
+    name, hint = f"the Prefect API {api.shown}", "--no-track runs the same without Prefect"
     try:
         yield
     except httpx.HTTPStatusError as error:
         if error.response.status_code in _REFUSALS:
-            raise AccessDeniedError(
-                f"{name} refused the credentials", hint=hint or "check PREFECT_API_AUTH_STRING, or PREFECT_API_KEY"
-            ) from error
+            raise AccessDeniedError(f"{name} refused the credentials", hint=hint) from error
         raise StorageUnavailableError(f"{name} answered {error.response.status_code}", hint=hint) from error
     except httpx.TransportError as error:
-        raise StorageUnavailableError(f"{name} does not answer", hint=hint or _CHECK) from error
+        raise StorageUnavailableError(f"{name} does not answer", hint=hint) from error
     except RuntimeError as error:
         if "Failed to reach API" not in str(error):
             raise
-        raise StorageUnavailableError(f"{name} does not answer", hint=hint or _CHECK) from error
+        raise StorageUnavailableError(f"{name} does not answer", hint=hint) from error
 
 
 _HAND_OVER_SECONDS = 60.0
-_CHECK = "flexai config show prints which Prefect API is configured, and where"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from datetime import datetime
+from functools import cache
 
 from flexai.checkpoints.documents import Document, captured_list_document, checkpoint_document, checkpoint_list_document
 from flexai.checkpoints.models import (
@@ -80,10 +81,12 @@ class CheckpointSummary:
     @classmethod
     def of(cls, row: ListedCheckpoint) -> CheckpointSummary:
         """A row of a list."""
-        found = {one.name: getattr(row, one.name) for one in fields(cls)}
-        times = {name: from_text(found[name]) if found[name] else None for name in _TIMES}
-        kinds = {"kind": CheckpointKind(row.kind), "status": CheckpointStatus(row.status)}
-        return cls(**found | times | kinds | {"metrics": dict(row.metrics), "pointers": tuple(row.pointers)})
+        found = {name: getattr(row, name) for name in _names()}
+        for name in _TIMES:
+            found[name] = from_text(found[name]) if found[name] else None
+        found["kind"], found["status"] = CheckpointKind(row.kind), CheckpointStatus(row.status)
+        found["metrics"], found["pointers"] = dict(row.metrics), tuple(row.pointers)
+        return cls(**found)
 
     @property
     def title(self) -> str:
@@ -92,14 +95,21 @@ class CheckpointSummary:
 
     def to_dict(self) -> Document:
         """Its entry of what ``flexai checkpoint list --json`` prints, or ``flexai training checkpoints --json``."""
-        found = {one.name: getattr(self, one.name) for one in fields(self)}
-        times = {name: to_text(found[name]) if found[name] else None for name in _TIMES}
+        found = {name: getattr(self, name) for name in _names()}
+        for name in _TIMES:
+            found[name] = to_text(found[name]) if found[name] else None
+        found["status"] = str(self.status)
         is_of_job = self.kind is CheckpointKind.CAPTURED and self.deleted_at is None
         document = captured_list_document if is_of_job else checkpoint_list_document
-        return document([ListedCheckpoint(**found | times | {"status": str(self.status)})])[0]
+        return document([ListedCheckpoint(**found)])[0]
 
 
 _TIMES = ("created_at", "updated_at", "deleted_at")
+
+
+@cache
+def _names() -> tuple[str, ...]:
+    return tuple(one.name for one in fields(CheckpointSummary))
 
 
 @dataclass(frozen=True, kw_only=True)
