@@ -361,6 +361,42 @@ def test_a_stop_of_the_job_reaches_the_training(machine: Machine, out: Path) -> 
     assert (job(machine).status, steps(machine)) == (JobStatus.STOPPED, [9])
 
 
+def test_a_training_that_a_stop_ends_at_once_is_stopped(machine: Machine, out: Path) -> None:
+    script = f"""
+        run = Run("run", {str(out)!r})
+        run.resume_path()
+        save(Path({str(out)!r}) / "run-1", unknown_files(1))
+        run.saved({str(out / "run-1")!r}, step=1)
+        print("ready", flush=True)
+        time.sleep(100)
+    """
+    with subprocess.Popen(python(script), stdout=subprocess.PIPE, text=True) as trainer:
+        assert trainer.stdout is not None and trainer.stdout.readline() == "ready\n"
+        stop_job(machine.system, "run")
+    assert trainer.returncode == -signal.SIGTERM
+    wait_for_the_end(machine)
+    assert (job(machine).status, job(machine).reason, steps(machine)) == (JobStatus.STOPPED, "stopped on request", [1])
+
+
+def test_a_notice_to_all_processes_of_the_machine_is_a_preemption(machine: Machine, out: Path) -> None:
+    script = f"""
+        run = Run("run", {str(out)!r})
+        run.resume_path()
+        for step in (1, 2):
+            save(Path({str(out)!r}) / f"run-{{step}}", unknown_files(step))
+            run.saved(Path({str(out)!r}) / f"run-{{step}}", step=step)
+        print(run._helper.pid, flush=True)
+        time.sleep(100)
+    """
+    with subprocess.Popen(python(script), stdout=subprocess.PIPE, text=True) as trainer:
+        assert trainer.stdout is not None
+        os.kill(int(trainer.stdout.readline()), signal.SIGTERM)
+        trainer.terminate()
+    wait_for_the_end(machine)
+    assert (job(machine).status, steps(machine)) == (JobStatus.STOPPED, [1, 2])
+    assert job(machine).reason.startswith("preempted by SIGTERM")
+
+
 def test_inspect_says_what_was_reported(machine: Machine, out: Path) -> None:
     with Run("run", out) as here:
         save(out / "checkpoint-5", trainer_files(5, eval_loss=0.25))

@@ -21,6 +21,7 @@ from tests.checkpoints.training.trainers import (
     Files,
     deepspeed_files,
     save,
+    save_by_rename,
     script_file,
     trainer_files,
     unknown_files,
@@ -69,6 +70,9 @@ class Stage:
 
     def save(self, name: str, files: Files) -> None:
         save(self.output / name, files)
+
+    def save_by_rename(self, name: str, files: Files) -> None:
+        save_by_rename(self.output / name, files)
 
     def report(self, name: str, step: int | None = None, **metrics: float) -> None:
         self.writer.write(self.output / name, step=step, metrics=metrics)
@@ -198,6 +202,33 @@ def test_the_reports_of_all_ranks_make_one_checkpoint(stage: Stage) -> None:
         time.sleep(0.01)
     assert stage.stored == [("step-5", every)]
     assert set(stage.facts[0].metrics) == {"loss_0", "loss_1", "loss_2"}
+
+
+def test_a_rank_that_is_late_joins_the_save_that_it_means(stage: Stage) -> None:
+    writers = [ReportWriter(stage.writer.folder, stage.output, rank=rank, ranks=2) for rank in range(2)]
+    for writer in writers:
+        for version in (b"first", b"second"):
+            stage.save("last", {f"rank-{rank}.data": version for rank in range(2)})
+            writer.write(stage.output / "last", step=None, metrics={})
+    stage.capture.start()
+    while stage.reports.names():
+        time.sleep(0.01)
+    assert stage.stored == [
+        ("last", {"rank-0.data": version, "rank-1.data": version}) for version in (b"first", b"second")
+    ]
+
+
+def test_a_rank_may_see_what_another_one_is_still_writing(stage: Stage) -> None:
+    stage.capture.start()
+    stage.save("step-5", {"rank-0.data": b"0", "rank-1.data": b"1"})
+    ReportWriter(stage.writer.folder, stage.output, rank=0, ranks=2).write(stage.output / "step-5", step=5, metrics={})
+    with (stage.output / "step-5" / "rank-1.data").open("ab") as file:
+        file.write(b"1")
+    stage.save_by_rename("step-5", {"rank-0.data": b"00"})
+    ReportWriter(stage.writer.folder, stage.output, rank=1, ranks=2).write(stage.output / "step-5", step=5, metrics={})
+    while stage.reports.names():
+        time.sleep(0.01)
+    assert stage.stored == [("step-5", {"rank-0.data": b"00", "rank-1.data": b"11"})]
 
 
 def test_what_one_rank_reports_whole_is_stored_without_waiting_for_the_others(stage: Stage) -> None:

@@ -171,7 +171,7 @@ class ReportTaker:
             self._fail(save or _Save([report], self._found(report), is_whole=False), error.strerror or str(error))
 
     def _of_other_ranks(self, report: Report) -> _Save | None:
-        for save in reversed(self._saves):
+        for save in self._saves:  # each rank reports in the order of the saves
             first = save.reports[0]
             is_same = (first.path, first.step) == (report.path, report.step)
             if is_same and report.ranks > 1 and report.rank not in {one.rank for one in save.reports}:
@@ -181,12 +181,17 @@ class ReportTaker:
     def _join(self, save: _Save, report: Report) -> None:
         """Add what another rank holds of the same save."""
         first = save.reports[0]
-        for path in report.originals:
+        originals = dict(first.originals)
+        for path, stamp in report.originals.items():
+            known = originals.get(path)
+            if known is not None and known.written > stamp.written:
+                continue  # this rank saw a file that another one was still writing
+            originals[path] = stamp
             held, other = first.files / path, report.files / path
-            if not held.exists() and other.exists():
+            if (known is None or known.file != stamp.file) and other.exists():
                 held.parent.mkdir(parents=True, exist_ok=True)
+                held.unlink(missing_ok=True)
                 os.link(other, held)
-        originals = dict(report.originals) | dict(first.originals)
         merged = replace(
             first,
             originals=originals,

@@ -361,7 +361,8 @@ class Attempt:
         trainer.resume = self._resume
         self._relay.start(lambda: trainer)
         trainer.wait(self._should_stop)
-        if trainer.status == JobStatus.STOPPED:
+        is_told = bool(self._relay.received) or self._stop_requested
+        if trainer.status == JobStatus.STOPPED or (is_told and not trainer.status):
             return True, watching.finish(is_clean=False)
         if not trainer.status:
             self._remark("the training process ended without a word")
