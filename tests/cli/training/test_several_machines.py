@@ -206,6 +206,15 @@ if rank == 1:
     assert "rng_state_1.pth" not in pair.fetched(before), "its UUID means what it meant"
 
 
+def test_machines_that_save_at_the_same_moment_make_one_checkpoint_each_time(two: Machines) -> None:
+    steps = range(1, 13)
+    done = two.run(f"for step in range({steps.start}, {steps.stop}):\n    save_shards(step)\n    meet(step)\n")
+    assert [one.code for one in done] == [0, 0], errors(done)
+    assert two.rows() == [(f"step-{step}", "available", "0-1") for step in steps]
+    told = [line for one in done for line in one.err.splitlines() if "of nodes 0-1) as " in line]
+    assert len(told) == len(steps), "each is told of by the machine that has made it available"
+
+
 def test_machines_that_share_a_disk_make_one_checkpoint_of_what_all_of_them_see(pair: Machines, tmp_path: Path) -> None:
     text = 'if rank == 0:\n    save(output() / "checkpoint-5", trainer_files(5))\nmeet("saved")\ntime.sleep(1)\n'
     done = pair.run(text, "--output-dir", str(tmp_path / "shared"))
@@ -229,7 +238,7 @@ def test_parts_that_are_not_whole_together_are_not_available(pair: Machines) -> 
     assert "all parts are there, and together they are not whole" in shown
 
 
-def test_saves_that_are_written_over_are_told_apart_by_their_steps_only(pair: Machines) -> None:
+def test_of_saves_that_are_written_over_and_tell_no_step_the_last_is_put_together_at_the_end(pair: Machines) -> None:
     text = """
 for step in (5, 10):
     save(output() / "last", {f"__{rank}_0.distcp": weights(step)})
@@ -237,9 +246,20 @@ for step in (5, 10):
         save(output() / "last", {".metadata": b"metadata"})
     time.sleep(1)
     meet(step)
+sys.exit(int(os.environ["CODE"]))
 """
+    for one in pair.programs:
+        one.environment["CODE"] = "1"
     pair.run(text)
     assert {status for _, status, _ in pair.rows()} == {"incomplete"}
+    for path in pair.meeting.iterdir():
+        path.unlink()
+    for one in pair.programs:
+        one.environment["CODE"] = "0"
+    pair.run(text)
+    assert [row for row in pair.rows() if row[1] == "available"] == [("last", "available", "0-1")]
+    assert {name[:4] for name in pair.fetched("run/last")} == {"__0_", "__1_", ".met"}
+    assert set(map(len, pair.fetched("run/last").values())) == {SHARD, len(b"metadata")}
 
 
 def test_the_launcher_tells_which_machine_it_is(pair: Machines) -> None:

@@ -89,8 +89,10 @@ def end_of(row: Record) -> tuple[JobStatus, str, int | None] | None:
     if row["stop_requested"] and worst.status is JobStatus.FAILED:
         # Told to stop, the machines end one after the other, and a command may fail for want of the others.
         worst = next((one for one in nodes if one.status is JobStatus.STOPPED), worst)
-    alike = [one for one in nodes if (one.status, one.reason) == (worst.status, worst.reason)]
-    whose = "" if len(alike) == len(nodes) or not worst.reason else f"{_named(one.node for one in alike)}: "
+    whose = ""
+    if worst.reason and {one.status for one in nodes} != {worst.status}:
+        alike = [one.node for one in nodes if (one.status, one.reason) == (worst.status, worst.reason)]
+        whose = f"{_named(alike)}: "
     return worst.status, whose + worst.reason, worst.exit_code
 
 
@@ -178,16 +180,35 @@ def finish_node(transaction: Transaction, row: Record, lease: Lease, new: Mappin
 
     ``new`` has the columns of the end.
     """
-    held = {"job_id": row["id"], "token": lease.token}
-    if not transaction.update("job_nodes", dict(new) | NO_LEASE, f"{_HELD} AND attempt = {row['attempt']:d}", **held):
+    held = {"job_id": row["id"], "token": lease.token, "attempt": row["attempt"]}
+    if not transaction.update("job_nodes", dict(new) | NO_LEASE, f"{_HELD} AND attempt = :attempt", **held):
         return 0
+    _finish_job(transaction, row, new["ended_at"])
+    return 1
+
+
+def correct_node(transaction: Transaction, row: Record, node: int, new: Mapping[str, Any]) -> bool:
+    """Record how a machine of a job, whose row is locked, really ended, where its process could not tell the catalog.
+
+    One that a process runs, or whose end is known, stays as it is: then False.
+    """
+    known = next((one for one in row["node_rows"] if one["node"] == node), None)
+    if known is None or known["status"] not in RUNNING or is_held(known):
+        return False
+    key = {"job_id": row["id"], "attempt": row["attempt"], "node": node}
+    transaction.update_as_read("job_nodes", dict(new) | NO_LEASE, key)
+    _finish_job(transaction, row, new["ended_at"])
+    return True
+
+
+def _finish_job(transaction: Transaction, row: Record, ended_at: str) -> None:
+    """Record the end of a job where the last of its machines has ended."""
     with_nodes(transaction, [row])
     end = end_of(row)
     if end is not None:
         status, reason, exit_code = end
-        ended = {"status": status, "reason": reason, "exit_code": exit_code, "ended_at": new["ended_at"]}
+        ended = {"status": status, "reason": reason, "exit_code": exit_code, "ended_at": ended_at}
         transaction.update("jobs", ended, "id = :id", id=row["id"])
-    return 1
 
 
 def _named(nodes: Iterable[int]) -> str:

@@ -201,6 +201,17 @@ class Jobs:
                 _update_as_read(transaction, row, new)
         return self.get_by_id(job.id)
 
+    def correct_node(self, job: TrainingJob, node: int, ended: TrainingJob) -> TrainingJob:
+        """Record how one of several machines really ended, as ``correct`` does for a job of one."""
+        end = {"status": ended.status, "exit_code": ended.exit_code, "reason": ended.reason}
+        end |= {"ended_at": to_text(ended.ended_at or now())}
+        with self._database.writing() as transaction:
+            transaction.update("jobs", {"updated_at": to_text(now())}, "id = :id", id=job.id)
+            row = _read(transaction, "j.id = :id AND j.attempt = :attempt", id=job.id, attempt=job.attempt)
+            if row is not None and "node_rows" in row and job_nodes.correct_node(transaction, row, node, end):
+                transaction.change("UPDATE jobs SET lost = lost + :lost WHERE id = :id", lost=ended.lost, id=job.id)
+        return self.get_by_id(job.id)
+
     def request_stop(self, reference: Reference) -> TrainingJob:
         """Ask the runner to stop its job; a job whose runner is gone is recorded as interrupted.
 

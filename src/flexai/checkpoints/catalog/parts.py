@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from flexai.checkpoints.models import Node
     from flexai.checkpoints.names import Id
 
+_GROUPS = f"""
+    {CHECKPOINT} WHERE c.job_id = :job_id AND c.attempt = :attempt AND c.parts > 0 AND c.deleted_at IS NULL
+"""
 _PARTS_OF = "SELECT id FROM checkpoints WHERE part_of = :id AND parts = 0 AND deleted_at IS NULL"
 
 
@@ -135,6 +138,34 @@ class Parts:
             enter_files(transaction, after.id, content_ids, blob_ids)
         return True
 
+    def join_last(self, job_id: str, attempt: int) -> list[Id]:
+        """Put together what the machines of an attempt have brought last under one name; returns those checkpoints.
+
+        Once all their commands have succeeded that is of one save, whatever the name tells.
+        """
+        joined = []
+        query = f"{_GROUPS} AND c.status = 'failed' ORDER BY c.sequence"
+        with self._database.writing() as transaction:
+            transaction.update("jobs", {"updated_at": to_text(now())}, "id = :id", id=job_id)
+            groups = transaction.records(query, job_id=job_id, attempt=attempt)
+            by_group = _parts_of(transaction, groups)
+            for name in dict.fromkeys(one["name"] for one in groups):
+                last = {part["node"]: part for one in groups if one["name"] == name for part in by_group[one["id"]]}
+                total = next(one["parts"] for one in groups if one["name"] == name)
+                homes = {part["part_of"] for part in last.values()}
+                steps = {part["step"] for part in last.values()} - {None}
+                if len(last) < total or len(homes) == 1 or len(steps) > 1:
+                    continue
+                home = last[min(last, key=int)]["part_of"]
+                ids = [part["id"] for part in last.values()]
+                transaction.update("checkpoints", {"part_of": home}, "id IN :ids", ids=ids)
+                for emptied in homes - {home}:
+                    if not _parts_of(transaction, [{"id": emptied}])[emptied]:
+                        transaction.change("DELETE FROM checkpoints WHERE id = :id", id=emptied)
+                _describe(transaction, home)
+                joined.append(parse_id(home))
+        return joined
+
     def explain(self, checkpoint_id: str, reason: str) -> None:
         """Record why a checkpoint whose parts are there is not available."""
         with self._database.writing() as transaction:
@@ -158,19 +189,9 @@ def _group_of(
     it is the same save; to another one where another machine has brought the very same; and it replaces what the
     machine brought last where it holds all of that, so that a folder that was still for a while may grow.
     """
-    query = f"""
-        {CHECKPOINT} WHERE c.job_id = :job_id AND c.attempt = :attempt AND c.name = :name AND c.parts = :parts
-            AND c.deleted_at IS NULL ORDER BY c.sequence
-    """
+    query = f"{_GROUPS} AND c.name = :name AND c.parts = :parts ORDER BY c.sequence"
     groups = transaction.records(query, job_id=part.job_id, attempt=attempt, name=part.name, parts=node.total)
-    found = transaction.records(
-        "SELECT id, part_of, node, step, manifest_digest, sequence FROM checkpoints"
-        " WHERE part_of IN :ids AND parts = 0 ORDER BY sequence",
-        ids=[one["id"] for one in groups],
-    )
-    by_group: dict[str, list[Record]] = {one["id"]: [] for one in groups}
-    for one in found:
-        by_group[one["part_of"]].append(one)
+    by_group = _parts_of(transaction, groups)
     last = max((n for n, one in enumerate(groups) if _of(by_group[one["id"]], node)), default=-1)
     if last >= 0:
         own = _of(by_group[groups[last]["id"]], node)
@@ -184,6 +205,16 @@ def _group_of(
         if may_be or is_same_step or manifest.digest in {other["manifest_digest"] for other in others}:
             return one["id"], []
     return None, []
+
+
+def _parts_of(transaction: Transaction, groups: Sequence[Record]) -> dict[str, list[Record]]:
+    """The parts of checkpoints by the ids of those, in the order of their capture."""
+    found = transaction.records(
+        "SELECT id, part_of, node, step, manifest_digest FROM checkpoints"
+        " WHERE part_of IN :ids AND parts = 0 ORDER BY sequence",
+        ids=[one["id"] for one in groups],
+    )
+    return {one["id"]: [part for part in found if part["part_of"] == one["id"]] for one in groups}
 
 
 def _of(parts: Sequence[Record], node: Node) -> list[Record]:

@@ -262,6 +262,17 @@ def end_of(folder: Path) -> AttemptEnd | None:
     return None if left is None else left.end
 
 
+def nodes_as_they_ended(job: TrainingJob) -> dict[int, AttemptEnd]:
+    """How machines of a job ended that the catalog takes for interrupted, by their numbers, as this one knows."""
+    here = this_host().partition("/")[0]
+    ends = {
+        one.node: end_of(Path(one.log_path).parent)
+        for one in job.nodes
+        if one.status is JobStatus.INTERRUPTED and one.ended_at is None and one.host == here
+    }
+    return {node: end for node, end in ends.items() if end is not None}
+
+
 def is_here(job: TrainingJob) -> bool:
     """Whether this is the machine of a job's last attempt."""
     return job.host == this_host().partition("/")[0]

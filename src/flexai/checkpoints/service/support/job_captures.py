@@ -176,6 +176,11 @@ class JobCaptures:
         for checkpoint_id in self._system.catalog.parts.incomplete(self.job.id):
             self._combine("", checkpoint_id)
 
+    def combine_last(self) -> None:
+        """Make available what all machines have written last, now that their commands have succeeded."""
+        for checkpoint_id in self._system.catalog.parts.join_last(self.job.id, self._attempt):
+            self._combine("", checkpoint_id)
+
     def _combine(self, name: str, checkpoint_id: Id) -> None:
         whole, is_new = combine(self._system, checkpoint_id)
         if whole.status is CheckpointStatus.AVAILABLE:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -278,13 +278,13 @@ class Attempt:
             self._captures.know()
         self._combine()
 
-    def _combine(self) -> None:
+    def _combine(self, combine: Callable[[], None] | None = None) -> None:
         """Make available what all machines have brought their parts of, where the last one could not do so."""
         if self._request.node is None:
             return
         try:
             with self._patience.spent():
-                self._captures.combine()
+                (combine or self._captures.combine)()
         except StorageError as error:
             self._tell(f"parts of checkpoints could not be put together yet: {error.message}")
 
@@ -487,6 +487,9 @@ class Attempt:
                 self._progress.note(f"the job's end could not be recorded yet: {error.message}")
                 time.sleep(min(delay, self._patience.left))
                 delay = min(2 * delay, _LONGEST_PAUSE_SECONDS)
+        ends = [one.status for one in finished.nodes]
+        if ends and ends == [JobStatus.SUCCEEDED] * finished.node_count:
+            self._combine(self._captures.combine_last)
         if not self._has_left:
             try:
                 self._places.unmark()

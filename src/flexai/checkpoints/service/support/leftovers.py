@@ -39,6 +39,7 @@ from flexai.checkpoints.training.job_files import (
     as_it_ended,
     job_folder,
     left_attempts,
+    nodes_as_they_ended,
 )
 from flexai.checkpoints.training.managed_capture import CaptureReport, salvage
 from flexai.checkpoints.training.output_dir import OutputTree
@@ -63,6 +64,11 @@ class Taken:
 
 def record_end(system: System, job: TrainingJob) -> TrainingJob:
     """Record how a job's last attempt ended, where only this machine knows; returns the job as it is then."""
+    for node, end in nodes_as_they_ended(job).items():
+        as_ended = job._replace(
+            status=end.status, exit_code=end.exit_code, reason=end.reason, ended_at=end.ended_at, lost=end.lost
+        )
+        job = system.catalog.jobs.correct_node(job, node, as_ended)
     ended = as_it_ended(job)
     return job if ended is job else system.catalog.jobs.correct(job, ended)
 
