@@ -38,10 +38,14 @@ def use_found_api() -> None:
 
 def is_without_api() -> bool:
     """Whether Prefect would have to start a server: it knows of no API, and we are in no run."""
-    if FlowRunContext.get() is not None or TaskRunContext.get() is not None:
+    if _is_in_a_run():
         return False
     use_found_api()
     return not get_current_settings().api.url
+
+
+def _is_in_a_run() -> bool:
+    return FlowRunContext.get() is not None or TaskRunContext.get() is not None
 
 
 def with_api(work: Callable[[PrefectClient], Awaitable[T]]) -> T:
@@ -64,7 +68,7 @@ def with_api(work: Callable[[PrefectClient], Awaitable[T]]) -> T:
 @asynccontextmanager
 async def _client() -> AsyncIterator[PrefectClient]:
     settings = get_current_settings()
-    if not is_without_api() or not settings.server.ephemeral.enabled:
+    if settings.api.url or _is_in_a_run() or not settings.server.ephemeral.enabled:
         async with get_client() as client:
             yield client
         return

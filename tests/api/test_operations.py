@@ -116,6 +116,12 @@ def test_a_fetch_returns_what_the_command_prints(
     assert frozen(flexai.fetch("my-model", "restored")) == command("checkpoint", "fetch", "my-model", "-d", "restored")
 
 
+@pytest.mark.parametrize("destination", ["a\0b", "a\ud800b", "~no-such-user/x", "config.json", "config.json/x"])
+def test_a_destination_that_cannot_be_is_an_error_of_ours(pushed: flexai.CheckpointDetails, destination: str) -> None:
+    with pytest.raises((errors.UsageError, errors.DestinationExistsError)):
+        flexai.fetch("my-model", destination)
+
+
 def test_delete_and_undelete_return_what_the_commands_print(
     pushed: flexai.CheckpointDetails, command: Callable[..., Any]
 ) -> None:

@@ -122,9 +122,15 @@ def find_begun(found: FetchSurvey) -> set[str]:
 def _root_of(files: Sequence[StoredFile], destination: Path) -> Path:
     check_path_set([parse_path(file.path) for file in files])
     try:
-        return destination.expanduser().absolute()
+        root = destination.expanduser().absolute()
+        root.lstat()
     except RuntimeError as error:
         raise UsageError(f"destination {destination} cannot be found: its user has no home folder") from error
+    except ValueError as error:
+        raise UsageError(f"destination {str(destination)!r} cannot be a path: {error}") from error
+    except OSError:
+        pass  # what is there already, if anything, is looked at when it is opened
+    return root
 
 
 @contextlib.contextmanager
