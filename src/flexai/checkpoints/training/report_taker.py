@@ -23,6 +23,8 @@ from flexai.checkpoints.training.reports import Report, ReportOutcome, Reports
 from flexai.checkpoints.training.storing import Storing
 from flexai.checkpoints.training.units import Unit, find_units, note_of
 
+_UNNOTICED_SECONDS = 5.0
+"""How often the folder is looked at although nothing was noticed: it may have been removed and made anew."""
 _LOOK_SECONDS = 0.1
 """How often the folder is looked at where the system notices nothing."""
 
@@ -124,7 +126,7 @@ class ReportTaker:
         if self._notices is None:
             self._stop.wait(min(pause, _LOOK_SECONDS))
             return
-        self._notices.wait(min(pause, 60.0))
+        self._notices.wait(min(pause, _UNNOTICED_SECONDS))
         self._notices.read()
 
     # Seeing.
