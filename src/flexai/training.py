@@ -15,6 +15,7 @@ A process of its own stores what was saved, at low priority, so that the trainin
 from __future__ import annotations
 
 import atexit
+import importlib
 import json
 import math
 import os
@@ -27,7 +28,7 @@ import warnings
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
+from types import ModuleType, TracebackType
 from typing import IO, Any, Literal
 
 from flexai.checkpoints import errors
@@ -182,6 +183,7 @@ class Run:
             if is_done or time.monotonic() >= deadline or self._is_alone():
                 break
             time.sleep(_POLL_SECONDS)
+        self._wait_for_trackers()
         with self._lock:
             self._look()
             failures, self._failures = self._failures, [] if check else self._failures
@@ -215,7 +217,7 @@ class Run:
         Raises:
             KeyError: This process has reported none for it.
         """
-        return f"flexai://{posixpath.join(self.name, self._saved[step])}"
+        return self._url(self._saved[step])
 
     def close(self, status: str = "succeeded", reason: str = "") -> None:
         """Wait until all is stored, and end the job; a later call does nothing.
@@ -243,6 +245,7 @@ class Run:
             _stream(self._helper.stdout).close()
             for outcome in self._writer.outcomes():
                 self._take_in(outcome)
+            self._wait_for_trackers()
             if not self._writer.waiting():
                 Reports(self._reports).remove_empty()
             else:
@@ -262,6 +265,9 @@ class Run:
             self.close("failed", _said(error))
 
     # The saves.
+
+    def _url(self, path: str) -> str:
+        return f"flexai://{posixpath.join(self.name, path or '.')}"
 
     def _make_room(self) -> None:
         """Wait, or skip the oldest, where too many saves wait to be stored."""
@@ -291,6 +297,12 @@ class Run:
     def _take_in(self, outcome: ReportOutcome) -> None:
         if outcome.error:
             self._fail(f"{outcome.path!r} was not captured: {outcome.error}")
+        elif outcome.checkpoint and (trackers := _trackers()) is not None:
+            trackers.tell(self.name, outcome.step, self._url(outcome.path), outcome.checkpoint)
+
+    def _wait_for_trackers(self) -> None:
+        if (trackers := _trackers()) is not None:
+            trackers.wait()
 
     def _fail(self, message: str) -> None:
         self._failures.append(message)
@@ -368,6 +380,16 @@ def _this_rank() -> tuple[int, int]:
         if os.environ.get(rank, "").isdigit():
             return int(os.environ[rank]), int(os.environ.get(ranks) or 1)
     return 0, 1
+
+
+def _trackers() -> ModuleType | None:
+    """What tells experiment trackers of a checkpoint, where the program uses one.
+
+    It is imported by its name, because what lies with it uses this module.
+    """
+    if sys.modules.keys().isdisjoint({"wandb", "mlflow"}):
+        return None
+    return importlib.import_module("flexai.integrations.trackers")
 
 
 def _stream(stream: IO[bytes] | None) -> IO[bytes]:
