@@ -26,9 +26,13 @@ _JOB = "killed"
 _SEED = 14
 _LATEST = 1.5
 """Seconds after a training's first save within which it is killed."""
+_STARTS, _PAUSE = 60, 1.0
+"""How often a training that fails as it starts is started again, as a scheduler would, and the seconds between."""
 _NEEDS = {
     "numpy": (),
     "torch": ("torch",),
+    "transformers": ("transformers", "accelerate"),
+    "lightning": ("lightning",),
 }
 """The modules that a framework's program needs of the environment of frameworks."""
 
@@ -40,6 +44,8 @@ def lost(bench: Bench) -> None:
     skipped: dict[str, str] = {}
     wrong: dict[str, list[str]] = {}
     for framework, needed in _NEEDS.items():
+        if not bench.wants(framework):
+            continue
         python = frameworks() if needed else sys.executable
         if needed and not has(python, "flexai.training", *needed):
             skipped[framework] = f"FLEXAI_TEST_FRAMEWORKS names no environment with {needed[0]} and what flexai needs"
@@ -76,25 +82,30 @@ class _Play:
     def __post_init__(self) -> None:
         self._own = Own(self.folder / "home")
         self._output, self._truth = self.folder / "out", self.folder / "truth"
+        self._failed_starts = 0
 
     def kill(self, times: int) -> dict[str, float]:
         """Kill trainings, and count what was completed and is not there in the end. FailedError where one fails."""
         for _ in range(times):
             self._kill_one()
         saved = self._finish()
-        return {"kills": times, "saves": len(saved), "saves lost": len(saved - self._captured())}
+        lost = len(saved - self._captured())
+        return {"kills": times, "saves": len(saved), "saves lost": lost, "failed starts": self._failed_starts}
 
     def tell(self, times: int) -> dict[str, float]:
         """Send trainings TERM, and count the steps between what each had trained and what is captured of it."""
         self._begin_anew()
         steps = 0
         for _ in range(times):
+            told = len(self._lines("left at "))
             process = self._start()
             time.sleep(self.chance.uniform(0, _LATEST))
             process.send_signal(signal.SIGTERM)
             self._wait(process)
-            left = int(self._lines("left at ")[-1])
-            steps += left - max(self._captured(), default=0)
+            left = self._lines("left at ")[told:]
+            if not left:
+                raise FailedError(f"a training that was told to end ended with {process.returncode}: {self._said()}")
+            steps += int(left[-1]) - max(self._captured(), default=0)
         return {"kills": times, "saves": len(self._lines("saved ")), "steps lost": steps}
 
     def _begin_anew(self) -> None:
@@ -104,7 +115,15 @@ class _Play:
             file.unlink()
 
     def _start(self) -> subprocess.Popen[bytes]:
-        """Start a training, and wait until it has saved."""
+        """Start a training, again where it fails as it starts, and wait until it has saved."""
+        for _ in range(_STARTS):
+            if process := self._try_to_start():
+                return process
+            self._failed_starts += 1
+            time.sleep(_PAUSE)
+        raise FailedError(f"{_STARTS} trainings in a row failed as they started: {self._said()}")
+
+    def _try_to_start(self) -> subprocess.Popen[bytes] | None:
         training = [*self.program, str(self._output), str(self._truth)]
         if self.is_below:
             job = [flexai(), "training", "run", _JOB, "--checkpoint", "latest", "--output-dir", str(self._output)]
@@ -120,7 +139,7 @@ class _Play:
             )
         while len(self._lines("saved ")) == before:
             if process.poll() is not None:
-                raise FailedError(f"a training ended with {process.returncode}: {self._said()}")
+                return None
             time.sleep(0.01)
         return process
 

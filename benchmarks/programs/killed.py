@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 _KEPT = 2
 """Saves that the training keeps; it deletes older ones, as trainings do."""
@@ -91,9 +92,108 @@ def _torch(path: Path, step: int) -> None:
     torch.save({"step": step, "model": {"weights": torch.full((100_000,), float(step))}, "optimizer": {}}, path)
 
 
+def _transformers(folder: Path, truth: Truth) -> None:
+    import torch
+    import transformers
+
+    from flexai.integrations.transformers import FlexAICallback
+
+    transformers.logging.set_verbosity_error()
+
+    class Rows(torch.utils.data.Dataset):  # type: ignore[misc]
+        """Rows that are all the same."""
+
+        def __len__(self) -> int:
+            return 64
+
+        def __getitem__(self, _number: int) -> dict[str, Any]:
+            return {"input_ids": torch.arange(8), "labels": torch.arange(8)}
+
+    class Told(transformers.TrainerCallback):  # type: ignore[misc]
+        """Saves once more and ends, where the training was told to."""
+
+        def on_step_end(self, _args: Any, _state: Any, control: Any, **_: Any) -> None:
+            """Pause as well."""
+            time.sleep(_PAUSE)
+            control.should_training_stop = truth.is_over
+
+    class Trainer(transformers.Trainer):  # type: ignore[misc]
+        """Notes what it has saved, before any callback hears of it."""
+
+        def _save_checkpoint(self, *arguments: Any, **options: Any) -> None:
+            super()._save_checkpoint(*arguments, **options)
+            truth.saved(self.state.global_step)
+
+    folder = Path(os.environ.get("FLEXAI_OUTPUT_CHECKPOINT_DIR", folder))
+    sizes = dict.fromkeys(("hidden_size", "intermediate_size", "vocab_size", "max_position_embeddings"), 16)
+    config = transformers.LlamaConfig(num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=2, **sizes)
+    arguments = transformers.TrainingArguments(
+        output_dir=str(folder),
+        max_steps=1_000_000,
+        save_steps=1,
+        save_total_limit=_KEPT,
+        use_cpu=True,
+        report_to=[],
+        disable_tqdm=True,
+    )
+    callback = FlexAICallback("killed")
+    model = transformers.LlamaForCausalLM(config)
+    trainer = Trainer(model, arguments, train_dataset=Rows(), callbacks=[callback, Told()])
+    place = callback.resume_path()
+    trainer.train(resume_from_checkpoint=None if place is None else str(place))
+    truth.left(trainer.state.global_step)
+
+
+def _lightning(folder: Path, truth: Truth) -> None:
+    import lightning
+    from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+    from lightning.pytorch.demos.boring_classes import BoringModel
+    from lightning.pytorch.plugins import TorchCheckpointIO
+
+    from flexai.integrations.lightning import FlexAICallback
+
+    class Noted(TorchCheckpointIO):  # type: ignore[misc]
+        """Notes what is written."""
+
+        def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+            """Before any callback hears of it."""
+            super().save_checkpoint(checkpoint, path, storage_options)
+            truth.saved(checkpoint["global_step"])
+
+    class Told(Callback):  # type: ignore[misc]
+        """Ends behind the step's save, where the training was told to."""
+
+        def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+            """Pause as well."""
+            time.sleep(_PAUSE)
+            trainer.should_stop = truth.is_over
+
+    folder = Path(os.environ.get("FLEXAI_OUTPUT_CHECKPOINT_DIR", folder))
+    callback = FlexAICallback("killed", output_dir=folder)
+    saves = ModelCheckpoint(folder, "{step}", monitor="step", mode="max", save_top_k=_KEPT, every_n_train_steps=1)
+    trainer = lightning.Trainer(
+        accelerator="cpu",
+        max_steps=1_000_000,
+        max_epochs=-1,
+        limit_val_batches=0,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        plugins=[Noted()],
+        callbacks=[callback, Told(), saves],
+    )
+    try:
+        trainer.fit(BoringModel(), ckpt_path=callback.resume_path())
+    finally:
+        # It leaves by an exception where it was told to end.
+        truth.left(trainer.global_step)
+
+
 FRAMEWORKS: dict[str, Callable[[Path, Truth], None]] = {
     "numpy": loop(".npz", _numpy),
     "torch": loop(".pt", _torch),
+    "transformers": _transformers,
+    "lightning": _lightning,
 }
 
 
