@@ -55,13 +55,14 @@ class Slurm:
         """``folder`` holds the commands that a script may call, and ``environment`` is that of its shell."""
         self._requeued = folder / "requeued"
         self._steps = folder / "steps"
-        programs = folder / "bin"
-        programs.mkdir(parents=True)
+        self.programs = folder / "bin"
+        """What a script may call; another program can be put there."""
+        self.programs.mkdir(parents=True)
         for name, text in (("srun", _SRUN), ("scontrol", _SCONTROL)):
-            (programs / name).write_text(text)
-            (programs / name).chmod(0o755)
+            (self.programs / name).write_text(text)
+            (self.programs / name).chmod(0o755)
         self._environment = dict(environment) | {
-            "PATH": f"{programs}{os.pathsep}{environment['PATH']}",
+            "PATH": f"{self.programs}{os.pathsep}{environment['PATH']}",
             "STAND_IN_REQUEUED": str(self._requeued),
             "STAND_IN_STEPS": str(self._steps),
         }

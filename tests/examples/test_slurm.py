@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from flexai.checkpoints.owner import new_owner
 from tests.checkpoints.training.trainers import program as trainer
 from tests.cli.program import Program
 from tests.examples.slurm import Slurm
@@ -88,3 +89,33 @@ def test_a_task_of_an_array_is_a_job_of_its_own_and_asks_for_itself_alone(slurm:
     code, out = job.end()
     assert (code, slurm.requeued) == (75, ["4242_3"]), out
     assert _captured(program, "sweep-3") == ["checkpoint-7"]
+
+
+def test_machines_that_share_no_disk_train_one_job_and_go_on_together(
+    slurm: Slurm, program: Program, tmp_path: Path
+) -> None:
+    # As torchrun does on each machine, it runs the script; the first one saves for all.
+    torchrun = slurm.programs / "torchrun"
+    torchrun.write_text('#!/bin/sh\nfor script; do :; done\nexec python "$script"\n')
+    torchrun.chmod(0o755)
+    first_saves = TRAINER.replace("    save(", '    if os.environ["SLURM_NODEID"] == "0": save(')
+    program.file("train.py", trainer(first_saves)[-1])
+    with (tmp_path / "flexai.env").open("a") as file:
+        file.write(f"FLEXAI_DATABASE_URL=sqlite:///{tmp_path / 'catalog.db'}\nFLEXAI_OWNER={new_owner()}\n")
+    here = {"FLEXAI_DATABASE_URL": f"sqlite:///{tmp_path / 'catalog.db'}", "FLEXAI_STORE": str(tmp_path / "store")}
+
+    job = slurm.start(SCRIPTS / "nodes.sbatch", cwd=program.cwd, nodes=2)
+    job.wait_for("begins", times=2)
+    job.near_the_time_limit()
+    code, out = job.end()
+    assert (code, slurm.requeued) == (75, ["4242"]), out
+
+    job = slurm.start(SCRIPTS / "nodes.sbatch", cwd=program.cwd, nodes=2, restarts=1)
+    job.wait_for("goes on from checkpoint-7", times=2)
+    code, out = job.end()
+    assert (code, slurm.requeued) == (0, ["4242"]), out
+    rows = program.run("training", "checkpoints", "my-run", "--json", env=here).json()
+    assert sorted((row["name"], row["status"]) for row in rows) == [
+        ("checkpoint-7", "available"),
+        ("checkpoint-8", "available"),
+    ]

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import signal
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
 from flexai.checkpoints.catalog.jobs import Jobs
 from flexai.checkpoints.errors import StorageUnavailableError
 from flexai.checkpoints.service.support import job_run
+from flexai.checkpoints.training import runner
 from tests.checkpoints.training.trainers import program as trainer
 from tests.cli.conftest import Run
 from tests.cli.program import Program
@@ -86,6 +89,22 @@ def test_a_scheduler_can_tell_a_run_that_term_stopped_from_one_that_is_done(
     job.communicate()
     # The record has the command's own.
     assert (job.returncode, _status(program)) == (code, ("stopped", left))
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
+def test_a_scheduler_can_tell_it_too_where_the_command_had_not_begun(
+    flexai: Run, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, code: int
+) -> None:
+    make_environment = runner.command_environment
+
+    def interrupted(*arguments: Any) -> dict[str, str]:
+        os.kill(os.getpid(), number)
+        return make_environment(*arguments)
+
+    monkeypatch.setattr(job_run, "command_environment", interrupted)
+    done = flexai("training", "run", "my-run", "--preempted-exit-code", "75", "--", "true")
+    assert done.code == code
+    assert "before the command began" in done.err
 
 
 def test_a_run_that_its_owner_stops_exits_with_the_command_s_code(program: Program) -> None:

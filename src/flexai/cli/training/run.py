@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flexai.checkpoints.documents import job_document, lost_versions
-from flexai.checkpoints.errors import JobFailedError, UsageError
+from flexai.checkpoints.errors import InterruptedByUserError, JobFailedError, UsageError
 from flexai.checkpoints.names import is_variable
 from flexai.checkpoints.service.training_requests import TrainingRequest
 from flexai.cli import terminal
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from flexai.checkpoints.progress import Progress
     from flexai.checkpoints.service.system import System
 
-_PREEMPTED = ("preempted", "stopped by SIGTERM")
-"""How the reason of a job begins that was told to end by what runs flexai, and not by `flexai training stop`."""
+_PREEMPTED = "preempted "
+"""Begins the reason of a job that was told that its machine goes away."""
 
 
 @command("run", usage="NAME [OPTIONS] -- COMMAND [ARGUMENT…]")
@@ -124,6 +124,11 @@ def run(
     run_it = partial(_run, request)
     try:
         document = run_operation(track, "run_training", request, run_it, only_notes=True, on_output=pass_through)
+    except InterruptedByUserError as error:
+        if preempted_exit_code is None or not error.message.startswith(_PREEMPTED):
+            raise
+        terminal.say(f"training job {request.name!r} stopped: {error.message}")
+        raise click.exceptions.Exit(preempted_exit_code) from None
     except JobFailedError as error:
         # For the task run that is a failure; here the command's own exit code says it.
         if error.job is None:
