@@ -29,8 +29,6 @@ class Purgeable:
 
     id: str
     title: str
-    is_part: bool
-    """Of another one, with which it goes."""
     is_deleted: bool
     """Deleted, or else a push or capture that no process continued."""
     since: datetime
@@ -42,19 +40,21 @@ class PurgePlan:
     """What garbage collection would do."""
 
     checkpoints: Sequence[Purgeable]
+    part_ids: Set[str]
+    """Parts of them, which go with them."""
     uses: Mapping[str, tuple[int, Set[str]]]
     """Every blob of the store: its bytes, and the checkpoints that refer to it."""
 
     @property
     def garbage(self) -> dict[str, int]:
         """The bytes of each blob that would go."""
-        ids = {one.id for one in self.checkpoints}
+        ids = self.part_ids | {one.id for one in self.checkpoints}
         return {blob_id: size for blob_id, (size, users) in self.uses.items() if users <= ids}
 
     @property
     def deleted(self) -> int:
         """Deleted checkpoints that would be gone for good."""
-        return sum(one.is_deleted and not one.is_part for one in self.checkpoints)
+        return sum(one.is_deleted for one in self.checkpoints)
 
     @property
     def blobs(self) -> int:
@@ -104,7 +104,8 @@ class Garbage:
                 sizes[blob_id] = size
                 users.setdefault(blob_id, set()).update(() if checkpoint_id is None else (checkpoint_id,))
         return PurgePlan(
-            checkpoints=[_purgeable(row) for row in rows + self._idle(before)],
+            checkpoints=[_purgeable(row) for row in rows + self._idle(before) if row["part_of"] is None],
+            part_ids={row["id"] for row in rows if row["part_of"] is not None},
             uses={blob_id: (size, users[blob_id]) for blob_id, size in sizes.items()},
         )
 
@@ -156,8 +157,7 @@ def _purgeable(row: Record) -> Purgeable:
     found = checkpoint_of(row)
     return Purgeable(
         id=row["id"],
-        title=found.title if found.part_of is None else f"what node {found.node} brought of {found.name!r}",
-        is_part=found.part_of is not None,
+        title=found.title,
         is_deleted=found.status is CheckpointStatus.DELETING,
         since=found.deleted_at or found.updated_at,
     )
