@@ -187,7 +187,8 @@ def list_training_checkpoints(job: str) -> list[Document]:
         CheckpointError: NotFoundError where there is no such job.
     """
     with telling(run_logger()), Catalog.look() as catalog:
-        return captured_list_document(row for row in captured_rows(catalog, job) if row.status == "available")
+        rows, _ = captured_rows(catalog, job)
+    return captured_list_document(rows)
 
 
 @task(

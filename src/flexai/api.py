@@ -282,7 +282,9 @@ def list_checkpoints(*, deleted: bool = False) -> list[CheckpointSummary]:
 
 
 def checkpoints(job: str) -> list[CheckpointSummary]:
-    """List the available checkpoints that a training job wrote, in the order of their capture; also while it runs.
+    """List the checkpoints that a training job wrote, in the order of their capture; also while it runs.
+
+    Those of several machines are among them while parts are missing: their status is then ``incomplete``.
 
     Args:
         job: NAME or UUID of the training job.
@@ -300,7 +302,8 @@ def checkpoints(job: str) -> list[CheckpointSummary]:
     from flexai.checkpoints.service.inspect import captured_rows
 
     with Catalog.look() as catalog:
-        return [CheckpointSummary.of(row) for row in captured_rows(catalog, job) if row.status == "available"]
+        rows, _ = captured_rows(catalog, job)
+    return [CheckpointSummary.of(row) for row in rows]
 
 
 def delete(reference: str) -> DeletedCheckpoint:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from flexai.checkpoints.catalog.catalog import Catalog
 from flexai.checkpoints.documents import Document, checkpoint_document, job_document
-from flexai.checkpoints.models import Checkpoint, ExportRecord, ListedCheckpoint, ListedFile
+from flexai.checkpoints.models import Checkpoint, CheckpointStatus, ExportRecord, ListedCheckpoint, ListedFile
 from flexai.checkpoints.names import parse_reference
 
 if TYPE_CHECKING:
@@ -28,14 +28,16 @@ def inspect_checkpoint(catalog: Catalog, reference: str) -> Document:
     return checkpoint_document(*look_up(catalog, reference))
 
 
-def captured_rows(catalog: Catalog, reference: str) -> list[ListedCheckpoint]:
-    """The checkpoints of a training job, by its NAME or UUID, in the order of their capture; those that failed too.
+def captured_rows(catalog: Catalog, reference: str) -> tuple[list[ListedCheckpoint], list[ListedCheckpoint]]:
+    """The checkpoints of a training job, by its NAME or UUID, in the order of their capture; and those that failed.
 
-    Raises what ``look_up`` raises.
+    The first are those that are available, and those of which parts are there. Raises what ``look_up`` raises.
     """
     from flexai.checkpoints.catalog.jobs import parse_job_reference
 
-    return catalog.checkpoints.list_captured(catalog.jobs.get(parse_job_reference(reference)).id)
+    found = catalog.checkpoints.list_captured(catalog.jobs.get(parse_job_reference(reference)).id)
+    kept = (CheckpointStatus.AVAILABLE, CheckpointStatus.INCOMPLETE)
+    return [row for row in found if row.status in kept], [row for row in found if row.status == CheckpointStatus.FAILED]
 
 
 def with_code(checkpoint: Checkpoint, files: Iterable[ListedFile], *, connect: Connect) -> list[ListedFile]:

@@ -49,16 +49,15 @@ def checkpoints(reference: str, as_json: bool) -> None:
     from flexai.checkpoints.service.inspect import captured_rows
 
     with Catalog.look() as catalog:
-        found = captured_rows(catalog, reference)
-    rows = [row for row in found if row.status in {"available", "incomplete"}]
+        rows, failed = captured_rows(catalog, reference)
     if as_json:
         terminal.write_document(captured_list_document(rows), as_json=True)
     else:
         terminal.write(_table(rows))
-    for row in found:
-        if row.status == "failed":
-            terminal.warn(f"checkpoint {row.name or ROOT_TITLE!r} was not captured: {row.reason}")
-        elif row.status == "incomplete":
+    for row in failed:
+        terminal.warn(f"checkpoint {row.name or ROOT_TITLE!r} was not captured: {row.reason}")
+    for row in rows:
+        if row.status == "incomplete":
             terminal.warn(f"checkpoint {row.name or ROOT_TITLE!r} is incomplete: {row.reason}")
 
 
