@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -14,12 +15,14 @@ from pydantic import SecretStr
 from flexai.blocks import load_connection
 from flexai.checkpoints.catalog.catalog import Catalog
 from flexai.checkpoints.catalog.jobs import parse_job_reference
+from flexai.checkpoints.catalog.leases import LEASE_LENGTH
 from flexai.checkpoints.documents import Document
 from flexai.checkpoints.errors import NotFoundError, StorageUnavailableError, UsageError
 from flexai.checkpoints.models import JobStatus
 from flexai.checkpoints.names import parse_name
 from flexai.checkpoints.service.requests import ExportRequest, NameRequest
 from flexai.checkpoints.service.system import System
+from flexai.checkpoints.settings import load_settings
 from flexai.checkpoints.storage.connection import split_bucket
 from flexai.flows.approval import ApprovalAnswer, ask_for_approval
 from flexai.flows.export import export_in_shards
@@ -35,6 +38,8 @@ from flexai.tasks.options import RETRIED, TAGS, Logger, run_logger, telling
 from flexai.tasks.push import name_here
 from flexai.tasks.transfer_slots import transferring
 
+_END_SECONDS = 30.0
+"""How long an attempt takes at most to record its end, once its grace is over."""
 _BEST = PushSpec()
 _SAMPLE = {**PushSpec.SAMPLE, "name": "checkpoint-1"}
 
@@ -78,6 +83,7 @@ def train_push_export(training: TrainingSpec, push: PushSpec = _BEST, export: Ex
     logger = run_logger()
     job = parse_name(_job_name(training.name), what="training job name")
     _check_ahead(job, push, export, logger)
+    _wait_for_attempt_before(training, job, logger)
     document = run_training(
         job,
         training.command,
@@ -286,6 +292,28 @@ def _check_ahead(job: str, push: PushSpec, export: ExportSpec | None, logger: Lo
         logger.warning(
             "%s does not answer now, but may do when the training is over: %s", export.storage_provider, error
         )
+
+
+def _wait_for_attempt_before(training: TrainingSpec, job: str, logger: Logger) -> None:
+    """Where this run was begun before, on another machine, wait until that attempt has ended or its lease has.
+
+    Prefect schedules a run again as soon as its machine gets notice, while the command still saves there.
+    """
+    if runtime.flow_run.run_count <= 1:
+        return
+    with Catalog.look() as catalog:
+        grace = span_of(training.grace) or load_settings().grace
+        deadline = time.monotonic() + (grace + LEASE_LENGTH).total_seconds() + _END_SECONDS
+        name, is_said = parse_name(job, what="training job name"), False
+        while (known := catalog.jobs.find(name)) is not None and not known.status.is_final:
+            if time.monotonic() >= deadline:
+                return  # what runs there is no attempt of this run
+            if not is_said:
+                logger.info(
+                    "waiting for the end of attempt %d of training job %r on %s", known.attempt, job, known.host
+                )
+            is_said = True
+            time.sleep(1.0)
 
 
 def _start_from(training: TrainingSpec, job: str, logger: Logger) -> str:

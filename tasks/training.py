@@ -11,8 +11,10 @@ import threading
 from collections.abc import Callable
 from datetime import datetime
 from types import TracebackType
+from typing import Any
 
 from prefect.exceptions import TerminationSignal
+from prefect.utilities import engine
 from prefect.utilities.engine import is_prefect_sigterm_handler_installed
 
 from flexai.blocks import load_connection
@@ -115,6 +117,7 @@ def run_training(request: TrainingRequest) -> Document:
                     on_output=output,
                     on_captured=lambda captured: aside.do(lambda: reporter.captured(captured)),
                     progress=RunProgress(logger),
+                    set_handler=_set_handler,
                 )
         except InterruptedByUserError as error:
             _pass_on_signal(error.message)
@@ -155,6 +158,18 @@ def _tell_failures(system: System, reporter: Reporter, job: TrainingJob, began: 
     for checkpoint in written:
         if checkpoint.status is CheckpointStatus.FAILED and checkpoint.created_at >= began:
             reporter.failed(checkpoint, "capture", checkpoint.reason)
+
+
+def _set_handler(number: int, handler: Any) -> Any:
+    """Set a signal's handler; one in the place of Prefect's own passes for that.
+
+    Prefect's engine accepts that its run is cancelled, or scheduled again, only while it sees its own handler of TERM.
+    Without its answer the process that executes the run kills it at once, without any notice.
+    """
+    with engine._prefect_sigterm_bridge_lock:
+        if number == signal.SIGTERM and is_prefect_sigterm_handler_installed():
+            engine._prefect_sigterm_handler = handler
+        return signal.signal(number, handler)
 
 
 def _pass_on_signal(reason: str) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,19 +16,30 @@ from uuid import UUID
 
 from prefect.blocks.core import Block
 from prefect.concurrency import _leases
+from prefect.utilities import engine
 
 from flexai.blocks import LocalStorageProvider
+from flexai.checkpoints.training.preemption import Preemption
+from flexai.checkpoints.training.runner import SignalRelay
 from flexai.flows import run_leases
+from flexai.tasks.training import _set_handler
 
 ROOT = Path(__file__).resolve().parents[1]
-USED = {"_leases._lease_renewal_loop", "_block_document_id", "_block_document_name"}
+USED = {
+    "_leases._lease_renewal_loop",
+    "_block_document_id",
+    "_block_document_name",
+    "engine._prefect_sigterm_bridge_lock",
+    "engine._prefect_sigterm_handler",
+}
 
 
 def _private_parts(tree: ast.AST) -> Iterator[str]:
-    imported = set()
+    imported, modules = set(), set()
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "prefect":
             imported |= {alias.asname or alias.name for alias in node.names if alias.name.startswith("_")}
+            modules |= {alias.asname or alias.name for alias in node.names if alias.name.islower()}
             if "._" in (node.module or ""):
                 yield node.module or ""
         elif isinstance(node, ast.Import):
@@ -36,7 +48,9 @@ def _private_parts(tree: ast.AST) -> Iterator[str]:
             yield node.value
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute):
-            if isinstance(node.value, ast.Name) and node.value.id in imported:
+            if isinstance(node.value, ast.Name) and (
+                node.value.id in imported or (node.value.id in modules and node.attr.startswith("_"))
+            ):
                 yield f"{node.value.id}.{node.attr}"
             elif node.attr.startswith("_block_document"):
                 yield node.attr
@@ -72,3 +86,21 @@ def test_a_block_keeps_the_id_and_the_name_of_its_document_in_these_attributes()
     block = LocalStorageProvider(root="/srv")
     assert (block._block_document_id, block._block_document_name) == (None, None)
     assert {"_block_document_id", "_block_document_name"} <= set(Block.__private_attributes__)
+
+
+def test_prefect_answers_a_runs_executor_only_where_the_handler_of_term_is_the_one_of_this_name() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with engine.capture_sigterm():
+        prefects = engine._prefect_sigterm_handler
+        assert engine.can_ack_control_intent()
+        with SignalRelay(Preemption(), set_handler=_set_handler) as relay:
+            assert signal.getsignal(signal.SIGTERM) == relay._stop
+            assert engine.can_ack_control_intent(), "a run that is scheduled again would be killed without notice"
+        assert engine._prefect_sigterm_handler is prefects is signal.getsignal(signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_handler_of_term_outside_of_prefects_engine_is_left_to_its_owner() -> None:
+    prefects = engine._prefect_sigterm_handler
+    with SignalRelay(Preemption(), set_handler=_set_handler):
+        assert engine._prefect_sigterm_handler is prefects

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -33,6 +34,7 @@ from flexai.checkpoints.training.preemption import Preemption
 from flexai.checkpoints.training.reporting_trainer import ReportingTrainer
 from flexai.checkpoints.training.runner import (
     OnOutput,
+    SetHandler,
     SignalRelay,
     pass_through,
     without_long_collections,
@@ -59,6 +61,7 @@ def run_training(
     on_output: OnOutput | None = None,
     on_captured: OnCaptured | None = None,
     progress: Progress | None = None,
+    set_handler: SetHandler = signal.signal,
 ) -> TrainingJob:
     """Run a command as a training job, capture its checkpoints while it runs, and return the job as it ended.
 
@@ -69,7 +72,7 @@ def run_training(
     Signals that reach this process are passed on. INT, TERM and HUP ask for the end: the command has the request's
     ``grace`` to save and end in, before it is killed; a second one kills it at once. All others are the command's own
     matter. TERM, and the request's ``preempt_signal``, say that this machine goes away: the grace is then also the time
-    in which what is saved has to be stored, the newest first.
+    in which what is saved has to be stored, the newest first. ``set_handler`` sets the handlers, as ``signal.signal``.
 
     A command that fails is no error here: the job says so (``status``, ``exit_code``, ``reason``).
 
@@ -91,6 +94,7 @@ def run_training(
         on_output=on_output or pass_through,
         on_captured=on_captured or ignore,
         progress=progress,
+        set_handler=set_handler,
     )
 
 
@@ -121,14 +125,20 @@ def watch_directory(
 
 
 def _run(
-    system: System, plan: JobPlan, *, on_output: OnOutput, on_captured: OnCaptured, progress: Progress
+    system: System,
+    plan: JobPlan,
+    *,
+    on_output: OnOutput,
+    on_captured: OnCaptured,
+    progress: Progress,
+    set_handler: SetHandler = signal.signal,
 ) -> TrainingJob:
     begun = plan.begin(system)
     job_id = begun.job.id
     with (
         LeaseKeeper(lambda: system.catalog.jobs.renew(job_id, begun.lease)),
         without_long_collections(),
-        SignalRelay(Preemption(plan.grace, is_grace_given=plan.is_grace_given), plan.notice) as relay,
+        SignalRelay(Preemption(plan.grace, is_grace_given=plan.is_grace_given), plan.notice, set_handler) as relay,
     ):
         return Attempt(
             system,

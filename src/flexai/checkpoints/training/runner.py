@@ -57,6 +57,8 @@ NOTICES = PASSED_SIGNALS | _STOPPING
 """Signals by which the runner may be told that this machine goes away; SIGTERM always says so."""
 
 Stream: TypeAlias = Literal["stdout", "stderr"]
+SetHandler: TypeAlias = Callable[[int, Any], Any]
+"""Sets a signal's handler and returns the one before."""
 OnOutput: TypeAlias = Callable[[Stream, bytes], None]
 """Is handed what a command prints, as it prints it, from a thread of the runner."""
 
@@ -393,8 +395,14 @@ class SignalRelay:
     signal that a user names for it, say also that this machine goes away: they give ``preemption`` the notice.
     """
 
-    def __init__(self, preemption: Preemption | None = None, notice: int = signal.SIGTERM) -> None:
-        """``notice`` is the signal that says so beside SIGTERM."""
+    def __init__(
+        self,
+        preemption: Preemption | None = None,
+        notice: int = signal.SIGTERM,
+        set_handler: SetHandler = signal.signal,
+    ) -> None:
+        """``notice`` is the signal that says so beside SIGTERM; ``set_handler`` sets handlers as ``signal.signal``."""
+        self._set_handler = set_handler
         self.preemption = preemption or Preemption()
         self.received: list[int] = []
         """Those that asked for an end."""
@@ -426,18 +434,18 @@ class SignalRelay:
             for number in _STOPPING:
                 # What is ignored stays ignored: that is how `nohup` and shells protect background jobs.
                 if signal.getsignal(number) not in {signal.SIG_IGN, None}:
-                    self._previous[number] = signal.signal(number, self._stop)
+                    self._previous[number] = self._set_handler(number, self._stop)
             for number in PASSED_SIGNALS:
                 # What this process handles itself (Prefect's timeouts are SIGALRM) is not meant for the command.
                 if signal.getsignal(number) is signal.SIG_DFL:
-                    self._previous[number] = signal.signal(number, self._pass_on)
+                    self._previous[number] = self._set_handler(number, self._pass_on)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for number, handler in self._previous.items():
-            signal.signal(number, handler)
+            self._set_handler(number, handler)
 
     def _pass_on(self, number: int, _frame: FrameType | None) -> None:
         is_notice = self._is_first_notice(number)
