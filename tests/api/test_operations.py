@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import json
 import logging
 import pickle
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ import pytest
 import flexai
 from flexai import errors
 from flexai.checkpoints.models import ListedCheckpoint
+from flexai.checkpoints.settings import DATABASE_FILE
 from tests.checkpoints.training.trainers import program as trainer
 from tests.cli.conftest import Run
 from tests.cli.program import Program
@@ -94,6 +97,21 @@ def test_a_training_job_s_checkpoints_are_those_of_the_command(
     assert [frozen(one) for one in flexai.list_checkpoints(deleted=True)] == command("checkpoint", "list", "--deleted")
     with pytest.raises(errors.NotFoundError):
         flexai.checkpoints("unknown")
+
+
+def test_the_command_the_task_and_python_list_the_same_checkpoints_of_a_job(
+    files: Path, program: Program, command: Callable[..., Any]
+) -> None:
+    from flexai.tasks import list_training_checkpoints
+
+    saves = "\n".join(f"save(output() / 'checkpoint-{step}', trainer_files({step}))" for step in (5, 6))
+    assert program.run("training", "run", "my-run", "--", *trainer(saves)).code == 0
+    with contextlib.closing(sqlite3.connect(program.home / DATABASE_FILE)) as catalog, catalog:
+        catalog.execute("UPDATE checkpoints SET status = 'failed' WHERE name = 'checkpoint-6'")
+    captured = flexai.checkpoints("my-run")
+    assert [one.name for one in captured] == ["checkpoint-5"]
+    printed = command("training", "checkpoints", "my-run")
+    assert [frozen(one) for one in captured] == printed == as_json(list_training_checkpoints.fn("my-run"))
 
 
 def test_a_summary_has_every_field_of_a_row() -> None:
