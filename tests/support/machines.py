@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -63,8 +62,11 @@ class Machines:
     def start(self, rank: int, text: str, *options: str, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
         """Start the job's command on one machine, in a process group of its own."""
         which = () if env is not None else ("--node-rank", str(rank), "--nodes", str(self.count))
-        command = ("training", "run", NAME, *which, *options, "--", *program(DCP + text))
-        process = self.programs[rank].start(*command, env=env, start_new_session=True)
+        return self.begin(rank, "training", "run", NAME, *which, *options, "--", *program(DCP + text), env=env)
+
+    def begin(self, rank: int, *arguments: str, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
+        """Start the program on one machine, in a process group of its own."""
+        process = self.programs[rank].start(*arguments, env=env, start_new_session=True)
         self._started.append(process)
         return process
 
@@ -123,8 +125,3 @@ def machines(folder: Path, count: int, **settings: str) -> Iterator[Machines]:
         yield found
     finally:
         found.end()
-
-
-def dump(value: object) -> str:
-    """A value for a message."""
-    return json.dumps(value, indent=1)

@@ -19,7 +19,7 @@ from flexai.checkpoints.service.prune import PruneRequest, PruneScope, prune
 from flexai.checkpoints.service.recover import recover
 from flexai.checkpoints.service.requests import DeleteRequest, NameRequest, UndeleteRequest
 from flexai.checkpoints.service.support.job_input import captured_available
-from flexai.checkpoints.service.support.parts import Part, combine
+from flexai.checkpoints.service.support.parts import NodePart, combine
 from flexai.checkpoints.service.support.retention import RetentionPolicy
 from tests.checkpoints.training.trainers import weights
 from tests.support.machine import Machine, check_nothing_is_left_over, check_nothing_is_torn, lose_catalog
@@ -60,7 +60,7 @@ def bring(
         node=str(rank),
         files={path: folder / path for path in files},
         facts=TrainingFacts(step=step),
-        part=Part(Node(rank, total), begun.job.attempt, is_whole),
+        part=NodePart(Node(rank, total), begun.job.attempt, is_whole),
     )
 
 

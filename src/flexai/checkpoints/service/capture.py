@@ -14,7 +14,7 @@ from flexai.checkpoints.models import Checkpoint, Source, TrainingFacts, Trainin
 from flexai.checkpoints.paths import parse_path
 from flexai.checkpoints.progress import Progress
 from flexai.checkpoints.service.support import commit
-from flexai.checkpoints.service.support.parts import Part, commit_part
+from flexai.checkpoints.service.support.parts import NodePart, commit_part
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.transfer.scan import check_sources
 from flexai.checkpoints.transfer.sources import Identity, LocalSource
@@ -31,7 +31,7 @@ def capture(
     identities: Mapping[str, Identity] | None = None,
     again: Checkpoint | None = None,
     on_begun: Callable[[Checkpoint], object] = lambda _checkpoint: None,
-    part: Part | None = None,
+    part: NodePart | None = None,
     progress: Progress | None = None,
 ) -> Checkpoint:
     """Store files (path in the checkpoint → local file) as a captured checkpoint of a job and return it, available.
@@ -100,7 +100,7 @@ def _enter(
     system: System,
     checkpoint: Checkpoint,
     lease: Lease,
-    part: Part,
+    part: NodePart,
     facts: TrainingFacts,
     contents: Mapping[str, StoredContent],
 ) -> Checkpoint:

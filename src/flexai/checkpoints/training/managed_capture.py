@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from queue import SimpleQueue
 
-from flexai.checkpoints.training.completeness.by_format import Judge, completeness
+from flexai.checkpoints.training.completeness.by_format import JudgeFolder, completeness
 from flexai.checkpoints.training.completeness.by_time import Watch
 from flexai.checkpoints.training.completeness.candidates import Found
 from flexai.checkpoints.training.notices import FolderWatch, Notices
@@ -71,7 +71,7 @@ class OutputCapture:
         identify: Callable[[str], str] = lambda _name: "",
         preemption: Preemption | None = None,
         announce: Announce = lambda _found: None,
-        judge: Judge = completeness,
+        judge: JudgeFolder = completeness,
     ) -> None:
         """``quiet_period`` in seconds; ``store`` and ``announce`` are called from one thread, ``note`` from several.
 
@@ -239,7 +239,7 @@ def salvage(
     note: Note,
     reports: Reports | None = None,
     identify: Callable[[str], str] = lambda _name: "",
-    judge: Judge = completeness,
+    judge: JudgeFolder = completeness,
 ) -> CaptureReport:
     """Capture what a runner that died has left, in its output directory, among its pins and among the reports.
 

@@ -13,7 +13,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 
 from flexai.checkpoints.storage.beneath import Beneath
-from flexai.checkpoints.training.completeness.by_format import Judge, completeness
+from flexai.checkpoints.training.completeness.by_format import JudgeFolder, completeness
 from flexai.checkpoints.training.completeness.candidates import Fate, Found, title_of
 from flexai.checkpoints.training.formats.verdict import Outcome
 from flexai.checkpoints.training.notices import FolderWatch
@@ -51,7 +51,7 @@ class ReportTaker:
         know: Callable[[Found], object],
         identify: Callable[[str], str],
         note: Callable[[str], None],
-        judge: Judge = completeness,
+        judge: JudgeFolder = completeness,
     ) -> None:
         """``patience`` is how many seconds the reports of other ranks are waited for, where the format tells nothing.
 

@@ -18,7 +18,7 @@ from flexai.checkpoints.names import Id, parse_reference
 from flexai.checkpoints.paths import parse_path
 from flexai.checkpoints.service.capture import announce, capture
 from flexai.checkpoints.service.support.commit import same_content
-from flexai.checkpoints.service.support.parts import Part, combine, is_whole_by_itself
+from flexai.checkpoints.service.support.parts import NodePart, combine, is_whole_by_itself
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.training.completeness.candidates import Fate, Found, title_of
 from flexai.checkpoints.training.units import COPY
@@ -224,7 +224,7 @@ class JobCaptures:
             self._begun[found] = left.pop(0)
         part = None
         if self._node is not None:
-            part = Part(self._node, self._attempt, is_whole_by_itself(found.folder))
+            part = NodePart(self._node, self._attempt, is_whole_by_itself(found.folder))
         return capture(
             self._system,
             job=self.job,

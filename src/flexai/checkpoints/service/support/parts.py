@@ -34,7 +34,7 @@ _OF_A_RANK = re.compile(
 """The name of a file, or of a folder in a checkpoint, that each rank has of its own."""
 
 
-class Part(NamedTuple):
+class NodePart(NamedTuple):
     """What one of several machines has captured of a checkpoint."""
 
     node: Node
@@ -71,7 +71,7 @@ def commit_part(
     checkpoint: Checkpoint,
     lease: Lease,
     contents: Mapping[str, StoredContent],
-    part: Part,
+    part: NodePart,
     *,
     facts: TrainingFacts,
 ) -> Checkpoint:

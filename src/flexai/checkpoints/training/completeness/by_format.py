@@ -28,7 +28,7 @@ __all__ = [
     "TRAINER_STATE",
     "Completeness",
     "FileRole",
-    "Judge",
+    "JudgeFolder",
     "Survey",
     "completeness",
     "deepspeed_tag",
@@ -67,7 +67,7 @@ def is_temporary_path(path: str) -> bool:
     return is_unfinished(name) or any(map(is_temporary_folder, folders))
 
 
-Judge: TypeAlias = Callable[[CheckpointFolder], Completeness]
+JudgeFolder: TypeAlias = Callable[[CheckpointFolder], Completeness]
 """Says of a folder what ``completeness`` says of a whole checkpoint."""
 
 

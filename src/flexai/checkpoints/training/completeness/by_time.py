@@ -27,7 +27,7 @@ from pathlib import Path
 from flexai.checkpoints.storage.beneath import GONE, Beneath
 from flexai.checkpoints.training.completeness.by_format import (
     Completeness,
-    Judge,
+    JudgeFolder,
     completeness,
     is_temporary_path,
 )
@@ -76,7 +76,7 @@ class Watch:
         before_listing: Callable[[str], object] = lambda _place: None,
         has_more: Callable[[], bool] = lambda: False,
         reports: Reports | None = None,
-        judge: Judge = completeness,
+        judge: JudgeFolder = completeness,
     ) -> None:
         """``quiet_period`` is in seconds; ``take`` is handed each checkpoint; ``note`` is told what is not captured.
 
