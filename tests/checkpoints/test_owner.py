@@ -125,8 +125,8 @@ def test_a_machine_whose_setting_names_the_owner_makes_no_other_one(
     assert not (tmp_path / "empty" / IDENTITY_FILE).exists()
 
 
-@pytest.mark.parametrize("text", ["me", f"{new_id()}", f"{new_id()}/", f"{new_id()}/{new_id()}/{new_id()}", "/"])
+@pytest.mark.parametrize("text", ["me", "ID", "ID/", "ID/ID/ID", "/"])
 def test_an_owner_that_is_none_is_refused(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FLEXAI_OWNER", text)
+    monkeypatch.setenv("FLEXAI_OWNER", text.replace("ID", new_id()))
     with pytest.raises(SettingsError, match="FLEXAI_OWNER"):
         load_settings()
