@@ -688,3 +688,25 @@ def test_no_log_gives_a_checkpoint_more_metrics_than_it_can_have(catalog: Catalo
     catalog.checkpoints.add_metrics(job_id, logged, since=one.created_at)
     metrics = catalog.checkpoints.get_by_id(one.id).facts.metrics
     assert (len(metrics), metrics["a"]) == (200, 1.0)
+
+
+def test_a_capture_that_was_given_up_is_gone_on_with_in_its_place_by_one_process(catalog: Catalog) -> None:
+    job_id = add_job(catalog)
+    first, lease = capture(catalog, job_id, "checkpoint-5")
+    capture(catalog, job_id, "checkpoint-6")
+    assert catalog.checkpoints.continue_capture(first) is None, "its process is at work on it"
+    catalog.checkpoints.fail(first, lease, "a later save is stored first")
+    taken = [one for one in at_once(lambda _: catalog.checkpoints.continue_capture(first)) if one is not None]
+    assert len(taken) == 1
+    continued, _ = taken[0]
+    assert (continued.sequence, continued.status, continued.reason) == (1, CheckpointStatus.UPLOADING, "")
+    assert [one.name for one in catalog.checkpoints.of_job(job_id)] == ["checkpoint-5", "checkpoint-6"]
+
+
+def test_a_capture_that_is_finished_or_gone_is_not_gone_on_with(catalog: Catalog) -> None:
+    job_id = add_job(catalog)
+    first, lease = capture(catalog, job_id, "checkpoint-5")
+    catalog.checkpoints.fail(first, lease, "no room")
+    catalog.checkpoints.delete(parse_reference(first))
+    assert catalog.checkpoints.continue_capture(first) is None
+    assert catalog.checkpoints.continue_capture(new_id()) is None

@@ -20,7 +20,7 @@ from flexai.checkpoints.training.runner import OnOutput
 from tests.checkpoints.training.trainers import program, trainer_files
 from tests.support.fixtures import NewMachine
 from tests.support.machine import KIB, PART, Machine, check_nothing_is_torn
-from tests.support.training import RUNNER, SAVE, WAIT, captured, captures, contents, run, wait_until
+from tests.support.training import RUNNER, SAVE, WAIT, captured, captures, contents, kill_a_runner, run, wait_until
 
 PARTS = 16
 LARGE = "save(output() / 'checkpoint-5', {'optimizer.bin': bytes(range(256)) * 4096, **trainer_files(5)})"
@@ -168,6 +168,28 @@ def test_a_notice_before_the_command_begins_is_the_jobs_reason(machine: Machine)
         run(machine, "", checkpoint="base")
     job = inspect_job(machine.system, "run")
     assert (job.status, job.reason) == (JobStatus.STOPPED, "preempted by SIGTERM before the command began")
+
+
+def test_what_a_killed_runner_was_sending_is_continued_by_the_next_run_here(
+    slow: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("part_size", "pack_threshold", "pack_size", "concurrency"):
+        monkeypatch.setenv(f"FLEXAI_{name.upper()}", str(getattr(slow.settings, name)))
+    monkeypatch.setenv("FLEXAI_BANDWIDTH_LIMIT", f"{PART // KIB}KiB")
+    parts = "SELECT COUNT(*) FROM blob_parts"
+
+    def arrived() -> int:
+        with slow.system.catalog.database.reading() as transaction:
+            return int(transaction.value(parts))
+
+    kill_a_runner(slow, LARGE, until=lambda: arrived() > 2)
+    before = arrived()
+    with slow.again(bandwidth_limit="0") as machine:
+        run(machine, SMALL)
+        assert parts_sent(machine) <= PARTS - before
+        assert [one.name for one in captures(machine, "run")] == ["checkpoint-5", "checkpoint-10"]
+        assert {one.status for one in captures(machine, "run")} == {CheckpointStatus.AVAILABLE}
+        check_nothing_is_torn(machine)
 
 
 SAVING = """

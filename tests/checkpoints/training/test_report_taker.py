@@ -16,7 +16,9 @@ from flexai.checkpoints.models import TrainingFacts
 from flexai.checkpoints.training.completeness.candidates import Found
 from flexai.checkpoints.training.managed_capture import OutputCapture, salvage
 from flexai.checkpoints.training.pins import Pins
+from flexai.checkpoints.training.preemption import Preemption
 from flexai.checkpoints.training.reports import ReportOutcome, Reports, ReportWriter
+from flexai.checkpoints.transfer.crew import give_way
 from tests.checkpoints.training.trainers import (
     Files,
     deepspeed_files,
@@ -47,6 +49,8 @@ class Stage:
         self.stored: list[tuple[str, Files]] = []
         self.facts: list[TrainingFacts] = []
         self.before_storing: Callable[[Found], None] = lambda found: None
+        self.announced: list[str] = []
+        self.preemption = Preemption(600)
         self.writer = ReportWriter(folder / "reports", self.output)
         self.reports = Reports(self.writer.folder)
         self.writer.expect()
@@ -61,6 +65,8 @@ class Stage:
             note=self.notes.append,
             reports=self.reports,
             identify=lambda name: f"id of {name}",
+            preemption=self.preemption,
+            announce=lambda found: self.announced.append(found.name),
         )
 
     def store(self, found: Found, facts: TrainingFacts) -> None:
@@ -313,3 +319,49 @@ def test_a_dropped_report_is_passed_over(stage: Stage) -> None:
     stage.settle()
     assert [name for name, _ in stage.stored] == ["run-1", "run-3"]
     assert first not in stage.reports.names()
+
+
+def test_after_a_notice_what_was_reported_last_is_stored_first(stage: Stage) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slow(found: Found) -> None:
+        begun.set()
+        while not go_on.wait(0.01):
+            give_way.get()()  # as a transfer asks
+
+    stage.before_storing = slow
+    stage.capture.start()
+    for step in (1, 2):
+        stage.save(f"run-{step}", unknown_files(step))
+        stage.report(f"run-{step}", step)
+    wait_for(begun)
+    stage.preemption.give()
+    stage.save("run-3", unknown_files(3))
+    stage.report("run-3", 3)
+    while not {"run-1", "run-2"} <= set(stage.announced):
+        time.sleep(0.01)
+    go_on.set()
+    outcomes = stage.settle()
+    assert [name for name, _ in stage.stored] == ["run-3", "run-2", "run-1"]
+    assert sorted((one.path, one.error) for one in outcomes) == [(f"run-{step}", "") for step in (1, 2, 3)]
+
+
+def test_reports_that_the_deadline_left_unstored_stay_for_the_next_run(stage: Stage) -> None:
+    def slow(_found: Found) -> None:
+        while True:
+            time.sleep(0.01)
+            give_way.get()()
+
+    stage.before_storing = slow
+    stage.capture.start()
+    for step in (1, 2):
+        stage.save(f"run-{step}", unknown_files(step))
+        stage.report(f"run-{step}", step)
+        shutil.rmtree(stage.output / f"run-{step}")
+    stage.preemption.give()
+    stage.preemption.ends_at = time.monotonic() + 0.5
+    report = stage.capture.finish(is_clean=False)
+    assert sorted(found.name for found in report.postponed) == ["run-1", "run-2"]
+    stage.before_storing = lambda _found: None
+    salvage(stage.output, Pins(stage.folder / "pins", print), store=stage.store, note=print, reports=stage.reports)
+    assert sorted(stage.stored) == [(f"run-{step}", unknown_files(step)) for step in (1, 2)]

@@ -250,17 +250,21 @@ def salvage(
     storing.hurry()
     watch = Watch(output, pins, quiet_period=math.inf, take=storing.add, note=note)
     taker = None
-    if reports is not None:
-        taker = ReportTaker(
-            reports, patience=0, storing=storing, know=watch.know, identify=identify, note=note, judge=judge
-        )
-        taker.finish()
-    # What the trainer had deleted is older than what is there.
-    for pin_set in pins.leftovers():
-        watch.take_leftover(pin_set)
-    watch.look(0)
-    watch.sweep(0, is_clean=False)
-    storing.drain()
+    try:
+        if reports is not None:
+            taker = ReportTaker(
+                reports, patience=0, storing=storing, know=watch.know, identify=identify, note=note, judge=judge
+            )
+            taker.finish()
+        # What the trainer had deleted is older than what is there.
+        for pin_set in pins.leftovers():
+            watch.take_leftover(pin_set)
+        watch.look(0)
+        watch.sweep(0, is_clean=False)
+        storing.drain()
+    except BaseException:
+        storing.abandon()
+        raise
     storing.close()
     report = _report(watch, storing, taker)
     if not report.is_pinned:
