@@ -246,9 +246,7 @@ class Run:
             for outcome in self._writer.outcomes():
                 self._take_in(outcome)
             self._wait_for_trackers()
-            if not self._writer.waiting():
-                Reports(self._reports).remove_empty()
-            else:
+            if not Reports(self._reports).remove_empty():
                 self._fail(f"not all is stored; flexai training capture {self.name} tries again: {self._log_end()}")
 
     def __enter__(self) -> Run:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from flexai.checkpoints.errors import StorageUnavailableError, UnsafePathError
+from flexai.checkpoints.errors import IntegrityError, StorageUnavailableError, UnsafePathError
 from flexai.checkpoints.models import TrainingFacts
 from flexai.checkpoints.training.completeness.candidates import Found
 from flexai.checkpoints.training.managed_capture import OutputCapture, salvage
@@ -249,6 +249,21 @@ def test_what_one_rank_reports_whole_is_stored_without_waiting_for_the_others(st
     assert stage.stored == [("checkpoint-5", trainer_files(5))]
 
 
+def test_what_other_ranks_report_while_it_is_being_stored_is_stored_once(stage: Stage) -> None:
+    go_on = threading.Event()
+    stage.before_storing = lambda _found: wait_for(go_on)
+    stage.capture.start()
+    stage.save("checkpoint-5", trainer_files(5))
+    for rank in range(3):
+        writer = ReportWriter(stage.writer.folder, stage.output, rank=rank, ranks=3)
+        writer.write(stage.output / "checkpoint-5", step=5, metrics={})
+        time.sleep(0.3)
+    go_on.set()
+    while stage.reports.names():
+        time.sleep(0.01)
+    assert stage.stored == [("checkpoint-5", trainer_files(5))]
+
+
 def test_the_end_waits_for_no_rank(stage: Stage) -> None:
     stage.capture.start()
     stage.save("step-5", {"rank-0.data": b"0"})
@@ -279,6 +294,20 @@ def test_what_the_store_does_not_take_stays_for_the_next_run(stage: Stage) -> No
     )
     assert stage.stored == [("run-5", unknown_files(5))]
     assert (stage.reports.names(), report.failures) == ([], ())
+
+
+def test_a_save_that_cannot_be_stored_now_is_waited_for_no_longer_and_stays(stage: Stage) -> None:
+    def refuse(_found: Found) -> None:
+        raise IntegrityError("damaged")
+
+    stage.before_storing = refuse
+    stage.capture.start()
+    stage.save("run-5", unknown_files(5))
+    stage.report("run-5", 5)
+    while not stage.writer.outcomes():
+        time.sleep(0.01)
+    assert stage.writer.waiting() == []
+    assert len(stage.reports.names()) == 1
 
 
 def test_what_no_store_would_take_is_not_tried_for_ever(stage: Stage) -> None:

@@ -146,8 +146,7 @@ class ReportTaker:
                 self._enter(report)
 
     def _enter(self, report: Report) -> None:
-        stamps = set(report.originals.values())
-        if stamps <= self._done.get((report.path, report.step), set()):
+        if self._is_stored(report):
             self._settle_one(report, "")
             return
         for path in report.left_out:
@@ -171,6 +170,10 @@ class ReportTaker:
             if save is not None and save in self._saves:
                 self._saves.remove(save)
             self._fail(save or _Save([report], self._found(report), is_whole=False), error.strerror or str(error))
+
+    def _is_stored(self, report: Report) -> bool:
+        """Whether another rank has reported the same, and that is stored."""
+        return set(report.originals.values()) <= self._done.get((report.path, report.step), set())
 
     def _of_other_ranks(self, report: Report) -> _Save | None:
         for save in self._saves:  # each rank reports in the order of the saves
@@ -267,6 +270,10 @@ class ReportTaker:
         with ExitStack() as held:
             if not held.enter_context(self._reports.held(first)):
                 return  # the trainer has dropped it for a newer one
+            if all(map(self._is_stored, save.reports)):
+                for report in save.reports:
+                    self._settle_one(report, "")
+                return
             verdict = self._judge(save.found.folder)
             if not save.found.stamps:
                 self._fail(save, "it holds no file that a checkpoint can have")

@@ -189,11 +189,13 @@ class Reports:
         with (self.folder / _OUTCOMES).open("a", encoding="utf-8") as file:
             file.write(f"{line}\n")
 
-    def remove_empty(self) -> None:
-        """Remove the folder, unless a report is left. Raises OSError."""
-        if not self.names():
-            with suppress(FileNotFoundError):
-                shutil.rmtree(self.folder)
+    def remove_empty(self) -> bool:
+        """Remove the folder, unless a report is left; whether none is. Raises OSError."""
+        if self.names():
+            return False
+        with suppress(FileNotFoundError):
+            shutil.rmtree(self.folder)
+        return True
 
 
 class ReportWriter:
@@ -208,6 +210,7 @@ class ReportWriter:
         self._rank, self._ranks = rank, ranks
         self._numbers = itertools.count(1)
         self._read = 0
+        self._told: set[str] = set()
         self._of_ours = f"-{rank}-{os.getpid()}-"
 
     def expect(self) -> None:
@@ -257,8 +260,8 @@ class ReportWriter:
         return path
 
     def waiting(self) -> list[str]:
-        """This writer's reports that are not stored yet, oldest first."""
-        return [name for name in self._reports.names() if self._of_ours in name]
+        """This writer's reports of which it has not learnt what became of them, oldest first."""
+        return [name for name in self._reports.names() if self._of_ours in name and name not in self._told]
 
     def drop(self, name: str) -> bool:
         """Remove a report; False where it is being stored, or is not there. Raises OSError."""
@@ -286,7 +289,9 @@ class ReportWriter:
         whole = data[: data.rfind(b"\n") + 1]
         self._read += len(whole)
         every = [ReportOutcome(**parse_json(line)) for line in whole.splitlines()]
-        return [one for one in every if self._of_ours in one.report]
+        ours = [one for one in every if self._of_ours in one.report]
+        self._told |= {one.report for one in ours}
+        return ours
 
     def _below(self, saved: str | os.PathLike[str]) -> str:
         """The path of what was saved, below the output directory; a link means what it leads to."""
