@@ -33,6 +33,7 @@ from typing import IO, Any, Literal
 
 from flexai.checkpoints import errors
 from flexai.checkpoints.errors import CheckpointError, JobFailedError, UsageError
+from flexai.checkpoints.models import Node
 from flexai.checkpoints.names import parse_name
 from flexai.checkpoints.service.training_requests import (
     INPUT_UNIT_VARIABLE,
@@ -40,6 +41,7 @@ from flexai.checkpoints.service.training_requests import (
     OUTPUT_VARIABLE,
     REPORTS_VARIABLE,
 )
+from flexai.checkpoints.training.launchers import folder_suffix, this_node
 from flexai.checkpoints.training.output_dir import place_beside
 from flexai.checkpoints.training.reports import ReportOutcome, Reports, ReportWriter, checked_metrics
 
@@ -82,6 +84,9 @@ class Run:
         >>> run.close()
     """
 
+    _node: Node | None = None
+    """Which of several machines this is."""
+
     def __init__(
         self,
         name: str,
@@ -94,7 +99,9 @@ class Run:
         """The training job's name; below ``flexai training run`` that of its job."""
         output = Path(os.path.abspath(Path(output_dir).expanduser()))  # noqa: PTH100
         output.mkdir(parents=True, exist_ok=True)
-        self._begin(output, place_beside(output, "reports"), on_full, most_waiting)
+        with suppress(UsageError):  # what is told only by half is no number of machines
+            self._node = this_node(None, None, os.environ)
+        self._begin(output, place_beside(output, "reports" + folder_suffix(self._node)), on_full, most_waiting)
         if self._rank == 0 and not self._is_below_runner:
             self._writer.expect()
             self._start_helper()
@@ -315,6 +322,8 @@ class Run:
     def _start_helper(self) -> None:
         self._starts += 1
         command = [sys.executable, "-P", "-m", "flexai.cli", "training", "capture", self.name, "--trainer"]
+        rank, total = self._node or (0, 1)
+        command += ["--node-rank", str(rank), "--nodes", str(total)]
         with (self._reports / _LOG).open("ab") as log:
             self._helper = subprocess.Popen(
                 [*command, "--watch", str(self.output_dir)],

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
+from tests.checkpoints.training import trainers
 from tests.cli.program import Done
 from tests.servers.postgresql import PostgreSQL
 from tests.support.machines import Machines, finish, kill, machines
@@ -260,6 +263,49 @@ sys.exit(int(os.environ["CODE"]))
     assert [row for row in pair.rows() if row[1] == "available"] == [("last", "available", "0-1")]
     assert {name[:4] for name in pair.fetched("run/last")} == {"__0_", "__1_", ".met"}
     assert set(map(len, pair.fetched("run/last").values())) == {SHARD, len(b"metadata")}
+
+
+REPORTING = """
+import os
+import sys
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+from trainers import save, weights
+from flexai.training import Run
+rank = int(os.environ["THIS_NODE"])
+with Run.current() or Run("run", "out") as run:
+    for step in (5, 10):
+        folder = run.output_dir / f"step-{step}"
+        save(folder, {f"__{rank}_0.distcp": weights(step + rank)} | ({".metadata": b"metadata"} if rank == 0 else {}))
+        run.saved(folder, step=step, metrics={"eval_loss": 1 / step} if rank else {})
+    assert run.wait()
+"""
+
+
+@pytest.mark.parametrize("is_below_a_runner", [True, False])
+def test_what_the_trainer_of_each_machine_reports_waits_for_no_quiet_period(
+    tmp_path: Path, is_below_a_runner: bool
+) -> None:
+    folder = str(Path(trainers.__file__).parent)
+    command = [sys.executable, "-c", REPORTING, folder]
+    with machines(tmp_path, 2, FLEXAI_QUIET_PERIOD="1h") as pair:
+        processes = []
+        for rank, one in enumerate(pair.programs):
+            told = {"GROUP_RANK": str(rank), "GROUP_WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
+            if is_below_a_runner:
+                processes.append(pair.begin(rank, "training", "run", "run", "--", *command, env=told))
+            else:
+                environment = one.environment | told
+                output = subprocess.PIPE
+                processes.append(
+                    subprocess.Popen(command, cwd=one.cwd, env=environment, text=True, stdout=output, stderr=output)
+                )
+        done = [finish(process) for process in processes]
+        assert [one.code for one in done] == [0, 0], errors(done)
+        assert pair.rows() == [("step-5", "available", "0-1"), ("step-10", "available", "0-1")]
+        told_of = pair.flexai("checkpoint", "inspect", "run/step-10", "--json").json()["status"]["metadata"]
+        assert (told_of["step"], told_of["evalLoss"], told_of["reported"]) == (10, 0.1, ["step", "eval_loss"])
+        assert pair.job()["runtime"]["status"] == "succeeded"
 
 
 def test_the_launcher_tells_which_machine_it_is(pair: Machines) -> None:

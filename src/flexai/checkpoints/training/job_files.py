@@ -32,10 +32,10 @@ from flexai.checkpoints.foreign_json import parse_json
 from flexai.checkpoints.models import JobStatus, Node, TrainingJob, now
 from flexai.checkpoints.names import Id
 from flexai.checkpoints.private_folders import make_private_file, make_private_folder
+from flexai.checkpoints.training.launchers import NODE_SUFFIX, folder_suffix
 from flexai.checkpoints.training.output_dir import place_beside
 
 _ATTEMPT = "attempt-"
-_NODE = "-node-"
 _MARK = "running.json"
 _REMOVED = "removed"
 _KEPT = frozenset({"log.txt", "unfinished"})
@@ -94,7 +94,7 @@ class AttemptPlaces:
         cls, jobs_path: Path, job_id: Id, attempt: int, output: Path | None = None, node: Node | None = None
     ) -> AttemptPlaces:
         """The places of a job's attempt; ``output`` is a directory that the user named."""
-        folder = job_folder(jobs_path, job_id) / f"{_ATTEMPT}{attempt}{_of_node(node)}"
+        folder = job_folder(jobs_path, job_id) / f"{_ATTEMPT}{attempt}{folder_suffix(node)}"
         return cls(folder, output or folder / "output", is_users_output=output is not None, node=node)
 
     @property
@@ -120,7 +120,7 @@ class AttemptPlaces:
     def _beside_output(self, what: str) -> Path:
         if not self.is_users_output:
             return self.folder / what
-        return place_beside(self.output, what + _of_node(self.node))
+        return place_beside(self.output, what + folder_suffix(self.node))
 
     def make(self) -> None:
         """Make the folders, readable by their owner alone. Raises OSError."""
@@ -243,7 +243,7 @@ def left_attempts(
     mark away with the end, whatever was left.
     """
     for attempt in range(1, before):
-        for folder in sorted(job_folder(jobs_path, job_id).glob(f"{_ATTEMPT}{attempt}{_NODE}*")):
+        for folder in sorted(job_folder(jobs_path, job_id).glob(f"{_ATTEMPT}{attempt}{NODE_SUFFIX}*")):
             if (left := _read_mark(AttemptPlaces(folder, folder / "output"), attempt)) is not None:
                 yield left
         places = AttemptPlaces.of(jobs_path, job_id, attempt)
@@ -331,7 +331,3 @@ def _node(document: Any) -> Node | None:
         return None
     rank, total = document
     return Node(int(rank), int(total))
-
-
-def _of_node(node: Node | None) -> str:
-    return "" if node is None else f"{_NODE}{node.rank}"

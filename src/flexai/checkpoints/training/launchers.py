@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from flexai.checkpoints.errors import UsageError
 from flexai.checkpoints.models import Node
 
+NODE_SUFFIX = "-node-"
+
 _LAUNCHERS = (
     ("GROUP_RANK", ("GROUP_WORLD_SIZE",)),
     ("NODE_RANK", ("NNODES", "NUM_NODES")),
@@ -45,6 +47,11 @@ def this_node(rank: int | None, total: int | None, environment: Mapping[str, str
             f"there is no node {rank} of {total}: nodes are counted from 0", hint="--node-rank R --nodes N, with R < N"
         )
     return Node(rank, total) if total > 1 else None
+
+
+def folder_suffix(node: Node | None) -> str:
+    """What the names of a machine's own folders end with, where several may share a disk."""
+    return "" if node is None else f"{NODE_SUFFIX}{node.rank}"
 
 
 def _told(environment: Mapping[str, str]) -> tuple[int | None, int | None]:
