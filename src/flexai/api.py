@@ -436,6 +436,6 @@ def _sources(files: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -
 
 def _split_provider(place: str) -> tuple[str, str]:
     connection, separator, path = place.partition(":")
-    if place and not (connection and separator and path):
+    if place and (not (connection and separator and path) or path.startswith("/")):
         raise UsageError(f"from_provider {place!r} is no place at a provider", hint="write CONNECTION:BUCKET/PATH")
     return connection, path

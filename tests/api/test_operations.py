@@ -201,6 +201,7 @@ def test_a_push_of_the_same_is_no_error_where_that_is_said(pushed: flexai.Checkp
         ({"from_provider": "share"}, "from_provider 'share' is no place at a provider"),
         ({"from_provider": "share:"}, "from_provider 'share:' is no place at a provider"),
         ({"from_provider": ":bucket/x"}, "from_provider ':bucket/x' is no place at a provider"),
+        ({"from_provider": "s3://bucket/x"}, "from_provider 's3://bucket/x' is no place at a provider"),
     ],
 )
 def test_what_makes_no_sense_together_is_refused_in_the_words_of_python(
