@@ -73,7 +73,7 @@ def main(
     """
     if listing:
         for name, case in CASES.items():
-            click.echo(f"{name:18}{(case.__doc__ or '').splitlines()[0]}")
+            click.echo(f"{name:24}{(case.__doc__ or '').splitlines()[0]}")
         return
     # A name stands for the cases that begin with it as well: training for training-stall and the others.
     chosen = [case for case in CASES if not cases or any(case == name or case.startswith(f"{name}-") for name in cases)]
