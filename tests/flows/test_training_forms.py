@@ -43,6 +43,17 @@ def test_a_variable_has_one_value() -> None:
         TrainingSpec(name="digits", command=COMMAND, env={"TOKEN": "x"}, secrets={"TOKEN": "block"})
 
 
+@pytest.mark.parametrize("name", ["USR1", "SIGUSR2", "int", ""])
+def test_a_signal_can_give_notice_beside_term(name: str) -> None:
+    assert TrainingSpec(name="digits", command=COMMAND, preempt_signal=name).preempt_signal == name
+
+
+@pytest.mark.parametrize("name", ["KILL", "CHLD", "12", "USR3"])
+def test_a_signal_that_cannot_give_notice_is_refused(name: str) -> None:
+    with pytest.raises(ValidationError, match="no signal that can give notice"):
+        TrainingSpec(name="digits", command=COMMAND, preempt_signal=name)
+
+
 @pytest.mark.parametrize("template", ["{job}", "{job}-{step}", "{step:08d}-x", "release-{id}", "fixed-name"])
 def test_a_checkpoint_has_a_template_of_a_name(template: str) -> None:
     assert PushSpec(name_template=template).name_template == template

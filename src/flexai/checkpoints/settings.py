@@ -304,7 +304,7 @@ class Settings(NamedTuple):
         DurationRule(
             default=timedelta(seconds=30),
             description="How long a training command may take to save and end once it was told to (`30s`, `2m`), before"
-            " it is killed",
+            " it is killed; where the machine is taken away, also how long what it saved may take to be stored",
         ),
     ]
     owner: Annotated[

@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from datetime import timedelta
 
@@ -228,6 +229,7 @@ def test_no_save_is_lost_and_no_step_where_the_last_save_fits_in_the_notice(mach
             if line.startswith("saved "):
                 saved.append(int(line.split()[1]))
                 if len(saved) == after:
+                    time.sleep(chance.random() / 10)
                     runner.send_signal(signal.SIGTERM)
         assert runner.wait() == 0
         runner.stdout.close()

@@ -657,6 +657,7 @@ def test_values_of_variables_reach_the_command_and_are_stored_nowhere(machine: M
         ({"name": "latest"}, "is reserved"),
         ({"command": []}, "no command"),
         ({"grace": timedelta(seconds=-1)}, "less than nothing"),
+        ({"preempt_signal": "KILL"}, "no signal that can give notice"),
         ({"command": ["true", "a\0b"]}, "NUL character"),
     ],
 )
