@@ -20,8 +20,11 @@ from flexai.checkpoints.catalog.jobs import parse_job_reference
 from flexai.checkpoints.models import TrainingJob
 from flexai.flows.train_push_export import train_push_export
 from tests.checkpoints.training.trainers import program
+from tests.flows.test_workers import pool, worker
 from tests.servers.prefect import PrefectServer
 from tests.support.waiting import until
+
+__all__ = ["pool"]
 
 pytestmark = pytest.mark.slow
 
@@ -71,12 +74,16 @@ class Fleet:
     def __init__(self, server: PrefectServer, folder: Path) -> None:
         self.server = server
         self.folder = folder
-        deployment: Any = train_push_export.to_deployment(
-            f"preempted-{uuid.uuid4().hex[:8]}", entrypoint_type=EntrypointType.MODULE_PATH
-        )
-        self.deployment_id = deployment.apply()
+        self.deploy()
         self.job = f"job-{uuid.uuid4().hex[:8]}"
         self.processes: list[subprocess.Popen[bytes]] = []
+
+    def deploy(self, **options: Any) -> None:
+        """Have runs made by a deployment of its own."""
+        deployment: Any = train_push_export.to_deployment(
+            f"preempted-{uuid.uuid4().hex[:8]}", entrypoint_type=EntrypointType.MODULE_PATH, **options
+        )
+        self.deployment_id = deployment.apply()
 
     def begin(self, **options: object) -> str:
         """Have a run made of a training that goes on until it has four steps, and return its id."""
@@ -167,6 +174,26 @@ def test_a_run_whose_machine_gets_notice_is_scheduled_again_and_goes_on_elsewher
     assert (job.status, job.attempt) == ("succeeded", 2)
     assert checkpoints == [(f"checkpoint-{step}", "available") for step in (1, 2, 3, 4, 5)]
     assert (fleet.folder / "said").read_text().splitlines()[-3:] == ["started 4", "saving 5", "saved 5"]
+
+
+def test_a_process_worker_has_a_run_scheduled_again_where_its_deployment_says_so(fleet: Fleet, pool: str) -> None:
+    variables = {
+        "command": f"{sys.executable} -m prefect flow-run execute",
+        "env": {"PREFECT_FLOW_RUN_EXECUTE_SIGTERM_BEHAVIOR": "reschedule", "FLEXAI_QUIET_PERIOD": "5s"},
+    }
+    fleet.deploy(work_pool_name=pool, job_variables=variables)
+    run_id = fleet.begin()
+    (fleet.folder / "go").touch()
+    with worker(pool, "one", fleet.folder) as process:
+        fleet.wait_for("saved 3")
+        children = psutil.Process(process.pid).children(recursive=True)
+        (executor,) = [one for one in children if "flow-run" in one.cmdline()]
+        executor.terminate()
+        until(lambda: fleet.state_of(run_id) in {"Completed", "Failed", "Crashed"}, "the end")
+    assert fleet.state_of(run_id) == "Completed"
+    job, checkpoints = fleet.look()
+    assert (job.status, job.attempt) == ("succeeded", 2)
+    assert checkpoints == [(f"checkpoint-{step}", "available") for step in (1, 2, 3, 4, 5)]
 
 
 @pytest.mark.parametrize("moment", ["training", "saving", "uploading"])

@@ -43,7 +43,7 @@ def pool(prefect_api: PrefectServer) -> str:
 
 
 @contextmanager
-def worker(pool: str, name: str, folder: Path) -> Iterator[None]:
+def worker(pool: str, name: str, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A worker process, which looks for work each second."""
     environment = os.environ | {
         "PREFECT_WORKER_QUERY_SECONDS": "1",
@@ -54,7 +54,7 @@ def worker(pool: str, name: str, folder: Path) -> Iterator[None]:
     with (folder / f"{name}.log").open("wb") as log:
         process = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT)
         try:
-            yield
+            yield process
         finally:
             process.terminate()
             try:
