@@ -132,7 +132,7 @@ def test_a_signal_that_the_user_names_is_a_notice_too(machine: Machine) -> None:
         machine,
         text,
         on_output=give_notice(signal.SIGUSR1),
-        grace=timedelta(seconds=2),
+        grace=timedelta(seconds=5),
         preempt_signal="USR1",
     )
     assert (job.status, job.exit_code) == (JobStatus.STOPPED, 137), "it was not killed at the deadline"

@@ -106,7 +106,7 @@ time.sleep(600)
 
 
 def test_a_named_signal_reaches_the_command_as_it_is_and_begins_the_deadline(run: Run) -> None:
-    with SignalRelay(Preemption(1.0), signal.SIGUSR1) as relay:
+    with SignalRelay(Preemption(4.0), signal.SIGUSR1) as relay:
         command = relay.start(lambda: run.start_ready(SAVES_AND_GOES_ON))
         os.kill(os.getpid(), signal.SIGUSR1)
         assert command.wait(lambda: False) == Ended(137, "SIGKILL"), "it was not killed at the deadline"
