@@ -87,19 +87,44 @@ class Outcome:
 
 
 class Trainer:
-    """A script of ``trainers`` under one job, with a home and a truth of its own."""
+    """A script of ``trainers`` under one job, with a home and a truth of its own.
 
-    def __init__(self, folder: Path, python: Path, script: str, argument: str = "") -> None:
+    One that reports is told so; it is run below ``flexai training run``, or alone.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        python: Path,
+        script: str,
+        argument: str = "",
+        *,
+        reports: bool = False,
+        is_alone: bool = False,
+    ) -> None:
         self.program = Program(folder)
         self.truth = folder / "truth"
         self.truth.mkdir()
         self._folder = folder
-        self._command = ("--", str(python), "-B", str(TRAINERS / f"{script}.py"), *filter(None, [argument]))
+        self._command = (str(python), "-B", str(TRAINERS / f"{script}.py"), *filter(None, [argument]))
+        self._is_alone = is_alone
+        self._surroundings = _ENVIRONMENT | {"TRUTH": str(self.truth), "REPORTS": "1" if reports else ""}
 
     def start(self, *flags: str, mode: str = "") -> subprocess.Popen[str]:
         """Start an attempt of the job and do not wait for it."""
-        surroundings = _ENVIRONMENT | {"TRUTH": str(self.truth), "MODE": mode}
-        return self.program.start("training", "run", JOB, *flags, *self._command, env=surroundings)
+        surroundings = self._surroundings | {"MODE": mode}
+        if not self._is_alone:
+            return self.program.start("training", "run", JOB, *flags, "--", *self._command, env=surroundings)
+        surroundings |= {"FLEXAI_OUTPUT_CHECKPOINT_DIR": str(self._folder / "out")}
+        return subprocess.Popen(
+            self._command,
+            cwd=self.program.cwd,
+            env=self.program.environment | surroundings,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
 
     def run(self, *flags: str, mode: str = "") -> tuple[int, str]:
         """Run an attempt to its end: the exit code, and all that was printed."""

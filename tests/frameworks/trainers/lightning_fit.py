@@ -15,7 +15,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.demos.boring_classes import BoringModel
 from lightning.pytorch.loggers import CSVLogger
-from truth import INPUT, KILLED_AT, MODE, OUT, SAVES, keep, pause, resumed
+from truth import INPUT, KILLED_AT, MODE, OUT, REPORTS, SAVES, keep, kill_helper, pause, resumed
 
 layout = sys.argv[1]
 warnings.simplefilter("ignore")
@@ -62,6 +62,8 @@ class Keeper(ModelCheckpoint):
     def _save_last_checkpoint(self, trainer: Any, candidates: Any) -> None:
         super()._save_last_checkpoint(trainer, candidates)
         Keeper.number += 1
+        if reporting:
+            kill_helper(reporting[0].run, Keeper.number)
         pause(Keeper.number)
 
 
@@ -78,6 +80,12 @@ class Killed(TorchCheckpointIO):
         super().save_checkpoint(checkpoint, path, storage_options)
 
 
+reporting = []
+if REPORTS:
+    from flexai.integrations.lightning import FlexAICallback
+
+    reporting = [FlexAICallback("job", OUT)]
+    INPUT = str(reporting[0].resume_path() or "")
 start = torch.load(INPUT, weights_only=False)["global_step"] if INPUT else 0
 keeper = Keeper(
     dirpath=None if layout == "default" else str(OUT),
@@ -99,7 +107,7 @@ trainer = lightning.Trainer(
     log_every_n_steps=1,
     enable_progress_bar=False,
     enable_model_summary=False,
-    callbacks=[keeper],
+    callbacks=[*reporting, keeper],
     plugins=[Killed()],
     accelerator="cpu",
 )

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import transformers
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainerCallback, TrainerControl, TrainingArguments
-from truth import INPUT, KILLED_AT, MODE, OUT, SAVES, keep, pause, resumed
+from truth import INPUT, KILLED_AT, MODE, OUT, REPORTS, SAVES, keep, kill_helper, pause, resumed
 
 layout = sys.argv[1]
 output = OUT if layout == "model-only" else OUT / "exp"
@@ -47,7 +47,7 @@ class Keeper(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: TrainerControl, **_: Any) -> None:
         if self.is_stopped:
             control.should_save = control.should_training_stop = True
-        elif MODE:
+        elif MODE == "term":
             pause(0)
 
     def on_save(self, args: Any, state: Any, control: TrainerControl, **_: Any) -> None:
@@ -56,6 +56,8 @@ class Keeper(TrainerCallback):
         told = [row for row in state.log_history if row["step"] == step]
         metrics = {name: value for row in told for name, value in row.items() if name not in {"step", "epoch"}}
         keep(output / f"checkpoint-{step}", step, metrics)
+        if reporting:
+            kill_helper(reporting[0].run, self.number)
         pause(self.number)
 
 
@@ -68,6 +70,12 @@ class Killed(Trainer):
         super()._save_rng_state(output_dir)
 
 
+reporting = []
+if REPORTS:
+    from flexai.integrations.transformers import FlexAICallback
+
+    reporting = [FlexAICallback("job", OUT)]
+    INPUT = str(reporting[0].resume_path() or "")
 start = json.loads((Path(INPUT) / "trainer_state.json").read_text())["global_step"] if INPUT else 0
 keeper = Keeper()
 config = LlamaConfig(
@@ -93,5 +101,6 @@ arguments = TrainingArguments(
     report_to=[],
     disable_tqdm=True,
 )
-trainer = Killed(LlamaForCausalLM(config), arguments, train_dataset=Rows(), eval_dataset=Rows(), callbacks=[keeper])
+callbacks = [*reporting, keeper]
+trainer = Killed(LlamaForCausalLM(config), arguments, train_dataset=Rows(), eval_dataset=Rows(), callbacks=callbacks)
 trainer.train(resume_from_checkpoint=INPUT or None)

@@ -1,7 +1,7 @@
 """What a trainer has saved, copied aside after each save: what its captured checkpoints are compared with.
 
 A trainer here saves in its framework's way, and tells each save by `keep`. The first saves have a pause behind them,
-the others follow as fast as the framework can.
+the others follow as fast as the framework can. One that reports what it saves has a short pause behind each.
 """
 
 from __future__ import annotations
@@ -9,9 +9,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 OUT = Path(os.environ["FLEXAI_OUTPUT_CHECKPOINT_DIR"])
 INPUT = os.environ.get("FLEXAI_INPUT_CHECKPOINT", "")
@@ -19,12 +21,16 @@ TRUTH = Path(os.environ["TRUTH"])
 """Where the copies go: outside the output directory."""
 MODE = os.environ.get("MODE", "")
 """What ends the trainer early: ``term`` waits for the signal and saves once more, ``kill`` dies amid a save."""
+REPORTS = bool(os.environ.get("REPORTS"))
+"""Whether the trainer reports what it saves to a run: one of its own, or that of the runner which it is below."""
 
 PACED, FAST = 3, 6
-SAVES = PACED + FAST
+SAVES = 30 if REPORTS else PACED + FAST
 KILLED_AT = 3
 """The save amid which a trainer of the mode ``kill`` dies."""
 _PAUSE = 0.8
+HELPER_KILLED_AT = 10
+"""The save after which a trainer of the mode ``kill-helper`` kills the process that stores for it."""
 
 
 def saves() -> Iterator[int]:
@@ -36,7 +42,9 @@ def saves() -> Iterator[int]:
 
 def pause(number: int) -> None:
     """Wait after a save that is not one of the fast ones."""
-    if number <= PACED or MODE:
+    if REPORTS and MODE not in {"term", "kill"}:
+        time.sleep(0.05)
+    elif number <= PACED or MODE:
         time.sleep(_PAUSE)
 
 
@@ -59,6 +67,12 @@ def keep(path: str | Path, step: int | None, metrics: Mapping[str, float] | None
     }
     (copy / "save.json").write_text(json.dumps(document))
     copy.rename(TRUTH / f"save-{number:03}")
+
+
+def kill_helper(run: Any, number: int) -> None:
+    """Kill the process that stores what is reported to a run, in the mode for it, after one of the saves."""
+    if MODE == "kill-helper" and number == HELPER_KILLED_AT:
+        os.kill(run._helper.pid, signal.SIGKILL)
 
 
 def resumed(step: int) -> None:
