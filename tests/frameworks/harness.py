@@ -89,7 +89,7 @@ class Outcome:
 class Trainer:
     """A script of ``trainers`` under one job, with a home and a truth of its own.
 
-    One that reports is told so; it is run below ``flexai training run``, or alone.
+    One that reports is told so; it is run below ``flexai training run``, or alone. Several ranks are made by torchrun.
     """
 
     def __init__(
@@ -101,12 +101,14 @@ class Trainer:
         *,
         reports: bool = False,
         is_alone: bool = False,
+        ranks: int = 1,
     ) -> None:
         self.program = Program(folder)
         self.truth = folder / "truth"
         self.truth.mkdir()
         self._folder = folder
-        self._command = (str(python), "-B", str(TRAINERS / f"{script}.py"), *filter(None, [argument]))
+        torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)) if ranks > 1 else ()
+        self._command = (str(python), "-B", *torchrun, str(TRAINERS / f"{script}.py"), *filter(None, [argument]))
         self._is_alone = is_alone
         self._surroundings = _ENVIRONMENT | {"TRUTH": str(self.truth), "REPORTS": "1" if reports else ""}
 

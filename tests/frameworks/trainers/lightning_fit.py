@@ -15,10 +15,10 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.demos.boring_classes import BoringModel
 from lightning.pytorch.loggers import CSVLogger
-from truth import INPUT, KILLED_AT, MODE, OUT, REPORTS, SAVES, keep, kill_helper, pause, resumed
+from truth import INPUT, KILLED_AT, MODE, OUT, RANKS, REPORTS, SAVES, keep, kill_helper, pause, resumed
 
 layout = sys.argv[1]
-warnings.simplefilter("ignore")
+warnings.simplefilter("ignore", UserWarning)
 
 
 class Model(BoringModel):
@@ -110,5 +110,7 @@ trainer = lightning.Trainer(
     callbacks=[*reporting, keeper],
     plugins=[Killed()],
     accelerator="cpu",
+    devices=RANKS,
+    strategy="ddp" if RANKS > 1 else "auto",
 )
 trainer.fit(model, ckpt_path=INPUT or None, weights_only=False)

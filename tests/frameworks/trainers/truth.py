@@ -24,6 +24,9 @@ MODE = os.environ.get("MODE", "")
 REPORTS = bool(os.environ.get("REPORTS"))
 """Whether the trainer reports what it saves to a run: one of its own, or that of the runner which it is below."""
 
+RANK, RANKS = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+"""Which of how many processes of a training this is; the first one copies."""
+
 PACED, FAST = 3, 6
 SAVES = 30 if REPORTS else PACED + FAST
 KILLED_AT = 3
@@ -50,6 +53,8 @@ def pause(number: int) -> None:
 
 def keep(path: str | Path, step: int | None, metrics: Mapping[str, float] | None = None) -> None:
     """Copy a file or a folder that the framework has saved, by its path in the output directory."""
+    if RANK:
+        return
     saved = Path(path)
     number = len(list(TRUTH.glob("save-*")))
     copy = TRUTH / f"copy-{number:03}"
@@ -77,4 +82,6 @@ def kill_helper(run: Any, number: int) -> None:
 
 def resumed(step: int) -> None:
     """Say that the framework has loaded what it was given, and at which step it goes on."""
+    if RANK:
+        return
     (TRUTH / "resumed.json").write_text(json.dumps({"step": step}))
