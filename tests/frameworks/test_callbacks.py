@@ -29,7 +29,7 @@ both_ways = pytest.mark.parametrize("is_alone", [True, False], ids=["alone", "be
 
 def job_status(trainer: Trainer) -> str:
     done = trainer.program.run("training", "inspect", JOB, "--json")
-    return str(done.json()["status"]["status"]) if done.code == 0 else ""
+    return str(done.json()["runtime"]["status"]) if done.code == 0 else ""
 
 
 def _is_full(folder: Path) -> bool:

@@ -58,7 +58,7 @@ class FlexAICallback(ReportingCallback, TrainerCallback):
     ) -> None:
         """Open the run."""
         _ = self.run
-        self._known = {path: _stamp(path) for path in _folders(args, state, "*")}
+        self._known = {path: _stamp(path) for path in _folders(args, state)}
         self._is_told_to_stop = False
         handler = signal.getsignal(signal.SIGTERM)
         if isinstance(self._given, str) and callable(handler) and threading.current_thread() is threading.main_thread():
@@ -99,27 +99,26 @@ class FlexAICallback(ReportingCallback, TrainerCallback):
         self._earlier_handler(number, frame)
 
     def _look(self, args: TrainingArguments, state: TrainerState) -> None:
-        """Report the checkpoint of this step, if there is a new one."""
+        """Report the checkpoints that are new. What a SIGTERM had saved may be that of the step before."""
         if args.local_process_index != 0:
             return
-        step = state.global_step
-        for path in _folders(args, state, str(step)):
+        for path in _folders(args, state):
             stamp = _stamp(path)
             if stamp == self._known.get(path) or Path(path, _INCOMPLETE).exists():
                 continue
             self._known[path] = stamp
-            logged = {
-                name: value for row in state.log_history if row.get("step") == step for name, value in row.items()
-            }
-            logged.pop("step", None)
+            step = int(path.rpartition("-")[2])
+            rows = [row for row in state.log_history if row.get("step") == step]
+            logged = {name: value for row in rows for name, value in row.items() if name not in {"step", "epoch"}}
             self.run.saved(path, step=step, metrics=numbers(logged))
 
 
-def _folders(args: TrainingArguments, state: TrainerState, step: str) -> list[str]:
-    """The checkpoints of a step that are there; a search for parameters has a folder of its own for each trial."""
+def _folders(args: TrainingArguments, state: TrainerState) -> list[str]:
+    """The checkpoints that are there; a search for parameters has a folder of its own for each trial."""
     trials = ["*"] if state.is_hyper_param_search else []
     output = glob.escape(os.fspath(args.output_dir or "."))
-    return glob.glob(os.path.join(output, *trials, f"{PREFIX_CHECKPOINT_DIR}-{step}"))  # noqa: PTH118, PTH207
+    found = glob.glob(os.path.join(output, *trials, f"{PREFIX_CHECKPOINT_DIR}-*"))  # noqa: PTH118, PTH207
+    return [path for path in found if path.rpartition("-")[2].isdecimal()]
 
 
 def _stamp(path: str) -> tuple[int, int]:

@@ -38,12 +38,13 @@ class Keeper(TrainerCallback):
         keep(OUT / f"checkpoint-{state.global_step}", state.global_step, metrics)
 
     def on_log(self, args: Any, state: Any, control: TrainerControl, **_: Any) -> None:
-        folder = OUT / f"checkpoint-{state.global_step}"
-        if control.should_training_stop and folder.exists():
-            keep(folder, state.global_step)
+        if control.should_training_stop:
+            # The signal may come between the optimizer's step and the counting of it.
+            (folder,) = {*OUT.glob("checkpoint-*")} - {OUT / "checkpoint-7"}
+            keep(folder, int(folder.name.removeprefix("checkpoint-")))
 
     def on_train_end(self, args: Any, state: Any, control: TrainerControl, **_: Any) -> None:
-        assert not os.path.exists(OUT / f"checkpoint-{state.global_step}")
+        assert os.listdir(OUT) == ["checkpoint-7"]
 
 
 arguments = TrainingArguments(
