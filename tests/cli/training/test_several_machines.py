@@ -265,6 +265,28 @@ sys.exit(int(os.environ["CODE"]))
     assert set(map(len, pair.fetched("run/last").values())) == {SHARD, len(b"metadata")}
 
 
+def test_shards_of_a_command_that_failed_are_brought_without_a_quiet_period(tmp_path: Path) -> None:
+    with machines(tmp_path, 2, FLEXAI_QUIET_PERIOD="1h") as pair:
+        done = pair.run("save_shards(5)\nmeet('a')\nsys.exit(1)\n")
+        assert [one.code for one in done] == [1, 1], errors(done)
+        assert pair.rows() == [("step-5", "available", "0-1")]
+
+
+def test_shards_that_a_machine_had_written_when_it_died_are_brought_when_it_runs_again(tmp_path: Path) -> None:
+    with machines(tmp_path, 2, FLEXAI_QUIET_PERIOD="1h") as pair:
+        text = "save_shards(5)\nmeet('a')\nif rank:\n    time.sleep(600)\n"
+        lives, dies = (pair.start(rank, text) for rank in range(2))
+        assert finish(lives).code == 0
+        kill(dies)
+        assert pair.rows() == [("step-5", "incomplete", "0")]
+        again = pair.start(1, "say(sorted(read_input()))\nmeet('b')\n", "--checkpoint", "latest")
+        wait_until((pair.meeting / "b-1").exists)
+        other = finish(pair.start(0, "say(sorted(read_input()))\nmeet('b')\n", "--checkpoint", "latest"))
+        assert (finish(again).code, other.code) == (0, 0)
+        assert pair.rows() == [("step-5", "available", "0-1")]
+        assert "'__1_0.distcp'" in other.out
+
+
 REPORTING = """
 import os
 import sys
@@ -306,6 +328,38 @@ def test_what_the_trainer_of_each_machine_reports_waits_for_no_quiet_period(
         told_of = pair.flexai("checkpoint", "inspect", "run/step-10", "--json").json()["status"]["metadata"]
         assert (told_of["step"], told_of["evalLoss"], told_of["reported"]) == (10, 0.1, ["step", "eval_loss"])
         assert pair.job()["runtime"]["status"] == "succeeded"
+
+
+def test_reports_of_all_ranks_of_a_machine_make_one_part(tmp_path: Path) -> None:
+    text = """
+import subprocess, sys, os
+ranks = [
+    subprocess.Popen([sys.executable, "-c", sys.argv[1], sys.argv[2]], env=os.environ | {
+        "LOCAL_RANK": str(local), "LOCAL_WORLD_SIZE": "2", "MINE": str(2 * int(os.environ["THIS_NODE"]) + local)
+    })
+    for local in range(2)
+]
+sys.exit(max(rank.wait() for rank in ranks))
+"""
+    rank = """
+import os, sys
+sys.path.insert(0, sys.argv[1])
+from trainers import save, weights
+from flexai.training import Run
+run, mine = Run.current(), int(os.environ["MINE"])
+folder = run.output_dir / "step-5"
+save(folder, {f"__{mine}_0.distcp": weights(mine)} | ({".metadata": b"metadata"} if mine == 0 else {}))
+run.saved(folder, step=5)
+"""
+    folder = str(Path(trainers.__file__).parent)
+    with machines(tmp_path, 2, FLEXAI_QUIET_PERIOD="1h") as pair:
+        which = [("--node-rank", str(number), "--nodes", "2") for number in range(2)]
+        command = ("--", sys.executable, "-c", text, rank, folder)
+        processes = [pair.begin(number, "training", "run", "run", *which[number], *command) for number in range(2)]
+        done = [finish(process) for process in processes]
+        assert [one.code for one in done] == [0, 0], errors(done)
+        assert pair.rows() == [("step-5", "available", "0-1")]
+        assert pair.fetched("run/step-5").keys() == shards(5, range(4))
 
 
 def test_the_launcher_tells_which_machine_it_is(pair: Machines) -> None:

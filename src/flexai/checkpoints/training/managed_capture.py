@@ -243,12 +243,12 @@ def salvage(
 ) -> CaptureReport:
     """Capture what a runner that died has left, in its output directory, among its pins and among the reports.
 
-    Only what its format calls whole, and what ``judge`` lets the trainer report: the command may have been killed in
-    the middle of a save. No process writes there any more.
+    Only what ``judge`` calls whole: the command may have been killed in the middle of a save. No process writes there
+    any more.
     """
     storing = Storing(store, note)
     storing.hurry()
-    watch = Watch(output, pins, quiet_period=math.inf, take=storing.add, note=note)
+    watch = Watch(output, pins, quiet_period=math.inf, take=storing.add, note=note, judge=judge)
     taker = None
     try:
         if reports is not None:

@@ -161,7 +161,10 @@ class ReportTaker:
                 self._saves.append(save)
             self._know(save.found)
             verdict = self._judge(save.found.folder)
-            save.is_whole = verdict.outcome is Outcome.WHOLE and (verdict.conclusive or len(save.found.stamps) == 1)
+            if len(save.found.stamps) == 1:
+                save.is_whole = completeness(save.found.folder).outcome is Outcome.WHOLE
+            else:
+                save.is_whole = verdict.outcome is Outcome.WHOLE and verdict.conclusive
             save.came = time.monotonic()
             if not save.found.secure():
                 self._saves.remove(save)

@@ -214,6 +214,9 @@ def _set_aside(left: LeftAttempt, report: CaptureReport, captures: JobCaptures, 
     if not report.uncaptured:
         return
     unknown, torn = _sorted_out(left.places.output, report.uncaptured, captures)
+    if left.places.node is not None:
+        # What is missing in it may be on another machine.
+        unknown, torn = [*unknown, *torn], []
     if torn:
         tell(f"{left.name} left {_some(torn)}, which is no whole checkpoint, so it is removed")
     if unknown:

@@ -32,6 +32,7 @@ _OF_A_RANK = re.compile(
     r"(.*[^a-z])?(rank|shard|mp|tp|pp|dp|ep|process|worker|host|node)[-_.]?\d+(\D.*)?", re.IGNORECASE | re.DOTALL
 )
 """The name of a file, or of a folder in a checkpoint, that each rank has of its own."""
+_OWN_METADATA = re.compile(r"(.*/)?__\d+\.metadata", re.DOTALL)
 
 
 class NodePart(NamedTuple):
@@ -44,9 +45,17 @@ class NodePart(NamedTuple):
 
 
 def judge_part(folder: CheckpointFolder) -> Completeness:
-    """Judge what one of several machines wrote: what is missing in it may be on another one, so time has to tell."""
+    """Judge what one of several machines wrote: what is missing in it may be on another one, so time has to tell.
+
+    Shards of DCP without their `.metadata` may be brought also where the command was cut off: that is written when all
+    shards are, and without it what all machines bring is not whole. (But not where each rank writes one of its own.)
+    """
     verdict = completeness(folder)
-    return Completeness(Outcome.UNKNOWN, reason=verdict.reason) if verdict.outcome is Outcome.PARTIAL else verdict
+    has_shards = bool(Survey(folder).dcp_folders)
+    if verdict.outcome is not Outcome.PARTIAL:
+        return replace(verdict, conclusive=verdict.conclusive and not has_shards)
+    is_judged_together = has_shards and not any(map(_OWN_METADATA.fullmatch, folder.files))
+    return Completeness(Outcome.WHOLE if is_judged_together else Outcome.UNKNOWN, reason=verdict.reason)
 
 
 def is_whole_by_itself(folder: CheckpointFolder) -> bool:
