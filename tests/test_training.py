@@ -205,6 +205,39 @@ def test_what_trainer_and_helper_left_when_both_were_killed_is_stored_by_the_nex
     assert steps(machine) == [1, 2, 3]
 
 
+def test_a_training_that_begins_again_at_once_waits_until_what_was_reported_is_stored(
+    machine: Machine, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FLEXAI_BANDWIDTH_LIMIT", "2MiB")
+    script = f"""
+        run = Run("run", {str(out)!r})
+        Path({str(out)!r}, "run-1").mkdir()
+        Path({str(out)!r}, "run-1", "data.bin").write_bytes(os.urandom(4 * 1024 * 1024))
+        run.saved({str(out / "run-1")!r}, step=1)
+        os.kill(os.getpid(), 9)
+    """
+    subprocess.run(python(script), check=False)
+    with Run("run", out) as here:
+        path = here.resume_path()
+        assert path is not None and path.name == "run-1"
+        save(out / "run-2", unknown_files(2))
+        here.saved(out / "run-2", step=2)
+        assert here.wait(check=True)
+    assert steps(machine) == [1, 2]
+    assert sorted(path.name for path in out.parent.iterdir()) == ["home", "out"]
+
+
+def test_a_second_training_of_a_job_that_runs_is_refused(machine: Machine, out: Path) -> None:
+    with Run("run", out) as here:
+        here.resume_path()
+        with pytest.warns(RuntimeWarning), Run("run", out) as other, pytest.raises(JobFailedError, match="is running"):
+            other.resume_path()
+        save(out / "run-1", unknown_files(1))
+        here.saved(out / "run-1", step=1)
+        assert here.wait(check=True)
+    assert steps(machine) == [1]
+
+
 @pytest.fixture
 def held_up(machine: Machine, out: Path) -> Iterator[Callable[..., Run]]:
     """Makes runs whose helper stands still."""
@@ -322,10 +355,10 @@ def test_the_ranks_of_a_machine_make_one_checkpoint_of_each_save(
         rank = int(os.environ["LOCAL_RANK"])
         out = Path({str(out)!r})
         with Run("run", out) as run:
+            assert run.resume_path() is None
             for step in (1, 2):
                 save(out / f"step-{{step}}", {{f"rank-{{rank}}.data": bytes([rank, step])}})
                 run.saved(out / f"step-{{step}}", step=step)
-            assert run.resume_path() is None
             if rank:
                 assert run._helper is None
             else:

@@ -245,6 +245,7 @@ class Run:
             self._is_closed = True
             atexit.unregister(self._close_at_exit)
             if self._helper is None:
+                self._writer.close()
                 return
             self._say({"status": status, "reason": reason})
             _stream(self._helper.stdin).close()
@@ -253,6 +254,7 @@ class Run:
             for outcome in self._writer.outcomes():
                 self._take_in(outcome)
             self._wait_for_trackers()
+            self._writer.close()
             if not Reports(self._reports).remove_empty():
                 self._fail(f"not all is stored; flexai training capture {self.name} tries again: {self._log_end()}")
 

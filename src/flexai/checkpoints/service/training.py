@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import codecs
+import os
 import shutil
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from flexai.checkpoints.catalog.jobs import parse_job_reference
+from flexai.checkpoints.catalog.jobs import BegunJob, parse_job_reference
 from flexai.checkpoints.catalog.leases import LeaseKeeper
 from flexai.checkpoints.documents import Document
 from flexai.checkpoints.errors import ConflictError, NotFoundError
@@ -30,8 +32,10 @@ from flexai.checkpoints.service.system import System
 from flexai.checkpoints.service.training_requests import CaptureJobRequest, DeleteJobRequest, TrainingRequest
 from flexai.checkpoints.training.job_files import as_it_ended, is_here, job_folder
 from flexai.checkpoints.training.job_log import read_log
+from flexai.checkpoints.training.output_dir import place_beside
 from flexai.checkpoints.training.preemption import Preemption
 from flexai.checkpoints.training.reporting_trainer import ReportingTrainer
+from flexai.checkpoints.training.reports import Reports
 from flexai.checkpoints.training.runner import (
     OnOutput,
     SetHandler,
@@ -52,6 +56,10 @@ __all__ = [
     "stop_job",
     "watch_directory",
 ]
+
+
+_NOTICING_SECONDS = 3.0
+"""How long a helper may take to notice that its training was killed."""
 
 
 def run_training(
@@ -88,9 +96,11 @@ def run_training(
         known = record_end(system, known)
         if request.reuse_succeeded and known.status is JobStatus.SUCCEEDED:
             return known
+    plan = JobPlan.of(system, request)
     return _run(
         system,
-        JobPlan.of(system, request),
+        plan,
+        plan.begin(system),
         on_output=on_output or pass_through,
         on_captured=on_captured or ignore,
         progress=progress,
@@ -118,22 +128,37 @@ def watch_directory(
     known = system.catalog.jobs.find(parse_name(request.reference, what="training job name"))
     if known is not None:
         record_end(system, known)
-    plan = JobPlan.of_watch(system, request, trainer)
+    began = time.monotonic()
+    while True:
+        try:
+            plan = JobPlan.of_watch(system, request, trainer)
+            begun = plan.begin(system)
+            break
+        except ConflictError:
+            # The training that was killed has a helper, which notices that and then stores what is left.
+            if trainer is None or not (_is_ending(request) or time.monotonic() - began < _NOTICING_SECONDS):
+                raise
+            time.sleep(0.1)
     return _run(
-        system, plan, on_output=pass_through, on_captured=on_captured or ignore, progress=progress or Progress()
+        system, plan, begun, on_output=pass_through, on_captured=on_captured or ignore, progress=progress or Progress()
     )
+
+
+def _is_ending(request: CaptureJobRequest) -> bool:
+    output = Path(os.path.abspath(Path(request.watch).expanduser()))  # noqa: PTH100
+    return Reports(place_beside(output, "reports")).are_ending()
 
 
 def _run(
     system: System,
     plan: JobPlan,
+    begun: BegunJob,
     *,
     on_output: OnOutput,
     on_captured: OnCaptured,
     progress: Progress,
     set_handler: SetHandler = signal.signal,
 ) -> TrainingJob:
-    begun = plan.begin(system)
     job_id = begun.job.id
     with (
         LeaseKeeper(lambda: system.catalog.jobs.renew(job_id, begun.lease)),

@@ -126,6 +126,11 @@ class OutputCapture:
         if self._taker is not None:
             self._taker.start()
 
+    def settle_reports(self) -> None:
+        """Wait until all that is reported by now is stored or given up."""
+        if self._taker is not None:
+            self._taker.settle()
+
     def finish(self, *, is_clean: bool) -> CaptureReport:
         """Capture what is left now that the command has ended, and wait until all is stored.
 

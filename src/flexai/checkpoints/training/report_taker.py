@@ -69,6 +69,8 @@ class ReportTaker:
         self._tree = Beneath(reports.folder)
         self._saves: list[_Save] = []
         self._seen: set[str] = set()
+        self._told: set[str] = set()
+        """Those of which it is told what became of them, though they may stay."""
         self._done: dict[tuple[str, int | None], set[Stamp]] = {}
         """The files of what was stored last, by path and step: a rank may report them once more."""
         self._handed: list[tuple[_Save, ExitStack]] = []
@@ -98,6 +100,11 @@ class ReportTaker:
         if self._handed:
             self._storing.drain()
             self._settle_handed()
+
+    def settle(self) -> None:
+        """Wait until all that is reported by now is stored or given up."""
+        while set(self._reports.names()) - self._told:
+            time.sleep(_LOOK_SECONDS)
 
     def abandon(self) -> None:
         """Stop; what is being stored in this moment is stored to its end, and the rest is left where it is."""
@@ -141,6 +148,7 @@ class ReportTaker:
                 report = self._reports.read(name)
             except ValueError as error:
                 self._note(f"a report in {self._reports.folder} cannot be read, so it is left there: {error}")
+                self._told.add(name)
                 continue
             if report is not None:
                 self._enter(report)
@@ -309,7 +317,8 @@ class ReportTaker:
         elif found.fate is Fate.CHANGED:
             self._fail(save, "it was written over before it could be stored", is_lost=True)
         else:
-            self._tell(first, found.error)
+            for report in save.reports:
+                self._tell(report, found.error)
             if found.fate is Fate.REFUSED and found.is_still_in(first.output):
                 for report in save.reports:
                     self._reports.remove(report.name)
@@ -327,6 +336,7 @@ class ReportTaker:
         self._reports.remove(report.name)
 
     def _tell(self, report: Report, error: str) -> None:
+        self._told.add(report.name)
         checkpoint = "" if error else self._identify(report.path)
         with suppress(OSError):  # the trainer may be gone, and its folder with it
             self._reports.tell(ReportOutcome(report.name, report.path, report.step, checkpoint, error))

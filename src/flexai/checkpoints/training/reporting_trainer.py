@@ -9,6 +9,7 @@ import select
 import signal
 import time
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 from flexai.checkpoints.training.runner import CHECK_SECONDS, OtherWriter
@@ -39,6 +40,7 @@ class ReportingTrainer(OtherWriter):
         self.resume: Callable[[str], Any] = lambda _checkpoint: None
         """Fetches what the training starts from, and gives what to answer."""
 
+    @cached_property
     def command(self) -> tuple[str, ...]:
         """The training's own command line, which it tells first; empty where it died before."""
         word = self._next_word(None)

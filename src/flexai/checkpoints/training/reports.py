@@ -6,10 +6,13 @@
     REPORTS/NAME/files/…        its files, by their paths below the output directory
     REPORTS/.NAME/              one that is being made or removed
     REPORTS/expected            there once the trainer has said that it will report what it saves
+    REPORTS/ending              there while what a training has reported is stored, after its end
     REPORTS/outcomes            a line of JSON for each report: what became of it
 
 A report is complete when its folder gets its name, and is removed when it is stored, so that it outlives the trainer
-and the process that captures. While it is being stored, that process holds a lock on its ``report.json``; a report
+and the process that captures. Each trainer holds a lock on the folder, so that none removes it under another one's
+hands: a training may begin again while the helper of the one before still stores. While a report is being stored, that
+process holds a lock on its ``report.json``; a report
 without one may be dropped by the trainer that wrote it.
 
 Its files are links, which cost nothing. What the trainer may write over next (a name that tells no number) is cloned
@@ -43,7 +46,8 @@ from flexai.checkpoints.private_folders import make_private_folder
 from flexai.checkpoints.training.output_dir import Stamp
 from flexai.checkpoints.training.units import DEEPSPEED_LATEST, MEGATRON_LATEST, TENSORFLOW_LATEST, has_number
 
-_REPORT, _FILES, _EXPECTED, _OUTCOMES = "report.json", "files", "expected", "outcomes"
+_REPORT, _FILES = "report.json", "files"
+_EXPECTED, _ENDING, _OUTCOMES = "expected", "ending", "outcomes"
 _COPIED_BYTES = 4 * 1024 * 1024
 """Copied by the trainer itself: a few milliseconds."""
 _TEXT_BYTES = 4096
@@ -119,6 +123,20 @@ class Reports:
         self._are_expected = self._are_expected or (self.folder / _EXPECTED).exists()
         return self._are_expected
 
+    def say_ending(self, is_ending: bool) -> None:
+        """Say that the training has ended, and what it has reported is being stored; or that one begins.
+
+        Raises OSError.
+        """
+        if is_ending:
+            (self.folder / _ENDING).touch()
+        else:
+            (self.folder / _ENDING).unlink(missing_ok=True)
+
+    def are_ending(self) -> bool:
+        """Whether that was said."""
+        return (self.folder / _ENDING).exists()
+
     def names(self) -> list[str]:
         """The complete ones, oldest first."""
         try:
@@ -190,11 +208,15 @@ class Reports:
             file.write(f"{line}\n")
 
     def remove_empty(self) -> bool:
-        """Remove the folder, unless a report is left; whether none is. Raises OSError."""
+        """Remove the folder, unless a report is left or a trainer uses it; whether none is left. Raises OSError."""
         if self.names():
             return False
-        with suppress(FileNotFoundError):
-            shutil.rmtree(self.folder)
+        with suppress(FileNotFoundError, BlockingIOError):
+            descriptor = _locked(self.folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            try:
+                shutil.rmtree(self.folder)
+            finally:
+                os.close(descriptor)
         return True
 
 
@@ -203,7 +225,7 @@ class ReportWriter:
 
     def __init__(self, folder: Path, output: Path, *, rank: int = 0, ranks: int = 1) -> None:
         """Raises OSError where the folder cannot be made."""
-        make_private_folder(folder)
+        self._lock = _used(folder)
         self.folder = folder
         self._reports = Reports(folder)
         self._output = Path(os.path.realpath(output))
@@ -212,6 +234,11 @@ class ReportWriter:
         self._read = 0
         self._told: set[str] = set()
         self._of_ours = f"-{rank}-{os.getpid()}-"
+
+    def close(self) -> None:
+        """Let the folder be removed."""
+        fcntl.flock(self._lock, fcntl.LOCK_UN)  # a forked process may have it open too
+        os.close(self._lock)
 
     def expect(self) -> None:
         """Say that what is saved will be reported. Raises OSError."""
@@ -349,6 +376,27 @@ def checked_metrics(metrics: Mapping[str, float]) -> dict[str, float]:
         if math.isfinite(number):
             found[name] = number
     return found
+
+
+def _used(folder: Path) -> int:
+    """A lock on the folder for reports, which is made where it is not there. Raises OSError."""
+    while True:
+        make_private_folder(folder)
+        with suppress(FileNotFoundError):
+            descriptor = _locked(folder, fcntl.LOCK_SH)
+            if folder.exists() and os.path.samestat(folder.stat(), os.fstat(descriptor)):
+                return descriptor
+            os.close(descriptor)  # it was removed in this moment
+
+
+def _locked(folder: Path, how: int) -> int:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, how)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 def _is_outside(path: str) -> bool:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from flexai.checkpoints.catalog.jobs import BegunJob
@@ -126,7 +127,7 @@ class JobPlan:
         return cls(
             name=name,
             node=node,
-            command=(trainer and trainer.command()) or (f"(watching {output})",),
+            command=(trainer and trainer.command) or (f"(watching {output})",),
             checkpoint="",
             input_id=None,
             env={},
@@ -235,6 +236,7 @@ class Attempt:
                 self._take_over(own=self._places)
             self._places.make()
             self._places.mark_running()
+            Reports(self._places.reports).say_ending(False)
             with closing(JobLog(self._places.log)) as self._log:
                 self._take_over()
                 places: dict[str, Path | str | None] = {
@@ -358,9 +360,10 @@ class Attempt:
 
     def _run_trainer(self, trainer: ReportingTrainer, watching: OutputCapture) -> tuple[bool, CaptureReport]:
         """Capture what a training process reports until it ends."""
-        trainer.resume = self._resume
+        trainer.resume = partial(self._resume, watching)
         self._relay.start(lambda: trainer)
         trainer.wait(self._should_stop)
+        Reports(self._places.reports).say_ending(True)
         is_told = bool(self._relay.received) or self._stop_requested
         if trainer.status == JobStatus.STOPPED or (is_told and not trainer.status):
             return True, watching.finish(is_clean=False)
@@ -371,8 +374,10 @@ class Attempt:
         self._ended = Ended(int(trainer.status != JobStatus.SUCCEEDED), "")
         return False, watching.finish(is_clean=trainer.status == JobStatus.SUCCEEDED)
 
-    def _resume(self, checkpoint: str) -> Document:
+    def _resume(self, watching: OutputCapture, checkpoint: str) -> Document:
         """Fetch what a training process starts from."""
+        # One that was killed may have reported more.
+        watching.settle_reports()
         try:
             place = self._fetch_input(checkpoint, None)[INPUT_UNIT_VARIABLE]
         except CheckpointError as error:
