@@ -131,7 +131,8 @@ def test_a_job_is_final_when_nothing_more_happens_by_itself() -> None:
 
 
 def test_the_statuses_read_as_in_the_reference() -> None:
-    assert [str(status) for status in CheckpointStatus] == ["uploading", "syncing", "available", "failed", "deleting"]
+    of_reference = ["uploading", "syncing", "available", "failed", "deleting"]
+    assert [str(status) for status in CheckpointStatus] == [*of_reference, "incomplete"]
 
 
 def test_the_present_is_in_utc() -> None:

@@ -26,9 +26,10 @@ class CheckpointStatus(StrEnum):
     UPLOADING = "uploading"
     SYNCING = "syncing"
     AVAILABLE = "available"
-    INCOMPLETE = "incomplete"
     FAILED = "failed"
     DELETING = "deleting"
+    INCOMPLETE = "incomplete"
+    """Of several machines some have not brought their parts, or these are not whole together."""
 
 
 class CheckpointKind(StrEnum):
