@@ -52,9 +52,7 @@ _USUAL = {
 def train(frameworks: Path, tmp_path: Path, **words: str) -> tuple[Done, Program]:
     program = Program(tmp_path)
     script = SCRIPT
-    for word, text in (
-        {"PACKAGE": "lightning.pytorch", "OPTIONS": "", "TRAINER": "", "FAILS_AT": "-1"} | words
-    ).items():
+    for word, text in (_USUAL | words).items():
         script = script.replace(word, text)
     done = subprocess.run(
         [frameworks / "bin/python", "-c", script],
