@@ -461,3 +461,12 @@ def test_one_content_that_is_saved_again_takes_the_new_step(machine: Machine, ou
             here.saved(out / "last", step=step)
             here.wait(check=True)
     assert steps(machine) == [2]
+
+
+def test_what_was_reported_in_a_folder_is_not_captured_again_by_a_later_run(machine: Machine, out: Path) -> None:
+    with Run("run", out) as here:
+        save(out / "exp" / "step-1", {"model.pt": script_file(1), "notes.txt": b"one"})
+        here.saved(out / "exp" / "step-1", step=1)
+    with Run("run", out):
+        pass
+    assert [one.name for one in captured(machine)] == ["exp/step-1"]

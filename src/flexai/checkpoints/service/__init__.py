@@ -24,4 +24,5 @@ Beside them are what they need of their surroundings, and ``support``, which hol
     requests           what can be asked for, one value for each operation
     store_requests     the same of operations on the whole store
     training_requests  the same of operations on training jobs
+    results            what the operations return
 """

@@ -136,7 +136,8 @@ def watch_directory(
             break
         except ConflictError:
             # The training that was killed has a helper, which notices that and then stores what is left.
-            if trainer is None or not (_is_ending(request) or time.monotonic() - began < _NOTICING_SECONDS):
+            is_awaited = _is_ending(request) or time.monotonic() - began < _NOTICING_SECONDS
+            if trainer is None or trainer.is_gone or not is_awaited:
                 raise
             time.sleep(0.1)
     return _run(

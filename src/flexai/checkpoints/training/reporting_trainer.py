@@ -46,6 +46,13 @@ class ReportingTrainer(OtherWriter):
         word = self._next_word(None)
         return () if word is None else tuple(map(str, word["command"]))
 
+    @property
+    def is_gone(self) -> bool:
+        """Whether the trainer has died, or has nothing more to say."""
+        poll = select.poll()
+        poll.register(self._words, 0)  # that no process can write any more is told in any case
+        return os.getppid() != self._parent or bool(poll.poll(0))
+
     def stop(self, _number: int = signal.SIGTERM) -> None:
         """Wait no longer than the grace; a second call ends the waiting. Called by signal handlers: takes no lock."""
         self.is_over = self._stop_at < math.inf

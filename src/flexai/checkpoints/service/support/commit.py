@@ -64,13 +64,19 @@ def store(
         progress.end()
 
 
-def same_content(system: System, checkpoint_id: str, sources: Sequence[FileSource]) -> bool:
-    """Whether the sources are exactly a checkpoint's files. Raises SourceChangedError or SourceError for a source."""
+def same_content(system: System, checkpoint_id: str, sources: Sequence[FileSource], *, is_part: bool = False) -> bool:
+    """Whether the sources are exactly a checkpoint's files, or with ``is_part`` those of them that have their paths.
+
+    Raises SourceChangedError or SourceError for a source.
+    """
 
     def learned(content: StoredContent) -> StoredContent:
         return learn(content, store=system.store, record=system.blobs.learn, check=lambda: None)
 
     files = system.blobs.files_of(checkpoint_id)
+    if is_part:
+        paths = {source.path for source in sources}
+        files = [file for file in files if file.path in paths]
     return hold_exactly(files, sources, learn=learned, concurrency=system.settings.concurrency)
 
 

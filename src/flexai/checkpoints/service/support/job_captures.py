@@ -137,7 +137,7 @@ class JobCaptures:
                 self._combine(found.name, earlier.part_of)
             self._forget(found)
             return None
-        if (same := self._twin(found, facts)) is not None:
+        if (same := self._holder(found, facts) or self._twin(found, facts)) is not None:
             self._forget(found)
             return same
         try:
@@ -238,6 +238,18 @@ class JobCaptures:
             on_begun=lambda checkpoint: self._begun.update({found: checkpoint}),
         )
 
+    def _holder(self, found: Found, facts: TrainingFacts) -> str | None:
+        """The checkpoint, named after a folder above, that its trainer reported with these files in it."""
+        name = "" if facts.reported else found.unit.place
+        while name:
+            above = self._captured.get(name)
+            place = posixpath.relpath(found.unit.place, name)
+            paths = {posixpath.normpath(posixpath.join(place, path)): path for path in found.files}
+            if above is not None and name != found.name and _has_content(self._system, above.id, found, paths=paths):
+                return above.name
+            name = posixpath.dirname(name)
+        return None
+
     def _twin(self, found: Found, facts: TrainingFacts) -> str | None:
         """The captured checkpoint beside a file of which that file is a copy, as ``last.ckpt`` and ``best.pt`` are."""
         path = posixpath.basename(found.name)
@@ -250,7 +262,9 @@ class JobCaptures:
             if named["last"] and facts.step is not None and facts.step == one.facts.step:
                 return one.name
             its_path = posixpath.basename(one.name)
-            if one.size == found.stamps[path].size and _has_content(self._system, one.id, found, path=its_path):
+            if one.size == found.stamps[path].size and _has_content(
+                self._system, one.id, found, paths={its_path: path}
+            ):
                 return one.name
         return None
 
@@ -267,13 +281,16 @@ def _sizes(checkpoint: Checkpoint) -> str:
     return f"{files}, {human_size(checkpoint.size)}"
 
 
-def _has_content(system: System, checkpoint_id: Id, found: Found, *, path: str = "") -> bool:
-    """Whether a checkpoint holds the same; ``path`` is what the only file is called in it."""
-    files = {path or name: (local, found.stamps[name]) for name, local in found.files.items()}
+def _has_content(system: System, checkpoint_id: Id, found: Found, *, paths: Mapping[str, str] | None = None) -> bool:
+    """Whether a checkpoint holds the same, or with ``paths`` what the files are called in it, among others."""
+    own = found.files
+    files = {
+        path: (own[name], found.stamps[name]) for path, name in (paths or dict(zip(own, own, strict=True))).items()
+    }
     try:
         sources = [LocalSource.of(parse_path(name), local, local.lstat()) for name, (local, _) in files.items()]
     except FileNotFoundError as error:
         raise SourceChangedError(f"{found.title} vanished before it was stored") from error
     if any(source.identity != files[source.path][1].identity for source in sources):
         raise SourceChangedError(f"{found.title} changed before it was stored")
-    return same_content(system, str(checkpoint_id), sources)
+    return same_content(system, str(checkpoint_id), sources, is_part=paths is not None)
