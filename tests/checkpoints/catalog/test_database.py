@@ -83,6 +83,12 @@ def _migrate(engine: Engine, revision: str) -> None:
         command.downgrade(config, revision) if revision == "base" else command.upgrade(config, revision)
 
 
+def _shown(index: Any) -> str:
+    """An index with the words of its conditions, which are objects."""
+    options = {name: str(value) for name, value in index.get("dialect_options", {}).items()}
+    return repr({**index, "dialect_options": options})
+
+
 def _snapshot(engine: Engine) -> dict[str, Any]:
     """Everything that SQLAlchemy can read of a database's tables, and the texts that SQLite keeps of its own."""
     found: dict[str, Any] = {}
@@ -99,7 +105,7 @@ def _snapshot(engine: Engine) -> dict[str, Any]:
             "foreign keys": sorted(map(repr, inspector.get_foreign_keys(table))),
             "unique": sorted(map(repr, inspector.get_unique_constraints(table))),
             "checks": sorted(map(repr, inspector.get_check_constraints(table))),
-            "indexes": sorted(map(repr, inspector.get_indexes(table))),
+            "indexes": sorted(map(_shown, inspector.get_indexes(table))),
         }
         if engine.dialect.name == "sqlite":
             with engine.connect() as connection:

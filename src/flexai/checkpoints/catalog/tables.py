@@ -170,7 +170,8 @@ checkpoints = Table(
     Index(None, "kind", "deleted_at", "created_at"),
     Index(None, "deleted_at"),
     Index(None, "job_id", "sequence"),
-    Index(None, "part_of"),
+    # Of parts alone: that a checkpoint is no part is nothing to find it by.
+    Index(None, "part_of", sqlite_where=text("part_of IS NOT NULL"), postgresql_where=text("part_of IS NOT NULL")),
     UniqueConstraint("job_id", "node", "sequence"),
 )
 

@@ -18,7 +18,15 @@ def upgrade() -> None:
     op.add_column("checkpoints", sa.Column("parts", sa.Integer(), nullable=False, server_default=sa.text("0")))
     op.add_column("checkpoints", sa.Column("attempt", sa.Integer(), nullable=False, server_default=sa.text("0")))
     op.add_column("checkpoints", sa.Column("part_of", sa.String(length=36), nullable=True))
-    op.create_index(op.f("ix_checkpoints_part_of"), "checkpoints", ["part_of"], unique=False)
+    parts = sa.text("part_of IS NOT NULL")
+    op.create_index(
+        op.f("ix_checkpoints_part_of"),
+        "checkpoints",
+        ["part_of"],
+        unique=False,
+        sqlite_where=parts,
+        postgresql_where=parts,
+    )
     op.create_table(
         "job_nodes",
         sa.Column("job_id", sa.String(length=36), nullable=False),
