@@ -52,6 +52,8 @@ MOST_WAITING = 8
 _STARTS = 3
 """How often the helper process is started again where it dies."""
 _POLL_SECONDS = 0.01
+_RANKS_BEGIN_WITHIN = 5.0
+"""Seconds after the first rank has its answer in which the others begin, at the latest."""
 _LOG, _INPUT = "helper.log", "input.json"
 _RANKS = (("LOCAL_RANK", "LOCAL_WORLD_SIZE"), ("OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE"))
 """Where torchrun and Open MPI tell a process which of this machine's it is, and how many there are."""
@@ -104,6 +106,7 @@ class Run:
         self._begin(output, place_beside(output, "reports" + folder_suffix(self._node)), on_full, most_waiting)
         if self._rank == 0 and not self._is_below_runner:
             self._writer.expect()
+            (self._reports / _INPUT).unlink(missing_ok=True)
             self._start_helper()
             atexit.register(self._close_at_exit)
 
@@ -135,6 +138,7 @@ class Run:
         self._writer = ReportWriter(reports, output, rank=self._rank, ranks=self._ranks)
         self._lock = threading.RLock()  # a signal's handler may save while its thread does
         self._pid = os.getpid()
+        self._began = time.time()
         self._helper: subprocess.Popen[bytes] | None = None
         self._starts = 0
         self._saved: dict[int, str] = {}
@@ -361,13 +365,14 @@ class Run:
 
     def _overhear(self) -> dict[str, Any]:
         """What the helper has answered the first rank, which may still have to ask it."""
+        place = self._reports / _INPUT
         while True:
-            try:
-                answer: dict[str, Any] = json.loads((self._reports / _INPUT).read_bytes())
-            except FileNotFoundError:
-                time.sleep(_POLL_SECONDS)
-            else:
-                return answer
+            # An answer from before is one to a training that was killed.
+            with suppress(FileNotFoundError):
+                if place.stat().st_mtime > self._began - _RANKS_BEGIN_WITHIN:
+                    answer: dict[str, Any] = json.loads(place.read_bytes())
+                    return answer
+            time.sleep(_POLL_SECONDS)
 
     def _close_at_exit(self) -> None:
         has_failed = hasattr(sys, "last_value")  # the interpreter ends by an error
