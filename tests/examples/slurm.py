@@ -18,7 +18,10 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-_SRUN = f"""#!{sys.executable}
+# A line of `#!` takes no path with a space, so a shell starts it.
+_SRUN = f"""#!/bin/sh
+'''exec' "{sys.executable}" "$0" "$@"
+'''
 import os, signal, subprocess, sys
 nodes = int(os.environ["SLURM_JOB_NUM_NODES"])
 steps = []
