@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import doctest
+import io
 import json
 import os
 import shutil
@@ -14,6 +16,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from flexai.checkpoints.errors import ConflictError, InvalidNameError, JobFailedError, UsageError
@@ -230,8 +233,9 @@ def test_a_training_that_begins_again_at_once_waits_until_what_was_reported_is_s
 def test_a_second_training_of_a_job_that_runs_is_refused(machine: Machine, out: Path) -> None:
     with Run("run", out) as here:
         here.resume_path()
-        with pytest.warns(RuntimeWarning), Run("run", out) as other, pytest.raises(JobFailedError, match="is running"):
-            other.resume_path()
+        with warnings.catch_warnings(action="ignore"), Run("run", out) as other:
+            with pytest.raises(JobFailedError, match="is running"):
+                other.resume_path()
         save(out / "run-1", unknown_files(1))
         here.saved(out / "run-1", step=1)
         assert here.wait(check=True)
@@ -299,6 +303,29 @@ def test_what_cannot_be_reported_is_a_warning_and_never_an_error(machine: Machin
     for text in expected:
         assert text in raised.value.message
         assert any(text in str(one.message) for one in said)
+
+
+def test_what_is_saved_after_the_end_is_a_warning_and_leaves_nothing(machine: Machine, out: Path) -> None:
+    with Run("run", out) as here:
+        pass
+    save(out / "run-1", unknown_files(1))
+    with pytest.warns(RuntimeWarning, match="the run is closed"):
+        here.saved(out / "run-1")
+    here.close()
+    assert sorted(path.name for path in out.parent.iterdir()) == ["home", "out"]
+
+
+def test_its_example_does_what_it_shows(machine: Machine, tmp_path: Path) -> None:
+    (example,) = doctest.DocTestFinder(recurse=False).find(Run, globs={"Run": Run, "tmp": tmp_path, "weights": npz()})
+    assert doctest.DocTestRunner().run(example) == (0, 4)
+    assert steps(machine, "docs-run") == [5]
+
+
+def npz() -> bytes:
+    """An archive as numpy writes one."""
+    buffer = io.BytesIO()
+    np.savez(buffer, weights=np.zeros(3))
+    return buffer.getvalue()
 
 
 def test_a_job_that_cannot_begin_is_a_warning(out: Path, machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:

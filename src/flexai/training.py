@@ -162,6 +162,8 @@ class Run:
         """
         with self._lock:
             try:
+                if self._is_closed:
+                    raise UsageError("the run is closed")
                 self._look()
                 self._make_room()
                 place = self._writer.write(
@@ -252,7 +254,8 @@ class Run:
                 self._writer.close()
                 return
             self._say({"status": status, "reason": reason})
-            _stream(self._helper.stdin).close()
+            with suppress(BrokenPipeError):  # it has died
+                _stream(self._helper.stdin).close()
             self._helper.wait()
             _stream(self._helper.stdout).close()
             for outcome in self._writer.outcomes():
