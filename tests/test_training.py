@@ -233,9 +233,9 @@ def test_a_training_that_begins_again_at_once_waits_until_what_was_reported_is_s
 def test_a_second_training_of_a_job_that_runs_is_refused(machine: Machine, out: Path) -> None:
     with Run("run", out) as here:
         here.resume_path()
-        with warnings.catch_warnings(action="ignore"), Run("run", out) as other:
-            with pytest.raises(JobFailedError, match="is running"):
-                other.resume_path()
+        refused = pytest.raises(JobFailedError, match="is running")
+        with warnings.catch_warnings(action="ignore"), Run("run", out) as other, refused:
+            other.resume_path()
         save(out / "run-1", unknown_files(1))
         here.saved(out / "run-1", step=1)
         assert here.wait(check=True)
