@@ -76,7 +76,7 @@ chaos: $(INSTALLED) ## Kill the program at ROUNDS=200 random instants per scenar
 	FLEXAI_CHAOS_ROUNDS=$(ROUNDS) $(RUN) -m pytest tests/chaos tests/flows/test_at_once.py $(ARGS)
 
 frameworks: $(INSTALLED) build/frameworks/.installed ## Train with real frameworks, and compare what is captured with what they saved
-	FLEXAI_TEST_FRAMEWORKS=build/frameworks $(RUN) -m pytest tests/frameworks -m frameworks -n 2 $(ARGS)
+	FLEXAI_TEST_FRAMEWORKS=build/frameworks $(RUN) -m pytest tests/frameworks -m frameworks -n $(N) $(ARGS)
 	$(RUN) docs/trainers.py build/frameworks/results
 
 # An environment of their own, as a user's trainer has, with this package for its callbacks. torch comes first, so that

@@ -18,7 +18,7 @@ from flexai.checkpoints.training.pins import Pins
 from flexai.checkpoints.training.preemption import Preemption
 from flexai.checkpoints.training.storing import Storing
 from flexai.checkpoints.transfer.crew import Crew
-from tests.checkpoints.training.trainers import save, trainer_files
+from tests.checkpoints.training.trainers import lightning_file, save, trainer_files
 
 
 class Store:
@@ -70,11 +70,19 @@ class Stage:
     def save(self, name: str) -> Found:
         """Write a checkpoint, and hand it over."""
         save(self.output / name, trainer_files(5))
+        return self._hand_over(name)
+
+    def save_file(self, name: str, step: int) -> Found:
+        """Write a checkpoint that is one file, and hand it over."""
+        save(self.output, {name: lightning_file(step)})
+        return self._hand_over(name)
+
+    def _hand_over(self, name: str) -> Found:
         beneath = Beneath(self.output)
         tree = OutputTree(beneath)
         tree.refresh()
         held = self.pins.new_set()
-        held.refresh(beneath, {path: stamp for path, stamp in tree.files() if path.startswith(f"{name}/")})
+        held.refresh(beneath, {path: stamp for path, stamp in tree.files() if f"{path}/".startswith(f"{name}/")})
         (found,) = [one for one in found_in(tree, held) if one.name == name]
         self.founds[name] = found
         self.storing.add(found)
@@ -99,6 +107,20 @@ def stage(tmp_path: Path) -> Iterator[Stage]:
     yield staged
     staged.store.let(1000)
     staged.storing.abandon()
+
+
+@pytest.mark.parametrize("first", ["original", "copy"])
+def test_after_the_notice_a_copy_comes_behind_what_it_is_a_copy_of(stage: Stage, first: str) -> None:
+    stage.save("older")
+    until(lambda: stage.is_storing("older"))
+    stage.preemption.give()
+    stage.save_file("epoch=1-step=5.ckpt", 5)
+    if first == "original":
+        until(lambda: stage.is_storing("epoch=1-step=5.ckpt"))
+    stage.save_file("last.ckpt", 5)
+    stage.store.let(9)
+    stage.storing.drain()
+    assert stage.store.stored == ["epoch=1-step=5.ckpt", "last.ckpt", "older"]
 
 
 def test_without_a_notice_all_are_stored_in_the_order_in_which_they_were_found(stage: Stage) -> None:

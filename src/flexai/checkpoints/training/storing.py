@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import posixpath
 import threading
 import time
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from flexai.checkpoints.models import TrainingFacts
 from flexai.checkpoints.training.completeness.candidates import Fate, Found
 from flexai.checkpoints.training.output_dir import Stamp
 from flexai.checkpoints.training.preemption import Preemption
+from flexai.checkpoints.training.units import COPY
 from flexai.checkpoints.transfer.crew import give_way
 
 _LONGEST_RETRY_SECONDS = 30.0
@@ -186,8 +188,14 @@ class Storing:
                 self._changed.wait(_LOOK_SECONDS)  # until it is given up, or has a last moment
             if not self._waiting:
                 return False
-            self._current = self._waiting.pop(-1 if self._preemption.is_noticed else 0)
+            self._current = self._waiting.pop(self._newest() if self._preemption.is_noticed else 0)
         return True
+
+    def _newest(self) -> int:
+        """Which of those that wait was found last, but for a copy: it comes after what it is a copy of."""
+        *earlier, (_, last) = self._waiting
+        originals = [place for place, (_, found) in enumerate(earlier) if _may_be_copy(last, found)]
+        return originals[-1] if originals else -1
 
     def _give_way(self) -> None:
         """Raise PostponedError where something later is to be stored first, or nothing is to be stored any more."""
@@ -196,7 +204,8 @@ class Storing:
         self._preemption.check()
         if self._preemption.is_noticed and self._current is not None:
             with self._changed:
-                if self._waiting and self._waiting[-1][0] > self._current[0]:
+                number, found = self._current
+                if any(later > number and not _may_be_copy(other, found) for later, other in self._waiting[-1:]):
                     raise PostponedError("a later save is stored first")
 
     def _run(self, found: Found) -> None:
@@ -284,3 +293,14 @@ class Storing:
         found.error = error.message
         self.note(failure)
         return Fate.LOST
+
+
+def _may_be_copy(found: Found, other: Found) -> bool:
+    """Whether a checkpoint may hold only what another one beside it holds, as ``last.ckpt`` does."""
+    (place, name), (other_place, other_name) = posixpath.split(found.name), posixpath.split(other.name)
+    is_so_named = COPY.fullmatch(name) is not None and COPY.fullmatch(other_name) is None
+    return is_so_named and place == other_place and _size(found) == _size(other)
+
+
+def _size(found: Found) -> int:
+    return sum(stamp.size for stamp in found.stamps.values())
