@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -178,7 +179,7 @@ def test_a_run_whose_machine_gets_notice_is_scheduled_again_and_goes_on_elsewher
 
 def test_a_process_worker_has_a_run_scheduled_again_where_its_deployment_says_so(fleet: Fleet, pool: str) -> None:
     variables = {
-        "command": f"{sys.executable} -m prefect flow-run execute",
+        "command": f"{shlex.quote(sys.executable)} -m prefect flow-run execute",
         "env": {"PREFECT_FLOW_RUN_EXECUTE_SIGTERM_BEHAVIOR": "reschedule", "FLEXAI_QUIET_PERIOD": "5s"},
     }
     fleet.deploy(work_pool_name=pool, job_variables=variables)
