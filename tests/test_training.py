@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from flexai.checkpoints.errors import ConflictError, InvalidNameError, JobFailedError, UsageError
@@ -251,7 +252,9 @@ def held_up(machine: Machine, out: Path) -> Iterator[Callable[..., Run]]:
         made = Run("run", out, **options)  # type: ignore[arg-type]
         made.resume_path()
         assert made._helper is not None
+        pid = made._helper.pid
         os.kill(made._helper.pid, signal.SIGSTOP)
+        wait_until(lambda: psutil.Process(pid).status() == psutil.STATUS_STOPPED)
         runs.append(made)
         return made
 

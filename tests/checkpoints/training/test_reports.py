@@ -123,6 +123,15 @@ def test_a_report_that_is_being_stored_cannot_be_dropped(writer: ReportWriter, o
     assert [path.name for path in writer.folder.iterdir()] == ["expected"]
 
 
+def test_what_is_left_of_a_dropped_report_is_none(writer: ReportWriter, output: Path) -> None:
+    (output / "step-1.pt").write_bytes(b"one")
+    report = reported(writer, output / "step-1.pt")
+    assert writer.drop(report.name)
+    report.files.mkdir(parents=True)
+    assert writer.waiting() == [] == Reports(writer.folder).names()
+    assert Reports(writer.folder).remove_empty()
+
+
 def test_each_writer_learns_what_became_of_its_own_reports_once(tmp_path: Path, output: Path) -> None:
     (output / "step-1.pt").write_bytes(b"one")
     writers = [ReportWriter(tmp_path / "reports", output, rank=rank, ranks=2) for rank in range(2)]

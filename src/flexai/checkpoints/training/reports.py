@@ -140,7 +140,9 @@ class Reports:
     def names(self) -> list[str]:
         """The complete ones, oldest first."""
         try:
-            return sorted(path.name for path in self.folder.iterdir() if path.name[0].isdigit())
+            found = sorted(path.name for path in self.folder.iterdir() if path.name[0].isdigit())
+            # A pin that is made while its report is dropped leaves a folder that is none.
+            return [name for name in found if (self.folder / name / _REPORT).exists()]
         except FileNotFoundError:
             return []
 
