@@ -35,6 +35,7 @@ from flexai.checkpoints import errors
 from flexai.checkpoints.errors import CheckpointError, JobFailedError, UsageError
 from flexai.checkpoints.models import Node
 from flexai.checkpoints.names import parse_name
+from flexai.checkpoints.paths import absolute
 from flexai.checkpoints.service.training_requests import (
     INPUT_UNIT_VARIABLE,
     JOB_VARIABLE,
@@ -99,7 +100,7 @@ class Run:
     ) -> None:
         self.name: str = parse_name(name, what="training job name")
         """The training job's name; below ``flexai training run`` that of its job."""
-        output = Path(os.path.abspath(Path(output_dir).expanduser()))  # noqa: PTH100
+        output = absolute(output_dir)
         output.mkdir(parents=True, exist_ok=True)
         with suppress(UsageError):  # what is told only by half is no number of machines
             self._node = this_node(None, None, os.environ)

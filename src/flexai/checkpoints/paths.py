@@ -10,9 +10,11 @@ Windows' reserved names and characters: https://learn.microsoft.com/windows/win3
 
 from __future__ import annotations
 
+import os
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import NewType
 
 from flexai.checkpoints.errors import UnsafePathError
@@ -70,6 +72,14 @@ def parse_path(text: str) -> CheckpointPath:
     for part in text.split("/"):
         _check_part(part, refuse)
     return CheckpointPath(text)
+
+
+def absolute(path: str | os.PathLike[str]) -> Path:
+    """A path of this machine from its root, with ``~`` for the home directory; links in it stay as they are.
+
+    Raises RuntimeError for a user without a home directory.
+    """
+    return Path(os.path.abspath(Path(path).expanduser()))  # noqa: PTH100 - ``Path.absolute`` keeps ``..``
 
 
 def is_path(text: str) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import codecs
-import os
 import shutil
 import signal
 import time
@@ -18,6 +17,7 @@ from flexai.checkpoints.documents import Document
 from flexai.checkpoints.errors import ConflictError, NotFoundError
 from flexai.checkpoints.models import Checkpoint, JobStatus, TrainingJob
 from flexai.checkpoints.names import parse_name, parse_reference
+from flexai.checkpoints.paths import absolute
 from flexai.checkpoints.progress import Progress
 from flexai.checkpoints.service.support.job_captures import OnCaptured
 from flexai.checkpoints.service.support.job_rest import fetch_rest, list_rest
@@ -146,8 +146,7 @@ def watch_directory(
 
 
 def _is_ending(request: CaptureJobRequest) -> bool:
-    output = Path(os.path.abspath(Path(request.watch).expanduser()))  # noqa: PTH100
-    return Reports(place_beside(output, "reports")).are_ending()
+    return Reports(place_beside(absolute(request.watch), "reports")).are_ending()
 
 
 def _run(

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from flexai.checkpoints.errors import SourceError
-from flexai.checkpoints.paths import CheckpointPath, check_path_set, join_path, parse_path
+from flexai.checkpoints.paths import CheckpointPath, absolute, check_path_set, join_path, parse_path
 from flexai.checkpoints.storage.beneath import KEPT_OPEN, Beneath, Folder
 from flexai.checkpoints.storage.checks import PARTIAL_SUFFIX, few_enough
 from flexai.checkpoints.storage.connection import RemotePath
@@ -111,7 +111,7 @@ def _source_path(text: str) -> Path:
         raise SourceError("a source is empty")
     try:
         # Not resolved: a link must be seen as one. Normalised, so that `dir/..` and `./` have a base name.
-        return Path(os.path.abspath(Path(text).expanduser()))  # noqa: PTH100
+        return absolute(text)
     except RuntimeError as error:
         raise SourceError(f"source {text} cannot be found: its user has no home folder") from error
 

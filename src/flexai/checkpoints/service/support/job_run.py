@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import time
 from collections.abc import Callable, Mapping
@@ -26,6 +25,7 @@ from flexai.checkpoints.errors import (
 )
 from flexai.checkpoints.models import Checkpoint, JobStatus, Node, TrainingFacts, TrainingJob, now
 from flexai.checkpoints.names import Id, Name, parse_name
+from flexai.checkpoints.paths import absolute
 from flexai.checkpoints.progress import Progress
 from flexai.checkpoints.service.support.job_captures import JobCaptures, OnCaptured
 from flexai.checkpoints.service.support.job_end import (
@@ -546,7 +546,7 @@ def _check_output(system: System, name: Name | None, output_dir: str, *, joins: 
 
     Several machines of the job ``joins`` may name one directory: they may share it, or each have one of that path.
     """
-    path = Path(os.path.abspath(Path(output_dir).expanduser()))  # noqa: PTH100
+    path = absolute(output_dir)
     for other in system.catalog.jobs.running_in(str(path)):
         if other.name == joins:
             return path
