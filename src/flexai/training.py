@@ -42,7 +42,7 @@ from flexai.checkpoints.service.training_requests import (
     OUTPUT_VARIABLE,
     REPORTS_VARIABLE,
 )
-from flexai.checkpoints.training.launchers import folder_suffix, this_node
+from flexai.checkpoints.training.launchers import this_node
 from flexai.checkpoints.training.output_dir import place_beside
 from flexai.checkpoints.training.reports import ReportOutcome, Reports, ReportWriter, checked_metrics
 
@@ -104,7 +104,7 @@ class Run:
         output.mkdir(parents=True, exist_ok=True)
         with suppress(UsageError):  # what is told only by half is no number of machines
             self._node = this_node(None, None, os.environ)
-        self._begin(output, place_beside(output, "reports" + folder_suffix(self._node)), on_full, most_waiting)
+        self._begin(output, place_beside(output, "reports", self._node), on_full, most_waiting)
         if self._rank == 0 and not self._is_below_runner:
             self._writer.expect()
             (self._reports / _INPUT).unlink(missing_ok=True)

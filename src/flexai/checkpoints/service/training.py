@@ -32,6 +32,7 @@ from flexai.checkpoints.service.system import System
 from flexai.checkpoints.service.training_requests import CaptureJobRequest, DeleteJobRequest, TrainingRequest
 from flexai.checkpoints.training.job_files import as_it_ended, is_here, job_folder
 from flexai.checkpoints.training.job_log import read_log
+from flexai.checkpoints.training.launchers import this_node
 from flexai.checkpoints.training.output_dir import place_beside
 from flexai.checkpoints.training.preemption import Preemption
 from flexai.checkpoints.training.reporting_trainer import ReportingTrainer
@@ -146,7 +147,8 @@ def watch_directory(
 
 
 def _is_ending(request: CaptureJobRequest) -> bool:
-    return Reports(place_beside(absolute(request.watch), "reports")).are_ending()
+    node = this_node(request.node_rank, request.nodes, {})
+    return Reports(place_beside(absolute(request.watch), "reports", node)).are_ending()
 
 
 def _run(

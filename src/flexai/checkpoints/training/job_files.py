@@ -120,7 +120,7 @@ class AttemptPlaces:
     def _beside_output(self, what: str) -> Path:
         if not self.is_users_output:
             return self.folder / what
-        return place_beside(self.output, what + folder_suffix(self.node))
+        return place_beside(self.output, what, self.node)
 
     def make(self) -> None:
         """Make the folders, readable by their owner alone. Raises OSError."""

@@ -10,7 +10,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from flexai.checkpoints.models import Node
 from flexai.checkpoints.storage.beneath import GONE, Beneath, Folder
+from flexai.checkpoints.training.launchers import folder_suffix
 
 MAX_DEPTH = 24
 """Folders within folders that are looked into."""
@@ -18,14 +20,14 @@ _OURS = ".flexai-"
 """Begins the names of our own folders in an output directory that is a volume of its own."""
 
 
-def place_beside(output: Path, kind: str) -> Path:
+def place_beside(output: Path, kind: str, node: Node | None) -> Path:
     """A folder of ours for links to an output directory's files, which cannot leave a file system.
 
-    It lies beside the output directory, or in it where that is a volume of its own.
+    It lies beside the output directory, or in it where that is a volume of its own. Each of several machines (``node``)
+    has its own, as they may share a disk.
     """
-    if output.is_mount():
-        return output / f"{_OURS}{kind}"
-    return output.parent / f".{output.name}{_OURS}{kind}"
+    name = f"{_OURS}{kind}{folder_suffix(node)}"
+    return output / name if output.is_mount() else output.parent / f".{output.name}{name}"
 
 
 @dataclass(frozen=True, slots=True)
