@@ -35,10 +35,10 @@ from flexai.checkpoints.training.job_log import read_log
 from flexai.checkpoints.training.launchers import this_node
 from flexai.checkpoints.training.output_dir import place_beside
 from flexai.checkpoints.training.preemption import Preemption
-from flexai.checkpoints.training.reporting_trainer import ReportingTrainer
 from flexai.checkpoints.training.reports import Reports
 from flexai.checkpoints.training.runner import (
     OnOutput,
+    OtherWriter,
     SetHandler,
     SignalRelay,
     pass_through,
@@ -113,15 +113,15 @@ def watch_directory(
     system: System,
     request: CaptureJobRequest,
     *,
-    trainer: ReportingTrainer | None = None,
+    writer: OtherWriter | None = None,
     on_captured: OnCaptured | None = None,
     progress: Progress | None = None,
 ) -> TrainingJob:
     """Capture what another program writes to a directory until a signal, or a stop of the job; returns it as it ended.
 
     The job is made, or begins its next attempt. What is in the directory already is captured too, unless an attempt
-    before has done so; with a ``trainer`` it is what that reports. At the end, what is whole is captured and nothing is
-    removed but links of our own.
+    before has done so; of a ``writer`` that reports it is what that says. At the end, what is whole is captured and
+    nothing is removed but links of our own.
 
     Raises UsageError for what is no directory, JobExistsError for a job that has succeeded, ConflictError for one that
     is running and for a directory that a running job uses, and what the catalog and the store raise.
@@ -129,16 +129,17 @@ def watch_directory(
     known = system.catalog.jobs.find(parse_name(request.reference, what="training job name"))
     if known is not None:
         record_end(system, known)
+    writer = writer or OtherWriter()
     began = time.monotonic()
     while True:
         try:
-            plan = JobPlan.of_watch(system, request, trainer)
+            plan = JobPlan.of_watch(system, request, writer)
             begun = plan.begin(system)
             break
         except ConflictError:
             # The training that was killed has a helper, which notices that and then stores what is left.
             is_awaited = _is_ending(request) or time.monotonic() - began < _NOTICING_SECONDS
-            if trainer is None or trainer.is_gone or not is_awaited:
+            if not writer.reports or writer.is_gone or not is_awaited:
                 raise
             time.sleep(0.1)
     return _run(

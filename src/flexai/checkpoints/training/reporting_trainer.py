@@ -9,7 +9,6 @@ import select
 import signal
 import time
 from collections.abc import Callable
-from functools import cached_property
 from typing import Any
 
 from flexai.checkpoints.training.runner import CHECK_SECONDS, OtherWriter
@@ -25,8 +24,13 @@ class ReportingTrainer(OtherWriter):
     any more.
     """
 
+    reports = True
+
     def __init__(self, words: int, answers: int, *, grace: float) -> None:
-        """``words`` and ``answers`` are file descriptors; ``grace`` is in seconds, from a signal to the end."""
+        """``words`` and ``answers`` are file descriptors; ``grace`` is in seconds, from a signal to the end.
+
+        The trainer is waited for until it tells its command line first, or dies.
+        """
         super().__init__()
         self._words = words
         self._answers = answers
@@ -35,16 +39,8 @@ class ReportingTrainer(OtherWriter):
         self._read = b""
         self._parent = os.getppid()
         self.status = ""
-        """How the training ended, as it said: ``succeeded``, ``failed`` or ``stopped``; empty where it died."""
-        self.reason = ""
-        self.resume: Callable[[str], Any] = lambda _checkpoint: None
-        """Fetches what the training starts from, and gives what to answer."""
-
-    @cached_property
-    def command(self) -> tuple[str, ...]:
-        """The training's own command line, which it tells first; empty where it died before."""
         word = self._next_word(None)
-        return () if word is None else tuple(map(str, word["command"]))
+        self.command = () if word is None else tuple(map(str, word["command"]))
 
     @property
     def is_gone(self) -> bool:

@@ -123,18 +123,16 @@ class Reports:
         self._are_expected = self._are_expected or (self.folder / _EXPECTED).exists()
         return self._are_expected
 
-    def say_ending(self, is_ending: bool) -> None:
-        """Say that the training has ended, and what it has reported is being stored; or that one begins.
+    def mark_ending(self) -> None:
+        """Say that the training has ended, and that what it has reported is being stored. Raises OSError."""
+        (self.folder / _ENDING).touch()
 
-        Raises OSError.
-        """
-        if is_ending:
-            (self.folder / _ENDING).touch()
-        else:
-            (self.folder / _ENDING).unlink(missing_ok=True)
+    def unmark_ending(self) -> None:
+        """Say so no more: a training begins. Raises OSError."""
+        (self.folder / _ENDING).unlink(missing_ok=True)
 
     def are_ending(self) -> bool:
-        """Whether that was said."""
+        """Whether it is said."""
         return (self.folder / _ENDING).exists()
 
     def names(self) -> list[str]:

@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import IO, Any, Literal, Protocol, TypeAlias, TypeVar
+from typing import IO, Any, ClassVar, Literal, Protocol, TypeAlias, TypeVar
 
 from flexai.checkpoints.errors import InterruptedByUserError, JobFailedError, UsageError
 from flexai.checkpoints.settings import WITHHELD_VARIABLE
@@ -364,8 +364,23 @@ class Stoppable(Protocol):
 class OtherWriter:
     """A program that another process has started: it is told nothing, and what ends is the watching of its output."""
 
+    reports: ClassVar = False
+    """Whether it says itself what it saves, and how it ends."""
+
     def __init__(self) -> None:
         self.is_over = False
+        self.command: tuple[str, ...] = ()
+        """Its own command line, where that is known."""
+        self.status = "stopped"
+        """How it ended, as it said: ``succeeded``, ``failed`` or ``stopped``; empty where it died."""
+        self.reason = ""
+        self.resume: Callable[[str], Any] = lambda _checkpoint: None
+        """Fetches what it starts from, and gives what to answer."""
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether it is known to have died."""
+        return False
 
     def stop(self, _number: int = signal.SIGTERM) -> None:
         """End the waiting. Called by signal handlers: takes no lock."""

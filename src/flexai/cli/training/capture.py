@@ -85,7 +85,7 @@ def _follow(request: CaptureJobRequest, system: System, progress: Progress) -> D
 
     grace = system.settings.grace.total_seconds()
     trainer = ReportingTrainer(sys.stdin.fileno(), sys.stdout.fileno(), grace=grace)
-    return job_document(watch_directory(system, request, trainer=trainer, progress=progress))
+    return job_document(watch_directory(system, request, writer=trainer, progress=progress))
 
 
 def _capture(request: CaptureJobRequest, system: System, progress: Progress) -> Document:

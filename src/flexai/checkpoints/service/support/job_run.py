@@ -67,7 +67,6 @@ from flexai.checkpoints.training.job_log import JobLog
 from flexai.checkpoints.training.launchers import this_node
 from flexai.checkpoints.training.managed_capture import CaptureReport, OutputCapture
 from flexai.checkpoints.training.pins import Pins
-from flexai.checkpoints.training.reporting_trainer import ReportingTrainer
 from flexai.checkpoints.training.reports import Reports
 from flexai.checkpoints.training.runner import (
     Ended,
@@ -108,15 +107,13 @@ class JobPlan:
     """The signal that says, beside SIGTERM, that this machine goes away."""
     is_strict: bool = False
     """Whether a version of a checkpoint that is lost fails the job."""
-    is_watch: bool = False
-    """Whether another program writes to the output directory, and there is no command to be run."""
-    trainer: ReportingTrainer | None = None
-    """That program, where it reports what it saves."""
+    writer: OtherWriter | None = None
+    """The program that writes to the output directory, where there is no command to be run."""
     node: Node | None = None
     """Which of several machines this is."""
 
     @classmethod
-    def of_watch(cls, system: System, request: CaptureJobRequest, trainer: ReportingTrainer | None) -> JobPlan:
+    def of_watch(cls, system: System, request: CaptureJobRequest, writer: OtherWriter) -> JobPlan:
         """What it takes to capture a directory that another program writes, from what is there already on.
 
         Raises UsageError for what is no directory, ConflictError for one that a running job uses.
@@ -127,14 +124,13 @@ class JobPlan:
         return cls(
             name=name,
             node=node,
-            command=(trainer and trainer.command) or (f"(watching {output})",),
+            command=writer.command or (f"(watching {output})",),
             checkpoint="",
             input_id=None,
             env={},
             output_dir=output,
             grace=system.settings.grace.total_seconds(),
-            is_watch=True,
-            trainer=trainer,
+            writer=writer,
         )
 
     @classmethod
@@ -186,7 +182,7 @@ class JobPlan:
             layout=layout,
             code_commit=find_code_commit(Path.cwd()),
             # More epochs, say: the command begins where the job had ended.
-            goes_on=Choice.read(self.checkpoint) is not None or self.trainer is not None,
+            goes_on=Choice.read(self.checkpoint) is not None or (self.writer is not None and self.writer.reports),
             node=self.node,
         )
 
@@ -236,7 +232,7 @@ class Attempt:
                 self._take_over(own=self._places)
             self._places.make()
             self._places.mark_running()
-            Reports(self._places.reports).say_ending(False)
+            Reports(self._places.reports).unmark_ending()
             with closing(JobLog(self._places.log)) as self._log:
                 self._take_over()
                 places: dict[str, Path | str | None] = {
@@ -333,13 +329,8 @@ class Attempt:
         self._has_left = True
         watching.start()
         try:
-            if self._request.is_watch:
-                if self._request.trainer is not None:
-                    return self._run_trainer(self._request.trainer, watching)
-                writer = self._relay.start(OtherWriter)
-                self._tell(f"watching {self._places.output} until a signal, or: flexai training stop {self._job.name}")
-                writer.wait(self._should_stop)
-                return True, watching.finish(is_clean=False)
+            if self._request.writer is not None:
+                return self._wait_for(self._request.writer, watching)
             try:
                 command = self._relay.start(lambda: self._start(environment))
             except JobFailedError:
@@ -358,21 +349,23 @@ class Attempt:
             watching.abandon()
             raise
 
-    def _run_trainer(self, trainer: ReportingTrainer, watching: OutputCapture) -> tuple[bool, CaptureReport]:
-        """Capture what a training process reports until it ends."""
-        trainer.resume = partial(self._resume, watching)
-        self._relay.start(lambda: trainer)
-        trainer.wait(self._should_stop)
-        Reports(self._places.reports).say_ending(True)
+    def _wait_for(self, writer: OtherWriter, watching: OutputCapture) -> tuple[bool, CaptureReport]:
+        """Capture what another program writes, or reports, until it ends or is watched no more."""
+        writer.resume = partial(self._resume, watching)
+        self._relay.start(lambda: writer)
+        if not writer.reports:
+            self._tell(f"watching {self._places.output} until a signal, or: flexai training stop {self._job.name}")
+        writer.wait(self._should_stop)
+        Reports(self._places.reports).mark_ending()
         is_told = bool(self._relay.received) or self._stop_requested
-        if trainer.status == JobStatus.STOPPED or (is_told and not trainer.status):
+        if writer.status == JobStatus.STOPPED or (is_told and not writer.status):
             return True, watching.finish(is_clean=False)
-        if not trainer.status:
+        if not writer.status:
             self._remark("the training process ended without a word")
-        elif trainer.reason:
-            self._remark(trainer.reason)
-        self._ended = Ended(int(trainer.status != JobStatus.SUCCEEDED), "")
-        return False, watching.finish(is_clean=trainer.status == JobStatus.SUCCEEDED)
+        elif writer.reason:
+            self._remark(writer.reason)
+        self._ended = Ended(int(writer.status != JobStatus.SUCCEEDED), "")
+        return False, watching.finish(is_clean=writer.status == JobStatus.SUCCEEDED)
 
     def _resume(self, watching: OutputCapture, checkpoint: str) -> Document:
         """Fetch what a training process starts from."""
@@ -431,9 +424,10 @@ class Attempt:
             has_left = True
             self._tell(f"what the command wrote beside its checkpoints could not be stored yet: {error}")
         try:
-            trainer = self._request.trainer
-            # One that lives still reads what became of its reports.
-            self._places.clean(keep_output=has_left, keep_reports=trainer is not None and bool(trainer.status))
+            writer = self._request.writer
+            # A trainer that lives still reads what became of its reports.
+            is_read = writer is not None and writer.reports and bool(writer.status)
+            self._places.clean(keep_output=has_left, keep_reports=is_read)
             self._has_left = has_left
         except OSError as error:
             self._tell(f"{error.filename} could not be removed: {error.strerror}")
