@@ -20,8 +20,9 @@ from flexai.checkpoints.names import parse_name, parse_reference
 from flexai.checkpoints.paths import absolute
 from flexai.checkpoints.progress import Progress
 from flexai.checkpoints.service.support.job_captures import OnCaptured
+from flexai.checkpoints.service.support.job_plan import JobPlan
 from flexai.checkpoints.service.support.job_rest import fetch_rest, list_rest
-from flexai.checkpoints.service.support.job_run import Attempt, JobPlan, ignore
+from flexai.checkpoints.service.support.job_run import Attempt, ignore
 from flexai.checkpoints.service.support.leftovers import (
     Taken,
     record_all_stored,

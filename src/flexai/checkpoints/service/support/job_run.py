@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import signal
 import time
 from collections.abc import Callable, Mapping
 from contextlib import closing, suppress
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -15,17 +13,13 @@ from flexai.checkpoints.choosing import Choice
 from flexai.checkpoints.documents import Document, lost_versions
 from flexai.checkpoints.errors import (
     CheckpointError,
-    ConflictError,
     InterruptedByUserError,
     JobFailedError,
-    NotFoundError,
     StorageError,
     StorageUnavailableError,
-    UsageError,
 )
-from flexai.checkpoints.models import Checkpoint, JobStatus, Node, TrainingFacts, TrainingJob, now
-from flexai.checkpoints.names import Id, Name, parse_name
-from flexai.checkpoints.paths import absolute
+from flexai.checkpoints.models import Checkpoint, JobStatus, TrainingFacts, TrainingJob, now
+from flexai.checkpoints.names import Id
 from flexai.checkpoints.progress import Progress
 from flexai.checkpoints.service.support.job_captures import JobCaptures, OnCaptured
 from flexai.checkpoints.service.support.job_end import (
@@ -43,6 +37,7 @@ from flexai.checkpoints.service.support.job_input import (
     known_flaws,
     shown,
 )
+from flexai.checkpoints.service.support.job_plan import JobPlan
 from flexai.checkpoints.service.support.job_rest import store_rest
 from flexai.checkpoints.service.support.leftovers import take_over
 from flexai.checkpoints.service.support.logged_metrics import LoggedMetrics
@@ -56,15 +51,11 @@ from flexai.checkpoints.service.training_requests import (
     JOB_VARIABLE,
     OUTPUT_VARIABLE,
     REPORTS_VARIABLE,
-    CaptureJobRequest,
-    TrainingRequest,
 )
-from flexai.checkpoints.training.code_commit import find_code_commit
 from flexai.checkpoints.training.completeness.by_format import completeness
 from flexai.checkpoints.training.completeness.candidates import Found
-from flexai.checkpoints.training.job_files import AttemptEnd, AttemptPlaces, is_here
+from flexai.checkpoints.training.job_files import AttemptEnd, AttemptPlaces
 from flexai.checkpoints.training.job_log import JobLog
-from flexai.checkpoints.training.launchers import this_node
 from flexai.checkpoints.training.managed_capture import CaptureReport, OutputCapture
 from flexai.checkpoints.training.pins import Pins
 from flexai.checkpoints.training.reports import Reports
@@ -75,7 +66,6 @@ from flexai.checkpoints.training.runner import (
     SignalRelay,
     TrainingCommand,
     command_environment,
-    notice_of,
     signal_name,
 )
 
@@ -86,105 +76,6 @@ _LONGEST_PAUSE_SECONDS = 30.0
 
 def ignore(_captured: Checkpoint) -> None:
     """Ignore a captured checkpoint."""
-
-
-@dataclass(frozen=True, slots=True)
-class JobPlan:
-    """What is to be run, with all that is known before the job begins."""
-
-    name: Name
-    command: tuple[str, ...]
-    checkpoint: str
-    input_id: Id | None
-    """The checkpoint to start from, where that is known before the job begins."""
-    env: Mapping[str, str] = field(repr=False)
-    output_dir: Path | None
-    grace: float
-    """Seconds that the command has to end in once it was told to."""
-    is_grace_given: bool = False
-    """Whether a user has given the grace for this very command."""
-    notice: int = signal.SIGTERM
-    """The signal that says, beside SIGTERM, that this machine goes away."""
-    is_strict: bool = False
-    """Whether a version of a checkpoint that is lost fails the job."""
-    writer: OtherWriter | None = None
-    """The program that writes to the output directory, where there is no command to be run."""
-    node: Node | None = None
-    """Which of several machines this is."""
-
-    @classmethod
-    def of_watch(cls, system: System, request: CaptureJobRequest, writer: OtherWriter) -> JobPlan:
-        """What it takes to capture a directory that another program writes, from what is there already on.
-
-        Raises UsageError for what is no directory, ConflictError for one that a running job uses.
-        """
-        name = parse_name(request.reference, what="training job name")
-        node = this_node(request.node_rank, request.nodes, {})
-        output = _check_output(system, None, request.watch, joins=name if node else None)
-        return cls(
-            name=name,
-            node=node,
-            command=writer.command or (f"(watching {output})",),
-            checkpoint="",
-            input_id=None,
-            env={},
-            output_dir=output,
-            grace=system.settings.grace.total_seconds(),
-            writer=writer,
-        )
-
-    @classmethod
-    def of(cls, system: System, request: TrainingRequest) -> JobPlan:
-        """Look up what a request needs. Raises NotFoundError for a missing checkpoint, UsageError for an output folder
-        that is not empty and not this job's, ConflictError for one that a running job uses.
-        """
-        checkpoint = request.checkpoint
-        parsed = parse_name(request.name, what="training job name")
-        input_id = None
-        choice = Choice.read(checkpoint)
-        if checkpoint and choice is None:
-            input_id = system.available(checkpoint).id
-        node = this_node(request.node_rank, request.nodes, {})
-        output = None
-        if request.output_dir:
-            output = _check_output(system, parsed, request.output_dir, joins=parsed if node else None)
-        if choice is not None and choice.is_best and system.catalog.jobs.find(parsed) is None:
-            raise NotFoundError(
-                f"training job {parsed!r} has no checkpoints yet, so none is its best",
-                hint="start from another checkpoint, or from scratch without --checkpoint",
-            )
-        return cls(
-            name=parsed,
-            command=tuple(request.command),
-            checkpoint=checkpoint,
-            input_id=input_id,
-            env=request.environment(),
-            node=node,
-            output_dir=output,
-            grace=(system.settings.grace if request.grace is None else request.grace).total_seconds(),
-            is_grace_given=request.grace is not None,
-            notice=notice_of(request.preempt_signal) if request.preempt_signal else signal.SIGTERM,
-            is_strict=request.strict,
-        )
-
-    def begin(self, system: System) -> BegunJob:
-        """Enter the job, or its next attempt, in the catalog."""
-
-        def layout(job_id: Id, attempt: int) -> tuple[str, str]:
-            places = AttemptPlaces.of(system.settings.jobs_path, job_id, attempt, self.output_dir, self.node)
-            return str(places.output), str(places.log)
-
-        return system.catalog.jobs.begin(
-            self.name,
-            owner=system.owner,
-            command=self.command,
-            env_names=tuple(self.env),
-            layout=layout,
-            code_commit=find_code_commit(Path.cwd()),
-            # More epochs, say: the command begins where the job had ended.
-            goes_on=Choice.read(self.checkpoint) is not None or (self.writer is not None and self.writer.reports),
-            node=self.node,
-        )
 
 
 class Attempt:
@@ -533,33 +424,3 @@ class Attempt:
         """Something that belongs in the job's reason as well."""
         self._remarks.append(message)
         self._tell(message)
-
-
-def _check_output(system: System, name: Name | None, output_dir: str, *, joins: Name | None) -> Path:
-    """The directory that a user named: empty, or the one that the job's last attempt used; any, for no name.
-
-    Several machines of the job ``joins`` may name one directory: they may share it, or each have one of that path.
-    """
-    path = absolute(output_dir)
-    for other in system.catalog.jobs.running_in(str(path)):
-        if other.name == joins:
-            return path
-        raise ConflictError(
-            f"training job {other.name!r} is running with the output directory {path}",
-            hint="name another directory: what two commands write into one is nothing that a framework can load",
-        )
-    hint = "name a directory that is empty or not there yet, or the one that the job's last attempt used"
-    try:
-        if any(path.iterdir()) and name is not None:
-            last = system.catalog.jobs.find(name)
-            was_its = last is not None and is_here(last) and last.output_dir == str(path)
-            if last is not None and joins is not None:
-                was_its |= any(one.output_dir == str(path) for one in last.nodes)
-            if not was_its:
-                raise UsageError(f"the output directory {path} is not empty", hint=hint)
-    except FileNotFoundError:
-        return path
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise UsageError(f"the output directory {path} cannot be used: {reason}", hint=hint) from error
-    return path
