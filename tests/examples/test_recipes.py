@@ -20,6 +20,7 @@ import yaml
 from flexai.checkpoints.settings import ENVIRONMENT_PREFIX, RULES
 from flexai.cli.parameters import read_duration
 from flexai.cli.training.run import run
+from tests.servers.local import LocalServer
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = ROOT / "examples"
@@ -221,16 +222,10 @@ class _Metadata(http.server.BaseHTTPRequestHandler):
 
 @contextmanager
 def _cloud(name: str) -> Iterator[Any]:
-    server: Any = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Metadata)
+    server: Any = LocalServer(("127.0.0.1", 0), _Metadata)
     server.cloud, server.is_announced, server.asked = name, False, threading.Semaphore(0)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
+    with server.serving():
         yield server
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 def _start_on_notice(server: Any, *command: str) -> subprocess.Popen[str]:

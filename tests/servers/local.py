@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
+from collections.abc import Iterator
 from http.server import ThreadingHTTPServer
-from typing import Any
+from typing import Any, Self
 
 
 class LocalServer(ThreadingHTTPServer):
@@ -23,6 +24,18 @@ class LocalServer(ThreadingHTTPServer):
         super().__init__(*arguments, **options)
         self._connections: set[socket.socket] = set()
         self._connections_lock = threading.Lock()
+
+    @contextlib.contextmanager
+    def serving(self) -> Iterator[Self]:
+        """Answer while the block runs."""
+        thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        try:
+            yield self
+        finally:
+            self.shutdown()
+            thread.join()
+            self.server_close()
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Serve a connection in a thread of its own."""

@@ -125,15 +125,8 @@ def container_secret(access_key_id: str) -> str:
 @contextmanager
 def serve_tokens() -> Iterator[TokenServer]:
     """Run it."""
-    server = TokenServer()
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    try:
+    with TokenServer().serving() as server:
         yield server
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 @functools.cache
