@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from flexai.checkpoints.errors import IntegrityError, StorageUnavailableError, UnsafePathError
+from flexai.checkpoints.errors import CheckpointError, IntegrityError, StorageUnavailableError, UnsafePathError
 from flexai.checkpoints.models import TrainingFacts
 from flexai.checkpoints.training.completeness.candidates import Found
 from flexai.checkpoints.training.managed_capture import OutputCapture, salvage
@@ -36,6 +36,15 @@ LARGE = 5 * 1024 * 1024
 
 def wait_for(event: threading.Event) -> None:
     event.wait()
+
+
+def refusing(error: CheckpointError) -> Callable[[Found], None]:
+    """What a store does that takes nothing."""
+
+    def refuse(_found: Found) -> None:
+        raise error
+
+    return refuse
 
 
 class Stage:
@@ -273,10 +282,7 @@ def test_the_end_waits_for_no_rank(stage: Stage) -> None:
 
 
 def test_what_the_store_does_not_take_stays_for_the_next_run(stage: Stage) -> None:
-    def refuse(_found: Found) -> None:
-        raise StorageUnavailableError("away")
-
-    stage.before_storing = refuse
+    stage.before_storing = refusing(StorageUnavailableError("away"))
     stage.save("run-5", unknown_files(5))
     stage.report("run-5", 5)
     shutil.rmtree(stage.output / "run-5")
@@ -297,10 +303,7 @@ def test_what_the_store_does_not_take_stays_for_the_next_run(stage: Stage) -> No
 
 
 def test_a_save_that_cannot_be_stored_now_is_waited_for_no_longer_and_stays(stage: Stage) -> None:
-    def refuse(_found: Found) -> None:
-        raise IntegrityError("damaged")
-
-    stage.before_storing = refuse
+    stage.before_storing = refusing(IntegrityError("damaged"))
     stage.capture.start()
     stage.save("run-5", unknown_files(5))
     stage.report("run-5", 5)
@@ -311,10 +314,7 @@ def test_a_save_that_cannot_be_stored_now_is_waited_for_no_longer_and_stays(stag
 
 
 def test_what_no_store_would_take_is_not_tried_for_ever(stage: Stage) -> None:
-    def refuse(_found: Found) -> None:
-        raise UnsafePathError("no such path")
-
-    stage.before_storing = refuse
+    stage.before_storing = refusing(UnsafePathError("no such path"))
     stage.capture.start()
     stage.save("run-5", unknown_files(5))
     stage.report("run-5", 5)
