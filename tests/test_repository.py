@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import io
 import os
 import re
@@ -139,6 +140,25 @@ def _anchors(text: str) -> Iterator[str]:
         slug = re.sub(r"[^\w\- ]", "", plain.lower()).replace(" ", "-")
         yield f"{slug}-{seen[slug]}" if seen[slug] else slug
         seen[slug] += 1
+
+
+def test_no_case_of_a_test_is_named_by_chance(texts: dict[Path, str]) -> None:
+    """Each process of a run collects the tests by itself, and all have to find the same."""
+    by_chance = {"new_id", "uuid4", "urandom", "token_hex", "now", "time", "time_ns"}
+    found = []
+    for path, text in texts.items():
+        if path.is_relative_to(ROOT / "tests") and path.suffix == ".py":
+            marks = [
+                one for one in ast.walk(ast.parse(text)) if isinstance(one, ast.Call) and _name(one) == "parametrize"
+            ]
+            calls = [one for mark in marks for one in ast.walk(mark) if isinstance(one, ast.Call)]
+            found += [f"{path.relative_to(ROOT)}:{one.lineno}" for one in calls if _name(one) in by_chance]
+    assert found == []
+
+
+def _name(call: ast.Call) -> str:
+    """What a call calls, without what that is an attribute of."""
+    return getattr(call.func, "attr", getattr(call.func, "id", ""))
 
 
 def test_every_make_command_that_a_page_names_is_there(texts: dict[Path, str]) -> None:
