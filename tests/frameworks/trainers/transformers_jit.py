@@ -6,23 +6,14 @@ import os
 import time
 from typing import Any
 
-import torch
 import transformers
-from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainerCallback, TrainerControl, TrainingArguments
+from tiny_llama import Rows, tiny_llama
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainingArguments
 from truth import OUT, keep
 
 from flexai.integrations.transformers import FlexAICallback
 
 transformers.logging.set_verbosity_error()
-
-
-class Rows(torch.utils.data.Dataset):  # type: ignore
-    def __len__(self) -> int:
-        return 8
-
-    def __getitem__(self, number: int) -> dict[str, Any]:
-        ids = torch.arange(8) % 32
-        return {"input_ids": ids, "labels": ids}
 
 
 class Keeper(TrainerCallback):
@@ -63,15 +54,6 @@ arguments = TrainingArguments(
     report_to=[],
     disable_tqdm=True,
 )
-config = LlamaConfig(
-    hidden_size=16,
-    intermediate_size=32,
-    num_hidden_layers=1,
-    num_attention_heads=2,
-    num_key_value_heads=2,
-    vocab_size=32,
-    max_position_embeddings=16,
-)
 callbacks = [Keeper(), FlexAICallback("job")]
-trainer = Trainer(LlamaForCausalLM(config), arguments, train_dataset=Rows(), eval_dataset=Rows(), callbacks=callbacks)
+trainer = Trainer(tiny_llama(), arguments, train_dataset=Rows(8), eval_dataset=Rows(8), callbacks=callbacks)
 trainer.train()

@@ -9,23 +9,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import torch
 import transformers
-from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainerCallback, TrainerControl, TrainingArguments
+from tiny_llama import Rows, tiny_llama
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainingArguments
 from truth import INPUT, KILLED_AT, MODE, OUT, REPORTS, SAVES, keep, kill_helper, pause, resumed
 
 layout = sys.argv[1]
 output = OUT if layout == "model-only" else OUT / "exp"
 transformers.logging.set_verbosity_error()
-
-
-class Rows(torch.utils.data.Dataset):  # type: ignore
-    def __len__(self) -> int:
-        return 64
-
-    def __getitem__(self, number: int) -> dict[str, Any]:
-        ids = torch.arange(8) % 32
-        return {"input_ids": ids, "labels": ids}
 
 
 class Keeper(TrainerCallback):
@@ -78,15 +69,6 @@ if REPORTS:
     INPUT = str(reporting[0].resume_path() or "")
 start = json.loads((Path(INPUT) / "trainer_state.json").read_text())["global_step"] if INPUT else 0
 keeper = Keeper()
-config = LlamaConfig(
-    hidden_size=16,
-    intermediate_size=32,
-    num_hidden_layers=1,
-    num_attention_heads=2,
-    num_key_value_heads=2,
-    vocab_size=32,
-    max_position_embeddings=16,
-)
 arguments = TrainingArguments(
     output_dir=str(output),
     max_steps=start + (1000 if MODE == "term" else 2 * SAVES),
@@ -102,5 +84,5 @@ arguments = TrainingArguments(
     disable_tqdm=True,
 )
 callbacks = [*reporting, keeper]
-trainer = Killed(LlamaForCausalLM(config), arguments, train_dataset=Rows(), eval_dataset=Rows(), callbacks=callbacks)
+trainer = Killed(tiny_llama(), arguments, train_dataset=Rows(64), eval_dataset=Rows(64), callbacks=callbacks)
 trainer.train(resume_from_checkpoint=INPUT or None)
