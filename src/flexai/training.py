@@ -15,7 +15,6 @@ A process of its own stores what was saved, at low priority, so that the trainin
 from __future__ import annotations
 
 import atexit
-import importlib
 import json
 import math
 import os
@@ -28,9 +27,10 @@ import warnings
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from types import ModuleType, TracebackType
+from types import TracebackType
 from typing import IO, Any, Literal
 
+from flexai import trackers
 from flexai.checkpoints import errors
 from flexai.checkpoints.errors import CheckpointError, JobFailedError, UsageError
 from flexai.checkpoints.models import Node
@@ -197,7 +197,7 @@ class Run:
             if is_done or time.monotonic() >= deadline or self._is_alone():
                 break
             time.sleep(_POLL_SECONDS)
-        self._wait_for_trackers()
+        trackers.wait()
         with self._lock:
             self._look()
             failures, self._failures = self._failures, [] if check else self._failures
@@ -261,7 +261,7 @@ class Run:
             _stream(self._helper.stdout).close()
             for outcome in self._writer.outcomes():
                 self._take_in(outcome)
-            self._wait_for_trackers()
+            trackers.wait()
             self._writer.close()
             if not Reports(self._reports).remove_empty():
                 self._fail(f"not all is stored; flexai training capture {self.name} tries again: {self._log_end()}")
@@ -312,12 +312,8 @@ class Run:
     def _take_in(self, outcome: ReportOutcome) -> None:
         if outcome.error:
             self._fail(f"{outcome.path!r} was not captured: {outcome.error}")
-        elif outcome.checkpoint and (trackers := _trackers()) is not None:
+        elif outcome.checkpoint:
             trackers.tell(self.name, outcome.step, self._url(outcome.path), outcome.checkpoint)
-
-    def _wait_for_trackers(self) -> None:
-        if (trackers := _trackers()) is not None:
-            trackers.wait()
 
     def _fail(self, message: str) -> None:
         self._failures.append(message)
@@ -398,16 +394,6 @@ def _this_rank() -> tuple[int, int]:
         if os.environ.get(rank, "").isdigit():
             return int(os.environ[rank]), int(os.environ.get(ranks) or 1)
     return 0, 1
-
-
-def _trackers() -> ModuleType | None:
-    """What tells experiment trackers of a checkpoint, where the program uses one.
-
-    It is imported by its name, because what lies with it uses this module.
-    """
-    if sys.modules.keys().isdisjoint({"wandb", "mlflow"}):
-        return None
-    return importlib.import_module("flexai.integrations.trackers")
 
 
 def _stream(stream: IO[bytes] | None) -> IO[bytes]:

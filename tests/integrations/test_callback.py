@@ -40,6 +40,6 @@ def test_of_metrics_only_numbers_under_names_that_can_be_shown_are_reported() ->
 
 
 def test_the_package_imports_no_framework() -> None:
-    code = "import sys, flexai.integrations, flexai.integrations.callback, flexai.integrations.trackers\n"
+    code = "import sys, flexai.integrations, flexai.integrations.callback, flexai.trackers\n"
     code += "assert not {'torch', 'transformers', 'lightning', 'accelerate', 'wandb', 'mlflow'} & sys.modules.keys()"
     subprocess.run([sys.executable, "-c", code], check=True)
