@@ -5,12 +5,15 @@ VENV ?= .venv
 PYTHON ?= python3
 # What gets installed: the working tree, so that edits count at once. CI names the wheel it has just built.
 PACKAGE ?= --editable .
-# Test processes at once: one more than there are cores, since some tests wait most of their time.
-N ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
+# Test processes at once: two more than there are cores, since tests wait much of their time; slow ones start more that
+# computes, and have one more.
+N ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 2)
+test-slow test-all frameworks: N = $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 # What has its pins in constraints.txt; those of trainers are in tests/frameworks/requirements.txt.
 EXTRAS := --extra postgresql --extra dask --extra ray
 # Kill points per scenario in `make chaos`.
 ROUNDS ?= 200
+HISTORIES ?= 10000
 # Passed on to the program that the target runs, as in `make test ARGS="-k manifest"`.
 ARGS ?=
 
@@ -18,18 +21,18 @@ ARGS ?=
 unexport PYTHONDONTWRITEBYTECODE
 
 RUN := $(VENV)/bin/python
-TEST := $(RUN) -m pytest -n $(N) --dist loadgroup
+TEST = $(RUN) -m pytest -n $(N) --dist loadgroup
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-slow test-all test-versions test-resolved lint format docs chaos frameworks fuzz hostile bench size install constraints audit clean
+.PHONY: help demo test test-slow test-all test-versions test-resolved lint format docs site chaos frameworks fuzz hostile bench size install constraints audit clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
 
 demo: $(INSTALLED) ## See the product work, on this machine alone
-	@$(RUN) examples/demo.py $(ARGS)
+	@$(VENV)/bin/flexai demo $(ARGS)
 
 test: $(INSTALLED) ## Run the tests but the slow ones (N=2 sets the processes, ARGS="-k words" picks some)
 	$(TEST) -m "not slow and not frameworks" $(ARGS)
@@ -53,16 +56,17 @@ test-resolved:
 	$(PYTHON) -m venv build/$(RESOLUTION)/venv
 	build/$(RESOLUTION)/venv/bin/python -m pip install -qq --upgrade 'pip>=25.1'
 	build/$(RESOLUTION)/venv/bin/python -m pip install -qq --constraint build/$(RESOLUTION)/constraints.txt \
-	  --group dev --editable '.[postgresql,dask]'
+	  --group test --editable '.[postgresql,dask]'
 	build/$(RESOLUTION)/venv/bin/python -m pytest -n $(N) --dist loadgroup -m "not slow and not frameworks" $(ARGS)
 
-lint: $(INSTALLED) ## Check style, types, the direction of imports, and that nothing is unused
+lint: $(INSTALLED) ## Check style, types, the direction of imports, that nothing is unused, and the prose of the pages
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
 	$(VENV)/bin/lint-imports --no-logo
 	$(RUN) -m vulture
 	$(RUN) -m vulture src blocks tasks flows benchmarks docs examples
+	$(RUN) docs/prose.py
 
 format: $(INSTALLED) ## Rewrite the code in the project's style
 	$(RUN) -m ruff check --fix .
@@ -71,9 +75,15 @@ format: $(INSTALLED) ## Rewrite the code in the project's style
 docs: $(INSTALLED) ## Write docs/reference from the program itself, and draw the pictures
 	$(RUN) docs/generate.py $(ARGS)
 	$(RUN) docs/pictures.py $(ARGS)
+	$(RUN) docs/terminal.py
+
+# Not --quiet: then no warning counts. The variable keeps an advertisement for a successor off the screen.
+site: $(INSTALLED) ## Build a site from docs: build/site/index.html
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict $(ARGS)
 
 chaos: $(INSTALLED) ## Kill the program at ROUNDS=200 random instants per scenario, look for damage
-	FLEXAI_CHAOS_ROUNDS=$(ROUNDS) $(RUN) -m pytest tests/chaos tests/flows/test_at_once.py $(ARGS)
+	FLEXAI_CHAOS_ROUNDS=$(ROUNDS) FLEXAI_CHAOS_HISTORIES=$(HISTORIES) $(RUN) -m pytest -o faulthandler_timeout=0 tests/chaos \
+	  tests/flows/test_at_once.py tests/checkpoints/service/test_recovered_equals_lost.py $(ARGS)
 
 frameworks: $(INSTALLED) build/frameworks/.installed ## Train with real frameworks, and compare what is captured with what they saved
 	FLEXAI_TEST_FRAMEWORKS=build/frameworks $(RUN) -m pytest tests/frameworks -m frameworks -n $(N) $(ARGS)

@@ -87,8 +87,9 @@ def main(
             print_result(result, console)
     else:
         wanted = frozenset(name.strip() for name in peers.split(",")) if peers else None
-        document = {"machine": machine(), "remark": remark, "results": []}
+        document = {"results": []}
         known = json.loads(output.read_text())["results"] if output and output.exists() else []
+        run = {"machine": machine(), "remark": remark}
         # Also where a time limit ends it so: gigabytes of files and the servers are to go with it.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
         # Only this environment would compile modules anew in every process.
@@ -104,7 +105,7 @@ def main(
                 for result in bench.results[done:]:
                     print_result(result, console)
                 # Written after every case: hours of racing are not lost to a mistake in the last one.
-                document["results"] = merge(known, [result.to_document() for result in bench.results])
+                document["results"] = merge(known, [result.to_document() | run for result in bench.results])
                 if output:
                     output.write_text(json.dumps(document, indent=1) + "\n")
     if write_docs:

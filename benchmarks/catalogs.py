@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import ColumnDefault
@@ -22,6 +23,8 @@ from sqlalchemy import ColumnDefault
 from flexai.checkpoints.catalog.catalog import Catalog
 from flexai.checkpoints.catalog.tables import metadata
 from flexai.checkpoints.models import to_text
+from flexai.checkpoints.owner import login
+from flexai.checkpoints.service.system import System
 
 OF_A_JOB = 250
 """Checkpoints that a training job wrote."""
@@ -57,7 +60,10 @@ class Filled:
 
 
 def fill(url: str, count: int, *, store_id: str | None = None) -> Filled:
-    """Make a catalog of ``count`` checkpoints, in a store of that id, at an SQLAlchemy URL."""
+    """Make a catalog of ``count`` checkpoints, in a store of that id, at an SQLAlchemy URL.
+
+    They are this user's, so that commands may change and delete them.
+    """
     Catalog.open(url).close()
     rows = _Rows(count, store_id)
     if url.startswith("sqlite"):
@@ -65,6 +71,17 @@ def fill(url: str, count: int, *, store_id: str | None = None) -> Filled:
     else:
         _fill_postgresql(url, rows)
     return rows.filled()
+
+
+def put_blobs(system: System) -> int:
+    """Give each blob of a filled catalog a file of one byte in its local store, to be collected; says how many."""
+    with system.catalog.database.reading() as transaction:
+        blobs = transaction.column("SELECT id FROM blobs")
+    for blob_id in blobs:
+        place = Path(system.settings.effective_store) / system.store.blob_key(blob_id)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(b"x")
+    return len(blobs)
 
 
 @dataclass(frozen=True)
@@ -127,13 +144,15 @@ class _Rows:
         is_failed = not is_captured and not is_deleted and number % 1000 == 13
         checkpoint_id = self._uuid()
         step = number % OF_A_JOB * 500
-        digests = self._add_files(checkpoint_id, time, shared)
+        # What was given up has no files: its blobs are gc's.
+        digests = [] if is_failed else self._add_files(checkpoint_id, time, shared)
         self._tables["checkpoints"].append(
             {
                 "id": checkpoint_id,
                 "kind": "captured" if is_captured else "pushed",
                 "name": f"checkpoint-{step}" if is_captured else name,
                 "name_key": None if is_captured or is_deleted else name,
+                "creator": login(),
                 "creator_user_id": self._owner,
                 "owner_org_id": self._owner,
                 "source": json.dumps({"from_local_files": [] if is_captured else [f"output/{name}"]}),
@@ -193,6 +212,7 @@ class _Rows:
                     "id": job_id,
                     "name": folder,
                     "name_key": folder,
+                    "creator": login(),
                     "creator_user_id": self._owner,
                     "owner_org_id": self._owner,
                     "status": "succeeded",
@@ -264,16 +284,10 @@ class _Rows:
         return self._content, digest
 
 
-def _columns(table: str) -> list[str]:
-    return [column.name for column in metadata.tables[table].columns]
-
-
-def _values(table: str, row: Row) -> list[Any]:
-    values = []
-    for column in metadata.tables[table].columns:
-        default = column.default.arg if isinstance(column.default, ColumnDefault) else None
-        values.append(row.get(column.name, default))
-    return values
+def _with_defaults(table: str, row: Row) -> Row:
+    """A row with what the program would enter where nothing is said; what the database enters is left to it."""
+    columns = metadata.tables[table].columns
+    return {one.name: one.default.arg for one in columns if isinstance(one.default, ColumnDefault)} | row
 
 
 def _fill_sqlite(path: str, rows: _Rows) -> None:
@@ -287,12 +301,11 @@ def _fill_sqlite(path: str, rows: _Rows) -> None:
         for name in indexes:
             connection.execute(f"DROP INDEX {name}")
         for batch in rows.batches():
-            for table, some in batch.items():
-                places = ", ".join("?" * len(_columns(table)))
-                connection.executemany(
-                    f"INSERT INTO {table} ({', '.join(_columns(table))}) VALUES ({places})",
-                    (_values(table, row) for row in some),
-                )
+            for table, found in batch.items():
+                some = [_with_defaults(table, row) for row in found]
+                if some:
+                    places = ", ".join(f":{column}" for column in some[0])
+                    connection.executemany(f"INSERT INTO {table} ({', '.join(some[0])}) VALUES ({places})", some)
         for sql in indexes.values():
             connection.execute(sql)
         connection.execute("COMMIT")
@@ -306,13 +319,14 @@ def _fill_postgresql(url: str, rows: _Rows) -> None:
         # Rows come parents first, so foreign keys need not be looked up a million times; only administrators may.
         connection.execute("SET session_replication_role = replica")
         for batch in rows.batches():
-            for table, some in batch.items():
+            for table, found in batch.items():
+                some = [_with_defaults(table, row) for row in found]
                 if not some:
                     continue
-                into = f"COPY {table} ({', '.join(_columns(table))}) FROM STDIN"
+                into = f"COPY {table} ({', '.join(some[0])}) FROM STDIN"
                 with connection.cursor().copy(into.encode()) as copy:
                     for row in some:
-                        copy.write_row(_values(table, row))
+                        copy.write_row(list(row.values()))
         last = "SELECT setval(pg_get_serial_sequence('contents', 'id'), max(id)) FROM contents"
         connection.execute(last)
         connection.commit()

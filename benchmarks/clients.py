@@ -42,8 +42,8 @@ def _program(name: str, *arguments: str) -> Callable[[Environment], list[str]]:
 
 def _s5cmd(home: Environment, server: S3Server, source: str, target: str) -> list[str]:
     # 256 workers by default: what many small files want. Parts as the others have them.
-    command = [home.program("s5cmd"), "--endpoint-url", server.url, "cp", "--concurrency", "8", "--part-size", "64"]
-    return [*command, source, target]
+    command = [home.program("s5cmd"), "--endpoint-url", server.url, "cp", "--concurrency", str(server.width)]
+    return [*command, "--part-size", str(server.part_mib), source, target]
 
 
 def _rclone(home: Environment, server: S3Server, source: str, target: str) -> list[str]:
@@ -56,11 +56,11 @@ def _rclone(home: Environment, server: S3Server, source: str, target: str) -> li
         f"--s3-endpoint={server.url}",
         f"--s3-region={server.environment['AWS_REGION']}",
         "--s3-no-check-bucket",
-        "--s3-chunk-size=64M",
-        "--s3-upload-concurrency=8",
-        "--multi-thread-streams=8",
-        "--multi-thread-cutoff=64M",
-        "--multi-thread-chunk-size=64M",
+        f"--s3-chunk-size={server.part_mib}M",
+        f"--s3-upload-concurrency={server.width}",
+        f"--multi-thread-streams={server.width}",
+        f"--multi-thread-cutoff={server.part_mib}M",
+        f"--multi-thread-chunk-size={server.part_mib}M",
         "--transfers=16",
         "--checkers=16",
         source,

@@ -118,7 +118,7 @@ class Result:
     @classmethod
     def from_document(cls, document: dict[str, Any]) -> Result:
         """Read what ``to_document`` wrote."""
-        values = {key: value for key, value in document.items() if key != "medians"}
+        values = {key: value for key, value in document.items() if key not in {"medians", "machine", "remark"}}
         values["runs"] = {name: [Run(**run) for run in runs] for name, runs in document["runs"].items()}
         values["bars"] = [Bar(**{k: v for k, v in bar.items() if k != "met"}) for bar in document["bars"]]
         return cls(**values)

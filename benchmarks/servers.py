@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -56,6 +57,15 @@ class S3Server:
     access_key_id: str
     secret_access_key: str
     meter: Server
+    width: int = 8
+    """How many connections peers use for a file: 32 where a network is what is waited for."""
+    authority: Path | None = None
+    """The certificate of the authority to trust, where it speaks TLS."""
+
+    @property
+    def part_mib(self) -> int:
+        """MiB of a part: enough of them for each connection of a file of a gigabyte to have some."""
+        return 512 // self.width
 
     @property
     def environment(self) -> dict[str, str]:
@@ -69,6 +79,8 @@ class S3Server:
             "AWS_EC2_METADATA_DISABLED": "true",
             "AWS_CONFIG_FILE": os.devnull,
             "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+            "FLEXAI_BENCH_WIDTH": str(self.width),
+            **({"AWS_CA_BUNDLE": str(self.authority), "SSL_CERT_FILE": str(self.authority)} if self.authority else {}),
         }
 
     def client(self) -> Any:
@@ -82,6 +94,7 @@ class S3Server:
             region_name=REGION,
             aws_access_key_id=self.access_key_id,
             aws_secret_access_key=self.secret_access_key,
+            verify=str(self.authority) if self.authority else None,
             config=Config(
                 s3={"addressing_style": "path", "payload_signing_enabled": False},
                 request_checksum_calculation="when_required",
@@ -103,10 +116,14 @@ class SinkMeter:
         return self.sink.url
 
     def reset(self) -> None:
+        """Begin counting; its network is there while it counts, and what prepares and examines need not wait for it."""
+        self.sink.network(True)
         self.sink.reset()
 
     def load(self) -> Load:
+        """What has been counted."""
         stats = self.sink.stats()
+        self.sink.network(False)
         return Load(
             cpu=stats["cpu_seconds"],
             received=stats["bytes_in"],
@@ -140,10 +157,19 @@ def _cpu_seconds(process: int) -> float:
 
 
 @contextmanager
-def sink(cache: Path) -> Iterator[S3Server]:
-    """Run the sink; PeerMissingError where it cannot be compiled."""
-    with Sink.start(build(cache)) as running:
-        yield S3Server("sink", running.url, "bench", "benchsecret", SinkMeter(running))
+def sink(cache: Path, *network: str, tls: bool = False, width: int = 8) -> Iterator[S3Server]:
+    """Run the sink, with options for its network; PeerMissingError where it cannot be compiled."""
+    with tempfile.TemporaryDirectory(prefix="flexai-bench-") as folder:
+        authority = None
+        if tls:
+            from tests.servers.certificates import Authority
+
+            known = Authority(Path(folder))
+            authority, certificate = known.bundle, str(known.certify("127.0.0.1"))
+            network = (*network, "--tls", certificate, certificate)
+        with Sink.start(build(cache, tls=tls), *network, authority=authority) as running:
+            running.network(False)
+            yield S3Server("sink", running.url, "bench", "benchsecret", SinkMeter(running), width, authority)
 
 
 @contextmanager

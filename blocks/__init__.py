@@ -6,28 +6,27 @@ package is installed knows them by itself.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from flexai.blocks.connections import (
-    PROVIDERS,
-    SavedConnection,
     check_connection,
     delete_connection,
     list_connections,
     load_connection,
     save_connection,
 )
-from flexai.blocks.probes import Probe, ProbeOutcome
-from flexai.blocks.provider import StorageProvider
-
-if TYPE_CHECKING:
-    from flexai.blocks.gcs import GCSStorageProvider
-    from flexai.blocks.huggingface import HuggingFaceStorageProvider
-    from flexai.blocks.local import LocalStorageProvider
-    from flexai.blocks.s3 import MinIOStorageProvider, R2StorageProvider, S3StorageProvider
 
 # Prefect registers the blocks that it finds here, and flows import them from here.
-globals().update({block.__name__: block for block in PROVIDERS.values()})
+from flexai.blocks.providers import (
+    PROVIDERS,
+    GCSStorageProvider,
+    HuggingFaceStorageProvider,
+    LocalStorageProvider,
+    MinIOStorageProvider,
+    R2StorageProvider,
+    S3StorageProvider,
+    StorageProvider,
+)
+from flexai.connections.probes import Probe, ProbeOutcome
+from flexai.connections.saved import SavedConnection
 
 __all__ = [
     "PROVIDERS",

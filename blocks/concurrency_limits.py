@@ -12,7 +12,7 @@ from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate, GlobalConcurrencyLimitUpdate
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 
-from flexai.blocks.api import with_api
+from flexai.prefect_client import with_api
 
 DEFAULT_MAX_TRANSFERS = 16
 """Task runs that move bytes through one connection at a time; each moves several parts at once."""
@@ -23,14 +23,13 @@ def limit_name(connection: str) -> str:
     return f"flexai-storage-{connection}"
 
 
-def ensure_limits(connections: list[str]) -> None:
-    """See to it that connections have limits, the default where there is none."""
+def ensure_limits(connections: list[str]) -> int:
+    """See to it that connections have limits, the default where there is none; returns the least of them."""
 
-    async def ensure(client: PrefectClient) -> None:
-        for connection in connections:
-            await set_limit(client, connection, None)
+    async def ensure(client: PrefectClient) -> int:
+        return min([await set_limit(client, connection, None) for connection in connections])
 
-    with_api(ensure)
+    return with_api(ensure)
 
 
 def missing_limits(connections: list[str]) -> list[str]:
@@ -50,21 +49,21 @@ async def _has_limit(client: PrefectClient, connection: str) -> bool:
     return True
 
 
-async def set_limit(client: PrefectClient, connection: str, limit: int | None) -> None:
-    """Set a connection's limit; where None is given, to the default if there is none."""
+async def set_limit(client: PrefectClient, connection: str, limit: int | None) -> int:
+    """Set a connection's limit; where None is given, to the default if there is none. Returns what it is then."""
     name = limit_name(connection)
     try:
         known = await client.read_global_concurrency_limit_by_name(name)
     except ObjectNotFound:
         # Another process may have been faster.
+        made = GlobalConcurrencyLimitCreate(name=name, limit=limit or DEFAULT_MAX_TRANSFERS)
         with contextlib.suppress(ObjectAlreadyExists):
-            await client.create_global_concurrency_limit(
-                GlobalConcurrencyLimitCreate(name=name, limit=limit or DEFAULT_MAX_TRANSFERS)
-            )
-            return
+            await client.create_global_concurrency_limit(made)
+            return made.limit
         known = await client.read_global_concurrency_limit_by_name(name)
     if limit is not None and known.limit != limit:
         await client.update_global_concurrency_limit(name, GlobalConcurrencyLimitUpdate(limit=limit))
+    return known.limit if limit is None else limit
 
 
 async def delete_limit(client: PrefectClient, connection: str) -> None:

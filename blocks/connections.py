@@ -3,96 +3,24 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
-from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import datetime
 
 import httpx
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.actions import BlockDocumentUpdate
 from prefect.client.schemas.objects import BlockDocument
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
-from pydantic import ValidationError
 
 from flexai.blocks import concurrency_limits
-from flexai.blocks.api import with_api
-from flexai.blocks.probes import Probe, ProbeOutcome
-from flexai.blocks.provider import StorageProvider
-from flexai.checkpoints.documents import Document
-from flexai.checkpoints.errors import (
-    AlreadyExistsError,
-    ConflictError,
-    InvalidNameError,
-    NotFoundError,
-    SettingsError,
-)
-from flexai.checkpoints.models import to_text
-from flexai.checkpoints.names import Id, parse_id, parse_name
-from flexai.checkpoints.storage.kinds import KINDS, ConnectionKind
-
-
-def _block_of(kind: ConnectionKind) -> type[StorageProvider]:
-    module, _, name = kind.block.partition(":")
-    block: type[StorageProvider] = getattr(importlib.import_module(module), name)
-    return block
-
-
-PROVIDERS: Mapping[str, type[StorageProvider]] = {word: _block_of(kind) for word, kind in KINDS.items()}
-"""The blocks of the kinds of connections, by what ``flexai storage create --provider`` calls them."""
+from flexai.blocks.providers import PROVIDERS, StorageProvider
+from flexai.checkpoints.errors import AlreadyExistsError
+from flexai.checkpoints.names import Id, parse_id
+from flexai.connections import saved
+from flexai.connections.probes import Probe, ProbeOutcome
+from flexai.connections.saved import SavedConnection, parse_connection_name
+from flexai.prefect_client import with_api
 
 _PAGE = 200
 _TRIES = 3
-_BOOKKEEPING = {"capabilities", "schema_version", "block_type_slug"}
-"""Fields of a block that are shown elsewhere, or not at all."""
-
-
-@dataclass(frozen=True, slots=True)
-class SavedConnection:
-    """A connection as it is saved; one that cannot be used any more has no block but a problem."""
-
-    name: str
-    id: Id
-    provider: str
-    created_at: datetime | None
-    updated_at: datetime | None
-    block: StorageProvider | None
-    problem: str = ""
-
-    def document(self) -> Document:
-        """The connection as JSON; of a secret field, only whether it is set."""
-        spec: Document = {"provider": self.provider}
-        if self.block is not None:
-            spec["location"] = self.block.location
-            fields = self.block.model_dump(mode="json", exclude=_BOOKKEEPING)
-            # What a saved block remembers of its document is among its fields as well.
-            spec |= {name: value for name, value in fields.items() if not name.startswith("_")}
-        return {
-            "kind": "StorageProviderConnection",
-            "metadata": {"name": self.name, "id": self.id},
-            "spec": spec,
-            "status": {
-                "problem": self.problem,
-                "capabilities": dict(self.block.capabilities) if self.block is not None else {},
-                "createdAt": to_text(self.created_at) if self.created_at else "",
-                "updatedAt": to_text(self.updated_at) if self.updated_at else "",
-            },
-        }
-
-
-def parse_connection_name(text: str) -> str:
-    """Return the text as a connection's name.
-
-    It is the name of a Prefect block document as well, so it obeys the naming rules and Prefect's narrower one:
-    lower-case letters, digits and dashes (``prefect.types.names.BlockDocumentName``). Raises InvalidNameError.
-    """
-    name = parse_name(text, what="connection name")
-    if name != name.lower() or "_" in name:
-        raise InvalidNameError(
-            f"connection name {text!r} breaks Prefect's rule for blocks",
-            hint=f"use lower-case letters, digits and '-', for instance {name.lower().replace('_', '-')}",
-        )
-    return name
 
 
 def save_connection(
@@ -117,7 +45,7 @@ def save_connection(
                 # Prefect would overwrite the document that the block was loaded from, whatever its name.
                 block._block_document_id = document.id
             try:
-                saved = await block.asave(name, overwrite=overwrite, client=client)
+                saved_id = await block.asave(name, overwrite=overwrite, client=client)
             except ValueError as error:
                 # Either another process has saved it since we looked, so look again; or two blocks are a server's first
                 # ones at one moment and both make the key that it encrypts with, which PostgreSQL allows only one.
@@ -125,7 +53,7 @@ def save_connection(
                     raise
             else:
                 await concurrency_limits.set_limit(client, name, max_transfers)
-                return parse_id(saved)
+                return parse_id(saved_id)
         raise _taken(name, type(block))
 
     return with_api(save)
@@ -142,13 +70,7 @@ def load_connection(name: str) -> StorageProvider:
 
     async def load(client: PrefectClient) -> StorageProvider:
         kind, document = await _find_one(client, name)
-        block, problem = _read(kind, document)
-        if block is None:
-            raise SettingsError(
-                f"connection {name!r} cannot be used: {problem}",
-                hint=f"correct it in Prefect's UI, or: flexai storage delete {name}",
-            )
-        return block
+        return saved.usable(name, kind, document)
 
     return with_api(load)
 
@@ -157,22 +79,9 @@ def list_connections() -> list[SavedConnection]:
     """Every saved connection, in order of names; one that cannot be used comes with its problem."""
 
     async def read_all(client: PrefectClient) -> list[SavedConnection]:
-        found = []
-        for kind in PROVIDERS.values():
-            for document in await _documents(client, kind):
-                block, problem = _read(kind, document)
-                found.append(
-                    SavedConnection(
-                        name=document.name or "",
-                        id=parse_id(document.id),
-                        provider=kind.provider,
-                        created_at=document.created,
-                        updated_at=document.updated,
-                        block=block,
-                        problem=problem,
-                    )
-                )
-        return sorted(found, key=lambda connection: (connection.name, connection.provider))
+        return saved.in_order(
+            [saved.saved(kind, document) for kind in PROVIDERS.values() for document in await _documents(client, kind)]
+        )
 
     return with_api(read_all)
 
@@ -205,7 +114,7 @@ def check_connection(name: str, path: str = "") -> list[Probe]:
     async def save(client: PrefectClient) -> None:
         # Read again: a user may have changed the connection in Prefect's UI meanwhile.
         kind, document = await _find_one(client, name)
-        now, _ = _read(kind, document)
+        now, _ = saved.read(kind, document)
         if now is None or (type(now), now.location) != (type(block), block.location):
             return
         record = {
@@ -224,16 +133,11 @@ def check_connection(name: str, path: str = "") -> list[Probe]:
 async def _find_one(client: PrefectClient, name: str) -> tuple[type[StorageProvider], BlockDocument]:
     found = await _find(client, name)
     if not found:
-        raise NotFoundError(
-            f"there is no storage provider connection {name!r}",
-            hint="flexai storage list shows what there is, flexai storage create makes one",
+        raise saved.not_there(
+            name, [str(one.name) for kind in PROVIDERS.values() for one in await _documents(client, kind)]
         )
-    if len(found) > 1:
-        kinds = " and ".join(repr(kind.provider) for kind, _ in found)
-        raise ConflictError(
-            f"connection {name!r} is there more than once, as {kinds}", hint="delete all but one in Prefect's UI"
-        )
-    return found[0]
+    word, document = saved.the_one(name, [(kind.provider, document) for kind, document in found])
+    return PROVIDERS[word], document
 
 
 async def _find(client: PrefectClient, name: str) -> list[tuple[type[StorageProvider], BlockDocument]]:
@@ -260,20 +164,6 @@ async def _documents(client: PrefectClient, kind: type[StorageProvider]) -> list
         # Prefect's own server ignores offset and limit here, and returns all at once each time.
         if len(page) < _PAGE or not fresh:
             return found
-
-
-def _read(kind: type[StorageProvider], document: BlockDocument) -> tuple[StorageProvider | None, str]:
-    try:
-        # Prefect's own loading also emits an event, and without a configured API starts a server to send it to.
-        block = kind.model_validate(document.data)
-    except ValidationError as error:
-        # Not the error's own text: it quotes what was put in, which may be a secret.
-        first = error.errors(include_input=False, include_url=False)[0]
-        field = ".".join(str(part) for part in first["loc"])
-        problem = first["msg"].removeprefix("Value error, ")
-        return None, f"{field}: {problem[:1].lower()}{problem[1:]}" if field else problem
-    block._block_document_id, block._block_document_name = document.id, document.name
-    return block, ""
 
 
 def _taken(name: str, kind: type[StorageProvider]) -> AlreadyExistsError:

@@ -17,9 +17,9 @@ from typing import Annotated, Any, TypeAlias
 from pydantic import BeforeValidator, WithJsonSchema
 
 from flexai.blocks import PROVIDERS, StorageProvider
-from flexai.blocks.connections import parse_connection_name
 from flexai.checkpoints.errors import InvalidNameError
 from flexai.checkpoints.storage.kinds import KINDS
+from flexai.connections.saved import parse_connection_name
 
 NAME_PATTERN = "^[a-z0-9][a-z0-9-]{1,61}[a-z0-9]$"
 """What a connection's name looks like; the rules are in ``parse_connection_name``."""

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from prefect import flow
 
-from flexai.blocks import load_connection
 from flexai.checkpoints.documents import Document
 from flexai.checkpoints.service.requests import ExportRequest
-from flexai.checkpoints.service.system import System
 from flexai.flows.flow_options import OPTIONS, rename_run, run_task
 from flexai.flows.forms import ExportForm, shard_bytes
 from flexai.flows.runners import task_runner
 from flexai.tasks import export_checkpoint
 from flexai.tasks.export import export_here
-from flexai.tasks.options import run_logger, telling
 from flexai.tasks.run_names import size_of
-from flexai.tasks.shards import FlowShardRunner, again_after_passing_failures
+from flexai.tasks.shards import FlowShardRunner
 
 
 @flow(
@@ -48,11 +45,4 @@ def export_in_shards(request: ExportRequest, *, shard_size: str) -> Document | N
     Raises what ``flexai.tasks.export_checkpoint`` raises.
     """
     runner = FlowShardRunner.of(shard_bytes(shard_size))
-    if not runner.is_for_export(request.reference):
-        return None
-
-    def export_all() -> Document:
-        with telling(run_logger()), System.open(connect=load_connection) as system:
-            return export_here(system, request, runner=runner)
-
-    return again_after_passing_failures(export_all)
+    return runner.run(export_here, request) if runner.is_for(request.reference) else None

@@ -9,6 +9,7 @@ from prefect.context import FlowRunContext
 from prefect.tasks import Task
 
 from flexai.checkpoints.service.requests import arguments_of
+from flexai.flows import flow_results
 from flexai.flows.run_leases import keep_leases
 from flexai.tasks.artifacts import forgiving
 from flexai.tasks.options import run_logger
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 R = TypeVar("R")
 
 keep_leases()
+flow_results.take_as_they_are()
 
 OPTIONS: dict[str, Any] = {"persist_result": False, "log_prints": True}
 """A result is a description and not the data; what a user's code prints belongs into the log."""

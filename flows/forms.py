@@ -7,21 +7,32 @@ checks before it makes a run; what only a program can tell is checked when the r
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any, Self, TypeAlias
 
 from prefect.utilities.schema_tools.hydration import hydrate
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from flexai.checkpoints.catalog.jobs import parse_job_reference
 from flexai.checkpoints.choosing import check_metric
 from flexai.checkpoints.errors import CheckpointError
 from flexai.checkpoints.names import parse_name, parse_reference
+from flexai.checkpoints.roles import Role
 from flexai.checkpoints.service.requests import (
     AnyPushRequest,
     DeleteRequest,
     ExportRequest,
     FetchRequest,
     NameRequest,
+    ProtectRequest,
     PushRequest,
 )
 from flexai.checkpoints.service.store_requests import VerifyRequest
@@ -137,6 +148,15 @@ _REFUSE_EXECUTABLE = Field(
 )
 
 
+_EXCLUDE: Any = Field(
+    default_factory=list,
+    title="Leave out",
+    description="Patterns of paths in the checkpoint to leave out, as in a .gitignore; a folder with all"
+    " that is in it.",
+    examples=[["optimizer.pt", "*.tmp"]],
+)
+
+
 class Form(BaseModel):
     """What every form shares: a mistyped field is refused, and what was asked for does not change."""
 
@@ -154,6 +174,35 @@ class Form(BaseModel):
             elif name not in _OF_THE_FLOW:
                 found[renamed.get(name, name)] = value
         return found
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _speak_as_the_form_does(cls, values: Any, validate: ModelWrapValidatorHandler[Self]) -> Self:
+        # A person has seen "Path", and knows no field `path_template`. Without the values, which may hold a secret.
+        try:
+            return validate(values)
+        except ValidationError as error:
+            said = error.errors(include_url=False, include_context=False, include_input=False)
+            raise ValidationError.from_exception_data(
+                error.title,
+                [
+                    InitErrorDetails(
+                        type=PydanticCustomError("form", "{said}", {"said": one["msg"].removeprefix("Value error, ")}),
+                        loc=cls._in_words(one["loc"]),
+                        input=None,
+                    )
+                    for one in said
+                ],
+            ) from None
+
+    @classmethod
+    def _in_words(cls, place: tuple[int | str, ...]) -> tuple[int | str, ...]:
+        """Where in the form something is wrong, by the title of the field; what is below it says so itself."""
+        if not place:
+            return ()
+        field = cls.model_fields.get(str(place[0]))
+        below = [part for part in place[1:] if not str(part).startswith("function-wrap[")]
+        return ((field.title if field else None) or place[0], *below)
 
     @model_validator(mode="before")
     @classmethod
@@ -188,6 +237,12 @@ class WorkerFiles(Form):
         title="Read all again",
         description="Read files again that look unchanged since they were last pushed.",
     )
+    exclude: list[NotEmpty] = _EXCLUDE
+    default_excludes: bool = Field(
+        default=True,
+        title="Leave out the usual",
+        description="Leave out .git, __pycache__ and the lock files of the Hub's cache in folders.",
+    )
     refuse_executable: bool = _REFUSE_EXECUTABLE
 
 
@@ -204,6 +259,7 @@ class ProviderFiles(Form):
         description="BUCKET/PREFIX, whose content goes to the checkpoint's root, or BUCKET/KEY of one object.",
         examples=["my-bucket/models/mistral"],
     )
+    exclude: list[NotEmpty] = _EXCLUDE
     refuse_executable: bool = _REFUSE_EXECUTABLE
 
 
@@ -269,6 +325,18 @@ class FetchForm(InspectForm):
         title="Require digests",
         description="Refuse files that have neither a digest nor a checksum that they are compared with.",
     )
+    include: list[NotEmpty] = Field(
+        default_factory=list,
+        title="Only these files",
+        description="Patterns of the files and folders to fetch, as in a .gitignore; all where there is none.",
+        examples=[["*.safetensors", "tokenizer/"]],
+    )
+    exclude: list[NotEmpty] = _EXCLUDE
+    only: list[Role] = Field(
+        default_factory=list,
+        title="Only files for",
+        description="What the files to fetch are for, as their names tell; all where nothing is chosen.",
+    )
     node: int | None = Field(
         default=None,
         ge=0,
@@ -276,6 +344,13 @@ class FetchForm(InspectForm):
         description="Fetch only what this one of several machines has brought of the checkpoint that they wrote"
         " together; all files where left out.",
     )
+    delete_extra: bool = Field(
+        default=False,
+        title="Delete the rest",
+        description="Delete what else lies there, where a checkpoint was brought to before; needs force.",
+    )
+    force: bool = Field(default=False, title="Force", description="Delete it without a question, which no run can ask.")
+    shard_size: ShardSize = ""
 
     def request(self) -> FetchRequest:
         """What is asked for."""
@@ -296,6 +371,12 @@ class ExportForm(InspectForm):
     overwrite: bool = Field(
         default=False, title="Overwrite", description="Replace objects that are there with other content."
     )
+    delete_extra: bool = Field(
+        default=False,
+        title="Delete the rest",
+        description="Delete what else lies there, where a checkpoint was brought to before; needs force.",
+    )
+    force: bool = Field(default=False, title="Force", description="Delete it without a question, which no run can ask.")
     shard_size: ShardSize = ""
 
     def request(self) -> ExportRequest:
@@ -323,10 +404,40 @@ class DeleteForm(Form):
         " uses them and the grace period is over, and until then `flexai checkpoint undelete` brings it back.",
         examples=["mistral-500-checkpoint"],
     )
+    force: bool = Field(
+        default=False,
+        title="Of another user, too",
+        description="Delete it also where another user made it than the one that the worker runs as.",
+    )
 
     def request(self) -> DeleteRequest:
         """What is asked for."""
         return DeleteRequest(**self.fields(checkpoint="reference"))
+
+
+class ProtectForm(Form):
+    """Which checkpoints to keep from being deleted."""
+
+    checkpoints: list[CheckpointReference] = Field(
+        min_length=1,
+        title="Checkpoints",
+        description="NAME, UUID or JOB/PATH of each checkpoint; all of them are changed, or none.",
+        examples=[["mistral-500-checkpoint"]],
+    )
+    protected: bool = Field(
+        default=True,
+        title="Protected",
+        description="Keep them from being deleted by users and by rules; off lets them be deleted again.",
+    )
+    force: bool = Field(
+        default=False,
+        title="Of another user, too",
+        description="Change them also where another user made them than the one that the worker runs as.",
+    )
+
+    def request(self) -> ProtectRequest:
+        """What is asked for."""
+        return ProtectRequest(**self.fields(checkpoints="references"))
 
 
 class VerifyForm(Form):

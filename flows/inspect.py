@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from prefect import flow
 
-from flexai.blocks import load_connection
 from flexai.checkpoints.documents import Document
-from flexai.checkpoints.service.system import System
 from flexai.flows.flow_options import OPTIONS
 from flexai.flows.forms import InspectForm
 from flexai.tasks import inspect_checkpoint
 from flexai.tasks.change_reports import Reporter
-from flexai.tasks.options import run_logger
+from flexai.tasks.options import open_system, run_logger
 
 
 @flow(
@@ -33,6 +31,6 @@ def inspect(request: InspectForm) -> Document:
         CheckpointError: NotFoundError where there is none.
     """
     document = inspect_checkpoint(request.checkpoint)
-    with System.open(connect=load_connection, read_only=True) as system:
+    with open_system(read_only=True) as system:
         Reporter(system, run_logger()).inspected(document["metadata"]["id"])
     return document

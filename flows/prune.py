@@ -94,6 +94,11 @@ class RetentionForm(Form):
         description="Delete what no rule keeps; without this the run only shows what it would do. What is deleted can"
         " be brought back until gc has taken its bytes.",
     )
+    force: bool = Field(
+        default=False,
+        title="Of other users, too",
+        description="Let also go what other users made than the one that the worker runs as.",
+    )
 
     @field_validator("keep_since")
     @classmethod

@@ -6,7 +6,7 @@ from pydantic import ConfigDict, Field
 
 from flexai.checkpoints.service.store_requests import GarbageRequest, MirrorRequest, ScrubRequest
 from flexai.flows.connection_field import Connection
-from flexai.flows.forms import CheckpointReference, Form, JobReference, NotEmpty, SourcePath, Span, span_of
+from flexai.flows.forms import CheckpointReference, Form, JobReference, NotEmpty, ShardSize, SourcePath, Span, span_of
 
 _GIB = 1024**3
 
@@ -63,6 +63,7 @@ class MirrorForm(Form):
     overwrite: bool = Field(
         default=False, title="Overwrite", description="Replace objects that are there with other content."
     )
+    shard_size: ShardSize = ""
 
     def request(self) -> MirrorRequest:
         """What is asked for."""
@@ -104,10 +105,16 @@ class GarbageForm(Form):
         " 7d, 2w; empty for the setting grace_period. What is taken cannot be brought back.",
         examples=["7d"],
     )
+    unreferenced: bool = Field(
+        default=False,
+        title="Unreferenced blobs",
+        description="Take blobs too that neither the catalog nor any manifest in the store knows, and that were stored"
+        " longer ago than the grace period.",
+    )
 
     def request(self) -> GarbageRequest:
         """What is asked for."""
-        return GarbageRequest(grace_period=span_of(self.grace_period))
+        return GarbageRequest(**self.fields() | {"grace_period": span_of(self.grace_period)})
 
 
 class ReportForm(Form):

@@ -21,7 +21,6 @@ from flexai.checkpoints.errors import NotFoundError, StorageUnavailableError, Us
 from flexai.checkpoints.models import JobStatus
 from flexai.checkpoints.names import parse_name
 from flexai.checkpoints.service.requests import ExportRequest, NameRequest
-from flexai.checkpoints.service.system import System
 from flexai.checkpoints.settings import load_settings
 from flexai.checkpoints.storage.connection import split_bucket
 from flexai.flows.approval import ApprovalAnswer, ask_for_approval
@@ -34,7 +33,7 @@ from flexai.flows.templates import check_template, render
 from flexai.flows.training_forms import PATH_FIELDS, ExportSpec, PushSpec, TrainingSpec, check_told_apart
 from flexai.tasks import artifacts, list_training_checkpoints, run_training
 from flexai.tasks.export import export_here
-from flexai.tasks.options import RETRIED, TAGS, Logger, run_logger, telling
+from flexai.tasks.options import RETRIED, TAGS, Logger, open_system, run_logger, telling
 from flexai.tasks.push import name_here
 from flexai.tasks.transfer_slots import transferring
 
@@ -157,7 +156,7 @@ def _is_exported(places: Mapping[str, str], storage_provider: str) -> bool:
         return all(
             any(
                 (known.storage_provider, known.destination_path) == (storage_provider, place)
-                for known in catalog.checkpoints.exports_of(checkpoint_id)
+                for known in catalog.exports.of(checkpoint_id)
             )
             for checkpoint_id, place in places.items()
         )
@@ -189,7 +188,7 @@ def push_selection(names: Mapping[str, str]) -> dict[str, Document]:
         CheckpointError: What ``push_checkpoint`` raises.
     """
     pushed = {}
-    with telling(run_logger()), System.open(connect=load_connection) as system:
+    with telling(run_logger()), open_system() as system:
         for checkpoint_id, name in names.items():
             metadata = name_here(system, NameRequest(name, checkpoint_id, if_not_exists=True))["metadata"]
             pushed[checkpoint_id] = {"name": metadata["name"], "id": metadata["id"]}

@@ -14,22 +14,49 @@ The server of ``flexai up`` is such an API, for a script that imports this as fo
 
 from __future__ import annotations
 
-from flexai.blocks.api import use_found_api
-from flexai.tasks.catalog_report import report_catalog
-from flexai.tasks.delete import delete_checkpoint, undelete_checkpoint
-from flexai.tasks.export import export_checkpoint
-from flexai.tasks.fetch import fetch_checkpoint
-from flexai.tasks.gc import collect_garbage
-from flexai.tasks.inspect import inspect_checkpoint, list_checkpoints
-from flexai.tasks.mirror import mirror_checkpoints
-from flexai.tasks.prune import prune_checkpoints
-from flexai.tasks.push import push_checkpoint
-from flexai.tasks.scrub import scrub_store
-from flexai.tasks.training import capture_training_job, delete_training_job, list_training_checkpoints, run_training
-from flexai.tasks.verify import verify_checkpoints
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from flexai.prefect_client import use_found_api
+
+if TYPE_CHECKING:
+    from flexai.tasks.catalog_report import report_catalog
+    from flexai.tasks.delete import delete_checkpoint, protect_checkpoints, undelete_checkpoint
+    from flexai.tasks.export import export_checkpoint
+    from flexai.tasks.fetch import fetch_checkpoint
+    from flexai.tasks.gc import collect_garbage
+    from flexai.tasks.inspect import inspect_checkpoint, list_checkpoints
+    from flexai.tasks.mirror import mirror_checkpoints
+    from flexai.tasks.prune import prune_checkpoints
+    from flexai.tasks.push import push_checkpoint
+    from flexai.tasks.scrub import scrub_store
+    from flexai.tasks.training import capture_training_job, delete_training_job, list_training_checkpoints, run_training
+    from flexai.tasks.verify import verify_checkpoints
 
 # Here, because a flow of the script's own would start before it calls a task.
 use_found_api()
+
+_MODULES = {
+    "capture_training_job": "training",
+    "collect_garbage": "gc",
+    "delete_checkpoint": "delete",
+    "delete_training_job": "training",
+    "export_checkpoint": "export",
+    "fetch_checkpoint": "fetch",
+    "inspect_checkpoint": "inspect",
+    "list_checkpoints": "inspect",
+    "list_training_checkpoints": "training",
+    "mirror_checkpoints": "mirror",
+    "protect_checkpoints": "delete",
+    "prune_checkpoints": "prune",
+    "push_checkpoint": "push",
+    "report_catalog": "catalog_report",
+    "run_training": "training",
+    "scrub_store": "scrub",
+    "undelete_checkpoint": "delete",
+    "verify_checkpoints": "verify",
+}
+"""The module of each task, imported when the task is first used: a command runs one, and waits for its imports."""
 
 __all__ = [
     "capture_training_job",
@@ -42,6 +69,7 @@ __all__ = [
     "list_checkpoints",
     "list_training_checkpoints",
     "mirror_checkpoints",
+    "protect_checkpoints",
     "prune_checkpoints",
     "push_checkpoint",
     "report_catalog",
@@ -50,3 +78,15 @@ __all__ = [
     "undelete_checkpoint",
     "verify_checkpoints",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """A task, imported now."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -7,6 +7,7 @@ and one that does not answer is not waited for long.
 from __future__ import annotations
 
 import contextvars
+import functools
 import hashlib
 import json
 import re
@@ -19,12 +20,14 @@ import httpx
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
 from prefect.context import FlowRunContext, TaskRunContext
-from prefect.settings import PREFECT_UI_URL
+from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, PREFECT_UI_URL
 from prefect.utilities.context import get_task_and_flow_run_ids
 
 from flexai.checkpoints.documents import human_size
 from flexai.checkpoints.models import Checkpoint, CheckpointKind, ListedCheckpoint
 from flexai.checkpoints.names import name_key, printable
+from flexai.prefect_server.finding import PrefectAPI
+from flexai.prefect_server.ui import CATALOG_KEY, shown_ui, ui_address
 from flexai.tasks.options import Logger
 
 PATIENCE_SECONDS = 10.0
@@ -60,10 +63,27 @@ def checkpoint_key(checkpoint: Checkpoint) -> str:
     return f"{slug}--{checkpoint.id.replace('-', '')[:12]}"
 
 
+def ui_url(page: str) -> str:
+    """The address of a page of Prefect's UI; empty where no UI is known."""
+    base, api = PREFECT_UI_URL.value() or "", PREFECT_API_URL.value() or ""
+    if base and base == ui_address(api):  # by Prefect, from the API's address: the user has not set it
+        base = _shown_ui(api)
+    return f"{base.rstrip('/')}/{page}" if base else ""
+
+
+@functools.cache
+def _shown_ui(api: str) -> str:
+    return shown_ui(PrefectAPI(api, "Prefect", PREFECT_API_AUTH_STRING.value() or ""))
+
+
 def artifact_url(key: str) -> str:
     """Where Prefect's UI shows the history of a key; empty where no UI is known."""
-    base = PREFECT_UI_URL.value()
-    return f"{base.rstrip('/')}/artifacts/key/{key}" if base else ""
+    return ui_url(f"artifacts/key/{key}")
+
+
+def task_run_url(run_id: UUID) -> str:
+    """Where Prefect's UI shows a task run; empty where no UI is known."""
+    return ui_url(f"runs/task-run/{run_id}")
 
 
 def run_link() -> str:
@@ -78,10 +98,10 @@ def run_link() -> str:
         run_id, kind, name = task.task_run.id, "task-run", task.task_run.name
     if run_id is None:
         return ""
-    base = PREFECT_UI_URL.value()
+    url = ui_url(f"runs/{kind}/{run_id}")
     shown = plain(name or str(run_id))
     what = kind.replace("-", " ")
-    return f"{what} [{shown}]({base.rstrip('/')}/runs/{kind}/{run_id})" if base else f"{what} {shown}"
+    return f"{what} [{shown}]({url})" if url else f"{what} {shown}"
 
 
 @contextmanager
@@ -94,9 +114,34 @@ def forgiving(logger: Logger) -> Iterator[None]:
         logger.warning("the Prefect API did not take an artifact: %s", error)
 
 
-def create_markdown(key: str, text: str, *, description: str, logger: Logger) -> bool:
-    """Attach a page of Markdown to the run, if there is one; whether the API took it."""
-    return _attach(lambda: _create("markdown", key, text, description), logger)
+def create_markdown(key: str, text: str | Callable[[], str], *, description: str, logger: Logger) -> bool:
+    """Attach a page of Markdown to the run, if there is one; whether the API took it.
+
+    It ends with a link to the catalog's page, which nothing in the menu of Prefect's UI leads to. A function makes the
+    text where that asks the API too.
+    """
+
+    def create() -> UUID:
+        written = text if isinstance(text, str) else text()
+        return _create("markdown", key, written + _way_to_catalog(key), description)
+
+    return _attach(create, logger)
+
+
+def _way_to_catalog(key: str) -> str:
+    url = artifact_url(CATALOG_KEY)
+    return f"\n[Catalog: all checkpoints]({url})\n" if url and key != CATALOG_KEY else ""
+
+
+def known_keys(keys: Iterable[str]) -> set[str]:
+    """Those of some keys that there are pages of; raises httpx.HTTPError."""
+    keys = list(keys)
+    if not keys:
+        return set()
+    filter_ = {"artifacts": {"key": {"any_": keys}}, "limit": len(keys)}
+    # Prefect's own helper would return a coroutine to a task that an asynchronous flow called.
+    answer = get_client(sync_client=True).request("POST", "/artifacts/latest/filter", json=filter_)
+    return {str(found["key"]) for found in answer.json()}
 
 
 def create_table(
@@ -121,6 +166,7 @@ def catalog_table(rows: Iterable[ListedCheckpoint]) -> list[dict[str, str | int 
             "Bytes": row.size,
             "Files": row.file_count,
             "Created": row.created_at,
+            "Created by": row.creator,
             "Deleted": row.deleted_at or "",
             "Reason": row.reason,
             "ID": row.id,

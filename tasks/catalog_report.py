@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from flexai.blocks import load_connection
+from collections.abc import Set
+from datetime import UTC, datetime
+
 from flexai.checkpoints.documents import Document, human_size
 from flexai.checkpoints.models import Checkpoint, CheckpointKind, CheckpointStatus
 from flexai.checkpoints.service.overview import Overview, overview
-from flexai.checkpoints.service.system import System
+from flexai.prefect_server.ui import CATALOG_KEY
 from flexai.tasks import artifacts
 from flexai.tasks.direct import task
-from flexai.tasks.options import QUICK, TAGS, run_logger, telling
+from flexai.tasks.options import QUICK, TAGS, Logger, open_system, run_logger, telling
 
 TABLE_ROWS = 5000
 """Rows of the table, the newest: what a browser shows in good time."""
@@ -36,12 +38,10 @@ def report_catalog(newest: int = 20) -> Document:
         CheckpointError: What the catalog and the store raise.
     """
     logger = run_logger()
-    with telling(logger), System.open(connect=load_connection) as system:
+    with telling(logger), open_system() as system:
         found = overview(system)
         rows = system.catalog.checkpoints.list_pushed()
-    artifacts.create_markdown(
-        "catalog", describe_catalog(found, newest=newest), description=f"Store {found.location}", logger=logger
-    )
+    show_catalog(found, newest=newest, logger=logger)
     artifacts.create_table(
         "catalog-table",
         artifacts.catalog_table(rows[: -TABLE_ROWS - 1 : -1]),
@@ -60,8 +60,23 @@ def report_catalog(newest: int = 20) -> Document:
     }
 
 
-def describe_catalog(found: Overview, *, newest: int) -> str:
-    """What there is, as a page of Markdown."""
+def show_catalog(found: Overview, *, newest: int, logger: Logger) -> None:
+    """Make the page about the whole catalog anew, as a page of the run."""
+
+    def describe() -> str:
+        keys = artifacts.known_keys(map(artifacts.checkpoint_key, _newest(found, newest)))
+        return describe_catalog(found, newest=newest, with_page=keys)
+
+    artifacts.create_markdown(CATALOG_KEY, describe, description=f"Store {found.location}", logger=logger)
+
+
+def _newest(found: Overview, newest: int) -> list[Checkpoint]:
+    available = [one for one in found.checkpoints if one.status is CheckpointStatus.AVAILABLE]
+    return available[: -newest - 1 : -1]
+
+
+def describe_catalog(found: Overview, *, newest: int, with_page: Set[str] = frozenset()) -> str:
+    """What there is, as a page of Markdown; ``with_page`` are the keys of pages that can be linked."""
     pushed = found.of(CheckpointKind.PUSHED, CheckpointStatus.AVAILABLE)
     captured = found.of(CheckpointKind.CAPTURED, CheckpointStatus.AVAILABLE)
     verification = found.verification
@@ -79,7 +94,16 @@ def describe_catalog(found: Overview, *, newest: int) -> str:
         "Longest unverified since": verification.oldest or "–",
         "Damaged": f"**{verification.damaged} files' contents**" if verification.damaged else "nothing known",
     }
-    lines = ["# Checkpoints", "", "| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())]
+    moment = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"
+    lines = [
+        "# Catalog",
+        "",
+        f"As of {moment}.",
+        "",
+        "| | |",
+        "|---|---|",
+        *(f"| {name} | {value} |" for name, value in rows.items()),
+    ]
     if found.jobs:
         lines += ["", "## Training jobs", "", "| Job | Checkpoints | Size | Last step | Best eval loss |"]
         lines += ["|---|---:|---:|---:|---:|"]
@@ -89,12 +113,14 @@ def describe_catalog(found: Overview, *, newest: int) -> str:
             lines.append(
                 f"| {artifacts.code(job.job)} | {job.checkpoints} | {human_size(job.size)} | {step} | {loss} |"
             )
-    if pushed:
-        lines += ["", "## Newest", "", "| Name | Size | Created |", "|---|---:|---|"]
-        lines += [
-            f"| {_name(one)} | {human_size(one.size)} | {one.created_at:%Y-%m-%d %H:%M} |"
-            for one in pushed[: -newest - 1 : -1]
-        ]
+    if latest := _newest(found, newest):
+        lines += ["", "## Newest", "", "| Checkpoint | Size | Created (UTC) | Owner |", "|---|---:|---|---|"]
+        for one in latest:
+            key = artifacts.checkpoint_key(one)
+            url = artifacts.artifact_url(key) if key in with_page else ""
+            name = f"[{artifacts.plain(one.title)}]({url})" if url else _name(one)
+            cells = (name, human_size(one.size), f"{one.created_at:%Y-%m-%d %H:%M}", artifacts.code(one.creator))
+            lines.append(f"| {' | '.join(cells)} |")
     if found.failed:
         lines += ["", "## Failed", "", "| Name | Reason |", "|---|---|"]
         lines += [f"| {_name(one)} | {artifacts.code(one.reason)} |" for one in found.failed[: -newest - 1 : -1]]

@@ -13,20 +13,29 @@ from typing import Any
 
 from prefect.context import TaskRunContext
 
+from flexai.checkpoints.catalog.history import HistoryFilter
 from flexai.checkpoints.catalog.jobs import parse_job_reference
 from flexai.checkpoints.documents import human_size
 from flexai.checkpoints.errors import CheckpointError, NotFoundError, StorageUnavailableError
 from flexai.checkpoints.models import Checkpoint, CheckpointKind, CheckpointStatus, TrainingJob
 from flexai.checkpoints.names import parse_reference
 from flexai.checkpoints.service.export import ExportReport
+from flexai.checkpoints.service.inspect import look_up_history
+from flexai.checkpoints.service.overview import overview
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.storage.connection import StorageConnection
 from flexai.tasks import artifacts, assets, events
+from flexai.tasks.catalog_report import show_catalog
 from flexai.tasks.options import Logger
 from flexai.tasks.pages import Story, describe_checkpoint, describe_job, points_of
 
 TOLD_DELETIONS = 500
 """Deletions of one operation that Prefect is told one by one: a server loses records of bursts that are much larger."""
+SHOWN_CATALOG = 2000
+"""Checkpoints of a catalog whose page each run makes anew; of a larger one the flow of the report makes it."""
+NEWEST = 20
+"""Checkpoints, jobs and failures that the catalog's page lists."""
+_SHOWN_HISTORY = 20
 _MAX_ANCESTORS = 20
 
 
@@ -73,6 +82,7 @@ class Reporter:
                     checkpoint,
                     operation="export",
                     store=self._store,
+                    by=self._by,
                     job=story.job,
                     destination=destination,
                     facts={
@@ -100,8 +110,16 @@ class Reporter:
         with self._forgiving() as works:
             if works:
                 story = self._story(checkpoint)
-                events.emit_checkpoint(events.DELETED, checkpoint, operation="delete", store=self._store, job=story.job)
+                events.emit_checkpoint(
+                    events.DELETED, checkpoint, operation="delete", store=self._store, by=self._by, job=story.job
+                )
                 self._page(story, f"deleted; `flexai checkpoint undelete {checkpoint.id}` brings it back for a while")
+
+    def protected(self, checkpoint: Checkpoint, happened: str) -> None:
+        """A checkpoint was protected, or is so no more: a word on its page, and no event."""
+        with self._forgiving() as works:
+            if works:
+                self._page(self._story(checkpoint), happened)
 
     def failed(
         self,
@@ -119,11 +137,18 @@ class Reporter:
                     checkpoint,
                     operation=operation,
                     store=self._store,
+                    by=self._by,
                     job=story.job,
                     destination=destination,
                     reason=reason,
                 )
                 self._page(story, f"{operation} failed: {artifacts.plain(reason)}")
+
+    def catalog(self) -> None:
+        """Checkpoints have changed: make the catalog's page anew, unless looking through the catalog takes long."""
+        with self._forgiving() as works:
+            if works and self._system.catalog.checkpoints.count() <= SHOWN_CATALOG:
+                show_catalog(overview(self._system), newest=NEWEST, logger=self._logger)
 
     @contextmanager
     def telling_failure(
@@ -195,7 +220,13 @@ class Reporter:
         story = self._story(checkpoint)
         if is_new:
             events.emit_checkpoint(
-                events.AVAILABLE, checkpoint, operation=operation, store=self._store, job=story.job, facts=facts
+                events.AVAILABLE,
+                checkpoint,
+                operation=operation,
+                store=self._store,
+                by=self._by,
+                job=story.job,
+                facts=facts,
             )
             assets.checkpoint_materialized(checkpoint, parent=story.parent, job=story.job)
         self._page(story, happened if is_new else "was there already, with the same content")
@@ -205,7 +236,7 @@ class Reporter:
         run = artifacts.run_link()
         is_there = artifacts.create_markdown(
             key,
-            describe_checkpoint(story, happened, run=run),
+            describe_checkpoint(story, happened, by=self._by, run=run),
             description=f"{happened[:1].upper()}{happened[1:]}" + (f" ({run})" if run else ""),
             logger=self._logger,
         )
@@ -217,6 +248,10 @@ class Reporter:
             self._logger.info("%s in Prefect's UI: %s", what, url)
 
     @property
+    def _by(self) -> str:
+        return self._system.owner.name
+
+    @property
     def _store(self) -> str:
         return self._system.settings.effective_store
 
@@ -224,13 +259,14 @@ class Reporter:
         parent = None
         if checkpoint.parent_id and checkpoint.kind is CheckpointKind.PUSHED:
             parent = self._find(checkpoint.parent_id)
-        known = self._system.catalog.checkpoints
+        known = self._system.catalog
         return Story(
             checkpoint,
-            known.list_files(checkpoint.id),
-            known.exports_of(checkpoint.id),
+            known.checkpoints.list_files(checkpoint.id),
+            known.exports.of(checkpoint.id),
             parent,
             self._job(checkpoint, parent),
+            look_up_history(known, HistoryFilter(limit=_SHOWN_HISTORY, ids=(checkpoint.id,))),
         )
 
     def _job(self, checkpoint: Checkpoint, parent: Checkpoint | None) -> TrainingJob | None:

@@ -20,6 +20,8 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 74, 24, 58, 52
 _TICKS = 6
 _MAX_POINTS = 400
 """Points of one line; of more, every n-th is drawn."""
+_MAX_NAME = 30
+"""Letters of a metric's name that there is room for."""
 _MAX_DOTS = 60
 """Points up to which each has a dot."""
 
@@ -179,14 +181,12 @@ def _best(metric: Metric, chosen: Point, across: _Scale, down: _Scale) -> list[s
     loss = next((one for one in losses if one is not None and math.isfinite(one)), None)
     if loss is None or value is None:
         return []  # the picture shows losses alone
-    name = "" if metric in {EVAL_LOSS, TRAIN_LOSS} else f"{_text(metric.name)} "
-    x, y = across(chosen.step), down(loss)
-    is_right = x > WIDTH / 2
-    anchor, beside = ("end", x - 11) if is_right else ("start", x + 11)
+    name = "" if metric in {EVAL_LOSS, TRAIN_LOSS} else f"{_text(metric.name[:_MAX_NAME])} "
+    said = f"best: {name}{_number(value)} at step {chosen.step}"
     return [
-        f'<circle class="best" cx="{x}" cy="{y}" r="7"/>',
-        f'<text class="best-text" x="{beside}" y="{max(y - 10, _TOP + 4)}" text-anchor="{anchor}">'
-        f"best: {name}{_number(value)} at step {chosen.step}</text>",
+        f'<circle class="best" cx="{across(chosen.step)}" cy="{down(loss)}" r="7"/>',
+        # Beside the names of the lines: next to its mark it would lie over one.
+        f'<text class="best-text" x="{WIDTH - _RIGHT}" y="48" text-anchor="end">{said}</text>',
     ]
 
 

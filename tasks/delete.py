@@ -1,16 +1,15 @@
-"""Delete, as a task."""
+"""Delete, undelete and protect, as tasks."""
 
 from __future__ import annotations
 
-from flexai.blocks import load_connection
-from flexai.checkpoints.documents import Document, identity, undelete_document
+from flexai.checkpoints.documents import Document, identity, protected_document, undelete_document
 from flexai.checkpoints.service.delete import delete as delete_from_catalog
+from flexai.checkpoints.service.delete import protect as protect_in_catalog
 from flexai.checkpoints.service.delete import undelete as undelete_in_catalog
-from flexai.checkpoints.service.requests import DeleteRequest, UndeleteRequest
-from flexai.checkpoints.service.system import System
+from flexai.checkpoints.service.requests import DeleteRequest, ProtectRequest, UndeleteRequest
 from flexai.tasks.change_reports import Reporter
 from flexai.tasks.direct import task
-from flexai.tasks.options import QUICK, TAGS, run_logger, takes, telling
+from flexai.tasks.options import QUICK, TAGS, open_system, run_logger, takes, telling
 from flexai.tasks.run_names import sized
 
 
@@ -29,10 +28,12 @@ def delete_checkpoint(request: DeleteRequest) -> Document:
         CheckpointError: NotFoundError where there is none, ConflictError while it is being pushed.
     """
     logger = run_logger()
-    with telling(logger), System.open(connect=load_connection) as system:
+    with telling(logger), open_system() as system:
         deleted = delete_from_catalog(system, request)
         logger.info("deleted checkpoint %s (%s)", request.reference, deleted.id)
-        Reporter(system, logger).deleted(deleted)
+        reporter = Reporter(system, logger)
+        reporter.deleted(deleted)
+        reporter.catalog()
     return identity(deleted)
 
 
@@ -52,8 +53,37 @@ def undelete_checkpoint(request: UndeleteRequest) -> Document:
             in use again.
     """
     logger = run_logger()
-    with telling(logger), System.open(connect=load_connection) as system:
+    with telling(logger), open_system() as system:
         restored = undelete_in_catalog(system, request)
         logger.info("checkpoint %s is %s again (%s)", restored.name or request.reference, restored.status, restored.id)
-        Reporter(system, logger).undeleted(restored)
+        reporter = Reporter(system, logger)
+        reporter.undeleted(restored)
+        reporter.catalog()
     return undelete_document(restored)
+
+
+@task(
+    name="protect-checkpoints",
+    description="Keep checkpoints from being deleted, or let them be deleted again.",
+    tags=TAGS | {"protect"},
+    task_run_name="protect checkpoints",
+    **QUICK,
+)
+@takes(ProtectRequest)
+def protect_checkpoints(request: ProtectRequest) -> Document:
+    """Protect checkpoints, or take that back, and return which they are; all that are named, or none.
+
+    Raises:
+        CheckpointError: NotFoundError where one is not there, ConflictError for one that is not available,
+            NotYoursError for another user's, without ``force``.
+    """
+    logger = run_logger()
+    with telling(logger), open_system() as system:
+        changed = protect_in_catalog(system, request)
+        reporter = Reporter(system, logger)
+        for checkpoint in changed:
+            what = "protected" if checkpoint.is_protected else "not protected any more"
+            logger.info("checkpoint %s is %s (%s)", checkpoint.title, what, checkpoint.id)
+            reporter.protected(checkpoint, what)
+        reporter.catalog()
+    return {"checkpoints": [protected_document(one) for one in changed]}

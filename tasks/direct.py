@@ -16,8 +16,8 @@ from prefect.states import Completed, Failed
 from prefect.utilities.collections import visit_collection
 from prefect.utilities.visualization import get_task_viz_tracker
 
-from flexai.blocks.api import is_without_api
 from flexai.checkpoints.errors import CheckpointError
+from flexai.prefect_client import is_without_api
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -24,11 +24,17 @@ from flexai.checkpoints.service.verify import Damage
 from flexai.tasks import artifacts
 
 AVAILABLE = "flexai.checkpoint.available"
+"""A push or a capture has ended well, or a deleted checkpoint is back."""
 EXPORTED = "flexai.checkpoint.exported"
+"""An export has sent files."""
 FAILED = "flexai.checkpoint.failed"
+"""A push, a capture or an export has failed and is not tried again by itself."""
 DELETED = "flexai.checkpoint.deleted"
+"""A checkpoint was deleted."""
 LOST = "flexai.job.lost"
+"""Versions of a training job's checkpoints that were whole once could not be kept."""
 CORRUPTION = "flexai.store.corruption"
+"""Stored content is not what was recorded (`verify`, `scrub`)."""
 
 Resource: TypeAlias = dict[str, str]
 """Labels of a thing that an event is about; Prefect wants texts."""
@@ -68,6 +74,7 @@ def emit_checkpoint(
     *,
     operation: str,
     store: str,
+    by: str,
     job: TrainingJob | None = None,
     destination: Destination | None = None,
     reason: str = "",
@@ -80,6 +87,7 @@ def emit_checkpoint(
         checkpoint: As it is after what happened.
         operation: What was done: ``push``, ``capture``, ``export``, ``delete`` or ``undelete``.
         store: Where the managed store is, as the settings have it.
+        by: The user who did it.
         job: The training job that it comes from.
         destination: Where it was exported to.
         reason: Why the operation failed.
@@ -90,7 +98,7 @@ def emit_checkpoint(
         checkpoint_resource(checkpoint, job) | {"operation": operation},
         related=_related(checkpoint, store, job, destination),
         payload=checkpoint_payload(checkpoint, job)
-        | {"operation": operation, "reason": (reason or checkpoint.reason)[:_MAX_TEXT], "store": store}
+        | {"operation": operation, "reason": (reason or checkpoint.reason)[:_MAX_TEXT], "store": store, "by": by}
         | ({} if destination is None else {"destination": _place(destination)})
         | dict(facts or {}),
     )
@@ -135,6 +143,7 @@ def emit_lost(job: TrainingJob, lost: int, *, store_id: str, store: str) -> None
             "lost": str(lost),
             "owner": job.creator_user_id,
             "organization": job.owner_org_id,
+            "creator": job.creator,
         },
         related=[store_resource(store_id, store) | {"prefect.resource.role": "store"}],
         payload={
@@ -160,6 +169,7 @@ def checkpoint_resource(checkpoint: Checkpoint, job: TrainingJob | None = None) 
         "size": str(checkpoint.size),
         "owner": checkpoint.creator_user_id,
         "organization": checkpoint.owner_org_id,
+        "creator": checkpoint.creator,
     }
 
 
@@ -181,6 +191,7 @@ def checkpoint_payload(checkpoint: Checkpoint, job: TrainingJob | None) -> dict[
         "sizeBytes": checkpoint.size,
         "filesCount": checkpoint.file_count,
         "manifestDigest": checkpoint.manifest_digest or "",
+        "creator": checkpoint.creator,
         "source": {
             "storageProvider": checkpoint.source.storage_provider,
             "sourcePath": checkpoint.source.source_path,

@@ -29,12 +29,15 @@ def export_checkpoint(request: ExportRequest) -> Document:
 
     Returns:
         ``checkpoint``, ``storageProvider``, ``destinationPath``, ``manifestDigest``, ``exportedAt`` (ISO 8601),
-        ``exportedFiles``, ``skippedFiles`` and ``movedBytes``.
+        ``exportedFiles``, ``skippedFiles``, ``movedBytes``, ``extraFiles`` (what else lies there) and ``deletedFiles``.
 
     Raises:
         CheckpointError: What ``flexai.checkpoints.service.export.export`` and ``flexai.blocks.load_connection`` raise.
     """
-    with transferring(run_logger(), request.storage_provider) as system:
+    reference = request.reference
+    with transferring(
+        run_logger(), request.storage_provider, first=lambda system: system.available(reference)
+    ) as system:
         return export_here(system, request)
 
 
@@ -58,4 +61,5 @@ def export_here(system: System, request: ExportRequest, *, runner: ShardRunner |
         report.skipped_files,
     )
     reporter.exported(report, connection)
+    reporter.catalog()
     return report.to_dict()

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from flexai.blocks import load_connection
 from flexai.checkpoints.documents import Document
 from flexai.checkpoints.service.gc import collect_garbage as collect_from_store
 from flexai.checkpoints.service.store_requests import GarbageRequest
-from flexai.checkpoints.service.system import System
 from flexai.tasks import artifacts
 from flexai.tasks.direct import task
-from flexai.tasks.options import RETRIED, TAGS, Logger, run_logger, takes, telling
+from flexai.tasks.options import RETRIED, TAGS, Logger, open_system, run_logger, takes, telling
 from flexai.tasks.run_progress import RunProgress
 
 KEY = "garbage"
@@ -37,7 +35,7 @@ def collect_garbage(request: GarbageRequest) -> Document:
     """
     logger = run_logger()
     progress = RunProgress(logger, key="collect-garbage")
-    with telling(logger), System.open(connect=load_connection) as system:
+    with telling(logger), open_system() as system:
         document = collect_from_store(system, request, progress=progress).to_dict()
     _show(document, logger)
     return document
@@ -55,16 +53,19 @@ def describe_garbage(document: Document) -> str:
 
 
 def _summary_of(document: Document) -> str:
+    collected = document["collectedUnreferenced"]
     return (
         f"freed {document['freed']} (blobs: {document['blobs']}, deleted checkpoints: {document['deletedCheckpoints']},"
-        f" abandoned pushes: {document['abandonedPushes']})"
+        f" abandoned pushes: {document['abandonedPushes']}"
+        + (f", unreferenced blobs: {len(collected)})" if collected else ")")
     )
 
 
 def _left_alone(document: Document) -> str:
     return (
-        f"Unreferenced blobs, which the catalog does not know and gc leaves alone ({len(document['unreferenced'])};"
-        " `flexai checkpoint recover` enters the checkpoints that need them, where there are any)"
+        f"Unreferenced blobs, which the catalog does not know and gc has left ({len(document['unreferenced'])};"
+        " `flexai checkpoint recover` enters the checkpoints that need them, where there are any, and"
+        " `gc --unreferenced` takes the others)"
     )
 
 

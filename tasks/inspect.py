@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from flexai.checkpoints.catalog.catalog import Catalog
 from flexai.checkpoints.documents import Document, checkpoint_list_document
 from flexai.checkpoints.service.inspect import inspect_checkpoint as inspect
+from flexai.checkpoints.service.looking import look_at_catalog
 from flexai.tasks.direct import task
-from flexai.tasks.options import QUICK, TAGS, run_logger, telling
+from flexai.tasks.options import QUICK, TAGS, load_connection, run_logger, telling
 
 
 @task(
@@ -25,7 +25,7 @@ def inspect_checkpoint(reference: str) -> Document:
     Raises:
         CheckpointError: NotFoundError where there is none.
     """
-    with telling(run_logger()), Catalog.look() as catalog:
+    with telling(run_logger()), look_at_catalog(load_connection) as catalog:
         return inspect(catalog, reference)
 
 
@@ -42,5 +42,5 @@ def list_checkpoints() -> list[Document]:
     Raises:
         CheckpointError: StorageUnavailableError where the catalog does not answer.
     """
-    with telling(run_logger()), Catalog.look() as catalog:
+    with telling(run_logger()), look_at_catalog(load_connection) as catalog:
         return checkpoint_list_document(catalog.checkpoints.list_pushed())

@@ -6,6 +6,8 @@ from flexai.checkpoints.documents import Document, human_size
 from flexai.checkpoints.service.mirror import Mirrored, MirrorReport
 from flexai.checkpoints.service.mirror import mirror as mirror_to_provider
 from flexai.checkpoints.service.store_requests import MirrorRequest
+from flexai.checkpoints.service.support.shard_work import ShardRunner
+from flexai.checkpoints.service.system import System
 from flexai.tasks import artifacts
 from flexai.tasks.change_reports import Reporter
 from flexai.tasks.direct import task
@@ -34,16 +36,24 @@ def mirror_checkpoints(request: MirrorRequest) -> Document:
     Raises:
         CheckpointError: What ``flexai.checkpoints.service.mirror.mirror`` raises, and one that names what failed.
     """
+    with transferring(run_logger(), request.storage_provider) as system:
+        return mirror_here(system, request)
+
+
+def mirror_here(system: System, request: MirrorRequest, *, runner: ShardRunner | None = None) -> Document:
+    """Mirror checkpoints in the run that is going on, and tell of them; ``runner`` runs many or large ones in shards.
+
+    Raises what ``flexai.checkpoints.service.mirror.mirror`` raises, and an error that names what failed.
+    """
     logger = run_logger()
     progress = RunProgress(logger, key=artifacts.artifact_key("mirror", request.storage_provider))
-    with transferring(logger, request.storage_provider) as system:
-        connection = system.connect(request.storage_provider)
-        reporter = Reporter(system, logger)
-        report = mirror_to_provider(
-            system, request, on_copied=lambda done: reporter.exported(done, connection), progress=progress
-        )
-        _show(report, request.storage_provider, logger)
-        report.raise_if_failed()
+    connection = system.connect(request.storage_provider)
+    reporter = Reporter(system, logger)
+    report = mirror_to_provider(
+        system, request, runner=runner, on_copied=lambda done: reporter.exported(done, connection), progress=progress
+    )
+    _show(report, request.storage_provider, logger)
+    report.raise_if_failed()
     return {
         "copied": [_document(one) for one in report.copied],
         "skipped": [_document(one) for one in report.skipped],

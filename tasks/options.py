@@ -15,13 +15,16 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.exceptions import MissingContextError
 from prefect.logging import get_logger, get_run_logger
+from prefect.runtime import flow_run
 from prefect.tasks import exponential_backoff
 
 from flexai.checkpoints.errors import CheckpointError, StorageFullError, StorageUnavailableError
 from flexai.checkpoints.names import printable
 from flexai.checkpoints.progress import Progress
 from flexai.checkpoints.service.repair import RepairReport
+from flexai.checkpoints.service.system import System
 from flexai.checkpoints.service.verify import Damage
+from flexai.checkpoints.storage.connection import StorageConnection
 from flexai.checkpoints.storage.retry import telling_of_retries
 
 Logger: TypeAlias = "logging.Logger | logging.LoggerAdapter[logging.Logger]"
@@ -79,6 +82,18 @@ def run_logger() -> Logger:
         return RunLogger(get_run_logger())
     except MissingContextError:
         return get_logger("flexai")
+
+
+def load_connection(name: str) -> StorageConnection:
+    """Load a storage provider connection. Without one a run does not wait for the blocks' import."""
+    from flexai import blocks
+
+    return blocks.load_connection(name)
+
+
+def open_system(*, read_only: bool = False) -> System:
+    """The checkpoint system as this run uses it: the history of what it changes names the flow run, if it is of one."""
+    return System.open(connect=load_connection, read_only=read_only, flow_run_id=flow_run.id or "")
 
 
 def ignore(*_told: object) -> None:

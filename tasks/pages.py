@@ -12,13 +12,15 @@ from flexai.checkpoints.documents import human_size
 from flexai.checkpoints.models import (
     Checkpoint,
     CheckpointKind,
+    CheckpointStatus,
     ExportRecord,
+    HistoryEntry,
     ListedCheckpoint,
     ListedFile,
     TrainingJob,
     to_text,
 )
-from flexai.tasks.artifacts import artifact_url, checkpoint_key, code, plain
+from flexai.tasks.artifacts import artifact_url, block, checkpoint_key, code, plain
 from flexai.tasks.charts import Point, data_uri, loss_chart
 
 SHOWN_FILES = 100
@@ -28,6 +30,8 @@ SHOWN_CAPTURED = 200
 SHOWN_METRICS = 3
 """Columns of a job's table beside the losses; ``flexai training checkpoints --json`` has all of them."""
 _MAX_COMMAND = 200
+_DIGEST = 16
+"""Letters of a digest in a table."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,43 +45,75 @@ class Story:
     """The checkpoint that it was pushed from, while that is there."""
     job: TrainingJob | None = None
     """The training job that it comes from, over however many pushes, while that is there."""
+    history: Sequence[HistoryEntry] = ()
+    """The last changes of it, oldest first."""
 
 
-def describe_checkpoint(story: Story, happened: str, *, run: str = "", at: datetime | None = None) -> str:
+def describe_checkpoint(story: Story, happened: str, *, by: str = "", run: str = "", at: datetime | None = None) -> str:
     """The page of a checkpoint: what has just happened to it, and everything known of it.
 
     Args:
         story: The checkpoint and what belongs to it.
         happened: What was done, in Markdown.
+        by: The user who did it.
         run: The run that did it, as a link in Markdown.
         at: When; the present by default.
     """
     checkpoint = story.checkpoint
-    moment = (at or datetime.now(UTC)).astimezone(UTC)
+    moment = at or datetime.now(UTC)
+    actors = [one for one in (code(by), run) if one]
     lines = [
         f"# Checkpoint {code(checkpoint.title)}",
         "",
-        f"**{moment:%Y-%m-%d %H:%M:%S} UTC: {happened}**" + (f" by {run}" if run else ""),
+        f"**{_moment(moment)} UTC: {happened}**" + (f" by {', '.join(actors)}" if actors else ""),
         "",
         *_table(_rows(story)),
     ]
+    if checkpoint.status is CheckpointStatus.AVAILABLE and checkpoint.deleted_at is None:
+        named = checkpoint.name if checkpoint.kind is CheckpointKind.PUSHED else checkpoint.id
+        fetch = f"flexai checkpoint fetch {named} --destination {shlex.quote(_folder(checkpoint))}"
+        lines += ["", "## Bring it to a machine", "", block(fetch)]
     if story.exports:
         shown = story.exports[-SHOWN_EXPORTS:]
         lines += ["", "## Exported to", "", "| Place | Last exported | Manifest digest |", "|---|---|---|"]
         for export in shown:
             place = code(f"{export.storage_provider}:{export.destination_path}")
-            lines.append(f"| {place} | {to_text(export.exported_at)} | {code(export.manifest_digest[:16])} |")
+            lines.append(f"| {place} | {_moment(export.exported_at)} | {code(_short(export.manifest_digest))} |")
         if len(story.exports) > len(shown):
             lines += ["", f"… and {len(story.exports) - len(shown)} before these"]
     if story.files:
         lines += ["", "## Files", "", "| File | Size | BLAKE3 |", "|---|---:|---|"]
         for file in story.files[:SHOWN_FILES]:
-            digest = code(file.digest) if file.digest else "(provider's checksum)"
+            digest = code(_short(file.digest)) if file.digest else "(provider's checksum)"
             lines.append(f"| {code(file.path)} | {human_size(file.size)} | {digest} |")
         if len(story.files) > SHOWN_FILES:
             more = len(story.files) - SHOWN_FILES
             lines += ["", f"… and {more} more: `flexai checkpoint inspect {checkpoint.id}`"]
+        # In full, and below: in the table they would be wider than the page.
+        lines += [
+            "",
+            "The manifest's digest, of all files' names and content:",
+            "",
+            block(str(checkpoint.manifest_digest)),
+        ]
+    if story.history:
+        lines += ["", "## History", "", "| When (UTC) | By | What |", "|---|---|---|"]
+        lines += [f"| {_moment(one.at)} | {code(one.actor)} | {one.action} |" for one in reversed(story.history)]
     return "\n".join(lines) + "\n"
+
+
+def _folder(checkpoint: Checkpoint) -> str:
+    """A folder of its name, or for a captured one of the last part of its path."""
+    return checkpoint.name.rpartition("/")[2] or checkpoint.job_name
+
+
+def _short(digest: str) -> str:
+    """As much of a digest as tells it from any other that a person compares it with."""
+    return f"{digest[:_DIGEST]}…" if len(digest) > _DIGEST else digest
+
+
+def _moment(at: datetime) -> str:
+    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
 
 
 def _rows(story: Story) -> dict[str, str]:
@@ -88,7 +124,7 @@ def _rows(story: Story) -> dict[str, str]:
         "ID": code(checkpoint.id),
         "Status": f"{checkpoint.status}" + (f": {plain(checkpoint.reason)}" if checkpoint.reason else ""),
         "Size": f"{human_size(checkpoint.size)} in {files}" if checkpoint.manifest_digest else "",
-        "Manifest digest": code(checkpoint.manifest_digest or ""),
+        "Owner": code(checkpoint.creator),
     }
     if story.parent is not None:
         rows["Pushed from"] = checkpoint_link(story.parent)
@@ -144,6 +180,7 @@ def describe_job(job: TrainingJob, captured: Sequence[ListedCheckpoint]) -> str:
         "Started": to_text(job.started_at),
         "Ended": to_text(job.ended_at) if job.ended_at else "",
         "Host": code(job.host),
+        "Created by": code(job.creator),
     }
     metrics = metric_columns(captured)[:SHOWN_METRICS]
     chart = loss_chart(points_of(captured), title=f"Losses of {job.name}")

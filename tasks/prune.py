@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from flexai.blocks import load_connection
 from flexai.checkpoints.documents import Document, human_size
 from flexai.checkpoints.service.prune import PruneRequest, prune, prune_document
-from flexai.checkpoints.service.system import System
 from flexai.tasks import artifacts
 from flexai.tasks.change_reports import Reporter
 from flexai.tasks.direct import task
-from flexai.tasks.options import RETRIED, TAGS, Logger, run_logger, takes, telling
+from flexai.tasks.options import RETRIED, TAGS, Logger, open_system, run_logger, takes, telling
 from flexai.tasks.run_progress import RunProgress
 
 KEY = "retention"
@@ -38,9 +36,10 @@ def prune_checkpoints(request: PruneRequest) -> Document:
         CheckpointError: UsageError for a policy without rules, NotFoundError for a job that is not there.
     """
     logger = run_logger()
-    with telling(logger), System.open(connect=load_connection) as system:
+    with telling(logger), open_system() as system:
         reporter = Reporter(system, logger)
         report = prune(system, request, on_deleted=reporter.deleted, progress=RunProgress(logger))
+        reporter.catalog()
     document = prune_document(report)
     _show(document, logger)
     return document

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, cast
 
 from prefect.tasks import TaskRunNameCallbackWithParameters
@@ -11,7 +11,6 @@ from flexai.checkpoints.catalog.catalog import Catalog
 from flexai.checkpoints.documents import short_size
 from flexai.checkpoints.errors import CheckpointError
 from flexai.checkpoints.names import parse_reference
-from flexai.checkpoints.transfer.scan import scan_local
 
 
 def size_of(reference: str) -> str:
@@ -24,15 +23,6 @@ def size_of(reference: str) -> str:
             return f" ({short_size(catalog.checkpoints.get(parse_reference(reference)).size)})"
     except CheckpointError:
         return ""
-
-
-def size_of_files(files: Sequence[str], *, follow_symlinks: bool) -> str:
-    """How large local files are that are to be pushed, in the same form; empty where they cannot be found."""
-    try:
-        found = scan_local(files, follow_symlinks=follow_symlinks)
-    except CheckpointError:
-        return ""
-    return f" ({short_size(sum(one.size for one in found))})"
 
 
 def _size_of_reference(parameters: dict[str, Any]) -> str:

@@ -22,6 +22,8 @@ LOG_SECONDS = 30.0
 _LAST_UPDATE_SECONDS = 10.0
 """How long the end of a stage waits for the API to take the last update."""
 
+_CELLS = 24
+
 
 class RunProgress(CountingProgress):
     """Reports to the run that it is made in: to its log, and with a ``key`` to a progress artifact.
@@ -105,13 +107,12 @@ class RunProgress(CountingProgress):
         if not self._key:
             return
         self._told = _without_time(standing)
+        percent, text = round(100 * standing.fraction, 1), f"{_bar(standing)} {standing}"
         try:
             if self._artifact_id is not None:
-                artifacts.update_progress(self._artifact_id, round(100 * standing.fraction, 1), str(standing))
+                artifacts.update_progress(self._artifact_id, percent, text)
             elif create:
-                self._artifact_id = artifacts.create_progress(
-                    self._key, round(100 * standing.fraction, 1), str(standing)
-                )
+                self._artifact_id = artifacts.create_progress(self._key, percent, text)
         except (httpx.HTTPError, RuntimeError) as error:
             # RuntimeError: the client was closed, because the run did not wait for us any longer.
             self._logger.warning("the Prefect API does not take the progress any more: %s", error)
@@ -120,3 +121,9 @@ class RunProgress(CountingProgress):
 
 def _without_time(stage: StageProgress) -> StageProgress:
     return replace(stage, seconds=0.0, rate=0.0)
+
+
+def _bar(stage: StageProgress) -> str:
+    """A bar for the page of the artifact, on which Prefect's UI shows a number alone."""
+    full = int(stage.fraction * _CELLS)
+    return f"`{'█' * full}{'░' * (_CELLS - full)}`"

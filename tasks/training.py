@@ -17,13 +17,12 @@ from prefect.exceptions import TerminationSignal
 from prefect.utilities import engine
 from prefect.utilities.engine import is_prefect_sigterm_handler_installed
 
-from flexai.blocks import load_connection
-from flexai.checkpoints.catalog.catalog import Catalog
 from flexai.checkpoints.documents import Document, captured_list_document, job_document
 from flexai.checkpoints.errors import InterruptedByUserError, JobFailedError, StorageUnavailableError
 from flexai.checkpoints.models import Checkpoint, CheckpointStatus, JobStatus, TrainingJob, now
 from flexai.checkpoints.names import parse_name
 from flexai.checkpoints.service.inspect import captured_rows
+from flexai.checkpoints.service.looking import look_at_catalog
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.service.training import Captured, capture_left, captured_document, delete_job, watch_directory
 from flexai.checkpoints.service.training import run_training as run_command
@@ -31,7 +30,7 @@ from flexai.checkpoints.service.training_requests import CaptureJobRequest, Dele
 from flexai.tasks.change_reports import Reporter
 from flexai.tasks.command_output import LoggedOutput
 from flexai.tasks.direct import task
-from flexai.tasks.options import ONCE, QUICK, TAGS, Logger, run_logger, takes, telling
+from flexai.tasks.options import ONCE, QUICK, TAGS, Logger, load_connection, open_system, run_logger, takes, telling
 from flexai.tasks.run_progress import RunProgress
 
 _STOPPED_BY = re.compile(r"(stopped|preempted) by (SIG\w+)")
@@ -103,7 +102,7 @@ def run_training(request: TrainingRequest) -> Document:
             ``flexai.checkpoints.service.training.run_training`` raises.
     """
     logger = run_logger()
-    with telling(logger), System.open(connect=load_connection) as system, LoggedOutput(logger) as output:
+    with telling(logger), open_system() as system, LoggedOutput(logger) as output:
         reporter = Reporter(system, logger)
         logger.info("training job %r: %s", request.name, shlex.join(request.command))
         began = now()
@@ -128,6 +127,7 @@ def run_training(request: TrainingRequest) -> Document:
             if job.lost > lost_before:
                 reporter.lost(job, job.lost - lost_before)
             reporter.job_ended(job.id)
+            reporter.catalog()
         if job.status is JobStatus.STOPPED:
             _pass_on_signal(job.reason)
         if job.status is not JobStatus.SUCCEEDED:
@@ -201,7 +201,7 @@ def list_training_checkpoints(job: str) -> list[Document]:
     Raises:
         CheckpointError: NotFoundError where there is no such job.
     """
-    with telling(run_logger()), Catalog.look() as catalog:
+    with telling(run_logger()), look_at_catalog(load_connection) as catalog:
         rows, _ = captured_rows(catalog, job)
     return captured_list_document(rows)
 
@@ -226,7 +226,7 @@ def capture_training_job(request: CaptureJobRequest) -> Document:
         CheckpointError: NotFoundError where there is no such job, ConflictError while it runs.
     """
     logger = run_logger()
-    with telling(logger), System.open(connect=load_connection) as system:
+    with telling(logger), open_system() as system:
         reporter = Reporter(system, logger)
         progress = RunProgress(logger)
         if request.watch:
@@ -241,6 +241,7 @@ def capture_training_job(request: CaptureJobRequest) -> Document:
             captured = Captured(job, len(stored), ())
         else:
             captured = capture_left(system, request, on_captured=reporter.captured, progress=progress)
+        reporter.catalog()
     logger.info("stored %d checkpoints of training job %r", captured.stored, captured.job.name)
     for sentence in captured.left:
         logger.warning(sentence)
@@ -268,7 +269,7 @@ def delete_training_job(request: DeleteJobRequest) -> Document:
     """
     logger = run_logger()
     gone: list[str] = []
-    with telling(logger), System.open(connect=load_connection) as system:
+    with telling(logger), open_system() as system:
         reporter = Reporter(system, logger)
 
         def tell(checkpoint: Checkpoint) -> None:
@@ -276,5 +277,6 @@ def delete_training_job(request: DeleteJobRequest) -> Document:
             reporter.deleted(checkpoint)
 
         job = delete_job(system, request, on_deleted=tell, progress=RunProgress(logger))
+        reporter.catalog()
     logger.info("deleted training job %r and %d checkpoints", job.name, len(gone))
     return {"name": job.name, "id": job.id, "deletedCheckpoints": len(gone)}

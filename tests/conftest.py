@@ -20,7 +20,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 import flexai
-from tests.servers.fixtures import fake_gcs, juicefs, lease, rclone, seaweedfs
+from tests.servers.fixtures import fake_gcs, juicefs, lease, moto, rclone, seaweedfs, swift, terse_gcs
 from tests.servers.lease import Lease
 from tests.servers.postgresql import postgresql
 from tests.servers.prefect import prefect_api, prefect_server
@@ -34,7 +34,19 @@ os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 settings.register_profile("flexai", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("flexai")
 
-__all__ = ["fake_gcs", "juicefs", "lease", "postgresql", "prefect_api", "prefect_server", "rclone", "seaweedfs"]
+__all__ = [
+    "fake_gcs",
+    "juicefs",
+    "lease",
+    "moto",
+    "postgresql",
+    "prefect_api",
+    "prefect_server",
+    "rclone",
+    "seaweedfs",
+    "swift",
+    "terse_gcs",
+]
 
 _LEASE = pytest.StashKey[Lease]()
 
@@ -47,6 +59,8 @@ def _wanted(variable: str) -> bool:
 
 def pytest_configure(config: pytest.Config) -> None:
     have_memory_given_back()
+    # pytest-xdist sets it in its workers; a program that is started there would take it for a terminal's.
+    os.environ.pop("COLUMNS", None)
     # What is ignored stays ignored in all that a test starts, and waits for a signal: as below nohup.
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -14,6 +14,7 @@ import pytest
 from prefect.tasks import Task
 
 from flexai import api, tasks
+from flexai.checkpoints.roles import Role
 from flexai.checkpoints.service import prune as prune_service
 from flexai.checkpoints.service import requests, store_requests, training_requests
 from flexai.checkpoints.service.prune import PruneScope
@@ -22,6 +23,7 @@ from flexai.cli.checkpoint.delete import delete
 from flexai.cli.checkpoint.export import export
 from flexai.cli.checkpoint.fetch import fetch
 from flexai.cli.checkpoint.gc import collect_garbage
+from flexai.cli.checkpoint.protect import protect, unprotect
 from flexai.cli.checkpoint.prune import prune
 from flexai.cli.checkpoint.push import push
 from flexai.cli.checkpoint.undelete import undelete
@@ -29,7 +31,7 @@ from flexai.cli.checkpoint.verify import verify
 from flexai.cli.training.capture import capture as capture_job
 from flexai.cli.training.delete import delete as delete_job
 from flexai.cli.training.run import run
-from flexai.flows.forms import DeleteForm, ExportForm, FetchForm, Form, PushForm, VerifyForm
+from flexai.flows.forms import DeleteForm, ExportForm, FetchForm, Form, ProtectForm, PushForm, VerifyForm
 from flexai.flows.prune import RetentionForm
 from flexai.flows.store_forms import GarbageForm, MirrorForm, ScrubForm
 from flexai.flows.training_forms import TrainingSpec
@@ -64,7 +66,18 @@ OPERATIONS = [
         push,
         api.push,
         [
-            PushForm.model_validate(PUSH | {"source": {"files": ["out"], "follow_symlinks": True, "rehash": True}}),
+            PushForm.model_validate(
+                PUSH
+                | {
+                    "source": {
+                        "files": ["out"],
+                        "exclude": ["*.tmp"],
+                        "follow_symlinks": True,
+                        "rehash": True,
+                        "default_excludes": False,
+                    }
+                }
+            ),
             PushForm.model_validate(
                 PUSH | {"source": SHARE | {"source_path": "bucket/llama", "refuse_executable": True}}
             ),
@@ -88,7 +101,9 @@ OPERATIONS = [
                 refuse_executable=True,
                 require_digests=True,
                 node=1,
-            )
+            ),
+            FetchForm(checkpoint="llama-8b", destination="out", delete_extra=True, force=True),
+            FetchForm(checkpoint="llama-8b", destination="out", include=["*"], exclude=["*.pt"], only=[Role.WEIGHTS]),
         ],
     ),
     Operation(
@@ -96,7 +111,16 @@ OPERATIONS = [
         tasks.export_checkpoint,
         export,
         api.export,
-        [ExportForm(checkpoint="llama-8b", storage_provider="share", destination_path="bucket/llama", overwrite=True)],
+        [
+            ExportForm(
+                checkpoint="llama-8b",
+                storage_provider="share",
+                destination_path="bucket/llama",
+                overwrite=True,
+                delete_extra=True,
+                force=True,
+            )
+        ],
     ),
     Operation(
         store_requests.MirrorRequest,
@@ -107,13 +131,30 @@ OPERATIONS = [
         ],
         without={"command": "what is mirrored changes from day to day, so it is scheduled", "function": SCHEDULED},
     ),
-    Operation(requests.DeleteRequest, tasks.delete_checkpoint, delete, api.delete, [DeleteForm(checkpoint="llama-8b")]),
+    Operation(
+        requests.DeleteRequest,
+        tasks.delete_checkpoint,
+        delete,
+        api.delete,
+        [DeleteForm(checkpoint="llama-8b", force=True)],
+    ),
     Operation(
         requests.UndeleteRequest,
         tasks.undelete_checkpoint,
         undelete,
         api.undelete,
         without={"form": "a person who has made a mistake is at a terminal"},
+    ),
+    *(
+        Operation(
+            requests.ProtectRequest,
+            tasks.protect_checkpoints,
+            command,
+            function,
+            [ProtectForm(checkpoints=["llama-8b"], protected=False, force=True)],
+            without={f"{one} protected": "to protect and to unprotect are two" for one in ("command", "function")},
+        )
+        for command, function in ((protect, api.protect), (unprotect, api.unprotect))
     ),
     Operation(
         store_requests.VerifyRequest,
@@ -135,7 +176,7 @@ OPERATIONS = [
         store_requests.GarbageRequest,
         tasks.collect_garbage,
         collect_garbage,
-        forms=[GarbageForm(grace_period="7d")],
+        forms=[GarbageForm(grace_period="7d", unreferenced=True)],
         without={"function": SCHEDULED},
     ),
     Operation(
@@ -159,6 +200,7 @@ OPERATIONS = [
                     "drop_last": True,
                     "drop_best": True,
                     "apply": True,
+                    "force": True,
                 }
             )
         ],

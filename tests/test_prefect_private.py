@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import get_type_hints
 from uuid import UUID
 
+from prefect import flow_engine, futures
 from prefect.blocks.core import Block
 from prefect.concurrency import _leases
 from prefect.utilities import engine
@@ -21,7 +22,7 @@ from prefect.utilities import engine
 from flexai.blocks import LocalStorageProvider
 from flexai.checkpoints.training.preemption import Preemption
 from flexai.checkpoints.training.runner import SignalRelay
-from flexai.flows import run_leases
+from flexai.flows import flow_results, run_leases
 from flexai.tasks.training import _set_handler
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -59,7 +60,10 @@ def _private_parts(tree: ast.AST) -> Iterator[str]:
 
 
 def test_the_product_uses_these_private_parts_and_no_others_and_says_why() -> None:
-    product = [ROOT / folder for folder in ("src/flexai/cli", "src/flexai/checkpoints", "blocks", "tasks", "flows")]
+    product = [
+        ROOT / folder
+        for folder in ("src/flexai/cli", "src/flexai/checkpoints", "src/flexai/connections", "blocks", "tasks", "flows")
+    ]
     files = [path for folder in product for path in folder.rglob("*.py")]
     assert len(files) > 100
     assert {part for path in files for part in _private_parts(ast.parse(path.read_text(encoding="utf-8")))} == USED
@@ -78,6 +82,13 @@ def test_prefect_calls_its_renewal_of_leases_by_name_and_in_the_way_that_ours_is
     assert "_lease_renewal_loop(lease_id, lease_duration, stop_event)" in inspect.getsource(
         _leases._start_lease_renewal_thread
     )
+
+
+def test_prefect_looks_through_what_a_flow_returns_by_the_function_that_ours_replaces() -> None:
+    prefects = flow_results._resolve_as_prefect_does
+    assert prefects is futures.resolve_futures_to_states
+    assert list(inspect.signature(prefects).parameters) == ["expr"]
+    assert "resolve_futures_to_states(result)" in inspect.getsource(flow_engine)
 
 
 def test_a_block_keeps_the_id_and_the_name_of_its_document_in_these_attributes() -> None:

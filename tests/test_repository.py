@@ -6,6 +6,7 @@ import ast
 import io
 import os
 import re
+import runpy
 import subprocess
 import tokenize
 import tomllib
@@ -27,8 +28,8 @@ MACHINE_PATHS = re.compile(
 )
 REGISTRY_HOSTS = re.compile(r"\b(?:pypi|pythonhosted|npmjs|debian|golang)" + r"\.(?:org|com)\b")
 
-# A sentence names its actor: the worker, the caller, the server, the owner.
-WITHOUT_AN_ACTOR = re.compile(r"(?<![a-z`])(?:some|any|no)" + r"(?:body|one)(?![a-z])|whoe" + "ver", re.I)
+# Not only the pages' sentences name their actor.
+WITHOUT_AN_ACTOR = runpy.run_path(str(ROOT / "docs" / "prose.py"))["WITHOUT_AN_ACTOR"]
 PROSE = {".c", ".md", ".py", ".toml", ".yaml", ".yml", ""}
 
 FENCE = re.compile(r"^( *)(```+|~~~+).*?^\1\2`*$", re.M | re.S)

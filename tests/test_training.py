@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import inspect
 import io
 import json
 import os
@@ -20,6 +21,7 @@ import numpy as np
 import psutil
 import pytest
 
+from flexai import training
 from flexai.checkpoints.errors import ConflictError, InvalidNameError, JobFailedError, UsageError
 from flexai.checkpoints.models import JobStatus, TrainingJob
 from flexai.checkpoints.service.training import inspect_job, run_training, stop_job
@@ -29,6 +31,7 @@ from flexai.checkpoints.service.training_requests import (
     REPORTS_VARIABLE,
     TrainingRequest,
 )
+from flexai.integrations.callback import ReportingCallback
 from flexai.training import Run
 from tests.checkpoints.training.trainers import save, script_file, trainer_files, unknown_files
 from tests.support.machine import Machine
@@ -107,6 +110,7 @@ def test_the_next_run_goes_on_from_the_latest(machine: Machine, out: Path) -> No
     assert job(machine).input_checkpoint_id == captured(machine)[0].id
 
 
+@pytest.mark.slow
 def test_a_run_whose_checkpoints_are_all_unfit_says_so(machine: Machine, out: Path) -> None:
     with Run("run", out) as here:
         save(out / "model-5", {"model.safetensors": trainer_files(5)["model.safetensors"], "config.json": b"{}"})
@@ -170,6 +174,7 @@ def test_a_trainer_that_is_killed_loses_nothing_that_it_reported(machine: Machin
     assert steps(machine)[:reported] == list(range(1, reported + 1))
 
 
+@pytest.mark.slow
 def test_a_helper_that_is_killed_is_started_again_and_nothing_is_lost(machine: Machine, out: Path) -> None:
     with pytest.warns(RuntimeWarning, match="was started again"), Run("run", out) as here:
         for step in range(1, 21):
@@ -184,6 +189,7 @@ def test_a_helper_that_is_killed_is_started_again_and_nothing_is_lost(machine: M
     assert job(machine).status is JobStatus.SUCCEEDED
 
 
+@pytest.mark.slow
 def test_what_trainer_and_helper_left_when_both_were_killed_is_stored_by_the_next_run(
     machine: Machine, out: Path
 ) -> None:
@@ -231,6 +237,7 @@ def test_a_training_that_begins_again_at_once_waits_until_what_was_reported_is_s
     assert sorted(path.name for path in out.parent.iterdir()) == ["home", "out"]
 
 
+@pytest.mark.slow
 def test_a_second_training_of_a_job_that_runs_is_refused(machine: Machine, out: Path) -> None:
     with Run("run", out) as here:
         here.resume_path()
@@ -260,8 +267,8 @@ def held_up(machine: Machine, out: Path) -> Iterator[Callable[..., Run]]:
 
     yield make
     for one in runs:
-        assert one._helper is not None
-        os.kill(one._helper.pid, signal.SIGCONT)
+        if one._helper is not None:
+            one._helper.send_signal(signal.SIGCONT)
         one.close()
 
 
@@ -288,6 +295,77 @@ def test_a_wait_ends_after_its_time(out: Path, held_up: Callable[..., Run]) -> N
     save(out / "run-1", unknown_files(1))
     here.saved(out / "run-1", step=1)
     assert here.wait(timeout=0.05) is False
+
+
+@pytest.mark.filterwarnings("ignore:.*goes on with it:RuntimeWarning")
+def test_a_helper_that_stands_still_holds_up_no_training(
+    machine: Machine, out: Path, held_up: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What awaits the helper ends after its time, and what the helper does later is not lost."""
+    monkeypatch.setattr(training, "_FULL_SECONDS", 0.05)
+    here = held_up(most_waiting=1)
+    with pytest.raises(JobFailedError, match="was not there in time"):
+        here.resume_path(timeout=0.05)
+    save(out / "run-1", unknown_files(1))
+    here.saved(out / "run-1", step=1)
+    for step in (2, 3):
+        with pytest.warns(RuntimeWarning, match=f"run-{step}' was not captured: too many saves wait, and none was"):
+            here.saved(out / f"run-{step}", step=step)
+    helper = here._helper
+    assert helper is not None
+    with pytest.warns(RuntimeWarning, match="the helper process goes on with it"):
+        here.close(timeout=0.05)
+    os.kill(helper.pid, signal.SIGCONT)
+    helper.wait()
+    assert steps(machine) == [1]
+    assert job(machine).status is JobStatus.SUCCEEDED
+
+
+def test_an_answer_that_comes_late_is_given_to_the_next_who_asks(out: Path, held_up: Callable[..., Run]) -> None:
+    here = held_up()
+    for _ in range(2):
+        with pytest.raises(JobFailedError, match="was not there in time"):
+            here.resume_path(timeout=0.05)
+    assert here._helper is not None
+    os.kill(here._helper.pid, signal.SIGCONT)
+    assert here.resume_path() is None
+    assert here.resume_path() is None
+
+
+def test_a_rank_whose_first_one_asks_nothing_learns_that_in_time(
+    machine: Machine, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Run("run", out):
+        monkeypatch.setenv("LOCAL_RANK", "1")
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+        second = Run("run", out)
+        with pytest.raises(JobFailedError, match="was not there in time") as raised:
+            second.resume_path(timeout=0.05)
+        assert "first rank" in raised.value.hint
+        assert second.wait(timeout=0.05)
+        second.close()
+
+
+def test_the_other_ranks_learn_that_the_first_one_was_not_answered(
+    machine: Machine, out: Path, held_up: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = held_up()
+    with pytest.raises(JobFailedError, match="was not there in time"):
+        first.resume_path(timeout=0.05)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    second = Run("run", out)
+    with pytest.raises(JobFailedError, match="was not there in time") as raised:
+        second.resume_path()
+    assert "longer timeout" in raised.value.hint
+    second.close()
+    monkeypatch.delenv("LOCAL_RANK")
+
+
+def test_no_wait_in_a_training_is_without_end_unless_that_is_asked_for() -> None:
+    for method in (Run.wait, Run.resume_path, Run.close, ReportingCallback.resume_path):
+        (timeout,) = (one for one in inspect.signature(method).parameters.values() if one.name == "timeout")
+        assert isinstance(timeout.default, float), method
+        assert method.__doc__ and "timeout: Seconds to wait" in method.__doc__
 
 
 def test_what_cannot_be_reported_is_a_warning_and_never_an_error(machine: Machine, out: Path, tmp_path: Path) -> None:
@@ -469,6 +547,16 @@ def test_inspect_says_what_was_reported(machine: Machine, out: Path) -> None:
     assert (shown["step"], shown["evalLoss"], shown["reported"]) == (5, 0.5, ["eval_loss"])
 
 
+def test_the_helper_leaves_the_cores_to_the_training_and_is_not_starved_by_it(machine: Machine, out: Path) -> None:
+    with Run("run", out) as here:
+        save(out / "checkpoint-5", trainer_files(5))
+        here.saved(out / "checkpoint-5")
+        here.wait(check=True)
+        assert here._helper is not None
+        own, found = (os.getpriority(os.PRIO_PROCESS, pid) for pid in (0, here._helper.pid))
+    assert found == min(own + 10, 19)  # of which there is none lower
+
+
 @needs_tmpfs
 def test_a_volume_of_its_own_holds_what_was_saved_on_itself(machine: Machine, out: Path) -> None:
     with small_disk(out, 8 * 1024):
@@ -484,6 +572,7 @@ def test_a_volume_of_its_own_holds_what_was_saved_on_itself(machine: Machine, ou
     assert sorted(path.name for path in out.parent.iterdir()) == ["home", "out"]
 
 
+@pytest.mark.slow
 def test_one_content_that_is_saved_again_takes_the_new_step(machine: Machine, out: Path) -> None:
     with Run("run", out) as here:
         for step in (1, 2):
@@ -493,6 +582,7 @@ def test_one_content_that_is_saved_again_takes_the_new_step(machine: Machine, ou
     assert steps(machine) == [2]
 
 
+@pytest.mark.slow
 def test_what_was_reported_in_a_folder_is_not_captured_again_by_a_later_run(machine: Machine, out: Path) -> None:
     with Run("run", out) as here:
         save(out / "exp" / "step-1", {"model.pt": script_file(1), "notes.txt": b"one"})

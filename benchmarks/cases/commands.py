@@ -1,27 +1,33 @@
-"""What people type all day, on the catalog of a large team; and what a shard's task run costs."""
+"""What people type all day, on the catalog of a large team."""
 
 from __future__ import annotations
 
+import os
+import shutil
 import time
 from collections.abc import Callable
+from pathlib import Path
 from urllib.parse import quote
 
-from benchmarks import shards as task_runs
 from benchmarks.bench import Bench
-from benchmarks.catalogs import FILES, Filled, fill
+from benchmarks.catalogs import FILES, Filled, fill, put_blobs
 from benchmarks.measure import Cost, flexai, run
 from benchmarks.own import Own
 from benchmarks.peers import PeerMissingError
 from benchmarks.race import Contestant
 from benchmarks.results import Bar
-from benchmarks.sources import empty
+from benchmarks.sources import empty, write_small
 from flexai.checkpoints.catalog.catalog import Catalog
 from flexai.checkpoints.catalog.jobs import parse_job_reference
 from flexai.checkpoints.service.inspect import inspect_checkpoint
-from flexai.checkpoints.settings import default_database_url
+from flexai.checkpoints.service.system import System
+from flexai.checkpoints.settings import default_database_url, load_settings
 
 _HELP, _COMMAND, _QUERY = 0.15, 0.4, 0.02
 """Seconds."""
+_UPKEEP = {"prune plans": 3.0, "prune applies": 20.0, "gc": 60.0, "inspect": 1.5}
+"""Seconds."""
+_PRUNE = ("prune", "--keep-last", "3", "--include-failed")
 
 
 def commands(bench: Bench) -> None:
@@ -49,6 +55,43 @@ def commands(bench: Bench) -> None:
         limit = _HELP if name == "--help" else _COMMAND
         result.bars.append(Bar(f"wall, {name}", result.median(name), limit, " s"))
     _queries(bench, count, of)
+
+
+def upkeep(bench: Bench) -> None:
+    """Prune and gc with 20,000 checkpoints, and inspect of one of 100,000 files: whole processes on the local store."""
+    count, files = bench.count(20_000), bench.count(100_000)
+    with bench.disk_folder() as folder:
+        made, own, many = (Own(folder / name) for name in ("made", "home", "many"))
+        with System.open(load_settings(home=made.home)) as system:
+            fill(system.database_url, count, store_id=system.own_store_id)
+            blobs = put_blobs(system)
+        many.push("many", write_small(folder / "source", files, 8))
+
+        def anew() -> None:
+            shutil.rmtree(own.home, ignore_errors=True)
+            shutil.copytree(made.home, own.home, copy_function=_link_blobs)
+
+        def pruned() -> None:
+            anew()
+            own.checkpoint(*_PRUNE, "--apply")
+
+        contestants = {
+            "prune plans": Contestant(lambda: made.checkpoint(*_PRUNE)),
+            "prune applies": Contestant(lambda: own.checkpoint(*_PRUNE, "--apply"), anew),
+            "gc": Contestant(lambda: own.checkpoint("gc", "--grace-period", "0"), pruned),
+            "inspect": Contestant(lambda: many.checkpoint("inspect", "many")),
+        }
+        title = f"upkeep, SQLite and a local store: {count:,} checkpoints, {blobs:,} blobs; inspect: {files:,} files"
+        result = bench.race("upkeep", title, contestants)
+    result.bars += [Bar(f"wall, {name}", result.median(name), _UPKEEP[name], " s") for name in result.runs]
+
+
+def _link_blobs(source: str, target: str) -> None:
+    """Copy a file of a home folder; a blob, which is never written to again, is linked, for there are 80,000."""
+    if "blobs" in Path(source).parts:
+        os.link(source, target)
+    else:
+        shutil.copy2(source, target)
 
 
 def _queries(bench: Bench, count: int, of: str) -> None:
@@ -85,8 +128,3 @@ def _asking(question: Callable[[Catalog, Filled], object], catalog: Catalog, fil
         return Cost(time.perf_counter() - wall, time.process_time() - cpu, peak=0)
 
     return Contestant(ask)
-
-
-def shards(bench: Bench) -> None:
-    """What a shard costs for being a task run of its own; prints its own table, and needs a minute."""
-    task_runs.main()

@@ -63,8 +63,8 @@ def back(bench: Bench) -> None:
         result.bars.append(Bar("beyond an empty flow run", beyond, _BEYOND, " s"))
     result.notes += [
         "detect: none of it; the case asks for another run the moment it has killed the worker",
-        "schedule: until the worker takes the run; start: until the flow runs; fetch: from the first byte on this disk"
-        " to the last; begin: the rest, until the training's first line; load and step: the training's own",
+        "schedule: until the worker takes the run. Start: until the flow runs. Fetch: from the first byte on this disk"
+        " to the last. Begin: the rest, until the training's first line; load and step: the training's own",
     ]
     bench.results.append(result)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from benchmarks.bench import GIB, KIB, MIB, Bench
@@ -53,16 +54,16 @@ def fetch_shards(bench: Bench) -> None:
 def _push_shards(bench: Bench, case: str, count: int, size: int) -> None:
     with bench.memory_folder() as folder:
         source = write_shards(folder / "source", count, bench.size(size))
-        title = f"push {count} × {_human(bench.size(size))} to S3 (sink)"
-        result = _push(bench, case, title, source, bench.sink, CLIENTS, folder)
+        title = f"push {count} × {human(bench.size(size))} to S3 (sink)"
+        result = push(bench, case, title, source, bench.sink, CLIENTS, folder)
     _large_bars(result, 0.8)
 
 
 def _fetch_shards(bench: Bench, case: str, count: int, size: int) -> None:
     with bench.memory_folder() as folder:
         source = write_shards(folder / "source", count, bench.size(size))
-        title = f"fetch {count} × {_human(bench.size(size))} from S3 (sink)"
-        result = _fetch(bench, case, title, source, bench.sink, CLIENTS, folder)
+        title = f"fetch {count} × {human(bench.size(size))} from S3 (sink)"
+        result = fetch(bench, case, title, source, bench.sink, CLIENTS, folder)
     _large_bars(result, 1.0)
 
 
@@ -71,7 +72,7 @@ def push_small(bench: Bench) -> None:
     with bench.memory_folder(GIB) as folder:
         source = write_small(folder / "source", bench.count(2000), 64 * KIB)
         title = f"push {bench.count(2000):,} × 64 KiB to S3 (sink)"
-        result = _push(bench, "push-small", title, source, bench.sink, DATASET_CLIENTS, folder)
+        result = push(bench, "push-small", title, source, bench.sink, DATASET_CLIENTS, folder)
     _small_bars(result)
 
 
@@ -80,7 +81,7 @@ def fetch_small(bench: Bench) -> None:
     with bench.memory_folder(GIB) as folder:
         source = write_small(folder / "source", bench.count(2000), 64 * KIB)
         title = f"fetch {bench.count(2000):,} × 64 KiB from S3 (sink)"
-        result = _fetch(bench, "fetch-small", title, source, bench.sink, DATASET_CLIENTS, folder)
+        result = fetch(bench, "fetch-small", title, source, bench.sink, DATASET_CLIENTS, folder)
     _small_bars(result)
 
 
@@ -91,14 +92,15 @@ def real_push_fetch(bench: Bench) -> None:
         server = bench.real.s3(name)
         with bench.memory_folder() as folder:
             source = write_shards(folder / "source", 1, bench.size(2 * GIB))
-            size = _human(bench.size(2 * GIB))
-            _push(bench, f"push-large-{name}", f"push 1 × {size} to {name}", source, server, clients, folder)
-            _fetch(bench, f"fetch-large-{name}", f"fetch 1 × {size} from {name}", source, server, clients, folder)
+            size = human(bench.size(2 * GIB))
+            push(bench, f"push-large-{name}", f"push 1 × {size} to {name}", source, server, clients, folder)
+            fetch(bench, f"fetch-large-{name}", f"fetch 1 × {size} from {name}", source, server, clients, folder)
 
 
-def _push(
+def push(
     bench: Bench, case: str, title: str, source: Path, server: S3Server, clients: Sequence[Client], folder: Path
 ) -> Result:
+    """Race pushes of a folder to a server."""
     expected = digest_tree(source)
     client = server.client()
     with bench.disk_folder() as disk:
@@ -138,9 +140,10 @@ def _pushing(ready: Ready, source: Path, expected: dict[str, str], work: Path) -
     return Contestant(lambda: ready.push(work, source, _PUSHED), prepare, examine)
 
 
-def _fetch(
+def fetch(
     bench: Bench, case: str, title: str, source: Path, server: S3Server, clients: Sequence[Client], folder: Path
 ) -> Result:
+    """Race fetches of a folder from a server; it is removed once it is there."""
     expected = digest_tree(source)
     fetched = folder / "work" / "fetched"
     client = server.client()
@@ -168,11 +171,7 @@ def _fetch(
                 except FailedError as error:
                     skipped[ready.client.name] = str(error)
                 continue
-            contestants[ready.client.name] = Contestant(
-                lambda ready=ready: ready.fetch(_KEPT, fetched),  # type: ignore[misc]
-                prepare,
-                examine,
-            )
+            contestants[ready.client.name] = Contestant(partial(ready.fetch, _KEPT, fetched), prepare, examine)
         shutil.rmtree(source)
         result = bench.race(case, title, contestants, server=server.meter, skipped=skipped, chart=True)
         own.begin_anew()
@@ -204,20 +203,22 @@ def _large_bars(result: Result, limit: float) -> None:
     result.bars.append(Bar(f"wall, by that of {fastest}", result.ratio(fastest), limit, "×"))
     if limit < 1:
         result.bars.append(Bar(f"client CPU, by that of {fastest}", result.ratio(fastest, "cpu"), 1.0, "×"))
-    _peak_bar(result)
+    peak_bar(result)
 
 
 def _small_bars(result: Result) -> None:
     for name in ("s5cmd", "rclone"):
         if name in result.runs and "flexai" in result.runs:
             result.bars.append(Bar(f"wall, by that of {name}", result.ratio(name), 1.0, "×"))
-    _peak_bar(result)
+    peak_bar(result)
 
 
-def _peak_bar(result: Result) -> None:
+def peak_bar(result: Result) -> None:
+    """How much memory there was, and may be."""
     peak = max(run.peak for run in result.runs["flexai"])
     result.bars.append(Bar("peak memory", peak / MIB, _PEAK / MIB, "MiB"))
 
 
-def _human(size: int) -> str:
+def human(size: int) -> str:
+    """A size as titles say it."""
     return f"{size / GIB:.3g} GiB" if size >= GIB else f"{size / MIB:.3g} MiB"

@@ -44,7 +44,7 @@ def main(way: str, path: str, bucket_name: str, key: str) -> None:
     """Move the file."""
     client = storage.Client(
         project="bench",
-        credentials=AnonymousCredentials(),  # type: ignore[no-untyped-call]
+        credentials=AnonymousCredentials(),  # type: ignore[no-untyped-call]  # Google tells no types
         client_options={"api_endpoint": os.environ["STORAGE_EMULATOR_HOST"]},
     )
     client._http.mount("http://", HTTPAdapter(pool_maxsize=32))

@@ -100,7 +100,7 @@ def _transformers(folder: Path, truth: Truth) -> None:
 
     transformers.logging.set_verbosity_error()
 
-    class Rows(torch.utils.data.Dataset):  # type: ignore[misc]
+    class Rows(torch.utils.data.Dataset):
         """Rows that are all the same."""
 
         def __len__(self) -> int:
@@ -109,7 +109,7 @@ def _transformers(folder: Path, truth: Truth) -> None:
         def __getitem__(self, _number: int) -> dict[str, Any]:
             return {"input_ids": torch.arange(8), "labels": torch.arange(8)}
 
-    class Told(transformers.TrainerCallback):  # type: ignore[misc]
+    class Told(transformers.TrainerCallback):
         """Saves once more and ends, where the training was told to."""
 
         def on_step_end(self, _args: Any, _state: Any, control: Any, **_: Any) -> None:
@@ -117,7 +117,7 @@ def _transformers(folder: Path, truth: Truth) -> None:
             time.sleep(_PAUSE)
             control.should_training_stop = truth.is_over
 
-    class Trainer(transformers.Trainer):  # type: ignore[misc]
+    class Trainer(transformers.Trainer):
         """Notes what it has saved, before any callback hears of it."""
 
         def _save_checkpoint(self, *arguments: Any, **options: Any) -> None:
@@ -152,7 +152,7 @@ def _lightning(folder: Path, truth: Truth) -> None:
 
     from flexai.integrations.lightning import FlexAICallback
 
-    class Noted(TorchCheckpointIO):  # type: ignore[misc]
+    class Noted(TorchCheckpointIO):
         """Notes what is written."""
 
         def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
@@ -160,7 +160,7 @@ def _lightning(folder: Path, truth: Truth) -> None:
             super().save_checkpoint(checkpoint, path, storage_options)
             truth.saved(checkpoint["global_step"])
 
-    class Told(Callback):  # type: ignore[misc]
+    class Told(Callback):
         """Ends behind the step's save, where the training was told to."""
 
         def on_train_batch_end(self, trainer: Any, *_: Any) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from mlflow.store.artifact.artifact_repository_registry import (  # type: ignore[import-not-found, unused-ignore]
+from mlflow.store.artifact.artifact_repository_registry import (
     get_artifact_repository,
 )
 

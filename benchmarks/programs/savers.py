@@ -137,7 +137,7 @@ def _upload_io(done: Callable[[], None]) -> Any:
 
     client = _client()
 
-    class UploadIO(TorchCheckpointIO):  # type: ignore[misc]
+    class UploadIO(TorchCheckpointIO):
         """Saves, uploads, and keeps no file."""
 
         def save_checkpoint(self, checkpoint: Any, path: Any, storage_options: Any = None) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import importlib.util
 import json
 import shutil
+import ssl
 import subprocess
 import sys
 import urllib.request
@@ -18,6 +19,7 @@ from benchmarks.peers import PeerMissingError, environment
 
 _SOURCE = Path(__file__).with_name("sink.c")
 _FLAGS = ["-O2", "-pthread"]
+_TLS_FLAGS = ["-DTLS", "-lssl", "-lcrypto"]
 
 
 def find_compiler() -> list[str]:
@@ -28,17 +30,19 @@ def find_compiler() -> list[str]:
     return found
 
 
-def build(cache: Path) -> Path:
-    """Compile the server, with the machine's compiler or else with that of a wheel; PeerMissingError without either."""
-    program = cache / f"sink-{hashlib.sha256(_SOURCE.read_bytes()).hexdigest()[:16]}"
+def build(cache: Path, *, tls: bool = False) -> Path:
+    """Compile the server, with the machine's compiler or else with that of a wheel; PeerMissingError without either.
+
+    One that speaks TLS takes OpenSSL's headers and library as well.
+    """
+    program = cache / f"sink-{hashlib.sha256(_SOURCE.read_bytes()).hexdigest()[:16]}{'-tls' if tls else ''}"
     if program.exists():
         return program
     cache.mkdir(parents=True, exist_ok=True)
     compiler = find_compiler() or [environment("zig", cache).python, "-m", "ziglang", "cc"]
     unfinished = program.with_suffix(".new")
-    done = subprocess.run(
-        [*compiler, *_FLAGS, str(_SOURCE), "-o", str(unfinished)], capture_output=True, text=True, check=False
-    )
+    command = [*compiler, *_FLAGS, str(_SOURCE), "-o", str(unfinished), *(_TLS_FLAGS if tls else ())]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise PeerMissingError(f"{' '.join(compiler)} cannot compile the sink: {done.stderr[-500:]}")
     unfinished.replace(program)
@@ -51,17 +55,20 @@ class Sink:
 
     url: str
     process: subprocess.Popen[str]
+    authority: Path | None = None
+    """The certificate of the authority to trust, where it speaks TLS."""
 
     @classmethod
-    def start(cls, program: Path) -> Sink:
-        """Start it on a free port."""
-        process = subprocess.Popen([str(program), "0"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
+    def start(cls, program: Path, *options: str, authority: Path | None = None) -> Sink:
+        """Start it on a free port with options of its own, which ``sink.c`` describes."""
+        command = [str(program), "0", *options]
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
         assert process.stdout is not None
         line = process.stdout.readline()
         if not line.startswith("listening on "):
             process.wait()
             raise PeerMissingError(f"the sink does not start: {line!r}")
-        return cls(f"http://127.0.0.1:{line.split()[-1]}", process)
+        return cls(f"http{'s' if authority else ''}://127.0.0.1:{line.split()[-1]}", process, authority)
 
     def stats(self) -> dict[str, Any]:
         """Its counters since the last reset."""
@@ -77,12 +84,17 @@ class Sink:
         self._ask("clear", b"")
 
     def limit(self, rate: int) -> None:
-        """Let it take in so many bytes a second at most, over all connections together; 0 for any number."""
+        """Let it move so many bytes a second at most, over all connections together; 0 for any number."""
         self._ask(f"limit/{rate}", b"")
+
+    def network(self, is_there: bool) -> None:
+        """Let it answer as its network's options say, or as fast as it can."""
+        self._ask(f"network/{is_there:d}", b"")
 
     def _ask(self, what: str, data: bytes | None = None) -> bytes:
         try:
-            with urllib.request.urlopen(f"{self.url}/-/{what}", data, timeout=30) as answer:
+            trusted = ssl.create_default_context(cafile=self.authority) if self.authority else None
+            with urllib.request.urlopen(f"{self.url}/-/{what}", data, timeout=30, context=trusted) as answer:
                 content: bytes = answer.read()
                 return content
         except OSError as error:

@@ -2,14 +2,21 @@
 // with each byte, so that what a race measures is the client.
 //
 //   sink PORT        listens on 127.0.0.1 (0: a free port) and prints "listening on PORT"
+//        --first-byte-ms N         waits so long before each answer, and before it accepts a connection (twice with TLS)
+//        --connection-rate N       moves N bytes a second at most on each connection
+//        --total-rate N            moves N bytes a second at most, over all connections together
+//        --loss-of-connections P   breaks off P percent of the requests, with their connections
+//        --busy P                  answers 503 to P percent of the requests
+//        --tls CERTIFICATE KEY     speaks TLS (only where it was compiled with -DTLS, which takes OpenSSL)
 //
 // Path-style addresses only; every bucket exists; signatures and checksums are not looked at. An ETag is a number and
 // ends in "-1", as that of an upload in parts: no client takes it for an MD5, which would cost more than the rest.
 //
 //   GET /-/stats     counters since the last reset, as JSON; not counted itself
 //   POST /-/reset    sets the counters to zero
+//   POST /-/network/1  answers as the options say from now on, as it does from its start; /0 as fast as it can
 //   POST /-/clear    forgets every object and every unfinished upload, and sets the counters to zero
-//   POST /-/limit/N  takes in N bytes a second at most, over all connections together; 0 for any number
+//   POST /-/limit/N  moves N bytes a second at most, over all connections together; 0 for any number
 //
 // One thread per connection. One lock guards the index; content is never changed once it is complete, and lives for as
 // long as something refers to it. Memory is used again and never given back: after a warm-up nothing has to be zeroed.
@@ -36,7 +43,13 @@
 #include <time.h>
 #include <unistd.h>
 
+#ifdef TLS
+#include <openssl/err.h>
+#include <openssl/ssl.h>
+#endif
+
 #define BLOCK (1UL << 20)
+#define PACED (256UL * 1024)  // bytes that a network of a certain rate takes at a time
 #define ARENA (64 * BLOCK)
 #define HEAD_MAX (64 * 1024)
 #define TARGET_MAX 8192
@@ -59,30 +72,70 @@ static atomic_ulong bytes_in, bytes_out, requests[METHODS];
 static atomic_ulong first_request, last_answer;  // nanoseconds
 static struct timespec cpu_at_reset;
 
+static unsigned long now_ns(void);
+
 // Remembers when a request came, or when its answer was done.
 static void note_time(bool came) {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    unsigned long nanoseconds = (unsigned long)now.tv_sec * 1000000000UL + (unsigned long)now.tv_nsec, none = 0;
+    unsigned long nanoseconds = now_ns(), none = 0;
     if (came) atomic_compare_exchange_strong(&first_request, &none, nanoseconds);
     else atomic_store_explicit(&last_answer, nanoseconds, memory_order_relaxed);
 }
 
-static pthread_mutex_t pace_lock = PTHREAD_MUTEX_INITIALIZER;
-static unsigned long limit, free_at;  // bytes a second; nanoseconds
+// --- the network --------------------------------------------------------------------------------------------------
 
-// Waits until as many bytes more may have come in.
-static void pace(size_t size) {
-    struct timespec until;
-    clock_gettime(CLOCK_MONOTONIC, &until);
-    unsigned long now = (unsigned long)until.tv_sec * 1000000000UL + (unsigned long)until.tv_nsec;
-    pthread_mutex_lock(&pace_lock);
-    if (!limit || free_at < now) free_at = now;
-    if (limit) free_at += (unsigned long)((double)size * 1e9 / (double)limit);
-    until.tv_sec = (time_t)(free_at / 1000000000UL);
-    until.tv_nsec = (long)(free_at % 1000000000UL);
-    pthread_mutex_unlock(&pace_lock);
+static pthread_mutex_t pace_lock = PTHREAD_MUTEX_INITIALIZER;
+static unsigned long first_byte, connection_rate, total_rate, limit, free_at;  // nanoseconds, bytes a second, nanoseconds
+static double loss, busy;  // percent
+static atomic_bool has_network = true;
+static atomic_ulong drawn, connections, lost, refused, open_requests, most_requests;
+
+static unsigned long now_ns(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (unsigned long)now.tv_sec * 1000000000UL + (unsigned long)now.tv_nsec;
+}
+
+static void sleep_until(unsigned long moment) {
+    struct timespec until = {(time_t)(moment / 1000000000UL), (long)(moment % 1000000000UL)};
     while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &until, NULL) == EINTR) continue;
+}
+
+static void wait_for_distance(void) {
+    if (first_byte && has_network) sleep_until(now_ns() + first_byte);
+}
+
+// When as many bytes more have passed at a rate, after those before them.
+static unsigned long pass(unsigned long *free_again, unsigned long rate, size_t size, unsigned long now) {
+    if (!rate || *free_again < now) *free_again = now;
+    if (rate) *free_again += (unsigned long)((double)size * 1e9 / (double)rate);
+    return *free_again;
+}
+
+static unsigned long rate_of_all(void) {
+    return limit ? limit : has_network ? total_rate : 0;
+}
+
+static bool is_paced(void) {
+    return (connection_rate && has_network) || rate_of_all();
+}
+
+// Waits until as many bytes more may have passed: on a connection, and over all of them.
+static void pace(unsigned long *connection_free_at, size_t size) {
+    if (!is_paced()) return;
+    unsigned long now = now_ns(), until = pass(connection_free_at, has_network ? connection_rate : 0, size, now);
+    pthread_mutex_lock(&pace_lock);
+    unsigned long all = pass(&free_at, rate_of_all(), size, now);
+    pthread_mutex_unlock(&pace_lock);
+    sleep_until(all > until ? all : until);
+}
+
+// Whether a request is one of the percent that something happens to; the same ones at each start.
+static bool drawn_for(double percent) {
+    if (percent <= 0 || !has_network) return false;
+    unsigned long x = (atomic_fetch_add(&drawn, 1) + 1) * 0x9E3779B97F4A7C15UL;  // splitmix64
+    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9UL;
+    x = (x ^ (x >> 27)) * 0x94D049BB133111EBUL;
+    return (double)((x ^ (x >> 31)) >> 11) / 9007199254740992.0 * 100 < percent;
 }
 
 static double cpu_seconds(void) {
@@ -373,6 +426,11 @@ static void decode_entities(char *value) {
 
 typedef struct {
     int socket;
+#ifdef TLS
+    SSL *tls;
+#endif
+    unsigned long free_at;  // nanoseconds
+    size_t until_loss;      // bytes after which the connection breaks; 0 for one that does not
     char input[HEAD_MAX];
     size_t begin, end;     // what has been received and not used
     char head[HEAD_MAX];   // the request's header lines
@@ -387,25 +445,60 @@ typedef struct {
     size_t aws_left;
 } connection;
 
+// Counts bytes that have passed; false where the connection has broken off with them.
+static bool passed(connection *c, size_t size) {
+    if (!c->counted) return true;
+    pace(&c->free_at, size);
+    if (!c->until_loss) return true;
+    if (size < c->until_loss) {
+        c->until_loss -= size;
+        return true;
+    }
+    atomic_fetch_add(&lost, 1);
+    c->close = true;
+    struct linger at_once = {1, 0};
+    setsockopt(c->socket, SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once);
+    return false;
+}
+
 static ssize_t receive(connection *c, char *to, size_t length) {
     ssize_t got;
-    do got = recv(c->socket, to, length, 0);
+#ifdef TLS
+    if (c->tls) {
+        got = SSL_read(c->tls, to, (int)(length < BLOCK ? length : BLOCK));
+        return got > 0 && !passed(c, (size_t)got) ? -1 : got;
+    }
+#endif
+    bool paced = is_paced();
+    do got = recv(c->socket, to, paced && length > PACED ? PACED : length, 0);
     while (got < 0 && errno == EINTR);
-    if (got > 0 && c->counted) pace((size_t)got);
-    return got;
+    return got > 0 && !passed(c, (size_t)got) ? -1 : got;
 }
 
 static void count_received(const connection *c, size_t size) {
     if (c->counted) atomic_fetch_add_explicit(&bytes_in, size, memory_order_relaxed);
 }
 
+// Sends a bit of the first parts; -1 where that cannot be done.
+static ssize_t send_some(connection *c, struct iovec *parts, size_t count) {
+    bool paced = is_paced() || c->until_loss;
+    struct iovec first = *parts;
+    if (paced && first.iov_len > PACED) first.iov_len = PACED;
+#ifdef TLS
+    if (c->tls) return first.iov_len ? SSL_write(c->tls, first.iov_base, (int)first.iov_len) : 0;
+#endif
+    if (paced && c->counted) return send(c->socket, first.iov_base, first.iov_len, MSG_NOSIGNAL);
+    struct msghdr message = {.msg_iov = parts, .msg_iovlen = count > 64 ? 64 : count};
+    return sendmsg(c->socket, &message, MSG_NOSIGNAL);
+}
+
 static bool send_all(connection *c, struct iovec *parts, size_t count) {
     while (count) {
-        struct msghdr message = {.msg_iov = parts, .msg_iovlen = count > 64 ? 64 : count};
-        ssize_t sent = sendmsg(c->socket, &message, MSG_NOSIGNAL);
+        ssize_t sent = send_some(c, parts, count);
         if (sent < 0 && errno == EINTR) continue;
-        if (sent < 0) return false;
+        if (sent < 0 || (!sent && parts->iov_len)) return false;
         if (c->counted) atomic_fetch_add_explicit(&bytes_out, (unsigned long)sent, memory_order_relaxed);
+        if (sent && !passed(c, (size_t)sent)) return false;
         while (count && (size_t)sent >= parts->iov_len) {
             sent -= (ssize_t)parts->iov_len;
             parts++;
@@ -549,6 +642,7 @@ static bool reply(connection *c, int status, const char *headers, const char *do
     int length = snprintf(head, sizeof head, "HTTP/1.1 %d %s\r\nServer: sink\r\nx-amz-request-id: 1\r\n%s%s%zu\r\n\r\n",
                           status, reason, headers, "Content-Length: ", size);
     struct iovec parts[] = {{head, (size_t)length}, {(void *)document, size}};
+    if (c->counted) wait_for_distance();
     return send_all(c, parts, size && c->method != HEAD ? 2 : 1);
 }
 
@@ -698,6 +792,7 @@ static bool get_object(connection *c, const char *name) {
     struct iovec parts[64];
     size_t count = 0;
     parts[count++] = (struct iovec){head.bytes, head.size};
+    if (c->counted) wait_for_distance();
     bool sent = true;
     for (size_t i = 0; c->method != HEAD && sent && i < found->pieces && length; i++) {
         const piece *one = &found->piece[i];
@@ -995,8 +1090,10 @@ static bool own(connection *c, const char *what) {
     if (!strcmp(what, "stats")) {
         unsigned long first = atomic_load(&first_request), last = atomic_load(&last_answer);
         add(&document, "{\"span_seconds\": %.6f, ", first && last > first ? (double)(last - first) / 1e9 : 0.0);
-        add(&document, "\"bytes_in\": %lu, \"bytes_out\": %lu, \"cpu_seconds\": %.6f, \"requests\": {",
-            atomic_load(&bytes_in), atomic_load(&bytes_out), cpu_seconds());
+        add(&document, "\"bytes_in\": %lu, \"bytes_out\": %lu, \"cpu_seconds\": %.6f, \"connections\": %lu, "
+            "\"lost\": %lu, \"refused\": %lu, \"most_requests\": %lu, \"requests\": {", atomic_load(&bytes_in),
+            atomic_load(&bytes_out), cpu_seconds(), atomic_load(&connections), atomic_load(&lost), atomic_load(&refused),
+            atomic_load(&most_requests));
         for (int i = 0; i < METHODS; i++) add(&document, "%s\"%s\": %lu", i ? ", " : "", METHOD_NAMES[i], atomic_load(&requests[i]));
         add(&document, "}}\n");
         return reply_document(c, &document);
@@ -1014,11 +1111,18 @@ static bool own(connection *c, const char *what) {
         limit = strtoul(what + 6, NULL, 10);
         pthread_mutex_unlock(&pace_lock);
         return reply(c, 204, "", "", 0);
+    } else if (!strncmp(what, "network/", 8)) {
+        has_network = what[8] != '0';
+        return reply(c, 204, "", "", 0);
     } else if (strcmp(what, "reset")) return reply_error(c, 404, "NoSuchKey");
     atomic_store(&first_request, 0);
     atomic_store(&last_answer, 0);
     atomic_store(&bytes_in, 0);
     atomic_store(&bytes_out, 0);
+    atomic_store(&connections, 0);
+    atomic_store(&lost, 0);
+    atomic_store(&refused, 0);
+    atomic_store(&most_requests, 0);
     for (int i = 0; i < METHODS; i++) atomic_store(&requests[i], 0);
     clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &cpu_at_reset);
     return reply(c, 204, "", "", 0);
@@ -1101,45 +1205,127 @@ static bool read_head(connection *c) {
     return true;
 }
 
+// One more request is being answered, or one fewer.
+static void count_open(bool begins) {
+    if (!begins) {
+        atomic_fetch_sub(&open_requests, 1);
+        return;
+    }
+    unsigned long now = atomic_fetch_add(&open_requests, 1) + 1, most = atomic_load(&most_requests);
+    while (now > most && !atomic_compare_exchange_weak(&most_requests, &most, now)) continue;
+}
+
+// Refuses a request because there are too many; what was to come with it does not come, or is thrown away.
+static bool refuse(connection *c, bool waits) {
+    atomic_fetch_add(&refused, 1);
+    if (waits) c->chunked = false, c->left = 0;
+    return reply_error(c, 503, "SlowDown");
+}
+
+static bool answer_all(connection *c) {
+    char value[256];
+    bool ours = !strncmp(c->target, "/-/", 3);
+    c->counted = !ours;
+    c->until_loss = 0;
+    if (!ours) {
+        count_received(c, c->begin);
+        atomic_fetch_add_explicit(&requests[c->method], 1, memory_order_relaxed);
+        note_time(true);
+    }
+    header(c, "Transfer-Encoding", value, sizeof value);
+    c->chunked = strcasestr(value, "chunked") != NULL;
+    header(c, "x-amz-content-sha256", value, sizeof value);
+    c->aws_chunked = !strncmp(value, "STREAMING-", 10);
+    header(c, "Content-Encoding", value, sizeof value);
+    c->aws_chunked = c->aws_chunked || strstr(value, "aws-chunked") != NULL;
+    c->ended = c->aws_ended = false;
+    c->aws_left = 0;
+    c->left = c->chunked ? 0 : strtoul(header(c, "Content-Length", value, sizeof value), NULL, 10);
+    header(c, "Connection", value, sizeof value);
+    c->close = !strcasecmp(value, "close");
+    header(c, "Expect", value, sizeof value);
+    bool waits = !strcasecmp(value, "100-continue") && c->begin == c->end;
+    // In the middle of what comes, or of what goes where that is much, or else after the answer.
+    if (!ours && drawn_for(loss)) c->until_loss = c->left ? c->left / 2 + 1 : 1 + atomic_load(&drawn) * 65537 % (4 * BLOCK);
+    bool is_busy = !ours && drawn_for(busy);
+    if (!is_busy && waits && !send_text(c, "HTTP/1.1 100 Continue\r\n\r\n", 25)) return false;
+    if (!(is_busy ? refuse(c, waits) : answer(c))) return false;
+    // What is left of the body must not be taken for the next request.
+    char waste[4096];
+    while (read_body(c, waste, sizeof waste) > 0) continue;
+    while (read_http(c, waste, sizeof waste) > 0) continue;
+    if (!ours) note_time(false);
+    return !c->until_loss || passed(c, c->until_loss);
+}
+
+#ifdef TLS
+static SSL_CTX *tls;
+#endif
+
 static void *serve(void *argument) {
     connection *c = must(calloc(1, sizeof *c));
-    char value[256];
     c->socket = (int)(long)argument;
-    while (!c->close && read_head(c)) {
-        bool ours = !strncmp(c->target, "/-/", 3);
-        c->counted = !ours;
-        if (!ours) {
-            count_received(c, c->begin);
-            atomic_fetch_add_explicit(&requests[c->method], 1, memory_order_relaxed);
-            note_time(true);
-        }
-        header(c, "Transfer-Encoding", value, sizeof value);
-        c->chunked = strcasestr(value, "chunked") != NULL;
-        header(c, "x-amz-content-sha256", value, sizeof value);
-        c->aws_chunked = !strncmp(value, "STREAMING-", 10);
-        header(c, "Content-Encoding", value, sizeof value);
-        c->aws_chunked = c->aws_chunked || strstr(value, "aws-chunked") != NULL;
-        c->ended = c->aws_ended = false;
-        c->aws_left = 0;
-        c->left = c->chunked ? 0 : strtoul(header(c, "Content-Length", value, sizeof value), NULL, 10);
-        header(c, "Connection", value, sizeof value);
-        c->close = !strcasecmp(value, "close");
-        header(c, "Expect", value, sizeof value);
-        if (!strcasecmp(value, "100-continue") && c->begin == c->end && !send_text(c, "HTTP/1.1 100 Continue\r\n\r\n", 25)) break;
-        if (!answer(c)) break;
-        // What is left of the body must not be taken for the next request.
-        char waste[4096];
-        while (read_body(c, waste, sizeof waste) > 0) continue;
-        while (read_http(c, waste, sizeof waste) > 0) continue;
-        if (!ours) note_time(false);
+    wait_for_distance();
+#ifdef TLS
+    if (tls) {
+        wait_for_distance();
+        c->tls = SSL_new(tls);
+        SSL_set_fd(c->tls, c->socket);
+        c->close = SSL_accept(c->tls) != 1;
     }
+#endif
+    atomic_fetch_add(&connections, 1);
+    while (!c->close && read_head(c)) {
+        count_open(true);
+        bool answered = answer_all(c);
+        count_open(false);
+        if (!answered) break;
+    }
+#ifdef TLS
+    if (c->tls) SSL_free(c->tls);
+#endif
     close(c->socket);
     free(c);
     return NULL;
 }
 
+static void speak_tls(const char *certificate, const char *key) {
+#ifdef TLS
+    tls = SSL_CTX_new(TLS_server_method());
+    if (tls && SSL_CTX_use_certificate_chain_file(tls, certificate) == 1 &&
+        SSL_CTX_use_PrivateKey_file(tls, key, SSL_FILETYPE_PEM) == 1) return;
+    ERR_print_errors_fp(stderr);
+#else
+    fprintf(stderr, "sink: compiled without TLS: %s and %s are not used\n", certificate, key);
+#endif
+    exit(1);
+}
+
+// Takes an option with its values; returns how many arguments that were, 0 for what is none.
+static int take_option(char **arguments, int count) {
+    if (count > 2 && !strcmp(*arguments, "--tls")) {
+        speak_tls(arguments[1], arguments[2]);
+        return 3;
+    }
+    if (count < 2) return 0;
+    double value = atof(arguments[1]);
+    if (!strcmp(*arguments, "--first-byte-ms")) first_byte = (unsigned long)(value * 1e6);
+    else if (!strcmp(*arguments, "--connection-rate")) connection_rate = (unsigned long)value;
+    else if (!strcmp(*arguments, "--total-rate")) total_rate = (unsigned long)value;
+    else if (!strcmp(*arguments, "--loss-of-connections")) loss = value;
+    else if (!strcmp(*arguments, "--busy")) busy = value;
+    else return 0;
+    return 2;
+}
+
 int main(int count, char **arguments) {
     signal(SIGPIPE, SIG_IGN);
+    for (int at = 2, taken; at < count; at += taken) {
+        taken = take_option(arguments + at, count - at);
+        if (taken) continue;
+        fprintf(stderr, "sink: what is %s?\n", arguments[at]);
+        return 2;
+    }
     int yes = 1, listener = socket(AF_INET, SOCK_STREAM, 0);
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons((uint16_t)(count > 1 ? atoi(arguments[1]) : 0)),
                                   .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};

@@ -20,21 +20,26 @@ __all__ = [
     "CheckpointDetails",
     "CheckpointSummary",
     "DeletedCheckpoint",
+    "DiffReport",
     "ExportReport",
     "FetchReport",
     "OnProgress",
+    "ProtectedCheckpoint",
     "RestoredCheckpoint",
     "StageProgress",
     "VerifyReport",
     "checkpoints",
     "delete",
+    "diff",
     "errors",
     "export",
     "fetch",
     "inspect",
     "list_checkpoints",
+    "protect",
     "push",
     "undelete",
+    "unprotect",
     "verify",
 ]
 
@@ -44,21 +49,26 @@ if TYPE_CHECKING:
         OnProgress,
         checkpoints,
         delete,
+        diff,
         export,
         fetch,
         inspect,
         list_checkpoints,
+        protect,
         push,
         undelete,
+        unprotect,
         verify,
     )
     from flexai.checkpoints.progress import StageProgress
+    from flexai.checkpoints.service.diff import DiffReport
     from flexai.checkpoints.service.export import ExportReport
     from flexai.checkpoints.service.fetch import FetchReport
     from flexai.checkpoints.service.results import (
         CheckpointDetails,
         CheckpointSummary,
         DeletedCheckpoint,
+        ProtectedCheckpoint,
         RestoredCheckpoint,
     )
     from flexai.checkpoints.service.verify import VerifyReport
@@ -77,8 +87,10 @@ else:
         "CheckpointDetails": "checkpoints.service.results",
         "CheckpointSummary": "checkpoints.service.results",
         "DeletedCheckpoint": "checkpoints.service.results",
+        "DiffReport": "checkpoints.service.diff",
         "ExportReport": "checkpoints.service.export",
         "FetchReport": "checkpoints.service.fetch",
+        "ProtectedCheckpoint": "checkpoints.service.results",
         "RestoredCheckpoint": "checkpoints.service.results",
         "StageProgress": "checkpoints.progress",
         "VerifyReport": "checkpoints.service.verify",

@@ -6,17 +6,25 @@ no run. A thread tells them, so that the training waits for no server.
 
 from __future__ import annotations
 
+import atexit
 import functools
+import math
+import queue
 import sys
+import threading
+import time
 import warnings
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from typing import Any
 
 __all__ = ["tell", "wait"]
 
-_teller = ThreadPoolExecutor(1, thread_name_prefix="flexai-trackers")
+_LONGEST_SECONDS = 60.0
+"""How long a tracker that does not answer is waited for."""
+
+_untold: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
+_tellers: list[threading.Thread] = []
+"""The thread that tells them, behind those that have died of an error of a tracker's."""
 
 
 def tell(job: str, step: int | None, url: str, checkpoint: str) -> None:
@@ -39,17 +47,35 @@ def tell(job: str, step: int | None, url: str, checkpoint: str) -> None:
         add = None if tracker is None else reference(tracker, job, step, url, checkpoint)
         if add is None:
             continue
-        give = functools.partial(_give, name, tracker, url, add)
-        try:
-            _teller.submit(give)
-        except RuntimeError:  # the interpreter ends
-            give()
+        _start_teller()
+        _untold.put(functools.partial(_give, name, tracker, url, add))
 
 
-def wait() -> None:
-    """Wait until the trackers know of all that they were to be told."""
-    with suppress(RuntimeError):  # the interpreter ends, and has waited
-        _teller.submit(bool).result()
+def wait(deadline: float = math.inf) -> None:
+    """Wait until the trackers know of all that they were to be told; a minute, or until then on the monotonic clock."""
+    if not _tellers:
+        return
+    _start_teller()
+    is_told = threading.Event()
+    _untold.put(is_told.set)
+    is_told.wait(min(_LONGEST_SECONDS, max(0.0, deadline - time.monotonic())))
+
+
+def _start_teller() -> None:
+    """Start the thread, again where it has died of an error of a tracker's.
+
+    It ends with the program, also while a tracker holds it up.
+    """
+    if not _tellers:
+        atexit.register(wait)
+    if not _tellers or not _tellers[-1].is_alive():
+        _tellers.append(threading.Thread(target=_tell_all, name="flexai-trackers", daemon=True))
+        _tellers[-1].start()
+
+
+def _tell_all() -> None:
+    while True:
+        _untold.get()()
 
 
 def _give(name: str, tracker: Any, url: str, add: Callable[[], None]) -> None:

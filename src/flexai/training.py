@@ -19,6 +19,7 @@ import json
 import math
 import os
 import posixpath
+import select
 import subprocess
 import sys
 import threading
@@ -50,9 +51,14 @@ __all__ = ["Run"]
 
 MOST_WAITING = 8
 """Saves of one process that may wait to be stored, unless a Run is told otherwise."""
+HOUR = 3600.0
 _STARTS = 3
 """How often the helper process is started again where it dies."""
 _POLL_SECONDS = 0.01
+_FULL_SECONDS = HOUR
+"""How long ``saved`` waits for room at most while nothing is stored."""
+_ANSWER_BYTES = 64 * 1024
+_TOO_LATE = "what the training goes on from was not there in time"
 _RANKS_BEGIN_WITHIN = 5.0
 """Seconds after the first rank has its answer in which the others begin, at the latest."""
 _LOG, _INPUT = "helper.log", "input.json"
@@ -73,7 +79,8 @@ class Run:
         name: The training job's name.
         output_dir: The directory below which the training saves.
         on_full: What ``saved`` does where too many saves wait to be stored: ``"wait"`` for one of them, or ``"skip"``
-            the oldest, so that the newest are kept.
+            the oldest, so that the newest are kept. Where nothing is stored for an hour, it waits no longer: a save is
+            not captured then, until there is room again.
         most_waiting: How many saves of one process may wait.
 
     Raises:
@@ -144,6 +151,11 @@ class Run:
         self._starts = 0
         self._saved: dict[int, str] = {}
         self._failures: list[str] = []
+        self._asking = threading.Lock()
+        self._answer: bytes | None = None
+        """What has come of an answer of the helper's that is awaited; None where it was asked nothing."""
+        self._full_until = math.inf
+        """When ``saved`` waits no longer for room, on the monotonic clock."""
         self._is_closed = False
 
     def saved(
@@ -176,11 +188,11 @@ class Run:
             if step is not None:
                 self._saved[int(step)] = place
 
-    def wait(self, timeout: float | None = None, *, check: bool = False) -> bool:
-        """Wait until all that this process has reported is stored, or has failed.
+    def wait(self, timeout: float | None = HOUR, *, check: bool = False) -> bool:
+        """Wait until all that this process has reported is stored, or has failed; an hour at most.
 
         Args:
-            timeout: Seconds to wait at most; without end where left out.
+            timeout: Seconds to wait at most; with None without end.
             check: Raise where a save was not captured since the last check.
 
         Returns:
@@ -189,7 +201,7 @@ class Run:
         Raises:
             JobFailedError: With ``check``, what was not captured and why.
         """
-        deadline = math.inf if timeout is None else time.monotonic() + timeout
+        deadline = _until(timeout)
         while True:
             with self._lock:
                 self._look()
@@ -197,7 +209,7 @@ class Run:
             if is_done or time.monotonic() >= deadline or self._is_alone():
                 break
             time.sleep(_POLL_SECONDS)
-        trackers.wait()
+        trackers.wait(deadline)
         with self._lock:
             self._look()
             failures, self._failures = self._failures, [] if check else self._failures
@@ -205,21 +217,25 @@ class Run:
             raise JobFailedError("; ".join(failures), hint=f"flexai training logs {self.name} tells more")
         return is_done
 
-    def resume_path(self) -> Path | None:
+    def resume_path(self, timeout: float | None = 4 * HOUR) -> Path | None:
         """What the training goes on from: the file or folder that its framework loads; None to start from scratch.
 
         It is what ``--checkpoint latest`` gives: the checkpoint of this job with the highest step that is not known to
         be unfit, fetched to this machine, after all that an earlier run has left here is stored.
 
+        Args:
+            timeout: Seconds to wait for that at most, four hours where left out; with None without end. What is
+                fetched by then stays, and another call goes on.
+
         Raises:
             ConflictError: Checkpoints are there, and a training can go on from none of them.
             CheckpointError: What fetching it raises.
-            JobFailedError: The helper process is gone.
+            JobFailedError: The helper process is gone, or has not answered in that time.
         """
         if self._is_below_runner:
             found = os.environ.get(INPUT_UNIT_VARIABLE)
             return Path(found) if found else None
-        answer = self._ask() if self._rank == 0 else self._overhear()
+        answer = (self._ask if self._rank == 0 else self._overhear)(_until(timeout))
         if "error" in answer:
             kind = getattr(errors, answer["error"], CheckpointError)
             raise kind(answer["message"], hint=answer["hint"])
@@ -233,18 +249,22 @@ class Run:
         """
         return self._url(self._saved[step])
 
-    def close(self, status: str = "succeeded", reason: str = "") -> None:
+    def close(self, status: str = "succeeded", reason: str = "", *, timeout: float | None = 24 * HOUR) -> None:
         """Wait until all is stored, and end the job; a later call does nothing.
+
+        Where that takes longer than a day, it warns, and the helper process goes on with it by itself.
 
         Args:
             status: How the training ended: ``succeeded``, ``failed`` or ``stopped``.
             reason: Why, where it did not succeed.
+            timeout: Seconds to wait at most, a day where left out; with None without end.
 
         Raises:
             UsageError: The status is none of these.
         """
         if status not in {"succeeded", "failed", "stopped"}:
             raise UsageError(f"{status!r} is no way in which a training ends", hint="succeeded, failed or stopped")
+        deadline = _until(timeout)
         with self._lock:
             if self._is_closed or os.getpid() != self._pid:
                 return
@@ -257,11 +277,15 @@ class Run:
             self._say({"status": status, "reason": reason})
             with suppress(BrokenPipeError):  # it has died
                 _stream(self._helper.stdin).close()
-            self._helper.wait()
+            try:
+                self._helper.wait(_left(deadline))
+            except subprocess.TimeoutExpired:
+                self._fail(f"not all is stored after {timeout:g} s; the helper process goes on with it")
+                return
             _stream(self._helper.stdout).close()
             for outcome in self._writer.outcomes():
                 self._take_in(outcome)
-            trackers.wait()
+            trackers.wait(deadline)
             self._writer.close()
             if not Reports(self._reports).remove_empty():
                 self._fail(f"not all is stored; flexai training capture {self.name} tries again: {self._log_end()}")
@@ -285,20 +309,28 @@ class Run:
         return f"flexai://{posixpath.join(self.name, path or '.')}"
 
     def _make_room(self) -> None:
-        """Wait, or skip the oldest, where too many saves wait to be stored."""
+        """Wait, or skip the oldest, where too many saves wait to be stored.
+
+        Raises JobFailedError where no process stores them, or none has become stored for an hour.
+        """
         while len(waiting := self._writer.waiting()) >= self._most_waiting:
             if self._on_full == "skip" and (dropped := next(filter(self._writer.drop, waiting), None)):
                 self._fail(f"the save {dropped} was skipped: {self._most_waiting} others wait to be stored")
                 continue
             if self._is_alone():
                 raise JobFailedError("too many saves wait, and no process stores them")
+            self._full_until = min(self._full_until, time.monotonic() + _FULL_SECONDS)
+            if time.monotonic() >= self._full_until:
+                raise JobFailedError(f"too many saves wait, and none was stored for {_FULL_SECONDS:g} s")
             time.sleep(_POLL_SECONDS)
             self._look()
+        self._full_until = math.inf
 
     def _look(self) -> None:
         """Take in what became of earlier saves, and start the helper again where it has died."""
         for outcome in self._writer.outcomes():
             self._take_in(outcome)
+            self._full_until = math.inf
         helper = self._helper
         if helper is None or self._is_closed or os.getpid() != self._pid or helper.poll() is None:
             return
@@ -327,6 +359,7 @@ class Run:
 
     def _start_helper(self) -> None:
         self._starts += 1
+        self._answer = None  # a helper that has died answers no more
         command = [sys.executable, "-P", "-m", "flexai.cli", "training", "capture", self.name, "--trainer"]
         rank, total = self._node or (0, 1)
         command += ["--node-rank", str(rank), "--nodes", str(total)]
@@ -347,32 +380,52 @@ class Run:
             stream.write(json.dumps(word).encode() + b"\n")
             stream.flush()
 
-    def _ask(self) -> dict[str, Any]:
+    def _ask(self, deadline: float) -> dict[str, Any]:
         """Have the helper fetch what the training starts from, and tell the other ranks."""
-        with self._lock:
-            line = b""
-            if self._helper is not None:
-                self._say({"resume": "latest"})
-                line = _stream(self._helper.stdout).readline()
-            if not line:
-                raise JobFailedError(f"the helper process ended: {self._log_end()}")
-            answer: dict[str, Any] = json.loads(line)
+        with self._asking:
+            try:
+                line = self._answered(deadline)
+            except JobFailedError as error:
+                answer = {"error": type(error).__name__, "message": error.message, "hint": error.hint}
+                line = json.dumps(answer).encode()
             place = self._reports / _INPUT
             beside = place.with_suffix(".new")
             beside.write_bytes(line)
             beside.replace(place)
-            return answer
+            told: dict[str, Any] = json.loads(line)
+            return told
 
-    def _overhear(self) -> dict[str, Any]:
+    def _answered(self, deadline: float) -> bytes:
+        """What the helper answers, by the deadline; to what it was asked before, where it has not answered that yet."""
+        with self._lock:
+            helper = self._helper
+            if helper is not None and self._answer is None:
+                self._answer = b""
+                self._say({"resume": "latest"})
+        while helper is not None and self._answer is not None:
+            pipe = _stream(helper.stdout).fileno()
+            if not select.select([pipe], [], [], _left(deadline))[0]:
+                raise JobFailedError(_TOO_LATE, hint="call it again, with a longer timeout: what was fetched stays")
+            if not (read := os.read(pipe, _ANSWER_BYTES)):
+                break
+            self._answer += read
+            if read.endswith(b"\n"):
+                line, self._answer = self._answer, None
+                return line
+        self._answer = None
+        raise JobFailedError(f"the helper process ended: {self._log_end()}")
+
+    def _overhear(self, deadline: float) -> dict[str, Any]:
         """What the helper has answered the first rank, which may still have to ask it."""
         place = self._reports / _INPUT
-        while True:
+        while time.monotonic() < deadline:
             # An answer from before is one to a training that was killed.
             with suppress(FileNotFoundError):
                 if place.stat().st_mtime > self._began - _RANKS_BEGIN_WITHIN:
                     answer: dict[str, Any] = json.loads(place.read_bytes())
                     return answer
             time.sleep(_POLL_SECONDS)
+        raise JobFailedError(_TOO_LATE, hint="the first rank of this machine has to call resume_path as well")
 
     def _close_at_exit(self) -> None:
         has_failed = hasattr(sys, "last_value")  # the interpreter ends by an error
@@ -394,6 +447,16 @@ def _this_rank() -> tuple[int, int]:
         if os.environ.get(rank, "").isdigit():
             return int(os.environ[rank]), int(os.environ.get(ranks) or 1)
     return 0, 1
+
+
+def _until(timeout: float | None) -> float:
+    """When so many seconds are over, on the monotonic clock."""
+    return math.inf if timeout is None else time.monotonic() + timeout
+
+
+def _left(deadline: float) -> float | None:
+    """Seconds until then; None where there is no end."""
+    return None if deadline == math.inf else max(0.0, deadline - time.monotonic())
 
 
 def _stream(stream: IO[bytes] | None) -> IO[bytes]:

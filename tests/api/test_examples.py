@@ -4,16 +4,35 @@ from __future__ import annotations
 
 import inspect
 
+import pytest
+
 from flexai import api
 from tests.checkpoints.training.trainers import program as trainer
 from tests.cli.program import Program
 
 # In the order in which a reader would try them.
-FUNCTIONS = ["push", "list_checkpoints", "inspect", "fetch", "export", "verify", "delete", "undelete", "checkpoints"]
+FUNCTIONS = [
+    *(
+        "push",
+        "list_checkpoints",
+        "inspect",
+        "diff",
+        "fetch",
+        "export",
+        "verify",
+        "protect",
+        "unprotect",
+        "delete",
+        "undelete",
+    ),
+    "checkpoints",
+]
 
 RUN = """
 import doctest
 import flexai
+import pytest
+
 from flexai import api
 
 runner = doctest.DocTestRunner()
@@ -28,6 +47,7 @@ print(runner.summarize())
 SAVE = "save(output() / 'checkpoint-5', trainer_files(5))"
 
 
+@pytest.mark.slow
 def test_every_function_s_example_does_what_it_shows(program: Program) -> None:
     assert set(FUNCTIONS) == {name for name in api.__all__ if inspect.isfunction(getattr(api, name))}
     program.file("out/weights.bin", bytes(1024))

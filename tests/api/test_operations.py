@@ -18,7 +18,7 @@ import pytest
 import flexai
 from flexai import errors
 from flexai.checkpoints.models import ListedCheckpoint
-from flexai.checkpoints.settings import DATABASE_FILE
+from flexai.checkpoints.settings import DATABASE_FILE, load_settings
 from tests.checkpoints.training.trainers import program as trainer
 from tests.cli.conftest import Run
 from tests.cli.program import Program
@@ -75,6 +75,25 @@ def test_inspect_tells_what_a_file_runs(files: Path, program: Program, command: 
         ("weights.bin", ()),
     ]
     assert frozen(found) == command("checkpoint", "inspect", "with-code", "--executable")
+
+
+def test_inspect_and_diff_tell_of_tensors_as_the_commands_do(
+    files: Path, program: Program, command: Callable[..., Any]
+) -> None:
+    for name, number in (("one", 0), ("two", 1)):
+        header = json.dumps({"w": {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]}}).encode()
+        program.file(f"{name}/a.safetensors", len(header).to_bytes(8, "little") + header + bytes([number]))
+        program.file(f"{name}/b.npy", b"torn")
+        flexai.push(name, files=name)
+    found = flexai.inspect("one", tensors=True)
+    assert found.tensors is not None and [one.name for one in found.tensors["a.safetensors"]] == ["w"]
+    assert list(found.tensors_not_read) == ["b.npy"]
+    assert frozen(found) == command("checkpoint", "inspect", "one", "--tensors")
+    differing = flexai.diff("one", "two", values=True)
+    assert frozen(differing) == command("checkpoint", "diff", "one", "two", "--values")
+    assert [(one.name, one.are_values_equal) for one in differing.tensors or ()] == [("w", False)]
+    results = [found, differing]
+    assert set(results) == {copy.deepcopy(one) for one in results}
 
 
 def test_lists_are_those_of_the_command(pushed: flexai.CheckpointDetails, command: Callable[..., Any]) -> None:
@@ -151,6 +170,22 @@ def test_delete_and_undelete_return_what_the_commands_print(
     assert flexai.undelete(pushed.id, "again").title == "again"
 
 
+def test_protect_and_unprotect_return_what_the_commands_print(
+    pushed: flexai.CheckpointDetails, command: Callable[..., Any]
+) -> None:
+    flexai.push("other", from_checkpoint="my-model")
+    both = [frozen(one) for one in flexai.protect(["my-model", "other"])]
+    assert command("checkpoint", "protect", "my-model", "other") == {"checkpoints": both}
+    assert flexai.inspect("my-model").is_protected
+    with pytest.raises(errors.ConflictError, match="is protected"):
+        flexai.delete("other")
+    (freed,) = flexai.unprotect("other")
+    assert command("checkpoint", "unprotect", "other") == {"checkpoints": [frozen(freed)]}
+    assert flexai.delete("other").name == "other"
+    with pytest.raises(errors.UsageError, match="no checkpoint is named"):
+        flexai.protect([])
+
+
 def test_a_verification_returns_what_the_command_prints(
     pushed: flexai.CheckpointDetails, command: Callable[..., Any]
 ) -> None:
@@ -219,3 +254,16 @@ def test_what_a_person_would_want_to_know_is_logged(files: Path, caplog: pytest.
         with api._system() as (_, progress):
             progress.note("a retry of \x1b[31mothers")
     assert [record.getMessage() for record in caplog.records] == ["a retry of \\u001b[31mothers"]
+
+
+def test_what_another_user_made_is_deleted_with_force_alone(
+    pushed: flexai.CheckpointDetails, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    home = load_settings()
+    monkeypatch.setenv("FLEXAI_DATABASE_URL", home.effective_database_url)
+    monkeypatch.setenv("FLEXAI_STORE", home.effective_store)
+    monkeypatch.setenv("FLEXAI_HOME", str(tmp_path / "bob"))
+    monkeypatch.setenv("FLEXAI_OWNER", "bob@lab")
+    with pytest.raises(errors.NotYoursError, match=pushed.creator):
+        flexai.delete(pushed.name)
+    assert flexai.delete(pushed.name, force=True).id == pushed.id

@@ -71,7 +71,7 @@ def test_every_name_that_it_gives_is_there() -> None:
     for name in flexai.__all__:
         assert getattr(flexai, name) is not None
     with pytest.raises(AttributeError, match="module 'flexai' has no attribute 'pusch'"):
-        flexai.pusch  # type: ignore[attr-defined]  # noqa: B018
+        flexai.pusch  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,11 @@ from flexai import (
     CheckpointDetails,
     CheckpointSummary,
     DeletedCheckpoint,
+    DiffReport,
     ExportReport,
     FetchReport,
     OnProgress,
+    ProtectedCheckpoint,
     RestoredCheckpoint,
     StageProgress,
     VerifyReport,
@@ -36,12 +38,15 @@ def work() -> dict[str, object]:
     fetched: FetchReport = flexai.fetch(named, Path("restored"), progress=lambda stage: print(stage.done))
     exported: ExportReport = flexai.export(named, "share", "bucket/models", overwrite=True)
     verified: VerifyReport = flexai.verify([named], repair=True)
+    protected: list[ProtectedCheckpoint] = flexai.protect([named], force=True)
+    assert protected[0].protected != flexai.unprotect(named)[0].protected
     deleted: DeletedCheckpoint = flexai.delete(named)
     restored: RestoredCheckpoint = flexai.undelete(deleted.id, "again")
     captured: list[CheckpointSummary] = flexai.checkpoints("my-run")
     best = min((one for one in captured if one.eval_loss is not None), key=lambda one: one.eval_loss or 0.0)
     step: int | None = best.step
-    print(fetched.to_dict()["movedBytes"])
+    differing: DiffReport = flexai.diff(named, "third", values=True)
+    print(fetched.to_dict()["movedBytes"], [one.path for one in differing.files if one.change != "same"])
     return {
         "size": size,
         "from_provider": from_provider,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 from benchmarks.__main__ import merge
-from benchmarks.documentation import BEGIN, END, chart, write
+from benchmarks.cases.growth import growth_of
+from benchmarks.documentation import BEGIN, END, chart, growth_chart, write
 from benchmarks.results import Bar, Result, Run, Spread
 from benchmarks.table import print_result, to_markdown
 from rich.console import Console
@@ -86,40 +88,75 @@ def test_columns_without_a_figure_are_left_out(result: Result) -> None:
     assert "server CPU" not in head
 
 
-def test_a_chart_is_an_svg_with_a_longer_bar_for_a_longer_time(result: Result) -> None:
-    drawing = ElementTree.fromstring(chart(result))
+def test_a_chart_is_an_svg_with_a_longer_bar_for_a_greater_ratio(result: Result) -> None:
+    slower = replace(result, title="fetch", runs={"other": [a_run(1)], "flexai": [a_run(1.5)]})
+    drawing = ElementTree.fromstring(chart([result, slower]))
     bars = drawing.findall("{http://www.w3.org/2000/svg}rect")[1:]
-    own, other = (float(bar.get("width", "")) for bar in bars)
-    assert own < other
-    assert drawing.get("aria-label") == "push <much>"
+    first, second = (float(bar.get("width", "")) for bar in bars)
+    assert first < second
+    assert {"push <much>", "fetch", "0.30", "1.50"} <= {text.text for text in drawing.iter()}
+
+
+def test_a_chart_of_growth_has_a_line_for_each_series() -> None:
+    rows = {f"push of {count:,} files": {"s": count / 1000} for count in (1_000, 10_000, 100_000)}
+    rows |= {"list of 10 checkpoints": {"s": 0.1}, "list of 1,000 checkpoints": {"s": 0.1}}
+    drawing = ElementTree.fromstring(growth_chart(Result("growth", "growth", {}, figures=rows)))
+    files, checkpoints = (
+        [tuple(map(float, point.split(","))) for point in line.get("points", "").split()]
+        for line in drawing.findall("{http://www.w3.org/2000/svg}polyline")
+    )
+    (first, left), (_, _), (last, right) = files
+    assert first < last
+    assert right < left, "more seconds stand higher"
+    assert checkpoints[0][1] == checkpoints[1][1]
+    assert {"push of files", "list of checkpoints", "100 s", "1,000"} <= {text.text for text in drawing.iter()}
+
+
+@pytest.mark.parametrize(
+    ("walls", "growth"),
+    [({1: 1, 10: 10, 100: 100}, 1.0), ({1: 1, 10: 10, 100: 200}, 2.0), ({1: 1, 10: 1, 100: 2}, 0.2)],
+)
+def test_growth_is_the_steepest_step_by_what_is_linear(walls: dict[int, float], growth: float) -> None:
+    assert growth_of(walls) == pytest.approx(growth)
 
 
 def test_the_page_keeps_what_stands_around_the_figures(result: Result, tmp_path: Path) -> None:
     page = tmp_path / "performance.md"
     page.write_text(f"# Before\n\n{BEGIN}\nold figures\n{END}\n\nAfter.\n")
-    document = {"machine": MACHINE, "remark": "Rough.", "results": [result.to_document()]}
+    run = {"machine": MACHINE, "remark": "Rough."}
+    document = {"results": [result.to_document() | run]}
     write(document, page)
     write(document, page)
     text = page.read_text()
     assert text.startswith("# Before")
     assert text.endswith("After.\n")
     assert "old figures" not in text
-    assert text.count("### push <much>") == 1
+    assert text.count("| push <much> | 1.50 | 0.75 | 64 | slow & old | 5.00 | 2.50 | 0.30 | 2 | 1 |") == 1
     assert "2 cores" in text
     assert "Rough." in text
-    assert (tmp_path / "images" / "performance-push-large.svg").is_file()
+    assert (tmp_path / "images" / "performance.svg").is_file()
     assert json.loads(page.with_suffix(".json").read_text()) == document
 
 
-def test_the_chart_of_a_case_that_is_no_more_goes_and_other_images_stay(result: Result, tmp_path: Path) -> None:
+def test_each_row_names_the_run_that_it_is_of(result: Result, tmp_path: Path) -> None:
+    page = tmp_path / "performance.md"
+    page.write_text(f"{BEGIN}{END}")
+    runs = [{"machine": MACHINE | {"cpu": cpu}, "remark": ""} for cpu in ("Abacus", "Abacus", "Difference Engine")]
+    write({"results": [result.to_document() | run for run in runs]}, page)
+    text = page.read_text()
+    assert text.count("Abacus") == text.count("Difference Engine") == 1
+    assert [line.split("|")[-2].strip() for line in text.splitlines() if "push <much>" in line] == ["1", "1", "2"]
+
+
+def test_the_charts_of_earlier_pages_go_and_other_images_stay(result: Result, tmp_path: Path) -> None:
     page = tmp_path / "performance.md"
     page.write_text(f"{BEGIN}{END}")
     images = tmp_path / "images"
     images.mkdir()
     for name in ("performance-gone.svg", "screen.png"):
         (images / name).touch()
-    write({"machine": MACHINE, "results": [result.to_document()]}, page)
-    assert {path.name for path in images.iterdir()} == {"performance-push-large.svg", "screen.png"}
+    write({"results": [result.to_document() | {"machine": MACHINE, "remark": ""}]}, page)
+    assert {path.name for path in images.iterdir()} == {"performance.svg", "screen.png"}
 
 
 def test_a_reference_other_than_flexai_is_named(result: Result) -> None:
@@ -132,7 +169,7 @@ def test_a_page_without_marks_is_left_alone(tmp_path: Path) -> None:
     page = tmp_path / "performance.md"
     page.write_text("# A person's page\n")
     with pytest.raises(ValueError, match="no marks"):
-        write({"machine": MACHINE, "results": []}, page)
+        write({"results": []}, page)
     assert page.read_text() == "# A person's page\n"
 
 

@@ -6,20 +6,24 @@ import contextlib
 import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPConnection
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import boto3
 import pytest
+from benchmarks.peers import PeerMissingError
 from benchmarks.servers import BUCKET, OTHER_BUCKET, S3Server, SinkMeter
+from benchmarks.servers import sink as serve
 from benchmarks.sink import Sink, build, find_compiler
 from blake3 import blake3
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
 # One process compiles it and starts it.
-pytestmark = pytest.mark.xdist_group("sink")
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("sink")]
 
 MIB = 1024**2
 
@@ -30,10 +34,15 @@ def content(size: int, seed: str = "") -> bytes:
 
 
 @pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sink]:
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if not find_compiler():
         pytest.skip("needs a C compiler: install gcc, or the wheel ziglang")
-    with Sink.start(build(tmp_path_factory.mktemp("sink"))) as sink:
+    return build(tmp_path_factory.mktemp("sink"))
+
+
+@pytest.fixture(scope="module")
+def running(program: Path) -> Iterator[Sink]:
+    with Sink.start(program) as sink:
         yield sink
 
 
@@ -435,3 +444,66 @@ def test_a_limit_holds_for_all_connections_together_and_can_be_taken_away(sink: 
     assert sink.stats()["span_seconds"] >= 0.19
     sink.limit(0)
     assert [read(s3, f"{number}") for number in range(4)] == [content(MIB)] * 4
+
+
+@contextlib.contextmanager
+def connected(program: Path, *options: str) -> Iterator[tuple[Sink, Any]]:
+    """A sink of its own with options for its network, and a client."""
+    with Sink.start(program, *options) as sink:
+        yield sink, S3Server("sink", sink.url, "bench", "benchsecret", SinkMeter(sink)).client()
+
+
+def test_a_busy_network_refuses_some_requests_and_all_get_through_where_it_is_switched_off(program: Path) -> None:
+    with connected(program, "--busy", "50") as (sink, _):
+        client = HTTPConnection(urlsplit(sink.url).netloc, timeout=10)
+
+        def put_all() -> list[int]:
+            found = []
+            for number in range(40):
+                client.request("PUT", f"/{BUCKET}/{number}", b"content")
+                with client.getresponse() as answer:
+                    answer.read()
+                    found.append(answer.status)
+            return found
+
+        assert set(put_all()) == {200, 503}
+        refused = sink.stats()["refused"]
+        sink.network(False)
+        assert set(put_all()) == {200}
+        assert sink.stats()["refused"] == refused
+        client.close()
+
+
+def test_a_network_that_loses_connections_breaks_off_what_is_on_its_way(program: Path) -> None:
+    with (
+        connected(program, "--loss-of-connections", "100") as (sink, _),
+        socket.create_connection(("127.0.0.1", urlsplit(sink.url).port or 0), timeout=10) as client,
+    ):
+        client.sendall(b"PUT /b/k HTTP/1.1\r\nHost: h\r\nContent-Length: 1000000\r\n\r\n")
+        with contextlib.suppress(ConnectionError):
+            client.sendall(bytes(1_000_000))
+            assert client.recv(1000) == b""
+        assert sink.stats()["lost"] == 1
+
+
+def test_rates_and_distances_change_no_byte(program: Path) -> None:
+    network = ("--first-byte-ms", "1", "--connection-rate", "1e9", "--total-rate", "1e9")
+    with connected(program, *network) as (sink, s3):
+        s3.put_object(Bucket=BUCKET, Key="k", Body=content(3 * MIB))
+        assert read(s3, "k") == content(3 * MIB)
+        # A request that is answered may not have ended when the next one comes.
+        assert sink.stats()["most_requests"] in {1, 2}
+
+
+def test_it_speaks_tls(tmp_path: Path) -> None:
+    if not find_compiler():
+        pytest.skip("needs a C compiler: install gcc, or the wheel ziglang")
+    try:
+        build(tmp_path, tls=True)
+    except PeerMissingError:
+        pytest.skip("needs OpenSSL's headers: install libssl-dev")
+    with serve(tmp_path, tls=True) as server:
+        s3 = server.client()
+        s3.put_object(Bucket=BUCKET, Key="k", Body=content(3 * MIB))
+        assert server.url.startswith("https://")
+        assert read(s3, "k") == content(3 * MIB)

@@ -19,7 +19,6 @@ from prefect.settings import PREFECT_API_URL, PREFECT_SERVER_ALLOW_EPHEMERAL_MOD
 
 from flexai import blocks
 from flexai.blocks import LocalStorageProvider, ProbeOutcome
-from flexai.blocks.connections import parse_connection_name
 from flexai.checkpoints.errors import (
     AlreadyExistsError,
     InvalidNameError,
@@ -30,6 +29,7 @@ from flexai.checkpoints.errors import (
 )
 from flexai.checkpoints.names import parse_id
 from flexai.checkpoints.storage.local import LocalStorage
+from flexai.connections.saved import parse_connection_name
 from tests.servers.prefect import PrefectServer
 
 
@@ -159,11 +159,11 @@ def test_a_connection_that_was_broken_in_prefects_ui_says_what_is_wrong_with_it(
     with pytest.raises(SettingsError) as caught:
         blocks.load_connection(name)
     assert caught.value.message == (
-        f"connection '{name}' cannot be used: root: the root directory must be an absolute path"
+        f"connection '{name}' cannot be used: Root directory: the root directory must be an absolute path"
     )
     (listed,) = saved(name)
     assert listed.block is None
-    assert listed.problem == "root: the root directory must be an absolute path"
+    assert listed.problem == "Root directory: the root directory must be an absolute path"
 
 
 def test_a_list_has_what_people_look_for(prefect_api: PrefectServer, name: str, provider: LocalStorageProvider) -> None:

@@ -21,7 +21,16 @@ from flexai.blocks import (
     R2StorageProvider,
     S3StorageProvider,
 )
-from flexai.blocks.credentials import (
+from flexai.checkpoints.errors import (
+    AccessDeniedError,
+    ConflictError,
+    NotFoundError,
+    SettingsError,
+    StorageUnavailableError,
+)
+from flexai.checkpoints.storage.protocol import BytesBody
+from flexai.checkpoints.storage.s3.client import new_session
+from flexai.connections.credentials import (
     AWS,
     GCP,
     MINIO,
@@ -34,15 +43,7 @@ from flexai.blocks.credentials import (
     saved_google_credentials,
     saved_token,
 )
-from flexai.checkpoints.errors import (
-    AccessDeniedError,
-    ConflictError,
-    NotFoundError,
-    SettingsError,
-    StorageUnavailableError,
-)
-from flexai.checkpoints.storage.protocol import BytesBody
-from flexai.checkpoints.storage.s3.client import new_session
+from flexai.prefect_client import read_blocks
 from tests.servers.fixtures import GCSServer, S3Server
 from tests.servers.hub import serve_hub
 from tests.servers.keeper import free_ports
@@ -59,7 +60,7 @@ from .saved import (
     save,
 )
 
-pytestmark = pytest.mark.usefixtures("prefect_api")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_api")]
 
 
 @pytest.fixture(autouse=True)
@@ -93,7 +94,7 @@ class Clock:
 
 
 def aws(name: str, **options: Any) -> SavedAWSCredentials:
-    return SavedAWSCredentials(SavedCredentials(name, (AWS, MINIO), **options))
+    return SavedAWSCredentials(SavedCredentials(name, (AWS, MINIO), read_blocks, **options))
 
 
 def keys_of(server: S3Server) -> AwsCredentials:
@@ -120,7 +121,7 @@ def test_anything_else_is_no_blocks_name(text: str) -> None:
 
 def test_a_block_that_is_not_there_is_said_to_be_missing() -> None:
     with pytest.raises(NotFoundError, match="there is no credentials block 'nobodys'"):
-        SavedCredentials("nobodys", (AWS, MINIO)).read()
+        SavedCredentials("nobodys", (AWS, MINIO), read_blocks).read()
 
 
 def test_a_name_that_two_blocks_have_needs_its_type() -> None:
@@ -285,7 +286,7 @@ def test_a_secret_block_gives_the_hubs_token() -> None:
 def test_a_secret_block_without_a_text_is_refused() -> None:
     name = save(Secret(value=SecretStr(" ")))
     with pytest.raises(SettingsError, match="holds no text"):
-        saved_token(SavedCredentials(name, (SECRET,)))()
+        saved_token(SavedCredentials(name, (SECRET,), read_blocks))()
 
 
 def test_a_gcp_block_gives_tokens_that_are_renewed(tokens: TokenServer, fake_gcs: GCSServer) -> None:
@@ -306,9 +307,9 @@ def test_a_gcp_block_may_name_a_file_of_this_machine(tokens: TokenServer, tmp_pa
     file = tmp_path / "key.json"
     name = save(GcpCredentials(service_account_file=file))
     with pytest.raises(SettingsError, match="is not here"):
-        read_service_account(SavedCredentials(name, (GCP,)))
+        read_service_account(SavedCredentials(name, (GCP,), read_blocks))
     file.write_text(json.dumps(service_account_key(tokens.token_uri)))
-    info, _ = read_service_account(SavedCredentials(name, (GCP,)))
+    info, _ = read_service_account(SavedCredentials(name, (GCP,), read_blocks))
     assert info is not None
     assert info["client_email"].startswith("lab@")
 
@@ -325,7 +326,7 @@ def test_a_gcp_block_with_a_damaged_private_key_is_a_block_that_cannot_be_used(f
 
 def test_a_gcp_block_without_a_key_means_what_is_found() -> None:
     name = save(GcpCredentials(project="lab"))
-    assert read_service_account(SavedCredentials(name, (GCP,))) == (None, "lab")
+    assert read_service_account(SavedCredentials(name, (GCP,), read_blocks)) == (None, "lab")
 
 
 @pytest.mark.parametrize(
@@ -347,7 +348,7 @@ def test_a_key_that_is_no_service_accounts_is_refused(change: dict[str, Any], me
     assert "PRIVATE KEY" not in str(refused.value)
     name = save(GcpCredentials(service_account_info=key))
     with pytest.raises(SettingsError, match=message):
-        read_service_account(SavedCredentials(name, (GCP,)))
+        read_service_account(SavedCredentials(name, (GCP,), read_blocks))
 
 
 @pytest.mark.parametrize("text", ["", "canary", "[]", '"canary"', "{}", "1"])
@@ -375,7 +376,7 @@ def test_keys_that_are_replaced_in_the_block_are_used_a_minute_later() -> None:
 def test_an_open_store_goes_on_with_the_keys_of_the_moment(
     seaweedfs: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flexai.blocks.credentials.SavedCredentials._is_fresh", lambda self: False)
+    monkeypatch.setattr("flexai.connections.credentials.SavedCredentials._is_fresh", lambda self: False)
     name = save(AwsCredentials(aws_access_key_id="expired", aws_secret_access_key=SecretStr("expired")))
     storage = S3StorageProvider(endpoint_url=seaweedfs.url, credentials_block=name).open(seaweedfs.bucket).storage
     with pytest.raises(AccessDeniedError):
@@ -435,7 +436,7 @@ def test_a_block_is_read_by_one_thread_while_the_others_go_on() -> None:
                 assert go_on.wait(60)
             return super()._read()
 
-    saved = Slow(name, (AWS,), clock=clock)
+    saved = Slow(name, (AWS,), read_blocks, clock=clock)
     saved.read()
     clock.now += 100
     with ThreadPoolExecutor(4) as threads:
@@ -452,7 +453,7 @@ def test_google_credentials_look_at_the_block_for_each_new_token(tokens: TokenSe
 
     clock = Clock()
     name = save(GcpCredentials(service_account_info=service_account_key(tokens.token_uri)))
-    credentials = saved_google_credentials(SavedCredentials(name, (GCP,), clock=clock))
+    credentials = saved_google_credentials(SavedCredentials(name, (GCP,), read_blocks, clock=clock))
     request: Any = Request
     credentials.refresh(request())
     assert credentials.token == "canary-token-1"

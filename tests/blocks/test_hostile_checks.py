@@ -6,7 +6,7 @@ import pytest
 from pydantic import SecretStr
 
 from flexai.blocks import GCSStorageProvider, HuggingFaceStorageProvider, MinIOStorageProvider, StorageProvider
-from flexai.blocks.probes import ProbeOutcome
+from flexai.connections.probes import ProbeOutcome
 from tests.hostile.services import BODIES, KINDS, document, serve
 
 ANSWERS = {

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from flexai.blocks import LocalStorageProvider, Probe, ProbeOutcome, probes
+from flexai.blocks import LocalStorageProvider, Probe, ProbeOutcome
 from flexai.checkpoints.errors import AccessDeniedError, StorageError
 from flexai.checkpoints.storage.connection import RemotePath
 from flexai.checkpoints.storage.local import LocalStorage
 from flexai.checkpoints.storage.protocol import Block, Body, ObjectInfo, PartReceipt
+from flexai.connections import probes
 
 
 class Forgetful(LocalStorage):
@@ -31,6 +32,15 @@ class WithoutParts(LocalStorage):
         if number > 1 or offset:
             raise StorageError("no parts here")
         return super().put_part(key, upload_id, number=number, offset=offset, body=body)
+
+
+class Deleting(LocalStorage):
+    """Knows a request only by its method: giving up an upload deletes the object."""
+
+    def abort_upload(self, key: str, upload_id: str) -> None:
+        """Delete both."""
+        super().abort_upload(key, upload_id)
+        self.delete([key])
 
 
 class WriteOnly(LocalStorage):
@@ -128,6 +138,12 @@ def test_a_store_without_multipart_uploads_fails_that_alone_and_keeps_nothing_un
     assert failed(probes.try_out(RemotePath(storage, "scratch"))) == {"multipart"}
     assert list(storage.list_uploads("")) == []
     assert list(storage.list("")) == []
+
+
+def test_a_store_that_takes_giving_up_an_upload_for_deleting_the_object_fails_that(tmp_path: Path) -> None:
+    found = probes.try_out(RemotePath(Deleting(tmp_path), "scratch"))
+    assert failed(found) == {"abort"}
+    assert next(one.detail for one in found if one.name == "abort") == "the object of that key went with the upload"
 
 
 def test_a_store_that_lets_nothing_be_deleted_fails_that_alone_and_what_is_left_is_named(tmp_path: Path) -> None:

@@ -39,6 +39,19 @@ class TestBlockStandards(BlockStandardTestSuite):
 
 
 @EACH
+def test_its_form_asks_for_nothing_that_the_program_keeps(kind: type[StorageProvider]) -> None:
+    asked = set(kind.model_json_schema()["properties"])
+    assert asked == set(kind.model_fields) - {"schema_version", "capabilities"}
+
+
+@EACH
+def test_its_snippet_loads_what_is_saved(kind: type[StorageProvider]) -> None:
+    snippet = kind.get_code_example() or ""
+    assert f'{kind.__name__}.load("BLOCK_NAME")' in snippet
+    assert "save" not in snippet and f"{kind.__name__}(" not in snippet
+
+
+@EACH
 def test_its_type_belongs_to_flexai(kind: type[StorageProvider]) -> None:
     assert kind.get_block_type_slug().startswith("flexai-")
     assert kind.get_block_type_name().startswith("FlexAI ")

@@ -59,6 +59,8 @@ def postgresql_stage(
     stage = Stage(fast_path / "stage", processes, database_url=postgresql.url(name))
     copy_home(home_template, stage.root)
     (stage.root / "home" / "catalog.db").unlink()
+    # It belongs to the template's catalog.
+    (stage.root / "home" / "store" / "store.json").unlink()
     yield stage
     postgresql.drop_database(name)
 

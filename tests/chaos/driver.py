@@ -81,6 +81,9 @@ def _import_everything() -> None:
             f"checkpoint fetch one -d {source}",
             f"export one bucket/place {folder}/buckets",
             f"push-from three bucket/place {folder}/buckets",
+            f"mirror bucket/mirror {folder}/buckets",
+            f"scrub {folder}/buckets",
+            f"repair {folder}/buckets",
             "checkpoint verify",
             "checkpoint recover",
             "checkpoint delete one",
@@ -152,23 +155,64 @@ def _work(order: dict[str, Any]) -> None:
 
 
 def _run(arguments: list[str]) -> None:
-    if arguments[0] not in {"export", "push-from"}:
+    if (operation := _OPERATIONS.get(arguments[0])) is None:
         sys.argv = ["flexai", *arguments]
         from flexai.cli.root import main as program
 
         program()
         return
-    from flexai.checkpoints.service.export import export
-    from flexai.checkpoints.service.push import push
-    from flexai.checkpoints.service.requests import ExportRequest, PushRequest
     from flexai.checkpoints.service.system import System
 
-    operation, name, path, place = arguments
+    *words, place = arguments[1:]
     with System.open(connect=lambda _: _Provider(place)) as system:
-        if operation == "export":
-            export(system, ExportRequest(name, "lab", path))
-        else:
-            push(system, PushRequest(name, storage_provider="lab", source_path=path))
+        operation(system, *words)
+
+
+def _export(system: Any, name: str, path: str) -> None:
+    from flexai.checkpoints.service.export import export
+    from flexai.checkpoints.service.requests import ExportRequest
+
+    export(system, ExportRequest(name, "lab", path))
+
+
+def _push_from(system: Any, name: str, path: str) -> None:
+    from flexai.checkpoints.service.push import push
+    from flexai.checkpoints.service.requests import PushRequest
+
+    push(system, PushRequest(name, storage_provider="lab", source_path=path))
+
+
+def _repair(system: Any) -> None:
+    from flexai.checkpoints.service.store_requests import VerifyRequest
+    from flexai.checkpoints.service.verify import verify
+
+    verify(system, VerifyRequest(repair=True)).raise_if_damaged()
+
+
+def _mirror(system: Any, path: str) -> None:
+    from flexai.checkpoints.service.mirror import mirror
+    from flexai.checkpoints.service.store_requests import MirrorRequest
+
+    mirror(system, MirrorRequest("lab", path)).raise_if_failed()
+
+
+def _scrub(system: Any) -> None:
+    from flexai.checkpoints.service.scrub import scrub
+    from flexai.checkpoints.service.store_requests import ScrubRequest
+
+    scrub(system, ScrubRequest(_SCRUBBED, repair=False)).raise_if_damaged()
+
+
+_OPERATIONS: dict[str, Callable[..., None]] = {
+    "export": _export,
+    "mirror": _mirror,
+    "push-from": _push_from,
+    "repair": _repair,
+    "scrub": _scrub,
+}
+"""What needs a provider's connection: called with the words before the last one, which says where the provider is."""
+_SCRUBBED = 2_000_000
+"""Bytes that a scrub reads."""
 
 
 class _Provider:

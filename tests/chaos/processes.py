@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -74,6 +75,12 @@ class Run:
 
     def wait(self) -> Ended:
         """Wait for its end."""
+        # Here, so that others can be started meanwhile.
+        descriptor = os.pidfd_open(self.pid)
+        ended = select.poll()
+        ended.register(descriptor, select.POLLIN)
+        ended.poll()
+        os.close(descriptor)
         code = self.processes.ask({"wait": self.pid})
         # One that was killed at once has not even opened it.
         text = self.output.read_text(errors="replace") if self.output.exists() else ""
@@ -126,7 +133,7 @@ class Processes:
         file_limit: int | None = None,
         user: int | None = None,
     ) -> Run:
-        """Start ``flexai ARGUMENTS`` (or ``export REFERENCE PATH BUCKETS``).
+        """Start ``flexai ARGUMENTS`` (or an operation of ``driver.py`` on a provider, whose place comes last).
 
         ``kill_at`` is the number of the file-changing call before which it kills itself, ``file_limit`` the largest
         file in bytes that it may write, ``user`` the numeric user that it is, where the tests are root.

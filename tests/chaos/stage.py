@@ -17,7 +17,7 @@ from tests.support.trees import Tree, noise
 
 _WANTED = int(os.environ.get("FLEXAI_CHAOS_ROUNDS") or 0)
 
-ROUNDS = _WANTED or 6
+ROUNDS = _WANTED or 4
 """How often each scenario is played."""
 
 BUCKET_ROUNDS = _WANTED or 2

@@ -23,6 +23,7 @@ from tests.chaos.plays import (
     play_push,
     play_push_from_provider,
     play_recovery,
+    play_repair,
     play_vanishing_source,
 )
 from tests.chaos.stage import BUCKET_ROUNDS, Stage
@@ -61,6 +62,10 @@ def test_an_export_between_buckets_that_is_killed_at_any_instant(stage: Stage, c
 
 def test_a_collection_in_a_bucket_that_is_killed_at_any_instant(stage: Stage, chance: random.Random) -> None:
     play_collection(stage, chance, BUCKET_ROUNDS)
+
+
+def test_a_repair_in_a_bucket_that_is_killed_at_any_instant(stage: Stage, chance: random.Random) -> None:
+    play_repair(stage, chance, BUCKET_ROUNDS)
 
 
 def test_a_recovery_from_a_bucket_that_is_killed_at_any_instant(stage: Stage, chance: random.Random) -> None:

@@ -15,6 +15,7 @@ from tests.chaos.plays import (
     play_push,
     play_push_from_provider,
     play_recovery,
+    play_repair,
 )
 from tests.chaos.stage import ROUNDS, Stage
 
@@ -43,6 +44,10 @@ def test_an_export_that_is_killed_at_any_instant(new_stage: NewStage, chance: ra
 
 def test_a_collection_that_is_killed_at_any_instant(new_stage: NewStage, chance: random.Random) -> None:
     play_collection(new_stage(), chance, ROUNDS)
+
+
+def test_a_repair_that_is_killed_at_any_instant(new_stage: NewStage, chance: random.Random) -> None:
+    play_repair(new_stage(), chance, ROUNDS)
 
 
 def test_a_recovery_that_is_killed_at_any_instant(new_stage: NewStage, chance: random.Random) -> None:

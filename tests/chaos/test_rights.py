@@ -57,7 +57,7 @@ def test_a_push_into_a_read_only_store_is_refused(read_only: Stage, user: int) -
     assert "hint: check the permissions of" in ended.text
     with read_only.look() as machine:
         check_nothing_is_torn(machine)
-        assert machine.checkpoint("other").status is CheckpointStatus.FAILED
+        assert [one.name for one in machine.checkpoints()] == ["llama"], "a refused push leaves no name behind"
     for path in (read_only.root / "home" / "store").rglob("*"):
         path.chmod(0o755)
     (read_only.root / "home" / "store").chmod(0o755)
@@ -74,11 +74,21 @@ def test_a_read_only_store_can_be_read(read_only: Stage, user: int) -> None:
     assert ended.code == 0, ended.text
 
 
-def test_a_collection_of_a_read_only_store_is_refused_and_finished_later(read_only: Stage, user: int) -> None:
+def test_a_deletion_and_a_collection_in_a_read_only_store_are_refused_and_done_later(
+    read_only: Stage, user: int
+) -> None:
+    store = read_only.root / "home" / "store"
+    ended = read_only.run("checkpoint", "delete", "llama", user=user)
+    assert ended.code == 5, "the store could not be told, so a recovered catalog would have it back"
+    with read_only.look() as machine:
+        assert machine.checkpoint("llama").status is CheckpointStatus.AVAILABLE
+    for path in (store, *store.rglob("*")):
+        path.chmod(0o755)
     assert read_only.run("checkpoint", "delete", "llama", user=user).code == 0
+    _close(store)
     ended = read_only.run("checkpoint", "gc", "--grace-period", "0s", user=user)
     assert ended.code == 5, ended.text
-    for path in (read_only.root / "home" / "store", *(read_only.root / "home" / "store").rglob("*")):
+    for path in (store, *store.rglob("*")):
         path.chmod(0o755)
     read_only.succeed("checkpoint", "gc", "--grace-period", "0s")
     with read_only.look() as machine:

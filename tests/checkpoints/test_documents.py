@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from flexai.checkpoints import documents
 from flexai.checkpoints.contents import is_unverified
-from flexai.checkpoints.documents import age, human_size, short_size
+from flexai.checkpoints.documents import age, flexai_size, human_size, short_size
 from flexai.checkpoints.models import (
     Checkpoint,
     CheckpointKind,
@@ -43,6 +43,7 @@ PUSHED = Checkpoint(
     size=360490229,
     file_count=1,
     manifest_digest="ab" * 32,
+    creator="alice@lab",
     created_at=from_text("2025-02-03T13:14:37.730471Z"),
     updated_at=from_text("2025-02-03T13:14:54.591148Z"),
 )
@@ -116,22 +117,23 @@ JOB = TrainingJob(
         (1, "1 byte"),
         (725, "725 bytes"),
         (1023, "1023 bytes"),
-        (1024, "1 KB"),
-        (360490229, "343.79 MB"),
-        (17 * 1024**3, "17 GB"),
-        (int(2.1 * 1024**3), "2.1 GB"),
-        (1024**2 - 1, "1 MB"),
-        (1024**6, "1 EB"),
-        (5000 * 1024**6, "5000 EB"),
+        (1024, "1 KiB"),
+        (360490229, "343.79 MiB"),
+        (17 * 1024**3, "17 GiB"),
+        (int(2.1 * 1024**3), "2.1 GiB"),
+        (1024**2 - 1, "1 MiB"),
+        (1024**6, "1 EiB"),
+        (5000 * 1024**6, "5000 EiB"),
     ],
 )
-def test_sizes_are_said_as_the_reference_says_them(size: int, shown: str) -> None:
+def test_sizes_are_said_by_their_binary_units(size: int, shown: str) -> None:
     assert human_size(size) == shown
+    assert flexai_size(size) == shown.replace("iB", "B"), "the reference's documents have them so"
 
 
 @pytest.mark.parametrize(
     ("size", "shown"),
-    [(17 * 1024**3 + 12345678, "17 GB"), (122 * 1024**3, "122 GB"), (int(2.14 * 1024**3), "2.1 GB"), (9, "9 bytes")],
+    [(17 * 1024**3 + 12345678, "17 GiB"), (122 * 1024**3, "122 GiB"), (int(2.14 * 1024**3), "2.1 GiB"), (9, "9 bytes")],
 )
 def test_a_column_of_sizes_has_few_digits(size: int, shown: str) -> None:
     assert short_size(size) == shown
@@ -140,9 +142,9 @@ def test_a_column_of_sizes_has_few_digits(size: int, shown: str) -> None:
 @given(st.integers(0, 2**63))
 def test_a_size_reads_back_as_what_it_was_within_its_digits(size: int) -> None:
     number, unit = human_size(size).split(" ")
-    power = ("bytes", "KB", "MB", "GB", "TB", "PB", "EB").index(unit.replace("byte", "bytes").replace("ss", "s"))
+    power = ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB").index(unit.replace("byte", "bytes").replace("ss", "s"))
     assert abs(float(number) * 1024**power - size) <= 0.005 * 1024**power * 1.001
-    assert float(number) < 1024 or unit == "EB"
+    assert float(number) < 1024 or unit == "EiB"
 
 
 @pytest.mark.parametrize(
@@ -171,8 +173,9 @@ def test_inspect_has_the_references_fields_in_its_nesting_and_order() -> None:
         "id": "431a0ecb-cd8f-4508-8ae3-0990833a4f16",
         "creatorUserID": "bd67af19-2599-4a57-832e-a1ac042f48be",
         "ownerOrgID": "270a5476-b91a-442f-8a13-852ef7bb5b94",
+        "creator": "alice@lab",
     }
-    assert list(document["metadata"]) == ["name", "id", "creatorUserID", "ownerOrgID"]
+    assert list(document["metadata"]) == ["name", "id", "creatorUserID", "ownerOrgID", "creator"]
     assert list(document["spec"])[:3] == ["fromLocalFiles", "storageProvider", "sourcePath"]
     assert document["spec"]["fromLocalFiles"] == ["output/checkpoint_20250203_130043/ckpt.pt"]
     assert document["spec"]["storageProvider"] == document["spec"]["sourcePath"] == ""
@@ -198,6 +201,7 @@ def test_inspect_adds_bytes_digests_and_exports() -> None:
         }
     ]
     assert "metadata" not in status
+    assert status["sizeBytesByRole"] == {"weights": 360490229}
 
 
 def test_a_file_that_was_never_read_shows_its_providers_checksums() -> None:

@@ -27,18 +27,19 @@ entries = st.builds(
     part_size=st.integers(1, 2**40),
     parts=st.lists(digests, max_size=3).map(tuple),
     checksums=checksums,
+    executable=st.booleans(),
 )
 
 
 @given(entries)
 def test_a_manifest_s_digest_does_not_depend_on_how_it_was_built(entry: FileEntry) -> None:
     built = Manifest(files=(entry,))
-    read = Manifest.model_validate_json(json.dumps(reversed_document(built.model_dump(mode="json")), indent=1))
+    read = Manifest.model_validate_json(json.dumps(reversed_document(json.loads(built.canonical())), indent=1))
     assert read == built
     assert read.canonical() == built.canonical()
     assert read.digest() == built.digest() == blake3(built.canonical()).hexdigest()
     assert Manifest.model_validate_json(built.canonical()) == built
-    assert built.canonical() == canonical_json(built.model_dump(mode="json"))
+    assert built.canonical() == canonical_json(json.loads(built.canonical()))
 
 
 @given(entries, entries)
@@ -56,10 +57,12 @@ def test_a_manifest_s_digest_tells_files_that_differ_apart(one: FileEntry, other
         ("part_size", 2048),
         ("parts", ("aa" * 32, "bb" * 32)),
         ("checksums", {"md5": "ff"}),
+        ("executable", True),
     ],
 )
 def test_a_manifest_s_digest_changes_with_every_field(field: str, value: Any) -> None:
-    assert {one.name for one in fields(FileEntry)} == {"path", "size", "digest", "part_size", "parts", "checksums"}
+    named = {"path", "size", "digest", "part_size", "parts", "checksums", "executable"}
+    assert {one.name for one in fields(FileEntry)} == named
     assert Manifest(files=(file_entry(**{field: value}),)).digest() != Manifest(files=(file_entry(),)).digest()
 
 
@@ -75,6 +78,23 @@ def test_a_manifest_s_byte_form_never_changes() -> None:
         b'{"files":[{"checksums":{},"digest":"' + b"cd" * 32 + b'","part_size":1024,"parts":[],"path":"\xc3\xa9",'
         b'"size":3}]}'
     )
+
+
+def test_a_manifest_with_empty_folders_names_them_after_its_files() -> None:
+    one = Manifest(files=(file_entry("a", executable=True),), folders=("b", "c/d"))
+    assert one.canonical() == (
+        b'{"files":[{"checksums":{},"digest":"' + b"cd" * 32 + b'","executable":true,"part_size":1024,"parts":[],'
+        b'"path":"a","size":3}],"folders":["b","c/d"]}'
+    )
+    assert Manifest.read(json.loads(one.canonical())) == one
+    assert one.digest() != Manifest(files=one.files).digest()
+    assert Manifest(files=(), folders=("b",)).canonical() == b'{"files":[],"folders":["b"]}'
+
+
+@pytest.mark.parametrize("folders", [("b", "b"), ("c", "b"), ("a",), ("a/b",), ("B", "b"), ("x", "x/y"), ("../b",)])
+def test_a_manifest_with_folders_that_cannot_be_is_refused(folders: tuple[str, ...]) -> None:
+    with pytest.raises(ValueError, match=r"path|paths|folder"):
+        Manifest.read({"files": json.loads(manifest("a").canonical())["files"], "folders": list(folders)})
 
 
 def test_a_manifest_s_size_is_that_of_all_its_files() -> None:

@@ -12,6 +12,8 @@ from flexai.checkpoints.names import (
     RESERVED_NAMES,
     ROOT_TITLE,
     Reference,
+    begins_id,
+    did_you_mean,
     is_uuid,
     name_key,
     parse_id,
@@ -188,3 +190,49 @@ def test_an_error_of_a_path_says_where_the_names_are() -> None:
     with pytest.raises(InvalidNameError, match="what follows '/' is no path") as caught:
         parse_reference("my-run/../x")
     assert caught.value.hint == "flexai training checkpoints my-run lists their names"
+
+
+@pytest.mark.parametrize(
+    ("text", "near"),
+    [
+        ("v1.0", "v1-0"),
+        ("mistral 7b", "mistral-7b"),
+        ("_model_", "model"),
+        ("a/b", "a-b"),
+        ("llama-é-base", "llama-base"),
+        ("x" * 64, "x" * 63),
+    ],
+)
+def test_a_name_that_breaks_the_rules_is_refused_with_the_name_that_would_do(text: str, near: str) -> None:
+    with pytest.raises(InvalidNameError) as caught:
+        parse_name(text)
+    assert caught.value.hint.startswith(f"{near!r} would do: ")
+    assert parse_name(near) == near
+
+
+@given(st.text(max_size=80))
+def test_what_would_do_is_always_a_name(text: str) -> None:
+    if not _is_name(text):
+        with pytest.raises(InvalidNameError) as caught:
+            parse_name(text)
+        if " would do" in caught.value.hint:
+            parse_name(caught.value.hint.partition("'")[2].partition("'")[0])
+
+
+@given(st.uuids(), st.integers(1, 36))
+def test_eight_digits_of_a_uuid_and_more_are_read_as_its_beginning(value: uuid.UUID, length: int) -> None:
+    text = str(value)[:length]
+    assert begins_id(text) == begins_id(text.upper()) == (8 <= length < 36)
+    if 8 <= length < 36:
+        assert parse_reference(text) == Reference(text=text, id=None)
+        assert parse_reference(f"{text}/c").job == text
+
+
+@pytest.mark.parametrize("text", ["90c8f21", "90c8f21g", "90c8f215-e131-4f9c-936c-12fe1fe9a6f1-", "90c8f215e131"])
+def test_another_text_begins_no_uuid(text: str) -> None:
+    assert not begins_id(text)
+
+
+def test_a_text_that_is_like_a_name_asks_for_that_name() -> None:
+    assert did_you_mean("LAMA", ["llama", "mistral"]) == "did you mean 'llama'?"
+    assert did_you_mean("zzz", ["llama", "mistral"]) == ""

@@ -11,7 +11,7 @@ import pytest
 
 from flexai.checkpoints.errors import SettingsError
 from flexai.checkpoints.names import new_id, parse_id
-from flexai.checkpoints.owner import IDENTITY_FILE, Owner, load_owner
+from flexai.checkpoints.owner import IDENTITY_FILE, Owner, load_owner, login, parse_owner
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.settings import load_settings
 
@@ -100,6 +100,8 @@ def test_a_damaged_identity_is_an_error_and_is_left_as_it_is(tmp_path: Path, con
     assert str(path) in caught.value.message
     assert "backup" in caught.value.hint
     assert path.read_bytes() == content
+    path.unlink()  # the other way out that the hint names
+    assert load_owner(tmp_path).name == login()
 
 
 def test_an_identity_that_cannot_be_read_is_an_error_that_names_it(tmp_path: Path) -> None:
@@ -125,7 +127,33 @@ def test_a_machine_whose_setting_names_the_owner_makes_no_other_one(
     assert not (tmp_path / "empty" / IDENTITY_FILE).exists()
 
 
-@pytest.mark.parametrize("text", ["me", "ID", "ID/", "ID/ID/ID", "/"])
+def test_a_person_has_the_same_ids_on_each_machine_and_shares_the_organisation_of_the_host(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    for machine, name in (("laptop", "alice@lab.example"), ("node", "alice@lab.example"), ("node", "bob@lab.example")):
+        monkeypatch.setenv("FLEXAI_HOME", str(tmp_path / machine))
+        monkeypatch.setenv("FLEXAI_OWNER", name)
+        found.append(System.open().owner)
+    on_laptop, on_node, bob = found
+    assert (on_laptop, on_laptop.name) == (on_node, "alice@lab.example")
+    assert bob.user_id != on_node.user_id
+    assert bob.org_id == on_node.org_id
+    assert on_node == parse_owner(str(on_node)), "the ids name the same owner"
+    assert not (tmp_path / "node").exists()
+
+
+def test_what_a_user_has_made_is_known_by_the_id_or_by_the_name() -> None:
+    alice = parse_owner("alice@lab")
+    assert alice.has_made(alice.user_id, "")
+    assert alice.has_made(new_id(), "alice@lab")
+    assert not alice.has_made(new_id(), "bob@lab")
+    assert not alice.has_made(new_id(), "")
+
+
+@pytest.mark.parametrize(
+    "text", ["me", "ID", "ID/", "ID/ID/ID", "/", "@", "me@", "@lab", "me@lab@lab", "a b@lab", "a@lab\u202e", "a/b@lab"]
+)
 def test_an_owner_that_is_none_is_refused(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FLEXAI_OWNER", text.replace("ID", new_id()))
     with pytest.raises(SettingsError, match="FLEXAI_OWNER"):

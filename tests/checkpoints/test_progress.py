@@ -27,18 +27,18 @@ def test_reports_from_many_threads_are_all_counted() -> None:
 
 def test_a_line_says_how_far_it_is() -> None:
     assert str(HALFWAY) == (
-        "push mistral-500: 2.5 GB of 5 GB (50%), 3 of 10 files, 512 MB already there, 120 MB/s, 0:21 left"
+        "push mistral-500: 2.5 GiB of 5 GiB (50%), 3 of 10 files, 512 MiB already there, 120 MiB/s, 0:21 left"
     )
 
 
 def test_the_last_line_says_what_was_done() -> None:
     done = replace(HALFWAY, moved=4 * GIB, skipped=GIB, files=10)
-    assert done.last_line() == "push mistral-500: 5 GB, 10 files, 1 GB already there, 204.8 MB/s in 0:20"
+    assert done.last_line() == "push mistral-500: 5 GiB, 10 files, 1 GiB already there, 204.8 MiB/s in 0:20"
 
 
 def test_the_last_line_of_what_was_broken_off_says_how_far_it_came() -> None:
     assert HALFWAY.last_line() == (
-        "push mistral-500: 2.5 GB of 5 GB, 3 of 10 files, 512 MB already there, 102.4 MB/s in 0:20"
+        "push mistral-500: 2.5 GiB of 5 GiB, 3 of 10 files, 512 MiB already there, 102.4 MiB/s in 0:20"
     )
 
 

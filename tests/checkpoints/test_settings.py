@@ -108,6 +108,7 @@ def test_every_setting_can_be_set_in_the_file_and_in_the_environment(
     values = {
         "database_url": "postgresql://host/db",
         "store": "/srv/store",
+        "store_mode": "group",
         "concurrency": "2",
         "bandwidth_limit": "100MiB",
         "part_size": "1MiB",
@@ -118,6 +119,7 @@ def test_every_setting_can_be_set_in_the_file_and_in_the_environment(
         "grace_period": "1d",
         "quiet_period": "2s",
         "grace": "2m",
+        "patience": "3m",
         "owner": "00000000-0000-4000-8000-000000000001/00000000-0000-4000-8000-000000000002",
     }
     assert set(values) | {"home"} == set(RULES)
@@ -134,6 +136,7 @@ def test_every_setting_can_be_set_in_the_file_and_in_the_environment(
 
 
 _WRONG = [
+    ("store_mode", "everyone"),
     ("concurrency", "0"),
     ("concurrency", "257"),
     ("concurrency", "many"),

@@ -92,9 +92,10 @@ class Program:
         )
         return Done(done.returncode, done.stdout, done.stderr)
 
-    def on_a_terminal(self, *arguments: str, env: Mapping[str, str] | None = None) -> str:
+    def on_a_terminal(self, *arguments: str, env: Mapping[str, str] | None = None, typed: str = "") -> str:
         """What the program shows on a terminal of 80 columns, standard output and error as they come."""
-        _, shown = on_a_terminal([PROGRAM, *arguments], env=self.environment | dict(env or {}), cwd=self.cwd)
+        environment = self.environment | dict(env or {})
+        _, shown = on_a_terminal([PROGRAM, *arguments], env=environment, cwd=self.cwd, typed=typed)
         return shown
 
     def python(self, code: str, env: Mapping[str, str] | None = None) -> str:
@@ -116,8 +117,10 @@ class Program:
         return target
 
 
-def on_a_terminal(command: Sequence[str | Path], *, env: Mapping[str, str], cwd: Path) -> tuple[int, str]:
-    """Run a command on a terminal of 80 columns; its exit code, and all that it showed."""
+def on_a_terminal(
+    command: Sequence[str | Path], *, env: Mapping[str, str], cwd: Path, typed: str = ""
+) -> tuple[int, str]:
+    """Run a command on a terminal of 80 columns, where a user has typed something; its exit code, and all it showed."""
     controller, terminal = pty.openpty()
     process = subprocess.Popen(
         command,
@@ -128,6 +131,7 @@ def on_a_terminal(command: Sequence[str | Path], *, env: Mapping[str, str], cwd:
         env=dict(env) | {"COLUMNS": "80", "LINES": "24"},
     )
     os.close(terminal)
+    os.write(controller, typed.encode())
     shown = bytearray()
     while True:
         try:

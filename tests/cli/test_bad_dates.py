@@ -5,7 +5,11 @@ from __future__ import annotations
 import sqlite3
 import sys
 
+import pytest
+
 from tests.cli.program import Program
+
+pytestmark = pytest.mark.slow
 
 BAD_DATES = (
     "1-01-01T00:00:00.000000Z",
@@ -63,7 +67,9 @@ def test_a_bad_date_stops_no_command_and_is_shown_as_unknown(program: Program) -
         for line in _LINES if date == BAD_DATES[0] else ("training list",):
             done = program.run(*line.split())
             assert (line, done.code, done.err if done.code else "") == (line, 0, "")
-        rows = {row.split()[0]: row.split()[-1] for row in program.run("checkpoint", "list").out.splitlines()[2:]}
+        rows = {
+            row.split()[0]: row.split("|")[-2].strip() for row in program.run("checkpoint", "list").out.splitlines()[2:]
+        }
         assert rows["bad"] == "unknown"
         assert rows["good"].endswith(("s", "m"))
 

@@ -23,6 +23,8 @@ from tests.cli.program import Done, Program
 from tests.servers.fixtures import GCSServer, S3Server
 from tests.servers.prefect import PrefectServer
 
+pytestmark = pytest.mark.slow
+
 LARGE = bytes(range(256)) * 30_000
 """Large enough for a blob of its own, in several parts."""
 
@@ -64,7 +66,6 @@ def in_bucket(
     return program
 
 
-@pytest.mark.slow
 def test_a_checkpoint_lives_in_the_bucket_from_push_to_gc(in_bucket: Program) -> None:
     in_bucket.file("mistral/model.safetensors", LARGE)
     in_bucket.file("mistral/config.json", b"{}")
@@ -142,7 +143,6 @@ def test_a_training_job_captures_into_the_bucket_and_goes_with_all_it_captured(i
     assert (in_bucket.cwd / "kept" / "weights.bin").read_bytes() == LARGE
 
 
-@pytest.mark.slow
 def test_what_rots_in_the_bucket_is_repaired_from_an_export(
     in_bucket: Program, objects: ObjectStorage, prefect_server: PrefectServer
 ) -> None:

@@ -10,7 +10,9 @@ import pytest
 
 from flexai.cli import cli
 from flexai.cli.commands import Command, LazyGroup
+from flexai.cli.help import TOPICS
 from tests.cli.conftest import Run
+from tests.cli.program import Program
 
 
 def _groups(group: LazyGroup, path: str) -> Iterator[tuple[str, LazyGroup]]:
@@ -71,6 +73,47 @@ def test_a_wrong_command_gets_a_suggestion(flexai: Run, typed: list[str], meant:
     assert done.error == f"no such command: flexai {' '.join(typed)} (did you mean {meant!r}?)"
 
 
+@pytest.mark.parametrize(
+    ("typed", "whole"),
+    [
+        (["push", "my model", "-f", "x"], "flexai checkpoint push 'my model' -f x"),
+        (["ls"], "flexai checkpoint list"),
+        (["rm", "llama"], "flexai checkpoint delete llama"),
+        (["pull", "llama", "-d", "out"], "flexai checkpoint fetch llama -d out"),
+        (["logs", "my-run"], "flexai training logs my-run"),
+        (["run", "my-run", "--env", "TOKEN=secret", "--", "sh"], "flexai training run"),
+        (["create", "share"], "flexai storage create share"),
+        (["backup", "x"], "flexai catalog backup x"),
+        (["checkpoint", "ls", "--json"], "flexai checkpoint list --json"),
+    ],
+    ids=str,
+)
+def test_a_command_of_another_group_is_told_as_it_has_to_be_typed(flexai: Run, typed: list[str], whole: str) -> None:
+    done = flexai(*typed)
+    assert (done.code, done.hint) == (2, whole)
+
+
+def test_help_shows_a_command_a_group_and_a_topic(flexai: Run) -> None:
+    assert flexai("help").out.startswith("Usage: flexai COMMAND")
+    assert flexai("help", "training").out.startswith("Usage: flexai training ")
+    for words in (["checkpoint", "push"], ["push"], ["checkpoint", "upload"]):
+        assert flexai("help", *words).out.startswith("Usage: flexai checkpoint push NAME")
+    assert "my-run/checkpoint-500" in flexai("help", "Names").out
+
+
+def test_every_topic_fits_and_is_named_in_the_help(flexai: Run) -> None:
+    for shown in (flexai("--help").out, flexai("help", "help").out):
+        assert f"Topics: {', '.join(TOPICS)}" in shown
+    for text in TOPICS.values():
+        assert max(map(len, text.splitlines())) <= 80
+
+
+def test_help_on_what_is_not_there_names_the_topics(flexai: Run) -> None:
+    done = flexai("help", "nmaes")
+    assert (done.code, done.error) == (3, "there is no help on 'nmaes'")
+    assert done.hint.startswith("did you mean 'names'? The topics are names, ")
+
+
 def test_a_command_that_is_like_none_gets_no_suggestion(flexai: Run) -> None:
     done = flexai("checkpoint", "zzz")
     assert (done.code, done.error) == (2, "no such command: flexai checkpoint zzz")
@@ -84,11 +127,11 @@ def test_a_usage_line_is_never_broken_inside_an_option(flexai: Run) -> None:
     assert not any(line.endswith("-") for line in usage.splitlines())
 
 
-def test_a_usage_error_shows_the_whole_form_in_one_line(flexai: Run) -> None:
+def test_a_usage_error_shows_the_whole_form_in_one_line_with_what_was_typed(flexai: Run) -> None:
     done = flexai("checkpoint", "export", "some-checkpoint", "--storage-provider", "conn")
     assert (done.code, done.error) == (2, "missing option '--destination-path'")
     assert done.hint.startswith(
-        "flexai checkpoint export NAME|UUID --storage-provider CONNECTION --destination-path BUCKET/PREFIX"
+        "flexai checkpoint export some-checkpoint --storage-provider conn --destination-path BUCKET/PREFIX"
     )
 
 
@@ -113,3 +156,35 @@ def test_the_help_has_every_exit_code(flexai: Run) -> None:
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Exception)]
     for code in {kind.exit_code for kind in kinds if issubclass(kind, errors.CheckpointError)}:
         assert f" {code}  " in done.out
+
+
+def test_verbose_tells_the_places_and_the_time(flexai: Run, program: Program) -> None:
+    program.file("a.bin")
+    for words in (("push", "llama", "a.bin"), ("list",)):
+        done = flexai("checkpoint", *words, "-v")
+        assert done.code == 0
+        assert f"catalog sqlite:///{program.home}/catalog.db\nstore {program.home}/store\n" in done.err
+        assert re.search(r"took \d+\.\d\d s, with ", done.err)
+
+
+@pytest.mark.parametrize(
+    ("typed", "hint"),
+    [
+        (["checkpoint", "push", "llama"], "use one of: flexai checkpoint push llama --file SOURCE[=DESTINATION] …;"),
+        (["checkpoint", "push", "llama", "-f", "gone"], "flexai checkpoint push llama -f SOURCE[=DESTINATION]"),
+        (
+            ["checkpoint", "push", "llama", "--storage-provider", "share"],
+            "flexai checkpoint push llama --storage-provider share --source-path BUCKET/PATH",
+        ),
+        (
+            ["training", "run", "my-run", "--env", "GONE", "--", "true"],
+            "export it, or flexai training run my-run --env",
+        ),
+        (["training", "run", "my run"], "flexai training run 'my run' [OPTIONS] -- COMMAND [ARGUMENT…]"),
+    ],
+    ids=str,
+)
+def test_a_hint_has_the_name_that_was_typed(flexai: Run, typed: list[str], hint: str) -> None:
+    done = flexai(*typed)
+    assert done.code == 2
+    assert done.hint.startswith(hint)

@@ -13,6 +13,8 @@ from flexai.cli.training.logs import readable
 from tests.cli.program import Program, on_a_terminal
 from tests.hostile.texts import ALL, assert_harmless
 
+pytestmark = pytest.mark.slow
+
 _PLAIN = {"NO_COLOR": "1", "TERM": "dumb", "FLEXAI_QUIET_PERIOD": "0.05"}
 _TRAIN = f"""
 import os, sys

@@ -78,3 +78,15 @@ def test_prefect_s_home_is_closed_where_a_command_embeds_prefect(program: Progra
     prefect = Path(program.environment["PREFECT_HOME"])
     assert (prefect / "prefect.db").exists()
     assert _open_below(prefect) == set()
+
+
+def test_a_home_is_its_owners_alone_also_in_a_folder_of_a_group(program: Program) -> None:
+    program.home.mkdir()
+    program.home.chmod(0o2770)
+    program.file("a.bin")
+    for name, store in (("llama", ""), ("mistral", str(program.home / "named"))):
+        program.environment["FLEXAI_STORE"] = store
+        _run(program, "checkpoint", "push", name, "--file", "a.bin")
+        _run(program, "checkpoint", "delete", name)
+        (program.home / "catalog.db").unlink()
+    assert _open_below(program.home) == {program.home}

@@ -45,7 +45,7 @@ def test_the_figures_fit_beside_the_bar_whatever_they_are(
 
 
 def test_at_80_columns_bytes_rate_time_and_files_are_all_there() -> None:
-    assert figures_of(HALFWAY, 80 - 13 - 12) == " 50%  2.5/5 GB  120 MB/s  0:21  3/10 files  512 MB kept"
+    assert figures_of(HALFWAY, 80 - 10 - 12) == " 50%  2.5/5 GiB  120 MiB/s  0:21  3/10 files  512 MiB kept"
 
 
 def test_without_a_terminal_there_is_a_line_now_and_then_and_one_at_the_end(capsys: pytest.CaptureFixture[str]) -> None:
@@ -139,9 +139,9 @@ def test_a_terminal_gets_a_bar_that_fits_into_its_80_columns(program: Program) -
     bars = [line for line in drawn if "━" in line]
     assert bars
     assert all(len(line) <= 80 for line in bars)
-    assert any("40%" in line and "381/954 MB" in line and "3/9 files  95 MB kept" in line for line in bars)
+    assert any("40%" in line and "381/954 MiB" in line and "3/9 files  95 MiB kept" in line for line in bars)
     assert "a [bold]remark[/bold]" in drawn
-    assert drawn[-1].startswith("push a-checkpoint-with-a-name-that-is-rather-long-for-a-terminal: 953.7 MB, 9 files")
+    assert drawn[-1].startswith("push a-checkpoint-with-a-name-that-is-rather-long-for-a-terminal: 953.7 MiB, 9 files")
 
 
 def test_what_takes_no_time_worth_a_bar_does_not_load_what_draws_it(program: Program) -> None:

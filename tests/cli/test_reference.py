@@ -63,6 +63,7 @@ def test_list_prints_the_reference_s_columns(files: Program) -> None:
         "TOTAL SIZE",
         "STATUS",
         "CREATED AT",
+        "CREATED BY",
     ]
     assert set(rule) == {"-", "+"}
     assert [cell.strip() for cell in row.split("|")][:2] == ["base-llama2-pretrained-custom", "1"]

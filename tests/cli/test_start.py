@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import os
+import sqlite3
 import uuid
+from contextlib import closing
+from pathlib import Path
 
 import pytest
+from cryptography.fernet import Fernet
 
+from flexai.checkpoints.storage.kinds import KINDS
 from tests.cli.conftest import Run
 from tests.cli.program import Program
 from tests.servers.fixtures import S3Server
 
+PREFECT_DATABASE = Path(__file__).parents[1] / "prefect_server/databases/prefect-3.8.8.sql"
 CLOUD = {"boto3", "botocore", "google.cloud", "requests"}
 HEAVY = CLOUD | {
     "prefect",
@@ -130,6 +137,41 @@ def test_no_command_on_this_machine_alone_imports_prefect_or_sqlalchemy_or_a_clo
     assert _modules_of_work(program) & elsewhere == set()
 
 
+WITH_A_CONNECTION = [
+    ["storage", "list"],
+    ["storage", "inspect", "share-conn"],
+    ["checkpoint", "export", "base", "--storage-provider", "share-conn", "--destination-path", "bucket/out"],
+    ["checkpoint", "push", "back", "--storage-provider", "share-conn", "--source-path", "bucket/out"],
+]
+
+
+def test_no_command_that_names_a_connection_imports_prefect_where_its_database_lies_here(program: Program) -> None:
+    save_connection(Path(program.environment["PREFECT_HOME"]), program.cwd)
+    printed = program.python(_RUN.format(commands=WITH_A_CONNECTION))
+    assert printed.count("CODE 0") == len(WITH_A_CONNECTION), printed
+    assert set(printed.rpartition("MODULES ")[2].split()) & {"prefect", "fastapi", "sqlalchemy", "httpx"} == set()
+    assert (program.cwd / "bucket/out/a.bin").exists()
+
+
+def test_no_command_on_a_store_in_a_connection_imports_prefect(program: Program) -> None:
+    save_connection(Path(program.environment["PREFECT_HOME"]), program.cwd)
+    program.environment |= {"FLEXAI_STORE": "share-conn:bucket/store", "FLEXAI_HOME": str(program.home / "other")}
+    assert _modules_of_work(program) & {"prefect", "fastapi", "httpx", "alembic"} == set()
+    assert (program.cwd / "bucket/store").is_dir()
+
+
+def save_connection(prefect_home: Path, root: Path) -> None:
+    """Save the connection ``share-conn`` to a directory, in a database of Prefect's own making."""
+    prefect_home.mkdir()
+    with closing(sqlite3.connect(prefect_home / "prefect.db")) as database:
+        database.executescript(PREFECT_DATABASE.read_text(encoding="utf-8"))
+        (key,) = database.execute("SELECT json_extract(value, '$.fernet_key') FROM configuration").fetchone()
+        fields = Fernet(key).encrypt(json.dumps({"root": str(root)}).encode()).decode()
+        database.execute("UPDATE block_type SET slug = ?", [KINDS["local"].block])
+        database.execute("UPDATE block_document SET name = 'share-conn', data = ?", [json.dumps(fields)])
+        database.commit()
+
+
 def test_no_command_on_a_bucket_that_a_url_names_imports_prefect(program: Program, seaweedfs: S3Server) -> None:
     program.environment |= {
         "AWS_ACCESS_KEY_ID": seaweedfs.access_key_id,
@@ -166,3 +208,10 @@ def test_a_command_imports_no_other_command(program: Program) -> None:
     loaded = _modules(program, ["checkpoint", "list"])
     commands = {name for name in loaded if name.startswith(("flexai.cli.checkpoint.", "flexai.cli.training"))}
     assert commands == {"flexai.cli.checkpoint.list"}
+
+
+def test_a_tracked_push_imports_no_connection_and_no_other_task(program: Program) -> None:
+    code = "import sys, flexai.tasks\nflexai.tasks.push_checkpoint\nprint('\\n'.join(sys.modules))"
+    loaded = set(program.python(code).split())
+    assert "flexai.tasks.push" in loaded
+    assert not loaded & {"flexai.blocks", "flexai.tasks.export", "flexai.tasks.training", "flexai.tasks.verify"}

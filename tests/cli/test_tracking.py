@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import logging
+import os
 import signal
 import socket
 import time
 import uuid
+from unittest.mock import patch
 
 import pytest
 
+from flexai.cli.tracking import prepare_prefect
+from flexai.prefect_server.finding import NO_TELEMETRY
 from tests.checkpoints.training.trainers import program as trainer
 from tests.cli.conftest import Run
 from tests.cli.program import Program
@@ -74,12 +79,38 @@ def test_push_fetch_and_a_failure_are_task_runs(
     assert _states(prefect_server, f"fetch {name} (7 bytes)") == ["COMPLETED"]
 
 
+def test_a_tracked_push_that_a_user_interrupts_is_cancelled_and_goes_on_with_the_same_command(
+    program: Program, prefect_server: PrefectServer, tracked: dict[str, str], name: str
+) -> None:
+    program.file("a.bin", b"".join(bytes([number]) * 65536 for number in range(8)))
+    slow = tracked | {"FLEXAI_BANDWIDTH_LIMIT": "32KiB", "FLEXAI_PART_SIZE": "64KiB", "FLEXAI_PACK_THRESHOLD": "0"}
+    push = program.start("checkpoint", "push", name, "a.bin", "--progress", "json", env=slow)
+    assert push.stderr is not None
+    assert json.loads(push.stderr.readline())["event"] == "begin"
+    push.send_signal(signal.SIGINT)
+    _, err = push.communicate()
+    assert push.returncode == 130, err
+    assert f"the same command again goes on where it stopped: flexai checkpoint push {name} a.bin" in err
+    assert _states(prefect_server, f"push {name} (512 KiB)") == ["CANCELLED"]
+
+
+def test_no_command_has_prefect_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in (*NO_TELEMETRY, "PREFECT_API_URL"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(logging, "raiseExceptions", logging.raiseExceptions)
+    with patch.dict(os.environ):
+        prepare_prefect(None)
+        assert (os.environ["DO_NOT_TRACK"], os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"]) == ("1", "false")
+
+
 def test_a_tracked_training_job_prints_and_exits_as_its_command_does(
     program: Program, prefect_server: PrefectServer, tracked: dict[str, str], name: str
 ) -> None:
     script = "echo result; echo trouble >&2; exit 7"
-    done = program.run("training", "run", name, "--env", "TOKEN=5ecret", "--", "sh", "-c", script, env=tracked)
+    shown = tracked | {"PREFECT_UI_URL": "http://ui.example/v2"}
+    done = program.run("training", "run", name, "--env", "TOKEN=5ecret", "--", "sh", "-c", script, env=shown)
     assert (done.code, done.out) == (7, "result\n")
+    assert "in Prefect's UI: http://ui.example/v2/runs/task-run/" in done.err
     assert "trouble" in done.err.splitlines()
     assert f"training job '{name}' failed" in done.err
     assert "Traceback" not in done.err
@@ -87,12 +118,14 @@ def test_a_tracked_training_job_prints_and_exits_as_its_command_does(
     assert prefect_server.database_holds("5ecret") == []
 
 
+@pytest.mark.slow
 def test_a_command_that_cannot_be_started_is_an_error(program: Program, tracked: dict[str, str], name: str) -> None:
     done = program.run("training", "run", name, "--", "no-such-program", env=tracked)
     assert done.code == 1
     assert "no-such-program" in done.error
 
 
+@pytest.mark.slow
 def test_export_reads_its_connection_from_the_api(
     program: Program, prefect_server: PrefectServer, tracked: dict[str, str], name: str
 ) -> None:
@@ -152,7 +185,8 @@ def test_what_changes_checkpoints_is_a_task_run_and_says_what_it_says_without_on
     assert _operations(prefect_server, checkpoint_id, 3) == ["delete", "undelete", "delete"]
 
 
-def test_a_tracked_verification_names_all_damage_and_its_repair(
+@pytest.mark.slow
+def test_a_tracked_verification_names_all_damage_until_a_push_has_healed_it(
     program: Program, tracked: dict[str, str], name: str
 ) -> None:
     program.file("a.bin", b"x" * 2048)
@@ -165,16 +199,17 @@ def test_a_tracked_verification_names_all_damage_and_its_repair(
     damaged = program.run("checkpoint", "verify", env=tracked)
     assert (damaged.code, damaged.out, damaged.error) == (6, problem, f"stored content is damaged: a.bin of {name}")
 
-    assert program.run("checkpoint", "push", f"{name}-b", "-f", "a.bin", "--no-track").code == 0
-    repaired = program.run("checkpoint", "verify", "--repair", env=tracked)
-    assert (repaired.code, repaired.out) == (0, problem)
-    assert repaired.err.splitlines() == [
-        f"{name}: a.bin: repaired from the store itself",
-        "verified 2 files, 4 KB: 1 damaged, all of it repaired",
-    ]
+    unrepaired = program.run("checkpoint", "verify", "--repair", env=tracked)
+    assert (unrepaired.code, unrepaired.out) == (6, problem)
+    assert unrepaired.error == f"stored content is damaged and could not be repaired: a.bin of {name}"
+
+    assert program.run("checkpoint", "push", f"{name}-b", "-f", "a.bin", env=tracked).code == 0
+    sound = program.run("checkpoint", "verify", env=tracked)
+    assert (sound.code, sound.err) == (0, "verified 2 files, 4 KiB: no damage\n")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.slow
 def test_a_tracked_training_that_answers_a_signal_by_ending_well_gives_its_own_exit_code(
     program: Program, tracked: dict[str, str], name: str, number: signal.Signals
 ) -> None:
@@ -189,6 +224,7 @@ def test_a_tracked_training_that_answers_a_signal_by_ending_well_gives_its_own_e
     assert f"training job '{name}' {status}" in err
 
 
+@pytest.mark.slow
 def test_a_training_job_is_deleted_with_an_event_for_each_of_its_checkpoints(
     program: Program, prefect_server: PrefectServer, tracked: dict[str, str], name: str
 ) -> None:
@@ -205,6 +241,7 @@ def test_a_training_job_is_deleted_with_an_event_for_each_of_its_checkpoints(
     assert [_operations(prefect_server, checkpoint_id, 1) for checkpoint_id in captured] == [["delete"], ["delete"]]
 
 
+@pytest.mark.slow
 def test_looking_something_up_and_a_plan_are_no_task_runs(program: Program) -> None:
     """Everything that needs Prefect would fail: no server listens."""
     program.file("a.bin")
@@ -242,6 +279,8 @@ def test_an_api_that_does_not_answer_is_one_sentence_and_a_way_out(program: Prog
         ["checkpoint", "export", "some-name", "--storage-provider", "c", "--destination-path", "b/p"],
         ["checkpoint", "delete", "some-name"],
         ["checkpoint", "undelete", "some-name"],
+        ["checkpoint", "protect", "some-name"],
+        ["checkpoint", "unprotect", "some-name"],
         ["checkpoint", "verify"],
         ["checkpoint", "prune", "--keep-last", "1"],
         ["checkpoint", "gc"],

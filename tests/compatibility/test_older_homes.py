@@ -101,3 +101,21 @@ def test_a_lost_catalog_is_rebuilt_from_the_store(older: Program) -> None:
     assert older.run("checkpoint", "recover").code == 0
     found = {one["name"] for one in older.run("checkpoint", "list", "--json").json()}
     assert found >= {"small", "large", "again"}
+
+
+def test_what_is_made_now_belongs_to_the_organisation_of_what_there_was(older: Program) -> None:
+    assert older.run("checkpoint", "push", "new", "-f", "small/0.bin", env={"FLEXAI_OWNER": "bob@lab"}).code == 0
+    shown = [older.run("checkpoint", "inspect", name, "--json").json()["metadata"] for name in ("new", "small")]
+    assert shown[0]["ownerOrgID"] == shown[1]["ownerOrgID"]
+
+
+def test_the_store_learns_what_only_the_catalog_knew(older: Program) -> None:
+    assert older.run("checkpoint", "push", "new", "-f", "small/0.bin").code == 0
+    for file in older.home.glob("catalog.db*"):
+        file.unlink()
+    assert older.run("checkpoint", "recover").code == 0
+    assert "gone" not in {one["name"] for one in older.run("checkpoint", "list", "--json").json()}
+    assert {one["name"] for one in older.run("checkpoint", "list", "--deleted", "--json").json()} >= {"gone"}
+    assert older.run("checkpoint", "delete", "large", "--yes").code != 0
+    (job,) = older.run("training", "list", "--json").json()
+    assert (job["name"], job["status"]) == ("digits", "failed")

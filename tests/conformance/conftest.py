@@ -21,7 +21,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     chosen = [mark for mark in metafunc.definition.iter_markers("parametrize") if "store" in mark.args[0]]
     if "store" in metafunc.fixturenames and not chosen:
         only_reads = metafunc.definition.get_closest_marker("reads") is not None
-        names = [name for name, kind in KINDS.items() if only_reads or kind.traits.can_write]
+        kinds = {name: kind for name, kind in KINDS.items() if only_reads or kind.traits.can_write}
+        names = [pytest.param(name, marks=pytest.mark.slow if kind.is_slow else ()) for name, kind in kinds.items()]
         metafunc.parametrize("store", names, indirect=True)
 
 

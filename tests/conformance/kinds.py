@@ -51,6 +51,8 @@ class Kind:
 
     traits: Traits
     buckets: Callable[[pytest.FixtureRequest], Buckets]
+    is_slow: bool = False
+    """Whether only the slow tests try it: its server takes long, or is much like another one here."""
 
 
 @functools.cache
@@ -81,12 +83,15 @@ def _s3_at(fixture: str) -> Callable[[pytest.FixtureRequest], Buckets]:
     return buckets
 
 
-def _gcs(request: pytest.FixtureRequest) -> Buckets:
-    server: GCSServer = request.getfixturevalue("fake_gcs")
-    return Buckets(
-        (server.bucket, server.other_bucket),
-        functools.partial(GCSStorage, _gcs_service(server), page_size=PAGE_SIZE, policy=POLICY),
-    )
+def _gcs_at(fixture: str) -> Callable[[pytest.FixtureRequest], Buckets]:
+    def buckets(request: pytest.FixtureRequest) -> Buckets:
+        server: GCSServer = request.getfixturevalue(fixture)
+        return Buckets(
+            (server.bucket, server.other_bucket),
+            functools.partial(GCSStorage, _gcs_service(server), page_size=PAGE_SIZE, policy=POLICY),
+        )
+
+    return buckets
 
 
 def _hub(request: pytest.FixtureRequest) -> Buckets:
@@ -112,12 +117,22 @@ KINDS: dict[str, Kind] = {
     "juicefs": Kind(
         Traits(completes_twice=True, holds_file_and_folder=False, ties_uploads_to_keys=False, heeds_only_new=False),
         _s3_at("juicefs"),
+        is_slow=True,
     ),
     "rclone": Kind(
         Traits(holds_file_and_folder=False, takes_folders_for_objects=True, replaces_parts=False, heeds_only_new=False),
         _s3_at("rclone"),
     ),
+    "moto": Kind(
+        Traits(completes_twice=True, ties_uploads_to_keys=False, tells_of_gone_uploads=False, tells_upload_times=False),
+        _s3_at("moto"),
+        is_slow=True,
+    ),
+    "swift": Kind(
+        Traits(completes_twice=True, lets_one_be_new=False, keeps_uploads_open=True), _s3_at("swift"), is_slow=True
+    ),
     # Google heeds it everywhere, its fake only for uploads of another kind than ours.
-    "fake_gcs": Kind(Traits(upload_changes_etag=False, heeds_only_new=False), _gcs),
-    "hub": Kind(Traits(refuses=dict.fromkeys(WRITING, UsageError)), _hub),
+    "fake_gcs": Kind(Traits(upload_changes_etag=False, heeds_only_new=False), _gcs_at("fake_gcs")),
+    "terse_gcs": Kind(Traits(upload_changes_etag=False, heeds_only_new=False), _gcs_at("terse_gcs"), is_slow=True),
+    "hub": Kind(Traits(tells_times=False, refuses=dict.fromkeys(WRITING, UsageError)), _hub),
 }

@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from flexai.checkpoints.errors import CheckpointError
+from flexai.checkpoints.errors import CheckpointError, NotFoundError, StorageUnavailableError
 from flexai.checkpoints.storage.protocol import (
     BLOCK_SIZE,
     ZERO_BLOCK,
@@ -49,6 +49,16 @@ class Traits:
     """Whether an upload that is completed without its last part fails or has fewer bytes."""
     heeds_only_new: bool = True
     """Whether an object that is to be stored only if it is new replaces none that is there."""
+    lets_one_be_new: bool = True
+    """Whether of several that store at once what is to be new only one is let. Swift looks first, and stores then."""
+    keeps_uploads_open: bool = False
+    """Whether an upload that is complete still seems to be open."""
+    tells_of_gone_uploads: bool = True
+    """Whether it says so where an upload is gone, rather than failing (500)."""
+    tells_upload_times: bool = True
+    """Whether it says when an upload began. moto says the same of all."""
+    tells_times: bool = True
+    """Whether it says when an object was stored."""
     refuses: Mapping[str, type[CheckpointError]] = field(default_factory=dict)
     """The methods that it has not got, and what they raise. The suite's writing tests leave such a store out, and those
     that are marked with ``reads`` find in it what it was given beforehand."""
@@ -85,6 +95,11 @@ class Store:
     def part_size(self) -> int:
         """Bytes of a part in these tests."""
         return max(self.storage.min_part_size, PART_SIZE)
+
+    @property
+    def gone(self) -> tuple[type[CheckpointError], ...]:
+        """What is raised for an upload that is gone."""
+        return (NotFoundError,) if self.traits.tells_of_gone_uploads else (NotFoundError, StorageUnavailableError)
 
     def key(self, name: str) -> str:
         """A key of this test's own."""

@@ -12,6 +12,8 @@ from flexai.checkpoints.storage.protocol import BLOCK_SIZE
 
 from .stores import Store, pattern
 
+pytestmark = pytest.mark.slow
+
 THREADS = 8
 
 

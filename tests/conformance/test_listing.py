@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -73,6 +74,42 @@ def test_a_listing_describes_objects_as_looking_does(store: Store) -> None:
         seen = store.storage.head(info.key)
         assert (info.size, info.etag) == (seen.size, seen.etag)
         assert info.size == int(info.key.removeprefix(store.prefix))
+
+
+@pytest.mark.reads
+def test_an_object_says_when_it_was_stored_as_the_store_has_it(store: Store) -> None:
+    store.give("file", b"one")
+    (listed,) = store.storage.list(store.key("file"))
+    seen = store.storage.head(store.key("file"))
+    if not store.traits.tells_times:
+        assert listed.modified_at is None
+        assert seen.modified_at is None
+        return
+    assert listed.modified_at is not None
+    assert seen.modified_at is not None
+    assert abs(listed.modified_at - seen.modified_at) < 2
+    assert abs(datetime.now(UTC) - datetime.fromtimestamp(listed.modified_at, UTC)) < timedelta(days=1)
+
+
+def test_what_is_stored_tells_the_time_at_the_store(store: Store) -> None:
+    stored = store.put("file", b"one").modified_at
+    found = store.storage.head(store.key("file"))
+    seen = found.modified_at
+    assert stored is not None
+    assert seen is not None
+    assert found.told_at is not None
+    assert stored - 1 <= found.told_at < stored + 3600
+    assert abs(stored - seen) < 60
+
+
+def test_an_object_that_is_stored_again_is_no_older(store: Store) -> None:
+    store.put("file", b"one")
+    before = store.storage.head(store.key("file")).modified_at
+    store.upload("file", b"another")
+    after = store.storage.head(store.key("file")).modified_at
+    assert before is not None
+    assert after is not None
+    assert after >= before
 
 
 def test_a_listing_is_fetched_as_it_is_read(store: Store) -> None:

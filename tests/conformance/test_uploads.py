@@ -129,16 +129,16 @@ def test_an_upload_is_open_until_it_is_complete(store: Store) -> None:
     receipt = upload.put(1, b"abc")
     assert upload.is_open
     upload.complete([receipt])
-    assert not upload.is_open
+    assert upload.is_open is store.traits.keeps_uploads_open
 
 
 @pytest.mark.parametrize("upload_id", ["", "0" * 32, "../../file", "no such upload", "ü"])
 def test_an_upload_that_never_was_is_not_open_and_takes_nothing(store: Store, upload_id: str) -> None:
     upload = Upload(store, "file", upload_id)
     assert not upload.is_open
-    with pytest.raises(NotFoundError):
+    with pytest.raises(store.gone):
         upload.put(1, b"x")
-    with pytest.raises(NotFoundError):
+    with pytest.raises(store.gone):
         upload.complete([PartReceipt(number=1, token="")])
     upload.abort()
     assert store.names() == []
@@ -151,9 +151,9 @@ def test_an_aborted_upload_is_gone(store: Store, content: bytes) -> None:
     assert not upload.is_open
     assert store.names() == []
     assert list(store.storage.list_uploads(store.key(""))) == []
-    with pytest.raises(NotFoundError):
+    with pytest.raises(store.gone):
         upload.put(1, b"x")
-    with pytest.raises(NotFoundError):
+    with pytest.raises(store.gone):
         upload.complete(receipts)
     assert store.names() == []
 
@@ -199,10 +199,10 @@ def test_an_upload_belongs_to_its_key(store: Store) -> None:
         assert stranger.is_open
         return
     assert not stranger.is_open
-    with pytest.raises(NotFoundError):
+    with pytest.raises(store.gone):
         stranger.put(1, b"x")
     receipt = upload.put(1, b"abc")
-    with pytest.raises(NotFoundError):
+    with pytest.raises(store.gone):
         stranger.complete([receipt])
     stranger.abort()
     assert upload.is_open
@@ -217,7 +217,7 @@ def test_completing_twice_changes_nothing(store: Store, content: bytes) -> None:
     if store.traits.completes_twice:
         assert upload.complete(receipts) == info
     else:
-        with pytest.raises(NotFoundError):
+        with pytest.raises(store.gone):
             upload.complete(receipts)
     assert store.storage.head(info.key) == info
     assert store.read("file") == content
@@ -228,7 +228,7 @@ def test_completing_a_second_time_does_not_bring_back_what_was_replaced_since(st
     receipts = [upload.put(1, b"one")]
     upload.complete(receipts)
     store.put("file", b"two")
-    with pytest.raises(NotFoundError):
+    with pytest.raises(store.gone):
         upload.complete(receipts)
     assert store.read("file") == b"two"
 
@@ -309,5 +309,8 @@ def test_many_unfinished_uploads_are_listed_over_pages_and_can_be_given_up(store
 def test_an_unfinished_upload_says_when_it_began(store: Store) -> None:
     store.start("file", 1)
     (found,) = store.storage.list_uploads(store.key(""))
+    if not store.traits.tells_upload_times:
+        assert found.started_at > 0
+        return
     age = datetime.now(UTC) - datetime.fromtimestamp(found.started_at, UTC)
     assert abs(age) < timedelta(days=1)

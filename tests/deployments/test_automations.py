@@ -25,10 +25,15 @@ from tests.servers.prefect import PrefectServer
 from tests.support.waiting import until
 from tests.tasks.conftest import files, home
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["files", "home"]
 
 FILE = Path(__file__).parents[2] / "deployments" / "automations.yaml"
-FLOWS: dict[str, Flow[Any, Any]] = {"export-checkpoint/default": export, "alert/default": alert}
+FLOWS: dict[str, Flow[Any, Any]] = {
+    "export-checkpoint/Export to a provider": export,
+    "alert/Raise an alert": alert,
+}
 
 
 def entries() -> list[dict[str, Any]]:

@@ -68,7 +68,7 @@ def test_a_job_template_has_all_that_prefects_own_has(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["docker", "kubernetes"])
 def test_the_defaults_of_a_job_template_are_of_their_types_and_all_its_variables_are_used(kind: str) -> None:
-    from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
+    from jsonschema import Draft202012Validator
 
     ours = _ours(kind)
     properties = ours["variables"]["properties"]

@@ -21,6 +21,7 @@ BLOCKS = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(encoding="utf-8"), 
 FUNCTIONS = [name for name in api.__all__ if inspect.isfunction(getattr(api, name))]
 
 
+@pytest.mark.slow
 def test_its_blocks_run_in_order(program: Program) -> None:
     program.file("output/checkpoint-500/weights.bin", bytes(100_000))
     program.file("config.json", "{}")

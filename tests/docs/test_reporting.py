@@ -6,6 +6,8 @@ import inspect
 import re
 from pathlib import Path
 
+import pytest
+
 from flexai.training import Run
 from tests.cli.conftest import program
 from tests.cli.program import Program
@@ -15,6 +17,7 @@ __all__ = ["program"]
 PAGE = (Path(__file__).parents[2] / "docs" / "reporting.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_its_script_runs_and_goes_on_where_it_ended(program: Program) -> None:
     (script,) = re.findall(r"^```python\n(.*?)^```", PAGE, re.M | re.S)
     for last in (3, 6):

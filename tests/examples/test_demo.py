@@ -1,27 +1,25 @@
-"""The demo, as `make demo` runs it."""
+"""The demo, as `flexai demo` and `make demo` run it."""
 
 from __future__ import annotations
 
-import importlib.util
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
+from click.testing import CliRunner
 
-DEMO = Path(__file__).resolve().parents[2] / "examples" / "demo.py"
+from flexai.checkpoints.errors import SettingsError
+from flexai.checkpoints.training.completeness.by_format import completeness
+from flexai.checkpoints.training.formats.facts import read_facts
+from flexai.checkpoints.training.formats.verdict import Outcome
+from flexai.demo import story, train_line
+from flexai.demo.command import demo
+from tests.support.folders import local_folder
 
-
-@pytest.fixture
-def demo() -> ModuleType:
-    """The demo as a module."""
-    found = importlib.util.spec_from_file_location("demo", DEMO)
-    assert found is not None and found.loader is not None
-    module = importlib.util.module_from_spec(found)
-    found.loader.exec_module(module)
-    return module
+FLEXAI = Path(sys.executable).with_name("flexai")
 
 
 @pytest.mark.slow
@@ -35,7 +33,7 @@ def test_the_demo_works_fits_on_a_page_and_leaves_nothing_behind(tmp_path: Path)
         "FLEXAI_STORE": "no-such-connection:bucket",
     }
     done = subprocess.run(
-        [sys.executable, str(DEMO)],
+        [FLEXAI, "demo"],
         env=environment,
         cwd=tmp_path,
         stdin=subprocess.DEVNULL,
@@ -48,7 +46,7 @@ def test_the_demo_works_fits_on_a_page_and_leaves_nothing_behind(tmp_path: Path)
     assert done.stderr == ""
     lines = done.stdout.splitlines()
     assert max(map(len, lines)) <= 80
-    assert str(DEMO.parent) not in done.stdout
+    assert str(Path(story.__file__).parent) not in done.stdout
     assert sum("<- best" in line for line in lines) == 1
     assert any(line.startswith("  Continuing training from global step ") for line in lines)
     assert lines[-1].startswith("All of it worked")
@@ -56,27 +54,67 @@ def test_the_demo_works_fits_on_a_page_and_leaves_nothing_behind(tmp_path: Path)
 
 
 def test_a_demo_that_goes_wrong_says_so_and_leaves_nothing_behind(
-    demo: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("os.environ", dict(os.environ))
-    monkeypatch.setattr(sys, "argv", ["demo.py"])
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    monkeypatch.setattr("signal.signal", lambda *_: None)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(demo, "show", lambda home: demo.expect(False, "two and two are five"))
-    assert demo.main() == 1
-    assert "The demo failed: two and two are five" in capsys.readouterr().err
+    monkeypatch.setattr(story, "show", lambda home: story.expect(False, "two and two are five"))
+    with pytest.raises(story.DemoFailedError, match="the demo failed: two and two are five"):
+        story.tell(keep=False)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_command_that_fails_ends_the_demo(demo: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(demo.DemoFailedError, match="ended with exit code 3"):
-        demo.run([sys.executable, "-c", "print('so far'); raise SystemExit(3)"], shown_as=["flexai", "something"])
+def test_what_the_demo_trains_with_is_named_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(story, "TRAINS_WITH", {"numpy": "no_such_numpy", "scikit-learn": "no_such_sklearn"})
+    with pytest.raises(SettingsError, match="numpy and scikit-learn are not installed") as caught:
+        story.tell(keep=False)
+    assert caught.value.hint == "the extra 'demo' has them; or: pip install numpy scikit-learn"
+
+
+def test_a_command_that_fails_ends_the_demo(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(story.DemoFailedError, match="ended with exit code 3"):
+        story.run([sys.executable, "-c", "print('so far'); raise SystemExit(3)"], shown_as=["flexai", "something"])
     assert capsys.readouterr().out == "$ flexai something\n  so far\n"
 
 
-def test_a_long_command_is_broken_as_a_shell_reads_it(demo: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
-    demo.run([sys.executable, "-c", ""], shown_as=["flexai", *("argument-that-is-long",) * 5])
+def test_a_long_command_is_broken_as_a_shell_reads_it(capsys: pytest.CaptureFixture[str]) -> None:
+    story.run([sys.executable, "-c", ""], shown_as=["flexai", *("argument-that-is-long",) * 5])
     first, second = capsys.readouterr().out.splitlines()
     assert first.endswith(" \\") and len(first) <= 80
     assert second.startswith("    argument-that-is-long")
+
+
+def test_the_small_trainer_goes_on_from_its_checkpoint_as_if_it_had_never_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("FLEXAI_INPUT_CHECKPOINT_DIR", raising=False)
+    monkeypatch.setenv("FLEXAI_OUTPUT_CHECKPOINT_DIR", str(tmp_path / "whole"))
+    train_line.train()
+    monkeypatch.setenv("FLEXAI_INPUT_CHECKPOINT_DIR", str(tmp_path / "whole" / "checkpoint-50"))
+    monkeypatch.setenv("FLEXAI_OUTPUT_CHECKPOINT_DIR", str(tmp_path / "resumed"))
+    capsys.readouterr()
+    train_line.train()
+    assert capsys.readouterr().out.startswith("going on from step 50\nstep  60")
+    models = [
+        json.loads((tmp_path / run / "checkpoint-100" / "trainer_state.json").read_text())["model"]
+        for run in ("whole", "resumed")
+    ]
+    assert models[0] == models[1]
+    folder = local_folder(tmp_path / "whole" / "checkpoint-50")
+    facts = read_facts(folder)
+    assert completeness(folder).outcome is Outcome.WHOLE
+    assert (facts.step, facts.resumable) == (50, True)
+    assert facts.eval_loss is not None
+
+
+def test_the_small_trainer_dies_of_a_kill(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [FLEXAI, "demo", "--trainer", "--killed-at", "20"], cwd=tmp_path, capture_output=True, check=False
+    )
+    assert done.returncode == -9
+    assert {path.name for path in (tmp_path / "output-checkpoint").iterdir()} == {"checkpoint-10", "checkpoint-20"}
+
+
+def test_the_trainer_s_option_alone_is_refused() -> None:
+    assert "--killed-at goes with --trainer only" in CliRunner().invoke(demo, ["--killed-at", "3"]).output

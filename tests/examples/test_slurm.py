@@ -11,6 +11,8 @@ from tests.checkpoints.training.trainers import program as trainer
 from tests.cli.program import Program
 from tests.examples.slurm import Slurm
 
+pytestmark = pytest.mark.slow
+
 SCRIPTS = Path(__file__).resolve().parents[2] / "examples" / "slurm"
 
 # Saves at TERM and ends with 0, as a trainer does that knows of preemptions; goes on where it stopped.
@@ -37,7 +39,7 @@ def program(tmp_path: Path) -> Program:
     program = Program(tmp_path)
     source = trainer(TRAINER)[-1]
     program.file("train.py", source)
-    (tmp_path / "flexai.env").write_text(f"FLEXAI_STORE={tmp_path / 'store'}\n")
+    (tmp_path / "flexai.env").write_text(f"FLEXAI_STORE='{tmp_path / 'store'}'\n")
     return program
 
 
@@ -100,9 +102,10 @@ def test_machines_that_share_no_disk_train_one_job_and_go_on_together(
     torchrun.chmod(0o755)
     first_saves = TRAINER.replace("    save(", '    if os.environ["SLURM_NODEID"] == "0": save(')
     program.file("train.py", trainer(first_saves)[-1])
+    catalog = f"sqlite:///{tmp_path / 'catalog.db'}"
     with (tmp_path / "flexai.env").open("a") as file:
-        file.write(f"FLEXAI_DATABASE_URL=sqlite:///{tmp_path / 'catalog.db'}\nFLEXAI_OWNER={new_owner()}\n")
-    here = {"FLEXAI_DATABASE_URL": f"sqlite:///{tmp_path / 'catalog.db'}", "FLEXAI_STORE": str(tmp_path / "store")}
+        file.write(f"FLEXAI_DATABASE_URL='{catalog}'\nFLEXAI_OWNER={new_owner()}\n")
+    here = {"FLEXAI_DATABASE_URL": catalog, "FLEXAI_STORE": str(tmp_path / "store")}
 
     job = slurm.start(SCRIPTS / "nodes.sbatch", cwd=program.cwd, nodes=2)
     job.wait_for("begins", times=2)

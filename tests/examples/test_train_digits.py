@@ -16,6 +16,8 @@ from flexai.checkpoints.training.formats.facts import read_facts
 from flexai.checkpoints.training.formats.verdict import Outcome
 from tests.support.folders import local_folder
 
+pytestmark = pytest.mark.slow
+
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "train_digits.py"
 SMALL = ["--epochs", "2", "--hidden", "32", "--save-steps", "300"]  # 720 steps
 

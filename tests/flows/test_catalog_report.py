@@ -58,7 +58,7 @@ def test_a_report_shows_totals_jobs_the_newest_and_the_failed(
     page = artifact(prefect_api, ended, "catalog")
     assert f"| `{name}-job` | 1 |" in page
     assert "| 7 | 0.125 |" in page
-    assert f"| `{name}` | 16.02 KB |" in page
+    assert f"| `{name}` | 16.02 KiB |" in page
     assert "| Deleted, can come back | 1 |" in page
     assert "| Damaged | nothing known |" in page
     (row,) = json.loads(artifact(prefect_api, ended, "catalog-table"))

@@ -108,7 +108,7 @@ def test_a_run_made_by_a_form_stores_a_reference_and_no_secret(
 
     assert ended["state"]["type"] == "COMPLETED", ended["state"]
     assert ended["parameters"] == {"request": request}
-    assert ended["name"] == f"export picked (16 KB) to {name}"
+    assert ended["name"] == f"export picked (16 KiB) to {name}"
     listed = seaweedfs.client().list_objects_v2(Bucket=seaweedfs.bucket, Prefix=f"{name}/")
     assert len(listed["Contents"]) == 3
     _logs_are_there(prefect_api, ended["id"])

@@ -62,21 +62,23 @@ def flow_of(deployment: dict[str, Any]) -> Flow[..., Any]:
     return found
 
 
-def test_every_flow_has_a_deployment_of_the_name_default() -> None:
+def test_every_flow_has_a_deployment_that_is_called_what_it_does() -> None:
     flows = {
         member.name
         for module in pkgutil.iter_modules(flexai.flows.__path__, "flexai.flows.")
         for member in vars(importlib.import_module(module.name)).values()
         if isinstance(member, Flow)
     }
-    assert flows == {flow_of(deployment).name for deployment in deployments() if deployment["name"] == "default"}
+    assert flows == {flow_of(deployment).name for deployment in deployments()}
+    names = [deployment["name"] for deployment in deployments()]
+    assert len(set(names)) == len(names)
+    assert [name for name in names if name == name.lower()] == []
 
 
 def test_every_deployment_is_on_the_page_of_the_flows() -> None:
     page = (ROOT / "docs" / "flows.md").read_text(encoding="utf-8")
-    assert [
-        name for name in {flow_of(deployment).name for deployment in deployments()} if f"`{name}`" not in page
-    ] == []
+    names = {flow_of(deployment).name for deployment in deployments()}
+    assert [name for name in names | {one["name"] for one in deployments()} if f"`{name}`" not in page] == []
 
 
 @pytest.mark.parametrize("deployment", deployments(), ids=lambda entry: f"{entry['entrypoint']} {entry['name']}")
@@ -108,7 +110,9 @@ def test_a_clone_is_deployed_and_a_worker_anywhere_else_runs_it(
 ) -> None:
     prefect("work-pool", "create", "flexai-local", "--type", "process", "--overwrite", folder=clone)
     prefect("--no-prompt", "deploy", "--all", "--prefect-file", "deployments/prefect.yaml", folder=clone)
-    (deployment,) = prefect_api.post("/deployments/filter", {"deployments": {"name": {"any_": ["digits"]}}})
+    (deployment,) = prefect_api.post(
+        "/deployments/filter", {"deployments": {"name": {"any_": ["Train the digits example"]}}}
+    )
     assert (deployment["work_pool_name"], set(deployment["tags"])) == ("flexai-local", {"flexai", "example"})
     assert deployment["global_concurrency_limit"]["limit"] == 1
     (schedule,) = deployment["schedules"]
@@ -124,7 +128,13 @@ def test_a_clone_is_deployed_and_a_worker_anywhere_else_runs_it(
         "name": job,
         "command": ["python", "examples/train_digits.py", "--epochs", "1", "--hidden", "8", "--save-steps", "180"],
     }
-    run = ["deployment", "run", "train-push-export/digits", "--param", f"training={json.dumps(training)}"]
+    run = [
+        "deployment",
+        "run",
+        "train-push-export/Train the digits example",
+        "--param",
+        f"training={json.dumps(training)}",
+    ]
     prefect(*run, folder=elsewhere)
     prefect("worker", "start", "--pool", "flexai-local", "--run-once", folder=elsewhere)
     (flow_run,) = prefect_api.post("/flow_runs/filter", {"flow_runs": {"name": {"any_": [f"train {job}"]}}})

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from prefect.exceptions import ParameterTypeError
 from prefect.flows import Flow
 from prefect.utilities.callables import parameter_schema
 from prefect.utilities.schema_tools.validation import validate
@@ -21,6 +22,7 @@ from flexai.flows.gc import collect_garbage
 from flexai.flows.inspect import inspect
 from flexai.flows.list import list_checkpoints
 from flexai.flows.mirror import mirror
+from flexai.flows.protect import protect
 from flexai.flows.prune import RetentionForm, retention
 from flexai.flows.push import push
 from flexai.flows.scrub import scrub
@@ -37,6 +39,7 @@ FLOWS = [
     inspect,
     list_checkpoints,
     mirror,
+    protect,
     push,
     report,
     retention,
@@ -126,6 +129,8 @@ def test_every_field_that_must_be_written_has_an_example(model: type[BaseModel])
         (inspect, {"checkpoint": "mistral-run/lightning_logs/version_0/checkpoints/epoch=0-step=100.ckpt"}),
         (fetch, {"checkpoint": "mistral-run/.", "destination": "/data"}),
         (delete, {"checkpoint": "mistral-500"}),
+        (protect, {"checkpoints": ["mistral-500", "run/step-5"]}),
+        (protect, {"checkpoints": ["mistral-500"], "protected": False}),
     ],
 )
 def test_what_makes_sense_is_taken_by_the_form_and_by_the_flow(flow: Flow[Any, Any], request_: dict[str, Any]) -> None:
@@ -287,3 +292,15 @@ def test_what_a_pattern_cannot_tell_is_refused_when_the_run_begins(
 ) -> None:
     with pytest.raises(ValidationError, match=message):
         model.model_validate(fields)
+
+
+def test_an_error_names_a_field_as_the_form_does_and_shows_no_value() -> None:
+    training = {"name": "run", "command": ["python"], "env": {"no name": "5ecret"}}
+    export = {"storage_provider": "share", "path_template": "bucket/{nothing}", "approval": {"timeout_hours": -1}}
+    with pytest.raises(ParameterTypeError) as refused:
+        train_push_export.validate_parameters({"training": training, "export": export})
+    said = str(refused.value)
+    assert " - training.Environment: 'no name' is no name of an environment variable\n" in said
+    assert " - export.Path: 'bucket/{nothing}' may hold " in said
+    assert " - export.Approval.Timeout: Input should be greater than 0" in said
+    assert "5ecret" not in said

@@ -38,16 +38,19 @@ def test_what_was_deleted_long_enough_ago_is_freed_and_the_run_says_how_much(
     undelete_checkpoint.fn(name)
     delete_checkpoint.fn(name)
     run_name, page = run(grace_period="0s")
-    assert run_name == "collect garbage (16 KB freed)"
+    assert run_name == "collect garbage (16 KiB freed)"
     assert "deleted checkpoints: 1" in page
     with pytest.raises(NotFoundError):
         undelete_checkpoint.fn(name)
 
 
 def test_a_page_names_unreferenced_blobs_and_not_all_of_very_many() -> None:
-    done = {"freed": "1 KB", "blobs": 1, "deletedCheckpoints": 1, "abandonedPushes": 0, "unreferenced": ["a`b"]}
+    done = {"freed": "1 KiB", "blobs": 1, "deletedCheckpoints": 1, "abandonedPushes": 0, "unreferenced": ["a`b"]}
+    done["collectedUnreferenced"] = []
     assert "- ``a`b``" in describe_garbage(done)
     page = describe_garbage(done | {"unreferenced": ["blob"] * 60})
-    assert page.startswith("# Garbage collection: freed 1 KB (")
+    assert page.startswith("# Garbage collection: freed 1 KiB (")
     assert page.endswith("- … and 10 more\n")
     assert "does not know" not in describe_garbage(done | {"unreferenced": []})
+    collected = describe_garbage(done | {"collectedUnreferenced": ["one", "two"]})
+    assert "abandoned pushes: 0, unreferenced blobs: 2)" in collected

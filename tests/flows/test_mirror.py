@@ -16,6 +16,7 @@ from tests.flows.conftest import RunDeployed
 from tests.servers.prefect import PrefectServer
 
 
+@pytest.mark.slow
 def test_a_mirror_copies_what_is_new_and_says_so(
     prefect_api: PrefectServer, home: Path, files: Path, share: str, run_deployed: RunDeployed, tmp_path: Path
 ) -> None:
@@ -25,11 +26,11 @@ def test_a_mirror_copies_what_is_new_and_says_so(
     first = run_deployed(mirror, {"request": request})
     assert (first["state"]["type"], first["name"]) == (
         "COMPLETED",
-        f"mirror to {share}: 1 copied (16 KB), 0 there already",
+        f"mirror to {share}: 1 copied (16 KiB), 0 there already",
     )
     push_checkpoint.fn(names[1], files=[str(files)])
     second = run_deployed(mirror, {"request": request})
-    assert second["name"] == f"mirror to {share}: 1 copied (16 KB), 1 there already"
+    assert second["name"] == f"mirror to {share}: 1 copied (16 KiB), 1 there already"
     assert {path.name for path in (tmp_path / "share" / "copies").iterdir()} == set(names)
 
     (tmp_path / "share" / "copies" / names[0] / "flexai-manifest.json").write_text("torn")

@@ -24,6 +24,8 @@ from flexai.tasks import verify_checkpoints
 from tests.servers.prefect import PrefectServer
 from tests.support.trees import noise, write_tree
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:

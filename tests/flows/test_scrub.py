@@ -15,6 +15,8 @@ from tests.flows.conftest import RunDeployed
 from tests.servers.prefect import PrefectServer
 from tests.support.trees import flip_byte
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def pushed(home: Path, files: Path) -> str:
@@ -43,7 +45,7 @@ def test_a_sound_store_is_scrubbed(
     prefect_api: PrefectServer, home: Path, pushed: str, run_deployed: RunDeployed
 ) -> None:
     ended = run_deployed(scrub, {})
-    assert (ended["state"]["type"], ended["name"]) == ("COMPLETED", "scrub (16 KB verified)")
+    assert (ended["state"]["type"], ended["name"]) == ("COMPLETED", "scrub (16 KiB verified)")
     assert "all that checkpoints need was read" in page(prefect_api, ended)
 
 
@@ -53,7 +55,7 @@ def test_rot_is_repaired_from_a_mirror_and_the_run_ends_well(
     export_checkpoint.fn(pushed, share, f"copies/{pushed}")
     rot(home)
     ended = run_deployed(scrub, {"request": {"budget_gib": 1}})
-    assert (ended["state"]["type"], ended["name"]) == ("COMPLETED", "scrub (16 KB verified, 1 damaged)")
+    assert (ended["state"]["type"], ended["name"]) == ("COMPLETED", "scrub (16 KiB verified, 1 damaged)")
     assert f"from `{share}:copies/{pushed}`" in page(prefect_api, ended)
     assert verify_checkpoints.fn()["damagedContents"] == 0
 

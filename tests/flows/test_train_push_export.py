@@ -110,6 +110,7 @@ def test_only_an_export_that_is_worth_more_than_one_shard_is_given_out_in_shards
     assert [row["export"]["movedBytes"] for row in again["checkpoints"]] == [0] * 4
 
 
+@pytest.mark.slow
 def test_all_checkpoints_take_no_more_task_runs_than_one(
     prefect_api: PrefectServer, home: Path, job: str, share: str, tmp_path: Path
 ) -> None:
@@ -138,6 +139,7 @@ STUMBLING = """
 """
 
 
+@pytest.mark.slow
 def test_a_failed_job_is_trained_again_from_its_latest_checkpoint_where_that_is_wanted(home: Path, job: str) -> None:
     training = TrainingSpec(name=job, command=python(STUMBLING.format(example=str(EXAMPLE))), continue_failed=True)
     push = PushSpec(name_template="{job}-{step}", select=Selection.LATEST, only_resumable=True)
@@ -150,6 +152,7 @@ def test_a_failed_job_is_trained_again_from_its_latest_checkpoint_where_that_is_
     assert summary["checkpoints"][0]["pushed"]["name"] == f"{job}-720"
 
 
+@pytest.mark.slow
 def test_a_job_that_was_stopped_goes_on_from_its_latest_checkpoint_by_itself(
     home: Path, job: str, tmp_path: Path
 ) -> None:

@@ -70,8 +70,9 @@ def test_a_cell_shows_one_bar_can_be_stopped_and_goes_on(program: Program, frame
         program,
         frameworks,
         "import flexai; _ = flexai.push('model', files='large.bin')",
-        "# stop\nflexai.fetch('model', 'restored')",
-        "flexai.fetch('model', 'restored').fetched_files",
+        # So slow that it cannot be over before it is stopped.
+        "# stop\nimport os; os.environ['FLEXAI_BANDWIDTH_LIMIT'] = '500KB'; flexai.fetch('model', 'restored')",
+        "os.environ['FLEXAI_BANDWIDTH_LIMIT'] = '8MB'; flexai.fetch('model', 'restored').fetched_files",
         "flexai.fetch('model', 'quiet', progress=lambda stage: None).fetched_files",
         "import sys; 'prefect' in sys.modules, 'rich' in sys.modules",
     )
@@ -79,7 +80,7 @@ def test_a_cell_shows_one_bar_can_be_stopped_and_goes_on(program: Program, frame
     assert kinds == ["display_data"] + ["update_display_data"] * (len(kinds) - 1)
     shown = pushing[-1][1]
     assert shown["text/html"].startswith('<progress value="1.000" max="1"')
-    assert shown["text/plain"].startswith("push model: 7.6 MB of 7.6 MB (100%), 1 of 1 file")
+    assert shown["text/plain"].startswith("push model: 7.6 MiB of 7.6 MiB (100%), 1 of 1 file")
     assert stopped[-1] == ["error", "KeyboardInterrupt"]
     assert [message[1]["text/plain"] for message in (again[-1], quiet[-1])] == ["1", "1"]
     assert [kind for kind, _ in quiet] == ["execute_result"]

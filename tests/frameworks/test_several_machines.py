@@ -51,28 +51,27 @@ def _check(done: list[Done]) -> None:
     assert [one.code for one in done] == [0] * len(done), "\n".join(one.out + one.err for one in done)
 
 
-def test_shards_of_ranks_on_two_machines_make_checkpoints_that_a_training_goes_on_from(
+def test_shards_of_ranks_on_two_machines_make_checkpoints_that_a_training_goes_on_from_also_where_one_has_died(
     two: Machines, frameworks: Path
 ) -> None:
     _check([finish(one) for one in _start(two, frameworks, 20)])
-    assert two.rows() == [("step-10", "available", "0-1"), ("step-20", "available", "0-1")]
+    whole = [("step-10", "available", "0-1"), ("step-20", "available", "0-1")]
+    assert two.rows() == whole
     assert two.fetched("run/step-20").keys() == {".metadata", *(f"__{rank}_0.distcp" for rank in range(4))}
-    assert two.fetched("run/step-20", "--node", "1").keys() == {"__2_0.distcp", "__3_0.distcp"}
-    again = [finish(one) for one in _start(two, frameworks, 30, options=("--checkpoint", "latest"))]
-    _check(again)
-    assert "resumed at 20" in again[0].out
-    assert two.rows()[-1] == ("step-30", "available", "0-1")
+    assert two.fetched("run/step-20", node=1).keys() == {"__2_0.distcp", "__3_0.distcp"}
 
-
-def test_a_machine_that_dies_leaves_what_was_whole_to_go_on_from(two: Machines, frameworks: Path) -> None:
-    lives, dies = _start(two, frameworks, 30, dies_at=20)
-    wait_until(lambda: ("step-10", "available", "0-1") in two.rows() and len(list(two.meeting.iterdir())) == 2)
+    lives, dies = _start(two, frameworks, 40, dies_at=40, options=("--checkpoint", "latest"))
+    whole.append(("step-30", "available", "0-1"))
+    wait_until(lambda: two.rows() == whole and len(list(two.meeting.iterdir())) == 2)
     kill(dies)
-    assert finish(lives).code != 0
+    done = finish(lives)
+    assert done.code != 0
+    assert "resumed at 20" in done.out
     job = two.job()["runtime"]
     assert (job["status"], [one["status"] for one in job["nodes"]]) == ("interrupted", ["failed", "interrupted"])
-    assert [row for row in two.rows() if row[1] == "available"] == [("step-10", "available", "0-1")]
-    again = [finish(one) for one in _start(two, frameworks, 20, options=("--checkpoint", "latest"))]
+    assert [row for row in two.rows() if row[1] == "available"] == whole
+
+    again = [finish(one) for one in _start(two, frameworks, 40, options=("--checkpoint", "latest"))]
     _check(again)
-    assert "resumed at 10" in again[0].out
-    assert two.rows()[-1] == ("step-20", "available", "0-1")
+    assert "resumed at 30" in again[0].out
+    assert two.rows()[-1] == ("step-40", "available", "0-1")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import socket
 import threading
 from collections.abc import Sequence
 
+_LENGTH = re.compile(rb"\r\nContent-Length: ([0-9]+)", re.IGNORECASE)
 NOTHING = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"
 
 
@@ -30,13 +32,22 @@ class AnsweringServer:
             # A client that does not like an answer hangs up.
             with contextlib.suppress(OSError), connection:
                 connection.settimeout(5)
-                head = b""
-                while b"\r\n\r\n" not in head and (more := connection.recv(65536)):
-                    head += more
-                if head:
+                request = b""
+                while _is_missing(request) and (more := connection.recv(65536)):
+                    request += more
+                    if request.endswith(b"\r\n\r\n") and b"100-continue" in request:
+                        connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+                if request:
                     connection.sendall(self._line.pop(0) if self._line else NOTHING)
                     # Closed at once it could be cut off, as far as the client has sent more.
                     connection.shutdown(socket.SHUT_WR)
+
+
+def _is_missing(request: bytes) -> bool:
+    """Whether there is more to come of a request: of its head, or of a body that it says the length of."""
+    head, end, body = request.partition(b"\r\n\r\n")
+    length = _LENGTH.search(head)
+    return not end or (length is not None and len(body) < int(length[1]))
 
 
 def answer(body: bytes, *headers: str, status: str = "200 OK", length: int | None = None) -> bytes:

@@ -25,7 +25,7 @@ from unittest import mock
 
 from flexai.checkpoints.errors import CheckpointError
 from flexai.checkpoints.manifest import Manifest
-from flexai.checkpoints.models import Checkpoint, CheckpointKind, canonical_json, plain
+from flexai.checkpoints.models import Checkpoint, CheckpointKind, HistoryEntry, canonical_json, plain
 from flexai.checkpoints.names import new_id
 from flexai.checkpoints.storage.retry import RetryPolicy
 from flexai.checkpoints.training.formats.folder import CheckpointFolder
@@ -37,6 +37,8 @@ from tests.checkpoints.training.layouts import (
     FILES,
     STATE,
     index,
+    npy,
+    npz,
     safetensors,
     tensorflow_index,
     torch_save,
@@ -177,6 +179,33 @@ def _(data: bytes) -> object:
     return read_manifest_document(ManagedStore(storage).read_manifest("x"))
 
 
+def _records() -> list[bytes]:
+    described = checkpoint()
+    change = HistoryEntry(
+        at=described.created_at,
+        actor="ada@lab",
+        host="lab",
+        flow_run_id="",
+        action="protect",
+        kind="checkpoint",
+        subject_id=described.id,
+        title="llama",
+        before={"is_protected": False},
+        after={"is_protected": True},
+    )
+    state = plain(described) | {"exports": []}
+    return [canonical_json({"format": 1, "checkpoint": state, "history": [plain(change)]})]
+
+
+@_parser("store-record", _records, *_KEYS)
+def _(data: bytes) -> object:
+    from flexai.checkpoints.service.support.record_reader import read_checkpoint_record
+    from flexai.checkpoints.storage.managed import ManagedStore
+
+    storage: Any = _Bucket(data)
+    return read_checkpoint_record(ManagedStore(storage).read_record("checkpoint", "x") or {})
+
+
 def _archives() -> list[bytes]:
     made = []
     for names in ([], ["a.log"], ["runs/" + "ä" * 90, "b.csv"]):
@@ -303,7 +332,7 @@ def _(data: bytes) -> object:
     rows = checkpoints.list_pushed()
     shown: list[object] = [checkpoint_list_document(rows), [age(from_text(row.created_at), now()) for row in rows]]
     for one in overview(system).checkpoints:
-        shown.append(checkpoint_document(one, checkpoints.list_files(one.id), checkpoints.exports_of(one.id)))
+        shown.append(checkpoint_document(one, checkpoints.list_files(one.id), system.catalog.exports.of(one.id)))
     json.dumps(shown, allow_nan=False, ensure_ascii=False).encode()
     return report.recovered, report.problems
 
@@ -341,6 +370,23 @@ def _(data: bytes) -> object:
     from flexai.checkpoints.training.formats.safetensors import read_tensor_names
 
     return read_tensor_names(_Files(a__safetensors=data), "a.safetensors")
+
+
+def _of_tensors() -> list[bytes]:
+    return [safetensors(w=4), torch_save(), npz(1.0, 2.0), npy(1.0)]
+
+
+@_parser("tensors", _of_tensors, b"'descr': '<f8'", b"(3, 4)", b'"shape":[2]', b"PK\x01\x02", allowed=_FLAWS)
+def _(data: bytes) -> object:
+    from flexai.checkpoints.service.support.found_tensors import find_tensors
+
+    names = ("a__safetensors", "a__pt", "a__npz", "a__npy", "__metadata")
+    told, _ = find_tensors(_Files(**dict.fromkeys(names, data)), located=True)
+    for path, tensors in told.items():
+        for one in tensors:
+            assert one.start is None or one.start >= 0, path
+            assert one.start is None or one.size is None or one.start + one.size <= len(data), path
+    return list(told.values())
 
 
 @_parser("weight-map", lambda: [index(a="1.safetensors", b="2.safetensors"), index(a="../1")], allowed=_FLAWS)

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from tests.fuzz.mutator import Mutator
 from tests.fuzz.parsers import PARSERS
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("name", PARSERS)
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 
 from flexai.checkpoints.errors import CheckpointError
@@ -173,9 +174,20 @@ def _dripping(head: bytes, piece: bytes = b"a") -> Answer:
         yield piece
 
 
-_PACKED = gzip.compress(gzip.compress(bytes(2**30), 9), 9)
-"""A gibibyte, packed twice: four kilobytes."""
-_PACKED_ONCE = gzip.compress(bytes(2**28), 9)
+@cache
+def _packed_once() -> bytes:
+    return gzip.compress(bytes(2**28), 9)
+
+
+@cache
+def _packed_twice() -> bytes:
+    """A gibibyte, packed twice: four kilobytes."""
+    return gzip.compress(gzip.compress(bytes(2**30), 9), 9)
+
+
+def _packed(first: bytes, encoding: bytes, content: Callable[[], bytes]) -> Answer:
+    """An answer whose content is packed when it is asked for, which takes a while."""
+    yield first + b"Content-Encoding: %s\r\nContent-Length: %d\r\n\r\n" % (encoding, len(content())) + content()
 
 
 def _bodies() -> dict[str, Callable[[], Answer]]:
@@ -194,15 +206,13 @@ def _bodies() -> dict[str, Callable[[], Answer]]:
         first = f"HTTP/1.1 {status}\r\n".encode("latin-1")
         name = status.replace("\r\nLocation:", " to").encode("ascii", "replace").decode()
         if status[0] != "5":
-            bodies[f"{name}, dripping"] = lambda head=first: _dripping(head + b"Content-Length: 1000000\r\n\r\n")  # type: ignore[misc]
+            bodies[f"{name}, dripping"] = partial(_dripping, first + b"Content-Length: 1000000\r\n\r\n")
         for length, header in lengths.items():
-            bodies[f"{name}, endless, with {length} length"] = lambda head=first + header: _endless(head + b"\r\n")  # type: ignore[misc]
-        packed = b"Content-Encoding: gzip, gzip\r\nContent-Length: %d\r\n\r\n" % len(_PACKED)
-        bodies[f"{name}, packed twice"] = lambda head=first + packed: iter([head + _PACKED])  # type: ignore[misc]
-    once = b"Content-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(_PACKED_ONCE)
+            bodies[f"{name}, endless, with {length} length"] = partial(_endless, first + header + b"\r\n")
+        bodies[f"{name}, packed twice"] = partial(_packed, first, b"gzip, gzip", _packed_twice)
     header = b"X: %s\r\n" % _SOME[:60_000]
     return bodies | {
-        "packed once": lambda: iter([_OK + once + _PACKED_ONCE]),
+        "packed once": partial(_packed, _OK, b"gzip", _packed_once),
         "endless in chunks": lambda: _endless(_OK + chunked, b"10000\r\n" + _SOME + b"\r\n"),
         "endless size of a chunk": lambda: _endless(_OK + chunked, b"0" * 65_536),
         "endless end of a chunk": lambda: _endless(_OK + chunked + b"1\r\nx"),

@@ -26,6 +26,12 @@ class Authority:
 
     def server_context(self, address: str) -> ssl.SSLContext:
         """What a server at an IP address speaks TLS with."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(self.certify(address))
+        return context
+
+    def certify(self, address: str) -> Path:
+        """The file of a key and a certificate for a server at an IP address."""
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, address)])
         certificate = self._certificate(subject, key, address=address)
@@ -36,9 +42,7 @@ class Authority:
             )
             + certificate.public_bytes(serialization.Encoding.PEM)
         )
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(file)
-        return context
+        return file
 
     def _certificate(
         self, subject: x509.Name, key: ec.EllipticCurvePrivateKey, *, authority: bool = False, address: str = ""

@@ -5,15 +5,17 @@ Buckets are shared too: a test keeps to a prefix of its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import requests
 
-from .keeper import ACCESS_KEY_ID, SECRET_ACCESS_KEY
+from .keeper import ACCESS_KEY_ID, SECRET_ACCESS_KEY, SWIFT_ACCESS_KEY_ID
 from .lease import Lease
+from .proxy import FaultProxy
 
 BUCKET = "flexai-one"
 OTHER_BUCKET = "flexai-two"
@@ -83,6 +85,18 @@ def rclone(lease: Lease) -> S3Server:
 
 
 @pytest.fixture(scope="session")
+def moto(lease: Lease) -> S3Server:
+    """moto: AWS's answers, down to keys with empty parts; it compares no signatures."""
+    return _s3_server("moto", lease)
+
+
+@pytest.fixture(scope="session")
+def swift(lease: Lease) -> S3Server:
+    """OpenStack Swift with its S3 interface: an upload is a folder of objects, and its object a list of them."""
+    return _s3_server("swift", lease, access_key_id=SWIFT_ACCESS_KEY_ID)
+
+
+@pytest.fixture(scope="session")
 def fake_gcs(lease: Lease) -> GCSServer:
     """fake-gcs-server."""
     server = GCSServer(lease.server("fake_gcs").url)
@@ -92,8 +106,32 @@ def fake_gcs(lease: Lease) -> GCSServer:
     return server
 
 
-def _s3_server(name: str, lease: Lease) -> S3Server:
-    server = S3Server(name, lease.server(name).url)
+@pytest.fixture(scope="session")
+def terse_gcs(fake_gcs: GCSServer) -> Iterator[GCSServer]:
+    """The same behind a stand-in for servers that make their JSON of protocol buffers, such as Google's testbench: what
+    is 0, false or empty is left out (https://protobuf.dev/programming-guides/json/).
+    """
+    with FaultProxy(fake_gcs.url, edit=_without_defaults) as proxy:
+        yield GCSServer(proxy.url)
+
+
+def _without_defaults(headers: Mapping[str, str], body: bytes) -> bytes:
+    if not headers.get("Content-Type", "").startswith("application/json"):
+        return body
+    return json.dumps(_terse(json.loads(body))).encode()
+
+
+def _terse(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_terse(one) for one in value]
+    if not isinstance(value, dict):
+        return value
+    said = {name: _terse(one) for name, one in value.items()}
+    return {name: one for name, one in said.items() if one not in ("", "0", 0, False, None, [], {})}
+
+
+def _s3_server(name: str, lease: Lease, **keys: str) -> S3Server:
+    server = S3Server(name, lease.server(name).url, **keys)
     client = server.client()
     for bucket in BUCKETS:
         _create(lambda bucket=bucket: client.create_bucket(Bucket=bucket))  # type: ignore[misc]

@@ -30,6 +30,7 @@ from .postgresql import find_programs, running
 
 ACCESS_KEY_ID = "labkey"
 SECRET_ACCESS_KEY = "labsecret12345"
+SWIFT_ACCESS_KEY_ID = "lab:lab"
 
 _READY_WITHIN = 90.0
 _ATTEMPTS = 3
@@ -159,6 +160,21 @@ def _rclone(folder: Path, ports: Sequence[int]) -> list[str]:
     ]
 
 
+def _moto(folder: Path, ports: Sequence[int]) -> list[str]:
+    return ["-H", "127.0.0.1", "-p", str(ports[0])]
+
+
+def _swift(folder: Path, ports: Sequence[int]) -> list[str]:
+    # Started so, this folder's modules are not taken for packages of their names.
+    script = Path(__file__).with_name("swift_s3.py")
+    keys = [SWIFT_ACCESS_KEY_ID, SECRET_ACCESS_KEY]
+    return ["-P", "-W", "ignore", str(script), str(folder), *map(str, ports), *keys]
+
+
+def _swift_executable() -> Path:
+    return Path(sys.executable if importlib.util.find_spec("swift") else "swift")
+
+
 def _fake_gcs(folder: Path, ports: Sequence[int]) -> list[str]:
     address = f"127.0.0.1:{ports[0]}"
     return [
@@ -203,6 +219,8 @@ PROGRAMS = {
     "seaweedfs": Program(_script("weed"), 8, _prepare_seaweedfs, _seaweedfs, "/healthz"),
     "juicefs": Program(_script("juicefs"), 1, _prepare_juicefs, _juicefs, "/minio/health/live"),
     "rclone": Program(_script("rclone"), 1, _prepare_rclone, _rclone),
+    "moto": Program(_script("moto_server"), 1, _nothing, _moto, "/moto-api/"),
+    "swift": Program(_swift_executable(), 4, _nothing, _swift, "/healthcheck"),
     "fake_gcs": Program(_fake_gcs_executable(), 1, _nothing, _fake_gcs, "/storage/v1/b?project=lab"),
     "prefect": Program(Path("/usr/bin/env"), 1, _nothing, _prefect, "/api/health", has_database=True),
 }

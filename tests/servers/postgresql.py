@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,10 +43,23 @@ _SETTINGS = {
 class PostgreSQL:
     """A running server; databases are made from templates, which takes a few milliseconds."""
 
-    def __init__(self, folder: Path, user: str) -> None:
+    def __init__(self, folder: Path, user: str, start: Callable[[], subprocess.Popen[bytes]]) -> None:
         self.folder = folder
         self.user = user
         self._numbers = itertools.count(1)
+        self._start = start
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it, and wait until it answers. It ends with the thread that starts it."""
+        self._process = self._start()
+        _wait_until_ready(self, self._process, self.folder / "log")
+
+    def stop(self, *, as_crash: bool) -> None:
+        """Stop it, and end the connections to it: in order, or as it ends where one of its processes crashes."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGQUIT if as_crash else signal.SIGINT)
+            self._process.wait(_START_SECONDS)
 
     def url(self, database: str) -> str:
         """The SQLAlchemy URL of a database."""
@@ -85,10 +98,17 @@ class PostgreSQL:
 @pytest.fixture(scope="session")
 def postgresql() -> Iterator[PostgreSQL]:
     """A running PostgreSQL."""
+    with running_or_skipped() as server:
+        yield server
+
+
+@contextlib.contextmanager
+def running_or_skipped(settings: Mapping[str, str] | None = None) -> Iterator[PostgreSQL]:
+    """Run a server as ``running`` does; a test that asks for one is skipped where PostgreSQL is not installed."""
     programs = find_programs()
     if programs is None:
         pytest.skip("PostgreSQL's programs are not here: apt-get install postgresql")
-    with running(programs) as server:
+    with running(programs, settings) as server:
         yield server
 
 
@@ -134,25 +154,26 @@ def _run(programs: Path, folder: Path, settings: Mapping[str, str]) -> Iterator[
         **identity,
     )
     settings = {**settings, "listen_addresses": "", "unix_socket_directories": str(folder)}
-    log = folder / "log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [programs / "postgres", "-D", data, *(f"--{name}={value}" for name, value in settings.items())],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            cwd=folder,
-            preexec_fn=_end_with_parent,  # noqa: PLW1509 - it only makes one system call
-            **identity,
-        )
+
+    def start() -> subprocess.Popen[bytes]:
+        with (folder / "log").open("wb") as output:
+            return subprocess.Popen(
+                [programs / "postgres", "-D", data, *(f"--{name}={value}" for name, value in settings.items())],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                cwd=folder,
+                preexec_fn=_end_with_parent,  # noqa: PLW1509 - it only makes one system call
+                **identity,
+            )
+
+    server = PostgreSQL(folder, user, start)
     try:
-        server = PostgreSQL(folder, user)
-        _wait_until_ready(server, process, log)
+        server.start()
         yield server
     finally:
         # At once: its folder goes next, so there is nothing to leave in order.
-        process.send_signal(signal.SIGQUIT)
-        process.wait(_START_SECONDS)
+        server.stop(as_crash=True)
 
 
 def _unprivileged_account() -> pwd.struct_passwd:

@@ -91,15 +91,17 @@ class FaultProxy:
         context: ssl.SSLContext | None = None,
         wait: Callable[[Request], object] = lambda request: None,
         sign: Callable[[Request], Mapping[str, str]] = lambda request: request.headers,
+        edit: Callable[[Mapping[str, str], bytes], bytes] = lambda headers, body: body,
     ) -> None:
         """Stand before ``upstream``; with a context the proxy speaks TLS.
 
         ``wait`` is called with each request before it is judged, and may take its time; ``sign`` gives the headers with
-        which it goes on.
+        which it goes on; ``edit`` gives the body that is answered, of an answer's headers and its own body.
         """
         self.upstream = urlsplit(upstream)
         self.wait = wait
         self.sign = sign
+        self.edit = edit
         self.requests: list[Request] = []
         self.answered = 0
         """Bytes of the answers' bodies."""
@@ -222,6 +224,8 @@ class _Handler(BaseHTTPRequestHandler):
             connection.endheaders(bytes(body))
             answer = connection.getresponse()
             content = answer.read()
+            if request.method != "HEAD":
+                content = self.server.proxy.edit(dict(answer.headers), content)
             length = answer.headers.get("Content-Length", str(len(content)))
             kept = {k: v for k, v in answer.headers.items() if k.lower() not in _HOP_BY_HOP | {"content-length"}}
             kept["Content-Length"] = length if request.method == "HEAD" else str(len(content))

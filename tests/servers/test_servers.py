@@ -17,7 +17,7 @@ from .fixtures import GCSServer, S3Server
 from .local import LocalServer
 
 
-@pytest.fixture(params=["seaweedfs", "juicefs", "rclone"])
+@pytest.fixture(params=["seaweedfs", "juicefs", "rclone", "moto", "swift"])
 def s3_server(request: pytest.FixtureRequest) -> S3Server:
     server: S3Server = request.getfixturevalue(request.param)
     return server

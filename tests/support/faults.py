@@ -8,8 +8,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import partial
 from itertools import count
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 from flexai.checkpoints.catalog.database import Database, Transaction
 from flexai.checkpoints.errors import CheckpointError, SourceChangedError, StorageUnavailableError
@@ -282,6 +283,37 @@ class FaultyCatalog:
                 raise injected("the catalog")
         if fault is Fault.AFTER:
             raise injected("the catalog")
+
+
+_Begin: TypeAlias = Callable[[], contextlib.AbstractContextManager[Transaction]]
+
+
+class BetweenTransactions:
+    """Does something before one of the transactions of a catalog, which are numbered from 1; no other is open then."""
+
+    def __init__(self, database: Database, number: int, action: Callable[[], object]) -> None:
+        self.has_acted = False
+        self._number = number
+        self._action = action
+        self._open = 0
+        for name in ("reading", "writing"):
+            setattr(database, name, partial(self._transaction, getattr(database, name)))
+
+    @contextlib.contextmanager
+    def _transaction(
+        self, begin: Callable[[], contextlib.AbstractContextManager[Transaction]]
+    ) -> Iterator[Transaction]:
+        if not self._open:
+            self._number -= 1
+            if self._number == 0:
+                self.has_acted = True
+                self._action()
+        self._open += 1
+        try:
+            with begin() as transaction:
+                yield transaction
+        finally:
+            self._open -= 1
 
 
 def is_injected(error: CheckpointError) -> bool:

@@ -19,12 +19,13 @@ from flexai.checkpoints.models import Checkpoint, CheckpointKind, CheckpointStat
 from flexai.checkpoints.names import Id, new_id
 from flexai.checkpoints.service.export import ExportReport, export
 from flexai.checkpoints.service.fetch import FetchReport, fetch
-from flexai.checkpoints.service.gc import GarbageReport, collect_garbage, find_unreferenced
+from flexai.checkpoints.service.gc import GarbageReport, collect_garbage
 from flexai.checkpoints.service.push import push
 from flexai.checkpoints.service.requests import ExportRequest, FetchRequest, PushRequest
 from flexai.checkpoints.service.store_requests import GarbageRequest, VerifyRequest
 from flexai.checkpoints.service.support.export_manifest import EXPORT_MANIFEST
 from flexai.checkpoints.service.support.manifest_reader import manifest_of, read_manifest_document
+from flexai.checkpoints.service.support.unreferenced import find_unreferenced
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.service.verify import verify
 from flexai.checkpoints.settings import Settings, load_settings
@@ -34,13 +35,22 @@ from flexai.checkpoints.storage.protocol import ObjectStorage
 from flexai.checkpoints.transfer.digest import part_size_for
 from tests.support.faults import FaultyStorage
 from tests.support.tables import tables_of
-from tests.support.trees import Tree, read_tree, write_tree
+from tests.support.trees import Tree, noise, read_tree, write_tree
 
 KIB = 1024
 PART = 64 * KIB
 """Bytes of a part here."""
 THRESHOLD = 16 * KIB
 """Bytes below which a file goes into a pack here."""
+
+SOURCE: Tree = {
+    "config.json": b'{"layers": 2}',
+    "model/a.safetensors": noise(3 * PART + 17, "a"),
+    "model/b.safetensors": noise(2 * PART, "b"),
+    "tokens/one.bin": noise(5000, "one"),
+    "tokens/two.bin": noise(9000, "two"),
+}
+"""A checkpoint of large files and of small ones, which go into a pack."""
 
 NO_GRACE = timedelta(0)
 
@@ -158,7 +168,8 @@ class Machine:
 
     def collect(self, grace_period: timedelta = NO_GRACE, **options: Any) -> GarbageReport:
         """Collect garbage, without a grace period unless one is given."""
-        return collect_garbage(self.system, GarbageRequest(grace_period), **options)
+        wanted, aside = _split(options)
+        return collect_garbage(self.system, GarbageRequest(grace_period, **wanted), **aside)
 
     def planned_garbage(self) -> GarbageReport:
         """What ``gc --dry-run`` counts on, without a grace period."""
@@ -168,7 +179,7 @@ class Machine:
             abandoned=len(plan.checkpoints) - plan.deleted,
             blobs=plan.blobs,
             freed_bytes=sum(plan.garbage.values()),
-            unreferenced=find_unreferenced(self.system),
+            unreferenced=tuple(find_unreferenced(self.system)),
         )
 
     def checkpoints(self, *statuses: CheckpointStatus) -> list[Checkpoint]:
@@ -224,6 +235,8 @@ def make_template(root: Path) -> Path:
 def copy_home(template: Path, root: Path) -> None:
     """Give a new machine the template's home."""
     shutil.copytree(template, root / "home")
+    store = root / "home" / "store" / "store.json"
+    store.write_text(store.read_text().replace(str(template), str(root / "home")))
 
 
 def lose_catalog(machine: Machine) -> Machine:
@@ -236,7 +249,30 @@ def lose_catalog(machine: Machine) -> Machine:
     machine.close()
     for path in machine.settings.home.glob("catalog.db*"):
         path.unlink()
+    return beginning_anew(machine.again())
+
+
+def copy_of_catalog(machine: Machine) -> bytes:
+    """A backup of a machine's catalog, which has to be a file."""
+    machine.close()
+    copy = (machine.settings.home / "catalog.db").read_bytes()
+    machine.system = machine.again().system
+    return copy
+
+
+def restored(machine: Machine, copy: bytes) -> Machine:
+    """The same machine with the catalog of a backup."""
+    machine.close()
+    for path in machine.settings.home.glob("catalog.db*"):
+        path.unlink()
+    (machine.settings.home / "catalog.db").write_bytes(copy)
     return machine.again()
+
+
+def beginning_anew(machine: Machine) -> Machine:
+    """A machine whose catalog is made anew where the store belongs to one that was at its place, as by recover."""
+    machine.system.begins_anew = True
+    return machine
 
 
 def check_nothing_is_torn(machine: Machine) -> None:
@@ -290,7 +326,14 @@ def check_nothing_is_left_over(machine: Machine) -> None:
             for file in system.blobs.files_of(checkpoint_id)
         }
     found = _found_in_store(machine)
-    assert (found - needed, needed - found) == (set(), set())
+    # What has changed since it was stored, and each job, has a record.
+    kept = {one.id for one in machine.checkpoints(CheckpointStatus.AVAILABLE, CheckpointStatus.DELETING)}
+    kept |= {one.job_id for one in machine.checkpoints() if one.job_id is not None}
+    kept |= {job.id for job in system.catalog.jobs.list()}
+    needed |= {name for name in found if name.startswith("records/") and name.rpartition("/")[2][:-5] in kept}
+    needed |= {name for name in found if name.startswith("catalogs/")}
+    left = found - needed, needed - found
+    assert left == (set(), set()), left
     with tables_of(system.catalog.database) as connection:
         known = connection.execute(select(blobs.c.id)).scalars()
         assert {system.store.blob_key(one).removeprefix(prefix) for one in known} <= needed

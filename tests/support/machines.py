@@ -8,11 +8,20 @@ import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+from flexai.checkpoints.catalog.catalog import Catalog
+from flexai.checkpoints.errors import NotFoundError
 from flexai.checkpoints.owner import IDENTITY_FILE, new_owner
+from flexai.checkpoints.service.fetch import fetch
+from flexai.checkpoints.service.inspect import captured_rows, inspect_training
+from flexai.checkpoints.service.requests import FetchRequest
+from flexai.checkpoints.service.system import System
+from flexai.checkpoints.settings import load_settings
 from tests.checkpoints.training.trainers import program
 from tests.cli.program import Done, Program
+from tests.support.trees import read_tree
 
 NAME = "run"
 
@@ -52,6 +61,7 @@ class Machines:
             "NODES": str(count),
         } | settings
         owner = new_owner()
+        self._database_url, self._store = shared["FLEXAI_DATABASE_URL"], shared["FLEXAI_STORE"]
         self.programs = [Program(folder / f"machine-{rank}") for rank in range(count)]
         for rank, one in enumerate(self.programs):
             one.environment |= shared | {"THIS_NODE": str(rank)}
@@ -79,22 +89,26 @@ class Machines:
         return self.programs[0].run(*arguments)
 
     def job(self) -> dict[str, Any]:
-        """What ``training inspect`` shows."""
-        found: dict[str, Any] = self.flexai("training", "inspect", NAME, "--json").json()
-        return found
+        """What ``training inspect`` shows, read here: a program for each look would keep the processors busy."""
+        with Catalog.look(self._database_url) as catalog:
+            return dict(inspect_training(catalog, NAME))
 
     def rows(self) -> list[tuple[str, str, str]]:
-        """Name, status and node of the job's checkpoints, incomplete ones too."""
-        done = self.flexai("training", "checkpoints", NAME, "--json")
-        # Before the first machine has come there is no job.
-        return [(one["name"], one["status"], one["node"]) for one in done.json()] if done.code == 0 else []
+        """Name, status and node of the job's checkpoints, incomplete ones too; as ``training checkpoints`` has them."""
+        with Catalog.look(self._database_url) as catalog:
+            try:
+                rows, _ = captured_rows(catalog, NAME)
+            except NotFoundError:  # before the first machine has come
+                return []
+        return [(row.name, row.status, row.node) for row in rows]
 
-    def fetched(self, reference: str, *options: str) -> dict[str, bytes]:
-        """The files of a checkpoint."""
-        place = self.programs[0].cwd / f"fetched-{len(list(self.programs[0].cwd.iterdir()))}"
-        done = self.flexai("checkpoint", "fetch", reference, "-d", str(place), *options)
-        assert done.code == 0, done.err
-        return {path.relative_to(place).as_posix(): path.read_bytes() for path in place.rglob("*") if path.is_file()}
+    def fetched(self, reference: str, *, node: int | None = None) -> dict[str, bytes]:
+        """The files of a checkpoint, or those that one machine has brought of it."""
+        first = self.programs[0]
+        settings = load_settings(home=first.home, database_url=self._database_url, store=self._store)
+        with System.open(settings) as system, TemporaryDirectory(dir=first.cwd) as place:
+            fetch(system, FetchRequest(reference, place, node=node))
+            return read_tree(Path(place))
 
     def end(self) -> None:
         """Kill what still runs."""

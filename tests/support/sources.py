@@ -15,6 +15,7 @@ class PlannedSource:
 
     path: CheckpointPath
     size: int
+    is_executable: bool = False
     is_local: bool = True
     version: str = ""
     origin: str = ""

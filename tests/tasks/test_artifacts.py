@@ -117,7 +117,12 @@ def test_the_catalog_is_a_table_of_the_run(prefect_api: PrefectServer) -> None:
     (artifact,) = prefect_api.post("/artifacts/filter", {"artifacts": {"key": {"any_": [key]}}})
     assert artifact["type"] == "table"
     (shown,) = json.loads(artifact["data"])
-    assert (shown["Name"], shown["Size"], shown["Bytes"], shown["Status"]) == ("mistral-500", "2 KB", 2048, "available")
+    assert (shown["Name"], shown["Size"], shown["Bytes"], shown["Status"]) == (
+        "mistral-500",
+        "2 KiB",
+        2048,
+        "available",
+    )
 
 
 def test_no_text_of_others_shows_itself_in_another_order_in_the_ui(prefect_api: PrefectServer) -> None:

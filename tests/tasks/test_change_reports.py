@@ -20,6 +20,7 @@ from flexai.checkpoints.catalog.catalog import Catalog
 from flexai.checkpoints.catalog.jobs import parse_job_reference
 from flexai.checkpoints.errors import CheckpointError, StorageUnavailableError
 from flexai.checkpoints.names import parse_reference
+from flexai.checkpoints.owner import login
 from flexai.checkpoints.service.push import push
 from flexai.tasks import (
     artifacts,
@@ -27,6 +28,7 @@ from flexai.tasks import (
     delete_checkpoint,
     export_checkpoint,
     list_training_checkpoints,
+    protect_checkpoints,
     push_checkpoint,
     run_training,
     undelete_checkpoint,
@@ -78,6 +80,7 @@ def pages(server: PrefectServer, key: str) -> list[dict[str, Any]]:
     return found[::-1]
 
 
+@pytest.mark.slow
 def test_the_life_of_a_checkpoint_is_told_from_its_training_to_its_end(
     prefect_api: PrefectServer, home: Path, tmp_path: Path, name: str
 ) -> None:
@@ -91,6 +94,8 @@ def test_the_life_of_a_checkpoint_is_told_from_its_training_to_its_end(
         for _ in range(2):
             push_checkpoint(f"{name}_best", from_checkpoint=best, if_not_exists=True)
             export_checkpoint(pushed, f"share-{name}", "bucket/models")
+        protect_checkpoints([f"{name}_best"])
+        protect_checkpoints([pushed], protected=False)
         delete_checkpoint(f"{name}_best")
         undelete_checkpoint(f"{name}_best")
         return [best, pushed]
@@ -116,6 +121,7 @@ def test_the_life_of_a_checkpoint_is_told_from_its_training_to_its_end(
     labels = {key: available["resource"][key] for key in ("name", "kind", "status", "job")}
     assert labels == {"name": f"{name}_best", "kind": "pushed", "status": "available", "job": name}
     assert deleted["resource"]["status"] == "deleting"
+    assert {event["payload"]["by"] for event in told} == {event["resource"]["creator"] for event in told} == {login()}
     assert available["payload"]["manifestDigest"] == captured["payload"]["manifestDigest"]
     assert related(available, "parent") == [f"flexai.checkpoint.{best}"]
     assert related(available, "training-job") == [f"flexai.job.{job.id}"]
@@ -132,6 +138,8 @@ def test_the_life_of_a_checkpoint_is_told_from_its_training_to_its_end(
         "Exported",
         "Was",
         "Exported",
+        "Protected",
+        "Not",
         "Deleted",
         "Brought",
     ]

@@ -35,6 +35,16 @@ def test_both_losses_are_drawn_and_the_best_is_marked() -> None:
     assert f"{mark.get('cx')},{mark.get('cy')}" == lines["line eval"][1]
 
 
+@pytest.mark.parametrize("points", [[Point(1, 2.0), Point(9, 1.0)], [Point(1, 1.0), Point(9, 2.0)]])
+def test_what_is_best_is_said_above_the_lines(points: list[Point]) -> None:
+    chart = parsed(points)
+    (said,) = [text for text in chart.iter(f"{SVG}text") if text.get("class") == "best-text"]
+    tops = [
+        float(place.split(",")[1]) for line in chart.iter(f"{SVG}polyline") for place in line.get("points", "").split()
+    ]
+    assert float(said.get("y", "nan")) < min(tops)
+
+
 def test_a_loss_that_was_never_measured_has_no_line() -> None:
     chart = parsed([Point(1, 2.0), Point(2, 1.0)])
     assert [line.get("class") for line in chart.iter(f"{SVG}polyline")] == ["line train"]

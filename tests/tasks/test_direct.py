@@ -105,10 +105,12 @@ def up(program: Program) -> Iterator[Background]:
     stop(server, grace=30)
 
 
-@pytest.mark.parametrize("imports", ["import flexai.tasks", "from flexai.flows.push import push"])
-def test_a_script_uses_the_server_of_flexai_up_with_its_credential(
-    program: Program, up: Background, imports: str
-) -> None:
+@pytest.mark.slow
+def test_a_script_uses_the_server_of_flexai_up_with_its_credential(program: Program, up: Background) -> None:
+    imports = "from flexai.flows.push import push"
+    printed, _ = run(program, SETTINGS.format(imports=imports))
+    assert printed.split() == [up.url, program.credential]
+    imports = "import flexai.tasks"
     printed, _ = run(program, SETTINGS.format(imports=imports))
     assert printed.split() == [up.url, program.credential]
     # An address that the user has set is the user's; that of this very server wants the password all the same.
@@ -124,7 +126,7 @@ def test_a_script_uses_the_server_of_flexai_up_with_its_credential(
 def test_a_server_that_came_up_after_the_import_is_found_by_a_call(program: Program) -> None:
     code = SETTINGS.format(
         imports="import os, pathlib\n"
-        "from flexai.blocks.api import is_without_api\n"
+        "from flexai.prefect_client import is_without_api\n"
         "from flexai.prefect_server.processes import start, stop\n"
         "import flexai.tasks\n"
         "print(is_without_api())\n"

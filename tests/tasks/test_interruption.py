@@ -18,6 +18,8 @@ from flexai.tasks import push_checkpoint
 from tests.servers.prefect import PrefectServer
 from tests.support.waiting import until
 
+pytestmark = pytest.mark.slow
+
 SLOW_PUSH = """
     import time
     from pathlib import Path
@@ -103,7 +105,7 @@ def test_a_push_that_is_cancelled_has_failed_and_the_next_one_goes_on_with_it(
 
     document = push_checkpoint.fn("mistral-500", files=["weights.bin"])
     assert (document["metadata"]["id"], document["status"]["status"]) == (row.id, "available")
-    (kept,) = [found for message in caplog.messages if (found := re.search(r"(\d+) KB already there in", message))]
+    (kept,) = [found for message in caplog.messages if (found := re.search(r"(\d+) KiB already there in", message))]
     assert int(kept[1]) >= 3 * 64, "what had arrived moved again"
 
 

@@ -1,4 +1,4 @@
-"""Fetch, export, inspect, list, delete and verify, as tasks' functions."""
+"""Fetch, export, inspect, list, delete, protect and verify, as tasks' functions."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 
 from flexai.blocks import LocalStorageProvider, save_connection
-from flexai.checkpoints.errors import DestinationExistsError, IntegrityError, NotFoundError
+from flexai.checkpoints.errors import ConflictError, DestinationExistsError, IntegrityError, NotFoundError
 from flexai.tasks import (
     delete_checkpoint,
     export_checkpoint,
     fetch_checkpoint,
     inspect_checkpoint,
     list_checkpoints,
+    protect_checkpoints,
     push_checkpoint,
     verify_checkpoints,
 )
@@ -38,6 +39,10 @@ def test_a_checkpoint_is_fetched_and_what_is_there_is_kept(pushed: str, files: P
         "keptFiles": 0,
         "movedBytes": 16406,
         "unverifiedFiles": 0,
+        "extraFiles": 0,
+        "deletedFiles": 0,
+        "leftOutFiles": 0,
+        "leftOutBytes": 0,
     }
     assert (tmp_path / "restored" / "config.json").read_bytes() == (files / "config.json").read_bytes()
     again = fetch_checkpoint.fn(pushed, "restored")
@@ -66,6 +71,11 @@ def test_a_checkpoint_is_exported_once(prefect_api: PrefectServer, pushed: str, 
     assert {entry["destinationPath"] for entry in exports} == {"bucket/models"}
 
 
+def test_a_name_that_is_mistyped_is_said_before_the_connection_is_looked_at(pushed: str) -> None:
+    with pytest.raises(NotFoundError, match="there is no checkpoint 'mistral-50'"):
+        export_checkpoint.fn("mistral-50", "no-such-connection", "bucket/models")
+
+
 def test_a_checkpoint_is_inspected_by_name_and_by_id(pushed: str) -> None:
     document = inspect_checkpoint.fn("mistral-500")
     assert document == inspect_checkpoint.fn(pushed) == as_json(document)
@@ -90,6 +100,15 @@ def test_a_deleted_checkpoint_is_gone(pushed: str) -> None:
     for missing in (inspect_checkpoint.fn, delete_checkpoint.fn, fetch_checkpoint.fn):
         with pytest.raises(NotFoundError):
             missing("mistral-500")
+
+
+def test_a_protected_checkpoint_is_deleted_once_it_is_unprotected(pushed: str) -> None:
+    known = {"name": "mistral-500", "id": pushed, "job": "", "title": "mistral-500"}
+    assert protect_checkpoints.fn(["mistral-500"]) == {"checkpoints": [known | {"protected": True}]}
+    with pytest.raises(ConflictError, match="is protected"):
+        delete_checkpoint.fn("mistral-500")
+    assert protect_checkpoints.fn([pushed], protected=False) == {"checkpoints": [known | {"protected": False}]}
+    assert delete_checkpoint.fn("mistral-500")["id"] == pushed
 
 
 def test_sound_content_is_verified(pushed: str) -> None:

@@ -13,6 +13,7 @@ from flexai.checkpoints.models import (
     CheckpointKind,
     CheckpointStatus,
     ExportRecord,
+    HistoryEntry,
     JobStatus,
     ListedCheckpoint,
     ListedFile,
@@ -55,6 +56,7 @@ CHECKPOINT = Checkpoint(
     size=16406,
     file_count=2,
     manifest_digest="ab" * 32,
+    creator="alice@lab",
     facts=TrainingFacts(step=500, train_loss=1.25, eval_loss=1.5, model="tiny"),
     created_at=AT,
     updated_at=AT,
@@ -99,24 +101,27 @@ def test_a_checkpoints_page_says_what_it_is_and_where_it_comes_from() -> None:
         )
     ]
     text = describe_checkpoint(
-        Story(CHECKPOINT, FILES, exports, None, JOB), "pushed", run="flow run [x](http://y)", at=AT
+        Story(CHECKPOINT, FILES, exports, None, JOB), "pushed", by="alice@lab", run="flow run [x](http://y)", at=AT
     )
     assert text.startswith(
-        "# Checkpoint `mistral-500`\n\n**2026-01-31 12:00:00 UTC: pushed** by flow run [x](http://y)\n"
+        "# Checkpoint `mistral-500`\n\n**2026-01-31 12:00:00 UTC: pushed** by `alice@lab`, flow run [x](http://y)\n"
     )
+    assert text.count("ab" * 32) == 1, "a digest in full stands in a block of its own"
     for line in (
         "| ID | `3f0c3a4e-9d7b-4c58-8f0e-0c5d8b7a6e21` |",
-        "| Size | 16.02 KB in 2 files |",
-        f"| Manifest digest | `{'ab' * 32}` |",
+        "| Size | 16.02 KiB in 2 files |",
+        "| Owner | `alice@lab` |",
+        "flexai checkpoint fetch mistral-500 --destination mistral-500",
+        "ab" * 32,
         "| Source | `share:bucket/models` at `abc` |",
         "| Training job | `my-run`, attempt 2 |",
         f"| Code commit | `{'0123456789' * 4}-dirty` |",
         "| Step | 500 |",
         "| Train loss | 1.25 |",
         "| Eval loss | 1.5 |",
-        f"| `share:bucket/out` | 2026-01-31T12:00:00.000000Z | `{'ab' * 8}` |",
-        f"| `config.json` | 22 bytes | `{'cd' * 32}` |",
-        "| `nested/weights.bin` | 16 KB | (provider's checksum) |",
+        f"| `share:bucket/out` | 2026-01-31 12:00:00 | `{'ab' * 8}…` |",
+        f"| `config.json` | 22 bytes | `{'cd' * 8}…` |",
+        "| `nested/weights.bin` | 16 KiB | (provider's checksum) |",
     ):
         assert line in text.splitlines(), line
 
@@ -146,7 +151,7 @@ def test_a_jobs_page_has_the_chart_and_its_checkpoints() -> None:
     assert text.startswith(
         "# Training job `my-run`\n\n**succeeded, attempt 2**\n\n![losses by step](data:image/svg+xml"
     )
-    assert "| `checkpoint-500` | 500 | 1 |  | 1 KB | available |" in text
+    assert "| `checkpoint-500` | 500 | 1 |  | 1 KiB | available |" in text
 
 
 def test_a_jobs_page_has_the_metric_that_its_trainer_chooses_by() -> None:
@@ -155,7 +160,7 @@ def test_a_jobs_page_has_the_metric_that_its_trainer_chooses_by() -> None:
     ]
     text = describe_job(JOB, rows)
     assert "| Checkpoint | Step | Train loss | Eval loss | `eval_acc` | `eval_f1` | Size | Status | ID |" in text
-    assert "| `checkpoint-4` | 4 | 1 |  | 0.5 | 0.25 | 1 KB | available |" in text
+    assert "| `checkpoint-4` | 4 | 1 |  | 0.5 | 0.25 | 1 KiB | available |" in text
 
 
 def test_a_checkpoints_page_has_its_metrics() -> None:
@@ -170,3 +175,21 @@ def test_a_very_long_command_is_cut() -> None:
         line for line in describe_checkpoint(Story(CHECKPOINT, job=job), "pushed").splitlines() if "Command" in line
     )
     assert len(row) < 300 and "…" in row
+
+
+def test_a_checkpoints_page_has_its_history_the_last_change_first() -> None:
+    pushed = HistoryEntry(
+        AT, "alice@lab", "lab", "", "push", "checkpoint", CHECKPOINT.id, CHECKPOINT.name, before={}, after={}
+    )
+    later = pushed._replace(at=AT + timedelta(hours=1), actor="bob@lab", action="protect")
+    lines = describe_checkpoint(Story(CHECKPOINT, history=[pushed, later]), "pushed").splitlines()
+    place = lines.index("| 2026-01-31 13:00:00 | `bob@lab` | protect |")
+    assert lines[place + 1] == "| 2026-01-31 12:00:00 | `alice@lab` | push |"
+
+
+def test_only_what_can_be_fetched_has_the_command_for_it() -> None:
+    gone = replace(CHECKPOINT, status=CheckpointStatus.FAILED)
+    assert "flexai checkpoint fetch" not in describe_checkpoint(Story(gone), "push failed")
+    captured_one = replace(CHECKPOINT, kind=CheckpointKind.CAPTURED, name="epoch 1/last", job_name="my-run")
+    text = describe_checkpoint(Story(captured_one), "captured")
+    assert f"flexai checkpoint fetch {CHECKPOINT.id} --destination last" in text.splitlines()

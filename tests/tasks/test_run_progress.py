@@ -37,9 +37,9 @@ def test_a_stage_is_logged_when_it_begins_and_when_it_ends(caplog: pytest.LogCap
     progress.advance(skipped=1024, files=1)
     progress.end()
     assert caplog.messages == [
-        "push x: 2 KB in 2 files",
+        "push x: 2 KiB in 2 files",
         "a retry",
-        "push x: 2 KB, 2 files, 1 KB already there in 0:00",
+        "push x: 2 KiB, 2 files, 1 KiB already there in 0:00",
     ]
     assert (progress.moved, progress.skipped) == (1024, 1024)
 
@@ -84,7 +84,7 @@ def test_in_a_run_progress_is_an_artifact_that_ends_where_the_work_ends(prefect_
     (artifact,) = progress_artifacts(prefect_api, key)
     assert artifact["data"] == 100.0
     assert artifact["task_run_id"] is not None
-    assert artifact["description"].startswith("push x: 100 bytes of 100 bytes (100%)")
+    assert artifact["description"].startswith(f"`{'█' * 24}` push x: 100 bytes of 100 bytes (100%)")
 
 
 def test_that_all_has_arrived_is_told_before_the_work_has_ended(prefect_api: PrefectServer) -> None:

@@ -41,7 +41,7 @@ def test_a_push_is_a_task_run_with_a_readable_name_and_a_page_about_the_checkpoi
     prefect_api: PrefectServer, home: Path, files: Path, name: str
 ) -> None:
     document = push_checkpoint(name, files=[str(files)])
-    run = task_run(prefect_api, f"push {name} (16 KB)")
+    run = task_run(prefect_api, f"push {name} (16 KiB)")
     assert (run["state_type"], run["run_count"]) == ("COMPLETED", 1)
     assert set(run["tags"]) == {"flexai", "push"}
     (artifact,) = prefect_api.post("/artifacts/filter", {"artifacts": {"key": {"any_": [f"checkpoint-{name}"]}}})
@@ -58,7 +58,7 @@ def test_a_push_says_how_large_it_is_where_that_is_known_before_it_begins(
     push_checkpoint(f"{name}-c", storage_provider=name, source_path="output/nested")
     with pytest.raises(SourceError):
         push_checkpoint(f"{name}-d", files=[str(tmp_path / "missing")])
-    for run, state in {"a (16 KB)": "COMPLETED", "b (16 KB)": "COMPLETED", "c": "COMPLETED", "d": "FAILED"}.items():
+    for run, state in {"a (16 KiB)": "COMPLETED", "b (16 KiB)": "COMPLETED", "c": "COMPLETED", "d": "FAILED"}.items():
         assert task_run(prefect_api, f"push {name}-{run}")["state_type"] == state
 
 
@@ -76,7 +76,7 @@ def test_a_store_that_is_unavailable_for_a_while_is_tried_again(
     monkeypatch.setattr(fetch_module, "fetch_from_store", sometimes)
     impatient = fetch_checkpoint.with_options(retry_delay_seconds=0)
     assert impatient(name, str(tmp_path / "restored"))["fetchedFiles"] == 2
-    run = task_run(prefect_api, f"fetch {name} (16 KB)")
+    run = task_run(prefect_api, f"fetch {name} (16 KiB)")
     assert (run["state_type"], run["run_count"]) == ("COMPLETED", 3)
 
 

@@ -15,20 +15,23 @@ from prefect import flow, task
 from prefect.exceptions import ObjectNotFound
 
 from flexai.blocks import LocalStorageProvider, delete_connection, save_connection
-from flexai.blocks.api import with_api
 from flexai.blocks.concurrency_limits import DEFAULT_MAX_TRANSFERS, limit_name
 from flexai.checkpoints.errors import StorageUnavailableError
+from flexai.prefect_client import with_api
 from flexai.tasks import (
     export_checkpoint,
     fetch_checkpoint,
     mirror_checkpoints,
     push_checkpoint,
     scrub_store,
+    transfer_slots,
     verify_checkpoints,
 )
 from flexai.tasks.transfer_slots import transfer_through
 from tests.servers.prefect import PrefectServer
 from tests.support.waiting import until
+
+pytestmark = pytest.mark.slow
 
 
 def max_transfers(connection: str) -> int | None:
@@ -115,7 +118,29 @@ def test_a_connection_that_was_saved_in_the_ui_gets_its_limit_when_it_is_first_u
     assert max_transfers(name) == DEFAULT_MAX_TRANSFERS
 
 
-@pytest.mark.slow
+def test_the_places_of_shards_are_those_that_are_free_and_more_when_they_are_given_back(
+    prefect_api: PrefectServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transfer_slots, "MORE_SECONDS", 0)
+    name = f"wide-{uuid.uuid4().hex[:8]}"
+    save_connection(LocalStorageProvider(root=str(tmp_path)), name, max_transfers=6)
+    found: list[Any] = []
+
+    @flow
+    def share() -> None:
+        with transfer_through(name, places=4) as first, transfer_through(name, places=4) as second:
+            found.append((first.held, second.held, _limit(prefect_api, name)["active_slots"]))
+            first.give_back()
+            second.take_more()
+            found.append(second.held)
+        with transfer_through(name, places=20) as alone:
+            found.append(alone.held)
+
+    share()
+    assert found == [(4, 2, 6), 4, 6]
+    assert _limit(prefect_api, name)["active_slots"] == 0
+
+
 @pytest.mark.xdist_group("waits")
 def test_the_place_of_a_transfer_that_was_killed_is_free_again(prefect_api: PrefectServer, connection: str) -> None:
     holder = subprocess.Popen(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from typing import Any
 
 from playwright.sync_api import Locator, Page, TimeoutError, ViewportSize, expect
 
+from flexai.blocks import PROVIDERS
 from tests.cli.program import Program
 from tests.servers.prefect import PrefectServer
 
@@ -20,7 +22,11 @@ SECONDS = 120
 IMAGES = Path(__file__).resolve().parents[2] / "docs" / "images"
 UPDATE_SCREENSHOTS = os.environ.get("FLEXAI_UPDATE_SCREENSHOTS") == "1"
 
-_SIZE: ViewportSize = {"width": 1200, "height": 900}
+TAKEN = IMAGES.parents[1] / "build" / "pictures"
+"""The pictures of each run of the tests, at both widths."""
+
+_SIZE: ViewportSize = {"width": 1280, "height": 900}
+_WIDTHS = (_SIZE["width"], 1600)
 
 
 @dataclass
@@ -44,8 +50,12 @@ class UI:
     def save_block(self, kind: str, name: str, texts: Mapping[str, str], choices: Mapping[str, str]) -> None:
         """Fill in and save the form of a connection's kind."""
         self.open(f"/blocks/catalog/flexai-{kind}-storage-provider/create")
+        slug = f"flexai-{kind}-storage-provider"
+        (block,) = (one for one in PROVIDERS.values() if one.get_block_type_slug() == slug)
+        *_, last = block.model_json_schema()["properties"].values()
         # The last field of all: the form is there.
-        self.page.get_by_label("Capabilities").or_(self.page.get_by_text("Capabilities")).first.wait_for()
+        self.page.get_by_label(last["title"]).or_(self.page.get_by_text(last["title"])).first.wait_for()
+        assert not self.page.get_by_text("Saved form").or_(self.page.get_by_text("Capabilities")).count()
         self.page.get_by_label("Name", exact=True).fill(name)
         self.fill(texts)
         for label, choice in choices.items():
@@ -72,7 +82,8 @@ class UI:
     def fill(self, texts: Mapping[str, str]) -> None:
         """Fill in texts by the titles of their fields."""
         for label, text in texts.items():
-            self.page.get_by_label(label).fill(text)
+            # "Project" is a part of "Billed project".
+            self.page.get_by_label(re.compile(rf"^{re.escape(label)}")).fill(text)
 
     def choose(self, field: Locator, choice: str) -> None:
         """Choose one of the values that a field offers."""
@@ -81,8 +92,10 @@ class UI:
 
     def fill_list(self, texts: list[str]) -> None:
         """Fill in the form's first list, item by item, over what it holds already."""
-        add = self.page.get_by_role("button", name="Add item").first
-        items = self.page.locator("fieldset", has=add).last.locator("textarea")
+        button = self.page.get_by_role("button", name="Add item")
+        add = button.first
+        lists = self.page.locator("fieldset", has=button)
+        items = lists.filter(has_not=lists).first.locator("textarea")
         for number, text in enumerate(texts):
             if items.count() <= number:
                 add.click()
@@ -135,18 +148,22 @@ class UI:
         self.page.get_by_text("Created", exact=True).first.wait_for()
 
     def screenshot(self, name: str, *, whole: bool = False) -> None:
-        """Write a picture for the docs, where that is asked for."""
-        if not UPDATE_SCREENSHOTS:
-            return
-        with self._sized(whole):
-            self.page.mouse.move(0, 0)
-            self.page.screenshot(path=IMAGES / f"{name}.png", animations="disabled")
+        """Take pictures, narrow and wide, on which nothing stands out of the page; one for the docs where asked for."""
+        TAKEN.mkdir(parents=True, exist_ok=True)
+        self.page.mouse.move(0, 0)
+        for width in _WIDTHS:
+            with self._sized(width, whole=whole):
+                assert self.page.evaluate("document.documentElement.scrollWidth") <= width, f"{name} is too wide"
+                picture = self.page.screenshot(path=TAKEN / f"{name}-{width}.png", animations="disabled")
+                if UPDATE_SCREENSHOTS and width == _SIZE["width"]:
+                    (IMAGES / f"{name}.png").write_bytes(picture)
 
     @contextmanager
-    def _sized(self, whole: bool) -> Iterator[None]:
-        """The page high enough for all that it shows: a page that scrolls inside itself has no full picture."""
+    def _sized(self, width: int, *, whole: bool) -> Iterator[None]:
+        """A width, and high enough for all that it shows: a page that scrolls inside itself has no full picture."""
+        self.page.set_viewport_size({"width": width, "height": _SIZE["height"]})
         if whole:
             height = self.page.evaluate("document.documentElement.scrollHeight")
-            self.page.set_viewport_size({"width": _SIZE["width"], "height": min(int(height), 2400)})
+            self.page.set_viewport_size({"width": width, "height": min(int(height), 2400)})
         yield
         self.page.set_viewport_size(_SIZE)

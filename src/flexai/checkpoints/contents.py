@@ -95,6 +95,8 @@ class StoredFile(NamedTuple):
 
     path: str
     content: StoredContent
+    is_executable: bool = False
+    """Whether its mode lets it be executed."""
 
 
 class ArrivedPart(NamedTuple):

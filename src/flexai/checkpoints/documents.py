@@ -13,10 +13,12 @@ from typing import Any
 
 from flexai.checkpoints.contents import CLAIMED, is_unverified
 from flexai.checkpoints.models import (
+    DAMAGED,
     UNKNOWN_TIME,
     Checkpoint,
     CheckpointKind,
     ExportRecord,
+    HistoryEntry,
     JobNode,
     JobStatus,
     ListedCheckpoint,
@@ -24,16 +26,17 @@ from flexai.checkpoints.models import (
     TrainingJob,
     to_text,
 )
+from flexai.checkpoints.roles import sizes_by_role
 
 Document = dict[str, Any]
 """A document as YAML and JSON know it: texts, numbers, booleans, None, lists and dicts."""
 
 
-_UNITS = ("KB", "MB", "GB", "TB", "PB", "EB")
+_UNITS = ("KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 
 
 def human_size(size: int, *, digits: int = 2) -> str:
-    """Bytes for people: ``725 bytes``, ``343.79 MB``, ``17 GB``. Units are of 1,024, as FlexAI counts them."""
+    """Bytes for people: ``725 bytes``, ``343.79 MiB``, ``17 GiB``."""
     if size < 1024:
         return f"{size} byte" if size == 1 else f"{size} bytes"
     power = min((size.bit_length() - 1) // 10, len(_UNITS))
@@ -44,11 +47,16 @@ def human_size(size: int, *, digits: int = 2) -> str:
     return f"{text.rstrip('0').rstrip('.') if digits else text} {_UNITS[power - 1]}"
 
 
+def flexai_size(size: int) -> str:
+    """Bytes as the fields ``size`` of documents have them: FlexAI counts by 1,024, and writes ``343.79 MB``."""
+    return human_size(size).replace("iB", "B")
+
+
 def short_size(size: int) -> str:
     """Bytes for a column: as :func:`human_size`, with one digit after the point where it says something."""
-    text = human_size(size, digits=1)
-    number, _, unit = text.partition(" ")
-    return human_size(size, digits=0) if "." in number and float(number) >= 10 and unit in _UNITS else text
+    return human_size(
+        size, digits=1 if size < 10 * 1024 ** min(max(size.bit_length() - 1, 0) // 10, len(_UNITS)) else 0
+    )
 
 
 def age(time: datetime, now: datetime) -> str:
@@ -85,11 +93,16 @@ def undelete_document(checkpoint: Checkpoint) -> Document:
     return identity(checkpoint) | {"title": checkpoint.title, "status": str(checkpoint.status)}
 
 
+def protected_document(checkpoint: Checkpoint) -> Document:
+    """Which checkpoint was protected, or is so no more."""
+    return identity(checkpoint) | {"title": checkpoint.title, "protected": checkpoint.is_protected}
+
+
 def checkpoint_document(
     checkpoint: Checkpoint, files: Iterable[ListedFile], exports: Iterable[ExportRecord]
 ) -> Document:
     """What ``checkpoint inspect`` shows."""
-    source = checkpoint.source
+    source, listed = checkpoint.source, list(files)
     spec: Document = {
         "fromLocalFiles": list(source.from_local_files),
         "storageProvider": source.storage_provider,
@@ -99,16 +112,18 @@ def checkpoint_document(
     }
     status: Document = {
         "status": checkpoint.status.value,
-        "files": [_file_document(file) for file in files],
+        "files": [_file_document(file) for file in listed],
         "storageProviderID": source.storage_provider_id,
-        "size": human_size(checkpoint.size),
+        "size": flexai_size(checkpoint.size),
         "createdAt": to_text(checkpoint.created_at),
         "updatedAt": to_text(checkpoint.updated_at),
         "sizeBytes": checkpoint.size,
         "filesCount": checkpoint.file_count,
         "reason": checkpoint.reason,
+        "damagedFiles": [file.path for file in listed if file.is_damaged],
         "manifestDigest": checkpoint.manifest_digest or "",
         "protected": checkpoint.is_protected,
+        "folders": list(checkpoint.folders),
     }
     if checkpoint.kind is CheckpointKind.CAPTURED:
         status["metadata"] = _captured_metadata(checkpoint)
@@ -121,6 +136,7 @@ def checkpoint_document(
         }
         for export in exports
     ]
+    status["sizeBytesByRole"] = sizes_by_role((file.path, file.size) for file in listed)
     return {
         "kind": "Checkpoint",
         "metadata": {
@@ -128,6 +144,7 @@ def checkpoint_document(
             "id": checkpoint.id,
             "creatorUserID": checkpoint.creator_user_id,
             "ownerOrgID": checkpoint.owner_org_id,
+            "creator": checkpoint.creator,
         },
         "spec": spec,
         "status": status,
@@ -137,10 +154,11 @@ def checkpoint_document(
 def _file_document(file: ListedFile) -> Document:
     document: Document = {
         "path": file.path,
-        "size": human_size(file.size),
+        "size": flexai_size(file.size),
         "sizeBytes": file.size,
         "digest": file.digest or file.checksums.get(CLAIMED, ""),
         "digestOrigin": _digest_origin(file),
+        "isExecutable": file.is_executable,
     }
     if file.digest is None:
         document["checksums"] = {name: value for name, value in file.checksums.items() if name != CLAIMED}
@@ -190,17 +208,32 @@ def checkpoint_list_document(rows: Iterable[ListedCheckpoint]) -> list[Document]
             "name": row.name,
             "id": row.id,
             "filesCount": row.file_count,
-            "size": human_size(row.size),
+            "size": flexai_size(row.size),
             "sizeBytes": row.size,
             "status": row.status,
             "reason": row.reason,
+            "damaged": row.reason == DAMAGED,
             "createdAt": row.created_at,
             "updatedAt": row.updated_at,
             "protected": row.is_protected,
+            "creator": row.creator,
         }
         | ({"deletedAt": row.deleted_at, "title": row.title} if row.deleted_at else {})
+        | (_captured_row(row) if row.kind == CheckpointKind.CAPTURED and not row.deleted_at else {})
         for row in rows
     ]
+
+
+def _captured_row(row: ListedCheckpoint) -> Document:
+    return {
+        "title": row.title,
+        "job": row.job_name,
+        "step": row.step,
+        "trainLoss": finite(row.train_loss),
+        "evalLoss": finite(row.eval_loss),
+        "metrics": dict(row.metrics),
+        "resumable": row.resumable,
+    }
 
 
 def captured_list_document(rows: Iterable[ListedCheckpoint]) -> list[Document]:
@@ -220,12 +253,13 @@ def captured_list_document(rows: Iterable[ListedCheckpoint]) -> list[Document]:
             "resumable": row.resumable,
             "status": row.status,
             "filesCount": row.file_count,
-            "size": human_size(row.size),
+            "size": flexai_size(row.size),
             "sizeBytes": row.size,
             "protected": row.is_protected,
             "metrics": dict(row.metrics),
             "bestBy": row.best_by,
             "pointers": list(row.pointers),
+            "creator": row.creator,
         }
         for row in rows
     ]
@@ -240,6 +274,7 @@ def job_document(job: TrainingJob) -> Document:
             "id": job.id,
             "creatorUserID": job.creator_user_id,
             "ownerOrgID": job.owner_org_id,
+            "creator": job.creator,
         },
         "spec": {
             "command": list(job.command),
@@ -301,8 +336,28 @@ def job_list_document(jobs: Iterable[TrainingJob]) -> list[Document]:
             "createdAt": to_text(job.created_at),
             "startedAt": to_text(job.started_at),
             "endedAt": None if job.ended_at is None else to_text(job.ended_at),
+            "creator": job.creator,
         }
         for job in jobs
+    ]
+
+
+def history_document(entries: Iterable[HistoryEntry]) -> list[Document]:
+    """What ``flexai history --json`` shows."""
+    return [
+        {
+            "at": to_text(entry.at),
+            "by": entry.actor,
+            "host": entry.host,
+            "flowRunID": entry.flow_run_id,
+            "action": entry.action,
+            "kind": entry.kind,
+            "id": entry.subject_id,
+            "title": entry.title,
+            "before": dict(entry.before),
+            "after": dict(entry.after),
+        }
+        for entry in entries
     ]
 
 

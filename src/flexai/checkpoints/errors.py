@@ -11,17 +11,20 @@
     │   └── RequestError               2  options that make no sense together
     ├── NotFoundError                  3  no checkpoint, job, connection or object of that name
     ├── ConflictError                  4  the name is taken, or another process works on it
+    │   ├── NotYoursError              4  what another user made, without --force
     │   ├── AlreadyExistsError         4  the name is taken by something finished
     │   │   ├── NameTakenError         4  … by a checkpoint that is available
     │   │   └── JobExistsError         4  … by a training job that has succeeded
-    │   └── DestinationExistsError     4  other content is already where the files should go
-    ├── AccessDeniedError              5  a provider refused the credentials or a permission
+    │   ├── DestinationExistsError     4  other content is already where the files should go
+    │   └── ExtraFilesError            4  what --delete-extra would delete, without --force
+    ├── AccessDeniedError              5  a provider or a database refused the credentials or a permission
     ├── IntegrityError                 6  content whose digest does not match
     ├── ExecutableContentError         1  content that runs code when it is loaded, where that was to be refused
     ├── SourceChangedError             1  a source that changed while it was read
     ├── PostponedError                 1  storing that gives way: a later save comes first, or the time is over
     ├── StorageError                   1  a store that failed: full, read-only, unreachable
     │   ├── StorageUnavailableError    1  a passing failure: worth another try
+    │   │   ├── BrokenOffError         1  … a change of the catalog that lost its connection: nothing is changed
     │   │   └── StorageFullError       1  … once there is room, which takes a person
     │   └── UnsupportedError           1  what this store cannot do at all
     ├── JobFailedError                 1  a training command that did not succeed
@@ -131,6 +134,12 @@ class ConflictError(CheckpointError):
     default_hint = "try again when the other one has finished, or use another name"
 
 
+class NotYoursError(ConflictError):
+    """Another user made it, and it is changed only where the caller insists."""
+
+    default_hint = "ask that user, or insist with --force"
+
+
 class AlreadyExistsError(ConflictError):
     """The name is taken by something that is finished."""
 
@@ -157,7 +166,8 @@ class JobExistsError(AlreadyExistsError):
     )
 
     def __init__(self, existing: TrainingJob) -> None:
-        super().__init__(f"training job {existing.name!r} has already succeeded")
+        hint = self.default_hint.replace("NAME", existing.name)
+        super().__init__(f"training job {existing.name!r} has already succeeded", hint=hint)
         self.existing = existing
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -170,11 +180,35 @@ class DestinationExistsError(ConflictError):
     default_hint = "choose another destination, or replace what is there with --overwrite"
 
 
+class ExtraFilesError(ConflictError):
+    """Files that are no part of a checkpoint would be deleted, which is done only where the caller insists."""
+
+    default_hint = "--dry-run lists them, --force deletes them"
+
+    def __init__(self, message: str, *, hint: str | None = None, paths: Sequence[str] = ()) -> None:
+        super().__init__(message, hint=hint)
+        self.paths = tuple(paths)
+
+    @classmethod
+    def of(cls, where: str, paths: Sequence[str]) -> ExtraFilesError:
+        """The error about the paths that would be deleted from a place."""
+        shown = ", ".join(map(repr, paths[:3])) + (f" and {len(paths) - 3} more" if len(paths) > 3 else "")
+        message = f"in {where} this would be deleted, which is no part of the checkpoint: {shown}"
+        return cls(message, paths=paths)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_rebuild_extra_files_error, (self.message, self.hint, self.paths))
+
+
+def _rebuild_extra_files_error(message: str, hint: str, paths: Sequence[str]) -> ExtraFilesError:
+    return ExtraFilesError(message, hint=hint, paths=paths)
+
+
 class AccessDeniedError(CheckpointError):
-    """A provider refused the credentials or a permission."""
+    """A provider, a database or a file system refused the credentials or a permission."""
 
     exit_code = 5
-    default_hint = "flexai storage check NAME shows what the connection may do"
+    default_hint = "flexai storage check CONNECTION shows what the connection may do"
 
 
 class IntegrityError(CheckpointError):
@@ -183,17 +217,28 @@ class IntegrityError(CheckpointError):
     exit_code = 6
     default_hint = "flexai checkpoint verify names every damaged file and the checkpoints that need it"
 
-    def __init__(self, message: str, *, hint: str | None = None, damaged: Sequence[Damage | Repair] = ()) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str | None = None,
+        damaged: Sequence[Damage | Repair] = (),
+        blob_id: str = "",
+    ) -> None:
         super().__init__(message, hint=hint)
+        self.blob_id = blob_id
+        """The blob of the managed store that was found so; empty for what is none."""
         self.damaged = tuple(damaged)
         """What a verification found, or could not repair: each ``problem``, and the ``users`` that suffer from it."""
 
     def __reduce__(self) -> tuple[object, ...]:
-        return (_rebuild_integrity_error, (self.message, self.hint, self.damaged))
+        return (_rebuild_integrity_error, (self.message, self.hint, self.damaged, self.blob_id))
 
 
-def _rebuild_integrity_error(message: str, hint: str, damaged: Sequence[Damage | Repair]) -> IntegrityError:
-    return IntegrityError(message, hint=hint, damaged=damaged)
+def _rebuild_integrity_error(
+    message: str, hint: str, damaged: Sequence[Damage | Repair], blob_id: str = ""
+) -> IntegrityError:
+    return IntegrityError(message, hint=hint, damaged=damaged, blob_id=blob_id)
 
 
 class ExecutableContentError(CheckpointError):
@@ -227,6 +272,10 @@ class StorageUnavailableError(StorageError):
     """Seconds that the store asked to be left alone."""
 
 
+class BrokenOffError(StorageUnavailableError):
+    """A change of the catalog that lost its connection and could not be done again; nothing of it is committed."""
+
+
 class StorageFullError(StorageUnavailableError):
     """No room is left: worth another try once a person has made some, and not before."""
 
@@ -236,7 +285,7 @@ class StorageFullError(StorageUnavailableError):
 class UnsupportedError(StorageError):
     """What this store cannot do at all."""
 
-    default_hint = "flexai storage check NAME shows what the provider can do"
+    default_hint = "flexai storage check CONNECTION shows what the provider can do"
 
 
 class JobFailedError(CheckpointError):
@@ -245,6 +294,8 @@ class JobFailedError(CheckpointError):
     default_hint = "flexai training logs NAME shows what it printed"
 
     def __init__(self, message: str, *, hint: str | None = None, job: TrainingJob | None = None) -> None:
+        if hint is None and job is not None:
+            hint = self.default_hint.replace("NAME", job.name)
         super().__init__(message, hint=hint)
         self.job = job
         """The job as it ended; None where its command could not be started."""

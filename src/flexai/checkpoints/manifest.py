@@ -46,6 +46,7 @@ class FileEntry:
         default=None, description="BLAKE3 of the file's parts' digests; None until it is read"
     )
     part_size: int = Field(gt=0, lt=2**63, strict=True, description="Bytes of each part but the last")
+    executable: bool = Field(default=False, strict=True, description="Whether its mode lets it be executed")
     parts: Annotated[tuple[_Digest, ...], FailFast()] = Field(
         default=(), description="BLAKE3 of each part, where there is more than one"
     )
@@ -80,13 +81,17 @@ class Manifest(_Frozen):
     """
 
     files: Annotated[tuple[FileEntry, ...], FailFast()]
+    folders: Annotated[tuple[_SafePath, ...], FailFast()] = ()
+    """The empty ones, in order of their paths."""
 
     @model_validator(mode="after")
     def _files_lie_beside_each_other(self) -> Manifest:
         names = [paths.CheckpointPath(entry.path) for entry in self.files]
         if names != sorted(names):
             raise ValueError("the files of a manifest are in order of their paths")
-        paths.check_path_set(names)
+        if list(self.folders) != sorted(self.folders):
+            raise ValueError("the folders of a manifest are in order of their paths")
+        paths.check_path_set([*names, *map(paths.CheckpointPath, self.folders)])
         if self.size >= 2**63:
             raise ValueError("the files of a manifest are larger than all databases know")
         return self
@@ -96,7 +101,7 @@ class Manifest(_Frozen):
         """The manifest that a foreign document describes; ValueError, in words, for one that cannot be."""
         # pydantic describes every flaw, of which there could be a million; FailFast is for lists alone.
         if not isinstance(document, dict) or len(document) > len(cls.model_fields):
-            raise ValueError("a manifest has files, and nothing else")
+            raise ValueError("a manifest has files and empty folders, and nothing else")
         try:
             return cls.model_validate(document)
         except UnsafePathError as error:
@@ -114,7 +119,7 @@ class Manifest(_Frozen):
         return b"".join(self._canonical())
 
     def _canonical(self) -> Iterator[bytes]:
-        return canonical_manifest(map(plain, self.files))
+        return canonical_manifest(map(_fields_of, self.files), self.folders)
 
     def digest(self) -> str:
         """BLAKE3 of the canonical form, in hex."""
@@ -123,7 +128,15 @@ class Manifest(_Frozen):
     @property
     def summary(self) -> ManifestSummary:
         """What the catalog keeps of it."""
-        return ManifestSummary(digest=self.digest(), size=self.size, file_count=len(self.files))
+        return ManifestSummary(self.digest(), self.size, len(self.files), tuple(self.folders))
+
+
+def _fields_of(entry: FileEntry) -> dict[str, Any]:
+    """An entry as manifests have it: what is true of few files is said of these alone."""
+    found: dict[str, Any] = plain(entry)
+    if not entry.executable:
+        del found["executable"]
+    return found
 
 
 def first_flaw(error: ValidationError) -> str:

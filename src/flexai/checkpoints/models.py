@@ -10,9 +10,10 @@ from __future__ import annotations
 import json
 import math
 import re
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
@@ -70,6 +71,8 @@ class ManifestSummary(NamedTuple):
     size: int
     """Bytes of all files."""
     file_count: int
+    folders: tuple[str, ...] = ()
+    """The paths of its empty folders."""
 
 
 MOST_METRICS = 200
@@ -187,6 +190,10 @@ class Checkpoint:
     """How many machines its job has; 0 for one."""
     attempt: int = 0
     """Which attempt of its job, on several machines, wrote it; 0 where that does not matter."""
+    creator: str = ""
+    """Who made it, for people: ``user@host``."""
+    folders: tuple[str, ...] = ()
+    """The paths of its empty folders."""
     part_of: Id | None = None
     """The checkpoint that holds what this machine and the others have brought."""
     sequence: int = 0
@@ -213,6 +220,10 @@ class Checkpoint:
     def title(self) -> str:
         """What to call it: its name, or ``JOB/FOLDER`` for a captured one."""
         return title_of(self.kind, self.name, self.job_name)
+
+
+DAMAGED = "content of it is damaged in the store"
+"""The reason that an available or deleted checkpoint has while the catalog knows that."""
 
 
 class ListedCheckpoint(NamedTuple):
@@ -245,11 +256,17 @@ class ListedCheckpoint(NamedTuple):
     metrics: Mapping[str, float] = MappingProxyType({})
     best_by: str = ""
     pointers: Sequence[str] = ()
+    creator: str = ""
 
     @property
     def title(self) -> str:
         """What to call it: its name, or ``JOB/FOLDER`` for a captured one."""
         return title_of(self.kind, self.name, self.job_name)
+
+    @property
+    def standing(self) -> str:
+        """Its status, and whether stored content of it is damaged, in a word or two."""
+        return f"{self.status}, damaged" if self.reason == DAMAGED else self.status
 
 
 class ListedFile(NamedTuple):
@@ -265,6 +282,10 @@ class ListedFile(NamedTuple):
     """What its loading imports or calls that is not known to be harmless; None where it was not looked into."""
     not_followed: tuple[str, ...] = ()
     """What of it could not be looked into, and so may run anything."""
+    is_executable: bool = False
+    """Whether its mode lets it be executed."""
+    is_damaged: bool = False
+    """Whether its stored content was found damaged."""
 
 
 class Node(NamedTuple):
@@ -322,6 +343,8 @@ class TrainingJob(NamedTuple):
     """Versions of its checkpoints that were whole once and could not be stored, of all attempts."""
     node_count: int = 1
     """How many machines its last attempt has."""
+    creator: str = ""
+    """Who made it, for people: ``user@host``."""
     nodes: tuple[JobNode, ...] = ()
     """Those of them that have come, where there are several; in order of their numbers."""
 
@@ -337,8 +360,47 @@ class ExportRecord(NamedTuple):
     exported_at: datetime
 
 
+class Actor(NamedTuple):
+    """Who changes something, and from where."""
+
+    name: str = ""
+    """``user@host``, or what the setting ``owner`` says."""
+    host: str = ""
+    """The machine that the command runs on."""
+    flow_run_id: str = ""
+    """The Prefect flow run that it is a part of; empty where it is of none."""
+
+
+class HistoryEntry(NamedTuple):
+    """One change of a checkpoint, a training job or the store."""
+
+    at: datetime
+    actor: str
+    host: str
+    flow_run_id: str
+    action: str
+    """``push``, ``delete``, ``protect``, …"""
+    kind: str
+    """What was changed: ``checkpoint``, ``job``, ``store``."""
+    subject_id: Id
+    title: str
+    """What it was called then."""
+    before: Mapping[str, Any]
+    """The fields that changed, as they were."""
+    after: Mapping[str, Any]
+    """The same fields as they are since."""
+
+
+_PLAIN = frozenset({str, int, float, bool, type(None)})
+"""Types of nearly all values, told first: a list of thousands feels it."""
+
+
 def plain(value: Any) -> Any:
     """One of these records, or a value of theirs, in JSON's own types; times are ISO 8601 texts."""
+    if type(value) in _PLAIN:
+        return value
+    if isinstance(value, tuple) and hasattr(value, "_asdict"):
+        return {name: plain(item) for name, item in value._asdict().items()}
     if is_dataclass(value):
         return {one.name: plain(getattr(value, one.name)) for one in fields(value)}
     if isinstance(value, tuple):
@@ -358,13 +420,18 @@ def canonical_json(document: Any) -> bytes:
     return _CANONICAL.encode(document).encode()
 
 
-def canonical_manifest(entries: Iterable[dict[str, Any]]) -> Iterator[bytes]:
-    """The one byte form of the manifest of entries, piece by piece: as a whole it takes as much as all of them."""
+def canonical_manifest(entries: Iterable[dict[str, Any]], folders: Sequence[str] = ()) -> Iterator[bytes]:
+    """The one byte form of the manifest of entries and empty folders, piece by piece.
+
+    As a whole it takes as much as all of them.
+    """
     before = b'{"files":['
     for entry in entries:
         yield before + canonical_json(entry)
         before = b","
-    yield b"]}" if before == b"," else before + b"]}"
+    yield b"]" if before == b"," else before + b"]"
+    # Only where there are any: manifests without them are what they were before these were known.
+    yield b',"folders":%s}' % canonical_json(list(folders)) if folders else b"}"
 
 
 def digest_manifest(canonical: Iterable[bytes]) -> str:
@@ -384,9 +451,36 @@ UNKNOWN_TIME = datetime(1900, 1, 1, tzinfo=UTC)
 """Stands for a time that the catalog has and that cannot be read."""
 
 
+_followed: tuple[datetime, float] | None = None
+"""What another clock said, and how long this machine had run by then, in seconds."""
+
+
 def now() -> datetime:
-    """The present, in UTC."""
+    """The present, in UTC: by the catalog's clock, where the catalog is on a server, and else by this machine's."""
+    if _followed is None:
+        return machine_time()
+    present_then, ran_then = _followed
+    return present_then + timedelta(seconds=_running() - ran_then)
+
+
+def follow_clock(present: datetime) -> None:
+    """Go on from what another clock says now, where this machine's is set otherwise by a second or more.
+
+    Machines that share a catalog judge by its times whether a lease has run out, or a grace period.
+    """
+    global _followed  # noqa: PLW0603 - a process has one present
+    is_off = abs(present - machine_time()) >= timedelta(seconds=1)
+    _followed = (present.astimezone(UTC), _running()) if is_off else None
+
+
+def machine_time() -> datetime:
+    """What this machine's clock says, in UTC."""
     return datetime.now(UTC)
+
+
+def _running() -> float:
+    """Seconds that the machine has run, those that it has slept included where the system tells."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
 
 
 def to_text(time: datetime) -> str:

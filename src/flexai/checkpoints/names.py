@@ -10,6 +10,7 @@ so ``JOB/PATH`` is a captured checkpoint wherever a checkpoint's name is taken.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import NamedTuple, NewType
 
 from flexai.checkpoints.errors import InvalidNameError
@@ -39,6 +40,11 @@ MAX_CAPTURED_NAME = 4096
 _MAX_PART = 255
 """Bytes of a folder's or a file's name, on all file systems."""
 
+MAX_NAME = 63
+"""Characters of a name."""
+_ID_START = 8
+"""Digits of a UUID that may stand for it, where no other one begins with them."""
+
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{1,61}[A-Za-z0-9]", re.ASCII)
 _UUID = re.compile(r"[0-9A-Fa-f]{8}-(?:[0-9A-Fa-f]{4}-){3}[0-9A-Fa-f]{12}", re.ASCII)
 
@@ -51,6 +57,11 @@ def is_metric_name(name: str) -> bool:
 def is_uuid(text: str) -> bool:
     """Whether the text has the shape of a UUID: 36 characters in five groups."""
     return _UUID.fullmatch(text) is not None
+
+
+def begins_id(text: str) -> bool:
+    """Whether the text is the beginning of a UUID that may stand for it: its first eight digits, or more."""
+    return len(text) >= _ID_START and not is_uuid(text) and is_uuid(text + NIL_ID[len(text) :])
 
 
 def new_id() -> Id:
@@ -80,8 +91,26 @@ def parse_name(text: str, *, what: str = "name") -> Name:
     if text.casefold() in RESERVED_NAMES:
         raise InvalidNameError(f"{what} {text!r} is reserved", hint="'latest' and 'best' select checkpoints")
     if _NAME.fullmatch(text) is None:
-        raise InvalidNameError(f"{what} {text!r} breaks the naming rules")
+        near = _name_like(text)
+        hint = f"{near!r} would do: {InvalidNameError.default_hint}" if near else None
+        raise InvalidNameError(f"{what} {text!r} breaks the naming rules", hint=hint)
     return Name(text)
+
+
+def _name_like(text: str) -> str:
+    """A name that is most like a text that is none; empty where nothing of the text would be left."""
+    kept = (part.strip("-") for part in re.findall(r"[A-Za-z0-9_-]+", text))
+    near = "-".join(filter(None, kept)).strip("-_")[:MAX_NAME].rstrip("-_")
+    return near if _NAME.fullmatch(near) and not is_uuid(near) and near.casefold() not in RESERVED_NAMES else ""
+
+
+def did_you_mean(text: str, known: Iterable[str]) -> str:
+    """A question for the name that is most like a text, such as ``did you mean 'llama'?``; empty where none is."""
+    from difflib import get_close_matches
+
+    by_key = {name_key(name): name for name in known}
+    close = get_close_matches(name_key(text), by_key, n=1)
+    return f"did you mean {by_key[close[0]]!r}?" if close else ""
 
 
 def is_variable(text: str) -> bool:
@@ -138,16 +167,17 @@ class Reference(NamedTuple):
 def parse_reference(text: str) -> Reference:
     """Read a NAME, UUID or JOB/PATH argument; no name has a slash, so none of them can be another.
 
+    The beginning of a UUID stays a text: it may be a name as well, and ``catalog.meaning`` tells which.
     Raises InvalidNameError for a text that can be none of them.
     """
     if is_uuid(text):
         return Reference(text=text, id=parse_id(text))
     job, slash, path = text.partition("/")
     if not slash:
-        return Reference(text=parse_name(text, what="checkpoint"), id=None)
+        return Reference(text=text if begins_id(text) else parse_name(text, what="checkpoint"), id=None)
     if is_uuid(job):
         job = parse_id(job)
-    else:
+    elif not begins_id(job):
         parse_name(job, what="training job")
     if path != ROOT_TITLE and not is_captured_name(path):
         raise InvalidNameError(
@@ -164,3 +194,8 @@ def is_captured_name(name: str) -> bool:
         and name.isprintable()
         and all(part not in {"", ".", ".."} and len(part.encode()) <= _MAX_PART for part in name.split("/"))
     )
+
+
+def count(number: int, noun: str, plural: str = "") -> str:
+    """``1 file``, ``2 files``."""
+    return f"{number} {noun if number == 1 else plural or noun + 's'}"

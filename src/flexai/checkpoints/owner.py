@@ -5,15 +5,29 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from flexai.checkpoints.errors import SettingsError
+from flexai.checkpoints.errors import NotYoursError, SettingsError
 from flexai.checkpoints.foreign_json import parse_json
 from flexai.checkpoints.names import Id, new_id, parse_id
 from flexai.checkpoints.private_folders import make_private_folder
 
 IDENTITY_FILE = "identity.json"
+_NAMES = "f3b0c1de-6a1c-4c2e-9a55-1d1b7c1f0e4d"
+"""The namespace of ids that follow from names (RFC 9562, UUID version 5)."""
+
+
+def login() -> str:
+    """``user@host`` of this process."""
+    import getpass
+
+    try:
+        user = getpass.getuser()
+    except (OSError, KeyError):  # a container's uid without a name
+        user = str(os.getuid())
+    return f"{user}@{os.uname().nodename}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,14 +36,40 @@ class Owner:
 
     user_id: Id
     org_id: Id
+    name: str = field(default_factory=login, compare=False)
+    """Who that is, for people: ``user@host``."""
+    former_id: Id | None = field(default=None, compare=False)
+    """The user's id in this home from before the setting ``owner`` said who that is."""
 
     def __str__(self) -> str:
         """As the setting ``owner`` names it."""
         return f"{self.user_id}/{self.org_id}"
 
+    def is_user(self, user_id: str) -> bool:
+        """Whether an id is this user's."""
+        return user_id in {self.user_id, self.former_id}
+
+    def has_made(self, creator_user_id: str, creator: str) -> bool:
+        """Whether this user has made something: with such an id or, from another home or machine, by this name."""
+        return self.is_user(creator_user_id) or creator == self.name
+
+    def check_made(self, what: str, creator_user_id: str, creator: str) -> None:
+        """Raise NotYoursError where another user has made something, which ``what`` names."""
+        if not self.has_made(creator_user_id, creator):
+            raise NotYoursError(f"{what} was made by {creator or 'another user'}")
+
 
 def parse_owner(text: str) -> Owner:
-    """The owner that the setting ``owner`` names: ``USER_ID/ORG_ID``. ValueError for what is none."""
+    """The owner that the setting ``owner`` names: ``user@host`` or ``USER_ID/ORG_ID``. ValueError for what is none.
+
+    The ids of ``user@host`` follow from it, so that they are the same on each machine.
+    """
+    if "@" in text:
+        from uuid import UUID, uuid5  # see names
+
+        names = UUID(_NAMES)
+        host = text.partition("@")[2]
+        return Owner(user_id=parse_id(uuid5(names, text)), org_id=parse_id(uuid5(names, host)), name=text)
     user_id, _, org_id = text.partition("/")
     return Owner(user_id=parse_id(user_id), org_id=parse_id(org_id))
 
@@ -37,6 +77,14 @@ def parse_owner(text: str) -> Owner:
 def new_owner() -> Owner:
     """An owner that nothing belongs to yet."""
     return Owner(user_id=new_id(), org_id=new_id())
+
+
+def owner_of(setting: str, home: Path) -> Owner:
+    """The owner that the setting ``owner`` names, who may have been another one in the home folder before."""
+    former = None
+    with suppress(SettingsError):
+        former = find_owner(home)
+    return replace(parse_owner(setting), former_id=None if former is None else former.user_id)
 
 
 def find_owner(home: Path) -> Owner | None:
@@ -61,7 +109,7 @@ def load_owner(home: Path) -> Owner:
     except (ValueError, KeyError, TypeError) as error:
         raise SettingsError(
             f"{path} is damaged: {error}",
-            hint=f"restore {path} from a backup; a new one would be a new owner",
+            hint=f"restore {path} from a backup, or remove it: a new one is made, and you stay {login()} to others",
         ) from error
 
 

@@ -132,12 +132,16 @@ def twin_key(path: str) -> str:
     return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", folded).casefold())
 
 
-def check_path_set(paths: Iterable[CheckpointPath]) -> None:
+def check_path_set(paths: Iterable[CheckpointPath], *, hint: Callable[[str], str] | None = None) -> None:
     """Check that the paths can lie beside each other on every system.
 
     Raises UnsafePathError when two are twins (they differ only by case or Unicode form), or when one is
-    a folder of another.
+    a folder of another; with a ``hint`` that is made of one of the two, which ends with a ``/`` where it is a folder.
     """
+
+    def refuse(message: str, one: str) -> UnsafePathError:
+        return UnsafePathError(message, hint=None if hint is None else hint(one))
+
     seen: dict[str, str] = {}
     folders: dict[str, str] = {}
     for path in paths:
@@ -145,17 +149,26 @@ def check_path_set(paths: Iterable[CheckpointPath]) -> None:
         if key in seen:
             if seen[key] == path:
                 raise UnsafePathError(f"path {path!r} is given twice")
-            raise UnsafePathError(f"paths {seen[key]!r} and {path!r} are the same file where case is ignored")
+            raise refuse(f"paths {seen[key]!r} and {path!r} are the same file where case is ignored", path)
         seen[key] = path
         parent: str = path
         while "/" in parent:
             parent = parent.rpartition("/")[0]
             known = folders.setdefault(twin_key(parent), parent)
             if known != parent:
-                raise UnsafePathError(f"folders {known!r} and {parent!r} are the same where case is ignored")
+                raise refuse(f"folders {known!r} and {parent!r} are the same where case is ignored", f"{parent}/")
     for key, folder in folders.items():
         if key in seen:
-            raise UnsafePathError(f"path {seen[key]!r} is both a file and a folder ({folder!r})")
+            raise refuse(f"path {seen[key]!r} is both a file and a folder ({folder!r})", f"{folder}/")
+
+
+def only_empty(folders: Iterable[CheckpointPath], paths: Iterable[str]) -> tuple[CheckpointPath, ...]:
+    """Those folders in which none of the paths lies, and no other one of them; in order."""
+    folders, full = set(folders), set()
+    for path in (*folders, *paths):
+        while path := path.rpartition("/")[0]:
+            full.add(path)
+    return tuple(sorted(folders - full))
 
 
 def first_of(paths: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""Folders and files that are their owner's alone, and places that are not."""
+"""Folders and files that are their owner's alone, and places that are a group's or open to others."""
 
 from __future__ import annotations
 
@@ -37,6 +37,29 @@ def make_private_file(path: Path) -> None:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _OWNER)
         os.fchmod(descriptor, _OWNER)
         os.close(descriptor)
+
+
+def is_shared(folder: Path, *, home: Path) -> bool:
+    """Whether a folder is a group's: its setgid bit is set, the group has rights there, and it is in no user's home.
+
+    What is made in such a folder is the group's too (https://man7.org/linux/man-pages/man7/inode.7.html). Of a folder
+    that is not there yet it is the nearest one above that says so.
+    """
+    if folder.is_relative_to(home):
+        return False
+    try:
+        mode = folder.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return folder != folder.parent and is_shared(folder.parent, home=home)
+    except OSError:
+        return False
+    return stat.S_ISDIR(mode) and bool(mode & stat.S_ISGID and mode & stat.S_IRWXG)
+
+
+def make_shared_file(path: Path) -> None:
+    """Make an empty file as the umask says; what is there stays as it is. Raises OSError."""
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666))
 
 
 def close_to_others(path: Path) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from flexai.checkpoints.documents import human_size
+from flexai.checkpoints.names import count
 
 
 class Progress:
@@ -77,7 +78,7 @@ class StageProgress:
 
     def last_line(self) -> str:
         """What was done in all."""
-        whole = (human_size(self.done, digits=1), _count_files(self.files))
+        whole = (human_size(self.done, digits=1), count(self.files, "file"))
         parts = [*(whole if self.is_whole else self._done_of_all()), *self._skipped()]
         if self.moved > 0 and self.seconds >= 1:
             parts.append(f"{human_size(int(self.moved / self.seconds), digits=1)}/s")
@@ -85,7 +86,7 @@ class StageProgress:
 
     def _done_of_all(self, *, share: str = "") -> tuple[str, str]:
         sizes = f"{human_size(self.done, digits=1)} of {human_size(self.total_bytes, digits=1)}"
-        return sizes + share, f"{self.files} of {_count_files(self.total_files)}"
+        return sizes + share, f"{self.files} of {count(self.total_files, 'file')}"
 
     def _skipped(self) -> list[str]:
         return [f"{human_size(self.skipped, digits=1)} already there"] if self.skipped else []
@@ -200,7 +201,3 @@ def clock(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
-
-
-def _count_files(number: int) -> str:
-    return f"{number} file{'' if number == 1 else 's'}"

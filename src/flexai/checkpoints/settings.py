@@ -35,7 +35,10 @@ _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw]?)", re.IGNORECASE)
 _PASSWORD = re.compile(r"((?:://|^(?!.*://))[^:/@\s]*):.*@", re.DOTALL)
 _PARAMETER = re.compile(r"(?<=[?&])([^=&]*=)[^&]*")
 _SECRET = re.compile(r"pass|pwd|secret|token|key|credential|auth", re.IGNORECASE)
-_OWNER = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}/[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_OWNER = re.compile(
+    r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}/[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+    r"|[^\s/@]{1,100}@[^\s/@]{1,255}"
+)
 _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _LONGEST = timedelta(days=36_500)
 _FOR_EVER = timedelta(days=365_000)
@@ -153,14 +156,29 @@ class DurationRule(NumberRule):
         return duration
 
 
-class OwnerRule(TextRule):
-    """Two UUIDs, the user's and the organisation's, with a slash between them."""
+class ChoiceRule(TextRule):
+    """One of several words."""
+
+    def __init__(self, *, description: str, choices: tuple[str, ...]) -> None:
+        super().__init__(description=description, default=choices[0])
+        self.choices = choices
 
     def read(self, value: object) -> str:
-        """The two as they were written, or nothing."""
+        """The word."""
         text = str(super().read(value))
-        if text and not _OWNER.fullmatch(text):
-            raise ValueError("two UUIDs are needed, with a slash between them")
+        if text not in self.choices:
+            raise ValueError(f"one of these is needed: {', '.join(self.choices)}")
+        return text
+
+
+class OwnerRule(TextRule):
+    """A person, ``user@host``; or two UUIDs, the user's and the organisation's, with a slash between them."""
+
+    def read(self, value: object) -> str:
+        """The owner as it was written, or nothing."""
+        text = str(super().read(value))
+        if text and not (_OWNER.fullmatch(text) and text.isprintable()):
+            raise ValueError("user@host is needed, or two UUIDs with a slash between them")
         return text
 
 
@@ -233,6 +251,15 @@ class Settings(NamedTuple):
             " `CONNECTION:BUCKET/PREFIX`; the folder `store` in the home folder by default"
         ),
     ]
+    store_mode: Annotated[
+        str,
+        ChoiceRule(
+            choices=("auto", "private", "group"),
+            description="Whose the files of a store in a directory are: the user's alone (`private`), or its group's,"
+            " with the rights that the umask leaves it (`group`); `auto`: the group's where the folder's setgid bit is"
+            " set",
+        ),
+    ]
     concurrency: Annotated[
         int,
         NumberRule(
@@ -251,7 +278,8 @@ class Settings(NamedTuple):
             default=DEFAULT_PART_SIZE,
             least=LEAST_PART_SIZE,
             most=MOST_PART_SIZE,
-            description="Bytes of a part (`64MiB`); more where a provider's limit of 10,000 parts asks for it",
+            description="Bytes of a part (`64MiB`); less, down to 16 MiB, in files of fewer than 32 such parts, and"
+            " more where a provider's limit of 10,000 parts asks for it",
         ),
     ]
     pack_threshold: Annotated[
@@ -271,8 +299,7 @@ class Settings(NamedTuple):
         SizeRule(
             default=32 * 1024**3,
             least=64 * 1024,
-            description="Bytes of a shard (`32GiB`): flows give out larger pushes and exports in shards of about this"
-            " size",
+            description="Bytes of a shard (`32GiB`): flows give out larger transfers in shards of about this size",
         ),
     ]
     task_runner: Annotated[
@@ -307,12 +334,21 @@ class Settings(NamedTuple):
             " it is killed; where the machine is taken away, also how long what it saved may take to be stored",
         ),
     ]
+    patience: Annotated[
+        timedelta,
+        DurationRule(
+            default=timedelta(minutes=2),
+            description="How long a command waits for a catalog that is away or locked (`30s`, `10m`); at the end of a"
+            " training job for the store as well, once in all",
+        ),
+    ]
     owner: Annotated[
         str,
         OwnerRule(
-            description="Who owns what is made here, `USER_ID/ORG_ID`: for a machine that begins with an empty home"
-            " folder, and is to go on with the same owner's jobs; made on first use, and kept in the home folder, if"
-            " unset"
+            description="Who makes and owns what is made here: `user@host`, which gives the same ids on each machine,"
+            " or `USER_ID/ORG_ID`. If unset the login's `user@host`, with ids that are made on first use and kept in"
+            " the home folder: a machine that begins with an empty one, and is to go on with the same owner's jobs,"
+            " needs this setting"
         ),
     ]
 
@@ -330,6 +366,15 @@ class Settings(NamedTuple):
         if self.store.startswith("~"):
             return str(Path(self.store).expanduser())
         return self.store or str(self.home / STORE_FOLDER)
+
+    @property
+    def is_store_shared(self) -> bool:
+        """Whether the files of a store in a directory are its group's."""
+        if self.store_mode != "auto" or not self.store:
+            return self.store_mode == "group"
+        from flexai.checkpoints.private_folders import is_shared
+
+        return is_shared(Path(self.effective_store).absolute(), home=self.home)
 
     @property
     def limits(self) -> Limits:

@@ -7,12 +7,14 @@ compares the two.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import click
 
-from flexai.checkpoints.errors import InterruptedByUserError, StorageUnavailableError
+from flexai.checkpoints.errors import CheckpointError, InterruptedByUserError, StorageUnavailableError, UsageError
 from flexai.cli import terminal
 
 ARGUMENTS = "flexai.arguments"
@@ -37,6 +39,47 @@ _SYNONYMS = {
     "unpin": "unprotect",
     "upload": "push",
 }
+
+
+def _typed(ctx: click.Context, meant: str, rest: Sequence[str]) -> str:
+    """The command that is meant with the arguments that were typed, but for those that may be secret."""
+    import shlex
+
+    words = [] if may_be_secret(rest) else [shlex.join(rest)]
+    return " ".join(filter(None, [ctx.command_path, meant, *words]))
+
+
+def may_be_secret(arguments: Sequence[str]) -> bool:
+    """Whether arguments have what a training job gets, which may be a secret, and is not repeated."""
+    return "--" in arguments or any(argument.startswith(("-E", "--env")) for argument in arguments)
+
+
+def filled_in(text: str, ctx: click.Context) -> str:
+    """A form of a command, or a hint, with what the user has typed in the place of words such as NAME."""
+    known = {}
+    for param in ctx.command.params:
+        value, metavar = ctx.params.get(param.name or ""), param.metavar
+        if not metavar or not isinstance(value, str) or not value:
+            continue
+        before = "" if isinstance(param, click.Argument) else max(param.opts, key=len)
+        for word in (metavar, *metavar.split("|")):
+            known[before, word] = value
+        if before == "--storage-provider" or (not before and " storage " in ctx.command_path):
+            known["", "CONNECTION"] = value
+    return _PLACEHOLDER.sub(lambda found: _known_value(known, found), text)
+
+
+_PLACEHOLDER = re.compile(r"(?:(?<=[ (])(--[a-z-]+) )?(?<=[ (])([A-Z][A-Z|/-]+)(?=[ ;,)]|$)")
+"""A word such as NAME in a form, with the option before it."""
+
+
+def _known_value(known: Mapping[tuple[str, str], str], found: re.Match[str]) -> str:
+    import shlex
+
+    option, word = found[1] or "", found[2]
+    if (option, word) not in known:
+        return found[0]
+    return " ".join(filter(None, [option, shlex.quote(known[option, word])]))
 
 
 class LazyGroup(click.Group):
@@ -70,14 +113,30 @@ class LazyGroup(click.Group):
         """Find the command that the arguments begin with; a wrong one gets a suggestion."""
         if args[0] in self.lazy or args[0].startswith("-") or ctx.resilient_parsing:
             return super().resolve_command(ctx, args)
-        raise click.UsageError(f"no such command: {ctx.command_path} {args[0]}{self._suggestion(args[0])}", ctx)
+        message = f"no such command: {ctx.command_path} {args[0]}"
+        meant = self.meant(ctx, args[0])
+        if not meant:
+            raise click.UsageError(message, ctx)
+        raise UsageError(f"{message} (did you mean {meant!r}?)", hint=_typed(ctx, meant, args[1:]))
 
-    def _suggestion(self, name: str) -> str:
+    def meant(self, ctx: click.Context, name: str) -> str:
+        """The command that a word means or is most like: of this group, and else of one below; empty where none is."""
+        name = name.lower()
+        for path, group in self._groups(ctx):
+            for known in filter(None, (name, _SYNONYMS.get(name))):
+                if known in group.lazy:
+                    return f"{path}{known}"
         from difflib import get_close_matches
 
-        synonym = _SYNONYMS.get(name.lower())
-        close = [synonym] if synonym in self.lazy else get_close_matches(name.lower(), self.lazy, n=1)
-        return f" (did you mean {close[0]!r}?)" if close else ""
+        close = get_close_matches(name, self.lazy, n=1)
+        return close[0] if close else ""
+
+    def _groups(self, ctx: click.Context) -> Iterator[tuple[str, LazyGroup]]:
+        yield "", self
+        for name, (place, _) in self.lazy.items():
+            # Commands are not imported for this.
+            if place == f"flexai.cli.{name}:{name}" and isinstance(group := self.get_command(ctx, name), LazyGroup):
+                yield f"{name} ", group
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[Any]:
         """Complete a command's name without importing the commands."""
@@ -120,6 +179,7 @@ class Command(click.Command):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; an interruption says how to go on."""
+        begun = time.monotonic()
         try:
             return super().invoke(ctx)
         except (KeyboardInterrupt, InterruptedByUserError) as error:
@@ -128,6 +188,12 @@ class Command(click.Command):
         except BrokenPipeError as error:
             # Not our own output, which says so itself: a BrokenPipeError that leaves a command would be taken for it.
             raise StorageUnavailableError("a connection was closed by its other end") from error
+        except CheckpointError as error:
+            error.hint = filled_in(error.hint, ctx)
+            raise
+        finally:
+            waited = time.monotonic() - begun
+            terminal.detail(f"took {waited:.2f} s, with {time.process_time():.2f} s of processor time since the start")
 
     def _way_on(self, ctx: click.Context, error: BaseException) -> str:
         if not self.resumable:

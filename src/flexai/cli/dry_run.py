@@ -51,14 +51,18 @@ def show_plan(track: bool | None, plan: Callable[[System, Progress], Preview], *
 
 
 def _table(preview: Preview) -> str:
-    from flexai.cli.tables import fitted_table
+    from flexai.cli.tables import Column, table
 
-    noun = "CHECKPOINT" if preview.verb == "gc" else "FILE"
-    shown = _most_important(preview)
-    rows = [(step.action.value, step.name, short_size(step.size), step.why) for step in shown]
-    table = fitted_table(("ACTION", noun, "SIZE", "WHY"), rows, wide=(1, 3), right=frozenset({2}))
-    left_out = len(preview.steps) - len(shown)
-    return f"{table}\n  … and {left_out} more, which --json shows" if left_out else table
+    steps = _most_important(preview)
+    shown = table(
+        steps,
+        Column("ACTION", lambda one: one.action.value),
+        Column("CHECKPOINT" if preview.verb == "gc" else "FILE", lambda one: one.name, is_name=True),
+        Column("SIZE", lambda one: short_size(one.size), rank=1, right=True),
+        Column("WHY", lambda one: one.why, rank=1, is_text=True),
+    )
+    left_out = len(preview.steps) - len(steps)
+    return f"{shown}\n  … and {left_out} more, which --json shows" if left_out else shown
 
 
 def _most_important(preview: Preview) -> list[Step]:
@@ -90,6 +94,9 @@ def _conclusion(preview: Preview) -> str:
         figures.append(f"{human_size(preview.freed_bytes)} freed{when}")
     if preview.requests:
         figures.append(f"about {terminal.count(preview.requests, 'request')}")
+    files, size = preview.left_out
+    if files:
+        figures.append(f"{terminal.count(files, 'file')} ({human_size(size)}) left out")
     told = ", ".join(parts) or "do nothing"
     return f"{preview.verb} would {told}" + (f": {', '.join(figures)}" if figures else "")
 
@@ -99,6 +106,7 @@ _WORDS = {
     "compare": "compare",
     "move": "move",
     "copy": "have the provider copy",
+    "delete": "delete",
     "free": "free",
     "skip": "skip",
 }

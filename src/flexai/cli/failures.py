@@ -12,7 +12,7 @@ import click
 
 from flexai.checkpoints.errors import CheckpointError, InterruptedByUserError
 from flexai.cli import terminal
-from flexai.cli.commands import Command
+from flexai.cli.commands import Command, filled_in, may_be_secret
 
 FAILED = 1
 DONE = 0
@@ -68,7 +68,11 @@ def _usage(error: click.UsageError) -> str:
     command = error.ctx.command
     if isinstance(command, click.Group):
         return f"{error.ctx.command_path} --help shows the commands"
-    return command.form(error.ctx) if isinstance(command, Command) else f"{error.ctx.command_path} --help"
+    return (
+        filled_in(command.form(error.ctx), error.ctx)
+        if isinstance(command, Command)
+        else f"{error.ctx.command_path} --help"
+    )
 
 
 def _advice(error: OSError) -> str:
@@ -82,8 +86,7 @@ def _advice(error: OSError) -> str:
 def _debug(arguments: Sequence[str]) -> str:
     if terminal.verbosity.debug:
         return ""
-    if "--" in arguments or any(argument.startswith(("-E", "--env")) for argument in arguments):
-        # What a training job gets may be secret.
+    if may_be_secret(arguments):
         return "put --debug after 'flexai' to see the traceback"
     import shlex
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 import click
 
-from flexai.checkpoints.errors import RequestError, UsageError
+from flexai.checkpoints.errors import ExtraFilesError, NotYoursError, RequestError, UsageError
+from flexai.checkpoints.roles import ROLES
 from flexai.cli import terminal
 from flexai.cli.completion import complete_checkpoint, complete_job
 
 F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
 
 checkpoint_argument = click.argument("reference", metavar="NAME|UUID", shell_complete=complete_checkpoint)
 job_argument = click.argument("reference", metavar="NAME|UUID", shell_complete=complete_job)
@@ -46,6 +48,33 @@ progress_option = click.option(
     callback=_note_progress,
     help="Show progress as a bar, as lines (one in 30 s), or as JSON events (one a second), on standard error.",
 )
+delete_extra_option = click.option(
+    "--delete-extra",
+    is_flag=True,
+    help="Delete what else lies there, where a checkpoint was brought to before; asks, with a list of it.",
+)
+force_delete_option = click.option("--force", is_flag=True, help="With --delete-extra: delete it without a question.")
+include_option = click.option(
+    "--include",
+    metavar="PATTERN",
+    multiple=True,
+    help="Take only files and folders with such a path in the checkpoint, such as '*.json' or 'unet/**'; a pattern is"
+    " written as in a .gitignore. Can be given several times.",
+)
+exclude_option = click.option(
+    "--exclude",
+    metavar="PATTERN",
+    multiple=True,
+    help="Leave out what has such a path in the checkpoint, such as 'optimizer.pt', '*.tmp' or 'logs/*'; a folder with"
+    " all that is in it. Can be given several times.",
+)
+only_option = click.option(
+    "--only",
+    type=click.Choice(ROLES),
+    multiple=True,
+    help="Take only files for this, as their names tell. Can be given several times.",
+)
+force_option = click.option("--force", is_flag=True, help="Change also what another user made, without a question.")
 track_option = click.option(
     "--track/--no-track",
     default=None,
@@ -70,6 +99,23 @@ bwlimit_option = click.option(
     callback=_limit_bandwidth,
     help="Move at most so many bytes a second (100MiB).",
 )
+
+
+def insisting(run: Callable[[bool], T], *, force: bool, question: str) -> T:
+    """Run what asks to be insisted on, and again with force once the user has answered with yes.
+
+    It changes what another user made, or deletes what lies beside a checkpoint, of which there is a list first. Raises
+    what it raises: NotYoursError or ExtraFilesError where the answer is no, or no user sits at a terminal.
+    """
+    try:
+        return run(force)
+    except (NotYoursError, ExtraFilesError) as error:
+        if isinstance(error, ExtraFilesError):
+            for path in error.paths:
+                terminal.say(f"  {path}")
+        if not terminal.agrees(f"{error.message}: {question}"):
+            raise
+        return run(True)
 
 
 def in_flags(error: RequestError, *, hint: str) -> UsageError:
@@ -124,3 +170,25 @@ def read_duration(option: str, text: str) -> timedelta:
     if not isinstance(duration, timedelta):
         raise UsageError(f"{option} {text!r} is no duration", hint="write 90s, 15m, 24h, 7d or 2w")
     return duration
+
+
+def read_time(option: str, text: str) -> datetime:
+    """Read an option's ``2026-01-31`` or ``2026-01-31T12:00``, in UTC unless it says more; UsageError for the rest."""
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        raise UsageError(
+            f"{option} {text!r} is no time", hint="write 2026-01-31, 2026-01-31T12:00 or 2026-01-31T12:00+01:00"
+        ) from None
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
+
+
+def read_since(_ctx: click.Context, option: click.Parameter, text: str) -> datetime | None:
+    """An option's time: as ``read_time`` reads it, or so long ago; None where nothing is said."""
+    from flexai.checkpoints.models import now
+    from flexai.checkpoints.settings import parse_duration
+
+    ago = parse_duration(text)
+    if isinstance(ago, timedelta):
+        return now() - ago
+    return read_time(option.opts[0], text) if text else None

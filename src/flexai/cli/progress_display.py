@@ -212,7 +212,8 @@ class ShownProgress(CountingProgress):
         now = self.stage()
         width = self._console.width
         # The bar needs the room more than a name that the user has just typed.
-        verb = now.verb if len(now.verb) <= width // 6 else f"{now.verb[: width // 6 - 1]}…"
+        room = width // 8
+        verb = now.verb if len(now.verb) <= room else f"{now.verb[: room - 1]}…"
         figures = figures_of(now, width - len(verb) - 12)
         bar = Table.grid(padding=(0, 1), expand=True)
         bar.add_column(no_wrap=True)

@@ -63,11 +63,16 @@ class Program(LazyGroup):
         "checkpoint": ("flexai.cli.checkpoint:checkpoint", "Push, fetch, export and look after checkpoints."),
         "training": ("flexai.cli.training:training", "Run training commands and capture their checkpoints."),
         "storage": ("flexai.cli.storage:storage", "Keep connections to storage providers."),
+        "store": ("flexai.cli.store:store", "Look after the managed store."),
+        "catalog": ("flexai.cli.catalog:catalog", "Look after the catalog."),
+        "history": ("flexai.cli.history:history", "Show what was changed, by whom and from where."),
         "up": ("flexai.cli.orchestration.up:up", "Start Prefect on this machine: a server, a worker, every flow."),
         "down": ("flexai.cli.orchestration.down:down", "Stop what flexai up has started."),
         "status": ("flexai.cli.orchestration.status:status", "Show what runs: server, worker, deployments, flow runs."),
         "deploy": ("flexai.cli.orchestration.deploy:deploy", "Deploy every flow to the Prefect API."),
         "config": ("flexai.cli.config:config", "Show the settings in force."),
+        "demo": ("flexai.demo.command:demo", "See it work: train a real model, keep its checkpoints, go on from one."),
+        "help": ("flexai.cli.help:help_", "Show the help of a command, or of a topic."),
         "completion": ("flexai.cli.completion:completion", "Print the completion script of a shell."),
     },
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
@@ -76,7 +81,9 @@ Exit codes:
   0  done                          4  already exists, or a conflict
   1  failed                        5  refused by a provider
   2  wrong usage                   6  a digest does not match
-  3  not found                   130  interrupted""",
+  3  not found                   130  interrupted
+
+Topics: names, sizes, resuming, output (flexai help TOPIC).""",
 )
 @click.version_option(__version__, prog_name=PROGRAM, message="%(prog)s %(version)s")
 def cli() -> None:

@@ -15,6 +15,7 @@ from typing import Any, TextIO, cast
 
 import click
 
+from flexai.checkpoints.names import count as count
 from flexai.checkpoints.names import printable
 
 AUTO = "auto"
@@ -181,6 +182,15 @@ def detail(text: str) -> None:
         say(text)
 
 
+def agrees(question: str) -> bool:
+    """Ask the user, where one sits at a terminal, and say whether the answer is yes."""
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return False
+    behind(sys.stderr).write(f"{printable(question)} [y/N] ")
+    sys.stderr.flush()
+    return sys.stdin.readline().strip().lower() in {"y", "yes"}
+
+
 def has_colours(stream: TextIO) -> bool:
     """Whether to colour what is written: on terminals, unless NO_COLOR is set (https://no-color.org)."""
     return stream.isatty() and not os.environ.get("NO_COLOR") and has_cursor()
@@ -189,11 +199,6 @@ def has_colours(stream: TextIO) -> bool:
 def has_cursor() -> bool:
     """Whether a terminal can draw over what it has shown."""
     return os.environ.get("TERM") != "dumb"
-
-
-def count(number: int, noun: str, plural: str = "") -> str:
-    """``1 file``, ``2 files``."""
-    return f"{number} {noun if number == 1 else plural or noun + 's'}"
 
 
 def close_output() -> None:

@@ -9,22 +9,25 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from flexai.checkpoints.errors import AccessDeniedError, CheckpointError, StorageUnavailableError, UsageError
 from flexai.cli import failures, terminal
-from flexai.prefect_server.finding import PrefectAPI, api_variables, find_api
+from flexai.prefect_server.finding import NO_TELEMETRY, PrefectAPI, api_variables, find_api
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
+    from prefect.client.schemas.objects import State, TaskRun
 
     from flexai.checkpoints.documents import Document
     from flexai.checkpoints.progress import Progress
     from flexai.checkpoints.service.system import System
     from flexai.checkpoints.storage.connection import StorageConnection
+    from flexai.connections.saved import BlockDocuments, SavedConnection
 
+T = TypeVar("T")
 _REFUSALS = frozenset({401, 403})
 
 
@@ -84,8 +87,11 @@ def run_operation(
     if api is not None:
         return _run_tracked(api, task_name, request, only_notes=only_notes, on_output=on_output, on_damage=on_damage)
     from flexai.checkpoints.service.system import System
+    from flexai.checkpoints.storage.retry import telling_of_retries
+    from flexai.cli.looking import tell_places
 
-    with System.open(connect=load_connection, read_only=read_only) as system:
+    with telling_of_retries(terminal.say), System.open(connect=load_connection, read_only=read_only) as system:
+        tell_places()
         if (document := done_before(system)) is not None:
             return document
         from flexai.cli.progress_display import Notes, shown_progress
@@ -112,9 +118,37 @@ def _run_tracked(
 
     with _api_errors(api), shown_progress() as progress:
         watcher = Watcher(Notes() if only_notes else progress, on_output or ignore, on_damage or ignore)
+        task = getattr(tasks, task_name).with_options(on_running=[_tell_where])
+        task.fn = _cancellable(task.fn)
         with watched_by(watcher), _told(api):
-            document: Document = getattr(tasks, task_name)(**arguments_of(request))
+            document: Document | State[Any] = task(**arguments_of(request))
+    if not isinstance(document, dict):
+        raise KeyboardInterrupt
     return document
+
+
+def _cancellable(work: Callable[..., Any]) -> Callable[..., Any]:
+    """A task's work that ends as cancelled where a user interrupts it, and not as crashed."""
+    from functools import wraps
+
+    from prefect.states import Cancelled
+
+    @wraps(work)
+    def run(*arguments: Any, **named: Any) -> Any:
+        try:
+            return work(*arguments, **named)
+        except KeyboardInterrupt:
+            return Cancelled(message="interrupted at the terminal")
+
+    return run
+
+
+def _tell_where(_task: object, run: TaskRun, _state: object) -> None:
+    """Say where Prefect's UI shows a run, which begins; a program that reads the result can ask the API."""
+    from flexai.tasks.artifacts import task_run_url
+
+    if run.run_count <= 1 and not terminal.verbosity.for_program and (url := task_run_url(run.id)):
+        terminal.say(f"in Prefect's UI: {url}")
 
 
 @contextmanager
@@ -132,8 +166,10 @@ def _told(api: PrefectAPI) -> Iterator[None]:
 
 
 def _say_what_is_untold(api: PrefectAPI) -> None:
-    if not _hand_over(api):
-        failures.leave_behind()
+    is_told = _hand_over(api)
+    # Its threads have nothing left to tell, or would try for minutes.
+    failures.leave_behind()
+    if not is_told:
         terminal.warn(
             f"the Prefect API {api.shown} does not answer any more: it may show this as still running, without its end,"
             " its last log lines and its page; what was done is not affected"
@@ -155,12 +191,11 @@ def _hand_over(api: PrefectAPI) -> bool:
 
 
 def answers(api: PrefectAPI) -> bool:
-    """Whether a Prefect API answers; Prefect knows how to ask one behind a proxy, or one that wants a key."""
-    prepare_prefect(api)
-    from flexai.blocks.api import with_api
+    """Whether a Prefect API answers. Raises AccessDeniedError where it refuses to."""
+    from flexai.prefect_server.rest import PrefectREST
 
     try:
-        with_api(lambda client: client.hello())
+        PrefectREST(api).get("/hello")
     except StorageUnavailableError:
         return False
     return True
@@ -169,12 +204,55 @@ def answers(api: PrefectAPI) -> bool:
 def load_connection(name: str) -> StorageConnection:
     """Load a storage provider connection for an operation that runs directly.
 
-    Connections are saved as Prefect blocks, so without a configured API one is started for as long as this takes.
+    Connections are saved as Prefect blocks. They are read without Prefect, where that is sure to give the same.
     """
-    open_api("to read the connection")
-    from flexai import blocks
+    from flexai.connections import saved
 
-    return blocks.load_connection(name)
+    def by_prefect() -> StorageConnection:
+        from flexai import blocks
+
+        return blocks.load_connection(name)
+
+    return read_saved(
+        "to read the connection", lambda found: saved.load_connection(name, found, _read_blocks), by_prefect
+    )
+
+
+def list_connections(purpose: str) -> list[SavedConnection]:
+    """Every saved connection; ``purpose`` is said where Prefect has to be started for it."""
+    from flexai.connections import saved
+
+    def by_prefect() -> list[SavedConnection]:
+        from flexai import blocks
+
+        return blocks.list_connections()
+
+    return read_saved(purpose, saved.list_connections, by_prefect)
+
+
+def read_saved(purpose: str, read: Callable[[BlockDocuments], T], by_prefect: Callable[[], T]) -> T:
+    """Read what is saved in Prefect without importing it; by Prefect itself where only that can tell."""
+    from flexai.prefect_server.block_documents import UnsureError, saved_blocks
+
+    try:
+        return read(saved_blocks())
+    except UnsureError as reason:
+        terminal.detail(f"Prefect itself is asked: {reason}")
+    open_api(purpose)
+    return by_prefect()
+
+
+def _read_blocks(kinds: Sequence[str], name: str) -> list[tuple[str, Mapping[str, Any]]]:
+    def by_prefect() -> list[tuple[str, Mapping[str, Any]]]:
+        from flexai.prefect_client import read_blocks
+
+        return read_blocks(kinds, name)
+
+    return read_saved(
+        "to read the credentials",
+        lambda saved: [(kind, block.data) for kind in kinds if (block := saved.named(kind, name)) is not None],
+        by_prefect,
+    )
 
 
 def open_api(purpose: str) -> PrefectAPI | None:
@@ -193,6 +271,8 @@ def prepare_prefect(api: PrefectAPI | None) -> None:
         os.environ |= api_variables(api, os.environ)
     elif "PREFECT_SERVER_EPHEMERAL_ENABLED" not in os.environ:
         os.environ.setdefault("PREFECT_SERVER_ALLOW_EPHEMERAL_MODE", "true")
+    # Prefect would also say, above a progress bar, that it reports.
+    os.environ |= NO_TELEMETRY
     # Its colours would be spelled out like those of other people's texts.
     os.environ["PREFECT_LOGGING_COLORS"] = "false"
     # A task run without a flow has no log of its own there, and no warning is needed that says so.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 # Plain only what no reader of YAML 1.1 or 1.2 takes for anything but a text: words and paths that begin with a letter
@@ -18,6 +19,7 @@ _PLAIN = re.compile(
     r"|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
     r"|[0-9]+(?:\.[0-9]+)? (?:bytes?|[KMGTPE]B)"
 )
+_SCALARS = frozenset({str, int, float, bool, type(None)})
 _SPECIAL = frozenset({"y", "n", "yes", "no", "on", "off", "true", "false", "null"})
 
 
@@ -28,14 +30,16 @@ def to_yaml(document: Mapping[str, Any]) -> str:
 
 def _mapping(document: Mapping[str, Any], indent: str) -> Iterator[str]:
     for key, value in document.items():
-        if isinstance(value, Mapping) and value:
-            yield f"{indent}{_scalar(key)}:"
+        if type(value) in _SCALARS or not value:
+            yield f"{indent}{_key(key)}: {_scalar(value)}"
+        elif isinstance(value, Mapping):
+            yield f"{indent}{_key(key)}:"
             yield from _mapping(value, indent + "  ")
-        elif isinstance(value, list | tuple) and value:
-            yield f"{indent}{_scalar(key)}:"
+        elif isinstance(value, list | tuple):
+            yield f"{indent}{_key(key)}:"
             yield from _sequence(value, indent)
         else:
-            yield f"{indent}{_scalar(key)}: {_scalar(value)}"
+            yield f"{indent}{_key(key)}: {_scalar(value)}"
 
 
 def _sequence(values: Sequence[Any], indent: str) -> Iterator[str]:
@@ -55,6 +59,8 @@ def _sequence(values: Sequence[Any], indent: str) -> Iterator[str]:
 def _scalar(value: Any) -> str:
     if isinstance(value, str):
         return value if _is_plain(value) else _quoted(value)
+    if type(value) is int:
+        return str(value)
     if isinstance(value, Mapping):
         return "{}"
     if isinstance(value, list | tuple):
@@ -64,6 +70,10 @@ def _scalar(value: Any) -> str:
         text = repr(value)
         return text.replace("e", ".0e") if "e" in text and "." not in text else text
     return json.dumps(value)
+
+
+_key = lru_cache(maxsize=1000)(_scalar)
+"""The same few, thousands of times."""
 
 
 def _is_plain(text: str) -> bool:

@@ -9,7 +9,7 @@ from typing import SupportsFloat
 
 from flexai.checkpoints.errors import UsageError
 from flexai.checkpoints.names import is_metric_name
-from flexai.training import Run
+from flexai.training import HOUR, Run
 
 
 class ReportingCallback:
@@ -39,13 +39,16 @@ class ReportingCallback:
             self._run = Run.current() or self._opened()
         return self._run
 
-    def resume_path(self) -> Path | None:
+    def resume_path(self, timeout: float | None = 4 * HOUR) -> Path | None:
         """What the training goes on from, as ``--checkpoint latest`` gives it; None to start from scratch.
+
+        Args:
+            timeout: Seconds to wait for it at most, four hours where left out; with None without end.
 
         Raises:
             CheckpointError: What ``Run.resume_path`` raises, and what opening the run does.
         """
-        return self.run.resume_path()
+        return self.run.resume_path(timeout)
 
     def _opened(self) -> Run:
         if not isinstance(self._given, str) or not self._given or self._output_dir is None:

@@ -19,6 +19,8 @@ from flexai.checkpoints.settings import WITHHELD_VARIABLE, hide_secrets, home_pa
 UP = "flexai up"
 """The origin of the API of a server that this program has started."""
 VARIABLE = "PREFECT_API_URL"
+NO_TELEMETRY = {"DO_NOT_TRACK": "1", "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
+"""What keeps Prefect's client and server, in a process that this program starts or is, from reporting to its makers."""
 _AUTH = "PREFECT_API_AUTH_STRING"
 _TEST_MODES = (
     "PREFECT_TEST_MODE",
@@ -26,6 +28,7 @@ _TEST_MODES = (
     "PREFECT_TESTING_UNIT_TEST_MODE",
     "PREFECT_TESTING_TEST_MODE",
 )
+_TRUE = frozenset({"1", "true", "t", "yes", "y", "on"})
 _PROJECT_FILES = (("prefect.toml", ()), ("pyproject.toml", ("tool", "prefect")))
 
 
@@ -104,20 +107,54 @@ def _decided(environment: Mapping[str, str]) -> PrefectAPI | None:
     return None
 
 
+def prefect_settings(environment: Mapping[str, str] | None = None) -> dict[str, object]:
+    """What is configured of Prefect's settings, by the names of their variables; the first source that says it counts.
+
+    The address of the server of ``flexai up`` is not among them.
+    """
+    found: dict[str, object] = {}
+    for settings, _ in _sources(os.environ if environment is None else environment):
+        for name, value in settings.items():
+            found.setdefault(name, value)
+    return found
+
+
+def is_true(value: object) -> bool:
+    """Whether a setting of Prefect's says yes."""
+    return str(value).strip().lower() in _TRUE
+
+
 def _configured(environment: Mapping[str, str]) -> Iterator[tuple[object, str]]:
-    yield _variable(environment, VARIABLE), f"environment {VARIABLE}"
+    for settings, origin in _sources(environment):
+        yield settings.get(VARIABLE), f"environment {VARIABLE}" if origin == "environment" else origin
+
+
+def _sources(environment: Mapping[str, str]) -> Iterator[tuple[Mapping[str, object], str]]:
+    """The settings of each source by the names of their variables, and what it is called, the first one first."""
+    yield _upper(environment), "environment"
     dotenv = _read_dotenv()
-    yield _variable(dotenv, VARIABLE), ".env"
+    yield _upper(dotenv), ".env"
     for name, table in _PROJECT_FILES:
-        yield _read_toml(Path(name), *table, "api").get("url"), name
+        yield dict(_flat("PREFECT", _read_toml(Path(name), *table))), name
     if not any(environment.get(variable) for variable in _TEST_MODES):
         path = _profiles_path(environment, dotenv)
-        yield _active_profile(path, environment).get(VARIABLE), str(path)
+        yield _active_profile(path, environment), str(path)
 
 
-def _variable(variables: Mapping[str, str], name: str) -> str | None:
-    """A variable's value; Prefect reads variables without regard to case."""
-    return next((value for variable, value in variables.items() if variable.upper() == name), None)
+def _upper(variables: Mapping[str, str]) -> dict[str, object]:
+    """Prefect reads variables without regard to case; the first one counts."""
+    found: dict[str, object] = {}
+    for name, value in variables.items():
+        found.setdefault(name.upper(), value)
+    return found
+
+
+def _flat(name: str, value: object) -> Iterator[tuple[str, object]]:
+    """A table of settings by the names of their variables."""
+    if isinstance(value, Mapping):
+        for key, below in value.items():
+            yield from _flat(f"{name}_{str(key).upper()}", below)
+    yield name, value
 
 
 def _profiles_path(environment: Mapping[str, str], dotenv: Mapping[str, str]) -> Path:

@@ -15,7 +15,7 @@ from flexai.checkpoints.catalog.blobs import Blobs
 from flexai.checkpoints.catalog.catalog import Catalog
 from flexai.checkpoints.catalog.leases import Lease
 from flexai.checkpoints.catalog.tables import blob_references, blobs, checkpoints, files, jobs
-from flexai.checkpoints.contents import NewContent, StoredContent
+from flexai.checkpoints.contents import NewContent, StoredContent, StoredFile
 from flexai.checkpoints.errors import ConflictError, NotFoundError
 from flexai.checkpoints.manifest import FileEntry, Manifest
 from flexai.checkpoints.models import Checkpoint, CheckpointStatus, JobStatus, Source, TrainingFacts, now, to_text
@@ -91,8 +91,7 @@ def commit(
         checkpoint_id,
         lease,
         manifest=manifest_of(contents).summary,
-        content_ids={path: content.id for path, content in contents.items()},
-        blob_ids={content.blob_id for content in contents.values()},
+        files=[StoredFile(path, content) for path, content in contents.items()],
         facts=facts,
     )
 
@@ -157,7 +156,7 @@ def collect(catalog: Catalog, *, store_id: str = STORE_ID) -> list[str]:
     for blob_id in removed:
         found.forget(blob_id)
     for checkpoint_id in purged:
-        catalog.garbage(store_id).forget(checkpoint_id)
+        catalog.garbage(store_id).forget([checkpoint_id])
     return removed
 
 

@@ -398,7 +398,7 @@ def test_a_blob_is_held_or_taken_but_never_both(catalog: Catalog, blobs: Blobs, 
 
         works = [
             *(lambda holder=holder, hold=hold: hold(holder) for holder in holders),
-            *(lambda content=content: blobs.mark_deleting(content.blob_id) for _ in range(2)),
+            *(lambda content=content: bool(blobs.mark_deleting(content.blob_id)) for _ in range(2)),
         ]
         random.Random(turn).shuffle(works)
         marks = _together(*works)

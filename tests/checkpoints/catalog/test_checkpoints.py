@@ -11,17 +11,9 @@ from flexai.checkpoints.catalog.blobs import Blobs
 from flexai.checkpoints.catalog.catalog import Catalog
 from flexai.checkpoints.catalog.checkpoint_rows import row_of
 from flexai.checkpoints.catalog.leases import Lease, this_host
+from flexai.checkpoints.contents import StoredFile
 from flexai.checkpoints.errors import AlreadyExistsError, ConflictError, NameTakenError, NotFoundError
-from flexai.checkpoints.models import (
-    Checkpoint,
-    CheckpointKind,
-    CheckpointStatus,
-    ExportRecord,
-    Source,
-    TrainingFacts,
-    now,
-    to_text,
-)
+from flexai.checkpoints.models import Checkpoint, CheckpointKind, CheckpointStatus, Source, TrainingFacts, now, to_text
 from flexai.checkpoints.names import new_id, parse_id, parse_name, parse_reference
 from tests.checkpoints import samples
 from tests.checkpoints.catalog.others import OtherProcesses
@@ -314,7 +306,7 @@ def test_a_push_that_goes_on_after_it_was_given_up_loses_nothing(catalog: Catalo
     again, lease = begin(catalog)
     for blob in blobs.unfinished(again).values():
         assert blob.id in referenced(catalog, again), "what a push goes on with, gc must not take"
-    assert blobs.mark_deleting(half) == (half not in blobs.unfinished(again))
+    assert bool(blobs.mark_deleting(half)) == (half not in blobs.unfinished(again))
 
 
 def test_a_commit_is_whole_or_not_at_all(catalog: Catalog, blobs: Blobs) -> None:
@@ -325,8 +317,7 @@ def test_a_commit_is_whole_or_not_at_all(catalog: Catalog, blobs: Blobs) -> None
             checkpoint_id,
             lease,
             manifest=manifest_of({"a": stored, "b": stored}).summary,
-            content_ids={"a": stored.id, "b": 999_999},
-            blob_ids={stored.blob_id},
+            files=[StoredFile("a", stored), StoredFile("b", stored._replace(id=999_999))],
         )
     assert catalog.checkpoints.get_by_id(checkpoint_id).status is CheckpointStatus.UPLOADING
     assert catalog.checkpoints.renew(checkpoint_id, lease)
@@ -544,49 +535,6 @@ def test_of_many_that_undelete_a_checkpoint_at_once_one_does(catalog: Catalog) -
 # Exports
 
 
-def _export(checkpoint_id: object, place: str, provider: str = "backup") -> ExportRecord:
-    return ExportRecord(
-        id=new_id(),
-        checkpoint_id=parse_id(checkpoint_id),
-        storage_provider=provider,
-        destination_path=place,
-        manifest_digest=uuid.uuid4().hex * 2,
-        exported_at=now(),
-    )
-
-
-def test_exports_are_remembered_oldest_first_and_one_to_the_same_place_replaces_the_last(catalog: Catalog) -> None:
-    one, two = push(catalog, "one"), push(catalog, "two")
-    records = [_export(one.id, "bucket/a"), _export(one.id, "bucket/b"), _export(one.id, "bucket/a", "other")]
-    for record in [*records, _export(two.id, "bucket/a")]:
-        catalog.checkpoints.record_export(record)
-    assert catalog.checkpoints.exports_of(one.id) == records
-    again = _export(one.id, "bucket/a")
-    catalog.checkpoints.record_export(again)
-    assert catalog.checkpoints.exports_of(one.id) == [records[1], records[2], again]
-    assert len(catalog.checkpoints.exports_of(str(two.id))) == 1
-    assert catalog.checkpoints.exports_of(new_id()) == []
-
-
-def test_exports_to_one_place_at_once_leave_one_record(catalog: Catalog) -> None:
-    pushed = push(catalog)
-    records = [_export(pushed.id, "bucket/a") for _ in range(8)]
-    at_once(lambda number: catalog.checkpoints.record_export(records[number]))
-    (left,) = catalog.checkpoints.exports_of(pushed.id)
-    assert left in records
-
-
-def test_the_exports_of_a_checkpoint_are_forgotten_with_it(catalog: Catalog) -> None:
-    pushed = push(catalog)
-    catalog.checkpoints.record_export(_export(pushed.id, "bucket/a"))
-    delete(catalog, pushed.id)
-    collect(catalog)
-    assert catalog.checkpoints.exports_of(pushed.id) == []
-
-
-# Claims as the rows show them
-
-
 def test_a_row_shows_the_claim_that_it_holds(catalog: Catalog) -> None:
     checkpoint_id, lease = begin(catalog)
     values = dict(zip(LEASE_COLUMNS, columns(catalog, checkpoint_id, *LEASE_COLUMNS), strict=True))
@@ -627,6 +575,8 @@ def test_every_field_of_a_checkpoint_is_read_as_it_was_written(catalog: Catalog)
             best_by="eval_f1:max",
         ),
         pointers=("last.ckpt",),
+        creator="ada@lab",
+        folders=("logs",),
         is_protected=True,
         deleted_at=samples.TIME,
     )

@@ -27,9 +27,15 @@ from sqlalchemy import Engine, text
 from flexai.checkpoints.catalog import migrations, sqlite
 from flexai.checkpoints.catalog.catalog import Catalog, open_database
 from flexai.checkpoints.catalog.checkpoint_rows import row_of
-from flexai.checkpoints.catalog.database import HEAD_REVISION, ConstraintError, Transaction
+from flexai.checkpoints.catalog.database import HEAD_REVISION, ConstraintError, Transaction, begun_again
 from flexai.checkpoints.catalog.tables import metadata
-from flexai.checkpoints.errors import CheckpointError, SettingsError, StorageError, StorageUnavailableError
+from flexai.checkpoints.errors import (
+    BrokenOffError,
+    CheckpointError,
+    SettingsError,
+    StorageError,
+    StorageUnavailableError,
+)
 from flexai.checkpoints.models import CheckpointKind, TrainingFacts
 from flexai.checkpoints.names import new_id
 from tests.checkpoints import samples
@@ -538,3 +544,19 @@ def test_an_sqlite_catalog_lies_where_its_path_says(tmp_path: Path, folder: str)
     path = tmp_path / folder / "catalog.db"
     open_database(f"sqlite:///{path}").close()
     assert path.is_file()
+
+
+def test_a_method_whose_transaction_was_broken_off_begins_again_and_not_for_ever() -> None:
+    @begun_again
+    class Counted:
+        calls = 0
+
+        def succeed_after(self, failures: int) -> int:
+            self.calls += 1
+            if self.calls <= failures:
+                raise BrokenOffError("the catalog was changed meanwhile")
+            return self.calls
+
+    assert Counted().succeed_after(3) == 4
+    with pytest.raises(BrokenOffError):
+        Counted().succeed_after(1000)

@@ -48,7 +48,7 @@ def test_only_what_was_deleted_long_enough_ago_is_purged(catalog: Catalog, blobs
         undelete(catalog, old.id)
     assert undelete(catalog, young.id).id == young.id
     assert len(referenced(catalog, kept.id)) == 1
-    catalog.garbage(STORE_ID).forget(str(old.id))
+    catalog.garbage(STORE_ID).forget([old.id])
     with pytest.raises(NotFoundError):
         catalog.checkpoints.get_by_id(str(old.id))
 
@@ -58,7 +58,7 @@ def test_only_a_purged_checkpoint_is_forgotten(catalog: Catalog) -> None:
     delete(catalog, "other")
     failed = fail(catalog, "third")
     for checkpoint_id in (pushed.id, deleted.id, failed):
-        catalog.garbage(STORE_ID).forget(checkpoint_id)
+        catalog.garbage(STORE_ID).forget([checkpoint_id])
         catalog.checkpoints.get_by_id(checkpoint_id)
 
 

@@ -231,7 +231,7 @@ def test_sql_in_a_path_is_a_path(catalog: Catalog, reader: Looks) -> None:
 def test_exports_come_oldest_first(catalog: Catalog, reader: Looks) -> None:
     pushed = push(catalog, "llama")
     for place in ("bucket/z", "bucket/a"):
-        catalog.checkpoints.record_export(
+        catalog.exports.record(
             ExportRecord(
                 id=new_id(),
                 checkpoint_id=pushed.id,
@@ -241,7 +241,7 @@ def test_exports_come_oldest_first(catalog: Catalog, reader: Looks) -> None:
                 exported_at=now(),
             )
         )
-    found = reader.ask(lambda catalog: catalog.checkpoints.exports_of(pushed.id))
+    found = reader.ask(lambda catalog: catalog.exports.of(pushed.id))
     assert [(export.storage_provider, export.destination_path) for export in found] == [
         ("aws", "bucket/z"),
         ("aws", "bucket/a"),
@@ -341,7 +341,7 @@ def _ask_everything(catalog: Catalog) -> list[object]:
     return [
         *(catalog.checkpoints.list_pushed(), catalog.checkpoints.list_deleted(), catalog.checkpoints.list_captured("")),
         *(catalog.checkpoints.pushed_names(), catalog.checkpoints.captured_titles()),
-        *(catalog.checkpoints.list_files(unknown), catalog.checkpoints.exports_of(unknown)),
+        *(catalog.checkpoints.list_files(unknown), catalog.exports.of(unknown)),
         *(catalog.checkpoints.of_store(STORE_ID), catalog.checkpoints.names_of([unknown])),
         *(catalog.jobs.list(), catalog.jobs.names(), catalog.at_work({unknown})),
         *(blobs.totals(), blobs.files_of(unknown), blobs.uses_of(unknown), blobs.unneeded(), blobs.known(["a"])),

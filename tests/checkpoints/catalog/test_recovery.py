@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 from sqlalchemy import update
 
 from flexai.checkpoints.catalog.blobs import Blobs
 from flexai.checkpoints.catalog.catalog import Catalog
-from flexai.checkpoints.catalog.recovery import enter_recovered
+from flexai.checkpoints.catalog.recovery import FoundCheckpoint, enter_recovered
 from flexai.checkpoints.catalog.tables import blobs as blob_table
 from flexai.checkpoints.contents import NewContent
 from flexai.checkpoints.errors import IntegrityError
@@ -50,7 +51,9 @@ def _enter(catalog: Catalog, described: Checkpoint, ranges: dict[str, tuple[str,
         FileEntry(path=path, size=new.size, digest=new.digest.hex() if new.digest else None, part_size=PART_SIZE)
         for path, (_, new) in sorted(chosen.items())
     ]
-    return enter_recovered(catalog.database, described, Manifest(files=tuple(entries)), chosen, _SIZES)
+    found = FoundCheckpoint(described, Manifest(files=tuple(entries)).summary, chosen)
+    (is_news,) = enter_recovered(catalog.database, [found], _SIZES)
+    return is_news
 
 
 def test_a_recovered_checkpoint_is_available_with_all_its_files(catalog: Catalog, blobs: Blobs) -> None:
@@ -87,12 +90,21 @@ def test_checkpoints_that_share_blobs_share_them_again(catalog: Catalog, blobs: 
 
 
 def test_a_checkpoint_that_the_catalog_knows_is_left_as_it_is(catalog: Catalog) -> None:
+    described = _described(name="llama")
+    assert _enter(catalog, described)
+    known = catalog.checkpoints.get_by_id(described.id)
+    assert not _enter(catalog, replace(described, name="other"))
+    assert catalog.checkpoints.get_by_id(described.id) == known
+    catalog.checkpoints.delete(parse_reference("llama"))
+    assert not _enter(catalog, described), "deleted ones are known as well"
+
+
+def test_a_manifest_of_other_files_than_the_catalog_knows_is_refused(catalog: Catalog) -> None:
     pushed = push(catalog, "llama")
-    assert not _enter(catalog, _described(id=pushed.id, name="other"))
+    with pytest.raises(IntegrityError, match="of other files"):
+        _enter(catalog, _described(id=pushed.id))
     assert catalog.checkpoints.get_by_id(pushed.id) == pushed
     assert PACK not in blob_statuses(catalog)
-    catalog.checkpoints.delete(parse_reference("llama"))
-    assert not _enter(catalog, _described(id=pushed.id)), "deleted ones are known as well"
 
 
 def test_a_name_that_another_checkpoint_has_by_now_is_left_to_it(catalog: Catalog) -> None:

@@ -45,7 +45,7 @@ def run(catalog: Catalog, job_id: str, *, from_checkpoint: object = None) -> Lea
 
 def export(catalog: Catalog, checkpoint: Checkpoint) -> None:
     assert checkpoint.manifest_digest is not None
-    catalog.checkpoints.record_export(
+    catalog.exports.record(
         ExportRecord(
             id=checkpoint.id,
             checkpoint_id=checkpoint.id,

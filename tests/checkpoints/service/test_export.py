@@ -21,13 +21,16 @@ from flexai.checkpoints.errors import (
     UsageError,
 )
 from flexai.checkpoints.models import ExportRecord
+from flexai.checkpoints.names import new_id
+from flexai.checkpoints.service.export import export
+from flexai.checkpoints.service.requests import ExportRequest
 from flexai.checkpoints.service.support.export_manifest import EXPORT_MANIFEST
 from flexai.checkpoints.service.support.manifest_reader import manifest_of
 from flexai.checkpoints.storage.local import LocalStorage
 from flexai.checkpoints.storage.protocol import BytesBody, UnfinishedUpload
 from tests.hostile.paths import HOSTILE_PATHS
 from tests.support.faults import Call, Fault
-from tests.support.machine import PART, Machine
+from tests.support.machine import PART, Buckets, Machine
 from tests.support.progress import Counter
 from tests.support.tables import tables_of
 from tests.support.trees import Tree, flip_byte, noise, read_tree
@@ -119,7 +122,7 @@ def test_the_manifest_says_what_the_export_holds(pushed: Machine, place: Path) -
         # A directory's are times of writing, which are nothing to rely on.
         "etags": {},
         "checkpoint": {"id": checkpoint.id, "name": "llama"},
-        "manifest": manifest.model_dump(mode="json"),
+        "manifest": json.loads(manifest.canonical()),
         "manifestDigest": checkpoint.manifest_digest,
     }
     assert [entry["path"] for entry in _manifest(place)["manifest"]["files"]] == sorted(SOURCE)
@@ -372,6 +375,12 @@ def test_a_checkpoint_that_is_not_there_or_not_available_is_refused(machine: Mac
 # An export that breaks off, and the next one that continues it.
 
 
+def test_a_name_that_is_mistyped_is_said_before_the_connection_is_looked_at(pushed: Machine) -> None:
+    with pytest.raises(NotFoundError, match="there is no checkpoint 'lama'") as raised:
+        export(pushed.system, ExportRequest("lama", "no-such-connection", "bucket/place"))
+    assert "did you mean 'llama'?" in raised.value.hint
+
+
 def test_a_torn_export_says_that_it_is_torn(pushed: Machine, place: Path) -> None:
     pushed.buckets.storage.faults = {6: Fault.BEFORE}
     with pytest.raises(StorageUnavailableError):
@@ -539,7 +548,7 @@ def test_bytes_that_were_spoiled_on_the_way_out_of_the_store_never_arrive(
     pushed: Machine, place: Path, fault: Fault
 ) -> None:
     pushed.export("llama")
-    reads = [number for number, call in enumerate(pushed.storage.calls, 1) if call.size]
+    reads = [number for number, call in enumerate(pushed.storage.calls, 1) if call.name == "get" and call.size]
     for number in reads:
         pushed.storage.reset()
         pushed.storage.faults = {number: fault}
@@ -603,4 +612,38 @@ def test_what_another_export_of_the_same_brings_there_meanwhile_is_left(
 
 
 def _exports(machine: Machine) -> list[ExportRecord]:
-    return machine.system.catalog.checkpoints.exports_of(machine.checkpoint("llama").id)
+    return machine.system.catalog.exports.of(machine.checkpoint("llama").id)
+
+
+def test_a_place_is_that_of_the_checkpoint_that_was_exported_there_last(pushed: Machine) -> None:
+    pushed.export("llama")
+    pushed.export("llama", "bucket/place/below")
+    pushed.push("mistral", pushed.write("other", {"below/config.json": b"{}", "config.json": b"{}"}))
+    pushed.export("mistral", "bucket/place/", overwrite=True)
+    exports = pushed.system.catalog.exports.of
+    assert exports(str(pushed.checkpoint("llama").id)) == []
+    assert [one.destination_path for one in exports(str(pushed.checkpoint("mistral").id))] == ["bucket/place/"]
+
+
+def test_a_place_that_two_connections_lead_to_has_one_record(pushed: Machine, tmp_path: Path) -> None:
+    doors = {
+        "lab": pushed.buckets,
+        "same": Buckets(pushed.buckets.root, connection_name="same"),
+        "other": Buckets(tmp_path / "other", connection_name="other"),
+    }
+
+    def connect(name: str) -> Buckets:
+        if name == "gone":
+            raise NotFoundError("there is no such connection")
+        return doors[name]
+
+    pushed.system.connect = connect
+    pushed.export("llama")
+    llama, mistral = pushed.checkpoint("llama"), pushed.push("mistral", pushed.write("other", {"config.json": b"{}"}))
+    for name in ("other", "gone"):
+        (record,) = pushed.system.catalog.exports.of(llama.id)[:1]
+        pushed.system.catalog.exports.record(record._replace(id=new_id(), storage_provider=name))
+    export(pushed.system, ExportRequest("mistral", "same", "bucket/place/", overwrite=True))
+    providers = {one.storage_provider for one in pushed.system.catalog.exports.of(llama.id)}
+    assert providers == {"other", "gone"}
+    assert [one.storage_provider for one in pushed.system.catalog.exports.of(mistral.id)] == ["same"]

@@ -22,6 +22,8 @@ from tests.support.fixtures import NewMachine
 from tests.support.machine import PART, Machine, check_all, check_nothing_is_torn
 from tests.support.trees import Tree, noise, read_tree, write_tree
 
+pytestmark = pytest.mark.slow
+
 SOURCE: Tree = {
     "config.json": b'{"layers": 2}',
     "empty.txt": b"",
@@ -347,4 +349,4 @@ def test_the_number_of_calls_of_an_unchanged_push_does_not_grow_with_its_files(n
 
 
 def _exports(machine: Machine) -> list[ExportRecord]:
-    return machine.system.catalog.checkpoints.exports_of(machine.checkpoint("llama").id)
+    return machine.system.catalog.exports.of(machine.checkpoint("llama").id)

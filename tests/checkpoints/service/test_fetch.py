@@ -24,7 +24,7 @@ from flexai.checkpoints.errors import (
 from flexai.checkpoints.service import fetch as fetching
 from flexai.checkpoints.service.requests import FetchRequest
 from flexai.checkpoints.storage.checks import PARTIAL_SUFFIX
-from flexai.checkpoints.transfer.fetch import partial_path
+from flexai.checkpoints.transfer.partial_files import partial_path
 from tests.hostile.paths import HOSTILE_PATHS
 from tests.hostile.swaps import swap, swapping
 from tests.support.faults import Call, Fault

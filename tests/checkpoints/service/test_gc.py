@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+import json
+import os
 import threading
 import uuid
+from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from itertools import count
 from pathlib import Path
@@ -10,35 +14,33 @@ from typing import Any
 import pytest
 
 from flexai.checkpoints.errors import (
-    CheckpointError,
+    AlreadyExistsError,
     ConflictError,
+    IntegrityError,
     NotFoundError,
+    SourceChangedError,
+    StorageError,
     StorageUnavailableError,
 )
-from flexai.checkpoints.models import CheckpointStatus
+from flexai.checkpoints.models import CheckpointStatus, now
 from flexai.checkpoints.service.delete import delete, undelete
 from flexai.checkpoints.service.gc import GarbageReport
 from flexai.checkpoints.service.naming import name_checkpoint
 from flexai.checkpoints.service.requests import DeleteRequest, NameRequest, UndeleteRequest
+from flexai.checkpoints.service.store_owner import first_use
 from flexai.checkpoints.service.store_requests import GarbageRequest
+from flexai.checkpoints.service.support.export_manifest import EXPORT_MANIFEST
 from flexai.checkpoints.service.training import delete_job
 from flexai.checkpoints.service.training_requests import DeleteJobRequest
 from flexai.checkpoints.storage.protocol import BytesBody
-from tests.support.faults import Call, Fault
+from tests.support.faults import BetweenTransactions, Call, Fault
 from tests.support.fixtures import NewMachine
 from tests.support.jobs import begin_job, capture_files
-from tests.support.machine import PART, Machine, check_all, check_nothing_is_left_over, check_nothing_is_torn
+from tests.support.machine import PART, SOURCE, Machine, check_all, check_nothing_is_left_over, check_nothing_is_torn
 from tests.support.progress import Counter
-from tests.support.tables import tables_of
-from tests.support.trees import Tree, noise, read_tree
+from tests.support.tables import statements, tables_of
+from tests.support.trees import noise, read_tree
 
-SOURCE: Tree = {
-    "config.json": b'{"layers": 2}',
-    "model/a.safetensors": noise(3 * PART + 17, "a"),
-    "model/b.safetensors": noise(2 * PART, "b"),
-    "tokens/one.bin": noise(5000, "one"),
-    "tokens/two.bin": noise(9000, "two"),
-}
 SIZE = sum(map(len, SOURCE.values()))
 DAY = timedelta(days=1)
 
@@ -53,6 +55,12 @@ def _backdate(machine: Machine, **columns: str) -> None:
     settings = ", ".join(f"{column} = '{time}'" for column, time in columns.items())
     with tables_of(machine.system.catalog.database) as connection:
         connection.exec_driver_sql(f"UPDATE checkpoints SET {settings}")
+
+
+def _backdate_records(machine: Machine) -> None:
+    """Make the store believe it as well."""
+    for path in (machine.store_folder / "records").rglob("*.json"):
+        os.utime(path, (1_577_836_800, 1_577_836_800))
 
 
 _LONG_AGO = "2020-01-01T00:00:00.000000Z"
@@ -85,8 +93,32 @@ def test_what_was_deleted_within_the_grace_period_stays(machine: Machine, source
     assert undelete(machine.system, UndeleteRequest("llama")).status is CheckpointStatus.AVAILABLE
     delete(machine.system, DeleteRequest("llama"))
     _backdate(machine, deleted_at=_LONG_AGO)
+    _backdate_records(machine)
     assert machine.collect(DAY).checkpoints == 1
     check_nothing_is_left_over(machine)
+
+
+def test_what_a_machine_whose_clock_is_behind_has_deleted_stays_for_the_grace_period(
+    machine: Machine, source: Path
+) -> None:
+    machine.push("llama", source)
+    delete(machine.system, DeleteRequest("llama"))
+    _backdate(machine, deleted_at=_LONG_AGO)
+    report = machine.collect(DAY)
+    assert (report.checkpoints, report.blobs, report.newer) == (0, 0, ())
+    assert undelete(machine.system, UndeleteRequest("llama")).status is CheckpointStatus.AVAILABLE
+    assert machine.fetched("llama") == SOURCE
+
+
+def test_a_machine_whose_clock_is_ahead_takes_nothing_before_its_time(
+    machine: Machine, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine.push("llama", source)
+    delete(machine.system, DeleteRequest("llama"))
+    monkeypatch.setattr("flexai.checkpoints.service.gc.now", lambda: now() + 365 * DAY)
+    assert machine.collect(DAY).checkpoints == 0
+    monkeypatch.undo()
+    assert undelete(machine.system, UndeleteRequest("llama")).status is CheckpointStatus.AVAILABLE
 
 
 def test_the_grace_period_of_the_settings_holds_where_none_is_given(machine: Machine, source: Path) -> None:
@@ -263,8 +295,8 @@ def test_gc_at_every_instant_of_a_continued_push_does_no_harm(machine: Machine, 
     machine.storage.down_from = 4
     with pytest.raises(StorageUnavailableError):
         machine.push("llama", source)
-    delete(machine.system, DeleteRequest("other"))
     again = machine.again()
+    delete(again.system, DeleteRequest("other"))
 
     def collect(_number: int, _call: Call) -> None:
         with machine.again() as other:
@@ -276,8 +308,8 @@ def test_gc_at_every_instant_of_a_continued_push_does_no_harm(machine: Machine, 
     check_all(again, ["llama"], SOURCE)
 
 
-def test_a_push_that_begins_while_gc_gives_up_an_earlier_one_keeps_its_manifest(machine: Machine, source: Path) -> None:
-    """gc is about to remove the manifest of a push that failed at its very end; the push is just continued."""
+def test_a_push_that_was_cut_off_at_its_very_end_is_finished(machine: Machine, source: Path) -> None:
+    """Its manifest is written, and the catalog's word is missing: an older copy of the catalog looks the same."""
     machine.push("probe", source)
     calls = len(machine.storage.calls)
     delete(machine.system, DeleteRequest("probe"))
@@ -286,24 +318,12 @@ def test_a_push_that_begins_while_gc_gives_up_an_earlier_one_keeps_its_manifest(
     broken.storage.faults = {calls: Fault.AFTER}
     with pytest.raises(StorageUnavailableError):
         broken.push("llama", source)
-    collector = machine.again()
-    outcome: list[object] = []
-
-    def continue_the_push(_number: int, call: Call) -> None:
-        if call.name == "delete" and call.key.startswith("manifests/") and not outcome:
-            with machine.again() as other:
-                try:
-                    outcome.append(other.push("llama", source))
-                except CheckpointError as error:
-                    outcome.append(error)
-
-    collector.storage.before_call = continue_the_push
-    collector.collect()
-    assert len(outcome) == 1
-    assert isinstance(outcome[0], ConflictError), "gc holds it while it takes it"
     again = machine.again()
-    again.push("llama", source)
+    report = again.collect()
+    assert (report.abandoned, report.newer, report.finished) == (0, (), ("llama",))
     check_all(again, ["llama"], SOURCE)
+    with pytest.raises(AlreadyExistsError):
+        again.push("llama", source)
 
 
 def test_blobs_that_the_catalog_does_not_know_are_told_and_left_alone(machine: Machine, source: Path) -> None:
@@ -348,6 +368,22 @@ def test_what_dead_processes_left_beside_the_blobs_goes(machine: Machine, source
     assert [upload.upload_id for upload in machine.storage.inner.list_uploads("")] == [stranger]
 
 
+@pytest.mark.parametrize("key", ["clock", "store.json"])
+def test_a_collection_that_gives_up_what_another_one_is_writing_does_it_no_harm(machine: Machine, key: str) -> None:
+    machine.push("llama", machine.write("run", SOURCE))
+    given_up = list[str]()
+
+    def be_in_the_way(_number: int, call: Call) -> None:
+        if call.key == key and not given_up:
+            given_up.append(key)
+            raise NotFoundError(f"the upload of {call.key} is gone")
+
+    machine.storage.before_call = be_in_the_way
+    assert machine.system.store.read_clock() is not None
+    machine.system.store.renew(machine.system.store_id, first_use(machine.system))
+    assert given_up == [key]
+
+
 def test_the_unfinished_files_of_others_are_left_alone(machine: Machine) -> None:
     machine.storage.inner.start_upload("blobs/readme.txt", size=10)
     machine.storage.inner.start_upload("other/file", size=10)
@@ -362,15 +398,15 @@ def test_a_collection_that_breaks_off_anywhere_is_finished_by_the_next(new_machi
         _make_garbage(machine, machine.write("run", SOURCE))
         machine.storage.reset()
         machine.storage.faults = {number: fault}
-        try:
+        with suppress(StorageError):
             machine.collect()
-        except StorageUnavailableError:
-            again = machine.again()
-            check_nothing_is_torn(again)
-            again.collect()
-            check_all(again, ["kept"], SOURCE)
-            assert {one.name for one in again.checkpoints()} == {"kept", "broken", "pack"}
-        else:
+        done = number > len(machine.storage.calls)
+        again = machine.again()
+        check_nothing_is_torn(again)
+        again.collect()
+        check_all(again, ["kept"], SOURCE)
+        assert {one.name for one in again.checkpoints()} == {"kept", "broken", "pack"}
+        if done:
             break
     assert number > 5
 
@@ -428,3 +464,55 @@ def test_the_record_of_a_deleted_job_goes_with_its_last_checkpoint(machine: Mach
     assert count() == 1
     machine.collect()
     assert count() == 0
+
+
+def _export(machine: Machine) -> None:
+    machine.export("llama")
+
+
+def _give_another_name(machine: Machine) -> None:
+    name_checkpoint(machine.system, NameRequest("other", "llama"))
+
+
+@pytest.mark.parametrize("use", [_export, _give_another_name])
+def test_a_checkpoint_that_gc_takes_at_any_moment_of_its_use_leaves_nothing_that_says_it_is_whole(
+    new_machine: NewMachine, use: Callable[[Machine], None]
+) -> None:
+    for number in count(1):
+        machine = new_machine()
+        checkpoint = machine.push("llama", machine.write("run", SOURCE))
+        other = machine.again()
+
+        def take(other: Machine = other) -> None:
+            delete(other.system, DeleteRequest("llama"))
+            other.collect()
+
+        moment = BetweenTransactions(machine.system.catalog.database, number, take)
+        try:
+            use(machine)
+        except (ConflictError, IntegrityError, NotFoundError, SourceChangedError) as error:
+            assert moment.has_acted, error
+        check_nothing_is_torn(other)
+        assert [one.file_count for one in other.checkpoints(CheckpointStatus.AVAILABLE)] in (
+            [[], [len(SOURCE)]] if moment.has_acted else [[len(SOURCE)], [len(SOURCE), len(SOURCE)]]
+        )
+        exported = machine.buckets.root / "bucket" / "place" / EXPORT_MANIFEST
+        if exported.exists() and json.loads(exported.read_text())["complete"]:
+            assert machine.buckets.tree("bucket/place") == SOURCE
+            assert json.loads(exported.read_text())["manifestDigest"] == checkpoint.manifest_digest
+        if not moment.has_acted:
+            return
+
+
+def test_what_gc_takes_goes_together_in_the_catalog_and_in_the_store(machine: Machine) -> None:
+    for number in range(12):
+        machine.push(f"model-{number}", machine.write(f"run-{number}", {"a.bin": noise(40_000, str(number))}))
+        delete(machine.system, DeleteRequest(f"model-{number}"))
+    machine.storage.calls.clear()
+    with statements() as asked:
+        report = machine.collect()
+    assert (report.checkpoints, report.blobs) == (12, 12)
+    assert sum(sql.startswith("UPDATE blobs") for sql, _ in asked) == 1
+    assert sum(sql.startswith("DELETE FROM blobs") for sql, _ in asked) == 1
+    assert [call.name for call in machine.storage.calls].count("delete") <= 4
+    check_nothing_is_left_over(machine)

@@ -8,6 +8,7 @@ import shutil
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +16,6 @@ import pytest
 
 from flexai.checkpoints.errors import ConflictError, UsageError
 from flexai.checkpoints.models import CheckpointStatus, JobStatus, TrainingJob
-from flexai.checkpoints.service.support import job_run
 from flexai.checkpoints.service.training import capture_left, delete_job, inspect_job
 from flexai.checkpoints.service.training_requests import CaptureJobRequest, DeleteJobRequest
 from flexai.checkpoints.training.runner import OnOutput
@@ -25,6 +25,8 @@ from tests.support.fixtures import NewMachine
 from tests.support.machine import Machine, check_nothing_is_torn
 from tests.support.small_disk import needs_tmpfs, small_disk
 from tests.support.training import SAVE, WAIT, Notes, captured, captures, contents, kill_a_runner, run, wait_until
+
+pytestmark = pytest.mark.slow
 
 MiB = 1024 * 1024
 BOTH = "\n".join(f"step = {step}; {SAVE}; time.sleep(0.3)" for step in (5, 10))
@@ -42,10 +44,11 @@ def refusing_store(machine: Machine) -> Iterator[None]:
 
 
 @pytest.fixture
-def catalog(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> FaultyCatalog:
+def catalog(machine: Machine) -> FaultyCatalog:
     """The machine's catalog, which can be taken away, and is not waited for."""
-    monkeypatch.setattr(job_run, "PATIENCE_SECONDS", 0.0)
-    return FaultyCatalog(machine.system.catalog.database)
+    database = machine.system.catalog.database
+    machine.system.settings = machine.settings._replace(patience=timedelta(0))
+    return FaultyCatalog(database)
 
 
 def taken_away(catalog: FaultyCatalog) -> OnOutput:

@@ -23,6 +23,7 @@ from flexai.checkpoints.errors import (
     AlreadyExistsError,
     ConflictError,
     NotFoundError,
+    StorageError,
     StorageUnavailableError,
 )
 from flexai.checkpoints.models import CheckpointStatus
@@ -70,7 +71,8 @@ class Life(RuleBasedStateMachine):
         copy_home(self.template, self.root)
         self.machine = Machine.start(self.root)
         self.available: dict[str, Tree] = {}
-        self.unfinished: set[str] = set()
+        self.unfinished: dict[str, Tree] = {}
+        """What was to be pushed, of which all may have arrived when the push failed."""
         self.deleted: dict[str, tuple[str, Tree]] = {}
         """By id: the name it had, and its files."""
 
@@ -96,7 +98,13 @@ class Life(RuleBasedStateMachine):
 
     def _is_available(self, name: str, files: Tree) -> None:
         self.available[name] = files
-        self.unfinished.discard(name)
+        self.unfinished.pop(name, None)
+
+    def _find_finished(self) -> None:
+        """What gc, or recover, has finished is available."""
+        there = {one.name for one in self.machine.checkpoints(CheckpointStatus.AVAILABLE)}
+        for name in there & self.unfinished.keys():
+            self._is_available(name, self.unfinished[name])
 
     @rule(name=names, files=trees, number=calls, fault=faults, outage=st.booleans())
     def push_and_fail(self, name: str, files: Tree, number: int, fault: Fault, outage: bool) -> None:
@@ -110,7 +118,9 @@ class Life(RuleBasedStateMachine):
         try:
             self.machine.push(name, source)
         except StorageUnavailableError:
-            self.unfinished.add(name)
+            # Unless the store failed before the name was taken.
+            if any(one.name == name and one.deleted_at is None for one in self.machine.checkpoints()):
+                self.unfinished[name] = files
         else:
             self._is_available(name, files)
         storage.reset()
@@ -130,7 +140,7 @@ class Life(RuleBasedStateMachine):
                 delete(self.machine.system, DeleteRequest(name))
             return
         deleted = delete(self.machine.system, DeleteRequest(name))
-        self.unfinished.discard(name)
+        self.unfinished.pop(name, None)
         if name in self.available:
             self.deleted[deleted.id] = (name, self.available.pop(name))
 
@@ -150,8 +160,10 @@ class Life(RuleBasedStateMachine):
     @rule()
     def collect(self) -> None:
         planned = self.machine.planned_garbage()
-        assert self.machine.collect() == planned
+        report = self.machine.collect()
+        assert report == planned or report.finished
         self.deleted.clear()
+        self._find_finished()
         check_nothing_is_left_over(self.machine)
 
     @rule()
@@ -165,18 +177,20 @@ class Life(RuleBasedStateMachine):
         self.machine.storage.faults = {number: fault}
         try:
             self.machine.collect()
-        except StorageUnavailableError:
+        except StorageError:
             # What was given up is given up, at the latest now.
             self.machine.storage.reset()
             self.machine.collect()
         self.machine.storage.reset()
         self.deleted.clear()
+        self._find_finished()
 
     @rule()
     def lose_the_catalog(self) -> None:
-        # Deleted checkpoints would come back, and interrupted pushes leave blobs that the catalog does not know.
+        # Interrupted pushes leave blobs that the catalog does not know.
         self.machine.collect()
         self.deleted.clear()
+        self._find_finished()
         self.machine = lose_catalog(self.machine)
         report = recover(self.machine.system)
         assert sorted(report.recovered) == sorted(self.available)

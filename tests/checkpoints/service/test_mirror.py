@@ -75,6 +75,17 @@ def test_a_torn_export_is_finished(pushed: Machine) -> None:
     assert pushed.buckets.tree("bucket/mirror/llama-1") == tree_of("llama-1")
 
 
+def test_one_that_is_deleted_meanwhile_fails_only_the_mirror_that_named_it(pushed: Machine) -> None:
+    def delete_the_second(number: int, call: Call) -> None:
+        if number == 1:
+            delete(pushed.system, DeleteRequest("llama-2"))
+
+    pushed.buckets.storage.before_call = delete_the_second
+    assert names(mirrored(pushed)) == (["llama-1", "mistral-1"], [], [])
+    report = mirrored(pushed, checkpoints=["llama-1", "llama-2"])
+    assert names(report) == ([], ["llama-1"], ["llama-2"])
+
+
 def test_the_bucket_itself_can_be_the_mirror(pushed: Machine) -> None:
     assert names(mirrored(pushed, path="bucket"))[0] == list(NAMES)
     assert names(mirrored(pushed, path="bucket/"))[1] == list(NAMES)
@@ -120,15 +131,13 @@ def test_a_provider_that_fails_for_a_while_is_worth_another_try(pushed: Machine)
     assert names(mirrored(pushed)) == (["llama-1"], ["llama-2", "mistral-1"], [])
 
 
-def test_a_catalog_that_was_lost_learns_of_the_mirror_again(pushed: Machine) -> None:
+def test_a_recovered_catalog_knows_of_the_mirror(pushed: Machine) -> None:
     mirrored(pushed)
     found = lose_catalog(pushed)
     recover(found.system)
-    exports = found.system.catalog.checkpoints.exports_of
-    assert exports(str(found.checkpoint("llama-1").id)) == []
-    assert names(mirrored(found))[1] == list(NAMES)
-    (record,) = exports(str(found.checkpoint("llama-1").id))
+    (record,) = found.system.catalog.exports.of(found.checkpoint("llama-1").id)
     assert (record.storage_provider, record.destination_path) == ("lab", "bucket/mirror/llama-1")
+    assert names(mirrored(found))[1] == list(NAMES)
 
 
 def test_a_job_or_a_bucket_that_is_not_there_is_an_error_of_the_whole(pushed: Machine) -> None:

@@ -17,7 +17,7 @@ from flexai.checkpoints.service.delete import delete, protect, undelete
 from flexai.checkpoints.service.naming import name_checkpoint
 from flexai.checkpoints.service.prune import PruneRequest, PruneScope, prune
 from flexai.checkpoints.service.recover import recover
-from flexai.checkpoints.service.requests import DeleteRequest, NameRequest, UndeleteRequest
+from flexai.checkpoints.service.requests import DeleteRequest, NameRequest, ProtectRequest, UndeleteRequest
 from flexai.checkpoints.service.support.job_input import captured_available
 from flexai.checkpoints.service.support.parts import NodePart, combine
 from flexai.checkpoints.service.support.retention import RetentionPolicy
@@ -128,7 +128,7 @@ def test_an_incomplete_checkpoint_is_never_chosen_nor_used(machine: Machine) -> 
         lambda: machine.fetch("run/step-5"),
         lambda: machine.export("run/step-5"),
         lambda: name_checkpoint(machine.system, NameRequest("copy", "run/step-5")),
-        lambda: protect(machine.system, ["run/step-5"]),
+        lambda: protect(machine.system, ProtectRequest(["run/step-5"])),
     ):
         with pytest.raises(ConflictError, match="available"):
             use()
@@ -238,7 +238,7 @@ def test_what_was_available_keeps_its_uuid_when_the_others_add_to_it(machine: Ma
     model = {"model.safetensors": weights(1), "config.json": b"{}"}
     first, _ = combine(machine.system, bring(machine, begun, 0, model, total=3, is_whole=True).id)
     assert (first.status, first.nodes) == (CheckpointStatus.AVAILABLE, "0")
-    protect(machine.system, [first.id])
+    protect(machine.system, ProtectRequest([first.id]))
     bring(machine, begun, 1, {"rng_state_1.pth": b"1"}, total=3)
     assert listed(machine) == [("step-5", "available", "0-1")]
     late = bring(machine, begun, 2, {"rng_state_2.pth": b"2"}, total=3)

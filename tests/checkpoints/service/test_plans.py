@@ -6,6 +6,7 @@ import contextlib
 import re
 import sqlite3
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,10 +17,10 @@ from flexai.checkpoints.catalog import sqlite as sqlite_module
 from flexai.checkpoints.catalog.catalog import Catalog
 from flexai.checkpoints.catalog.database import Transaction
 from flexai.checkpoints.catalog.sqlite import SqliteTransaction
-from flexai.checkpoints.service.delete import delete, protect, undelete, unprotect
+from flexai.checkpoints.service.delete import delete, protect, undelete
 from flexai.checkpoints.service.inspect import inspect_checkpoint, inspect_training
 from flexai.checkpoints.service.preview import preview_delete, preview_fetch
-from flexai.checkpoints.service.requests import DeleteRequest, FetchRequest, UndeleteRequest
+from flexai.checkpoints.service.requests import DeleteRequest, FetchRequest, ProtectRequest, UndeleteRequest
 from flexai.checkpoints.service.store_requests import VerifyRequest
 from flexai.checkpoints.service.verify import verify
 from tests.servers.postgresql import PostgreSQL
@@ -29,6 +30,8 @@ from tests.support.machine import Machine
 from tests.support.tables import statements, tables_of
 from tests.support.trees import noise
 
+pytestmark = pytest.mark.slow
+
 _CHECKPOINTS = 2000
 """In the catalog before anything is asked, of ten files each: what reads a table stands out from what finds a row."""
 
@@ -37,14 +40,15 @@ Asked = dict[str, Any]
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def any_machine(request: pytest.FixtureRequest, new_machine: NewMachine) -> Iterator[Machine]:
+def any_machine(request: pytest.FixtureRequest, new_machine: NewMachine, tmp_path: Path) -> Iterator[Machine]:
     """A machine with its catalog in a file, and one with it on a server."""
     if request.param == "sqlite":
         yield new_machine()
         return
     server: PostgreSQL = request.getfixturevalue("postgresql")
     name = server.create_database(template=request.getfixturevalue("postgresql_catalog"))
-    with new_machine(database_url=server.url(name)) as machine:
+    # The template's store belongs to the template's catalog.
+    with new_machine(database_url=server.url(name), store=str(tmp_path / "store")) as machine:
         yield machine
     server.drop_database(name)
 
@@ -134,8 +138,8 @@ def _work_a_day(machine: Machine) -> None:
         preview_fetch(system, FetchRequest(reference, str(machine.root / "nowhere")))
         machine.fetched(reference)
     verify(system, VerifyRequest(["second"]))
-    protect(system, ["second"])
-    unprotect(system, ["second"])
+    protect(system, ProtectRequest(["second"]))
+    protect(system, ProtectRequest(["second"], protected=False))
     preview_delete(system, DeleteRequest("second"))
     deleted = delete(system, DeleteRequest("second"))
     undelete(system, UndeleteRequest(deleted.id))

@@ -22,7 +22,8 @@ from flexai.checkpoints.errors import (
     SourceError,
     UsageError,
 )
-from flexai.checkpoints.service.delete import delete, protect
+from flexai.checkpoints.models import now
+from flexai.checkpoints.service.delete import delete, protect, undelete
 from flexai.checkpoints.service.preview import (
     preview_delete,
     preview_export,
@@ -32,12 +33,21 @@ from flexai.checkpoints.service.preview import (
     preview_push,
 )
 from flexai.checkpoints.service.push import push
-from flexai.checkpoints.service.requests import DeleteRequest, ExportRequest, FetchRequest, NameRequest, PushRequest
+from flexai.checkpoints.service.requests import (
+    DeleteRequest,
+    ExportRequest,
+    FetchRequest,
+    NameRequest,
+    ProtectRequest,
+    PushRequest,
+    UndeleteRequest,
+)
 from flexai.checkpoints.service.store_requests import GarbageRequest
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.transfer.steps import Action, Preview
 from tests.support.faults import Fault
-from tests.support.machine import PART, Machine, small_settings
+from tests.support.fixtures import NewMachine
+from tests.support.machine import PART, Machine, copy_of_catalog, restored, small_settings
 from tests.support.progress import Counter
 from tests.support.tables import tables_of
 from tests.support.trees import Tree, flip_byte, noise, read_tree, write_tree
@@ -383,7 +393,7 @@ def test_a_deletion_frees_what_no_other_checkpoint_needs(machine: Machine, sourc
 
 def test_what_cannot_be_deleted_is_refused_as_by_the_deletion(machine: Machine, source: Path) -> None:
     machine.push("llama", source)
-    protect(machine.system, ["llama"])
+    protect(machine.system, ProtectRequest(["llama"]))
     for reference, kind in (("llama", ConflictError), ("unknown", NotFoundError)):
         with pytest.raises(kind) as caught:
             delete(machine.system, DeleteRequest(reference))
@@ -407,6 +417,63 @@ def test_gc_tells_of_each_checkpoint_what_it_frees(machine: Machine, source: Pat
     report = machine.collect()
     assert report.freed_bytes == preview.freed_bytes
     assert report.checkpoints + report.abandoned == len(preview.steps)
+
+
+def test_gc_that_would_be_refused_is_refused_by_its_dry_run(
+    machine: Machine, source: Path, new_machine: NewMachine
+) -> None:
+    machine.push("llama", source)
+    other = new_machine(store=str(machine.store_folder))
+    (other.settings.home / "catalog.db").unlink()
+    with System.open(other.settings) as system:
+        assert system.catalog.identity()
+    store_id, catalog = machine.system.store.read()
+    assert store_id is not None and catalog is not None
+    with _look(other) as system, pytest.raises(ConflictError, match="belongs to another catalog"):
+        preview_garbage(system, GarbageRequest())
+    machine.system.store.renew(store_id, catalog._replace(changes=1000))
+    with _look(machine) as system, pytest.raises(ConflictError, match="older copy"):
+        preview_garbage(system, GarbageRequest())
+
+
+def test_a_push_that_gc_would_finish_is_no_abandoned_one_for_its_dry_run(machine: Machine, source: Path) -> None:
+    machine.push("first", source)
+    with machine.system.catalog.database.writing() as transaction:
+        transaction.change("UPDATE checkpoints SET status = 'failed', manifest_digest = NULL")
+        transaction.change("DELETE FROM files")
+    with _look(machine) as system:
+        preview = preview_garbage(system, GarbageRequest(grace_period=timedelta(0)))
+    assert (_actions(preview), preview.freed_bytes) == ({"first": Action.SKIP}, 0)
+    report = machine.collect()
+    assert (report.finished, report.abandoned, report.freed_bytes) == (("first",), 0, 0)
+
+
+def test_what_gc_would_keep_is_told_by_its_dry_run(machine: Machine, source: Path) -> None:
+    machine.push("llama", source)
+    delete(machine.system, DeleteRequest("llama"))
+    copy = copy_of_catalog(machine)
+    undelete(machine.system, UndeleteRequest("llama"))
+    machine.push("mistral", machine.write("more", {"more.bin": noise(PART, "more")}))
+    kept = {machine.checkpoint(name).id: Action.SKIP for name in ("llama", "mistral")}
+    machine = restored(machine, copy)
+    with _look(machine) as system:
+        preview = preview_garbage(system, GarbageRequest(grace_period=timedelta(0)))
+    assert (_actions(preview), preview.freed_bytes) == (kept, 0)
+    report = machine.collect()
+    assert (set(report.newer), report.freed_bytes) == (set(kept), 0)
+
+
+def test_gc_and_its_dry_run_go_by_the_clock_of_the_store(
+    machine: Machine, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine.push("llama", source)
+    delete(machine.system, DeleteRequest("llama"))
+    ahead = now() + timedelta(days=365)
+    for module in ("gc", "preview"):
+        monkeypatch.setattr(f"flexai.checkpoints.service.{module}.now", lambda: ahead)
+    with _look(machine) as system:
+        assert preview_garbage(system, GarbageRequest(timedelta(days=1))).steps == []
+    assert machine.collect(timedelta(days=1)).checkpoints == 0
 
 
 def test_a_push_by_a_live_process_is_told_of(machine: Machine, source: Path) -> None:

@@ -10,11 +10,11 @@ from flexai.checkpoints.catalog.catalog import Catalog
 from flexai.checkpoints.documents import checkpoint_list_document
 from flexai.checkpoints.errors import ConflictError, NotFoundError, StorageUnavailableError
 from flexai.checkpoints.models import JobStatus
-from flexai.checkpoints.service.delete import delete, protect, undelete, unprotect
+from flexai.checkpoints.service.delete import delete, protect, undelete
 from flexai.checkpoints.service.inspect import inspect_checkpoint
 from flexai.checkpoints.service.naming import name_checkpoint
 from flexai.checkpoints.service.recover import recover
-from flexai.checkpoints.service.requests import DeleteRequest, NameRequest, UndeleteRequest
+from flexai.checkpoints.service.requests import DeleteRequest, NameRequest, ProtectRequest, UndeleteRequest
 from flexai.checkpoints.service.training import delete_job, run_training
 from flexai.checkpoints.service.training_requests import DeleteJobRequest, TrainingRequest
 from tests.support.machine import Machine, lose_catalog
@@ -30,13 +30,13 @@ def source(machine: Machine) -> Path:
 
 def test_a_protected_checkpoint_is_not_deleted_before_it_is_unprotected(machine: Machine, source: Path) -> None:
     machine.push("llama", source)
-    (protected,) = protect(machine.system, ["LLAMA"])
+    (protected,) = protect(machine.system, ProtectRequest(["LLAMA"]))
     assert protected.is_protected
     with pytest.raises(ConflictError, match="'llama' is protected") as caught:
         delete(machine.system, DeleteRequest("llama"))
     assert "flexai checkpoint unprotect llama" in caught.value.hint
     assert machine.fetched("llama") == SOURCE
-    (unprotected,) = unprotect(machine.system, ["llama"])
+    (unprotected,) = protect(machine.system, ProtectRequest(["llama"], protected=False))
     assert not unprotected.is_protected
     delete(machine.system, DeleteRequest("llama"))
     assert not undelete(machine.system, UndeleteRequest("llama")).is_protected
@@ -44,16 +44,16 @@ def test_a_protected_checkpoint_is_not_deleted_before_it_is_unprotected(machine:
 
 def test_to_protect_twice_is_to_protect_once(machine: Machine, source: Path) -> None:
     machine.push("llama", source)
-    protect(machine.system, ["llama", "llama"])
-    protect(machine.system, ["llama"])
-    unprotect(machine.system, ["llama"])
+    protect(machine.system, ProtectRequest(["llama", "llama"]))
+    protect(machine.system, ProtectRequest(["llama"]))
+    protect(machine.system, ProtectRequest(["llama"], protected=False))
     assert not machine.checkpoint("llama").is_protected
 
 
 def test_of_several_either_all_become_protected_or_none(machine: Machine, source: Path) -> None:
     machine.push("llama", source)
     with pytest.raises(NotFoundError, match="mistral"):
-        protect(machine.system, ["llama", "mistral"])
+        protect(machine.system, ProtectRequest(["llama", "mistral"]))
     assert not machine.checkpoint("llama").is_protected
 
 
@@ -62,12 +62,12 @@ def test_what_is_not_available_cannot_be_protected(machine: Machine, source: Pat
     with pytest.raises(StorageUnavailableError):
         machine.push("llama", source)
     with pytest.raises(ConflictError, match="not available"):
-        protect(machine.again().system, ["llama"])
+        protect(machine.again().system, ProtectRequest(["llama"]))
 
 
 def test_a_copy_of_a_protected_checkpoint_is_not_protected(machine: Machine, source: Path) -> None:
     machine.push("llama", source)
-    protect(machine.system, ["llama"])
+    protect(machine.system, ProtectRequest(["llama"]))
     name_checkpoint(machine.system, NameRequest("copy", "llama"))
     delete(machine.system, DeleteRequest("copy"))
 
@@ -75,7 +75,7 @@ def test_a_copy_of_a_protected_checkpoint_is_not_protected(machine: Machine, sou
 def test_documents_and_lists_show_it(machine: Machine, source: Path) -> None:
     machine.push("llama", source)
     machine.push("mistral", source)
-    protect(machine.system, ["llama"])
+    protect(machine.system, ProtectRequest(["llama"]))
     with Catalog.look(machine.settings.effective_database_url) as catalog:
         shown = {name: inspect_checkpoint(catalog, name) for name in ("llama", "mistral")}
         listed = checkpoint_list_document(catalog.checkpoints.list_pushed())
@@ -92,7 +92,7 @@ def test_a_job_with_a_protected_checkpoint_is_deleted_only_without_its_checkpoin
     job = run_training(patient.system, TrainingRequest("train", ["sh", "-c", script]), on_output=lambda *_: None)
     assert job.status is JobStatus.SUCCEEDED
     first, second = patient.system.catalog.checkpoints.of_job(job.id)
-    protect(patient.system, [second.id])
+    protect(patient.system, ProtectRequest([second.id]))
     with pytest.raises(ConflictError, match=r"1 protected checkpoint$") as caught:
         delete_job(patient.system, DeleteJobRequest("train"))
     assert second.id in caught.value.hint
@@ -101,21 +101,19 @@ def test_a_job_with_a_protected_checkpoint_is_deleted_only_without_its_checkpoin
     assert patient.system.catalog.checkpoints.get_by_id(second.id).is_protected
 
 
-def test_a_catalog_that_is_rebuilt_from_the_store_does_not_know_what_was_protected(
-    machine: Machine, source: Path
-) -> None:
+def test_a_catalog_that_is_rebuilt_from_the_store_knows_what_was_protected(machine: Machine, source: Path) -> None:
     machine.push("llama", source)
-    protect(machine.system, ["llama"])
+    protect(machine.system, ProtectRequest(["llama"]))
     with lose_catalog(machine) as rebuilt:
         assert recover(rebuilt.system).recovered == ["llama"]
-        assert not rebuilt.checkpoint("llama").is_protected
+        assert rebuilt.checkpoint("llama").is_protected
 
 
 def test_the_catalog_alone_refuses_it_too(machine: Machine, source: Path) -> None:
     from flexai.checkpoints.names import parse_reference
 
     machine.push("llama", source)
-    protect(machine.system, ["llama"])
+    protect(machine.system, ProtectRequest(["llama"]))
     catalog = Catalog.open(machine.settings.effective_database_url)
     with pytest.raises(ConflictError):
         catalog.checkpoints.delete(parse_reference("llama"))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import insert, update
+from sqlalchemy import insert, text, update
 
 from flexai.checkpoints.catalog.checkpoint_rows import row_of
 from flexai.checkpoints.catalog.jobs import BegunJob
@@ -29,7 +29,7 @@ from flexai.checkpoints.names import parse_name, parse_reference
 from flexai.checkpoints.service.delete import delete, protect, undelete
 from flexai.checkpoints.service.naming import name_checkpoint
 from flexai.checkpoints.service.prune import PruneReport, PruneRequest, PruneScope, plan_prune, prune, prune_document
-from flexai.checkpoints.service.requests import DeleteRequest, NameRequest, UndeleteRequest
+from flexai.checkpoints.service.requests import DeleteRequest, NameRequest, ProtectRequest, UndeleteRequest
 from flexai.checkpoints.service.support.retention import RetentionPolicy, Rule
 from flexai.checkpoints.service.training import delete_job
 from flexai.checkpoints.service.training_requests import DeleteJobRequest
@@ -147,7 +147,7 @@ def test_whatever_is_shared_gc_frees_what_the_plan_said(machine: Machine, seed: 
         chosen = dict(chance.sample(sorted(files.items()), chance.randint(1, 5)))
         machine.push(f"run-{number}", machine.write(f"run-{number}", chosen))
     before = {one.name: machine.fetched(one.name) for one in machine.checkpoints()}
-    protect(machine.system, [f"run-{chance.randrange(12)}"])
+    protect(machine.system, ProtectRequest([f"run-{chance.randrange(12)}"]))
     policy = RetentionPolicy(keep_last=chance.randint(1, 6))
     report = prune(machine.system, PruneRequest(policy, PruneScope(pushed=("run-*",)), apply=True))
     assert report.freed_bytes == report.plan.freed_bytes == machine.collect().freed_bytes
@@ -205,7 +205,7 @@ def test_a_copy_of_a_captured_checkpoint_is_judged_by_what_it_tells(machine: Mac
 
 def test_protected_and_exported_ones_stay(machine: Machine, job: TrainingJob) -> None:
     first, second, third, last = captures(machine, job, 4)
-    protect(machine.system, [first.id])
+    protect(machine.system, ProtectRequest([first.id]))
     machine.export(second.id)
     report = prune(machine.system, PruneRequest(LAST, apply=True))
     assert reasons(report, first) == [Rule.PROTECTED]
@@ -311,7 +311,7 @@ def _delete_the_others(machine: Machine, checkpoint: Checkpoint) -> None:
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        (lambda machine, one: protect(machine.system, [one.id]), "is protected"),
+        (lambda machine, one: protect(machine.system, ProtectRequest([one.id])), "is protected"),
         (lambda machine, one: machine.export(one.id), "it was exported"),
         (_start_from, "training job 'another' has started from it"),
         (_resume_job, "training job 'train' would be resumed from it"),
@@ -366,7 +366,7 @@ def test_the_document_says_everything(machine: Machine, job: TrainingJob) -> Non
         "keptCount": 1,
         "deletedCount": 1,
         "sparedCount": 0,
-        "freed": "39.06 KB",
+        "freed": "39.06 KiB",
         "freedBytes": 40_000,
     }
     gone, kept = document["checkpoints"]
@@ -413,7 +413,7 @@ def test_ten_thousand_checkpoints_are_planned_by_three_queries(machine: Machine)
         connection.execute(insert(blob_references), references)
     policy = RetentionPolicy(keep_last=3, keep_best=2, keep_every_steps=1000, keep_every=7 * DAY)
     with statements() as asked:
-        planned = plan_prune(machine.system, PruneRequest(policy))
+        planned = plan_prune(machine.system, PruneRequest(policy, force=True))
     assert sum("FROM" in statement for statement, _ in asked) == 3
     assert len(planned.decisions) == 10_000
     assert 20 * 5 <= len(planned.kept) < 20 * (3 + 2 + 10 + 11 + 2)
@@ -432,3 +432,17 @@ def test_a_second_prune_has_nothing_to_do(machine: Machine, job: TrainingJob, tm
     assert len(prune(machine.system, PruneRequest(LAST, apply=True)).deleted) == 4
     again = prune(machine.system, PruneRequest(LAST, apply=True))
     assert (again.deleted, again.freed_bytes) == ((), 0)
+
+
+def test_what_goes_is_deleted_together_and_each_change_is_told(machine: Machine, job: TrainingJob) -> None:
+    captures(machine, job, 12)
+    with statements() as asked:
+        report = prune(machine.system, PruneRequest(LAST, apply=True))
+    assert len(report.deleted) == 11
+    assert sum(sql.startswith("UPDATE checkpoints") for sql, _ in asked) == 2
+    assert len(asked) < 40
+    with tables_of(machine.system.catalog.database) as connection:
+        told = connection.execute(text("SELECT subject_id FROM history WHERE action = 'delete'")).scalars().all()
+    assert sorted(told) == sorted(report.deleted)
+    assert set(report.deleted) <= {path.stem for path in (machine.store_folder / "records" / "checkpoint").iterdir()}
+    check_nothing_is_torn(machine)

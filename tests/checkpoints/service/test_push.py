@@ -13,13 +13,16 @@ from typing import Any
 import pytest
 
 from flexai.checkpoints.errors import (
+    AccessDeniedError,
     AlreadyExistsError,
+    CheckpointError,
     ConflictError,
     IntegrityError,
     InvalidNameError,
     NotFoundError,
     SourceChangedError,
     SourceError,
+    StorageFullError,
     StorageUnavailableError,
     UnsafePathError,
 )
@@ -834,7 +837,8 @@ def test_if_not_exists_takes_the_same_content_for_done(machine: Machine, source:
     done = machine.push("llama", source, if_not_exists=True)
     machine.storage.reset()
     assert machine.push("llama", source, if_not_exists=True) == done
-    assert machine.storage.calls == []
+    assert {call.name for call in machine.storage.calls} == {"head"}
+    assert len(machine.storage.calls) == len(machine.blob_ids())
 
 
 def test_a_large_difference_in_sizes_is_seen_without_reading(
@@ -1022,6 +1026,17 @@ def test_a_pushed_export_is_exactly_what_its_manifest_lists(machine: Machine, so
     check_all(machine, ["llama", "back"], SOURCE)
 
 
+def test_a_part_of_an_export_is_pushed_as_its_manifest_has_it(machine: Machine, source: Path) -> None:
+    machine.push("llama", source)
+    machine.export("llama", "bucket/place")
+    names = sorted(read_tree(source))
+    pushed = machine.push_from("again", "bucket/place/", exclude=names[1:])
+    assert machine.fetched("again") == {names[0]: read_tree(source)[names[0]]}
+    assert pushed.file_count == 1
+    with pytest.raises(SourceError, match=r"all of the export at .* is excluded"):
+        machine.push_from("nothing", "bucket/place", exclude=names)
+
+
 def test_an_export_s_manifest_whose_digests_are_not_those_of_its_parts_is_refused(
     machine: Machine, source: Path
 ) -> None:
@@ -1186,3 +1201,49 @@ def test_a_known_file_whose_content_the_store_has_lost_is_read_again(machine: Ma
     machine.collect()
     machine.push("again", source)
     check_all(machine, ["again"], SOURCE)
+
+
+@pytest.mark.parametrize("error", [AccessDeniedError, StorageFullError, SourceError])
+def test_a_push_that_is_refused_leaves_its_name_behind_only_where_something_has_arrived(
+    machine: Machine, error: type[CheckpointError]
+) -> None:
+    source = machine.write("run", {"a.bin": noise(4 * PART)})
+
+    def refuse_from(part: int) -> None:
+        def refuse(_number: int, call: Call) -> None:
+            if call.name == "put_part" and len(machine.storage.named("put_part")) > part:
+                raise error("refused")
+
+        machine.storage.reset()
+        machine.storage.before_call = refuse
+        with pytest.raises(error):
+            machine.push("llama", source)
+
+    refuse_from(0)
+    assert machine.checkpoints() == []
+    refuse_from(2)
+    assert machine.checkpoint("llama").status is CheckpointStatus.FAILED
+    refuse_from(0)
+    assert machine.checkpoint("llama").status is CheckpointStatus.FAILED, "the next push goes on with what has arrived"
+
+
+def test_a_file_of_one_part_arrives_by_one_request(machine: Machine) -> None:
+    machine.push("first", machine.write("other", {"a": b"a"}))
+    with machine.again() as again:
+        again.push("llama", again.write("run", {"model.bin": noise(PART - 1)}))
+        calls = [(call.name, call.key.partition("/")[0]) for call in again.storage.calls]
+        assert calls == [("put", "blobs"), ("put", "manifests")]
+        assert again.fetched("llama") == {"model.bin": noise(PART - 1)}
+
+
+def test_few_requests_come_before_the_first_byte_and_after_the_last(machine: Machine) -> None:
+    machine.push("first", machine.write("other", {"a": b"a"}))
+    with machine.again() as again:
+        again.push("llama", again.write("run", {"model.bin": noise(4 * PART)}))
+        names = [call.name for call in again.storage.calls]
+        last = len(names) - names[::-1].index("put_part")
+        assert names[: names.index("put_part")] == ["start_upload"]
+        assert names[last:] == ["complete_upload", "put"]
+    with machine.again() as again:
+        again.fetch("llama")
+        assert [call.name for call in again.storage.calls] == ["get"] * 4

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import pytest
 
-from flexai.checkpoints.errors import AccessDeniedError, IntegrityError, StorageUnavailableError
+from flexai.checkpoints.errors import AccessDeniedError, IntegrityError, StorageUnavailableError, UnsafePathError
 from flexai.checkpoints.models import Checkpoint, CheckpointStatus
 from flexai.checkpoints.names import Id, new_id
 from flexai.checkpoints.service.push import push
@@ -56,9 +56,11 @@ def hub() -> Iterator[Hub]:
         yield hub
 
 
-def push_from_hub(machine: Machine, hub: Hub, name: str = "model", path: str = "org/model") -> Checkpoint:
+def push_from_hub(
+    machine: Machine, hub: Hub, name: str = "model", path: str = "org/model", exclude: Sequence[str] = ()
+) -> Checkpoint:
     machine.system.connect = lambda _: HubConnection(hub.endpoint)
-    return push(machine.system, PushRequest(name, storage_provider="hf", source_path=path))
+    return push(machine.system, PushRequest(name, storage_provider="hf", source_path=path, exclude=exclude))
 
 
 @pytest.mark.parametrize("concurrency", [1, 8])
@@ -113,8 +115,24 @@ def test_a_push_that_the_hub_breaks_off_goes_on_with_the_next_try(machine: Machi
     check_all(machine, ["model"], TREE)
 
 
-def test_a_gated_repository_fails_with_the_reason_in_its_status(machine: Machine, hub: Hub) -> None:
+def test_a_gated_repository_is_refused_and_leaves_no_name_behind(machine: Machine, hub: Hub) -> None:
     hub.add("org/gated", FILES, is_gated=True)
     with pytest.raises(AccessDeniedError, match="gated"):
         push_from_hub(machine, hub, path="org/gated")
-    assert "gated" in machine.checkpoint("model").reason
+    assert machine.checkpoints() == []
+
+
+def test_a_repository_with_a_name_that_cannot_be_pushed_is_pushed_without_it(new_machine: NewMachine, hub: Hub) -> None:
+    machine = new_machine()
+    hub.add("org/odd", {**FILES, "figures/aux.png": b"odd"})
+    with pytest.raises(UnsafePathError, match=r"org/odd@main/figures/aux.png' cannot be pushed") as raised:
+        push_from_hub(machine, hub, path="org/odd")
+    assert raised.value.hint == "--exclude 'figures/aux.png' leaves it out, or give it another name there"
+    push_from_hub(machine, hub, path="org/odd", exclude=["figures/aux.png"])
+    check_all(machine, ["model"], TREE)
+
+
+def test_a_folder_of_a_repository_may_end_with_a_slash(new_machine: NewMachine, hub: Hub) -> None:
+    machine = new_machine()
+    push_from_hub(machine, hub, path="org/model/onnx/")
+    check_all(machine, ["model"], {"model.onnx": TREE["onnx/model.onnx"]})

@@ -13,21 +13,23 @@ from typing import Any
 import pytest
 
 from flexai.checkpoints.contents import CLAIMED
-from flexai.checkpoints.errors import IntegrityError, NotFoundError, StorageUnavailableError
+from flexai.checkpoints.errors import IntegrityError, NotFoundError, StorageError, StorageUnavailableError
 from flexai.checkpoints.models import CheckpointStatus, TrainingFacts
-from flexai.checkpoints.names import parse_reference
-from flexai.checkpoints.service.delete import delete
+from flexai.checkpoints.names import new_id, parse_reference
+from flexai.checkpoints.owner import Owner
+from flexai.checkpoints.service.delete import delete, protect, undelete
 from flexai.checkpoints.service.inspect import inspect_checkpoint
 from flexai.checkpoints.service.naming import name_checkpoint
 from flexai.checkpoints.service.recover import RecoverReport, recover
-from flexai.checkpoints.service.requests import DeleteRequest, NameRequest
+from flexai.checkpoints.service.requests import DeleteRequest, NameRequest, ProtectRequest, UndeleteRequest
+from flexai.checkpoints.service.store_owner import take_over
 from flexai.checkpoints.service.store_requests import VerifyRequest
 from flexai.checkpoints.service.verify import verify
 from tests.hostile.paths import HOSTILE_PATHS
 from tests.support.faults import READ_FAULTS, Fault
 from tests.support.fixtures import NewMachine
 from tests.support.jobs import begin_job, capture_files
-from tests.support.machine import PART, Machine, check_all, check_nothing_is_torn, lose_catalog
+from tests.support.machine import PART, Machine, beginning_anew, check_all, check_nothing_is_torn, lose_catalog
 from tests.support.progress import Counter
 from tests.support.trees import Tree, noise, read_tree
 
@@ -98,7 +100,7 @@ def test_a_captured_checkpoint_comes_back_with_its_job_and_facts(machine: Machin
         assert (found.job_name, found.job_id, found.sequence, found.node) == ("train", job.id, one.sequence, one.node)
     assert machine.fetched(str(captured[0].id)) == SOURCE
     found_job = machine.system.catalog.jobs.get_by_id(job.id)
-    assert (found_job.name, str(found_job.status)) == ("train", "interrupted")
+    assert (found_job.name, str(found_job.status)) == ("train", "succeeded")
     check_nothing_is_torn(machine)
 
 
@@ -123,6 +125,14 @@ def test_what_the_catalog_knows_stays_as_it_is(pushed: Machine) -> None:
     assert pushed.checkpoint("llama") == before
 
 
+def test_what_is_made_after_a_recovery_belongs_to_the_organisation_of_what_came_back(pushed: Machine) -> None:
+    machine = lose_catalog(pushed)
+    recover(machine.system)
+    machine.system.owner = Owner(user_id=new_id(), org_id=new_id(), name="bob@lab")
+    made = machine.push("mistral", machine.root / "run")
+    assert made.owner_org_id == machine.checkpoint("llama").owner_org_id
+
+
 def test_a_second_run_has_nothing_to_do(pushed: Machine) -> None:
     machine = lose_catalog(pushed)
     recover(machine.system)
@@ -132,16 +142,19 @@ def test_a_second_run_has_nothing_to_do(pushed: Machine) -> None:
 def test_a_name_that_is_taken_by_now_stays_with_its_holder(pushed: Machine) -> None:
     lost = pushed.checkpoint("llama")
     machine = lose_catalog(pushed)
+    take_over(machine.system)
     holder = machine.push("LLAMA", machine.write("other", {"new.bin": b"x"}))
     assert recover(machine.system).recovered == ["llama"]
     assert machine.system.catalog.checkpoints.get(parse_reference("llama")).id == holder.id
     assert machine.fetched(str(lost.id)) == SOURCE
 
 
-def test_a_checkpoint_deleted_within_its_grace_period_comes_back_too(pushed: Machine) -> None:
+def test_a_deleted_checkpoint_is_recovered_as_deleted_and_can_come_back(pushed: Machine) -> None:
     delete(pushed.system, DeleteRequest("llama"))
     machine = lose_catalog(pushed)
     assert recover(machine.system).recovered == ["llama"]
+    assert [one.status for one in machine.checkpoints()] == [CheckpointStatus.DELETING]
+    undelete(machine.system, UndeleteRequest("llama"))
     check_all(machine, ["llama"], SOURCE)
 
 
@@ -430,12 +443,113 @@ def test_a_manifest_with_a_hostile_path_is_left_out_and_named(hostile_machine: M
     assert [one.name for one in machine.checkpoints()] == ["sound"]
 
 
+_RECORD_SPOILS: dict[str, Callable[[bytes], bytes]] = {
+    "empty": lambda _: b"",
+    "no object": lambda _: b"[]",
+    "nothing in it": lambda _: b"{}",
+    "of a later format": _spoil(lambda document: document.update(format=2)),
+    "nested deeply": lambda content: content.replace(b'"format":1', b'"format":' + b"[" * 100_000),
+    "without a history": _spoil(lambda document: document.pop("history")),
+    "with a history that is none": _spoil(lambda document: document.update(history=[1])),
+    "with another's history": _spoil(lambda document: document["history"][0].update(subject_id=str(uuid.UUID(int=5)))),
+    "with a change of the year 1": _spoil(lambda document: document["history"][0].update(at="0001-01-01T00:00:00Z")),
+    "with a long action": _spoil(lambda document: document["history"][0].update(action="x" * 33)),
+}
+_CHECKPOINT_SPOILS = _RECORD_SPOILS | {
+    "of another checkpoint": _spoil(lambda document: document["checkpoint"].update(id=str(uuid.UUID(int=5)))),
+    "with an export that is none": _spoil(lambda document: document["checkpoint"].update(exports=[{}])),
+    "with a size beyond all": _spoil(lambda document: document["checkpoint"].update(size=2**63)),
+}
+_JOB_SPOILS = _RECORD_SPOILS | {
+    "of another job": _spoil(lambda document: document["job"].update(id=str(uuid.UUID(int=5)))),
+    "with a name that is none": _spoil(lambda document: document["job"].update(name="\x1b[2J")),
+    "with a number beyond all": _spoil(lambda document: document["job"].update(attempt=2**40)),
+    "with a status that is none": _spoil(lambda document: document["job"].update(status="x")),
+    "with a NUL in a text": _spoil(lambda document: document["job"].update(reason="a\0b")),
+    "with fields that are not known": _spoil(lambda document: document["job"].update(x=1)),
+}
+
+
+@pytest.mark.parametrize("spoil", _CHECKPOINT_SPOILS.values(), ids=_CHECKPOINT_SPOILS)
+def test_a_checkpoint_whose_record_is_damaged_is_recovered_as_its_manifest_says_and_named(
+    pushed: Machine, spoil: Callable[[bytes], bytes]
+) -> None:
+    checkpoint_id = pushed.checkpoint("llama").id
+    protect(pushed.system, ProtectRequest(["llama"]))
+    record = pushed.store_folder / "records" / "checkpoint" / f"{checkpoint_id}.json"
+    record.write_bytes(spoil(record.read_bytes()))
+    machine = lose_catalog(pushed)
+    report = recover(machine.system)
+    assert (report.recovered, set(report.problems)) == (["llama"], {checkpoint_id})
+    assert machine.fetched("llama") == SOURCE
+    assert report.mended == ["the record of llama"]
+    assert recover(machine.system) == RecoverReport(known=1)
+
+
+@pytest.mark.parametrize("spoil", _JOB_SPOILS.values(), ids=_JOB_SPOILS)
+def test_a_job_whose_record_is_damaged_is_named(machine: Machine, spoil: Callable[[bytes], bytes]) -> None:
+    job = begin_job(machine, "train")
+    capture_files(machine, job, "checkpoint-5", SOURCE)
+    record = machine.store_folder / "records" / "job" / f"{job.id}.json"
+    record.write_bytes(spoil(record.read_bytes()))
+    machine = lose_catalog(machine)
+    report = recover(machine.system)
+    assert (report.recovered, set(report.problems)) == (["train/checkpoint-5"], {job.id})
+    assert machine.system.catalog.jobs.get_by_id(job.id).name == "train"
+    assert report.mended == ["the record of train"]
+    assert recover(machine.system) == RecoverReport(known=1)
+
+
+_LOSSES: dict[str, Callable[[Path], object]] = {
+    "gone": lambda path: path.unlink(),
+    "empty": lambda path: path.write_bytes(b""),
+    "another's": lambda path: path.write_bytes(
+        path.read_bytes().replace(path.stem.encode(), str(uuid.uuid4()).encode())
+    ),
+}
+
+
+@pytest.mark.parametrize("harm", _LOSSES.values(), ids=_LOSSES)
+@pytest.mark.parametrize("folder", ["manifests", "records/checkpoint", "records/job"])
+def test_a_document_that_is_lost_or_damaged_is_written_anew_by_a_catalog_that_knows_what_it_says(
+    machine: Machine, folder: str, harm: Callable[[Path], object]
+) -> None:
+    captured = capture_files(machine, begin_job(machine, "train"), "step-5", SOURCE)
+    machine.push("llama", machine.write("run", SOURCE))
+    protect(machine.system, ProtectRequest(["llama", "train/step-5"]))
+    before = set((machine.store_folder / folder).iterdir())
+    harm(next(path for path in before if path.stem in {captured.id, captured.job_id}))
+    report = recover(machine.system)
+    what = "manifest" if folder == "manifests" else "record"
+    assert report.mended == [f"the {what} of train{'' if folder == 'records/job' else '/step-5'}"]
+    assert recover(machine.system).mended == []
+    with lose_catalog(machine) as made_anew:
+        report = recover(made_anew.system)
+        assert (report.problems, report.mended) == ({}, [])
+        assert made_anew.system.available("train/step-5").is_protected
+    assert set((machine.store_folder / folder).iterdir()) == before
+
+
+def test_a_lost_manifest_of_content_that_is_lost_too_is_named(pushed: Machine) -> None:
+    _manifest_path(pushed).unlink()
+    pushed.blob_of("llama", "model/a.safetensors").unlink()
+    report = recover(pushed.system)
+    (problem,) = report.problems.values()
+    assert "the content of 'model/a.safetensors' is not in the store" in problem
+    assert report.mended == []
+
+
 def test_files_that_are_no_manifests_are_passed_over(pushed: Machine) -> None:
     pushed.write("home/store/manifests", {"notes.txt": b"mine", "deep/x.json": b"{}", "README.json": b"{}"})
     machine = lose_catalog(pushed)
     report = recover(machine.system)
     assert report.recovered == ["llama"]
     assert set(report.problems) <= {"README"}
+
+
+def _marks(machine: Machine) -> list[Path]:
+    """What says which catalog a store belongs to."""
+    return [machine.store_folder / "store.json", *machine.store_folder.glob("catalogs/*.json")]
 
 
 @pytest.mark.parametrize("fault", [fault for fault in READ_FAULTS if fault is not Fault.HANG])
@@ -445,13 +559,21 @@ def test_a_recovery_that_breaks_off_anywhere_is_finished_by_the_next(new_machine
     first.push("mistral", first.write("other", SOURCE | {"config.json": b"{}"}))
     for number in count(1):
         machine = lose_catalog(first)
+        before = {path: path.read_bytes() for path in _marks(machine)}
         machine.storage.faults = {number: fault}
         try:
             report = recover(machine.system)
-        except StorageUnavailableError:
+        except StorageError:
             report = RecoverReport(problems={"": "broken off"})
         done = number > len(machine.storage.calls)
-        check_nothing_is_torn(machine.again())
+        if fault is Fault.WRONG and not done and machine.storage.calls[number - 1].name == "put":
+            # What is read is altered here, and not what is stored.
+            for path in _marks(machine):
+                if path in before:
+                    path.write_bytes(before[path])
+                else:
+                    path.unlink()
+        check_nothing_is_torn(beginning_anew(machine.again()))
         again = machine.again()
         recover(again.system)
         assert again.fetched("llama") == SOURCE
@@ -471,7 +593,7 @@ def test_blobs_without_a_manifest_stay_for_a_person_to_look_at(pushed: Machine) 
     assert recover(machine.system) == RecoverReport()
     report = machine.collect()
     assert len(report.unreferenced) == 3
-    assert set(read_tree(machine.store_folder)) == before
+    assert set(read_tree(machine.store_folder)) == before | {"catalogs/000002.json"}
 
 
 def test_recovered_checkpoints_are_available(pushed: Machine) -> None:

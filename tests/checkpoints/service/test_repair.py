@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from flexai.checkpoints.errors import IntegrityError
+from flexai.checkpoints.errors import ConflictError, IntegrityError
 from flexai.checkpoints.service.delete import delete, undelete
 from flexai.checkpoints.service.recover import recover
 from flexai.checkpoints.service.repair import RepairReport, repair
@@ -17,16 +18,19 @@ from flexai.checkpoints.service.store_requests import VerifyRequest
 from flexai.checkpoints.service.verify import verify
 from tests.support.faults import Fault
 from tests.support.fixtures import NewMachine
-from tests.support.machine import PART, Machine, check_all, check_nothing_is_torn, lose_catalog
-from tests.support.trees import Tree, flip_byte, noise
+from tests.support.jobs import begin_job, capture_files
+from tests.support.machine import (
+    PART,
+    SOURCE,
+    Machine,
+    check_all,
+    check_nothing_is_torn,
+    copy_of_catalog,
+    lose_catalog,
+    restored,
+)
+from tests.support.trees import flip_byte
 
-SOURCE: Tree = {
-    "config.json": b'{"layers": 2}',
-    "model/a.safetensors": noise(3 * PART + 17, "a"),
-    "model/b.safetensors": noise(2 * PART, "b"),
-    "tokens/one.bin": noise(5000, "one"),
-    "tokens/two.bin": noise(9000, "two"),
-}
 LARGE = "model/a.safetensors"
 SMALL = "tokens/one.bin"
 
@@ -98,12 +102,13 @@ def test_a_catalog_that_is_lost_after_a_repair_is_recovered_with_the_sound_conte
 
 def test_sound_content_in_the_store_itself_comes_first(exported: Machine) -> None:
     damage(exported, LARGE)
-    exported.push("again", exported.root / "run")  # no push relies on damaged content, so this brings in sound one
+    # No capture relies on damaged content either, so this brings in sound content, and heals none.
+    capture_files(exported, begin_job(exported, "train"), "step-5", SOURCE)
     exported.buckets.storage.reset()
     (done,) = repaired(exported).repaired
     assert done.source == "the store itself"
     assert exported.buckets.storage.calls == []
-    check_all(exported, ["llama", "mistral", "again"], SOURCE)
+    check_all(exported, ["llama", "mistral"], SOURCE)
 
 
 def test_a_deleted_checkpoint_comes_back_repaired(exported: Machine) -> None:
@@ -233,3 +238,53 @@ def test_a_store_that_fails_meanwhile_can_be_asked_again(exported: Machine) -> N
     exported.storage.reset()
     repaired(exported)
     check_nothing_is_torn(exported)
+
+
+_MENDS: dict[str, Callable[[Machine], object]] = {
+    "repair": repaired,
+    "a push of the same files": lambda machine: machine.push("again", machine.root / "run"),
+}
+
+
+@pytest.mark.parametrize("mend", _MENDS.values(), ids=_MENDS)
+def test_a_repair_is_told_in_the_history_of_each_checkpoint(
+    exported: Machine, mend: Callable[[Machine], object]
+) -> None:
+    damage(exported, LARGE)
+    mend(exported)
+    with exported.system.catalog.database.reading() as transaction:
+        told = transaction.rows("SELECT title, after FROM history WHERE action = 'repair' ORDER BY title")
+    after = json.dumps({"repaired": [LARGE]})
+    assert list(map(tuple, told)) == [("llama", after), ("mistral", after)]
+
+
+@pytest.mark.parametrize("aside", [False, True], ids=["brought up", "made anew"])
+@pytest.mark.parametrize("mend", _MENDS.values(), ids=_MENDS)
+def test_a_catalog_from_before_a_repair_finds_what_was_repaired(
+    exported: Machine, mend: Callable[[Machine], object], *, aside: bool
+) -> None:
+    copy = copy_of_catalog(exported)
+    damage(exported, LARGE, SMALL)
+    mend(exported)
+    exported.collect()
+    machine = restored(exported, copy)
+    with pytest.raises(ConflictError, match="older copy"):
+        machine.collect()
+    machine.close()
+    machine = machine.again()
+    recover(machine.system, aside=aside)
+    check_all(machine, ["llama", "mistral"], SOURCE)
+    assert recover(machine.system).recovered == []
+    machine.collect()
+    check_all(machine, ["llama", "mistral"], SOURCE)
+
+
+def test_of_a_checkpoint_that_its_catalog_knows_otherwise_no_manifest_says_where_it_lies(exported: Machine) -> None:
+    checkpoint = exported.checkpoint("llama")
+    path = exported.store_folder / "manifests" / f"{checkpoint.id}.json"
+    other = exported.push("phi-3", exported.write("other", SOURCE | {SMALL: b"other"}))
+    document = json.loads((exported.store_folder / "manifests" / f"{other.id}.json").read_bytes())
+    document["checkpoint"] = json.loads(path.read_bytes())["checkpoint"]
+    path.write_text(json.dumps(document))
+    recover(exported.system)
+    check_all(exported, ["llama"], SOURCE)

@@ -12,6 +12,8 @@ from tests.checkpoints.training.trainers import Files, archive, lightning_file, 
 from tests.support.fixtures import NewMachine
 from tests.support.training import captured, contents, run
 
+pytestmark = pytest.mark.slow
+
 
 class StandIn(NamedTuple):
     """A trainer, and what is to be captured of it."""

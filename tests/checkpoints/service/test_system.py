@@ -130,9 +130,12 @@ def test_a_connection_is_loaded_only_where_the_store_is_used(tmp_path: Path) -> 
     (tmp_path / "file").write_text("content")
     settings = load_settings(home=tmp_path / "home", store="models-share:bucket/prod")
     with System.open(settings, connect=connect) as system:
+        push(system, PushRequest("my-model", (str(tmp_path / "file"),)))
+    asked.clear()
+    with System.open(settings, connect=connect) as system:
         assert system.catalog.checkpoints is not None
         assert asked == []
-        push(system, PushRequest("my-model", (str(tmp_path / "file"),)))
+        push(system, PushRequest("other-model", (str(tmp_path / "file"),)))
     assert asked == ["models-share"]
     assert (tmp_path / "share" / "bucket" / "prod" / "store.json").is_file()
 

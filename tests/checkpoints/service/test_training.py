@@ -46,6 +46,7 @@ from tests.checkpoints.training.trainers import (
     unknown_files,
     weights,
 )
+from tests.support.faults import Call
 from tests.support.fixtures import NewMachine
 from tests.support.machine import Machine, check_nothing_is_torn
 from tests.support.tables import tables_of
@@ -169,8 +170,9 @@ for step in range(1, 51):
 def test_checkpoints_are_captured_though_they_are_deleted_before_the_store_takes_them(
     machine: Machine, tmp_path: Path
 ) -> None:
-    def hold_up(_number: int, _call: object) -> None:
-        while not (tmp_path / "all-deleted").exists():
+    def hold_up(_number: int, call: Call) -> None:
+        # The store is read once before the trainer begins.
+        while call.name != "get" and not (tmp_path / "all-deleted").exists():
             time.sleep(0.01)
 
     machine.storage.before_call = hold_up

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import given
@@ -17,7 +18,7 @@ from flexai.checkpoints.storage.http import (
     parse_retry_after,
     send_body,
 )
-from flexai.checkpoints.storage.protocol import BLOCK_SIZE, BytesBody
+from flexai.checkpoints.storage.protocol import BLOCK_SIZE, Block, BytesBody
 from flexai.checkpoints.storage.retry import RetryPolicy
 from tests.support.bodies import Pieces
 
@@ -103,6 +104,22 @@ def test_an_empty_body_that_is_not_empty_is_noticed_though_no_client_reads_it() 
 
 class _Wrapped(Exception):
     reason: object = None
+
+
+def test_a_request_begins_when_the_first_bytes_of_its_body_are_there() -> None:
+    happened = list[str]()
+
+    class Source(BytesBody):
+        def blocks(self) -> Iterator[Block]:
+            happened.append("source")
+            yield from super().blocks()
+
+    def send(reader: BodyReader) -> bytes:
+        happened.append("request")
+        return _read(reader)
+
+    assert send_body(Source(CONTENT), send, RetryPolicy()) == CONTENT
+    assert happened == ["source", "request"]
 
 
 def test_a_certificate_error_is_found_however_deep_it_lies() -> None:

@@ -6,8 +6,9 @@ import contextlib
 import errno
 import os
 import shutil
+import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -247,6 +248,20 @@ def test_what_has_changed_or_is_being_written_is_not_copied(pinned: PinSet, sour
     assert pinned.local_path("model.bin").samefile(source / "model.bin")
 
 
+def test_what_is_written_over_once_its_copy_is_there_stays_copied(
+    pinned: PinSet, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rename: Callable[..., None] = os.rename
+
+    def write_over(*places: str, **folders: int) -> None:
+        rename(*places, **folders)
+        (source / "model.bin").write_bytes(b"rewritten")
+
+    monkeypatch.setattr(os, "rename", write_over)
+    assert pinned.own("model.bin", pinned.stamp("model.bin")) is not None
+    assert pinned.local_path("model.bin").read_bytes() == b"model"
+
+
 @pytest.mark.parametrize("error", [errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP])
 def test_where_the_system_copies_nothing_itself_the_bytes_are_read_and_written(
     pinned: PinSet, monkeypatch: pytest.MonkeyPatch, error: int
@@ -268,3 +283,11 @@ def test_a_copy_that_finds_no_room_leaves_the_pin(pinned: PinSet, monkeypatch: p
         pinned.own("model.bin", pinned.stamp("model.bin"))
     assert pinned.paths() == ["model.bin", "nested/optimizer.bin"]
     assert [path.name for path in pinned.folder.iterdir()] == ["model.bin", "nested"]
+
+
+def test_a_copy_in_a_pin_s_place_may_be_executed_where_its_original_may(pinned: PinSet, source: Path) -> None:
+    (source / "model.bin").chmod(0o755)
+    for path in ("model.bin", "nested/optimizer.bin"):
+        assert pinned.own(path, pinned.stamp(path))
+    assert [os.access(pinned.local_path(path), os.X_OK) for path in pinned.paths()] == [True, False]
+    assert stat.S_IMODE(pinned.local_path("model.bin").stat().st_mode) == 0o700

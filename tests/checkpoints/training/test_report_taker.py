@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import threading
 import time
@@ -106,6 +107,26 @@ def stage(tmp_path: Path) -> Iterator[Stage]:
     staged.capture.abandon()
 
 
+def test_where_nothing_is_reported_nothing_is_looked_at(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = []
+    names = Reports.names
+
+    def counted(reports: Reports) -> list[str]:
+        looks.append(reports.folder)
+        return names(reports)
+
+    monkeypatch.setattr(Reports, "names", counted)
+    stage.capture.start()
+    for _ in range(3):
+        time.sleep(0.1)
+        list(stage.reports.folder.iterdir())
+    assert len(looks) < 5, "that a folder is looked at is no report"
+    stage.save("step-1", unknown_files(1))
+    stage.report("step-1")
+    stage.settle()
+    assert len(stage.stored) == 1
+
+
 def test_what_is_reported_is_stored_at_once_although_it_is_deleted(stage: Stage) -> None:
     stage.capture.start()
     for step in range(1, 6):
@@ -119,6 +140,25 @@ def test_what_is_reported_is_stored_at_once_although_it_is_deleted(stage: Stage)
     assert [(one.path, one.step, one.checkpoint, one.error) for one in outcomes] == [
         (f"run-{step}", step, f"id of run-{step}", "") for step in range(1, 6)
     ]
+
+
+@pytest.mark.parametrize("name", ["checkpoint-5", "model"])
+def test_what_may_be_executed_and_empty_folders_are_held_too(stage: Stage, name: str) -> None:
+    held: list[tuple[str, ...]] = []
+
+    def look(found: Found) -> None:
+        held.append(found.unit.folders)
+        held.append(tuple(path for path, local in found.files.items() if os.access(local, os.X_OK)))
+
+    stage.before_storing = look
+    stage.capture.start()
+    stage.save(name, trainer_files(5) | {"merge.sh": b"#!/bin/sh"})
+    (stage.output / name / "merge.sh").chmod(0o755)
+    (stage.output / name / "empty" / "deep").mkdir(parents=True)
+    stage.report(name, 5)
+    shutil.rmtree(stage.output / name)
+    stage.settle()
+    assert held == [("empty/deep",), ("merge.sh",)]
 
 
 def test_a_trainer_that_reports_is_not_guessed_at(stage: Stage) -> None:

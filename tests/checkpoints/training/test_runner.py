@@ -267,9 +267,8 @@ def test_a_trainer_whose_shell_dies_of_the_stop_saves_to_its_end(run: Run) -> No
 
 
 def test_what_the_command_leaves_behind_is_told_to_end_and_may_save(run: Run) -> None:
-    command = run.start(
-        ["sh", "-c", f"{_saves_slowly(run.folder)} & while ! [ -e {run.folder}/ready ]; do sleep 0.1; done"]
-    )
+    ready = shlex.quote(str(run.folder / "ready"))
+    command = run.start(["sh", "-c", f"{_saves_slowly(run.folder)} & while ! [ -e {ready} ]; do sleep 0.1; done"])
     assert command.wait(lambda: False) == Ended(0, "")
     assert not command.was_stopped
     assert (run.folder / "saved").read_text() == "whole"

@@ -351,3 +351,20 @@ def test_no_file_is_in_two_units_and_every_unit_has_files(
     assert len(owned) == len(set(owned))
     assert set(owned) <= set(kept)
     assert all(unit.files for unit in units.values())
+
+
+def test_the_empty_folders_of_a_unit_are_its_own(tmp_path: Path) -> None:
+    for folder in (
+        "run/empty",
+        "run/a/b",
+        "run/logs",
+        "run/checkpoint-5/global_x",
+        "run/checkpoint-6",
+        "tmp-9",
+        "beside",
+    ):
+        (tmp_path / folder).mkdir(parents=True)
+    units = found(tmp_path, [*below("run", HUGGING_FACE), *below("run/checkpoint-5", TRAINER)]).units
+    assert units["run"].folders == ("a/b", "empty")
+    assert units["run/checkpoint-5"].folders == ("global_x",)
+    assert set(units) == {"run", "run/checkpoint-5"}

@@ -15,7 +15,8 @@ from flexai.checkpoints.errors import StorageUnavailableError
 from flexai.checkpoints.progress import Progress
 from flexai.checkpoints.storage.protocol import BLOCK_SIZE, BytesBody
 from flexai.checkpoints.storage.retry import RetryPolicy, retrying, telling_of_retries
-from flexai.checkpoints.transfer.crew import CountedBody, Crew, StoppedError
+from flexai.checkpoints.transfer.crew import CountedBody, Crew, StoppedError, give_way
+from flexai.checkpoints.transfer.pace import FIRST_WIDTH
 from tests.support.progress import Counter
 
 
@@ -265,7 +266,35 @@ def test_bytes_wait_for_their_turn_where_the_bandwidth_is_limited() -> None:
     # The second block's turn would be in twelve days, unless the work is given up.
     with pytest.raises(ValueError, match="enough"):
         crew.run()
-    assert moved.moved <= 2 * BLOCK_SIZE
+    # The first block's turn was at once, and the second has not moved before its own.
+    assert moved.moved <= BLOCK_SIZE
+
+
+def test_no_more_threads_than_at_first_wait_for_their_turn() -> None:
+    crew = Crew(32, bandwidth=1)
+    waiting: set[int] = set()
+    looked = 0
+
+    def read() -> None:
+        waiting.add(threading.get_ident())
+        for _ in CountedBody(BytesBody(bytes(9 * BLOCK_SIZE)), crew=crew, progress=Counter()).blocks():
+            pass
+
+    def look_up() -> None:
+        nonlocal looked
+        looked += 1
+        if looked == 3:
+            raise ValueError("enough")
+
+    for _ in range(32):
+        crew.add(read)
+    asked = give_way.set(look_up)
+    try:
+        with pytest.raises(ValueError, match="enough"):
+            crew.run()
+    finally:
+        give_way.reset(asked)
+    assert len(waiting) == FIRST_WIDTH
 
 
 def test_what_a_thread_tries_again_is_told_to_the_listener_where_the_crew_runs() -> None:

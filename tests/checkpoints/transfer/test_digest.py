@@ -17,6 +17,7 @@ from flexai.checkpoints.transfer.digest import (
     digest_parts,
     part_size_for,
     parts_of,
+    spread_part_size,
 )
 
 # From the algorithm's own test vectors (test_vectors.json of BLAKE3-team/BLAKE3): the input repeats 0, 1, …, 250.
@@ -113,6 +114,18 @@ def test_the_usual_part_size_serves_up_to_its_limit_and_doubles_beyond() -> None
     assert part_size_for(limit + 1) == 2 * DEFAULT_PART_SIZE
     # S3's largest object still has parts below S3's largest part.
     assert part_size_for(5 * 1024**4) <= 5 * 1024**3
+
+
+@pytest.mark.parametrize(
+    ("size", "chosen"), [(16, 16), (128, 16), (512, 16), (1023, 16), (1024, 32), (2047, 32), (2048, 64), (10_000, 64)]
+)
+def test_a_file_has_parts_for_32_connections_until_they_are_of_16_mib(size: int, chosen: int) -> None:
+    assert spread_part_size(size * 1024**2, DEFAULT_PART_SIZE) == chosen * 1024**2
+
+
+def test_parts_that_a_setting_makes_smaller_stay_as_they_are() -> None:
+    assert spread_part_size(10**9, 64 * 1024) == 64 * 1024
+    assert spread_part_size(10**6, 20 * 1024**2) == 20 * 1024**2
 
 
 @given(st.binary(max_size=100), st.integers(1, 30))

@@ -20,61 +20,112 @@ class Clock:
         return self.now
 
 
-def _run(width: Width, clock: Clock, rate: Callable[[int], float], seconds: float) -> None:
-    """Move bytes at the rate that a number of tasks reaches, in steps of a tenth of a second."""
-    end = clock.now + seconds
-    while clock.now < end:
-        clock.now += 0.1
-        width.moved(round(rate(width.now) * 0.1))
+@dataclass
+class Machine:
+    """Tasks that move ``rate`` bytes a second and need ``work`` seconds of a processor for each byte."""
+
+    width: Width
+    clock: Clock
+    processor: Clock
+    rate: Callable[[int], float]
+    work: float = 0.0
+
+    @classmethod
+    def of(cls, most: int, rate: Callable[[int], float], work: float = 0.0) -> Machine:
+        clock, processor = Clock(), Clock()
+        return cls(Width(most, clock, processor, cores=2), clock, processor, rate, work)
+
+    def run(self, seconds: float) -> int:
+        """Go on for some seconds; returns how many tasks run then."""
+        end = self.clock.now + seconds
+        while self.clock.now < end - 1e-9:
+            moved = self.rate(self.width.now) * 0.05
+            if self.work:
+                moved = min(moved, 2 * 0.05 / self.work)
+            self.clock.now += 0.05
+            self.processor.now += moved * self.work
+            self.width.moved(round(moved))
+            self.width.look()
+        return self.width.now
 
 
-def test_it_grows_while_more_tasks_move_more_bytes() -> None:
-    clock = Clock()
-    width = Width(32, clock)
-    assert width.now == FIRST_WIDTH
-    _run(width, clock, lambda tasks: 1e6 * tasks, 20)
-    assert width.now == 32
+def test_where_the_network_is_waited_for_all_run_within_a_tenth_of_a_second() -> None:
+    machine = Machine.of(32, lambda tasks: 90e6 * tasks, work=1e-10)
+    assert machine.width.now == FIRST_WIDTH
+    assert machine.run(0.1) == 32
+    assert machine.run(20) == 32
 
 
-@pytest.mark.parametrize("enough", [1, 4, 6, 13])
-def test_it_stays_near_what_is_enough(enough: int) -> None:
-    clock = Clock()
-    width = Width(64, clock)
-    _run(width, clock, lambda tasks: 1e6 * min(tasks, enough), 30)
-    assert min(enough, FIRST_WIDTH) <= width.now <= 2 * max(enough, FIRST_WIDTH)
+def test_where_the_processor_is_used_no_more_run() -> None:
+    machine = Machine.of(32, lambda tasks: 1e9 * tasks, work=1e-9)
+    assert machine.run(20) == FIRST_WIDTH
 
 
-def test_a_step_that_makes_things_slower_is_taken_back() -> None:
-    clock = Clock()
-    width = Width(64, clock)
-    _run(width, clock, lambda tasks: 1e6 if tasks <= FIRST_WIDTH else 5e5, 0.6)
-    assert width.now > FIRST_WIDTH
-    _run(width, clock, lambda tasks: 1e6 if tasks <= FIRST_WIDTH else 5e5, 0.6)
-    assert width.now == FIRST_WIDTH
+def test_as_many_run_as_the_processor_has_time_for() -> None:
+    # One task takes a tenth of a core, so that twenty take two.
+    machine = Machine.of(64, lambda tasks: 1e8 * tasks, work=1e-9)
+    assert 12 <= machine.run(20) <= 20
+
+
+def test_what_the_processor_has_no_time_for_any_more_is_given_up() -> None:
+    machine = Machine.of(32, lambda tasks: 90e6 * tasks, work=1e-10)
+    machine.run(1)
+    machine.work = 1e-8
+    assert machine.run(5) == FIRST_WIDTH
+
+
+@pytest.mark.parametrize("enough", [1, 2])
+def test_more_tasks_on_a_thin_line_are_taken_back(enough: int) -> None:
+    machine = Machine.of(32, lambda tasks: 1e6 * min(tasks, enough))
+    machine.run(0.1)
+    assert machine.width.now == 32
+    assert machine.run(1.5) == FIRST_WIDTH
+
+
+def test_a_limit_of_our_own_is_no_reason_for_more_tasks() -> None:
+    machine = Machine.of(32, lambda tasks: 1e6)
+    for _ in range(40):
+        machine.width.hold()
+        assert machine.run(0.05) == FIRST_WIDTH
 
 
 def test_a_provider_that_is_overloaded_halves_it_and_it_recovers() -> None:
-    clock = Clock()
-    width = Width(32, clock)
-    _run(width, clock, lambda tasks: 1e6 * tasks, 20)
-    width.slow_down()
-    assert width.now == 16
-    width.slow_down()
-    assert width.now == 8
-    _run(width, clock, lambda tasks: 1e6 * tasks, 20)
-    assert width.now == 32
+    machine = Machine.of(32, lambda tasks: 1e6 * tasks)
+    machine.run(2)
+    machine.width.slow_down()
+    assert machine.width.now == 16
+    machine.width.slow_down()
+    assert machine.width.now == 16, "tasks that are told so together are told once"
+    machine.clock.now += 0.3
+    machine.width.slow_down()
+    assert machine.width.now == 8
+    assert machine.run(20) == 32
 
 
-@given(st.integers(1, 64), st.lists(st.one_of(st.none(), st.integers(0, 10**9)), max_size=60))
-def test_it_is_never_less_than_one_nor_more_than_allowed(most: int, events: list[int | None]) -> None:
-    clock = Clock()
-    width = Width(most, clock)
-    for event in events:
-        clock.now += 0.3
+@given(
+    st.integers(1, 64),
+    st.lists(
+        st.tuples(
+            st.one_of(st.none(), st.integers(0, 10**9)),
+            st.sampled_from([0.0, 0.01, 0.06, 0.3, 1.1]),
+            st.sampled_from([0.0, 0.01, 0.3, 2.0]),
+        ),
+        max_size=60,
+    ),
+)
+def test_it_is_never_less_than_one_nor_more_than_allowed(
+    most: int, events: list[tuple[int | None, float, float]]
+) -> None:
+    clock, processor = Clock(), Clock()
+    width = Width(most, clock, processor)
+    for event, passed, worked in events:
+        clock.now += passed
+        processor.now += worked
         if event is None:
             width.slow_down()
         else:
             width.moved(event)
+            width.look()
         assert 1 <= width.now <= most
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import re
 import socket
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flexai.checkpoints.errors import SourceError, UnsafePathError
+from flexai.checkpoints.paths import CheckpointPath
 from flexai.checkpoints.storage.connection import RemotePath
 from flexai.checkpoints.storage.local import PARTIAL_SUFFIX, LocalStorage
 from flexai.checkpoints.transfer.scan import scan_local, scan_remote, split_spec
@@ -153,8 +155,12 @@ def test_two_sources_for_one_path_are_refused(folder: Path) -> None:
 
 @pytest.mark.parametrize(("one", "other"), TWINS)
 def test_two_paths_that_some_file_system_takes_for_one_are_refused(folder: Path, one: str, other: str) -> None:
-    with pytest.raises(UnsafePathError):
-        scan_local([f"{folder}/config.json={one}", f"{folder}/model/a.bin={other}"])
+    both = [f"{folder}/config.json={one}", f"{folder}/model/a.bin={other}"]
+    with pytest.raises(UnsafePathError) as raised:
+        scan_local(both)
+    way_out = re.match(r"--exclude '(.*?)' leaves", raised.value.hint)
+    assert way_out is not None
+    assert len(scan_local(both, exclude=[way_out[1]])) == 1
 
 
 @pytest.mark.parametrize("paths", [paths for paths in CLASHING_SETS if len(set(paths)) == len(paths)])
@@ -410,3 +416,29 @@ def test_twins_below_a_prefix_are_refused(folder: Path) -> None:
     write_tree(folder, {"Config.json": b"x"})
     with pytest.raises(UnsafePathError):
         scan_remote(_place(folder.parent, "run"))
+
+
+def test_empty_folders_are_found_beside_the_files(tmp_path: Path) -> None:
+    root = write_tree(tmp_path / "run", {"a/file": b"x", f"left/.file.0{PARTIAL_SUFFIX}": b"unfinished"})
+    for folder in ("a/b/c", "empty", "full"):
+        (root / folder).mkdir(parents=True)
+    other = write_tree(tmp_path / "other", {"file": b"y"})
+    (other / "empty").mkdir()
+    found: list[CheckpointPath] = []
+    sources = scan_local([str(root), f"{other}=full"], folders=found)
+    assert [source.path for source in sources] == ["a/file", "full/file"]
+    assert found == ["a/b/c", "empty", "full/empty", "left"]
+
+
+def test_an_empty_folder_with_a_name_that_no_checkpoint_holds_is_refused(tmp_path: Path) -> None:
+    root = write_tree(tmp_path / "run", {"file": b"x"})
+    (root / "what?").mkdir()
+    with pytest.raises(UnsafePathError):
+        scan_local([str(root)])
+
+
+def test_a_file_tells_whether_its_owner_may_execute_it(tmp_path: Path) -> None:
+    root = write_tree(tmp_path / "run", {"a": b"", "b": b"", "c": b""})
+    for name, mode in (("a", 0o700), ("b", 0o655), ("c", 0o755)):
+        (root / name).chmod(mode)
+    assert [source.is_executable for source in scan_local([str(root)])] == [True, False, True]

@@ -51,6 +51,7 @@ def test_every_command_that_takes_a_checkpoint_takes_its_job_and_path(program: P
     assert program.run("checkpoint", "inspect", "kept", "--json").json()["spec"]["fromCheckpoint"] == captured
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_exported_by_its_job_and_path(program: Program, captured: str) -> None:
     assert program.run("storage", "create", "share", "--provider", "local", "--root", str(program.cwd)).code == 0
     place = ("--storage-provider", "share", "--destination-path", "bucket/run")

@@ -35,23 +35,23 @@ def _actions(table: str) -> dict[str, str]:
         (
             ["push", "other", "-f", "source", "--rehash"],
             "compare",
-            "push would compare 2 files (2.93 KB): at most 2.93 KB",
+            "push would compare 2 files (2.93 KiB): at most 2.93 KiB",
         ),
-        (["fetch", "llama", "-d", "out"], "move", "fetch would move 2 files (2.93 KB): at most 2.93 KB through"),
-        (["delete", "llama"], "free", "delete would free 2 files (2.93 KB): 2.93 KB freed after the grace period"),
+        (["fetch", "llama", "-d", "out"], "move", "fetch would move 2 files (2.93 KiB): at most 2.93 KiB through"),
+        (["delete", "llama"], "free", "delete would free 2 files (2.93 KiB): 2.93 KiB freed after the grace period"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
 def test_a_dry_run_prints_a_plan_and_does_nothing(
     flexai: Run, program: Program, arguments: list[str], action: str, told: str
 ) -> None:
-    before, listed = _files(program), flexai("checkpoint", "list").out
+    before, listed = _files(program), flexai("checkpoint", "list", "--json").out
     done = flexai("checkpoint", *arguments, "--dry-run")
     assert done.code == 0, done.err
     assert _actions(done.out) == {"deep/config.json": action, "model.bin": action}
     assert done.err.startswith(told)
     assert done.hint == "nothing was done: the same command without --dry-run does it"
-    assert (_files(program), flexai("checkpoint", "list").out) == (before, listed)
+    assert (_files(program), flexai("checkpoint", "list", "--json").out) == (before, listed)
     document = flexai("checkpoint", *arguments, "--dry-run", "--json").json()
     assert (document["dryRun"], document["operation"]) == (True, arguments[0])
     assert {step["name"]: step["action"] for step in document["steps"]} == _actions(done.out)

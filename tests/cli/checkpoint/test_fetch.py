@@ -16,7 +16,7 @@ def pushed(flexai: Run, program: Program) -> None:
 def test_the_references_example_fetches_into_the_working_directory(program: Program) -> None:
     done = program.run("checkpoint", "fetch", "mistral-500-checkpoint")
     assert (done.code, done.out) == (0, "")
-    assert done.err == "fetched mistral-500-checkpoint to .: 2 files, 2.93 KB\n"
+    assert done.err == "fetched mistral-500-checkpoint to .: 2 files, 2.93 KiB\n"
     assert (program.cwd / "model.bin").read_bytes() == b"x" * 3000
     assert (program.cwd / "deep/config.json").read_text() == "{}"
 
@@ -63,3 +63,48 @@ def test_an_unknown_checkpoint_is_not_found(flexai: Run, program: Program) -> No
     done = flexai("checkpoint", "fetch", "unknown", "-d", "out")
     assert (done.code, done.error) == (3, "there is no checkpoint 'unknown'")
     assert not (program.cwd / "out").exists()
+
+
+def test_what_else_lies_there_is_told_of_and_deleted_only_with_force(flexai: Run, program: Program) -> None:
+    fetch = ("checkpoint", "fetch", "mistral-500-checkpoint", "-d", "out")
+    assert flexai(*fetch).code == 0
+    extra = program.file("out/old/left.bin", "left")
+    told = flexai(*fetch)
+    assert "'old/left.bin' in " in told.err
+    assert "--delete-extra removes it" in told.err
+    planned = flexai(*fetch, "--delete-extra", "--dry-run")
+    assert "delete 1 file (4 bytes)" in planned.err
+    refused = flexai(*fetch, "--delete-extra")
+    assert (refused.code, refused.hint) == (4, "--dry-run lists them, --force deletes them")
+    assert "old/left.bin" in refused.error
+    assert extra.read_text() == "left"
+    done = flexai(*fetch, "--delete-extra", "--force", "--json")
+    assert (done.json()["deletedFiles"], done.json()["extraFiles"]) == (1, 0)
+    assert not extra.parent.exists()
+
+
+@pytest.mark.parametrize(("answer", "is_deleted"), [("y\n", True), ("n\n", False)])
+def test_at_a_terminal_what_else_lies_there_is_listed_before_the_question(
+    program: Program, answer: str, is_deleted: bool
+) -> None:
+    fetch = ("checkpoint", "fetch", "mistral-500-checkpoint", "-d", "out")
+    assert program.run(*fetch).code == 0
+    extra = [program.file(f"out/left-{number}.bin", "left") for number in range(5)]
+    shown = program.on_a_terminal(*fetch, "--delete-extra", typed=answer)
+    before, question, _ = shown.partition("delete that? [y/N]")
+    assert question
+    assert all(path.name in before for path in extra)
+    assert [path.exists() for path in extra] == [not is_deleted] * 5
+
+
+def test_a_part_is_fetched_by_its_path_and_what_was_left_out_is_said(flexai: Run, program: Program) -> None:
+    done = flexai("checkpoint", "fetch", "mistral-500-checkpoint:deep/config.json", "-d", "out", "--json")
+    assert "1 of 2 files, 2 bytes\n" in done.err
+    assert (done.json()["leftOutFiles"], done.json()["leftOutBytes"]) == (1, 3000)
+    planned = flexai("checkpoint", "fetch", "mistral-500-checkpoint", "--only", "config", "-d", "new", "--dry-run")
+    assert "1 file (2.93 KiB) left out" in planned.err
+    wrong = flexai("checkpoint", "fetch", "mistral-500-checkpoint:deep/confg.json", "-d", "out")
+    assert (wrong.code, "did you mean 'deep/config.json'?" in wrong.hint) == (3, True)
+    assert flexai("checkpoint", "fetch", "mistral-500-checkpoint", "--include", "/").error.startswith(
+        "a pattern of --i"
+    )

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import re
 
 import pytest
@@ -37,11 +38,17 @@ OURS = {
     "sizeBytes",
     "digest",
     "digestOrigin",
+    "isExecutable",
+    "creator",
+    "folders",
     "filesCount",
     "reason",
+    "damagedFiles",
     "manifestDigest",
     "protected",
     "exports",
+    "sizeBytesByRole",
+    "weights",
 }
 
 
@@ -108,3 +115,19 @@ def test_what_the_files_run_is_told_where_it_is_asked_for(flexai: Run, program: 
     assert max(map(len, shown.err.splitlines())) <= 80
     refused = flexai("checkpoint", "fetch", "model", "-d", "out", "--refuse-executable")
     assert (refused.code, "weights.pkl runs posix.system" in refused.error) == (1, True)
+
+
+def test_the_tensors_are_listed_with_what_they_weigh(flexai: Run, program: Program) -> None:
+    header = json.dumps({"w": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}}).encode()
+    program.file("m/a.safetensors", len(header).to_bytes(8, "little") + header + bytes(24))
+    program.file("m/b.safetensors", b"torn")
+    assert flexai("checkpoint", "push", "llama", "-f", "m").code == 0
+    shown = flexai("checkpoint", "inspect", "llama", "--tensors")
+    cells = [cell.strip() for cell in shown.out.splitlines()[2].split("|")]
+    assert cells == ["w", "float32", "2x3", "24 bytes", "a.safetensors"]
+    assert "1 tensor, 24 bytes" in shown.err and "'b.safetensors' cannot be told" in shown.err
+    status = flexai("checkpoint", "inspect", "llama", "--tensors", "--json").json()["status"]
+    assert status["tensors"] == [
+        {"path": "a.safetensors", "name": "w", "dtype": "float32", "shape": [2, 3], "sizeBytes": 24}
+    ]
+    assert [one["path"] for one in status["tensorsNotRead"]] == ["b.safetensors"]

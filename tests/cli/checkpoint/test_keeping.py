@@ -59,12 +59,29 @@ def test_gc_takes_nothing_before_its_time_and_says_what_it_would_take(flexai: Ru
     nothing = "0 bytes in 0 blobs: 0 deleted checkpoints, 0 abandoned pushes\n"
     assert flexai("checkpoint", "gc").out == f"freed {nothing}"
     assert flexai("checkpoint", "gc", "--grace-period", "99999999999w").out == f"freed {nothing}"
-    all_of_it = "2 KB in 1 blob: 1 deleted checkpoint, 0 abandoned pushes\n"
+    all_of_it = "2 KiB in 1 blob: 1 deleted checkpoint, 0 abandoned pushes\n"
     planned = flexai("checkpoint", "gc", "--dry-run", "--grace-period", "0s")
-    assert planned.out.splitlines()[2].split("|")[:3] == ["  free   ", " my-name    ", " 2 KB "]
-    assert planned.err.startswith("gc would free 1 checkpoint (2 KB): 2 KB freed\n")
+    assert planned.out.splitlines()[2].split("|")[:3] == ["  free   ", " my-name    ", " 2 KiB "]
+    assert planned.err.startswith("gc would free 1 checkpoint (2 KiB): 2 KiB freed\n")
     assert flexai("checkpoint", "gc", "--grace-period", "0s").out == f"freed {all_of_it}"
     assert flexai("checkpoint", "undelete", "my-name").code == 3
+
+
+def test_gc_takes_unreferenced_blobs_where_it_is_asked_to(flexai: Run, program: Program) -> None:
+    blob = program.home / "store/blobs/ab" / f"ab{uuid.uuid4().hex[2:]}"
+    blob.parent.mkdir(exist_ok=True)
+    blob.write_bytes(b"z" * 3000)
+    left = flexai("checkpoint", "gc", "--grace-period", "0s")
+    assert "1 unreferenced blob: the catalog does not know it" in left.err
+    assert "gc --unreferenced takes the others" in left.hint
+    planned = flexai("checkpoint", "gc", "--unreferenced", "--grace-period", "0s", "--dry-run", "--json").json()
+    assert [(step["name"], step["sizeBytes"]) for step in planned["steps"]] == [("unreferenced blobs", 3000)]
+    young = flexai("checkpoint", "gc", "--unreferenced", "--json").json()
+    assert (young["unreferenced"], young["collectedUnreferenced"]) == ([blob.name], [])
+    done = flexai("checkpoint", "gc", "--unreferenced", "--grace-period", "0s", "--json").json()
+    assert (done["unreferenced"], done["collectedUnreferenced"], done["freedBytes"]) == ([], [blob.name], 3000)
+    assert flexai("checkpoint", "gc", "--unreferenced").out.endswith("abandoned pushes, 0 unreferenced blobs\n")
+    assert flexai("checkpoint", "fetch", "my-name", "-d", "out").code == 0
 
 
 @pytest.mark.parametrize("text", ["soon", "-1d", "7 years", "1e3"])
@@ -77,7 +94,7 @@ def test_verify_says_that_all_is_well(flexai: Run) -> None:
     for references in ([], ["my-name"]):
         done = flexai("checkpoint", "verify", *references)
         assert (done.code, done.out) == (0, "")
-        assert done.err == "verified 1 file, 2 KB: no damage\n"
+        assert done.err == "verified 1 file, 2 KiB: no damage\n"
 
 
 def test_verify_names_damaged_files_and_who_needs_them(flexai: Run, program: Program) -> None:
@@ -89,16 +106,15 @@ def test_verify_names_damaged_files_and_who_needs_them(flexai: Run, program: Pro
     assert "a.bin of my-name" in done.error
 
 
-def test_verify_repairs_what_an_export_has_and_says_what_it_could_not(flexai: Run, program: Program) -> None:
+def test_verify_says_what_it_could_not_repair_and_a_push_of_the_same_heals_it(flexai: Run, program: Program) -> None:
     _damage(program)
     done = flexai("checkpoint", "verify", "--repair")
     assert done.code == 6
     assert "could not be repaired: a.bin of my-name" in done.err
     assert "no checkpoint that has it was exported" in done.hint
-    assert flexai("checkpoint", "push", "again", "-f", "a.bin").code == 0
-    repaired = flexai("checkpoint", "verify", "--repair")
-    assert repaired.code == 0
-    assert "my-name: a.bin: repaired from the store itself" in repaired.err
+    pushed = flexai("checkpoint", "push", "again", "-f", "a.bin")
+    assert pushed.code == 0
+    assert "healed what was damaged in the store: a.bin of my-name" in pushed.err
     assert flexai("checkpoint", "verify").code == 0
 
 
@@ -139,4 +155,4 @@ def test_recover_names_what_it_cannot_bring_back(flexai: Run, program: Program) 
             path.unlink()
     done = flexai("checkpoint", "recover")
     assert done.code == 6
-    assert f"warning: checkpoint {checkpoint_id} cannot be recovered" in done.err
+    assert f"warning: {checkpoint_id}: the content of 'a.bin' is not in the store" in done.err

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 
+from flexai.checkpoints.owner import login
 from tests.cli.conftest import Run
 from tests.cli.program import Program
 
@@ -11,7 +12,7 @@ def test_nothing_is_listed_and_nothing_made_where_there_is_nothing(flexai: Run, 
     done = flexai("checkpoint", "list")
     assert done.code == 0
     titles = [title.strip() for title in done.out.splitlines()[0].split("|")]
-    assert titles == ["NAME", "FILES COUNT", "TOTAL SIZE", "STATUS", "CREATED AT"]
+    assert titles == ["NAME", "FILES COUNT", "TOTAL SIZE", "STATUS", "CREATED AT", "CREATED BY"]
     assert not program.home.exists()
 
 
@@ -21,14 +22,15 @@ def test_pushed_checkpoints_are_listed_with_sizes_and_ages(flexai: Run, program:
     flexai("checkpoint", "push", "base-llama2-pretrained-custom", "-f", "a")
     flexai("checkpoint", "push", "mistral-ft-owt", "-f", "a/y.bin")
     head, rule, *rows = flexai("checkpoint", "list").out.splitlines()
-    assert re.fullmatch(r"  NAME +\| FILES COUNT \| TOTAL SIZE \| STATUS +\| CREATED AT", head)
-    assert rule == "--------------------------------+-------------+------------+-----------+-------------"
+    assert re.fullmatch(r"  NAME +\| FILES COUNT \| TOTAL SIZE \| STATUS +\| CREATED AT \| CREATED BY", head)
+    assert rule.startswith("--------------------------------+-------------+------------+-----------+------------+---")
     cells = [[cell.strip() for cell in row.split("|")] for row in rows]
     assert [row[:4] for row in cells] == [
-        ["base-llama2-pretrained-custom", "2", "2.5 KB", "available"],
+        ["base-llama2-pretrained-custom", "2", "2.5 KiB", "available"],
         ["mistral-ft-owt", "1", "512 bytes", "available"],
     ]
     assert all(re.fullmatch(r"\d+[smhd]", row[4]) for row in cells)
+    assert {row[5] for row in cells} == {login()}
 
 
 def test_json_has_one_object_for_each(flexai: Run, program: Program) -> None:

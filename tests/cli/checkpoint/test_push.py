@@ -28,12 +28,26 @@ def test_files_and_folders_are_pushed_together(flexai: Run, program: Program) ->
     assert [file["path"] for file in done.json()["status"]["files"]] == ["a.bin", "below/c.bin", "deep/b.bin"]
 
 
+def test_what_is_excluded_is_left_out_by_the_command_its_dry_run_and_python(flexai: Run, program: Program) -> None:
+    for name in ("model.bin", "optimizer.pt", "logs/a.txt"):
+        program.file(f"run/{name}", name)
+    given = ("checkpoint", "push", "part", "-f", "run", "--exclude", "optimizer.pt", "--exclude", "logs", "--json")
+    assert [step["name"] for step in flexai(*given, "--dry-run").json()["steps"]] == ["model.bin"]
+    assert [file["path"] for file in flexai(*given).json()["status"]["files"]] == ["model.bin"]
+    assert flexai(*given, "--if-not-exists").code == 0
+    assert flexai("checkpoint", "push", "part", "-f", "run", "--if-not-exists").code == 4
+    both = flexai("checkpoint", "push", "new", "--from-checkpoint", "part", "--exclude", "x")
+    assert (both.code, both.error) == (2, "--exclude and --from-checkpoint cannot be used together")
+    empty = flexai("checkpoint", "push", "new", "-f", "run", "--exclude", "/")
+    assert (empty.code, empty.error) == (2, "a pattern of --exclude names nothing")
+
+
 def test_what_was_pushed_is_said_on_standard_error(flexai: Run, program: Program) -> None:
     program.file("a.bin", b"x" * 2048)
     done = flexai("checkpoint", "push", "my-name", "-f", "a.bin")
     assert done.out == ""
     line, _, checkpoint_id = done.err.rstrip("\n)").rpartition(" (")
-    assert line == "checkpoint 'my-name' is available: 1 file, 2 KB"
+    assert line == "checkpoint 'my-name' is available: 1 file, 2 KiB"
     assert uuid.UUID(checkpoint_id)
 
 
@@ -94,7 +108,7 @@ CLASHES = [
 def test_flags_that_make_no_sense_together_are_named(flexai: Run, flags: list[str], message: str) -> None:
     done = flexai("checkpoint", "push", "my-name", *flags)
     assert (done.code, done.error) == (2, message)
-    assert "flexai checkpoint push NAME --" in done.hint
+    assert "flexai checkpoint push my-name --" in done.hint
 
 
 def test_a_source_path_of_this_machine_is_a_file(flexai: Run, program: Program) -> None:

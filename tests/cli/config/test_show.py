@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flexai.checkpoints.owner import login
 from flexai.checkpoints.settings import RULES, hide_secrets
 from tests.cli.conftest import Run
 from tests.cli.program import Program
@@ -32,6 +33,14 @@ def test_the_table_shows_values_as_they_are_written(flexai: Run, monkeypatch: py
     assert ["part_size", "32MiB", "environment FLEXAI_PART_SIZE"] in rows
     assert ["grace_period", "7d", "default"] in rows
     assert rows[-1] == ["Prefect API", "none", "not configured"]
+
+
+def test_the_user_is_shown_by_name(flexai: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert flexai("config", "show", "--json").json()["user"] == login()
+    monkeypatch.setenv("FLEXAI_OWNER", "alice@lab")
+    assert flexai("config", "show", "--json").json()["user"] == "alice@lab"
+    rows = [[cell.strip() for cell in line.split("|")] for line in flexai("config", "show").out.splitlines()]
+    assert ["user", "alice@lab", "the setting owner"] in rows
 
 
 def test_the_prefect_api_is_shown_with_its_origin(flexai: Run, monkeypatch: pytest.MonkeyPatch) -> None:

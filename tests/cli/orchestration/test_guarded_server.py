@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
+from flexai.checkpoints.storage.kinds import KINDS
 from flexai.cli.orchestration.guarded_server import LOGIN_PATH, Guard
+from flexai.prefect_server.ui import LOGOS_PATH
 
 OWN = "http://127.0.0.1:4200"
 
@@ -70,3 +72,16 @@ def test_the_login_page_is_neither_kept_nor_framed() -> None:
     headers = dict(ask(path=LOGIN_PATH, host="localhost:4200")["headers"])
     assert headers[b"cache-control"] == b"no-store"
     assert headers[b"x-frame-options"] == b"DENY"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_has_a_picture_of_each_kind_of_connections(kind: str) -> None:
+    answer = ask(path=f"{LOGOS_PATH}{kind}.svg", host="localhost:4200")
+    assert (answer["status"], dict(answer["headers"])[b"content-type"]) == (200, b"image/svg+xml")
+
+
+def test_a_page_of_the_ui_talks_to_this_server_alone() -> None:
+    headers = dict(ask(path="/v2/dashboard", host="localhost:4200")["headers"])
+    assert headers[b"content-security-policy"] == (
+        b"connect-src 'self' http://127.0.0.1:4200 ws://127.0.0.1:4200 http://localhost:4200 ws://localhost:4200"
+    )

@@ -47,7 +47,7 @@ def test_runs_outlive_a_server_that_goes_away_and_are_cancelled_when_it_is_back(
     up = {"PREFECT_CLIENT_MAX_RETRIES": "1", "FLEXAI_QUIET_PERIOD": "0"}
     program.environment |= postgresql.for_prefect() | up
     prefect = Prefect(program)
-    names = {"default": "long", "digits": "endless"}
+    names = {"Train, push, export": "long", "Train the digits example": "endless"}
     deployments = deploy(prefect, list(names))
     runs = {}
     for deployment, name in names.items():

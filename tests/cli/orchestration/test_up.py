@@ -83,6 +83,7 @@ def test_it_comes_up_is_used_runs_schedules_and_goes_down_without_a_trace(progra
     prefect = Prefect(program)
     assert prefect.said.endswith("flexai's need nothing\n")
     _a_second_time_nothing_is_started(prefect)
+    _what_is_gone_or_another_is_deployed_again(prefect)
     _commands_find_it_and_are_tracked(prefect)
     _scripts_find_it_as_well(prefect)
     _automations_that_are_missing_are_made_by_deploying(prefect)
@@ -99,11 +100,21 @@ def test_it_comes_up_is_used_runs_schedules_and_goes_down_without_a_trace(progra
 
 def _a_second_time_nothing_is_started(prefect: Prefect) -> None:
     processes = [recall(prefect.program.home, name) for name in ("server", "worker")]
+    for process in processes:
+        assert process is not None
+        environment = Path(f"/proc/{process.pid}/environ").read_bytes().split(b"\0")
+        assert {b"DO_NOT_TRACK=1", b"PREFECT_SERVER_ANALYTICS_ENABLED=false"} <= set(environment)
     again = prefect.program.run("up")
     assert [recall(prefect.program.home, name) for name in ("server", "worker")] == processes
     assert (again.code, again.out.strip()) == (0, prefect.ui)
     assert "the Prefect server runs already" in again.err
     assert "the worker runs already" in again.err
+    assert "deploying" not in again.err
+    loaded = prefect.program.python(
+        "import sys\nfrom flexai.cli import cli\n"
+        "for name in ('up', 'status'):\n    cli.main([name], standalone_mode=False)\nprint(*sys.modules)"
+    )
+    assert {"prefect", "fastapi", "sqlalchemy"} & set(loaded.splitlines()[-1].split()) == set()
     assert ("password" in prefect.said, "password" in again.err) == (True, False), "how to log in is said once"
     status = prefect.program.run("status", "--json").json()
     assert (status["ready"], status["server"]["startedByUp"], status["server"]["apiURL"]) == (True, True, prefect.url)
@@ -114,20 +125,43 @@ def _a_second_time_nothing_is_started(prefect: Prefect) -> None:
     assert all(len(line) <= 80 for line in shown.out.splitlines())
 
 
+def _what_is_gone_or_another_is_deployed_again(prefect: Prefect) -> None:
+    deployment = prefect.ask("/deployments/name/export-checkpoint/Export to a provider")
+    server = PrefectServer(prefect.url, credential=prefect.program.credential)
+    server.patch(f"/deployments/{deployment['id']}", {"description": "mine"})
+    assert "deploying" in prefect.program.run("up").err
+    assert prefect.ask(f"/deployments/{deployment['id']}")["description"] == deployment["description"]
+    prefect.delete(f"/deployments/{deployment['id']}")
+    assert "deploying" in prefect.program.run("up").err
+    assert prefect.ask("/deployments/name/export-checkpoint/Export to a provider")["id"] != deployment["id"]
+    (automation, *_) = yaml.safe_load(AUTOMATIONS.read_text(encoding="utf-8"))["automations"]
+    by_name = {"automations": {"name": {"any_": [automation["name"]]}}}
+    (made,) = prefect.ask("/automations/filter", by_name)
+    prefect.delete(f"/automations/{made['id']}")
+    assert "deploying" in prefect.program.run("up").err
+    assert len(prefect.ask("/automations/filter", by_name)) == 1
+    # What a user switches is no reason to deploy.
+    paused = prefect.ask("/deployments/name/export-checkpoint/Export to a provider")["id"]
+    prefect.ask(f"/deployments/{paused}/pause_deployment", {})
+    assert "deploying" not in prefect.program.run("up").err
+    prefect.ask(f"/deployments/{paused}/resume_deployment", {})
+
+
 def _commands_find_it_and_are_tracked(prefect: Prefect) -> None:
     prefect.program.file("model/weights.bin", os.urandom(300_000))
     pushed = prefect.program.run("checkpoint", "push", "tracked", "-f", "model")
     assert pushed.code == 0, pushed.err
-    filter_ = {"task_runs": {"name": {"any_": ["push tracked (293 KB)"]}}}
+    assert f"in Prefect's UI: {prefect.ui}/v2/runs/task-run/" in pushed.err
+    filter_ = {"task_runs": {"name": {"any_": ["push tracked (293 KiB)"]}}}
     until(lambda: [run for run in prefect.ask("/task_runs/filter", filter_) if run["end_time"]], "the task run")
     # The trainer has not the server's password, and what it runs of flexai's needs none.
     script = f'test -z "$PREFECT_API_AUTH_STRING" && {shlex.quote(str(PROGRAM))} checkpoint push from-within -f model'
     trained = prefect.program.run("training", "run", "within", "--", "sh", "-c", script)
     assert trained.code == 0, trained.err
-    filter_ = {"task_runs": {"name": {"any_": ["push from-within (293 KB)"]}}}
+    filter_ = {"task_runs": {"name": {"any_": ["push from-within (293 KiB)"]}}}
     until(lambda: [run for run in prefect.ask("/task_runs/filter", filter_) if run["end_time"]], "the task run within")
     # Nor has one that the worker runs.
-    deployment = prefect.ask("/deployments/name/train-push-export/default")["id"]
+    deployment = prefect.ask("/deployments/name/train-push-export/Train, push, export")["id"]
     training = {"name": "by-worker", "command": ["sh", "-c", 'test -z "$PREFECT_API_AUTH_STRING"']}
     prefect.ask(f"/deployments/{deployment}/create_flow_run", {"parameters": {"training": training}})
 
@@ -149,7 +183,7 @@ def _scripts_find_it_as_well(prefect: Prefect) -> None:
         "push_checkpoint('by-script', files=['model'])\n"
         "flow(name='of-the-script')(lambda: push_checkpoint('by-flow', files=['model']))()\n"
     )
-    names = {"any_": ["push by-script (293 KB)", "push by-flow (293 KB)"]}
+    names = {"any_": ["push by-script (293 KiB)", "push by-flow (293 KiB)"]}
     filter_ = {"task_runs": {"name": names}}
     until(lambda: len([run for run in prefect.ask("/task_runs/filter", filter_) if run["end_time"]]) == 2, "the runs")
     (run,) = prefect.ask("/flow_runs/filter", {"flows": {"name": {"any_": ["of-the-script"]}}})
@@ -183,7 +217,7 @@ def _automations_that_are_missing_are_made_by_deploying(prefect: Prefect) -> Non
 def _a_schedule_fires_by_itself_and_its_second_run_moves_nothing(prefect: Prefect) -> None:
     program = prefect.program
     program.file("scheduled/weights.bin", os.urandom(300_000))
-    deployment = prefect.ask("/deployments/name/push-checkpoint/default")["id"]
+    deployment = prefect.ask("/deployments/name/push-checkpoint/Push a checkpoint")["id"]
     schedule = {"interval": SECONDS, "anchor_date": datetime.now(UTC).isoformat(), "timezone": "UTC"}
     request = {"name": "scheduled", "source": {"files": ["scheduled"]}, "if_not_exists": True}
     prefect.ask(
@@ -199,7 +233,7 @@ def _a_schedule_fires_by_itself_and_its_second_run_moves_nothing(prefect: Prefec
     deployed = program.run("deploy", "--json")
     assert deployed.code == 0, deployed.err
     entries = {entry["name"]: entry for entry in deployed.json()["deployments"]}
-    assert [schedule["active"] for schedule in entries["push-checkpoint/default"]["schedules"]] == [True]
+    assert [schedule["active"] for schedule in entries["push-checkpoint/Push a checkpoint"]["schedules"]] == [True]
     assert not any(entry["isNew"] for entry in entries.values())
     assert [automation["isNew"] for automation in deployed.json()["automations"]] == [False, False]
 

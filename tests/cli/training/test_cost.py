@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+import pytest
+
 from tests.checkpoints.training import trainers
 from tests.cli.program import Program
 
@@ -26,6 +28,7 @@ say(f"peak {{peak_of_the_runner()}}")
 """
 
 
+@pytest.mark.slow
 def test_a_run_takes_little_memory_however_many_checkpoints_it_captures(program: Program) -> None:
     done = program.run("training", "run", "job", "--", *trainers.program(TRAINER))
     assert done.code == 0, done.err

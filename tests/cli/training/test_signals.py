@@ -19,6 +19,8 @@ from tests.checkpoints.training.trainers import program as trainer
 from tests.cli.conftest import Run
 from tests.cli.program import Program
 
+pytestmark = pytest.mark.slow
+
 # Saves at a signal, in about a second, and then ends as its last word says.
 SAVES = """
 def save_and_leave(number, _frame):
@@ -162,7 +164,7 @@ def test_the_exit_code_is_the_commands_also_where_the_end_could_not_be_recorded(
     def be_away(*_: object, **__: object) -> None:
         raise StorageUnavailableError("the catalog does not answer")
 
-    monkeypatch.setattr(job_run, "PATIENCE_SECONDS", 0.0)
+    monkeypatch.setenv("FLEXAI_PATIENCE", "0s")
     monkeypatch.setattr(Jobs, "finish", be_away)
     done = flexai("training", "run", "my-run", "--", "sh", "-c", "exit 5")
     assert "the job's end is kept on this machine" in done.err

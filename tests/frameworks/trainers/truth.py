@@ -28,11 +28,11 @@ RANK, RANKS = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE",
 """Which of how many processes of a training this is; the first one copies."""
 
 PACED, FAST = 3, 6
-SAVES = 30 if REPORTS else PACED + FAST
+SAVES = int(os.environ.get("SAVES") or (30 if REPORTS else PACED + FAST))
 KILLED_AT = 3
 """The save amid which a trainer of the mode ``kill`` dies."""
-_PAUSE = 0.8
-HELPER_KILLED_AT = 10
+_PAUSE = 0.05 if REPORTS else 0.8
+HELPER_KILLED_AT = 25
 """The save after which a trainer of the mode ``kill-helper`` kills the process that stores for it."""
 
 
@@ -45,9 +45,7 @@ def saves() -> Iterator[int]:
 
 def pause(number: int) -> None:
     """Wait after a save that is not one of the fast ones."""
-    if REPORTS and MODE not in {"term", "kill"}:
-        time.sleep(0.05)
-    elif number <= PACED or MODE:
+    if REPORTS or number <= PACED or MODE:
         time.sleep(_PAUSE)
 
 

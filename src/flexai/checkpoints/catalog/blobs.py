@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from flexai.checkpoints.catalog.database import BATCH, ConstraintError, Database, Transaction, batches
+from flexai.checkpoints.catalog.database import BATCH, ConstraintError, Database, Transaction, batches, begun_again
 from flexai.checkpoints.contents import (
     RECOVERED,
     ArrivedPart,
@@ -24,9 +24,9 @@ from flexai.checkpoints.contents import (
     UnfinishedBlob,
 )
 from flexai.checkpoints.errors import ConflictError
-from flexai.checkpoints.models import now, to_text
+from flexai.checkpoints.models import DAMAGED, now, to_text
 
-CONTENT = "t.id, t.blob_id, t.start, t.size, t.part_size, t.digest, t.part_digests, t.checksums, t.origin"
+CONTENT_COLUMNS = "t.id, t.blob_id, t.start, t.size, t.part_size, t.digest, t.part_digests, t.checksums, t.origin"
 """The columns that ``StoredContent.of_row`` reads, of contents called ``t``."""
 
 STORED = "FROM contents t JOIN blobs b ON b.id = t.blob_id WHERE b.store_id = :store_id AND b.status = 'stored'"
@@ -40,6 +40,7 @@ IDENTIFIED = f"{SOUND} AND t.digest IS NOT NULL AND (t.origin IS NULL OR t.origi
 _NOT_REFERENCED = "NOT EXISTS (SELECT 1 FROM blob_references r WHERE r.blob_id = blobs.id)"
 
 
+@begun_again
 class Blobs:
     """The blobs of one managed store."""
 
@@ -169,7 +170,7 @@ class Blobs:
         return found
 
     def _find_all(self, column: str, values: Iterable[str], condition: str) -> list[StoredContent]:
-        query = f"SELECT {CONTENT} {STORED} AND {column} IN :values AND {condition} ORDER BY b.id"
+        query = f"SELECT {CONTENT_COLUMNS} {STORED} AND {column} IN :values AND {condition} ORDER BY b.id"
         found: list[StoredContent] = []
         for batch in batches(dict.fromkeys(values)):
             with self._database.reading() as transaction:
@@ -197,7 +198,7 @@ class Blobs:
                 return []  # the usual case, which need not wait for a writer's turn
         with _gone(f"checkpoint {checkpoint_id}"), self._database.writing() as transaction:
             # Rows are locked in one order, so that two pushes never wait for each other.
-            query = f"SELECT {CONTENT} {found} ORDER BY b.id {transaction.locking('FOR UPDATE OF b')}"
+            query = f"SELECT {CONTENT_COLUMNS} {found} ORDER BY b.id {transaction.locking('FOR UPDATE OF b')}"
             rows = transaction.rows(query, store_id=self.store_id, values=values)
             held = [StoredContent.of_row(row) for row in rows]
             _refer(transaction, checkpoint_id, {content.blob_id for content in held})
@@ -216,9 +217,16 @@ class Blobs:
             transaction.update("contents", learned, "id = :id AND digest IS NULL", id=content.id)
             believe(transaction, [content.id])
 
+    def mark_lost(self, blob_id: str, *, size: int) -> None:
+        """Record that a blob has only so many bytes, -1 where it is gone: what lay behind them is damaged."""
+        new = {"is_damaged": True, "verified_at": to_text(now())}
+        with self._database.writing() as transaction:
+            transaction.update("contents", new, "blob_id = :id AND start + size > :there", id=blob_id, there=size)
+            tell_damaged(transaction)
+
     def find_by_size(self, size: int) -> list[StoredContent]:
         """Sound stored contents of ``size`` bytes: the only ones that a file of that size can equal."""
-        query = f"SELECT {CONTENT} {STORED} AND t.size = :size AND {IDENTIFIED}"
+        query = f"SELECT {CONTENT_COLUMNS} {STORED} AND t.size = :size AND {IDENTIFIED}"
         with self._database.reading() as transaction:
             return [StoredContent.of_row(row) for row in transaction.rows(query, store_id=self.store_id, size=size)]
 
@@ -237,17 +245,19 @@ class Blobs:
     def files_of(self, checkpoint_id: str) -> list[StoredFile]:
         """The files of a checkpoint with their contents, in order of their paths."""
         query = f"""
-            SELECT f.path, {CONTENT} FROM files f JOIN contents t ON t.id = f.content_id
+            SELECT f.path, f.is_executable, {CONTENT_COLUMNS} FROM files f JOIN contents t ON t.id = f.content_id
             WHERE f.checkpoint_id = :checkpoint_id
         """
         with self._database.reading() as transaction:
             rows = transaction.rows(query, checkpoint_id=checkpoint_id)
         # Not ORDER BY: PostgreSQL orders texts by its locale.
-        return sorted((StoredFile(path, StoredContent.of_row(row)) for path, *row in rows), key=lambda file: file.path)
+        # SQLite has no booleans.
+        found = (StoredFile(path, StoredContent.of_row(row), bool(executable)) for path, executable, *row in rows)
+        return sorted(found, key=lambda file: file.path)
 
     def contents_of(self, content_ids: Iterable[int]) -> dict[int, StoredContent]:
         """Stored contents by their ids; those that are gone or damaged are left out."""
-        query = f"SELECT {CONTENT} {STORED} AND t.id IN :ids AND {SOUND}"
+        query = f"SELECT {CONTENT_COLUMNS} {STORED} AND t.id IN :ids AND {SOUND}"
         found: dict[int, StoredContent] = {}
         for batch in batches(dict.fromkeys(content_ids)):
             with self._database.reading() as transaction:
@@ -267,7 +277,7 @@ class Blobs:
 
     def all_contents(self) -> Iterator[StoredContent]:
         """Every stored content, blob by blob."""
-        query = f"SELECT {CONTENT} {STORED} AND t.id > :last ORDER BY t.id LIMIT {BATCH}"
+        query = f"SELECT {CONTENT_COLUMNS} {STORED} AND t.id > :last ORDER BY t.id LIMIT {BATCH}"
         last = 0
         while True:
             with self._database.reading() as transaction:
@@ -284,19 +294,19 @@ class Blobs:
             rows = transaction.rows(query, store_id=self.store_id)
         return [(blob_id, size, upload_id or "") for blob_id, size, upload_id in rows]
 
-    def mark_deleting(self, blob_id: str) -> bool:
-        """Take a blob out of use; False where a push refers to it after all."""
+    def mark_deleting(self, *blob_ids: str) -> list[str]:
+        """Take blobs out of use, as many as one statement takes; returns those that no push refers to after all."""
+        take = f"UPDATE blobs SET status = 'deleting' WHERE id IN :ids AND {_NOT_REFERENCED} RETURNING id"
+        lock = "SELECT id FROM blobs WHERE id IN :ids ORDER BY id"
         with self._database.writing() as transaction:
-            # The row first, in a statement of its own: the check below then sees what its holder has committed.
-            transaction.row(f"SELECT id FROM blobs WHERE id = :id {transaction.locking('FOR UPDATE')}", id=blob_id)
-            return bool(
-                transaction.update("blobs", {"status": "deleting"}, f"id = :id AND {_NOT_REFERENCED}", id=blob_id)
-            )
+            # The rows first, in a statement of its own: the check below then sees what their holders have committed.
+            transaction.rows(f"{lock} {transaction.locking('FOR UPDATE')}", ids=list(blob_ids))
+            return transaction.column(take, ids=list(blob_ids))
 
-    def forget(self, blob_id: str) -> None:
-        """Remove the record of a blob whose bytes are gone, and its contents'."""
+    def forget(self, *blob_ids: str) -> None:
+        """Remove the records of blobs whose bytes are gone, and their contents'."""
         with self._database.writing() as transaction:
-            transaction.change("DELETE FROM blobs WHERE id = :id AND status = 'deleting'", id=blob_id)
+            transaction.change("DELETE FROM blobs WHERE id IN :ids AND status = 'deleting'", ids=list(blob_ids))
 
     def known(self, blob_ids: Iterable[str]) -> set[str]:
         """Which of the ids the catalog knows."""
@@ -341,6 +351,24 @@ def values_of(blob_id: str, content: NewContent) -> dict[str, Any]:
         "origin": content.origin or None,
         "is_damaged": False,
     }
+
+
+def tell_damaged(transaction: Transaction) -> None:
+    """Let the checkpoints say so that need damaged content: a list reads their rows alone."""
+    damaged = f"SELECT f.checkpoint_id FROM contents t JOIN files f ON f.content_id = t.id WHERE NOT {SOUND}"
+    where = f"reason = '' AND status IN ('available', 'deleting') AND id IN ({damaged})"
+    transaction.update("checkpoints", {"reason": DAMAGED}, where)
+
+
+def tell_sound(transaction: Transaction, checkpoint_ids: Iterable[str]) -> None:
+    """Let those of the checkpoints say it no longer that need none any more."""
+    damaged = f"""
+        SELECT 1 FROM files f JOIN contents t ON t.id = f.content_id
+        WHERE f.checkpoint_id = checkpoints.id AND NOT {SOUND}
+    """
+    where = f"id IN :ids AND reason = :damaged AND NOT EXISTS ({damaged})"
+    for batch in batches(checkpoint_ids):
+        transaction.update("checkpoints", {"reason": ""}, where, ids=batch, damaged=DAMAGED)
 
 
 def believe(transaction: Transaction, content_ids: Sequence[int]) -> None:

@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
-from collections.abc import Iterator, Set
+from collections.abc import Callable, Iterable, Iterator, Set
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 from flexai.checkpoints import settings
-from flexai.checkpoints.catalog.database import MIGRATION_LOCK, Database, Look
-from flexai.checkpoints.errors import SettingsError
+from flexai.checkpoints.catalog.database import MIGRATION_LOCK, Database, Look, batches
+from flexai.checkpoints.errors import SettingsError, UsageError
+from flexai.checkpoints.models import now
+from flexai.checkpoints.names import Id
 
 if TYPE_CHECKING:
     from flexai.checkpoints.catalog.blobs import Blobs
     from flexai.checkpoints.catalog.checkpoints import Checkpoints
+    from flexai.checkpoints.catalog.exports import Exports
     from flexai.checkpoints.catalog.gc_queries import Garbage
     from flexai.checkpoints.catalog.jobs import Jobs
     from flexai.checkpoints.catalog.parts import Parts
     from flexai.checkpoints.catalog.postgresql import PostgresqlDatabase
     from flexai.checkpoints.catalog.soundness import Soundness
+    from flexai.checkpoints.storage.patience import Patience
 
 _SQLITE = re.compile(r"sqlite(?:\+\w+)?:///([^?]+)(\?.*)?", re.DOTALL)
 
@@ -38,28 +43,38 @@ class Catalog:
         self.database = database
 
     @classmethod
-    def open(cls, url: str) -> Catalog:
+    def open(
+        cls, url: str, *, before_making: Callable[[], object] = lambda: None, patience: Patience | None = None
+    ) -> Catalog:
         """Open the catalog at an SQLAlchemy URL, making or migrating its tables on first use.
+
+        ``patience`` is how long it is waited for where it is away; without it only for a file that is locked.
+        ``before_making`` is called where it has no tables yet, and keeps them from being made by raising an error.
 
         Raises SettingsError for a URL that cannot be used, StorageUnavailableError for a server that does not answer,
         StorageError for what is no catalog.
         """
-        return cls(open_database(url))
+        return cls(open_database(url, before_making, patience))
 
     @classmethod
-    def look(cls, url: str | None = None) -> Catalog:
+    def look(cls, url: str | None = None, *, patience: Patience | None = None) -> Catalog:
         """Open the catalog (the one that the settings name by default) to read it as it is at one moment.
 
         Nothing is made or changed: where no catalog is yet, it is empty. One of an older form is migrated first, as
-        ``open`` does. Raises what ``open`` raises.
+        ``open`` does. ``patience`` is that of ``open``. Raises what ``open`` raises.
         """
         url = settings.database_url() if url is None else url
-        found = _look_at(url)
+        found = _look_at(url, patience)
         if found is None:
-            open_database(url).close()
-            found = _look_at(url)
+            open_database(url, patience=patience).close()
+            found = _look_at(url, patience)
         assert found is not None, "the tables have just been migrated"
         return cls(found)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether a look at the catalog has found none."""
+        return isinstance(self.database, Look) and self.database.is_empty
 
     @cached_property
     def checkpoints(self) -> Checkpoints:
@@ -67,6 +82,13 @@ class Catalog:
         from flexai.checkpoints.catalog.checkpoints import Checkpoints
 
         return Checkpoints(self.database)
+
+    @cached_property
+    def exports(self) -> Exports:
+        """Where the checkpoints were exported to."""
+        from flexai.checkpoints.catalog.exports import Exports
+
+        return Exports(self.database)
 
     @cached_property
     def parts(self) -> Parts:
@@ -101,7 +123,10 @@ class Catalog:
         return Soundness(self.database, store_id)
 
     def at_work(self, ids: Set[str]) -> set[str]:
-        """Which of the ids are those of checkpoints or training jobs that a process is at work on."""
+        """Which of the ids are those of checkpoints or training jobs that a process is at work on.
+
+        A process that writes a record counts, and for an hour also one that has died over that.
+        """
         from flexai.checkpoints.catalog.leases import LEASE, is_held
 
         found: set[str] = set()
@@ -111,7 +136,29 @@ class Catalog:
                 for row in transaction.records(query):
                     if row["id"] in ids and is_held(row):
                         found.add(row["id"])
+            found |= ids & set(transaction.column("SELECT id FROM records_due"))
         return found
+
+    def stores_of(self, ids: Iterable[str]) -> dict[str, int]:
+        """The ids of the stores in which checkpoints of these ids lie, and how many lie in each."""
+        query = "SELECT store_id, COUNT(*) FROM checkpoints WHERE id IN :ids GROUP BY store_id"
+        found: dict[str, int] = {}
+        with self.database.reading() as transaction:
+            for batch in batches(ids):
+                for store_id, count in transaction.rows(query, ids=batch):
+                    found[store_id] = found.get(store_id, 0) + count
+        return found
+
+    def identity(self) -> Id:
+        """The catalog's own id, which its managed store knows it by; made where it has none yet."""
+        from flexai.checkpoints.catalog.identity import identity_of
+
+        return identity_of(self.database)
+
+    def last_change(self) -> int:
+        """The number of the last change that the history tells of; 0 for none."""
+        with self.database.reading() as transaction:
+            return int(transaction.value("SELECT COALESCE(MAX(id), 0) FROM history"))
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
@@ -133,13 +180,33 @@ class Catalog:
         self.close()
 
 
-def open_database(url: str) -> Database:
+def open_database(
+    url: str, before_making: Callable[[], object] = lambda: None, patience: Patience | None = None
+) -> Database:
     """Open the database of a catalog; see ``Catalog.open``."""
     if (path := sqlite_file(url)) is None:
-        return _server(url).made_ready()
+        return _server(url, patience).made_ready(before_making)
     from flexai.checkpoints.catalog.sqlite import SqliteDatabase
 
-    return SqliteDatabase.open(path, _sqlite_options(url))
+    return SqliteDatabase.open(path, _sqlite_options(url), before_making, patience)
+
+
+def move_aside(url: str) -> Path | None:
+    """Move the file of a catalog, with what SQLite keeps beside it, out of the way; returns where it is then.
+
+    None where no file is there. Raises UsageError for a catalog on a server.
+    """
+    if (path := sqlite_file(url)) is None:
+        raise UsageError(
+            "only a catalog in a file can be moved aside",
+            hint="flexai checkpoint recover alone fills a database without tables, such as a new one",
+        )
+    aside = path.with_name(f"{path.name}.{now():%Y%m%dT%H%M%S.%fZ}")
+    # The file last: SQLite deletes what it finds beside one that is new.
+    for suffix in ("-wal", "-shm", "-journal", ""):
+        with contextlib.suppress(FileNotFoundError):
+            path.with_name(path.name + suffix).rename(aside.with_name(aside.name + suffix))
+    return aside if os.path.lexists(aside) else None
 
 
 def sqlite_file(url: str) -> Path | None:
@@ -148,12 +215,12 @@ def sqlite_file(url: str) -> Path | None:
     return None if found is None or found[1] == ":memory:" else Path(found[1])
 
 
-def _look_at(url: str) -> Look | None:
+def _look_at(url: str, patience: Patience | None) -> Look | None:
     if (path := sqlite_file(url)) is None:
-        return _server(url).look()
+        return _server(url, patience).look()
     from flexai.checkpoints.catalog.sqlite import look_at_sqlite
 
-    return look_at_sqlite(path, _sqlite_options(url))
+    return look_at_sqlite(path, _sqlite_options(url), patience)
 
 
 def _sqlite_options(url: str) -> dict[str, object]:
@@ -171,7 +238,7 @@ def _sqlite_options(url: str) -> dict[str, object]:
     return {"database": database, **options}
 
 
-def _server(url: str) -> PostgresqlDatabase:
+def _server(url: str, patience: Patience | None) -> PostgresqlDatabase:
     from sqlalchemy.engine import make_url
     from sqlalchemy.exc import ArgumentError
 
@@ -188,4 +255,4 @@ def _server(url: str) -> PostgresqlDatabase:
     from flexai.checkpoints.catalog.postgresql import PostgresqlDatabase
 
     # Whatever driver the URL was written for: Prefect's own URLs name one (asyncpg) that cannot be used here.
-    return PostgresqlDatabase.at(parsed.set(drivername="postgresql+psycopg"))
+    return PostgresqlDatabase.at(parsed.set(drivername="postgresql+psycopg"), patience)

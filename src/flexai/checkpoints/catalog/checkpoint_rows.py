@@ -34,7 +34,8 @@ UNFINISHED = frozenset({CheckpointStatus.UPLOADING, CheckpointStatus.SYNCING})
 _LEASE = ", ".join(f"c.{column}" for column in LEASE_COLUMNS)
 
 PUSHED = f"""
-    SELECT c.id, c.name, c.status, c.reason, c.size, c.file_count, c.created_at, c.updated_at, c.is_protected, {_LEASE}
+    SELECT c.id, c.name, c.status, c.reason, c.size, c.file_count, c.created_at, c.updated_at, c.is_protected,
+        c.creator, {_LEASE}
     FROM checkpoints c WHERE c.kind = 'pushed' AND c.deleted_at IS NULL
 """
 """What ``pushed_of`` reads. What all of them have is left out: a driver takes as long for that as for anything else."""
@@ -46,7 +47,7 @@ LISTED = f"""
         c.updated_at, c.deleted_at, c.is_protected,
         CASE WHEN c.nodes = '' THEN c.node ELSE c.nodes END,
         c.step, c.train_loss, c.eval_loss, c.model, c.version, c.inference_ready, c.resumable, c.metrics, c.best_by,
-        c.pointers, c.resumable_unknown, c.parts, c.part_of,
+        c.pointers, c.creator, c.resumable_unknown, c.parts, c.part_of,
         {_LEASE}
     FROM checkpoints c LEFT JOIN jobs j ON j.id = c.job_id
 """
@@ -64,6 +65,7 @@ def row_of(checkpoint: Checkpoint) -> dict[str, Any]:
         "name_key": name_key(checkpoint.name) if checkpoint.kind is CheckpointKind.PUSHED else None,
         "source": json.dumps(document["source"]),
         "pointers": json.dumps(document["pointers"]),
+        "folders": json.dumps(document["folders"]),
         "created_at": to_text(checkpoint.created_at),
         "updated_at": to_text(checkpoint.updated_at),
         "deleted_at": None if checkpoint.deleted_at is None else to_text(checkpoint.deleted_at),
@@ -83,7 +85,7 @@ _FACTS = [one.name for one in fields(TrainingFacts)]
 _IN_JSON = ("inference_missing", "resumable_missing", "metrics", "reported")
 _SAME = (
     *("name", "size", "file_count", "manifest_digest", "store_id", "node", "sequence"),
-    *("nodes", "parts", "attempt", "part_of"),
+    *("nodes", "parts", "attempt", "part_of", "creator"),
 )
 """Columns that hold a field as it is."""
 
@@ -117,6 +119,7 @@ def checkpoint_of(row: Record) -> Checkpoint:
         job_name=row["job_name"] or "",
         facts=TrainingFacts(**facts),
         pointers=tuple(json.loads(row["pointers"])),
+        folders=tuple(json.loads(row["folders"])),
         is_protected=bool(row["is_protected"]),
         created_at=from_text(row["created_at"]),
         updated_at=from_text(row["updated_at"]),
@@ -127,14 +130,13 @@ def checkpoint_of(row: Record) -> Checkpoint:
 
 def pushed_of(rows: Iterable[Sequence[Any]]) -> Iterator[ListedCheckpoint]:
     """What the list shows of rows of ``PUSHED``, in one loop and by their places: there may be ten thousands."""
-    for checkpoint_id, name, status, reason, size, count, created_at, updated_at, is_protected, *lease in rows:
+    for checkpoint_id, name, status, reason, size, count, created_at, updated_at, is_protected, creator, *lease in rows:
         if status in UNFINISHED:
             status, reason = standing("pushed", status, reason, dict(zip(LEASE_COLUMNS, lease, strict=True)))
         # SQLite has no booleans.
         is_kept = bool(is_protected)
-        yield ListedCheckpoint(
-            checkpoint_id, "pushed", name, "", status, reason, size, count, created_at, updated_at, None, is_kept
-        )
+        told = (checkpoint_id, "pushed", name, "", status, reason, size, count, created_at, updated_at, None, is_kept)
+        yield ListedCheckpoint(*told, creator=creator)
 
 
 def listed_of(row: Sequence[Any]) -> ListedCheckpoint:

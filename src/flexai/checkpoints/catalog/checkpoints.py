@@ -9,43 +9,31 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
-from flexai.checkpoints.catalog.checkpoint_rows import (
-    CHECKPOINT,
-    CREATED_AT,
-    LISTED,
-    PUSHED,
-    UNFINISHED,
-    checkpoint_of,
-    facts_columns,
-    listed_of,
-    pushed_of,
-    row_of,
-)
-from flexai.checkpoints.catalog.database import ConstraintError, Database, Record, Transaction, batches
-from flexai.checkpoints.catalog.leases import NO_LEASE, Lease, is_held, lease_end, update_held
+from flexai.checkpoints.catalog.changes import changing
+from flexai.checkpoints.catalog.checkpoint_queries import CheckpointQueries
+from flexai.checkpoints.catalog.checkpoint_rows import CHECKPOINT, checkpoint_of, facts_columns, row_of
+from flexai.checkpoints.catalog.database import ConstraintError, Record, Transaction, batches, begun_again
+from flexai.checkpoints.catalog.identity import organisation
+from flexai.checkpoints.catalog.leases import NO_LEASE, Lease, lease_end, update_held
+from flexai.checkpoints.catalog.meaning import is_of_job, not_found
 from flexai.checkpoints.choosing import losses_of
-from flexai.checkpoints.contents import CLAIMED, RECOVERED
-from flexai.checkpoints.errors import AlreadyExistsError, ConflictError, NameTakenError, NotFoundError
+from flexai.checkpoints.contents import StoredFile
+from flexai.checkpoints.errors import AlreadyExistsError, CheckpointError, ConflictError, NameTakenError, NotFoundError
 from flexai.checkpoints.models import (
     MOST_METRICS,
     Checkpoint,
     CheckpointKind,
     CheckpointStatus,
-    ExportRecord,
-    ListedCheckpoint,
-    ListedFile,
     ManifestSummary,
     Source,
     TrainingFacts,
-    from_text,
     now,
     plain,
     to_text,
 )
-from flexai.checkpoints.names import Name, Reference, is_uuid, name_key, new_id, title_of
+from flexai.checkpoints.names import Name, Reference, name_key, new_id
 
 if TYPE_CHECKING:
     from flexai.checkpoints.owner import Owner
@@ -53,11 +41,9 @@ if TYPE_CHECKING:
 _AGAIN = "run the same command again"
 
 
-class Checkpoints:
+@begun_again
+class Checkpoints(CheckpointQueries):
     """The checkpoints of a catalog."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
 
     def begin_push(
         self,
@@ -88,6 +74,7 @@ class Checkpoints:
         with lease.dropped_on_error():
             try:
                 with self._database.writing() as transaction:
+                    row["owner_org_id"] = organisation(transaction, owner.org_id)
                     transaction.insert("checkpoints", row)
                 return self.get_by_id(row["id"]), lease
             except ConstraintError:
@@ -156,6 +143,7 @@ class Checkpoints:
             transaction.update("jobs", {"updated_at": to_text(now())}, "id = :id", id=job_id)
             last = transaction.value("SELECT MAX(sequence) FROM checkpoints WHERE job_id = :job_id", job_id=job_id)
             row |= {"job_id": job_id, "node": node, "parent_id": parent_id, "sequence": (last or 0) + 1}
+            row["owner_org_id"] = organisation(transaction, owner.org_id)
             transaction.insert("checkpoints", row)
         return self.get_by_id(row["id"]), lease
 
@@ -185,20 +173,21 @@ class Checkpoints:
         lease: Lease,
         *,
         manifest: ManifestSummary,
-        content_ids: Mapping[str, int],
-        blob_ids: set[str],
+        files: Sequence[StoredFile],
         facts: TrainingFacts | None = None,
+        time: datetime | None = None,
     ) -> Checkpoint:
         """Say that a checkpoint is available: its files, its size and its manifest's digest, in one transaction.
 
-        References to blobs that only earlier tries needed are dropped. Raises ConflictError where the lease, or the
+        ``time`` is what its manifest says, the present by default. References to blobs that only earlier tries needed
+        are dropped. Raises ConflictError where the lease, or the
         reference to a blob, is lost.
         """
-        new = described(manifest, facts or TrainingFacts()) | NO_LEASE
-        with self._database.writing() as transaction:
+        new = described(manifest, facts or TrainingFacts(), time) | NO_LEASE
+        with changing(self._database, "", [checkpoint_id], record="none") as transaction:
             if not update_held(transaction, "checkpoints", checkpoint_id, lease, new):
                 raise lost(checkpoint_id)
-            enter_files(transaction, checkpoint_id, content_ids, blob_ids)
+            enter_files(transaction, checkpoint_id, files)
         return self.get_by_id(checkpoint_id)
 
     def add_metrics(self, job_id: str, by_step: Mapping[int, Mapping[str, float]], *, since: datetime) -> None:
@@ -222,7 +211,7 @@ class Checkpoints:
                 new = {name: loss for name, loss in losses if row[name] is None}
                 changed[row["id"]] = (row["metrics"], new | {"metrics": json.dumps(metrics)})
         if changed:
-            with self._database.writing() as transaction:
+            with changing(self._database, "measure", list(changed), record="later") as transaction:
                 for checkpoint_id, (read, values) in changed.items():
                     transaction.update_as_read("checkpoints", values, {"id": checkpoint_id, "metrics": read})
 
@@ -230,7 +219,7 @@ class Checkpoints:
         """Record what the trainer has reported of a checkpoint that is there already."""
         columns = facts_columns(facts)
         told = {name: columns[name] for name in ("step", "metrics", "train_loss", "eval_loss", "reported")}
-        with self._database.writing() as transaction:
+        with changing(self._database, "report", [checkpoint_id], record="later") as transaction:
             transaction.update("checkpoints", told, "id = :id", id=checkpoint_id)
         return self.get_by_id(checkpoint_id)
 
@@ -240,124 +229,56 @@ class Checkpoints:
             checkpoint_id, lease, status=CheckpointStatus.FAILED, reason=reason, updated_at=to_text(now()), **NO_LEASE
         )
 
-    def discard_failed(self, checkpoint_id: str) -> None:
-        """Undo the announcement of a capture that turned out to be no checkpoint; its blobs are gc's."""
+    def discard_failed(self, checkpoint_id: str, *, unless_arrived: bool = False) -> None:
+        """Undo the announcement of what turned out to be no checkpoint; its blobs are gc's.
+
+        With ``unless_arrived`` it stays where something of it has arrived, for the next try to go on with.
+        """
+        arrived = """
+            AND NOT EXISTS (
+                SELECT 1 FROM blob_references r
+                WHERE r.checkpoint_id = :id AND (
+                    EXISTS (SELECT 1 FROM contents t WHERE t.blob_id = r.blob_id)
+                    OR EXISTS (SELECT 1 FROM blob_parts p WHERE p.blob_id = r.blob_id)
+                )
+            )
+        """
         with self._database.writing() as transaction:
             transaction.change(
-                "DELETE FROM checkpoints"
-                " WHERE id = :id AND status = 'failed' AND claim_token IS NULL AND part_of IS NULL AND parts = 0",
+                "DELETE FROM checkpoints WHERE id = :id AND status = 'failed' AND claim_token IS NULL"
+                f" AND part_of IS NULL AND parts = 0 {arrived if unless_arrived else ''}",
                 id=checkpoint_id,
             )
 
     def set_pointers(self, checkpoint_id: str, pointers: Sequence[str]) -> None:
         """Record what links and files of its trainer call a checkpoint."""
-        with self._database.writing() as transaction:
+        with changing(self._database, "point", [checkpoint_id], record="later") as transaction:
             transaction.update("checkpoints", {"pointers": json.dumps(list(pointers))}, "id = :id", id=checkpoint_id)
 
-    def get(self, reference: Reference) -> Checkpoint:
-        """The checkpoint that a reference means; NotFoundError where there is none, or only a deleted one."""
-        row = self._row(f"c.deleted_at IS NULL AND {_means(reference)}", **_meant(reference))
-        if row is None:
-            raise not_found(reference)
-        return checkpoint_of(row)
-
-    def get_by_id(self, checkpoint_id: str) -> Checkpoint:
-        """The checkpoint of an id, deleted or not."""
-        row = self._row("c.id = :id", id=checkpoint_id)
-        if row is None:
-            raise NotFoundError(f"there is no checkpoint {checkpoint_id}")
-        return checkpoint_of(row)
-
-    def names_of(self, checkpoint_ids: Sequence[str]) -> dict[str, str]:
-        """What to call checkpoints: their names, or ``JOB/NAME`` for captured ones."""
-        found = self._all("c.id IN :ids", ids=list(checkpoint_ids))
-        return {found_one.id: found_one.title for found_one in found}
-
-    def of_job(self, job_id: str) -> list[Checkpoint]:
-        """The checkpoints of a job that are not deleted, in the order of their capture."""
-        return self._all("c.job_id = :job_id AND c.deleted_at IS NULL ORDER BY c.sequence", job_id=job_id)
-
-    def of_store(self, store_id: str) -> list[Checkpoint]:
-        """Every checkpoint of a managed store but for parts, deleted ones that are still there included."""
-        return self._all("c.store_id = :store_id AND c.part_of IS NULL", store_id=store_id)
-
-    def list_pushed(self) -> list[ListedCheckpoint]:
-        """The checkpoints that users pushed, oldest first."""
-        with self._database.reading() as transaction:
-            # Not ORDER BY: by the rules of a language that takes PostgreSQL longer than all the rest.
-            rows = sorted(transaction.rows(PUSHED), key=itemgetter(CREATED_AT, 0))
-        return list(pushed_of(rows))
-
-    def list_captured(self, job_id: str) -> list[ListedCheckpoint]:
-        """The checkpoints that a job wrote, in the order of their capture."""
-        return self._list("c.job_id = :job_id AND c.deleted_at IS NULL ORDER BY c.sequence", job_id=job_id)
-
-    def list_deleted(self) -> list[ListedCheckpoint]:
-        """The deleted checkpoints that can still come back, captured ones too; the longest deleted first."""
-        can_come_back = "c.deleted_at IS NOT NULL AND c.manifest_digest IS NOT NULL AND c.part_of IS NULL"
-        return self._list(f"{can_come_back} ORDER BY c.deleted_at, c.id")
-
-    def pushed_names(self) -> list[str]:
-        """The names of pushed checkpoints."""
-        with self._database.reading() as transaction:
-            return transaction.column("SELECT name FROM checkpoints WHERE kind = 'pushed' AND deleted_at IS NULL")
-
-    def captured_titles(self) -> dict[str, str]:
-        """What to call the captured checkpoints that can be used, by their ids, newest first."""
-        query = """
-            SELECT c.id, j.name, c.name FROM checkpoints c JOIN jobs j ON j.id = c.job_id
-            WHERE c.kind = 'captured' AND c.status = 'available' ORDER BY c.created_at DESC
-        """
-        with self._database.reading() as transaction:
-            rows = transaction.rows(query)
-        return {checkpoint_id: title_of("captured", name, job) for checkpoint_id, job, name in rows}
-
-    def list_files(self, checkpoint_id: str) -> list[ListedFile]:
-        """The files of a checkpoint, in order of their paths."""
-        query = """
-            SELECT f.path, t.size, t.digest, t.checksums, t.origin FROM files f JOIN contents t ON t.id = f.content_id
-            WHERE f.checkpoint_id = :id
-        """
-        with self._database.reading() as transaction:
-            rows = transaction.rows(query, id=checkpoint_id)
-        # Not ORDER BY: PostgreSQL orders texts by its locale.
-        return sorted(
-            # Nearly all have no checksums, and parsing that would take longer than all the rest.
-            (
-                ListedFile(path, size, digest, {} if checksums == "{}" else json.loads(checksums))
-                if digest is None or origin != RECOVERED
-                else ListedFile(path, size, None, {CLAIMED: digest})
-                for path, size, digest, checksums, origin in rows
-            ),
-            key=itemgetter(0),
-        )
-
-    def cut_off(self, job_id: str) -> list[Checkpoint]:
-        """The captures of a job that were under way when their runner died."""
-        with self._database.reading() as transaction:
-            query = f"{CHECKPOINT} WHERE c.job_id = :job_id AND c.deleted_at IS NULL"
-            rows = transaction.records(query, job_id=job_id)
-        return [checkpoint_of(row) for row in rows if row["status"] in UNFINISHED and not is_held(row)]
-
-    def protect(self, references: Sequence[Reference], *, protected: bool = True) -> list[Checkpoint]:
+    def protect(
+        self,
+        references: Sequence[Reference],
+        *,
+        protected: bool = True,
+        check: Callable[[Transaction, Record], None] | None = None,
+    ) -> list[Checkpoint]:
         """Keep checkpoints from being deleted, or take that back; all of them or, where one is not there, none.
 
-        Raises NotFoundError where there is none of that reference, ConflictError for one that is not available.
+        ``check`` is that of ``delete``. Raises NotFoundError where there is none of that reference, ConflictError for
+        one that is not available.
         """
-        ids = []
+        ids = [self.get(reference).id for reference in references]
         available = "id = :id AND status = 'available'"
-        with self._database.writing() as transaction:
-            for reference in references:
-                query = f"SELECT c.id FROM checkpoints c WHERE c.deleted_at IS NULL AND {_means(reference)}"
-                checkpoint_id = transaction.value(query, **_meant(reference))
-                if checkpoint_id is None:
-                    raise not_found(reference)
+        with changing(self._database, "protect" if protected else "unprotect", ids) as transaction:
+            for reference, checkpoint_id in zip(references, ids, strict=True):
+                row = transaction.record(f"{CHECKPOINT} WHERE c.id = :id", id=checkpoint_id)
+                if row is not None and check is not None:
+                    check(transaction, row)
                 if not transaction.update("checkpoints", {"is_protected": protected}, available, id=checkpoint_id):
                     raise ConflictError(
                         f"checkpoint {reference} is not available, so there is nothing to protect",
                         hint="finish its push first: run the same push again",
                     )
-                ids.append(checkpoint_id)
         return [self.get_by_id(checkpoint_id) for checkpoint_id in ids]
 
     def delete(self, reference: Reference, *, check: Callable[[Transaction, Record], None] | None = None) -> Checkpoint:
@@ -367,27 +288,52 @@ class Checkpoints:
         Raises NotFoundError where there is none (any more), ConflictError while a process pushes it, and for a
         protected one.
         """
-        checkpoint = self.get(reference)
+
+        def refused(_: str, error: CheckpointError) -> None:
+            raise error
+
+        (gone,) = self.delete_each({self.get(reference).id: reference}, check=check, refused=refused)
+        return gone
+
+    def delete_each(
+        self,
+        references: Mapping[str, Reference],
+        *,
+        check: Callable[[Transaction, Record], None] | None = None,
+        refused: Callable[[str, CheckpointError], None],
+    ) -> list[Checkpoint]:
+        """Delete checkpoints, by their ids, in one transaction; returns those that are gone.
+
+        ``refused`` is told why another one stays, by its id: the error that ``delete`` would raise. ``check`` is that
+        of ``delete``.
+        """
+        time = to_text(now())
         new = {
             "status": CheckpointStatus.DELETING,
             "name_key": None,
-            "deleted_at": to_text(now()),
-            "updated_at": to_text(now()),
+            "deleted_at": time,
+            "updated_at": time,
             **NO_LEASE,
         }
-        with self._database.writing() as transaction:
-            # Locked first, in a statement of its own: what is looked at below is what others have committed.
-            lock = transaction.locking("FOR UPDATE OF c")
-            row = transaction.record(f"{CHECKPOINT} WHERE c.id = :id {lock}", id=checkpoint.id)
-            if row is None:
-                raise not_found(reference)
-            _check_can_go(row, reference)
-            if check is not None:
-                check(transaction, row)
-            if not transaction.update("checkpoints", new, "id = :id AND deleted_at IS NULL", id=row["id"]):
-                raise not_found(reference)
-            transaction.update("checkpoints", new, "part_of = :id AND deleted_at IS NULL", id=row["id"])
-        return self.get_by_id(checkpoint.id)
+        with changing(self._database, "delete", sorted(references)) as transaction:
+            # Their rows are locked by now, so that what is looked at is what others have committed.
+            ids, query = [], f"{CHECKPOINT} WHERE c.deleted_at IS NULL AND c.id IN :ids"
+            rows = {row["id"]: row for batch in batches(references) for row in transaction.records(query, ids=batch)}
+            for checkpoint_id, reference in references.items():
+                try:
+                    if checkpoint_id not in rows:
+                        raise not_found(reference)
+                    _check_can_go(rows[checkpoint_id], reference)
+                    if check is not None:
+                        check(transaction, rows[checkpoint_id])
+                except (ConflictError, NotFoundError) as error:
+                    refused(checkpoint_id, error)
+                else:
+                    ids.append(checkpoint_id)
+            for batch in batches(ids):
+                for column in ("id", "part_of"):
+                    transaction.update("checkpoints", new, f"{column} IN :ids AND deleted_at IS NULL", ids=batch)
+        return [checkpoint_of(rows[checkpoint_id] | new) for checkpoint_id in ids]
 
     def find_deletable(self, reference: Reference) -> Checkpoint:
         """The checkpoint that ``delete`` would delete; raises what that raises."""
@@ -403,12 +349,15 @@ class Checkpoints:
 
         Raises NotFoundError where there is none, AlreadyExistsError where the name is in use again.
         """
-        if reference.job:
-            meant = f"c.kind = 'captured' AND c.name = :path AND {_of_job('j', reference)}"
-        else:
-            meant = "c.id = :id" if reference.id else "c.kind = 'pushed' AND LOWER(c.name) = :key"
         deleted = "c.status = 'deleting' AND c.manifest_digest IS NOT NULL AND c.part_of IS NULL"
-        row = self._row(f"{deleted} AND {meant} ORDER BY c.deleted_at DESC LIMIT 1", **_meant(reference))
+
+        def condition(one: Reference) -> str:
+            was = "c.id = :id" if one.id else "c.kind = 'pushed' AND LOWER(c.name) = :key"
+            if one.job:
+                was = f"c.kind = 'captured' AND c.name = :path AND {is_of_job('j', one)}"
+            return f"{deleted} AND {was} ORDER BY c.deleted_at DESC LIMIT 1"
+
+        row = self._meant(reference, condition, among=deleted)
         if row is None:
             raise NotFoundError(
                 f"there is no deleted checkpoint {reference.text!r} that could come back",
@@ -424,7 +373,7 @@ class Checkpoints:
         }
         can_come_back = "id = :id AND status = 'deleting' AND manifest_digest IS NOT NULL"
         try:
-            with self._database.writing() as transaction:
+            with changing(self._database, "undelete", [row["id"]]) as transaction:
                 if not transaction.update("checkpoints", new, can_come_back, id=row["id"]):
                     raise not_found(reference)
                 again = {name: new[name] for name in ("status", "deleted_at", "updated_at")}
@@ -437,96 +386,41 @@ class Checkpoints:
             ) from None
         return self.get_by_id(row["id"])
 
-    def record_export(self, record: ExportRecord) -> None:
-        """Record an export; one to the same place replaces the earlier record."""
-        row = {
-            "id": record.id,
-            "checkpoint_id": record.checkpoint_id,
-            "storage_provider": record.storage_provider,
-            "destination_path": record.destination_path,
-            "manifest_digest": record.manifest_digest,
-            "exported_at": to_text(record.exported_at),
-        }
-        again = """
-            ON CONFLICT (checkpoint_id, storage_provider, destination_path) DO UPDATE SET
-                id = excluded.id, manifest_digest = excluded.manifest_digest, exported_at = excluded.exported_at
-        """
-        with self._database.writing() as transaction:
-            transaction.insert("exports", row, otherwise=again)
-
-    def exports_of(self, checkpoint_id: str) -> list[ExportRecord]:
-        """Where a checkpoint was exported, oldest first."""
-        query = "SELECT * FROM exports WHERE checkpoint_id = :id ORDER BY exported_at"
-        with self._database.reading() as transaction:
-            rows = transaction.records(query, id=checkpoint_id)
-        return [
-            ExportRecord(
-                id=row["id"],
-                checkpoint_id=row["checkpoint_id"],
-                storage_provider=row["storage_provider"],
-                destination_path=row["destination_path"],
-                manifest_digest=row["manifest_digest"],
-                exported_at=from_text(row["exported_at"]),
-            )
-            for row in rows
-        ]
-
-    def size_exported_to(self, storage_provider: str, destination_path: str) -> tuple[int, int]:
-        """Bytes, and number of files, of the largest checkpoints that were exported to a place; zeros for none."""
-        query = """
-            SELECT COALESCE(MAX(c.size), 0), COALESCE(MAX(c.file_count), 0)
-            FROM exports e JOIN checkpoints c ON c.id = e.checkpoint_id
-            WHERE e.storage_provider = :storage_provider AND e.destination_path = :destination_path
-        """
-        place = {"storage_provider": storage_provider, "destination_path": destination_path}
-        with self._database.reading() as transaction:
-            size, file_count = transaction.row(query, **place) or (0, 0)
-        return int(size), int(file_count)
-
-    def _list(self, where: str, **values: Any) -> list[ListedCheckpoint]:
-        with self._database.reading() as transaction:
-            rows = transaction.rows(f"{LISTED} WHERE {where}", **values)
-        return [listed_of(row) for row in rows]
-
-    def _row(self, where: str, **values: Any) -> Record | None:
-        with self._database.reading() as transaction:
-            return transaction.record(f"{CHECKPOINT} WHERE {where}", **values)
-
-    def _all(self, where: str, **values: Any) -> list[Checkpoint]:
-        with self._database.reading() as transaction:
-            rows = transaction.records(f"{CHECKPOINT} WHERE {where}", **values)
-        return [checkpoint_of(row) for row in rows]
-
     def _change_held(self, checkpoint_id: str, lease: Lease, **values: Any) -> None:
         with self._database.writing() as transaction:
             if not update_held(transaction, "checkpoints", checkpoint_id, lease, values):
                 raise lost(checkpoint_id)
 
 
-def described(manifest: ManifestSummary, facts: TrainingFacts) -> dict[str, Any]:
-    """The columns of a checkpoint that becomes available now."""
+def described(manifest: ManifestSummary, facts: TrainingFacts, time: datetime | None = None) -> dict[str, Any]:
+    """The columns of a checkpoint that becomes available at a time, now by default."""
     return {
         "status": CheckpointStatus.AVAILABLE,
         "reason": "",
         "size": manifest.size,
         "file_count": manifest.file_count,
         "manifest_digest": manifest.digest,
-        "updated_at": to_text(now()),
+        "folders": json.dumps(list(manifest.folders)),
+        "updated_at": to_text(time or now()),
         **facts_columns(facts),
     }
 
 
-def enter_files(
-    transaction: Transaction, checkpoint_id: str, content_ids: Mapping[str, int], blob_ids: set[str]
-) -> None:
+def enter_files(transaction: Transaction, checkpoint_id: str, files: Sequence[StoredFile]) -> None:
     """Enter a checkpoint's files in place of those that it has, and drop references to blobs that it does not need.
 
     Raises ConflictError where the reference to a blob is lost.
     """
     rows = [
-        {"checkpoint_id": checkpoint_id, "path": path, "content_id": content_id}
-        for path, content_id in content_ids.items()
+        {
+            "checkpoint_id": checkpoint_id,
+            "path": file.path,
+            "content_id": file.content.id,
+            "is_executable": file.is_executable,
+        }
+        for file in files
     ]
+    blob_ids = {file.content.blob_id for file in files}
     transaction.change("DELETE FROM files WHERE checkpoint_id = :id", id=checkpoint_id)
     transaction.insert("files", *rows)
     held = set(transaction.column("SELECT blob_id FROM blob_references WHERE checkpoint_id = :id", id=checkpoint_id))
@@ -552,7 +446,7 @@ def _check_can_continue(row: Record, owner: Owner) -> None:
     existing = checkpoint_of(row)
     if existing.status is CheckpointStatus.AVAILABLE:
         raise NameTakenError(existing)
-    if existing.creator_user_id != owner.user_id:
+    if not owner.is_user(existing.creator_user_id):
         raise ConflictError(f"checkpoint {existing.name!r} is being pushed by another owner")
     holder = Lease.of_row(row)
     if holder is not None and holder.is_alive:
@@ -576,40 +470,9 @@ def _check_can_go(row: Record, reference: Reference) -> None:
         raise ConflictError(f"checkpoint {reference} is being pushed by {holder.holder}", hint="stop that push first")
 
 
-def not_found(reference: Reference) -> NotFoundError:
-    """The one error for "not there", whether it never was or was deleted."""
-    hint = f"flexai training checkpoints {reference.job} shows what that job captured" if reference.job else None
-    return NotFoundError(f"there is no checkpoint {reference.text!r}", hint=hint)
-
-
 def lost(checkpoint_id: str) -> ConflictError:
     """What a process is told whose lease is another one's by now."""
     return ConflictError(f"another process has taken over checkpoint {checkpoint_id} meanwhile")
-
-
-def _means(reference: Reference) -> str:
-    if not reference.job:
-        return "c.id = :id" if reference.id else "c.name_key = :key"
-    # Of those that were written under one path it is what was there last and can be used.
-    return f"""
-        c.id = (
-            SELECT p.id FROM checkpoints p JOIN jobs q ON q.id = p.job_id
-            WHERE p.kind = 'captured' AND p.name = :path AND p.deleted_at IS NULL AND {_of_job("q", reference)}
-            ORDER BY CASE WHEN p.status = 'available' THEN 0 ELSE 1 END, p.sequence DESC LIMIT 1
-        )
-    """
-
-
-def _of_job(table: str, reference: Reference) -> str:
-    """The condition that a job is that of a ``JOB/PATH``. A deleted job is known by its UUID alone."""
-    return f"{table}.id = :job" if is_uuid(reference.job) else f"{table}.name_key = :job"
-
-
-def _meant(reference: Reference) -> dict[str, str]:
-    """The values of the condition that ``_means`` gives."""
-    if reference.job:
-        return {"job": name_key(reference.job), "path": reference.path}
-    return {"id": reference.id} if reference.id else {"key": name_key(reference.text)}
 
 
 def _new_row(
@@ -629,6 +492,7 @@ def _new_row(
         name=name,
         creator_user_id=owner.user_id,
         owner_org_id=owner.org_id,
+        creator=owner.name,
         source=source,
         status=status,
         store_id=store_id,

@@ -8,22 +8,34 @@ small push imports. SQLAlchemy describes the tables, makes and migrates them, an
 from __future__ import annotations
 
 import contextlib
+import functools
+import inspect
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Any, ClassVar, NamedTuple, Self, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, TypeAlias, TypeVar
+
+from flexai.checkpoints.errors import BrokenOffError
+from flexai.checkpoints.models import Actor
+from flexai.checkpoints.storage.patience import Patience
+
+if TYPE_CHECKING:
+    from flexai.checkpoints.catalog.changes import Records
 
 Row: TypeAlias = Sequence[Any]
 Record: TypeAlias = dict[str, Any]
 """A row by the names of its columns."""
 
-HEAD_REVISION = "0004"
+HEAD_REVISION = "0005"
 """The newest migration; a test compares it with the folder of migrations."""
 
 MIGRATION_LOCK = 0x666C6578
 """PostgreSQL advisory lock held while the tables change."""
 
+
+NO_RIGHT = "flexai config show prints which catalog it is; docs/team.md tells what a user needs to read it and to write"
+"""What helps where a database lets a user do less than is asked."""
 
 BATCH = 500
 """Values in one statement: databases limit them (SQLite: 32,766)."""
@@ -35,10 +47,36 @@ class ConstraintError(Exception):
     """A constraint of the database refused a row; the writer of the row says what that means."""
 
 
-def batches(values: Iterable[T]) -> Iterator[list[T]]:
-    """Values in as many as one statement takes."""
+_TIMES = 5
+"""That a method is begun again: other processes change what it reads each time."""
+
+
+def begun_again(kind: type[T]) -> type[T]:
+    """Have the public methods of a class begin again where a transaction of theirs was broken off.
+
+    Each does in one transaction what must not be done in half.
+    """
+
+    def lasting(method: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(method)
+        def run(*arguments: Any, **named: Any) -> Any:
+            for _ in range(_TIMES):
+                with contextlib.suppress(BrokenOffError):
+                    return method(*arguments, **named)
+            return method(*arguments, **named)
+
+        return run
+
+    for name, method in list(vars(kind).items()):
+        if inspect.isfunction(method) and not name.startswith("_") and not inspect.isgeneratorfunction(method):
+            setattr(kind, name, lasting(method))
+    return kind
+
+
+def batches(values: Iterable[T], size: int = BATCH) -> Iterator[list[T]]:
+    """Values in as many as one statement takes, or in so many."""
     iterator = iter(values)
-    while batch := list(islice(iterator, BATCH)):
+    while batch := list(islice(iterator, size)):
         yield batch
 
 
@@ -178,6 +216,12 @@ class Database(ABC):
     is_postgresql: bool
     """Whether rows can be locked one by one; SQLite has one writer at a time."""
     is_read_only: ClassVar[bool] = False
+    actor = Actor()
+    """Who changes what is changed here, for the history."""
+    patience: Patience
+    """How long it is waited for where it is away, or locked."""
+    records: Records | None = None
+    """Stores what the managed store should know of a change (see ``changes``); None where no store is."""
 
     @abstractmethod
     def writing(self) -> contextlib.AbstractContextManager[Transaction]:
@@ -198,12 +242,32 @@ class Database(ABC):
     def migrate(self) -> None:
         """Make the tables, or bring them to their newest form."""
 
-    def made_ready(self) -> Self:
-        """The database itself, with tables of the newest form; it is closed where that fails."""
+    @abstractmethod
+    def size(self) -> int:
+        """Bytes that it takes."""
+
+    def spare(self) -> int:
+        """Bytes of those that hold nothing any more; 0 where the database sees to that by itself."""
+        return 0
+
+    @abstractmethod
+    def compact(self, *, patience: float | None = None) -> None:
+        """Give back the room of what was deleted; waits so many seconds, as long as usual by default, for a writer.
+
+        Raises StorageError, also where there is no room for the copy that it takes; nothing is changed then.
+        """
+
+    def made_ready(self, before_making: Callable[[], object] = lambda: None) -> Self:
+        """The database itself, with tables of the newest form; it is closed where that fails.
+
+        ``before_making`` is called where it has no tables yet, and keeps them from being made by raising an error.
+        """
         try:
             with self.reading() as transaction:
-                is_newest = transaction.revision() == HEAD_REVISION
-            if not is_newest:
+                revision = transaction.revision()
+            if revision is None:
+                before_making()
+            if revision != HEAD_REVISION:
                 self.migrate()
         except BaseException:
             self.close()
@@ -228,9 +292,15 @@ class Look(Database):
     ) -> None:
         """``errors`` says the database's errors in our words around each question, ``close`` ends the transaction."""
         self.is_postgresql = transaction.is_postgresql
+        self.patience = Patience(0)
         self._transaction = transaction
         self._errors = errors
         self._close = close
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no catalog is there."""
+        return isinstance(self._transaction, EmptyTransaction)
 
     def writing(self) -> contextlib.AbstractContextManager[Transaction]:
         """Refuse to write, with a TypeError."""
@@ -244,6 +314,14 @@ class Look(Database):
 
     def migrate(self) -> None:
         """Refuse to change the tables, with a TypeError."""
+        self.writing()
+
+    def size(self) -> int:
+        """What is only looked at is not measured."""
+        return 0
+
+    def compact(self, *, patience: float | None = None) -> None:
+        """Refuse to change the file, with a TypeError."""
         self.writing()
 
     def close(self) -> None:

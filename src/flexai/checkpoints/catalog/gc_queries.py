@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import datetime
 
+from flexai.checkpoints.catalog.changes import note
 from flexai.checkpoints.catalog.checkpoint_rows import CHECKPOINT, checkpoint_of
 from flexai.checkpoints.catalog.checkpoints import update_as_read
-from flexai.checkpoints.catalog.database import Database, Record, batches
-from flexai.checkpoints.catalog.leases import HELD, NO_LEASE, Lease, is_held, update_held
+from flexai.checkpoints.catalog.database import Database, Record, batches, begun_again
+from flexai.checkpoints.catalog.leases import NO_LEASE, is_held
 from flexai.checkpoints.models import CheckpointStatus, to_text
 
 _PURGEABLE = "store_id = :store_id AND status = 'deleting' AND deleted_at <= :before"
@@ -62,6 +63,7 @@ class PurgePlan:
         return len(self.garbage)
 
 
+@begun_again
 class Garbage:
     """What no checkpoint of one managed store needs any more."""
 
@@ -69,19 +71,39 @@ class Garbage:
         self._database = database
         self.store_id = store_id
 
-    def purge_deleted(self, *, before: datetime) -> list[str]:
-        """Take the files and references of checkpoints deleted before a time; returns the ids of all so purged.
+    def purgeable(self, *, before: datetime) -> dict[str, str]:
+        """Checkpoints deleted before a time, by their ids: when each was changed last as far as the history tells.
+
+        Ids that an earlier gc did not finish are among them.
+        """
+        query = f"""
+            SELECT c.id, (SELECT MAX(h.at) FROM history h WHERE h.subject_id = c.id)
+            FROM checkpoints c WHERE {_PURGEABLE}
+        """
+        with self._database.reading() as transaction:
+            rows = transaction.rows(query, store_id=self.store_id, before=to_text(before))
+        return {checkpoint_id: changed or "" for checkpoint_id, changed in rows}
+
+    def purge_deleted(self, *, before: datetime, keep: Set[str] = frozenset()) -> list[str]:
+        """Take the files and references of checkpoints deleted before a time, but for ``keep``; returns the ids of all.
 
         From here on such a checkpoint cannot come back. Ids that an earlier gc did not finish are returned again.
         """
-        purge = f"UPDATE checkpoints SET manifest_digest = NULL WHERE {_PURGEABLE} RETURNING id"
+        purge = f"UPDATE checkpoints SET manifest_digest = NULL WHERE {_PURGEABLE}"
+        purge += " AND id NOT IN :keep RETURNING id" if keep else " RETURNING id"
         with self._database.writing() as transaction:
             # What it returns, not what a second look finds: another one may be deleted between.
-            ids = transaction.column(purge, store_id=self.store_id, before=to_text(before))
+            ids = transaction.column(purge, store_id=self.store_id, before=to_text(before), keep=sorted(keep))
             for batch in batches(ids):
                 transaction.change("DELETE FROM files WHERE checkpoint_id IN :ids", ids=batch)
                 transaction.change("DELETE FROM blob_references WHERE checkpoint_id IN :ids", ids=batch)
             return ids
+
+    def known(self, ids: Iterable[str]) -> set[str]:
+        """Which of the ids are those of checkpoints."""
+        query = "SELECT id FROM checkpoints WHERE id IN :ids"
+        with self._database.reading() as transaction:
+            return {found for batch in batches(ids) for found in transaction.column(query, ids=batch)}
 
     def count_parts(self, ids: Sequence[str]) -> int:
         """How many of checkpoints are parts of others."""
@@ -89,8 +111,8 @@ class Garbage:
         with self._database.reading() as transaction:
             return sum(int(transaction.value(query, ids=batch)) for batch in batches(ids))
 
-    def plan(self, *, before: datetime) -> PurgePlan:
-        """What ``purge_deleted`` and ``give_up_abandoned`` would give up, and the blobs that only those need."""
+    def plan(self, *, before: datetime, keep: Set[str] = frozenset()) -> PurgePlan:
+        """What ``purge_deleted`` and ``give_up_abandoned`` would give up, but for ``keep``, and who needs the blobs."""
         query = """
             SELECT b.id, b.size, r.checkpoint_id
             FROM blobs b LEFT JOIN blob_references r ON r.blob_id = b.id WHERE b.store_id = :store_id
@@ -103,47 +125,44 @@ class Garbage:
             for blob_id, size, checkpoint_id in transaction.rows(query, store_id=self.store_id):
                 sizes[blob_id] = size
                 users.setdefault(blob_id, set()).update(() if checkpoint_id is None else (checkpoint_id,))
+        rows = [row for row in rows if row["id"] not in keep]
+        idle = [row for row in self._idle(before) if row["id"] not in keep]
         return PurgePlan(
-            checkpoints=[_purgeable(row) for row in rows + self._idle(before) if row["part_of"] is None],
+            checkpoints=[_purgeable(row) for row in rows + idle if row["part_of"] is None],
             part_ids={row["id"] for row in rows if row["part_of"] is not None},
             uses={blob_id: (size, users[blob_id]) for blob_id, size in sizes.items()},
         )
 
-    def forget(self, checkpoint_id: str) -> None:
-        """Remove the record of a purged checkpoint whose bytes are gone."""
-        purged = "id = :id AND status = 'deleting' AND manifest_digest IS NULL"
-        with self._database.writing() as transaction:
-            transaction.change(f"DELETE FROM checkpoints WHERE {purged}", id=checkpoint_id)
+    def forget(self, checkpoint_ids: Iterable[str]) -> None:
+        """Remove the rows of purged checkpoints whose bytes are gone; the history tells that they are."""
+        purged = "c.id IN :ids AND c.status = 'deleting' AND c.manifest_digest IS NULL"
+        for batch in batches(checkpoint_ids):
+            with self._database.writing() as transaction:
+                rows = transaction.records(f"{CHECKPOINT} WHERE {purged}", ids=batch)
+                titles = {row["id"]: checkpoint_of(row).title for row in rows if row["part_of"] is None}
+                note(transaction, self._database.actor, "purge", "checkpoint", titles)
+                transaction.change("DELETE FROM checkpoints WHERE id IN :ids", ids=[row["id"] for row in rows])
 
-    def give_up_abandoned(self, *, before: datetime, clean_up: Callable[[str], None] = lambda _: None) -> list[str]:
-        """Give up pushes and captures that no process has worked on since a time; returns their ids.
+    def abandoned(self, *, before: datetime) -> set[str]:
+        """The pushes and captures that no process has worked on since a time, by their ids."""
+        return {row["id"] for row in self._idle(before)}
 
-        No checkpoint refers to their blobs afterwards. The checkpoint stays, failed, and its name with it. ``clean_up``
-        is called with each one's id while no other process can continue it.
+    def give_up_abandoned(self, *, before: datetime, keep: Set[str] = frozenset()) -> list[str]:
+        """Give up pushes and captures that no process has worked on since a time, but for ``keep``; returns their ids.
+
+        No checkpoint refers to their blobs afterwards. The checkpoint stays, failed, and its name with it.
         """
         given_up = []
         for row in self._idle(before):
-            lease = Lease.new()
+            if row["id"] in keep:
+                continue
             reason = row["reason"] or "interrupted, and not continued within the grace period"
-            new = {"status": CheckpointStatus.FAILED, "reason": reason, **lease.columns()}
             with self._database.writing() as transaction:
-                is_ours = update_as_read(transaction, row, new)
-            if is_ours:
-                self._give_up(row["id"], lease, clean_up)
-                given_up.append(row["id"])
+                # One that another process has taken over meanwhile refers to what that found.
+                if update_as_read(transaction, row, {"status": CheckpointStatus.FAILED, "reason": reason, **NO_LEASE}):
+                    transaction.change("DELETE FROM blob_references WHERE checkpoint_id = :id", id=row["id"])
+                    given_up.append(row["id"])
         return given_up
-
-    def _give_up(self, checkpoint_id: str, lease: Lease, clean_up: Callable[[str], None]) -> None:
-        try:
-            clean_up(checkpoint_id)
-            with self._database.writing() as transaction:
-                # Only where the lease is still ours: a process that has taken the push over refers to what it found.
-                ours = f"SELECT 1 FROM checkpoints WHERE {HELD}"
-                if transaction.row(ours, id=checkpoint_id, token=lease.token):
-                    transaction.change("DELETE FROM blob_references WHERE checkpoint_id = :id", id=checkpoint_id)
-        finally:
-            with self._database.writing() as transaction:
-                update_held(transaction, "checkpoints", checkpoint_id, lease, NO_LEASE)
 
     def _idle(self, before: datetime) -> list[Record]:
         """Unfinished pushes and captures that no process works on."""

@@ -8,7 +8,6 @@ and so does one that has not come a lease's length after the last word of the ot
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 from flexai.checkpoints.catalog.database import Record, Transaction
@@ -80,7 +79,7 @@ def end_of(row: Record) -> tuple[JobStatus, str, int | None] | None:
     missing = set(range(row["nodes"])) - {one.node for one in nodes}
     if not gone and missing:
         last_word = max(one.ended_at or one.started_at for one in nodes) if nodes else from_text(row["started_at"])
-        if datetime.now(UTC) - last_word < LEASE_LENGTH:
+        if now() - last_word < LEASE_LENGTH:
             return None
         return JobStatus.INTERRUPTED, f"{_named(missing)} never came", None
     if gone:

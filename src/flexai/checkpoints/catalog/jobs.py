@@ -7,18 +7,22 @@ same to every reader, whether or not the catalog says so yet.
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flexai.checkpoints.catalog import job_nodes
-from flexai.checkpoints.catalog.database import ConstraintError, Database, Record, Transaction
+from flexai.checkpoints.catalog.changes import changing, set_due
+from flexai.checkpoints.catalog.database import ConstraintError, Database, Record, Transaction, begun_again
+from flexai.checkpoints.catalog.identity import organisation
 from flexai.checkpoints.catalog.job_nodes import RUNNER_GONE as RUNNER_GONE
 from flexai.checkpoints.catalog.job_nodes import RUNNING, is_run, with_nodes
 from flexai.checkpoints.catalog.leases import HELD, NO_LEASE, Lease, lease_end, update_held
+from flexai.checkpoints.catalog.meaning import NO_JOB, no_such_job, spelled_out_job
 from flexai.checkpoints.errors import ConflictError, JobExistsError, NotFoundError
 from flexai.checkpoints.models import JobStatus, Node, TrainingJob, from_text, now, to_text
-from flexai.checkpoints.names import Id, Name, Reference, is_uuid, name_key, new_id, parse_id, parse_name
+from flexai.checkpoints.names import Id, Name, Reference, begins_id, is_uuid, name_key, new_id, parse_id, parse_name
 
 if TYPE_CHECKING:
     from flexai.checkpoints.owner import Owner
@@ -50,9 +54,10 @@ def parse_job_reference(text: str) -> Reference:
     """Read a training job's NAME or UUID; InvalidNameError for a text that can be neither."""
     if is_uuid(text):
         return Reference(text=text, id=parse_id(text))
-    return Reference(text=parse_name(text, what="training job"), id=None)
+    return Reference(text=text if begins_id(text) else parse_name(text, what="training job"), id=None)
 
 
+@begun_again
 class Jobs:
     """The training jobs of a catalog."""
 
@@ -87,19 +92,20 @@ class Jobs:
             "name": name,
             "name_key": name_key(name),
             "creator_user_id": owner.user_id,
-            "owner_org_id": owner.org_id,
+            "creator": owner.name,
             "created_at": values["started_at"],
         }
         try:
-            with self._database.writing() as transaction:
-                transaction.insert("jobs", values)
+            with self._changing("start", str(job_id)) as transaction:
+                transaction.insert("jobs", values | {"owner_org_id": organisation(transaction, owner.org_id)})
                 if node is not None:
                     job_nodes.enter_node(
                         transaction, values | {"node_rows": ()}, node, lease, _places(layout, job_id, 1)
                     )
             return BegunJob(self.get_by_id(str(job_id)), lease)
         except ConstraintError:
-            with self._database.writing() as transaction:
+            holder = self.find(name)
+            with self._changing("start", str(job_id if holder is None else holder.id)) as transaction:
                 if node is not None:
                     # The machines of a job come at once: one after the other they see what the one before has done.
                     time = to_text(now())
@@ -127,7 +133,7 @@ class Jobs:
 
     def set_input(self, job_id: str, lease: Lease, checkpoint_id: Id) -> TrainingJob:
         """Record which checkpoint the job starts from; NotFoundError where it was deleted meanwhile."""
-        with self._database.writing() as transaction:
+        with self._changing("start", job_id) as transaction:
             if not update_held(transaction, "jobs", job_id, lease, {"input_checkpoint_id": str(checkpoint_id)}):
                 raise _lost(job_id)
             # A deletion locks this row too: one of the two comes first, and the other one sees what it did.
@@ -142,7 +148,7 @@ class Jobs:
 
         Raises ConflictError where this machine's part of the job is another process's.
         """
-        with self._database.writing() as transaction:
+        with self._changing("start", job_id) as transaction:
             agreed = job_nodes.agree(transaction, job_id, lease, checkpoint_id)
         if agreed is None:
             raise _lost(job_id)
@@ -170,7 +176,7 @@ class Jobs:
         time = to_text(now())
         new = {"status": status, "exit_code": exit_code, "reason": reason, "ended_at": time}
         is_alone = True
-        with self._database.writing() as transaction:
+        with self._changing("end", job_id) as transaction:
             lost_as_well = "UPDATE jobs SET lost = lost + :lost, updated_at = :time WHERE id = :id"
             transaction.change(lost_as_well, lost=lost, time=time, id=job_id)
             if not update_held(transaction, "jobs", job_id, lease, new | NO_LEASE):
@@ -197,7 +203,7 @@ class Jobs:
                 "updated_at": to_text(now()),
                 **NO_LEASE,
             }
-            with self._database.writing() as transaction:
+            with self._changing("end", job.id) as transaction:
                 _update_as_read(transaction, row, new)
         return self.get_by_id(job.id)
 
@@ -205,7 +211,7 @@ class Jobs:
         """Record how one of several machines really ended, as ``correct`` does for a job of one."""
         end = {"status": ended.status, "exit_code": ended.exit_code, "reason": ended.reason}
         end |= {"ended_at": to_text(ended.ended_at or now())}
-        with self._database.writing() as transaction:
+        with self._changing("end", job.id) as transaction:
             transaction.update("jobs", {"updated_at": to_text(now())}, "id = :id", id=job.id)
             row = _read(transaction, "j.id = :id AND j.attempt = :attempt", id=job.id, attempt=job.attempt)
             if row is not None and "node_rows" in row and job_nodes.correct_node(transaction, row, node, end):
@@ -223,7 +229,7 @@ class Jobs:
             values: dict[str, Any] = {"stop_requested": True, "status": JobStatus.STOP_IN_PROGRESS}
             if job.status is JobStatus.INTERRUPTED:
                 values = {"status": job.status, "reason": job.reason, "ended_at": to_text(now()), **NO_LEASE}
-            with self._database.writing() as transaction:
+            with self._changing("stop", row["id"]) as transaction:
                 # Where it ended, or was taken over, in this very moment there is nothing left to ask.
                 _update_as_read(transaction, row, {"updated_at": to_text(now()), **values})
         return self.get_by_id(row["id"])
@@ -241,7 +247,7 @@ class Jobs:
         """The job of an id, deleted or not."""
         row = self._find("j.id = :id", id=job_id)
         if row is None:
-            raise NotFoundError(f"there is no training job {job_id}", hint=_LIST_HINT)
+            raise NotFoundError(f"there is no training job {job_id}", hint=NO_JOB)
         return job_of(row)
 
     def list(self) -> list[TrainingJob]:
@@ -280,7 +286,7 @@ class Jobs:
                 f"training job {job.name!r} is {job.status}", hint=f"stop it first: flexai training stop {job.name}"
             )
         new = {"name_key": None, "status": job.status, "reason": job.reason, "updated_at": to_text(now()), **NO_LEASE}
-        with self._database.writing() as transaction:
+        with self._changing("delete", row["id"]) as transaction:
             if not _update_as_read(transaction, row, new):
                 raise ConflictError(f"training job {job.name!r} was started again or deleted meanwhile")
         self.forget_deleted()
@@ -290,23 +296,28 @@ class Jobs:
         """Remove the records of deleted jobs that no checkpoint, deleted ones included, names any more."""
         named = "SELECT 1 FROM checkpoints c WHERE c.job_id = jobs.id"
         with self._database.writing() as transaction:
-            transaction.change(f"DELETE FROM jobs WHERE name_key IS NULL AND NOT EXISTS ({named})")
+            gone = f"DELETE FROM jobs WHERE name_key IS NULL AND NOT EXISTS ({named}) RETURNING id"
+            set_due(transaction, "job", transaction.column(gone))
+
+    def _changing(self, action: str, job_id: str) -> contextlib.AbstractContextManager[Transaction]:
+        return changing(self._database, action, [job_id], kind="job", record="later")
 
     def _row(self, reference: Reference) -> Record:
         if reference.id:
             row = self._find("j.name_key IS NOT NULL AND j.id = :id", id=reference.id)
         else:
             row = self._find("j.name_key = :key", key=name_key(reference.text))
-        if row is None:
-            raise NotFoundError(f"there is no training job {reference.text!r}", hint=_LIST_HINT)
-        return row
+        if row is not None:
+            return row
+        with self._database.reading() as transaction:
+            whole = spelled_out_job(transaction, reference)
+            if whole is None:
+                raise no_such_job(transaction, reference)
+        return self._row(whole)
 
     def _find(self, where: str, **values: Any) -> Record | None:
         with self._database.reading() as transaction:
             return _read(transaction, where, **values)
-
-
-_LIST_HINT = "flexai training list shows what there is"
 
 
 def _lost(job_id: str) -> ConflictError:
@@ -335,7 +346,7 @@ def _begin_next(
     previous = job_of(row)
     if previous.status is JobStatus.SUCCEEDED and not goes_on:
         raise JobExistsError(previous)
-    if previous.creator_user_id != owner.user_id:
+    if not owner.is_user(previous.creator_user_id):
         raise ConflictError(
             f"training job {name!r} belongs to another owner",
             hint="use another name; or, if that is you on another machine, set FLEXAI_OWNER here to what"
@@ -359,6 +370,14 @@ def _begin_next(
     if node is not None:
         job_nodes.enter_node(transaction, row | new | {"node_rows": ()}, node, lease, places)
     return previous.id, False
+
+
+def read_jobs(transaction: Transaction, ids: Sequence[str]) -> Iterator[tuple[Record, TrainingJob]]:
+    """The jobs of ids, deleted ones included, with their rows, which are locked."""
+    if lock := transaction.locking("FOR UPDATE"):
+        transaction.rows(f"SELECT id FROM jobs WHERE id IN :ids ORDER BY id {lock}", ids=list(ids))
+    for row in with_nodes(transaction, transaction.records(f"{JOB} WHERE j.id IN :ids", ids=list(ids))):
+        yield row, job_of(row)
 
 
 def _read(transaction: Transaction, where: str, **values: Any) -> Record | None:
@@ -427,5 +446,8 @@ def job_of(row: Record) -> TrainingJob:
         started_at=from_text(row["started_at"]),
         ended_at=None if row["ended_at"] is None else from_text(row["ended_at"]),
         updated_at=from_text(row["updated_at"]),
-        **{name: row[name] for name in ("name", "attempt", "output_dir", "log_path", "host", "code_commit", "lost")},
+        **{
+            name: row[name]
+            for name in ("name", "attempt", "output_dir", "log_path", "host", "code_commit", "lost", "creator")
+        },
     )

@@ -13,14 +13,15 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
 from flexai.checkpoints.catalog.database import Transaction
 from flexai.checkpoints.errors import StorageError
-from flexai.checkpoints.models import from_text, to_text
+from flexai.checkpoints.models import from_text, now, to_text
+from flexai.checkpoints.storage.patience import without_waiting
 
 _HAS_PROC = sys.platform == "linux"
 """Whether the system tells of its processes in files; elsewhere psutil asks it, which Linux does without."""
@@ -105,7 +106,7 @@ class Lease(NamedTuple):
                 return False
             # psutil corrects a start by what the clock was set by since psutil was imported, so two processes may read
             # two starts of one: a holder of another start is alive as long as it renews its lease.
-        return from_text(self.until) > datetime.now(UTC)
+        return from_text(self.until) > now()
 
     @property
     def holder(self) -> str:
@@ -139,7 +140,7 @@ def update_held(transaction: Transaction, table: str, row_id: str, lease: Lease,
 
 def lease_end() -> str:
     """When a lease renewed now runs out."""
-    return to_text(datetime.now(UTC) + LEASE_LENGTH)
+    return to_text(now() + LEASE_LENGTH)
 
 
 def this_host() -> str:
@@ -201,7 +202,9 @@ class LeaseKeeper:
     def _run(self) -> None:
         while not self._stop.wait(RENEWAL.total_seconds()):
             try:
-                if not self._renew():
+                with without_waiting():
+                    is_ours = self._renew()
+                if not is_ours:
                     return  # taken over: the next write under the old token says so
             except StorageError:
                 continue  # a passing failure of the database: the lease outlasts several renewals

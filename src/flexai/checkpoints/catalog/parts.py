@@ -9,18 +9,21 @@ All that decides which parts belong together is decided while the job's row is l
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from flexai.checkpoints.catalog.changes import changing
 from flexai.checkpoints.catalog.checkpoint_rows import CHECKPOINT, checkpoint_of, facts_columns, row_of
 from flexai.checkpoints.catalog.checkpoints import described, enter_files, lost
-from flexai.checkpoints.catalog.database import Database, Record, Transaction
+from flexai.checkpoints.catalog.database import Database, Record, Transaction, begun_again
 from flexai.checkpoints.catalog.job_nodes import ranges
 from flexai.checkpoints.catalog.leases import NO_LEASE, Lease, update_held
 from flexai.checkpoints.models import Checkpoint, CheckpointStatus, ManifestSummary, TrainingFacts, now, to_text
 from flexai.checkpoints.names import new_id, parse_id
 
 if TYPE_CHECKING:
+    from flexai.checkpoints.contents import StoredFile
     from flexai.checkpoints.models import Node
     from flexai.checkpoints.names import Id
 
@@ -30,6 +33,7 @@ _GROUPS = f"""
 _PARTS_OF = "SELECT id FROM checkpoints WHERE part_of = :id AND parts = 0 AND deleted_at IS NULL"
 
 
+@begun_again
 class Parts:
     """The parts of a catalog's checkpoints."""
 
@@ -44,8 +48,7 @@ class Parts:
         node: Node,
         attempt: int,
         manifest: ManifestSummary,
-        content_ids: Mapping[str, int],
-        blob_ids: set[str],
+        files: Sequence[StoredFile],
         facts: TrainingFacts,
         is_whole: bool,
         tells_save: bool,
@@ -63,7 +66,7 @@ class Parts:
             transaction.update("jobs", {"updated_at": to_text(now())}, "id = :id", id=part.job_id)
             if not update_held(transaction, "checkpoints", part.id, lease, new):
                 raise lost(part.id)
-            enter_files(transaction, part.id, content_ids, blob_ids)
+            enter_files(transaction, part.id, files)
             group, replaced = _group_of(transaction, part, node, attempt, manifest, facts, tells_save=tells_save)
             for earlier in replaced:
                 transaction.change("DELETE FROM checkpoints WHERE id = :id", id=earlier)
@@ -106,22 +109,22 @@ class Parts:
         parts: Sequence[Checkpoint],
         *,
         manifest: ManifestSummary,
-        content_ids: Mapping[str, int],
-        blob_ids: set[str],
+        files: Sequence[StoredFile],
         facts: TrainingFacts,
+        time: datetime,
     ) -> bool:
         """Make a checkpoint available of its parts' content; False where it, or one of them, has changed meanwhile.
 
         ``after`` is the same checkpoint or, where that was available already and its machines have brought more since,
-        one in its place: the one before becomes a part of that, and keeps its UUID.
+        one in its place: the one before becomes a part of that, and keeps its UUID. ``time`` is what its manifest says.
         """
-        new = described(manifest, facts)
+        new = described(manifest, facts, time)
         there = "id = :id AND parts > 0 AND part_of IS NULL AND deleted_at IS NULL AND status = :status"
         is_same = after.id == before.id
         status = CheckpointStatus.FAILED if is_same else CheckpointStatus.AVAILABLE
         goes: dict[str, Any] = {"job_id": None, "part_of": after.id, "is_protected": False}
         ids = [one.id for one in parts]
-        with self._database.writing() as transaction:
+        with changing(self._database, "", [before.id, after.id], record="none") as transaction:
             transaction.update("jobs", {"updated_at": to_text(now())}, "id = :id", id=before.job_id)
             if set(transaction.column(_PARTS_OF, id=before.id)) != set(ids):
                 return False
@@ -133,9 +136,10 @@ class Parts:
             held = transaction.column(
                 "SELECT DISTINCT blob_id FROM blob_references WHERE checkpoint_id IN :ids", ids=ids
             )
-            needed = [{"checkpoint_id": after.id, "blob_id": blob_id} for blob_id in blob_ids.intersection(held)]
+            blob_ids = {file.content.blob_id for file in files}
+            needed = [{"checkpoint_id": after.id, "blob_id": blob_id} for blob_id in set(held) & blob_ids]
             transaction.insert("blob_references", *needed)
-            enter_files(transaction, after.id, content_ids, blob_ids)
+            enter_files(transaction, after.id, files)
         return True
 
     def join_last(self, job_id: str, attempt: int) -> list[Id]:

@@ -51,7 +51,7 @@ def read_candidates(database: Database, *, job_ids: Collection[str] | None, push
     sizes: dict[str, int] = {}
     needed: dict[str, set[str]] = defaultdict(set)
     with database.reading() as transaction:
-        running = _running(transaction)
+        running = read_running(transaction)
         rows = transaction.records(query, **values)
         for blob_id, size, checkpoint_id in transaction.rows(references, **values):
             sizes[blob_id] = size
@@ -68,9 +68,14 @@ def read_candidates(database: Database, *, job_ids: Collection[str] | None, push
     )
 
 
-def check_unused(transaction: Transaction, row: Record, *, keep_exported: bool) -> None:
-    """Raise ConflictError where a checkpoint, whose row is locked, is in use after all or, on request, exported."""
-    for job in _running(transaction):
+def check_unused(
+    transaction: Transaction, row: Record, *, keep_exported: bool, running: Sequence[Record] | None = None
+) -> None:
+    """Raise ConflictError where a checkpoint, whose row is locked, is in use after all or, on request, exported.
+
+    ``running`` are the jobs that run, where they were read since.
+    """
+    for job in read_running(transaction) if running is None else running:
         if job["input_checkpoint_id"] == row["id"]:
             raise ConflictError(f"training job {job['name']!r} has started from it")
         if job["id"] == row["job_id"] and _latest_to_resume_from(transaction, job["id"]) == row["id"]:
@@ -92,7 +97,7 @@ def check_some_stay(transaction: Transaction, checkpoint_ids: Collection[str]) -
         raise ConflictError("those that should stay in its place are gone")
 
 
-def _running(transaction: Transaction) -> list[Record]:
+def read_running(transaction: Transaction) -> list[Record]:
     """The jobs whose runners live: one whose runner is gone only says that it runs."""
     found = transaction.records("SELECT * FROM jobs WHERE status IN ('in progress', 'stop in progress')")
     return [row for row in with_nodes(transaction, found) if is_run(row)]

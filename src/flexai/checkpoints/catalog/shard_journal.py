@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 
 from flexai.checkpoints.catalog.blobs import Blobs
 from flexai.checkpoints.catalog.database import Database
 from flexai.checkpoints.catalog.leases import LEASE_LENGTH
 from flexai.checkpoints.contents import ArrivedPart, NewContent, StoredContent
 from flexai.checkpoints.errors import ConflictError
-from flexai.checkpoints.models import to_text
+from flexai.checkpoints.models import now, to_text
 
 
 class ShardJournal(Blobs):
@@ -31,7 +30,7 @@ class ShardJournal(Blobs):
         after a database that was away.
         """
         query = "SELECT 1 FROM checkpoints WHERE id = :id AND claim_token = :token AND claim_until > :since"
-        since = to_text(datetime.now(UTC) - LEASE_LENGTH)
+        since = to_text(now() - LEASE_LENGTH)
         with self._database.reading() as transaction:
             if transaction.row(query, id=self._checkpoint_id, token=self._token, since=since) is None:
                 raise ConflictError(

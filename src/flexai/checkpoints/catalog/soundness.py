@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass
 from datetime import datetime
 
-from flexai.checkpoints.catalog.blobs import CONTENT, SOUND, STORED, believe, taken, values_of
-from flexai.checkpoints.catalog.database import MIGRATION_LOCK, Database, Transaction, batches
+from flexai.checkpoints.catalog.blobs import (
+    CONTENT_COLUMNS,
+    SOUND,
+    STORED,
+    believe,
+    taken,
+    tell_damaged,
+    tell_sound,
+    values_of,
+)
+from flexai.checkpoints.catalog.changes import note, set_due
+from flexai.checkpoints.catalog.checkpoint_rows import CHECKPOINT, checkpoint_of
+from flexai.checkpoints.catalog.database import MIGRATION_LOCK, Database, Transaction, batches, begun_again
 from flexai.checkpoints.contents import NewContent, StoredContent
 from flexai.checkpoints.models import now, to_text
 
@@ -32,6 +43,7 @@ class Verification:
     """The oldest of the last verifications, ISO 8601; empty where there was none."""
 
 
+@begun_again
 class Soundness:
     """What is known of the soundness of one managed store's contents."""
 
@@ -45,18 +57,42 @@ class Soundness:
         What has never been verified comes before all others; neighbours in a pack come together.
         """
         query = f"""
-            SELECT {CONTENT} {STORED} AND (t.verified_at IS NULL OR t.verified_at < :before) AND {_USED}
+            SELECT {CONTENT_COLUMNS} {STORED} AND (t.verified_at IS NULL OR t.verified_at < :before) AND {_USED}
             ORDER BY t.verified_at ASC NULLS FIRST, t.blob_id, t.start LIMIT :limit
         """
         with self._database.reading() as transaction:
             rows = transaction.rows(query, store_id=self.store_id, before=to_text(before), limit=limit)
         return [StoredContent.of_row(row) for row in rows]
 
-    def damaged(self) -> list[StoredContent]:
-        """Contents that a checkpoint needs and that a verification found damaged."""
-        query = f"SELECT {CONTENT} {STORED} AND NOT {SOUND} AND {_USED} ORDER BY t.id"
+    def damaged(self, digests: Iterable[str] | None = None) -> list[StoredContent]:
+        """Contents that a checkpoint needs and that were found damaged; with ``digests`` (hex) only those of them."""
+        query = f"SELECT {CONTENT_COLUMNS} {STORED} AND NOT {SOUND} AND {_USED}"
         with self._database.reading() as transaction:
-            return [StoredContent.of_row(row) for row in transaction.rows(query, store_id=self.store_id)]
+            if digests is None:
+                rows = list(transaction.rows(query, store_id=self.store_id))
+            else:
+                # Mostly there is none, which one look by the digests' index tells; all that is used would be a scan.
+                of_them = f"SELECT t.id FROM contents t WHERE t.digest IN :digests AND NOT {SOUND}"
+                ids = [
+                    content_id
+                    for batch in batches(dict.fromkeys(digests))
+                    for content_id in transaction.column(of_them, digests=batch)
+                ]
+                rows = [
+                    row
+                    for batch in batches(ids)
+                    for row in transaction.rows(f"{query} AND t.id IN :ids", store_id=self.store_id, ids=batch)
+                ]
+        return sorted(map(StoredContent.of_row, rows), key=lambda content: content.id)
+
+    def is_sound(self, checkpoint_id: str) -> bool:
+        """Whether nothing that a checkpoint needs was found damaged."""
+        query = f"""
+            SELECT 1 FROM files f JOIN contents t ON t.id = f.content_id
+            WHERE f.checkpoint_id = :checkpoint_id AND NOT {SOUND} LIMIT 1
+        """
+        with self._database.reading() as transaction:
+            return transaction.row(query, checkpoint_id=checkpoint_id) is None
 
     def verification(self) -> Verification:
         """How much of what checkpoints need was verified, and when."""
@@ -75,13 +111,24 @@ class Soundness:
     def record_verification(self, *, damaged: Set[int], sound: Set[int]) -> None:
         """Record which contents are damaged, so that no push relies on them, and which are not (any more)."""
         time = to_text(now())
+        healed: set[str] = set()
+        needed = f"""
+            SELECT DISTINCT f.checkpoint_id FROM contents t JOIN files f ON f.content_id = t.id
+            WHERE t.id IN :ids AND NOT {SOUND}
+        """
         for is_damaged, ids in ((True, damaged), (False, sound)):
             for batch in batches(sorted(ids)):
                 with self._database.writing() as transaction:
+                    if not is_damaged:
+                        healed.update(transaction.column(needed, ids=batch))
                     new = {"is_damaged": is_damaged, "verified_at": time}
                     transaction.update("contents", new, "id IN :ids", ids=batch)
                     if not is_damaged:
                         believe(transaction, batch)
+        with self._database.writing() as transaction:
+            if damaged:
+                tell_damaged(transaction)
+            tell_sound(transaction, sorted(healed))
 
     def add_content(self, blob_id: str, new: NewContent) -> StoredContent:
         """Describe a range of a stored blob, just read and compared, as a content; ConflictError where gc took it."""
@@ -121,13 +168,19 @@ class Soundness:
                 raise taken(f"blob {new.blob_id}")
             write_manifest(paths)
             transaction.update("files", {"content_id": new.id}, mine, **values)
-            _release(transaction, checkpoint_id, old.blob_id)
+            release(transaction, checkpoint_id, old.blob_id)
+            row = transaction.record(f"{CHECKPOINT} WHERE c.id = :id", id=checkpoint_id)
+            if row is not None and row["part_of"] is None:
+                titles = {checkpoint_id: checkpoint_of(row).title}
+                note(transaction, self._database.actor, "repair", "checkpoint", titles, after={"repaired": paths})
+                set_due(transaction, "checkpoint", [checkpoint_id])
+            tell_sound(transaction, [checkpoint_id])
             return True
 
     def release(self, checkpoint_id: str, blob_id: str) -> None:
         """Take back a reference to a blob that no file of the checkpoint lies in."""
         with self._database.writing() as transaction:
-            _release(transaction, checkpoint_id, blob_id)
+            release(transaction, checkpoint_id, blob_id)
 
     def release_abandoned(self, *, before: datetime, writer_id: str | None = None) -> None:
         """Take back the references to blobs that a repair began before a time, and of which nothing came.
@@ -148,7 +201,8 @@ class Soundness:
             transaction.change(f"DELETE FROM blob_references WHERE blob_id IN ({abandoned})", **values)
 
 
-def _release(transaction: Transaction, checkpoint_id: str, blob_id: str) -> None:
+def release(transaction: Transaction, checkpoint_id: str, blob_id: str) -> None:
+    """Take back a checkpoint's reference to a blob, unless a file of it lies there."""
     needed = """
         SELECT 1 FROM files f JOIN contents t ON t.id = f.content_id
         WHERE f.checkpoint_id = :checkpoint_id AND t.blob_id = :blob_id

@@ -7,13 +7,14 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 from flexai.checkpoints.catalog.database import (
     HEAD_REVISION,
+    NO_RIGHT,
     ConstraintError,
     Database,
     EmptyTransaction,
@@ -21,11 +22,23 @@ from flexai.checkpoints.catalog.database import (
     QueryResult,
     Transaction,
 )
-from flexai.checkpoints.errors import SettingsError, StorageError, StorageUnavailableError
-from flexai.checkpoints.private_folders import make_private_file, make_private_folder
+from flexai.checkpoints.errors import AccessDeniedError, SettingsError, StorageError, StorageUnavailableError
+from flexai.checkpoints.private_folders import is_shared, make_private_file, make_private_folder, make_shared_file
+from flexai.checkpoints.settings import home_path
+from flexai.checkpoints.storage.patience import Patience
+
+T = TypeVar("T")
 
 BUSY_TIMEOUT_SECONDS = 60
-"""How long a connection waits for another writer."""
+"""How long another writer is waited for where no other patience is given."""
+_TURN_SECONDS = 1.0
+"""How long SQLite itself waits, before it is said that it does."""
+
+REBUILD = (
+    "flexai checkpoint recover --move-aside keeps the file under another name, and makes the catalog anew from what"
+    " the store knows"
+)
+"""What to do about a file that is no catalog."""
 
 
 class SqliteTransaction(Transaction):
@@ -51,7 +64,8 @@ class SqliteDatabase(Database):
 
     is_postgresql = False
 
-    def __init__(self, path: Path, options: Mapping[str, Any]) -> None:
+    def __init__(self, path: Path, options: Mapping[str, Any], patience: Patience | None = None) -> None:
+        self.patience = patience or Patience(BUSY_TIMEOUT_SECONDS)
         self._path = path
         self._options = options
         self._idle: list[sqlite3.Connection] = []
@@ -61,22 +75,30 @@ class SqliteDatabase(Database):
         self._turn = threading.Lock()
 
     @classmethod
-    def open(cls, path: Path, options: Mapping[str, Any] | None = None) -> SqliteDatabase:
+    def open(
+        cls,
+        path: Path,
+        options: Mapping[str, Any] | None = None,
+        before_making: Callable[[], object] = lambda: None,
+        patience: Patience | None = None,
+    ) -> SqliteDatabase:
         """Open a file, making it, and making or migrating its tables, on first use.
 
-        ``options`` are those of ``sqlite3.connect``. Raises SettingsError for a place where no file can be,
-        StorageUnavailableError for one that others keep locked, StorageError for what is no catalog.
+        ``options`` are those of ``sqlite3.connect``, ``before_making`` is that of ``made_ready``.
+
+        Raises SettingsError for a place where no file can be, StorageUnavailableError for one that others keep locked,
+        StorageError for what is no catalog.
         """
         _make_file(path)
         # Connections are opened later too, wherever the process is by then.
-        return cls(path.absolute(), options or {}).made_ready()
+        return cls(path.absolute(), options or {}, patience).made_ready(before_making)
 
     def migrate(self) -> None:
         """Make the tables, or bring them to their newest form."""
         from flexai.checkpoints.catalog.migrate import migrate_sqlite
 
         with sqlite_errors(self._path):
-            migrate_sqlite(self.connect)
+            _lasting(self.patience, self._path, lambda: migrate_sqlite(self.connect))
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[Transaction]:
@@ -91,6 +113,27 @@ class SqliteDatabase(Database):
         with self._transaction("BEGIN") as transaction:
             yield transaction
 
+    def size(self) -> int:
+        """Bytes of the file, and of the log beside it."""
+        files = (self._path, self._path.with_name(f"{self._path.name}-wal"))
+        return sum(path.stat().st_size for path in files if path.exists())
+
+    def spare(self) -> int:
+        """Bytes of pages that hold nothing any more."""
+        with self.reading() as transaction:
+            pages, size = (transaction.value(f"PRAGMA {name}") for name in ("freelist_count", "page_size"))
+        return int(pages) * int(size)
+
+    def compact(self, *, patience: float | None = None) -> None:
+        """Write the file anew without what it holds nothing in, and merge the log into it."""
+        with self._turn, sqlite_errors(self._path), contextlib.closing(self.connect()) as connection:
+            seconds = self.patience.left if patience is None else patience
+            connection.execute(f"PRAGMA busy_timeout={int(seconds * 1000)}")
+            connection.execute("VACUUM")
+            # While another process reads what was there before, this has to wait: a later writer does it, then.
+            connection.execute("PRAGMA busy_timeout=500")
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
     def close(self) -> None:
         """Close every connection."""
         self._is_closed = True
@@ -99,7 +142,7 @@ class SqliteDatabase(Database):
 
     def connect(self) -> sqlite3.Connection:
         """A new connection; its holder begins and ends the transactions."""
-        options: dict[str, Any] = {"timeout": BUSY_TIMEOUT_SECONDS, "database": self._path, **self._options}
+        options: dict[str, Any] = {"timeout": _TURN_SECONDS, "database": self._path, **self._options}
         options |= {"check_same_thread": False, "isolation_level": None}
         connection = _connect(options)
         try:
@@ -114,16 +157,27 @@ class SqliteDatabase(Database):
     @contextlib.contextmanager
     def _transaction(self, begin: str) -> Iterator[Transaction]:
         with sqlite_errors(self._path):
+            connection = _lasting(self.patience, self._path, lambda: self._begun(begin))
             try:
-                connection = self._idle.pop()
-            except IndexError:
-                connection = self.connect()
-            try:
-                connection.execute(begin)
                 yield SqliteTransaction(connection)
-                connection.commit()
+                # One that could not be committed because of a lock can be committed later.
+                _lasting(self.patience, self._path, connection.commit)
             finally:
                 self._put_back(connection)
+
+    def _begun(self, begin: str) -> sqlite3.Connection:
+        """A connection whose transaction has begun, and has looked at the file."""
+        try:
+            connection = self._idle.pop()
+        except IndexError:
+            connection = self.connect()
+        try:
+            connection.execute(begin)
+            connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchall()
+        except BaseException:
+            self._put_back(connection)
+            raise
+        return connection
 
     def _put_back(self, connection: sqlite3.Connection) -> None:
         """Keep a connection for the next transaction, and undo what it did not commit."""
@@ -137,7 +191,9 @@ class SqliteDatabase(Database):
                 self.close()
 
 
-def look_at_sqlite(path: Path, options: Mapping[str, Any] | None = None) -> Look | None:
+def look_at_sqlite(
+    path: Path, options: Mapping[str, Any] | None = None, patience: Patience | None = None
+) -> Look | None:
     """Look at a file as it is; None where its tables must be migrated first. One that is not there is empty.
 
     ``options`` are those of ``sqlite3.connect``. Raises what ``SqliteDatabase.open`` raises but for SettingsError.
@@ -145,8 +201,9 @@ def look_at_sqlite(path: Path, options: Mapping[str, Any] | None = None) -> Look
     if not path.exists():
         return Look(EmptyTransaction())
     with sqlite_errors(path):
+        asked = options or {"database": _address(path), "uri": True}
         try:
-            return _look(path, options or {"database": _address(path), "uri": True})
+            return _lasting(patience or Patience(BUSY_TIMEOUT_SECONDS), path, lambda: _look(path, asked))
         except sqlite3.OperationalError as error:
             if options or not _is_in_closed_folder(path, error):
                 raise
@@ -154,7 +211,7 @@ def look_at_sqlite(path: Path, options: Mapping[str, Any] | None = None) -> Look
 
 
 def _look(path: Path, options: Mapping[str, Any]) -> Look | None:
-    usual = {"timeout": BUSY_TIMEOUT_SECONDS, "check_same_thread": False}
+    usual = {"timeout": _TURN_SECONDS, "check_same_thread": False}
     with contextlib.ExitStack() as stack:
         connection = stack.enter_context(contextlib.closing(_connect({**usual, **options, "isolation_level": None})))
         connection.execute("PRAGMA query_only=ON")
@@ -190,6 +247,22 @@ def _connect(options: Mapping[str, Any]) -> sqlite3.Connection:
     return connection
 
 
+def _lasting(patience: Patience, path: Path, act: Callable[[], T]) -> T:
+    """Do what has no effect where the file is locked, again and again while that is so and the patience lasts."""
+    failures = 0
+    while True:
+        try:
+            done = act()
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF not in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
+                raise
+            failures += 1
+            patience.wait(StorageUnavailableError(f"the catalog {path} cannot be used: {error}"), failures)
+        else:
+            patience.succeeded()
+            return done
+
+
 @contextlib.contextmanager
 def sqlite_errors(path: Path) -> Iterator[None]:
     """Say SQLite's errors in our words."""
@@ -198,16 +271,32 @@ def sqlite_errors(path: Path) -> Iterator[None]:
     except sqlite3.IntegrityError as error:
         raise ConstraintError(str(error)) from error
     except sqlite3.Error as error:
-        kind = StorageUnavailableError if isinstance(error, sqlite3.OperationalError) else StorageError
-        raise kind(
-            f"the catalog {path} cannot be used: {error}", hint="flexai config show prints where it is set"
-        ) from error
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_READONLY:
+            raise AccessDeniedError(f"the catalog {path} refused: {error}", hint=NO_RIGHT) from error
+        is_damaged = _is_damaged(error)
+        passing = isinstance(error, sqlite3.OperationalError) and not is_damaged
+        kind = StorageUnavailableError if passing else StorageError
+        hint = REBUILD if is_damaged else "flexai config show prints where it is set"
+        raise kind(f"the catalog {path} cannot be used: {error}", hint=hint) from error
+
+
+def _is_damaged(error: sqlite3.Error) -> bool:
+    """Whether a file is no catalog, or no longer a whole one."""
+    code = getattr(error, "sqlite_errorcode", None)
+    if isinstance(error, sqlite3.OperationalError):
+        # A table or a column is missing, or a text is none.
+        return code in {None, sqlite3.SQLITE_ERROR}
+    return code is not None and code & 0xFF in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 
 def _make_file(path: Path) -> None:
     try:
-        make_private_folder(path.parent)
-        make_private_file(path)  # SQLite would make it as the umask says
+        # SQLite would make it as the umask says, but never for the group to write to.
+        if path.parent.is_dir() and is_shared(path.parent.absolute(), home=home_path()):
+            make_shared_file(path)
+        else:
+            make_private_folder(path.parent)
+            make_private_file(path)
     except OSError as error:
         raise SettingsError(
             f"the catalog {path} cannot be made: {error.strerror}",
@@ -217,7 +306,7 @@ def _make_file(path: Path) -> None:
 
 def _use_write_ahead_log(connection: sqlite3.Connection) -> None:
     """Let readers and a writer work at once; of connections that make the change at the same time, one at a time."""
-    deadline = time.monotonic() + BUSY_TIMEOUT_SECONDS
+    deadline = time.monotonic() + _TURN_SECONDS
     while True:
         try:
             connection.execute("PRAGMA journal_mode=WAL")

@@ -54,6 +54,17 @@ def _claim_columns() -> list[Column[Any]]:
     ]
 
 
+# The catalog itself, in its one row: which one it is to its managed store, and to whom all that it knows belongs.
+Table(
+    "identity",
+    metadata,
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("id", _ID, nullable=False),
+    Column("owner_org_id", _ID),
+    Column("created_at", _TIME, nullable=False),
+    CheckConstraint("number = 1", name="number"),
+)
+
 jobs = Table(
     "jobs",
     metadata,
@@ -86,6 +97,8 @@ jobs = Table(
     Column("lost", Integer, nullable=False, server_default=text("0")),
     # How many machines its last attempt has; each has a row in job_nodes where there are several.
     Column("nodes", Integer, nullable=False, server_default=text("1")),
+    # Who made it, for people: user@host. Empty where that was not recorded.
+    Column("creator", Text, nullable=False, server_default=text("''")),
     CheckConstraint(
         "status IN ('in progress', 'stop in progress', 'succeeded', 'failed', 'stopped', 'interrupted')",
         name="status",
@@ -164,6 +177,10 @@ checkpoints = Table(
     Column("attempt", Integer, nullable=False, server_default=text("0")),
     # Of a part: the checkpoint that it belongs to. The part's own job is empty (NULL), so that no list shows it.
     Column("part_of", _ID),
+    # Who made it, for people: user@host. Empty where that was not recorded.
+    Column("creator", Text, nullable=False, server_default=text("''")),
+    # A JSON list of the paths of its empty folders.
+    Column("folders", Text, nullable=False, server_default=text("'[]'")),
     CheckConstraint("kind IN ('pushed', 'captured')", name="kind"),
     CheckConstraint("status IN ('uploading', 'syncing', 'available', 'failed', 'deleting')", name="status"),
     CheckConstraint("status <> 'available' OR manifest_digest IS NOT NULL", name="available"),
@@ -235,6 +252,7 @@ files = Table(
     Column("checkpoint_id", _ID, ForeignKey("checkpoints.id", ondelete="CASCADE"), primary_key=True),
     Column("path", Text, primary_key=True),
     Column("content_id", _SERIAL, ForeignKey("contents.id"), nullable=False),
+    Column("is_executable", Boolean, nullable=False, server_default=text("false")),
     Index(None, "content_id"),
     sqlite_with_rowid=False,
 )
@@ -260,4 +278,35 @@ exports = Table(
     Column("manifest_digest", String(64), nullable=False),
     Column("exported_at", _TIME, nullable=False),
     UniqueConstraint("checkpoint_id", "storage_provider", "destination_path"),
+)
+
+# What was changed, by whom and from where: written with each change, and never changed itself.
+Table(
+    "history",
+    metadata,
+    Column("id", _SERIAL, primary_key=True),
+    Column("at", _TIME, nullable=False),
+    # user@host; where the command ran; and the Prefect flow run that it was a part of, or empty.
+    Column("actor", Text, nullable=False),
+    Column("host", Text, nullable=False),
+    Column("flow_run_id", Text, nullable=False),
+    Column("action", String(32), nullable=False),
+    Column("kind", String(16), nullable=False),
+    Column("subject_id", _ID, nullable=False),
+    # What the subject was called at that time.
+    Column("title", Text, nullable=False),
+    # JSON objects of what changed.
+    Column("before", Text, nullable=False),
+    Column("after", Text, nullable=False),
+    Index(None, "subject_id"),
+    Index(None, "at"),
+)
+
+# Of what the store's record has to be written anew: a process is about to change it, or has died over that.
+Table(
+    "records_due",
+    metadata,
+    Column("id", _ID, primary_key=True),
+    Column("kind", String(16), nullable=False),
+    Column("since", _TIME, nullable=False),
 )

@@ -5,7 +5,9 @@
     fetch     bring a checkpoint's files to a directory of this machine
     export    bring a checkpoint's files to a provider
     mirror    export a set of checkpoints to a second provider
+    listing   list checkpoints by name, job, owner, status, time and kind
     inspect   say everything about a checkpoint or a training job
+    diff      say how two checkpoints differ
     overview  count what the catalog holds
     delete    delete a checkpoint, and undelete and protect it
     prune     delete by rules
@@ -21,6 +23,8 @@
 Beside them are what they need of their surroundings, and ``support``, which holds what helps them:
 
     system             the catalog, the store and the settings that every operation works with
+    store_owner        which catalog the store belongs to
+    looking            the catalog as it is, to be read without the rest
     requests           what can be asked for, one value for each operation
     store_requests     the same of operations on the whole store
     training_requests  the same of operations on training jobs

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 from flexai.checkpoints.catalog.leases import Lease
-from flexai.checkpoints.contents import StoredContent
+from flexai.checkpoints.contents import StoredFile
 from flexai.checkpoints.errors import SourceChangedError, SourceError
 from flexai.checkpoints.models import Checkpoint, Source, TrainingFacts, TrainingJob
-from flexai.checkpoints.paths import parse_path
+from flexai.checkpoints.paths import only_empty, parse_path
 from flexai.checkpoints.progress import Progress
+from flexai.checkpoints.service.store_owner import write_due_records
 from flexai.checkpoints.service.support import commit
 from flexai.checkpoints.service.support.parts import NodePart, commit_part
 from flexai.checkpoints.service.system import System
@@ -27,6 +28,7 @@ def capture(
     name: str,
     node: str,
     files: Mapping[str, Path],
+    folders: Sequence[str] = (),
     facts: TrainingFacts,
     identities: Mapping[str, Identity] | None = None,
     again: Checkpoint | None = None,
@@ -35,6 +37,8 @@ def capture(
     progress: Progress | None = None,
 ) -> Checkpoint:
     """Store files (path in the checkpoint → local file) as a captured checkpoint of a job and return it, available.
+
+    ``folders`` are the paths of its empty folders.
 
     With ``part`` they are what one of several machines has of it; the checkpoint that is returned is the one that the
     part belongs to, which may be incomplete.
@@ -59,14 +63,18 @@ def capture(
         if identities is not None and source.identity != identities[path]:
             raise SourceChangedError(f"source {local_path} changed before it was read")
         sources.append(source)
-    check_sources(sources)
+    empty = only_empty(map(parse_path, folders), files)
+    check_sources(sources, empty)
     begun = None if again is None else system.catalog.checkpoints.continue_capture(again.id)
     checkpoint, lease = begun or _begin(system, job=job, name=name, node=node)
     on_begun(checkpoint)
-    enter = None if part is None else partial(_enter, system, checkpoint, lease, part, facts)
+    enter = None if part is None else partial(_enter, system, checkpoint, lease, part, facts, empty)
     progress = progress or Progress()
     try:
-        captured, _ = commit.store(system, checkpoint, lease, sources, facts=facts, enter=enter, progress=progress)
+        captured, _ = commit.store(
+            system, checkpoint, lease, sources, folders=empty, facts=facts, enter=enter, progress=progress
+        )
+        write_due_records(system)
         return captured
     except SourceChangedError:
         # It was no checkpoint yet: the one that the change leads to is captured under a number of its own.
@@ -91,7 +99,7 @@ def _begin(system: System, *, job: TrainingJob, name: str, node: str) -> tuple[C
         node=node,
         owner=system.owner,
         source=Source(from_local_files=(str(Path(job.output_dir, name)),)),
-        store_id=system.store_id,
+        store_id=system.own_store_id,
         parent_id=None if job.input_checkpoint_id is None else job.input_checkpoint_id,
     )
 
@@ -102,6 +110,7 @@ def _enter(
     lease: Lease,
     part: NodePart,
     facts: TrainingFacts,
-    contents: Mapping[str, StoredContent],
+    folders: Sequence[str],
+    files: Sequence[StoredFile],
 ) -> Checkpoint:
-    return commit_part(system, checkpoint, lease, contents, part, facts=facts)
+    return commit_part(system, checkpoint, lease, files, part, folders=folders, facts=facts)

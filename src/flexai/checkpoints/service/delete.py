@@ -2,34 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 
+from flexai.checkpoints.catalog.database import Record, Transaction
 from flexai.checkpoints.models import Checkpoint
-from flexai.checkpoints.names import parse_name, parse_reference
-from flexai.checkpoints.service.requests import DeleteRequest, UndeleteRequest
+from flexai.checkpoints.names import parse_name, parse_reference, title_of
+from flexai.checkpoints.service.requests import DeleteRequest, ProtectRequest, UndeleteRequest
 from flexai.checkpoints.service.system import System
 
 
 def delete(system: System, request: DeleteRequest) -> Checkpoint:
     """Delete a checkpoint: its name is free at once, its bytes go when nothing else uses them.
 
-    Raises NotFoundError where there is none, ConflictError while it is being pushed, or protected.
+    Raises NotFoundError where there is none, ConflictError while it is being pushed, or protected, NotYoursError where
+    another user made it (but with ``force``).
     """
-    return system.catalog.checkpoints.delete(parse_reference(request.reference))
+    check = None if request.force else _own(system)
+    return system.catalog.checkpoints.delete(parse_reference(request.reference), check=check)
 
 
-def protect(system: System, references: Sequence[str]) -> list[Checkpoint]:
-    """Keep checkpoints from being deleted, by users and by rules; all of them or none.
+def protect(system: System, request: ProtectRequest) -> list[Checkpoint]:
+    """Keep checkpoints from being deleted, by users and by rules, or take that back; all of them or none.
 
-    Raises NotFoundError where there is none, ConflictError for one that is not available.
+    Raises NotFoundError where there is none, ConflictError for one that is not available, NotYoursError for one that
+    another user made (but with ``force``).
     """
-    return system.catalog.checkpoints.protect([parse_reference(reference) for reference in references])
+    found = [parse_reference(reference) for reference in request.references]
+    check = None if request.force else _own(system)
+    return system.catalog.checkpoints.protect(found, protected=request.protected, check=check)
 
 
-def unprotect(system: System, references: Sequence[str]) -> list[Checkpoint]:
-    """Let checkpoints be deleted again; all of them or none. Raises NotFoundError where there is none."""
-    found = [parse_reference(reference) for reference in references]
-    return system.catalog.checkpoints.protect(found, protected=False)
+def _own(system: System) -> Callable[[Transaction, Record], None]:
+    """What raises NotYoursError for the row of a checkpoint that another user made."""
+
+    def check(_: Transaction, row: Record) -> None:
+        title = title_of(row["kind"], row["name"], row["job_name"] or "")
+        system.owner.check_made(f"checkpoint {title!r}", row["creator_user_id"], row["creator"])
+
+    return check
 
 
 def undelete(system: System, request: UndeleteRequest) -> Checkpoint:

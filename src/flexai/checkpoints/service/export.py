@@ -8,12 +8,21 @@ to run out, compares the objects that are there, gives up the uploads that the d
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
 
 from flexai.checkpoints.contents import StoredFile
 from flexai.checkpoints.documents import Document, identity
-from flexai.checkpoints.errors import AccessDeniedError, DestinationExistsError, SourceError, UsageError
+from flexai.checkpoints.errors import (
+    AccessDeniedError,
+    CheckpointError,
+    DestinationExistsError,
+    IntegrityError,
+    SourceError,
+    UnsupportedError,
+    UsageError,
+)
 from flexai.checkpoints.manifest import Manifest
 from flexai.checkpoints.models import Checkpoint, ExportRecord, now
 from flexai.checkpoints.names import new_id
@@ -25,12 +34,13 @@ from flexai.checkpoints.service.support.export_manifest import (
     read_export_manifest,
     write_export_manifest,
 )
+from flexai.checkpoints.service.support.extras import check_extra, tell_extra
 from flexai.checkpoints.service.support.manifest_reader import document_limit, manifest_of
 from flexai.checkpoints.service.support.shard_dispatch import ShardedExporter
 from flexai.checkpoints.service.support.shard_work import ShardRunner
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.storage.connection import RemotePath
-from flexai.checkpoints.transfer.export import DirectExporter, Exporter, export_files
+from flexai.checkpoints.transfer.export import DirectExporter, Exporter, ExportSurvey, export_files
 from flexai.checkpoints.transfer.shard_plan import shard_target
 
 
@@ -44,6 +54,10 @@ class ExportReport:
     skipped_files: int
     """Files that were there already with the right content."""
     moved_bytes: int
+    extra_files: int = 0
+    """What else lies there; where more than 10,000 objects do, this is one more."""
+    deleted_files: int = 0
+    """What else lay there, and was deleted."""
 
     def to_dict(self) -> Document:
         """What ``checkpoint export --json`` prints; sizes in bytes, times in ISO 8601."""
@@ -56,6 +70,8 @@ class ExportReport:
             "exportedFiles": self.exported_files,
             "skippedFiles": self.skipped_files,
             "movedBytes": self.moved_bytes,
+            "extraFiles": self.extra_files,
+            "deletedFiles": self.deleted_files,
         }
 
 
@@ -75,13 +91,18 @@ def export(
     Raises NotFoundError for a checkpoint that is not there, ConflictError for one that is not available,
     DestinationExistsError for other content in the way (unless ``overwrite``), and what
     ``system.connect`` and the provider raise.
+
+    What else lies there is noted, or deleted once all is there (with ``delete_extra``): ExtraFilesError where the
+    caller does not insist, DestinationExistsError where no checkpoint was exported to before; both before anything is
+    written.
     """
     progress = progress or Progress()
-    connection = system.connect(request.storage_provider)
+    # First: a name that is mistyped is said at once, whatever the connection is.
     checkpoint = system.available(request.reference)
-    files = system.blobs.files_of(checkpoint.id)
+    connection = system.connect(request.storage_provider)
+    files = system.files_of(checkpoint)
     place = open_place(system, request, checkpoint, files)
-    manifest = manifest_of(files)
+    manifest = manifest_of(files, checkpoint.folders)
     progress.begin(f"export {checkpoint.title}", total_bytes=checkpoint.size, total_files=checkpoint.file_count)
 
     exporter: Exporter
@@ -98,6 +119,14 @@ def export(
             progress=progress,
         )
 
+    where = f"{place.storage.location}/{place.key}"
+    met = ExportSurvey(place)
+
+    def check(found: ExportSurvey) -> None:
+        nonlocal met
+        met = found
+        check_extra(request, met.extra, where, may_be_removed=met.is_ours)
+
     def begin() -> None:
         _give_up_leftovers(place, {EXPORT_MANIFEST, *(file.path for file in files)}, progress)
         write_export_manifest(place, checkpoint, manifest)
@@ -110,6 +139,8 @@ def export(
             exporter,
             overwrite=request.overwrite,
             earlier_etags=found.etags if found is not None and found.complete else None,
+            own=EXPORT_MANIFEST,
+            check=check,
             before_writing=begin,
             progress=progress,
         )
@@ -118,8 +149,13 @@ def export(
             _give_up_leftovers(place, done.exported.keys(), progress)
         if done.exported or found is None or not found.complete or found.manifest != manifest:
             # Read again: what had no digest yet may have been read on its way.
-            manifest = manifest_of(system.blobs.files_of(checkpoint.id))
+            manifest = manifest_of(system.files_of(checkpoint), checkpoint.folders)
             write_export_manifest(place, checkpoint, manifest, infos=done.exported | done.skipped)
+    except IntegrityError as error:
+        from flexai.checkpoints.service.verify import remember_damage
+
+        remember_damage(system, [file for file in files if file.content.blob_id == error.blob_id], error)
+        raise
     finally:
         progress.end()
     record = ExportRecord(
@@ -130,14 +166,34 @@ def export(
         manifest_digest=manifest.digest(),
         exported_at=now(),
     )
-    system.catalog.checkpoints.record_export(record)
+    deleted = [one.path for one in met.extra] if request.delete_extra else []
+    also = _same_place(system, record, place)
+    system.catalog.exports.record(record, gone=[*done.replaced, *deleted], also=also)
+    if deleted:
+        place.storage.delete(place.prefix + path for path in deleted)
+    elif not request.delete_extra:
+        tell_extra(met.extra, where, checkpoint.title, progress, may_be_removed=met.is_ours)
     return ExportReport(
         checkpoint=checkpoint,
         record=record,
         exported_files=len(done.exported),
         skipped_files=len(done.skipped),
         moved_bytes=sum(info.size for info in done.exported.values()),
+        extra_files=len(met.extra) - len(deleted),
+        deleted_files=len(deleted),
     )
+
+
+def _same_place(system: System, record: ExportRecord, place: RemotePath) -> list[str]:
+    """The other connections by which the same path leads to the place of an export."""
+    found = []
+    for name in system.catalog.exports.providers_at(record.destination_path) - {record.storage_provider}:
+        # One that is gone, or that may not look, tells nothing; what it says it led to stays.
+        with contextlib.suppress(CheckpointError):
+            other = system.connect(name).open(record.destination_path)
+            if (other.storage.location, other.key) == (place.storage.location, place.key):
+                found.append(name)
+    return found
 
 
 def open_place(
@@ -171,9 +227,7 @@ def _give_up_leftovers(place: RemotePath, paths: Set[str], progress: Progress) -
     """Give up the uploads of these files that a dead export left: a provider would keep, and bill, them for ever."""
     keys = {place.prefix + path for path in paths}
     try:
-        left = [upload for upload in place.storage.list_uploads(place.prefix) if upload.key in keys]
-    except AccessDeniedError as error:
+        for upload in [one for one in place.storage.list_uploads(place.prefix) if one.key in keys]:
+            place.storage.abort_upload(upload.key, upload.upload_id)
+    except (AccessDeniedError, UnsupportedError) as error:
         progress.note(f"uploads that a broken export may have left cannot be given up: {error.message}")
-        return
-    for upload in left:
-        place.storage.abort_upload(upload.key, upload.upload_id)

@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Sequence, Set
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flexai.checkpoints.contents import StoredFile, is_unverified
 from flexai.checkpoints.documents import Document, identity
-from flexai.checkpoints.errors import IntegrityError
+from flexai.checkpoints.errors import IntegrityError, InvalidNameError, NotFoundError
 from flexai.checkpoints.models import Checkpoint
 from flexai.checkpoints.paths import first_of
+from flexai.checkpoints.patterns import exactly
 from flexai.checkpoints.progress import Progress
-from flexai.checkpoints.service.requests import FetchRequest
+from flexai.checkpoints.service.requests import FetchRequest, split_file
+from flexai.checkpoints.service.support.extras import check_extra, tell_extra
 from flexai.checkpoints.service.system import System
-from flexai.checkpoints.transfer.fetch import fetch_files
-from flexai.checkpoints.transfer.journal import RecordDigests
+from flexai.checkpoints.transfer.extra import Extra, find_extra, remove_extra
+from flexai.checkpoints.transfer.fetch import WITNESS, Fetched, Fetcher, fetch_files, root_of, storage_errors
+from flexai.checkpoints.transfer.shard_plan import shard_target
+from flexai.checkpoints.wanted import Wanted
+
+if TYPE_CHECKING:
+    from flexai.checkpoints.service.support.shard_work import ShardRunner
+
+_NAMED = 20
+"""Damaged files that an error names; the catalog knows all of them then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +45,13 @@ class FetchReport:
     """Bytes of the files that were fetched; what an interrupted fetch had brought counts too."""
     unverified_files: int
     """Files whose bytes could be compared with nothing."""
+    extra_files: int = 0
+    """What else lies in the directory, files and empty folders; where more than 10,000 do, this is one more."""
+    deleted_files: int = 0
+    """What else lay there, and was deleted."""
+    left_out_files: int = 0
+    """Files of the checkpoint that were not asked for."""
+    left_out_bytes: int = 0
 
     def to_dict(self) -> Document:
         """What ``checkpoint fetch --json`` prints; sizes in bytes."""
@@ -42,24 +62,45 @@ class FetchReport:
             "keptFiles": self.kept_files,
             "movedBytes": self.moved_bytes,
             "unverifiedFiles": self.unverified_files,
+            "extraFiles": self.extra_files,
+            "deletedFiles": self.deleted_files,
+            "leftOutFiles": self.left_out_files,
+            "leftOutBytes": self.left_out_bytes,
         }
 
 
 def fetch(
-    system: System, request: FetchRequest, *, progress: Progress | None = None, private: bool = False
+    system: System,
+    request: FetchRequest,
+    *,
+    runner: ShardRunner | None = None,
+    progress: Progress | None = None,
+    private: bool = False,
 ) -> FetchReport:
     """Bring a checkpoint's files into a directory, which is made where it is missing; a rerun continues a broken fetch.
 
     A file that is there with the right content is kept. ``private`` makes files and folders their owner's alone; else
-    they have the modes that the umask leaves. Raises NotFoundError for a checkpoint that is not there, ConflictError
-    for one that is not available (but with ``node``), DestinationExistsError for other content in the way (unless
-    ``overwrite``), IntegrityError for stored content that is damaged, or that nothing is known of to compare it with
-    (with ``require_digests``; else it has a note), ExecutableContentError for files that run code when they are loaded
-    (with ``refuse_executable``; else a checkpoint from a provider has a note).
+    they have the modes that the umask leaves. ``runner`` runs a large one in shards.
+
+    Raises NotFoundError for a checkpoint that is not there, ConflictError for one that is not available (but with
+    ``node``), DestinationExistsError for other content in the way (unless ``overwrite``), ExecutableContentError for
+    files that run code when they are loaded (with ``refuse_executable``; else a checkpoint from a provider has a note).
+    Raises IntegrityError for stored content that is damaged, once all
+    else has come, and for content that nothing is known of to compare it with (with ``require_digests``; else it has a
+    note).
+
+    A part that is asked for is fetched as the whole is, and the directory then counts as one that no checkpoint was
+    fetched to. Raises NotFoundError for a pattern or a role that names none of its files.
+
+    What else lies in the directory is noted, or deleted (with ``delete_extra``): ExtraFilesError where the caller does
+    not insist, DestinationExistsError where no checkpoint was fetched to before; both before anything is written.
     """
     progress = progress or Progress()
     destination = Path(request.destination)
-    checkpoint, files = system.available_files(request.reference, request.node)
+    root = root_of(destination)
+    found_extra: list[Extra] = []
+    checkpoint, all_files, wanted = look_for(system, request)
+    files = [file for file in all_files if file.path in wanted.paths]
     unverified = [file.path for file in files if is_unverified(file.content.digest, file.content.checksums)]
     unknown = f"neither a digest nor a checksum is known of {first_of(unverified)}" if unverified else ""
     if unknown and request.require_digests:
@@ -71,21 +112,50 @@ def fetch(
         from flexai.checkpoints.service.support.code import refuse_code, stored_files
 
         refuse_code(stored_files(system.store, files), checkpoint.title)
-    progress.begin(f"fetch {checkpoint.title}", total_bytes=checkpoint.size, total_files=checkpoint.file_count)
+    is_known = False
+    if not private and request.node is None:
+        found_extra = extra_at(checkpoint, all_files, root)
+        is_known = bool(found_extra) and may_be_cleared(system, root)
+        check_extra(request, found_extra, str(root), may_be_removed=is_known)
+    progress.begin(
+        f"fetch {wanted.what(checkpoint)}", total_bytes=checkpoint.size - wanted.left_bytes, total_files=len(files)
+    )
+    fetcher: Fetcher | None = None
+    if runner is not None and shard_target([file.content.size for file in files], runner.shard_size):
+        from flexai.checkpoints.service.support.shard_dispatch import ShardedFetcher
+
+        fetcher = ShardedFetcher(system, checkpoint, request, runner=runner, progress=progress)
     try:
         done = fetch_files(
             files,
             destination,
+            folders=wanted.folders,
             store=system.store,
-            record=_recording(system, files),
+            record=system.learning(files),
             limits=system.settings.limits,
             overwrite=request.overwrite,
             progress=progress,
             private=private,
+            fetcher=fetcher,
         )
     finally:
         progress.end()
-    if checkpoint.pointers:
+    if done.damaged:
+        from flexai.checkpoints.service.verify import remember_damage
+
+        error = _damage(done, root)
+        remember_damage(system, [file for file in files if _may_be_damaged(file, done)], error)
+        raise error
+    if request.delete_extra:
+        with storage_errors(root):
+            remove_extra(root, found_extra, checkpoint.folders)
+    elif is_known or root != Path.cwd():
+        # What lies in the directory that the caller works in is known there.
+        tell_extra(found_extra, str(root), checkpoint.title, progress, may_be_removed=is_known)
+    if not (private or wanted.left_files):
+        # A folder with a part is no checkpoint's: nothing else in it may be cleared for one.
+        system.stat_cache.note_fetched(root)
+    if checkpoint.pointers and not wanted.left_files:
         from flexai.checkpoints.service.support.pointers import make_links
 
         make_links(checkpoint, [file.path for file in files], destination.expanduser(), progress)
@@ -98,14 +168,96 @@ def fetch(
     sizes = {file.path: file.content.size for file in files}
     return FetchReport(
         checkpoint=checkpoint,
-        destination=destination.expanduser().absolute(),
+        destination=root,
         fetched_files=len(done.fetched),
         kept_files=len(done.kept),
         moved_bytes=sum(sizes[path] for path in done.fetched),
         unverified_files=len(unverified),
+        extra_files=0 if request.delete_extra else len(found_extra),
+        deleted_files=len(found_extra) if request.delete_extra else 0,
+        left_out_files=wanted.left_files,
+        left_out_bytes=wanted.left_bytes,
     )
 
 
-def _recording(system: System, files: Sequence[StoredFile]) -> RecordDigests:
-    """Who is told of digests; the catalog itself is opened only where one is missing."""
-    return (lambda _: None) if all(file.content.digest for file in files) else system.blobs.learn
+def is_large(system: System, request: FetchRequest, shard_size: int) -> bool:
+    """Whether a fetch is worth more than one shard, by what is asked for; raises what ``look_for`` raises."""
+    _, files, wanted = look_for(system, request)
+    return bool(shard_target([file.content.size for file in files if file.path in wanted.paths], shard_size))
+
+
+def _damage(done: Fetched, root: Path) -> IntegrityError:
+    """The error that names every file whose stored content is damaged."""
+    first = next(iter(done.damaged.values()))
+    what, names = first.message, [repr(path) for path in sorted(done.damaged)]
+    if len(names) > 1:
+        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+        what = f"the stored content of {len(names)} files is damaged: {', '.join(names[:_NAMED])}{more}"
+    sound = len(done.fetched) + len(done.kept)
+    return IntegrityError(f"{what}; what is sound is in {root}" if sound else what)
+
+
+def _may_be_damaged(file: StoredFile, done: Fetched) -> bool:
+    """Whether a file turned out damaged, or lies in a blob of which not all is there."""
+    return file.path in done.damaged or any(file.content.blob_id == one.blob_id for one in done.damaged.values())
+
+
+@dataclass(frozen=True, slots=True)
+class PartToFetch:
+    """What of a checkpoint is fetched."""
+
+    paths: Set[str]
+    folders: Sequence[str]
+    """Its empty folders."""
+    left_files: int
+    left_bytes: int
+
+    def what(self, checkpoint: Checkpoint) -> str:
+        """What to call it in a sentence: the checkpoint, or how many of its files."""
+        if not self.left_files:
+            return checkpoint.title
+        return f"{len(self.paths)} of {checkpoint.file_count} files of {checkpoint.title}"
+
+
+def look_for(system: System, request: FetchRequest) -> tuple[Checkpoint, list[StoredFile], PartToFetch]:
+    """The checkpoint that a fetch is of, all of its files, and which of them are meant.
+
+    Raises what ``System.available_files`` and ``Wanted.of`` raise.
+    """
+    reference, path = split_file(request.reference)
+    found = None
+    if path and "/" in reference:
+        # What a job captured may have such a path itself.
+        with suppress(NotFoundError, InvalidNameError):
+            found, path = system.available_files(request.reference, request.node), ""
+    checkpoint, files = found or system.available_files(reference, request.node)
+    include = (*request.include, exactly(path)) if path else tuple(request.include)
+    wanted = Wanted(include, tuple(request.exclude), tuple(request.only))
+    paths = wanted.of([file.path for file in files], checkpoint.title)
+    left = [file.content.size for file in files if file.path not in paths]
+    return checkpoint, files, PartToFetch(paths, wanted.folders(checkpoint.folders), len(left), sum(left))
+
+
+def extra_at(checkpoint: Checkpoint, files: Sequence[StoredFile], root: Path) -> list[Extra]:
+    """What lies at a fetch's destination that is no part of the checkpoint; StorageError where that cannot be read."""
+    paths = [file.path for file in files]
+    links: list[str] = []
+    if checkpoint.pointers:
+        from flexai.checkpoints.service.support.pointers import link_names
+
+        links = link_names(checkpoint, paths)
+    with storage_errors(root):
+        return find_extra(root, [*paths, *links, WITNESS], checkpoint.folders)
+
+
+def may_be_cleared(system: System, root: Path) -> bool:
+    """Whether a checkpoint was fetched to a folder before, and it holds nothing that flexai or its user lives in."""
+    settings = system.settings
+    store = settings.effective_store
+    homes = [settings.home, settings.jobs_path, *([] if "://" in store else [Path(store)])]
+    with suppress(RuntimeError):  # a user without one
+        homes.append(Path.home())
+    real = Path(os.path.realpath(root))
+    if any(Path(os.path.realpath(home)).is_relative_to(real) for home in homes):
+        return False
+    return system.stat_cache.was_fetched(root)

@@ -7,10 +7,20 @@ from typing import TYPE_CHECKING
 
 from flexai.checkpoints.catalog.catalog import Catalog
 from flexai.checkpoints.documents import Document, checkpoint_document, job_document
-from flexai.checkpoints.models import Checkpoint, CheckpointStatus, ExportRecord, ListedCheckpoint, ListedFile
+from flexai.checkpoints.errors import NotFoundError
+from flexai.checkpoints.models import (
+    Checkpoint,
+    CheckpointStatus,
+    ExportRecord,
+    HistoryEntry,
+    ListedCheckpoint,
+    ListedFile,
+)
 from flexai.checkpoints.names import parse_reference
 
 if TYPE_CHECKING:
+    from flexai.checkpoints.catalog.history import HistoryFilter
+    from flexai.checkpoints.service.support.found_tensors import FoundTensors
     from flexai.checkpoints.service.system import Connect
 
 
@@ -20,12 +30,39 @@ def look_up(catalog: Catalog, reference: str) -> tuple[Checkpoint, list[ListedFi
     Raises InvalidNameError for a text that can be none of them, NotFoundError where there is none.
     """
     checkpoint = catalog.checkpoints.get(parse_reference(reference))
-    return checkpoint, catalog.checkpoints.list_files(checkpoint.id), catalog.checkpoints.exports_of(checkpoint.id)
+    return checkpoint, catalog.checkpoints.list_files(checkpoint.id), catalog.exports.of(checkpoint.id)
 
 
 def inspect_checkpoint(catalog: Catalog, reference: str) -> Document:
     """What ``checkpoint inspect`` shows; raises what ``look_up`` raises."""
     return checkpoint_document(*look_up(catalog, reference))
+
+
+def look_up_history(catalog: Catalog, wanted: HistoryFilter, reference: str = "") -> list[HistoryEntry]:
+    """What was changed, oldest first: of all, or of what a NAME, UUID or JOB/PATH means or has ever meant.
+
+    A UUID is that of one checkpoint or job, there or not. Raises InvalidNameError for a text that can be none of them,
+    NotFoundError for what is not there and never was.
+    """
+    from flexai.checkpoints.catalog.history import HistoryFilter, read_history
+    from flexai.checkpoints.catalog.meaning import id_in_history
+
+    with catalog.database.reading() as transaction:
+        if not reference:
+            return read_history(transaction, wanted)
+        meant = parse_reference(reference)
+        of = HistoryFilter(ids=(meant.id,)) if meant.id else HistoryFilter(title=meant.text)
+        try:
+            there = catalog.checkpoints.get(meant)
+            # Of a captured one that is meant by its job's UUID the title has the job's name.
+            is_by_id = meant.id or there.id.startswith(reference.lower())
+            of = HistoryFilter(ids=(there.id,), title="" if is_by_id else there.title)
+        except NotFoundError:
+            if past := id_in_history(transaction, meant):
+                of = HistoryFilter(ids=(past,))
+            elif not read_history(transaction, of._replace(limit=1)):
+                raise
+        return read_history(transaction, wanted._replace(ids=of.ids, title=of.title))
 
 
 def captured_rows(catalog: Catalog, reference: str) -> tuple[list[ListedCheckpoint], list[ListedCheckpoint]]:
@@ -56,6 +93,20 @@ def with_code(checkpoint: Checkpoint, files: Iterable[ListedFile], *, connect: C
         else file._replace(executable=())
         for file in files
     ]
+
+
+def tensors_of(checkpoint: Checkpoint, *, connect: Connect) -> FoundTensors:
+    """The tensors in each of a checkpoint's files, and why a file's could not be told; headers alone are read.
+
+    Raises ConflictError for a checkpoint that is not available, and what the store raises.
+    """
+    from flexai.checkpoints.service.support.code import stored_files
+    from flexai.checkpoints.service.support.found_tensors import find_tensors
+    from flexai.checkpoints.service.system import System
+
+    with System.open(connect=connect, read_only=True) as system:
+        _, stored = system.available_files(checkpoint.id)
+        return find_tensors(stored_files(system.store, stored))
 
 
 def inspect_training(catalog: Catalog, reference: str) -> Document:

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from flexai.checkpoints.contents import StoredContent, StoredFile
-from flexai.checkpoints.errors import NameTakenError, NotFoundError
+from flexai.checkpoints.contents import StoredFile
+from flexai.checkpoints.errors import IntegrityError, NameTakenError, NotFoundError
 from flexai.checkpoints.models import Checkpoint, CheckpointStatus
 from flexai.checkpoints.names import parse_name
+from flexai.checkpoints.paths import first_of
 from flexai.checkpoints.progress import Progress
 from flexai.checkpoints.service.push import taken
 from flexai.checkpoints.service.requests import NameRequest
 from flexai.checkpoints.service.support import commit
 from flexai.checkpoints.service.system import System
+from flexai.checkpoints.transfer.upload import find_there
 
 
 def name_checkpoint(system: System, request: NameRequest, *, progress: Progress | None = None) -> Checkpoint:
@@ -28,15 +30,15 @@ def name_checkpoint(system: System, request: NameRequest, *, progress: Progress 
     if request.refuse_executable or original.source.storage_provider:
         from flexai.checkpoints.service.support.code import look_for_code, stored_files
 
-        files = stored_files(system.store, system.blobs.files_of(original.id))
-        look_for_code(files, request.name, progress or Progress(), refuse=request.refuse_executable)
+        ranges = stored_files(system.store, system.files_of(original))
+        look_for_code(ranges, request.name, progress or Progress(), refuse=request.refuse_executable)
     try:
         checkpoint, lease = system.catalog.checkpoints.begin_push(
             parse_name(request.name, what="checkpoint name"),
             owner=system.owner,
             source=original.source,
             status=CheckpointStatus.UPLOADING,
-            store_id=system.store_id,
+            store_id=system.own_store_id,
             parent_id=original.id,
         )
     except NameTakenError as error:
@@ -45,8 +47,10 @@ def name_checkpoint(system: System, request: NameRequest, *, progress: Progress 
             return error.existing
         raise taken(error.existing, same=same) from error
     try:
-        contents = _hold_all(system, checkpoint.id, system.blobs.files_of(original.id))
-        named = commit.commit(system, checkpoint, lease, contents, facts=original.facts)
+        files = system.files_of(original)
+        _hold_all(system, checkpoint.id, files)
+        _check_there(system, checkpoint, files)
+        named = commit.commit(system, checkpoint, lease, files, folders=original.folders, facts=original.facts)
     except BaseException as error:
         commit.give_up(system, checkpoint, lease, error)
         raise
@@ -56,8 +60,18 @@ def name_checkpoint(system: System, request: NameRequest, *, progress: Progress 
     return named
 
 
-def _hold_all(system: System, checkpoint_id: str, files: Sequence[StoredFile]) -> dict[str, StoredContent]:
+def _check_there(system: System, checkpoint: Checkpoint, files: Sequence[StoredFile]) -> None:
+    """Raise IntegrityError where the store does not have all of the files' content, by its size."""
+    contents = [file.content for file in files]
+    there = find_there(contents, checkpoint.id, store=system.store, journal=system.blobs, limits=system.settings.limits)
+    lost = [file.path for file in files if file.content.id not in there]
+    if lost:
+        raise IntegrityError(
+            f"the content of {first_of(lost)} is not in the store", hint="push the same files again, which heals it"
+        )
+
+
+def _hold_all(system: System, checkpoint_id: str, files: Sequence[StoredFile]) -> None:
     for content in {file.content.blob_id: file.content for file in files}.values():
         if not system.blobs.hold(checkpoint_id, content):
             raise NotFoundError("the checkpoint was deleted meanwhile")
-    return {file.path: file.content for file in files}

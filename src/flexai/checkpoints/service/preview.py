@@ -7,23 +7,31 @@ said to be compared first. Nothing is written if the system is opened with ``rea
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 from flexai.checkpoints.catalog.gc_queries import Purgeable
 from flexai.checkpoints.contents import StoredFile
-from flexai.checkpoints.documents import duration
+from flexai.checkpoints.documents import duration, human_size
 from flexai.checkpoints.errors import AlreadyExistsError, CheckpointError, NameTakenError
 from flexai.checkpoints.models import Checkpoint, now
 from flexai.checkpoints.names import Name, parse_name, parse_reference
 from flexai.checkpoints.progress import Progress
 from flexai.checkpoints.service.export import find_export, open_place
-from flexai.checkpoints.service.push import is_of_others, open_source, scan, taken
+from flexai.checkpoints.service.fetch import extra_at, look_for, may_be_cleared
+from flexai.checkpoints.service.gc import look_for_garbage
+from flexai.checkpoints.service.push import find, is_of_others, open_source, scan, taken
+from flexai.checkpoints.service.recover import find_arrived
 from flexai.checkpoints.service.requests import DeleteRequest, ExportRequest, FetchRequest, NameRequest, PushRequest
+from flexai.checkpoints.service.store_owner import check_own
 from flexai.checkpoints.service.store_requests import GarbageRequest
+from flexai.checkpoints.service.support.export_manifest import EXPORT_MANIFEST
+from flexai.checkpoints.service.support.extras import refusal, tell_extra
 from flexai.checkpoints.service.support.manifest_reader import manifest_of
+from flexai.checkpoints.service.support.unreferenced import LostBlobs, find_lost, find_unreferenced
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.storage.local import LocalStorage
-from flexai.checkpoints.storage.protocol import ObjectStorage
+from flexai.checkpoints.storage.protocol import HasRoom, ObjectStorage
 from flexai.checkpoints.transfer import export, fetch
 from flexai.checkpoints.transfer.dedup import can_be_copied, is_one_service, match_known, origins_of
 from flexai.checkpoints.transfer.sources import FileSource
@@ -36,6 +44,7 @@ from flexai.checkpoints.transfer.steps import (
     Wire,
     deletion_steps,
     export_steps,
+    extra_steps,
     fetch_steps,
     gc_steps,
     push_steps,
@@ -53,7 +62,10 @@ def preview_push(system: System, request: PushRequest, *, progress: Progress | N
     """
     place = open_source(system, request)
     provider = _HERE if place is None else _wire(place.storage)
-    sources = scan(system, request, place)
+    found = None if place else find(request)
+    if found is not None:
+        found.tell(progress or Progress())
+    sources, _ = scan(system, request, place, found)
     if request.refuse_executable or is_of_others(place, sources):
         from flexai.checkpoints.service.support.code import look_for_code, source_files
 
@@ -68,7 +80,18 @@ def preview_push(system: System, request: PushRequest, *, progress: Progress | N
     held = _held(system, sources, unfinished)
     store = _wire(system.store.storage)
     steps, requests = push_steps(sources, held, system.settings.limits, store=store, provider=provider)
-    return Preview("push", request.name, steps, requests=listed + requests)
+    preview = Preview("push", request.name, steps, requests=listed + requests)
+    _tell_room(system, preview.moved_bytes, progress or Progress())
+    return preview
+
+
+def _tell_room(system: System, size: int, progress: Progress) -> None:
+    """Say where the store may have too little room: files may still be cloned, or be there in other files."""
+    storage = system.store.storage
+    room = storage.free_space() if isinstance(storage, HasRoom) else None
+    if room is not None and room < size:
+        place = system.store.location
+        progress.note(f"the store {place} has {human_size(room)} free, and up to {human_size(size)} would come")
 
 
 def _conflict(existing: Checkpoint, actions: set[Action], *, if_not_exists: bool) -> CheckpointError | None:
@@ -140,15 +163,19 @@ def _held(system: System, sources: Sequence[FileSource], unfinished: Checkpoint 
 def preview_fetch(system: System, request: FetchRequest, *, progress: Progress | None = None) -> Preview:
     """What a fetch would do; what is at the destination is compared. Raises what a fetch raises before it writes."""
     progress = progress or Progress()
-    checkpoint, files = system.available_files(request.reference, request.node)
+    checkpoint, all_files, wanted = look_for(system, request)
+    files = [file for file in all_files if file.path in wanted.paths]
     if request.refuse_executable or checkpoint.source.storage_provider:
         _look_for_code(system, request, checkpoint.title, files, progress)
     limits = system.settings.limits
-    progress.begin(f"compare {checkpoint.title}", total_bytes=checkpoint.size, total_files=checkpoint.file_count)
+    progress.begin(
+        f"compare {wanted.what(checkpoint)}", total_bytes=checkpoint.size - wanted.left_bytes, total_files=len(files)
+    )
     try:
         there = fetch.survey(
             files,
             Path(request.destination),
+            folders=wanted.folders,
             store=system.store,
             record=system.blobs.learn,
             limits=limits,
@@ -165,8 +192,17 @@ def preview_fetch(system: System, request: FetchRequest, *, progress: Progress |
         limits=limits,
         store=_wire(system.store.storage),
     )
-    conflict = there.in_the_way() if there.others and not request.overwrite else None
-    return Preview("fetch", checkpoint.title, steps, requests=requests, conflict=conflict)
+    conflict: CheckpointError | None = there.in_the_way() if there.others and not request.overwrite else None
+    conflict = conflict or fetch.lack_of_room(there)
+    extra = [] if request.node is not None else extra_at(checkpoint, all_files, there.root)
+    may_be_removed = bool(extra) and may_be_cleared(system, there.root)
+    if request.delete_extra:
+        steps += extra_steps(extra)
+        conflict = conflict or refusal(extra, str(there.root), may_be_removed=may_be_removed)
+    else:
+        tell_extra(extra, str(there.root), checkpoint.title, progress, may_be_removed=may_be_removed)
+    left_out = (wanted.left_files, wanted.left_bytes)
+    return Preview("fetch", checkpoint.title, steps, requests=requests, conflict=conflict, left_out=left_out)
 
 
 def preview_export(system: System, request: ExportRequest, *, progress: Progress | None = None) -> Preview:
@@ -181,12 +217,12 @@ def preview_export(system: System, request: ExportRequest, *, progress: Progress
     limits = system.settings.limits
     progress.begin(f"compare {checkpoint.title}", total_bytes=checkpoint.size, total_files=checkpoint.file_count)
     try:
-        found = None if request.overwrite else find_export(place, manifest_of(files))
+        found = None if request.overwrite else find_export(place, manifest_of(files, checkpoint.folders))
         etags = found.etags if found is not None and found.complete else None
         exporter = export.DirectExporter(
             place, store=system.store, record=system.blobs.learn, limits=limits, progress=progress
         )
-        there = export.survey(files, place, exporter, earlier_etags=etags, progress=progress)
+        there = export.survey(files, place, exporter, own=EXPORT_MANIFEST, earlier_etags=etags, progress=progress)
     finally:
         progress.end()
     steps, requests = export_steps(
@@ -201,6 +237,12 @@ def preview_export(system: System, request: ExportRequest, *, progress: Progress
         place=_wire(place.storage),
     )
     conflict = there.in_the_way() if there.others and not request.overwrite else None
+    where = f"{place.storage.location}/{place.key}"
+    if request.delete_extra:
+        steps += extra_steps(there.extra)
+        conflict = conflict or refusal(there.extra, where, may_be_removed=there.is_ours)
+    else:
+        tell_extra(there.extra, where, checkpoint.title, progress, may_be_removed=there.is_ours)
     return Preview("export", checkpoint.title, steps, requests=requests, conflict=conflict)
 
 
@@ -218,31 +260,51 @@ def _copied(system: System, checkpoint: Checkpoint, storage: ObjectStorage) -> f
 def preview_delete(system: System, request: DeleteRequest) -> Preview:
     """What a deletion would free, after the grace period. Raises what ``delete`` raises."""
     checkpoint = system.catalog.checkpoints.find_deletable(parse_reference(request.reference))
+    if not request.force:
+        system.owner.check_made(f"checkpoint {checkpoint.title!r}", checkpoint.creator_user_id, checkpoint.creator)
     files = system.blobs.files_of(checkpoint.id)
     steps, freed = deletion_steps(files, system.blobs.uses_of(checkpoint.id))
     return Preview("delete", checkpoint.title, steps, freed_bytes=freed)
 
 
-def preview_garbage(system: System, request: GarbageRequest) -> Preview:
-    """What gc would free."""
-    time = now()
-    before = time - (system.settings.grace_period if request.grace_period is None else request.grace_period)
-    plan = system.catalog.garbage(system.store_id).plan(before=before)
+def preview_garbage(system: System, request: GarbageRequest, *, unknown: list[str] | None = None) -> Preview:
+    """What gc would free, keep and finish; ``unknown`` is told of the blobs that the catalog does not know.
+
+    Raises ConflictError where gc would: the store is not this catalog's. Times are those of the store's clock, as far
+    as it tells it without anything being stored.
+    """
+    check_own(system)
+    seen = system.store.see_clock()
+    present = now() if seen is None else datetime.fromtimestamp(seen + 1, UTC)
+    found = look_for_garbage(system, request, present)
+    plan = system.catalog.garbage(system.store_id).plan(before=found.before, keep=found.kept)
 
     def why(one: Purgeable) -> str:
-        ago = duration((time - one.since).total_seconds())
+        ago = duration((present - one.since).total_seconds())
         return f"deleted {ago} ago" if one.is_deleted else f"interrupted, and not continued for {ago}"
 
     blobs_of: dict[str, list[str]] = {}
     for blob_id, (_, users) in plan.uses.items():
         for user in users:
             blobs_of.setdefault(user, []).append(blob_id)
-    steps, freed = gc_steps(
-        [Idle(one.title, why(one), blobs_of.get(one.id, [])) for one in plan.checkpoints], plan.garbage
-    )
+    idle = [Idle(one.title, why(one), blobs_of.get(one.id, [])) for one in plan.checkpoints]
+    unreferenced = find_unreferenced(system)
+    lost = LostBlobs({})
+    if request.unreferenced:
+        lost = find_lost(system, unreferenced, before=found.stored_before)
+    if unknown is not None:
+        unknown += unreferenced.keys() - lost.sizes.keys()
+    if lost.sizes:
+        idle.append(Idle("unreferenced blobs", "neither the catalog nor a manifest knows them", list(lost.sizes)))
+    garbage = {blob_id: size for blob_id, size in plan.garbage.items() if blob_id not in found.needed}
+    steps, freed = gc_steps(idle, garbage | dict(lost.sizes))
+    arrived = {one.checkpoint.id: one.checkpoint.title for one in find_arrived(system, found.cut_off)[0]}
+    steps += [Step(Action.SKIP, title, 0, "all of its push has arrived: available then") for title in arrived.values()]
+    more = found.newer | found.came_back | (found.cut_off - arrived.keys())
+    steps += [Step(Action.SKIP, one, 0, "the store knows more of it than the catalog") for one in sorted(more)]
     # Each blob's bytes and each checkpoint's manifest are an object to delete, and gc looks at all that is there.
     store = _wire(system.store.storage)
-    requests = store.requests(plan.blobs + plan.deleted + 4) + store.listing(len(plan.uses))
+    requests = store.requests(len(garbage) + plan.deleted + len(lost.sizes) + 4) + store.listing(len(plan.uses))
     return Preview("gc", system.store.location, steps, requests=requests, freed_bytes=freed)
 
 

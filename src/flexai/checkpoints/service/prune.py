@@ -8,18 +8,26 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from fnmatch import fnmatchcase
+from functools import cache
 from operator import itemgetter
 from typing import Any, Self, TypeAlias
 
 from flexai.checkpoints.catalog.checkpoint_rows import standing
-from flexai.checkpoints.catalog.database import Record, Transaction
+from flexai.checkpoints.catalog.database import Record, Transaction, batches
 from flexai.checkpoints.catalog.jobs import parse_job_reference
-from flexai.checkpoints.catalog.retention_queries import Candidates, check_some_stay, check_unused, read_candidates
+from flexai.checkpoints.catalog.retention_queries import (
+    Candidates,
+    check_some_stay,
+    check_unused,
+    read_candidates,
+    read_running,
+)
 from flexai.checkpoints.choosing import latest
-from flexai.checkpoints.documents import Document, finite, human_size
-from flexai.checkpoints.errors import ConflictError, NotFoundError
+from flexai.checkpoints.documents import Document, finite, flexai_size, human_size
+from flexai.checkpoints.errors import CheckpointError, ConflictError, NotFoundError
 from flexai.checkpoints.models import Checkpoint, CheckpointKind, CheckpointStatus, from_text, now
 from flexai.checkpoints.names import name_key, parse_reference, title_of
+from flexai.checkpoints.owner import Owner
 from flexai.checkpoints.progress import Progress
 from flexai.checkpoints.service.support.retention import (
     BlobUse,
@@ -57,6 +65,7 @@ class PruneRequest:
         policy: The rules (``flexai.checkpoints.service.support.retention``).
         scope: Which checkpoints are judged (``flexai.checkpoints.service.prune``); what jobs captured where left out.
         apply: Delete what no rule keeps.
+        force: Let also what other users made go.
 
     Raises:
         UsageError: The policy has no rules.
@@ -65,14 +74,23 @@ class PruneRequest:
     policy: RetentionPolicy
     scope: PruneScope = PruneScope()
     apply: bool = False
+    force: bool = False
 
     def __post_init__(self) -> None:
         self.policy.check()
 
     @classmethod
-    def of(cls, *, jobs: Sequence[str] = (), pushed: Sequence[str] = (), apply: bool = False, **rules: Any) -> Self:
+    def of(
+        cls,
+        *,
+        jobs: Sequence[str] = (),
+        pushed: Sequence[str] = (),
+        apply: bool = False,
+        force: bool = False,
+        **rules: Any,
+    ) -> Self:
         """The request of its scope's fields and its policy's, as a command and a form have them."""
-        return cls(RetentionPolicy(**rules), PruneScope(tuple(jobs), tuple(pushed)), apply)
+        return cls(RetentionPolicy(**rules), PruneScope(tuple(jobs), tuple(pushed)), apply, force)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,20 +135,25 @@ def prune(
     spared: dict[str, str] = {}
     progress.begin("prune", total_bytes=plan.freed_bytes, total_files=len(plan.deleted))
     try:
-        for decision in plan.deleted:
-            row = decision.row
-            try:
-                check = _recheck(decision, request.policy, [stand_ins[group] for group in row.groups])
-                gone = system.catalog.checkpoints.delete(parse_reference(row.id), check=check)
-            except ConflictError as error:
-                spared[row.id] = error.message
-                progress.note(f"{row.title} stays: {error.message}")
-            except NotFoundError:
-                progress.note(f"{row.title} was deleted by another process")
-            else:
-                deleted.append(row.id)
+        for batch in batches(plan.deleted):
+            decisions = {decision.row.id: decision for decision in batch}
+
+            def refused(
+                checkpoint_id: str, error: CheckpointError, decisions: Mapping[str, Decision] = decisions
+            ) -> None:
+                title = decisions[checkpoint_id].row.title
+                if isinstance(error, NotFoundError):
+                    progress.note(f"{title} was deleted by another process")
+                else:
+                    spared[checkpoint_id] = error.message
+                    progress.note(f"{title} stays: {error.message}")
+
+            references = {checkpoint_id: parse_reference(checkpoint_id) for checkpoint_id in decisions}
+            check = _recheck(decisions, request.policy, stand_ins)
+            for gone in system.catalog.checkpoints.delete_each(references, check=check, refused=refused):
+                deleted.append(gone.id)
                 on_deleted(gone)
-            progress.advance(moved=decision.freed_bytes, files=1)
+            progress.advance(moved=sum(decision.freed_bytes for decision in batch), files=len(batch))
     finally:
         progress.end()
     return PruneReport(plan, applied=True, deleted=tuple(deleted), spared=spared)
@@ -144,7 +167,8 @@ def plan_prune(system: System, request: PruneRequest, *, at: datetime | None = N
         job_ids = [str(system.catalog.jobs.get(parse_job_reference(job)).id) for job in scope.jobs]
     found = read_candidates(system.catalog.database, job_ids=job_ids, pushed=bool(scope.pushed))
     blobs = {blob_id: BlobUse(size, users) for blob_id, (size, users) in found.blobs.items()}
-    return plan_retention(_rows(found, scope.pushed), blobs, request.policy, now=at or now())
+    rows = _rows(found, scope.pushed, None if request.force else system.owner)
+    return plan_retention(rows, blobs, request.policy, now=at or now())
 
 
 def prune_document(report: PruneReport) -> Document:
@@ -172,14 +196,14 @@ def _decision_document(decision: Decision, spared: Mapping[str, str]) -> Documen
         "step": row.step,
         "trainLoss": finite(row.train_loss),
         "evalLoss": finite(row.eval_loss),
-        "size": human_size(row.size),
+        "size": flexai_size(row.size),
         "sizeBytes": row.size,
         "freedBytes": decision.freed_bytes,
         "createdAt": row.created_at.isoformat(),
     }
 
 
-def _rows(found: Candidates, patterns: Sequence[str]) -> list[RetentionRow]:
+def _rows(found: Candidates, patterns: Sequence[str], owner: Owner | None) -> list[RetentionRow]:
     fitting: dict[str, list[Record]] = defaultdict(list)
     for row in sorted(found.rows, key=lambda row: row["sequence"]):
         is_fit = bool(row["resumable"] or row["resumable_unknown"])
@@ -198,6 +222,8 @@ def _rows(found: Candidates, patterns: Sequence[str]) -> list[RetentionRow]:
         in_use = [f"job {job!r} started from it" for job in found.users.get(row["id"], ())]
         if row["id"] in resumed:
             in_use.append(resumed[row["id"]])
+        if owner is not None and not owner.has_made(row["creator_user_id"], row["creator"]):
+            in_use.append(f"{row['creator'] or 'another user'} made it (--force lets it go)")
         rows.append(
             RetentionRow(
                 id=row["id"],
@@ -238,16 +264,24 @@ def _stand_ins(plan: RetentionPlan) -> dict[Group, list[str]]:
     return found
 
 
-def _recheck(decision: Decision, policy: RetentionPolicy, stand_ins: Sequence[Sequence[str]]) -> Check:
-    """What looks at a checkpoint that should go once more, in the transaction that deletes it."""
+def _recheck(
+    decisions: Mapping[str, Decision], policy: RetentionPolicy, stand_ins: Mapping[Group, Sequence[str]]
+) -> Check:
+    """What looks at checkpoints that should go once more, in the one transaction that deletes them.
+
+    What holds for all of them until that ends is asked once.
+    """
+    running = cache(read_running)
+    stay = cache(lambda transaction, group: check_some_stay(transaction, stand_ins.get(group, ())))
 
     def check(transaction: Transaction, row: Record) -> None:
+        decided = decisions[row["id"]].row
         is_available = row["status"] == CheckpointStatus.AVAILABLE
-        if is_available is not decision.row.is_available:
+        if is_available is not decided.is_available:
             raise ConflictError(f"it is {row['status']} now")
-        check_unused(transaction, row, keep_exported=policy.keep_exported)
+        check_unused(transaction, row, keep_exported=policy.keep_exported, running=running(transaction))
         if is_available:
-            for checkpoint_ids in stand_ins:
-                check_some_stay(transaction, checkpoint_ids)
+            for group in decided.groups:
+                stay(transaction, group)
 
     return check

@@ -9,16 +9,25 @@ and a rerun, which finds the sound one by its digest, finishes the work.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from flexai.checkpoints.contents import NewContent, StoredContent, StoredFile
-from flexai.checkpoints.errors import CheckpointError, ConflictError, IntegrityError, NotFoundError, SourceChangedError
+from flexai.checkpoints.errors import (
+    CheckpointError,
+    ConflictError,
+    IntegrityError,
+    NotFoundError,
+    SourceChangedError,
+    StorageFullError,
+)
 from flexai.checkpoints.manifest import FileEntry
 from flexai.checkpoints.models import ExportRecord, canonical_json, now
 from flexai.checkpoints.paths import parse_path
 from flexai.checkpoints.progress import Progress
+from flexai.checkpoints.service.store_owner import look_again, note_use
 from flexai.checkpoints.service.support.export_manifest import read_export_manifest
 from flexai.checkpoints.service.support.manifest_reader import document_limit, manifest_of, read_manifest_document
 from flexai.checkpoints.service.support.manifest_writer import write_manifest
@@ -60,10 +69,8 @@ class RepairReport:
     def raise_if_unrepaired(self) -> None:
         """Raise IntegrityError naming what is still damaged, if anything is."""
         if self.unrepaired:
-            names = sorted({f"{path} of {checkpoint}" for one in self.unrepaired for checkpoint, path in one.users})
-            shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
             raise IntegrityError(
-                f"stored content is damaged and could not be repaired: {shown}",
+                f"stored content is damaged and could not be repaired: {_users_of(self.unrepaired)}",
                 hint=self.unrepaired[0].problem,
                 damaged=self.unrepaired,
             )
@@ -79,6 +86,8 @@ def repair(system: System, *, progress: Progress | None = None) -> RepairReport:
     progress = progress or Progress()
     system.soundness.release_abandoned(before=now() - _ABANDONED_AFTER)
     damaged = system.soundness.damaged()
+    if damaged:
+        look_again(system)
     repairs = _Repairs(system, progress)
     done = []
     progress.begin("repair", total_bytes=sum(content.size for content in damaged), total_files=len(damaged))
@@ -87,9 +96,41 @@ def repair(system: System, *, progress: Progress | None = None) -> RepairReport:
             done.append(repairs.repair(content))
     finally:
         progress.end()
+    report = _report(done)
+    _note(system, report)
+    return report
+
+
+def heal(system: System, damaged: Iterable[StoredContent], *, progress: Progress) -> bool:
+    """Repair damaged contents of which a push has brought sound ones; returns whether any was.
+
+    Tells ``progress`` of the files that are sound again. Raises what the store raises.
+    """
+    repairs = _Repairs(system, progress)
+    report = _report([repairs.repair(content) for content in damaged])
+    _note(system, report)
+    if report.repaired:
+        progress.note(f"healed what was damaged in the store: {_users_of(report.repaired)}")
+    return bool(report.repaired)
+
+
+def _note(system: System, report: RepairReport) -> None:
+    """Let an older copy of the catalog be known as one: gc would take what only a repaired checkpoint needs."""
+    if report.repaired:
+        with contextlib.suppress(StorageFullError):
+            note_use(system)
+
+
+def _report(done: Sequence[Repair]) -> RepairReport:
     return RepairReport(
         repaired=tuple(one for one in done if not one.problem), unrepaired=tuple(one for one in done if one.problem)
     )
+
+
+def _users_of(repairs: Sequence[Repair]) -> str:
+    """The files that need damaged contents, in a sentence."""
+    names = sorted({f"{path} of {checkpoint}" for one in repairs for checkpoint, path in one.users})
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 class _Repairs:
@@ -139,7 +180,7 @@ class _Repairs:
         raise IntegrityError("; ".join(problems) or "no checkpoint that has it was exported")
 
     def _exports_of(self, checkpoint_id: str) -> Iterator[ExportRecord]:
-        records = self._system.catalog.checkpoints.exports_of(checkpoint_id)
+        records = self._system.catalog.exports.of(checkpoint_id)
         yield from sorted(records, key=lambda record: record.exported_at, reverse=True)
 
     def _bring(self, content: StoredContent, checkpoint_id: str, path: str, record: ExportRecord) -> StoredContent:
@@ -262,9 +303,9 @@ class _Repairs:
         if checkpoint.part_of is not None:
             return  # the store describes what it is a part of
         files = [
-            StoredFile(file.path, sound) if file.content.id == lost.id else file
+            file._replace(content=sound) if file.content.id == lost.id else file
             for file in self._system.blobs.files_of(checkpoint_id)
         ]
-        if manifest_of(files).digest() != checkpoint.manifest_digest:
+        if manifest_of(files, checkpoint.folders).digest() != checkpoint.manifest_digest:
             raise IntegrityError(f"the manifest of checkpoint {checkpoint_id} in the store is damaged")
         write_manifest(self._system.store, checkpoint, files)

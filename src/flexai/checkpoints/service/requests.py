@@ -17,8 +17,9 @@ from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
-from flexai.checkpoints.errors import RequestError
+from flexai.checkpoints.errors import RequestError, UsageError
 from flexai.checkpoints.names import parse_name, parse_reference
+from flexai.checkpoints.roles import ROLES
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -39,9 +40,11 @@ class _PushFields:
     follow_symlinks: bool = False
     storage_provider: str = ""
     source_path: str = ""
+    exclude: Sequence[str] = ()
     if_not_exists: bool = False
     rehash: bool = False
     refuse_executable: bool = False
+    default_excludes: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +55,7 @@ class PushRequest(_PushFields):
     """
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "files", tuple(self.files))
+        _keep_tuples(self, "files", "exclude")
         _check_push(self)
 
 
@@ -87,12 +90,16 @@ class AnyPushRequest(_PushFields):
     Args:
         name: The checkpoint's name.
         files: Local sources, ``SOURCE[=DESTINATION]`` each; a folder's content goes below its destination.
-        follow_symlinks: Push what links inside a source folder lead to, instead of refusing them.
+        follow_symlinks: Push what links inside a source folder lead to, instead of refusing them; from a snapshot of
+            the Hub's cache they may lead to its blobs.
         storage_provider: The name of a storage provider connection to push from.
-        source_path: ``BUCKET/PREFIX-or-KEY`` on that provider.
+        source_path: ``BUCKET/PREFIX-or-KEY`` on that provider; with a final ``/`` it is a folder.
+        exclude: Patterns of paths in the checkpoint to leave out, as in a ``.gitignore``; a local folder's own are in
+            its ``.flexaiignore``.
         if_not_exists: Succeed where the name is taken by the same content.
         rehash: Read local files again that look unchanged since they were last pushed.
         refuse_executable: Refuse files that run code when they are loaded, or that could not be followed.
+        default_excludes: Leave out ``.git``, ``__pycache__`` and the lock files of the Hub's cache in local folders.
         from_checkpoint: NAME, UUID or JOB/PATH of a checkpoint that is here already; no byte moves.
 
     Raises:
@@ -103,7 +110,7 @@ class AnyPushRequest(_PushFields):
     from_checkpoint: str = field(default="", kw_only=True)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "files", tuple(self.files))
+        _keep_tuples(self, "files", "exclude")
         _check_push(self, self.from_checkpoint)
 
     def request(self) -> PushRequest | NameRequest:
@@ -129,29 +136,52 @@ def _check_push(request: _PushFields, from_checkpoint: str = "") -> None:
     if of_provider == ["storage_provider"]:
         raise RequestError("{} needs {}: what to push from it", "storage_provider", "source_path", hint=_SOURCES)
     of_files = [name for name in ("follow_symlinks", "rehash") if getattr(request, name)]
+    of_files += [] if request.default_excludes else ["default_excludes"]
     if of_files and not request.files:
         raise RequestError(
             "{} and {} cannot be used together", of_files[0], given[0][-1], hint=f"{of_files[0]} is for files"
         )
+    if request.exclude and from_checkpoint:
+        raise RequestError(
+            "{} and {} cannot be used together", "exclude", "from_checkpoint", hint="a checkpoint never changes"
+        )
+    _check_patterns(request, "exclude")
     if from_checkpoint:
         parse_reference(from_checkpoint)
 
 
+def _keep_tuples(request: object, *names: str) -> None:
+    for name in names:
+        object.__setattr__(request, name, tuple(getattr(request, name)))
+
+
+def _check_patterns(request: object, *names: str) -> None:
+    for name in names:
+        if not all(pattern.removeprefix("!").strip("/ ") for pattern in getattr(request, name)):
+            raise RequestError("a pattern of {} names nothing", name, hint="name files or folders, such as '*.tmp'")
+
+
 @dataclass(frozen=True, slots=True)
 class FetchRequest:
-    """A checkpoint to be brought to a directory of the machine that does it.
+    """A checkpoint, or a part of it, to be brought to a directory of the machine that does it.
 
     Args:
-        reference: NAME, UUID or JOB/PATH of the checkpoint.
+        reference: NAME, UUID or JOB/PATH of the checkpoint; with ``:PATH`` behind it only that file or folder of it.
         destination: The directory, made where it is missing; ``~`` is the home directory.
         overwrite: Replace files that are there with other content.
         refuse_executable: Fetch nothing where a file runs code when it is loaded, or could not be followed.
         require_digests: Fetch nothing where a file has neither a digest nor a checksum that it is compared with.
         node: Fetch only what this one has brought of the machines that wrote the checkpoint together, also of an
             incomplete one.
+        delete_extra: Delete what else lies in the directory, which must have been fetched to before.
+        force: Do so without asking: else it is an error, with what would be deleted.
+        include: Patterns of the files and folders to fetch, as in a ``.gitignore``; all where there is none.
+        exclude: Patterns of what is not fetched of them.
+        only: Roles of the files to fetch: ``weights``, ``optimizer``, ``tokenizer``, ``config``, ``state``.
 
     Raises:
-        UsageError: InvalidNameError for the reference.
+        UsageError: InvalidNameError for the reference, RequestError for ``delete_extra`` with ``node`` or with a part
+            of the checkpoint, for ``force`` without it, and for a pattern or a role that is none.
     """
 
     reference: str
@@ -160,9 +190,43 @@ class FetchRequest:
     refuse_executable: bool = False
     require_digests: bool = False
     node: int | None = None
+    delete_extra: bool = False
+    force: bool = False
+    include: Sequence[str] = ()
+    exclude: Sequence[str] = ()
+    only: Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        parse_reference(self.reference)
+        _keep_tuples(self, "include", "exclude", "only")
+        name, path = split_file(self.reference)
+        parse_reference(name)
+        if self.delete_extra and self.node is not None:
+            hint = "the files of the other nodes would go"
+            raise RequestError("{} and {} cannot be used together", "delete_extra", "node", hint=hint)
+        part = [one for one in ("include", "exclude", "only") if getattr(self, one)]
+        if self.delete_extra and (part or path):
+            hint = "fetch all of the checkpoint, or delete the rest by hand"
+            raise RequestError(
+                "{} and {} cannot be used together", "delete_extra", part[0] if part else "reference", hint=hint
+            )
+        _check_patterns(self, "include", "exclude")
+        for role in self.only:
+            if role not in ROLES:
+                raise RequestError("{} knows no role " + repr(role), "only", hint=f"the roles are {', '.join(ROLES)}")
+        _check_force(self)
+
+
+def split_file(reference: str) -> tuple[str, str]:
+    """The checkpoint of a ``NAME:PATH``, and the path of its file or folder; no path where none is given.
+
+    What lies in a checkpoint has no ``:`` in its path. Raises UsageError for a path that is none.
+    """
+    name, colon, path = reference.rpartition(":")
+    if not colon:
+        return reference, ""
+    if not path.strip("/"):
+        raise UsageError(f"{reference!r} names no file", hint=f"write {name}:PATH, or {name} alone for all of it")
+    return name, path
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,18 +238,28 @@ class ExportRequest:
         storage_provider: The name of a storage provider connection.
         destination_path: ``BUCKET/PREFIX`` on that provider.
         overwrite: Replace objects that are there with other content.
+        delete_extra: Delete what else lies there, where a checkpoint must have been exported to before.
+        force: Do so without asking: else it is an error, with what would be deleted.
 
     Raises:
-        UsageError: InvalidNameError for the reference.
+        UsageError: InvalidNameError for the reference, RequestError for ``force`` without ``delete_extra``.
     """
 
     reference: str
     storage_provider: str
     destination_path: str
     overwrite: bool = False
+    delete_extra: bool = False
+    force: bool = False
 
     def __post_init__(self) -> None:
         parse_reference(self.reference)
+        _check_force(self)
+
+
+def _check_force(request: FetchRequest | ExportRequest) -> None:
+    if request.force and not request.delete_extra:
+        raise RequestError("{} needs {}", "force", "delete_extra", hint="nothing else has to be insisted on")
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,12 +268,14 @@ class DeleteRequest:
 
     Args:
         reference: NAME, UUID or JOB/PATH of the checkpoint.
+        force: Delete it also where another user made it.
 
     Raises:
         UsageError: InvalidNameError for the reference.
     """
 
     reference: str
+    force: bool = False
 
     def __post_init__(self) -> None:
         parse_reference(self.reference)
@@ -224,3 +300,29 @@ class UndeleteRequest:
         parse_reference(self.reference)
         if self.new_name:
             parse_name(self.new_name, what="checkpoint name")
+
+
+@dataclass(frozen=True, slots=True)
+class ProtectRequest:
+    """Checkpoints to be kept from being deleted, or to be no longer; all that are named, or none.
+
+    Args:
+        references: NAME, UUID or JOB/PATH of each checkpoint.
+        protected: Keep them; where it is false they can be deleted again, and nothing is deleted by that.
+        force: Change them also where another user made them.
+
+    Raises:
+        UsageError: No reference, or InvalidNameError for one.
+    """
+
+    references: Sequence[str]
+    protected: bool = True
+    _: KW_ONLY
+    force: bool = False
+
+    def __post_init__(self) -> None:
+        _keep_tuples(self, "references")
+        if not self.references:
+            raise UsageError("no checkpoint is named", hint="name one or more: NAME, UUID or JOB/PATH")
+        for reference in self.references:
+            parse_reference(reference)

@@ -6,8 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from datetime import datetime
 from functools import cache
+from typing import TYPE_CHECKING
 
-from flexai.checkpoints.documents import Document, captured_list_document, checkpoint_document, checkpoint_list_document
+from flexai.checkpoints.documents import (
+    Document,
+    captured_list_document,
+    checkpoint_document,
+    checkpoint_list_document,
+)
 from flexai.checkpoints.models import (
     Checkpoint,
     CheckpointKind,
@@ -21,6 +27,9 @@ from flexai.checkpoints.models import (
 )
 from flexai.checkpoints.names import Id, title_of
 
+if TYPE_CHECKING:
+    from flexai.checkpoints.training.formats.tensors import TensorInfo
+
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointDetails(Checkpoint):
@@ -30,6 +39,10 @@ class CheckpointDetails(Checkpoint):
     """In order of their paths."""
     exports: tuple[ExportRecord, ...]
     """Where it was exported to."""
+    tensors: Mapping[str, tuple[TensorInfo, ...]] | None = field(default=None, hash=False)
+    """The tensors of each file that holds some, by its path; None where they were not asked for."""
+    tensors_not_read: Mapping[str, str] = field(default_factory=dict, hash=False)
+    """Why the tensors of a file cannot be told."""
 
     @classmethod
     def of(cls, checkpoint: Checkpoint, files: list[ListedFile], exports: list[ExportRecord]) -> CheckpointDetails:
@@ -39,7 +52,12 @@ class CheckpointDetails(Checkpoint):
 
     def to_dict(self) -> Document:
         """What ``flexai checkpoint inspect --json`` prints, and ``push --json``."""
-        return checkpoint_document(self, self.files, self.exports)
+        document = checkpoint_document(self, self.files, self.exports)
+        if self.tensors is not None:
+            from flexai.checkpoints.service.support.found_tensors import FoundTensors
+
+            document["status"] |= FoundTensors(self.tensors, self.tensors_not_read).to_dict()
+        return document
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +95,8 @@ class CheckpointSummary:
     """The metric that its trainer chooses the best checkpoint by."""
     pointers: tuple[str, ...]
     """What the trainer's links and pointer files called it."""
+    creator: str
+    """Who made it: ``user@host``."""
 
     @classmethod
     def of(cls, row: ListedCheckpoint) -> CheckpointSummary:
@@ -123,6 +143,25 @@ class DeletedCheckpoint:
 
     def to_dict(self) -> Document:
         """What ``flexai checkpoint delete --json`` prints, or ``undelete --json``."""
+        document: Document = plain(self)
+        return document
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProtectedCheckpoint:
+    """A checkpoint that was protected, or is so no more."""
+
+    name: str
+    id: Id
+    job: str
+    """Of a captured checkpoint, the training job that wrote it."""
+    title: str
+    """What to call it: its name, or ``JOB/FOLDER`` for a captured one."""
+    protected: bool
+    """Whether it is kept from being deleted now."""
+
+    def to_dict(self) -> Document:
+        """Its entry of what ``flexai checkpoint protect --json`` prints, or ``unprotect --json``."""
         document: Document = plain(self)
         return document
 

@@ -91,6 +91,9 @@ class GarbageRequest:
     Args:
         grace_period: Take only what was deleted or abandoned longer ago than this; the setting ``grace_period`` where
             left out.
+        unreferenced: Take blobs too that neither the catalog nor any manifest in the store knows, and that were stored
+            longer ago than that by the store's own times.
     """
 
     grace_period: timedelta | None = None
+    unreferenced: bool = False

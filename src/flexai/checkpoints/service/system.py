@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeAlias
 
 from flexai.checkpoints.catalog.catalog import Catalog
-from flexai.checkpoints.contents import StoredFile
-from flexai.checkpoints.errors import ConflictError, NotFoundError, SettingsError, UsageError
-from flexai.checkpoints.models import Checkpoint, CheckpointStatus
+from flexai.checkpoints.contents import StoredContent, StoredFile
+from flexai.checkpoints.errors import AccessDeniedError, ConflictError, NotFoundError, SettingsError, UsageError
+from flexai.checkpoints.models import Actor, Checkpoint, CheckpointStatus
 from flexai.checkpoints.names import parse_reference
-from flexai.checkpoints.owner import Owner, find_owner, load_owner, new_owner, parse_owner
+from flexai.checkpoints.owner import Owner, find_owner, load_owner, new_owner, owner_of
 from flexai.checkpoints.settings import Settings, hide_secrets, load_settings
 from flexai.checkpoints.storage.connection import StorageConnection, check_bucket, split_bucket
 from flexai.checkpoints.storage.local import LocalStorage
-from flexai.checkpoints.storage.managed import ManagedStore
+from flexai.checkpoints.storage.managed import ManagedStore, StoreCatalog
+from flexai.checkpoints.storage.patience import Patience
 from flexai.checkpoints.storage.protocol import ObjectStorage
 
 if TYPE_CHECKING:
     from flexai.checkpoints.catalog.blobs import Blobs
     from flexai.checkpoints.catalog.soundness import Soundness
+    from flexai.checkpoints.transfer.journal import RecordDigests
     from flexai.checkpoints.transfer.stat_cache import StatCache
 
 Connect: TypeAlias = Callable[[str], StorageConnection]
@@ -50,16 +54,25 @@ class System:
     """Loads a connection that a request names, each one once. Raises SettingsError where none are known, and what
     ``flexai.blocks.load_connection`` raises."""
     is_read_only: bool = False
+    begins_anew: bool = field(default=False, init=False)
+    """Whether the catalog may be made anew where the store belongs to one that was at its place."""
+    flow_run_id: str = ""
+    """The Prefect flow run that the operation is a part of, for the history; empty for none."""
 
     @classmethod
     def open(
-        cls, settings: Settings | None = None, *, connect: Connect | None = None, read_only: bool = False
+        cls,
+        settings: Settings | None = None,
+        *,
+        connect: Connect | None = None,
+        read_only: bool = False,
+        flow_run_id: str = "",
     ) -> System:
         """Take what the settings name, which is opened, and made, when it is first used.
 
         With ``read_only`` nothing is made or written, whatever is done: what is not there yet is empty, and the catalog
         is seen as it is at one moment. ``connect`` is needed for a store in a connection's bucket, and for operations
-        on one that they name.
+        on one that they name. ``flow_run_id`` is that of the Prefect flow run that does it, if one does.
 
         Raises SettingsError for settings that cannot be used; a catalog or a store that cannot is a StorageError on
         first use.
@@ -67,22 +80,42 @@ class System:
         settings = settings or load_settings()
         if connect is not None:
             connect = cache(connect)
-        open_store = store_opener(settings.effective_store, connect)
+        open_store = store_opener(settings.effective_store, connect, shared=settings.is_store_shared)
         if settings.owner:
-            owner = parse_owner(settings.owner)
+            owner = owner_of(settings.owner, settings.home)
         else:
             owner = find_owner(settings.home) or new_owner() if read_only else load_owner(settings.home)
         url = settings.effective_database_url
-        return cls(settings, url, open_store, owner, connect or _no_connection, is_read_only=read_only)
+        connect = connect or _no_connection
+        return cls(settings, url, open_store, owner, connect, is_read_only=read_only, flow_run_id=flow_run_id)
 
     @cached_property
     def catalog(self) -> Catalog:
         """The catalog."""
-        return self.look() if self.is_read_only else Catalog.open(self.database_url)
+        if self.is_read_only:
+            return self.look()
+        from flexai.checkpoints.service.store_owner import StoreRecords, check_not_lost
+
+        catalog = Catalog.open(self.database_url, before_making=partial(check_not_lost, self), patience=self._patience)
+        catalog.database.actor = Actor(self.owner.name, os.uname().nodename, self.flow_run_id)
+        catalog.database.records = StoreRecords(self)
+        return catalog
 
     def look(self) -> Catalog:
-        """The catalog as it is at this moment, to read it and to be closed by the caller; see ``Catalog.look``."""
-        return Catalog.look(self.database_url)
+        """The catalog as it is at this moment, to read it and to be closed by the caller; see ``Catalog.look``.
+
+        Raises StorageError where there is none, and the store belongs to one that was at its place.
+        """
+        catalog = Catalog.look(self.database_url, patience=self._patience)
+        if catalog.is_empty:
+            from flexai.checkpoints.service.store_owner import check_not_lost
+
+            check_not_lost(self)
+        return catalog
+
+    @property
+    def _patience(self) -> Patience:
+        return Patience(self.settings.patience.total_seconds())
 
     @cached_property
     def store(self) -> ManagedStore:
@@ -92,12 +125,30 @@ class System:
     @cached_property
     def store_id(self) -> str:
         """The managed store's own id; the store is made on first use, or empty where it is only read."""
-        store_id = self.store.read_id()
-        if store_id is None and self.is_read_only:
-            return ""
+        store_id, _ = self._store_document
         if store_id is None:
-            with self.catalog.alone():
-                store_id = self.store.read_id() or self.store.create()
+            from flexai.checkpoints.service.store_owner import name_store
+
+            store_id = name_store(self)
+            if not self.is_read_only:
+                del self._store_document  # it is another one now
+        return store_id
+
+    @cached_property
+    def _store_document(self) -> tuple[str | None, StoreCatalog | None]:
+        return self.store.read()
+
+    @cached_property
+    def own_store_id(self) -> str:
+        """The managed store's own id, for what writes there or collects: the store belongs to this catalog.
+
+        A store that belongs to none is this catalog's from here on. Raises ConflictError for another catalog's store,
+        and where this catalog is an older copy of the one that used the store last.
+        """
+        from flexai.checkpoints.service.store_owner import keep_store
+
+        store_id = self.store_id
+        keep_store(self, store_id, self._store_document[1])
         return store_id
 
     @cached_property
@@ -139,7 +190,29 @@ class System:
                 checkpoint = self._part(catalog, checkpoint, node)
             else:
                 self._check_available(checkpoint)
-            return checkpoint, catalog.blobs(checkpoint.store_id).files_of(checkpoint.id)
+            files = catalog.blobs(checkpoint.store_id).files_of(checkpoint.id)
+            if checkpoint.status is CheckpointStatus.AVAILABLE and len(files) != checkpoint.file_count:
+                raise _taken(checkpoint)  # where the look had to begin again
+            return checkpoint, files
+
+    def learning(self, files: Sequence[StoredFile]) -> RecordDigests:
+        """Who is told of digests of these files; the catalog itself is opened only where one is missing.
+
+        Who may read the catalog alone reads the files all the same: what was read is then not remembered.
+        """
+
+        def learn(content: StoredContent) -> None:
+            with suppress(AccessDeniedError):
+                self.blobs.learn(content)
+
+        return (lambda _: None) if all(file.content.digest for file in files) else learn
+
+    def files_of(self, checkpoint: Checkpoint) -> list[StoredFile]:
+        """The files of a checkpoint that was available; NotFoundError where gc has taken it meanwhile."""
+        files = self.blobs.files_of(checkpoint.id)
+        if len(files) != checkpoint.file_count:
+            raise _taken(checkpoint)
+        return files
 
     def _part(self, catalog: Catalog, checkpoint: Checkpoint, node: int) -> Checkpoint:
         if not checkpoint.parts and checkpoint.node == str(node):
@@ -181,16 +254,21 @@ class System:
         self.close()
 
 
+def _taken(checkpoint: Checkpoint) -> NotFoundError:
+    return NotFoundError(f"checkpoint {checkpoint.title!r} was deleted meanwhile")
+
+
 def _no_connection(name: str) -> StorageConnection:
     raise SettingsError(f"connections are not known here, so {name!r} cannot be used")
 
 
-def store_opener(place: str, connect: Connect | None = None) -> Callable[[], ManagedStore]:
+def store_opener(place: str, connect: Connect | None = None, *, shared: bool = False) -> Callable[[], ManagedStore]:
     """How to open the managed store that the setting ``store`` names.
 
     ``s3://BUCKET[/PREFIX]`` and ``gs://BUCKET[/PREFIX]`` by the SDKs' own credentials and variables,
-    ``CONNECTION:BUCKET[/PREFIX]`` by a connection, and else a directory. Raises SettingsError for what is none of them,
-    and for a connection where ``connect`` is None.
+    ``CONNECTION:BUCKET[/PREFIX]`` by a connection, and else a directory, which is its owner's alone or, with
+    ``shared``, its group's. Raises SettingsError for what is none of them, and for a connection where ``connect`` is
+    None.
     """
     scheme, separator, rest = place.partition("://")
     if separator:
@@ -208,7 +286,7 @@ def store_opener(place: str, connect: Connect | None = None) -> Callable[[], Man
                 hint=f"set FLEXAI_STORE to s3://{path} or gs://{path} here; for a directory of that name to ./{place}",
             )
         return lambda: _connected_store(connect(name), path)
-    return lambda: ManagedStore(LocalStorage(Path(place), private=True))
+    return lambda: ManagedStore(LocalStorage(Path(place), private=not shared, same_group=shared))
 
 
 def store_connection(place: str) -> str:

@@ -7,18 +7,19 @@ import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from flexai.checkpoints.catalog.database import batches
 from flexai.checkpoints.catalog.jobs import BegunJob, parse_job_reference
 from flexai.checkpoints.catalog.leases import LeaseKeeper
 from flexai.checkpoints.documents import Document
-from flexai.checkpoints.errors import ConflictError, NotFoundError
+from flexai.checkpoints.errors import CheckpointError, ConflictError, NotFoundError
 from flexai.checkpoints.models import Checkpoint, JobStatus, TrainingJob
 from flexai.checkpoints.names import parse_name, parse_reference
 from flexai.checkpoints.paths import absolute
 from flexai.checkpoints.progress import Progress
+from flexai.checkpoints.service.store_owner import check_before_training, write_due_records
 from flexai.checkpoints.service.support.job_captures import OnCaptured
 from flexai.checkpoints.service.support.job_plan import JobPlan
 from flexai.checkpoints.service.support.job_rest import fetch_rest, list_rest
@@ -87,9 +88,9 @@ def run_training(
     A command that fails is no error here: the job says so (``status``, ``exit_code``, ``reason``).
 
     Raises UsageError for an output folder that is not empty and not this job's, JobExistsError for a job that has
-    succeeded (but with ``reuse_succeeded``), ConflictError for one that is running, NotFoundError for a checkpoint that
-    is not there, JobFailedError for a command that cannot be started, InterruptedByUserError for a signal before the
-    command began, and what the catalog and the store raise.
+    succeeded (but with ``reuse_succeeded``), ConflictError for one that is running and for another
+    catalog's store, NotFoundError for a checkpoint that is not there, JobFailedError for a command that cannot be
+    started, InterruptedByUserError for a signal before the command began, and what the catalog and the store raise.
     """
     progress = progress or Progress()
     # First: what the job began with may be gone by now.
@@ -98,6 +99,7 @@ def run_training(
         known = record_end(system, known)
         if request.reuse_succeeded and known.status is JobStatus.SUCCEEDED:
             return known
+    check_before_training(system)
     plan = JobPlan.of(system, request)
     return _run(
         system,
@@ -125,11 +127,13 @@ def watch_directory(
     nothing is removed but links of our own.
 
     Raises UsageError for what is no directory, JobExistsError for a job that has succeeded, ConflictError for one that
-    is running and for a directory that a running job uses, and what the catalog and the store raise.
+    is running, for a directory that a running job uses and for another catalog's store, and what the catalog and the
+    store raise.
     """
     known = system.catalog.jobs.find(parse_name(request.reference, what="training job name"))
     if known is not None:
         record_end(system, known)
+    check_before_training(system)
     writer = writer or OtherWriter()
     began = time.monotonic()
     while True:
@@ -248,7 +252,9 @@ def stop_job(system: System, reference: str) -> TrainingJob:
     A job whose runner is gone becomes ``interrupted``; one that has ended stays as it is. Raises NotFoundError where
     there is none.
     """
-    return system.catalog.jobs.request_stop(parse_job_reference(reference))
+    stopped = system.catalog.jobs.request_stop(parse_job_reference(reference))
+    write_due_records(system)
+    return stopped
 
 
 def job_log(system: System, reference: str, *, follow: bool = False) -> Iterator[str]:
@@ -283,10 +289,13 @@ def delete_job(
     stored so far is stored: it becomes one of the job's checkpoints, which stay, or can be brought back for a while.
 
     Raises NotFoundError where there is none, ConflictError while it runs, while one of its checkpoints is in use, and
-    where one that would go is protected, or what the job has left here cannot be stored (but with ``discard``).
+    where one that would go is protected, or what the job has left here cannot be stored (but with ``discard``),
+    NotYoursError where another user made it (but with ``force``).
     """
     progress = progress or Progress()
     job = inspect_job(system, request.reference)
+    if not request.force:
+        system.owner.check_made(f"training job {job.name!r}", job.creator_user_id, job.creator)
     if not job.status.is_final:
         raise ConflictError(
             f"training job {job.name!r} is {job.status}", hint=f"stop it first: flexai training stop {job.name}"
@@ -306,11 +315,18 @@ def delete_job(
                 f"training job {job.name!r} wrote {len(protected)} protected checkpoint{'s'[: len(protected) > 1]}",
                 hint=f"keep its checkpoints with --keep-checkpoints, or: flexai checkpoint unprotect {protected[0]}",
             )
-        for checkpoint in written:
+
+        def refused(_: str, error: CheckpointError) -> None:
             # One that another process has just deleted is no obstacle.
-            with suppress(NotFoundError):
-                on_deleted(system.catalog.checkpoints.delete(parse_reference(checkpoint.id)))
+            if not isinstance(error, NotFoundError):
+                raise error
+
+        for batch in batches(checkpoint.id for checkpoint in written):
+            references = {str(checkpoint_id): parse_reference(checkpoint_id) for checkpoint_id in batch}
+            for gone in system.catalog.checkpoints.delete_each(references, refused=refused):
+                on_deleted(gone)
     deleted = system.catalog.jobs.delete(parse_job_reference(job.id))
+    write_due_records(system)
     system.store.delete_log(job.id)
     system.store.delete_files(job.id)
     folder = job_folder(system.settings.jobs_path, job.id)

@@ -133,8 +133,10 @@ class DeleteJobRequest:
         reference: NAME or UUID of the training job.
         keep_checkpoints: Keep the checkpoints that it wrote, under their UUIDs.
         discard: Do not store first what is whole and could not be stored so far: delete it as well.
+        force: Delete it also where another user made it.
     """
 
     reference: str
     keep_checkpoints: bool = False
     discard: bool = False
+    force: bool = False

@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 from flexai.checkpoints.contents import StoredContent, StoredFile
 from flexai.checkpoints.documents import Document
-from flexai.checkpoints.errors import IntegrityError, SourceChangedError
+from flexai.checkpoints.errors import CheckpointError, IntegrityError, SourceChangedError
 from flexai.checkpoints.progress import Progress
 from flexai.checkpoints.service.repair import RepairReport, repair
 from flexai.checkpoints.service.store_requests import VerifyRequest
@@ -57,8 +57,7 @@ class VerifyReport:
             shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
             raise IntegrityError(
                 f"stored content is damaged: {shown}",
-                hint="flexai checkpoint verify --repair takes sound content from an export; without one, push the same"
-                " files again under another name",
+                hint=_HEALED_BY,
                 damaged=self.damaged,
             )
 
@@ -89,7 +88,7 @@ def verify(
     if request.references:
         for reference in request.references:
             checkpoint = system.available(reference)
-            contents |= {file.content.id: file.content for file in system.blobs.files_of(checkpoint.id)}
+            contents |= {file.content.id: file.content for file in system.files_of(checkpoint)}
     else:
         contents = {content.id: content for content in system.blobs.all_contents()}
     total = sum(content.size for content in contents.values())
@@ -112,6 +111,29 @@ def check_contents(system: System, contents: Iterable[StoredContent], *, progres
     problems = verification.problems
     system.soundness.record_verification(damaged=problems.keys(), sound=by_id.keys() - problems.keys())
     return _damages(system, by_id, problems)
+
+
+def remember_damage(system: System, files: Sequence[StoredFile], error: IntegrityError) -> None:
+    """Verify the content of files that may be damaged, so that the catalog knows what no push may rely on.
+
+    What cannot be verified or recorded is left as it is: the error is what is to be told.
+    """
+    contents = {file.content.id: file.content for file in files}.values()
+    if not contents or system.is_read_only:
+        return
+    try:
+        # Of a store that went away meanwhile, as a volume does, nothing is known.
+        is_there = system.store.read_id() == system.store_id
+        if is_there and check_contents(system, contents, progress=Progress()):
+            error.hint = _HEALED_BY
+    except CheckpointError as second:
+        error.add_note(f"the damage could not be recorded: {second.message}")
+
+
+_HEALED_BY = (
+    "push the same files again, which heals every checkpoint that needs them; flexai checkpoint verify --repair takes"
+    " sound content from an export"
+)
 
 
 class _Verification:

@@ -87,8 +87,11 @@ class Folder:
         finally:
             os.close(descriptor)
 
-    def make(self, name: str, *, private: bool) -> None:
-        """Make a folder in it, if it is not there."""
+    def make(self, name: str, *, private: bool, same_group: bool = False) -> None:
+        """Make a folder in it, if it is not there: for its owner alone, or else as the umask says.
+
+        With ``same_group`` it belongs to the group that this one belongs to.
+        """
         try:
             os.mkdir(name, stat.S_IRWXU if private else 0o777, dir_fd=self.number)
         except FileExistsError:
@@ -100,6 +103,18 @@ class Folder:
             descriptor = self.open(name, os.O_RDONLY | os.O_DIRECTORY)
             os.fchmod(descriptor, stat.S_IRWXU)  # which a umask may have cut
             os.close(descriptor)
+        if same_group:
+            self.share(name)
+
+    def share(self, name: str) -> None:
+        """Have an entry belong to the group that the folder belongs to, as it does by itself in a setgid folder."""
+        group = os.fstat(self.number).st_gid
+        if self.status(name).st_gid != group:
+            try:
+                os.chown(name, -1, group, dir_fd=self.number, follow_symlinks=False)
+            except OSError as error:
+                error.filename = f"{self.path}/{name}"
+                raise
 
     def sync(self) -> None:
         """Make the names in it durable, where the file system can."""
@@ -144,8 +159,11 @@ class Beneath:
             raise OSError(errno.EINVAL, "is no name of a file", str(self.root / path))
         return self.folder(folder), name
 
-    def make(self, path: str, *, private: bool = False, is_durable: bool = True) -> Folder:
-        """Make a folder, its missing parents and the root, and open it; ``private`` as with ``make_directories``."""
+    def make(self, path: str, *, private: bool = False, same_group: bool = False, is_durable: bool = True) -> Folder:
+        """Make a folder, its missing parents and the root, and open it; ``private`` as with ``make_directories``.
+
+        With ``same_group`` those below the root belong to the group that the root belongs to.
+        """
         with suppress(FileNotFoundError):
             return self.folder(path)
         make_directories(self.root, private=private)
@@ -154,7 +172,7 @@ class Beneath:
             try:
                 folder = folder.enter(part)
             except FileNotFoundError:
-                folder.make(part, private=private)
+                folder.make(part, private=private, same_group=same_group)
                 if is_durable:
                     folder.sync()
                 folder = folder.enter(part)

@@ -31,6 +31,11 @@ _MAX_MEAN_NAME = 256
 _UNSAYABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
 
 
+def target_name(partial_name: str) -> str:
+    """The name of the file that an unfinished one is of: ``.NAME.ID`` and the suffix."""
+    return partial_name.removesuffix(PARTIAL_SUFFIX).removeprefix(".").rpartition(".")[0]
+
+
 def check_key(key: str, location: str) -> str:
     """Return the key if it is safe in every store; ``location`` is how an error calls the store.
 

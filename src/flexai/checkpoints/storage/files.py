@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -47,6 +48,21 @@ def read_blocks(descriptor: int, start: int, length: int) -> Iterator[Block]:
         position += got
 
 
+def allocated_bytes(status: os.stat_result) -> int:
+    """Bytes that a file takes on its disk, without its holes."""
+    return status.st_blocks * _BLOCK_UNIT
+
+
+def free_space(folder: Path) -> int | None:
+    """Bytes that this user can yet write where a folder is, or is to be; None where the file system does not say.
+
+    Raises OSError.
+    """
+    nearest = next(path for path in (folder, *folder.parents) if path.is_dir())
+    found = os.statvfs(nearest)
+    return found.f_bavail * found.f_frsize if found.f_blocks else None
+
+
 def _next_data(descriptor: int, position: int, end: int) -> tuple[int, int]:
     """Where the next data begins and ends, at or after ``position``; all is data where holes are unknown."""
     if end - position < _SMALLEST_HOLE:
@@ -54,7 +70,7 @@ def _next_data(descriptor: int, position: int, end: int) -> tuple[int, int]:
     status = os.fstat(descriptor)
     # Where every byte has its room on the disk there is no hole. Looking for one walks through all pages in memory on
     # some file systems (tmpfs), which took a sixth of a push's processor time.
-    if status.st_size < end or status.st_blocks * _BLOCK_UNIT >= status.st_size:
+    if status.st_size < end or allocated_bytes(status) >= status.st_size:
         return position, end
     try:
         begins = os.lseek(descriptor, position, os.SEEK_DATA)
@@ -126,3 +142,11 @@ def sync_data(descriptor: int) -> None:
     """Make the content of an open file durable."""
     # macOS has no fdatasync.
     getattr(os, "fdatasync", os.fsync)(descriptor)
+
+
+def let_execute(descriptor: int) -> None:
+    """Let who may read a file execute it, where the file system can say so."""
+    mode = stat.S_IMODE(os.fstat(descriptor).st_mode)
+    if mode & stat.S_IXUSR == 0:
+        with contextlib.suppress(PermissionError):
+            os.fchmod(descriptor, mode | (mode & 0o444) >> 2)

@@ -59,18 +59,22 @@ class BodyReader:
     def __len__(self) -> int:
         return self.body.size
 
-    def read(self, size: int = -1) -> Block:
-        """The next bytes, at most ``SEND_SIZE``; none at the end."""
+    def begin(self) -> None:
+        """Have the first bytes at hand; raises what the body raises."""
         try:
             if self._blocks is None:
                 self._blocks = exact_blocks(self.body)
             while not self._rest:
                 self._rest = next(self._blocks)
         except StopIteration:
-            return _EMPTY
+            pass
         except BaseException as error:
             self.error = error
             raise
+
+    def read(self, size: int = -1) -> Block:
+        """The next bytes, at most ``SEND_SIZE``; none at the end."""
+        self.begin()
         piece, self._rest = self._rest[:SEND_SIZE], self._rest[SEND_SIZE:]
         self._position += len(piece)
         return piece
@@ -112,9 +116,9 @@ def send_body(body: Body, send: Callable[[BodyReader], T], policy: RetryPolicy) 
 def _send_once(body: Body, send: Callable[[BodyReader], T]) -> T:
     reader = BodyReader(body)
     try:
-        if not body.size:
-            # A client does not read what is empty, so a body that is not would go unnoticed.
-            reader.read()
+        # A service that has begun to take an object may not give another one meanwhile, where both are its own. And a
+        # client does not read what is empty, so a body that is not would go unnoticed.
+        reader.begin()
         return send(reader)
     except Exception as error:
         if reader.error is not None:
@@ -299,11 +303,16 @@ def parse_retry_after(header: str, *, now: float | None = None) -> float:
     text = header.strip()
     if text.isascii() and text.isdigit():
         return float(text)
+    moment = parse_date(text)
+    return 0.0 if moment is None else max(0.0, moment - (time.time() if now is None else now))
+
+
+def parse_date(header: str) -> float | None:
+    """Seconds since the epoch of a date in a header (RFC 9110, section 5.6.7); None for what is none."""
     try:
-        moment = email.utils.parsedate_to_datetime(text).timestamp()
+        return email.utils.parsedate_to_datetime(header).timestamp()
     except (OverflowError, TypeError, ValueError):
-        return 0.0
-    return max(0.0, moment - (time.time() if now is None else now))
+        return None
 
 
 def is_certificate_error(error: BaseException) -> bool:

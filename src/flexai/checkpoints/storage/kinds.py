@@ -1,6 +1,6 @@
 """Which kinds of storage provider connections there are, and what each is made from.
 
-``KINDS`` is the only list of them. The command line makes its options of it, the blocks are loaded by it, the flows'
+``KINDS`` is the only list of them. The command line makes its options of it, connections are loaded by it, the flows'
 forms offer a tab for each, and the tests go through it. It is plain data, so that a command knows its options without
 importing Prefect.
 """
@@ -49,8 +49,10 @@ class ConnectionKind:
 
     title: str
     """How people call the provider."""
+    connection: str
+    """Its class, ``MODULE:CLASS``."""
     block: str
-    """The class of its Prefect block, ``MODULE:CLASS``."""
+    """What Prefect calls the type of the blocks that it is saved as."""
     usage: str
     """How its options are used, the most common ones."""
     options: Mapping[str, ConnectionOption]
@@ -75,6 +77,19 @@ _CA_BUNDLE = ConnectionOption(
     path="file",
     help="the certificate authorities to trust, for a server with a certificate of its own.",
 )
+_STORAGE_CLASS = ConnectionOption(
+    flag="--storage-class", metavar="CLASS", help="the class of what is stored, where it is not the bucket's own."
+)
+_ENCRYPTION = {
+    "sse": ConnectionOption(
+        flag="--sse",
+        choices=("AES256", "aws:kms", "aws:kms:dsse"),
+        help="how the service encrypts what is stored, where the bucket does not say.",
+    ),
+    "kms_key_id": ConnectionOption(
+        flag="--kms-key-id", metavar="KEY", help="the key for --sse aws:kms: an ID, an ARN or an alias."
+    ),
+}
 _BLOCK_FLAG = "--credentials-block"
 
 
@@ -100,7 +115,8 @@ _TYPED_KEY = "--access-key-id ID --secret-from SOURCE"
 KINDS: Mapping[str, ConnectionKind] = {
     "s3": ConnectionKind(
         title="Amazon S3 and others",
-        block="flexai.blocks.s3:S3StorageProvider",
+        connection="flexai.connections.s3:S3Connection",
+        block="flexai-s3-storage-provider",
         usage=f"[--region REGION] [--endpoint-url URL] [{_TYPED_KEY}]",
         options={
             "region": _REGION,
@@ -111,11 +127,17 @@ KINDS: Mapping[str, ConnectionKind] = {
                 flag="--profile", metavar="NAME", help="a profile of ~/.aws/config, instead of a key."
             ),
             "anonymous": _ANONYMOUS,
+            **_ENCRYPTION,
+            "storage_class": _STORAGE_CLASS,
+            "requester_pays": ConnectionOption(
+                flag="--requester-pays", help="pay for what is asked of buckets whose owners do not."
+            ),
         },
     ),
     "r2": ConnectionKind(
         title="Cloudflare R2",
-        block="flexai.blocks.s3:R2StorageProvider",
+        connection="flexai.connections.s3:R2Connection",
+        block="flexai-r2-storage-provider",
         usage=f"--account-id ID {_TYPED_KEY}",
         options={
             "account_id": ConnectionOption(
@@ -125,12 +147,14 @@ KINDS: Mapping[str, ConnectionKind] = {
                 flag="--jurisdiction", choices=("eu", "fedramp"), help="what the buckets are bound to."
             ),
             **_s3_key("an AWS Credentials"),
+            "storage_class": _STORAGE_CLASS,
         },
         one_of=_KEY_OR_BLOCK,
     ),
     "minio": ConnectionKind(
         title="MinIO",
-        block="flexai.blocks.s3:MinIOStorageProvider",
+        connection="flexai.connections.s3:MinIOConnection",
+        block="flexai-minio-storage-provider",
         usage=f"--endpoint-url URL {_TYPED_KEY}",
         options={
             "endpoint_url": ConnectionOption(
@@ -139,12 +163,15 @@ KINDS: Mapping[str, ConnectionKind] = {
             "region": _REGION,
             "addressing_style": _ADDRESSING,
             **_s3_key("an AWS Credentials or MinIO Credentials"),
+            **_ENCRYPTION,
+            "storage_class": _STORAGE_CLASS,
         },
         one_of=_KEY_OR_BLOCK,
     ),
     "gcs": ConnectionKind(
         title="Google Cloud Storage",
-        block="flexai.blocks.gcs:GCSStorageProvider",
+        connection="flexai.connections.gcs:GCSConnection",
+        block="flexai-gcs-storage-provider",
         usage="[--project PROJECT] [--service-account-from SOURCE | --anonymous] [--endpoint-url URL]",
         options={
             "project": ConnectionOption(flag="--project", metavar="PROJECT", help="the project of the buckets."),
@@ -159,12 +186,20 @@ KINDS: Mapping[str, ConnectionKind] = {
             "credentials_block": ConnectionOption(
                 flag=_BLOCK_FLAG, metavar="[TYPE/]NAME", help="a GCP Credentials block that holds the key."
             ),
+            "kms_key_name": ConnectionOption(
+                flag="--kms-key-name", metavar="KEY", help="the Cloud KMS key that encrypts what is stored."
+            ),
+            "storage_class": _STORAGE_CLASS,
+            "user_project": ConnectionOption(
+                flag="--user-project", metavar="PROJECT", help="the project that pays for what is asked."
+            ),
             "ca_bundle": _CA_BUNDLE,
         },
     ),
     "huggingface": ConnectionKind(
         title="Hugging Face",
-        block="flexai.blocks.huggingface:HuggingFaceStorageProvider",
+        connection="flexai.connections.huggingface:HuggingFaceConnection",
+        block="flexai-hugging-face-storage-provider",
         usage="[--token-from SOURCE] [--endpoint-url URL]",
         options={
             "token": SecretOption(flag="--token-from", what="token", help="where the access token is."),
@@ -182,7 +217,8 @@ KINDS: Mapping[str, ConnectionKind] = {
     ),
     "local": ConnectionKind(
         title="Directory",
-        block="flexai.blocks.local:LocalStorageProvider",
+        connection="flexai.connections.local:LocalConnection",
+        block="flexai-local-storage-provider",
         usage="--root DIRECTORY",
         options={
             "root": ConnectionOption(

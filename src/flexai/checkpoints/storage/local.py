@@ -15,8 +15,10 @@ import shutil
 import stat
 import struct
 import sys
+import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -31,10 +33,11 @@ from flexai.checkpoints.errors import (
     StorageFullError,
     UnsafePathError,
 )
+from flexai.checkpoints.storage.at_once import at_once
 from flexai.checkpoints.storage.beneath import Beneath, Folder
 from flexai.checkpoints.storage.checks import PARTIAL_SUFFIX as PARTIAL_SUFFIX
 from flexai.checkpoints.storage.checks import check_key, exact_blocks, sort_receipts
-from flexai.checkpoints.storage.files import is_hole, read_blocks, sync_data, write_block
+from flexai.checkpoints.storage.files import free_space, is_hole, read_blocks, sync_data, write_block
 from flexai.checkpoints.storage.protocol import (
     Block,
     Body,
@@ -60,9 +63,12 @@ class LocalStorage:
     max_parts = 1_000_000
     min_part_size = 1
 
-    def __init__(self, root: Path, *, private: bool = False, within: Path | None = None) -> None:
+    def __init__(
+        self, root: Path, *, private: bool = False, same_group: bool = False, within: Path | None = None
+    ) -> None:
         """Use ``root``, made on the first write; ``private`` makes new directories and files the owner's alone.
 
+        With ``same_group`` they belong to the root's group, with the rights that the umask leaves it.
         ``within`` is a directory above the root from which on no link is followed; without it the root may be one.
         """
         self.root = root.expanduser().absolute()
@@ -70,6 +76,7 @@ class LocalStorage:
         base = self.root.relative_to(self._tree.root).as_posix()
         self._base = "" if base == "." else f"{base}/"
         self._private = private
+        self._same_group = same_group
 
     @property
     def location(self) -> str:
@@ -112,7 +119,7 @@ class LocalStorage:
             folder, name = self._at(key)
             status = folder.status(name)
         _check_is_file(path, status)
-        return ObjectInfo(key=key, size=status.st_size, etag=_etag(status))
+        return replace(_info(key, status), told_at=time.time())
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """Yield the objects whose keys begin with the prefix, in order of keys."""
@@ -128,7 +135,7 @@ class LocalStorage:
             if stat.S_ISLNK(status.st_mode):
                 raise _link_error(self.root / key)
             if stat.S_ISREG(status.st_mode):
-                yield ObjectInfo(key=key, size=status.st_size, etag=_etag(status))
+                yield _info(key, status)
 
     def copy(self, source: ObjectStorage, source_key: str, key: str, *, etag: str = "") -> ObjectInfo:
         """Copy a file, sharing its blocks where the file system can."""
@@ -151,10 +158,12 @@ class LocalStorage:
 
     def delete(self, keys: Iterable[str]) -> None:
         """Delete objects, and the folders that this leaves empty."""
-        for key in keys:
-            with contextlib.suppress(NotFoundError), self._errors(self._path(key)):
-                _unlink(*self._at(key))
-            self._remove_empty_parents(key)
+        at_once(self._delete, keys)  # each waits for the disk
+
+    def _delete(self, key: str) -> None:
+        with contextlib.suppress(NotFoundError), self._errors(self._path(key)):
+            _unlink(*self._at(key))
+        self._remove_empty_parents(key)
 
     def start_upload(self, key: str, *, size: int) -> str:
         """Begin an object of ``size`` bytes beside its final name."""
@@ -163,7 +172,8 @@ class LocalStorage:
         with self._errors(path):
             for attempt in range(_FOLDER_ATTEMPTS):
                 try:
-                    folder = self._tree.make((self._base + key).rpartition("/")[0], private=self._private)
+                    place = (self._base + key).rpartition("/")[0]
+                    folder = self._tree.make(place, private=self._private, same_group=self._same_group)
                     self._create(folder, _partial(path.name, upload_id), size)
                     break
                 except FileNotFoundError:
@@ -179,6 +189,8 @@ class LocalStorage:
         try:
             if self._private:
                 os.fchmod(descriptor, 0o600)  # which a umask may have cut
+            if self._same_group:
+                folder.share(name)
             os.ftruncate(descriptor, size)
         except OSError:
             os.unlink(name, dir_fd=folder.number)
@@ -234,7 +246,7 @@ class LocalStorage:
                 raise DestinationExistsError(f"{path} is there already") from error
             with contextlib.suppress(FileNotFoundError):
                 folder.sync()
-        return ObjectInfo(key=key, size=status.st_size, etag=_etag(status))
+        return _info(key, status)
 
     def abort_upload(self, key: str, upload_id: str) -> None:
         """Remove the unfinished file."""
@@ -258,6 +270,11 @@ class LocalStorage:
             except NotFoundError:
                 continue  # completed or given up while this list was read
             yield UnfinishedUpload(key=final_key, upload_id=match["upload_id"], started_at=written_at)
+
+    def free_space(self) -> int | None:
+        """Bytes that this user can yet write here; None where the file system does not say."""
+        with self._errors(self.root):
+            return free_space(self.root)
 
     def clone_part(self, key: str, upload_id: str, *, offset: int, descriptor: int, start: int, length: int) -> bool:
         """Share a range of an open file's blocks (btrfs, xfs and other file systems with reflinks)."""
@@ -362,7 +379,13 @@ class LocalStorage:
         except (FileNotFoundError, NotADirectoryError) as error:
             raise NotFoundError(f"there is no {path.name!r} in {path.parent}") from error
         except OSError as error:
-            raise storage_error(error, path) from error
+            failure = storage_error(error, path)
+            if self._same_group and isinstance(failure, AccessDeniedError):
+                failure.hint = (
+                    f"the group of {self.root} needs the rights there, which each user's umask leaves it (002, 007);"
+                    f" what is there already gets them by: chmod -R g+rwX {self.root}"
+                )
+            raise failure from error
 
 
 def storage_error(error: OSError, path: Path) -> CheckpointError:
@@ -452,6 +475,10 @@ def _check_is_file(path: Path, status: os.stat_result) -> None:
 
 def _link_error(path: Path) -> UnsafePathError:
     return UnsafePathError(f"{path} is a symbolic link", hint="replace the link by the file or folder that it means")
+
+
+def _info(key: str, status: os.stat_result) -> ObjectInfo:
+    return ObjectInfo(key=key, size=status.st_size, etag=_etag(status), modified_at=status.st_mtime)
 
 
 def _etag(status: os.stat_result) -> str:

@@ -2,9 +2,12 @@
 
 ::
 
-    store.json               what this is: format and the store's own id
+    store.json               what this is: format, the store's own id, and the catalog that it belongs to
+    clock                    what gc stores for a moment, to learn the time of the store
+    catalogs/N.json          which catalog took it over as the Nth one
     blobs/AB/ABCDEF…         the bytes of one large file, or of many small ones one after the other (a pack)
     manifests/ID.json        what a checkpoint is made of and where that lies, so that a lost catalog can be rebuilt
+    records/KIND/ID.json     what changed of a checkpoint since its manifest, and what is known of a training job
     logs/ID.txt              what a training job printed in its last attempt
     files/ID/attempt-N.tar   what it wrote beside its checkpoints
 
@@ -16,20 +19,49 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import uuid
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
+from typing import Any, NamedTuple
 
-from flexai.checkpoints.errors import DestinationExistsError, IntegrityError, NotFoundError, StorageError
+from flexai.checkpoints.errors import (
+    DestinationExistsError,
+    IntegrityError,
+    NotFoundError,
+    StorageError,
+    StorageFullError,
+    UnsupportedError,
+)
 from flexai.checkpoints.foreign_json import MAX_DOCUMENT, parse_json, read_bounded
 from flexai.checkpoints.storage.protocol import Block, Body, BytesBody, ObjectInfo, ObjectStorage, UnfinishedUpload
 
 FORMAT = 1
 _STORE_KEY = "store.json"
+_CLOCK_KEY = "clock"
 _BLOBS = "blobs/"
 _MANIFESTS = "manifests/"
+_RECORDS = "records/"
+_CATALOGS = "catalogs/"
+_CATALOG_KEY = re.compile(r"\d+\.json")
+_LONGEST_PLACE = 1000
+_MOST_GIVEN_UP = 4
 _LOGS = "logs/"
 _FILES = "files/"
+
+
+class StoreCatalog(NamedTuple):
+    """The catalog that a store belongs to."""
+
+    id: str
+    place: str
+    """Where it is, for people."""
+    number: int
+    """How many catalogs the store has had with this one."""
+    renewed_at: str
+    """When a command of it last used the store: ISO 8601."""
+    changes: int
+    """The last change that it had told by then: a catalog that knows fewer is an older copy of it."""
 
 
 class ManagedStore:
@@ -47,34 +79,121 @@ class ManagedStore:
 
     def read_id(self) -> str | None:
         """The store's own id; None before its first use. Raises StorageError where something else is in its place."""
+        return self.read()[0]
+
+    def read(self) -> tuple[str | None, StoreCatalog | None]:
+        """The store's own id, None before its first use, and the catalog that it belongs to, if any does.
+
+        Raises StorageError where something else is in its place.
+        """
         try:
-            document = self._read(_STORE_KEY)
-            if document["format"] != FORMAT:
-                raise StorageError(
-                    f"the store {self.location} is of format {document['format']}; this program knows {FORMAT}",
-                    hint="upgrade flexai-checkpoints on this machine",
-                )
-            return str(uuid.UUID(str(document["id"])))
+            with self._told_damaged(_STORE_KEY):
+                document = self._read(_STORE_KEY)
+                if document["format"] != FORMAT:
+                    raise StorageError(
+                        f"the store {self.location} is of format {document['format']}; this program knows {FORMAT}",
+                        hint="upgrade flexai-checkpoints on this machine",
+                    )
+                catalog = document.get("catalog")
+                return str(uuid.UUID(str(document["id"]))), None if catalog is None else _catalog(catalog)
+        except NotFoundError:
+            return None, None
+
+    @contextlib.contextmanager
+    def _told_damaged(self, key: str) -> Iterator[None]:
+        try:
+            yield
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise StorageError(
+                f"{self.location}/{key} is damaged: {error}",
+                hint="move it away: a catalog that knows what the store holds makes it anew;"
+                " flexai checkpoint recover --move-aside makes it and the catalog anew",
+            ) from error
+
+    def give_to(self, store_id: str, catalog: StoreCatalog) -> StoreCatalog | None:
+        """Let the store belong to a catalog; returns the other one that has taken it with the same number, if one has.
+
+        Of two that take it at once the first one wins where the storage can store only what is new, and the last one
+        else, which the other one sees at its next look.
+        """
+        key = f"{_CATALOGS}{catalog.number:06}.json"
+        try:
+            self._write(key, catalog._asdict(), only_new=True)
+        except DestinationExistsError:
+            # Perhaps this very catalog's: a process of it has died before the next line.
+            with self._told_damaged(key):
+                holder = _catalog(self._read(key))
+            if holder.id != catalog.id:
+                return holder
+        self.renew(store_id, catalog)
+        return None
+
+    def renew(self, store_id: str, catalog: StoreCatalog) -> None:
+        """Note when its catalog used the store, and how far that has come."""
+        self._write(_STORE_KEY, _document(store_id, catalog), only_new=False)
+
+    def noted_at(self) -> float | None:
+        """When ``renew`` was last called, by the clock of ``read_clock``."""
+        return self.storage.head(self._prefix + _STORE_KEY).modified_at
+
+    def see_clock(self) -> float | None:
+        """What ``read_clock`` tells, without anything being stored; None where the store does not say it."""
+        try:
+            return self.storage.head(self._prefix + _STORE_KEY).told_at
         except NotFoundError:
             return None
-        except (ValueError, KeyError, TypeError) as error:
-            raise StorageError(f"{self.location}/{_STORE_KEY} is damaged: {error}") from error
 
-    def create(self) -> str:
-        """Make the store and return its id, or the id that a faster process gave it.
+    def read_clock(self) -> float | None:
+        """The present in seconds since the epoch, by the clock that gives the store's objects their times; None where
+        it is not said. An object is stored for it, and deleted again.
+        """
+        key = self._prefix + _CLOCK_KEY
+        try:
+            present = self._put_own(key, b"now").modified_at
+        except StorageFullError:
+            return None  # what asks may be about to make room
+        self.storage.delete([key])
+        return present
+
+    def last_taken_by(self) -> StoreCatalog | None:
+        """The last catalog that ``give_to`` has given the store to, as it was then; None where it never did."""
+        prefix = self._prefix + _CATALOGS
+        keys = [info.key for info in self.storage.list(prefix) if _CATALOG_KEY.fullmatch(info.key, len(prefix))]
+        if not keys:
+            return None
+        key = max(keys, key=lambda key: (len(key), key)).removeprefix(self._prefix)
+        with self._told_damaged(key):
+            return _catalog(self._read(key))
+
+    def create(self, catalog: StoreCatalog | None = None, store_id: str = "") -> str:
+        """Make the store, for a catalog, and return its id, or the id that a faster process gave it.
+
+        ``store_id`` is the id that it had before it lost its name.
 
         The caller sees to it that only one process does as far as its catalog reaches. Of machines with catalogs of
         their own the first one wins where the storage can store only what is new, and the last one else.
         """
         # Raises where there is no bucket, which some services (SeaweedFS) would make for any object that is stored.
         next(self.storage.list(self._prefix + _STORE_KEY), None)
-        document = {"format": FORMAT, "id": str(uuid.uuid4())}
+        self._check_uploads()
+        document = _document(store_id or str(uuid.uuid4()), catalog)
         with contextlib.suppress(DestinationExistsError):
             self._write(_STORE_KEY, document, only_new=True)
-        store_id = self.read_id()
-        if store_id is None:
+        if (found := self.read_id()) is None:
             raise StorageError(f"{self.location}/{_STORE_KEY} is gone again: another program deletes it")
-        return store_id
+        return found
+
+    def _check_uploads(self) -> None:
+        """Raise StorageError where large files cannot arrive in parts, or what was broken off would stay for ever."""
+        key = self.blob_key(uuid.uuid4().hex)
+        try:
+            upload_id = self.storage.start_upload(key, size=1)
+            self.storage.abort_upload(key, upload_id)
+        except UnsupportedError as error:
+            raise StorageError(
+                f"{self.location} cannot hold a managed store: {error.message}",
+                hint="use a service that takes uploads in parts and lets them be given up; exports may go there",
+            ) from error
 
     def blob_key(self, blob_id: str) -> str:
         """The object that holds a blob."""
@@ -83,6 +202,13 @@ class ManagedStore:
     def read_blob(self, blob_id: str, *, start: int, length: int) -> Iterator[Block]:
         """Yield a range of a blob."""
         return self.storage.get(self.blob_key(blob_id), start=start, length=length)
+
+    def blob_size(self, blob_id: str) -> int:
+        """Bytes of a blob that is there; -1 for one that is not."""
+        try:
+            return self.storage.head(self.blob_key(blob_id)).size
+        except NotFoundError:
+            return -1
 
     def delete_blobs(self, blob_ids: Iterable[str]) -> None:
         """Delete blobs; those that are not there are no error."""
@@ -103,14 +229,19 @@ class ManagedStore:
                 yield blob_id, upload
 
     def list_unfinished_documents(self) -> Iterator[tuple[str, UnfinishedUpload]]:
-        """Yield unfinished manifests, logs and archives: the id of their checkpoint or job, and the upload.
+        """Yield unfinished manifests, records, logs and archives: the id of their checkpoint or job, and the upload.
 
         What a process left that died while it made the store is of none: its id is the empty text.
         """
-        for upload in self.storage.list_uploads(self._prefix + _STORE_KEY):
-            if upload.key == self._prefix + _STORE_KEY:
-                yield "", upload
-        for folder, key_of in ((_MANIFESTS, _manifest_key), (_LOGS, _log_key)):
+        for key in (_STORE_KEY, _CLOCK_KEY):
+            for upload in self.storage.list_uploads(self._prefix + key):
+                if upload.key == self._prefix + key:
+                    yield "", upload
+        for upload in self.storage.list_uploads(self._prefix + _CATALOGS):
+            yield "", upload
+        folders: dict[str, Callable[[str], str]] = {_MANIFESTS: _manifest_key, _LOGS: _log_key}
+        folders |= {f"{_RECORDS}{kind}/": partial(_record_key, kind) for kind in ("checkpoint", "job")}
+        for folder, key_of in folders.items():
             for upload in self.storage.list_uploads(self._prefix + folder):
                 document_id = upload.key.rpartition("/")[2].rpartition(".")[0]
                 if upload.key == self._prefix + key_of(document_id):
@@ -145,9 +276,44 @@ class ManagedStore:
             if info.key == self._prefix + _manifest_key(checkpoint_id):
                 yield checkpoint_id
 
-    def delete_manifest(self, checkpoint_id: str) -> None:
-        """Delete what describes a checkpoint, if it is there."""
-        self.storage.delete([self._prefix + _manifest_key(checkpoint_id)])
+    def delete_manifest(self, *checkpoint_ids: str) -> None:
+        """Delete what describes checkpoints, if it is there."""
+        self.storage.delete(self._prefix + _manifest_key(checkpoint_id) for checkpoint_id in checkpoint_ids)
+
+    def write_record(self, kind: str, record_id: str, document: bytes | None) -> None:
+        """Store the JSON document that says how a checkpoint or a job is by now; None deletes it."""
+        if document is None:
+            self.delete_records(kind, [record_id])
+        else:
+            self.storage.put(self._prefix + _record_key(kind, record_id), BytesBody(document))
+
+    def delete_records(self, kind: str, record_ids: Iterable[str]) -> None:
+        """Delete the records of checkpoints, or jobs, that are there."""
+        self.storage.delete(self._prefix + _record_key(kind, record_id) for record_id in record_ids)
+
+    def read_record(self, kind: str, record_id: str) -> dict[str, Any] | None:
+        """What says how a checkpoint or a job is by now, if anything does; IntegrityError where it is damaged."""
+        key = _record_key(kind, record_id)
+        try:
+            document = self._read(key)
+        except NotFoundError:
+            return None
+        except ValueError as error:
+            raise IntegrityError(f"{self.location}/{key} is damaged: {error}") from error
+        if not isinstance(document, dict):
+            raise IntegrityError(f"{self.location}/{key} is damaged: it is no JSON object")
+        return document
+
+    def list_records(self, kind: str) -> Iterator[str]:
+        """Yield the ids of the checkpoints, or jobs, that have a record."""
+        return (record_id for record_id, _ in self.record_times(kind))
+
+    def record_times(self, kind: str) -> Iterator[tuple[str, float | None]]:
+        """Yield the same ids, and when each record was stored: seconds since the epoch, by the store's own clock."""
+        for info in self.storage.list(f"{self._prefix}{_RECORDS}{kind}/"):
+            record_id = info.key.rpartition("/")[2].removesuffix(".json")
+            if info.key == self._prefix + _record_key(kind, record_id):
+                yield record_id, info.modified_at
 
     def write_log(self, job_id: str, log: Body) -> None:
         """Store what a training job printed, in place of an earlier attempt's."""
@@ -187,7 +353,36 @@ class ManagedStore:
 
     def _write(self, key: str, document: dict[str, Any], *, only_new: bool) -> None:
         content = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
-        self.storage.put(self._prefix + key, BytesBody(content), only_new=only_new)
+        self._put_own(self._prefix + key, content, only_new=only_new)
+
+    def _put_own(self, key: str, content: bytes, *, only_new: bool = False) -> ObjectInfo:
+        """Store a document of the store itself. No catalog announces it, so a gc without a grace period may take it
+        for what a dead process has left, and give it up: then it is stored again.
+        """
+        for _ in range(_MOST_GIVEN_UP):
+            with contextlib.suppress(NotFoundError):
+                return self.storage.put(key, BytesBody(content), only_new=only_new)
+        return self.storage.put(key, BytesBody(content), only_new=only_new)
+
+
+def _document(store_id: str, catalog: StoreCatalog | None) -> dict[str, Any]:
+    document: dict[str, Any] = {"format": FORMAT, "id": store_id}
+    return document if catalog is None else document | {"catalog": catalog._asdict()}
+
+
+def _catalog(document: Mapping[str, Any]) -> StoreCatalog:
+    """The catalog that a document names; ValueError, KeyError or TypeError for one that names none."""
+    return StoreCatalog(
+        id=str(uuid.UUID(str(document["id"]))),
+        place=str(document["place"])[:_LONGEST_PLACE],
+        number=int(document["number"]),
+        renewed_at=str(document["renewed_at"])[:_LONGEST_PLACE],
+        changes=int(document["changes"]),
+    )
+
+
+def _record_key(kind: str, record_id: str) -> str:
+    return f"{_RECORDS}{kind}/{record_id}.json"
 
 
 def _manifest_key(checkpoint_id: str) -> str:

@@ -16,7 +16,7 @@ power loss as far as the store can promise that.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias, runtime_checkable
 
 BLOCK_SIZE = 1024 * 1024
@@ -51,6 +51,11 @@ class ObjectInfo:
     """Changes whenever the content does; comparable only within one store. Not a digest."""
     checksums: Mapping[str, str] | None = None
     """Checksums the provider keeps, by algorithm (``crc32c``, ``crc64nvme``, ``sha256``, ``md5``), in hex."""
+    modified_at: float | None = field(default=None, compare=False)
+    """Seconds since the epoch, by the store's clock, when it was stored; None where that is not said. Those of a
+    listing and of ``head`` may differ by a second."""
+    told_at: float | None = field(default=None, compare=False)
+    """The same of the moment when ``head`` was answered; None where that is not said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +174,14 @@ class ClonesFiles(Protocol):
 
     def read_upload(self, key: str, upload_id: str, *, start: int, length: int) -> Iterator[Block]:
         """Yield bytes that an unfinished upload holds."""
+
+
+@runtime_checkable
+class HasRoom(Protocol):
+    """A store that knows how much more it can take."""
+
+    def free_space(self) -> int | None:
+        """Bytes; None where that is not known."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,6 +54,11 @@ def telling_of_retries(note: Callable[[str], None]) -> Iterator[None]:
         _tell.reset(token)
 
 
+def tell_of_retries(message: str) -> None:
+    """Tell whom ``telling_of_retries`` names, if any."""
+    _tell.get()(message)
+
+
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
     """How often and after which waits something is tried again.
@@ -95,7 +100,7 @@ class Attempts:
         if self._failures >= self._policy.attempts or isinstance(error, StorageFullError):
             raise error
         if self._failures > 1:
-            _tell.get()(f"{error.message}; trying again ({self._failures + 1} of {self._policy.attempts})")
+            tell_of_retries(f"{error.message}; trying again ({self._failures + 1} of {self._policy.attempts})")
         seconds = self._policy.delay(self._failures, error)
         if (wait := wait_after.get()) is not None:
             wait(error, seconds)

@@ -274,8 +274,16 @@ def nodes_as_they_ended(job: TrainingJob) -> dict[int, AttemptEnd]:
 
 
 def is_here(job: TrainingJob) -> bool:
-    """Whether this is the machine of a job's last attempt."""
-    return job.host == this_host().partition("/")[0]
+    """Whether this is the machine of a job's last attempt, and no other user's home is closed around it."""
+    if job.host != this_host().partition("/")[0]:
+        return False
+    try:
+        Path(job.log_path).stat()
+    except PermissionError:
+        return False
+    except OSError:
+        pass  # it is gone, which is another matter
+    return True
 
 
 def as_it_ended(job: TrainingJob) -> TrainingJob:

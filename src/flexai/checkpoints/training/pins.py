@@ -138,8 +138,14 @@ class PinSet:
 
             if not is_the_same():
                 return None
-            self._replace(path, lambda descriptor: _copy(number, descriptor, stamp.size))
-            if not is_the_same():
+            mode = stat.S_IMODE(os.fstat(number).st_mode) & stat.S_IRWXU
+
+            def copy(descriptor: int) -> None:
+                _copy(number, descriptor, stamp.size)
+                os.fchmod(descriptor, mode | stat.S_IRUSR | stat.S_IWUSR)
+
+            # Judged before the copy has its name: the trainer may write on as soon as it has.
+            if not self._replace(path, copy, is_sound=is_the_same):
                 self.drop([path])
                 return None
         folder, name = self._tree.at(f"{self._place}/{path}")
@@ -227,8 +233,8 @@ class PinSet:
         self._unpinned[path] = source
         return Stamp.of(status) if stat.S_ISREG(status.st_mode) else None
 
-    def _replace(self, path: str, write: Callable[[int], object]) -> None:
-        """Put a file of our own where the pin is."""
+    def _replace(self, path: str, write: Callable[[int], object], is_sound: Callable[[], bool] = lambda: True) -> bool:
+        """Put a file of our own where the pin is, if it ``is_sound`` once it is written; tells whether it was."""
         folder, _, name = f"{self._place}/{path}".rpartition("/")
         pins = self._tree.make(folder, private=True, is_durable=False)
         beside = f"{name}.own"
@@ -239,6 +245,9 @@ class PinSet:
                 status = os.fstat(descriptor)
             finally:
                 os.close(descriptor)
+            if not is_sound():
+                os.unlink(beside, dir_fd=pins.number)
+                return False
             os.rename(beside, name, src_dir_fd=pins.number, dst_dir_fd=pins.number)
         except OSError:
             with contextlib.suppress(OSError):
@@ -246,6 +255,7 @@ class PinSet:
             raise
         self._unpinned.pop(path, None)
         self._pinned[path] = (status.st_dev, status.st_ino)
+        return True
 
     def _unlink(self, path: str) -> None:
         try:

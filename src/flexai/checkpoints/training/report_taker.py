@@ -133,8 +133,13 @@ class ReportTaker:
         if self._notices is None:
             self._stop.wait(min(pause, _LOOK_SECONDS))
             return
-        self._notices.wait(min(pause, _UNNOTICED_SECONDS))
-        self._notices.read()
+        ends_at = time.monotonic() + min(pause, _UNNOTICED_SECONDS)
+        # That the folder was opened is noticed too: by our own looks at it.
+        while not self._stop.is_set() and (left := ends_at - time.monotonic()) > 0:
+            self._notices.wait(left)
+            notices = self._notices.read()
+            if notices.places or notices.is_all_changed:
+                return
 
     # Seeing.
 

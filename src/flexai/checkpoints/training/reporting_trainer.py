@@ -9,6 +9,7 @@ import select
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from flexai.checkpoints.training.runner import CHECK_SECONDS, OtherWriter
@@ -68,7 +69,8 @@ class ReportingTrainer(OtherWriter):
                     self.stop()
             elif "resume" in word:
                 answer = json.dumps(self.resume(str(word["resume"])))
-                os.write(self._answers, answer.encode() + b"\n")
+                with suppress(BrokenPipeError):  # the trainer has died meanwhile, and is found so next
+                    os.write(self._answers, answer.encode() + b"\n")
             else:
                 self.status, self.reason = str(word.get("status", "")), str(word.get("reason", ""))
                 self.is_over = True

@@ -257,7 +257,9 @@ class ReportWriter:
         files = building / _FILES
         files.mkdir(parents=True)
         try:
-            found, left_out = self._find(path)
+            found, empty, left_out = self._find(path)
+            for folder in empty:
+                (files / folder).mkdir(parents=True)
             is_rewritten = not has_number(posixpath.basename(path))
             is_small = sum(stamp.size for stamp in found.values()) <= _COPIED_BYTES
             is_linked = False
@@ -331,9 +333,10 @@ class ReportWriter:
         path = place.relative_to(self._output).as_posix()
         return "" if path == "." else path
 
-    def _find(self, path: str) -> tuple[dict[str, Stamp], list[str]]:
-        """The files of what was saved, as they are now, and what is left out."""
+    def _find(self, path: str) -> tuple[dict[str, Stamp], list[str], list[str]]:
+        """The files of what was saved, as they are now, its empty folders, and what is left out."""
         found: dict[str, Stamp] = {}
+        empty: list[str] = []
         left_out: list[str] = []
         place, name = posixpath.split(path)
         folder = self._output / place
@@ -347,10 +350,12 @@ class ReportWriter:
             found = {posixpath.join(place, one.name): Stamp.of(one.stat()) for one in parts}
         else:
             if stat.S_ISREG(status.st_mode):
-                return {path: Stamp.of(status)}, []
+                return {path: Stamp.of(status)}, [], []
             for relative, entry in _walk(self._output / path, path):
                 if entry.is_file(follow_symlinks=False):
                     found[relative] = Stamp.of(entry.stat(follow_symlinks=False))
+                elif entry.is_dir(follow_symlinks=False):
+                    empty.append(relative)
                 elif not (entry.is_symlink() and Path(os.path.realpath(entry)).is_relative_to(self._output / path)):
                     left_out.append(relative)
         if path:
@@ -360,7 +365,7 @@ class ReportWriter:
                     status = (folder / text).lstat()
                     if stat.S_ISREG(status.st_mode) and status.st_size <= _TEXT_BYTES:
                         found[posixpath.join(place, text)] = Stamp.of(status)
-        return found, left_out
+        return found, empty, left_out
 
 
 def checked_metrics(metrics: Mapping[str, float]) -> dict[str, float]:
@@ -404,22 +409,29 @@ def _is_outside(path: str) -> bool:
 
 
 def _walk(folder: Path, path: str) -> Iterator[tuple[str, os.DirEntry[str]]]:
-    """Yield what is in a folder that is no folder itself."""
+    """Yield what is in a folder that is no folder itself, and the folders that hold nothing."""
     with os.scandir(folder) as entries:
         for entry in entries:
             relative = f"{path}/{entry.name}" if path else entry.name
             if entry.is_dir(follow_symlinks=False):
-                yield from _walk(folder / entry.name, relative)
+                is_empty = True
+                for inner in _walk(folder / entry.name, relative):
+                    is_empty = False
+                    yield inner
+                if is_empty:
+                    yield relative, entry
             else:
                 yield relative, entry
 
 
 def _hold(source: Path, held: Path, *, copies: bool, clones: bool) -> bool:
     """Hold a file by what no process writes to; False where it is the file itself that is held, or it is not held."""
-    if clones and _clone(source, held):
-        return True
-    if copies:
+    is_copied = clones and _clone(source, held)
+    if copies and not is_copied:
         shutil.copyfile(source, held)
+        is_copied = True
+    if is_copied:
+        held.chmod(stat.S_IMODE(source.stat().st_mode) & stat.S_IRWXU | stat.S_IRUSR | stat.S_IWUSR)
         return True
     try:
         os.link(source, held, follow_symlinks=False)

@@ -28,7 +28,7 @@ from enum import Enum, auto
 from functools import lru_cache
 
 from flexai.checkpoints.errors import UnsafePathError
-from flexai.checkpoints.paths import parse_path
+from flexai.checkpoints.paths import is_path, parse_path
 from flexai.checkpoints.training.completeness.by_format import FileRole, is_temporary_folder, is_unfinished, role_of
 from flexai.checkpoints.training.formats.verdict import shown
 from flexai.checkpoints.training.output_dir import Listing, OutputTree
@@ -57,6 +57,8 @@ class Unit:
     texts: Mapping[str, bytes] = field(default_factory=dict)
     """Files that point at this unit and that its loader wants, as they are to be when this unit is the latest."""
     has_known_layout: bool = True
+    folders: tuple[str, ...] = ()
+    """The paths of its empty folders, below ``place``."""
 
     @property
     def is_rewritten(self) -> bool:
@@ -212,7 +214,7 @@ class _Finder:
         for unit in self._walk(ROOT, in_logs=False):
             kept = self._without_odd_names(unit)
             if kept.files:
-                self._found.units[unit.name] = kept
+                self._found.units[unit.name] = replace(kept, folders=tuple(sorted(self._empty_folders(kept))))
         self._find_links()
         return self._found
 
@@ -334,6 +336,21 @@ class _Finder:
             for name in listing.special:
                 self._found.notes[_join(place, prefix + name)] = "is neither a file nor a folder, so it is left out"
             pending += [(f"{prefix}{name}/", is_temporary or is_unfinished(name)) for name in sorted(listing.folders)]
+
+    def _empty_folders(self, unit: Unit) -> Iterator[str]:
+        """The empty folders in a unit's folder, but for those of which logs, or other units, may be made."""
+        pending = [unit.name] if unit.name else []
+        while pending:
+            place = pending.pop()
+            listing = self._tree.folders.get(place)
+            if listing is None:
+                continue
+            for name in listing.folders:
+                if not (is_unfinished(name) or _tells_step(name) or name in _LOGGERS | _LOG_FOLDERS):
+                    pending.append(_join(place, name))
+            path = posixpath.relpath(place, unit.place or ".")
+            if place != unit.name and listing == Listing() and is_path(path):
+                yield path
 
     # Layouts with a text file that names the latest of several units.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextvars
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
@@ -12,7 +13,7 @@ from flexai.checkpoints.errors import StorageUnavailableError
 from flexai.checkpoints.progress import Progress
 from flexai.checkpoints.storage.protocol import Block, Body
 from flexai.checkpoints.storage.retry import wait_after
-from flexai.checkpoints.transfer.pace import Bandwidth, Width
+from flexai.checkpoints.transfer.pace import LOOK, Bandwidth, Width
 
 Task = Callable[[], None]
 
@@ -47,7 +48,10 @@ class Crew:
         self._busy = 0
         self._paused = 0
         """How many of the busy ones wait before they try again."""
+        self._limited = 0
+        """How many of the busy ones wait since bytes moved too fast."""
         self._stopped = False
+        self._context = contextvars.Context()
         self._error: BaseException | None = None
 
     def add(self, task: Task, *, next_up: bool = False) -> None:
@@ -55,6 +59,8 @@ class Crew:
         with self._lock:
             (self._tasks.appendleft if next_up else self._tasks.append)(task)
             self._added.notify()
+            if self._threads:
+                self._start_threads()
 
     def check(self) -> None:
         """Raise StoppedError where the work is being given up."""
@@ -65,9 +71,13 @@ class Crew:
         """Count bytes that have moved, and wait where they moved too fast; StoppedError as ``check``."""
         with self._lock:
             self._width.moved(size)
-            self._start_threads()
             seconds = self._bandwidth.take(size)
-        self._pause(seconds)
+            self._limited += 1
+        try:
+            self._pause(seconds)
+        finally:
+            with self._lock:
+                self._limited -= 1
 
     def wait_after(self, error: StorageUnavailableError, seconds: float) -> None:
         """Wait after a passing failure, with fewer threads at work from now on; StoppedError as ``check``.
@@ -88,11 +98,17 @@ class Crew:
         """Work until no task is left; raises the first error, after every thread has ended."""
         try:
             with self._lock:
+                # Who is told of what happens is part of it.
+                self._context = contextvars.copy_context()
                 self._start_threads()
+                looked_up = time.monotonic()
                 while not self._stopped and (self._tasks or self._busy):
                     # A signal that comes just before the wait would not be seen until it ends.
-                    self._ended.wait(_LOOK_UP)
-                    give_way.get()()
+                    has_ended = self._ended.wait(LOOK)
+                    self._look()
+                    if has_ended or time.monotonic() - looked_up >= _LOOK_UP:
+                        looked_up = time.monotonic()
+                        give_way.get()()
         finally:
             with self._lock:
                 self._stopped = True
@@ -110,18 +126,34 @@ class Crew:
                 self._waiting.wait_for(lambda: self._stopped, timeout=seconds)
         self.check()
 
+    def _look(self) -> None:
+        """Let more threads work, or fewer, where that helps; the lock is held."""
+        before = self._width.now
+        if self._limited:
+            self._width.hold()
+        self._width.look()
+        if self._width.now > before:
+            self._added.notify(self._width.now - before)
+            self._start_threads()
+
     def _start_threads(self) -> None:
         """Let as many threads work as the width says; the lock is held."""
-        while len(self._threads) < self._width.now and not self._stopped:
+        # One that has not worked yet takes the next task, and threads cost memory each.
+        while len(self._threads) < min(self._width.now, self._busy + len(self._tasks)) and not self._stopped:
             name = f"transfer-{len(self._threads)}"
-            # Who is told of what happens is part of the context.
-            context = contextvars.copy_context()
-            thread = threading.Thread(target=context.run, args=(self._work,), name=name, daemon=True)
+            thread = threading.Thread(target=self._context.copy().run, args=(self._work,), name=name, daemon=True)
             self._threads.append(thread)
             thread.start()
 
     def _work(self) -> None:
-        wait_after.set(self.wait_after)
+        outer = wait_after.get()
+
+        def wait(error: StorageUnavailableError, seconds: float) -> None:
+            if outer is not None:
+                outer(error, 0.0)  # which raises where nothing is waited for any more
+            self.wait_after(error, seconds)
+
+        wait_after.set(wait)
         while True:
             with self._lock:
                 while not (self._stopped or (self._tasks and self._busy - self._paused < self._width.now)):
@@ -163,6 +195,6 @@ class CountedBody:
             self._counted = 0
         for block in self._body.blocks():
             yield block
+            self._crew.moved(len(block))
             self._counted += len(block)
             self._progress.advance(moved=len(block))
-            self._crew.moved(len(block))

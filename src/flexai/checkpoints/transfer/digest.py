@@ -19,11 +19,26 @@ from flexai.checkpoints.storage.protocol import Block, Body
 MAX_PARTS = 10_000
 """S3's limit for one upload: https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html."""
 
+_SPREAD = 32
+"""Parts that keep as many connections busy as a transfer has by default."""
+_LEAST_SPREAD = 16 * 1024**2
+"""Bytes of a part below which the way to the first byte is most of its time."""
+
 
 def part_size_for(size: int, *, part_size: int = DEFAULT_PART_SIZE, max_parts: int = MAX_PARTS) -> int:
     """The part size in bytes for a file of ``size`` bytes: ``part_size``, doubled until the parts are few enough."""
     while size > part_size * max_parts:
         part_size *= 2
+    return part_size
+
+
+def spread_part_size(size: int, part_size: int) -> int:
+    """The bytes of a part of a new file: ``part_size``, halved until a network's connections all have some of it.
+
+    It follows the file's size alone, so that equal files have equal parts.
+    """
+    while size < part_size * _SPREAD and part_size // 2 >= _LEAST_SPREAD:
+        part_size //= 2
     return part_size
 
 

@@ -19,11 +19,12 @@ from flexai.checkpoints.storage.managed import ManagedStore
 from flexai.checkpoints.storage.protocol import Block, BytesBody, ObjectInfo, ObjectStorage, PartReceipt
 from flexai.checkpoints.transfer.crew import CountedBody, Crew
 from flexai.checkpoints.transfer.dedup import is_one_service
-from flexai.checkpoints.transfer.digest import Part, join_parts
+from flexai.checkpoints.transfer.digest import Part, join_parts, parts_of
+from flexai.checkpoints.transfer.extra import MOST_EXTRA, Extra
+from flexai.checkpoints.transfer.file_upload import check_size
 from flexai.checkpoints.transfer.first_reading import learn
 from flexai.checkpoints.transfer.journal import RecordDigests
 from flexai.checkpoints.transfer.stored_body import StoredBody, VerifiedBody, damaged, has_content, holds
-from flexai.checkpoints.transfer.upload import check_size
 
 
 @dataclass
@@ -32,6 +33,8 @@ class Exported:
 
     exported: dict[str, ObjectInfo] = field(default_factory=dict)
     skipped: dict[str, ObjectInfo] = field(default_factory=dict)
+    replaced: list[str] = field(default_factory=list)
+    """Those of the exported in whose place other content was."""
 
 
 @dataclass
@@ -44,6 +47,10 @@ class ExportSurvey:
     missing: list[StoredFile] = field(default_factory=list)
     others: list[StoredFile] = field(default_factory=list)
     """Files in whose place other content is."""
+    extra: list[Extra] = field(default_factory=list)
+    """What else lies there, at most one more than MOST_EXTRA: neither folders' markers nor ``own`` objects."""
+    is_ours: bool = False
+    """Whether one of the ``own`` objects is there."""
 
     def in_the_way(self) -> DestinationExistsError:
         """The error that says so."""
@@ -73,6 +80,8 @@ def export_files(
     *,
     overwrite: bool,
     earlier_etags: Mapping[str, str] | None,
+    own: str,
+    check: Callable[[ExportSurvey], object],
     before_writing: Callable[[], None],
     progress: Progress,
 ) -> Exported:
@@ -80,15 +89,17 @@ def export_files(
 
     ``earlier_etags`` says that a whole export of these files is there, and which ETags it left, by path: an object
     that still has its own is not read. Where it is None, or a file has to be exported, ``before_writing`` is called
-    once, before the first file.
+    once, before the first file. ``check`` is called with what was found, before anything is written, and keeps that
+    from being done by raising. For ``own`` see ``survey``.
 
     Raises DestinationExistsError for other content in the way, before anything is written; IntegrityError for stored
     content that is not what was recorded.
     """
-    found = survey(files, place, exporter, earlier_etags=earlier_etags, progress=progress)
+    found = survey(files, place, exporter, own=own, earlier_etags=earlier_etags, progress=progress)
+    check(found)
     if found.others and not overwrite:
         raise found.in_the_way()
-    done = Exported(skipped=found.same)
+    done = Exported(skipped=found.same, replaced=[file.path for file in found.others])
     if found.missing or found.others or earlier_etags is None:
         before_writing()
         new_paths = frozenset(file.path for file in found.missing) if not overwrite else frozenset()
@@ -101,14 +112,32 @@ def survey(
     place: RemotePath,
     exporter: Exporter,
     *,
+    own: str,
     earlier_etags: Mapping[str, str] | None,
     progress: Progress,
 ) -> ExportSurvey:
-    """Find what an export would meet, for which objects of the right size are read; nothing is written."""
+    """Find what an export would meet, for which objects of the right size are read; nothing is written.
+
+    ``own`` is the name of the object by which each export says what it is: below a folder that has one, too, nothing is
+    another's leftover.
+    """
     wanted = {place.prefix + file.path for file in files}
-    listed = few_enough(place.storage.list(place.prefix), place.storage.location, most=MAX_BESIDE)
-    existing = {info.key: info for info in listed if info.key in wanted}
     found = ExportSurvey(place)
+    existing: dict[str, ObjectInfo] = {}
+    others: dict[str, int] = {}
+    exports: set[str] = set()
+    for listed in few_enough(place.storage.list(place.prefix), place.storage.location, most=MAX_BESIDE):
+        path = listed.key.removeprefix(place.prefix)
+        folder, _, name = path.rpartition("/")
+        if listed.key in wanted:
+            existing[listed.key] = listed
+        elif name == own:
+            found.is_ours |= not folder
+            exports.add(folder)
+        elif name and len(others) <= MOST_EXTRA:
+            others[path] = listed.size
+    nested = tuple(f"{folder}/" for folder in exports if folder)
+    found.extra = [Extra(path, size) for path, size in others.items() if not path.startswith(nested)]
     unsure = []
     for file in files:
         info = existing.get(place.prefix + file.path)
@@ -240,9 +269,25 @@ class _ObjectExport:
 
     def begin(self) -> None:
         """Start the upload and queue its parts."""
-        upload_id = self._exporter.place.storage.start_upload(self._key, size=self._file.content.size)
+        try:
+            upload_id = self._exporter.place.storage.start_upload(self._key, size=self._file.content.size)
+        except UnsupportedError:
+            self._exporter.crew.add(self._export_whole, next_up=True)
+            return
         self._exporter.uploads[self._file.path] = upload_id
         self.queue(upload_id, range(1, len(self._joined) + 1))
+
+    def _export_whole(self) -> None:
+        """Export the file with one request, to a service that takes no parts."""
+        exporter, content = self._exporter, self._file.content
+        verified = VerifiedBody(exporter.store, self._file, parts_of(content.size, content.part_size))
+        body = CountedBody(verified, crew=exporter.crew, progress=exporter.progress)
+        try:
+            info = exporter.place.storage.put(self._key, body, only_new=self._file.path in exporter.new_paths)
+        except DestinationExistsError:
+            info = _find_same(self._file, exporter.place, exporter.crew)
+        check_size(info, content.size, exporter.place.storage)
+        exporter.note(self._file, info)
 
     def queue(self, upload_id: str, numbers: range) -> None:
         """Queue some parts of an upload that has been started."""
@@ -295,7 +340,8 @@ def complete(
         info = place.storage.complete_upload(key, upload_id, receipts.values(), only_new=only_new)
     except DestinationExistsError:
         info = _find_same(file, place, Crew(1))
-        place.storage.abort_upload(key, upload_id)
+        with contextlib.suppress(UnsupportedError):
+            place.storage.abort_upload(key, upload_id)
     check_size(info, file.content.size, place.storage)
     return info
 

@@ -66,7 +66,9 @@ def check_checksum(content: StoredContent, blocks: Iterable[Block]) -> None:
         if hasher is not None:
             hasher.update(block)
     if name is not None and hasher is not None and hasher.hexdigest() != content.checksums[name].lower():
-        raise IntegrityError(f"blob {content.blob_id} does not match its provider's {name.upper()}")
+        raise IntegrityError(
+            f"blob {content.blob_id} does not match its provider's {name.upper()}", blob_id=content.blob_id
+        )
 
 
 class FirstReading:
@@ -92,6 +94,7 @@ class FirstReading:
             raise IntegrityError(
                 f"blob {content.blob_id} is not what the manifest that it comes from says",
                 hint="delete the checkpoint, and push it from a source that can be trusted",
+                blob_id=content.blob_id,
             )
         record(learned)
         return learned

@@ -38,6 +38,12 @@ class Journal(Protocol):
     def hold_by_origin(self, checkpoint_id: str, origins: Iterable[str]) -> dict[str, StoredContent]:
         """Find stored contents by the provider's objects that they are, and refer to their blobs."""
 
+    def mark_lost(self, blob_id: str, *, size: int) -> None:
+        """Record that a blob has only so many bytes, -1 where it is gone: what lay behind them is damaged."""
+
+    def find_sizes(self, sizes: Iterable[int]) -> set[int]:
+        """Which sizes (bytes) contents have that a file can be compared with."""
+
     def find_by_size(self, size: int) -> list[StoredContent]:
         """Stored contents of a size in bytes."""
 

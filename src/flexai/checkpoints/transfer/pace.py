@@ -9,63 +9,119 @@ import os
 import time
 from collections.abc import Callable
 
-FIRST_WIDTH = min(4, max(2, os.cpu_count() or 1))
+CORES = os.cpu_count() or 1
+FIRST_WIDTH = min(4, max(2, CORES))
 """Tasks at a time at first: enough to fill a fast network from one process, but no more than there are cores.
 
 Where the network is not what they wait for, more of them only wait for each other: four on two cores took a tenth
-longer. Where it is, more follow within a second.
+longer. Where it is, the others follow with the first look.
 """
-_WINDOW = 0.5
-"""Seconds over which bytes are counted before they are compared with the seconds before."""
-_GAIN = 1.05
-"""How much more a step has to move to be worth keeping."""
-_PATIENCE = 8
-"""Windows between a step that gained nothing and the next try."""
+LOOK = 0.05
+"""Seconds between two looks at the width."""
+_WORKING = 0.75
+"""The share of the processor's time at which more tasks are given up on: what is left is the others' on a machine."""
+_FULL = 0.95
+"""The share above which fewer of them do the same."""
+_PROOF = 1.0
+"""Seconds after which a wider transfer has to move more than the one before."""
+_GAIN = 1.1
+"""How much more."""
+_PATIENCE = 5.0
+"""Seconds between a step that gained nothing and the next try."""
+_CALM = 0.5
+"""Seconds without a word from an overloaded provider after which half as many tasks again may run."""
 
 
 class Width:
-    """How many tasks run at a time: more while more of them move more bytes, fewer when a provider says so.
+    """How many tasks run at a time: all that may where the network is what they wait for, few where the processor is.
 
-    Steps up are half as many again, and taken back where they gained nothing, which is also what a rise in latency
-    looks like. A provider that says "slow down" halves it, as TCP does with its window (RFC 5681).
+    What tells is the processor time of this process by the time that passed: connections cost little, and what
+    digests and copies for them takes cores. A step that moves no more than before is taken back, for a thin line is
+    not helped by many connections. A provider that says "slow down" halves the width, as TCP does (RFC 5681).
     """
 
-    def __init__(self, most: int, clock: Callable[[], float] = time.monotonic) -> None:
-        """``most`` tasks at a time, never more."""
+    def __init__(
+        self,
+        most: int,
+        clock: Callable[[], float] = time.monotonic,
+        processor: Callable[[], float] = time.process_time,
+        cores: int = CORES,
+    ) -> None:
+        """``most`` tasks at a time, never more; ``processor`` tells the seconds that this process has worked."""
         self.most = most
         self.now = min(most, FIRST_WIDTH)
         self._clock = clock
-        self._began = clock()
-        self._bytes = 0
+        self._processor = processor
+        self._cores = cores
+        self._ceiling = most
+        """What an overloaded provider leaves."""
+        self._calm_at = 0.0
+        """When the ceiling rises again."""
+        self._tries_at = 0.0
+        """When a step up may be tried again."""
         self._before = self.now
+        """What is gone back to where a step up gains nothing."""
         self._rate = 0.0
-        self._wait = 0
+        """Bytes a second before it; 0 where none are known."""
+        self._is_unproven = False
+        self._moved = 0
+        self._is_held = False
+        self._began = self._since = clock()
+        self._worked = processor()
 
     def moved(self, size: int) -> None:
-        """Count bytes that have moved; at the end of a window the width is looked at anew."""
-        self._bytes += size
-        elapsed = self._clock() - self._began
-        if elapsed < _WINDOW:
+        """Count bytes that have moved."""
+        self._moved += size
+
+    def hold(self) -> None:
+        """Grow no more until the next look: it is our own limit that tasks wait for."""
+        self._is_held = True
+
+    def look(self) -> None:
+        """Look whether more tasks would help, or fewer; does nothing within ``LOOK`` of the last time."""
+        now, elapsed = self._clock(), self._clock() - self._began
+        if elapsed < LOOK:
             return
-        rate = self._bytes / elapsed
-        self._restart()
-        if self._wait > 0:
-            self._wait -= 1
-            self._rate = rate
-        elif self.now > self._before and rate < self._rate * _GAIN:
-            self.now, self._wait = self._before, _PATIENCE
-        else:
-            self._before, self._rate = self.now, rate
-            self.now = min(self.most, self.now + max(1, self.now // 2))
+        worked = self._processor()
+        share = (worked - self._worked) / elapsed / self._cores
+        is_held, self._is_held = self._is_held, False
+        self._began, self._worked = now, worked
+        if self._ceiling < self.most and now >= self._calm_at:
+            self._ceiling = min(self.most, self._ceiling + max(1, self._ceiling // 2))
+            self._calm_at = now + _CALM
+        if self._is_unproven and now - self._since >= _PROOF:
+            self._is_unproven = False
+            if self._moved < self._rate * _GAIN * (now - self._since):
+                self.now, self._tries_at = min(self._before, self.now), now + _PATIENCE
+                self._restart(now)
+        if share > _FULL and self.now > FIRST_WIDTH:
+            self.now = max(FIRST_WIDTH, self.now * 3 // 4)
+        elif not is_held and now >= self._tries_at:
+            # As many more as the processor has time for, by what those take that run now.
+            self._step_up(now, int(self.now * _WORKING / max(share, _WORKING / self.most)))
 
     def slow_down(self) -> None:
-        """Halve the width: the provider is overloaded."""
-        self.now = self._before = max(1, self.now // 2)
-        self._wait = _PATIENCE
-        self._restart()
+        """Halve the width: the provider is overloaded. Tasks that are told so together are told once."""
+        now = self._clock()
+        if now < self._calm_at - _CALM / 2:
+            return
+        self.now = self._ceiling = max(1, self.now // 2)
+        self._is_unproven = False
+        self._calm_at = now + _CALM
+        self._restart(now)
 
-    def _restart(self) -> None:
-        self._began, self._bytes = self._clock(), 0
+    def _step_up(self, now: float, wanted: int) -> None:
+        width = min(wanted, self._ceiling)
+        if width <= self.now:
+            return
+        if not self._is_unproven:
+            self._is_unproven = True
+            self._before, self._rate = self.now, self._moved / max(now - self._since, LOOK)
+            self._restart(now)
+        self.now = width
+
+    def _restart(self, now: float) -> None:
+        self._since, self._moved = now, 0
 
 
 class Bandwidth:

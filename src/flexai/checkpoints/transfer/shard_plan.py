@@ -12,8 +12,12 @@ MAX_SHARDS = 300
 A Prefect server records 35 to 55 task runs a second and loses records of bursts above some 3,000.
 """
 
-MAX_FILES = 500
-"""Files in a shard. Each is a request or two, so a file counts for at least this fraction of a shard's bytes."""
+MAX_FILES = 20_000
+"""Files in a shard. Each is a request or two, so a file counts for at least this fraction of a shard's bytes.
+
+One process does some 1,000 requests of 30 ms a second, and packs small local files ten times as fast: these take it no
+longer than a shard's bytes, and less than what cutting them would cost.
+"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 from flexai.checkpoints.errors import SourceChangedError, SourceError, StorageError
 from flexai.checkpoints.paths import CheckpointPath
 from flexai.checkpoints.storage.beneath import Beneath
-from flexai.checkpoints.storage.files import read_blocks
+from flexai.checkpoints.storage.files import allocated_bytes, read_blocks
 from flexai.checkpoints.storage.protocol import Block, ObjectInfo, ObjectStorage
 from flexai.checkpoints.transfer.digest import digest_blocks
 
@@ -49,6 +50,10 @@ class FileSource(Protocol):
     @property
     def size(self) -> int:
         """Bytes."""
+
+    @property
+    def is_executable(self) -> bool:
+        """Whether its mode lets its owner execute it."""
 
     @property
     def is_local(self) -> bool:
@@ -88,6 +93,7 @@ class LocalSource:
     identity: Identity
     digest: str = ""
     """Remembered of an earlier reading."""
+    is_executable: bool = False
     tree: Beneath = field(kw_only=True, compare=False)
     inside: str = field(kw_only=True, compare=False)
     """Where it is opened: its path below the tree's root, which leads through no link."""
@@ -113,9 +119,18 @@ class LocalSource:
             local_path=local_path,
             size=status.st_size,
             identity=_identity(status),
+            is_executable=bool(status.st_mode & stat.S_IXUSR),
             tree=tree or Beneath(local_path.parent),
             inside=inside or local_path.name,
         )
+
+    def holes(self) -> int:
+        """Bytes of the file that take no room on its disk; 0 where that cannot be told."""
+        try:
+            folder, name = self.tree.at(self.inside)
+            return max(0, self.size - allocated_bytes(folder.status(name)))
+        except OSError:
+            return 0
 
     def open(self) -> OpenLocalSource:
         """Open the file and check that it is still the one that was scanned."""
@@ -215,6 +230,11 @@ class ObjectSource:
     def size(self) -> int:
         """Bytes."""
         return self.info.size
+
+    @property
+    def is_executable(self) -> bool:
+        """What the manifest beside it says: a provider's object has no mode."""
+        return self.claim is not None and self.claim.executable
 
     @property
     def version(self) -> str:

@@ -24,6 +24,12 @@ _FORMAT = 1
 _BATCH = 500
 _KEPT_SECONDS = 90 * 24 * 3600
 _WAIT_SECONDS = 5.0
+_FETCHED_SECONDS = 5 * 365 * 24 * 3600
+# Beside the digests, of whose form it is no part: a version that does not know it leaves it alone.
+_FETCHED = (
+    "CREATE TABLE IF NOT EXISTS fetched (path BLOB PRIMARY KEY, identity TEXT NOT NULL, noted_at INTEGER NOT NULL)"
+    " WITHOUT ROWID"
+)
 RACY_NS = 2_000_000_000
 """Between the last write and the scan: the coarsest clock of a file system that is in use (FAT) ticks so slowly."""
 
@@ -69,6 +75,25 @@ class StatCache:
             connection.execute("DELETE FROM digests WHERE used_at < ?", (today - _KEPT_SECONDS,))
             connection.executemany("INSERT OR REPLACE INTO digests VALUES (?, ?, ?, ?)", rows)
 
+    def note_fetched(self, folder: Path) -> None:
+        """Remember that a checkpoint was fetched to a folder."""
+        if self._read_only or self.was_fetched(folder):
+            return
+        with self._forgiving(), self._opened() as connection, connection:
+            connection.execute(_FETCHED)
+            row = (_place(folder), _folder_identity(folder), int(time.time()))
+            connection.execute("DELETE FROM fetched WHERE noted_at < ?", (row[2] - _FETCHED_SECONDS,))
+            connection.execute("INSERT OR REPLACE INTO fetched VALUES (?, ?, ?)", row)
+
+    def was_fetched(self, folder: Path) -> bool:
+        """Whether a checkpoint was fetched to this very folder, as far as that is remembered."""
+        found = None
+        if self._path.exists():
+            with self._forgiving(), self._opened() as connection:
+                query = "SELECT identity FROM fetched WHERE path = ?"
+                found = connection.execute(query, (_place(folder),)).fetchone()
+        return found is not None and found[0] == _folder_identity(folder)
+
     @contextlib.contextmanager
     def _opened(self) -> Iterator[sqlite3.Connection]:
         if not self._read_only:
@@ -100,6 +125,18 @@ class StatCache:
         except sqlite3.DatabaseError:
             if not self._read_only:
                 self._path.unlink(missing_ok=True)
+
+
+def _place(folder: Path) -> bytes:
+    return os.fsencode(os.path.realpath(folder))
+
+
+def _folder_identity(folder: Path) -> str:
+    try:
+        status = folder.stat()
+    except OSError:
+        return ""
+    return f"{status.st_dev}:{status.st_ino}"
 
 
 def _key(source: LocalSource) -> bytes:

@@ -11,10 +11,12 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
 from flexai.checkpoints.contents import StoredContent, StoredFile, UnfinishedBlob
-from flexai.checkpoints.documents import Document, human_size
+from flexai.checkpoints.documents import Document, flexai_size, human_size
 from flexai.checkpoints.errors import CheckpointError
+from flexai.checkpoints.names import count
 from flexai.checkpoints.settings import Limits
 from flexai.checkpoints.transfer.digest import join_parts, part_size_for, parts_of
+from flexai.checkpoints.transfer.extra import Extra
 from flexai.checkpoints.transfer.pack_plan import plan_stretches, plan_upload
 from flexai.checkpoints.transfer.sources import FileSource
 
@@ -33,6 +35,8 @@ class Action(enum.StrEnum):
     """Its bytes move through this machine."""
     COPY = "copy"
     """The provider copies it by itself."""
+    DELETE = "delete"
+    """It is no part of the checkpoint, and goes."""
     FREE = "free"
     """Its bytes go."""
     SKIP = "skip"
@@ -64,6 +68,8 @@ class Preview:
     requests: int = 0
     """About how many requests go over the network."""
     freed_bytes: int = 0
+    left_out: tuple[int, int] = (0, 0)
+    """How many files are not asked for, or are left out, and their bytes."""
     conflict: CheckpointError | None = field(default=None, compare=False)
     """The error that the operation would end with, before anything is written."""
 
@@ -94,15 +100,17 @@ def preview_document(preview: Preview) -> Document:
         "freed": human_size(preview.freed_bytes),
         "freedBytes": preview.freed_bytes,
         "requests": preview.requests,
+        "leftOutFiles": preview.left_out[0],
+        "leftOutBytes": preview.left_out[1],
         "summary": [
-            {"action": action.value, "count": count, "size": human_size(size), "sizeBytes": size}
+            {"action": action.value, "count": count, "size": flexai_size(size), "sizeBytes": size}
             for action, (count, size) in preview.by_action().items()
         ],
         "steps": [
             {
                 "action": step.action.value,
                 "name": step.name,
-                "size": human_size(step.size),
+                "size": flexai_size(step.size),
                 "sizeBytes": step.size,
                 "movedBytes": step.moved_bytes,
                 "why": step.why,
@@ -316,6 +324,11 @@ def _conflict(file: StoredFile) -> Step:
     return Step(Action.CONFLICT, file.path, file.content.size, "other content is there")
 
 
+def extra_steps(extra: Iterable[Extra]) -> list[Step]:
+    """What becomes of what else lies where files go, where that is to be deleted."""
+    return [Step(Action.DELETE, one.path, one.size, "no part of the checkpoint") for one in extra]
+
+
 def deletion_steps(files: Iterable[StoredFile], blobs: Mapping[str, tuple[int, int]]) -> tuple[list[Step], int]:
     """What becomes of the bytes of each file of a checkpoint, and how many bytes gc frees.
 
@@ -355,8 +368,7 @@ def gc_steps(idle: Iterable[Idle], garbage: Mapping[str, int]) -> tuple[list[Ste
         size = sum(left.pop(blob_id, 0) for blob_id in one.blob_ids)
         steps.append(Step(Action.FREE, one.title, size, one.why))
     if left:
-        count = f"{len(left)} blob{'s' if len(left) > 1 else ''}"
-        steps.append(Step(Action.FREE, count, sum(left.values()), "no checkpoint needs it"))
+        steps.append(Step(Action.FREE, count(len(left), "blob"), sum(left.values()), "no checkpoint needs it"))
     return steps, sum(garbage.values())
 
 

@@ -32,7 +32,12 @@ class StoredBody:
         try:
             yield from self.store.read_blob(self.blob_id, start=self.start, length=self.size)
         except NotFoundError as error:
-            raise IntegrityError(f"blob {self.blob_id} is missing from the store {self.store.location}") from error
+            raise IntegrityError(
+                f"blob {self.blob_id} is missing from the store {self.store.location}", blob_id=self.blob_id
+            ) from error
+        except IntegrityError as error:
+            error.blob_id = self.blob_id
+            raise
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +88,8 @@ def holds(content: StoredContent, read: Callable[[Part], Iterable[Block]], check
 def damaged(file: StoredFile) -> IntegrityError:
     """The error for stored content that does not match its digest."""
     return IntegrityError(
-        f"the stored content of {file.path!r} is damaged: its digest does not match (blob {file.content.blob_id})"
+        f"the stored content of {file.path!r} is damaged: its digest does not match (blob {file.content.blob_id})",
+        blob_id=file.content.blob_id,
     )
 
 

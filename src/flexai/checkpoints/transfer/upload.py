@@ -8,29 +8,36 @@ read again and compared, never sent again.
 from __future__ import annotations
 
 import contextlib
-import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import uuid
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 
 from flexai.checkpoints.contents import CLAIMED, ArrivedPart, NewContent, StoredContent, UnfinishedBlob
-from flexai.checkpoints.errors import IntegrityError, NotFoundError, UnsupportedError
+from flexai.checkpoints.documents import human_size
+from flexai.checkpoints.errors import (
+    NotFoundError,
+    StorageFullError,
+    StorageUnavailableError,
+    UnsupportedError,
+)
 from flexai.checkpoints.progress import Progress
 from flexai.checkpoints.settings import Limits
 from flexai.checkpoints.storage.checks import exact_blocks
 from flexai.checkpoints.storage.managed import ManagedStore
-from flexai.checkpoints.storage.protocol import BytesBody, ClonesFiles, ObjectInfo, ObjectStorage, PartReceipt
+from flexai.checkpoints.storage.protocol import BytesBody, ClonesFiles, HasRoom
 from flexai.checkpoints.transfer.crew import CountedBody, Crew
 from flexai.checkpoints.transfer.dedup import can_be_copied, find_known
 from flexai.checkpoints.transfer.digest import (
     DigestingBody,
-    Part,
     digest_blocks,
     digest_parts,
     part_size_for,
     parts_of,
+    spread_part_size,
 )
+from flexai.checkpoints.transfer.file_upload import FileUpload, begin_blob, check_size, is_same_version
 from flexai.checkpoints.transfer.journal import Journal
 from flexai.checkpoints.transfer.manifest_claim import ClaimedBody, joined_part_size
 from flexai.checkpoints.transfer.pack_plan import UploadPlan, chain_twins, plan_upload
@@ -69,10 +76,12 @@ def upload(
 ) -> dict[str, StoredContent]:
     """Store every source for a checkpoint; returns each one's content by its path.
 
-    Raises SourceChangedError or SourceError for a source, and what the store raises.
+    Raises SourceChangedError or SourceError for a source, StorageFullError where the store has certainly no room for
+    all, before anything is stored, and what the store raises.
     """
-    transfer = _Upload(checkpoint_id, store, journal, limits, progress, already)
+    transfer = Upload(checkpoint_id, store, journal, limits, progress, already)
     missing = transfer.keep_known([source for source in sources if source.path not in transfer.stored])
+    transfer.check_room(missing)
     transfer.run(plan_upload(missing, pack_threshold=limits.pack_threshold, pack_size=limits.pack_size))
     for source in sources:
         if isinstance(source, LocalSource):
@@ -96,48 +105,19 @@ def upload_parts(
 
     Raises what ``upload`` raises.
     """
-    transfer = _Upload(checkpoint_id, store, journal, limits, progress)
+    transfer = Upload(checkpoint_id, store, journal, limits, progress)
     transfer.add_parts(source, blob, numbers)
     transfer.work()
 
 
-def begin_blob(
-    source: FileSource,
-    known: UnfinishedBlob | None,
-    *,
-    checkpoint_id: str,
-    store: ManagedStore,
-    journal: Journal,
-    limits: Limits,
-) -> UnfinishedBlob:
-    """The blob that a large file arrives by: the one that an earlier try began where that can go on, else a new one."""
-    storage = store.storage
-    if (
-        known is not None
-        and known.size == source.size
-        and known.version == source.version
-        and storage.has_upload(store.blob_key(known.id), known.upload_id)
-    ):
-        return known
-    part_size = part_size_for(
-        source.size,
-        part_size=joined_part_size(source, limits.part_size, min_part_size=storage.min_part_size),
-        max_parts=storage.max_parts,
-    )
-    blob_id = journal.begin(
-        writer_id=checkpoint_id, path=source.path, size=source.size, part_size=part_size, version=source.version
-    )
-    upload_id = storage.start_upload(store.blob_key(blob_id), size=source.size)
-    journal.set_upload(blob_id, upload_id)
-    return UnfinishedBlob(
-        id=blob_id,
-        path=source.path,
-        size=source.size,
-        part_size=part_size,
-        upload_id=upload_id,
-        parts={},
-        version=source.version,
-    )
+def find_there(
+    contents: Collection[StoredContent], checkpoint_id: str, *, store: ManagedStore, journal: Journal, limits: Limits
+) -> set[int]:
+    """The ids of those contents whose bytes are in the store, by their blobs' sizes: one request for each blob.
+
+    The others are recorded as damaged, so that no push relies on them.
+    """
+    return Upload(checkpoint_id, store, journal, limits, Progress()).find_there(contents)
 
 
 def _read_whole(source: FileSource, buffer: memoryview) -> None:
@@ -158,7 +138,9 @@ def find_twins(sources: Sequence[FileSource]) -> list[list[FileSource]]:
     return chain_twins(sources, _samples(sources))
 
 
-class _Upload:
+class Upload:
+    """A transfer into the store: what its threads share, and how each file is stored."""
+
     def __init__(
         self,
         checkpoint_id: str,
@@ -180,16 +162,92 @@ class _Upload:
         self.can_clone = isinstance(store.storage, ClonesFiles)
         self.can_copy = True
         self.opened: set[OpenSource] = set()
+        self.sizes: dict[str, int] = {}
+        """Bytes of the blobs that were looked at, -1 for one that is gone, or that this transfer has stored."""
 
     def keep_known(self, sources: Sequence[FileSource]) -> list[FileSource]:
         """Keep what the store is known to hold without reading it; returns the rest.
 
         Local files are known by digests that are remembered, providers' objects by what these say that they are.
         """
-        known = find_known(sources, self.journal, self.checkpoint_id)
-        for path, content in known.items():
-            self.keep([path], content, skipped=True)
-        return [source for source in sources if source.path not in known]
+        rest = list(sources)
+        while True:
+            known = find_known(rest, self.journal, self.checkpoint_id)
+            there = self.find_there(known.values())
+            kept = {path: content for path, content in known.items() if content.id in there}
+            for path, content in kept.items():
+                self.keep([path], content, skipped=True)
+            rest = [source for source in rest if source.path not in kept]
+            # Of what is lost the store may have the content another time.
+            if len(kept) == len(known):
+                return rest
+
+    def find_there(self, contents: Collection[StoredContent]) -> set[int]:
+        """The ids of those contents whose bytes are in the store, by their blobs' sizes: one request for each blob.
+
+        The others are recorded as damaged, so that no push relies on them.
+        """
+
+        def look(blob_id: str) -> None:
+            self.sizes[blob_id] = self.store.blob_size(blob_id)
+
+        unknown = {content.blob_id for content in contents} - self.sizes.keys()
+        if len(unknown) == 1:
+            look(*unknown)
+        elif unknown:
+            crew = Crew(self.limits.concurrency)
+            for blob_id in unknown:
+                crew.add(partial(look, blob_id))
+            crew.run()
+        there = {one.id for one in contents if one.start + one.size <= self.sizes[one.blob_id]}
+        lost = {one.blob_id for one in contents if one.id not in there}
+        if lost and self.store.read_id() is None:
+            raise StorageUnavailableError(f"the store {self.store.location} is gone")  # as a volume goes
+        for blob_id in lost:
+            self.journal.mark_lost(blob_id, size=self.sizes[blob_id])
+        return there
+
+    def check_room(self, sources: Sequence[FileSource]) -> None:
+        """Raise StorageFullError where the store has certainly no room for what of the sources is new."""
+        storage = self.store.storage
+        room = storage.free_space() if isinstance(storage, HasRoom) else None
+        if room is None or sum(source.size for source in sources) <= room:
+            return
+        # What the store may have already, equal files of this push but for one, and clones take no room.
+        known = self.journal.find_sizes({source.size for source in sources})
+        new = [chain[0] for chain in find_twins([source for source in sources if source.size not in known])]
+        large = [
+            source for source in new if isinstance(source, LocalSource) and source.size >= self.limits.pack_threshold
+        ]
+        if large and self._can_clone(large[0]):
+            new = [source for source in new if source not in large]
+        # Holes are kept as holes where a file has a blob of its own.
+        holes = sum(source.holes() for source in large if source in new)
+        needed = sum(source.size - self._arrived_bytes(source) for source in new) - holes
+        if needed > room:
+            raise StorageFullError(
+                f"no space is left in the store {self.store.location} for what is pushed: {human_size(needed)} are"
+                f" needed, and {human_size(room)} are free"
+            )
+
+    def _can_clone(self, source: LocalSource) -> bool:
+        storage, key = self.store.storage, self.store.blob_key(uuid.uuid4().hex)
+        if not isinstance(storage, ClonesFiles):
+            return False
+        upload_id = self.store.storage.start_upload(key, size=source.size)
+        try:
+            with contextlib.closing(source.open()) as opened:
+                return storage.clone_part(
+                    key, upload_id, offset=0, descriptor=opened.descriptor, start=0, length=source.size
+                )
+        finally:
+            self.store.storage.abort_upload(key, upload_id)
+
+    def _arrived_bytes(self, source: FileSource) -> int:
+        """Bytes of a source that an earlier try has stored."""
+        blob = self.unfinished.get(source.path)
+        parts = parts_of(blob.size, blob.part_size) if blob is not None and blob.size == source.size else []
+        return sum(part.size for part in parts if blob is not None and part.number in blob.parts)
 
     def run(self, plan: UploadPlan[FileSource]) -> None:
         for chain in find_twins(plan.whole):
@@ -256,8 +314,9 @@ class _Upload:
                 end += source.size
             paths.setdefault(digest, []).append(source.path)
         held = self.journal.hold_by_digest(self.checkpoint_id, [digest.hex() for digest in ranges])
+        there = self.find_there(held.values())
         for digest, (_, size) in list(ranges.items()):
-            if (content := held.get(digest.hex())) and content.size == size:
+            if (content := held.get(digest.hex())) and content.size == size and content.id in there:
                 self.keep(paths[digest], content, skipped=True)
                 del ranges[digest]
         if ranges:
@@ -294,6 +353,7 @@ class _Upload:
         self.store.storage.put(
             self.store.blob_key(blob_id), CountedBody(BytesBody(kept), crew=self.crew, progress=self.progress)
         )
+        self.sizes[blob_id] = position
         for digest, content in zip(ranges, self.journal.finish(blob_id, new), strict=True):
             self.keep(paths[digest], content, skipped=False)
 
@@ -311,6 +371,10 @@ class _Upload:
             self.keep([source.path], content, skipped=True)
             self.add_chain(twins)
             return
+        if self._is_put_whole(source):
+            self._put_whole(source, opened)
+            self.add_chain(twins)
+            return
         blob = begin_blob(
             source,
             self.unfinished.pop(source.path, None),
@@ -319,15 +383,52 @@ class _Upload:
             journal=self.journal,
             limits=self.limits,
         )
-        file = _FileUpload(self, source, opened, blob, twins)
+        file = FileUpload(self, source, opened, blob, twins)
         for part in reversed(file.parts):
             self.crew.add(partial(file.store_part, part), next_up=True)
+
+    def _is_put_whole(self, source: FileSource) -> bool:
+        """Whether a file is of one part that arrives by one request, where an upload in parts takes four."""
+        part_size = joined_part_size(source, spread_part_size(source.size, self.limits.part_size), min_part_size=1)
+        return (
+            source.size <= part_size
+            and source.path not in self.unfinished
+            and not isinstance(self.store.storage, ClonesFiles)
+        )
+
+    def _put_whole(self, source: FileSource, opened: OpenSource) -> None:
+        # Of no path, as a pack: what did not arrive whole is not gone on with.
+        blob_id = self.journal.begin(
+            writer_id=self.checkpoint_id, path="", size=source.size, part_size=max(source.size, 1)
+        )
+        body = DigestingBody(
+            CountedBody(
+                ClaimedBody(source, RangeBody(opened, 0, source.size), 0), crew=self.crew, progress=self.progress
+            )
+        )
+        self.store.storage.put(self.store.blob_key(blob_id), body)
+        if isinstance(opened, WholeSource):
+            opened.settle(0)
+        opened.check()
+        self.close(opened)
+        new = NewContent(
+            start=0,
+            size=source.size,
+            part_size=max(source.size, 1),
+            digest=body.digest,
+            part_digests=body.digest,
+            checksums=source.checksums,
+            origin=source.origin,
+        )
+        self.sizes[blob_id] = source.size
+        (content,) = self.journal.finish(blob_id, [new])
+        self.keep([source.path], content, skipped=False)
 
     def add_parts(self, source: FileSource, blob: UnfinishedBlob, numbers: range) -> None:
         """Store some parts of a large file, which another process completes."""
         opened = source.open()
         self.opened.add(opened)
-        file = _FileUpload(self, source, opened, blob, (), numbers)
+        file = FileUpload(self, source, opened, blob, (), numbers)
         for part in file.parts:
             self.crew.add(partial(file.store_part, part))
 
@@ -351,7 +452,7 @@ class _Upload:
                 if not alike:
                     break
             for candidate in alike:
-                if self.journal.hold(self.checkpoint_id, candidate):
+                if self.find_there([candidate]) and self.journal.hold(self.checkpoint_id, candidate):
                     return candidate
         return None
 
@@ -361,7 +462,7 @@ class _Upload:
         if claim is None or claim.digest is None or can_be_copied(source, self.store.storage):
             return None
         content = self.journal.hold_by_digest(self.checkpoint_id, [claim.digest]).get(claim.digest)
-        if content is None or content.size != source.size:
+        if content is None or content.size != source.size or not self.find_there([content]):
             return None
         for _ in ClaimedBody(source, RangeBody(opened, 0, source.size), 0).blocks():
             self.crew.check()
@@ -372,7 +473,7 @@ class _Upload:
         known = self.unfinished.get(source.path)
         if known is None or known.size != source.size:
             return None
-        is_same = _is_same_version(source, opened, known)
+        is_same = is_same_version(source, opened, known)
         if not (is_same or source.is_local):
             return None
         parts = parts_of(known.size, known.part_size)
@@ -413,6 +514,7 @@ class _Upload:
             return None
         info = storage.head(key)
         check_size(info, source.size, storage)
+        self.sizes[blob_id] = info.size
         (content,) = self.journal.finish(
             blob_id,
             [
@@ -445,128 +547,9 @@ class _Upload:
             checksums=source.checksums,
             origin=source.origin,
         )
+        self.sizes[blob.id] = blob.size
         (content,) = self.journal.finish(blob.id, [new])
         return content
-
-
-class _FileUpload:
-    """One large file on its way; its parts are stored by any threads in any order."""
-
-    def __init__(
-        self,
-        upload: _Upload,
-        source: FileSource,
-        opened: OpenSource,
-        blob: UnfinishedBlob,
-        twins: Sequence[FileSource],
-        numbers: range | None = None,
-    ) -> None:
-        self._upload = upload
-        self._source = source
-        self._opened = opened
-        self._blob = blob
-        self._twins = twins
-        self._key = upload.store.blob_key(blob.id)
-        parts = parts_of(source.size, blob.part_size)
-        self.parts = parts if numbers is None else [part for part in parts if part.number in numbers]
-        self._is_whole = numbers is None
-        self._arrived: dict[int, ArrivedPart] = {}
-        self._lock = threading.Lock()
-
-    def store_part(self, part: Part) -> None:
-        """Store one part, or find that it has arrived before; the last one finishes the file."""
-        self._upload.crew.check()
-        arrived = self._already_arrived(part) or self._clone(part) or self._send(part)
-        if isinstance(self._opened, WholeSource):
-            self._opened.settle(part.offset)
-        with self._lock:
-            self._arrived[part.number] = arrived
-            is_last = len(self._arrived) == len(self.parts)
-        if is_last:
-            self._finish()
-
-    def _already_arrived(self, part: Part) -> ArrivedPart | None:
-        known = self._blob.parts.get(part.number)
-        if known is None:
-            return None
-        if self._blob.id in self._upload.already.blob_ids:
-            return known
-        if not _is_same_version(self._source, self._opened, self._blob) and (
-            digest_blocks(self._opened.blocks(part.offset, part.size)) != known.digest
-        ):
-            return None
-        self._upload.progress.advance(skipped=part.size)
-        return known
-
-    def _clone(self, part: Part) -> ArrivedPart | None:
-        storage = self._upload.store.storage
-        if not (self._upload.can_clone and isinstance(self._opened, OpenLocalSource)):
-            return None
-        assert isinstance(storage, ClonesFiles)
-        if not storage.clone_part(
-            self._key,
-            self._blob.upload_id,
-            offset=part.offset,
-            descriptor=self._opened.descriptor,
-            start=part.offset,
-            length=part.size,
-        ):
-            self._upload.can_clone = False
-            return None
-        # From the clone, which no other process writes to, not from the source.
-        blocks = storage.read_upload(self._key, self._blob.upload_id, start=part.offset, length=part.size)
-        self._upload.progress.advance(moved=part.size)
-        return self._record(part, PartReceipt(number=part.number, token=""), digest_blocks(blocks))
-
-    def _send(self, part: Part) -> ArrivedPart:
-        body = DigestingBody(
-            CountedBody(
-                ClaimedBody(self._source, RangeBody(self._opened, part.offset, part.size), part.offset),
-                crew=self._upload.crew,
-                progress=self._upload.progress,
-            )
-        )
-        receipt = self._upload.store.storage.put_part(
-            self._key, self._blob.upload_id, number=part.number, offset=part.offset, body=body
-        )
-        return self._record(part, receipt, body.digest)
-
-    def _record(self, part: Part, receipt: PartReceipt, digest: bytes) -> ArrivedPart:
-        arrived = ArrivedPart(number=part.number, digest=digest, receipt=receipt.token)
-        self._upload.journal.record_part(self._blob.id, arrived)
-        return arrived
-
-    def _finish(self) -> None:
-        self._opened.check()
-        self._upload.close(self._opened)
-        if not self._is_whole:
-            return
-        arrived = [self._arrived[part.number] for part in self.parts]
-        storage = self._upload.store.storage
-        info = storage.complete_upload(
-            self._key, self._blob.upload_id, [PartReceipt(part.number, part.receipt) for part in arrived]
-        )
-        check_size(info, self._blob.size, storage)
-        content = self._upload.finish(self._source, self._blob, arrived)
-        self._upload.keep([self._source.path], content, skipped=False)
-        self._upload.add_chain(self._twins)
-
-
-def _is_same_version(source: FileSource, opened: OpenSource, blob: UnfinishedBlob) -> bool:
-    """Whether what has arrived needs no comparison, which for a provider's object would mean to move it again.
-
-    One that is compared with a digest of the whole is read whole all the same.
-    """
-    return bool(source.version) and source.version == blob.version and not isinstance(opened, WholeSource)
-
-
-def check_size(info: ObjectInfo, size: int, storage: ObjectStorage) -> None:
-    """Raise IntegrityError where a store made an object of other than ``size`` bytes from what it acknowledged."""
-    if info.size != size:
-        raise IntegrityError(
-            f"{storage.location}/{info.key} has {info.size} bytes, where {size} bytes were sent",
-            hint="run the same command again; if that does not help, the storage provider loses data",
-        )
 
 
 def _samples(sources: Sequence[FileSource]) -> dict[str, bytes]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ from flexai.checkpoints.service.requests import DeleteRequest
 from flexai.cli import terminal
 from flexai.cli.commands import command
 from flexai.cli.dry_run import dry_run_option, show_plan
-from flexai.cli.parameters import checkpoint_argument, json_option, track_option
+from flexai.cli.parameters import checkpoint_argument, force_option, insisting, json_option, track_option
 from flexai.cli.tracking import run_operation
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 @command("delete", usage="NAME|UUID [OPTIONS]")
 @checkpoint_argument
+@force_option
 @dry_run_option
 @track_option
 @json_option
@@ -29,7 +31,8 @@ def delete(dry_run: bool, track: bool | None, as_json: bool, **options: Any) -> 
     """Delete a checkpoint.
 
     Its name is free at once. Its bytes go when nothing else uses them, with the first gc after the grace
-    period; until then the checkpoint can be brought back.
+    period; until then the checkpoint can be brought back. What another user made is deleted once you have said yes,
+    or with --force.
 
     \b
     flexai checkpoint delete mistral-500-checkpoint
@@ -39,7 +42,12 @@ def delete(dry_run: bool, track: bool | None, as_json: bool, **options: Any) -> 
     if dry_run:
         show_plan(track, partial(_plan, request), as_json=as_json)
         return
-    deleted = run_operation(track, "delete_checkpoint", request, partial(_delete, request))
+
+    def run(force: bool) -> Document:
+        asked = replace(request, force=force)
+        return run_operation(track, "delete_checkpoint", asked, partial(_delete, asked))
+
+    deleted = insisting(run, force=request.force, question="delete it?")
     terminal.say(f"deleted checkpoint {request.reference}")
     terminal.hint(f"flexai checkpoint undelete {deleted['id']} brings it back, until gc has taken its bytes")
     if as_json:

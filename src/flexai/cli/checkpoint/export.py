@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,9 @@ from flexai.cli.dry_run import dry_run_option, show_plan
 from flexai.cli.parameters import (
     bwlimit_option,
     checkpoint_argument,
+    delete_extra_option,
+    force_delete_option,
+    insisting,
     progress_option,
     track_option,
     transfer_json_option,
@@ -44,6 +48,8 @@ if TYPE_CHECKING:
     help="The bucket, and the folder in it, that the files go to.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace objects that are there with other content.")
+@delete_extra_option
+@force_delete_option
 @bwlimit_option
 @dry_run_option
 @track_option
@@ -64,12 +70,18 @@ def export(dry_run: bool, track: bool | None, as_json: bool, **options: Any) -> 
     if dry_run:
         show_plan(track, partial(_plan, request), as_json=as_json)
         return
-    done = run_operation(track, "export_checkpoint", request, partial(_export, request))
+
+    def run(force: bool) -> Document:
+        asked = replace(request, force=force)
+        return run_operation(track, "export_checkpoint", asked, partial(_export, asked))
+
+    done = insisting(run, force=request.force, question="delete that?")
     exported, kept, size = done["exportedFiles"], done["skippedFiles"], done["movedBytes"]
     already = f"; {terminal.count(kept, 'file')} there already" if kept else ""
+    deleted = f"; {terminal.count(done['deletedFiles'], 'other file')} deleted" if done["deletedFiles"] else ""
     terminal.say(
         f"exported {request.reference} to {request.storage_provider}:{request.destination_path}:"
-        f" {terminal.count(exported, 'file')}, {human_size(size)}{already}"
+        f" {terminal.count(exported, 'file')}, {human_size(size)}{already}{deleted}"
     )
     if as_json:
         terminal.write_document(done, as_json=True)

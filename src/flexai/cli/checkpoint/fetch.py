@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from flexai.checkpoints.documents import human_size
+from flexai.checkpoints.errors import RequestError
 from flexai.checkpoints.service.requests import FetchRequest
 from flexai.cli import terminal
 from flexai.cli.commands import command
@@ -16,6 +18,13 @@ from flexai.cli.dry_run import dry_run_option, show_plan
 from flexai.cli.parameters import (
     bwlimit_option,
     checkpoint_argument,
+    delete_extra_option,
+    exclude_option,
+    force_delete_option,
+    in_flags,
+    include_option,
+    insisting,
+    only_option,
     progress_option,
     track_option,
     transfer_json_option,
@@ -29,7 +38,7 @@ if TYPE_CHECKING:
     from flexai.checkpoints.transfer.steps import Preview
 
 
-@command("fetch", usage="NAME|UUID [-d DIRECTORY] [OPTIONS]", resumable=True)
+@command("fetch", usage="NAME|UUID[:PATH] [-d DIRECTORY] [OPTIONS]", resumable=True)
 @checkpoint_argument
 @click.option(
     "-d",
@@ -56,6 +65,11 @@ if TYPE_CHECKING:
     type=click.IntRange(0),
     help="Fetch what one of the machines has brought that wrote the checkpoint together, also of an incomplete one.",
 )
+@include_option
+@exclude_option
+@only_option
+@delete_extra_option
+@force_delete_option
 @bwlimit_option
 @dry_run_option
 @track_option
@@ -68,25 +82,46 @@ def fetch(dry_run: bool, track: bool | None, as_json: bool, **options: Any) -> N
     other content is refused, unless --overwrite is given. Every file is checked against its digest before it
     gets its name, and a fetch that was interrupted goes on where it stopped when it is run again.
 
+    A part is named by patterns, by what its files are for, or by NAME:PATH for one file or folder. It keeps
+    its path in the checkpoint. A trainer that writes one file for all has it counted as weights.
+
     \b
     flexai checkpoint fetch mistral-500-checkpoint
     flexai checkpoint fetch mistral-500-checkpoint --destination saved-checkpoints/mistral
     flexai checkpoint fetch my-run/checkpoint-500 -d restored
+    flexai checkpoint fetch mistral-500-checkpoint:config.json -d restored
+    flexai checkpoint fetch mistral-500-checkpoint --only weights --only config -d restored
+    flexai checkpoint fetch mistral-500-checkpoint --include '*.safetensors' --exclude 'optimizer*' -d restored
     flexai checkpoint fetch 90c8f215-e131-4f9c-936c-12fe1fe9a6f1 -d restored --overwrite
     """
-    request = FetchRequest(**options)
+    try:
+        request = FetchRequest(**options)
+    except RequestError as error:
+        raise in_flags(error, hint=error.hint) from None
     if dry_run:
         show_plan(track, partial(_plan, request), as_json=as_json)
         return
-    done = run_operation(track, "fetch_checkpoint", request, partial(_fetch, request))
+
+    def run(force: bool) -> Document:
+        asked = replace(request, force=force)
+        return run_operation(track, "fetch_checkpoint", asked, partial(_fetch, asked))
+
+    done = insisting(run, force=request.force, question="delete that?")
     fetched, kept, size = done["fetchedFiles"], done["keptFiles"], done["movedBytes"]
     already = f"; {terminal.count(kept, 'file')} there already" if kept else ""
+    deleted = f"; {terminal.count(done['deletedFiles'], 'other file')} deleted" if done["deletedFiles"] else ""
     terminal.say(
         f"fetched {request.reference} to {request.destination}:"
-        f" {terminal.count(fetched, 'file')}, {human_size(size)}{already}"
+        f" {_files(fetched, kept, done['leftOutFiles'])}, {human_size(size)}{already}{deleted}"
     )
     if as_json:
         terminal.write_document(done, as_json=True)
+
+
+def _files(fetched: int, kept: int, left_out: int) -> str:
+    """How many files came, and of how many where a part was asked for."""
+    total = fetched + kept + left_out
+    return f"{fetched} of {terminal.count(total, 'file')}" if left_out else terminal.count(fetched, "file")
 
 
 def _fetch(request: FetchRequest, system: System, progress: Progress) -> Document:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -12,19 +12,16 @@ from flexai.checkpoints.choosing import check_metric
 from flexai.checkpoints.documents import Document, age, short_size
 from flexai.checkpoints.errors import UsageError
 from flexai.checkpoints.models import from_text, now
-from flexai.checkpoints.names import printable
 from flexai.cli import terminal
 from flexai.cli.commands import command
 from flexai.cli.completion import complete_checkpoint, complete_job
-from flexai.cli.parameters import json_option, read_duration, track_option
+from flexai.cli.parameters import json_option, read_duration, read_time, track_option
 from flexai.cli.tracking import run_operation
 
 if TYPE_CHECKING:
     from flexai.checkpoints.progress import Progress
     from flexai.checkpoints.service.prune import PruneRequest
     from flexai.checkpoints.service.system import System
-
-_TITLES = ("ACTION", "CHECKPOINT", "AGE", "FREES", "WHY")
 
 
 def _count(_ctx: click.Context, _option: click.Parameter, value: int | None) -> int:
@@ -46,16 +43,7 @@ def _span(_ctx: click.Context, option: click.Parameter, text: str) -> timedelta:
 
 
 def _time(_ctx: click.Context, option: click.Parameter, text: str) -> datetime | None:
-    if not text:
-        return None
-    try:
-        found = datetime.fromisoformat(text)
-    except ValueError:
-        raise UsageError(
-            f"{option.opts[0]} {text!r} is no time",
-            hint="write 2026-01-31, 2026-01-31T12:00 or 2026-01-31T12:00+01:00",
-        ) from None
-    return found if found.tzinfo else found.replace(tzinfo=UTC)
+    return read_time(option.opts[0], text) if text else None
 
 
 @command("prune", usage="--keep-… [--job NAME|UUID] [--pushed PATTERN] [--apply] [OPTIONS]", resumable=True)
@@ -136,6 +124,7 @@ def _time(_ctx: click.Context, option: click.Parameter, text: str) -> datetime |
 @click.option("--drop-last", is_flag=True, help="Let even a job's last checkpoint go where no rule keeps it.")
 @click.option("--drop-best", is_flag=True, help="Let even a job's best checkpoint go where no rule keeps it.")
 @click.option("--apply", is_flag=True, help="Do it: without this nothing is deleted.")
+@click.option("--force", is_flag=True, help="Let also what other users made go.")
 @track_option
 @json_option
 def prune(track: bool | None, as_json: bool, **options: Any) -> None:
@@ -143,8 +132,8 @@ def prune(track: bool | None, as_json: bool, **options: Any) -> None:
 
     Shows what would stay and go, and why, and deletes only with --apply. What one rule keeps stays, whatever
     the others say. So do protected checkpoints, those that a running training job started from or would be
-    resumed from, and the last and the best one of each job. What is deleted can be brought back until gc
-    has taken its bytes; bytes that another checkpoint needs are not freed.
+    resumed from, the last and the best one of each job, and without --force what other users made. What is
+    deleted can be brought back until gc has taken its bytes; bytes that another checkpoint needs are not freed.
 
     \b
     flexai checkpoint prune --keep-last 3 --keep-best 1
@@ -191,20 +180,19 @@ def _conclude(done: Document) -> None:
 
 
 def _table(checkpoints: list[Document]) -> str:
-    from flexai.cli.tables import fitted_table
+    from flexai.cli.tables import Column, table
 
     time = now()
-    rows = [
-        (
-            row["action"],
-            printable(row["title"], keep=""),
-            age(from_text(row["createdAt"]), time),
-            "" if row["action"] == "keep" else short_size(row["freedBytes"]),
-            _why(row),
-        )
-        for row in checkpoints
-    ]
-    return fitted_table(_TITLES, rows, wide=(1, 4), right=frozenset({2, 3}))
+    return table(
+        checkpoints,
+        Column("ACTION", lambda row: str(row["action"])),
+        Column("CHECKPOINT", lambda row: str(row["title"]), is_name=True),
+        Column("AGE", lambda row: age(from_text(row["createdAt"]), time), rank=2, right=True),
+        Column(
+            "FREES", lambda row: "" if row["action"] == "keep" else short_size(row["freedBytes"]), rank=3, right=True
+        ),
+        Column("WHY", _why, rank=1, is_text=True),
+    )
 
 
 def _why(row: Document) -> str:

@@ -10,14 +10,21 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flexai.checkpoints.documents import human_size, identity
-from flexai.checkpoints.errors import RequestError
+from flexai.checkpoints.errors import NotFoundError, RequestError, StorageError
 from flexai.checkpoints.names import parse_reference
 from flexai.checkpoints.service.requests import AnyPushRequest, NameRequest, PushRequest
 from flexai.cli import terminal
 from flexai.cli.commands import command
 from flexai.cli.completion import complete_checkpoint, complete_file
 from flexai.cli.dry_run import dry_run_option, show_plan
-from flexai.cli.parameters import bwlimit_option, in_flags, progress_option, track_option, transfer_json_option
+from flexai.cli.parameters import (
+    bwlimit_option,
+    exclude_option,
+    in_flags,
+    progress_option,
+    track_option,
+    transfer_json_option,
+)
 from flexai.cli.tracking import run_operation
 
 if TYPE_CHECKING:
@@ -34,11 +41,12 @@ _FORMS = f"use one of: {_FROM_FILES}; {_FROM_PROVIDER}; {_FROM_CHECKPOINT}"
 
 @command(
     "push",
-    usage="NAME (-f SOURCE[=DESTINATION]… | --storage-provider CONNECTION --source-path BUCKET/PATH"
-    " | --from-checkpoint NAME|UUID) [OPTIONS]",
+    usage="NAME (SOURCE[=DESTINATION]… | -f SOURCE[=DESTINATION]… | --storage-provider CONNECTION"
+    " --source-path BUCKET/PATH | --from-checkpoint NAME|UUID) [OPTIONS]",
     resumable=True,
 )
 @click.argument("name", metavar="NAME")
+@click.argument("sources", metavar="SOURCE[=DESTINATION]...", nargs=-1, shell_complete=complete_file)
 @click.option(
     "-f",
     "--file",
@@ -55,7 +63,8 @@ _FORMS = f"use one of: {_FROM_FILES}; {_FROM_PROVIDER}; {_FROM_CHECKPOINT}"
     "--source-path",
     metavar="BUCKET/PATH",
     default="",
-    help="The file or folder on the storage provider; a folder's content lands at the checkpoint's root.",
+    help="The file or folder on the storage provider; a folder's content lands at the checkpoint's root. With a final"
+    " / it is a folder.",
 )
 @click.option(
     "--from-checkpoint",
@@ -64,8 +73,19 @@ _FORMS = f"use one of: {_FROM_FILES}; {_FROM_PROVIDER}; {_FROM_CHECKPOINT}"
     shell_complete=complete_checkpoint,
     help="A checkpoint that is here already, such as a captured one: it gets a name, and no byte moves.",
 )
+@exclude_option
+@click.option(
+    "--default-excludes/--no-default-excludes",
+    default=True,
+    help="Leave out .git, __pycache__ and the lock files of the Hub's cache in local folders, or push them as well. A"
+    " folder's .flexaiignore has its own patterns, as a .gitignore has.",
+)
 @click.option("--if-not-exists", is_flag=True, help="Succeed where the name is taken by the same content.")
-@click.option("--follow-symlinks", is_flag=True, help="Push what symbolic links lead to instead of refusing them.")
+@click.option(
+    "--follow-symlinks",
+    is_flag=True,
+    help="Push what symbolic links lead to instead of refusing them; from a snapshot of the Hub's cache also blobs.",
+)
 @click.option("--rehash", is_flag=True, help="Read files again that look unchanged since they were last pushed.")
 @click.option(
     "--refuse-executable",
@@ -77,7 +97,14 @@ _FORMS = f"use one of: {_FROM_FILES}; {_FROM_PROVIDER}; {_FROM_CHECKPOINT}"
 @track_option
 @progress_option
 @transfer_json_option
-def push(dry_run: bool, track: bool | None, as_json: bool, **options: Any) -> None:
+def push(
+    sources: tuple[str, ...],
+    files: tuple[str, ...],
+    dry_run: bool,
+    track: bool | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
     """Push a new checkpoint.
 
     From files and folders of this machine, from a storage provider, or from a checkpoint that a training job
@@ -86,7 +113,7 @@ def push(dry_run: bool, track: bool | None, as_json: bool, **options: Any) -> No
     when it is run again.
 
     \b
-    flexai checkpoint push mistral-500-checkpoint --file output/ckpt.pt
+    flexai checkpoint push mistral-500-checkpoint output/ckpt.pt
     flexai checkpoint push mistral-500-checkpoint --file output/ckpt.pt=sd-xl-2500.ckpt --file config.json
     flexai checkpoint push llama-base --file ./Llama-2-7b-hf --if-not-exists
     flexai checkpoint push mistral-s3 --storage-provider aws-storage-conn-eu --source-path my-bucket/mistral/
@@ -94,7 +121,7 @@ def push(dry_run: bool, track: bool | None, as_json: bool, **options: Any) -> No
     flexai checkpoint push my-run-500 --from-checkpoint my-run/checkpoint-500
     """
     try:
-        request = AnyPushRequest(**options).request()
+        request = AnyPushRequest(files=(*sources, *files), **options).request()
     except RequestError as error:
         raise in_flags(error, hint=_hint(error, **options)) from None
     if dry_run:
@@ -102,7 +129,7 @@ def push(dry_run: bool, track: bool | None, as_json: bool, **options: Any) -> No
         return
     unchanged = partial(_find_unchanged, request)
     done = run_operation(track, "push_checkpoint", request, partial(_push, request), done_before=unchanged)
-    _report(done["metadata"]["id"], as_json)
+    _report(done["metadata"], as_json)
 
 
 def _hint(error: RequestError, *, name: str, source_path: str, **_: object) -> str:
@@ -112,7 +139,7 @@ def _hint(error: RequestError, *, name: str, source_path: str, **_: object) -> s
             return shlex.join(["flexai", "checkpoint", "push", name, "--file", source_path])
         case ("source_path", "storage_provider") | ("storage_provider", "source_path"):
             return _FROM_PROVIDER
-        case (("follow_symlinks" | "rehash"), _):
+        case (("follow_symlinks" | "rehash" | "default_excludes"), _):
             return _FROM_FILES
         case _:
             return _FORMS
@@ -146,13 +173,22 @@ def _plan(request: PushRequest | NameRequest, system: System, progress: Progress
     return preview_push(system, request, progress=progress)
 
 
-def _report(checkpoint_id: str, as_json: bool) -> None:
-    from flexai.checkpoints.catalog.catalog import Catalog
+def _report(metadata: Document, as_json: bool) -> None:
     from flexai.checkpoints.service.inspect import inspect_checkpoint
+    from flexai.cli.looking import look
 
-    with Catalog.look() as catalog:
-        checkpoint = catalog.checkpoints.get(parse_reference(checkpoint_id))
-        document = inspect_checkpoint(catalog, checkpoint_id) if as_json else None
+    checkpoint_id = metadata["id"]
+    try:
+        with look() as catalog:
+            checkpoint = catalog.checkpoints.get(parse_reference(checkpoint_id))
+            document = inspect_checkpoint(catalog, checkpoint_id) if as_json else None
+    except (StorageError, NotFoundError) as error:
+        if as_json:
+            raise
+        # The push is done, whatever has become of the catalog, or of the checkpoint, since.
+        terminal.say(f"checkpoint {metadata['name']!r} is pushed ({checkpoint_id})")
+        terminal.warn(f"it could not be looked at: {error.message}")
+        return
     terminal.say(
         f"checkpoint {checkpoint.name!r} is {checkpoint.status}:"
         f" {terminal.count(checkpoint.file_count, 'file')}, {human_size(checkpoint.size)} ({checkpoint_id})"

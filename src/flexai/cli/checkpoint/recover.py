@@ -19,15 +19,25 @@ from flexai.cli.tracking import load_connection
     show_default=True,
     help="The largest manifest to read; it may take four times as much memory. 64MiB are some 110,000 files.",
 )
-def recover(max_manifest_size: str) -> None:
+@click.option("--force", is_flag=True, help="Take the store over from a catalog that has used it within the last hour.")
+@click.option(
+    "--move-aside",
+    is_flag=True,
+    help="Keep the catalog's file, which cannot be read, under another name beside it, and make the catalog anew.",
+)
+def recover(max_manifest_size: str, force: bool, move_aside: bool) -> None:
     """Rebuild a lost catalog from the store.
 
-    The store holds a manifest of every checkpoint. Enters those that the catalog does not know, and leaves
-    the others as they are; exits with 6 where a checkpoint's content is not all there, or its manifest cannot be
-    used. What the manifests say of content is a claim until flexai checkpoint verify has compared it.
+    The store holds a manifest of every checkpoint, and a record of what has changed since: deletions,
+    protection, exports, training jobs, and who did it. Enters what the catalog does not know, brings up to date what
+    it knows from before, as of a backup, and makes the store this catalog's. A manifest or a record that is lost or
+    damaged is written anew, where the catalog knows what it says. Exits with 6 where a checkpoint's
+    content is not all there, or its manifest cannot be used. What the manifests say of content is a claim until
+    flexai checkpoint verify has compared it.
 
     \b
     flexai checkpoint recover
+    flexai checkpoint recover --move-aside
     flexai checkpoint recover --max-manifest-size 1GiB
     """
     limit = read_size("--max-manifest-size", max_manifest_size)
@@ -36,15 +46,23 @@ def recover(max_manifest_size: str) -> None:
     from flexai.cli.progress_display import shown_progress
 
     with System.open(connect=load_connection) as system, shown_progress() as progress:
-        report = recover_catalog(system, max_manifest_size=limit, progress=progress)
+        report = recover_catalog(system, max_manifest_size=limit, force=force, aside=move_aside, progress=progress)
+        store = system.store.location
+    if report.taken_from:
+        terminal.warn(f"the store {store} is this catalog's now, and no longer that of the catalog {report.taken_from}")
+    for name in report.jobs:
+        terminal.write(f"recovered training job {name}")
     for title in report.recovered:
         terminal.write(f"recovered {title}")
+    for what in report.mended:
+        terminal.write(f"wrote {what} in the store anew")
     terminal.say(f"recovered {terminal.count(len(report.recovered), 'checkpoint')}; {report.known} known already")
     for checkpoint_id, problem in report.problems.items():
-        terminal.warn(f"checkpoint {checkpoint_id} cannot be recovered: {problem}")
+        terminal.warn(f"{checkpoint_id}: {problem}")
     if report.problems:
         raise IntegrityError(
-            f"{terminal.count(len(report.problems), 'checkpoint')} could not be recovered",
+            f"{terminal.count(len(report.problems), 'checkpoint or job', 'checkpoints or jobs')} could not be recovered"
+            " as they were",
             hint="bring missing blobs, or a sound manifest, back into the store, and run the same command again;"
             " where a manifest is too large or has too many parts, --max-manifest-size reads it",
         )

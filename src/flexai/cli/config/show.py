@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from operator import itemgetter
 from typing import Any
 
 from flexai.checkpoints.errors import SettingsError
@@ -17,27 +18,37 @@ def show(as_json: bool) -> None:
     """Show every setting and where it comes from.
 
     From its environment variable, else from config.toml in the home folder, else its default. Secrets are
-    left out. Shows also which Prefect API operations are tracked by, if any.
+    left out. Shows also the user who makes what is made here, and which Prefect API operations are tracked by,
+    if any.
 
     \b
     flexai config show
     flexai config show --json
     """
+    from flexai.checkpoints.owner import login
     from flexai.checkpoints.settings import home_path
     from flexai.prefect_server.finding import find_api
     from flexai.prefect_server.home import open_places
 
     problem, settings = _settings(as_json)
     api = find_api()
+    owner = str(settings["owner"]["value"])
+    user = owner if "@" in owner else login()
     if as_json:
         found = None if api is None else {"url": api.shown, "origin": api.origin}
-        terminal.write_document({"settings": settings, "prefectAPI": found}, as_json=True)
+        terminal.write_document({"settings": settings, "prefectAPI": found, "user": user}, as_json=True)
     else:
-        from flexai.cli.tables import dashed_table
+        from flexai.cli.tables import Column, table
 
         rows = [(name, str(entry["value"]), str(entry["origin"])) for name, entry in settings.items()]
+        rows.append(("user", user, "the setting owner" if user == owner else "the login"))
         rows.append(("Prefect API", api.shown if api else "none", api.origin if api else "not configured"))
-        terminal.write(dashed_table(("SETTING", "VALUE", "FROM"), rows))
+        columns = (
+            Column[tuple[str, str, str]]("SETTING", itemgetter(0)),
+            Column[tuple[str, str, str]]("VALUE", itemgetter(1), is_name=True),
+            Column[tuple[str, str, str]]("FROM", itemgetter(2), rank=1, is_text=True),
+        )
+        terminal.write(table(rows, *columns))
     for warning in open_places(home_path()):
         terminal.warn(warning)
     if problem is not None:

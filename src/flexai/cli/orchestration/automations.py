@@ -19,12 +19,13 @@ def create_automations() -> list[dict[str, Any]]:
     (``notification_block: TYPE/NAME``), for which Prefect wants ids. An automation whose block is missing is not made,
     and its problem says so.
     """
-    from flexai.blocks.api import with_api
+    from flexai.prefect_client import with_api
 
-    return [with_api(partial(_create, entry=entry)) for entry in _read()]
+    return [with_api(partial(_create, entry=entry)) for entry in read_automations()]
 
 
-def _read() -> list[dict[str, Any]]:
+def read_automations() -> list[dict[str, Any]]:
+    """The automations of this installation, as the file has them."""
     import yaml
 
     with as_file(files("flexai") / "deployments" / _FILE) as path:

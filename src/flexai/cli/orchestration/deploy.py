@@ -23,7 +23,8 @@ def deploy(pool: str, as_json: bool) -> None:
 
     Then its UI can run and schedule them. Makes the work pool if there is none (of processes), registers the
     blocks, and sets up the ready automations. Deployed again, everything is brought up to date, except for
-    schedules and automations: once there they stay as they are, on or off.
+    schedules, automations and what is set in the UI (parameters, tags, limits, job variables): once there they
+    stay as they are. Deployments that an earlier version has made under other names are taken over.
 
     \b
     flexai deploy
@@ -38,12 +39,21 @@ def deploy(pool: str, as_json: bool) -> None:
     if as_json:
         terminal.write_document(document_of(done, automations), as_json=True)
         return
-    from flexai.cli.tables import dashed_table
+    from flexai.cli.tables import Column, table
 
-    rows = [(entry["name"], _schedules(entry), "new" if entry["isNew"] else "up to date") for entry in done.deployments]
-    terminal.write(dashed_table(("DEPLOYMENT", "SCHEDULES", "STATE"), rows))
+    shown = table(
+        done.deployments,
+        Column("DEPLOYMENT", lambda one: str(one["name"]), is_name=True),
+        Column("SCHEDULES", _schedules, rank=2, is_text=True),
+        Column("STATE", lambda one: "new" if one["isNew"] else "up to date", rank=1),
+    )
+    terminal.write(shown)
     made = "made" if done.pool_created else "there"
-    terminal.say(f"{terminal.count(len(rows), 'deployment')} in work pool {pool!r} ({done.pool_type}, {made})")
+    terminal.say(
+        f"{terminal.count(len(done.deployments), 'deployment')} in work pool {pool!r} ({done.pool_type}, {made})"
+    )
+    for name in done.replaced:
+        terminal.say(f"{name!r} is replaced, and stays until its runs have ended and flexai deploy is run again")
     for automation in automations:
         if automation["problem"]:
             terminal.warn(f"automation {automation['name']!r} is not there: {automation['problem']}")
@@ -55,6 +65,7 @@ def document_of(done: Deployed, automations: list[dict[str, Any]]) -> dict[str, 
         "workPool": {"name": done.pool, "type": done.pool_type, "isNew": done.pool_created},
         "blockTypes": done.block_types,
         "deployments": done.deployments,
+        "replaced": done.replaced,
         "automations": automations,
     }
 

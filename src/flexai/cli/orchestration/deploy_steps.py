@@ -6,22 +6,26 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flexai.checkpoints.errors import CheckpointError, ConflictError, NotFoundError
+from flexai.cli.orchestration.kept_settings import (
+    has_settings,
+    keep_settings,
+    known_as,
+    old_title,
+    take_over,
+)
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
 
 POOL = "flexai-local"
 """The work pool that ``prefect.yaml`` names."""
-
-TAG = "flexai"
-"""The tag of everything that is deployed."""
 
 _FILE = "prefect.yaml"
 _LAST_LINES = 15
@@ -36,27 +40,48 @@ class Deployed:
     pool_created: bool
     block_types: list[str]
     deployments: list[dict[str, Any]] = field(default_factory=list)
+    replaced: list[str] = field(default_factory=list)
+    """Deployments of old names that stay until their runs have ended, as ``FLOW/NAME``."""
 
 
 def deploy(url: str, pool: str = POOL, *, pool_ready: bool = False) -> Deployed:
     """Deploy every flow of this installation to the API in force.
 
-    A schedule that is there already stays as it is, on or off, whatever the file says: it is the user's by then. Raises
-    ConflictError where ``prefect deploy`` refuses, and what the API raises.
+    What a user has set on a deployment that is there already stays, whatever the file says, and so do its schedules,
+    on or off. A deployment that an earlier version has made under another name is taken over. Raises ConflictError
+    where ``prefect deploy`` refuses, and what the API raises.
     """
-    from flexai.blocks.api import with_api
+    from flexai.prefect_client import with_api
+    from flexai.prefect_server.finding import find_api
+    from flexai.prefect_server.rest import PrefectREST
+    from flexai.prefect_server.ui import catalog_page
 
     document = read_document()
+    titles = [_title(entry) for entry in document["deployments"]]
+    wanted = {*titles, *map(old_title, titles)}
     found = Deployed(pool, *(("", False) if pool_ready else create_pool(pool)), register_blocks())
-    existing = with_api(lambda client: _read_deployments(client, _names(document)))
-    for entry in document["deployments"]:
+    existing = with_api(lambda client: _read_deployments(client, wanted))
+    before = {title: known_as(title, existing) for title in titles}
+    page = catalog_page(PrefectREST(api), create=True) if (api := find_api()) is not None else ""
+    for title, entry in zip(titles, document["deployments"], strict=True):
         entry.setdefault("work_pool", {})["name"] = pool
-        _keep_schedules(entry, existing.get(_title(entry)))
+        # Nothing in the menu of Prefect's UI leads there.
+        entry["description"] += f"\n\n[Catalog: all checkpoints]({page})" if page else ""
+        _keep_schedules(entry, [schedule for known in before[title].values() for schedule in known.schedules])
     _run_prefect_deploy(document, url)
-    now = with_api(lambda client: _read_deployments(client, _names(document)))
-    found.deployments = [
-        _describe(title, now[title], is_new=title not in existing) for title in _titles(document) if title in now
-    ]
+
+    async def carry_over(client: PrefectClient) -> dict[str, Any]:
+        now = await _read_deployments(client, titles)
+        for title in titles:
+            for name, known in before[title].items():
+                if title in now and has_settings(known):
+                    await keep_settings(client, known, now[title])
+                if title in now and name != title and not await take_over(client, known, now[title]):
+                    found.replaced.append(name)
+        return await _read_deployments(client, titles)
+
+    now = with_api(carry_over)
+    found.deployments = [_describe(title, now[title], is_new=not before[title]) for title in titles if title in now]
     return found
 
 
@@ -80,7 +105,7 @@ def create_pool(name: str) -> tuple[str, bool]:
     from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
     from prefect.workers.process import ProcessWorker
 
-    from flexai.blocks.api import with_api
+    from flexai.prefect_client import with_api
 
     async def create(client: PrefectClient) -> tuple[str, bool]:
         try:
@@ -106,7 +131,7 @@ def register_blocks() -> list[str]:
     from prefect.exceptions import ObjectAlreadyExists
 
     from flexai import blocks
-    from flexai.blocks.api import with_api
+    from flexai.prefect_client import with_api
 
     async def register(client: PrefectClient) -> list[str]:
         slugs = []
@@ -122,19 +147,18 @@ def register_blocks() -> list[str]:
     return with_api(register)
 
 
-def _keep_schedules(entry: dict[str, Any], existing: Any) -> None:
+def _keep_schedules(entry: dict[str, Any], existing: Sequence[Any]) -> None:
     """Leave out the schedules that there are, so that deploying changes nothing about them.
 
     One that the user has made in the UI may have no slug; then Prefect would replace all by those it is sent.
     """
-    if existing is None or not existing.schedules:
-        return
-    slugs = {schedule.slug for schedule in existing.schedules}
-    entry["schedules"] = (
-        []
-        if None in slugs or "" in slugs
-        else [schedule for schedule in entry.get("schedules", ()) if schedule["slug"] not in slugs]
-    )
+    slugs = {schedule.slug for schedule in existing}
+    if slugs:
+        entry["schedules"] = (
+            []
+            if None in slugs or "" in slugs
+            else [schedule for schedule in entry.get("schedules", ()) if schedule["slug"] not in slugs]
+        )
 
 
 def _run_prefect_deploy(document: Mapping[str, Any], url: str) -> None:
@@ -161,19 +185,21 @@ def _run_prefect_deploy(document: Mapping[str, Any], url: str) -> None:
         )
 
 
-async def _read_deployments(client: PrefectClient, names: Sequence[str]) -> dict[str, Any]:
-    """Deployments by ``FLOW/NAME``."""
+async def _read_deployments(client: PrefectClient, titles: Collection[str]) -> dict[str, Any]:
+    """Those of some deployments that there are, by ``FLOW/NAME``."""
     from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterName, FlowFilter, FlowFilterId
 
+    names = sorted({title.partition("/")[2] for title in titles})
     found = await client.read_deployments(
-        deployment_filter=DeploymentFilter(name=DeploymentFilterName(any_=list(names))), limit=200
+        deployment_filter=DeploymentFilter(name=DeploymentFilterName(any_=names)), limit=200
     )
     flow_ids = list({deployment.flow_id for deployment in found})
     if not flow_ids:
         return {}
     flows = await client.read_flows(flow_filter=FlowFilter(id=FlowFilterId(any_=flow_ids)), limit=200)
     flow_names = {flow.id: flow.name for flow in flows}
-    return {f"{flow_names[deployment.flow_id]}/{deployment.name}": deployment for deployment in found}
+    named = {f"{flow_names[deployment.flow_id]}/{deployment.name}": deployment for deployment in found}
+    return {title: deployment for title, deployment in named.items() if title in titles}
 
 
 def _describe(title: str, deployment: Any, *, is_new: bool) -> dict[str, Any]:
@@ -193,14 +219,6 @@ def _describe(title: str, deployment: Any, *, is_new: bool) -> dict[str, Any]:
             for schedule in deployment.schedules
         ],
     }
-
-
-def _names(document: Mapping[str, Any]) -> list[str]:
-    return sorted({str(entry["name"]) for entry in document["deployments"]})
-
-
-def _titles(document: Mapping[str, Any]) -> list[str]:
-    return [_title(entry) for entry in document["deployments"]]
 
 
 def _title(entry: Mapping[str, Any]) -> str:

@@ -3,15 +3,25 @@
 Prefect has a password and takes allowed origins, but it answers to every name: a page whose name is made to point to
 this machine (DNS rebinding) would be of the same origin. So a request to another name is refused, and one that a page
 of another origin makes. A page logs a browser in: Prefect's UI keeps the password in the browser's storage.
+
+Prefect's UI asks a service of its makers' analytics for its configuration, whatever the settings say. So the browser is
+told that the UI's pages talk to this server alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from importlib.resources import files
 from typing import Any
 from urllib.parse import urlsplit
 
+from flexai.checkpoints.storage.kinds import KINDS
+from flexai.prefect_server.ui import LOGOS_PATH
+
 LOGIN_PATH = "/flexai-login"
+_LOGOS = {
+    f"{LOGOS_PATH}{kind}.svg": (files("flexai") / "blocks" / "logos" / f"{kind}.svg").read_bytes() for kind in KINDS
+}
 HOSTS = frozenset({"127.0.0.1", "localhost", "::1"})
 """The names of this machine. A port does not matter: it may be forwarded."""
 
@@ -49,6 +59,8 @@ class Guard:
     def __init__(self, application: _Application, origins: Iterable[str]) -> None:
         self._application = application
         self._origins = frozenset(origins)
+        talks_to = [each for origin in sorted(self._origins) for each in (origin, origin.replace("http", "ws", 1))]
+        self._policy = " ".join(["connect-src 'self'", *talks_to]).encode()
 
     async def __call__(self, scope: _Message, receive: _Receive, send: _Send) -> None:
         """See https://asgi.readthedocs.io/en/latest/specs/www.html."""
@@ -58,8 +70,10 @@ class Guard:
             await _refuse(scope, receive, send, problem)
         elif scope["type"] == "http" and scope["path"] == LOGIN_PATH and scope["method"] == "GET":
             await _answer(send, 200, "text/html; charset=utf-8", _LOGIN)
+        elif scope["type"] == "http" and (logo := _LOGOS.get(scope["path"])) is not None:
+            await _answer(send, 200, "image/svg+xml", logo)
         else:
-            await self._application(scope, receive, _unframed(send))
+            await self._application(scope, receive, self._restricted(send))
 
     def _problem(self, headers: Iterable[tuple[bytes, bytes]]) -> str:
         hosts = [value.decode("latin-1") for name, value in headers if name == b"host"]
@@ -69,6 +83,17 @@ class Guard:
         if any(origin not in self._origins and origin != f"http://{hosts[0]}" for origin in origins):
             return "this server answers to pages of its own only"
         return ""
+
+    def _restricted(self, send: _Send) -> _Send:
+        """No other page frames the UI, where it could be clicked unseen, and the UI talks to no other place."""
+        headers = [(b"x-frame-options", b"SAMEORIGIN"), (b"content-security-policy", self._policy)]
+
+        async def add(message: _Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", ()), *headers]
+            await send(message)
+
+        return add
 
 
 def create_app() -> _Application:
@@ -85,17 +110,6 @@ def _host_name(host: str) -> str:
         return urlsplit(f"//{host}").hostname or ""
     except ValueError:
         return ""
-
-
-def _unframed(send: _Send) -> _Send:
-    """No page of another place shows the UI in a frame, where it could be clicked unseen."""
-
-    async def add(message: _Message) -> None:
-        if message["type"] == "http.response.start":
-            message["headers"] = [*message.get("headers", ()), (b"x-frame-options", b"SAMEORIGIN")]
-        await send(message)
-
-    return add
 
 
 async def _refuse(scope: _Message, receive: _Receive, send: _Send, problem: str) -> None:

@@ -15,10 +15,12 @@ from urllib.parse import urlsplit
 from flexai.checkpoints.errors import ConflictError, UsageError
 from flexai.checkpoints.foreign_json import parse_json
 from flexai.checkpoints.private_folders import make_private_folder
+from flexai.prefect_server.finding import NO_TELEMETRY
 from flexai.prefect_server.home import close_prefect_home
 from flexai.prefect_server.processes import Background, folder, start, wait_until
+from flexai.prefect_server.ui import ui_address
 
-NAME = "server"
+SERVER = "server"
 HOST = "127.0.0.1"
 FIRST_PORT = 4200
 """Where Prefect's own programs and pages expect a server."""
@@ -76,17 +78,17 @@ def listen(wanted: int | None) -> socket.socket:
 
 
 def start_server(home: Path, listener: socket.socket, environment: Mapping[str, str], *, credential: str) -> Background:
-    """Start a Prefect server and wait until it answers, which takes ten seconds, or twenty for the first one.
+    """Start a Prefect server, which answers after ten seconds, or twenty for the first one: see ``await_server``.
 
     It answers to those who know the ``credential``, or where that is empty to every user and page of this machine.
     ``listener`` becomes the server's, and is closed here. Its database is the one in the user's Prefect home, so that
     what was saved without a server is there as well, and stays when it is stopped. Raises ConflictError where another
-    home folder's server is at work on that database,
-    StorageUnavailableError where it does not start.
+    home folder's server is at work on that database.
     """
     from prefect.settings import get_current_settings
 
-    prefect_home = get_current_settings().home
+    settings = get_current_settings()
+    prefect_home = settings.home
     port = listener.getsockname()[1]
     url = f"http://{HOST}:{port}/api"
     # What `prefect server start` runs, without the process around it, which would not take it along when it ends.
@@ -103,7 +105,8 @@ def start_server(home: Path, listener: socket.socket, environment: Mapping[str, 
         "PREFECT_HOME": str(prefect_home),
         "PREFECT_API_URL": url,
         "PREFECT_SERVER_UI_API_URL": url,
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        # Where what an automation sends leads.
+        "PREFECT_UI_URL": f"{ui_address(url)}/v2" if settings.server.ui.v2_enabled else ui_address(url),
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": _lease_storage(),
         # A page of another place gets nothing and changes nothing.
@@ -111,8 +114,8 @@ def start_server(home: Path, listener: socket.socket, environment: Mapping[str, 
             "PREFECT_SERVER_CORS_ALLOWED_ORIGINS", f"http://{HOST}:{port},http://localhost:{port}"
         ),
         "PREFECT_SERVER_CSRF_PROTECTION_ENABLED": "true",
-        "DO_NOT_TRACK": "1",
     }
+    surroundings |= NO_TELEMETRY
     if credential:
         surroundings |= {"PREFECT_SERVER_API_AUTH_STRING": credential, "PREFECT_API_AUTH_STRING": credential}
     else:
@@ -120,9 +123,9 @@ def start_server(home: Path, listener: socket.socket, environment: Mapping[str, 
     make_private_folder(folder(home))
     close_prefect_home(prefect_home, environment)
     with listener, _held(prefect_home) as lock:
-        server = start(
+        return start(
             home,
-            NAME,
+            SERVER,
             command,
             environment=surroundings,
             cwd=folder(home),
@@ -131,8 +134,11 @@ def start_server(home: Path, listener: socket.socket, environment: Mapping[str, 
             private=True,
             keep_open=[lock, listener.fileno()],
         )
-    wait_until(server, home, lambda: answers(url), seconds=_READY_SECONDS)
-    return server
+
+
+def await_server(server: Background, home: Path) -> None:
+    """Wait until a server answers; raises StorageUnavailableError where it does not start."""
+    wait_until(server, home, lambda: answers(server.url), seconds=_READY_SECONDS)
 
 
 def _lease_storage() -> str:
@@ -152,11 +158,6 @@ def port_of(url: str) -> int:
         return urlsplit(url).port or 80
     except ValueError as error:
         raise UsageError(f"{url} is no address", hint="correct PREFECT_API_URL") from error
-
-
-def ui_address(url: str) -> str:
-    """Where people look at what an API shows programs."""
-    return url.rstrip("/").removesuffix("/api")
 
 
 @contextlib.contextmanager

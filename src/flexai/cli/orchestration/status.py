@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from flexai.checkpoints.errors import CheckpointError
+from flexai.checkpoints.errors import CheckpointError, NotFoundError, StorageUnavailableError
 from flexai.cli import terminal
 from flexai.cli.commands import command
 from flexai.cli.parameters import json_option
@@ -14,10 +14,9 @@ from flexai.cli.parameters import json_option
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from prefect.client.orchestration import PrefectClient
-
     from flexai.prefect_server.finding import PrefectAPI
     from flexai.prefect_server.processes import Background
+    from flexai.prefect_server.rest import PrefectREST
 
 _NOT_READY = 1
 
@@ -44,7 +43,7 @@ def status(as_json: bool) -> None:
     document = _nothing(api, recall(home, "server"), worker)
     if api is not None:
         try:
-            _ask(document, api, worker)
+            _ask(document, api)
         except CheckpointError as error:
             document["server"]["problem"] = error.message
     document["warnings"] = _warnings(document, home)
@@ -58,7 +57,7 @@ def status(as_json: bool) -> None:
 
 def _nothing(api: PrefectAPI | None, server: Background | None, worker: Background | None) -> dict[str, Any]:
     """What is known without asking."""
-    from flexai.cli.orchestration.server import ui_address
+    from flexai.prefect_server.ui import ui_address
 
     is_ours = api is not None and server is not None and server.url == api.url
     return {
@@ -70,6 +69,7 @@ def _nothing(api: PrefectAPI | None, server: Background | None, worker: Backgrou
             "answers": False,
             "answersWithoutPassword": False,
             "version": "",
+            "catalogURL": "",
             "startedByUp": is_ours,
             "pid": server.pid if is_ours and server else None,
             "problem": "" if api else "no Prefect API is configured, and flexai up has started none",
@@ -86,20 +86,19 @@ def _nothing(api: PrefectAPI | None, server: Background | None, worker: Backgrou
     }
 
 
-def _ask(document: dict[str, Any], api: PrefectAPI, worker: Background | None) -> None:
-    from flexai.cli.tracking import prepare_prefect
-
-    prepare_prefect(api)
-    from flexai.blocks.api import with_api
-
-    pool = document["workPool"]["name"]
-    found = with_api(lambda client: _read(client, pool))
+def _ask(document: dict[str, Any], api: PrefectAPI) -> None:
     from flexai.cli.orchestration.server import answers_without_password
+    from flexai.prefect_server.rest import PrefectREST
 
+    try:
+        found = _read(PrefectREST(api), document["workPool"]["name"])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise StorageUnavailableError(f"the Prefect API {api.shown} answers in a form that is not known") from error
     document["server"] |= {
         "answers": True,
         "answersWithoutPassword": answers_without_password(api.url),
         "version": found["version"],
+        "catalogURL": found["catalog"],
     }
     document["worker"]["online"] = found["workers"]
     document["workPool"] |= found["pool"]
@@ -107,48 +106,35 @@ def _ask(document: dict[str, Any], api: PrefectAPI, worker: Background | None) -
     document["ready"] = bool(found["workers"]) and not found["pool"]["paused"]
 
 
-async def _read(client: PrefectClient, pool_name: str) -> dict[str, Any]:
-    from prefect.client.schemas.filters import (
-        DeploymentFilter,
-        DeploymentFilterTags,
-        FlowRunFilter,
-        FlowRunFilterState,
-        FlowRunFilterStateType,
-    )
-    from prefect.client.schemas.objects import StateType
-    from prefect.exceptions import ObjectNotFound
+def _read(server: PrefectREST, pool_name: str) -> dict[str, Any]:
+    from urllib.parse import quote
 
-    from flexai.cli.orchestration.deploy_steps import TAG
+    from flexai.cli.orchestration.kept_settings import TAG
     from flexai.cli.orchestration.worker import online_workers
+    from flexai.prefect_server.ui import catalog_page
 
-    version = await client.api_version()
+    version = str(server.get("/admin/version"))
     try:
-        pool = await client.read_work_pool(pool_name)
-        kind = {"type": pool.type, "paused": bool(pool.is_paused)}
-        workers = sorted(worker.name for worker in await online_workers(client, pool_name))
-    except ObjectNotFound:
+        pool = server.get(f"/work_pools/{quote(pool_name, safe='')}")
+        kind = {"type": pool["type"], "paused": bool(pool["is_paused"])}
+        workers = sorted(online_workers(server, pool_name))
+    except NotFoundError:
         kind, workers = {"type": "", "paused": False}, []
-    deployments = await client.read_deployments(
-        deployment_filter=DeploymentFilter(tags=DeploymentFilterTags(all_=[TAG])), limit=200
-    )
+    deployments = server.post("/deployments/filter", {"deployments": {"tags": {"all_": [TAG]}}, "limit": 200})
 
-    async def count(*types: StateType) -> int:
-        return await client.count_flow_runs(
-            flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=list(types))))
-        )
+    def count(*types: str) -> int:
+        return int(server.post("/flow_runs/count", {"flow_runs": {"state": {"type": {"any_": types}}}}))
 
     return {
         "version": version,
+        "catalog": catalog_page(server),
         "pool": kind,
         "workers": workers,
         "deployments": len(deployments),
         "activeSchedules": sum(
-            bool(schedule.active) for deployment in deployments for schedule in deployment.schedules
+            bool(schedule["active"]) for deployment in deployments for schedule in deployment["schedules"]
         ),
-        "flowRuns": {
-            "running": await count(StateType.RUNNING),
-            "waiting": await count(StateType.PENDING, StateType.PAUSED),
-        },
+        "flowRuns": {"running": count("RUNNING"), "waiting": count("PENDING", "PAUSED")},
     }
 
 
@@ -166,7 +152,9 @@ def _warnings(document: dict[str, Any], home: Path) -> list[str]:
 
 
 def _show(document: dict[str, Any]) -> None:
-    from flexai.cli.tables import dashed_table
+    from operator import itemgetter
+
+    from flexai.cli.tables import Column, table
 
     server, worker, pool = document["server"], document["worker"], document["workPool"]
     by_up = "started by flexai up, process {pid}"
@@ -203,7 +191,14 @@ def _show(document: dict[str, Any]) -> None:
         ]
     elif worker["pid"]:
         rows.append(("worker", "runs", by_up.format(**worker)))
-    terminal.write(dashed_table(("WHAT", "STATE", "DETAIL"), rows))
+    columns = (
+        Column[tuple[str, str, str]]("WHAT", itemgetter(0)),
+        Column[tuple[str, str, str]]("STATE", itemgetter(1), is_text=True),
+        Column[tuple[str, str, str]]("DETAIL", itemgetter(2), is_text=True),
+    )
+    terminal.write(table(rows, *columns))
+    if server["catalogURL"]:
+        terminal.write(f"\nthe catalog: {server['catalogURL']}")
     if server["problem"]:
         terminal.warn(server["problem"])
     for warning in document["warnings"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -61,24 +62,23 @@ def up(port: int | None, pool: str, opens: bool, no_auth: bool) -> None:
 
     is_new = not read_credential(home)
     api = _server(home, port, environment, has_password=not no_auth)
-    from flexai.cli.orchestration.automations import create_automations
-    from flexai.cli.orchestration.deploy_steps import create_pool, deploy
-    from flexai.cli.orchestration.server import ui_address
+    from flexai.cli.orchestration.last_deployed import deployed
     from flexai.cli.orchestration.worker import await_worker
+    from flexai.prefect_server.ui import ui_address
 
-    pool_type, _ = create_pool(pool)
-    worker = _worker(home, api, pool, pool_type, environment)
-    terminal.say("deploying the flows…")
-    done = deploy(api.url, pool, pool_ready=True)
-    for automation in create_automations():
-        if automation["problem"]:
-            terminal.detail(f"automation {automation['name']!r} is not there: {automation['problem']}")
+    found = deployed(home, api, pool)
+    if found is None:
+        worker, count = _deploy(home, api, pool, environment)
+    else:
+        worker, count = _worker(home, api, pool, found.pool_type, environment), found.count
     if worker is not None:
-        await_worker(worker, home)
-    terminal.say(f"{terminal.count(len(done.deployments), 'deployment')} in work pool {pool!r}")
+        await_worker(worker, home, api)
+    terminal.say(f"{terminal.count(count, 'deployment')} in work pool {pool!r}")
     address = ui_address(api.url)
     terminal.say("Prefect's UI, with a form for every flow:")
     terminal.write(ui_address(api.shown))
+    if page := _catalog_page(api):
+        terminal.say(f"what was pushed and captured: {page}")
     if api.credential and is_new:
         terminal.say(f"it asks for a password once: {credential_path(home)} has it, and flexai up --open fills it in")
     if opens:
@@ -88,6 +88,41 @@ def up(port: int | None, pool: str, opens: bool, no_auth: bool) -> None:
         terminal.hint(
             f"export PREFECT_API_URL={api.url}{password} is for prefect's own commands; flexai's need nothing"
         )
+
+
+def _deploy(home: Path, api: PrefectAPI, pool: str, environment: Mapping[str, str]) -> tuple[Background | None, int]:
+    """Deploy everything; returns the worker that was started now, and how many deployments there are."""
+    prepare_prefect(api)
+    from prefect.context import refresh_global_settings_context
+
+    from flexai.cli.orchestration.automations import create_automations
+    from flexai.cli.orchestration.deploy_steps import create_pool, deploy
+    from flexai.cli.orchestration.last_deployed import forget_deployed, remember_deployed
+
+    refresh_global_settings_context()  # where it was imported to start the server
+    forget_deployed(home)
+    pool_type, _ = create_pool(pool)
+    worker = _worker(home, api, pool, pool_type, environment)
+    terminal.say("deploying the flows…")
+    done = deploy(api.url, pool, pool_ready=True)
+    for automation in create_automations():
+        if automation["problem"]:
+            terminal.detail(f"automation {automation['name']!r} is not there: {automation['problem']}")
+    remember_deployed(home, api, pool)
+    return worker, len(done.deployments)
+
+
+def _catalog_page(api: PrefectAPI) -> str:
+    """Where the page about the catalog is; a help, without which everything is up all the same."""
+    from flexai.checkpoints.errors import CheckpointError
+    from flexai.prefect_server.rest import PrefectREST
+    from flexai.prefect_server.ui import catalog_page
+
+    try:
+        return catalog_page(PrefectREST(api), create=True)
+    except CheckpointError as error:
+        terminal.detail(f"the catalog has no page yet: {error.message}")
+        return ""
 
 
 def _open(home: Path, address: str, credential: str) -> None:
@@ -102,8 +137,8 @@ def _open(home: Path, address: str, credential: str) -> None:
 
 
 def _server(home: Path, port: int | None, environment: Mapping[str, str], *, has_password: bool) -> PrefectAPI:
-    """The API to use: a configured one, the one that runs, or a new one. Prefect is ready for it then."""
-    from flexai.cli.orchestration.server import NAME, is_here, listen, port_of, start_server
+    """The API to use: a configured one, the one that runs, or a new one."""
+    from flexai.cli.orchestration.server import SERVER, await_server, is_here, listen, port_of, start_server
     from flexai.prefect_server.credential import make_credential
 
     configured, started = configured_api(), started_api()
@@ -111,7 +146,6 @@ def _server(home: Path, port: int | None, environment: Mapping[str, str], *, has
         terminal.say(f"the Prefect server runs already: {started.url}")
         if not started.credential:
             terminal.warn(f"{_OPEN}; flexai down and flexai up start one with a password")
-        _use(started)
         return started
     if configured is not None:
         if answers(configured):
@@ -126,15 +160,18 @@ def _server(home: Path, port: int | None, environment: Mapping[str, str], *, has
     listener = listen(port)
     prepare_prefect(None)
     terminal.say(
-        f"starting a Prefect {NAME} on port {listener.getsockname()[1]} (the first time this takes half a minute)…"
+        f"starting a Prefect {SERVER} on port {listener.getsockname()[1]} (the first time this takes half a minute)…"
     )
     credential = make_credential(home) if has_password else ""
     if not credential:
         terminal.warn(f"{_OPEN}: --no-auth is for containers that are thrown away")
     server = start_server(home, listener, environment, credential=credential)
+    # What deploying needs is loaded while the server makes its database.
+    for module in ("prefect.workers.process", "flexai.blocks"):
+        importlib.import_module(module)
+    await_server(server, home)
     api = PrefectAPI(server.url, UP, credential)
     terminal.say(f"the Prefect server runs: {api.url}")
-    _use(api)
     return api
 
 
@@ -143,10 +180,10 @@ def _worker(
 ) -> Background | None:
     """A worker that was started now, or None where none is needed."""
     from flexai.checkpoints.settings import hide_secrets
-    from flexai.cli.orchestration.worker import NAME, start_worker
+    from flexai.cli.orchestration.worker import WORKER, start_worker
     from flexai.prefect_server.processes import recall
 
-    running = recall(home, NAME)
+    running = recall(home, WORKER)
     if running is not None and (running.url, running.pool) == (api.url, pool):
         terminal.say(f"the worker runs already: process {running.pid}, for work pool {pool!r}")
         return None
@@ -161,11 +198,3 @@ def _worker(
     worker = start_worker(home, api, pool, environment)
     terminal.say(f"started a worker: process {worker.pid}, for work pool {pool!r}")
     return worker
-
-
-def _use(api: PrefectAPI) -> None:
-    """Make Prefect use an API in this process, imported or not."""
-    prepare_prefect(api)
-    from prefect.context import refresh_global_settings_context
-
-    refresh_global_settings_context()

@@ -7,15 +7,17 @@ import platform
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+from urllib.parse import quote
 
-from flexai.prefect_server.finding import PrefectAPI, api_variables
+from flexai.prefect_server.finding import NO_TELEMETRY, UP, PrefectAPI, api_variables
 from flexai.prefect_server.processes import Background, start, wait_until
+from flexai.prefect_server.ui import shown_ui
 
 if TYPE_CHECKING:
-    from prefect.client.orchestration import PrefectClient
+    from flexai.prefect_server.rest import PrefectREST
 
-NAME = "worker"
+WORKER = "worker"
 _READY_SECONDS = 90.0
 
 
@@ -31,7 +33,7 @@ def start_worker(home: Path, api: PrefectAPI, pool: str, environment: Mapping[st
     path = environment.get("PATH", os.defpath)
     return start(
         home,
-        NAME,
+        WORKER,
         [*command, "--install-policy", "never"],
         environment=dict(environment)
         | {
@@ -39,11 +41,14 @@ def start_worker(home: Path, api: PrefectAPI, pool: str, environment: Mapping[st
             "PREFECT_API_URL": api.url,
             "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false",
             # A user who has just pressed a button should not wait for Prefect's ten seconds.
-            "PREFECT_WORKER_QUERY_SECONDS": environment.get("PREFECT_WORKER_QUERY_SECONDS", "3"),
+            "PREFECT_WORKER_QUERY_SECONDS": environment.get("PREFECT_WORKER_QUERY_SECONDS", "1.5"),
             # The Python that runs this is the one that a deployed `python …` means, activated or not.
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), path]),
             "PWD": str(cwd),
         }
+        | NO_TELEMETRY
+        # Where the links in Prefect's own log lines lead; the user's own word counts.
+        | ({"PREFECT_UI_URL": environment.get("PREFECT_UI_URL") or shown_ui(api)} if api.origin == UP else {})
         | api_variables(api, environment),
         cwd=cwd,
         url=api.url,
@@ -51,25 +56,18 @@ def start_worker(home: Path, api: PrefectAPI, pool: str, environment: Mapping[st
     )
 
 
-def await_worker(worker: Background, home: Path) -> None:
+def await_worker(worker: Background, home: Path, api: PrefectAPI) -> None:
     """Wait until a worker has told the API that it is there.
 
     Raises StorageUnavailableError where it ends before.
     """
-    from flexai.blocks.api import with_api
+    from flexai.prefect_server.rest import PrefectREST
 
-    def is_ready() -> bool:
-        return any(
-            found.name == worker_name() for found in with_api(lambda client: online_workers(client, worker.pool))
-        )
-
-    wait_until(worker, home, is_ready, seconds=_READY_SECONDS)
+    server = PrefectREST(api)
+    wait_until(worker, home, lambda: worker_name() in online_workers(server, worker.pool), seconds=_READY_SECONDS)
 
 
-async def online_workers(client: PrefectClient, pool: str) -> list[Any]:
-    """The workers of a pool that have been heard of lately."""
-    from prefect.client.schemas.filters import WorkerFilter, WorkerFilterStatus
-
-    return await client.read_workers_for_work_pool(
-        pool, worker_filter=WorkerFilter(status=WorkerFilterStatus(any_=["ONLINE"]))
-    )
+def online_workers(server: PrefectREST, pool: str) -> list[str]:
+    """The names of the workers of a pool that have been heard of lately."""
+    online = {"workers": {"status": {"any_": ["ONLINE"]}}}
+    return [str(worker["name"]) for worker in server.post(f"/work_pools/{quote(pool, safe='')}/workers/filter", online)]

@@ -30,11 +30,16 @@ def check(name: str, path: str) -> None:
     parse_name(name, what="connection name")
     open_api("to read the connection")
     from flexai import blocks
-    from flexai.cli.tables import dashed_table
+    from flexai.cli.tables import Column, table
 
     probes = blocks.check_connection(name, path)
-    rows = [(probe.name, probe.outcome.value, probe.detail) for probe in probes]
-    terminal.write(dashed_table(("PROBE", "OUTCOME", "DETAIL"), rows))
+    shown = table(
+        probes,
+        Column("PROBE", lambda one: one.name),
+        Column("OUTCOME", lambda one: one.outcome.value),
+        Column("DETAIL", lambda one: one.detail, is_text=True),
+    )
+    terminal.write(shown)
     failed = [probe for probe in probes if probe.outcome is blocks.ProbeOutcome.FAILED]
     if failed:
         kind = AccessDeniedError if any(probe.denied for probe in failed) else CheckpointError

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import click
 
-from flexai.checkpoints.errors import ConflictError, NotFoundError
+from flexai.checkpoints.errors import ConflictError
 from flexai.checkpoints.names import parse_name
 from flexai.cli import terminal
 from flexai.cli.commands import command
 from flexai.cli.parameters import json_option
-from flexai.cli.tracking import open_api
+from flexai.cli.tracking import list_connections
 
 
 @command("inspect", usage="NAME [--json]")
@@ -26,14 +26,12 @@ def inspect(name: str, as_json: bool) -> None:
     flexai storage inspect models-share --json
     """
     parse_name(name, what="connection name")
-    open_api("to read the connection")
-    from flexai import blocks
-
-    found = [connection for connection in blocks.list_connections() if connection.name == name]
+    every = list_connections("to read the connection")
+    found = [connection for connection in every if connection.name == name]
     if not found:
-        raise NotFoundError(
-            f"there is no storage provider connection {name!r}", hint="flexai storage list shows what there is"
-        )
+        from flexai.connections.saved import not_there
+
+        raise not_there(name, [connection.name for connection in every])
     if len(found) > 1:
         # Prefect keeps a name for each kind of block; ours is one for all.
         kinds = " and ".join(repr(connection.provider) for connection in found)

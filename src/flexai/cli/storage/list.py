@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from flexai.cli import terminal
+from flexai.cli import terminal, tracking
 from flexai.cli.commands import command
 from flexai.cli.parameters import json_option
-from flexai.cli.tracking import open_api
 
 
 @command("list", usage="[--json]")
@@ -17,20 +16,19 @@ def list_connections(as_json: bool) -> None:
     flexai storage list
     flexai storage list --json
     """
-    open_api("to read the connections")
-    from flexai import blocks
-
-    found = blocks.list_connections()
+    found = tracking.list_connections("to read the connections")
     if as_json:
         terminal.write_document([connection.document() for connection in found], as_json=True)
         return
-    from flexai.cli.tables import dashed_table
+    from flexai.cli.tables import Column, table
 
-    rows = [
-        (connection.name, connection.provider, connection.block.location if connection.block else "")
-        for connection in found
-    ]
-    terminal.write(dashed_table(("NAME", "PROVIDER", "LOCATION"), rows))
+    shown = table(
+        found,
+        Column("NAME", lambda one: one.name, is_name=True),
+        Column("PROVIDER", lambda one: one.provider, rank=1),
+        Column("LOCATION", lambda one: one.block.location if one.block else "", rank=2, is_name=True),
+    )
+    terminal.write(shown)
     for connection in found:
         if connection.problem:
             terminal.warn(f"connection {connection.name!r} cannot be used: {connection.problem}")

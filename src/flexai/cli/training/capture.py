@@ -51,8 +51,9 @@ def capture(track: bool | None, *, trainer: bool, node_rank: int | None, nodes: 
     node = read_node(node_rank, nodes) if options["watch"] else {}
     request = CaptureJobRequest(**node, **options)
     if trainer:
-        # What the training itself needs goes first.
-        os.nice(19)
+        # What the training itself needs goes first. Where it wants every core, this has still a tenth of one (Linux
+        # gives priority 10 a tenth of what 0 gets): at 19 it would store next to nothing until a machine is gone.
+        os.nice(10)
         run_operation(False, "capture_training_job", request, partial(_follow, request), only_notes=True)
         return
     if request.watch:

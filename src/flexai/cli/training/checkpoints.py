@@ -4,26 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from flexai.checkpoints.documents import captured_list_document
-from flexai.checkpoints.models import ListedCheckpoint
-from flexai.checkpoints.names import ROOT_TITLE
+from flexai.checkpoints.documents import captured_list_document, short_size
+from flexai.checkpoints.models import CheckpointStatus, ListedCheckpoint
+from flexai.checkpoints.names import ROOT_TITLE, printable
 from flexai.cli import terminal
 from flexai.cli.commands import command
 from flexai.cli.parameters import job_argument, json_option
 
-_TITLES = (
-    "ID",
-    "NAME",
-    "NODE",
-    "STEP",
-    "TRAIN LOSS",
-    "EVAL LOSS",
-    "MODEL",
-    "VERSION",
-    "INFERENCE READY",
-    "TIMESTAMP",
-)
-_RIGHT = frozenset({3, 4, 5})
 _MOST_POINTERS = 3
 _RESUMABLE = {True: "true", False: "false", None: "unknown"}
 
@@ -36,19 +23,19 @@ def checkpoints(reference: str, as_json: bool) -> None:
 
     In the order of their capture, also while the job is running. Of several machines, NODE tells which have
     brought their parts; a checkpoint of which parts are missing is incomplete, and cannot be used. The one that
-    the output directory itself is has the name "." here and "" in JSON. Where the terminal has room, it is
-    followed by whether a training can go on from each, which cannot always be told, by what the trainer has
-    pointing at it (latest, last.ckpt), and by their other metrics, first what the trainer chooses by; JSON has
-    all of them.
+    the output directory itself is has the name "." here and "" in JSON. RESUMABLE is whether a training can go
+    on from it, which cannot always be told; BEST is the one that is best by the metric that the trainer chooses
+    by, else by its eval loss. A narrow terminal shows the most important columns; a file, a pipe and JSON have
+    all: what the trainer has pointing at each (latest, last.ckpt), and every metric.
 
     \b
     flexai training checkpoints my-run
     flexai training checkpoints my-run --json
     """
-    from flexai.checkpoints.catalog.catalog import Catalog
     from flexai.checkpoints.service.inspect import captured_rows
+    from flexai.cli.looking import look
 
-    with Catalog.look() as catalog:
+    with look() as catalog:
         rows, failed = captured_rows(catalog, reference)
     if as_json:
         terminal.write_document(captured_list_document(rows), as_json=True)
@@ -62,47 +49,42 @@ def checkpoints(reference: str, as_json: bool) -> None:
 
 
 def _table(rows: Sequence[ListedCheckpoint]) -> str:
-    from flexai.checkpoints.choosing import metric_columns
-    from flexai.checkpoints.names import printable
-    from flexai.cli.tables import box_table, with_room_for
+    from flexai.checkpoints.choosing import EVAL_LOSS, TRAIN_LOSS, Metric, best, metric_columns, metric_for
+    from flexai.cli.tables import ID_DIGITS, Column, number, table
 
-    more = [["RESUMABLE", *(_RESUMABLE[row.resumable] for row in rows)]]
-    if any(row.pointers for row in rows):
-        more.append(["POINTERS", *(_pointers(row.pointers) for row in rows)])
-    more += [
-        [printable(name, keep=""), *(_loss(row.metrics.get(name)) for row in rows)] for name in metric_columns(rows)
+    chosen = metric_for("", rows)
+    usable = [row for row in rows if row.status == CheckpointStatus.AVAILABLE]
+    best_one = best(usable, chosen, lambda row: row)
+
+    def of(metric: Metric, title: str, rank: int) -> Column[ListedCheckpoint]:
+        is_chosen = chosen is not None and metric.name == chosen.name
+        return Column(title, lambda row: number(metric.of(row)), rank=1 if is_chosen else rank, right=True)
+
+    named = [Metric(name) for name in metric_columns(rows)]
+    columns: list[Column[ListedCheckpoint]] = [
+        Column("ID", lambda row: row.id, rank=4, short=lambda text: text[:ID_DIGITS]),
+        Column("NAME", lambda row: row.name or ROOT_TITLE, is_name=True),
+        Column("NODE", lambda row: row.node, rank=9 if all(row.node == "0" for row in rows) else 3),
+        Column("STEP", lambda row: "-" if row.step is None else str(row.step), right=True),
+        of(TRAIN_LOSS, "TRAIN LOSS", 7),
+        of(EVAL_LOSS, "EVAL LOSS", 5),
+        Column("MODEL", lambda row: row.model or "-", rank=8),
+        Column("VERSION", lambda row: row.version or "-", rank=9),
+        Column("INFERENCE READY", lambda row: "true" if row.inference_ready else "false", rank=6),
+        Column("TIMESTAMP", lambda row: row.created_at.partition(".")[0] + "Z", rank=5),
+        Column("RESUMABLE", lambda row: _RESUMABLE[row.resumable], rank=1),
+        Column("BEST", lambda row: "best" if row is best_one else "", rank=1),
+        Column("SIZE", lambda row: short_size(row.size), rank=1),
     ]
-    # Where all are available, as nearly always, there is nothing to tell.
-    told = any(row.status != "available" for row in rows)
-    titles, cells = with_room_for(
-        (*_TITLES, *["STATUS"][:told]),
-        [
-            (
-                row.id,
-                row.name or ROOT_TITLE,
-                row.node,
-                "-" if row.step is None else str(row.step),
-                _loss(row.train_loss),
-                _loss(row.eval_loss),
-                row.model or "-",
-                row.version or "-",
-                "true" if row.inference_ready else "false",
-                row.created_at.partition(".")[0] + "Z",
-                *[row.status][:told],
-            )
-            for row in rows
-        ],
-        more,
-    )
-    return box_table(titles, cells, right=_RIGHT | set(range(len(_TITLES) + told + 1, len(titles))))
+    # Where all are available and sound, as nearly always, there is nothing to tell.
+    if any(row.standing != "available" for row in rows):
+        columns.append(Column("STATUS", lambda row: row.standing, rank=1))
+    if any(row.pointers for row in rows):
+        columns.append(Column("POINTERS", lambda row: _pointers(row.pointers), rank=6))
+    columns += [of(metric, printable(metric.name, keep=""), 10 + place) for place, metric in enumerate(named)]
+    return table(rows, *columns)
 
 
 def _pointers(pointers: Sequence[str]) -> str:
-    from flexai.checkpoints.names import printable
-
     shown = ", ".join(printable(one, keep="") for one in pointers[:_MOST_POINTERS])
     return shown + (f" and {len(pointers) - _MOST_POINTERS} more" if len(pointers) > _MOST_POINTERS else "") or "-"
-
-
-def _loss(loss: float | None) -> str:
-    return "-" if loss is None else f"{loss:.4g}"

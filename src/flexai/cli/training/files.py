@@ -48,9 +48,16 @@ def files(reference: str, destination: str, overwrite: bool, as_json: bool) -> N
         rows = [{"archive": one.archive, "path": one.path, "sizeBytes": one.size} for one in found]
         terminal.write_document(rows, as_json=True)
     elif destination:
-        terminal.say(f"fetched {written} of {len(found)} files of training job {job.name!r} to {destination}")
+        terminal.say(
+            f"fetched {written} of {terminal.count(len(found), 'file')} of training job {job.name!r} to {destination}"
+        )
     else:
-        from flexai.cli.tables import dashed_table
+        from flexai.cli.tables import Column, table
 
-        cells = [(one.archive, one.path, human_size(one.size)) for one in found]
-        terminal.write(dashed_table(("FROM", "PATH", "SIZE"), cells, right=frozenset({2})))
+        shown = table(
+            found,
+            Column("FROM", lambda one: one.archive, rank=2),
+            Column("PATH", lambda one: one.path, is_name=True),
+            Column("SIZE", lambda one: human_size(one.size), rank=1, right=True),
+        )
+        terminal.write(shown)

@@ -20,9 +20,9 @@ def inspect(reference: str, as_json: bool) -> None:
     flexai training inspect my-run
     flexai training inspect my-run --json | jq -r .runtime.status
     """
-    from flexai.checkpoints.catalog.catalog import Catalog
     from flexai.checkpoints.service.inspect import inspect_training
+    from flexai.cli.looking import look
 
-    with Catalog.look() as catalog:
+    with look() as catalog:
         document = inspect_training(catalog, reference)
     terminal.write_document(document, as_json=as_json)

@@ -20,27 +20,24 @@ def list_jobs(as_json: bool) -> None:
     flexai training list
     flexai training list --json
     """
-    from flexai.checkpoints.catalog.catalog import Catalog
     from flexai.checkpoints.training.job_files import as_it_ended
+    from flexai.cli.looking import look
 
-    with Catalog.look() as catalog:
+    with look() as catalog:
         jobs = [as_it_ended(job) for job in catalog.jobs.list()]
     if as_json:
         terminal.write_document(job_list_document(jobs), as_json=True)
         return
-    from flexai.cli.tables import dashed_table
+    from flexai.cli.tables import Column, table
 
     time = now()
-    rows = [
-        (
-            job.name,
-            job.status,
-            str(job.checkpoint_count),
-            duration(running_seconds(job, time)),
-            age(job.created_at, time),
-        )
-        for job in jobs
-    ]
-    terminal.write(
-        dashed_table(("NAME", "STATUS", "CHECKPOINTS", "DURATION", "CREATED AT"), rows, right=frozenset({2}))
+    shown = table(
+        jobs,
+        Column("NAME", lambda job: job.name, is_name=True),
+        Column("STATUS", lambda job: job.status),
+        Column("CHECKPOINTS", lambda job: str(job.checkpoint_count), rank=1, right=True),
+        Column("DURATION", lambda job: duration(running_seconds(job, time)), rank=3),
+        Column("CREATED AT", lambda job: age(job.created_at, time), rank=2),
+        Column("CREATED BY", lambda job: job.creator, rank=4, is_name=True),
     )
+    terminal.write(shown)

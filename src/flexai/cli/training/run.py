@@ -146,9 +146,12 @@ def run(
     if lost and "lost" not in said[0]:
         said.append(lost_versions(lost))
     terminal.say(": ".join(filter(None, [f"training job {request.name!r} {status}", "; ".join(filter(None, said))])))
-    terminal.hint(f"flexai training checkpoints {request.name} lists what it wrote")
-    # The command's own, also after a stop that it has answered by saving, and where a checkpoint could not be stored.
     has_failed = int(status != "succeeded")
+    if has_failed:
+        terminal.hint(f"flexai training logs {request.name} shows what it printed")
+    if runtime["checkpointsCount"] or not has_failed:
+        terminal.hint(f"flexai training checkpoints {request.name} lists what it wrote")
+    # The command's own, also after a stop that it has answered by saving, and where a checkpoint could not be stored.
     code = has_failed if exit_code is None else exit_code
     if preempted_exit_code is not None and status == "stopped" and said[0].startswith(_PREEMPTED):
         code = preempted_exit_code
@@ -156,10 +159,10 @@ def run(
 
 
 def _recorded(name: str) -> Document:
-    from flexai.checkpoints.catalog.catalog import Catalog
     from flexai.checkpoints.service.inspect import inspect_training
+    from flexai.cli.looking import look
 
-    with Catalog.look() as catalog:
+    with look() as catalog:
         return inspect_training(catalog, name)
 
 

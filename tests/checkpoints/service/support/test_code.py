@@ -16,7 +16,8 @@ from flexai.checkpoints.service.preview import preview_fetch, preview_name, prev
 from flexai.checkpoints.service.push import push
 from flexai.checkpoints.service.requests import AnyPushRequest, FetchRequest, NameRequest, PushRequest
 from flexai.checkpoints.service.support import code
-from flexai.checkpoints.service.support.code import code_of
+from flexai.checkpoints.service.support.code import code_of, stored_files
+from flexai.checkpoints.storage.protocol import BLOCK_SIZE
 from flexai.checkpoints.transfer.steps import Preview
 from tests.checkpoints.service.test_push_from_hub import HubConnection
 from tests.hostile.pickles import system, torch_archive
@@ -49,6 +50,13 @@ def test_what_the_files_of_a_checkpoint_run_is_told_from_the_store(machine: Mach
         "pytorch_model.bin": ("posix.system",),
         "modeling_x.py": ("modeling_x.X (auto_map in config.json)",),
     }
+
+
+def test_a_range_of_several_blocks_is_read_as_it_is(machine: Machine) -> None:
+    content = noise(3 * BLOCK_SIZE)
+    machine.push("model", machine.write("run", {"model.bin": content}))
+    _, files = machine.system.available_files("model")
+    assert stored_files(machine.system.store, files).read("model.bin", 5, len(content)) == content[5:]
 
 
 def test_a_push_of_code_can_be_refused_and_leaves_nothing(machine: Machine) -> None:

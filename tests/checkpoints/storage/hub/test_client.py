@@ -98,7 +98,7 @@ def test_a_wait_that_is_asked_for_is_kept(
 def test_a_hub_that_stays_out_of_order_is_given_up(hub: Hub, open_repo: OpenRepo) -> None:
     hub.faults.append(Fault("hub", "/revision/", times=99, status=429, headers={"Retry-After": "1"}))
     with pytest.raises(StorageUnavailableError, match="too many requests") as raised:
-        open_repo().commit  # noqa: B018
+        open_repo().commit
     assert raised.value.retry_after == 1
     assert len(hub.asked("hub")) == 4
 
@@ -107,14 +107,14 @@ def test_a_hub_that_does_not_run_is_unavailable(waits: Waits) -> None:
     with serve_hub() as hub:
         endpoint = hub.endpoint
     with pytest.raises(StorageUnavailableError, match="failed or broke off"):
-        HubStorage("org/model", endpoint=endpoint, policy=waits.policy()).commit  # noqa: B018
+        HubStorage("org/model", endpoint=endpoint, policy=waits.policy()).commit
 
 
 def test_a_hub_that_does_not_answer_is_not_waited_for_forever(hub: Hub, open_repo: OpenRepo) -> None:
     hub.silence = threading.Event()
     try:
         with pytest.raises(StorageUnavailableError, match="in time"):
-            open_repo(read_timeout=0.05).commit  # noqa: B018
+            open_repo(read_timeout=0.05).commit
     finally:
         hub.silence.set()
 
@@ -172,10 +172,10 @@ def test_a_private_or_missing_repository_is_not_found(hub: Hub, open_repo: OpenR
     hub.add("org/private", FILES, is_private=True)
     for repo in ("org/private", "org/missing"):
         with pytest.raises(NotFoundError, match=f"no public repository {repo}") as raised:
-            open_repo(repo).commit  # noqa: B018
+            open_repo(repo).commit
         assert "token" in raised.value.hint
         with pytest.raises(NotFoundError, match="may read") as raised:
-            open_repo(repo, token=SecretStr("hf_Stranger")).commit  # noqa: B018
+            open_repo(repo, token=SecretStr("hf_Stranger")).commit
         assert "permissions" in raised.value.hint
 
 
@@ -192,33 +192,33 @@ def test_a_gated_repository_says_where_to_accept_its_terms(hub: Hub, open_repo: 
 
 def test_a_token_that_the_hub_does_not_know_is_told_from_a_missing_repository(hub: Hub, open_repo: OpenRepo) -> None:
     with pytest.raises(AccessDeniedError, match="token"):
-        open_repo(token=SecretStr("hf_Unknown")).commit  # noqa: B018
+        open_repo(token=SecretStr("hf_Unknown")).commit
 
 
 def test_a_disabled_repository_is_refused(hub: Hub, open_repo: OpenRepo) -> None:
     hub.add("org/disabled", FILES, is_disabled=True)
     with pytest.raises(AccessDeniedError, match="disabled"):
-        open_repo("org/disabled").commit  # noqa: B018
+        open_repo("org/disabled").commit
 
 
 def test_a_refusal_for_another_reason_quotes_the_hub(hub: Hub, open_repo: OpenRepo) -> None:
     headers: dict[str, str | None] = {"X-Error-Message": "Your IP is not allowed here."}
     hub.faults.append(Fault("hub", "/revision/", status=403, headers=headers))
     with pytest.raises(AccessDeniedError, match=r"Your IP is not allowed here$"):
-        open_repo().commit  # noqa: B018
+        open_repo().commit
 
 
 @pytest.mark.parametrize("token", ["", " ", "two words", "line\nbreak", "ünïcode", "nul\0"])
 def test_a_token_that_can_be_none_is_refused_without_being_shown(hub: Hub, open_repo: OpenRepo, token: str) -> None:
     with pytest.raises(SettingsError, match="token") as raised:
-        open_repo(token=SecretStr(token)).commit  # noqa: B018
+        open_repo(token=SecretStr(token)).commit
     assert not token.strip() or token not in str(raised.value)
     assert hub.requests == []
 
 
 def test_a_missing_revision_is_not_found(open_repo: OpenRepo) -> None:
     with pytest.raises(NotFoundError, match="no revision 'v9'"):
-        open_repo(revision="v9").commit  # noqa: B018
+        open_repo(revision="v9").commit
 
 
 @pytest.mark.parametrize("key", ["missing.txt", "onnx", "onnx/missing", "missing/file", "config.json/file"])

@@ -195,7 +195,7 @@ def test_pages_that_lead_in_a_circle_are_left(hub: Hub, open_repo: OpenRepo) -> 
 def test_a_server_that_is_no_hub_is_told_from_one(hub: Hub, open_repo: OpenRepo, document: bytes) -> None:
     hub.replies["/revision/"] = document
     with pytest.raises(StorageError, match="answered with something"):
-        open_repo().commit  # noqa: B018
+        open_repo().commit
     hub.replies = {"/tree/": document}
     if document != b"[]":
         with pytest.raises(StorageError, match="answered with something"):

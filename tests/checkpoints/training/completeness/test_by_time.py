@@ -135,6 +135,14 @@ def test_checkpoints_found_together_are_handed_over_in_the_order_of_their_writin
     assert scene.names[4:] == ([""] if ending == "the end" else [])
 
 
+def test_a_copy_of_the_same_tick_of_the_clock_comes_after_what_it_is_a_copy_of(scene: Scene) -> None:
+    for name in ("epoch=9-step=9.ckpt", "last.ckpt"):
+        save(scene.output, {name: trainers.lightning_file(9)})
+        os.utime(scene.output / name, ns=(0, 1))
+    scene.sweep()
+    assert scene.names[0] == "epoch=9-step=9.ckpt"
+
+
 def test_a_checkpoint_is_handed_over_once(scene: Scene) -> None:
     scene.save("checkpoint-5", trainer_files(5))
     scene.look(200)

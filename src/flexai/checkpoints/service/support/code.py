@@ -42,7 +42,8 @@ class _Ranges:
 
     def read(self, path: str, start: int, length: int) -> bytes:
         length = min(length, self.files[path] - start)
-        return b"".join(self.blocks(path, start, length)) if length > 0 else b""
+        # A block is valid only until the next one: joined as they are, all would be the last.
+        return b"".join(map(bytes, self.blocks(path, start, length))) if length > 0 else b""
 
 
 def code_of(system: System, reference: str) -> dict[str, FoundCode]:

@@ -8,8 +8,8 @@ from dataclasses import replace
 
 from flexai.checkpoints.catalog.leases import Lease, LeaseKeeper
 from flexai.checkpoints.contents import StoredContent, StoredFile
-from flexai.checkpoints.errors import CheckpointError
-from flexai.checkpoints.models import Checkpoint, TrainingFacts
+from flexai.checkpoints.errors import AccessDeniedError, CheckpointError, StorageFullError, UsageError
+from flexai.checkpoints.models import Checkpoint, CheckpointKind, TrainingFacts, now
 from flexai.checkpoints.progress import Progress
 from flexai.checkpoints.service.support.manifest_writer import write_manifest
 from flexai.checkpoints.service.system import System
@@ -18,6 +18,8 @@ from flexai.checkpoints.transfer.sources import FileSource
 from flexai.checkpoints.transfer.stored_body import hold_exactly
 from flexai.checkpoints.transfer.upload import AlreadyStored, upload
 
+_REFUSALS = (UsageError, AccessDeniedError, StorageFullError)
+
 
 def store(
     system: System,
@@ -25,9 +27,10 @@ def store(
     lease: Lease,
     sources: Sequence[FileSource],
     *,
+    folders: Sequence[str] = (),
     facts: TrainingFacts | None = None,
     run_shards: Callable[[], AlreadyStored] = AlreadyStored,
-    enter: Callable[[dict[str, StoredContent]], Checkpoint] | None = None,
+    enter: Callable[[Sequence[StoredFile]], Checkpoint] | None = None,
     progress: Progress,
 ) -> tuple[Checkpoint, Mapping[str, StoredContent]]:
     """Bring the sources into the store for a checkpoint that this process holds, and make it available.
@@ -35,7 +38,7 @@ def store(
     Returns the checkpoint, and the content of each of its files by path. The order is the design: blobs, then the
     manifest, then the catalog's word. An error, or a signal, leaves the checkpoint ``failed`` with the reason; what has
     arrived stays, and the next try goes on with it. ``run_shards`` has other processes store some of it before this one
-    stores the rest. ``enter`` is called with the contents instead of ``commit``.
+    stores the rest. ``folders`` are its empty ones. ``enter`` is called with the files instead of ``commit``.
     """
     checkpoint_id = checkpoint.id
     progress.begin(
@@ -54,9 +57,10 @@ def store(
                 progress=progress,
                 already=run_shards(),
             )
+            files = [StoredFile(one.path, contents[one.path], one.is_executable) for one in sources]
             if enter is not None:
-                return enter(contents), contents
-            return commit(system, checkpoint, lease, contents, facts=facts), contents
+                return enter(files), contents
+            return commit(system, checkpoint, lease, files, folders=folders, facts=facts), contents
     except BaseException as error:
         give_up(system, checkpoint, lease, error)
         raise
@@ -84,29 +88,31 @@ def commit(
     system: System,
     checkpoint: Checkpoint,
     lease: Lease,
-    contents: dict[str, StoredContent],
+    files: Sequence[StoredFile],
     *,
+    folders: Sequence[str] = (),
     facts: TrainingFacts | None = None,
 ) -> Checkpoint:
     """Write the manifest and make the checkpoint available."""
-    described = replace(checkpoint, facts=facts or checkpoint.facts)
-    files = [StoredFile(path, content) for path, content in contents.items()]
+    described = replace(checkpoint, facts=facts or checkpoint.facts, folders=tuple(folders), updated_at=now())
     manifest = write_manifest(system.store, described, files)
     return system.catalog.checkpoints.commit(
         checkpoint.id,
         lease,
         manifest=manifest,
-        content_ids={path: content.id for path, content in contents.items()},
-        blob_ids={content.blob_id for content in contents.values()},
+        files=files,
         facts=facts,
+        time=described.updated_at,
     )
 
 
 def give_up(system: System, checkpoint: Checkpoint, lease: Lease, error: BaseException) -> None:
-    """Record why a checkpoint could not be stored."""
+    """Record why a checkpoint could not be stored; a push that was refused before anything arrived leaves no trace."""
     reason = error.message if isinstance(error, CheckpointError) else _reason(error)
     try:
         system.catalog.checkpoints.fail(checkpoint.id, lease, reason)
+        if checkpoint.kind is CheckpointKind.PUSHED and isinstance(error, _REFUSALS):
+            system.catalog.checkpoints.discard_failed(checkpoint.id, unless_arrived=True)
     except CheckpointError as second:
         # The catalog is gone as well, or another process has taken over: the first error is the one to tell. A process
         # that lives on, as a worker does, must be able to try again.

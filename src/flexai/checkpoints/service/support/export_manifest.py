@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -34,8 +35,9 @@ class ExportManifest:
 
         A file that a provider copied has no digest in the manifest that was written before its first reading.
         """
-        return len(self.manifest.files) == len(manifest.files) and all(
-            (mine.path, mine.size) == (other.path, other.size)
+        same_names = self.manifest.folders == manifest.folders and len(self.manifest.files) == len(manifest.files)
+        return same_names and all(
+            (mine.path, mine.size, mine.executable) == (other.path, other.size, other.executable)
             and (mine == other or mine.digest is None or other.digest is None)
             for mine, other in zip(self.manifest.files, manifest.files, strict=True)
         )
@@ -52,7 +54,7 @@ def write_export_manifest(
         # The time of a file's last write, which a directory has instead, is nothing to rely on.
         "etags": {path: info.etag for path, info in (infos or {}).items() if place.storage.service_identity},
         "checkpoint": {"id": checkpoint.id, "name": checkpoint.title},
-        "manifest": manifest.model_dump(mode="json"),
+        "manifest": json.loads(manifest.canonical()),
         "manifestDigest": manifest.digest(),
     }
     place.storage.put(place.prefix + EXPORT_MANIFEST, BytesBody(canonical_json(document)))

@@ -232,6 +232,7 @@ class JobCaptures:
             node=self._rank,
             part=part,
             files=found.files,
+            folders=found.unit.folders,
             facts=facts,
             identities={path: stamp.identity for path, stamp in found.stamps.items()},
             again=self._begun.get(found),

@@ -196,7 +196,8 @@ def read_archive(store: ManagedStore, job_id: Id, name: str, size: int) -> Itera
             raise damaged
         if not window_at <= start <= start + length <= window_at + len(window):
             window_at = start
-            window = b"".join(store.read_files(job_id, name, start, min(max(length, _WINDOW), size - start)))
+            blocks = store.read_files(job_id, name, start, min(max(length, _WINDOW), size - start))
+            window = b"".join(map(bytes, blocks))
         return window[start - window_at : start - window_at + length]
 
     at, long_name = 0, ""

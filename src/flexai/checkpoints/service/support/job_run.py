@@ -21,6 +21,7 @@ from flexai.checkpoints.errors import (
 from flexai.checkpoints.models import Checkpoint, JobStatus, TrainingFacts, TrainingJob, now
 from flexai.checkpoints.names import Id
 from flexai.checkpoints.progress import Progress
+from flexai.checkpoints.service.store_owner import write_due_records
 from flexai.checkpoints.service.support.job_captures import JobCaptures, OnCaptured
 from flexai.checkpoints.service.support.job_end import (
     MAX_LAST_LOG,
@@ -42,7 +43,6 @@ from flexai.checkpoints.service.support.job_rest import store_rest
 from flexai.checkpoints.service.support.leftovers import take_over
 from flexai.checkpoints.service.support.logged_metrics import LoggedMetrics
 from flexai.checkpoints.service.support.parts import judge_part
-from flexai.checkpoints.service.support.patience import Patience
 from flexai.checkpoints.service.support.pointers import record_pointers
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.service.training_requests import (
@@ -52,6 +52,7 @@ from flexai.checkpoints.service.training_requests import (
     OUTPUT_VARIABLE,
     REPORTS_VARIABLE,
 )
+from flexai.checkpoints.storage.patience import Patience, without_waiting
 from flexai.checkpoints.training.completeness.by_format import completeness
 from flexai.checkpoints.training.completeness.candidates import Found
 from flexai.checkpoints.training.job_files import AttemptEnd, AttemptPlaces
@@ -69,8 +70,6 @@ from flexai.checkpoints.training.runner import (
     signal_name,
 )
 
-PATIENCE_SECONDS = 60.0
-"""How long all that follows the command's end waits for a catalog or a store that is away."""
 _LONGEST_PAUSE_SECONDS = 30.0
 
 
@@ -112,9 +111,11 @@ class Attempt:
         self._metrics = LoggedMetrics(system, begun.job.id, self._places.output, since=begun.job.started_at)
         self._lost = 0
         self._has_left = False
+        self._is_log_stored = False
         """Whether something of the attempt is still to be stored, or to be looked at by a person."""
         self._stop_requested = False
-        self._patience = Patience(PATIENCE_SECONDS)
+        self._patience = Patience(system.settings.patience.total_seconds(), once=True)
+        """Of all that follows the command's end."""
 
     def run(self) -> TrainingJob:
         """Run the command, capture what it writes, and return the job as it ended."""
@@ -232,6 +233,7 @@ class Attempt:
             try:
                 self._places.mark_running(command.pid)
                 self._ended = command.wait(self._should_stop)
+                self._system.catalog.database.patience = self._patience
             except BaseException:
                 command.kill()
                 raise
@@ -256,6 +258,7 @@ class Attempt:
         elif writer.reason:
             self._remark(writer.reason)
         self._ended = Ended(int(writer.status != JobStatus.SUCCEEDED), "")
+        self._system.catalog.database.patience = self._patience
         return False, watching.finish(is_clean=writer.status == JobStatus.SUCCEEDED)
 
     def _resume(self, watching: OutputCapture, checkpoint: str) -> Document:
@@ -286,7 +289,8 @@ class Attempt:
 
     def _should_stop(self) -> bool:
         try:
-            self._stop_requested = self._system.catalog.jobs.stop_requested(self._job.id, self._lease)
+            with without_waiting():
+                self._stop_requested = self._system.catalog.jobs.stop_requested(self._job.id, self._lease)
         except StorageUnavailableError:
             return False  # a database that is away for a while is no reason to end a training
         return self._stop_requested
@@ -347,9 +351,10 @@ class Attempt:
         if self._request.node is not None and self._request.node.rank:
             return  # the job's log is that of its first machine
         try:
-            with self._patience.spent(), self._preemption.bounding_waits() as check:
+            with self._preemption.bounding_waits() as check, self._patience.spent():
                 limit = MAX_LAST_LOG if self._preemption.is_noticed else MAX_STORED_LOG
                 self._system.store.write_log(self._job.id, LogEnd(self._places.log, limit=limit, check=check))
+                self._is_log_stored = True
         except (CheckpointError, OSError) as error:
             self._progress.note(f"the log could not be stored for other machines: {error}")
 
@@ -380,6 +385,8 @@ class Attempt:
         ends = [one.status for one in finished.nodes]
         if ends and ends == [JobStatus.SUCCEEDED] * finished.node_count:
             self._combine(self._captures.combine_last)
+        if self._is_log_stored:  # so the store answers
+            write_due_records(self._system)
         if not self._has_left:
             try:
                 self._places.unmark()

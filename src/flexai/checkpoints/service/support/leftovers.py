@@ -16,6 +16,7 @@ from pathlib import Path
 
 from flexai.checkpoints.errors import CheckpointError, SourceError, UsageError
 from flexai.checkpoints.models import JobStatus, TrainingFacts, TrainingJob
+from flexai.checkpoints.names import count
 from flexai.checkpoints.service.support.job_captures import JobCaptures, OnCaptured
 from flexai.checkpoints.service.support.job_rest import store_rest
 from flexai.checkpoints.service.support.logged_metrics import LoggedMetrics
@@ -249,4 +250,4 @@ def _is_torn(folder: CheckpointFolder) -> bool:
 
 def _some(paths: Sequence[str]) -> str:
     first = repr(paths[0])
-    return first if len(paths) == 1 else f"{first} and {len(paths) - 1} more files"
+    return first if len(paths) == 1 else f"{first} and {count(len(paths) - 1, 'more file')}"

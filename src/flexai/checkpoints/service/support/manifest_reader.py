@@ -14,7 +14,7 @@ from flexai.checkpoints.foreign_json import MAX_DOCUMENT
 from flexai.checkpoints.manifest import FileEntry, Manifest, first_flaw
 from flexai.checkpoints.models import MOST_METRICS, YEARS, Checkpoint, CheckpointKind, canonical_json
 from flexai.checkpoints.names import MAX_CAPTURED_NAME, is_captured_name, parse_name
-from flexai.checkpoints.service.support.manifest_writer import FORMAT, entry_of
+from flexai.checkpoints.service.support.manifest_writer import MANIFEST_FORMAT, entry_of
 from flexai.checkpoints.settings import LEAST_PART_SIZE, MOST_PART_SIZE
 from flexai.checkpoints.transfer.digest import MAX_PARTS, digest_parts
 
@@ -27,9 +27,10 @@ _MAX_TEXTS = 100_000
 """Of what was pushed: more arguments than a command takes."""
 
 
-def manifest_of(files: Iterable[StoredFile]) -> Manifest:
-    """The manifest of files."""
-    return Manifest(files=tuple(FileEntry(**entry_of(file)) for file in sorted(files, key=lambda file: file.path)))
+def manifest_of(files: Iterable[StoredFile], folders: Iterable[str] = ()) -> Manifest:
+    """The manifest of files and empty folders."""
+    ordered = sorted(files, key=lambda file: file.path)
+    return Manifest(files=tuple(FileEntry(**entry_of(file)) for file in ordered), folders=tuple(sorted(folders)))
 
 
 def read_manifest_document(
@@ -40,9 +41,11 @@ def read_manifest_document(
     Raises IntegrityError for one that is damaged.
     """
     try:
-        if document["format"] != FORMAT:
-            raise IntegrityError(f"a manifest is of another format than {FORMAT}, the one that this program knows")
-        checkpoint = _checkpoint(document["checkpoint"])
+        if document["format"] != MANIFEST_FORMAT:
+            raise IntegrityError(
+                f"a manifest is of another format than {MANIFEST_FORMAT}, the one that this program knows"
+            )
+        checkpoint = checkpoint_in(document["checkpoint"])
         # Taken out, because the rest takes memory too.
         manifest = Manifest.read(document.pop("manifest"))
         if manifest.digest() != document["manifestDigest"]:
@@ -83,7 +86,7 @@ def document_limit(*, size: int, file_count: int) -> int:
     return max(MAX_DOCUMENT, 4096 * file_count + size // LEAST_PART_SIZE * 70)
 
 
-def _checkpoint(document: object) -> Checkpoint:
+def checkpoint_in(document: object) -> Checkpoint:
     """Read what a manifest says of its checkpoint; ValueError for what no checkpoint of ours says."""
     if not isinstance(document, dict) or len(document) > _MAX_FIELDS:
         raise ValueError("it describes no checkpoint")
@@ -94,6 +97,9 @@ def _checkpoint(document: object) -> Checkpoint:
             raise ValueError(f"the {one} of its checkpoint cannot be")
     if not _is_short(document.get("pointers", [])):
         raise ValueError("the pointers to its checkpoint cannot be")
+    folders = document.get("folders", [])
+    if not isinstance(folders, list) or not all(isinstance(path, str) for path in folders):
+        raise ValueError("the folders of its checkpoint cannot be")
     if b"\\u0000" in canonical_json(document):
         raise ValueError("a text of its checkpoint has a NUL, which PostgreSQL does not take")
     try:

@@ -18,7 +18,7 @@ from flexai.checkpoints.models import (
 from flexai.checkpoints.paths import check_path_set, parse_path
 from flexai.checkpoints.storage.managed import ManagedStore
 
-FORMAT = 1
+MANIFEST_FORMAT = 1
 
 
 def write_manifest(store: ManagedStore, checkpoint: Checkpoint, files: Sequence[StoredFile]) -> ManifestSummary:
@@ -27,7 +27,7 @@ def write_manifest(store: ManagedStore, checkpoint: Checkpoint, files: Sequence[
     It is put together entry by entry: as a whole, 100,000 files would take hundreds of megabytes.
     """
     ordered = sorted(files, key=lambda file: file.path)
-    canonical, summary = _summarised(ordered)
+    canonical, summary = _summarised(ordered, checkpoint.folders)
     described = plain(checkpoint)
     del described["is_protected"]  # what can change later is the catalog's alone
     contents = ",".join(json.dumps([file.content.blob_id, file.content.start]) for file in ordered)
@@ -37,7 +37,7 @@ def write_manifest(store: ManagedStore, checkpoint: Checkpoint, files: Sequence[
         % (
             canonical_json(described),
             contents.encode(),
-            FORMAT,
+            MANIFEST_FORMAT,
             canonical,
             summary.digest.encode(),
         ),
@@ -45,16 +45,19 @@ def write_manifest(store: ManagedStore, checkpoint: Checkpoint, files: Sequence[
     return summary
 
 
-def summarise(files: Sequence[StoredFile]) -> ManifestSummary:
-    """What the catalog keeps of the manifest of files; UnsafePathError for paths that no checkpoint can have."""
-    return _summarised(sorted(files, key=lambda file: file.path))[1]
+def summarise(files: Sequence[StoredFile], folders: Sequence[str] = ()) -> ManifestSummary:
+    """What the catalog keeps of the manifest of files and empty folders.
+
+    Raises UnsafePathError for paths that no checkpoint can have.
+    """
+    return _summarised(sorted(files, key=lambda file: file.path), folders)[1]
 
 
-def _summarised(ordered: Sequence[StoredFile]) -> tuple[bytes, ManifestSummary]:
-    check_path_set([parse_path(file.path) for file in ordered])
-    canonical = b"".join(canonical_manifest(map(entry_of, ordered)))
+def _summarised(ordered: Sequence[StoredFile], folders: Sequence[str]) -> tuple[bytes, ManifestSummary]:
+    check_path_set([parse_path(path) for path in (*(file.path for file in ordered), *folders)])
+    canonical = b"".join(canonical_manifest(map(entry_of, ordered), sorted(folders)))
     size = sum(file.content.size for file in ordered)
-    return canonical, ManifestSummary(digest=digest_manifest([canonical]), size=size, file_count=len(ordered))
+    return canonical, ManifestSummary(digest_manifest([canonical]), size, len(ordered), tuple(sorted(folders)))
 
 
 def entry_of(file: StoredFile) -> dict[str, Any]:
@@ -66,7 +69,7 @@ def entry_of(file: StoredFile) -> dict[str, Any]:
     )
     # Of what does not tell contents apart (the part size of a single part, checksums beside a digest) nothing is
     # said, so that equal content has equal manifests however it was stored.
-    return {
+    entry = {
         "checksums": dict(content.checksums) if content.digest is None else {},
         "digest": None if content.digest is None else content.digest.hex(),
         "part_size": content.part_size if content.size > content.part_size else max(content.size, 1),
@@ -74,3 +77,4 @@ def entry_of(file: StoredFile) -> dict[str, Any]:
         "path": file.path,
         "size": content.size,
     }
+    return entry | {"executable": True} if file.is_executable else entry

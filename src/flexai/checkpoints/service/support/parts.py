@@ -8,15 +8,16 @@ two have a file of one path, that of the machine with the lowest number stands. 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
 from flexai.checkpoints.catalog.leases import Lease
 from flexai.checkpoints.choosing import losses_of
-from flexai.checkpoints.contents import StoredContent, StoredFile
+from flexai.checkpoints.contents import StoredFile
 from flexai.checkpoints.models import MOST_METRICS, Checkpoint, CheckpointStatus, Node, TrainingFacts, now
 from flexai.checkpoints.names import new_id
+from flexai.checkpoints.paths import only_empty, parse_path
 from flexai.checkpoints.service.support.code import stored_files
 from flexai.checkpoints.service.support.manifest_writer import summarise, write_manifest
 from flexai.checkpoints.service.system import System
@@ -79,9 +80,10 @@ def commit_part(
     system: System,
     checkpoint: Checkpoint,
     lease: Lease,
-    contents: Mapping[str, StoredContent],
+    files: Sequence[StoredFile],
     part: NodePart,
     *,
+    folders: Sequence[str],
     facts: TrainingFacts,
 ) -> Checkpoint:
     """Enter a part in the catalog; returns the checkpoint that it belongs to."""
@@ -90,9 +92,8 @@ def commit_part(
         lease,
         node=part.node,
         attempt=part.attempt,
-        manifest=summarise([StoredFile(path, content) for path, content in contents.items()]),
-        content_ids={path: content.id for path, content in contents.items()},
-        blob_ids={content.blob_id for content in contents.values()},
+        manifest=summarise(files, folders),
+        files=files,
         facts=facts,
         is_whole=part.is_whole,
         tells_save=has_number(checkpoint.name),
@@ -112,23 +113,27 @@ def combine(system: System, checkpoint_id: str) -> tuple[Checkpoint, bool]:
             checkpoint_id = before.part_of
             continue
         parts = system.catalog.parts.of(checkpoint_id)
-        files = None if before.deleted_at else _suffices(system, before, parts)
-        if files is None:
+        sufficient = None if before.deleted_at else _suffices(system, before, parts)
+        if sufficient is None:
             return before, False
+        files, folders = sufficient
         after = before
         if before.status is CheckpointStatus.AVAILABLE:
             after = replace(before, id=new_id(), created_at=now())
         facts = _facts(_Stored(before.name, stored_files(system.store, files)), parts)
-        described = replace(after, facts=facts, status=CheckpointStatus.AVAILABLE, reason="")
+        time = now()
+        described = replace(
+            after, facts=facts, folders=folders, status=CheckpointStatus.AVAILABLE, reason="", updated_at=time
+        )
         manifest = write_manifest(system.store, described, files)
         if system.catalog.parts.complete(
             before,
             after,
             parts,
             manifest=manifest,
-            content_ids={file.path: file.content.id for file in files},
-            blob_ids={file.content.blob_id for file in files},
+            files=files,
             facts=facts,
+            time=time,
         ):
             if after.id != before.id:
                 system.store.delete_manifest(before.id)
@@ -137,25 +142,28 @@ def combine(system: System, checkpoint_id: str) -> tuple[Checkpoint, bool]:
             system.store.delete_manifest(after.id)
 
 
-def _suffices(system: System, whole: Checkpoint, parts: Sequence[Checkpoint]) -> list[StoredFile] | None:
-    """The files that make a checkpoint available; None where there is nothing to do."""
+def _suffices(
+    system: System, whole: Checkpoint, parts: Sequence[Checkpoint]
+) -> tuple[list[StoredFile], tuple[str, ...]] | None:
+    """The files, and empty folders, that make a checkpoint available; None where there is nothing to do."""
     by_path: dict[str, StoredFile] = {}
     for part in reversed(parts):
         by_path |= {file.path: file for file in system.blobs.files_of(part.id)}
     union = list(by_path.values())
+    folders = only_empty((parse_path(folder) for part in parts for folder in part.folders), by_path)
     is_all_there = len({part.node for part in parts}) == whole.parts
     usable = [part for part in parts if part.status is CheckpointStatus.AVAILABLE]
     if whole.status is CheckpointStatus.AVAILABLE:
-        if not is_all_there or summarise(union).digest == whole.manifest_digest:
+        if not is_all_there or summarise(union, folders).digest == whole.manifest_digest:
             return None
         usable.clear()
     elif not is_all_there and not usable:
         return None
     verdict = completeness(_Stored(whole.name, stored_files(system.store, union)))
     if verdict.outcome is Outcome.WHOLE or (is_all_there and verdict.outcome is Outcome.UNKNOWN):
-        return union
+        return union, folders
     if usable:
-        return system.blobs.files_of(usable[0].id)
+        return system.blobs.files_of(usable[0].id), usable[0].folders
     if is_all_there:
         system.catalog.parts.explain(
             whole.id, f"all parts are there, and together they are not whole: {verdict.reason}"

@@ -46,16 +46,22 @@ def record_pointers(system: System, job_id: str, output: Path, pointers: Mapping
         system.catalog.checkpoints.set_pointers(checkpoint.id, called[name][:_MOST])
 
 
+def link_names(checkpoint: Checkpoint, paths: Sequence[str]) -> list[str]:
+    """What the symbolic links to a checkpoint's one file are called; none where it has several."""
+    if len(paths) != 1:
+        return []
+    (target,) = paths
+    names = [shown.removesuffix(f" -> {target}") for shown in checkpoint.pointers if shown.endswith(f" -> {target}")]
+    return [one for one in names if "/" not in one and is_path(one)]
+
+
 def make_links(checkpoint: Checkpoint, paths: Sequence[str], destination: Path, progress: Progress) -> None:
     """Make the symbolic links to a checkpoint's one file again, beside it.
 
     What is there already stays, with a note where it is no such link.
     """
-    if len(paths) != 1:
-        return
-    (target,) = paths
-    names = [shown.removesuffix(f" -> {target}") for shown in checkpoint.pointers if shown.endswith(f" -> {target}")]
-    for name in (one for one in names if "/" not in one and is_path(one)):
+    for name in link_names(checkpoint, paths):
+        target = paths[0]
         try:
             _make_link(Beneath(destination), name, target)
         except OSError as error:

@@ -1,20 +1,26 @@
-"""Cuts a large push or export into shards, has a runner run them, and puts their results together.
+"""Cuts a large push, fetch or export into shards, has a runner run them, and puts their results together.
 
-The process that does so holds the lease, and it alone commits or writes the manifest.
+The process that does so holds the lease, and it alone commits or writes the manifest. A fetch has neither: each shard
+gives its files their names.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence, Set
+from pathlib import Path
 
 from flexai.checkpoints.catalog.leases import Lease
 from flexai.checkpoints.contents import StoredFile, UnfinishedBlob
+from flexai.checkpoints.errors import UnsupportedError
 from flexai.checkpoints.models import Checkpoint
+from flexai.checkpoints.names import count
 from flexai.checkpoints.progress import Progress
+from flexai.checkpoints.service.requests import FetchRequest
 from flexai.checkpoints.service.support.shard_work import (
     ExportedShard,
     ExportShard,
+    FetchShard,
     PushShard,
     ShardRunner,
     ShardSource,
@@ -25,9 +31,11 @@ from flexai.checkpoints.storage.protocol import ObjectInfo, PartReceipt
 from flexai.checkpoints.transfer.dedup import can_be_copied, find_known, is_one_service
 from flexai.checkpoints.transfer.digest import Part, digest_blocks, join_parts, parts_of
 from flexai.checkpoints.transfer.export import aborted_on_error, complete
+from flexai.checkpoints.transfer.fetch import Fetched
+from flexai.checkpoints.transfer.file_upload import begin_blob
 from flexai.checkpoints.transfer.shard_plan import Bundle, Cut, cut, one_shard, shard_target
 from flexai.checkpoints.transfer.sources import FileSource, LocalSource
-from flexai.checkpoints.transfer.upload import AlreadyStored, begin_blob, find_twins
+from flexai.checkpoints.transfer.upload import AlreadyStored, find_twins
 
 
 def push_in_shards(
@@ -202,8 +210,12 @@ class ShardedExporter:
         cuts = self._cut(files, may_be_cut)
         uploads: dict[str, str] = {}
         with aborted_on_error(self._place, uploads):
-            for path in dict.fromkeys(one.paths[0] for one in cuts if one.numbers):
-                uploads[path] = storage.start_upload(self._place.prefix + path, size=by_path[path].content.size)
+            try:
+                for path in dict.fromkeys(one.paths[0] for one in cuts if one.numbers):
+                    uploads[path] = storage.start_upload(self._place.prefix + path, size=by_path[path].content.size)
+            except UnsupportedError:
+                # A service that takes no parts gets each file whole.
+                cuts = self._cut(files, frozenset())
             return self._export(cuts, uploads, by_path, frozenset(new_paths))
 
     def _export(
@@ -284,3 +296,63 @@ class ShardedExporter:
         for done in self._runner.export(shards) if shards else ():
             self._progress.advance(moved=done.moved, skipped=done.skipped)
             yield done
+
+
+class ShardedFetcher:
+    """Fetches in shards, each of which has whole files: no two processes write to one."""
+
+    def __init__(
+        self,
+        system: System,
+        checkpoint: Checkpoint,
+        request: FetchRequest,
+        *,
+        runner: ShardRunner,
+        progress: Progress,
+    ) -> None:
+        self._system = system
+        self._checkpoint = checkpoint
+        self._request = request
+        self._runner = runner
+        self._progress = progress
+
+    def compare(self, files: Sequence[StoredFile], root: Path, witness: str) -> Fetched:
+        """Read what is at the destination, where that is worth more than one shard."""
+        if not shard_target([file.content.size for file in files], self._runner.shard_size):
+            return Fetched()
+        return self._run(files, root, witness, compares=True)
+
+    def fetch(self, files: Sequence[StoredFile], root: Path, witness: str) -> Fetched:
+        """Fetch files."""
+        return self._run(files, root, witness, compares=False)
+
+    def _run(self, files: Sequence[StoredFile], root: Path, witness: str, *, compares: bool) -> Fetched:
+        sizes = [file.content.size for file in files]
+        bundles = [Bundle((file.path,), file.content.size) for file in sorted(files, key=lambda file: file.path)]
+        cuts = cut(bundles, shard_target(sizes, self._runner.shard_size) or one_shard(sizes))
+        title = self._checkpoint.title
+        shards = [
+            FetchShard(
+                label=f"{title} {number} of {len(cuts)}",
+                size=one.size,
+                checkpoint_id=self._checkpoint.id,
+                store_id=self._system.store_id,
+                destination=str(root),
+                witness=witness,
+                paths=one.paths,
+                compares=compares,
+                overwrite=self._request.overwrite,
+            )
+            for number, one in enumerate(cuts, start=1)
+        ]
+        all_done = Fetched()
+        for done in self._runner.fetch(shards):
+            self._progress.advance(moved=done.moved, skipped=done.skipped, files=len(done.fetched) + len(done.kept))
+            all_done.add(Fetched(list(done.fetched), list(done.kept), list(done.others), dict(done.damaged)))
+        left = len(all_done.left_of(files))
+        if left:
+            self._progress.note(
+                f"{count(left, 'file')} of {title} came to machines where {root} is another directory: this process"
+                f" {'compares' if compares else 'fetches'} them"
+            )
+        return all_done

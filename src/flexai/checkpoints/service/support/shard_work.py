@@ -1,4 +1,4 @@
-"""Shards: pieces of a push or an export, each of which a worker process runs by itself, on any machine.
+"""Shards: pieces of an operation, each of which a worker process runs by itself, on any machine.
 
 What describes a shard is small and holds no secret: the worker opens the catalog, the store and the connection by
 itself. A shard may run twice, or be killed and run elsewhere.
@@ -8,22 +8,29 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from flexai.checkpoints.catalog.shard_journal import ShardJournal
 from flexai.checkpoints.contents import StoredFile
-from flexai.checkpoints.errors import ConflictError, SettingsError, SourceChangedError, SourceError
+from flexai.checkpoints.errors import ConflictError, IntegrityError, SettingsError, SourceChangedError, SourceError
 from flexai.checkpoints.manifest import Manifest
+from flexai.checkpoints.models import Checkpoint
 from flexai.checkpoints.paths import parse_path
 from flexai.checkpoints.progress import CountingProgress, Progress
+from flexai.checkpoints.service.store_requests import MirrorRequest
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.storage.beneath import Beneath
 from flexai.checkpoints.storage.connection import RemotePath
 from flexai.checkpoints.storage.protocol import ObjectInfo
 from flexai.checkpoints.transfer.export import DirectExporter
+from flexai.checkpoints.transfer.fetch import Fetched, compare_files, fetch_files
 from flexai.checkpoints.transfer.sources import FileSource, LocalSource, ObjectSource
 from flexai.checkpoints.transfer.upload import upload, upload_parts
+
+if TYPE_CHECKING:
+    from flexai.checkpoints.service.mirror import MirrorReport
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +175,59 @@ class ExportedShard:
     skipped: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class FetchShard:
+    """Some files of a fetch to compare or to fetch."""
+
+    label: str
+    size: int
+    """Bytes."""
+    checkpoint_id: str
+    store_id: str
+    destination: str
+    """The directory, absolute."""
+    witness: str
+    """The name of the file that tells that a machine's directory of this path is the one that is meant."""
+    paths: tuple[str, ...]
+    compares: bool = False
+    """Whether the files are only compared with what is there."""
+    overwrite: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class FetchedShard:
+    """What a shard of a fetch did; it tells of no file where the destination is not on its machine."""
+
+    fetched: tuple[str, ...] = ()
+    kept: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
+    """Of the files that were compared, those in whose place other content is."""
+    damaged: Mapping[str, IntegrityError] = field(default_factory=dict)
+    moved: int = 0
+    """Bytes."""
+    skipped: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class MirrorShard:
+    """Some checkpoints of a mirror."""
+
+    label: str
+    store_id: str
+    request: MirrorRequest
+    checkpoints: tuple[Checkpoint, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class MirroredShard:
+    """What a shard of a mirror did; bytes."""
+
+    report: MirrorReport
+    moved: int
+    skipped: int
+    files: int
+
+
 class ShardRunner(Protocol):
     """Runs shards and yields each result as it ends; the first error ends the others."""
 
@@ -181,6 +241,12 @@ class ShardRunner(Protocol):
     def export(self, shards: Sequence[ExportShard]) -> Iterator[ExportedShard]:
         """Run shards of an export."""
 
+    def fetch(self, shards: Sequence[FetchShard]) -> Iterator[FetchedShard]:
+        """Run shards of a fetch."""
+
+    def mirror(self, shards: Sequence[MirrorShard]) -> Iterator[MirroredShard]:
+        """Run shards of a mirror."""
+
 
 def run_push_shard(system: System, shard: PushShard, *, progress: Progress) -> PushedShard:
     """Store the files, or the parts, of a shard.
@@ -188,7 +254,7 @@ def run_push_shard(system: System, shard: PushShard, *, progress: Progress) -> P
     Raises ConflictError where the push has ended or was taken over, SettingsError where this machine uses another
     store, and what a push raises.
     """
-    _check_store(system, shard.store_id)
+    check_store(system, shard.store_id)
     journal = ShardJournal(
         system.catalog.database, shard.store_id, checkpoint_id=shard.checkpoint_id, token=shard.claim_token
     )
@@ -233,8 +299,7 @@ def run_export_shard(system: System, shard: ExportShard, *, progress: Progress) 
     Raises NotFoundError where the checkpoint is gone, SettingsError where this machine uses another store, and what an
     export raises.
     """
-    _check_store(system, shard.store_id)
-    system.available(shard.checkpoint_id)
+    check_store(system, shard.store_id)
     files = _files_of(system, shard)
     counted = CountingProgress(progress)
     exporter = DirectExporter(
@@ -264,12 +329,46 @@ def run_export_shard(system: System, shard: ExportShard, *, progress: Progress) 
         progress.end()
 
 
-def _files_of(system: System, shard: ExportShard) -> Sequence[StoredFile]:
-    files = {file.path: file for file in system.blobs.files_of(shard.checkpoint_id)}
-    return [files[path] for path in shard.paths]
+def run_fetch_shard(system: System, shard: FetchShard, *, progress: Progress) -> FetchedShard:
+    """Compare or fetch the files of a shard; nothing where the destination is another directory on this machine.
+
+    Raises NotFoundError where the checkpoint is gone, SettingsError where this machine uses another store, and what a
+    fetch raises.
+    """
+    check_store(system, shard.store_id)
+    files = _files_of(system, shard)
+    counted = CountingProgress(progress)
+    verb = "compare" if shard.compares else "fetch"
+    work = partial(
+        compare_files if shard.compares else partial(fetch_files, overwrite=shard.overwrite),
+        store=system.store,
+        record=system.learning(files),
+        limits=system.settings.limits,
+        progress=counted,
+        witness=shard.witness,
+    )
+    progress.begin(f"{verb} {shard.label}", total_bytes=shard.size, total_files=len(files))
+    try:
+        done: Fetched = work(files, Path(shard.destination))
+    finally:
+        progress.end()
+    return FetchedShard(
+        fetched=tuple(done.fetched),
+        kept=tuple(done.kept),
+        others=tuple(done.others),
+        damaged=done.damaged,
+        moved=counted.moved,
+        skipped=counted.skipped,
+    )
 
 
-def _check_store(system: System, store_id: str) -> None:
+def _files_of(system: System, shard: ExportShard | FetchShard) -> list[StoredFile]:
+    found = {file.path: file for file in system.files_of(system.available(shard.checkpoint_id))}
+    return [found[path] for path in shard.paths]
+
+
+def check_store(system: System, store_id: str) -> None:
+    """Raise SettingsError where this machine uses another store than the operation that a shard is of."""
     if system.store_id != store_id:
         raise SettingsError(
             f"the managed store of this machine, {system.store.location}, is another one than the operation's",

@@ -25,8 +25,16 @@ def find_unchanged(system: System, request: PushRequest) -> Checkpoint | None:
             return None
         if checkpoint.status is not CheckpointStatus.AVAILABLE:
             return None
+        if not catalog.soundness(checkpoint.store_id).is_sound(checkpoint.id):
+            return None  # which a push heals
         files = catalog.checkpoints.list_files(checkpoint.id)
-    sources = system.stat_cache.recall(scan_local(request.files, follow_symlinks=request.follow_symlinks))
+    found_here = scan_local(
+        request.files,
+        follow_symlinks=request.follow_symlinks,
+        exclude=request.exclude,
+        default_excludes=request.default_excludes,
+    )
+    sources = system.stat_cache.recall(found_here)
     # A file that was never read has no digest, and neither has a source that is not remembered.
     found = {(source.path, source.size, source.digest or None) for source in sources}
     same = found == {(file.path, file.size, file.digest) for file in files} and all(file.digest for file in files)

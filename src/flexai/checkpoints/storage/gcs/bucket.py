@@ -10,18 +10,19 @@ from __future__ import annotations
 import base64
 import contextlib
 import itertools
+import json
 import re
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, TypeVar
 from urllib.parse import quote
 
 from flexai.checkpoints.errors import DestinationExistsError, NotFoundError, SourceChangedError, StorageError
 from flexai.checkpoints.foreign_json import parse_json
-from flexai.checkpoints.storage.checks import PARTIAL_SUFFIX, check_key, sort_receipts
+from flexai.checkpoints.storage.checks import PARTIAL_SUFFIX, check_key, exact_blocks, sort_receipts
 from flexai.checkpoints.storage.gcs.error_mapping import translate_answer, translate_failure
 from flexai.checkpoints.storage.gcs.session import ENDPOINT_URL, GCSService
 from flexai.checkpoints.storage.http import (
@@ -29,6 +30,7 @@ from flexai.checkpoints.storage.http import (
     RangeAnswer,
     find_stored,
     pages,
+    parse_date,
     parse_size,
     read_lengths,
     read_object,
@@ -68,6 +70,7 @@ _BEGINNING = "begin"
 """The object that an upload starts with: it holds the final object's size."""
 _UPLOAD = "flexai-upload"
 """The metadata of an object by which the upload is known that it was composed of."""
+_CONTENT_TYPE = "application/octet-stream"
 _ONLY_NEW = {"ifGenerationMatch": "0"}
 """The condition that there is no object yet: https://cloud.google.com/storage/docs/request-preconditions."""
 _FIELDS = "name,size,generation,crc32c,md5Hash,timeCreated"
@@ -111,7 +114,7 @@ class GCSStorage:
         """Store an object with one request."""
         self._check(key)
         try:
-            return self._store(key, body, _ONLY_NEW if only_new else {})
+            return self._store(key, body, _ONLY_NEW if only_new else {}, self.service.storage_class)
         except DestinationExistsError:
             info = find_stored(self, key, body, self._policy)
             if info is None:
@@ -126,8 +129,14 @@ class GCSStorage:
     def head(self, key: str) -> ObjectInfo:
         """Describe an object."""
         self._check(key)
-        answer = self._ask("GET", self._object(key), "storage.objects.get", key, {"fields": _FIELDS})
-        return self._info(key, answer)
+        url = f"{self.service.endpoint_url}/storage/v1{self._object(key)}"
+
+        def ask() -> ObjectInfo:
+            answer = self._request("GET", url, "storage.objects.get", key, params={"fields": _FIELDS})
+            told_at = parse_date(answer.headers.get("date", ""))
+            return replace(self._info(key, _read_json(answer, self.service.name)), told_at=told_at)
+
+        return retrying(ask, self._policy)
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """Yield the objects whose keys begin with the prefix, page by page.
@@ -148,9 +157,13 @@ class GCSStorage:
         if etag and info.etag != etag:
             raise SourceChangedError(f"{source.location}/{source_key} changed before it was copied")
         path = f"{source._object(source_key)}/rewriteTo{self._object(key)}"
-        parameters = {"ifSourceGenerationMatch": info.etag}
+        parameters = {"ifSourceGenerationMatch": info.etag} | _given(destinationKmsKeyName=self.service.kms_key_name)
+        stored_as = _given(storageClass=self.service.storage_class)
+        # With a description of the copy nothing of the original's is kept.
+        body = {"contentType": _CONTENT_TYPE, **stored_as} if stored_as else None
+        permission = "storage.objects.get and storage.objects.create"
         for _ in range(_MAX_REWRITES):
-            answer = self._ask("POST", path, "storage.objects.get and storage.objects.create", source_key, parameters)
+            answer = self._ask("POST", path, permission, source_key, parameters, body=body)
             with readable(self.service.name):
                 if answer.get("done"):
                     return self._info(key, answer["resource"])
@@ -278,7 +291,9 @@ class GCSStorage:
         self, key: str, upload_id: str, pieces: Sequence[_Piece], condition: Mapping[str, str]
     ) -> ObjectInfo:
         try:
-            return self._compose(key, pieces, {_UPLOAD: upload_id}, condition)
+            # Parts are in the bucket's own class: others ask a price for what is deleted soon.
+            stored_as = _given(storageClass=self.service.storage_class)
+            return self._compose(key, pieces, {"metadata": {_UPLOAD: upload_id}, **stored_as}, condition)
         except DestinationExistsError:
             # The answer to an earlier try may have been lost on its way.
             info = self._composed_before(key, upload_id)
@@ -290,15 +305,15 @@ class GCSStorage:
         self,
         key: str,
         pieces: Sequence[_Piece],
-        metadata: Mapping[str, str] | None = None,
+        details: Mapping[str, Any] | None = None,
         condition: Mapping[str, str] | None = None,
     ) -> ObjectInfo:
         sources = [{"name": piece.key, "generation": piece.generation} for piece in pieces]
-        destination = {"contentType": "application/octet-stream", "metadata": metadata or {}}
-        request = {"sourceObjects": sources, "destination": destination}
+        request = {"sourceObjects": sources, "destination": {"contentType": _CONTENT_TYPE, **(details or {})}}
+        parameters = {**_given(kmsKeyName=self.service.kms_key_name), **(condition or {})}
         permission = "storage.objects.get and storage.objects.create"
         path = f"{self._object(key)}/compose"
-        return self._info(key, self._ask("POST", path, permission, key, condition, body=request))
+        return self._info(key, self._ask("POST", path, permission, key, parameters, body=request))
 
     def _delete_below(self, prefix: str) -> None:
         names = [item["name"] for item in self._items(prefix)]
@@ -318,18 +333,29 @@ class GCSStorage:
         with readable(self.service.name):
             named = {"crc32c": item.get("crc32c"), "md5": item.get("md5Hash")}
             checksums = {name: base64.b64decode(value, validate=True).hex() for name, value in named.items() if value}
-            etag = str(item["generation"])
-            return ObjectInfo(key=key, size=parse_size(item["size"]), etag=etag, checksums=checksums or None)
+            # A number of 64 bits too. Servers that make their JSON of protocol buffers leave out what is 0.
+            etag = str(parse_size(item["generation"]))
+            size, created = parse_size(item.get("size", 0)), item.get("timeCreated")
+            modified_at = None if created is None else datetime.fromisoformat(created).timestamp()
+            return ObjectInfo(key, size, etag, checksums or None, modified_at)
 
     def _object(self, key: str) -> str:
         return f"/b/{quote(self.bucket, safe='')}/o/{quote(key, safe='')}"
 
-    def _store(self, key: str, body: Body, condition: Mapping[str, str] | None = None) -> ObjectInfo:
+    def _store(
+        self, key: str, body: Body, condition: Mapping[str, str] | None = None, storage_class: str = ""
+    ) -> ObjectInfo:
         """Store an object and compare the checksum that the service computed with that of what was sent."""
         summed = _SummedBody(body)
+        sent: Body = summed
         url = f"{self.service.endpoint_url}/upload/storage/v1/b/{quote(self.bucket, safe='')}/o"
         parameters = {"uploadType": "media", "name": key, "fields": _FIELDS, **(condition or {})}
-        headers = {"Content-Type": "application/octet-stream"}
+        parameters |= _given(kmsKeyName=self.service.kms_key_name)
+        headers = {"Content-Type": _CONTENT_TYPE}
+        if storage_class:
+            sent = related = _RelatedBody({"storageClass": storage_class}, summed)
+            parameters["uploadType"] = "multipart"
+            headers = {"Content-Type": f"multipart/related; boundary={related.boundary}"}
 
         def send(reader: BodyReader) -> ObjectInfo:
             answer = self._request(
@@ -347,7 +373,7 @@ class GCSStorage:
                 raise unavailable(f"{self.service.name} received other bytes of {self.bucket}/{key} than were sent")
             return info
 
-        return send_body(summed, send, self._policy)
+        return send_body(sent, send, self._policy)
 
     def _delete(self, key: str) -> None:
         with contextlib.suppress(NotFoundError):
@@ -397,10 +423,13 @@ class GCSStorage:
         from requests.exceptions import RequestException
 
         session = self.service.session
-        try:
-            answer = session.request(method, url, **self.service.request_options, **options)
-        except (GoogleAuthError, RequestException, OSError) as error:
-            raise translate_failure(error, service=self.service.name) from error
+        options["params"] = {**(options.get("params") or {}), **_given(userProject=self.service.user_project)}
+        # The token may be asked for first, and Google's library reads that answer as it comes.
+        with readable(self.service.name):
+            try:
+                answer = session.request(method, url, **self.service.request_options, **options)
+            except (GoogleAuthError, RequestException, OSError) as error:
+                raise translate_failure(error, service=self.service.name) from error
         if 200 <= answer.status_code < 300:
             return answer
         with contextlib.closing(answer):
@@ -487,6 +516,31 @@ class _SummedBody:
     def crc32c(self) -> str:
         """The checksum of what the last reading yielded, in hex."""
         return f"{self._crc:08x}"
+
+
+class _RelatedBody:
+    """An object's description and its content as one body, which is how a class is told with the content:
+    https://cloud.google.com/storage/docs/uploading-objects#rest-upload-objects.
+    """
+
+    def __init__(self, description: Mapping[str, str], body: Body) -> None:
+        self.boundary = uuid.uuid4().hex
+        self._body = body
+        first = f"--{self.boundary}\r\nContent-Type: application/json\r\n\r\n{json.dumps(description)}\r\n"
+        self._before = f"{first}--{self.boundary}\r\nContent-Type: {_CONTENT_TYPE}\r\n\r\n".encode()
+        self._after = f"\r\n--{self.boundary}--\r\n".encode()
+        self.size = len(self._before) + body.size + len(self._after)
+
+    def blocks(self) -> Iterator[Block]:
+        """Yield the description, the content, and what ends it."""
+        yield memoryview(self._before)
+        yield from exact_blocks(self._body)
+        yield memoryview(self._after)
+
+
+def _given(**parameters: str) -> dict[str, str]:
+    """Those that are not empty."""
+    return {name: value for name, value in parameters.items() if value}
 
 
 def _parts_prefix(key: str, upload_id: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from flexai.checkpoints.storage.gcs.error_mapping import translate_failure
-from flexai.checkpoints.storage.http import JUST_RENEWED
+from flexai.checkpoints.storage.http import JUST_RENEWED, readable
 from flexai.checkpoints.storage.wire import guard_session
 
 ENDPOINT_URL = "https://storage.googleapis.com"
@@ -41,6 +41,9 @@ class GCSService:
         credentials: Callable[[], Any] | None = None,
         credentials_identity: str = "",
         anonymous: bool = False,
+        kms_key_name: str = "",
+        storage_class: str = "",
+        user_project: str = "",
         ca_bundle: str = "",
         connect_timeout: float = 30.0,
         read_timeout: float = 60.0,
@@ -50,7 +53,9 @@ class GCSService:
 
         Credentials are those of a service account's key file (its content), or what ``credentials`` returns (an object
         of ``google.auth.credentials.Credentials``), or the SDK's own chain (application default credentials).
-        ``credentials_identity`` tells sets of credentials apart that a function gives. Timeouts are in seconds:
+        ``credentials_identity`` tells sets of credentials apart that a function gives. Objects are encrypted with the
+        key ``kms_key_name`` and stored in ``storage_class``, where they are given, and requests are billed to
+        ``user_project``. Timeouts are in seconds:
         ``connect_timeout`` also for each block of ``SEND_SIZE`` on its way out, which is how urllib3 has it,
         ``read_timeout`` for the silence between two bytes on their way in, and for each ``LEAST_BYTES`` of them.
         ``connections`` is how many stay open for reuse; it should be no less than the threads.
@@ -60,6 +65,9 @@ class GCSService:
         self._credentials = credentials
         self._credentials_identity = credentials_identity
         self._anonymous = anonymous
+        self.kms_key_name = kms_key_name
+        self.storage_class = storage_class
+        self.user_project = user_project
         # Given with each request: the environment's bundle would win over the session's.
         self.request_options = {
             "timeout": (connect_timeout, read_timeout),
@@ -80,7 +88,7 @@ class GCSService:
     @property
     def identity(self) -> str:
         """Equal for two services exactly when the one's requests may name the other's objects."""
-        return f"gcs:{self.endpoint_url}:{self._identity_of_credentials()}"
+        return f"gcs:{self.endpoint_url}:{self._identity_of_credentials()}:{self.user_project}".rstrip(":")
 
     def _identity_of_credentials(self) -> str:
         if self._anonymous:
@@ -141,10 +149,11 @@ class GCSService:
             if self._anonymous or is_new:
                 return False
             if session.credentials.token == token:
-                try:
-                    session.credentials.refresh(self._token_request())
-                except GoogleAuthError as error:
-                    raise translate_failure(error, service=self.name) from error
+                with readable(self.name):
+                    try:
+                        session.credentials.refresh(self._token_request())
+                    except GoogleAuthError as error:
+                        raise translate_failure(error, service=self.name) from error
                 self._renewed_token, self._renewed_at = session.credentials.token, time.monotonic()
             return True
 

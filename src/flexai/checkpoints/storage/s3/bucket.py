@@ -29,6 +29,7 @@ from flexai.checkpoints.storage.http import (
     RangeAnswer,
     find_stored,
     pages,
+    parse_date,
     parse_size,
     read_lengths,
     read_object,
@@ -140,7 +141,8 @@ class S3Storage:
             if info is None:
                 raise
             return info
-        return ObjectInfo(key=key, size=body.size, etag=_etag(answer))
+        # The answer says nothing of the object's own time, but when it was given.
+        return ObjectInfo(key, body.size, _etag(answer), modified_at=parse_date(_headers(answer).get("date", "")))
 
     def get(self, key: str, *, start: int = 0, length: int | None = None, etag: str = "") -> Iterator[Block]:
         """Yield a range of an object; a transfer that breaks off goes on with the next byte."""
@@ -153,7 +155,8 @@ class S3Storage:
         answer = self._try(lambda: self._call("head_object", key, ChecksumMode="ENABLED"))
         _, size, _ = read_lengths(_headers(answer), f"{self.location}/{key}")
         with readable(self.service.name):
-            return ObjectInfo(key=key, size=size, etag=_etag(answer), checksums=_checksums(answer))
+            told_at = parse_date(_headers(answer).get("date", ""))
+            return ObjectInfo(key, size, _etag(answer), _checksums(answer), _modified_at(answer), told_at)
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """Yield the objects whose keys begin with the prefix, page by page.
@@ -166,7 +169,7 @@ class S3Storage:
             page = self._try(lambda: self._call("list_objects_v2", "", Prefix=prefix, MaxKeys=self._page_size, **more))
             with readable(self.service.name):
                 infos = [
-                    ObjectInfo(key=item["Key"], size=parse_size(item["Size"]), etag=_etag(item))
+                    ObjectInfo(item["Key"], parse_size(item["Size"]), _etag(item), modified_at=_modified_at(item))
                     for item in page.get("Contents", ())
                 ]
             following = page.get("NextContinuationToken") if page.get("IsTruncated") else None
@@ -208,7 +211,8 @@ class S3Storage:
         except SourceChangedError:
             raise SourceChangedError(f"{source.location}/{source_key} changed while it was copied") from None
         with readable(self.service.name):
-            return ObjectInfo(key=key, size=info.size, etag=_etag(answer["CopyObjectResult"]))
+            result = answer["CopyObjectResult"]
+            return ObjectInfo(key, info.size, _etag(result), modified_at=_modified_at(result))
 
     def _copy_whole(self, key: str, origin: Mapping[str, Any], has_parts: bool) -> dict[str, Any]:
         from botocore.exceptions import ReadTimeoutError
@@ -272,14 +276,14 @@ class S3Storage:
             return str(answer["UploadId"])
 
     def has_upload(self, key: str, upload_id: str) -> bool:
-        """Whether the service still knows the upload."""
+        """Whether the service still knows the upload; not where it cannot be asked, so that one begins anew."""
         self._check(key)
         if not _is_upload_id(upload_id):
             return False
         known_as, _ = checksums.unmark(upload_id)
         try:
             self._try(lambda: self._call("list_parts", key, UploadId=known_as, MaxParts=1))
-        except NotFoundError:
+        except (NotFoundError, UnsupportedError):
             return False
         return True
 
@@ -344,9 +348,12 @@ class S3Storage:
             try:
                 page = self._try(lambda: self._call("list_multipart_uploads", "", **asked))
             except NotFoundError as error:
-                if code_of(error.__cause__) == "NoSuchUpload":
+                code = code_of(error.__cause__)
+                if code == "NoSuchUpload":
                     return [], None  # rclone's way to say that there is none
-                raise
+                if code == "NoSuchBucket":
+                    raise
+                raise UnsupportedError(f"{self.service.name} cannot list unfinished uploads ({code})") from error
             with readable(self.service.name):
                 uploads = [
                     UnfinishedUpload(
@@ -392,13 +399,13 @@ class S3Storage:
             if self._has_expired(error):
                 raise unavailable(f"{self.service.name} did not accept the session token any more") from error
             raise self._translated(error, operation, key) from error
-        except (LookupError, ValueError, RuntimeError) as error:
+        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             # The SDK's ways to say it, which are no errors of its own kind.
             if "still expired" in str(error):
                 raise unavailable(f"the credentials for {self.service.name} were expired when they came") from error
             if isinstance(error, RuntimeError) and "timezone" not in str(error):
                 raise
-            # Its parsers let out what Python says of a number or a date that is none.
+            # Its parsers let out what Python says of a number, a date or a text that is none.
             raise unavailable(f"{self.service.name} gave an answer that cannot be read") from error
         return answer
 
@@ -460,14 +467,16 @@ class S3Storage:
             listed = {"Objects": [{"Key": key} for key in pending], "Quiet": True}
             answer = self._call("delete_objects", "", Delete=listed)
             failed = [item for item in answer.get("Errors", ()) if item.get("Code") != "NoSuchKey"]
-            pending[:] = [item["Key"] for item in failed]
+            left = {item.get("Key") for item in failed}
             if failed:
+                # Where it is not said which ones failed, all are deleted once more.
+                pending[:] = [key for key in pending if key in left] or pending
                 raise self._deletion_error(failed[0])
 
         self._try(request)
 
     def _deletion_error(self, item: Mapping[str, Any]) -> CheckpointError:
-        code = item.get("Code", "")
+        code = str(item.get("Code", ""))
         place = f"{self.bucket}/{item.get('Key', '')}"
         if code == "AccessDenied":
             return AccessDeniedError(f"{PERMISSIONS['delete_objects']} is denied on {place} at {self.service.name}")
@@ -484,6 +493,11 @@ def _headers(answer: Mapping[str, Any]) -> Mapping[str, str]:
 
 def _etag(answer: Mapping[str, Any]) -> str:
     return str(answer.get("ETag", "")).strip('"')
+
+
+def _modified_at(answer: Mapping[str, Any]) -> float | None:
+    moment = answer.get("LastModified")
+    return None if moment is None else float(moment.timestamp())
 
 
 def _named_part(receipt: PartReceipt) -> dict[str, Any]:

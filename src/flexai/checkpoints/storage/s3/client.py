@@ -10,14 +10,14 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from flexai.checkpoints.errors import StorageError
-from flexai.checkpoints.storage.http import JUST_RENEWED
+from flexai.checkpoints.storage.http import JUST_RENEWED, readable, unavailable
 from flexai.checkpoints.storage.s3.checksums import announce_trailer
 from flexai.checkpoints.storage.s3.error_mapping import translate
 from flexai.checkpoints.storage.wire import guard_pools, judge_peer
@@ -25,6 +25,9 @@ from flexai.checkpoints.storage.wire import guard_pools, judge_peer
 AWS_NAME = "AWS"
 DEFAULT_REGION = "us-east-1"
 """What services of one's own are signed for: MinIO and most others take it, whatever they are told."""
+
+_WRITES = {"CopyObject", "CreateMultipartUpload", "PutObject"}
+"""Calls that make an object, and so say how it is encrypted and in which class it is stored."""
 
 _TALKATIVE_LOGGERS = ("botocore.auth", "botocore.endpoint")
 """Loggers of the SDK that tell a request's headers, session token included, when debugging is on."""
@@ -109,6 +112,8 @@ class S3Service:
         is_ambient: bool = False,
         anonymous: bool = False,
         addressing_style: Literal["auto", "path", "virtual"] = "auto",
+        write_headers: Mapping[str, str] | None = None,
+        requester_pays: bool = False,
         ca_bundle: str = "",
         connect_timeout: float = 30.0,
         read_timeout: float = 60.0,
@@ -116,13 +121,15 @@ class S3Service:
     ) -> None:
         """Describe the service; nothing is sent yet.
 
-        ``credentials`` may be a function: it is asked for every request, so what it gives may expire soon. Where it has
-        a method ``forget``, that is called once a session token of its was refused. None means the SDK's own chain
-        (environment, profile, instance role), as ``new_session`` has it. ``credentials_identity`` tells sets of
-        credentials apart that a function gives. Timeouts are in seconds: ``connect_timeout`` also for each block of
-        ``SEND_SIZE`` on its way out, which is how urllib3 has it, ``read_timeout`` for the silence between two bytes on
-        their way in, and for each ``LEAST_BYTES`` of them. ``connections`` is how many stay open for reuse; it
-        should be no less than the threads.
+        ``credentials`` may be a function: it is asked for every request, so what it gives may expire soon.
+        Where it has a method ``forget``, that is called once a session token of its was refused. None means the
+        SDK's own chain (environment, profile, instance role), as ``new_session`` has it.
+        ``credentials_identity`` tells sets of credentials apart that a function gives. ``write_headers`` go
+        with each request that makes an object; ``requester_pays`` tells with each request that who asks pays
+        for it. Timeouts are in seconds: ``connect_timeout`` also for each block of ``SEND_SIZE`` on its way
+        out, which is how urllib3 has it, ``read_timeout`` for the silence between two bytes on their way in,
+        and for each ``LEAST_BYTES`` of them. ``connections`` is how many stay open for reuse; it should be no
+        less than the threads.
         """
         self.endpoint_url = endpoint_url.rstrip("/")
         self.region = region
@@ -132,6 +139,8 @@ class S3Service:
         self._is_ambient = is_ambient
         self._anonymous = anonymous
         self._addressing_style = addressing_style
+        self._write_headers = write_headers or {}
+        self._requester_pays = requester_pays
         self._ca_bundle = ca_bundle
         self._connect_timeout = connect_timeout
         self._read_timeout = read_timeout
@@ -151,7 +160,9 @@ class S3Service:
     @property
     def identity(self) -> str:
         """Equal for two services exactly when the one's requests may name the other's objects."""
-        return f"s3:{self.endpoint_url or AWS_NAME}:{self._identity_of_credentials()}"
+        # A copy from a bucket whose requesters pay has to say so, too.
+        pays = ":requester" if self._requester_pays else ""
+        return f"s3:{self.endpoint_url or AWS_NAME}:{self._identity_of_credentials()}{pays}"
 
     def _identity_of_credentials(self) -> str:
         if self._anonymous:
@@ -202,10 +213,11 @@ class S3Service:
 
         if callable(self._credentials):
             return self._credentials().session_token
-        try:
-            return str(self._chain.get_frozen_credentials().token or "") if self._chain else ""
-        except BotoCoreError as error:
-            raise translate(error, service=self.name) from error
+        with readable(self.name):
+            try:
+                return str(self._chain.get_frozen_credentials().token or "") if self._chain else ""
+            except BotoCoreError as error:
+                raise translate(error, service=self.name) from error
 
     def _note_token(self, request: Any, **_: Any) -> None:
         token = request.headers.get("X-Amz-Security-Token", "")
@@ -254,23 +266,32 @@ class S3Service:
         """Have a client made of a session with these credentials, for this service."""
         from botocore.exceptions import BotoCoreError
 
-        try:
-            core = new_session(self._profile, is_ambient=self._is_ambient)
-            core.register_component("data_loader", _data_loader())
-            if self._credentials is not None:
-                core.register_component("credential_provider", _AskedProvider(self._credentials))
-            client = create(
-                core,
-                endpoint_url=self.endpoint_url or None,
-                region_name=self.region or (DEFAULT_REGION if self.endpoint_url else None),
-                verify=self._ca_bundle or None,
-                config=self._config(),
-            )
-        except (BotoCoreError, ValueError) as error:
-            raise translate(error, service=self.name) from error
+        # Those that give keys are asked here, and the SDK reads their answers as they come.
+        with readable(self.name):
+            try:
+                core = new_session(self._profile, is_ambient=self._is_ambient)
+                core.register_component("data_loader", _data_loader())
+                if self._credentials is not None:
+                    core.register_component("credential_provider", _AskedProvider(self._credentials))
+                client = create(
+                    core,
+                    endpoint_url=self.endpoint_url or None,
+                    region_name=self.region or (DEFAULT_REGION if self.endpoint_url else None),
+                    verify=self._ca_bundle or None,
+                    config=self._config(),
+                )
+            except (BotoCoreError, ValueError) as error:
+                raise translate(error, service=self.name) from error
         client.meta.events.register("before-call.s3.DeleteObjects", _digest_with_md5)
+        client.meta.events.register("before-call.s3", self._add_headers)
         guard_client(client, self.name)
         return client
+
+    def _add_headers(self, model: Any, params: dict[str, Any], **_: Any) -> None:
+        if self._requester_pays:
+            params["headers"]["x-amz-request-payer"] = "requester"
+        if model.name in _WRITES:
+            params["headers"].update(self._write_headers)
 
     def _config(self) -> Any:
         import botocore
@@ -315,7 +336,7 @@ class _AskedProvider:
         def current() -> S3Credentials:
             return self._credentials if isinstance(self._credentials, S3Credentials) else self._credentials()
 
-        class AskedCredentials(Credentials):  # type: ignore[misc]
+        class AskedCredentials(Credentials):
             def __init__(self) -> None:
                 super().__init__("", "", method="flexai")
 
@@ -331,7 +352,7 @@ def _data_loader() -> Any:
     """The SDK's description of S3, parsed once: that is most of what making a client costs."""
     from botocore.loaders import Loader
 
-    class QuickLoader(Loader):  # type: ignore[misc]
+    class QuickLoader(Loader):
         def list_available_services(self, type_name: str) -> list[str]:
             # It is asked whether there is an S3. The SDK looks into the folder of every service of AWS for that, a
             # quarter of all that making a client takes.
@@ -355,7 +376,13 @@ def guard_client(client: Any, service: str) -> None:
     def send_and_look(request: Any) -> Any:
         answer = send(request)
         if not request.stream_output or answer.status_code >= 300:
-            check_xml(answer.content, service)
+            try:
+                check_xml(answer.content, service)
+            except StorageError as error:
+                if answer.status_code < 500:
+                    raise
+                # A page of a gateway in front of the service, which is down.
+                raise unavailable(f"{service} is not available ({answer.status_code})") from error
         return answer
 
     session.send = send_and_look

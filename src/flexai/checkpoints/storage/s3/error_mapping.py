@@ -52,9 +52,9 @@ _BAD_CREDENTIALS = EXPIRED | {
     "Unauthorized",
     "UnrecognizedClientException",
 }
-DAMAGED = {"BadDigest", "InvalidDigest", "XAmzContentChecksumMismatch"}
+DAMAGE_CODES = {"BadDigest", "InvalidDigest", "XAmzContentChecksumMismatch"}
 """Other bytes arrived than were sent, as AWS, SeaweedFS and MinIO say it."""
-_PASSING = DAMAGED | {
+_PASSING = DAMAGE_CODES | {
     "BandwidthLimitExceeded",
     "ConditionalRequestConflict",
     "InternalError",

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 from flexai.checkpoints.storage.checks import PARTIAL_SUFFIX
-from flexai.checkpoints.training.completeness.layouts import RULES, Completeness
+from flexai.checkpoints.training.completeness.layouts import LAYOUT_RULES, Completeness
 from flexai.checkpoints.training.completeness.survey import TRAINER_STATE, FileRole, Survey, deepspeed_tag, role_of
 from flexai.checkpoints.training.formats.folder import CheckpointFolder
 from flexai.checkpoints.training.formats.verdict import Outcome, sentence, shown
@@ -76,7 +76,7 @@ def completeness(folder: CheckpointFolder) -> Completeness:
     survey = Survey(folder)
     if not survey.files:
         return Completeness(Outcome.PARTIAL, reason="the folder holds no file yet")
-    for rule in RULES:
+    for rule in LAYOUT_RULES:
         verdict = rule(survey)
         if verdict is None:
             continue

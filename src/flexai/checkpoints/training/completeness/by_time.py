@@ -56,9 +56,15 @@ _LATEST_SECONDS = 1.0
 def _by_age(candidates: Iterable[Candidate]) -> list[Candidate]:
     """Candidates in the order in which they were written last, which is to be that of their captures.
 
-    The clocks of file systems tick slowly, so a step in the name decides between equal times.
+    The clocks of file systems tick slowly: of equal times a ``last.ckpt`` comes after what it may be a copy of, and
+    else the step in the name decides.
     """
-    return sorted(candidates, key=lambda one: (one.written, step_in_name(one.unit.name) or 0, one.unit.name))
+
+    def age(one: Candidate) -> tuple[int, bool, int, str]:
+        is_copy = COPY.fullmatch(posixpath.basename(one.unit.name)) is not None
+        return one.written, is_copy, step_in_name(one.unit.name) or 0, one.unit.name
+
+    return sorted(candidates, key=age)
 
 
 class Watch:

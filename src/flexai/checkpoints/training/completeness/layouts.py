@@ -302,7 +302,7 @@ def _weights(survey: Survey) -> Completeness | None:
     return Completeness(Outcome.WHOLE, found) if found else None
 
 
-RULES: tuple[Callable[[Survey], Completeness | None], ...] = (
+LAYOUT_RULES: tuple[Callable[[Survey], Completeness | None], ...] = (
     _file,
     _tensorflow,
     _transformers,

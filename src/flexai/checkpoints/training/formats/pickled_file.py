@@ -71,6 +71,8 @@ class Tensor(NamedTuple):
     """The name of its bytes in the archive."""
     offset: int = 0
     """Elements before its first one there."""
+    is_dense: bool = False
+    """Whether its elements lie there one after the other, in the order of its indices."""
 
 
 class PickledFile:
@@ -81,6 +83,7 @@ class PickledFile:
         self._listing = list_members(self.content) or ArchiveListing()
         self._members = _outermost(self._listing.members)
         self._prefix = ""
+        self._starts: dict[str, tuple[int, int] | None] = {}
         self.value = self._read()
 
     @property
@@ -124,6 +127,24 @@ class PickledFile:
             elif depth < _DEEPEST:
                 inner = [(f"{name}.{key}" if name else str(key), found, depth + 1) for key, found in items_of(value)]
                 pending += reversed(inner)
+
+    def start_of(self, tensor: Tensor, size: int) -> int | None:
+        """Where the `size` bytes of a tensor begin in the file; None where they do not lie there as they are."""
+        count = math.prod(tensor.shape)
+        if not tensor.is_dense or not tensor.storage or not count or size % count:
+            return None
+        if tensor.storage not in self._starts:
+            self._starts[tensor.storage] = self._place_of(tensor.storage)
+        place, start = self._starts[tensor.storage], tensor.offset * (size // count)
+        return place[0] + start if place is not None and 0 <= start <= place[1] - size else None
+
+    def _place_of(self, storage: str) -> tuple[int, int] | None:
+        """Where the bytes of a storage begin, and how many they are; None where they are packed, or big-endian."""
+        reading, packed = self._found(f"{self._prefix}data/{storage}")
+        if reading is None or packed is None or reading.method:
+            return None
+        is_big = self.member(f"{self._prefix}byteorder", limit=16) == b"big"
+        return None if is_big else (packed.start, packed.size)
 
     def _read(self) -> object:
         name = next((name for name in self._members if name == "data.pkl" or name.endswith("/data.pkl")), None)
@@ -250,7 +271,27 @@ def _tensor(arguments: tuple[object, ...]) -> Tensor | None:
     name = kind.name.removesuffix("Storage") if isinstance(kind, Global) else ""
     # `_rebuild_tensor_v3` names the dtype, because its storage has none.
     dtype = _KINDS[name][0] if name in _KINDS else next(filter(None, map(dtype_of, arguments)), "")
-    return Tensor(dtype, shape, key if isinstance(key, str) else "", offset if isinstance(offset, int) else 0)
+    return Tensor(
+        dtype,
+        shape,
+        key if isinstance(key, str) else "",
+        offset if isinstance(offset, int) else 0,
+        len(arguments) > 3 and _is_dense(shape, sizes(arguments[3])),
+    )
+
+
+def _is_dense(shape: tuple[int, ...], strides: tuple[int, ...] | None) -> bool:
+    """Whether a tensor's strides are those of one that lies in a row; where a side is 1, its stride says nothing."""
+    if strides is None or len(strides) != len(shape):
+        return False
+    step = 1
+    for side, stride in zip(reversed(shape), reversed(strides), strict=True):
+        if side != 1 and stride != step:
+            return False
+        step *= side
+        if step >= 2**63:
+            return False  # so that absurd shapes cannot make absurd integers
+    return True
 
 
 def _numpy_scalar(value: object) -> tuple[str, bytes, bool] | None:

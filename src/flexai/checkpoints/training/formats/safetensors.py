@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from flexai.checkpoints.foreign_json import MAX_DOCUMENT, TooMuchError, parse_json
-from flexai.checkpoints.training.formats.folder import CheckpointFolder, read_exactly
+from flexai.checkpoints.training.formats.folder import CheckpointFolder, RangedFiles, read_exactly
 from flexai.checkpoints.training.formats.json_object import read_object
 from flexai.checkpoints.training.formats.verdict import CannotTellError, NotWholeError, shown
 
@@ -27,8 +27,13 @@ BITS = (
 )
 
 
-def read_tensor_names(folder: CheckpointFolder, path: str) -> frozenset[str]:
-    """The names of the tensors in a whole safetensors file. Raises NotWholeError with the first flaw found.
+def read_tensor_names(folder: RangedFiles, path: str) -> frozenset[str]:
+    """The names of the tensors in a whole safetensors file; raises what ``read_header`` raises."""
+    return frozenset(read_header(folder, path))
+
+
+def read_header(folder: RangedFiles, path: str) -> dict[str, Any]:
+    """What a whole safetensors file's header says of each tensor. Raises NotWholeError with the first flaw found.
 
     Raises CannotTellError for a header that is longer, or has more parts, than is read here.
     """
@@ -44,7 +49,7 @@ def read_tensor_names(folder: CheckpointFolder, path: str) -> frozenset[str]:
         raise CannotTellError(f"{shown(path)} has a header of {length // 1024**2} MiB, which was not read")
     header = _parsed(path, read_exactly(folder, path, 8, length))
     _check_layout(path, header, size - 8 - length)
-    return frozenset(header)
+    return header
 
 
 def read_weight_map(folder: CheckpointFolder, path: str) -> dict[str, frozenset[str]]:
