@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import difflib
 import string
 import uuid
+from collections.abc import Collection
 
 import pytest
 from hypothesis import given
@@ -236,3 +238,21 @@ def test_another_text_begins_no_uuid(text: str) -> None:
 def test_a_text_that_is_like_a_name_asks_for_that_name() -> None:
     assert did_you_mean("LAMA", ["llama", "mistral"]) == "did you mean 'llama'?"
     assert did_you_mean("zzz", ["llama", "mistral"]) == ""
+
+
+@pytest.mark.parametrize(
+    "slip", ["rn-007777-final", "run-007777-fianl", "run-007777-fnal", "unr-007777-final", "run-007777-final-"]
+)
+def test_of_many_names_few_are_compared_with_a_text(monkeypatch: pytest.MonkeyPatch, slip: str) -> None:
+    compared: list[int] = []
+    real = difflib.get_close_matches
+
+    def counting(word: str, names: Collection[str], n: int) -> list[str]:
+        compared.append(len(names))
+        return real(word, list(names), n)
+
+    monkeypatch.setattr(difflib, "get_close_matches", counting)
+    assert (
+        did_you_mean(slip, [f"run-{number:06}-final" for number in range(20_000)]) == "did you mean 'run-007777-final'?"
+    )
+    assert compared[0] <= 1000

@@ -1,18 +1,23 @@
 """Patterns that name files by their paths, as in a ``.gitignore`` (https://git-scm.com/docs/gitignore).
 
-- ``*`` stands for any letters of a name, ``?`` for one, ``[a-z]`` for one of these; ``**`` for any folders.
+- ``*`` stands for any letters of a name, ``?`` for one; ``**`` for any folders.
+- ``[a-z]`` stands for one of these letters, ``[!a-z]`` and ``[^a-z]`` for another one, ``[[:digit:]]`` for a digit.
 - A pattern with a ``/`` at its beginning or in its middle is a path from the root. Another one names files and folders
   wherever they lie.
 - A folder is named with all that is in it; with a ``/`` at its end a pattern names only folders.
 - ``!`` at the beginning takes back what an earlier pattern named, but nothing that lies in a folder that is named.
 - ``\\`` before a letter takes it as it is.
+- A pattern that is not finished, as ``[ab`` is, names nothing.
+
+Three things differ from git. A letter is a character here, and in git a byte of its UTF-8. Slashes that follow each
+other are one. And two stars that stand beside letters, as in ``a**/b``, are one star always, which git's page says too;
+git itself lets them pass slashes where no other star is before them.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from fnmatch import translate
 
 DEFAULT_EXCLUDES = (".git", "__pycache__", "**/.cache/huggingface/**/*.lock")
 """What of a folder of this machine is pushed only where the caller asks for it."""
@@ -34,8 +39,16 @@ def looks_secret(path: str) -> bool:
 
 def ignored(text: str) -> list[str]:
     """The patterns of an ignore file: a line each, but for empty ones and those that begin with ``#``."""
-    lines = (line.rstrip("\r\n").rstrip(" ") for line in text.splitlines())
-    return [line for line in lines if line.removeprefix("!").strip("/ ") and not line.startswith("#")]
+    # Not splitlines(), which knows more ends of a line than a line feed.
+    lines = (_without_blanks(line.removesuffix("\r")) for line in text.removeprefix("\ufeff").split("\n"))
+    return [line for line in lines if line.removeprefix("!").strip("/") and not line.startswith("#")]
+
+
+def _without_blanks(line: str) -> str:
+    """A line without the blanks at its end, but for one behind a backslash that no other one takes."""
+    kept = line.rstrip(" ")
+    backslashes = len(kept) - len(kept.rstrip("\\"))
+    return line[: len(kept) + backslashes % 2]
 
 
 class _Pattern:
@@ -49,7 +62,7 @@ class _Pattern:
         rest = text.removeprefix("!")
         self.for_folders = rest.endswith("/")
         rest = rest.rstrip("/")
-        parts = [_compiled(part) for part in rest.split("/") if part]
+        parts = [_compiled(name) for name in _names_of(rest)]
         is_name = "/" not in rest and len(parts) == 1 and parts[0] is not None
         self._name = parts[0] if is_name else None
         self._parts = parts
@@ -63,13 +76,85 @@ class _Pattern:
         return _match_path(self._parts, parts)
 
 
-def _compiled(part: str) -> re.Pattern[str] | str | None:
+_CLASSES = {
+    "alnum": "0-9A-Za-z",
+    "alpha": "A-Za-z",
+    "blank": r" \t",
+    "cntrl": r"\x00-\x1f\x7f",
+    "digit": "0-9",
+    "graph": "!-~",
+    "lower": "a-z",
+    "print": " -~",
+    "punct": r"!-/:-@\[-`{-~",
+    "space": r" \t\n\r\f\v",
+    "upper": "A-Z",
+    "xdigit": "0-9A-Fa-f",
+}
+# As in git's wildmatch.c. A set's first letter may be ``]``, and the end of a range may be ``[``.
+_END = r"(?:-(?:\\.|[^]\\]))?+"
+_SET = rf"\[[!^]?+(?:]{_END})?+(?:\[:[^]]*:]|(?:\\.|[^]\\]){_END})*+]"
+_TOKEN = re.compile(rf"(?s){_SET}|\\.|.")
+_MEMBER = re.compile(r"(?s)\[:(?P<name>[^]]*):]|(?P<first>\\.|[^\\])(?:-(?P<last>\\.|[^\\]))?")
+_ANY, _STAR = "(?s:.)", ""
+"""What stands for one letter, and for any letters: no letter has their length."""
+
+
+def _names_of(text: str) -> list[list[str]]:
+    """The names of a pattern: letters that stand for themselves, and regular expressions, which are longer than one.
+
+    None of them where the pattern is not finished.
+    """
+    names: list[list[str]] = [[]]
+    for token in _TOKEN.findall(text):
+        if token in {"[", "\\"}:
+            return []
+        if token in {"/", r"\/"}:
+            names.append([])
+        elif token in {"?", "*"}:
+            names[-1].append(_ANY if token == "?" else _STAR)
+        elif token.startswith("["):
+            names[-1].append(_letters_of(token[1:-1]))
+        else:
+            names[-1].append(token[-1])
+    return [name for name in names if name]
+
+
+def _letters_of(text: str) -> str:
+    """The regular expression of a set of letters, which is given without its brackets."""
+    is_negated = text[0] in "!^"
+    found = []
+    for member in _MEMBER.finditer(text, int(is_negated)):
+        name, first, last = member.group("name", "first", "last")
+        if name is not None:
+            if name not in _CLASSES:
+                return "(?!)"
+            found.append(_CLASSES[name])
+        elif last is None:
+            found.append(re.escape(first[-1]))
+        elif first[-1] <= last[-1]:
+            found.append(f"{re.escape(first[-1])}-{re.escape(last[-1])}")
+    if not found:
+        return _ANY if is_negated else "(?!)"
+    return f"[{'^' if is_negated else ''}{''.join(found)}]"
+
+
+def _compiled(name: list[str]) -> re.Pattern[str] | str | None:
     """One name of a pattern: None for ``**``, a text where it stands for itself."""
-    if part == "**":
+    if len(name) > 1 and not any(name):
         return None
-    # fnmatch knows no escapes: a letter in brackets stands for itself.
-    plain = re.sub(r"\\(.)", lambda match: f"[{match[1]}]" if match[1] in "*?[" else match[1], part)
-    return re.compile(translate(plain)) if any(letter in plain for letter in "*?[") else plain
+    if all(len(letter) == 1 for letter in name):
+        return "".join(name)
+    chunks = [""]
+    for one in name:
+        if one == _STAR:
+            chunks.append("")
+        else:
+            chunks[-1] += re.escape(one) if len(one) == 1 else one
+    first, *others = chunks
+    # What stands between two stars is looked for once, as far in front as it can be: no name takes long.
+    middle = "".join(f"(?>.*?{chunk})" for chunk in others[:-1] if chunk)
+    last = f".*{others[-1]}" if others else ""
+    return re.compile(rf"(?s:{first}{middle}{last})\Z")
 
 
 def _fits(pattern: re.Pattern[str] | str, name: str) -> bool:

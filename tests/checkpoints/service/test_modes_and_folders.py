@@ -104,6 +104,37 @@ def test_what_an_interrupted_fetch_left_gets_its_mode(machine: Machine, source: 
     assert not left.exists()
 
 
+def test_a_file_that_is_there_already_loses_a_mode_that_is_not_recorded(machine: Machine, source: Path) -> None:
+    machine.push("llama", source)
+    out = machine.write("out", FILES)
+    for path in FILES:
+        (out / path).chmod(0o755)
+    assert machine.fetch("llama").kept_files == len(FILES)
+    assert executable(out) == EXECUTABLE
+
+
+def test_a_file_that_is_replaced_loses_a_mode_that_is_not_recorded(machine: Machine, source: Path) -> None:
+    machine.push("llama", source)
+    out = machine.write("out", dict.fromkeys(FILES, b"other content"))
+    for path in FILES:
+        (out / path).chmod(0o755)
+    assert machine.fetch("llama", overwrite=True).fetched_files == len(FILES)
+    assert executable(out) == EXECUTABLE
+
+
+def test_what_an_interrupted_fetch_left_loses_a_mode_that_is_not_recorded(machine: Machine) -> None:
+    content = FILES["bin/large"]
+    machine.push("plain", machine.write("plain", {"large": content}))
+    (file,) = machine.system.blobs.files_of(machine.checkpoint("plain").id)
+    left = machine.root / "out" / partial_path(file.path, file.content)
+    left.parent.mkdir(parents=True)
+    left.write_bytes(content)
+    left.chmod(0o755)
+    machine.fetch("plain")
+    assert machine.fetched("plain") == {"large": content} and not left.exists()
+    assert executable(machine.root / "out") == set()
+
+
 def test_both_are_shown(machine: Machine, source: Path) -> None:
     machine.push("llama", source)
     status = inspect_checkpoint(machine.system.catalog, "llama")["status"]

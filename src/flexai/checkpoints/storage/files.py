@@ -144,9 +144,9 @@ def sync_data(descriptor: int) -> None:
     getattr(os, "fdatasync", os.fsync)(descriptor)
 
 
-def let_execute(descriptor: int) -> None:
-    """Let who may read a file execute it, where the file system can say so."""
+def set_executable(descriptor: int, is_executable: bool) -> None:
+    """Let all who may read a file execute it, or no user at all, where the file system can say so."""
     mode = stat.S_IMODE(os.fstat(descriptor).st_mode)
-    if mode & stat.S_IXUSR == 0:
+    if bool(mode & stat.S_IXUSR) is not is_executable:
         with contextlib.suppress(PermissionError):
-            os.fchmod(descriptor, mode | (mode & 0o444) >> 2)
+            os.fchmod(descriptor, mode | (mode & 0o444) >> 2 if is_executable else mode & ~0o111)

@@ -35,8 +35,8 @@ from flexai.checkpoints.storage.beneath import KEPT_OPEN, Beneath, Folder
 from flexai.checkpoints.storage.checks import PARTIAL_SUFFIX
 from flexai.checkpoints.storage.files import (
     free_space,
-    let_execute,
     read_blocks,
+    set_executable,
     write_block,
 )
 from flexai.checkpoints.storage.local import storage_error
@@ -86,6 +86,8 @@ class FetchSurvey:
     missing: list[StoredFile] = field(default_factory=list)
     others: list[StoredFile] = field(default_factory=list)
     """Files in whose place other content is."""
+    wrong_modes: set[str] = field(default_factory=set)
+    """The paths of files whose mode lets them be executed and should not, or the other way round."""
 
     def in_the_way(self) -> DestinationExistsError:
         """The error that says so."""
@@ -125,8 +127,9 @@ def fetch_files(
     """Fetch files into a directory, which is made where it is missing; ``private`` files are their owner's alone.
 
     ``folders`` are the paths of empty folders, which are made there. A file that its mode lets be executed can be
-    executed there by who can read it. ``fetcher`` compares and fetches the files, as far as it can. Where a
-    ``witness`` is asked for and does not lie in the directory, nothing is done.
+    executed there by who can read it, any other one by no user, also where it was there already. ``fetcher`` compares
+    and fetches the files, as far as it can. Where a ``witness`` is asked for and does not lie in the directory, nothing
+    is done.
 
     Stored content that is not what was recorded is told, and all else is fetched. Raises UnsafePathError for a path
     that would leave the directory, DestinationExistsError for other content in the way, both before anything is
@@ -281,8 +284,8 @@ class Fetch:
         if (error := lack_of_room(found)) is not None:
             raise error
         for file in found.kept:
-            if file.is_executable:
-                self._let_execute(file)
+            if file.path in found.wrong_modes:
+                self._set_executable(file)
         folders = sorted({os.path.dirname(file.path) for file in missing}.union(empty_folders))
         for folder in folders:
             self.tree.make(folder, private=self.private)
@@ -373,6 +376,8 @@ class Fetch:
                 )
             if stat.S_ISREG(status.st_mode) and status.st_size == file.content.size:
                 candidates.append(file)
+                if bool(status.st_mode & stat.S_IXUSR) is not file.is_executable:
+                    found.wrong_modes.add(file.path)
             else:
                 found.others.append(file)
         if self.fetcher is not None and candidates:
@@ -397,11 +402,11 @@ class Fetch:
         finally:
             os.close(descriptor)
 
-    def _let_execute(self, file: StoredFile) -> None:
+    def _set_executable(self, file: StoredFile) -> None:
         folder, name = self.tree.at(file.path)
         descriptor = folder.open(name, os.O_RDONLY)
         try:
-            let_execute(descriptor)
+            set_executable(descriptor, file.is_executable)
         finally:
             os.close(descriptor)
 
@@ -496,7 +501,7 @@ def _write_file(folder: Folder, name: str, content: Block, mode: int, *, is_exec
     try:
         write_block(descriptor, 0, content, keep_hole=False)
         if is_executable:
-            let_execute(descriptor)
+            set_executable(descriptor, is_executable)
     finally:
         os.close(descriptor)
 

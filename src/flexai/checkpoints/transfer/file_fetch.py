@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from flexai.checkpoints.contents import StoredFile
 from flexai.checkpoints.errors import IntegrityError
-from flexai.checkpoints.storage.files import is_hole, let_execute, read_blocks, sync_data, write_blocks
+from flexai.checkpoints.storage.files import is_hole, read_blocks, set_executable, sync_data, write_blocks
 from flexai.checkpoints.transfer.crew import CountedBody
 from flexai.checkpoints.transfer.digest import DigestingBody, Part, digest_blocks, parts_of
 from flexai.checkpoints.transfer.first_reading import FirstReading, check_checksum
@@ -79,8 +79,8 @@ class FileFetch:
         if self._first:
             check_checksum(self._file.content, read_blocks(self._descriptor, 0, self._file.content.size))
             self._first.record(self._fetch.record)
-        if self._file.is_executable:
-            let_execute(self._descriptor)
+        # Also of one that is not to be executed: what was adopted may have been left by a fetch of one that is.
+        set_executable(self._descriptor, self._file.is_executable)
         sync_data(self._descriptor)
         self._partials.close(self._descriptor)
         try:
