@@ -1,8 +1,12 @@
 from __future__ import annotations
 
-import pytest
+import re
 
-from flexai.checkpoints.roles import Role, role_of_path, sizes_by_role
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flexai.checkpoints.roles import BY_FOLDER, BY_NAME, Role, RoleRule, role_of_path, sizes_by_role
 from flexai.checkpoints.training.completeness.by_format import FileRole, role_of
 
 
@@ -76,6 +80,13 @@ def test_the_roles_agree_with_those_that_a_capture_judges_by() -> None:
     assert {name: role_of_path(name) for name in names} == {
         name: same.get(role_of(name), Role.WEIGHTS) for name in names
     }
+
+
+@pytest.mark.parametrize("rule", [*BY_NAME, *BY_FOLDER], ids=lambda rule: rule.pattern[:20])
+@given(data=st.data())
+def test_the_words_of_a_rule_keep_out_no_name_that_its_pattern_matches(rule: RoleRule, data: st.DataObject) -> None:
+    pattern = re.compile(rule.pattern, re.IGNORECASE)
+    assert rule.matches(data.draw(st.from_regex(pattern, fullmatch=True, alphabet=st.characters(codec="ascii"))))
 
 
 def test_sizes_are_added_up_by_role() -> None:

@@ -59,6 +59,7 @@ class Machines:
             "FLEXAI_QUIET_PERIOD": "0.3",
             "MEETING": str(self.meeting),
             "NODES": str(count),
+            "PYTHONFAULTHANDLER": "1",
         } | settings
         owner = new_owner()
         self._database_url, self._store = shared["FLEXAI_DATABASE_URL"], shared["FLEXAI_STORE"]
@@ -117,8 +118,16 @@ class Machines:
 
 
 def finish(process: subprocess.Popen[str]) -> Done:
-    """Wait for the end of a machine's program."""
-    out, err = process.communicate(timeout=120)
+    """Wait for the end of a machine's program; AssertionError says where one that does not end stands."""
+    try:
+        out, err = process.communicate(timeout=120)
+    except subprocess.TimeoutExpired:
+        running = subprocess.run(
+            ["ps", "-eo", "pid,ppid,pgid,stat,etimes,wchan:20,args"], check=False, capture_output=True, text=True
+        )
+        process.send_signal(signal.SIGABRT)  # which has Python write down where each thread is
+        out, err = process.communicate()
+        raise AssertionError(f"the program did not end\n{out}\n{err}\n{running.stdout}") from None
     return Done(process.returncode, out, err)
 
 

@@ -90,13 +90,13 @@ TRAIN_LOSS = Metric("train-loss")
 _EVAL_LOSSES = ("eval_loss", "val_loss", "valid_loss", "validation_loss", "eval/loss", "val/loss", "validation/loss")
 _TRAIN_LOSSES = ("loss", "train_loss", "training_loss", "train/loss", "training/loss")
 _LOSSES = (EVAL_LOSS.name, TRAIN_LOSS.name)
-_EVALUATED = re.compile(r"(eval|val|valid|validation|test)[^a-z]", re.IGNORECASE)
-_HIGHER = re.compile(
-    r"(.*[^a-z])?(acc|acc\d|top\d|accuracy|f1|f_?beta|bleu|sacrebleu|chrf|rouge\w*|meteor|auc|auroc|auprc|roc_auc|ap"
+# Texts, which are compiled where they are first used: every command imports this module.
+_EVALUATED = r"(?i)(eval|val|valid|validation|test)[^a-z]"
+_HIGHER = (
+    r"(?i)(.*[^a-z])?(acc|acc\d|top\d|accuracy|f1|f_?beta|bleu|sacrebleu|chrf|rouge\w*|meteor|auc|auroc|auprc|roc_auc|ap"
     r"|map\d*|miou|iou|dice|jaccard|precision|recall|sensitivity|specificity|ndcg|mrr|hits?|pass|exact_match|em"
     r"|matthews_correlation|mcc|pearson\w*|spearman\w*|kappa|r2|psnr|ssim|clip_?score|inception_score|score|reward"
-    r"|rewards?|returns?|success|success_rate|win_?rate|elo|likelihood|cosine\w*)([^a-z].*)?",
-    re.IGNORECASE,
+    r"|rewards?|returns?|success|success_rate|win_?rate|elo|likelihood|cosine\w*)([^a-z].*)?"
 )
 """Names of what is better when there is more of it."""
 
@@ -136,7 +136,7 @@ def metric_for(text: str, checkpoints: Iterable[Told]) -> Metric | None:
         return EVAL_LOSS if not text and _is_told(EVAL_LOSS, every) else None
     if direction is None and known == trainers:
         direction = chosen_direction
-    return Metric(known, _HIGHER.fullmatch(known) is not None if direction is None else direction)
+    return Metric(known, re.fullmatch(_HIGHER, known) is not None if direction is None else direction)
 
 
 def metric_of_all(checkpoints: Iterable[Told]) -> Metric:
@@ -167,7 +167,7 @@ def metric_columns(checkpoints: Iterable[Told]) -> list[str]:
     every = list(checkpoints)
     chosen = metric_for("", every)
     names = [name for name in metric_names(every) if name not in {*_EVAL_LOSSES, *_TRAIN_LOSSES, *_LOSSES}]
-    return sorted(names, key=lambda name: (chosen is None or name != chosen.name, not _EVALUATED.match(name)))
+    return sorted(names, key=lambda name: (chosen is None or name != chosen.name, not re.match(_EVALUATED, name)))
 
 
 def _name_and_direction(text: str) -> tuple[str, bool | None]:

@@ -9,6 +9,7 @@ import enum
 import re
 from collections.abc import Iterable
 from functools import lru_cache
+from typing import NamedTuple
 
 
 class Role(enum.StrEnum):
@@ -28,66 +29,84 @@ class Role(enum.StrEnum):
 ROLES = tuple(role.value for role in Role)
 
 _TENSORS = r"(pt|pth|bin|pkl|safetensors|npz|npy|h0|msgpack|distcp|json)"
+
+
+class RoleRule(NamedTuple):
+    """Which names have a role."""
+
+    role: Role
+    words: tuple[str, ...]
+    """One of these is in each such name: patterns take a while to compile, and most names need none of them."""
+    pattern: str
+
+    def matches(self, name: str) -> bool:
+        lowered = name.casefold()
+        return any(word in lowered for word in self.words) and bool(re.fullmatch(self.pattern, name, re.IGNORECASE))
+
+
 # Every digit of a name is read as 0. The first pattern that matches a file's base name decides; then the folders that
 # it is in do, and then its suffix.
 # Sources: transformers `trainer.py`, `tokenization_utils_base.py`, `processing_utils.py`; accelerate
 # `utils/constants.py`; DeepSpeed `runtime/engine.py`; Megatron `training/checkpointing.py`; diffusers' pipelines;
 # PyTorch `distributed/checkpoint/filesystem.py`; nanotron `serialize`; Stable-Baselines3; Paddle; Orbax.
-_BY_NAME = (
-    (r".*model_optim_rng\.\w+|.*model_and_optim.*", Role.WEIGHTS),
-    (
+BY_NAME = (
+    RoleRule(Role.WEIGHTS, ("optim",), r".*model_optim_rng\.\w+|.*model_and_optim.*"),
+    RoleRule(
+        Role.TOKENIZER,
+        (
+            *("token", "vocab", "merges", "encoder", "spiece", "sentencepiece", "spm", "source", "target", "tekken"),
+            *("normalizer", "chat_template", "process", "feature_extractor"),
+        ),
         r"tokenizer([-_.].*)?|tokenization_.*\.py|special_tokens_map\.json|added_tokens\.json|vocab\.(json|txt|bpe)"
         r"|merges\.txt|encoder\.json|(spiece|sentencepiece(\.bpe)?|spm|source|target)\.(model|spm)|.*\.tiktoken"
         r"|tiktoken\.model|tekken\.json|normalizer\.json|chat_template\..*"
         r"|(pre|video_pre|image_|feature_)?process(or|ing)(_.*)?\.(json|py)|feature_extractor(_.*)?\.json"
         r"|(pre|video_pre)processor_config\.json",
-        Role.TOKENIZER,
     ),
-    (
+    RoleRule(
+        Role.OPTIMIZER,
+        ("opt",),
         rf"(.*[-_.])?(distrib_)?(optim|optims|optimizer|optimizers|opt)([-_.][\w-]+)*\.{_TENSORS}|.*\.pdopt"
         rf"|(.*[-_.])?opt_state([-_.][\w-]+)*\.{_TENSORS}",
-        Role.OPTIMIZER,
     ),
-    (
+    RoleRule(
+        Role.CONFIG,
+        ("config", "modeling", "model_index", "modules", "params", "args", "metadata"),
         r"(.*[-_.])?config(uration)?([-_.][\w-]+)*\.(json|ya?ml|toml|py|pkl)|(configuration|modeling)_.*\.py"
         r"|(model_index|modules|params|model_args|args|metadata|hparams|hyper_?params)\.(json|ya?ml)",
-        Role.CONFIG,
     ),
-    (
+    RoleRule(
+        Role.STATE,
+        ("scheduler", "scaler", "sampler", "loader", "state", "args", "rng", "checkpoint", "latest"),
         r"(.*[-_.])?((lr_)?schedulers?|scaler|sampler|dataloader|dl_state_dict|training_args|trainer_state|train_state"
         rf"|rng|rng_states?|random_states|custom_checkpoint)([-_.][\w-]+)*\.{_TENSORS}"
         r"|latest|latest_checkpointed_iteration\.txt|checkpoint",
-        Role.STATE,
     ),
 )
-_BY_FOLDER = (
-    (r"(distrib_)?(optim|optims|optimizer|optimizers|opt_state)([-_.]\w+)*", Role.OPTIMIZER),
-    (r"tokenizer(_\d+)?|feature_extractor|image_processor", Role.TOKENIZER),
-    (r"(lr_)?scheduler|random|rng|dataloader", Role.STATE),
-)
-_BY_SUFFIX = (
-    (
-        r".*\.(safetensors|bin|h0|msgpack)\.index(\.[\w-]+)?\.json|.*\.(safetensors|pt|pth|ckpt|bin|npz|npy|tar|tar\.gz"
-        r"|tgz|keras|h0|hdf0|msgpack|joblib|pkl|pickle|ubj|nemo|zip|cbm|index|distcp|gguf|ggml|onnx|onnx_data|pdparams"
-        r"|pdiparams|pb|tflite|eqx|model|weights|ot|mlmodel|engine|data-\d{5}-of-\d{5})|(__\d+)?\.metadata"
-        r"|manifest\.ocdbt|_METADATA|_CHECKPOINT_METADATA|_sharding|commit_success\.txt",
-        Role.WEIGHTS,
+BY_FOLDER = (
+    RoleRule(Role.OPTIMIZER, ("opt",), r"(distrib_)?(optim|optims|optimizer|optimizers|opt_state)([-_.]\w+)*"),
+    RoleRule(
+        Role.TOKENIZER,
+        ("tokenizer", "feature_extractor", "image_processor"),
+        r"tokenizer(_\d+)?|feature_extractor|image_processor",
     ),
+    RoleRule(Role.STATE, ("scheduler", "random", "rng", "dataloader"), r"(lr_)?scheduler|random|rng|dataloader"),
 )
-_OCDBT = re.compile(r"(.*/)?(ocdbt\.process_\d+/)?d/[0-9a-f]{32}|(.*/)?array_metadatas/[^/]+")
+_WEIGHTS_SUFFIXES = {
+    *("safetensors", "pt", "pth", "ckpt", "bin", "npz", "npy", "tar", "tgz", "keras", "h0", "hdf0", "msgpack"),
+    *("joblib", "pkl", "pickle", "ubj", "nemo", "zip", "cbm", "index", "distcp", "gguf", "ggml", "onnx", "onnx_data"),
+    *("pdparams", "pdiparams", "pb", "tflite", "eqx", "model", "weights", "ot", "mlmodel", "engine"),
+    "data-00000-of-00000",
+}
+_WEIGHTS_NAMES = (
+    r".*\.(safetensors|bin|h0|msgpack)\.index(\.[\w-]+)?\.json|.*\.tar\.gz|(__0+)?\.metadata"
+    r"|manifest\.ocdbt|_METADATA|_CHECKPOINT_METADATA|_sharding|commit_success\.txt"
+)
+_OCDBT = r"(.*/)?(ocdbt\.process_\d+/)?d/[0-9a-f]{32}|(.*/)?array_metadatas/[^/]+"
 """Where Orbax keeps its arrays (tensorstore's ``ocdbt`` driver)."""
 
 
 _DIGITS = dict.fromkeys(map(ord, "123456789"), "0")
-
-
-@lru_cache(maxsize=1)
-def _rules() -> tuple[re.Pattern[str], ...]:
-    # Compiled when a role is first asked for: most commands ask for none.
-    return tuple(
-        re.compile("|".join(f"(?P<{role}_{at}>{pattern})" for at, (pattern, role) in enumerate(rules)), re.IGNORECASE)
-        for rules in (_BY_NAME, _BY_FOLDER, _BY_SUFFIX)
-    )
 
 
 def role_of_path(path: str) -> Role | None:
@@ -99,13 +118,14 @@ def role_of_path(path: str) -> Role | None:
 @lru_cache(maxsize=4096)
 def _role(path: str) -> Role | None:
     *folders, name = path.split("/")
-    by_name, by_folder, by_suffix = _rules()
-    found = by_name.fullmatch(name)
-    for folder in reversed(folders) if found is None else ():
-        found = found or by_folder.fullmatch(folder)
-    if (found := found or by_suffix.fullmatch(name)) is not None:
-        return Role(str(found.lastgroup).partition("_")[0])
-    return Role.WEIGHTS if _OCDBT.fullmatch(path) else None
+    for rules, names in ((BY_NAME, [name]), (BY_FOLDER, folders[::-1])):
+        for one in names:
+            for rule in rules:
+                if rule.matches(one):
+                    return rule.role
+    _, dot, suffix = name.rpartition(".")
+    is_weights = (dot and suffix.casefold() in _WEIGHTS_SUFFIXES) or re.fullmatch(_WEIGHTS_NAMES, name, re.IGNORECASE)
+    return Role.WEIGHTS if is_weights or re.fullmatch(_OCDBT, path) else None
 
 
 def sizes_by_role(sizes: Iterable[tuple[str, int]]) -> dict[str, int]:

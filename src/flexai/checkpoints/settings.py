@@ -29,13 +29,14 @@ MOST_PART_SIZE = 5 * 1024**3
 WITHHELD_VARIABLE = "_FLEXAI_WITHHELD"
 """The environment variable that has the name of another one: a credential that a training command must not get."""
 
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw]?)", re.IGNORECASE)
+# Texts, which are compiled where they are first used: every command imports this module.
+_SIZE = r"(?i)(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?"
+_DURATION = r"(?i)(\d+(?:\.\d+)?)\s*([smhdw]?)"
 # Greedy up to the last `@`: a password may hold one. A text without a scheme is taken for what follows one.
-_PASSWORD = re.compile(r"((?:://|^(?!.*://))[^:/@\s]*):.*@", re.DOTALL)
-_PARAMETER = re.compile(r"(?<=[?&])([^=&]*=)[^&]*")
-_SECRET = re.compile(r"pass|pwd|secret|token|key|credential|auth", re.IGNORECASE)
-_OWNER = re.compile(
+_PASSWORD = r"(?s)((?:://|^(?!.*://))[^:/@\s]*):.*@"
+_PARAMETER = r"(?<=[?&])([^=&]*=)[^&]*"
+_SECRET = r"(?i)pass|pwd|secret|token|key|credential|auth"
+_OWNER = (
     r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}/[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
     r"|[^\s/@]{1,100}@[^\s/@]{1,255}"
 )
@@ -47,7 +48,7 @@ _FOR_EVER = timedelta(days=365_000)
 
 def parse_size(value: object) -> object:
     """Read ``64MiB`` (1024-based), ``64MB`` (1000-based) or plain bytes; other things are left as they are."""
-    match = _SIZE.fullmatch(value.strip()) if isinstance(value, str) else None
+    match = re.fullmatch(_SIZE, value.strip()) if isinstance(value, str) else None
     if match is None:
         return value
     from fractions import Fraction  # it imports decimal, which takes time
@@ -59,7 +60,7 @@ def parse_size(value: object) -> object:
 
 def parse_duration(value: object) -> object:
     """Read ``90s``, ``15m``, ``24h``, ``7d``, ``2w`` or plain seconds; other things are left as they are."""
-    match = _DURATION.fullmatch(value.strip()) if isinstance(value, str) else None
+    match = re.fullmatch(_DURATION, value.strip()) if isinstance(value, str) else None
     return _duration(float(match[1]) * _SECONDS[match[2].lower()]) if match else value
 
 
@@ -177,7 +178,7 @@ class OwnerRule(TextRule):
     def read(self, value: object) -> str:
         """The owner as it was written, or nothing."""
         text = str(super().read(value))
-        if text and not (_OWNER.fullmatch(text) and text.isprintable()):
+        if text and not (re.fullmatch(_OWNER, text) and text.isprintable()):
             raise ValueError("user@host is needed, or two UUIDs with a slash between them")
         return text
 
@@ -190,9 +191,9 @@ def hide_secrets(url: str) -> str:
     from urllib.parse import unquote_plus
 
     def hide(parameter: re.Match[str]) -> str:
-        return f"{parameter[1]}***" if _SECRET.search(unquote_plus(parameter[0])) else parameter[0]
+        return f"{parameter[1]}***" if re.search(_SECRET, unquote_plus(parameter[0])) else parameter[0]
 
-    return _PARAMETER.sub(hide, _PASSWORD.sub(r"\1:***@", url))
+    return re.sub(_PARAMETER, hide, re.sub(_PASSWORD, r"\1:***@", url))
 
 
 def write_duration(value: timedelta) -> str:

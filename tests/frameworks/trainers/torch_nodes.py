@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import sys
 import time
@@ -15,6 +16,8 @@ import torch.distributed.checkpoint as dcp
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Shard, distribute_tensor
 
+# A rank that hangs, in torch or at its own end, says where: the test would learn no more than that it did.
+faulthandler.dump_traceback_later(100, exit=True)
 last, meeting = int(sys.argv[1]), Path(sys.argv[2])
 warnings.simplefilter("ignore")
 distributed.init_process_group("gloo")
@@ -45,6 +48,7 @@ for step in range(start + 10, last + 1, 10):
     if step == int(os.environ.get("DIES_AT", "0")):
         # All ranks of this machine stay behind, until the machine is gone.
         (meeting / f"behind-{distributed.get_rank()}").touch()
+        faulthandler.cancel_dump_traceback_later()
         time.sleep(600)
     dcp.save(state_of(step), checkpoint_id=out / f"step-{step}")
 distributed.destroy_process_group()

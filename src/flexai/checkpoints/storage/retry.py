@@ -7,7 +7,6 @@ made within seconds (``StorageFullError``).
 
 from __future__ import annotations
 
-import random
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -59,6 +58,12 @@ def tell_of_retries(message: str) -> None:
     _tell.get()(message)
 
 
+def _random() -> float:
+    import random  # few commands meet a failure
+
+    return random.random()
+
+
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
     """How often and after which waits something is tried again.
@@ -77,7 +82,7 @@ class RetryPolicy:
     max_retry_after: float = 120.0
     """Seconds: no wait that a service asks for is longer."""
     sleep: Callable[[float], None] = time.sleep
-    random: Callable[[], float] = random.random
+    random: Callable[[], float] = _random
     """From 0 to 1."""
 
     def delay(self, failures: int, error: StorageUnavailableError) -> float:
