@@ -91,6 +91,7 @@ def train_push_export(training: TrainingSpec, push: PushSpec = _BEST, export: Ex
         reuse_succeeded=True,
         grace=span_of(training.grace),
         preempt_signal=training.preempt_signal,
+        exclude=training.exclude,
         strict=training.strict,
     )
     selected = select_checkpoints(list_training_checkpoints(job), push, job=job)

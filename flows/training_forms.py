@@ -111,6 +111,13 @@ class TrainingSpec(Form):
         description="A signal that says, as TERM does, that the machine is taken: USR1; empty for TERM alone.",
         examples=["USR1"],
     )
+    exclude: list[NotEmpty] = Field(
+        default_factory=list,
+        title="Leave out",
+        description="Patterns of what of the output directory is not captured, as in a .gitignore; a folder with all"
+        " that is in it. The directory's .flexaiignore has its own.",
+        examples=[["samples/", "*.mp4"]],
+    )
 
     @field_validator("name")
     @classmethod

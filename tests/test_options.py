@@ -221,6 +221,7 @@ OPERATIONS = [
                 grace="2m",
                 preempt_signal="USR1",
                 strict=True,
+                exclude=["samples/"],
             )
         ],
         without={

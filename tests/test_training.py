@@ -95,6 +95,40 @@ def test_each_save_is_captured_although_it_is_deleted_at_once(machine: Machine, 
     assert sorted(path.name for path in out.parent.iterdir()) == ["home", "out"]
 
 
+def test_what_a_run_excludes_is_in_no_checkpoint_and_stays_where_it_is(machine: Machine, out: Path) -> None:
+    with Run("run", out, exclude="optimizer.pt") as here:
+        save(out / "checkpoint-5", trainer_files(5))
+        here.saved(out / "checkpoint-5", step=5)
+        assert here.wait(check=True)
+    expected = {name: content for name, content in trainer_files(5).items() if name != "optimizer.pt"}
+    assert contents(machine) == [("checkpoint-5", expected)]
+    assert (out / "checkpoint-5" / "optimizer.pt").is_file()
+
+
+def test_an_empty_pattern_is_refused_before_anything_begins(machine: Machine, out: Path) -> None:
+    with pytest.raises(UsageError, match="a pattern of exclude names nothing"):
+        Run("run", out, exclude=["", "*.tmp"])
+    assert not out.exists()
+
+
+def test_below_a_command_what_a_run_excludes_is_a_warning_and_the_commands_patterns_count(machine: Machine) -> None:
+    text = """
+        import warnings
+        warnings.simplefilter("error")
+        try:
+            Run("other", os.environ["FLEXAI_OUTPUT_CHECKPOINT_DIR"], exclude="scheduler.pt")
+        except RuntimeWarning as warning:
+            assert "give its --exclude" in str(warning), warning
+        else:
+            raise AssertionError("no warning")
+        save(Path(os.environ["FLEXAI_OUTPUT_CHECKPOINT_DIR"]) / "checkpoint-5", trainer_files(5))
+    """
+    ended = run_training(machine.system, TrainingRequest("run", python(text), exclude=["optimizer.pt"]))
+    assert ended.status is JobStatus.SUCCEEDED
+    ((_, files),) = contents(machine)
+    assert {*files} == {*trainer_files(5)} - {"optimizer.pt"}
+
+
 def test_the_next_run_goes_on_from_the_latest(machine: Machine, out: Path) -> None:
     with Run("run", out) as here:
         assert here.resume_path() is None

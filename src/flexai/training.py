@@ -25,7 +25,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -42,6 +42,7 @@ from flexai.checkpoints.service.training_requests import (
     JOB_VARIABLE,
     OUTPUT_VARIABLE,
     REPORTS_VARIABLE,
+    CaptureJobRequest,
 )
 from flexai.checkpoints.training.launchers import this_node
 from flexai.checkpoints.training.output_dir import place_beside
@@ -82,9 +83,13 @@ class Run:
             the oldest, so that the newest are kept. Where nothing is stored for an hour, it waits no longer: a save is
             not captured then, until there is room again.
         most_waiting: How many saves of one process may wait.
+        exclude: Patterns of what of the output directory is not captured, as in a ``.gitignore``; the directory's own
+            are in its ``.flexaiignore``. Below ``flexai training run`` that command's ``--exclude`` counts instead,
+            and patterns are a RuntimeWarning.
 
     Raises:
-        UsageError: InvalidNameError for the name; a bound of less than 1, or an ``on_full`` that is none.
+        UsageError: InvalidNameError for the name; a bound of less than 1, an ``on_full`` that is none, or an empty
+            pattern.
         OSError: The folder for the reports cannot be made.
 
     Example:
@@ -96,6 +101,7 @@ class Run:
 
     _node: Node | None = None
     """Which of several machines this is."""
+    _exclude: Sequence[str] = ()
 
     def __init__(
         self,
@@ -104,9 +110,12 @@ class Run:
         *,
         on_full: Literal["wait", "skip"] = "wait",
         most_waiting: int = MOST_WAITING,
+        exclude: str | Iterable[str] = (),
     ) -> None:
         self.name: str = parse_name(name, what="training job name")
         """The training job's name; below ``flexai training run`` that of its job."""
+        request = CaptureJobRequest(name, "watched", exclude=[exclude] if isinstance(exclude, str) else list(exclude))
+        self._exclude = request.exclude
         output = absolute(output_dir)
         output.mkdir(parents=True, exist_ok=True)
         with suppress(UsageError):  # what is told only by half is no number of machines
@@ -117,6 +126,9 @@ class Run:
             (self._reports / _INPUT).unlink(missing_ok=True)
             self._start_helper()
             atexit.register(self._close_at_exit)
+        elif self._exclude and self._rank == 0:
+            message = "the exclude of a Run counts for nothing below flexai training run: give its --exclude"
+            warnings.warn(f"training job {self.name!r}: {message}", RuntimeWarning, stacklevel=2)
 
     @classmethod
     def current(cls, *, on_full: Literal["wait", "skip"] = "wait", most_waiting: int = MOST_WAITING) -> Run | None:
@@ -363,6 +375,7 @@ class Run:
         command = [sys.executable, "-P", "-m", "flexai.cli", "training", "capture", self.name, "--trainer"]
         rank, total = self._node or (0, 1)
         command += ["--node-rank", str(rank), "--nodes", str(total)]
+        command += [f"--exclude={pattern}" for pattern in self._exclude]
         with (self._reports / _LOG).open("ab") as log:
             self._helper = subprocess.Popen(
                 [*command, "--watch", str(self.output_dir)],

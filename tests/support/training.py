@@ -71,17 +71,21 @@ from flexai.checkpoints.service.training_requests import TrainingRequest
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.service.training import run_training
 from flexai.checkpoints.settings import load_settings
-home, output, *command = sys.argv[1:]
+home, output, exclude, *command = sys.argv[1:]
 with System.open(load_settings(home=Path(home))) as system:
-    run_training(system, TrainingRequest("run", command, output_dir=output))
+    run_training(system, TrainingRequest("run", command, output_dir=output, exclude=exclude.split()))
 """
 
 
-def kill_a_runner(machine: Machine, text: str, *, output: str = "", until: Callable[[], bool] = lambda: True) -> int:
+def kill_a_runner(
+    machine: Machine, text: str, *, output: str = "", exclude: str = "", until: Callable[[], bool] = lambda: True
+) -> int:
     """Run a program in another process and kill that process once the program prints "ready"; returns its pid."""
     command = program(f"say(f'pid {{os.getpid()}}'); {text}\n{WAIT}")
     runner = subprocess.Popen(
-        [sys.executable, "-c", RUNNER, str(machine.settings.home), output, *command], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", RUNNER, str(machine.settings.home), output, exclude, *command],
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert runner.stdout is not None
     lines = iter(runner.stdout.readline, "")

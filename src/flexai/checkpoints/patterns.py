@@ -20,9 +20,11 @@ import re
 from collections.abc import Iterable, Sequence
 
 DEFAULT_EXCLUDES = (".git", "__pycache__", "**/.cache/huggingface/**/*.lock")
-"""What of a folder of this machine is pushed only where the caller asks for it."""
+"""What of a folder of this machine is taken only where the caller, or the folder's ignore file, asks for it."""
 IGNORE_FILE = ".flexaiignore"
-"""Beside a folder's files: patterns of what is not pushed, one a line. It is not pushed itself."""
+"""Beside a folder's files: patterns of what is not taken, one a line. It is not taken itself."""
+LONGEST_IGNORE_FILE = 64 * 1024
+"""Bytes of it that are read."""
 
 _SECRET = re.compile(
     r"(.*/)?(\.env(\.(?!example$|sample$|template$).*)?|.*\.(pem|key|p12|pfx|ppk|kdbx)|id_(rsa|dsa|ecdsa|ed25519)"
@@ -49,6 +51,11 @@ def _without_blanks(line: str) -> str:
     kept = line.rstrip(" ")
     backslashes = len(kept) - len(kept.rstrip("\\"))
     return line[: len(kept) + backslashes % 2]
+
+
+def of_folder(ignore_file: bytes, defaults: Sequence[str] = DEFAULT_EXCLUDES) -> Patterns:
+    """What a folder leaves out by itself, from its root: the defaults and what its ignore file names."""
+    return Patterns([*defaults, f"/{IGNORE_FILE}", *ignored(ignore_file.decode(errors="replace"))])
 
 
 class _Pattern:

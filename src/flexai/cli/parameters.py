@@ -68,6 +68,15 @@ exclude_option = click.option(
     help="Leave out what has such a path in the checkpoint, such as 'optimizer.pt', '*.tmp' or 'logs/*'; a folder with"
     " all that is in it. Can be given several times.",
 )
+capture_exclude_option = click.option(
+    "--exclude",
+    metavar="PATTERN",
+    multiple=True,
+    help="Do not capture what has such a path below the output directory, such as 'samples/', '*.mp4' or"
+    " 'optimizer.pt'; neither as a checkpoint's file nor beside the checkpoints. The directory's .flexaiignore has its"
+    " own patterns, and .git, __pycache__ and the lock files of the Hub's cache are left out anyway. Can be given"
+    " several times.",
+)
 only_option = click.option(
     "--only",
     type=click.Choice(ROLES),

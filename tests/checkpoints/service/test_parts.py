@@ -104,6 +104,16 @@ def test_a_checkpoint_of_parts_is_the_union_of_their_files_and_moves_no_byte(mac
     check_nothing_is_left_over(machine)
 
 
+def test_parts_without_files_that_are_left_out_make_a_checkpoint_all_the_same(machine: Machine) -> None:
+    begun = begin(machine)
+    bring(machine, begun, 0, {"__0_0.distcp": weights(0)})
+    last = bring(machine, begun, 1, SHARDS[1])
+    assert combine(machine.system, last.id)[0].status is CheckpointStatus.INCOMPLETE, "its .metadata is missing"
+    found, is_new = combine(machine.system, last.id, may_lack_files=True)
+    assert (found.status, is_new) == (CheckpointStatus.AVAILABLE, True)
+    assert machine.fetched(found.id) == {"__0_0.distcp": weights(0)} | SHARDS[1]
+
+
 def test_of_machines_that_finish_at_the_same_moment_one_makes_it_available(machine: Machine) -> None:
     begun = begin(machine, 4)
     for name in ("step-5", "step-10", "step-15"):

@@ -145,7 +145,7 @@ def _check_push(request: _PushFields, from_checkpoint: str = "") -> None:
         raise RequestError(
             "{} and {} cannot be used together", "exclude", "from_checkpoint", hint="a checkpoint never changes"
         )
-    _check_patterns(request, "exclude")
+    check_patterns(request, "exclude")
     if from_checkpoint:
         parse_reference(from_checkpoint)
 
@@ -155,7 +155,8 @@ def _keep_tuples(request: object, *names: str) -> None:
         object.__setattr__(request, name, tuple(getattr(request, name)))
 
 
-def _check_patterns(request: object, *names: str) -> None:
+def check_patterns(request: object, *names: str) -> None:
+    """Raise RequestError where one of the patterns in these fields of a request names nothing."""
     for name in names:
         if not all(pattern.removeprefix("!").strip("/ ") for pattern in getattr(request, name)):
             raise RequestError("a pattern of {} names nothing", name, hint="name files or folders, such as '*.tmp'")
@@ -209,7 +210,7 @@ class FetchRequest:
             raise RequestError(
                 "{} and {} cannot be used together", "delete_extra", part[0] if part else "reference", hint=hint
             )
-        _check_patterns(self, "include", "exclude")
+        check_patterns(self, "include", "exclude")
         for role in self.only:
             if role not in ROLES:
                 raise RequestError("{} knows no role " + repr(role), "only", hint=f"the roles are {', '.join(ROLES)}")

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 
 from flexai.checkpoints.choosing import Choice
-from flexai.checkpoints.errors import UsageError
+from flexai.checkpoints.errors import RequestError, UsageError
 from flexai.checkpoints.names import is_variable, parse_name, parse_reference
+from flexai.checkpoints.service.requests import check_patterns
 from flexai.checkpoints.storage.connection import SecretText
 from flexai.checkpoints.training.launchers import this_node
 
@@ -46,10 +47,12 @@ class TrainingRequest:
             to the command as any other.
         node_rank: Which of several machines this is, from 0.
         nodes: How many machines run the command together; each of them makes this request with its number.
+        exclude: Patterns of what of the output directory is not captured, as in a ``.gitignore``; the directory's own
+            are in its ``.flexaiignore``.
 
     Raises:
         UsageError: InvalidNameError for the name or the reference; a command that is none, a variable that cannot be
-            set, a negative grace, or a signal that cannot give notice.
+            set, a negative grace, a signal that cannot give notice, or an empty pattern.
     """
 
     name: str
@@ -63,9 +66,12 @@ class TrainingRequest:
     preempt_signal: str = ""
     node_rank: int = 0
     nodes: int = 1
+    exclude: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         this_node(self.node_rank, self.nodes, {})
+        object.__setattr__(self, "exclude", tuple(self.exclude))
+        check_patterns(self, "exclude")
         object.__setattr__(self, "command", tuple(self.command))
         object.__setattr__(self, "env", dict(self.env or {}))
         parse_name(self.name, what="training job name")
@@ -109,18 +115,31 @@ class CaptureJobRequest:
             where there is none of that NAME. ``~`` is the home directory.
         node_rank: Which of several machines this is, from 0, where each watches a directory of its own.
         nodes: How many machines write the job's checkpoints together.
+        exclude: Patterns of what of the directory is not captured, as in a ``.gitignore``; its own are in its
+            ``.flexaiignore``. An attempt that has left something goes by its own.
 
     Raises:
-        UsageError: InvalidNameError for a text that can be neither, or no name for a job to be made.
+        UsageError: InvalidNameError for a text that can be neither, or no name for a job to be made; patterns without a
+            directory, or an empty one.
     """
 
     reference: str
     watch: str = ""
     node_rank: int = 0
     nodes: int = 1
+    exclude: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         this_node(self.node_rank, self.nodes, {})
+        object.__setattr__(self, "exclude", tuple(self.exclude))
+        check_patterns(self, "exclude")
+        if self.exclude and not self.watch:
+            raise RequestError(
+                "{} needs {}: what an attempt has left is stored as it was begun",
+                "exclude",
+                "watch",
+                hint="name the directory to capture",
+            )
         if self.watch:
             parse_name(self.reference, what="training job name")
 

@@ -20,7 +20,7 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -33,7 +33,7 @@ from flexai.checkpoints.models import JobStatus, Node, TrainingJob, now
 from flexai.checkpoints.names import Id
 from flexai.checkpoints.private_folders import make_private_file, make_private_folder
 from flexai.checkpoints.training.launchers import NODE_SUFFIX, folder_suffix
-from flexai.checkpoints.training.output_dir import place_beside
+from flexai.checkpoints.training.output_dir import Excluded, place_beside
 
 _ATTEMPT = "attempt-"
 _MARK = "running.json"
@@ -88,14 +88,27 @@ class AttemptPlaces:
     """Whether the user named the output directory: then it is never removed."""
     node: Node | None = None
     """Which of several machines this is."""
+    exclude: Sequence[str] = ()
+    """The user's patterns of what of the output is not captured; what takes over a left attempt goes by them too."""
 
     @classmethod
     def of(
-        cls, jobs_path: Path, job_id: Id, attempt: int, output: Path | None = None, node: Node | None = None
+        cls,
+        jobs_path: Path,
+        job_id: Id,
+        attempt: int,
+        output: Path | None = None,
+        node: Node | None = None,
+        *,
+        exclude: Sequence[str] = (),
     ) -> AttemptPlaces:
         """The places of a job's attempt; ``output`` is a directory that the user named."""
         folder = job_folder(jobs_path, job_id) / f"{_ATTEMPT}{attempt}{folder_suffix(node)}"
-        return cls(folder, output or folder / "output", is_users_output=output is not None, node=node)
+        return cls(folder, output or folder / "output", is_users_output=output is not None, node=node, exclude=exclude)
+
+    def excluded(self) -> Excluded:
+        """What of the output is not captured."""
+        return Excluded(self.output, self.exclude)
 
     @property
     def log(self) -> Path:
@@ -145,6 +158,7 @@ class AttemptPlaces:
                 "output": str(self.output),
                 "isUsersOutput": self.is_users_output,
                 "node": None if self.node is None else list(self.node),
+                "exclude": list(self.exclude),
             }
         )
 
@@ -313,7 +327,11 @@ def _read_mark(places: AttemptPlaces, attempt: int) -> LeftAttempt | None:
         return LeftAttempt(
             number=attempt,
             places=AttemptPlaces(
-                places.folder, output, is_users_output=bool(document["isUsersOutput"]), node=_node(document.get("node"))
+                places.folder,
+                output,
+                is_users_output=bool(document["isUsersOutput"]),
+                node=_node(document.get("node")),
+                exclude=tuple(map(str, document.get("exclude", ()))),
             ),
             started_at=datetime.fromisoformat(document["startedAt"]),
             host=document["host"],

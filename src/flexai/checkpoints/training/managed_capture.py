@@ -19,6 +19,7 @@ from flexai.checkpoints.training.completeness.by_format import JudgeFolder, comp
 from flexai.checkpoints.training.completeness.by_time import Watch
 from flexai.checkpoints.training.completeness.candidates import Found
 from flexai.checkpoints.training.notices import FolderWatch, Notices
+from flexai.checkpoints.training.output_dir import Excluded
 from flexai.checkpoints.training.pins import Pins
 from flexai.checkpoints.training.preemption import Preemption
 from flexai.checkpoints.training.report_taker import ReportTaker
@@ -54,6 +55,8 @@ class CaptureReport:
     """Those of the failures for which the time was over before this machine goes away."""
     pointers: Mapping[str, str] = field(default_factory=dict)
     """Links and files that point at a checkpoint, by their paths below the output directory, and its name."""
+    left_out: tuple[str, ...] = ()
+    """What is excluded, from the top: files, and folders with a final ``/``."""
 
 
 class OutputCapture:
@@ -72,12 +75,14 @@ class OutputCapture:
         preemption: Preemption | None = None,
         announce: Announce = lambda _found: None,
         judge: JudgeFolder = completeness,
+        excluded: Excluded | None = None,
     ) -> None:
         """``quiet_period`` in seconds; ``store`` and ``announce`` are called from one thread, ``note`` from several.
 
         ``reports`` is where the trainer may report what it saves, ``identify`` gives the UUID of what was stored last
-        under a name. ``judge`` says what files tell of a checkpoint.
+        under a name. ``judge`` says what files tell of a checkpoint, ``excluded`` what is not captured.
         """
+        excluded = excluded or Excluded(output)
         self._output = output
         self._pins = pins
         self._preemption = preemption or Preemption()
@@ -94,6 +99,7 @@ class OutputCapture:
                 identify=identify,
                 note=note,
                 judge=judge,
+                excluded=excluded,
             )
         )
         self._reported: SimpleQueue[Found] = SimpleQueue()
@@ -109,6 +115,7 @@ class OutputCapture:
             has_more=lambda: self._notices is not None and self._notices.has_more(),
             reports=reports,
             judge=judge,
+            excluded=excluded,
         )
         self._told: set[str] = set()
         self._stop = threading.Event()
@@ -245,20 +252,29 @@ def salvage(
     reports: Reports | None = None,
     identify: Callable[[str], str] = lambda _name: "",
     judge: JudgeFolder = completeness,
+    excluded: Excluded | None = None,
 ) -> CaptureReport:
     """Capture what a runner that died has left, in its output directory, among its pins and among the reports.
 
     Only what ``judge`` calls whole: the command may have been killed in the middle of a save. No process writes there
-    any more.
+    any more. ``excluded`` says what is not captured.
     """
+    excluded = excluded or Excluded(output)
     storing = Storing(store, note)
     storing.hurry()
-    watch = Watch(output, pins, quiet_period=math.inf, take=storing.add, note=note, judge=judge)
+    watch = Watch(output, pins, quiet_period=math.inf, take=storing.add, note=note, judge=judge, excluded=excluded)
     taker = None
     try:
         if reports is not None:
             taker = ReportTaker(
-                reports, patience=0, storing=storing, know=watch.know, identify=identify, note=note, judge=judge
+                reports,
+                patience=0,
+                storing=storing,
+                know=watch.know,
+                identify=identify,
+                note=note,
+                judge=judge,
+                excluded=excluded,
             )
             taker.finish()
         # What the trainer had deleted is older than what is there.
@@ -295,4 +311,5 @@ def _report(watch: Watch, storing: Storing, taker: ReportTaker | None) -> Captur
         lost=(*watch.lost, *(taker.lost if taker else ())),
         rest=tuple(rest),
         pointers=pointers,
+        left_out=tuple(watch.left_out()),
     )

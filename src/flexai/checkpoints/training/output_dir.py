@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import posixpath
 import stat
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from flexai.checkpoints.models import Node
+from flexai.checkpoints.patterns import IGNORE_FILE, LONGEST_IGNORE_FILE, Patterns, of_folder
 from flexai.checkpoints.storage.beneath import GONE, Beneath, Folder
 from flexai.checkpoints.training.launchers import folder_suffix
 
@@ -18,6 +20,8 @@ MAX_DEPTH = 24
 """Folders within folders that are looked into."""
 _OURS = ".flexai-"
 """Begins the names of our own folders in an output directory that is a volume of its own."""
+_MOST_KNOWN = 100_000
+"""Paths of which it is kept whether they are excluded."""
 
 
 def place_beside(output: Path, kind: str, node: Node | None) -> Path:
@@ -76,11 +80,88 @@ class Listing:
     """What is neither a file nor a folder: FIFOs, sockets, devices."""
 
 
+class Excluded:
+    """What of an output directory is not taken, as a user's patterns, the defaults and its ``.flexaiignore`` say.
+
+    Used from any thread.
+    """
+
+    def __init__(self, output: Path | None = None, patterns: Iterable[str] = ()) -> None:
+        """``patterns`` are a user's; without an output directory nothing is excluded but by them."""
+        self._output = output
+        self._by_user = Patterns(patterns)
+        self._by_folder = Patterns(())
+        self._known: dict[tuple[str, bool], bool] = {}
+        self._stamp: Stamp | None = None
+        self._lock = threading.Lock()
+        self.version = 0
+        """Another one whenever the patterns have changed."""
+        if output is not None:
+            self._by_folder = of_folder(b"")
+            self.refresh()
+
+    def refresh(self) -> None:
+        """Read the ignore file anew where it is another one now."""
+        if self._output is None:
+            return
+        with self._lock:
+            stamp = self._look()
+            if stamp == self._stamp:
+                return
+            own = b"" if stamp is None else Beneath(self._output).peek(IGNORE_FILE, LONGEST_IGNORE_FILE)
+            self._stamp, self._by_folder, self._known = stamp, of_folder(own), {}
+            self.version += 1
+
+    @property
+    def is_asked_for(self) -> bool:
+        """Whether more is excluded than the defaults."""
+        return bool(self._by_user) or self._stamp is not None
+
+    def name(self, path: str, *, is_folder: bool = False) -> bool:
+        """Whether a path, or a folder that it is in, is excluded."""
+        known = self._known
+        found = known.get((path, is_folder))
+        if found is None:
+            if len(known) >= _MOST_KNOWN:
+                known.clear()
+            found = self._by_user.name(path, is_folder=is_folder) or self._by_folder.name(path, is_folder=is_folder)
+            known[path, is_folder] = found
+        return found
+
+    def top(self, path: str) -> str:
+        """The topmost folder that is excluded and holds this excluded file, with ``/``; or the file itself."""
+        parts = path.split("/")
+        folders = ("/".join(parts[:count]) for count in range(1, len(parts)))
+        return next((f"{folder}/" for folder in folders if self.name(folder, is_folder=True)), path)
+
+    def _look(self) -> Stamp | None:
+        assert self._output is not None
+        try:
+            status = (self._output / IGNORE_FILE).lstat()
+        except OSError as error:
+            if error.errno in GONE:
+                return None
+            return self._stamp  # a file system that fails for a moment
+        return Stamp.of(status) if stat.S_ISREG(status.st_mode) else None
+
+
 class OutputTree:
     """The folders of an output directory, each with its listing, by their paths below it; ``""`` is itself."""
 
-    def __init__(self, tree: Beneath, *, root: str = "", before: Callable[[str], object] = lambda _place: None) -> None:
-        """``root`` is where in the tree it lies; ``before`` is called with each folder before it is listed."""
+    def __init__(
+        self,
+        tree: Beneath,
+        *,
+        root: str = "",
+        before: Callable[[str], object] = lambda _place: None,
+        excluded: Excluded | None = None,
+    ) -> None:
+        """``root`` is where in the tree it lies; ``before`` is called with each folder before it is listed.
+
+        What is ``excluded`` is listed as well: whether a checkpoint is whole depends on all of its files.
+        """
+        self.excluded = excluded or Excluded()
+        """What is not taken of it."""
         self._tree = tree
         self._root = root
         self._before = before
@@ -134,6 +215,10 @@ class OutputTree:
         for place, listing in self.folders.items():
             for name, stamp in listing.files.items():
                 yield _join(place, name), stamp
+
+    def wanted_files(self) -> Iterator[tuple[str, Stamp]]:
+        """Yield every file that is not excluded."""
+        return ((path, stamp) for path, stamp in self.files() if not self.excluded.name(path))
 
     def target(self, path: str) -> str | None:
         """What a symbolic link leads to, below the output directory; None where it leads elsewhere or nowhere."""

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from flexai.checkpoints.storage.beneath import GONE, Beneath, Folder
 from flexai.checkpoints.training.notices import is_written
-from flexai.checkpoints.training.output_dir import OutputTree, Stamp, Stamps
+from flexai.checkpoints.training.output_dir import Excluded, OutputTree, Stamp, Stamps
 
 _SERIAL_DIGITS = 5
 _COPY_BYTES = 16 * 1024 * 1024
@@ -111,9 +111,9 @@ class PinSet:
                 held[path] = found
         return held
 
-    def adopt(self) -> OutputTree:
+    def adopt(self, excluded: Excluded | None = None) -> OutputTree:
         """Hold the pins that are in the folder already; returns them as the output directory that they are of."""
-        found = OutputTree(self._tree, root=self._place)
+        found = OutputTree(self._tree, root=self._place, excluded=excluded)
         found.refresh()
         self._pinned |= {path: stamp.file for path, stamp in found.files()}
         return found

@@ -14,10 +14,10 @@ from dataclasses import dataclass, field, replace
 
 from flexai.checkpoints.storage.beneath import Beneath
 from flexai.checkpoints.training.completeness.by_format import JudgeFolder, completeness
-from flexai.checkpoints.training.completeness.candidates import Fate, Found, title_of
+from flexai.checkpoints.training.completeness.candidates import Fate, Found, excluded_of, hold_texts, title_of
 from flexai.checkpoints.training.formats.verdict import Outcome
 from flexai.checkpoints.training.notices import FolderWatch
-from flexai.checkpoints.training.output_dir import OutputTree, Stamp
+from flexai.checkpoints.training.output_dir import Excluded, OutputTree, Stamp
 from flexai.checkpoints.training.pins import PinSet
 from flexai.checkpoints.training.reports import Report, ReportOutcome, Reports
 from flexai.checkpoints.training.storing import Storing
@@ -52,13 +52,15 @@ class ReportTaker:
         identify: Callable[[str], str],
         note: Callable[[str], None],
         judge: JudgeFolder = completeness,
+        excluded: Excluded | None = None,
     ) -> None:
         """``patience`` is how many seconds the reports of other ranks are waited for, where the format tells nothing.
 
         ``know`` is handed what was reported, ``identify`` gives the UUID of the checkpoint of a name, ``note``
         is told what a person would want to know, ``judge`` says what files tell of a checkpoint. All are called from
-        the taker's thread.
+        the taker's thread. ``excluded`` says what is not taken.
         """
+        self._excluded = excluded or Excluded()
         self._reports = reports
         self._patience = patience
         self._storing = storing
@@ -162,8 +164,10 @@ class ReportTaker:
         if self._is_stored(report):
             self._settle_one(report, "")
             return
+        self._excluded.refresh()  # it may have been written just before the save
         for path in report.left_out:
-            self._note(note_of(path, "it is no file"))
+            if not self._excluded.name(path):
+                self._note(note_of(path, "it is no file"))
         save = self._of_other_ranks(report)
         try:
             if save is not None:
@@ -173,9 +177,9 @@ class ReportTaker:
                 save = _Save([report], found, is_whole=False)
                 self._saves.append(save)
             self._know(save.found)
-            verdict = self._judge(save.found.folder)
+            verdict = self._judge(save.found.as_written)
             if len(save.found.stamps) == 1:
-                save.is_whole = completeness(save.found.folder).outcome is Outcome.WHOLE
+                save.is_whole = completeness(save.found.as_written).outcome is Outcome.WHOLE
             else:
                 save.is_whole = verdict.outcome is Outcome.WHOLE and verdict.conclusive
             save.came = time.monotonic()
@@ -226,7 +230,7 @@ class ReportTaker:
     def _found(self, report: Report) -> Found:
         """The checkpoint that a report holds. Raises OSError."""
         pins = PinSet(self._tree, report.files, lambda _error: None)
-        tree = pins.adopt()
+        tree = pins.adopt(self._excluded)
         held = dict(tree.files())
         missing = {path: stamp for path, stamp in report.originals.items() if path not in held}
         if missing:
@@ -236,9 +240,7 @@ class ReportTaker:
         unit = self._unit(report, tree if not missing else None, pins)
         paths = {path: posixpath.join(unit.place, path) for path in unit.files}
         stamps = {path: held[place] for path, place in paths.items() if place in held}
-        for path, text in unit.texts.items():
-            pins.write(posixpath.join(unit.place, path), text)
-            stamps[path] = pins.stamp(posixpath.join(unit.place, path))
+        stamps |= hold_texts(unit, pins)
         return Found(
             unit,
             {place: report.originals[place] for place in paths.values() if place in report.originals},
@@ -246,13 +248,15 @@ class ReportTaker:
             pins,
             may_be_rewritten=report.is_linked,
             over=report.over,
+            excluded=excluded_of(unit, tree, pins),
         )
 
     def _unit(self, report: Report, tree: OutputTree | None, pins: PinSet) -> Unit:
         """What the trainer saved is the unit; the names tell only which files beside it belong to it."""
         place, name = posixpath.split(report.path)
         if list(report.originals) == [report.path]:
-            return Unit(report.path, place, (name,))
+            is_excluded = self._excluded.name(report.path)
+            return Unit(report.path, place, () if is_excluded else (name,), excluded=(name,) if is_excluded else ())
         if tree is not None:
             units = find_units(tree, pins.peek)
             for path, why in units.notes.items():
@@ -260,8 +264,10 @@ class ReportTaker:
             if (unit := units.units.get(report.path)) is not None:
                 return unit
         prefix = f"{report.path}/" if report.path else ""
-        inside = [path.removeprefix(prefix) for path in report.originals if path.startswith(prefix)]
-        return Unit(report.path, report.path, tuple(sorted(inside)))
+        inside = sorted(path.removeprefix(prefix) for path in report.originals if path.startswith(prefix))
+        excluded = tuple(path for path in inside if self._excluded.name(prefix + path))
+        kept = tuple(path for path in inside if path not in excluded)
+        return Unit(report.path, report.path, kept, excluded=excluded)
 
     # Taking.
 
@@ -290,9 +296,11 @@ class ReportTaker:
                 for report in save.reports:
                     self._settle_one(report, "")
                 return
-            verdict = self._judge(save.found.folder)
-            if not save.found.stamps:
-                self._fail(save, "it holds no file that a checkpoint can have")
+            verdict = self._judge(save.found.as_written)
+            if not save.found.originals:
+                is_excluded = bool(save.found.unit.excluded)
+                why = "all of it is excluded" if is_excluded else "it holds no file that a checkpoint can have"
+                self._fail(save, why)
             elif verdict.outcome is Outcome.PARTIAL:
                 self._fail(save, f"it is not whole: {verdict.reason}")
             else:

@@ -59,6 +59,8 @@ class Unit:
     has_known_layout: bool = True
     folders: tuple[str, ...] = ()
     """The paths of its empty folders, below ``place``."""
+    excluded: tuple[str, ...] = field(default=(), compare=False)
+    """Files of it, or texts, that are there and are not taken: paths below ``place``. They may come and go."""
 
     @property
     def is_rewritten(self) -> bool:
@@ -212,11 +214,15 @@ class _Finder:
 
     def find(self) -> Units:
         for unit in self._walk(ROOT, in_logs=False):
-            kept = self._without_odd_names(unit)
+            kept = self._without_excluded(self._without_odd_names(unit))
             if kept.files:
                 self._found.units[unit.name] = replace(kept, folders=tuple(sorted(self._empty_folders(kept))))
         self._find_links()
-        return self._found
+        found, is_excluded = self._found, self._tree.excluded.name
+        found.notes = {path: why for path, why in found.notes.items() if not is_excluded(path)}
+        found.pointers = {path: name for path, name in found.pointers.items() if not is_excluded(path)}
+        found.unfinished = {path for path in found.unfinished if not is_excluded(path)}
+        return found
 
     # Folders.
 
@@ -349,7 +355,8 @@ class _Finder:
                 if not (is_unfinished(name) or _tells_step(name) or name in _LOGGERS | _LOG_FOLDERS):
                     pending.append(_join(place, name))
             path = posixpath.relpath(place, unit.place or ".")
-            if place != unit.name and listing == Listing() and is_path(path):
+            is_excluded = self._tree.excluded.name(place, is_folder=True)
+            if place != unit.name and listing == Listing() and is_path(path) and not is_excluded:
                 yield path
 
     # Layouts with a text file that names the latest of several units.
@@ -396,6 +403,8 @@ class _Finder:
 
     def _kind(self, place: str, name: str) -> _Kind:
         kind = _kind(name)
+        if kind not in {_Kind.LOG, _Kind.TEMPORARY} and self._tree.excluded.name(_join(place, name)):
+            return _Kind.TEXT  # it may tell that a unit is whole, and makes none
         if (
             kind is _Kind.TEXT
             and name.endswith((".json", ".txt"))
@@ -415,6 +424,14 @@ class _Finder:
             except UnsafePathError as error:
                 self._found.notes[_join(unit.place, path)] = f"is left out of checkpoint {unit.name!r}: {error.message}"
         return unit if len(kept) == len(unit.files) else replace(unit, files=tuple(kept))
+
+    def _without_excluded(self, unit: Unit) -> Unit:
+        is_excluded = self._tree.excluded.name
+        excluded = {path: None for path in (*unit.files, *unit.texts) if is_excluded(_join(unit.place, path))}
+        if not excluded:
+            return unit
+        kept = tuple(path for path in unit.files if path not in excluded)
+        return replace(unit, files=kept, excluded=tuple(excluded))
 
     def _find_links(self) -> None:
         owners = {unit.name: unit.name for unit in self._found.units.values() if unit.name}

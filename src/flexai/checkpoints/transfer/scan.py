@@ -13,7 +13,7 @@ from typing import NamedTuple, TypeVar
 
 from flexai.checkpoints.errors import SourceError, UnsafePathError
 from flexai.checkpoints.paths import CheckpointPath, absolute, check_path_set, join_path, only_empty, parse_path
-from flexai.checkpoints.patterns import DEFAULT_EXCLUDES, IGNORE_FILE, Patterns, ignored
+from flexai.checkpoints.patterns import DEFAULT_EXCLUDES, IGNORE_FILE, LONGEST_IGNORE_FILE, Patterns, of_folder
 from flexai.checkpoints.storage.beneath import KEPT_OPEN, Beneath, Folder
 from flexai.checkpoints.storage.checks import PARTIAL_SUFFIX, few_enough
 from flexai.checkpoints.storage.connection import RemotePath
@@ -22,7 +22,6 @@ from flexai.checkpoints.transfer.sources import FileSource, LocalSource, ObjectS
 
 S = TypeVar("S", bound=FileSource)
 
-_LONGEST_IGNORE_FILE = 64 * 1024
 _ODD = re.compile(r"[^\w./@+=, -]")
 
 
@@ -233,8 +232,7 @@ class _SourceFolder(NamedTuple):
 
     def ignored(self, defaults: Sequence[str]) -> Patterns:
         """The patterns that come with the folder, from its root."""
-        own = self.tree.peek(_below(self.inside(self.root), IGNORE_FILE), _LONGEST_IGNORE_FILE)
-        return Patterns([*defaults, f"/{IGNORE_FILE}", *ignored(own.decode(errors="replace"))])
+        return of_folder(self.tree.peek(_below(self.inside(self.root), IGNORE_FILE), LONGEST_IGNORE_FILE), defaults)
 
 
 class _Excluded(NamedTuple):

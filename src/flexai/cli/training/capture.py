@@ -13,7 +13,7 @@ from flexai.checkpoints.service.training_requests import CaptureJobRequest
 from flexai.cli import terminal
 from flexai.cli.commands import command
 from flexai.cli.completion import complete_directory
-from flexai.cli.parameters import job_argument, node_options, read_node, track_option
+from flexai.cli.parameters import capture_exclude_option, job_argument, node_options, read_node, track_option
 from flexai.cli.tracking import run_operation
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     help="Capture a directory that another program writes to, until TERM or INT (Ctrl-C), as the job NAME.",
 )
 @click.option("--trainer", is_flag=True, hidden=True)  # given by `flexai.training.Run`, which starts this command
+@capture_exclude_option
 @node_options
 @track_option
 def capture(track: bool | None, *, trainer: bool, node_rank: int | None, nodes: int | None, **options: Any) -> None:

@@ -15,7 +15,7 @@ from flexai.checkpoints.service.training_requests import TrainingRequest
 from flexai.cli import terminal
 from flexai.cli.commands import command
 from flexai.cli.completion import complete_checkpoint, complete_directory
-from flexai.cli.parameters import node_options, read_duration, read_node, track_option
+from flexai.cli.parameters import capture_exclude_option, node_options, read_duration, read_node, track_option
 from flexai.cli.tracking import run_operation
 
 if TYPE_CHECKING:
@@ -84,6 +84,7 @@ _PREEMPTED = "preempted "
     help="Exit with CODE where TERM stopped the job, whatever the command's own exit code: a scheduler takes a 0 for"
     " the end of the training, and this for a run to start again.",
 )
+@capture_exclude_option
 @node_options
 @track_option
 def run(
@@ -110,6 +111,7 @@ def run(
     flexai training run my-run-2 --checkpoint mistral-500 --env WANDB_MODE=offline -- python train.py
     flexai training run my-run-3 --env HF_TOKEN -- python train.py
     flexai training run my-run --checkpoint latest -- python train.py --epochs 3
+    flexai training run my-run --exclude 'samples/' --exclude '*.mp4' -- python train.py
     srun flexai training run my-run -- torchrun --nnodes 4 train.py
     flexai training checkpoints my-run
     """

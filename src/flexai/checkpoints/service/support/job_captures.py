@@ -15,12 +15,14 @@ from flexai.checkpoints.documents import human_size
 from flexai.checkpoints.errors import ConflictError, NotFoundError, SourceChangedError, StorageUnavailableError
 from flexai.checkpoints.models import Checkpoint, CheckpointStatus, Node, TrainingFacts, TrainingJob
 from flexai.checkpoints.names import Id, parse_reference
-from flexai.checkpoints.paths import parse_path
+from flexai.checkpoints.paths import first_of, parse_path
+from flexai.checkpoints.patterns import looks_secret
 from flexai.checkpoints.service.capture import announce, capture
 from flexai.checkpoints.service.support.commit import same_content
 from flexai.checkpoints.service.support.parts import NodePart, combine, is_whole_by_itself
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.training.completeness.candidates import Fate, Found, title_of
+from flexai.checkpoints.training.output_dir import Excluded
 from flexai.checkpoints.training.units import COPY
 from flexai.checkpoints.transfer.sources import LocalSource
 
@@ -44,11 +46,15 @@ class JobCaptures:
         whose: str = "",
         node: Node | None = None,
         attempt: int = 0,
+        excluded: Excluded | None = None,
     ) -> None:
         """``tell`` is told of each checkpoint, and with ``whose`` where that lay: `` of attempt-1``.
 
-        ``node`` says which of several machines captures, and for which attempt of the job.
+        ``node`` says which of several machines captures, and for which attempt of the job; ``excluded`` what is not
+        captured.
         """
+        self._excluded = excluded or Excluded()
+        self._told_secrets: set[str] = set()
         self.job = job
         self._node = node
         self._attempt = attempt or job.attempt
@@ -181,8 +187,17 @@ class JobCaptures:
         for checkpoint_id in self._system.catalog.parts.join_last(self.job.id, self._attempt):
             self._combine("", checkpoint_id)
 
+    def tell_secrets(self, paths: Iterable[str]) -> None:
+        """Name files that look like secrets and are stored; once for each name, as each checkpoint may have one."""
+        names = {path: posixpath.basename(path) for path in paths if looks_secret(path)}
+        secret = [path for path, name in names.items() if name not in self._told_secrets]
+        self._told_secrets |= {*names.values()}
+        if secret:
+            verb = "looks like a secret" if len(secret) == 1 else "look like secrets"
+            self._tell(f"{first_of(secret)} {verb}, and will be stored: --exclude leaves out what should not")
+
     def _combine(self, name: str, checkpoint_id: Id) -> None:
-        whole, is_new = combine(self._system, checkpoint_id)
+        whole, is_new = combine(self._system, checkpoint_id, may_lack_files=self._excluded.is_asked_for)
         if whole.status is CheckpointStatus.AVAILABLE:
             self._usable[whole.id] = whole
         if is_new:
@@ -224,7 +239,8 @@ class JobCaptures:
             self._begun[found] = left.pop(0)
         part = None
         if self._node is not None:
-            part = NodePart(self._node, self._attempt, is_whole_by_itself(found.folder))
+            part = NodePart(self._node, self._attempt, is_whole_by_itself(found.as_written))
+        self.tell_secrets(posixpath.join(found.unit.place, path) for path in found.files)
         return capture(
             self._system,
             job=self.job,

@@ -44,6 +44,8 @@ class JobPlan:
     """The program that writes to the output directory, where there is no command to be run."""
     node: Node | None = None
     """Which of several machines this is."""
+    exclude: tuple[str, ...] = ()
+    """Patterns of what of the output is not captured."""
 
     @classmethod
     def of_watch(cls, system: System, request: CaptureJobRequest, writer: OtherWriter) -> JobPlan:
@@ -64,6 +66,7 @@ class JobPlan:
             output_dir=output,
             grace=system.settings.grace.total_seconds(),
             writer=writer,
+            exclude=tuple(request.exclude),
         )
 
     @classmethod
@@ -98,6 +101,7 @@ class JobPlan:
             is_grace_given=request.grace is not None,
             notice=notice_of(request.preempt_signal) if request.preempt_signal else signal.SIGTERM,
             is_strict=request.strict,
+            exclude=tuple(request.exclude),
         )
 
     def begin(self, system: System) -> BegunJob:

@@ -40,7 +40,7 @@ from flexai.checkpoints.service.support.job_input import (
 )
 from flexai.checkpoints.service.support.job_plan import JobPlan
 from flexai.checkpoints.service.support.job_rest import store_rest
-from flexai.checkpoints.service.support.leftovers import take_over
+from flexai.checkpoints.service.support.leftovers import take_over, tell_left_out
 from flexai.checkpoints.service.support.logged_metrics import LoggedMetrics
 from flexai.checkpoints.service.support.parts import judge_part
 from flexai.checkpoints.service.support.pointers import record_pointers
@@ -102,13 +102,28 @@ class Attempt:
         self._progress = progress
         self._came_again = begun.came_again
         self._places = AttemptPlaces.of(
-            system.settings.jobs_path, begun.job.id, begun.job.attempt, request.output_dir, request.node
+            system.settings.jobs_path,
+            begun.job.id,
+            begun.job.attempt,
+            request.output_dir,
+            request.node,
+            exclude=request.exclude,
         )
+        self._excluded = self._places.excluded()
         self._log: JobLog | None = None
         self._ended: Ended | None = None
         self._remarks: list[str] = []
-        self._captures = JobCaptures(system, begun.job, tell=self._tell, on_captured=self._captured, node=request.node)
-        self._metrics = LoggedMetrics(system, begun.job.id, self._places.output, since=begun.job.started_at)
+        self._captures = JobCaptures(
+            system,
+            begun.job,
+            tell=self._tell,
+            on_captured=self._captured,
+            node=request.node,
+            excluded=self._excluded,
+        )
+        self._metrics = LoggedMetrics(
+            system, begun.job.id, self._places.output, since=begun.job.started_at, excluded=self._excluded
+        )
         self._lost = 0
         self._has_left = False
         self._is_log_stored = False
@@ -217,6 +232,7 @@ class Attempt:
             preemption=self._preemption,
             announce=self._captures.announce,
             judge=completeness if self._request.node is None else judge_part,
+            excluded=self._excluded,
         )
         self._has_left = True
         watching.start()
@@ -302,6 +318,7 @@ class Attempt:
     # After the command.
 
     def _tell_left(self, report: CaptureReport) -> None:
+        tell_left_out(report, self._places, self._tell)
         self._lost = len(report.lost)
         if self._lost:
             self._tell(lost_versions(self._lost))
@@ -314,6 +331,7 @@ class Attempt:
         has_left = bool(report.failures) or (bool(report.uncaptured) and not self._places.is_users_output)
         try:
             with self._preemption.bounding_waits() as check:
+                self._captures.tell_secrets(report.rest)
                 store_rest(self._system, self._job.id, self._places, report.rest, tell=self._tell, check=check)
         except (CheckpointError, OSError) as error:
             has_left = True

@@ -17,6 +17,7 @@ from pathlib import Path
 from flexai.checkpoints.errors import CheckpointError, SourceError, UsageError
 from flexai.checkpoints.models import JobStatus, TrainingFacts, TrainingJob
 from flexai.checkpoints.names import count
+from flexai.checkpoints.paths import first_of
 from flexai.checkpoints.service.support.job_captures import JobCaptures, OnCaptured
 from flexai.checkpoints.service.support.job_rest import store_rest
 from flexai.checkpoints.service.support.logged_metrics import LoggedMetrics
@@ -25,7 +26,6 @@ from flexai.checkpoints.service.support.pointers import record_pointers
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.storage.beneath import Beneath
 from flexai.checkpoints.training.completeness.by_format import (
-    FileRole,
     Survey,
     completeness,
     is_temporary_path,
@@ -61,6 +61,13 @@ class Taken:
     """Checkpoints that were stored now."""
     left: list[str] = field(default_factory=list)
     """What could not be stored yet, and why: a sentence for each."""
+
+
+def tell_left_out(report: CaptureReport, places: AttemptPlaces, tell: Callable[[str], None]) -> None:
+    """Say what of an attempt's output is not captured because it is excluded."""
+    if report.left_out:
+        fate = "" if places.is_users_output else "; it goes with the output directory, which is the job's own"
+        tell(f"{first_of(report.left_out)} left out, as --exclude, .flexaiignore or the defaults say{fate}")
 
 
 def record_end(system: System, job: TrainingJob) -> TrainingJob:
@@ -126,6 +133,7 @@ def _take(
     on_captured: OnCaptured,
     in_use: Path | None,
 ) -> None:
+    excluded = left.places.excluded()
     captures = JobCaptures(
         system,
         job,
@@ -134,6 +142,7 @@ def _take(
         whose=f" of {left.name}",
         node=left.places.node,
         attempt=left.number,
+        excluded=excluded,
     )
     captures.know()
     captures.go_on(since=left.started_at)
@@ -161,9 +170,10 @@ def _take(
         reports=reports,
         identify=captures.id_of,
         judge=completeness if places.node is None else judge_part,
+        excluded=excluded,
     )
     if left.host:
-        LoggedMetrics(system, job.id, places.output, since=left.started_at).add()
+        LoggedMetrics(system, job.id, places.output, since=left.started_at, excluded=excluded).add()
     record_pointers(system, job.id, places.output, report.pointers)
     taken.stored += captures.count
     taken.left += report.failures
@@ -171,6 +181,8 @@ def _take(
         places.clean(keep_output=True, keep_reports=places.reports == in_use)
         return
     captures.remove_left()
+    tell_left_out(report, places, tell)
+    captures.tell_secrets(report.rest)
     store_rest(system, job.id, places, report.rest, tell=tell)
     if not places.is_users_output:
         _set_aside(left, report, captures, tell)
@@ -186,15 +198,16 @@ def _store_found(left: LeftAttempt, store: Store, tell: Callable[[str], None]) -
     if left.end is None or not left.end.is_swept:
         return []
     pins = Pins(left.places.pins, tell)
-    founds = [found for pin_set in pins.leftovers() for found in found_in(pin_set.adopt(), pin_set)]
+    excluded = left.places.excluded()
+    founds = [found for pin_set in pins.leftovers() for found in found_in(pin_set.adopt(excluded), pin_set)]
     held = pins.new_set()
     if left.end.exit_code == 0:
         beneath = Beneath(left.places.output)
-        tree = OutputTree(beneath)
+        tree = OutputTree(beneath, excluded=excluded)
         tree.refresh()
         held.refresh(beneath, dict(tree.files()))
         of_output = list(found_in(tree, held))
-        founds += [found for found in of_output if completeness(found.folder).outcome is Outcome.UNKNOWN]
+        founds += [found for found in of_output if completeness(found.as_written).outcome is Outcome.UNKNOWN]
     failures = []
     for found in founds:
         try:
@@ -214,7 +227,7 @@ def _set_aside(left: LeftAttempt, report: CaptureReport, captures: JobCaptures, 
     """
     if not report.uncaptured:
         return
-    unknown, torn = _sorted_out(left.places.output, report.uncaptured, captures)
+    unknown, torn = _sorted_out(left.places, report.uncaptured, captures)
     if left.places.node is not None:
         # What is missing in it may be on another machine.
         unknown, torn = [*unknown, *torn], []
@@ -225,17 +238,20 @@ def _set_aside(left: LeftAttempt, report: CaptureReport, captures: JobCaptures, 
         tell(f"{left.name} left {_some(unknown)}, of which no rule knows whether it is whole: it is kept in {place}")
 
 
-def _sorted_out(output: Path, paths: Iterable[str], captures: JobCaptures) -> tuple[list[str], list[str]]:
+def _sorted_out(places: AttemptPlaces, paths: Iterable[str], captures: JobCaptures) -> tuple[list[str], list[str]]:
     """Which files may be of use, and which belong to what is torn, or has a temporary name."""
-    beneath = Beneath(output)
-    tree = OutputTree(beneath)
+    beneath = Beneath(places.output)
+    tree = OutputTree(beneath, excluded=places.excluded())
     tree.refresh()
     torn: set[str] = set()
     for unit in find_units(tree, lambda _path, _size: b"").units.values():
         files = {file: posixpath.join(unit.place, file) for file in unit.files}
         sizes = {file: stamp.size for file, path in files.items() if (stamp := tree.stamp(path)) is not None}
+        others = {file: tree.stamp(posixpath.join(unit.place, file)) for file in unit.excluded}
+        written = sizes | {file: stamp.size for file, stamp in others.items() if stamp is not None}
         at = partial(lambda place, file: beneath.at(posixpath.join(place, file)), unit.place)
-        if _is_torn(CheckpointFolder(unit.name, sizes, at)) or captures.has_files(unit.name, sizes):
+        folder = CheckpointFolder(unit.name, written, at, excluded=unit.excluded)
+        if _is_torn(folder) or captures.has_files(unit.name, sizes):
             torn |= set(files.values())
     torn |= {path for path in paths if is_temporary_path(path)}
     return [path for path in paths if path not in torn], [path for path in paths if path in torn]
@@ -244,7 +260,7 @@ def _sorted_out(output: Path, paths: Iterable[str], captures: JobCaptures) -> tu
 def _is_torn(folder: CheckpointFolder) -> bool:
     """Whether files are broken, or all are known and the one that their layout writes last is missing."""
     verdict, survey = completeness(folder), Survey(folder)
-    is_known = bool(verdict.rule) and not survey.of(FileRole.OTHER) and not survey.unjudged
+    is_known = bool(verdict.rule) and not survey.unknown and not survey.unjudged
     return verdict.outcome is Outcome.PARTIAL or (verdict.outcome is Outcome.UNKNOWN and is_known)
 
 

@@ -13,7 +13,7 @@ from flexai.checkpoints.service.system import System
 from flexai.checkpoints.storage.beneath import Beneath
 from flexai.checkpoints.training.formats.folder import CheckpointFolder
 from flexai.checkpoints.training.formats.logged import is_log, metrics_by_step
-from flexai.checkpoints.training.output_dir import OutputTree
+from flexai.checkpoints.training.output_dir import Excluded, OutputTree
 
 _LEAST_PAUSE_SECONDS = 5.0
 _SHARE = 50
@@ -23,8 +23,12 @@ _SHARE = 50
 class LoggedMetrics:
     """The logs in an attempt's output directory, which loggers write beside the checkpoints, often after those."""
 
-    def __init__(self, system: System, job_id: Id, output: Path, *, since: datetime) -> None:
-        """``since`` is when the attempt began: an earlier one's checkpoints have its own logs."""
+    def __init__(self, system: System, job_id: Id, output: Path, *, since: datetime, excluded: Excluded) -> None:
+        """``since`` is when the attempt began: an earlier one's checkpoints have its own logs.
+
+        ``excluded`` logs are not read.
+        """
+        self._excluded = excluded
         self._system = system
         self._job_id = job_id
         self._output = output
@@ -42,8 +46,8 @@ class LoggedMetrics:
     def add(self) -> None:
         """Add what is there to the attempt's checkpoints. What cannot be read or recorded now is left for later."""
         with suppress(OSError, CheckpointError):
-            tree = OutputTree(Beneath(self._output))
+            tree = OutputTree(Beneath(self._output), excluded=self._excluded)
             tree.refresh()
-            sizes = {path: stamp.size for path, stamp in tree.files() if is_log(path)}
+            sizes = {path: stamp.size for path, stamp in tree.wanted_files() if is_log(path)}
             if sizes and (found := metrics_by_step(CheckpointFolder("", sizes, Beneath(self._output).at))):
                 self._system.catalog.checkpoints.add_metrics(self._job_id, found, since=self._since)

@@ -101,9 +101,10 @@ def commit_part(
     return system.catalog.checkpoints.get_by_id(group)
 
 
-def combine(system: System, checkpoint_id: str) -> tuple[Checkpoint, bool]:
+def combine(system: System, checkpoint_id: str, *, may_lack_files: bool = False) -> tuple[Checkpoint, bool]:
     """Make a checkpoint available of its parts where these suffice.
 
+    ``may_lack_files`` says that the user has files left out: then no rule can fault what is not there.
     Returns it as it is then, or the one in its place, and whether this call has made it available. Raises what the
     catalog and the store raise.
     """
@@ -113,7 +114,7 @@ def combine(system: System, checkpoint_id: str) -> tuple[Checkpoint, bool]:
             checkpoint_id = before.part_of
             continue
         parts = system.catalog.parts.of(checkpoint_id)
-        sufficient = None if before.deleted_at else _suffices(system, before, parts)
+        sufficient = None if before.deleted_at else _suffices(system, before, parts, may_lack_files=may_lack_files)
         if sufficient is None:
             return before, False
         files, folders = sufficient
@@ -143,7 +144,7 @@ def combine(system: System, checkpoint_id: str) -> tuple[Checkpoint, bool]:
 
 
 def _suffices(
-    system: System, whole: Checkpoint, parts: Sequence[Checkpoint]
+    system: System, whole: Checkpoint, parts: Sequence[Checkpoint], *, may_lack_files: bool
 ) -> tuple[list[StoredFile], tuple[str, ...]] | None:
     """The files, and empty folders, that make a checkpoint available; None where there is nothing to do."""
     by_path: dict[str, StoredFile] = {}
@@ -160,7 +161,9 @@ def _suffices(
     elif not is_all_there and not usable:
         return None
     verdict = completeness(_Stored(whole.name, stored_files(system.store, union)))
-    if verdict.outcome is Outcome.WHOLE or (is_all_there and verdict.outcome is Outcome.UNKNOWN):
+    # Each part was judged with what is left out, on its own machine.
+    is_unknown = verdict.outcome is Outcome.UNKNOWN or may_lack_files
+    if verdict.outcome is Outcome.WHOLE or (is_all_there and is_unknown):
         return union, folders
     if usable:
         return system.blobs.files_of(usable[0].id), usable[0].folders

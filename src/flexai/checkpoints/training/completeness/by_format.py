@@ -82,7 +82,7 @@ def completeness(folder: CheckpointFolder) -> Completeness:
             continue
         if survey.torn:
             return Completeness(Outcome.PARTIAL, verdict.rule, sentence(survey.torn))
-        in_the_way = survey.unjudged + [f"{shown(path)} is of no known format" for path in survey.of(FileRole.OTHER)]
+        in_the_way = survey.unjudged + [f"{shown(path)} is of no known format" for path in survey.unknown]
         if verdict.outcome is Outcome.WHOLE and not verdict.conclusive and in_the_way:
             return Completeness(Outcome.UNKNOWN, verdict.rule, sentence(in_the_way))
         return verdict

@@ -24,6 +24,7 @@ import posixpath
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
+from flexai.checkpoints.patterns import IGNORE_FILE
 from flexai.checkpoints.storage.beneath import GONE, Beneath
 from flexai.checkpoints.training.completeness.by_format import (
     Completeness,
@@ -35,7 +36,7 @@ from flexai.checkpoints.training.completeness.candidates import Candidate, Fate,
 from flexai.checkpoints.training.formats.facts import step_in_name
 from flexai.checkpoints.training.formats.verdict import Outcome
 from flexai.checkpoints.training.notices import Notices
-from flexai.checkpoints.training.output_dir import OutputTree, Stamp, Stamps
+from flexai.checkpoints.training.output_dir import Excluded, OutputTree, Stamp, Stamps
 from flexai.checkpoints.training.pins import Pins, PinSet
 from flexai.checkpoints.training.reports import Reports
 from flexai.checkpoints.training.units import COPY, ROOT, Unit, Units, find_units, is_checkpoint_name, note_of
@@ -48,6 +49,8 @@ _PATIENCE = 6
 a while in which nothing is written, but not every trainer that uses a layout writes all of its files."""
 _MOST_TOLD = 20
 """Lost versions that are told one by one."""
+_MOST_LEFT_OUT = 10_000
+"""Paths that are excluded and told of."""
 _SOONEST_SECONDS = 0.02
 _LATEST_SECONDS = 1.0
 """Time between two looks at what is not settled: the longer nothing has happened, the longer."""
@@ -83,17 +86,20 @@ class Watch:
         has_more: Callable[[], bool] = lambda: False,
         reports: Reports | None = None,
         judge: JudgeFolder = completeness,
+        excluded: Excluded | None = None,
     ) -> None:
         """``quiet_period`` is in seconds; ``take`` is handed each checkpoint; ``note`` is told what is not captured.
 
         ``secure`` has a checkpoint copied; ``before_listing`` is called with each folder before it is listed;
         ``has_more`` says whether something has happened since the look began. ``reports`` is where the trainer
         may report what it saves: where it does, nothing is handed over until ``sweep``, nor counted as lost.
-        ``judge`` says what a unit's files tell.
+        ``judge`` says what a unit's files tell; ``excluded`` what is not taken, where that is more than a folder's own.
         """
         self._output = output
         self._beneath = Beneath(output)
-        self._tree = OutputTree(self._beneath, before=before_listing)
+        self._excluded = excluded or Excluded(output)
+        self._excluded_version = self._excluded.version
+        self._tree = OutputTree(self._beneath, before=before_listing, excluded=self._excluded)
         self._pins = pins
         self._quiet_period = quiet_period
         self._take = take
@@ -111,6 +117,7 @@ class Watch:
         """Files that were handed over as a checkpoint by themselves, and their paths, which are its name."""
         self._pointers: dict[str, str] = {}
         self._told: set[str] = set()
+        self._left_out: dict[str, None] = {}
         self._is_noticed = False
         """Whether the system told what has happened since the last look."""
         self.lost: list[str] = []
@@ -128,9 +135,11 @@ class Watch:
         """
         notices = notices or Notices(is_all_changed=True)
         self._is_noticed = bool(notices.places)
-        if self._tree.refresh(None if notices.is_all_changed else notices.places):
+        has_changed = bool(self._tree.refresh(None if notices.is_all_changed else notices.places))
+        if self._has_other_patterns() or has_changed:
             self._units = find_units(self._tree, self._peek)
             self._tell_notes()
+            self._note_left_out()
             self._taken = {path: stamp for path, stamp in self._taken.items() if self._tree.stamp(path) == stamp}
         units = self._units.units
         self._count_unseen(notices)
@@ -175,9 +184,9 @@ class Watch:
         When the trainer began to delete it is not known, so only the last-written file of its format shows that it was
         whole. What the output directory still has is left to ``look`` and ``sweep``.
         """
-        for found in found_in(pins.adopt(), pins):
+        for found in found_in(pins.adopt(self._excluded), pins):
             if not found.is_still_in(self._output):
-                verdict = completeness(found.folder)
+                verdict = completeness(found.as_written)
                 is_folder = found.unit.place == found.unit.name
                 if verdict.outcome is Outcome.WHOLE and (verdict.conclusive or not is_folder):
                     self._take(found)
@@ -201,17 +210,44 @@ class Watch:
         """The files that belong to no unit, but for unfinished ones and pointers: logs and the like."""
         owned = {path for unit in self._units.units.values() for path in _paths(unit)}
         owned |= self.pointers.keys() | self._units.unfinished
-        return sorted(path for path, _ in self._tree.files() if path not in owned and not is_temporary_path(path))
+        files = self._tree.wanted_files()
+        return sorted(path for path, _ in files if path not in owned and not is_temporary_path(path))
 
     def temporary(self) -> list[str]:
         """The files that lie in folders with temporary names, or have such names."""
-        return sorted(path for path, _ in self._tree.files() if is_temporary_path(path))
+        return sorted(path for path, _ in self._tree.wanted_files() if is_temporary_path(path))
 
     def files(self) -> dict[str, Stamp]:
-        """Every file of the output directory."""
-        return dict(self._tree.files())
+        """Every file of the output directory that is not excluded."""
+        return dict(self._tree.wanted_files())
+
+    def left_out(self) -> list[str]:
+        """What was seen and is excluded, from the top: files, and folders with a final ``/``; in order."""
+        return sorted(self._left_out)
 
     # Looking.
+
+    def _has_other_patterns(self) -> bool:
+        """Whether the ignore file is another one since the last look; what it names now is let go of."""
+        self._excluded.refresh()
+        if self._excluded_version == self._excluded.version:
+            return False
+        self._excluded_version = self._excluded.version
+        self._left_out.clear()
+        for candidate in self._candidates.values():
+            gone = [path for path in candidate.pins.paths() if self._excluded.name(path)]
+            if any(path in candidate.files for path in gone):
+                # Not deleted by its trainer: what it has lost was never to be taken.
+                self._drop_kept(candidate)
+                candidate.fullest = None
+                candidate.files = {path: stamp for path, stamp in candidate.files.items() if path not in gone}
+                candidate.pins.drop(gone)
+        return True
+
+    def _note_left_out(self) -> None:
+        for path, _ in self._tree.files():
+            if len(self._left_out) < _MOST_LEFT_OUT and self._excluded.name(path) and path != IGNORE_FILE:
+                self._left_out[self._excluded.top(path)] = None
 
     def _peek(self, path: str, size: int) -> bytes:
         stamp = self._tree.stamp(path)
@@ -258,17 +294,25 @@ class Watch:
             candidate.taken, old = taken, {}
         is_lost = any(path not in new and stamp.file not in present for path, stamp in old.items())
         is_altered = any(old.get(path) != stamp for path, stamp in new.items())
+        excluded = self._excluded_in(unit)
         unfinished = self._unfinished_in(unit)
         candidate.count_closings(closed, new)
         if not is_lost and not is_altered and candidate.unfinished == unfinished and unit == candidate.unit:
             candidate.looks += 1
+            if candidate.excluded != excluded:
+                # What is not taken is waited for by no quiet period, but its layout's last file may be among it.
+                candidate.unit, candidate.excluded, candidate.verdict = unit, excluded, None
             return
-        candidate.unit, candidate.unfinished = unit, unfinished
+        candidate.unit, candidate.unfinished, candidate.excluded = unit, unfinished, excluded
         if is_lost and not is_altered and unit.name != ROOT:
             self._shrink(candidate, new)
         else:
             self._grow(candidate, new)
         candidate.looks, candidate.changed_at, candidate.verdict = 1, now, None
+
+    def _excluded_in(self, unit: Unit) -> dict[str, Stamp]:
+        places = {path: posixpath.join(unit.place, path) for path in unit.excluded if path not in unit.texts}
+        return {path: stamp for path, place in places.items() if (stamp := self._tree.stamp(place)) is not None}
 
     def _unfinished_in(self, unit: Unit) -> dict[str, Stamp]:
         if unit.place != unit.name:
@@ -283,7 +327,7 @@ class Watch:
     def _count_unseen(self, notices: Notices) -> None:
         """Count what came and went between two looks."""
         for path, count in notices.closed.items():
-            if self._tree.stamp(path) is not None or path in self._candidates:
+            if self._tree.stamp(path) is not None or path in self._candidates or self._excluded.name(path):
                 continue
             folder = next((one for one in _folders_of(path) if one in self._candidates), None)
             if folder is not None:
@@ -293,6 +337,7 @@ class Watch:
                 self._lose(title_of(path), "it was deleted too soon after it was written", count)
         for path in notices.arrived:
             is_seen = path in self._tree.folders or path in self._candidates
+            is_seen = is_seen or self._excluded.name(path, is_folder=True)
             if not is_seen and is_checkpoint_name(path, is_folder=True):
                 self._lose(title_of(path), "it was deleted too soon after it was written")
 
@@ -382,7 +427,7 @@ class Watch:
 
     def _judge(self, candidate: Candidate) -> Completeness:
         if candidate.verdict is None:
-            candidate.verdict = self._completeness(_found(candidate, candidate.files).folder)
+            candidate.verdict = self._completeness(self._found(candidate, candidate.files).as_written)
         return candidate.verdict
 
     def _sweep(self, candidate: Candidate, is_settled: bool) -> None:
@@ -405,7 +450,7 @@ class Watch:
     def _keep(self, candidate: Candidate) -> None:
         """Copy what has settled: it is a version that was whole if it is written over next, and none if it grows."""
         if candidate.kept is None:
-            found = _found(candidate, candidate.files, may_be_rewritten=True)
+            found = self._found(candidate, candidate.files, may_be_rewritten=True)
             self._secure(found)
             candidate.kept = found
             candidate.pins = self._pins.new_set()
@@ -433,7 +478,7 @@ class Watch:
         kept = {*candidate.files, *(posixpath.join(candidate.unit.place, text) for text in candidate.unit.texts)}
         candidate.pins.drop([path for path in candidate.pins.paths() if path not in kept])
         may_be_rewritten = candidate.unit.is_rewritten or candidate.is_rewritten
-        self._take_found(candidate, _found(candidate, candidate.files, may_be_rewritten=may_be_rewritten))
+        self._take_found(candidate, self._found(candidate, candidate.files, may_be_rewritten=may_be_rewritten))
 
     def _take_found(self, candidate: Candidate, found: Found) -> None:
         files = found.originals
@@ -475,7 +520,7 @@ class Watch:
         last = {path: candidate.pins.stamp(path) for path in files}
         if any(candidate.pins.is_written(path) for path in files):
             return False
-        verdict = self._completeness(_found(candidate, last).folder)
+        verdict = self._completeness(self._found(candidate, last).as_written)
         # Seen twice as it was in the end, so no file was missing; or nothing could have come after it. A folder that
         # was being rewritten may have been half the one and half the other.
         was_seen_whole = (looks > 1 and last == files) or (verdict.conclusive and not stays)
@@ -491,8 +536,25 @@ class Watch:
                 why = verdict.reason or "it was deleted too soon after its last file was written"
                 self._note(f"{candidate.title} was deleted before it was seen whole: {why}")
             return False
-        self._take_found(candidate, _found(candidate, last, may_be_rewritten=stays and candidate.is_rewritten))
+        self._take_found(candidate, self._found(candidate, last, may_be_rewritten=stays and candidate.is_rewritten))
         return True
+
+    def _found(self, candidate: Candidate, files: Stamps, *, may_be_rewritten: bool = False) -> Found:
+        """A candidate with these files, as it is handed over and judged."""
+        unit, pins = candidate.unit, candidate.pins
+        place = f"{unit.place}/" if unit.place else ""
+        stamps = {path.removeprefix(place): stamp for path, stamp in files.items()}
+        stamps |= {text: pins.stamp(place + text) for text in unit.texts if text not in unit.excluded}
+        texts = {text: pins.stamp(place + text) for text in unit.texts if text in unit.excluded}
+        return Found(
+            unit,
+            dict(files),
+            stamps,
+            pins,
+            may_be_rewritten=may_be_rewritten,
+            excluded={**candidate.excluded, **texts},
+            excluded_at=self._beneath.at,
+        )
 
     def _lose_closings(self, candidate: Candidate, count: int) -> None:
         """Count versions that were written over; of what may be a copy they are those of its original."""
@@ -511,15 +573,6 @@ class Watch:
                 self._note(sentence)
             elif len(self.lost) == _MOST_TOLD + 1:
                 self._note("more versions are lost; they are counted from here on")
-
-
-def _found(candidate: Candidate, files: Stamps, *, may_be_rewritten: bool = False) -> Found:
-    """A candidate with these files, as it is handed over and judged."""
-    unit, pins = candidate.unit, candidate.pins
-    place = f"{unit.place}/" if unit.place else ""
-    stamps = {path.removeprefix(place): stamp for path, stamp in files.items()}
-    stamps |= {text: pins.stamp(place + text) for text in unit.texts}
-    return Found(unit, dict(files), stamps, pins, may_be_rewritten=may_be_rewritten)
 
 
 def _folders_of(path: str) -> Iterator[str]:

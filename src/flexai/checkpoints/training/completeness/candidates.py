@@ -12,7 +12,7 @@ from enum import Enum
 from pathlib import Path
 
 from flexai.checkpoints.models import TrainingFacts
-from flexai.checkpoints.storage.beneath import GONE
+from flexai.checkpoints.storage.beneath import GONE, Folder
 from flexai.checkpoints.training.completeness.by_format import Completeness
 from flexai.checkpoints.training.formats.facts import read_facts
 from flexai.checkpoints.training.formats.folder import CheckpointFolder
@@ -68,6 +68,10 @@ class Found:
     fate: Fate = Fate.WAITING
     error: str = ""
     """Why it could not be stored."""
+    excluded: Stamps = field(default_factory=dict)
+    """What was there of its unit and is not taken, by the paths in the checkpoint."""
+    excluded_at: Callable[[str], tuple[Folder, str]] | None = None
+    """Finds that by the paths in the output directory, where it is not pinned."""
 
     @property
     def name(self) -> str:
@@ -86,8 +90,21 @@ class Found:
 
     @property
     def folder(self) -> CheckpointFolder:
-        """The checkpoint as rules and readers of formats see it."""
+        """The checkpoint as readers of formats see it: what it holds."""
         return _folder(self.unit, self.stamps, self.pins)
+
+    @property
+    def as_written(self) -> CheckpointFolder:
+        """All that its trainer wrote of it, by which it is judged, also what is not taken."""
+        if not self.excluded:
+            return self.folder
+        sizes = {path: stamp.size for path, stamp in (*self.stamps.items(), *self.excluded.items())}
+
+        def at(path: str) -> tuple[Folder, str]:
+            is_apart = path in self.excluded and path not in self.unit.texts
+            return (self.excluded_at if is_apart and self.excluded_at else self.pins.at)(self._in_output(path))
+
+        return CheckpointFolder(self.unit.name, sizes, at, excluded=self.excluded.keys())
 
     def facts(self) -> TrainingFacts:
         """What is known of it."""
@@ -130,11 +147,24 @@ def found_in(tree: OutputTree, pins: PinSet) -> Iterator[Found]:
         paths = {path: posixpath.join(unit.place, path) for path in unit.files}
         stamps = {path: stamp for path, place in paths.items() if (stamp := tree.stamp(place)) is not None}
         originals = {paths[path]: stamp for path, stamp in stamps.items()}
-        for path, text in unit.texts.items():
-            pins.write(posixpath.join(unit.place, path), text)
-            stamps[path] = pins.stamp(posixpath.join(unit.place, path))
+        stamps |= hold_texts(unit, pins)
         if originals:
-            yield Found(unit, originals, stamps, pins)
+            yield Found(unit, originals, stamps, pins, excluded=excluded_of(unit, tree, pins))
+
+
+def hold_texts(unit: Unit, pins: PinSet) -> dict[str, Stamp]:
+    """Hold the files that point at a unit, and return those that are taken. Raises OSError."""
+    for path, text in unit.texts.items():
+        pins.write(posixpath.join(unit.place, path), text)
+    return {path: pins.stamp(posixpath.join(unit.place, path)) for path in unit.texts if path not in unit.excluded}
+
+
+def excluded_of(unit: Unit, tree: OutputTree, pins: PinSet) -> dict[str, Stamp]:
+    """What is there of a unit and is not taken, by the paths in the unit; its texts are held. Raises OSError."""
+    places = {path: posixpath.join(unit.place, path) for path in unit.excluded}
+    found = {path: pins.stamp(place) for path, place in places.items() if path in unit.texts}
+    others = ((path, tree.stamp(place)) for path, place in places.items() if path not in unit.texts)
+    return found | {path: stamp for path, stamp in others if stamp is not None}
 
 
 def title_of(name: str) -> str:
@@ -150,6 +180,8 @@ class Candidate:
     pins: PinSet
     changed_at: float
     files: dict[str, Stamp] = field(default_factory=dict)
+    excluded: Stamps = field(default_factory=dict)
+    """What is there of it and is not taken, but for texts; by the paths in the unit."""
     unfinished: dict[str, Stamp] = field(default_factory=dict)
     has_missed: bool = False
     """Whether a file of it was written and deleted between two looks."""

@@ -166,7 +166,11 @@ class Survey:
         """Everything that is torn, missing or contradictory (PARTIAL), then what could not be judged
         (UNKNOWN).
         """
-        checked = [self.verdict(path) for path in self.of(*_CHECKED) if self._is_read(path)]
+        checked = [
+            self.verdict(path)
+            for path in self.of(*_CHECKED)
+            if self._is_read(path) and path not in self.folder.excluded
+        ]
         checked += [Verdict(Outcome.PARTIAL, reason) for reason in self._gaps()]
         order = (Outcome.PARTIAL, Outcome.UNKNOWN)
         return [verdict for outcome in order for verdict in dict.fromkeys(checked) if verdict.outcome is outcome]
@@ -180,6 +184,11 @@ class Survey:
     def unjudged(self) -> list[str]:
         """The reasons why a file could be neither vouched for nor faulted."""
         return [verdict.reason for verdict in self.flaws if verdict.outcome is Outcome.UNKNOWN]
+
+    @property
+    def unknown(self) -> list[str]:
+        """The files of no known format that are taken."""
+        return [path for path in self.of(FileRole.OTHER) if path not in self.folder.excluded]
 
     @cached_property
     def _document_folders(self) -> set[str]:
@@ -232,6 +241,8 @@ class Survey:
         shards = read_weight_map(self.folder, path)
         self._indexed |= shards.keys()
         for shard, tensors in shards.items():
+            if shard in self.folder.excluded:
+                continue
             if self.files[shard] == 0:
                 raise NotWholeError(f"{shown(shard)} is empty")
             verdict = self.verdict(shard) if role_of(shard) is FileRole.WEIGHTS else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Protocol
 
 from flexai.checkpoints.storage.beneath import Folder
@@ -24,13 +24,24 @@ class RangedFiles(Protocol):
 class CheckpointFolder:
     """What the rules need of a checkpoint: its files as they were listed once."""
 
-    def __init__(self, name: str, sizes: Mapping[str, int], at: Callable[[str], tuple[Folder, str]]) -> None:
+    excluded: Collection[str] = ()
+    """Files that are there and are not taken: that they are there counts, and not what they hold."""
+
+    def __init__(
+        self,
+        name: str,
+        sizes: Mapping[str, int],
+        at: Callable[[str], tuple[Folder, str]],
+        *,
+        excluded: Collection[str] = (),
+    ) -> None:
         """``name`` is the checkpoint's display name, empty for files in the output directory's root.
 
         ``sizes`` has each file's path below the folder (with `/`) and its bytes; ``at`` finds it.
         """
         self.name = name
         self.files = sizes
+        self.excluded = excluded
         self._at = at
 
     def read(self, path: str, start: int, length: int) -> bytes:
