@@ -83,7 +83,7 @@ class Machines:
 
     def run(self, text: str, *options: str) -> list[Done]:
         """Run the job's command on all machines, and wait for its end."""
-        return [finish(one) for one in [self.start(rank, text, *options) for rank in range(self.count)]]
+        return finish_all([self.start(rank, text, *options) for rank in range(self.count)])
 
     def flexai(self, *arguments: str) -> Done:
         """Run the program on the first machine."""
@@ -117,18 +117,29 @@ class Machines:
             kill(process)
 
 
-def finish(process: subprocess.Popen[str]) -> Done:
+def finish(process: subprocess.Popen[str], *, seconds: float = 120) -> Done:
     """Wait for the end of a machine's program; AssertionError says where one that does not end stands."""
     try:
-        out, err = process.communicate(timeout=120)
+        out, err = process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
-        running = subprocess.run(
-            ["ps", "-eo", "pid,ppid,pgid,stat,etimes,wchan:20,args"], check=False, capture_output=True, text=True
-        )
+        columns = "pid,ppid,pgid,stat,etimes,wchan:20,args"
+        running = subprocess.run(["ps", "-eo", columns], check=False, capture_output=True, text=True).stdout
         process.send_signal(signal.SIGABRT)  # which has Python write down where each thread is
         out, err = process.communicate()
-        raise AssertionError(f"the program did not end\n{out}\n{err}\n{running.stdout}") from None
+        raise AssertionError(f"the program did not end\n{out}\n{err}\n{running}") from None
     return Done(process.returncode, out, err)
+
+
+def finish_all(processes: list[subprocess.Popen[str]], *, seconds: float = 120) -> list[Done]:
+    """Wait for the end of all machines' programs; what one does not end for may stand in another one's words."""
+    try:
+        return [finish(one, seconds=seconds) for one in processes]
+    except AssertionError as error:
+        for one in processes:
+            if not (one.stdout is None or one.stdout.closed):
+                one.kill()
+                error.add_note("\n".join(map(str, one.communicate())))
+        raise
 
 
 def kill(process: subprocess.Popen[str]) -> None:

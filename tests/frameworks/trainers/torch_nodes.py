@@ -17,7 +17,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Shard, distribute_tensor
 
 # A rank that hangs, in torch or at its own end, says where: the test would learn no more than that it did.
-faulthandler.dump_traceback_later(100, exit=True)
+faulthandler.dump_traceback_later(200, exit=True)
 last, meeting = int(sys.argv[1]), Path(sys.argv[2])
 warnings.simplefilter("ignore")
 distributed.init_process_group("gloo")
