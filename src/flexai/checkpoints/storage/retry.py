@@ -12,8 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from flexai.checkpoints.errors import StorageFullError, StorageUnavailableError
 
@@ -64,8 +63,7 @@ def _random() -> float:
     return random.random()
 
 
-@dataclass(frozen=True, slots=True)
-class RetryPolicy:
+class RetryPolicy(NamedTuple):
     """How often and after which waits something is tried again.
 
     The wait is drawn evenly from zero to a limit that doubles with each failure ("full jitter":
