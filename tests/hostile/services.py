@@ -152,7 +152,7 @@ def page(kind: str, names: list[str], token: str = "", *, size: str = str(SIZE))
     return document(text.encode(), *link)
 
 
-def _hub_of_one_file(path: str) -> Answer | None:
+def hub_of_one_file(path: str) -> Answer | None:
     """What the Hub says before it is asked for the file's content, or for what it lists."""
     if "/revision/" in path:
         return document(json.dumps({"id": "org/model", "sha": _COMMIT}).encode())
@@ -376,10 +376,10 @@ def attack(kind: str, name: str) -> Result:
 
     def answer(method: str, path: str) -> Answer:
         if name in LISTINGS:
-            honest = _hub_of_one_file(path) if kind == "hub" and "/tree/" not in path else None
+            honest = hub_of_one_file(path) if kind == "hub" and "/tree/" not in path else None
             return honest or LISTINGS[name](kind, count)
         if name in CONTENTS:
-            return (_hub_of_one_file(path) if kind == "hub" else None) or CONTENTS[name]()
+            return (hub_of_one_file(path) if kind == "hub" else None) or CONTENTS[name]()
         return PUTS[name]() if name in PUTS else BODIES[name]()
 
     with serve(answer, sends_early=name in PUTS) as server:

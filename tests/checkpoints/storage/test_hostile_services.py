@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import itertools
 import json
 import socket
 import subprocess
@@ -12,14 +13,14 @@ from typing import Any
 
 import pytest
 
-from flexai.checkpoints.errors import StorageError
+from flexai.checkpoints.errors import StorageError, StorageUnavailableError
 from flexai.checkpoints.storage import addresses
 from flexai.checkpoints.storage.endpoints import check_address
 from flexai.checkpoints.storage.gcs.session import GCSService, guarded_request
 from flexai.checkpoints.storage.http import parse_size, read_lengths
 from flexai.checkpoints.storage.hub import client as hub_client
 from flexai.checkpoints.storage.s3.client import S3Credentials, S3Service
-from tests.hostile.services import ATTEMPTS, KINDS, SIZE, document, open_storage, page, serve
+from tests.hostile.services import ATTEMPTS, KINDS, SIZE, document, hub_of_one_file, open_storage, page, serve
 
 MOST_MEMORY = 300
 """MiB that a client takes in all, whatever is sent."""
@@ -53,6 +54,29 @@ def test_no_service_has_more_memory_or_tries_than_is_meant_for_it(kind: str) -> 
     drips = {one["attack"]: one for one in results if "dripping" in one["attack"] and not one["read"]}
     assert drips["dripping headers"]["asked"] == drips["dripping chunks"]["asked"] == ATTEMPTS
     assert drips["dripping headers"]["error"] == "StorageUnavailableError"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_content_that_comes_a_byte_at_a_time_is_not_asked_for_without_an_end(kind: str) -> None:
+    count = itertools.count()
+
+    def answer(_: str, path: str) -> Iterator[bytes]:
+        if kind == "hub" and (honest := hub_of_one_file(path)):
+            return honest
+        at = next(count)
+        lines = (
+            "HTTP/1.1 206 Partial Content",
+            'ETag: "e"',
+            "X-Goog-Generation: 1",
+            f"Content-Range: bytes {at}-{SIZE - 1}/{SIZE}",
+            f"Content-Length: {SIZE - at}",
+            "Connection: close",
+        )
+        return iter(["\r\n".join(lines).encode() + b"\r\n\r\na"])
+
+    with serve(answer) as server, pytest.raises(StorageUnavailableError):
+        list(open_storage(kind, server.url).get("file"))
+    assert next(count) == ATTEMPTS
 
 
 # Whom a connection leads to.

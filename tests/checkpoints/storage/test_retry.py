@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from flexai.checkpoints.errors import AccessDeniedError, StorageError, StorageUnavailableError
 from flexai.checkpoints.storage.http import unavailable
-from flexai.checkpoints.storage.retry import Attempts, RetryPolicy, retrying, telling_of_retries
+from flexai.checkpoints.storage.retry import LEAST_BYTES, Attempts, RetryPolicy, retrying, telling_of_retries
 
 
 @dataclass
@@ -81,6 +81,20 @@ def test_progress_starts_the_count_anew() -> None:
         attempts.progressed()
     assert waits == [0.5] * 5
     attempts.failed(error)
+    with pytest.raises(StorageUnavailableError):
+        attempts.failed(error)
+
+
+def test_bytes_are_progress_where_one_try_brings_enough_of_them() -> None:
+    attempts = Attempts(RetryPolicy(attempts=3, sleep=lambda _: None))
+    error = StorageUnavailableError("away")
+    for _ in range(5):
+        attempts.failed(error)
+        attempts.arrived(LEAST_BYTES - 1)
+        attempts.arrived(1)
+    for _ in range(2):
+        attempts.failed(error)
+        attempts.arrived(LEAST_BYTES - 1)
     with pytest.raises(StorageUnavailableError):
         attempts.failed(error)
 

@@ -206,7 +206,7 @@ def read_object(
                 for block in answer.blocks:
                     yield block
                     start += len(block)
-                    attempts.progressed()
+                    attempts.arrived(len(block))
             if start < stop:
                 raise unavailable(f"{store.location} sent {stop - start} bytes too few of {key}")
         except StorageUnavailableError as error:

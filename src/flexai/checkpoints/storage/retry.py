@@ -18,6 +18,9 @@ from flexai.checkpoints.errors import StorageFullError, StorageUnavailableError
 
 T = TypeVar("T")
 
+LEAST_BYTES = 64 * 1024
+"""Bytes that arrive within the read timeout, unless the answer ends: with that of 60 s, about 1 KiB/s. A try that
+brings as many has got further."""
 
 wait_after: ContextVar[Callable[[StorageUnavailableError, float], None] | None] = ContextVar(
     "flexai_wait_after", default=None
@@ -96,10 +99,12 @@ class Attempts:
     def __init__(self, policy: RetryPolicy) -> None:
         self._policy = policy
         self._failures = 0
+        self._arrived = 0
 
     def failed(self, error: StorageUnavailableError) -> None:
         """Wait after a failure; raises it again where it was the last try."""
         self._failures += 1
+        self._arrived = 0
         if self._failures >= self._policy.attempts or isinstance(error, StorageFullError):
             raise error
         if self._failures > 1:
@@ -113,6 +118,12 @@ class Attempts:
     def progressed(self) -> None:
         """Start counting anew: the operation has got further than before."""
         self._failures = 0
+
+    def arrived(self, count: int) -> None:
+        """Take bytes for progress once one try has brought ``LEAST_BYTES``: a server may send one with each."""
+        self._arrived += count
+        if self._arrived >= LEAST_BYTES:
+            self.progressed()
 
 
 def retrying(operation: Callable[[], T], policy: RetryPolicy) -> T:

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from flexai.checkpoints.errors import StorageError
 from flexai.checkpoints.storage.addresses import why_peer_refused
+from flexai.checkpoints.storage.retry import LEAST_BYTES
 
 if TYPE_CHECKING:
     from urllib3.connection import HTTPConnection as _Connection
@@ -33,8 +34,6 @@ else:
     # What goes before a class that is only known when a pool is there, and urllib3 is not imported for it.
     _Connection = _Pool = object
 
-LEAST_BYTES = 64 * 1024
-"""Bytes that arrive within the read timeout, unless the answer ends: with that of 60 s, about 1 KiB/s."""
 WORK_SECONDS = 600.0
 """Seconds that an answer to anything but GET and HEAD may take instead."""
 MAX_ANSWER = 32 * 1024**2

@@ -457,8 +457,8 @@ def test_a_receipt_of_another_store_or_of_another_part_is_refused(bench: Bench, 
 
 def test_a_large_copy_goes_on_until_it_is_done(bench: Bench) -> None:
     bench.put()
-    for token in ("first", "second"):
-        answer = json.dumps({"done": False, "rewriteToken": token}).encode()
+    for so_far, token in enumerate(("first", "second"), 1):
+        answer = json.dumps({"done": False, "rewriteToken": token, "totalBytesRewritten": str(so_far)}).encode()
         bench.proxy.add("answer", strikes=_is("POST", "rewriteTo"), status=200, body=answer)
     info = bench.plain.copy(bench.plain, bench.key(), bench.key("copy"))
     assert info.size == len(CONTENT)
@@ -467,6 +467,27 @@ def test_a_large_copy_goes_on_until_it_is_done(bench: Bench) -> None:
     assert ["rewriteToken=second" in call.query for call in calls] == [False, False, True]
     assert all("ifSourceGenerationMatch=" in call.query for call in calls)
     assert bench.read("copy") == CONTENT
+
+
+@pytest.mark.parametrize("said", [{}, {"totalBytesRewritten": "0"}])
+def test_a_copy_that_gets_no_further_comes_to_an_end(bench: Bench, said: dict[str, str]) -> None:
+    bench.put()
+    answer = json.dumps({"done": False, "rewriteToken": "again"} | said).encode()
+    bench.proxy.add("answer", strikes=_is("POST", "rewriteTo"), times=100, status=200, body=answer)
+    with pytest.raises(StorageUnavailableError, match="does not get on with copying"):
+        bench.plain.copy(bench.plain, bench.key(), bench.key("copy"))
+    assert len(bench.proxy.seen("POST", "rewriteTo")) == 4
+
+
+def test_a_copy_whose_service_stops_answering_midway_comes_to_an_end(bench: Bench) -> None:
+    bench.put()
+    answer = json.dumps({"done": False, "rewriteToken": "first", "totalBytesRewritten": "1000000"}).encode()
+    bench.proxy.add("answer", strikes=_is("POST", "rewriteTo"), status=200, body=answer)
+    bench.proxy.add("stall", strikes=_is("POST", "rewriteTo"), times=100, after=0)
+    storage = bench.storage(read_timeout=0.3)
+    with pytest.raises(StorageUnavailableError, match=r"did not answer|broke off"):
+        storage.copy(storage, bench.key(), bench.key("copy"))
+    assert len(bench.proxy.seen("POST", "rewriteTo")) == 1 + 4
 
 
 # Refusals

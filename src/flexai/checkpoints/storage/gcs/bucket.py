@@ -48,7 +48,7 @@ from flexai.checkpoints.storage.protocol import (
     PartReceipt,
     UnfinishedUpload,
 )
-from flexai.checkpoints.storage.retry import RetryPolicy, retrying
+from flexai.checkpoints.storage.retry import Attempts, RetryPolicy, retrying
 from flexai.checkpoints.storage.wire import MAX_ANSWER
 
 T = TypeVar("T")
@@ -162,12 +162,19 @@ class GCSStorage:
         # With a description of the copy nothing of the original's is kept.
         body = {"contentType": _CONTENT_TYPE, **stored_as} if stored_as else None
         permission = "storage.objects.get and storage.objects.create"
+        attempts, copied = Attempts(self._policy), 0
         for _ in range(_MAX_REWRITES):
             answer = self._ask("POST", path, permission, source_key, parameters, body=body)
             with readable(self.service.name):
                 if answer.get("done"):
                     return self._info(key, answer["resource"])
                 parameters["rewriteToken"] = str(answer["rewriteToken"])
+                so_far = parse_size(answer.get("totalBytesRewritten", 0))
+            if so_far > copied:
+                copied = so_far
+                attempts.progressed()
+            else:
+                attempts.failed(unavailable(f"{self.service.name} does not get on with copying {self.bucket}/{key}"))
         raise StorageError(f"{self.service.name} does not come to an end with copying {self.bucket}/{key}")
 
     def delete(self, keys: Iterable[str]) -> None:

@@ -156,7 +156,7 @@ class HubStorage:
             try:
                 for block in self._read(info, position, end):
                     position += len(block)
-                    attempts.progressed()
+                    attempts.arrived(len(block))
                     if whole is not None and not whole.agrees(block, is_last=position == end):
                         raise IntegrityError(
                             f"{self.location}/{key} does not match the Hub's digest of it",
