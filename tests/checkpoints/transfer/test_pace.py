@@ -102,6 +102,15 @@ def test_a_provider_that_is_overloaded_halves_it_and_it_recovers() -> None:
     assert machine.run(20) == 32
 
 
+@pytest.mark.parametrize(("most", "left"), [(1, 1), (2, 2), (32, 2)])
+def test_two_tasks_are_left_of_however_many_refusals(most: int, left: int) -> None:
+    machine = Machine.of(most, lambda tasks: 1e6 * tasks)
+    for _ in range(10):
+        machine.clock.now += 0.3
+        machine.width.slow_down()
+    assert machine.width.now == left
+
+
 @given(
     st.integers(1, 64),
     st.lists(

@@ -28,6 +28,8 @@ _GAIN = 1.1
 """How much more."""
 _PATIENCE = 5.0
 """Seconds between a step that gained nothing and the next try."""
+_LEAST = 2
+"""Tasks at a time that an overloaded provider is left with."""
 _CALM = 0.5
 """Seconds without a word from an overloaded provider after which half as many tasks again may run."""
 
@@ -101,11 +103,14 @@ class Width:
             self._step_up(now, int(self.now * _WORKING / max(share, _WORKING / self.most)))
 
     def slow_down(self) -> None:
-        """Halve the width: the provider is overloaded. Tasks that are told so together are told once."""
+        """Halve the width: the provider is overloaded. Tasks that are told so together are told once.
+
+        Two are left, as of TCP's segments (RFC 5681, equation 4): each that is refused waits by itself.
+        """
         now = self._clock()
         if now < self._calm_at - _CALM / 2:
             return
-        self.now = self._ceiling = max(1, self.now // 2)
+        self.now = self._ceiling = max(min(self.now, _LEAST), self.now // 2)
         self._is_unproven = False
         self._calm_at = now + _CALM
         self._restart(now)
