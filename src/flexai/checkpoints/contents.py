@@ -6,6 +6,7 @@ A content is recorded with the size of its parts, so that it can be verified und
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -14,6 +15,9 @@ DIGEST_SIZE = 32
 
 CLAIMED = "claimed-blake3"
 """Among a content's checksums: the digest that a foreign manifest gives, until the content is first read."""
+
+NO_CHECKSUMS: Mapping[str, str] = {}
+"""One for all contents without any, which nearly all are; it is never written to."""
 
 RECOVERED = "recovered"
 """The origin of content whose digests are what the store's manifest gives, until a process has compared them."""
@@ -39,7 +43,7 @@ class NewContent(NamedTuple):
     """The file's digest; None where the provider copied it and no process has read it yet."""
     part_digests: bytes
     """The parts' digests, 32 bytes each, one after the other; none where there is no digest."""
-    checksums: Mapping[str, str] = {}
+    checksums: Mapping[str, str] = NO_CHECKSUMS
     """The provider's own checksums by algorithm, in hex; its ``etag`` where it tells no other."""
     origin: str = ""
     """Which version of which provider's object this is, so that it need not be moved again; empty for local files."""
@@ -59,23 +63,26 @@ class StoredContent(NamedTuple):
     part_size: int
     digest: bytes | None
     part_digests: bytes
-    checksums: Mapping[str, str] = {}
+    checksums: Mapping[str, str] = NO_CHECKSUMS
     origin: str = ""
 
     @classmethod
     def of_row(cls, row: Sequence[Any]) -> StoredContent:
         """The content that a row of the catalog describes: the fields in their order, as the table has them."""
         content_id, blob_id, start, size, part_size, digest, part_digests, checksums, origin = row
+        own = None if digest is None else bytes.fromhex(digest)
         return cls(
             content_id,
-            blob_id,
+            # Thousands lie in one blob: its id is kept once.
+            sys.intern(blob_id),
             start,
             size,
             part_size,
-            None if digest is None else bytes.fromhex(digest),
-            bytes(part_digests),
+            own,
+            # Of a file of one part both are one.
+            own if own == part_digests else bytes(part_digests),
             # Nearly all have none, and parsing that would take longer than all the rest.
-            {} if checksums == "{}" else json.loads(checksums),
+            NO_CHECKSUMS if checksums == "{}" else json.loads(checksums),
             origin or "",
         )
 

@@ -434,7 +434,7 @@ def canonical_manifest(entries: Iterable[dict[str, Any]], folders: Sequence[str]
     yield b',"folders":%s}' % canonical_json(list(folders)) if folders else b"}"
 
 
-def digest_manifest(canonical: Iterable[bytes]) -> str:
+def digest_manifest(canonical: Iterable[bytes | bytearray]) -> str:
     """BLAKE3 of the pieces of a manifest's canonical form, in hex."""
     from blake3 import blake3
 

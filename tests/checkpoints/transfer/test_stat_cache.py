@@ -31,7 +31,7 @@ def _listed(path: Path) -> LocalSource:
 
 
 def _remember(cache: StatCache, source: LocalSource) -> None:
-    cache.remember([source], {"in/checkpoint": DIGEST}, scanned_ns=time.time_ns())
+    cache.remember([source], {"in/checkpoint": bytes.fromhex(DIGEST)}, scanned_ns=time.time_ns())
 
 
 def _recalled(cache: StatCache, source: LocalSource) -> str:
@@ -49,6 +49,12 @@ def test_a_file_that_is_unchanged_is_known_by_its_digest(cache: StatCache, tmp_p
     _remember(cache, _source(tmp_path / "a"))
     assert _recalled(cache, _listed(tmp_path / "a")) == DIGEST
     assert _recalled(StatCache(tmp_path / "cache.db"), _listed(tmp_path / "a")) == DIGEST
+
+
+def test_a_file_that_goes_to_two_paths_is_known_at_both(cache: StatCache, tmp_path: Path) -> None:
+    _remember(cache, _source(tmp_path / "a"))
+    twins = [_listed(tmp_path / "a"), _source(tmp_path / "b"), _listed(tmp_path / "a")]
+    assert [one.digest for one in cache.recall(twins)] == [DIGEST, "", DIGEST]
 
 
 def test_a_file_of_another_size_time_inode_or_path_is_not_known(cache: StatCache, tmp_path: Path) -> None:
@@ -76,13 +82,13 @@ def test_a_file_that_was_written_just_before_it_was_read_is_not_remembered(cache
 def test_a_newer_reading_replaces_an_older_one(cache: StatCache, tmp_path: Path) -> None:
     _remember(cache, _source(tmp_path / "a"))
     source = _source(tmp_path / "a", content=b"other")
-    cache.remember([source], {"in/checkpoint": "cd" * 32}, scanned_ns=time.time_ns())
+    cache.remember([source], {"in/checkpoint": b"\xcd" * 32}, scanned_ns=time.time_ns())
     assert _recalled(cache, _listed(tmp_path / "a")) == "cd" * 32
 
 
 def test_thousands_of_files_are_remembered_at_once(cache: StatCache, tmp_path: Path) -> None:
     sources = [_source(tmp_path / f"f{number}") for number in range(1200)]
-    cache.remember(sources, {"in/checkpoint": DIGEST}, scanned_ns=time.time_ns())
+    cache.remember(sources, {"in/checkpoint": bytes.fromhex(DIGEST)}, scanned_ns=time.time_ns())
     assert {source.digest for source in cache.recall(sources)} == {DIGEST}
 
 

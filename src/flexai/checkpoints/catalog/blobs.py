@@ -249,11 +249,14 @@ class Blobs:
             WHERE f.checkpoint_id = :checkpoint_id
         """
         with self._database.reading() as transaction:
-            rows = transaction.rows(query, checkpoint_id=checkpoint_id)
+            rows = list(transaction.rows(query, checkpoint_id=checkpoint_id))
+        files = []
+        while rows:  # each goes as it is read: of 100,000 they take 60 MB
+            path, executable, *row = rows.pop()
+            files.append(StoredFile(path, StoredContent.of_row(row), bool(executable)))  # SQLite has no booleans
         # Not ORDER BY: PostgreSQL orders texts by its locale.
-        # SQLite has no booleans.
-        found = (StoredFile(path, StoredContent.of_row(row), bool(executable)) for path, executable, *row in rows)
-        return sorted(found, key=lambda file: file.path)
+        files.sort(key=lambda file: file.path)
+        return files
 
     def contents_of(self, content_ids: Iterable[int]) -> dict[int, StoredContent]:
         """Stored contents by their ids; those that are gone or damaged are left out."""

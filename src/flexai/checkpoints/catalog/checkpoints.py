@@ -411,18 +411,19 @@ def enter_files(transaction: Transaction, checkpoint_id: str, files: Sequence[St
 
     Raises ConflictError where the reference to a blob is lost.
     """
-    rows = [
-        {
-            "checkpoint_id": checkpoint_id,
-            "path": file.path,
-            "content_id": file.content.id,
-            "is_executable": file.is_executable,
-        }
-        for file in files
-    ]
     blob_ids = {file.content.blob_id for file in files}
     transaction.change("DELETE FROM files WHERE checkpoint_id = :id", id=checkpoint_id)
-    transaction.insert("files", *rows)
+    for some in batches(files):  # the rows of 100,000 files would take 30 MB
+        rows = [
+            {
+                "checkpoint_id": checkpoint_id,
+                "path": file.path,
+                "content_id": file.content.id,
+                "is_executable": file.is_executable,
+            }
+            for file in some
+        ]
+        transaction.insert("files", *rows)
     held = set(transaction.column("SELECT blob_id FROM blob_references WHERE checkpoint_id = :id", id=checkpoint_id))
     if not blob_ids <= held:
         # gc may take a blob without a reference, so nothing available may rest on one.

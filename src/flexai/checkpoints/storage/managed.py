@@ -34,7 +34,15 @@ from flexai.checkpoints.errors import (
     UnsupportedError,
 )
 from flexai.checkpoints.foreign_json import MAX_DOCUMENT, parse_json, read_bounded
-from flexai.checkpoints.storage.protocol import Block, Body, BytesBody, ObjectInfo, ObjectStorage, UnfinishedUpload
+from flexai.checkpoints.storage.protocol import (
+    Block,
+    Body,
+    BytesBody,
+    JoinedBody,
+    ObjectInfo,
+    ObjectStorage,
+    UnfinishedUpload,
+)
 
 FORMAT = 1
 _STORE_KEY = "store.json"
@@ -251,9 +259,9 @@ class ManagedStore:
             if upload.key == self._prefix + _files_key(job_id, name.removesuffix(".tar")):
                 yield job_id, upload
 
-    def write_manifest(self, checkpoint_id: str, document: bytes) -> None:
-        """Store the JSON document that describes a checkpoint."""
-        self.storage.put(self._prefix + _manifest_key(checkpoint_id), BytesBody(document))
+    def write_manifest(self, checkpoint_id: str, *document: bytes | bytearray) -> None:
+        """Store the JSON document that describes a checkpoint, given in pieces."""
+        self.storage.put(self._prefix + _manifest_key(checkpoint_id), JoinedBody(document))
 
     def read_manifest(self, checkpoint_id: str, *, limit: int = MAX_DOCUMENT) -> dict[str, Any]:
         """What describes a checkpoint; ``limit`` is in bytes.

@@ -15,7 +15,7 @@ power loss as far as the store can promise that.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias, runtime_checkable
 
@@ -200,3 +200,20 @@ class BytesBody:
         view = memoryview(self.content)
         for start in range(0, len(view), BLOCK_SIZE):
             yield view[start : start + BLOCK_SIZE]
+
+
+@dataclass(frozen=True, slots=True)
+class JoinedBody:
+    """Pieces held in memory as one body; put together they would be there twice."""
+
+    pieces: Sequence[bytes | bytearray]
+
+    @property
+    def size(self) -> int:
+        """Bytes in all."""
+        return sum(map(len, self.pieces))
+
+    def blocks(self) -> Iterator[Block]:
+        """Yield the pieces from the start of the first."""
+        for piece in self.pieces:
+            yield from BytesBody(piece).blocks()

@@ -268,8 +268,9 @@ def _scan_folder(
     """
     tree, top = place.tree, place.inside(place.root)
     # Each folder with its real path and those of the folders that it is in, so that links in a circle are noticed.
-    pending: list[tuple[Path, str, Callable[[], Folder], tuple[str, ...]]]
-    pending = [(root, prefix, partial(tree.folder, top), (top,))]
+    # Places are texts: a ``Path`` of each file takes longer than to look at it.
+    pending: list[tuple[str, str, Callable[[], Folder], tuple[str, ...]]]
+    pending = [(os.fspath(root), prefix, partial(tree.folder, top), (top,))]
     while pending:
         path, base, opened, trail = pending.pop()
         local_path = path
@@ -280,7 +281,7 @@ def _scan_folder(
             if base and not entries:
                 empty.append(parse_path(base))
             for name, is_folder in entries:
-                local_path = path / name
+                local_path = f"{path.rstrip('/')}/{name}"
                 text = _below(base, name)
                 if excluded.name(text, is_folder=is_folder):
                     continue
@@ -289,16 +290,16 @@ def _scan_folder(
                 if not is_folder:
                     status = folder.status(name)
                     if stat.S_ISLNK(status.st_mode):
-                        inside = place.inside(_follow(local_path, place, follow_symlinks=follow_symlinks))
+                        inside = place.inside(_follow(Path(local_path), place, follow_symlinks=follow_symlinks))
                         folder_of_it, its_name = tree.at(inside)
                         status = folder_of_it.status(its_name)
                         enter = partial(tree.folder, inside)
                 if is_folder or stat.S_ISDIR(status.st_mode):
                     if inside in trail:
                         raise SourceError(f"source {local_path} is a link to a folder that contains it")
-                    pending.append((local_path, _pushable(text, str(local_path)), enter, (*trail, inside)))
+                    pending.append((local_path, _pushable(text, local_path), enter, (*trail, inside)))
                 elif stat.S_ISREG(status.st_mode):
-                    inner = _pushable(text, str(local_path))
+                    inner = _pushable(text, local_path)
                     yield LocalSource.of(inner, local_path, status, tree=tree, inside=inside)
                 else:
                     raise _no_source(local_path)
@@ -326,7 +327,7 @@ def _follow(path: Path, place: _SourceFolder, *, follow_symlinks: bool) -> Path:
     return target
 
 
-def _unreadable(path: Path, error: OSError) -> SourceError:
+def _unreadable(path: Path | str, error: OSError) -> SourceError:
     if isinstance(error, FileNotFoundError):
         return SourceError(f"source {path} does not exist")
     if error.errno == errno.ELOOP:
@@ -334,11 +335,11 @@ def _unreadable(path: Path, error: OSError) -> SourceError:
     return SourceError(f"source {path} cannot be read: {error.strerror}")
 
 
-def _no_source(path: Path) -> SourceError:
+def _no_source(path: Path | str) -> SourceError:
     return SourceError(f"source {path} is neither a file nor a folder")
 
 
-def _link_error(path: Path) -> SourceError:
+def _link_error(path: Path | str) -> SourceError:
     return SourceError(
         f"source {path} is a symbolic link",
         hint="--follow-symlinks follows links that stay inside the source folder, or lead from a snapshot of the Hub's"

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
+from flexai.checkpoints.contents import NO_CHECKSUMS
 from flexai.checkpoints.errors import SourceChangedError, SourceError, StorageError
 from flexai.checkpoints.paths import CheckpointPath
 from flexai.checkpoints.storage.beneath import Beneath
@@ -88,7 +89,8 @@ class LocalSource:
     """A file of this machine, as the scan found it."""
 
     path: CheckpointPath
-    local_path: Path
+    place: str
+    """Its path on this machine. A ``Path`` of each of 100,000 files would take 30 MB."""
     size: int
     identity: Identity
     digest: str = ""
@@ -97,17 +99,12 @@ class LocalSource:
     tree: Beneath = field(kw_only=True, compare=False)
     inside: str = field(kw_only=True, compare=False)
     """Where it is opened: its path below the tree's root, which leads through no link."""
-    is_local: bool = field(default=True, init=False)
-    version: str = field(default="", init=False)
-    origin: str = field(default="", init=False)
-    checksums: Mapping[str, str] = field(default_factory=dict, init=False, compare=False)
-    claim: None = field(default=None, init=False)
 
     @classmethod
     def of(
         cls,
         path: CheckpointPath,
-        local_path: Path,
+        local_path: Path | str,
         status: os.stat_result,
         *,
         tree: Beneath | None = None,
@@ -116,13 +113,43 @@ class LocalSource:
         """The source that a file's status describes; without a tree the file's own folder may be reached by links."""
         return cls(
             path=path,
-            local_path=local_path,
+            place=os.fspath(local_path),
             size=status.st_size,
             identity=_identity(status),
             is_executable=bool(status.st_mode & stat.S_IXUSR),
-            tree=tree or Beneath(local_path.parent),
-            inside=inside or local_path.name,
+            tree=tree or Beneath(Path(local_path).parent),
+            inside=inside or Path(local_path).name,
         )
+
+    @property
+    def local_path(self) -> Path:
+        """Where it is on this machine."""
+        return Path(self.place)
+
+    @property
+    def is_local(self) -> bool:
+        """It is."""
+        return True
+
+    @property
+    def version(self) -> str:
+        """None: what is here is compared."""
+        return ""
+
+    @property
+    def origin(self) -> str:
+        """None: no provider tells of it."""
+        return ""
+
+    @property
+    def checksums(self) -> Mapping[str, str]:
+        """None: no provider keeps any."""
+        return NO_CHECKSUMS
+
+    @property
+    def claim(self) -> None:
+        """None: no manifest beside it is believed."""
+        return
 
     def holes(self) -> int:
         """Bytes of the file that take no room on its disk; 0 where that cannot be told."""
@@ -138,17 +165,17 @@ class LocalSource:
             folder, name = self.tree.at(self.inside)
             descriptor = folder.open(name, os.O_RDONLY)
         except (FileNotFoundError, NotADirectoryError) as error:
-            raise SourceChangedError(f"source {self.local_path} vanished after it was listed") from error
+            raise SourceChangedError(f"source {self.place} vanished after it was listed") from error
         except PermissionError as error:
             raise SourceError(
-                f"source {self.local_path} cannot be read: permission denied", hint="check the file's permissions"
+                f"source {self.place} cannot be read: permission denied", hint="check the file's permissions"
             ) from error
         except OSError as error:
             if error.errno == errno.ELOOP:
                 raise SourceChangedError(
-                    f"a symbolic link has taken the place of source {self.local_path}, or of a folder that it is in"
+                    f"a symbolic link has taken the place of source {self.place}, or of a folder that it is in"
                 ) from error
-            raise SourceError(f"source {self.local_path} cannot be read: {error.strerror}") from error
+            raise SourceError(f"source {self.place} cannot be read: {error.strerror}") from error
         opened = OpenLocalSource(self, descriptor)
         try:
             opened.check()
@@ -160,11 +187,11 @@ class LocalSource:
     def check(self) -> None:
         """Raise SourceChangedError where the name no longer means the file that was scanned."""
         try:
-            status = self.local_path.stat()
+            status = os.stat(self.place)  # noqa: PTH116 - a ``Path`` takes longer to make than to look
         except OSError as error:
-            raise SourceChangedError(f"source {self.local_path} vanished while it was read") from error
+            raise SourceChangedError(f"source {self.place} vanished while it was read") from error
         if _identity(status) != self.identity:
-            raise SourceChangedError(f"source {self.local_path} changed while it was read")
+            raise SourceChangedError(f"source {self.place} changed while it was read")
 
     def sample(self) -> bytes:
         """The digest of some of its bytes: files with different samples differ."""
@@ -187,9 +214,9 @@ class OpenLocalSource:
         try:
             yield from read_blocks(self.descriptor, start, length)
         except EOFError as error:
-            raise SourceChangedError(f"source {self.source.local_path} shrank while it was read") from error
+            raise SourceChangedError(f"source {self.source.place} shrank while it was read") from error
         except OSError as error:
-            raise StorageError(f"source {self.source.local_path} cannot be read: {error.strerror}") from error
+            raise StorageError(f"source {self.source.place} cannot be read: {error.strerror}") from error
 
     def read_into(self, buffer: memoryview) -> None:
         """Fill a buffer from the file's beginning."""
@@ -198,15 +225,15 @@ class OpenLocalSource:
             while position < len(buffer):
                 got = os.preadv(self.descriptor, [buffer[position:]], position)
                 if not got:
-                    raise SourceChangedError(f"source {self.source.local_path} shrank while it was read")
+                    raise SourceChangedError(f"source {self.source.place} shrank while it was read")
                 position += got
         except OSError as error:
-            raise StorageError(f"source {self.source.local_path} cannot be read: {error.strerror}") from error
+            raise StorageError(f"source {self.source.place} cannot be read: {error.strerror}") from error
 
     def check(self) -> None:
         """Raise SourceChangedError where the file has been written to since it was scanned."""
         if _identity(os.fstat(self.descriptor)) != self.source.identity:
-            raise SourceChangedError(f"source {self.source.local_path} changed while it was read")
+            raise SourceChangedError(f"source {self.source.place} changed while it was read")
 
     def close(self) -> None:
         """Close the file."""

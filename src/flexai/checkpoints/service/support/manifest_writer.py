@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from flexai.checkpoints.contents import DIGEST_SIZE, StoredFile
@@ -30,17 +30,17 @@ def write_manifest(store: ManagedStore, checkpoint: Checkpoint, files: Sequence[
     canonical, summary = _summarised(ordered, checkpoint.folders)
     described = plain(checkpoint)
     del described["is_protected"]  # what can change later is the catalog's alone
-    contents = ",".join(json.dumps([file.content.blob_id, file.content.start]) for file in ordered)
+    contents = _joined(
+        b"%s%s" % (b"," if number else b"", json.dumps([file.content.blob_id, file.content.start]).encode())
+        for number, file in enumerate(ordered)
+    )
     store.write_manifest(
         checkpoint.id,
-        b'{"checkpoint":%s,"contents":[%s],"format":%d,"manifest":%s,"manifestDigest":"%s"}'
-        % (
-            canonical_json(described),
-            contents.encode(),
-            MANIFEST_FORMAT,
-            canonical,
-            summary.digest.encode(),
-        ),
+        b'{"checkpoint":%s,"contents":[' % canonical_json(described),
+        contents,
+        b'],"format":%d,"manifest":' % MANIFEST_FORMAT,
+        canonical,
+        b',"manifestDigest":"%s"}' % summary.digest.encode(),
     )
     return summary
 
@@ -53,11 +53,19 @@ def summarise(files: Sequence[StoredFile], folders: Sequence[str] = ()) -> Manif
     return _summarised(sorted(files, key=lambda file: file.path), folders)[1]
 
 
-def _summarised(ordered: Sequence[StoredFile], folders: Sequence[str]) -> tuple[bytes, ManifestSummary]:
+def _summarised(ordered: Sequence[StoredFile], folders: Sequence[str]) -> tuple[bytearray, ManifestSummary]:
     check_path_set([parse_path(path) for path in (*(file.path for file in ordered), *folders)])
-    canonical = b"".join(canonical_manifest(map(entry_of, ordered), sorted(folders)))
+    canonical = _joined(canonical_manifest(map(entry_of, ordered), sorted(folders)))
     size = sum(file.content.size for file in ordered)
     return canonical, ManifestSummary(digest_manifest([canonical]), size, len(ordered), tuple(sorted(folders)))
+
+
+def _joined(pieces: Iterable[bytes]) -> bytearray:
+    """Pieces one after the other; ``join`` would first keep all of them beside each other."""
+    whole = bytearray()
+    for piece in pieces:
+        whole += piece
+    return whole
 
 
 def entry_of(file: StoredFile) -> dict[str, Any]:
