@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from flexai.checkpoints.errors import AccessDeniedError, CheckpointError
+from flexai.checkpoints.service import push as pushing
+from flexai.checkpoints.service import store_owner
 from flexai.checkpoints.service.fetch import fetch
 from flexai.checkpoints.service.push import push
 from flexai.checkpoints.service.requests import FetchRequest, PushRequest
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.settings import Settings, load_settings
-from tests.servers.fixtures import S3Server
+from flexai.checkpoints.storage.managed import ManagedStore
+from flexai.checkpoints.transfer.upload import Upload
+from tests.servers.fixtures import GCSServer, S3Server
 from tests.servers.proxy import FaultProxy, Request
 from tests.support.trees import Tree, noise, read_tree, write_tree
 
@@ -36,6 +44,29 @@ def far(seaweedfs: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         run_push(settings, "first", write_tree(tmp_path / "first", {"a.txt": b"a"}))
         proxy.requests.clear()
         yield proxy, settings
+
+
+@pytest.fixture
+def far_gcs(
+    fake_gcs: GCSServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[FaultProxy, Settings]]:
+    """The same of Google Cloud Storage."""
+    with FaultProxy(fake_gcs.url) as proxy:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", proxy.url)
+        settings = load_settings(
+            home=tmp_path / "home", store=f"gs://{fake_gcs.bucket}/{uuid.uuid4().hex}", part_size=PART
+        )
+        run_push(settings, "first", write_tree(tmp_path / "first", {"a.txt": b"a"}))
+        proxy.requests.clear()
+        yield proxy, settings
+
+
+@pytest.fixture
+def near(tmp_path: Path) -> Settings:
+    """A store on this machine that is in use."""
+    settings = load_settings(home=tmp_path / "home")
+    run_push(settings, "first", write_tree(tmp_path / "first", {"a.txt": b"a"}))
+    return settings
 
 
 def run_push(settings: Settings, name: str, folder: Path) -> None:
@@ -97,3 +128,116 @@ def test_one_request_goes_before_the_first_byte_of_a_fetch_and_none_after_its_la
     assert [one.path.rpartition("/")[2] for one in before] == ["store.json"]
     assert after == []
     assert read_tree(tmp_path / "out") == tree
+
+
+def test_two_requests_go_before_the_first_byte_of_a_large_file_to_google_cloud_storage(
+    far_gcs: tuple[FaultProxy, Settings], tmp_path: Path
+) -> None:
+    proxy, settings = far_gcs
+    run_push(settings, "large", write_tree(tmp_path / "large", LARGE))
+    # The upload begins with an object of its own, which tells the size, and each of three parts is another one.
+    assert [one.method for one in proxy.requests[:5]] == ["GET", "POST", "POST", "POST", "POST"]
+    assert "store.json" in proxy.requests[0].path
+    assert proxy.requests[1].body == b"%d" % (2 * PART + 17)
+    assert sorted(len(one.body) for one in proxy.requests[2:5]) == [17, PART, PART]
+
+
+@pytest.mark.parametrize("tree", [LARGE, SMALL], ids=["large", "small"])
+def test_one_request_goes_before_the_first_byte_of_a_fetch_from_google_cloud_storage(
+    far_gcs: tuple[FaultProxy, Settings], tree: Tree, tmp_path: Path
+) -> None:
+    proxy, settings = far_gcs
+    run_push(settings, "llama", write_tree(tmp_path / "run", tree))
+    proxy.requests.clear()
+    run_fetch(settings, "llama", tmp_path / "out")
+    assert [("store.json" in one.path, "blobs" in one.path) for one in proxy.requests[:2]] == [
+        (True, False),
+        (False, True),
+    ]
+
+
+def wait_for(event: threading.Event, answer: Callable[..., Any]) -> Callable[..., Any]:
+    """A method that answers only after something else has begun."""
+
+    def waiting(*arguments: Any, **options: Any) -> Any:
+        assert event.wait(30), "nothing went on beside it"
+        return answer(*arguments, **options)
+
+    return waiting
+
+
+def telling(event: threading.Event, work: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that tells that it has begun."""
+
+    def begun(*arguments: Any, **options: Any) -> Any:
+        event.set()
+        return work(*arguments, **options)
+
+    return begun
+
+
+def test_the_store_is_told_that_it_is_used_beside_the_first_bytes(
+    near: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moves = threading.Event()
+    monkeypatch.setattr(store_owner, "RENEWAL", timedelta(0))
+    monkeypatch.setattr(ManagedStore, "renew", wait_for(moves, ManagedStore.renew))
+    monkeypatch.setattr(Upload, "run", telling(moves, Upload.run))
+    with System.open(near) as system:
+        before = system.store.read()[1]
+        push(system, PushRequest("llama", [str(write_tree(tmp_path / "run", SMALL))]))
+        after = system.store.read()[1]
+    assert before is not None and after is not None
+    assert after.renewed_at > before.renewed_at
+
+
+def test_a_store_that_may_not_be_told_that_it_is_used_takes_no_checkpoint(
+    near: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise AccessDeniedError("store.json may not be written")
+
+    monkeypatch.setattr(store_owner, "RENEWAL", timedelta(0))
+    monkeypatch.setattr(ManagedStore, "renew", refuse)
+    with System.open(near) as system:
+        with pytest.raises(AccessDeniedError, match=r"store\.json may not be written"):
+            push(system, PushRequest("llama", [str(write_tree(tmp_path / "run", SMALL))]))
+        with pytest.raises(CheckpointError):
+            system.available("llama")
+
+
+def test_a_push_reads_what_names_the_store_beside_the_look_at_its_files(
+    near: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = threading.Event()
+    monkeypatch.setattr(ManagedStore, "read", wait_for(looks, ManagedStore.read))
+    monkeypatch.setattr(pushing, "scan_local", telling(looks, pushing.scan_local))
+    run_push(near, "llama", write_tree(tmp_path / "run", SMALL))
+
+
+def test_a_fetch_reads_what_names_the_store_beside_the_look_into_the_catalog(
+    near: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = threading.Event()
+    monkeypatch.setattr(ManagedStore, "read", wait_for(looks, ManagedStore.read))
+    monkeypatch.setattr(System, "look", telling(looks, System.look))
+    run_fetch(near, "first", tmp_path / "out")
+
+
+def test_a_store_that_cannot_be_read_is_asked_again_when_it_is_needed_again(
+    near: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = ManagedStore.read
+    errors = [AccessDeniedError("not now")]
+
+    def once(store: ManagedStore) -> object:
+        if errors:
+            raise errors.pop()
+        return read(store)
+
+    monkeypatch.setattr(ManagedStore, "read", once)
+    with System.open(near) as system:
+        system.read_ahead()
+        with pytest.raises(AccessDeniedError, match="not now"):
+            _ = system.store_id
+        assert system.store_id

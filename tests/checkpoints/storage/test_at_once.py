@@ -4,7 +4,9 @@ import threading
 
 import pytest
 
-from flexai.checkpoints.storage.at_once import at_once
+from flexai.checkpoints.errors import StorageUnavailableError
+from flexai.checkpoints.storage.at_once import Beside, at_once
+from flexai.checkpoints.storage.retry import RetryPolicy, retrying
 
 
 def test_answers_come_in_the_order_of_what_was_asked() -> None:
@@ -26,3 +28,38 @@ def test_the_first_error_is_raised() -> None:
 
     with pytest.raises(ValueError, match="2"):
         at_once(ask, range(4))
+
+
+def test_a_question_is_asked_beside_what_the_asker_does() -> None:
+    goes_on = threading.Event()
+    beside = Beside(lambda: goes_on.wait(60))
+    beside.check()
+    goes_on.set()
+    assert beside.answer() is True
+    assert beside.answer() is True
+
+
+def test_what_a_question_raised_is_raised_where_its_answer_is_needed() -> None:
+    def refuse() -> None:
+        raise ValueError("refused")
+
+    beside = Beside(refuse)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="refused"):
+            beside.answer()
+    with pytest.raises(ValueError, match="refused"):
+        beside.check()
+
+
+def test_a_question_that_is_needed_no_more_is_not_asked_again() -> None:
+    failed = threading.Event()
+
+    def fail() -> None:
+        failed.set()
+        raise StorageUnavailableError("away")
+
+    beside = Beside(lambda: retrying(fail, RetryPolicy(base_delay=3600, max_delay=3600, random=lambda: 1.0)))
+    assert failed.wait(60)
+    beside.give_up()
+    with pytest.raises(StorageUnavailableError, match="away"):
+        beside.answer()

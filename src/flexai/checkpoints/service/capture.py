@@ -99,7 +99,7 @@ def _begin(system: System, *, job: TrainingJob, name: str, node: str) -> tuple[C
         node=node,
         owner=system.owner,
         source=Source(from_local_files=(str(Path(job.output_dir, name)),)),
-        store_id=system.own_store_id,
+        store_id=system.claim_store(),
         parent_id=None if job.input_checkpoint_id is None else job.input_checkpoint_id,
     )
 

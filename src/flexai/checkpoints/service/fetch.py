@@ -98,6 +98,7 @@ def fetch(
     progress = progress or Progress()
     destination = Path(request.destination)
     root = root_of(destination)
+    system.read_ahead()
     found_extra: list[Extra] = []
     checkpoint, all_files, wanted = look_for(system, request)
     files = [file for file in all_files if file.path in wanted.paths]

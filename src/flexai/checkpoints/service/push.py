@@ -76,6 +76,7 @@ def push(
     raise.
     """
     progress = progress or Progress()
+    system.read_ahead()
     place = open_source(system, request)
     if place is None:
         found = found or find(request)
@@ -94,7 +95,7 @@ def push(
             owner=system.owner,
             source=_describe(system, request, place),
             status=CheckpointStatus.UPLOADING if place is None else CheckpointStatus.SYNCING,
-            store_id=system.own_store_id,
+            store_id=system.claim_store(),
             parent_id=None,
         )
     except NameTakenError as error:
@@ -114,7 +115,7 @@ def push(
     write_due_records(system)
     _heal(system, placed.values(), progress)
     if place is None:
-        digests = {path: content.digest.hex() for path, content in placed.items() if content.digest is not None}
+        digests = {path: content.digest for path, content in placed.items() if content.digest is not None}
         local = [one for one in sources if isinstance(one, LocalSource)]
         system.stat_cache.remember(local, digests, scanned_ns=scanned_ns)
     elif not request.refuse_executable and is_of_others(place, sources):

@@ -27,7 +27,7 @@ from flexai.checkpoints.errors import (
 )
 from flexai.checkpoints.models import HistoryEntry, from_text, now, to_text
 from flexai.checkpoints.settings import hide_secrets
-from flexai.checkpoints.storage.at_once import at_once
+from flexai.checkpoints.storage.at_once import Beside, at_once
 from flexai.checkpoints.storage.managed import StoreCatalog
 from flexai.checkpoints.storage.patience import Patience
 from flexai.checkpoints.storage.retry import tell_of_retries
@@ -44,14 +44,15 @@ _MANY = 1000
 """Of so many things it is looked which have a record, before these are read."""
 
 
-def keep_store(system: System, store_id: str, catalog: StoreCatalog | None) -> None:
+def keep_store(system: System, store_id: str, catalog: StoreCatalog | None) -> Beside[None] | None:
     """See to it that the store belongs to the system's catalog; ``catalog`` is what the store said.
 
-    Raises ConflictError where it belongs to another one, or to a newer copy of this one.
+    Returns the note of that use, which is on its way to the store; None where none is due. Raises ConflictError where
+    the store belongs to another catalog, or to a newer copy of this one.
     """
     if catalog is None:
         take_over(system)
-        return
+        return None
     try:
         _check_owner(system, catalog)
     except ConflictError:
@@ -61,8 +62,14 @@ def keep_store(system: System, store_id: str, catalog: StoreCatalog | None) -> N
             raise
         _check_owner(system, catalog)
     if now() - from_text(catalog.renewed_at) > RENEWAL or catalog.place != place_of(system):
-        with contextlib.suppress(StorageFullError):  # what is to come may make room
-            _renew(system, store_id, catalog)
+        new = first_use(system)._replace(number=catalog.number)
+
+        def renew() -> None:
+            with contextlib.suppress(StorageFullError):  # what is to come may make room
+                system.store.renew(store_id, new)
+
+        return Beside(renew)
+    return None
 
 
 def check_before_training(system: System) -> None:
@@ -161,7 +168,9 @@ def check_own(system: System) -> None:
 
 def look_again(system: System) -> None:
     """Raise ConflictError where another catalog has taken the store over by now."""
-    keep_store(system, system.store_id, system.store.read()[1])
+    noted = keep_store(system, system.store_id, system.store.read()[1])
+    if noted is not None:
+        noted.answer()
 
 
 def _check_owner(system: System, catalog: StoreCatalog) -> None:
@@ -232,12 +241,7 @@ def note_use(system: System) -> None:
     """Note that the system's catalog, whose store it is, knows all that the store knows."""
     store_id, catalog = system.store.read()
     if store_id is not None and catalog is not None and catalog.id == system.catalog.identity():
-        _renew(system, store_id, catalog)
-
-
-def _renew(system: System, store_id: str, catalog: StoreCatalog) -> None:
-    new = first_use(system)._replace(number=catalog.number)
-    system.store.renew(store_id, new)
+        system.store.renew(store_id, first_use(system)._replace(number=catalog.number))
 
 
 def first_use(system: System) -> StoreCatalog:

@@ -14,11 +14,19 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from flexai.checkpoints.catalog.catalog import Catalog
 from flexai.checkpoints.contents import StoredContent, StoredFile
-from flexai.checkpoints.errors import AccessDeniedError, ConflictError, NotFoundError, SettingsError, UsageError
+from flexai.checkpoints.errors import (
+    AccessDeniedError,
+    CheckpointError,
+    ConflictError,
+    NotFoundError,
+    SettingsError,
+    UsageError,
+)
 from flexai.checkpoints.models import Actor, Checkpoint, CheckpointStatus
 from flexai.checkpoints.names import parse_reference
 from flexai.checkpoints.owner import Owner, find_owner, load_owner, new_owner, owner_of
 from flexai.checkpoints.settings import Settings, hide_secrets, load_settings
+from flexai.checkpoints.storage.at_once import Beside
 from flexai.checkpoints.storage.connection import StorageConnection, check_bucket, split_bucket
 from flexai.checkpoints.storage.local import LocalStorage
 from flexai.checkpoints.storage.managed import ManagedStore, StoreCatalog
@@ -58,6 +66,7 @@ class System:
     """Whether the catalog may be made anew where the store belongs to one that was at its place."""
     flow_run_id: str = ""
     """The Prefect flow run that the operation is a part of, for the history; empty for none."""
+    _reading: Beside[tuple[str | None, StoreCatalog | None]] | None = field(default=None, init=False, repr=False)
 
     @classmethod
     def open(
@@ -136,7 +145,17 @@ class System:
 
     @cached_property
     def _store_document(self) -> tuple[str | None, StoreCatalog | None]:
-        return self.store.read()
+        reading, self._reading = self._reading, None  # what has failed may be asked again
+        return self.store.read() if reading is None else reading.answer()
+
+    def read_ahead(self) -> None:
+        """Begin to read what the store says of itself, beside what comes before that is needed.
+
+        What goes wrong is raised where it is needed.
+        """
+        if self._reading is None and "_store_document" not in vars(self):
+            with suppress(CheckpointError):
+                self._reading = Beside(self.store.read)
 
     @cached_property
     def own_store_id(self) -> str:
@@ -145,11 +164,29 @@ class System:
         A store that belongs to none is this catalog's from here on. Raises ConflictError for another catalog's store,
         and where this catalog is an older copy of the one that used the store last.
         """
+        store_id = self.claim_store()
+        if self._noting is not None:
+            self._noting.answer()
+        return store_id
+
+    def claim_store(self) -> str:
+        """The managed store's own id, as ``own_store_id``; that the store is used is noted there beside what follows.
+
+        ``check_claim`` tells whether that went wrong, and what makes content available reads ``own_store_id`` first.
+        """
+        _ = self._noting
+        return self.store_id
+
+    @cached_property
+    def _noting(self) -> Beside[None] | None:
         from flexai.checkpoints.service.store_owner import keep_store
 
-        store_id = self.store_id
-        keep_store(self, store_id, self._store_document[1])
-        return store_id
+        return keep_store(self, self.store_id, self._store_document[1])
+
+    def check_claim(self) -> None:
+        """Raise what has gone wrong by now with the note that the store is used."""
+        if self._noting is not None:
+            self._noting.check()
 
     @cached_property
     def stat_cache(self) -> StatCache:
@@ -241,7 +278,10 @@ class System:
             )
 
     def close(self) -> None:
-        """Close the catalog's connections."""
+        """Close the catalog's connections, and give up what is asked beside the work."""
+        for beside in (self._reading, vars(self).get("_noting")):
+            if beside is not None:
+                beside.give_up()
         if "catalog" in vars(self):
             self.catalog.close()
 

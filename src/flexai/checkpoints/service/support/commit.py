@@ -13,6 +13,7 @@ from flexai.checkpoints.models import Checkpoint, CheckpointKind, TrainingFacts,
 from flexai.checkpoints.progress import Progress
 from flexai.checkpoints.service.support.manifest_writer import write_manifest
 from flexai.checkpoints.service.system import System
+from flexai.checkpoints.transfer.crew import give_way
 from flexai.checkpoints.transfer.first_reading import learn
 from flexai.checkpoints.transfer.sources import FileSource
 from flexai.checkpoints.transfer.stored_body import hold_exactly
@@ -46,6 +47,13 @@ def store(
         total_bytes=sum(source.size for source in sources),
         total_files=len(sources),
     )
+    outer = give_way.get()
+
+    def look_up() -> None:
+        outer()
+        system.check_claim()
+
+    token = give_way.set(look_up)
     try:
         with LeaseKeeper(lambda: system.catalog.checkpoints.renew(checkpoint_id, lease)):
             contents = upload(
@@ -57,6 +65,7 @@ def store(
                 progress=progress,
                 already=run_shards(),
             )
+            _ = system.own_store_id  # all of it is this catalog's before it is available
             files = [StoredFile(one.path, contents[one.path], one.is_executable) for one in sources]
             if enter is not None:
                 return enter(files), contents
@@ -65,6 +74,7 @@ def store(
         give_up(system, checkpoint, lease, error)
         raise
     finally:
+        give_way.reset(token)
         progress.end()
 
 
