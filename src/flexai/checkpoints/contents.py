@@ -80,7 +80,7 @@ class StoredContent(NamedTuple):
             part_size,
             own,
             # Of a file of one part both are one.
-            own if own == part_digests else bytes(part_digests),
+            own if own is not None and own == part_digests else bytes(part_digests),
             # Nearly all have none, and parsing that would take longer than all the rest.
             NO_CHECKSUMS if checksums == "{}" else json.loads(checksums),
             origin or "",
