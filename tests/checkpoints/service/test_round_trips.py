@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from flexai.checkpoints.errors import AccessDeniedError, CheckpointError
-from flexai.checkpoints.service import push as pushing
 from flexai.checkpoints.service import store_owner
 from flexai.checkpoints.service.fetch import fetch
 from flexai.checkpoints.service.push import push
@@ -20,6 +19,7 @@ from flexai.checkpoints.service.requests import FetchRequest, PushRequest
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.settings import Settings, load_settings
 from flexai.checkpoints.storage.managed import ManagedStore
+from flexai.checkpoints.transfer.scan import scan_local
 from flexai.checkpoints.transfer.upload import Upload
 from tests.servers.fixtures import GCSServer, S3Server
 from tests.servers.proxy import FaultProxy, Request
@@ -211,7 +211,7 @@ def test_a_push_reads_what_names_the_store_beside_the_look_at_its_files(
 ) -> None:
     looks = threading.Event()
     monkeypatch.setattr(ManagedStore, "read", wait_for(looks, ManagedStore.read))
-    monkeypatch.setattr(pushing, "scan_local", telling(looks, pushing.scan_local))
+    monkeypatch.setattr("flexai.checkpoints.service.push.scan_local", telling(looks, scan_local))
     run_push(near, "llama", write_tree(tmp_path / "run", SMALL))
 
 
