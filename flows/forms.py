@@ -371,6 +371,18 @@ class ExportForm(InspectForm):
     overwrite: bool = Field(
         default=False, title="Overwrite", description="Replace objects that are there with other content."
     )
+    include: list[NotEmpty] = Field(
+        default_factory=list,
+        title="Only these files",
+        description="Patterns of the files and folders to export, as in a .gitignore; all where there is none.",
+        examples=[["*.safetensors", "tokenizer/"]],
+    )
+    exclude: list[NotEmpty] = _EXCLUDE
+    only: list[Role] = Field(
+        default_factory=list,
+        title="Only files for",
+        description="What the files to export are for, as their names tell; all where nothing is chosen.",
+    )
     delete_extra: bool = Field(
         default=False,
         title="Delete the rest",

@@ -156,7 +156,7 @@ def _is_exported(places: Mapping[str, str], storage_provider: str) -> bool:
     with Catalog.look() as catalog:
         return all(
             any(
-                (known.storage_provider, known.destination_path) == (storage_provider, place)
+                (known.storage_provider, known.destination_path) == (storage_provider, place) and not known.is_part
                 for known in catalog.exports.of(checkpoint_id)
             )
             for checkpoint_id, place in places.items()

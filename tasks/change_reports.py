@@ -87,6 +87,7 @@ class Reporter:
                     destination=destination,
                     facts={
                         "exportedAt": record.exported_at.isoformat(),
+                        "isPart": record.is_part,
                         "exportedFiles": report.exported_files,
                         "skippedFiles": report.skipped_files,
                         "movedBytes": report.moved_bytes,
@@ -98,7 +99,8 @@ class Reporter:
                 )
             place = artifacts.code(f"{destination.storage_provider}:{destination.path}")
             there = f", {report.skipped_files} were there" if report.skipped_files else ""
-            self._page(story, f"exported to {place}; {report.exported_files} files sent{there}")
+            what = "a part exported" if record.is_part else "exported"
+            self._page(story, f"{what} to {place}; {report.exported_files} files sent{there}")
 
     def deleted(self, checkpoint: Checkpoint) -> None:
         """A checkpoint was deleted."""

@@ -29,7 +29,8 @@ def export_checkpoint(request: ExportRequest) -> Document:
 
     Returns:
         ``checkpoint``, ``storageProvider``, ``destinationPath``, ``manifestDigest``, ``exportedAt`` (ISO 8601),
-        ``exportedFiles``, ``skippedFiles``, ``movedBytes``, ``extraFiles`` (what else lies there) and ``deletedFiles``.
+        ``exportedFiles``, ``skippedFiles``, ``movedBytes``, ``extraFiles`` (what else lies there), ``deletedFiles``,
+        ``leftOutFiles`` and ``leftOutBytes`` (what was not asked for), and ``isPart``.
 
     Raises:
         CheckpointError: What ``flexai.checkpoints.service.export.export`` and ``flexai.blocks.load_connection`` raise.

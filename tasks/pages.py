@@ -78,6 +78,7 @@ def describe_checkpoint(story: Story, happened: str, *, by: str = "", run: str =
         lines += ["", "## Exported to", "", "| Place | Last exported | Manifest digest |", "|---|---|---|"]
         for export in shown:
             place = code(f"{export.storage_provider}:{export.destination_path}")
+            place += " (a part)" if export.is_part else ""
             lines.append(f"| {place} | {_moment(export.exported_at)} | {code(_short(export.manifest_digest))} |")
         if len(story.exports) > len(shown):
             lines += ["", f"… and {len(story.exports) - len(shown)} before these"]

@@ -119,7 +119,15 @@ OPERATIONS = [
                 overwrite=True,
                 delete_extra=True,
                 force=True,
-            )
+            ),
+            ExportForm(
+                checkpoint="llama-8b",
+                storage_provider="share",
+                destination_path="bucket/weights",
+                include=["*.safetensors"],
+                exclude=["optimizer*"],
+                only=["weights"],
+            ),
         ],
     ),
     Operation(

@@ -239,9 +239,12 @@ def export(
     overwrite: bool = False,
     delete_extra: bool = False,
     force: bool = False,
+    include: str | Iterable[str] = (),
+    exclude: str | Iterable[str] = (),
+    only: str | Iterable[str] = (),
     progress: OnProgress | None = None,
 ) -> "ExportReport":
-    """Copy a checkpoint to a storage provider; an export that was interrupted is continued.
+    """Copy a checkpoint, or a part of it, to a storage provider; an export that was interrupted is continued.
 
     The provider copies by itself where it can. The object ``flexai-manifest.json`` is finished last, so that a reader
     can tell a whole export from a torn one.
@@ -253,13 +256,16 @@ def export(
         overwrite: Replace objects that are there with other content.
         delete_extra: Delete what else lies there, where a checkpoint must have been exported to before.
         force: Do so: without it ExtraFilesError says what would be deleted.
+        include: Patterns of the files and folders to export, as in a ``.gitignore``; all where there is none.
+        exclude: Patterns of what is not exported of them.
+        only: Roles of the files to export: ``weights``, ``optimizer``, ``tokenizer``, ``config``, ``state``.
         progress: Is called with a StageProgress: bytes, files and seconds. In a notebook a bar is shown without it.
 
     Returns:
         What was done: numbers of files, and bytes.
 
     Raises:
-        NotFoundError: There is no such checkpoint or connection.
+        NotFoundError: There is no such checkpoint or connection, or the checkpoint has no file that is asked for.
         ConflictError: The checkpoint is not available; DestinationExistsError for other content in the way;
             ExtraFilesError for what would be deleted, without ``force``.
         AccessDeniedError: The provider refused the credentials or a permission.
@@ -272,7 +278,15 @@ def export(
     from flexai.checkpoints.service.export import export as export_to_provider
 
     request = ExportRequest(
-        reference, storage_provider, destination_path, overwrite=overwrite, delete_extra=delete_extra, force=force
+        reference,
+        storage_provider,
+        destination_path,
+        overwrite=overwrite,
+        delete_extra=delete_extra,
+        force=force,
+        include=_texts(include),
+        exclude=_texts(exclude),
+        only=_texts(only),
     )
     with _system(progress) as (system, shown):
         return export_to_provider(system, request, progress=shown)

@@ -198,6 +198,7 @@ def test_inspect_adds_bytes_digests_and_exports() -> None:
             "destinationPath": "bucket/x",
             "manifestDigest": "ef" * 32,
             "exportedAt": "2025-02-04T00:00:00.000000Z",
+            "isPart": False,
         }
     ]
     assert "metadata" not in status

@@ -100,6 +100,7 @@ def test_a_checkpoints_page_says_what_it_is_and_where_it_comes_from() -> None:
             exported_at=AT,
         )
     ]
+    exports.append(exports[0]._replace(destination_path="bucket/weights", is_part=True))
     text = describe_checkpoint(
         Story(CHECKPOINT, FILES, exports, None, JOB), "pushed", by="alice@lab", run="flow run [x](http://y)", at=AT
     )
@@ -120,6 +121,7 @@ def test_a_checkpoints_page_says_what_it_is_and_where_it_comes_from() -> None:
         "| Train loss | 1.25 |",
         "| Eval loss | 1.5 |",
         f"| `share:bucket/out` | 2026-01-31 12:00:00 | `{'ab' * 8}…` |",
+        f"| `share:bucket/weights` (a part) | 2026-01-31 12:00:00 | `{'ab' * 8}…` |",
         f"| `config.json` | 22 bytes | `{'cd' * 8}…` |",
         "| `nested/weights.bin` | 16 KiB | (provider's checksum) |",
     ):

@@ -133,6 +133,7 @@ def checkpoint_document(
             "destinationPath": export.destination_path,
             "manifestDigest": export.manifest_digest,
             "exportedAt": to_text(export.exported_at),
+            "isPart": export.is_part,
         }
         for export in exports
     ]

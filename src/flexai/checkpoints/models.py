@@ -357,7 +357,10 @@ class ExportRecord(NamedTuple):
     storage_provider: str
     destination_path: str
     manifest_digest: str
+    """Of what is there."""
     exported_at: datetime
+    is_part: bool = False
+    """Whether only some of the checkpoint's files are there."""
 
 
 class Actor(NamedTuple):

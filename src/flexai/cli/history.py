@@ -114,7 +114,10 @@ def _change(entry: HistoryEntry) -> str:
         for name, word in _SHOWN.items()
         if name in entry.before or (name == "status" and name in entry.after)
     ]
-    places = [f"{one['storage_provider']}:{one['destination_path']}" for one in entry.after.get("exports") or ()]
+    places = [
+        f"{one['storage_provider']}:{one['destination_path']}{' (a part)' if one.get('is_part') else ''}"
+        for one in entry.after.get("exports") or ()
+    ]
     told += [f"to {place}" for place in places[-1:]]
     told += [str(path) for path in entry.after.get("repaired") or ()]
     told += [f"flow run {entry.flow_run_id}"] if entry.flow_run_id else []

@@ -215,3 +215,8 @@ def _discard(stream: TextIO) -> None:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, descriptor)
     os.close(nowhere)
+
+
+def count_of_part(moved: int, kept: int, left_out: int) -> str:
+    """How many files moved, and of how many where a part of a checkpoint was asked for: ``2 of 5 files``."""
+    return f"{moved} of {count(moved + kept + left_out, 'file')}" if left_out else count(moved, "file")

@@ -43,6 +43,30 @@ def test_a_checkpoint_goes_to_a_provider_and_comes_back(program: Program) -> Non
     ]
 
 
+@pytest.mark.slow
+def test_a_part_goes_to_a_provider_and_is_told_as_one(program: Program) -> None:
+    program.file("source/model.safetensors", b"x" * 3000)
+    program.file("source/optimizer.pt", b"o" * 5000)
+    (program.cwd / "share").mkdir()
+    assert program.run("storage", "create", "share-conn", "--provider", "local", "--root", "share").code == 0
+    assert program.run("checkpoint", "push", "first", "-f", "source").code == 0
+    words = ["checkpoint", "export", "first", "--storage-provider", "share-conn", "--destination-path", "bucket/out"]
+    planned = program.run(*words, "--only", "weights", "--dry-run", "--json").json()
+    assert (planned["movedBytes"], planned["leftOutFiles"], planned["leftOutBytes"]) == (3000, 1, 5000)
+    exported = program.run(*words, "--only", "weights", "--json")
+    assert exported.err.splitlines()[-1] == "exported first to share-conn:bucket/out: 1 of 2 files, 2.93 KiB"
+    assert (exported.json()["isPart"], exported.json()["leftOutBytes"]) == (True, 5000)
+    (place,) = program.run("checkpoint", "inspect", "first", "--json").json()["status"]["exports"]
+    assert place["isPart"] is True
+    assert "to share-conn:bucket/out (a part)" in program.run("history").out
+
+
+def test_a_part_and_the_deletion_of_the_rest_are_refused_together(flexai: Run) -> None:
+    words = ["checkpoint", "export", "first", "--storage-provider", "conn", "--destination-path", "bucket/x"]
+    done = flexai(*words, "--only", "weights", "--delete-extra")
+    assert (done.code, done.error) == (2, "--delete-extra and --only cannot be used together")
+
+
 @pytest.mark.parametrize("missing", ["--storage-provider", "--destination-path"])
 def test_both_flags_are_needed(flexai: Run, missing: str) -> None:
     flags = {"--storage-provider": "conn", "--destination-path": "bucket/x"}

@@ -265,8 +265,12 @@ def _exports(transaction: Transaction, ids: Sequence[str]) -> dict[str, list[Sta
     found: dict[str, list[State]] = {}
     query = "SELECT * FROM exports WHERE checkpoint_id IN :ids ORDER BY exported_at, id"
     for row in transaction.records(query, ids=list(ids)):
-        record = ExportRecord(**row | {"exported_at": from_text(row["exported_at"])})
-        found.setdefault(record.checkpoint_id, []).append(plain(record))
+        values = {"exported_at": from_text(row["exported_at"]), "is_part": bool(row["is_part"])}
+        record = ExportRecord(**row | values)
+        state = plain(record)
+        if not record.is_part:
+            del state["is_part"]  # the version before reads no record with it
+        found.setdefault(record.checkpoint_id, []).append(state)
     return found
 
 

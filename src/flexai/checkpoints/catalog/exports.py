@@ -71,6 +71,7 @@ class Exports:
                 destination_path=row["destination_path"],
                 manifest_digest=row["manifest_digest"],
                 exported_at=from_text(row["exported_at"]),
+                is_part=bool(row["is_part"]),
             )
             for row in rows
         ]

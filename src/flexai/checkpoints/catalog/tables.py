@@ -277,6 +277,8 @@ exports = Table(
     Column("destination_path", Text, nullable=False),
     Column("manifest_digest", String(64), nullable=False),
     Column("exported_at", _TIME, nullable=False),
+    # Only some of the checkpoint's files are there.
+    Column("is_part", Boolean, nullable=False, server_default=text("false")),
     UniqueConstraint("checkpoint_id", "storage_provider", "destination_path"),
 )
 

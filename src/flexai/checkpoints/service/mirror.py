@@ -296,7 +296,8 @@ def _record(system: System, checkpoint: Checkpoint, storage_provider: str, path:
     """See to it that the catalog knows of an export, which a recovered one does not."""
     assert checkpoint.manifest_digest is not None
     known = system.catalog.exports.of(checkpoint.id)
-    if any((record.storage_provider, record.destination_path) == (storage_provider, path) for record in known):
+    there = [one for one in known if (one.storage_provider, one.destination_path) == (storage_provider, path)]
+    if any(not one.is_part for one in there):
         return
     system.catalog.exports.record(
         ExportRecord(

@@ -17,7 +17,7 @@ from flexai.checkpoints.errors import AlreadyExistsError, CheckpointError, NameT
 from flexai.checkpoints.models import Checkpoint, now
 from flexai.checkpoints.names import Name, parse_name, parse_reference
 from flexai.checkpoints.progress import Progress
-from flexai.checkpoints.service.export import find_export, open_place
+from flexai.checkpoints.service.export import choose, find_export, open_place
 from flexai.checkpoints.service.fetch import extra_at, look_for, may_be_cleared
 from flexai.checkpoints.service.gc import look_for_garbage
 from flexai.checkpoints.service.push import find, is_of_others, open_source, scan, taken
@@ -27,7 +27,6 @@ from flexai.checkpoints.service.store_owner import check_own
 from flexai.checkpoints.service.store_requests import GarbageRequest
 from flexai.checkpoints.service.support.export_manifest import EXPORT_MANIFEST
 from flexai.checkpoints.service.support.extras import refusal, tell_extra
-from flexai.checkpoints.service.support.manifest_reader import manifest_of
 from flexai.checkpoints.service.support.unreferenced import LostBlobs, find_lost, find_unreferenced
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.storage.local import LocalStorage
@@ -212,12 +211,13 @@ def preview_export(system: System, request: ExportRequest, *, progress: Progress
     """
     progress = progress or Progress()
     checkpoint = system.available(request.reference)
-    files = system.blobs.files_of(checkpoint.id)
+    part = choose(request, checkpoint, system.blobs.files_of(checkpoint.id))
+    files = part.files
     place = open_place(system, request, checkpoint, files)
     limits = system.settings.limits
-    progress.begin(f"compare {checkpoint.title}", total_bytes=checkpoint.size, total_files=checkpoint.file_count)
+    progress.begin(f"compare {checkpoint.title}", total_bytes=part.size, total_files=len(files))
     try:
-        found = None if request.overwrite else find_export(place, manifest_of(files, checkpoint.folders))
+        found = None if request.overwrite else find_export(place, checkpoint, part.manifest)
         etags = found.etags if found is not None and found.complete else None
         exporter = export.DirectExporter(
             place, store=system.store, record=system.blobs.learn, limits=limits, progress=progress
@@ -238,12 +238,14 @@ def preview_export(system: System, request: ExportRequest, *, progress: Progress
     )
     conflict = there.in_the_way() if there.others and not request.overwrite else None
     where = f"{place.storage.location}/{place.key}"
+    extra = part.without_left(there.extra)
     if request.delete_extra:
-        steps += extra_steps(there.extra)
-        conflict = conflict or refusal(there.extra, where, may_be_removed=there.is_ours)
+        steps += extra_steps(extra)
+        conflict = conflict or refusal(extra, where, may_be_removed=there.is_ours)
     else:
-        tell_extra(there.extra, where, checkpoint.title, progress, may_be_removed=there.is_ours)
-    return Preview("export", checkpoint.title, steps, requests=requests, conflict=conflict)
+        tell_extra(extra, where, checkpoint.title, progress, may_be_removed=there.is_ours and not part.is_part)
+    left_out = (len(part.left), sum(part.left.values()))
+    return Preview("export", checkpoint.title, steps, requests=requests, conflict=conflict, left_out=left_out)
 
 
 def _copied(system: System, checkpoint: Checkpoint, storage: ObjectStorage) -> frozenset[str]:

@@ -198,22 +198,19 @@ class FetchRequest:
     only: Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        _keep_tuples(self, "include", "exclude", "only")
+        _keep_tuples(self, *_PART)
         name, path = split_file(self.reference)
         parse_reference(name)
         if self.delete_extra and self.node is not None:
             hint = "the files of the other nodes would go"
             raise RequestError("{} and {} cannot be used together", "delete_extra", "node", hint=hint)
-        part = [one for one in ("include", "exclude", "only") if getattr(self, one)]
+        part = [one for one in _PART if getattr(self, one)]
         if self.delete_extra and (part or path):
             hint = "fetch all of the checkpoint, or delete the rest by hand"
             raise RequestError(
                 "{} and {} cannot be used together", "delete_extra", part[0] if part else "reference", hint=hint
             )
-        check_patterns(self, "include", "exclude")
-        for role in self.only:
-            if role not in ROLES:
-                raise RequestError("{} knows no role " + repr(role), "only", hint=f"the roles are {', '.join(ROLES)}")
+        _check_part(self)
         _check_force(self)
 
 
@@ -241,9 +238,13 @@ class ExportRequest:
         overwrite: Replace objects that are there with other content.
         delete_extra: Delete what else lies there, where a checkpoint must have been exported to before.
         force: Do so without asking: else it is an error, with what would be deleted.
+        include: Patterns of the files and folders to export, as in a ``.gitignore``; all where there is none.
+        exclude: Patterns of what is not exported of them.
+        only: Roles of the files to export: ``weights``, ``optimizer``, ``tokenizer``, ``config``, ``state``.
 
     Raises:
-        UsageError: InvalidNameError for the reference, RequestError for ``force`` without ``delete_extra``.
+        UsageError: InvalidNameError for the reference, RequestError for ``delete_extra`` with a part of the checkpoint,
+            for ``force`` without it, and for a pattern or a role that is none.
     """
 
     reference: str
@@ -252,10 +253,29 @@ class ExportRequest:
     overwrite: bool = False
     delete_extra: bool = False
     force: bool = False
+    include: Sequence[str] = ()
+    exclude: Sequence[str] = ()
+    only: Sequence[str] = ()
 
     def __post_init__(self) -> None:
+        _keep_tuples(self, *_PART)
         parse_reference(self.reference)
+        if self.delete_extra and (part := [one for one in _PART if getattr(self, one)]):
+            hint = "export all of the checkpoint, or delete the rest by hand"
+            raise RequestError("{} and {} cannot be used together", "delete_extra", part[0], hint=hint)
+        _check_part(self)
         _check_force(self)
+
+
+_PART = ("include", "exclude", "only")
+"""The fields that ask for a part of a checkpoint."""
+
+
+def _check_part(request: FetchRequest | ExportRequest) -> None:
+    check_patterns(request, "include", "exclude")
+    for role in request.only:
+        if role not in ROLES:
+            raise RequestError("{} knows no role " + repr(role), "only", hint=f"the roles are {', '.join(ROLES)}")
 
 
 def _check_force(request: FetchRequest | ExportRequest) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flexai.checkpoints.documents import human_size
+from flexai.checkpoints.errors import RequestError
 from flexai.checkpoints.service.requests import ExportRequest
 from flexai.cli import terminal
 from flexai.cli.commands import command
@@ -17,8 +18,12 @@ from flexai.cli.parameters import (
     bwlimit_option,
     checkpoint_argument,
     delete_extra_option,
+    exclude_option,
     force_delete_option,
+    in_flags,
+    include_option,
     insisting,
+    only_option,
     progress_option,
     track_option,
     transfer_json_option,
@@ -48,6 +53,9 @@ if TYPE_CHECKING:
     help="The bucket, and the folder in it, that the files go to.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace objects that are there with other content.")
+@include_option
+@exclude_option
+@only_option
 @delete_extra_option
 @force_delete_option
 @bwlimit_option
@@ -62,11 +70,19 @@ def export(dry_run: bool, track: bool | None, as_json: bool, **options: Any) -> 
     reader can tell a whole export from a torn one; an export that was interrupted goes on where it stopped
     when it is run again.
 
+    A part is named by patterns, or by what its files are for. The export says that it is one, so that it is
+    taken for the whole nowhere; an export of more of the checkpoint to the same place adds to it.
+
     \b
     flexai checkpoint export 90c8f215-e131-4f9c-936c-12fe1fe9a6f1 --storage-provider aws-storage-conn-eu \\
       --destination-path my-bucket/checkpoints/mistral-train/
+    flexai checkpoint export mistral-500-checkpoint --only weights --only config \\
+      --storage-provider aws-storage-conn-eu --destination-path my-bucket/weights/mistral-500/
     """
-    request = ExportRequest(**options)
+    try:
+        request = ExportRequest(**options)
+    except RequestError as error:
+        raise in_flags(error, hint=error.hint) from None
     if dry_run:
         show_plan(track, partial(_plan, request), as_json=as_json)
         return
@@ -81,7 +97,7 @@ def export(dry_run: bool, track: bool | None, as_json: bool, **options: Any) -> 
     deleted = f"; {terminal.count(done['deletedFiles'], 'other file')} deleted" if done["deletedFiles"] else ""
     terminal.say(
         f"exported {request.reference} to {request.storage_provider}:{request.destination_path}:"
-        f" {terminal.count(exported, 'file')}, {human_size(size)}{already}{deleted}"
+        f" {terminal.count_of_part(exported, kept, done['leftOutFiles'])}, {human_size(size)}{already}{deleted}"
     )
     if as_json:
         terminal.write_document(done, as_json=True)

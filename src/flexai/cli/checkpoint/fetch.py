@@ -112,16 +112,10 @@ def fetch(dry_run: bool, track: bool | None, as_json: bool, **options: Any) -> N
     deleted = f"; {terminal.count(done['deletedFiles'], 'other file')} deleted" if done["deletedFiles"] else ""
     terminal.say(
         f"fetched {request.reference} to {request.destination}:"
-        f" {_files(fetched, kept, done['leftOutFiles'])}, {human_size(size)}{already}{deleted}"
+        f" {terminal.count_of_part(fetched, kept, done['leftOutFiles'])}, {human_size(size)}{already}{deleted}"
     )
     if as_json:
         terminal.write_document(done, as_json=True)
-
-
-def _files(fetched: int, kept: int, left_out: int) -> str:
-    """How many files came, and of how many where a part was asked for."""
-    total = fetched + kept + left_out
-    return f"{fetched} of {terminal.count(total, 'file')}" if left_out else terminal.count(fetched, "file")
 
 
 def _fetch(request: FetchRequest, system: System, progress: Progress) -> Document:

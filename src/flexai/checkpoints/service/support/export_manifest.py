@@ -29,6 +29,8 @@ class ExportManifest:
     manifest: Manifest
     etags: Mapping[str, str]
     """The ETags that the files were left with, by path; none where the provider has no versions worth trusting."""
+    is_part: bool = False
+    """Whether the checkpoint has more files than are listed."""
 
     def has_files_of(self, manifest: Manifest) -> bool:
         """Whether another manifest lists the same files.
@@ -42,15 +44,34 @@ class ExportManifest:
             for mine, other in zip(self.manifest.files, manifest.files, strict=True)
         )
 
+    def is_within(self, manifest: Manifest) -> bool:
+        """Whether it says that it is a part of which another manifest lists all files, and folders, and more."""
+        if not self.is_part or not {*self.manifest.folders} <= {*manifest.folders}:
+            return False
+        listed = {entry.path for entry in self.manifest.files}
+        rest = Manifest(
+            files=tuple(entry for entry in manifest.files if entry.path in listed), folders=self.manifest.folders
+        )
+        return self.has_files_of(rest)
+
 
 def write_export_manifest(
-    place: RemotePath, checkpoint: Checkpoint, manifest: Manifest, *, infos: Mapping[str, ObjectInfo] | None = None
+    place: RemotePath,
+    checkpoint: Checkpoint,
+    manifest: Manifest,
+    *,
+    is_part: bool = False,
+    infos: Mapping[str, ObjectInfo] | None = None,
 ) -> None:
-    """Say what is being exported or, with the objects by their paths, that it is all there."""
+    """Say what is being exported or, with the objects by their paths, that it is all there.
+
+    ``is_part`` says that the checkpoint has more than the manifest lists.
+    """
     document = {
         "kind": "CheckpointExport",
         "format": FORMAT,
         "complete": infos is not None,
+        **({"isPart": True} if is_part else {}),
         # The time of a file's last write, which a directory has instead, is nothing to rely on.
         "etags": {path: info.etag for path, info in (infos or {}).items() if place.storage.service_identity},
         "checkpoint": {"id": checkpoint.id, "name": checkpoint.title},
@@ -74,6 +95,7 @@ def read_export_manifest(place: RemotePath, *, limit: int = MAX_DOCUMENT) -> Exp
             complete=document["complete"] is True,
             manifest=manifest,
             etags={path: etag for path, etag in document["etags"].items() if path in listed and isinstance(etag, str)},
+            is_part=document.get("isPart") is True,
         )
         if document["format"] != FORMAT or found.manifest.digest() != document["manifestDigest"]:
             raise IntegrityError(f"{where} does not match its digest")
