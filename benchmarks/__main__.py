@@ -52,7 +52,7 @@ from benchmarks.table import print_result
     type=click.Path(path_type=Path, exists=True),
     help="Show what was measured before, and race no more.",
 )
-@click.option("--write-docs", is_flag=True, help="Put tables and charts into docs/performance.md.")
+@click.option("--write-docs", is_flag=True, help="Put tables and charts into docs/performance.md and NOTES.md.")
 @click.option("--list", "listing", is_flag=True, help="Print the cases and end.")
 def main(
     cases: tuple[str, ...],

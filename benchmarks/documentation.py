@@ -1,12 +1,13 @@
-"""Writes what was measured into a page of the documentation: a table, a chart, and the figures themselves as JSON."""
+"""Writes what was measured into two pages: the races, for users, and the rest, for those who change the engine."""
 
 from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -15,44 +16,60 @@ from benchmarks.results import Result
 from benchmarks.table import COLUMNS, to_markdown
 
 PAGE = Path(__file__).parent.parent / "docs" / "performance.md"
+NOTES = Path(__file__).parent / "NOTES.md"
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 CHART, GROWTH = "performance.svg", "performance-growth.svg"
 _BAR, _GAP, _LABELS, _WIDTH, _FIGURES, _MOST = 14, 4, 300, 320, 60, 2.0
 _MIB = 1024**2
 
 
-def write(document: Mapping[str, Any], page: Path = PAGE) -> None:
-    """Replace what stands between the page's two marks, and write the chart and ``performance.json`` beside it.
+def write(document: Mapping[str, Any], page: Path = PAGE, notes: Path = NOTES) -> None:
+    """Replace what stands between the marks of two pages.
 
-    ValueError where the page has no marks.
+    ``page`` gets the races, with a chart, and ``performance.json`` beside it all figures; ``notes`` gets the cases that
+    have figures of their own.
+
+    ValueError where a page has no marks; nothing is written then.
     """
-    text = page.read_text()
-    before, begin, rest = text.partition(BEGIN)
+    races, runs, figures = [], [], []
+    for one in document["results"]:
+        result, run = Result.from_document(one), describe(one["machine"], one["remark"])
+        if _fastest(result):
+            # Cases that were measured in other runs are perhaps of another machine.
+            if run not in runs:
+                runs.append(run)
+            races.append((result, runs.index(run) + 1))
+        if result.figures:
+            figures.append((result, run))
+    images = page.parent / "images"
+    drawings = {CHART: chart(drawn)} if (drawn := [race for race, _ in races if race.chart]) else {}
+    if growth := [result for result, _ in figures if result.case == "growth"]:
+        drawings[GROWTH] = growth_chart(growth[0])
+
+    sections = ["\n".join(_table(races)), *(_wrapped(f"Run {number}. {run}") for number, run in enumerate(runs, 1))]
+    sections += [f"![flexai's time by that of the fastest peer](images/{CHART})"] if CHART in drawings else []
+    details = [text for result, run in figures for text in (to_markdown(result), _wrapped(run))]
+    place = os.path.relpath(images / GROWTH, notes.parent)
+    details += [f"![Seconds by the amount, both in powers of ten]({place})"] if GROWTH in drawings else []
+    texts = {page: _between_marks(page, sections), notes: _between_marks(notes, details)}
+
+    for former in images.glob("performance*.svg"):
+        former.unlink()
+    for name, drawing in drawings.items():
+        images.mkdir(exist_ok=True)
+        (images / name).write_text(drawing)
+    for path, text in texts.items():
+        path.write_text(text)
+    page.with_suffix(".json").write_text(json.dumps(document, indent=1) + "\n")
+
+
+def _between_marks(page: Path, sections: Iterable[str]) -> str:
+    """A page's text with these sections between its marks."""
+    before, begin, rest = page.read_text().partition(BEGIN)
     _, end, after = rest.partition(END)
     if not (begin and end):
         raise ValueError(f"{page} has no marks to write between: {BEGIN} and {END}")
-    # Cases that were measured in other runs are perhaps of another machine.
-    runs = list(dict.fromkeys(describe(one["machine"], one["remark"]) for one in document["results"]))
-    results = [Result.from_document(one) for one in document["results"]]
-    numbers = [runs.index(describe(one["machine"], one["remark"])) + 1 for one in document["results"]]
-    sections = ["\n".join(_table(results, numbers))]
-    sections += [_wrapped(f"Run {number}. {run}") for number, run in enumerate(runs, 1)]
-    images = page.parent / "images"
-    for former in images.glob("performance*.svg"):
-        former.unlink()
-    drawn = [result for result in results if result.chart and _fastest(result)]
-    if drawn:
-        images.mkdir(exist_ok=True)
-        (images / CHART).write_text(chart(drawn))
-        sections.append(f"![flexai's time by that of the fastest peer](images/{CHART})")
-    for result in results:
-        if result.case == "growth":
-            images.mkdir(exist_ok=True)
-            (images / GROWTH).write_text(growth_chart(result))
-            sections.append(f"![Seconds by the amount, both in powers of ten](images/{GROWTH})")
-    sections += [to_markdown(result) for result in results if result.figures]
-    page.write_text(f"{before}{BEGIN}\n\n" + "\n\n".join(sections) + f"\n\n{END}{after}")
-    page.with_suffix(".json").write_text(json.dumps(document, indent=1) + "\n")
+    return "\n\n".join([f"{before}{BEGIN}", *sections, f"{END}{after}"])
 
 
 def describe(machine: Mapping[str, Any], remark: str = "") -> str:
@@ -73,14 +90,12 @@ def _fastest(result: Result) -> str | None:
     return result.fastest([name for name in result.runs if name != "flexai"]) if "flexai" in result.runs else None
 
 
-def _table(results: Sequence[Result], numbers: Sequence[int]) -> Iterator[str]:
-    """A row for each race in which flexai ran: its medians, and the fastest of the others."""
+def _table(races: Iterable[tuple[Result, int]]) -> Iterator[str]:
+    """A row for each race, with the number of its run: flexai's medians, and those of the fastest of the others."""
     yield "| case | s | CPU s | MiB | fastest peer | s | CPU s | ratio | runs | run |"
     yield "| --- | ---: | ---: | ---: | --- | ---: | ---: | ---: | ---: | ---: |"
-    for result, number in zip(results, numbers, strict=True):
-        peer = _fastest(result)
-        if peer is None:
-            continue
+    for result, number in races:
+        peer = _fastest(result) or "flexai"
         wall, cpu, peak = (result.median("flexai", figure) for figure in ("wall", "cpu", "peak"))
         other = (result.median(peer, figure) for figure in ("wall", "cpu"))
         ratio = wall / result.median(peer)

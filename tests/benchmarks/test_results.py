@@ -120,13 +120,20 @@ def test_growth_is_the_steepest_step_by_what_is_linear(walls: dict[int, float], 
     assert growth_of(walls) == pytest.approx(growth)
 
 
+def marked(folder: Path, before: str = "", after: str = "") -> tuple[Path, Path]:
+    """A page for races and one for other figures, with the marks to write between."""
+    pages = folder / "performance.md", folder / "NOTES.md"
+    for page in pages:
+        page.write_text(f"{before}{BEGIN}\nold figures\n{END}{after}")
+    return pages
+
+
 def test_the_page_keeps_what_stands_around_the_figures(result: Result, tmp_path: Path) -> None:
-    page = tmp_path / "performance.md"
-    page.write_text(f"# Before\n\n{BEGIN}\nold figures\n{END}\n\nAfter.\n")
+    page, notes = marked(tmp_path, "# Before\n\n", "\n\nAfter.\n")
     run = {"machine": MACHINE, "remark": "Rough."}
     document = {"results": [result.to_document() | run]}
-    write(document, page)
-    write(document, page)
+    write(document, page, notes)
+    write(document, page, notes)
     text = page.read_text()
     assert text.startswith("# Before")
     assert text.endswith("After.\n")
@@ -139,23 +146,21 @@ def test_the_page_keeps_what_stands_around_the_figures(result: Result, tmp_path:
 
 
 def test_each_row_names_the_run_that_it_is_of(result: Result, tmp_path: Path) -> None:
-    page = tmp_path / "performance.md"
-    page.write_text(f"{BEGIN}{END}")
+    page, notes = marked(tmp_path)
     runs = [{"machine": MACHINE | {"cpu": cpu}, "remark": ""} for cpu in ("Abacus", "Abacus", "Difference Engine")]
-    write({"results": [result.to_document() | run for run in runs]}, page)
+    write({"results": [result.to_document() | run for run in runs]}, page, notes)
     text = page.read_text()
     assert text.count("Abacus") == text.count("Difference Engine") == 1
     assert [line.split("|")[-2].strip() for line in text.splitlines() if "push <much>" in line] == ["1", "1", "2"]
 
 
 def test_the_charts_of_earlier_pages_go_and_other_images_stay(result: Result, tmp_path: Path) -> None:
-    page = tmp_path / "performance.md"
-    page.write_text(f"{BEGIN}{END}")
+    page, notes = marked(tmp_path)
     images = tmp_path / "images"
     images.mkdir()
     for name in ("performance-gone.svg", "screen.png"):
         (images / name).touch()
-    write({"results": [result.to_document() | {"machine": MACHINE, "remark": ""}]}, page)
+    write({"results": [result.to_document() | {"machine": MACHINE, "remark": ""}]}, page, notes)
     assert {path.name for path in images.iterdir()} == {"performance.svg", "screen.png"}
 
 
@@ -165,12 +170,27 @@ def test_a_reference_other_than_flexai_is_named(result: Result) -> None:
     assert "ratio: the median of slow & old by that of the others" in to_markdown(result)
 
 
-def test_a_page_without_marks_is_left_alone(tmp_path: Path) -> None:
-    page = tmp_path / "performance.md"
-    page.write_text("# A person's page\n")
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_page_without_marks_is_left_alone(which: int, tmp_path: Path) -> None:
+    pages = marked(tmp_path)
+    pages[which].write_text("# A person's page\n")
+    before = [page.read_text() for page in pages]
     with pytest.raises(ValueError, match="no marks"):
-        write({"results": []}, page)
-    assert page.read_text() == "# A person's page\n"
+        write({"results": []}, *pages)
+    assert [page.read_text() for page in pages] == before
+    assert {path.name for path in tmp_path.iterdir()} == {"performance.md", "NOTES.md"}
+
+
+def test_figures_that_are_no_race_stand_in_the_notes_alone(result: Result, tmp_path: Path) -> None:
+    page, notes = marked(tmp_path)
+    growth = Result("growth", "how it grows", {}, figures={"push of 10 files": {"s": 1}, "push of 100 files": {"s": 9}})
+    run = {"machine": MACHINE, "remark": "Rough."}
+    write({"results": [one.to_document() | run for one in (result, growth)]}, page, notes)
+    assert "how it grows" not in page.read_text()
+    assert "push <much>" not in notes.read_text()
+    assert "Rough." in notes.read_text()
+    assert "(images/performance-growth.svg)" in notes.read_text()
+    assert {path.name for path in (tmp_path / "images").iterdir()} == {"performance.svg", "performance-growth.svg"}
 
 
 def test_a_case_with_figures_of_its_own_has_a_table_of_its_own() -> None:

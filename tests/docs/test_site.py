@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
+import yaml
 
 from tests.docs.conftest import site
-from tests.docs.test_pages import pages
+from tests.docs.test_pages import ROOT, pages
 
 pytestmark = pytest.mark.slow
 
@@ -68,3 +72,35 @@ def test_the_site_loads_nothing_from_another_host(site: Path, built: dict[Path, 
     styles = {path.name: path.read_text(encoding="utf-8") for path in site.rglob("*.css")}
     assert styles
     assert [name for name, text in styles.items() if re.search(r"(?:url\(|@import)\s*[\"']?(?:https?:)?//", text)] == []
+
+
+def test_the_menu_calls_each_page_by_a_title_of_its_own(site: Path) -> None:
+    """Without a heading MkDocs makes a title of the file's name, such as Cli."""
+    home = (site / "index.html").read_text(encoding="utf-8").partition('data-md-component="sidebar"')[2]
+    entry = re.compile(
+        r'<a href="([^"#]+)" class="md-nav__link[^"]*">\s*<span class="md-ellipsis">\s*(.*?)\s*</span>', re.S
+    )
+    menu = {link: unescape(re.sub(r"<[^>]*>", "", title)) for link, title in entry.findall(home)}
+    chosen = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"]
+    titles = {page.removesuffix(".md") + ".html": title for page, title in _titles(chosen)}
+    titles["index.html"] = "Start"  # the page of a section
+    assert menu == titles
+    assert menu["reference/cli.html"] == "CLI"
+    assert len(set(menu.values())) == len(menu)
+
+
+def _titles(menu: list[Any]) -> Iterator[tuple[str, str]]:
+    """The pages of a menu of mkdocs.yml, each with the title that stands there or with its first heading."""
+    for one in menu:
+        for title, below in one.items() if isinstance(one, dict) else [("", one)]:
+            if isinstance(below, list):
+                yield from _titles(below)
+            else:
+                yield below, title or _heading(below)
+
+
+def _heading(page: str) -> str:
+    (path,) = (path for path in (ROOT / "docs" / page, ROOT / page.replace("index.md", "README.md")) if path.is_file())
+    heading = re.search(r"^# (.*)$", path.read_text(encoding="utf-8"), re.M)
+    assert heading is not None, f"{page} has no heading"
+    return heading[1].replace("`", "")
