@@ -26,6 +26,7 @@ from flexai.checkpoints.choosing import (
     metric_for,
     metric_of_all,
     ranked,
+    shown_as,
 )
 from flexai.checkpoints.errors import UsageError
 
@@ -241,3 +242,11 @@ def test_the_losses_are_found_by_the_names_that_trainers_give_them() -> None:
     assert losses_of({"loss": 1.0, "eval_loss": 2.0, "acc": 3.0}) == (1.0, 2.0)
     assert losses_of({"train/loss": 1.0, "val_loss": 2.0}) == (1.0, 2.0)
     assert losses_of({"accuracy": 1.0}) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("name", "column"),
+    [("val_loss", EVAL_LOSS), ("eval-loss", EVAL_LOSS), ("train/loss", TRAIN_LOSS), ("val_f1", Metric("val_f1"))],
+)
+def test_a_loss_has_one_column_by_whatever_name_a_trainer_chooses(name: str, column: Metric) -> None:
+    assert shown_as(Metric(name)) == column

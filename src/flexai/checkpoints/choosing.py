@@ -162,6 +162,12 @@ def metric_names(checkpoints: Iterable[Told]) -> list[str]:
     return [*losses, *dict.fromkeys(name for one in every for name in one.metrics)]
 
 
+def shown_as(metric: Metric) -> Metric:
+    """The loss that a table shows a metric as, such as a trainer's ``val_loss``; every other metric as it is."""
+    losses = (EVAL_LOSS, _EVAL_LOSSES), (TRAIN_LOSS, _TRAIN_LOSSES)
+    return next((loss for loss, names in losses if metric.name in names), metric)
+
+
 def metric_columns(checkpoints: Iterable[Told]) -> list[str]:
     """The metrics that are no losses: first what the trainer chooses by, then what was evaluated."""
     every = list(checkpoints)

@@ -276,3 +276,22 @@ state = {"global_step": 5, "log_history": [row], "metric_for_best_model": "accur
         head, rule, _ = program.run("training", "checkpoints", "my-run").out.splitlines()
         assert len(rule) <= columns
         assert set(left) <= {title.strip() for title in head.split("|")}
+
+
+def test_a_loss_that_the_trainer_chooses_by_is_among_what_80_columns_show(program: Program) -> None:
+    program.file(
+        "train.py",
+        """
+import json, os, pathlib
+folder = pathlib.Path(os.environ["FLEXAI_OUTPUT_CHECKPOINT_DIR"]) / "checkpoint-of-a-longer-name-5"
+folder.mkdir(parents=True)
+(folder / "weights.bin").write_bytes(b"w")
+state = {"global_step": 5, "log_history": [{"step": 5, "val_loss": 0.25}], "metric_for_best_model": "val_loss"}
+(folder / "trainer_state.json").write_text(json.dumps(state))
+""",
+    )
+    assert program.run("training", "run", "my-run", "--", sys.executable, "train.py").code == 0
+    program.environment["COLUMNS"] = "80"
+    head, _, line = program.run("training", "checkpoints", "my-run").out.splitlines()
+    shown = dict(zip(*([cell.strip() for cell in row.split("|")] for row in (head, line)), strict=True))
+    assert (shown["EVAL LOSS"], shown["BEST"]) == ("0.25", "best")

@@ -49,7 +49,7 @@ def checkpoints(reference: str, as_json: bool) -> None:
 
 
 def _table(rows: Sequence[ListedCheckpoint]) -> str:
-    from flexai.checkpoints.choosing import EVAL_LOSS, TRAIN_LOSS, Metric, best, metric_columns, metric_for
+    from flexai.checkpoints.choosing import EVAL_LOSS, TRAIN_LOSS, Metric, best, metric_columns, metric_for, shown_as
     from flexai.cli.tables import ID_DIGITS, Column, number, table
 
     chosen = metric_for("", rows)
@@ -57,7 +57,7 @@ def _table(rows: Sequence[ListedCheckpoint]) -> str:
     best_one = best(usable, chosen, lambda row: row)
 
     def of(metric: Metric, title: str, rank: int) -> Column[ListedCheckpoint]:
-        is_chosen = chosen is not None and metric.name == chosen.name
+        is_chosen = chosen is not None and metric.name == shown_as(chosen).name
         return Column(title, lambda row: number(metric.of(row)), rank=1 if is_chosen else rank, right=True)
 
     named = [Metric(name) for name in metric_columns(rows)]
