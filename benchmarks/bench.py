@@ -102,10 +102,12 @@ class Bench:
         skipped: Mapping[str, str] | None = None,
         reference: str = "flexai",
         rounds: int | None = None,
+        warm_up: bool = True,
         chart: bool = False,
     ) -> Result:
         """Race, and keep the result; bars and notes can be added to it."""
-        runs, wrong = race(contestants, rounds=rounds or self.rounds, server=server, warm_up=self.warm_up)
+        warm_up = warm_up and self.warm_up
+        runs, wrong = race(contestants, rounds=rounds or self.rounds, server=server, warm_up=warm_up)
         result = Result(
             case=case,
             title=title,

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from urllib.parse import quote
 
 from benchmarks.bench import Bench
-from benchmarks.catalogs import FILES, Filled, fill, put_blobs
+from benchmarks.catalogs import FILES, Filled, fill, put_blobs, put_manifests
 from benchmarks.measure import Cost, flexai, run
 from benchmarks.own import Own
 from benchmarks.peers import PeerMissingError
@@ -25,7 +24,7 @@ from flexai.checkpoints.settings import default_database_url, load_settings
 
 _HELP, _COMMAND, _QUERY = 0.15, 0.4, 0.02
 """Seconds."""
-_UPKEEP = {"prune plans": 3.0, "prune applies": 20.0, "gc": 60.0, "inspect": 1.5}
+_UPKEEP = {"prune plans": 3.0, "prune applies": 20.0, "gc": 60.0, "inspect": 1.5, "recover": 600.0}
 """Seconds."""
 _PRUNE = ("prune", "--keep-last", "3", "--include-failed")
 
@@ -58,40 +57,57 @@ def commands(bench: Bench) -> None:
 
 
 def upkeep(bench: Bench) -> None:
-    """Prune and gc with 20,000 checkpoints, and inspect of one of 100,000 files: whole processes on the local store."""
-    count, files = bench.count(20_000), bench.count(100_000)
+    """Prune and gc with 20,000 checkpoints, inspect of 100,000 files, recover of 100,000 checkpoints: whole processes.
+
+    All on the local store. What takes minutes needs no warm-up.
+    """
+    count, files, lost_count = bench.count(20_000), bench.count(100_000), bench.count(100_000)
     with bench.disk_folder() as folder:
-        made, own, many = (Own(folder / name) for name in ("made", "home", "many"))
-        with System.open(load_settings(home=made.home)) as system:
-            fill(system.database_url, count, store_id=system.own_store_id)
-            blobs = put_blobs(system)
+        made, pruned, own, many, lost = (Own(folder / name) for name in ("made", "pruned", "home", "many", "lost"))
+        with _filled(made, count):
+            pass
         many.push("many", write_small(folder / "source", files, 8))
+        _copy(made, pruned)
+        pruned.checkpoint(*_PRUNE, "--apply")
+        with _filled(lost, lost_count) as system:
+            put_blobs(system)
+            manifests = put_manifests(system)
 
-        def anew() -> None:
-            shutil.rmtree(own.home, ignore_errors=True)
-            shutil.copytree(made.home, own.home, copy_function=_link_blobs)
+        def with_blobs() -> None:
+            _copy(pruned, own)
+            with System.open(load_settings(home=own.home)) as system:
+                put_blobs(system)
 
-        def pruned() -> None:
-            anew()
-            own.checkpoint(*_PRUNE, "--apply")
+        def without_catalog() -> None:
+            for path in lost.home.glob("catalog.db*"):
+                path.unlink()
 
         contestants = {
             "prune plans": Contestant(lambda: made.checkpoint(*_PRUNE)),
-            "prune applies": Contestant(lambda: own.checkpoint(*_PRUNE, "--apply"), anew),
-            "gc": Contestant(lambda: own.checkpoint("gc", "--grace-period", "0"), pruned),
+            "prune applies": Contestant(lambda: own.checkpoint(*_PRUNE, "--apply"), lambda: _copy(made, own)),
+            "gc": Contestant(lambda: own.checkpoint("gc", "--grace-period", "0"), with_blobs),
             "inspect": Contestant(lambda: many.checkpoint("inspect", "many")),
+            "recover": Contestant(lambda: lost.checkpoint("recover"), without_catalog),
         }
-        title = f"upkeep, SQLite and a local store: {count:,} checkpoints, {blobs:,} blobs; inspect: {files:,} files"
-        result = bench.race("upkeep", title, contestants)
+        title = (
+            f"upkeep, SQLite and a local store: {count:,} checkpoints; inspect: {files:,} files;"
+            f" recover: {manifests:,} checkpoints"
+        )
+        result = bench.race("upkeep", title, contestants, warm_up=False)
     result.bars += [Bar(f"wall, {name}", result.median(name), _UPKEEP[name], " s") for name in result.runs]
 
 
-def _link_blobs(source: str, target: str) -> None:
-    """Copy a file of a home folder; a blob, which is never written to again, is linked, for there are 80,000."""
-    if "blobs" in Path(source).parts:
-        os.link(source, target)
-    else:
-        shutil.copy2(source, target)
+@contextmanager
+def _filled(own: Own, count: int) -> Iterator[System]:
+    """A home with a catalog of so many checkpoints, and a store that has no blobs yet."""
+    with System.open(load_settings(home=own.home)) as system:
+        fill(system.database_url, count, store_id=system.own_store_id)
+        yield system
+
+
+def _copy(source: Own, target: Own) -> None:
+    shutil.rmtree(target.home, ignore_errors=True)
+    shutil.copytree(source.home, target.home)
 
 
 def _queries(bench: Bench, count: int, of: str) -> None:

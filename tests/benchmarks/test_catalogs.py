@@ -1,12 +1,14 @@
 from __future__ import annotations
 
-from benchmarks.catalogs import fill, put_blobs
+from benchmarks.catalogs import fill, put_blobs, put_manifests
 
 from flexai.checkpoints.models import CheckpointStatus
 from flexai.checkpoints.names import parse_reference
 from flexai.checkpoints.service.delete import delete, protect, undelete
 from flexai.checkpoints.service.prune import PruneRequest, prune
+from flexai.checkpoints.service.recover import recover
 from flexai.checkpoints.service.requests import DeleteRequest, ProtectRequest, UndeleteRequest
+from flexai.checkpoints.service.system import System
 from flexai.checkpoints.service.training import delete_job
 from flexai.checkpoints.service.training_requests import DeleteJobRequest
 from tests.support.machine import Machine
@@ -36,3 +38,15 @@ def test_rows_of_a_filled_catalog_can_be_changed_deleted_and_collected(machine: 
     assert collected.newer == ()
     with tables_of(machine.system.catalog.database) as connection:
         assert connection.exec_driver_sql("PRAGMA foreign_key_check").fetchall() == []
+
+
+def test_a_filled_catalog_is_recovered_from_what_its_store_is_given(machine: Machine) -> None:
+    fill(machine.system.database_url, 300, store_id=machine.system.own_store_id)
+    put_blobs(machine.system)
+    count = put_manifests(machine.system)
+    for path in (machine.root / "home").glob("catalog.db*"):
+        path.unlink()
+    with System.open(machine.settings) as system:
+        report = recover(system)
+        assert (len(report.recovered), report.problems) == (count, {})
+    assert count > 250

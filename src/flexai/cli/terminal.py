@@ -140,9 +140,9 @@ def write(text: str, *, newline: bool = True, raw: bool = False) -> None:
 def write_document(document: Any, *, as_json: bool) -> None:
     """Write a document as JSON, or as YAML."""
     if as_json:
-        import json
+        from flexai.cli.json import to_json
 
-        write(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False))
+        write(to_json(document))
     else:
         from flexai.cli.yaml import to_yaml
 

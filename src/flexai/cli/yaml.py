@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -25,35 +25,43 @@ _SPECIAL = frozenset({"y", "n", "yes", "no", "on", "off", "true", "false", "null
 
 def to_yaml(document: Mapping[str, Any]) -> str:
     """A document as YAML, keys in their order."""
-    return "".join(f"{line}\n" for line in _mapping(document, ""))
+    lines: list[str] = []
+    _add_mapping(lines, document, "", "")
+    lines.append("")
+    return "\n".join(lines)
 
 
-def _mapping(document: Mapping[str, Any], indent: str) -> Iterator[str]:
+def _add_mapping(lines: list[str], document: Mapping[str, Any], first: str, indent: str) -> None:
+    """Add the lines of a mapping, ``first`` at the beginning of the first one."""
     for key, value in document.items():
-        if type(value) in _SCALARS or not value:
-            yield f"{indent}{_key(key)}: {_scalar(value)}"
+        before = f"{first}{_key(key)}:"
+        first = indent
+        if type(value) is str:
+            lines.append(f"{before} {value if _is_plain(value) else _quoted(value)}")
+        elif type(value) in _SCALARS or not value:
+            lines.append(f"{before} {_scalar(value)}")
         elif isinstance(value, Mapping):
-            yield f"{indent}{_key(key)}:"
-            yield from _mapping(value, indent + "  ")
+            lines.append(before)
+            _add_mapping(lines, value, indent + "  ", indent + "  ")
         elif isinstance(value, list | tuple):
-            yield f"{indent}{_key(key)}:"
-            yield from _sequence(value, indent)
+            lines.append(before)
+            _add_sequence(lines, value, indent, indent)
         else:
-            yield f"{indent}{_key(key)}: {_scalar(value)}"
+            lines.append(f"{before} {_scalar(value)}")
 
 
-def _sequence(values: Sequence[Any], indent: str) -> Iterator[str]:
+def _add_sequence(lines: list[str], values: Sequence[Any], first: str, indent: str) -> None:
+    """Add the lines of a list, ``first`` at the beginning of the first one."""
+    inner = indent + "  "
     for value in values:
+        before = f"{first}- "
+        first = indent
         if isinstance(value, Mapping) and value:
-            lines = _mapping(value, indent + "  ")
-            yield f"{indent}- {next(lines)[len(indent) + 2 :]}"
-            yield from lines
+            _add_mapping(lines, value, before, inner)
         elif isinstance(value, list | tuple) and value:
-            lines = _sequence(value, indent + "  ")
-            yield f"{indent}- {next(lines)[len(indent) + 2 :]}"
-            yield from lines
+            _add_sequence(lines, value, before, inner)
         else:
-            yield f"{indent}- {_scalar(value)}"
+            lines.append(f"{before}{_scalar(value)}")
 
 
 def _scalar(value: Any) -> str:
