@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from functools import cache
 from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
 
@@ -398,6 +399,11 @@ _PLAIN = frozenset({str, int, float, bool, type(None)})
 """Types of nearly all values, told first: a list of thousands feels it."""
 
 
+@cache
+def _field_names(kind: Any) -> tuple[str, ...]:
+    return tuple(one.name for one in fields(kind))
+
+
 def plain(value: Any) -> Any:
     """One of these records, or a value of theirs, in JSON's own types; times are ISO 8601 texts."""
     if type(value) in _PLAIN:
@@ -405,7 +411,8 @@ def plain(value: Any) -> Any:
     if isinstance(value, tuple) and hasattr(value, "_asdict"):
         return {name: plain(item) for name, item in value._asdict().items()}
     if is_dataclass(value):
-        return {one.name: plain(getattr(value, one.name)) for one in fields(value)}
+        found = ((name, getattr(value, name)) for name in _field_names(type(value)))
+        return {name: item if type(item) in _PLAIN else plain(item) for name, item in found}
     if isinstance(value, tuple):
         return [plain(item) for item in value]
     if isinstance(value, Mapping):

@@ -98,7 +98,7 @@ def checkpoint_of(row: Record) -> Checkpoint:
     status, reason = standing(row["kind"], row["status"], row["reason"], row)
     facts = {name: row[name] for name in _FACTS}
     for name in _IN_JSON:
-        facts[name] = json.loads(facts[name])
+        facts[name] = _parsed(facts[name])
     facts |= {
         "inference_ready": bool(row["inference_ready"]),  # SQLite has no booleans.
         "inference_missing": tuple(facts["inference_missing"]),
@@ -118,14 +118,21 @@ def checkpoint_of(row: Record) -> Checkpoint:
         job_id=row["job_id"],
         job_name=row["job_name"] or "",
         facts=TrainingFacts(**facts),
-        pointers=tuple(json.loads(row["pointers"])),
-        folders=tuple(json.loads(row["folders"])),
+        pointers=tuple(_parsed(row["pointers"])),
+        folders=tuple(_parsed(row["folders"])),
         is_protected=bool(row["is_protected"]),
         created_at=from_text(row["created_at"]),
         updated_at=from_text(row["updated_at"]),
         deleted_at=None if row["deleted_at"] is None else from_text(row["deleted_at"]),
         **{name: row[name] for name in _SAME},
     )
+
+
+def _parsed(text: str) -> Any:
+    """What a text in JSON says. Most say nothing, and of thousands of rows that is told without a parser."""
+    if text == "[]":
+        return ()
+    return {} if text == "{}" else json.loads(text)
 
 
 def pushed_of(rows: Iterable[Sequence[Any]]) -> Iterator[ListedCheckpoint]:
