@@ -115,8 +115,8 @@ class _QuickStore:
 
     folder: Path
 
-    def write_manifest(self, checkpoint_id: str, document: bytes) -> None:
-        (self.folder / f"{checkpoint_id}.json").write_bytes(document)
+    def write_manifest(self, checkpoint_id: str, *document: bytes | bytearray) -> None:
+        (self.folder / f"{checkpoint_id}.json").write_bytes(b"".join(document))
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from flexai.cli.json import to_json
 
 _VALUES = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
-_FLAT = st.dictionaries(st.text(), _VALUES | st.just([]) | st.just({}), max_size=4)
+_FLAT: st.SearchStrategy[dict[str, Any]] = st.dictionaries(st.text(), _VALUES | st.just([]) | st.just({}), max_size=4)
 _DOCUMENTS = st.recursive(
     _VALUES | _FLAT | st.lists(_FLAT, max_size=4),
     lambda inner: (

@@ -411,7 +411,8 @@ def plain(value: Any) -> Any:
     if isinstance(value, tuple) and hasattr(value, "_asdict"):
         return {name: plain(item) for name, item in value._asdict().items()}
     if is_dataclass(value):
-        found = ((name, getattr(value, name)) for name in _field_names(type(value)))
+        kind: Any = type(value)
+        found = ((name, getattr(value, name)) for name in _field_names(kind))
         return {name: item if type(item) in _PLAIN else plain(item) for name, item in found}
     if isinstance(value, tuple):
         return [plain(item) for item in value]
