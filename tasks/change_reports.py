@@ -27,7 +27,7 @@ from flexai.checkpoints.storage.connection import StorageConnection
 from flexai.tasks import artifacts, assets, events
 from flexai.tasks.catalog_report import show_catalog
 from flexai.tasks.options import Logger
-from flexai.tasks.pages import Story, describe_checkpoint, describe_job, points_of
+from flexai.tasks.pages import SHOWN_FILES, Story, describe_checkpoint, describe_job, points_of
 
 TOLD_DELETIONS = 500
 """Deletions of one operation that Prefect is told one by one: a server loses records of bursts that are much larger."""
@@ -264,7 +264,7 @@ class Reporter:
         known = self._system.catalog
         return Story(
             checkpoint,
-            known.checkpoints.list_files(checkpoint.id),
+            known.checkpoints.list_files(checkpoint.id, first=SHOWN_FILES),
             known.exports.of(checkpoint.id),
             parent,
             self._job(checkpoint, parent),

@@ -40,6 +40,7 @@ class Story:
 
     checkpoint: Checkpoint
     files: Sequence[ListedFile] = ()
+    """The first ones, as many as are shown."""
     exports: Sequence[ExportRecord] = ()
     parent: Checkpoint | None = None
     """The checkpoint that it was pushed from, while that is there."""
@@ -87,8 +88,7 @@ def describe_checkpoint(story: Story, happened: str, *, by: str = "", run: str =
         for file in story.files[:SHOWN_FILES]:
             digest = code(_short(file.digest)) if file.digest else "(provider's checksum)"
             lines.append(f"| {code(file.path)} | {human_size(file.size)} | {digest} |")
-        if len(story.files) > SHOWN_FILES:
-            more = len(story.files) - SHOWN_FILES
+        if (more := checkpoint.file_count - SHOWN_FILES) > 0:
             lines += ["", f"… and {more} more: `flexai checkpoint inspect {checkpoint.id}`"]
         # In full, and below: in the table they would be wider than the page.
         lines += [

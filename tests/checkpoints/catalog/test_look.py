@@ -219,6 +219,8 @@ def test_files_come_in_the_order_of_their_paths_with_their_digests(catalog: Cata
         assert theirs.content.digest is not None
         assert (mine.path, mine.size, mine.digest) == (theirs.path, theirs.content.size, theirs.content.digest.hex())
     assert reader.ask(lambda catalog: catalog.blobs(STORE_ID).files_of(pushed.id)) == expected
+    assert reader.ask(lambda catalog: catalog.checkpoints.list_files(pushed.id, first=2)) == found[:2]
+    assert reader.ask(lambda catalog: catalog.checkpoints.list_files(pushed.id, first=9)) == found
 
 
 def test_sql_in_a_path_is_a_path(catalog: Catalog, reader: Looks) -> None:

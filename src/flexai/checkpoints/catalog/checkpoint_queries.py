@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from heapq import nsmallest
 from operator import itemgetter
 from typing import Any
 
@@ -108,8 +109,8 @@ class CheckpointQueries:
             rows = transaction.rows(query)
         return {checkpoint_id: title_of("captured", name, job) for checkpoint_id, job, name in rows}
 
-    def list_files(self, checkpoint_id: str) -> list[ListedFile]:
-        """The files of a checkpoint, in order of their paths."""
+    def list_files(self, checkpoint_id: str, *, first: int | None = None) -> list[ListedFile]:
+        """The files of a checkpoint, in order of their paths; at most the ``first`` ones, if that is given."""
         query = """
             SELECT f.path, t.size, t.digest, t.checksums, t.origin, f.is_executable, t.is_damaged
             FROM files f JOIN contents t ON t.id = f.content_id
@@ -117,6 +118,8 @@ class CheckpointQueries:
         """
         with self._database.reading() as transaction:
             rows = transaction.rows(query, id=checkpoint_id)
+        if first is not None:
+            rows = nsmallest(first, rows, key=itemgetter(0))
         # Not ORDER BY: PostgreSQL orders texts by its locale.
         return sorted(
             # Nearly all have no checksums, and parsing that would take longer than all the rest.
