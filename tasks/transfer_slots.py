@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -125,12 +126,29 @@ def transferring(
     that, which may find that there is nothing to transfer. Raises what ``first``, ``transfer_through`` and
     ``flexai.blocks.load_connection`` raise.
     """
-    with telling(logger), open_system() as system:
+    with telling(logger), open_system() as system, _objects_set_aside():
         first(system)
         for name in filter(None, connections):
             system.connect(name)
         with transfer_through(*connections):
             yield system
+
+
+@contextlib.contextmanager
+def _objects_set_aside() -> Iterator[None]:
+    """Keep the garbage collector from the objects that are there already, which are Prefect's.
+
+    A transfer of many files makes so many more that it looks through all of them: of a push of 20,000 files that was a
+    sixth of the processor's time. Who has set objects aside before keeps them so.
+    """
+    if gc.get_freeze_count():
+        yield
+        return
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def _unlimited(names: list[str], reason: str) -> StorageUnavailableError:
