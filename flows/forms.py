@@ -157,10 +157,17 @@ _EXCLUDE: Any = Field(
 )
 
 
+def _number_fields(schema: dict[str, Any]) -> None:
+    # Prefect's UI goes by these numbers. PostgreSQL keeps no order of a document's fields: its JSON begins with the
+    # shortest name (https://www.postgresql.org/docs/current/datatype-json.html).
+    for position, field in enumerate(schema.get("properties", {}).values()):
+        field["position"] = position
+
+
 class Form(BaseModel):
     """What every form shares: a mistyped field is refused, and what was asked for does not change."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra=_number_fields)
 
     def fields(self, **renamed: str) -> dict[str, Any]:
         """Its fields and those of the forms in it, for a request: but for those ``renamed``, both have the same names.

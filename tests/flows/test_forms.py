@@ -89,6 +89,14 @@ def test_every_flow_says_what_it_does_and_names_its_runs(flow: Flow[Any, Any]) -
     assert flow.persist_result is False
 
 
+@pytest.mark.parametrize("flow", FLOWS, ids=lambda flow: flow.name)
+def test_every_field_says_its_place_which_a_server_on_postgresql_keeps_no_other_way(flow: Flow[Any, Any]) -> None:
+    schema = parameter_schema(flow).model_dump_for_openapi()
+    for title, form in {"": schema, **schema.get("definitions", {})}.items():
+        fields = form.get("properties", {})
+        assert [field["position"] for field in fields.values()] == [*range(len(fields))], title
+
+
 @pytest.mark.parametrize("model", sorted(MODELS, key=str))
 def test_every_field_has_a_title_and_a_description(model: type[BaseModel]) -> None:
     for name, field in model.model_fields.items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -262,6 +263,35 @@ def _schedules(ui: UI) -> list[dict[str, Any]]:
         f"/deployments/{ui.deployment('train-push-export/Train the digits example')}"
     )["schedules"]
     return sorted(schedules, key=lambda schedule: str(schedule["created"]))
+
+
+def test_the_form_of_each_deployment_shows_all_its_fields_in_their_order(ui: UI) -> None:
+    deployments = ui.ask("/deployments/filter", {})
+    assert len(deployments) > 10
+    for deployment in deployments:
+        ui.open(f"/deployments/deployment/{deployment['id']}/run")
+        titles = _titles(deployment["parameter_openapi_schema"])
+        form = ui.page.get_by_role("main")
+        for title in titles:
+            expect(form.get_by_text(re.compile(f"^{re.escape(title)}( \\(Optional\\))?$")).first).to_be_visible()
+        lines = [line.removesuffix(" (Optional)") for line in form.inner_text().splitlines()]
+        places = [lines.index(title) for title in titles]
+        assert places == sorted(places), deployment["name"]
+        ui.screenshot(f"form-{deployment['name'].replace(' ', '-').lower()}")
+
+
+def _titles(schema: Mapping[str, Any]) -> list[str]:
+    """What a form calls its fields, from the top; of those that are forms themselves what these call theirs."""
+    found: list[str] = []
+    for field in sorted(schema["properties"].values(), key=lambda field: field["position"]):
+        reference = field.get("$ref") or next((one["$ref"] for one in field.get("allOf", ()) if "$ref" in one), "")
+        inner = schema.get("definitions", {}).get(reference.rpartition("/")[2], {})
+        if "properties" in inner:
+            inside = sorted(inner["properties"].values(), key=lambda field: field["position"])
+            found += [one["title"] for one in inside]
+        else:
+            found.append(field["title"])
+    return found
 
 
 def test_a_push_shows_how_far_it_is_and_the_catalog_shows_what_it_made(ui: UI, program: Program) -> None:
