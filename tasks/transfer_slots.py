@@ -139,7 +139,7 @@ def _objects_set_aside() -> Iterator[None]:
     """Keep the garbage collector from the objects that are there already, which are Prefect's.
 
     A transfer of many files makes so many more that it looks through all of them: of a push of 20,000 files that was a
-    sixth of the processor's time. Who has set objects aside before keeps them so.
+    tenth of the processor's time. Who has set objects aside before keeps them so.
     """
     if gc.get_freeze_count():
         yield
