@@ -331,6 +331,13 @@ def test_a_home_that_means_nothing_is_an_error_that_says_what_to_set(monkeypatch
         assert "FLEXAI_HOME" in caught.value.hint
 
 
+def test_a_home_whose_path_is_no_utf_8_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLEXAI_HOME", os.fsdecode(os.fsencode(tmp_path) + b"/home\xff"))
+    with pytest.raises(SettingsError, match="no UTF-8") as caught:
+        load_settings()
+    assert "FLEXAI_HOME" in caught.value.hint
+
+
 def test_a_store_below_the_user_s_home_may_be_written_with_a_tilde(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

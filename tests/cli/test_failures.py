@@ -17,7 +17,7 @@ from flexai.checkpoints import errors
 from flexai.checkpoints.errors import CheckpointError, JobExistsError, NameTakenError
 from flexai.cli import failures, terminal
 from tests.cli.conftest import Run
-from tests.cli.program import Program
+from tests.cli.program import PROGRAM, Program
 from tests.servers.keeper import free_ports
 
 KINDS = [
@@ -175,6 +175,16 @@ def test_writing_to_a_full_disk_is_a_failure(program: Program) -> None:
         assert process.returncode == 1
         assert "no space left on device" in stderr
         assert "Traceback" not in stderr
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_stream_that_is_closed_from_the_start_is_no_failure(program: Program, closed: str) -> None:
+    program.file("a.bin")
+    for arguments in ("checkpoint push base a.bin", "training run job-1 -- echo printed", "checkpoint verify"):
+        shell = ["sh", "-c", f"exec {PROGRAM} {arguments} {closed}"]
+        done = subprocess.run(shell, cwd=program.cwd, env=program.environment, capture_output=True, check=False)
+        assert (done.returncode, b"Traceback" in done.stderr) == (0, False), done.stderr
+    assert program.run("training", "logs", "job-1").out.startswith("printed\n")
 
 
 def test_a_terminal_that_lacks_a_character_is_no_failure(program: Program) -> None:

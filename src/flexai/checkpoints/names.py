@@ -168,6 +168,14 @@ def _spelled(character: str) -> str:
     return "".join(f"\\u{units[start : start + 4]}" for start in range(0, len(units), 4))
 
 
+def in_unicode(text: str) -> str:
+    """The text with a question mark for each byte of it that is no UTF-8: a catalog and a document hold no such byte.
+
+    Python shows one in an argument or a path of this machine as half of a surrogate pair.
+    """
+    return text.encode(errors="replace").decode()
+
+
 def title_of(kind: str, name: str, job_name: str) -> str:
     """What to call a checkpoint in a sentence: its name, or ``JOB/FOLDER`` for a captured one."""
     return name if kind == "pushed" else f"{job_name}/{name or ROOT_TITLE}"

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 from flexai.checkpoints.errors import SettingsError
+from flexai.checkpoints.names import in_unicode
 
 ENVIRONMENT_PREFIX = "FLEXAI_"
 DEFAULT_HOME = "~/.flexai"
@@ -474,16 +475,23 @@ def read_raw_settings(environment: Mapping[str, str] | None = None) -> dict[str,
 def home_path(environment: Mapping[str, str] | None = None) -> Path:
     """The home folder: FLEXAI_HOME or ``~/.flexai``. The TOML file lies in it, so only the environment moves it.
 
-    Raises SettingsError where ``~`` means nothing, as for a container's user without a home directory.
+    Raises SettingsError where ``~`` means nothing, as for a container's user without a home directory, and where its
+    path is no UTF-8.
     """
     environment = os.environ if environment is None else environment
     written = environment.get("FLEXAI_HOME") or DEFAULT_HOME
     try:
-        return Path(written).expanduser().absolute()
+        path = Path(written).expanduser().absolute()
     except RuntimeError as error:
         raise SettingsError(
             f"the home folder {written} cannot be found", hint="set FLEXAI_HOME to a directory"
         ) from error
+    if in_unicode(str(path)) != str(path):
+        raise SettingsError(
+            f"the home folder {str(path)!r} has a byte in its name that is no UTF-8",
+            hint="set FLEXAI_HOME to a directory whose path is UTF-8 throughout",
+        )
+    return path
 
 
 def config_path(environment: Mapping[str, str] | None = None) -> Path:

@@ -104,6 +104,7 @@ def main() -> None:
     # Modules stay for good: looking among them for garbage, last of all at the end, took a third of a short command.
     gc.set_threshold(_GARBAGE_THRESHOLD)
     atexit.register(gc.freeze)
+    _open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         # A name that the terminal's encoding lacks is no reason to fail.
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
@@ -113,6 +114,21 @@ def main() -> None:
     except SystemExit as leaving:
         failures.leave(leaving.code)
         raise
+
+
+def _open_closed_streams() -> None:
+    """Lead streams that were closed at the start (``>&-``) to nowhere.
+
+    The next file to be opened would get the number of such a stream: the catalog's, say, and what a training command
+    prints would be written into it.
+    """
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        if getattr(sys, name) is None:
+            opened = os.open(os.devnull, os.O_RDWR)
+            if opened != number:
+                os.dup2(opened, number)
+                os.close(opened)
+            setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:

@@ -90,5 +90,7 @@ step = 10; {SAVE}
 def test_patterns_that_make_no_sense_are_refused() -> None:
     with pytest.raises(UsageError, match="a pattern of exclude names nothing"):
         TrainingRequest("run", ["true"], exclude=[" "])
+    with pytest.raises(UsageError, match="a pattern of exclude has a byte that is no UTF-8"):
+        TrainingRequest("run", ["true"], exclude=["\udcff"])
     with pytest.raises(UsageError, match="exclude needs watch"):
         CaptureJobRequest("run", exclude=["*.tmp"])

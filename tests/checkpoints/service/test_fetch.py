@@ -306,6 +306,26 @@ def test_the_directory_itself_may_be_a_link(pushed: Machine, out: Path) -> None:
     assert read_tree(pushed.root / "disk") == SOURCE
 
 
+def test_a_way_up_from_a_folder_that_is_not_there_hides_nothing_that_is_in_the_way(pushed: Machine, out: Path) -> None:
+    write_tree(out, {"config.json": b"mine"})
+    with pytest.raises(DestinationExistsError):
+        pushed.fetch("llama", out.parent / "missing" / ".." / out.name)
+    assert read_tree(out) == {"config.json": b"mine"}
+    assert not (out.parent / "missing").exists()
+
+
+def test_a_way_up_from_a_link_is_the_one_that_the_system_goes(pushed: Machine, out: Path) -> None:
+    (out / "deep").mkdir(parents=True)
+    (pushed.root / "link").symlink_to(out / "deep")
+    pushed.fetch("llama", pushed.root / "link" / ".." / "here")
+    assert read_tree(out / "here") == SOURCE
+
+
+def test_an_empty_destination_is_refused() -> None:
+    with pytest.raises(UsageError, match="destination is empty"):
+        FetchRequest("llama", "")
+
+
 def test_a_tilde_of_an_unknown_user_is_refused(pushed: Machine) -> None:
     with pytest.raises(UsageError, match="nobody"):
         fetching.fetch(pushed.system, FetchRequest("llama", "~nobody-of-that-name/out"))

@@ -29,6 +29,7 @@ from flexai.checkpoints.errors import (
 )
 from flexai.checkpoints.models import CheckpointStatus, JobStatus
 from flexai.checkpoints.progress import Progress
+from flexai.checkpoints.service.recover import recover
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.service.training import (
     delete_job,
@@ -48,7 +49,7 @@ from tests.checkpoints.training.trainers import (
 )
 from tests.support.faults import Call
 from tests.support.fixtures import NewMachine
-from tests.support.machine import Machine, check_nothing_is_torn
+from tests.support.machine import Machine, check_nothing_is_torn, lose_catalog
 from tests.support.tables import tables_of
 from tests.support.training import (
     SAVE,
@@ -464,6 +465,7 @@ def test_a_signal_before_the_command_begins_stops_the_job(machine: Machine) -> N
 def test_a_job_is_stopped_from_another_process(machine: Machine) -> None:
     code = f"""
 from pathlib import Path
+from flexai.checkpoints.service.recover import recover
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.service.training import stop_job
 from flexai.checkpoints.settings import load_settings
@@ -802,3 +804,21 @@ def test_jobs_that_are_not_there_are_not_found(machine: Machine) -> None:
             ask(machine.system, "missing")
         with pytest.raises(InvalidNameError, match="training job"):
             ask(machine.system, "a b")
+
+
+def test_an_argument_that_is_no_utf_8_reaches_the_command_and_spoils_nothing_that_is_stored(machine: Machine) -> None:
+    printed: list[bytes] = []
+    command = [sys.executable, "-c", "import os, sys; print(os.fsencode(sys.argv[1]))", os.fsdecode(b"a\xff")]
+    job = run_training(
+        machine.system, TrainingRequest("run", command), on_output=lambda _stream, data: printed.append(data)
+    )
+    assert (job.status, job.command[-1], b"".join(printed)) == (JobStatus.SUCCEEDED, "a?", b"b'a\\xff'\n")
+    machine.push("base", machine.write("source", {"a.bin": b"a"}))
+    with lose_catalog(machine) as recovered:
+        recover(recovered.system)
+        assert inspect_job(recovered.system, "run").command == job.command
+
+
+def test_an_output_directory_whose_path_is_no_utf_8_is_refused(machine: Machine, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no UTF-8"):
+        run(machine, "", output_dir=os.fsdecode(os.fsencode(tmp_path) + b"/out\xff"))

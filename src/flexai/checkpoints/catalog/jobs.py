@@ -22,7 +22,18 @@ from flexai.checkpoints.catalog.leases import HELD, NO_LEASE, Lease, lease_end, 
 from flexai.checkpoints.catalog.meaning import NO_JOB, no_such_job, spelled_out_job
 from flexai.checkpoints.errors import ConflictError, JobExistsError, NotFoundError
 from flexai.checkpoints.models import JobStatus, Node, TrainingJob, from_text, now, to_text
-from flexai.checkpoints.names import Id, Name, Reference, begins_id, is_uuid, name_key, new_id, parse_id, parse_name
+from flexai.checkpoints.names import (
+    Id,
+    Name,
+    Reference,
+    begins_id,
+    in_unicode,
+    is_uuid,
+    name_key,
+    new_id,
+    parse_id,
+    parse_name,
+)
 
 if TYPE_CHECKING:
     from flexai.checkpoints.owner import Owner
@@ -398,7 +409,7 @@ def _attempt_values(
     return {
         "status": JobStatus.IN_PROGRESS,
         "reason": "",
-        "command": json.dumps(list(command)),
+        "command": json.dumps([in_unicode(argument) for argument in command]),
         "env_names": json.dumps(sorted(env_names)),
         "code_commit": code_commit,
         "exit_code": None,

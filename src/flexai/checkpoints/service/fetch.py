@@ -96,8 +96,7 @@ def fetch(
     not insist, DestinationExistsError where no checkpoint was fetched to before; both before anything is written.
     """
     progress = progress or Progress()
-    destination = Path(request.destination)
-    root = root_of(destination)
+    root = root_of(Path(request.destination))
     system.read_ahead()
     found_extra: list[Extra] = []
     checkpoint, all_files, wanted = look_for(system, request)
@@ -129,7 +128,7 @@ def fetch(
     try:
         done = fetch_files(
             files,
-            destination,
+            root,
             folders=wanted.folders,
             store=system.store,
             record=system.learning(files),
@@ -159,13 +158,13 @@ def fetch(
     if checkpoint.pointers and not wanted.left_files:
         from flexai.checkpoints.service.support.pointers import make_links
 
-        make_links(checkpoint, [file.path for file in files], destination.expanduser(), progress)
+        make_links(checkpoint, [file.path for file in files], root, progress)
     if unknown:
         progress.note(f"checkpoint {checkpoint.title!r} is unverified: {unknown}, so its bytes were taken as they lay")
     if checkpoint.source.storage_provider and not request.refuse_executable:
         from flexai.checkpoints.service.support.code import fetched_files, warn_of_code
 
-        warn_of_code(fetched_files(destination.expanduser(), files), checkpoint.title, progress)
+        warn_of_code(fetched_files(root, files), checkpoint.title, progress)
     sizes = {file.path: file.content.size for file in files}
     return FetchReport(
         checkpoint=checkpoint,

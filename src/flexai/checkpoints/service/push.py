@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from flexai.checkpoints.contents import StoredContent
 from flexai.checkpoints.errors import AlreadyExistsError, IntegrityError, NameTakenError, SourceError
 from flexai.checkpoints.models import Checkpoint, CheckpointStatus, Source
-from flexai.checkpoints.names import parse_name
+from flexai.checkpoints.names import in_unicode, parse_name
 from flexai.checkpoints.paths import CheckpointPath, first_of, parse_path
 from flexai.checkpoints.patterns import Patterns, looks_secret
 from flexai.checkpoints.progress import Progress
@@ -223,9 +223,7 @@ def is_large(system: System, request: PushRequest, shard_size: int, found: Files
 
 def _describe(system: System, request: PushRequest, place: RemotePath | None) -> Source:
     if place is None:
-        # What is not UTF-8 in a name on this machine could be written into no manifest.
-        named = (split_spec(spec)[0].encode(errors="replace").decode() for spec in request.files)
-        return Source(from_local_files=tuple(named))
+        return Source(from_local_files=tuple(in_unicode(split_spec(spec)[0]) for spec in request.files))
     connection = system.connect(request.storage_provider)
     return Source(
         storage_provider=connection.connection_name,
@@ -263,7 +261,10 @@ def _scan_export(
     for entry in wanted:
         source = sources.get(parse_path(entry.path))
         if source is None or source.size != entry.size:
-            raise IntegrityError(f"{entry.path!r} of the export at {where} is missing or of another size")
+            raise IntegrityError(
+                f"{entry.path!r} of the export at {where} is missing or of another size",
+                hint="run the export again, with --overwrite where other content lies there, or bring the file back",
+            )
     claimed = [
         replace(source, claim=entry, is_untouched=found.etags.get(entry.path) == source.version)
         for entry in wanted

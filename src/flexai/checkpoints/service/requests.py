@@ -18,7 +18,7 @@ from dataclasses import KW_ONLY, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from flexai.checkpoints.errors import RequestError, UsageError
-from flexai.checkpoints.names import parse_name, parse_reference
+from flexai.checkpoints.names import in_unicode, parse_name, parse_reference
 from flexai.checkpoints.roles import ROLES
 
 if TYPE_CHECKING:
@@ -156,8 +156,10 @@ def _keep_tuples(request: object, *names: str) -> None:
 
 
 def check_patterns(request: object, *names: str) -> None:
-    """Raise RequestError where one of the patterns in these fields of a request names nothing."""
+    """Raise RequestError where one of the patterns in these fields of a request names nothing, or is no UTF-8."""
     for name in names:
+        if any(in_unicode(pattern) != pattern for pattern in getattr(request, name)):
+            raise RequestError("a pattern of {} has a byte that is no UTF-8", name, hint="write '?' for it")
         if not all(pattern.removeprefix("!").strip("/ ") for pattern in getattr(request, name)):
             raise RequestError("a pattern of {} names nothing", name, hint="name files or folders, such as '*.tmp'")
 
@@ -182,7 +184,8 @@ class FetchRequest:
 
     Raises:
         UsageError: InvalidNameError for the reference, RequestError for ``delete_extra`` with ``node`` or with a part
-            of the checkpoint, for ``force`` without it, and for a pattern or a role that is none.
+            of the checkpoint, for ``force`` without it, for an empty destination, and for a pattern or a role that is
+            none.
     """
 
     reference: str
@@ -201,6 +204,8 @@ class FetchRequest:
         _keep_tuples(self, *_PART)
         name, path = split_file(self.reference)
         parse_reference(name)
+        if not self.destination:
+            raise RequestError("{} is empty", "destination", hint="name a directory; '.' is the working directory")
         if self.delete_extra and self.node is not None:
             hint = "the files of the other nodes would go"
             raise RequestError("{} and {} cannot be used together", "delete_extra", "node", hint=hint)

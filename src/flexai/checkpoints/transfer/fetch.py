@@ -217,6 +217,9 @@ def root_of(destination: Path) -> Path:
     """Where a fetch's destination is, absolute; UsageError for what can be no path."""
     try:
         root = destination.expanduser().absolute()
+        if ".." in root.parts:
+            # While a folder before it is missing, nothing would be found at the destination; once it is made, all is.
+            root = Path(os.path.realpath(root))
         root.lstat()
     except RuntimeError as error:
         raise UsageError(f"destination {destination} cannot be found: its user has no home folder") from error

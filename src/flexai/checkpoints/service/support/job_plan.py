@@ -11,7 +11,7 @@ from flexai.checkpoints.catalog.jobs import BegunJob
 from flexai.checkpoints.choosing import Choice
 from flexai.checkpoints.errors import ConflictError, NotFoundError, UsageError
 from flexai.checkpoints.models import Node
-from flexai.checkpoints.names import Id, Name, parse_name
+from flexai.checkpoints.names import Id, Name, in_unicode, parse_name
 from flexai.checkpoints.paths import absolute
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.service.training_requests import CaptureJobRequest, TrainingRequest
@@ -130,6 +130,11 @@ def _check_output(system: System, name: Name | None, output_dir: str, *, joins: 
     Several machines of the job ``joins`` may name one directory: they may share it, or each have one of that path.
     """
     path = absolute(output_dir)
+    if in_unicode(str(path)) != str(path):
+        raise UsageError(
+            f"the output directory {str(path)!r} has a byte in its name that is no UTF-8",
+            hint="name a directory whose path is UTF-8 throughout",
+        )
     for other in system.catalog.jobs.running_in(str(path)):
         if other.name == joins:
             return path
