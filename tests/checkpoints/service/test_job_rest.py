@@ -106,6 +106,32 @@ def test_what_is_too_much_is_named(machine: Machine, monkeypatch: pytest.MonkeyP
     assert any("not stored with the job" in message and "b.log" in message for message in notes.messages)
 
 
+ODD = """
+for path in ("at-12:30.pt", "logs/a:b.csv", "checkpoint-5/loss:1.txt"):
+    (output() / path).parent.mkdir(parents=True, exist_ok=True)
+    (output() / path).write_text(path)
+step = 5; """
+
+
+@pytest.mark.parametrize("is_killed", [False, True])
+def test_what_has_a_name_that_cannot_be_stored_stays_on_this_machine(machine: Machine, is_killed: bool) -> None:
+    text = ODD + SAVE
+    if is_killed:
+        kill_a_runner(machine, text)
+        notes = Notes()
+        capture_left(machine.system, CaptureJobRequest("run"), progress=notes)
+        messages, job = notes.messages, machine.system.catalog.jobs.list()[0]
+    else:
+        notes = Notes()
+        job = run(machine, text, progress=notes)
+        messages = notes.messages
+    kept = machine.settings.jobs_path / job.id / "attempt-1" / "unfinished"
+    assert read_tree(kept) == {
+        path: path.encode() for path in ("at-12:30.pt", "logs/a:b.csv", "checkpoint-5/loss:1.txt")
+    }
+    assert any(f"kept in {kept}" in message for message in messages)
+
+
 def test_what_a_killed_runner_left_is_stored_and_a_store_that_was_away_gets_it_later(machine: Machine) -> None:
     kill_a_runner(machine, "(output() / 'a.log').write_text('1')")
     job = machine.system.catalog.jobs.list()[0]

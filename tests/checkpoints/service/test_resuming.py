@@ -262,7 +262,7 @@ def test_where_no_checkpoint_is_fit_the_run_stops_and_lists_them(machine: Machin
         f" 'run/checkpoint-6' ({ids[6]}), step 6: Reason 6; 'run/checkpoint-5'"
     )
     assert error.message.endswith("Reason 2; and 2 more")
-    assert "flexai training run run --checkpoint UUID" in error.hint
+    assert f"flexai training run run --checkpoint {ids[6]} starts" in error.hint
     assert "scratch" in error.hint
     job = inspect_job(machine.system, "run")
     assert (job.status, job.reason) == (JobStatus.FAILED, error.message)

@@ -48,8 +48,8 @@ def choose_checkpoint(
         raise ConflictError(
             f"training job {job!r} has captured {_count(captured)}, and a training can go on from none of them:"
             f" {_listed(reversed(captured), flaws)}",
-            hint=f"flexai training run {job} --checkpoint UUID starts from one all the same; without --checkpoint the"
-            " command starts from scratch",
+            hint=f"flexai training run {job} --checkpoint {captured[-1].id} starts from that one all the same; without"
+            " --checkpoint the command starts from scratch",
         )
     if not choice.is_best:
         if not fit:

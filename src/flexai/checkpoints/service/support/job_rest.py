@@ -70,6 +70,8 @@ def store_rest(
 ) -> None:
     """Store files of an attempt's output directory, as they are now; ``tell`` is told what is left out.
 
+    That is kept on this machine: it is moved out of a directory of ours, which is removed.
+
     ``check`` is called on the way, and ends the storing by what it raises. Raises what the store raises, and OSError
     where the directory cannot be read.
     """
@@ -88,7 +90,9 @@ def store_rest(
         members.append(_Member(path, status.st_size, int(status.st_mtime)))
     if left_out:
         shown = ", ".join(map(repr, left_out[:3])) + (f" and {len(left_out) - 3} more" if len(left_out) > 3 else "")
-        tell(f"not stored with the job, which takes {human_size(MAX_REST)} beside its checkpoints: {shown}")
+        # A folder of ours goes with the attempt, and with it a checkpoint whose name no other file system could hold.
+        fate = "" if places.is_users_output else f"; kept in {places.set_aside(left_out)}"
+        tell(f"not stored with the job, which takes {human_size(MAX_REST)} beside its checkpoints: {shown}{fate}")
     if members:
         name = "output" if places.is_users_output else places.folder.name
         system.store.write_files(job_id, name, _Archive(tree, members, check))
