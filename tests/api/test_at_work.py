@@ -96,6 +96,19 @@ def test_what_progress_raises_ends_the_operation_which_goes_on_when_it_is_called
     assert flexai.push("my-model", files="out").status.value == "available"
 
 
+@pytest.mark.parametrize("raised", [ValueError, KeyboardInterrupt])
+def test_a_push_that_is_stopped_as_it_begins_goes_on_in_the_same_process(
+    files: Path, raised: type[BaseException]
+) -> None:
+    def stop(_stage: flexai.StageProgress) -> None:
+        raise raised
+
+    with pytest.raises(raised):
+        flexai.push("my-model", files=files, progress=stop)
+    assert [one.status.value for one in flexai.list_checkpoints()] == ["failed"]
+    assert flexai.push("my-model", files=files).status.value == "available"
+
+
 def test_threads_push_and_fetch_at_once(files: Path) -> None:
     def work(number: int) -> int:
         flexai.push(f"model-{number}", files="out")

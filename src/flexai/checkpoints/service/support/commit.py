@@ -42,11 +42,6 @@ def store(
     stores the rest. ``folders`` are its empty ones. ``enter`` is called with the files instead of ``commit``.
     """
     checkpoint_id = checkpoint.id
-    progress.begin(
-        f"push {checkpoint.title}",
-        total_bytes=sum(source.size for source in sources),
-        total_files=len(sources),
-    )
     outer = give_way.get()
 
     def look_up() -> None:
@@ -55,6 +50,12 @@ def store(
 
     token = give_way.set(look_up)
     try:
+        # A caller's progress may raise, and this process must be able to try again.
+        progress.begin(
+            f"push {checkpoint.title}",
+            total_bytes=sum(source.size for source in sources),
+            total_files=len(sources),
+        )
         with LeaseKeeper(lambda: system.catalog.checkpoints.renew(checkpoint_id, lease)):
             contents = upload(
                 sources,
