@@ -34,6 +34,7 @@ from flexai.checkpoints.errors import (
     CheckpointError,
     SettingsError,
     StorageError,
+    StorageFullError,
     StorageUnavailableError,
 )
 from flexai.checkpoints.models import CheckpointKind, TrainingFacts
@@ -220,6 +221,16 @@ def test_a_new_sqlite_file_that_stays_locked_is_an_error(tmp_path: Path, monkeyp
     with pytest.raises(StorageUnavailableError, match="database is locked"):
         Catalog.open(f"sqlite:///{tmp_path}/catalog.db")
     other.close()
+
+
+def test_a_disk_without_room_for_the_catalog_is_told_of_as_such(tmp_path: Path) -> None:
+    catalog = sqlite3.connect(":memory:")
+    catalog.execute("CREATE TABLE t (x)")
+    catalog.execute("PRAGMA max_page_count = 2")
+    with pytest.raises(StorageFullError, match="disk is full") as caught, sqlite.sqlite_errors(tmp_path):
+        catalog.execute("INSERT INTO t VALUES (zeroblob(99999))")
+    assert "free some space" in caught.value.hint
+    catalog.close()
 
 
 def test_threads_that_make_different_catalogs_at_once_do_not_mix_them(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from tests.support.fixtures import NewMachine
 from tests.support.jobs import begin_job, capture_files
 from tests.support.machine import KIB, PART, Machine, check_all
 from tests.support.progress import Counter
+from tests.support.training import Notes
 from tests.support.trees import Tree, flip_byte, noise
 
 SOURCE: Tree = {
@@ -204,3 +205,11 @@ def test_content_that_is_found_sound_again_is_used_again(pushed: Machine) -> Non
     pushed.push("again", pushed.root / "run")
     writes = [call for call in pushed.storage.named("put", "put_part") if call.key.startswith("blobs/")]
     assert writes == []
+
+
+def test_checkpoints_of_other_stores_are_told_of_as_not_read(pushed: Machine) -> None:
+    elsewhere = pushed.again(store=str(pushed.root / "other-store"))
+    notes = Notes()
+    report = verify(elsewhere.system, VerifyRequest(), progress=notes)
+    assert report.checked_contents == 0
+    assert any("1 checkpoint lies in another store" in message for message in notes.messages)

@@ -108,6 +108,16 @@ class Soundness:
         count, size, unverified, damaged, oldest = found or (0, 0, 0, 0, None)
         return Verification(int(count), int(size), int(unverified), int(damaged), oldest or "")
 
+    def count_elsewhere(self) -> int:
+        """How many available checkpoints lie in other stores, of which nothing is known here."""
+        query = """
+            SELECT COUNT(*) FROM checkpoints
+            WHERE status = 'available' AND deleted_at IS NULL AND store_id <> :store_id
+        """
+        with self._database.reading() as transaction:
+            found = transaction.row(query, store_id=self.store_id)
+        return int(found[0]) if found else 0
+
     def record_verification(self, *, damaged: Set[int], sound: Set[int]) -> None:
         """Record which contents are damaged, so that no push relies on them, and which are not (any more)."""
         time = to_text(now())

@@ -22,7 +22,13 @@ from flexai.checkpoints.catalog.database import (
     QueryResult,
     Transaction,
 )
-from flexai.checkpoints.errors import AccessDeniedError, SettingsError, StorageError, StorageUnavailableError
+from flexai.checkpoints.errors import (
+    AccessDeniedError,
+    SettingsError,
+    StorageError,
+    StorageFullError,
+    StorageUnavailableError,
+)
 from flexai.checkpoints.private_folders import is_shared, make_private_file, make_private_folder, make_shared_file
 from flexai.checkpoints.settings import home_path
 from flexai.checkpoints.storage.patience import Patience
@@ -271,8 +277,11 @@ def sqlite_errors(path: Path) -> Iterator[None]:
     except sqlite3.IntegrityError as error:
         raise ConstraintError(str(error)) from error
     except sqlite3.Error as error:
-        if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_READONLY:
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        if code == sqlite3.SQLITE_READONLY:
             raise AccessDeniedError(f"the catalog {path} refused: {error}", hint=NO_RIGHT) from error
+        if code == sqlite3.SQLITE_FULL:
+            raise StorageFullError(f"the catalog {path} cannot be used: {error}") from error
         is_damaged = _is_damaged(error)
         passing = isinstance(error, sqlite3.OperationalError) and not is_damaged
         kind = StorageUnavailableError if passing else StorageError

@@ -11,6 +11,7 @@ from typing import TypeAlias
 from flexai.checkpoints.contents import StoredContent, StoredFile
 from flexai.checkpoints.documents import Document
 from flexai.checkpoints.errors import CheckpointError, IntegrityError, SourceChangedError
+from flexai.checkpoints.names import count
 from flexai.checkpoints.progress import Progress
 from flexai.checkpoints.service.repair import RepairReport, repair
 from flexai.checkpoints.service.store_requests import VerifyRequest
@@ -91,6 +92,12 @@ def verify(
             contents |= {file.content.id: file.content for file in system.files_of(checkpoint)}
     else:
         contents = {content.id: content for content in system.blobs.all_contents()}
+        if elsewhere := system.soundness.count_elsewhere():
+            lie = "lies" if elsewhere == 1 else "lie"
+            progress.note(
+                f"{count(elsewhere, 'checkpoint')} {lie} in another store than {system.store.location}, and could not"
+                " be read"
+            )
     total = sum(content.size for content in contents.values())
     progress.begin("verify", total_bytes=total, total_files=len(contents))
     try:
