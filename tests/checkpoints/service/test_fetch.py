@@ -309,7 +309,7 @@ def test_the_directory_itself_may_be_a_link(pushed: Machine, out: Path) -> None:
 def test_a_way_up_from_a_folder_that_is_not_there_hides_nothing_that_is_in_the_way(pushed: Machine, out: Path) -> None:
     write_tree(out, {"config.json": b"mine"})
     with pytest.raises(DestinationExistsError):
-        pushed.fetch("llama", out.parent / "missing" / ".." / out.name)
+        pushed.fetch("llama", str(out.parent / "missing" / ".." / out.name))
     assert read_tree(out) == {"config.json": b"mine"}
     assert not (out.parent / "missing").exists()
 
@@ -317,7 +317,7 @@ def test_a_way_up_from_a_folder_that_is_not_there_hides_nothing_that_is_in_the_w
 def test_a_way_up_from_a_link_is_the_one_that_the_system_goes(pushed: Machine, out: Path) -> None:
     (out / "deep").mkdir(parents=True)
     (pushed.root / "link").symlink_to(out / "deep")
-    pushed.fetch("llama", pushed.root / "link" / ".." / "here")
+    pushed.fetch("llama", str(pushed.root / "link" / ".." / "here"))
     assert read_tree(out / "here") == SOURCE
 
 
