@@ -81,6 +81,10 @@ class Fault:
     after: int = 0
 
 
+_RECEIVE_BUFFER = 256 * 1024
+"""Bytes."""
+
+
 class FaultProxy:
     """A running proxy; ``url`` is where clients go."""
 
@@ -110,6 +114,8 @@ class FaultProxy:
         self._ended = threading.Event()
         self._server = _Server(("127.0.0.1", 0), _Handler)
         self._server.proxy = self
+        # Of a known size: the kernel lets a buffer grow up to 32 MiB, which would take in what the proxy does not read.
+        self._server.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
         if context is not None:
             self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
         self._scheme = "https" if context is not None else "http"
