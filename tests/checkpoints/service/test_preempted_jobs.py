@@ -221,7 +221,7 @@ def test_no_save_is_lost_and_no_step_where_the_last_save_fits_in_the_notice(mach
         after = chance.randrange(1, 12)
         text = RUNNER.replace('"run"', repr(name))
         runner = subprocess.Popen(
-            [sys.executable, "-c", text, str(machine.settings.home), "", *program(SAVING)],
+            [sys.executable, "-c", text, str(machine.settings.home), "", "", *program(SAVING)],
             stdout=subprocess.PIPE,
             text=True,
         )
