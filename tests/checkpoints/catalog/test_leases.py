@@ -212,6 +212,16 @@ def test_a_database_that_fails_for_a_moment_does_not_end_the_renewals(often: Non
     assert _keep_until(renew, times=6) >= 6
 
 
+def test_a_renewal_that_failed_is_tried_again_long_before_the_next_one_is_due(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leases, "RENEWAL", timedelta(0))
+
+    def renew(_tries: int) -> bool:
+        monkeypatch.setattr(leases, "RENEWAL", timedelta(hours=1))
+        raise StorageUnavailableError("gone for a moment")
+
+    assert _keep_until(renew, times=3) == 3
+
+
 def test_a_claim_that_is_lost_is_renewed_no_more(often: None) -> None:
     tried: list[int] = []
 

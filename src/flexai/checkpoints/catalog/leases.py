@@ -28,6 +28,8 @@ _HAS_PROC = sys.platform == "linux"
 
 LEASE_LENGTH = timedelta(seconds=60)
 RENEWAL = timedelta(seconds=15)
+_AFTER_FAILURE = timedelta(seconds=1)
+"""When a renewal that failed is tried again: a database that comes and goes could miss all that a lease outlasts."""
 
 
 _DROPPED: set[str] = set()
@@ -200,11 +202,13 @@ class LeaseKeeper:
         self._thread.join()
 
     def _run(self) -> None:
-        while not self._stop.wait(RENEWAL.total_seconds()):
+        pause = RENEWAL
+        while not self._stop.wait(pause.total_seconds()):
+            pause = RENEWAL
             try:
                 with without_waiting():
                     is_ours = self._renew()
                 if not is_ours:
                     return  # taken over: the next write under the old token says so
             except StorageError:
-                continue  # a passing failure of the database: the lease outlasts several renewals
+                pause = _AFTER_FAILURE
