@@ -237,6 +237,16 @@ def _use_it(machine: Machine, use: Callable[[Machine], object]) -> None:
     assert "store.json, which was written anew" in told[0]
 
 
+def test_a_store_that_is_made_where_another_one_was_is_said_to_be_new(first: Machine) -> None:
+    first.close()
+    first.store_folder.rename(first.root / "not-mounted")
+    told: list[str] = []
+    with System.open(first.settings) as system, telling_of_retries(told.append):
+        replace(first, system=system).push("mistral", first.root / "run")
+    location = first.system.store.location
+    assert told == [f"a new store was made at {location}: 1 checkpoint of this catalog is in another one"]
+
+
 def test_a_catalog_on_a_server_gives_a_store_its_name_back(
     new_machine: NewMachine, postgresql: PostgreSQL, postgresql_catalog: str
 ) -> None:

@@ -109,6 +109,10 @@ def name_store(system: System) -> str:
         return store_id  # a reader needs no more
     if store_id:
         tell_of_retries(f"the store {system.store.location} has lost its store.json, which was written anew")
+    elif elsewhere := system.catalog.soundness(found).count_elsewhere():
+        # The disk of the store may not be there.
+        where = "checkpoint of this catalog is" if elsewhere == 1 else "checkpoints of this catalog are"
+        tell_of_retries(f"a new store was made at {system.store.location}: {elsewhere} {where} in another one")
     if own.number > 1:
         system.store.give_to(found, own)
     return found
