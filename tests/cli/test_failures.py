@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -181,7 +182,7 @@ def test_writing_to_a_full_disk_is_a_failure(program: Program) -> None:
 def test_a_stream_that_is_closed_from_the_start_is_no_failure(program: Program, closed: str) -> None:
     program.file("a.bin")
     for arguments in ("checkpoint push base a.bin", "training run job-1 -- echo printed", "checkpoint verify"):
-        shell = ["sh", "-c", f"exec {PROGRAM} {arguments} {closed}"]
+        shell = ["sh", "-c", f"exec {shlex.quote(str(PROGRAM))} {arguments} {closed}"]
         done = subprocess.run(shell, cwd=program.cwd, env=program.environment, capture_output=True, check=False)
         assert (done.returncode, b"Traceback" in done.stderr) == (0, False), done.stderr
     assert program.run("training", "logs", "job-1").out.startswith("printed\n")

@@ -90,8 +90,8 @@ class GCSStorage:
         self.bucket = bucket
         self._policy = policy or RetryPolicy()
         self._page_size = page_size
-        self._begun: set[str] = set()
-        """The uploads that were there when this process looked last."""
+        self._begun: set[tuple[str, str]] = set()
+        """The uploads, each with its key, that were there when this process looked last."""
 
     @property
     def location(self) -> str:
@@ -193,7 +193,7 @@ class GCSStorage:
         self._check(key)
         upload_id = uuid.uuid4().hex
         self._store(_parts_prefix(key, upload_id) + _BEGINNING, BytesBody(str(size).encode()))
-        self._begun.add(upload_id)
+        self._begun.add((key, upload_id))
         return upload_id
 
     def has_upload(self, key: str, upload_id: str) -> bool:
@@ -214,10 +214,10 @@ class GCSStorage:
     def put_part(self, key: str, upload_id: str, *, number: int, offset: int, body: Body) -> PartReceipt:
         """Store a part as an object of its own."""
         self._check(key)
-        if upload_id not in self._begun:
+        if (key, upload_id) not in self._begun:
             # Once: it is asked for again before it is completed, and gc finds the parts of one that is gone.
             self._declared_size(key, upload_id)
-            self._begun.add(upload_id)
+            self._begun.add((key, upload_id))
         info = self._store(f"{_parts_prefix(key, upload_id)}{number:05}", body)
         return PartReceipt(number=number, token=f"{info.etag} {info.size}")
 
@@ -226,7 +226,7 @@ class GCSStorage:
     ) -> ObjectInfo:
         """Have the parts composed, then delete them."""
         self._check(key)
-        self._begun.discard(upload_id)
+        self._begun.discard((key, upload_id))
         size = self._declared_size(key, upload_id)
         prefix = _parts_prefix(key, upload_id)
         ordered = sort_receipts(receipts, f"{self.location}/{key}")
@@ -244,7 +244,7 @@ class GCSStorage:
     def abort_upload(self, key: str, upload_id: str) -> None:
         """Delete the parts."""
         self._check(key)
-        self._begun.discard(upload_id)
+        self._begun.discard((key, upload_id))
         if _UPLOAD_ID.fullmatch(upload_id):
             self._delete_below(_parts_prefix(key, upload_id))
 
