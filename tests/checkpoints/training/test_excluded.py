@@ -29,6 +29,12 @@ from tests.checkpoints.training.trainers import (
 )
 
 
+def _age(folder: Path) -> None:
+    """Let files be old: what was written just now could be written over unseen, and so has to wait."""
+    for path in folder.rglob("*"):
+        os.utime(path, ns=(0, 1))
+
+
 class Stage:
     """An output directory that is captured into a plain list."""
 
@@ -134,8 +140,7 @@ def test_what_an_ignore_file_names_later_is_let_go_of_and_taken_for_no_deletion(
     taken: list[set[str]] = []
     watch = stage.watch(take=lambda found: taken.append({*found.files}))
     save(stage.output / "odd", unknown_files(1) | {"scratch.custom": b"scratch"})
-    for path in (stage.output / "odd").rglob("*"):
-        os.utime(path, ns=(0, 1))  # what was written just now could be written over unseen, and so has to wait
+    _age(stage.output / "odd")
     watch.look(100)
     save(stage.output, {".flexaiignore": b"scratch.*\n"})
     watch.look(101)
@@ -186,6 +191,7 @@ def test_an_excluded_file_that_is_torn_or_written_all_the_time_holds_no_checkpoi
     taken: list[set[str]] = []
     watch = stage.watch("cache*", take=lambda found: taken.append({*found.files}))
     save(stage.output / "odd", unknown_files(1))
+    _age(stage.output / "odd")
     for now in range(100, 108):
         save(stage.output / "odd", {"cache.safetensors": weights(1)[: 9 + now], f"cache-{now}": b"x"})
         watch.look(now)

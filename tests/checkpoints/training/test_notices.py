@@ -57,6 +57,14 @@ def test_a_folder_that_is_renamed_is_noticed_under_its_new_name(watch: FolderWat
     assert watch.read().closed == {"checkpoint-5/nested/model.pt": 1}
 
 
+def test_what_was_closed_in_a_folder_that_is_renamed_is_not_taken_for_gone(watch: FolderWatch, tmp_path: Path) -> None:
+    (tmp_path / "checkpoint-5").mkdir()
+    OutputTree(Beneath(tmp_path), before=watch.add).refresh()
+    (tmp_path / "checkpoint-5" / "model.pt").write_bytes(b"1")
+    (tmp_path / "checkpoint-5").rename(tmp_path / "best")
+    assert watch.read().closed == {}
+
+
 def test_a_folder_that_is_made_again_is_watched_again(watch: FolderWatch, tmp_path: Path) -> None:
     tree = OutputTree(Beneath(tmp_path), before=watch.add)
     for _ in range(3):

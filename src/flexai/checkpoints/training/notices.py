@@ -140,6 +140,8 @@ class FolderWatch:
             elif mask & _MOVED_FROM:
                 found.closed.pop(path, None)  # what was closed is under another name now
                 if mask & _IS_FOLDER:
+                    for below in [one for one in found.closed if one.startswith(f"{path}/")]:
+                        del found.closed[below]
                     self._forget_below(path)
 
     def _forget_below(self, place: str) -> None:

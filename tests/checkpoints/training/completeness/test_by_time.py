@@ -690,6 +690,21 @@ def test_what_came_and_went_between_two_looks_is_counted_as_lost(scene: Scene) -
     ]
 
 
+def test_a_folder_that_was_empty_when_it_was_seen_and_is_gone_since_is_counted_as_lost_where_it_was_filled(
+    scene: Scene,
+) -> None:
+    for name in ("checkpoint-5", "checkpoint-6", "runs"):
+        (scene.output / name).mkdir()
+    scene.look()
+    for name in ("checkpoint-5", "checkpoint-6", "runs"):
+        (scene.output / name).rmdir()
+    closed = {"checkpoint-5/model.safetensors": 1, "checkpoint-5/rank/rng.pkl": 1, "runs/events.log": 1}
+    scene.watch.look(scene.now, Notices({"", "checkpoint-5", "checkpoint-6", "runs"}, closed))
+    assert [sentence.partition(" is lost")[0] for sentence in scene.watch.lost] == [
+        "a version of checkpoint 'checkpoint-5'"
+    ]
+
+
 def _pair(step: int) -> Files:
     return {"model.pt": archive(step), "optimizer.pt": archive(step + 100)}
 

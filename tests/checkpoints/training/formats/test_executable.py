@@ -361,6 +361,7 @@ def pickles(draw: st.DrawFn) -> bytes:
 @given(pickles())
 @example(b"cos\nsystem")
 @example(b"\x80\x04\x8c\x02os\x94\x8c\x06system\x94\x93q\x000h\x00.")
+@example(b"c\nFloatStorage\n0cos\nsystem\n(S'true'\ntR.")
 def test_nothing_that_python_would_import_is_missed(content: bytes) -> None:
     recorder = Recorder(content)
     with contextlib.suppress(Exception):  # whatever breaks the loader: what it had imported by then counts

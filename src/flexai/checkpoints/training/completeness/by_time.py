@@ -326,6 +326,7 @@ class Watch:
 
     def _count_unseen(self, notices: Notices) -> None:
         """Count what came and went between two looks."""
+        gone = {path for path in notices.arrived if path not in self._tree.folders and path not in self._candidates}
         for path, count in notices.closed.items():
             if self._tree.stamp(path) is not None or path in self._candidates or self._excluded.name(path):
                 continue
@@ -333,12 +334,14 @@ class Watch:
             if folder is not None:
                 candidate = self._candidates[folder]
                 candidate.has_missed |= path not in (candidate.fullest or (candidate.files,))[0]
+                continue
+            named = [one for one in _folders_of(path) if is_checkpoint_name(one, is_folder=True)]
+            if named and named[-1] not in self._tree.folders:
+                gone.add(named[-1])  # it was listed while it was empty, and has been filled and deleted since
             elif is_checkpoint_name(path):
                 self._lose(title_of(path), "it was deleted too soon after it was written", count)
-        for path in notices.arrived:
-            is_seen = path in self._tree.folders or path in self._candidates
-            is_seen = is_seen or self._excluded.name(path, is_folder=True)
-            if not is_seen and is_checkpoint_name(path, is_folder=True):
+        for path in sorted(gone):
+            if is_checkpoint_name(path, is_folder=True) and not self._excluded.name(path, is_folder=True):
                 self._lose(title_of(path), "it was deleted too soon after it was written")
 
     def _grow(self, candidate: Candidate, new: dict[str, Stamp]) -> None:

@@ -265,9 +265,11 @@ class PickleMachine:
     def imported(self, module: object, name: object) -> object:
         """A global by two values of the stack."""
         if isinstance(module, str) and isinstance(name, str):
-            if not module:
-                raise BrokenPickleError("it imports a module without a name")
             found = Global(module, name)
+            if not module:
+                # Python's loader ends here; one that answers by the name alone, as torch's does for storages, goes on.
+                self.uncertain(f"{name!r} of a module without a name")
+                return found
             if found not in self.seen.globals:
                 if len(self.seen.globals) >= MAX_GLOBALS:
                     raise PickleLimitError(f"it imports more than {MAX_GLOBALS} things")
