@@ -155,6 +155,23 @@ _EXCLUDE: Any = Field(
     " that is in it.",
     examples=[["optimizer.pt", "*.tmp"]],
 )
+_INCLUDE: Any = Field(
+    default_factory=list,
+    title="Only these files",
+    description="Patterns of the files and folders to take, as in a .gitignore; all where there is none.",
+    examples=[["*.safetensors", "tokenizer/"]],
+)
+_ONLY: Any = Field(
+    default_factory=list,
+    title="Only files for",
+    description="What the files to take are for, as their names tell; all where nothing is chosen.",
+)
+_DELETE_EXTRA = Field(
+    default=False,
+    title="Delete the rest",
+    description="Delete what else lies there, where a checkpoint was brought to before; needs force.",
+)
+_FORCE = Field(default=False, title="Force", description="Delete it without a question, which no run can ask.")
 
 
 def _number_fields(schema: dict[str, Any]) -> None:
@@ -332,18 +349,9 @@ class FetchForm(InspectForm):
         title="Require digests",
         description="Refuse files that have neither a digest nor a checksum that they are compared with.",
     )
-    include: list[NotEmpty] = Field(
-        default_factory=list,
-        title="Only these files",
-        description="Patterns of the files and folders to fetch, as in a .gitignore; all where there is none.",
-        examples=[["*.safetensors", "tokenizer/"]],
-    )
+    include: list[NotEmpty] = _INCLUDE
     exclude: list[NotEmpty] = _EXCLUDE
-    only: list[Role] = Field(
-        default_factory=list,
-        title="Only files for",
-        description="What the files to fetch are for, as their names tell; all where nothing is chosen.",
-    )
+    only: list[Role] = _ONLY
     node: int | None = Field(
         default=None,
         ge=0,
@@ -351,12 +359,8 @@ class FetchForm(InspectForm):
         description="Fetch only what this one of several machines has brought of the checkpoint that they wrote"
         " together; all files where left out.",
     )
-    delete_extra: bool = Field(
-        default=False,
-        title="Delete the rest",
-        description="Delete what else lies there, where a checkpoint was brought to before; needs force.",
-    )
-    force: bool = Field(default=False, title="Force", description="Delete it without a question, which no run can ask.")
+    delete_extra: bool = _DELETE_EXTRA
+    force: bool = _FORCE
     shard_size: ShardSize = ""
 
     def request(self) -> FetchRequest:
@@ -378,24 +382,11 @@ class ExportForm(InspectForm):
     overwrite: bool = Field(
         default=False, title="Overwrite", description="Replace objects that are there with other content."
     )
-    include: list[NotEmpty] = Field(
-        default_factory=list,
-        title="Only these files",
-        description="Patterns of the files and folders to export, as in a .gitignore; all where there is none.",
-        examples=[["*.safetensors", "tokenizer/"]],
-    )
+    include: list[NotEmpty] = _INCLUDE
     exclude: list[NotEmpty] = _EXCLUDE
-    only: list[Role] = Field(
-        default_factory=list,
-        title="Only files for",
-        description="What the files to export are for, as their names tell; all where nothing is chosen.",
-    )
-    delete_extra: bool = Field(
-        default=False,
-        title="Delete the rest",
-        description="Delete what else lies there, where a checkpoint was brought to before; needs force.",
-    )
-    force: bool = Field(default=False, title="Force", description="Delete it without a question, which no run can ask.")
+    only: list[Role] = _ONLY
+    delete_extra: bool = _DELETE_EXTRA
+    force: bool = _FORCE
     shard_size: ShardSize = ""
 
     def request(self) -> ExportRequest:

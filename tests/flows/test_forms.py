@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -87,6 +89,14 @@ def test_every_flow_says_what_it_does_and_names_its_runs(flow: Flow[Any, Any]) -
     assert flow.description
     assert flow.flow_run_name
     assert flow.persist_result is False
+
+
+@pytest.mark.parametrize("operation", ["fetch", "export", "inspect", "delete", "protect", "list", "verify"])
+def test_the_page_about_flows_names_every_field(operation: str) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "flows.md").read_text(encoding="utf-8")
+    (row,) = re.findall(rf"^\| {operation} \|(.*)\|$", page, re.MULTILINE)
+    form = getattr(forms, f"{operation.title()}Form")
+    assert re.findall(r"`([a-z_]+)`", row) == list(form.model_fields)
 
 
 @pytest.mark.parametrize("flow", FLOWS, ids=lambda flow: flow.name)
