@@ -38,10 +38,7 @@ def far(seaweedfs: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", seaweedfs.secret_access_key)
     with FaultProxy(seaweedfs.url) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
-        settings = load_settings(
-            home=tmp_path / "home", store=f"s3://{seaweedfs.bucket}/{uuid.uuid4().hex}", part_size=PART
-        )
-        run_push(settings, "first", write_tree(tmp_path / "first", {"a.txt": b"a"}))
+        settings = in_use(tmp_path, store=f"s3://{seaweedfs.bucket}/{uuid.uuid4().hex}", part_size=PART)
         proxy.requests.clear()
         yield proxy, settings
 
@@ -53,10 +50,7 @@ def far_gcs(
     """The same of Google Cloud Storage."""
     with FaultProxy(fake_gcs.url) as proxy:
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", proxy.url)
-        settings = load_settings(
-            home=tmp_path / "home", store=f"gs://{fake_gcs.bucket}/{uuid.uuid4().hex}", part_size=PART
-        )
-        run_push(settings, "first", write_tree(tmp_path / "first", {"a.txt": b"a"}))
+        settings = in_use(tmp_path, store=f"gs://{fake_gcs.bucket}/{uuid.uuid4().hex}", part_size=PART)
         proxy.requests.clear()
         yield proxy, settings
 
@@ -64,9 +58,14 @@ def far_gcs(
 @pytest.fixture
 def near(tmp_path: Path) -> Settings:
     """A store on this machine that is in use."""
-    settings = load_settings(home=tmp_path / "home")
-    run_push(settings, "first", write_tree(tmp_path / "first", {"a.txt": b"a"}))
-    return settings
+    return in_use(tmp_path)
+
+
+def in_use(folder: Path, **settings: Any) -> Settings:
+    """Settings of a machine that has pushed before."""
+    found = load_settings(home=folder / "home", **settings)
+    run_push(found, "first", write_tree(folder / "first", {"a.txt": b"a"}))
+    return found
 
 
 def run_push(settings: Settings, name: str, folder: Path) -> None:
