@@ -13,7 +13,7 @@ from benchmarks.sources import digest_tree, write_small
 
 _SIZE = 512
 """Bytes of a file."""
-_BARE, _FLOW, _EMPTY = "bare", "as a flow", "a flow that does nothing"
+_BARE, _FLOW, _STILL, _EMPTY = "bare", "as a flow", "as a flow, its heartbeat off", "a flow that does nothing"
 _RATIO, _PEAK, _MANY = 1.3, 256.0, 20.0
 
 
@@ -29,13 +29,13 @@ def files(bench: Bench) -> None:
         )
         names: list[str] = []
 
-        def pushing(verb: str) -> Contestant:
+        def pushing(verb: str, *more: str) -> Contestant:
             def prepare() -> None:
                 own.begin_anew()
                 names.append(f"flow-{next(numbers)}")
 
             return Contestant(
-                lambda: own_operation(own, verb, names[-1], str(source)),
+                lambda: own_operation(own, verb, names[-1], str(source), *more),
                 prepare,
                 lambda: own.examine(names[-1], expected, folder / "fetched"),
             )
@@ -43,18 +43,22 @@ def files(bench: Bench) -> None:
         contestants = {
             _BARE: pushing("push-warm"),
             _FLOW: pushing("flow-warm"),
+            _STILL: pushing("flow-warm", "off"),
             _EMPTY: Contestant(lambda: own_operation(own, "flow-empty")),
         }
         title = f"push {count:,} files of {_SIZE} bytes as a flow (span: in the program)"
         result = bench.race("flows-files", title, contestants, reference=_BARE)
-    if {_BARE, _FLOW} <= result.runs.keys():
-        ratio = result.median(_FLOW, "span") / result.median(_BARE, "span")
-        result.bars.append(Bar("time, as a flow, by bare", ratio, _RATIO, "×"))
+    if {_BARE, _FLOW, _STILL} <= result.runs.keys():
+        for flow in (_FLOW, _STILL):
+            ratio = result.median(flow, "span") / result.median(_BARE, "span")
+            result.bars.append(Bar(f"time, {flow}, by bare", ratio, _RATIO, "×"))
         peak = max(run.peak for run in result.runs[_FLOW]) / MIB
         result.bars.append(Bar("peak memory, as a flow", peak, _PEAK, "MiB"))
     if _EMPTY in result.runs:
         empty = result.median(_EMPTY, "span")
-        result.notes.append(f"a flow that does nothing takes {empty:.2f} s: Prefect ends its heartbeat by the second")
+        result.notes.append(
+            f"a flow that does nothing takes {empty:.2f} s: Prefect looks once a second whether its heartbeat may end"
+        )
 
 
 def many(bench: Bench) -> None:

@@ -127,19 +127,22 @@ def push_warm_as_task(name: str, source: str) -> None:
     done(begun)
 
 
-def push_warm_as_flow(name: str, source: str) -> None:
-    """Push as a flow run in a process that has done so before."""
+def push_warm_as_flow(name: str, source: str, heartbeat: str = "") -> None:
+    """Push as a flow run in a process that has done so before; ``off`` leaves out Prefect's heartbeat."""
+    from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+
     from flexai.flows.forms import PushForm
     from flexai.flows.push import push as push_flow
 
     def form(name: str, source: str) -> PushForm:
         return PushForm.model_validate({"name": name, "source": {"files": [source]}})
 
-    with warmth() as first:
-        push_flow(form(f"{name}-first", first))
-    begun = time.perf_counter()
-    push_flow(form(name, source))
-    done(begun)
+    with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None} if heartbeat == "off" else {}):
+        with warmth() as first:
+            push_flow(form(f"{name}-first", first))
+        begun = time.perf_counter()
+        push_flow(form(name, source))
+        done(begun)
 
 
 def run_empty_flow() -> None:
