@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
 from collections.abc import Iterable, Mapping
@@ -15,7 +16,7 @@ from sqlalchemy import select
 from flexai.checkpoints.catalog.tables import blob_references, blobs, checkpoints, metadata
 from flexai.checkpoints.errors import NotFoundError
 from flexai.checkpoints.manifest import Manifest
-from flexai.checkpoints.models import Checkpoint, CheckpointKind, CheckpointStatus, now
+from flexai.checkpoints.models import Checkpoint, CheckpointKind, CheckpointStatus, now, to_text
 from flexai.checkpoints.names import Id, new_id
 from flexai.checkpoints.service.export import ExportReport, export
 from flexai.checkpoints.service.fetch import FetchReport, fetch
@@ -233,10 +234,12 @@ def make_template(root: Path) -> Path:
 
 
 def copy_home(template: Path, root: Path) -> None:
-    """Give a new machine the template's home."""
+    """Give a new machine the template's home, whose store was used a moment ago however old the template is."""
     shutil.copytree(template, root / "home")
     store = root / "home" / "store" / "store.json"
-    store.write_text(store.read_text().replace(str(template), str(root / "home")))
+    document = json.loads(store.read_text().replace(str(template), str(root / "home")))
+    document["catalog"]["renewed_at"] = to_text(now())
+    store.write_text(json.dumps(document))
 
 
 def lose_catalog(machine: Machine) -> Machine:
