@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from requests.utils import get_environ_proxies
 
 from flexai.checkpoints.errors import StorageError, StorageUnavailableError
 from flexai.checkpoints.storage import addresses
@@ -133,6 +134,37 @@ def test_a_proxy_may_be_anywhere(kind: str, names: dict[str, tuple[str, str]], m
         found = list(open_storage(kind, "http://store.example").list(""))
         assert [info.key for info in found] == ["file"]
         assert all("http://store.example" in one for one in proxy.asked)
+
+
+def test_which_proxy_leads_to_a_server_is_settled_for_each_once(
+    names: dict[str, tuple[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the hub itself, which no proxy leads to, and of where it redirects to."""
+    names["content.example"] = ("93.184.216.34", "93.184.216.34")
+    settled: list[str] = []
+
+    def looked_up(url: str, no_proxy: str | None = None) -> dict[str, str]:
+        settled.append(url)
+        return get_environ_proxies(url, no_proxy)
+
+    monkeypatch.setattr("requests.utils.get_environ_proxies", looked_up)
+
+    def answer(_: str, path: str) -> Iterator[bytes]:
+        if path.startswith("http://content.example"):
+            return document(bytes(SIZE))
+        redirect = ("Location: http://content.example/signed",)
+        return hub_of_one_file(path) or document(b"", *redirect, status="302 Found")
+
+    with serve(answer) as server:
+        monkeypatch.setenv("http_proxy", server.url)
+        monkeypatch.setenv("no_proxy", "127.0.0.1")
+        hub = open_storage("hub", server.url)
+        for _ in range(2):
+            assert b"".join(map(bytes, hub.get("file"))) == bytes(SIZE)
+        host = server.url.removeprefix("http://")
+        assert settled == [server.url, "http://content.example"]
+        assert [one for one in server.asked if host in one] == []
+        assert server.asked.count("GET http://content.example/signed") == 2
 
 
 @pytest.mark.usefixtures("_loopback_has_credentials")

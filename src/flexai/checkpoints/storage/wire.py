@@ -11,13 +11,18 @@ we ask.
   of the sizes of chunks, and of what comes after them.
 - **A document is bounded**: what is read as a whole, and not block by block, has at most ``MAX_ANSWER`` bytes, and is
   packed once at most.
+- **The environment is asked once**, for each session and server: which proxy leads there, and which authorities are
+  trusted. requests itself goes through all of it for each request, which takes a quarter of its processor time, and
+  sends what it finds in ``.netrc`` in place of a token.
 
-All of them hold for urllib3's pools, which requests and botocore use alike.
+All but the last of them hold for urllib3's pools, which requests and botocore use alike.
 """
 
 from __future__ import annotations
 
+import functools
 import io
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from http.cookiejar import DefaultCookiePolicy
@@ -42,6 +47,8 @@ MAX_ANSWER = 32 * 1024**2
 
 _MAX_LINE = 64 * 1024
 _MAX_LINES = 1000
+_MAX_SERVERS = 256
+"""Servers whose proxies are kept; the Hub's redirects name as many as it likes."""
 _ENCODINGS = {"", "identity", "gzip"}
 
 Judge: TypeAlias = Callable[[str, str], str]
@@ -196,15 +203,29 @@ def guard_pools(
 
 
 def guard_session(
-    session: Any, judge: Judge = judge_peer, *, connections: int = 10, bounds_documents: bool = True
+    session: Any,
+    judge: Judge = judge_peer,
+    *,
+    ca_bundle: str = "",
+    connections: int = 10,
+    bounds_documents: bool = True,
 ) -> None:
     """Have a session of requests do as this module says, follow no redirect, and keep no cookie.
 
-    requests reads the body of a redirect that it does not follow, too.
+    requests reads the body of a redirect that it does not follow, too. ``ca_bundle`` is a file of trusted authorities,
+    else the one that the environment names.
     """
     from requests.adapters import HTTPAdapter
+    from requests.utils import get_environ_proxies
+
+    proxies_of = functools.lru_cache(maxsize=_MAX_SERVERS)(get_environ_proxies)
 
     class Adapter(HTTPAdapter):
+        def send(self, request: Any, *arguments: Any, **options: Any) -> Any:
+            scheme, _, rest = request.url.partition("://")
+            options["proxies"] = proxies_of(f"{scheme}://{rest.partition('/')[0]}")
+            return super().send(request, *arguments, **options)
+
         def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
             super().init_poolmanager(*arguments, **options)
             self._guard(self.poolmanager, judge)
@@ -221,6 +242,8 @@ def guard_session(
                 manager.pool_classes_by_scheme, judge, bounds_documents=bounds_documents
             )
 
+    session.trust_env = False
+    session.verify = ca_bundle or os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or True
     session.get_redirect_target = lambda response: None
     session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
     adapter = Adapter(pool_maxsize=connections)

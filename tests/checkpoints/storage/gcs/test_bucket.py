@@ -586,6 +586,16 @@ def test_a_token_that_is_refused_again_ends_the_matter(bench: Bench) -> None:
     assert len(bench.proxy.requests) == 2
 
 
+def test_a_netrc_of_the_user_is_not_sent_in_place_of_a_token(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "netrc").write_text("default login me password netrc-secret\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    bench.storage(credentials=Tokens).put(bench.key(), BytesBody(CONTENT))
+    bench.plain.head(bench.key())
+    assert [one.headers.get("authorization") for one in bench.proxy.requests] == ["Bearer canary-token-1", None]
+
+
 def test_many_threads_with_a_refused_token_renew_it_together(bench: Bench) -> None:
     tokens = Tokens()
     storage = bench.storage(credentials=lambda: tokens)
@@ -695,6 +705,22 @@ def test_a_certificate_of_ones_own_authority_is_trusted_when_told(fake_gcs: GCSS
             bench.storage().head(bench.key())
         assert not isinstance(raised.value, StorageUnavailableError)
         assert bench.waits == []
+
+
+def test_a_bundle_of_the_connection_goes_before_that_of_the_environment(
+    fake_gcs: GCSServer, authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with FaultProxy(fake_gcs.url, context=authority.server_context("127.0.0.1")) as proxy:
+        bench = Bench(fake_gcs, proxy)
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(authority.bundle))
+        bench.put()
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(Authority(tmp_path).bundle))
+        storage = bench.storage(ca_bundle=str(authority.bundle))
+        assert storage.head(bench.key()).size == len(CONTENT)
+        client = storage.service.new_client("project")
+        assert client.bucket(fake_gcs.bucket).blob(bench.key()).exists(retry=None)
+        with pytest.raises(StorageError, match="no certificate that this machine trusts"):
+            bench.storage().head(bench.key())
 
 
 # Checksums

@@ -68,12 +68,8 @@ class GCSService:
         self.kms_key_name = kms_key_name
         self.storage_class = storage_class
         self.user_project = user_project
-        # Given with each request: the environment's bundle would win over the session's.
-        self.request_options = {
-            "timeout": (connect_timeout, read_timeout),
-            "allow_redirects": False,
-            **({"verify": ca_bundle} if ca_bundle else {}),
-        }
+        self.request_options = {"timeout": (connect_timeout, read_timeout), "allow_redirects": False}
+        self._ca_bundle = ca_bundle
         self._connections = connections
         self._lock = threading.Lock()
         self._session: Any = None
@@ -127,9 +123,7 @@ class GCSService:
         except (GoogleAuthError, ValueError, OSError) as error:
             raise translate_failure(error, service=self.name) from error
         # It reads content as it reads documents.
-        guard_session(client._http, bounds_documents=False)
-        # Given with each request otherwise, which is the client's to make.
-        client._http.verify = self.request_options.get("verify", True)
+        guard_session(client._http, ca_bundle=self._ca_bundle, bounds_documents=False)
         return client
 
     def close(self) -> None:
@@ -172,7 +166,7 @@ class GCSService:
             )
         except (GoogleAuthError, ValueError) as error:
             raise translate_failure(error, service=self.name) from error
-        guard_session(session, connections=self._connections)
+        guard_session(session, ca_bundle=self._ca_bundle, connections=self._connections)
         # Only gzip is unpacked here; requests asks for all that it knows otherwise.
         session.headers["Accept-Encoding"] = "gzip"
         return session
