@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from tests.fuzz.mutator import MAX_SIZE, Mutator
 
 if TYPE_CHECKING:
-    from tests.fuzz.parsers import Parser
+    from tests.fuzz.parsers.table import Parser
 
 KEPT = Path("build") / "fuzz"
 LONGEST = 30

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import re
 import socket
 import threading
 from collections.abc import Sequence
+from typing import Any
+from unittest import mock
 
 _LENGTH = re.compile(rb"\r\nContent-Length: ([0-9]+)", re.IGNORECASE)
 NOTHING = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"
@@ -41,6 +44,17 @@ class AnsweringServer:
                     connection.sendall(self._line.pop(0) if self._line else NOTHING)
                     # Closed at once it could be cut off, as far as the client has sent more.
                     connection.shutdown(socket.SHUT_WR)
+
+
+@functools.cache
+def look_up_no_names() -> None:
+    """From now on this process finds servers by their addresses alone, so that no input is a question to others."""
+    looked_up = socket.getaddrinfo
+
+    def of_number(host: Any, port: Any, *rest: Any, **more: Any) -> Any:
+        return looked_up(host, port, flags=socket.AI_NUMERICHOST)
+
+    mock.patch.object(socket, "getaddrinfo", of_number).start()
 
 
 def _is_missing(request: bytes) -> bool:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from tests.fuzz.mutator import Mutator
 from tests.fuzz.parsers import PARSERS
+from tests.fuzz.parsers.table import Parser
 
 pytestmark = pytest.mark.slow
 
@@ -34,12 +35,21 @@ def test_a_parser_raises_nothing_but_what_it_promises(name: str, data: st.DataOb
 def test_every_parser_reads_a_real_input_to_its_end(name: str) -> None:
     """Else only its refusals would be tried."""
     parser = PARSERS[name]
-    found: list[object] = []
+    found: dict[int, list[object]] = {}
     for seed in parser.seeds():
-        with contextlib.suppress(*parser.allowed):
-            result = parser.read(seed)
-            found += result if isinstance(result, (list, tuple)) else [result]
-    assert any(one and not isinstance(one, Exception) for one in found)
+        for way, read in enumerate(parser.readings(seed)):
+            with contextlib.suppress(*parser.allowed):
+                result = read()
+                found.setdefault(way, []).extend(result if isinstance(result, (list, tuple)) else [result])
+    assert any(one and not isinstance(one, Exception) for results in found.values() for one in results)
+
+
+def test_inputs_meet_every_way_of_their_parser_and_each_the_same_one_again() -> None:
+    parser = Parser(lambda data: [lambda: "listed", lambda: "looked at", lambda: "read"], list)
+    inputs = [b"%d" % number for number in range(100)]
+    ways = [parser.read(one) for one in inputs]
+    assert set(ways) == {"listed", "looked at", "read"}
+    assert [parser.read(one) for one in inputs] == ways
 
 
 def test_the_same_numbers_make_the_same_inputs() -> None:
