@@ -24,7 +24,7 @@ DEFAULT_EXCLUDES = (".git", "__pycache__", "**/.cache/huggingface/**/*.lock")
 IGNORE_FILE = ".flexaiignore"
 """Beside a folder's files: patterns of what is not taken, one a line. It is not taken itself."""
 LONGEST_IGNORE_FILE = 64 * 1024
-"""Bytes of it that are read."""
+"""Bytes of it that are read: its patterns are compared with every file."""
 
 _SECRET = re.compile(
     r"(.*/)?(\.env(\.(?!example$|sample$|template$).*)?|.*\.(pem|key|p12|pfx|ppk|kdbx)|id_(rsa|dsa|ecdsa|ed25519)"
@@ -54,7 +54,12 @@ def _without_blanks(line: str) -> str:
 
 
 def of_folder(ignore_file: bytes, defaults: Sequence[str] = DEFAULT_EXCLUDES) -> Patterns:
-    """What a folder leaves out by itself, from its root: the defaults and what its ignore file names."""
+    """What a folder leaves out by itself, from its root: the defaults and what its ignore file names.
+
+    Of one that is longer than ``LONGEST_IGNORE_FILE`` the whole lines up to there count.
+    """
+    if len(ignore_file) > LONGEST_IGNORE_FILE:
+        ignore_file = ignore_file[:LONGEST_IGNORE_FILE].rpartition(b"\n")[0]
     return Patterns([*defaults, f"/{IGNORE_FILE}", *ignored(ignore_file.decode(errors="replace"))])
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from flexai.checkpoints.errors import SourceError
-from flexai.checkpoints.patterns import looks_secret
+from flexai.checkpoints.patterns import LONGEST_IGNORE_FILE, looks_secret, of_folder
+from flexai.checkpoints.storage.beneath import Beneath
 from flexai.checkpoints.transfer.scan import scan_local
 from tests.support.machine import Machine
 from tests.support.progress import Counter
@@ -59,10 +63,58 @@ def test_the_ignore_file_of_a_folder_has_patterns_from_its_root_and_stays_behind
         scanned(str(tmp_path / "run"))
 
 
-def test_an_ignore_file_that_is_a_link_is_not_read(tmp_path: Path) -> None:
-    write_tree(tmp_path, {"rules": b"*.bin", "run/a.bin": b"a"})
+def test_an_ignore_file_that_is_a_link_is_followed_as_others_are_or_refused(tmp_path: Path) -> None:
+    """What it names would be pushed if it was passed over."""
+    write_tree(tmp_path, {"rules": b"*.bin", "run/rules": b"*.bin", "run/a.bin": b"a"})
+    (tmp_path / "run/.flexaiignore").symlink_to("rules")
+    with pytest.raises(SourceError, match=r"\.flexaiignore is a symbolic link"):
+        scanned(str(tmp_path / "run"))
+    assert scanned(str(tmp_path / "run"), follow_symlinks=True) == (["rules"], [".flexaiignore", "a.bin"])
+    (tmp_path / "run/.flexaiignore").unlink()
     (tmp_path / "run/.flexaiignore").symlink_to(tmp_path / "rules")
-    assert scanned(str(tmp_path / "run")) == (["a.bin"], [".flexaiignore"])
+    with pytest.raises(SourceError, match="leaves"):
+        scanned(str(tmp_path / "run"), follow_symlinks=True)
+
+
+def test_an_ignore_file_of_a_snapshot_is_read_from_its_blob(tmp_path: Path) -> None:
+    snapshot = _cached(tmp_path)
+    write_tree(snapshot.parent.parent, {"blobs/9abc": b"unet/"})
+    (snapshot / ".flexaiignore").symlink_to("../../blobs/9abc")
+    assert scanned(str(snapshot), follow_symlinks=True) == (["config.json"], [".flexaiignore", "unet"])
+
+
+@pytest.mark.parametrize("kind", ["folder", "FIFO", "FIFO that is written to"])
+def test_an_ignore_file_that_is_no_file_is_refused_and_not_waited_for(tmp_path: Path, kind: str) -> None:
+    write_tree(tmp_path, {"a.bin": b"a"})
+    path = tmp_path / ".flexaiignore"
+    with contextlib.ExitStack() as stack:
+        if kind == "folder":
+            path.mkdir()
+        else:
+            os.mkfifo(path)
+        if kind == "FIFO that is written to":
+            stack.callback(os.close, os.open(path, os.O_RDWR | os.O_NONBLOCK))
+        opened = len(os.listdir("/proc/self/fd"))
+        with pytest.raises(SourceError, match=r"\.flexaiignore cannot be read: it is no file"):
+            scanned(str(tmp_path))
+        assert Beneath(tmp_path).peek(".flexaiignore", 10) == b""
+        gc.collect()
+        assert len(os.listdir("/proc/self/fd")) == opened
+
+
+def test_an_ignore_file_is_read_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
+    line = b"/logs/old\n"
+    rules = line * (LONGEST_IGNORE_FILE // len(line))
+    write_tree(tmp_path, {".flexaiignore": rules, "logs/old": b"", "logs/new": b""})
+    assert scanned(str(tmp_path)) == (["logs/new"], [".flexaiignore", "logs/old"])
+    rules += b"/logs"  # and what is behind the longest
+    (tmp_path / ".flexaiignore").write_bytes(rules + b"/new/and/so/on")
+    with pytest.raises(SourceError, match="longer than 64 KiB"):
+        scanned(str(tmp_path))
+    # Where no push can be refused, the line that is cut off names nothing.
+    patterns = of_folder(rules + b"/new/and/so/on")
+    assert patterns.name("logs/old")
+    assert not patterns.name("logs/new")
 
 
 def _cached(hub: Path) -> Path:

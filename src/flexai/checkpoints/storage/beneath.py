@@ -188,12 +188,22 @@ class Beneath:
                 return  # not empty, or not ours to remove
             path = path.rpartition("/")[0]
 
+    def start_of(self, path: str, size: int) -> bytes:
+        """At most so many bytes from the start of a file. Raises OSError where it is none, or cannot be read."""
+        folder, name = self.at(path)
+        descriptor = folder.open(name, os.O_RDONLY)
+        try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise OSError(errno.EINVAL, "it is no file", path)
+            with os.fdopen(descriptor, "rb", closefd=False) as file:
+                return file.read(size)
+        finally:
+            os.close(descriptor)
+
     def peek(self, path: str, size: int) -> bytes:
         """At most so many bytes from the start of a file; none where it cannot be read."""
         try:
-            folder, name = self.at(path)
-            with os.fdopen(folder.open(name, os.O_RDONLY), "rb") as file:
-                return file.read(size)
+            return self.start_of(path, size)
         except OSError:
             return b""
 

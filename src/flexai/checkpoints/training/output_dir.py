@@ -108,7 +108,7 @@ class Excluded:
             stamp = self._look()
             if stamp == self._stamp:
                 return
-            own = b"" if stamp is None else Beneath(self._output).peek(IGNORE_FILE, LONGEST_IGNORE_FILE)
+            own = b"" if stamp is None else Beneath(self._output).peek(IGNORE_FILE, LONGEST_IGNORE_FILE + 1)
             self._stamp, self._by_folder, self._known = stamp, of_folder(own), {}
             self.version += 1
 

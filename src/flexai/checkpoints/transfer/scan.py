@@ -14,7 +14,7 @@ from typing import NamedTuple, TypeVar
 from flexai.checkpoints.errors import SourceError, UnsafePathError
 from flexai.checkpoints.paths import CheckpointPath, absolute, check_path_set, join_path, only_empty, parse_path
 from flexai.checkpoints.patterns import DEFAULT_EXCLUDES, IGNORE_FILE, LONGEST_IGNORE_FILE, Patterns, of_folder
-from flexai.checkpoints.storage.beneath import KEPT_OPEN, Beneath, Folder
+from flexai.checkpoints.storage.beneath import GONE, KEPT_OPEN, Beneath, Folder
 from flexai.checkpoints.storage.checks import PARTIAL_SUFFIX, few_enough
 from flexai.checkpoints.storage.connection import RemotePath
 from flexai.checkpoints.storage.protocol import ObjectInfo
@@ -60,7 +60,7 @@ def scan_local(
                 if follow_symlinks
                 else _SourceFolder(root, Beneath(root.parent, keep=keep), ())
             )
-            rules = _Excluded(excluded, place.ignored(defaults), prefix, behind)
+            rules = _Excluded(excluded, place.ignored(defaults, follow_symlinks=follow_symlinks), prefix, behind)
             found.extend(_scan_folder(root, prefix, empty, place, follow_symlinks=follow_symlinks, excluded=rules))
             if len(found) == before:
                 raise SourceError(f"source folder {root} holds no file{_that_is_left([*exclude, *behind])}")
@@ -230,9 +230,25 @@ class _SourceFolder(NamedTuple):
         below = path.relative_to(self.tree.root).as_posix()
         return "" if below == "." else below
 
-    def ignored(self, defaults: Sequence[str]) -> Patterns:
-        """The patterns that come with the folder, from its root."""
-        return of_folder(self.tree.peek(_below(self.inside(self.root), IGNORE_FILE), LONGEST_IGNORE_FILE), defaults)
+    def ignored(self, defaults: Sequence[str], *, follow_symlinks: bool) -> Patterns:
+        """The patterns that come with the folder, from its root.
+
+        Raises SourceError for an ignore file that cannot be read as a whole: what it names would be pushed.
+        """
+        file = self.root / IGNORE_FILE
+        content = b""
+        try:
+            inside = _follow(file, self, follow_symlinks=follow_symlinks) if file.is_symlink() else file
+            content = self.tree.start_of(self.inside(inside), LONGEST_IGNORE_FILE + 1)
+        except OSError as error:
+            if error.errno not in GONE:
+                raise _unreadable(file, error) from error
+        if len(content) > LONGEST_IGNORE_FILE:
+            raise SourceError(
+                f"{file} is longer than {LONGEST_IGNORE_FILE // 1024} KiB, so its patterns are not all read",
+                hint="name folders in it, with a / at the end, instead of each file",
+            )
+        return of_folder(content, defaults)
 
 
 class _Excluded(NamedTuple):
