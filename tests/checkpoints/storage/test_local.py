@@ -7,7 +7,9 @@ import os
 import resource
 import signal
 import stat
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -23,7 +25,15 @@ from flexai.checkpoints.errors import (
 )
 from flexai.checkpoints.storage.checks import PARTIAL_SUFFIX
 from flexai.checkpoints.storage.local import LocalStorage, storage_error
-from flexai.checkpoints.storage.protocol import BLOCK_SIZE, ZERO_BLOCK, Block, BytesBody, ClonesFiles, ObjectStorage
+from flexai.checkpoints.storage.protocol import (
+    BLOCK_SIZE,
+    ZERO_BLOCK,
+    Block,
+    BytesBody,
+    ClonesFiles,
+    ObjectStorage,
+    PutsTogether,
+)
 
 
 @pytest.fixture
@@ -42,9 +52,10 @@ class _HollowBody:
         yield from [ZERO_BLOCK] * 4
 
 
-def test_it_is_a_store_that_clones_files(storage: LocalStorage) -> None:
+def test_it_is_a_store_that_clones_files_and_puts_several_together(storage: LocalStorage) -> None:
     as_protocol: ObjectStorage = storage
     assert isinstance(as_protocol, ClonesFiles)
+    assert isinstance(as_protocol, PutsTogether)
 
 
 def test_an_object_is_a_plain_file_below_the_root(storage: LocalStorage) -> None:
@@ -116,6 +127,65 @@ def test_a_failed_put_leaves_nothing_behind(storage: LocalStorage) -> None:
     with pytest.raises(KeyboardInterrupt):
         storage.put("folder/file", Broken())
     assert list(storage.root.iterdir()) == []
+
+
+def _noting(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is made durable and named from now on, in order."""
+    steps: list[str] = []
+    named: Callable[..., None] = os.replace
+
+    def synced(*_: object, **__: object) -> None:
+        steps.append("folder")
+
+    def name(source: str, target: str, **folders: int) -> None:
+        steps.append("name")
+        named(source, target, **folders)
+
+    monkeypatch.setattr("flexai.checkpoints.storage.local.sync_data", lambda _: steps.append("file"))
+    monkeypatch.setattr("flexai.checkpoints.storage.beneath.sync_directory", synced)
+    monkeypatch.setattr(os, "replace", name)
+    return steps
+
+
+def test_of_objects_stored_together_each_is_durable_before_its_name_and_each_folder_once_after(
+    storage: LocalStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    objects = {f"{folder}/{number}": f"{folder} {number}".encode() for folder in ("a", "b") for number in range(20)}
+    storage.put_together({key: BytesBody(b"before") for key in objects})
+    steps = _noting(monkeypatch)
+    storage.put_together({key: BytesBody(content) for key, content in objects.items()})
+    assert steps == ["file"] * 40 + ["name"] * 40 + ["folder"] * 2
+    assert {key: _read(storage, key) for key in objects} == objects
+
+
+def test_objects_of_which_one_cannot_be_stored_leave_nothing_unfinished(storage: LocalStorage) -> None:
+    (storage.root / "folder").mkdir(parents=True)
+    (storage.root / "folder" / "2").mkdir()
+    with pytest.raises(StorageError, match="a folder is in its place"):
+        storage.put_together({f"folder/{number}": BytesBody(b"content") for number in range(4)})
+    assert list(storage.list_uploads("")) == []
+    assert all(_read(storage, info.key) == b"content" for info in storage.list(""))
+
+
+def test_objects_stored_together_outlive_others_that_empty_their_folder(storage: LocalStorage) -> None:
+    ended = threading.Event()
+
+    def empty() -> None:
+        while not ended.is_set():
+            storage.put("folder/other", BytesBody(b""))
+            storage.delete(["folder/other"])
+
+    with ThreadPoolExecutor(1) as pool:
+        emptying = pool.submit(empty)
+        try:
+            for _ in range(50):
+                objects = {f"folder/{number}": BytesBody(b"content") for number in range(4)}
+                storage.put_together(objects)
+                assert [_read(storage, key) for key in objects] == [b"content"] * 4
+                storage.delete(objects)
+        finally:
+            ended.set()
+        emptying.result()
 
 
 def test_folders_that_a_deletion_empties_go_but_never_the_root_or_others(storage: LocalStorage) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 import uuid
@@ -34,6 +35,11 @@ def _path(store: ManagedStore, tmp_path: Path, name: str) -> Path:
     return tmp_path / "root" / prefix / name
 
 
+def _service(server: S3Server) -> contextlib.closing[S3Service]:
+    credentials = S3Credentials(server.access_key_id, server.secret_access_key)
+    return contextlib.closing(S3Service(endpoint_url=server.url, credentials=credentials))
+
+
 def _put_blob(store: ManagedStore, content: bytes, blob_id: str = BLOB) -> None:
     store.storage.put(store.blob_key(blob_id), BytesBody(content))
 
@@ -51,13 +57,10 @@ def test_of_machines_that_begin_with_one_store_at_once_the_first_one_wins(tmp_pa
 
 def test_of_machines_that_begin_with_one_empty_bucket_at_once_the_first_one_wins(seaweedfs: S3Server) -> None:
     prefix = f"{uuid.uuid4().hex[:8]}/"
-    service = S3Service(
-        endpoint_url=seaweedfs.url, credentials=S3Credentials(seaweedfs.access_key_id, seaweedfs.secret_access_key)
-    )
-    # As storage check finds it.
-    storage = S3Storage(service, seaweedfs.bucket, capabilities=Capabilities(conditional_put=True))
-    _begin_at_once(lambda: ManagedStore(storage, prefix=prefix))
-    service.close()
+    with _service(seaweedfs) as service:
+        # As storage check finds it.
+        storage = S3Storage(service, seaweedfs.bucket, capabilities=Capabilities(conditional_put=True))
+        _begin_at_once(lambda: ManagedStore(storage, prefix=prefix))
 
 
 def _begin_at_once(open_store: Callable[[], ManagedStore]) -> None:
@@ -163,6 +166,15 @@ def test_a_manifest_comes_back_as_it_went_in_and_can_be_deleted(store: ManagedSt
     assert list(store.list_manifests()) == ["two"]
     with pytest.raises(NotFoundError):
         store.read_manifest("one")
+
+
+def test_records_are_stored_and_deleted_together(store: ManagedStore, seaweedfs: S3Server) -> None:
+    with _service(seaweedfs) as service:
+        for one in (store, ManagedStore(S3Storage(service, seaweedfs.bucket), prefix=f"{uuid.uuid4().hex[:8]}/")):
+            one.write_records([(("job", "a"), b'{"of": "a"}'), (("checkpoint", "b"), b'{"of": "b"}')])
+            one.write_records([(("job", "a"), None), (("job", "gone"), None), (("job", "c"), b"{}")])
+            assert list(one.list_records("job")) == ["c"]
+            assert one.read_record("checkpoint", "b") == {"of": "b"}
 
 
 def test_foreign_files_among_the_manifests_are_not_taken_for_manifests(store: ManagedStore, tmp_path: Path) -> None:

@@ -330,4 +330,4 @@ class StoreRecords:
 
     def write(self, documents: Mapping[tuple[Kind, str], bytes | None]) -> None:
         """Store records, or delete them."""
-        at_once(lambda one: self._system.store.write_record(*one[0], one[1]), documents.items())
+        self._system.store.write_records(documents.items())

@@ -17,7 +17,7 @@ import struct
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -101,6 +101,29 @@ class LocalStorage:
             return self.complete_upload(key, upload_id, (), only_new=only_new)
         except BaseException:
             self.abort_upload(key, upload_id)
+            raise
+
+    def put_together(self, objects: Mapping[str, Body]) -> None:
+        """Store small objects: all are written, then each gets its name, then each folder is made durable once."""
+        uploads: dict[str, str] = {}
+
+        def write(one: tuple[str, Body]) -> None:
+            key, body = one
+            uploads[key] = self.start_upload(key, size=body.size)
+            self.put_part(key, uploads[key], number=1, offset=0, body=body)
+
+        try:
+            at_once(write, objects.items())  # each waits for the disk
+            folders: dict[str, Folder] = {}
+            for key, upload_id in uploads.items():
+                folder, _ = self._give_name(key, upload_id)
+                folders[folder.path] = folder
+            for path, folder in folders.items():
+                with self._errors(Path(path)):
+                    _sync(folder)
+        except BaseException:
+            for key, upload_id in uploads.items():
+                self.abort_upload(key, upload_id)
             raise
 
     def get(self, key: str, *, start: int = 0, length: int | None = None, etag: str = "") -> Iterator[Block]:
@@ -230,6 +253,14 @@ class LocalStorage:
         """Give the file its name."""
         path = self._path(key)
         sort_receipts(receipts, str(path))
+        folder, status = self._give_name(key, upload_id, only_new=only_new)
+        with self._errors(path):
+            _sync(folder)
+        return _info(key, status)
+
+    def _give_name(self, key: str, upload_id: str, *, only_new: bool = False) -> tuple[Folder, os.stat_result]:
+        """Give an unfinished file its name, which is not durable yet; returns its folder and its status."""
+        path = self._path(key)
         with self._errors(path):
             try:
                 folder, name = self._at(key)
@@ -244,9 +275,7 @@ class LocalStorage:
                 raise StorageError(f"{path} cannot be written: a folder is in its place") from error
             except FileExistsError as error:
                 raise DestinationExistsError(f"{path} is there already") from error
-            with contextlib.suppress(FileNotFoundError):
-                folder.sync()
-        return _info(key, status)
+        return folder, status
 
     def abort_upload(self, key: str, upload_id: str) -> None:
         """Remove the unfinished file."""
@@ -433,6 +462,12 @@ class _FileRange:
 
 def _partial(name: str, upload_id: str) -> str:
     return f".{name}.{upload_id}{PARTIAL_SUFFIX}"
+
+
+def _sync(folder: Folder) -> None:
+    """Make the names in a folder durable; one that was emptied and removed since needs none."""
+    with contextlib.suppress(FileNotFoundError):
+        folder.sync()
 
 
 def _claim_name(folder: Folder, unfinished: str, name: str) -> bool:

@@ -34,6 +34,7 @@ from flexai.checkpoints.errors import (
     UnsupportedError,
 )
 from flexai.checkpoints.foreign_json import MAX_DOCUMENT, parse_json, read_bounded
+from flexai.checkpoints.storage.at_once import at_once
 from flexai.checkpoints.storage.protocol import (
     Block,
     Body,
@@ -41,6 +42,7 @@ from flexai.checkpoints.storage.protocol import (
     JoinedBody,
     ObjectInfo,
     ObjectStorage,
+    PutsTogether,
     UnfinishedUpload,
 )
 
@@ -288,12 +290,22 @@ class ManagedStore:
         """Delete what describes checkpoints, if it is there."""
         self.storage.delete(self._prefix + _manifest_key(checkpoint_id) for checkpoint_id in checkpoint_ids)
 
-    def write_record(self, kind: str, record_id: str, document: bytes | None) -> None:
-        """Store the JSON document that says how a checkpoint or a job is by now; None deletes it."""
-        if document is None:
-            self.delete_records(kind, [record_id])
+    def write_records(self, documents: Iterable[tuple[tuple[str, str], bytes | None]]) -> None:
+        """Store the JSON documents that say how checkpoints or jobs are by now, by kind and id; None deletes one."""
+        bodies: dict[str, Body] = {}
+        gone: list[str] = []
+        for of, document in documents:
+            key = self._prefix + _record_key(*of)
+            if document is None:
+                gone.append(key)
+            else:
+                bodies[key] = BytesBody(document)
+        if gone:
+            self.storage.delete(gone)
+        if isinstance(self.storage, PutsTogether):
+            self.storage.put_together(bodies)
         else:
-            self.storage.put(self._prefix + _record_key(kind, record_id), BytesBody(document))
+            at_once(lambda one: self.storage.put(*one), bodies.items())
 
     def delete_records(self, kind: str, record_ids: Iterable[str]) -> None:
         """Delete the records of checkpoints, or jobs, that are there."""

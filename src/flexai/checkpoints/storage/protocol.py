@@ -177,6 +177,14 @@ class ClonesFiles(Protocol):
 
 
 @runtime_checkable
+class PutsTogether(Protocol):
+    """A store that makes several small objects durable for less than one after the other."""
+
+    def put_together(self, objects: Mapping[str, Body]) -> None:
+        """Store objects by their keys; when it returns, all are durable. Some may be there where it raises."""
+
+
+@runtime_checkable
 class HasRoom(Protocol):
     """A store that knows how much more it can take."""
 
