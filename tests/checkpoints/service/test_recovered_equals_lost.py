@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from flexai.checkpoints.catalog.changes import write_due
@@ -79,6 +79,9 @@ _ACTIONS: dict[str, Callable[[Machine, str, int], object]] = {
     "export": lambda machine, name, number: machine.export(name, f"bucket/place-{number % 3}", overwrite=True),
     "capture": _capture,
     "measure": _measure,
+    "protect a capture": lambda machine, name, number: protect(
+        machine.system, ProtectRequest([f"{_JOBS[number % 2]}/step-{number}"])
+    ),
     "delete a capture": lambda machine, name, number: delete(
         machine.system, DeleteRequest(f"{_JOBS[number % 2]}/step-{number}")
     ),
@@ -169,23 +172,35 @@ def test_a_recovered_catalog_equals_the_lost_one(home_template: Path, history: l
 @_SETTINGS
 @given(
     history=_HISTORY,
-    last=st.sampled_from([name for name in _ACTIONS if name not in {"push", "name", "capture", "train again"}]),
-    call=st.integers(1, 6),
-    fault=st.sampled_from([Fault.BEFORE, Fault.AFTER]),
+    cut_off=st.lists(
+        st.tuples(
+            st.sampled_from([name for name in _ACTIONS if name not in {"push", "name", "capture", "train again"}]),
+            st.integers(1, 6),
+            st.sampled_from([Fault.BEFORE, Fault.AFTER]),
+        ),
+        min_size=1,
+        max_size=3,
+    ),
 )
-def test_a_change_that_breaks_off_anywhere_leaves_no_record_that_says_too_much(
-    home_template: Path, history: list[tuple[str, str, int]], last: str, call: int, fault: Fault
+@example(history=[("push", "llama", 0)], cut_off=[("protect", 2, Fault.AFTER), ("delete", 2, Fault.BEFORE)])
+@example(
+    history=[("capture", "llama", 0)],
+    cut_off=[("protect a capture", 2, Fault.AFTER), ("measure", 1, Fault.BEFORE)],
+)
+def test_changes_that_break_off_anywhere_leave_no_record_that_says_too_much(
+    home_template: Path, history: list[tuple[str, str, int]], cut_off: list[tuple[str, int, Fault]]
 ) -> None:
     with _lived(home_template, history) as machine:
+        for action, call, fault in cut_off:
+            machine.storage.reset()
+            machine.storage.faults = {call: fault}
+            with suppress(CheckpointError):
+                _ACTIONS[action](machine, *history[-1][1:])
         machine.storage.reset()
-        machine.storage.faults = {call: fault}
-        with suppress(CheckpointError):
-            _ACTIONS[last](machine, *history[-1][1:])
-        machine.storage.reset()
-        with machine.system.catalog.database.writing() as transaction:
-            # The process that broke off is long gone.
-            transaction.change("UPDATE records_due SET since = ''")
-        write_due(machine.system.catalog.database)
+        with pytest.MonkeyPatch.context() as later:
+            # The processes that broke off are long gone.
+            later.setattr("flexai.checkpoints.catalog.changes.now", lambda: now() + timedelta(hours=2))
+            write_due(machine.system.catalog.database)
         _check_recovery(machine)
 
 

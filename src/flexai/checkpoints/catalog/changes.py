@@ -81,13 +81,17 @@ def changing(
         records.check()
         told = records.histories(kind, ids)
         with database.writing() as transaction:
-            if newer := records.sound(kind, told_more(transaction, told)):
+            more, cut_off = told_more(transaction, told)
+            if newer := records.sound(kind, more):
                 raise ConflictError(
                     f"the store knows a later change of {told[newer[0]][-1].title!r} than this catalog,"
                     " which is an older copy of another one",
                     hint="flexai checkpoint recover brings it up to what the store knows",
                 )
-            set_due(transaction, kind, ids, to_text(now()))
+            if cut_off:
+                # Only when that change began says that it has not happened, and this one's beginning replaces that.
+                records.write(_documents(transaction, kind, _states(transaction, kind, cut_off)))
+            set_due(transaction, kind, ids, since=to_text(now()))
     with database.writing() as transaction:
         before = _states(transaction, kind, ids)
         yield transaction
@@ -96,7 +100,7 @@ def changing(
             try:
                 records.write(_documents(transaction, kind, after))
             except StorageFullError:
-                set_due(transaction, kind, ids)  # to delete is what makes room
+                set_due(transaction, kind, ids, since="")  # to delete is what makes room
             else:
                 _no_longer_due(transaction, list(ids))
         elif record == "later":
@@ -175,17 +179,19 @@ def write_due(database: Database) -> int:
             last = found[-1][1]
             for kind in ("checkpoint", "job"):
                 ids = [subject_id for of, subject_id in found if of == kind]
-                newer = records.sound(kind, told_more(transaction, records.histories(kind, ids)))
+                more, _ = told_more(transaction, records.histories(kind, ids))
+                newer = records.sound(kind, more)
                 ids = [subject_id for subject_id in ids if subject_id not in newer]
                 records.write(_documents(transaction, kind, _states(transaction, kind, ids)))
                 _no_longer_due(transaction, ids)
                 count += len(ids)
 
 
-def told_more(transaction: Transaction, told: Mapping[str, Sequence[HistoryEntry]]) -> list[str]:
-    """The ids of those things of which the store tells more changes than the catalog knows.
-
-    A process that was cut off before the catalog's word has left one more, which has not happened: its record is due.
+def told_more(
+    transaction: Transaction, told: Mapping[str, Sequence[HistoryEntry]]
+) -> tuple[Sequence[str], Sequence[str]]:
+    """The ids of those things of which the store tells more changes than the catalog knows; and of those others of
+    which it tells one more that a process began and was cut off from before the catalog's word. That has not happened.
     """
     known: dict[str, set[tuple[str, str]]] = {}
     began: dict[str, str] = {}
@@ -194,16 +200,17 @@ def told_more(transaction: Transaction, told: Mapping[str, Sequence[HistoryEntry
         for subject_id, at, action in transaction.rows(query, ids=batch):
             known.setdefault(subject_id, set()).add((at, action))
         began |= dict(map(tuple, transaction.rows("SELECT id, since FROM records_due WHERE id IN :ids", ids=batch)))
-    newer = []
+    newer, cut_off = [], []
     for subject_id, history in told.items():
         more = [one.at for one in history if (to_text(one.at), one.action) not in known.get(subject_id, ())]
         if since := began.get(subject_id):
             start = from_text(since)
             if len(more) == 1 and start <= more[0] <= start + _STALE:
+                cut_off.append(subject_id)
                 continue
         if more:
             newer.append(subject_id)
-    return newer
+    return newer, cut_off
 
 
 def history_of(transaction: Transaction, ids: Iterable[str]) -> dict[str, list[HistoryEntry]]:
@@ -223,16 +230,17 @@ def entry_of(row: Record) -> HistoryEntry:
     return HistoryEntry(at=from_text(row["at"]), before=before, after=after, **same)
 
 
-def set_due(transaction: Transaction, kind: Kind, ids: Sequence[str], since: str = "") -> None:
+def set_due(transaction: Transaction, kind: Kind, ids: Sequence[str], *, since: str | None = None) -> None:
     """Note that records are to be written, or deleted where the things are gone.
 
-    ``since`` is when a process began to do that; empty where none does.
+    ``since`` is when a process began to do that; empty where none does. Without it stays what is noted of one that may
+    have been cut off (``told_more``).
     """
-    rows = [{"id": subject_id, "kind": kind, "since": since} for subject_id in ids]
+    rows = [{"id": subject_id, "kind": kind, "since": since or ""} for subject_id in ids]
+    known = "NOTHING" if since is None else "UPDATE SET since = excluded.since"
     for batch in batches(rows):
         transaction.execute_many(
-            "INSERT INTO records_due (id, kind, since) VALUES (:id, :kind, :since)"
-            " ON CONFLICT (id) DO UPDATE SET since = excluded.since",
+            f"INSERT INTO records_due (id, kind, since) VALUES (:id, :kind, :since) ON CONFLICT (id) DO {known}",
             batch,
         )
 

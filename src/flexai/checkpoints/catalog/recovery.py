@@ -277,14 +277,14 @@ def _is_news(transaction: Transaction, kind: Kind, subject_id: str, history: Seq
 
     The catalog learns what the store knows in any case, and its record is due where it knows more itself.
     """
-    if not told_more(transaction, {subject_id: history}):
+    if not told_more(transaction, {subject_id: history})[0]:
         return False
     query = "SELECT at, action FROM history WHERE subject_id = :id"
     known = set(map(tuple, transaction.rows(query, id=subject_id)))
     told = {(to_text(one.at), one.action) for one in history}
     _enter_history(transaction, subject_id, history)
     if known - told:
-        set_due(transaction, kind, [subject_id])
+        set_due(transaction, kind, [subject_id], since="")
     return max(told - known) > max(known - told, default=("", ""))
 
 

@@ -138,7 +138,7 @@ def _mend(
     due["job"] |= should_be.records["job"] & report.problems.keys()
     with database.writing() as transaction:
         for kind, ids in due.items():
-            set_due(transaction, kind, sorted(ids))
+            set_due(transaction, kind, sorted(ids), since="")
     write_due(database)
     titles = system.catalog.checkpoints.names_of(sorted(due["checkpoint"]))
     titles |= {job_id: system.catalog.jobs.get_by_id(job_id).name for job_id in due["job"]}
