@@ -17,7 +17,7 @@ git itself lets them pass slashes where no other star is before them.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 DEFAULT_EXCLUDES = (".git", "__pycache__", "**/.cache/huggingface/**/*.lock")
 """What of a folder of this machine is taken only where the caller, or the folder's ignore file, asks for it."""
@@ -85,7 +85,16 @@ class _Pattern:
             return False
         if self._name is not None:
             return _fits(self._name, parts[-1])
-        return _match_path(self._parts, parts)
+        return len(parts) in _lengths(self._parts, parts)
+
+    def named(self, parts: Sequence[str], *, is_folder: bool) -> Iterable[int]:
+        """How many of a path's names make a path that it names itself, from the few to the many."""
+        if self.for_folders and not is_folder:
+            parts = parts[:-1]
+        if self._name is not None:
+            name = self._name
+            return (count for count, part in enumerate(parts, 1) if _fits(name, part))
+        return _lengths(self._parts, parts)
 
 
 _CLASSES = {
@@ -173,22 +182,29 @@ def _fits(pattern: re.Pattern[str] | str, name: str) -> bool:
     return pattern == name if isinstance(pattern, str) else pattern.match(name) is not None
 
 
-def _match_path(pattern: Sequence[re.Pattern[str] | str | None], parts: Sequence[str]) -> bool:
-    """Whether names fit a pattern's, where ``**`` takes any number of them: at its end one at least, as in git."""
-    at, there, star, taken = 0, 0, -1, 0
-    while there < len(parts):
-        if at < len(pattern) and pattern[at] is None:
-            if at == len(pattern) - 1:
-                return True
-            star, taken, at = at, there, at + 1
-        elif at < len(pattern) and _fits(pattern[at] or "", parts[there]):
-            at, there = at + 1, there + 1
-        elif star >= 0:
-            taken += 1
-            at, there = star + 1, taken
-        else:
-            return False
-    return at == len(pattern)
+def _lengths(pattern: Sequence[re.Pattern[str] | str | None], parts: Sequence[str]) -> Iterator[int]:
+    """How many of the names fit a pattern's, where ``**`` takes any number of them: at its end one at least, as in git.
+
+    All places in the pattern that the names so far can have come to are followed at once: a path of hundreds of names
+    is looked at once, and not once more for each of the folders that it is in.
+    """
+    end = len(pattern)
+    places = {0}
+    for count, part in enumerate(parts, 1):
+        following = set()
+        for place in places:
+            while place < end and pattern[place] is None:
+                following.add(place)
+                place += 1
+                if place == end:
+                    following.add(end)
+            if place < end and _fits(pattern[place] or "", part):
+                following.add(place + 1)
+        if end in following:
+            yield count
+        if not following:
+            return
+        places = following
 
 
 class Patterns:
@@ -209,9 +225,10 @@ class Patterns:
         if not self._patterns:
             return False
         parts = _parts(path)
-        return any(
-            self._names(parts[:count], is_folder=is_folder or count < len(parts)) for count in range(1, len(parts) + 1)
-        )
+        decided: dict[int, bool] = {}
+        for pattern in self._patterns:
+            decided.update(dict.fromkeys(pattern.named(parts, is_folder=is_folder), not pattern.takes_back))
+        return any(decided.values())
 
     def _names(self, parts: Sequence[str], *, is_folder: bool) -> bool:
         for pattern in reversed(self._patterns):

@@ -100,6 +100,31 @@ def _(data: bytes) -> object:
     return paths
 
 
+_PATTERNS = "# not these\n*.tmp\n/logs/\n!keep.tmp  \n**/runs/**\n[a-f[:digit:]]?.bin\r\na/**/b\\ \n"
+
+
+@PARSERS.add(
+    "ignore-file",
+    _texts(_PATTERNS, "x/*/[!y]\n", "\ufeff!**\n"),
+    b"**/",
+    b"[[:alpha:]",
+    b"[^]-",
+    b"\\",
+    b"*",
+    b"/",
+    b"!",
+    b"\n",
+    b"(?",
+    allowed=(),
+)
+def _(data: bytes) -> object:
+    from flexai.checkpoints.patterns import of_folder
+
+    patterns = of_folder(data)
+    paths = ("logs/a", "a/x/y/b ", "runs/1/c0.bin", "keep.tmp", "x/runs", "-/]/[/\\", "ä\n")
+    return [patterns.name(path, is_folder=is_folder) for path in paths for is_folder in (True, False)]
+
+
 @PARSERS.add_several(
     "name",
     _texts("llama-3", "latest", "best", "0f0e0d0c-0b0a-0908-0706-050403020100", "a_b"),
