@@ -22,7 +22,8 @@ import click
 import yaml
 
 from flexai.checkpoints.errors import CheckpointError
-from flexai.checkpoints.settings import CONFIG_FILE, DEFAULT_HOME, ENVIRONMENT_PREFIX, RULES, TextRule
+from flexai.checkpoints.setting_sources import CONFIG_FILE, DEFAULT_HOME, ENVIRONMENT_PREFIX
+from flexai.checkpoints.settings import RULES, TextRule
 
 REFERENCE = Path(__file__).resolve().parent / "reference"
 MADE = "<!-- Made by `make docs` from the program itself: change the program, not this page. -->"
@@ -191,16 +192,25 @@ def _function(marks: str, name: str, function: Callable[..., object]) -> Iterato
 def _result(name: str, kind: type) -> Iterator[str]:
     yield f"### `{name}`"
     yield from _prose(_plain(inspect.getdoc(kind) or ""))
-    notes = {field: text for base in reversed(kind.__mro__[:-1]) for field, text in _field_notes(base)}
-    rows = [(f"`{field.name}`", f"`{field.type}`", _plain(notes[field.name])) for field in dataclasses.fields(kind)]
-    yield _table(("field", "type", "meaning"), rows)
+    bodies = [_body(base) for base in reversed(kind.__mro__[:-1])]
+    notes = dict(note for body in bodies for note in _notes(body))
+    # As they are written: what a field has of it may be evaluated, and is spelled otherwise.
+    types = {
+        ast.unparse(one.target): ast.unparse(one.annotation)
+        for body in bodies
+        for one in body
+        if isinstance(one, ast.AnnAssign)
+    }
+    names = [field.name for field in dataclasses.fields(kind)]
+    yield _table(
+        ("field", "type", "meaning"), [(f"`{name}`", f"`{types[name]}`", _plain(notes[name])) for name in names]
+    )
 
 
-def _field_notes(kind: type) -> Iterator[tuple[str, str]]:
-    """The fields that a class adds, each with the text below it."""
+def _body(kind: type) -> list[ast.stmt]:
     (definition,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
     assert isinstance(definition, ast.ClassDef)
-    yield from _notes(definition.body)
+    return definition.body
 
 
 def _notes(body: list[ast.stmt]) -> Iterator[tuple[str, str]]:

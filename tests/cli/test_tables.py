@@ -99,7 +99,7 @@ def test_a_table_is_never_wider_than_the_terminal_and_breaks_no_word(
 def test_columns_go_by_their_importance_before_a_name_is_cut_and_the_first_ones_last(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    rows = [("n" * 50, "1", "available", "alice@lab", "90c8f215-e131-4f9c-936c-12fe1fe9a6f1")]
+    rows: list[Row] = [("n" * 50, "1", "available", "alice@lab", "90c8f215-e131-4f9c-936c-12fe1fe9a6f1")]
     columns = (
         Column[Row]("NAME", itemgetter(0), is_name=True),
         Column[Row]("STEP", itemgetter(1)),

@@ -1,14 +1,14 @@
 """Content as plain records: what is stored where, what has just been stored, what is still arriving.
 
 A content is recorded with the size of its parts, so that it can be verified under any later setting of that size.
-"""
 
-from __future__ import annotations
+Annotations are evaluated where they stand, as in ``models``.
+"""
 
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 DIGEST_SIZE = 32
 """Bytes of a BLAKE3 digest."""
@@ -48,7 +48,7 @@ class NewContent(NamedTuple):
     origin: str = ""
     """Which version of which provider's object this is, so that it need not be moved again; empty for local files."""
 
-    def as_stored(self, content_id: int, blob_id: str) -> StoredContent:
+    def as_stored(self, content_id: int, blob_id: str) -> "StoredContent":
         """The same, with the number that the catalog gave it and the blob that it lies in."""
         return StoredContent(content_id, blob_id, *self)
 
@@ -67,7 +67,7 @@ class StoredContent(NamedTuple):
     origin: str = ""
 
     @classmethod
-    def of_row(cls, row: Sequence[Any]) -> StoredContent:
+    def of_row(cls, row: Sequence[Any]) -> Self:
         """The content that a row of the catalog describes: the fields in their order, as the table has them."""
         content_id, blob_id, start, size, part_size, digest, part_digests, checksums, origin = row
         own = None if digest is None else bytes.fromhex(digest)
@@ -86,7 +86,7 @@ class StoredContent(NamedTuple):
             origin or "",
         )
 
-    def as_claim(self) -> StoredContent:
+    def as_claim(self) -> Self:
         """The same, without the digests that no process has compared with its bytes: they become a claim."""
         if self.origin != RECOVERED or self.digest is None:
             return self

@@ -26,7 +26,6 @@ from flexai.checkpoints.models import (
     TrainingJob,
     to_text,
 )
-from flexai.checkpoints.roles import sizes_by_role
 
 Document = dict[str, Any]
 """A document as YAML and JSON know it: texts, numbers, booleans, None, lists and dicts."""
@@ -102,6 +101,8 @@ def checkpoint_document(
     checkpoint: Checkpoint, files: Iterable[ListedFile], exports: Iterable[ExportRecord]
 ) -> Document:
     """What ``checkpoint inspect`` shows."""
+    from flexai.checkpoints.roles import sizes_by_role
+
     source, listed = checkpoint.source, list(files)
     spec: Document = {
         "fromLocalFiles": list(source.from_local_files),

@@ -3,13 +3,13 @@
 Plain records, since every push needs them: to import pydantic and build models would take it a fifteenth of a second.
 What comes from outside is checked by pydantic where it is read (``manifest``, ``manifest_reader``), against the
 annotations and rules here.
-"""
 
-from __future__ import annotations
+Annotations are evaluated where they stand: kept as texts, each would be compiled when its class is made, and all
+commands make these.
+"""
 
 import json
 import math
-import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -19,7 +19,7 @@ from functools import cache
 from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
 
-from flexai.checkpoints.names import LONGEST_METRIC, NIL_ID, Id, is_metric_name, is_uuid, title_of
+from flexai.checkpoints.names import LONGEST_METRIC, NIL_ID, Id, is_hex, is_metric_name, is_uuid, title_of
 
 
 class CheckpointStatus(StrEnum):
@@ -57,9 +57,6 @@ class JobStatus(StrEnum):
         return self not in {JobStatus.IN_PROGRESS, JobStatus.STOP_IN_PROGRESS}
 
 
-_DIGEST = re.compile(r"[0-9a-f]{64}")
-"""A BLAKE3 digest in hex."""
-
 _STRICT = {"extra": "forbid"}
 """Has pydantic refuse a document with fields that are not known."""
 
@@ -80,18 +77,8 @@ MOST_METRICS = 200
 """Of one checkpoint."""
 
 
-def _check_ids(*ids: str) -> None:
-    """Raise ValueError for an id that is no UUID in lower-case letters."""
-    for found in ids:
-        if not is_uuid(found) or found != found.lower():
-            raise ValueError(f"the id {found!r} is no UUID")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Source:
-    """Where a checkpoint's files came from. ValueError for a connection's id that is none."""
-
-    __pydantic_config__: ClassVar = _STRICT
+class Source(NamedTuple):
+    """Where a checkpoint's files came from."""
 
     from_local_files: tuple[str, ...] = ()
     storage_provider: str = ""
@@ -99,9 +86,6 @@ class Source:
     source_path: str = ""
     revision: str = ""
     """What a movable source path meant when it was read."""
-
-    def __post_init__(self) -> None:
-        _check_ids(self.storage_provider_id)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,10 +195,13 @@ class Checkpoint:
 
     def __post_init__(self) -> None:
         ids = (self.id, self.creator_user_id, self.owner_org_id, self.parent_id, self.job_id, self.part_of)
-        _check_ids(*(found for found in ids if found is not None))
+        for found in (*ids, self.source.storage_provider_id):
+            if found is not None and (not is_uuid(found) or found != found.lower()):
+                raise ValueError(f"the id {found!r} is no UUID")
         if not all(0 <= number < 2**63 for number in (self.size, self.file_count)):
             raise ValueError("the size or the number of files of a checkpoint is out of range")
-        if self.manifest_digest is not None and not _DIGEST.fullmatch(self.manifest_digest):
+        digest = self.manifest_digest
+        if digest is not None and (not is_hex(digest, 64) or digest != digest.lower()):
             raise ValueError("the manifest's digest is none")
 
     @property

@@ -10,7 +10,6 @@ so ``JOB/PATH`` is a captured checkpoint wherever a checkpoint's name is taken.
 from __future__ import annotations
 
 import re
-from bisect import bisect_left
 from collections.abc import Collection, Iterable
 from typing import NamedTuple, NewType
 
@@ -46,8 +45,7 @@ MAX_NAME = 63
 _ID_START = 8
 """Digits of a UUID that may stand for it, where no other one begins with them."""
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{1,61}[A-Za-z0-9]", re.ASCII)
-_UUID = re.compile(r"[0-9A-Fa-f]{8}-(?:[0-9A-Fa-f]{4}-){3}[0-9A-Fa-f]{12}", re.ASCII)
+_HEX_DIGITS = "0123456789ABCDEFabcdef"
 
 
 def is_metric_name(name: str) -> bool:
@@ -57,7 +55,13 @@ def is_metric_name(name: str) -> bool:
 
 def is_uuid(text: str) -> bool:
     """Whether the text has the shape of a UUID: 36 characters in five groups."""
-    return _UUID.fullmatch(text) is not None
+    # Not by a pattern: every command would wait until it is compiled.
+    return len(text) == 36 and text[8:24:5] == "----" and is_hex(text.replace("-", ""), 32)
+
+
+def is_hex(text: str, length: int) -> bool:
+    """Whether the text is so many hexadecimal digits, in letters of either case."""
+    return len(text) == length and not text.strip(_HEX_DIGITS)
 
 
 def begins_id(text: str) -> bool:
@@ -91,18 +95,23 @@ def parse_name(text: str, *, what: str = "name") -> Name:
         )
     if text.casefold() in RESERVED_NAMES:
         raise InvalidNameError(f"{what} {text!r} is reserved", hint="'latest' and 'best' select checkpoints")
-    if _NAME.fullmatch(text) is None:
+    if not _is_name(text):
         near = _name_like(text)
         hint = f"{near!r} would do: {InvalidNameError.default_hint}" if near else None
         raise InvalidNameError(f"{what} {text!r} breaks the naming rules", hint=hint)
     return Name(text)
 
 
+def _is_name(text: str) -> bool:
+    ends, inside = text[:1] + text[-1:], text.replace("-", "").replace("_", "")
+    return text.isascii() and 3 <= len(text) <= MAX_NAME and ends.isalnum() and inside.isalnum()
+
+
 def _name_like(text: str) -> str:
     """A name that is most like a text that is none; empty where nothing of the text would be left."""
     kept = (part.strip("-") for part in re.findall(r"[A-Za-z0-9_-]+", text))
     near = "-".join(filter(None, kept)).strip("-_")[:MAX_NAME].rstrip("-_")
-    return near if _NAME.fullmatch(near) and not is_uuid(near) and near.casefold() not in RESERVED_NAMES else ""
+    return near if _is_name(near) and not is_uuid(near) and near.casefold() not in RESERVED_NAMES else ""
 
 
 _NEIGHBOURS = 250
@@ -129,6 +138,8 @@ def _neighbours(text: str, names: Collection[str]) -> Collection[str]:
     """
     if len(names) <= 4 * _NEIGHBOURS:
         return names
+    from bisect import bisect_left
+
     found: set[str] = set()
     for step in (1, -1):
         ordered = sorted(name[::step] for name in names)
@@ -217,6 +228,13 @@ def parse_reference(text: str) -> Reference:
             hint=f"flexai training checkpoints {job} lists their names",
         )
     return Reference(text=text, id=None, job=job, path="" if path == ROOT_TITLE else path)
+
+
+def parse_job_reference(text: str) -> Reference:
+    """Read a training job's NAME or UUID; InvalidNameError for a text that can be neither."""
+    if is_uuid(text):
+        return Reference(text=text, id=parse_id(text))
+    return Reference(text=text if begins_id(text) else parse_name(text, what="training job"), id=None)
 
 
 def is_captured_name(name: str) -> bool:

@@ -26,17 +26,17 @@ IGNORE_FILE = ".flexaiignore"
 LONGEST_IGNORE_FILE = 64 * 1024
 """Bytes of it that are read: its patterns are compared with every file."""
 
-_SECRET = re.compile(
-    r"(.*/)?(\.env(\.(?!example$|sample$|template$).*)?|.*\.(pem|key|p12|pfx|ppk|kdbx)|id_(rsa|dsa|ecdsa|ed25519)"
+# Texts, which are compiled where they are first used: every fetch imports this module.
+_SECRET = (
+    r"(?i)(.*/)?(\.env(\.(?!example$|sample$|template$).*)?|.*\.(pem|key|p12|pfx|ppk|kdbx)|id_(rsa|dsa|ecdsa|ed25519)"
     r"|[._]netrc|\.git-credentials|\.pypirc|\.npmrc|\.htpasswd|kaggle\.json|\.git/config|\.aws/credentials"
-    r"|\.kube/config|\.docker/config\.json|\.?huggingface/(token|stored_tokens))",
-    re.IGNORECASE,
+    r"|\.kube/config|\.docker/config\.json|\.?huggingface/(token|stored_tokens))"
 )
 
 
 def looks_secret(path: str) -> bool:
     """Whether a file's name is one under which keys, tokens and passwords are kept."""
-    return _SECRET.fullmatch(path) is not None
+    return re.fullmatch(_SECRET, path) is not None
 
 
 def ignored(text: str) -> list[str]:
@@ -114,8 +114,8 @@ _CLASSES = {
 # As in git's wildmatch.c. A set's first letter may be ``]``, and the end of a range may be ``[``.
 _END = r"(?:-(?:\\.|[^]\\]))?+"
 _SET = rf"\[[!^]?+(?:]{_END})?+(?:\[:[^]]*:]|(?:\\.|[^]\\]){_END})*+]"
-_TOKEN = re.compile(rf"(?s){_SET}|\\.|.")
-_MEMBER = re.compile(r"(?s)\[:(?P<name>[^]]*):]|(?P<first>\\.|[^\\])(?:-(?P<last>\\.|[^\\]))?")
+_TOKEN = rf"(?s){_SET}|\\.|."
+_MEMBER = r"(?s)\[:(?P<name>[^]]*):]|(?P<first>\\.|[^\\])(?:-(?P<last>\\.|[^\\]))?"
 _ANY, _STAR = "(?s:.)", ""
 """What stands for one letter, and for any letters: no letter has their length."""
 
@@ -126,7 +126,7 @@ def _names_of(text: str) -> list[list[str]]:
     None of them where the pattern is not finished.
     """
     names: list[list[str]] = [[]]
-    for token in _TOKEN.findall(text):
+    for token in re.findall(_TOKEN, text):
         if token in {"[", "\\"}:
             return []
         if token in {"/", r"\/"}:
@@ -144,7 +144,7 @@ def _letters_of(text: str) -> str:
     """The regular expression of a set of letters, which is given without its brackets."""
     is_negated = text[0] in "!^"
     found = []
-    for member in _MEMBER.finditer(text, int(is_negated)):
+    for member in re.finditer(_MEMBER, text[int(is_negated) :]):
         name, first, last = member.group("name", "first", "last")
         if name is not None:
             if name not in _CLASSES:

@@ -66,10 +66,10 @@ def filled_in(text: str, ctx: click.Context) -> str:
             known[before, word] = value
         if before == "--storage-provider" or (not before and " storage " in ctx.command_path):
             known["", "CONNECTION"] = value
-    return _PLACEHOLDER.sub(lambda found: _known_value(known, found), text)
+    return re.sub(_PLACEHOLDER, lambda found: _known_value(known, found), text)
 
 
-_PLACEHOLDER = re.compile(r"(?:(?<=[ (])(--[a-z-]+) )?(?<=[ (])([A-Z][A-Z|/-]+)(?=[ ;,)]|$)")
+_PLACEHOLDER = r"(?:(?<=[ (])(--[a-z-]+) )?(?<=[ (])([A-Z][A-Z|/-]+)(?=[ ;,)]|$)"
 """A word such as NAME in a form, with the option before it."""
 
 

@@ -8,13 +8,10 @@ In a file or a pipe every column is there, whole.
 from __future__ import annotations
 
 import os
-import shutil
 import sys
-import textwrap
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from itertools import zip_longest
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from flexai.checkpoints.names import printable
 
@@ -30,8 +27,7 @@ _MARGINS = 4
 _CUT = "…"
 
 
-@dataclass(frozen=True)
-class Column(Generic[R]):
+class Column(NamedTuple, Generic[R]):
     """One column: its title, and what it shows of a row."""
 
     title: str
@@ -48,16 +44,12 @@ class Column(Generic[R]):
     """What a cell becomes where there is no room for it."""
 
 
-@dataclass
 class _Shown:
     """A column with its cells, and the room that they take."""
 
-    title: str
-    cells: list[str]
-    rank: int
-    right: bool
-    is_text: bool
-    is_name: bool
+    def __init__(self, column: Column[R], rows: Iterable[R]) -> None:
+        self.title, _, self.rank, self.right, self.is_text, self.is_name, self.short = column
+        self.cells = _printable([column.of(row) for row in rows])
 
     def widest(self) -> int:
         return max(map(len, (self.title, *self.cells)))
@@ -77,16 +69,13 @@ class _Shown:
 def table(rows: Iterable[R], *columns: Column[R]) -> str:
     """The rows under the titles, as wide as they are or, on a terminal, as its width lets them be."""
     every = list(rows)
-    shown = [
-        _Shown(one.title, _printable([one.of(row) for row in every]), one.rank, one.right, one.is_text, one.is_name)
-        for one in columns
-    ]
+    shown = [_Shown(one, every) for one in columns]
     room = _room()
     if room is None or _taken(shown, _Shown.widest) <= room:
         return _drawn(shown, {})
-    for one, column in zip(shown, columns, strict=True):
-        if column.short is not None:
-            one.cells = [column.short(cell) for cell in one.cells]
+    for one in shown:
+        if one.short is not None:
+            one.cells = [one.short(cell) for cell in one.cells]
     for need, least_rank in ((_Shown.unbroken, 2), (_Shown.least, 1)):
         while _taken(shown, need) > room and (going := [one for one in shown if one.rank >= least_rank]):
             # Of equals the last one goes.
@@ -102,6 +91,8 @@ def _printable(cells: list[str]) -> list[str]:
 def _room() -> int | None:
     """The columns of the terminal; None where there is none."""
     if "COLUMNS" in os.environ or sys.stdout.isatty():
+        import shutil
+
         return shutil.get_terminal_size().columns
     return None
 
@@ -155,6 +146,8 @@ def _drawn(shown: Sequence[_Shown], limits: dict[int, int]) -> str:
 def _broken(text: str, width: int, *, is_text: bool) -> list[str]:
     if not is_text or len(text) <= width:
         return [cut(text, width)]
+    import textwrap
+
     words = textwrap.wrap(text, width, break_on_hyphens=False, break_long_words=False)
     return [cut(line, width) for line in words]
 

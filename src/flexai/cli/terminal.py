@@ -10,7 +10,6 @@ import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, TextIO, cast
 
 import click
@@ -21,21 +20,19 @@ from flexai.checkpoints.names import printable
 AUTO = "auto"
 
 
-@dataclass
 class Verbosity:
     """How much the user wants to read, and in which form."""
 
-    verbose: bool = False
-    debug: bool = False
-    progress: str = AUTO
-    """How progress is shown: the value of ``--progress``."""
-    for_program: bool = False
-    """Whether the result is JSON."""
+    def __init__(self) -> None:
+        self.reset()
 
     def reset(self) -> None:
         """Forget what an earlier command of this process was told."""
-        self.verbose = self.debug = self.for_program = False
+        self.verbose = self.debug = False
         self.progress = AUTO
+        """How progress is shown: the value of ``--progress``."""
+        self.for_program = False
+        """Whether the result is JSON."""
 
 
 verbosity = Verbosity()
