@@ -21,20 +21,13 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from flexai.checkpoints.catalog.jobs import parse_job_reference
 from flexai.checkpoints.choosing import check_metric
 from flexai.checkpoints.errors import CheckpointError
-from flexai.checkpoints.names import parse_name, parse_reference
+from flexai.checkpoints.names import parse_job_reference, parse_name, parse_reference
 from flexai.checkpoints.roles import Role
-from flexai.checkpoints.service.requests import (
-    AnyPushRequest,
-    DeleteRequest,
-    ExportRequest,
-    FetchRequest,
-    NameRequest,
-    ProtectRequest,
-    PushRequest,
-)
+from flexai.checkpoints.service.change_requests import DeleteRequest, ProtectRequest
+from flexai.checkpoints.service.push_requests import AnyPushRequest, NameRequest, PushRequest
+from flexai.checkpoints.service.requests import ExportRequest, FetchRequest
 from flexai.checkpoints.service.store_requests import VerifyRequest
 from flexai.checkpoints.settings import parse_duration, parse_size
 from flexai.checkpoints.storage.connection import split_bucket

@@ -6,7 +6,7 @@ from prefect import flow
 
 from flexai.checkpoints.documents import Document, short_size
 from flexai.checkpoints.service.push import is_large
-from flexai.checkpoints.service.requests import NameRequest, PushRequest
+from flexai.checkpoints.service.push_requests import NameRequest, PushRequest
 from flexai.flows.flow_options import OPTIONS, rename_run, run_task
 from flexai.flows.forms import PushForm, shard_bytes
 from flexai.flows.runners import task_runner

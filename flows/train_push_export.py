@@ -14,13 +14,13 @@ from pydantic import SecretStr
 
 from flexai.blocks import load_connection
 from flexai.checkpoints.catalog.catalog import Catalog
-from flexai.checkpoints.catalog.jobs import parse_job_reference
 from flexai.checkpoints.catalog.leases import LEASE_LENGTH
 from flexai.checkpoints.documents import Document
 from flexai.checkpoints.errors import NotFoundError, StorageUnavailableError, UsageError
 from flexai.checkpoints.models import JobStatus
-from flexai.checkpoints.names import parse_name
-from flexai.checkpoints.service.requests import ExportRequest, NameRequest
+from flexai.checkpoints.names import parse_job_reference, parse_name
+from flexai.checkpoints.service.push_requests import NameRequest
+from flexai.checkpoints.service.requests import ExportRequest
 from flexai.checkpoints.settings import load_settings
 from flexai.checkpoints.storage.connection import split_bucket
 from flexai.flows.approval import ApprovalAnswer, ask_for_approval
@@ -157,7 +157,7 @@ def _is_exported(places: Mapping[str, str], storage_provider: str) -> bool:
         return all(
             any(
                 (known.storage_provider, known.destination_path) == (storage_provider, place) and not known.is_part
-                for known in catalog.exports.of(checkpoint_id)
+                for known in catalog.checkpoints.list_exports(checkpoint_id)
             )
             for checkpoint_id, place in places.items()
         )

@@ -14,11 +14,10 @@ from typing import Any
 from prefect.context import TaskRunContext
 
 from flexai.checkpoints.catalog.history import HistoryFilter
-from flexai.checkpoints.catalog.jobs import parse_job_reference
 from flexai.checkpoints.documents import human_size
 from flexai.checkpoints.errors import CheckpointError, NotFoundError, StorageUnavailableError
 from flexai.checkpoints.models import Checkpoint, CheckpointKind, CheckpointStatus, TrainingJob
-from flexai.checkpoints.names import parse_reference
+from flexai.checkpoints.names import parse_job_reference, parse_reference
 from flexai.checkpoints.service.export import ExportReport
 from flexai.checkpoints.service.inspect import look_up_history
 from flexai.checkpoints.service.overview import overview
@@ -265,7 +264,7 @@ class Reporter:
         return Story(
             checkpoint,
             known.checkpoints.list_files(checkpoint.id, first=SHOWN_FILES),
-            known.exports.of(checkpoint.id),
+            known.checkpoints.list_exports(checkpoint.id),
             parent,
             self._job(checkpoint, parent),
             look_up_history(known, HistoryFilter(limit=_SHOWN_HISTORY, ids=(checkpoint.id,))),

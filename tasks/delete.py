@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from flexai.checkpoints.documents import Document, identity, protected_document, undelete_document
+from flexai.checkpoints.service.change_requests import DeleteRequest, ProtectRequest, UndeleteRequest
 from flexai.checkpoints.service.delete import delete as delete_from_catalog
 from flexai.checkpoints.service.delete import protect as protect_in_catalog
 from flexai.checkpoints.service.delete import undelete as undelete_in_catalog
-from flexai.checkpoints.service.requests import DeleteRequest, ProtectRequest, UndeleteRequest
 from flexai.tasks.change_reports import Reporter
 from flexai.tasks.direct import task
 from flexai.tasks.options import QUICK, TAGS, open_system, run_logger, takes, telling

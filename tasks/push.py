@@ -15,7 +15,7 @@ from flexai.checkpoints.service.inspect import inspect_checkpoint
 from flexai.checkpoints.service.naming import name_checkpoint
 from flexai.checkpoints.service.push import FilesToPush, find
 from flexai.checkpoints.service.push import push as push_to_store
-from flexai.checkpoints.service.requests import AnyPushRequest, NameRequest, PushRequest
+from flexai.checkpoints.service.push_requests import AnyPushRequest, NameRequest, PushRequest
 from flexai.checkpoints.service.support.shard_work import ShardRunner
 from flexai.checkpoints.service.system import System
 from flexai.tasks import artifacts

@@ -15,8 +15,8 @@ from prefect.tasks import Task
 
 from flexai import api, tasks
 from flexai.checkpoints.roles import Role
+from flexai.checkpoints.service import change_requests, push_requests, requests, store_requests, training_requests
 from flexai.checkpoints.service import prune as prune_service
-from flexai.checkpoints.service import requests, store_requests, training_requests
 from flexai.checkpoints.service.prune import PruneScope
 from flexai.checkpoints.service.support.retention import RetentionPolicy
 from flexai.cli.checkpoint.delete import delete
@@ -61,7 +61,7 @@ class Operation:
 
 OPERATIONS = [
     Operation(
-        requests.AnyPushRequest,
+        push_requests.AnyPushRequest,
         tasks.push_checkpoint,
         push,
         api.push,
@@ -140,14 +140,14 @@ OPERATIONS = [
         without={"command": "what is mirrored changes from day to day, so it is scheduled", "function": SCHEDULED},
     ),
     Operation(
-        requests.DeleteRequest,
+        change_requests.DeleteRequest,
         tasks.delete_checkpoint,
         delete,
         api.delete,
         [DeleteForm(checkpoint="llama-8b", force=True)],
     ),
     Operation(
-        requests.UndeleteRequest,
+        change_requests.UndeleteRequest,
         tasks.undelete_checkpoint,
         undelete,
         api.undelete,
@@ -155,7 +155,7 @@ OPERATIONS = [
     ),
     *(
         Operation(
-            requests.ProtectRequest,
+            change_requests.ProtectRequest,
             tasks.protect_checkpoints,
             command,
             function,
@@ -307,14 +307,14 @@ def _named(operation: Operation) -> str:
 def test_every_request_is_looked_at() -> None:
     known = {
         value
-        for module in (requests, store_requests, training_requests, prune_service)
+        for module in (requests, push_requests, change_requests, store_requests, training_requests, prune_service)
         for name, value in vars(module).items()
         if name.endswith("Request") and value.__module__ == module.__name__
     }
     # What users call a push is one of the two.
-    assert known - {requests.PushRequest, requests.NameRequest} == {one.request for one in OPERATIONS}
-    both = options_of(requests.PushRequest) | options_of(requests.NameRequest)
-    assert both.keys() == options_of(requests.AnyPushRequest).keys()
+    assert known - {push_requests.PushRequest, push_requests.NameRequest} == {one.request for one in OPERATIONS}
+    both = options_of(push_requests.PushRequest) | options_of(push_requests.NameRequest)
+    assert both.keys() == options_of(push_requests.AnyPushRequest).keys()
 
 
 @pytest.mark.parametrize("operation", OPERATIONS, ids=_named)

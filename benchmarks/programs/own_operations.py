@@ -21,7 +21,8 @@ from uuid import UUID, uuid5
 from flexai.checkpoints.names import Id, parse_id
 from flexai.checkpoints.service.export import export
 from flexai.checkpoints.service.push import push
-from flexai.checkpoints.service.requests import ExportRequest, FetchRequest, PushRequest
+from flexai.checkpoints.service.push_requests import PushRequest
+from flexai.checkpoints.service.requests import ExportRequest, FetchRequest
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.storage.connection import RemotePath, split_bucket
 from flexai.checkpoints.storage.s3.bucket import S3Storage

@@ -22,17 +22,11 @@ from typing import TYPE_CHECKING, TypeAlias
 from flexai.checkpoints.errors import RequestError, UsageError
 from flexai.checkpoints.names import printable
 from flexai.checkpoints.progress import CalledProgress, Progress, StageProgress
+from flexai.checkpoints.service.change_requests import DeleteRequest, ProtectRequest, UndeleteRequest
 from flexai.checkpoints.service.fetch import FetchReport
 from flexai.checkpoints.service.looking import look_at_catalog
-from flexai.checkpoints.service.requests import (
-    AnyPushRequest,
-    DeleteRequest,
-    ExportRequest,
-    FetchRequest,
-    NameRequest,
-    ProtectRequest,
-    UndeleteRequest,
-)
+from flexai.checkpoints.service.push_requests import AnyPushRequest, NameRequest
+from flexai.checkpoints.service.requests import ExportRequest, FetchRequest
 from flexai.checkpoints.service.results import (
     CheckpointDetails,
     CheckpointSummary,

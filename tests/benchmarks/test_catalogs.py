@@ -4,10 +4,10 @@ from benchmarks.catalogs import fill, put_blobs, put_manifests
 
 from flexai.checkpoints.models import CheckpointStatus
 from flexai.checkpoints.names import parse_reference
+from flexai.checkpoints.service.change_requests import DeleteRequest, ProtectRequest, UndeleteRequest
 from flexai.checkpoints.service.delete import delete, protect, undelete
 from flexai.checkpoints.service.prune import PruneRequest, prune
 from flexai.checkpoints.service.recover import recover
-from flexai.checkpoints.service.requests import DeleteRequest, ProtectRequest, UndeleteRequest
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.service.training import delete_job
 from flexai.checkpoints.service.training_requests import DeleteJobRequest

@@ -15,8 +15,9 @@ from flexai.checkpoints.service.export import export
 from flexai.checkpoints.service.fetch import fetch
 from flexai.checkpoints.service.gc import collect_garbage
 from flexai.checkpoints.service.push import push
+from flexai.checkpoints.service.push_requests import PushRequest
 from flexai.checkpoints.service.repair import repair
-from flexai.checkpoints.service.requests import ExportRequest, FetchRequest, PushRequest
+from flexai.checkpoints.service.requests import ExportRequest, FetchRequest
 from flexai.checkpoints.service.store_requests import GarbageRequest, VerifyRequest
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.service.verify import verify

@@ -177,7 +177,7 @@ def _export(system: Any, name: str, path: str) -> None:
 
 def _push_from(system: Any, name: str, path: str) -> None:
     from flexai.checkpoints.service.push import push
-    from flexai.checkpoints.service.requests import PushRequest
+    from flexai.checkpoints.service.push_requests import PushRequest
 
     push(system, PushRequest(name, storage_provider="lab", source_path=path))
 

@@ -145,7 +145,7 @@ def play_export(stage: Stage, chance: random.Random, rounds: int) -> None:
             assert found.items() <= files.items()
             assert not manifest["complete"] or found == files, "a torn export never says that it is whole"
             with stage.look() as machine:
-                recorded = machine.system.catalog.exports.of(str(machine.checkpoint("llama").id))
+                recorded = machine.system.catalog.checkpoints.list_exports(str(machine.checkpoint("llama").id))
             assert path not in {one.destination_path for one in recorded} or found == files
             # Files that were under way begin again: a provider does not tell which of their parts it has.
             restarted += ended.was_killed * size_of({path: files[path] for path in files.keys() - found.keys()})

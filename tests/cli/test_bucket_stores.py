@@ -200,7 +200,8 @@ _STREAM = """
 from flexai.checkpoints.names import NIL_ID
 from flexai.checkpoints.service.export import export
 from flexai.checkpoints.service.push import push
-from flexai.checkpoints.service.requests import ExportRequest, PushRequest
+from flexai.checkpoints.service.push_requests import PushRequest
+from flexai.checkpoints.service.requests import ExportRequest
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.storage.ambient import gcs_bucket
 from flexai.checkpoints.storage.connection import RemotePath, split_bucket

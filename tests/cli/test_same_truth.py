@@ -17,7 +17,7 @@ from typing import TypeAlias
 import pytest
 
 from flexai.checkpoints.catalog.checkpoint_rows import CUT_OFF, INTERRUPTED
-from flexai.checkpoints.catalog.jobs import RUNNER_GONE
+from flexai.checkpoints.catalog.job_nodes import RUNNER_GONE
 from flexai.checkpoints.errors import ConflictError, NotFoundError
 from tests.cli.conftest import Run
 from tests.cli.program import Program

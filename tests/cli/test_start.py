@@ -81,6 +81,30 @@ def test_a_command_that_only_shows_something_imports_nothing_heavy(program: Prog
     assert _modules(program, arguments) & HEAVY == set()
 
 
+OF_CHANGES = {
+    *(f"flexai.checkpoints.catalog.{name}" for name in ("changes", "checkpoints", "exports", "identity", "jobs")),
+    *("flexai.checkpoints.settings", "flexai.checkpoints.storage.retry", "flexai.checkpoints.private_folders"),
+    *("shutil", "textwrap", "tempfile", "logging", "contextvars", "bisect", "heapq"),
+}
+"""What only commands need that change, move or draw for a terminal."""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "no_more"),
+    [
+        (["checkpoint", "list"], {"choosing", "roles", "catalog.job_queries"}),
+        (["checkpoint", "inspect", "base"], {"choosing", "catalog.job_queries"}),
+        (["training", "checkpoints", "my-run"], {"roles"}),
+    ],
+    ids=lambda given: " ".join(given) if isinstance(given, list) else "",
+)
+def test_a_command_that_only_shows_something_imports_nothing_that_changes_something(
+    program: Program, flexai: Run, arguments: list[str], no_more: set[str]
+) -> None:
+    assert flexai("training", "run", "my-run", "--", "true").code == 0
+    assert _modules(program, arguments) & (OF_CHANGES | {f"flexai.checkpoints.{name}" for name in no_more}) == set()
+
+
 def test_completing_a_name_imports_nothing_heavy(program: Program) -> None:
     words = {"COMP_WORDS": "flexai checkpoint inspect b", "COMP_CWORD": "3", "_FLEXAI_COMPLETE": "bash_complete"}
     printed = program.python(_RUN.format(commands=[[]]), words)
@@ -110,6 +134,10 @@ def test_a_fetch_imports_nothing_heavy_either(program: Program) -> None:
     loaded = _modules(program, ["checkpoint", "fetch", "base", "-d", "out"])
     assert (program.cwd / "out" / "a.bin").exists()
     assert loaded & HEAVY == set()
+    # Nor what few fetches need: of files without digests, of many files, of a first use, of other requests.
+    rare = {"hashlib", "ctypes", "tempfile", "shutil", "tomllib", "logging"}
+    rare |= {f"flexai.checkpoints.service.{one}_requests" for one in ("push", "change", "store", "training")}
+    assert loaded & rare == set()
 
 
 def test_a_push_of_what_is_there_already_imports_nothing_heavy_either(program: Program, flexai: Run) -> None:

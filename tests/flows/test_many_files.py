@@ -13,7 +13,7 @@ from prefect import flow, futures, task
 
 from flexai.blocks import LocalStorageProvider, save_connection
 from flexai.checkpoints.service import push as service
-from flexai.checkpoints.service.requests import PushRequest
+from flexai.checkpoints.service.push_requests import PushRequest
 from flexai.flows.forms import PushForm
 from flexai.flows.push import push
 from flexai.tasks import push as tasks_push

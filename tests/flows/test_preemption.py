@@ -17,8 +17,8 @@ import pytest
 from prefect.types.entrypoint import EntrypointType
 
 from flexai.checkpoints.catalog.catalog import Catalog
-from flexai.checkpoints.catalog.jobs import parse_job_reference
 from flexai.checkpoints.models import TrainingJob
+from flexai.checkpoints.names import parse_job_reference
 from flexai.flows.train_push_export import train_push_export
 from tests.checkpoints.training.trainers import program
 from tests.flows.test_workers import pool, worker

@@ -15,7 +15,7 @@ import pytest
 from prefect.types.entrypoint import EntrypointType
 
 from flexai.checkpoints.catalog.catalog import Catalog
-from flexai.checkpoints.catalog.jobs import parse_job_reference
+from flexai.checkpoints.names import parse_job_reference
 from flexai.flows.train_push_export import train_push_export
 from flexai.tasks import list_checkpoints, verify_checkpoints
 from tests.servers.prefect import PrefectServer

@@ -22,7 +22,8 @@ from flexai.checkpoints.service.export import ExportReport, export
 from flexai.checkpoints.service.fetch import FetchReport, fetch
 from flexai.checkpoints.service.gc import GarbageReport, collect_garbage
 from flexai.checkpoints.service.push import push
-from flexai.checkpoints.service.requests import ExportRequest, FetchRequest, PushRequest
+from flexai.checkpoints.service.push_requests import PushRequest
+from flexai.checkpoints.service.requests import ExportRequest, FetchRequest
 from flexai.checkpoints.service.store_requests import GarbageRequest, VerifyRequest
 from flexai.checkpoints.service.support.export_manifest import EXPORT_MANIFEST
 from flexai.checkpoints.service.support.manifest_reader import manifest_of, read_manifest_document

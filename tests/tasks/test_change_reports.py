@@ -17,9 +17,8 @@ from prefect.assets import Asset
 
 from flexai.blocks import LocalStorageProvider, save_connection
 from flexai.checkpoints.catalog.catalog import Catalog
-from flexai.checkpoints.catalog.jobs import parse_job_reference
 from flexai.checkpoints.errors import CheckpointError, StorageUnavailableError
-from flexai.checkpoints.names import parse_reference
+from flexai.checkpoints.names import parse_job_reference, parse_reference
 from flexai.checkpoints.owner import login
 from flexai.checkpoints.service.push import push
 from flexai.tasks import (

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from flexai.checkpoints.catalog.catalog import Catalog
-from flexai.checkpoints.catalog.jobs import parse_job_reference
+from flexai.checkpoints.names import parse_job_reference
 from flexai.tasks import push_checkpoint
 from tests.servers.prefect import PrefectServer
 from tests.support.waiting import until

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -122,6 +121,8 @@ def _read_or_create(path: Path) -> bytes:
 
 
 def _create(path: Path, owner: Owner) -> None:
+    import tempfile  # once in a home's life
+
     make_private_folder(path.parent)
     content = json.dumps({"userID": owner.user_id, "orgID": owner.org_id}, indent=2) + "\n"
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")

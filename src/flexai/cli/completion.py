@@ -47,11 +47,11 @@ def complete_checkpoint(_ctx: click.Context, _param: click.Parameter, incomplete
     try:
         with Catalog.look() as catalog:
             if "/" in incomplete:
-                titles = dict.fromkeys(catalog.checkpoints.captured_titles().values())
+                titles = dict.fromkeys(catalog.checkpoint_queries.captured_titles().values())
                 return _fitting([CompletionItem(title) for title in titles], incomplete)
-            names = [CompletionItem(name) for name in catalog.checkpoints.pushed_names()]
+            names = [CompletionItem(name) for name in catalog.checkpoint_queries.pushed_names()]
             if incomplete:
-                found = catalog.checkpoints.captured_titles()
+                found = catalog.checkpoint_queries.captured_titles()
                 names += [CompletionItem(one, help=printable(title, keep="")) for one, title in found.items()]
     except CheckpointError:
         return []  # a shell's line is no place for errors
@@ -66,7 +66,7 @@ def complete_job(_ctx: click.Context, _param: click.Parameter, incomplete: str) 
 
     try:
         with Catalog.look() as catalog:
-            names = [CompletionItem(name) for name in catalog.jobs.names()]
+            names = [CompletionItem(name) for name in catalog.job_queries.names()]
     except CheckpointError:
         return []
     return _fitting(names, incomplete)

@@ -9,8 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
-from flexai.checkpoints.errors import ExtraFilesError, NotYoursError, RequestError, UsageError
-from flexai.checkpoints.roles import ROLES
+from flexai.checkpoints.errors import ExtraFilesError, NotYoursError, UsageError
 from flexai.cli import terminal
 from flexai.cli.completion import complete_checkpoint, complete_job
 
@@ -22,52 +21,6 @@ job_argument = click.argument("reference", metavar="NAME|UUID", shell_complete=c
 json_option = click.option("-j", "--json", "as_json", is_flag=True, help="Print JSON.")
 
 
-def _note_json(_ctx: click.Context, _parameter: click.Parameter, value: bool) -> bool:
-    terminal.verbosity.for_program |= value
-    return value
-
-
-def _note_progress(_ctx: click.Context, _parameter: click.Parameter, value: str) -> None:
-    terminal.verbosity.progress = value
-
-
-transfer_json_option = click.option(
-    "-j",
-    "--json",
-    "as_json",
-    is_flag=True,
-    callback=_note_json,
-    help="Print the result as JSON; without a terminal, progress as well, as events on standard error.",
-)
-progress_option = click.option(
-    "--progress",
-    type=click.Choice([terminal.AUTO, "bar", "lines", "json", "none"]),
-    default=terminal.AUTO,
-    show_default=True,
-    expose_value=False,
-    callback=_note_progress,
-    help="Show progress as a bar, as lines (one in 30 s), or as JSON events (one a second), on standard error.",
-)
-delete_extra_option = click.option(
-    "--delete-extra",
-    is_flag=True,
-    help="Delete what else lies there, where a checkpoint was brought to before; asks, with a list of it.",
-)
-force_delete_option = click.option("--force", is_flag=True, help="With --delete-extra: delete it without a question.")
-include_option = click.option(
-    "--include",
-    metavar="PATTERN",
-    multiple=True,
-    help="Take only files and folders with such a path in the checkpoint, such as '*.json' or 'unet/**'; a pattern is"
-    " written as in a .gitignore. Can be given several times.",
-)
-exclude_option = click.option(
-    "--exclude",
-    metavar="PATTERN",
-    multiple=True,
-    help="Leave out what has such a path in the checkpoint, such as 'optimizer.pt', '*.tmp' or 'logs/*'; a folder with"
-    " all that is in it. Can be given several times.",
-)
 capture_exclude_option = click.option(
     "--exclude",
     metavar="PATTERN",
@@ -77,36 +30,11 @@ capture_exclude_option = click.option(
     " own patterns, and .git, __pycache__ and the lock files of the Hub's cache are left out anyway. Can be given"
     " several times.",
 )
-only_option = click.option(
-    "--only",
-    type=click.Choice(ROLES),
-    multiple=True,
-    help="Take only files for this, as their names tell. Can be given several times.",
-)
 force_option = click.option("--force", is_flag=True, help="Change also what another user made, without a question.")
 track_option = click.option(
     "--track/--no-track",
     default=None,
     help="Run as a Prefect task run, or without Prefect. By default as one where a Prefect API is configured.",
-)
-
-
-def _limit_bandwidth(ctx: click.Context, _parameter: click.Parameter, value: str) -> None:
-    if not value or ctx.resilient_parsing:
-        return
-    from flexai.checkpoints.settings import overriding
-
-    # For the operation alone, which may run as a task run of this process.
-    ctx.with_resource(overriding(bandwidth_limit=read_size("--bwlimit", value)))
-
-
-bwlimit_option = click.option(
-    "--bwlimit",
-    metavar="SIZE",
-    default="",
-    expose_value=False,
-    callback=_limit_bandwidth,
-    help="Move at most so many bytes a second (100MiB).",
 )
 
 
@@ -125,12 +53,6 @@ def insisting(run: Callable[[bool], T], *, force: bool, question: str) -> T:
         if not terminal.agrees(f"{error.message}: {question}"):
             raise
         return run(True)
-
-
-def in_flags(error: RequestError, *, hint: str) -> UsageError:
-    """The error in the words of the command that is running: its flags in the place of the request's fields."""
-    flags = {one.name: max(one.opts, key=len) for one in click.get_current_context().command.params}
-    return error.worded(lambda field: flags[field], hint=hint)
 
 
 def read_size(option: str, text: str) -> int:
@@ -194,10 +116,10 @@ def read_time(option: str, text: str) -> datetime:
 
 def read_since(_ctx: click.Context, option: click.Parameter, text: str) -> datetime | None:
     """An option's time: as ``read_time`` reads it, or so long ago; None where nothing is said."""
+    if not text:
+        return None
     from flexai.checkpoints.models import now
     from flexai.checkpoints.settings import parse_duration
 
     ago = parse_duration(text)
-    if isinstance(ago, timedelta):
-        return now() - ago
-    return read_time(option.opts[0], text) if text else None
+    return now() - ago if isinstance(ago, timedelta) else read_time(option.opts[0], text)

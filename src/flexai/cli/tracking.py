@@ -7,7 +7,6 @@ is not even imported; nor is it by commands that only look something up, which w
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -281,6 +280,8 @@ def prepare_prefect(api: PrefectAPI | None) -> None:
         # What fails is reported here, in one sentence.
         os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
         os.environ.setdefault("PREFECT_LOGGING_INTERNAL_LEVEL", "CRITICAL")
+        import logging
+
         # Nor of a log line that could not be sent.
         logging.raiseExceptions = False
 

@@ -8,13 +8,13 @@ says anything, the server counts that ``flexai up`` has started.
 from __future__ import annotations
 
 import os
-import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from flexai.checkpoints.settings import WITHHELD_VARIABLE, hide_secrets, home_path
+from flexai.checkpoints.setting_sources import home_path
+from flexai.checkpoints.settings import WITHHELD_VARIABLE, hide_secrets
 
 UP = "flexai up"
 """The origin of the API of a server that this program has started."""
@@ -186,8 +186,11 @@ def _read_dotenv() -> dict[str, str]:
 def _read_toml(path: Path, *tables: str) -> Mapping[str, Any]:
     """A table of a TOML file; empty where there is none, or none that can be read: Prefect itself says why."""
     try:
-        return _below(tomllib.loads(path.read_text(encoding="utf-8")), *tables)
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError):
+        text = path.read_text(encoding="utf-8")
+        import tomllib  # nearly always there is none
+
+        return _below(tomllib.loads(text), *tables)
+    except (OSError, ValueError):
         return {}
 
 

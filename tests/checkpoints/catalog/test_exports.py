@@ -27,12 +27,12 @@ def test_exports_are_remembered_oldest_first_and_one_to_the_same_place_replaces_
     records = [_export(one.id, "bucket/a"), _export(one.id, "bucket/b"), _export(one.id, "bucket/a", "other")]
     for record in [*records, _export(two.id, "bucket/c")]:
         catalog.exports.record(record)
-    assert catalog.exports.of(one.id) == records
+    assert catalog.checkpoints.list_exports(one.id) == records
     again = _export(one.id, "bucket/a")
     catalog.exports.record(again)
-    assert catalog.exports.of(one.id) == [records[1], records[2], again]
-    assert len(catalog.exports.of(str(two.id))) == 1
-    assert catalog.exports.of(new_id()) == []
+    assert catalog.checkpoints.list_exports(one.id) == [records[1], records[2], again]
+    assert len(catalog.checkpoints.list_exports(str(two.id))) == 1
+    assert catalog.checkpoints.list_exports(new_id()) == []
 
 
 @pytest.mark.parametrize("again", ["bucket/a", "bucket/a/", " bucket/a//"])
@@ -44,9 +44,9 @@ def test_what_is_exported_over_another_checkpoint_takes_its_place(catalog: Catal
         catalog.exports.record(record)
     new = _export(two.id, again)
     catalog.exports.record(new)
-    assert catalog.exports.of(one.id) == []
-    assert catalog.exports.of(two.id) == [new]
-    assert catalog.exports.of(three.id) == beside
+    assert catalog.checkpoints.list_exports(one.id) == []
+    assert catalog.checkpoints.list_exports(two.id) == [new]
+    assert catalog.checkpoints.list_exports(three.id) == beside
     size = catalog.exports.size_at("backup", "bucket/a")
     assert size == (two.size, two.file_count) == catalog.exports.size_at("backup", "bucket/a/")
 
@@ -70,22 +70,22 @@ def test_an_export_that_lost_a_file_to_one_above_or_below_it_is_forgotten(catalo
     catalog.exports.record(_export(below.id, "bucket/x/y"))
     catalog.exports.record(_export(beside.id, "bucket/x/yz"))
     catalog.exports.record(_export(push(catalog, "other").id, "bucket/x"), gone=["b", f"yz{path}"])
-    assert all(catalog.exports.of(one.id) for one in (above, below, beside))
+    assert all(catalog.checkpoints.list_exports(one.id) for one in (above, below, beside))
     catalog.exports.record(_export(push(catalog, "new").id, "bucket/x"), gone=[f"y/{path}"])
-    assert [len(catalog.exports.of(one.id)) for one in (above, below, beside)] == [1, 0, 1]
+    assert [len(catalog.checkpoints.list_exports(one.id)) for one in (above, below, beside)] == [1, 0, 1]
 
 
 def test_exports_of_two_checkpoints_to_one_place_at_once_leave_one_record(catalog: Catalog) -> None:
     pushed = [push(catalog, f"one-{number}") for number in range(4)]
     at_once(lambda number: catalog.exports.record(_export(pushed[number % 4].id, "bucket/a")))
-    assert len([record for one in pushed for record in catalog.exports.of(one.id)]) == 1
+    assert len([record for one in pushed for record in catalog.checkpoints.list_exports(one.id)]) == 1
 
 
 def test_exports_to_one_place_at_once_leave_one_record(catalog: Catalog) -> None:
     pushed = push(catalog)
     records = [_export(pushed.id, "bucket/a") for _ in range(8)]
     at_once(lambda number: catalog.exports.record(records[number]))
-    (left,) = catalog.exports.of(pushed.id)
+    (left,) = catalog.checkpoints.list_exports(pushed.id)
     assert left in records
 
 
@@ -94,7 +94,7 @@ def test_the_exports_of_a_checkpoint_are_forgotten_with_it(catalog: Catalog) -> 
     catalog.exports.record(_export(pushed.id, "bucket/a"))
     delete(catalog, pushed.id)
     collect(catalog)
-    assert catalog.exports.of(pushed.id) == []
+    assert catalog.checkpoints.list_exports(pushed.id) == []
 
 
 # Claims as the rows show them

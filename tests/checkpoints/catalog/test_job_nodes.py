@@ -10,11 +10,11 @@ from sqlalchemy import update
 
 from flexai.checkpoints.catalog.catalog import Catalog
 from flexai.checkpoints.catalog.job_nodes import ranges
-from flexai.checkpoints.catalog.jobs import BegunJob, parse_job_reference
+from flexai.checkpoints.catalog.jobs import BegunJob
 from flexai.checkpoints.catalog.tables import job_nodes, jobs
 from flexai.checkpoints.errors import ConflictError, JobExistsError
 from flexai.checkpoints.models import JobStatus, Node, TrainingJob, now, to_text
-from flexai.checkpoints.names import Id, new_id, parse_name
+from flexai.checkpoints.names import Id, new_id, parse_job_reference, parse_name
 from tests.checkpoints.samples import OTHER_OWNER, OWNER
 from tests.support.tables import tables_of
 

@@ -11,12 +11,13 @@ import pytest
 from sqlalchemy import select, update
 
 from flexai.checkpoints.catalog.catalog import Catalog
-from flexai.checkpoints.catalog.jobs import RUNNER_GONE, BegunJob, parse_job_reference
+from flexai.checkpoints.catalog.job_nodes import RUNNER_GONE
+from flexai.checkpoints.catalog.jobs import BegunJob
 from flexai.checkpoints.catalog.leases import Lease, this_host
 from flexai.checkpoints.catalog.tables import jobs
 from flexai.checkpoints.errors import CheckpointError, ConflictError, InvalidNameError, JobExistsError, NotFoundError
 from flexai.checkpoints.models import JobStatus, Source, TrainingJob, now, to_text
-from flexai.checkpoints.names import Id, new_id, parse_id, parse_name, parse_reference
+from flexai.checkpoints.names import Id, new_id, parse_id, parse_job_reference, parse_name, parse_reference
 from flexai.checkpoints.owner import Owner
 from tests.checkpoints.catalog.steps import push
 from tests.checkpoints.samples import OTHER_OWNER, OWNER

@@ -16,7 +16,8 @@ from sqlalchemy.exc import DBAPIError
 from flexai.checkpoints.catalog.catalog import Catalog, open_database
 from flexai.checkpoints.catalog.checkpoint_rows import INTERRUPTED
 from flexai.checkpoints.catalog.database import HEAD_REVISION
-from flexai.checkpoints.catalog.jobs import RUNNER_GONE, BegunJob, parse_job_reference
+from flexai.checkpoints.catalog.job_nodes import RUNNER_GONE
+from flexai.checkpoints.catalog.jobs import BegunJob
 from flexai.checkpoints.catalog.leases import Lease
 from flexai.checkpoints.errors import (
     InvalidNameError,
@@ -37,7 +38,7 @@ from flexai.checkpoints.models import (
     plain,
     to_text,
 )
-from flexai.checkpoints.names import new_id, parse_name, parse_reference
+from flexai.checkpoints.names import new_id, parse_job_reference, parse_name, parse_reference
 from tests.checkpoints.catalog.steps import begin, capture, commit, push, set_columns, store
 from tests.checkpoints.samples import OWNER
 
@@ -243,7 +244,7 @@ def test_exports_come_oldest_first(catalog: Catalog, reader: Looks) -> None:
                 exported_at=now(),
             )
         )
-    found = reader.ask(lambda catalog: catalog.exports.of(pushed.id))
+    found = reader.ask(lambda catalog: catalog.checkpoints.list_exports(pushed.id))
     assert [(export.storage_provider, export.destination_path) for export in found] == [
         ("aws", "bucket/z"),
         ("aws", "bucket/a"),
@@ -343,7 +344,7 @@ def _ask_everything(catalog: Catalog) -> list[object]:
     return [
         *(catalog.checkpoints.list_pushed(), catalog.checkpoints.list_deleted(), catalog.checkpoints.list_captured("")),
         *(catalog.checkpoints.pushed_names(), catalog.checkpoints.captured_titles()),
-        *(catalog.checkpoints.list_files(unknown), catalog.exports.of(unknown)),
+        *(catalog.checkpoints.list_files(unknown), catalog.checkpoints.list_exports(unknown)),
         *(catalog.checkpoints.of_store(STORE_ID), catalog.checkpoints.names_of([unknown])),
         *(catalog.jobs.list(), catalog.jobs.names(), catalog.at_work({unknown})),
         *(blobs.totals(), blobs.files_of(unknown), blobs.uses_of(unknown), blobs.unneeded(), blobs.known(["a"])),

@@ -6,9 +6,8 @@ import pytest
 
 from flexai.checkpoints.catalog.catalog import Catalog
 from flexai.checkpoints.catalog.history import HistoryFilter
-from flexai.checkpoints.catalog.jobs import parse_job_reference
 from flexai.checkpoints.errors import NotFoundError, UsageError
-from flexai.checkpoints.names import parse_reference
+from flexai.checkpoints.names import parse_job_reference, parse_reference
 from flexai.checkpoints.service.inspect import look_up_history
 from tests.checkpoints.catalog.steps import add_job, push
 from tests.checkpoints.catalog.test_captured_references import captured, meant

@@ -11,9 +11,9 @@ from flexai.checkpoints.catalog.catalog import Catalog
 from flexai.checkpoints.catalog.changes import set_due
 from flexai.checkpoints.errors import StorageUnavailableError
 from flexai.checkpoints.names import new_id
+from flexai.checkpoints.service.change_requests import DeleteRequest
 from flexai.checkpoints.service.delete import delete
 from flexai.checkpoints.service.gc import compact_catalog
-from flexai.checkpoints.service.requests import DeleteRequest
 from tests.servers.postgresql import PostgreSQL
 from tests.support.machine import Machine, check_all
 from tests.support.small_disk import needs_tmpfs, small_disk

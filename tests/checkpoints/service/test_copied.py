@@ -22,11 +22,13 @@ from flexai.checkpoints.errors import (
 )
 from flexai.checkpoints.foreign_json import MAX_DOCUMENT
 from flexai.checkpoints.models import CheckpointStatus
+from flexai.checkpoints.service.change_requests import DeleteRequest
 from flexai.checkpoints.service.delete import delete
 from flexai.checkpoints.service.fetch import fetch
 from flexai.checkpoints.service.push import push
+from flexai.checkpoints.service.push_requests import PushRequest
 from flexai.checkpoints.service.recover import recover
-from flexai.checkpoints.service.requests import DeleteRequest, FetchRequest, PushRequest
+from flexai.checkpoints.service.requests import FetchRequest
 from flexai.checkpoints.service.store_requests import VerifyRequest
 from flexai.checkpoints.service.support.export_manifest import EXPORT_MANIFEST
 from flexai.checkpoints.service.support.unchanged import find_unchanged

@@ -14,8 +14,8 @@ from flexai.checkpoints.errors import (
     StorageUnavailableError,
 )
 from flexai.checkpoints.models import CheckpointStatus
+from flexai.checkpoints.service.change_requests import DeleteRequest, UndeleteRequest
 from flexai.checkpoints.service.delete import delete, undelete
-from flexai.checkpoints.service.requests import DeleteRequest, UndeleteRequest
 from tests.support.faults import Call
 from tests.support.machine import PART, Machine, check_all, check_nothing_is_left_over
 from tests.support.trees import Tree, noise

@@ -612,7 +612,7 @@ def test_what_another_export_of_the_same_brings_there_meanwhile_is_left(
 
 
 def _exports(machine: Machine) -> list[ExportRecord]:
-    return machine.system.catalog.exports.of(machine.checkpoint("llama").id)
+    return machine.system.catalog.checkpoints.list_exports(machine.checkpoint("llama").id)
 
 
 def test_a_place_is_that_of_the_checkpoint_that_was_exported_there_last(pushed: Machine) -> None:
@@ -620,7 +620,7 @@ def test_a_place_is_that_of_the_checkpoint_that_was_exported_there_last(pushed: 
     pushed.export("llama", "bucket/place/below")
     pushed.push("mistral", pushed.write("other", {"below/config.json": b"{}", "config.json": b"{}"}))
     pushed.export("mistral", "bucket/place/", overwrite=True)
-    exports = pushed.system.catalog.exports.of
+    exports = pushed.system.catalog.checkpoints.list_exports
     assert exports(str(pushed.checkpoint("llama").id)) == []
     assert [one.destination_path for one in exports(str(pushed.checkpoint("mistral").id))] == ["bucket/place/"]
 
@@ -641,9 +641,9 @@ def test_a_place_that_two_connections_lead_to_has_one_record(pushed: Machine, tm
     pushed.export("llama")
     llama, mistral = pushed.checkpoint("llama"), pushed.push("mistral", pushed.write("other", {"config.json": b"{}"}))
     for name in ("other", "gone"):
-        (record,) = pushed.system.catalog.exports.of(llama.id)[:1]
+        (record,) = pushed.system.catalog.checkpoints.list_exports(llama.id)[:1]
         pushed.system.catalog.exports.record(record._replace(id=new_id(), storage_provider=name))
     export(pushed.system, ExportRequest("mistral", "same", "bucket/place/", overwrite=True))
-    providers = {one.storage_provider for one in pushed.system.catalog.exports.of(llama.id)}
+    providers = {one.storage_provider for one in pushed.system.catalog.checkpoints.list_exports(llama.id)}
     assert providers == {"other", "gone"}
-    assert [one.storage_provider for one in pushed.system.catalog.exports.of(mistral.id)] == ["same"]
+    assert [one.storage_provider for one in pushed.system.catalog.checkpoints.list_exports(mistral.id)] == ["same"]

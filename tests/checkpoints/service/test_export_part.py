@@ -14,9 +14,10 @@ from flexai.checkpoints.service.inspect import look_up
 from flexai.checkpoints.service.mirror import mirror
 from flexai.checkpoints.service.preview import preview_export
 from flexai.checkpoints.service.push import push
+from flexai.checkpoints.service.push_requests import PushRequest
 from flexai.checkpoints.service.recover import recover
 from flexai.checkpoints.service.repair import repair
-from flexai.checkpoints.service.requests import ExportRequest, PushRequest
+from flexai.checkpoints.service.requests import ExportRequest
 from flexai.checkpoints.service.store_requests import MirrorRequest, VerifyRequest
 from flexai.checkpoints.service.support.export_manifest import EXPORT_MANIFEST
 from flexai.checkpoints.service.verify import verify

@@ -251,7 +251,7 @@ def test_an_export_below_another_one_is_no_leftover_of_it(pushed: Machine) -> No
     pushed.export("old", "bucket/place/nested")
     pushed.export("new", overwrite=True, **DELETE)
     assert pushed.buckets.tree("bucket/place/nested") == OLD
-    assert len(pushed.system.catalog.exports.of(pushed.checkpoint("old").id)) == 1
+    assert len(pushed.system.catalog.checkpoints.list_exports(pushed.checkpoint("old").id)) == 1
 
 
 def test_an_export_that_may_not_delete_is_whole_all_the_same(pushed: Machine) -> None:
@@ -263,7 +263,7 @@ def test_an_export_that_may_not_delete_is_whole_all_the_same(pushed: Machine) ->
     with pytest.raises(AccessDeniedError):
         pushed.export("new", overwrite=True, **DELETE)
     pushed.buckets.storage.reset()
-    assert len(pushed.system.catalog.exports.of(pushed.checkpoint("new").id)) == 1
+    assert len(pushed.system.catalog.checkpoints.list_exports(pushed.checkpoint("new").id)) == 1
     pushed.export("new", **DELETE)
     assert pushed.buckets.tree("bucket/place") == NEW
 

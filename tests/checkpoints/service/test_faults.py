@@ -349,4 +349,4 @@ def test_the_number_of_calls_of_an_unchanged_push_does_not_grow_with_its_files(n
 
 
 def _exports(machine: Machine) -> list[ExportRecord]:
-    return machine.system.catalog.exports.of(machine.checkpoint("llama").id)
+    return machine.system.catalog.checkpoints.list_exports(machine.checkpoint("llama").id)

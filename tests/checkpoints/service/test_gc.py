@@ -23,10 +23,11 @@ from flexai.checkpoints.errors import (
     StorageUnavailableError,
 )
 from flexai.checkpoints.models import CheckpointStatus, now
+from flexai.checkpoints.service.change_requests import DeleteRequest, UndeleteRequest
 from flexai.checkpoints.service.delete import delete, undelete
 from flexai.checkpoints.service.gc import GarbageReport
 from flexai.checkpoints.service.naming import name_checkpoint
-from flexai.checkpoints.service.requests import DeleteRequest, NameRequest, UndeleteRequest
+from flexai.checkpoints.service.push_requests import NameRequest
 from flexai.checkpoints.service.store_owner import first_use
 from flexai.checkpoints.service.store_requests import GarbageRequest
 from flexai.checkpoints.service.support.export_manifest import EXPORT_MANIFEST
@@ -451,8 +452,8 @@ def test_the_record_of_a_deleted_job_goes_with_its_last_checkpoint(machine: Mach
     capture_files(machine, job, "checkpoint-5", {"model.bin": noise(50)})
     from sqlalchemy import func, select
 
-    from flexai.checkpoints.catalog.jobs import parse_job_reference
     from flexai.checkpoints.catalog.tables import jobs
+    from flexai.checkpoints.names import parse_job_reference
 
     def count() -> int:
         with tables_of(machine.system.catalog.database) as connection:

@@ -12,11 +12,12 @@ import pytest
 from flexai.checkpoints.documents import checkpoint_list_document
 from flexai.checkpoints.errors import AlreadyExistsError, CheckpointError, IntegrityError
 from flexai.checkpoints.models import DAMAGED
+from flexai.checkpoints.service.change_requests import DeleteRequest, UndeleteRequest
 from flexai.checkpoints.service.delete import delete, undelete
 from flexai.checkpoints.service.inspect import inspect_checkpoint
 from flexai.checkpoints.service.naming import name_checkpoint
+from flexai.checkpoints.service.push_requests import NameRequest, PushRequest
 from flexai.checkpoints.service.recover import recover
-from flexai.checkpoints.service.requests import DeleteRequest, NameRequest, PushRequest, UndeleteRequest
 from flexai.checkpoints.service.store_requests import VerifyRequest
 from flexai.checkpoints.service.support.unchanged import find_unchanged
 from flexai.checkpoints.service.verify import verify

@@ -4,9 +4,9 @@ import pytest
 
 from flexai.checkpoints.documents import Document
 from flexai.checkpoints.errors import InvalidNameError, NotFoundError, StorageUnavailableError
+from flexai.checkpoints.service.change_requests import DeleteRequest
 from flexai.checkpoints.service.delete import delete
 from flexai.checkpoints.service.inspect import inspect_checkpoint, inspect_training
-from flexai.checkpoints.service.requests import DeleteRequest
 from tests.support.jobs import begin_job, capture_files
 from tests.support.machine import PART, Machine
 from tests.support.trees import Tree, noise

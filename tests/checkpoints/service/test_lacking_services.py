@@ -12,12 +12,14 @@ import pytest
 
 from flexai.checkpoints.errors import NotFoundError, StorageError
 from flexai.checkpoints.names import Id, new_id
+from flexai.checkpoints.service.change_requests import DeleteRequest
 from flexai.checkpoints.service.delete import delete
 from flexai.checkpoints.service.export import export
 from flexai.checkpoints.service.fetch import fetch
 from flexai.checkpoints.service.gc import collect_garbage
 from flexai.checkpoints.service.push import push
-from flexai.checkpoints.service.requests import DeleteRequest, ExportRequest, FetchRequest, PushRequest
+from flexai.checkpoints.service.push_requests import PushRequest
+from flexai.checkpoints.service.requests import ExportRequest, FetchRequest
 from flexai.checkpoints.service.store_requests import GarbageRequest
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.storage.connection import RemotePath, split_bucket

@@ -27,10 +27,11 @@ from flexai.checkpoints.errors import (
     StorageUnavailableError,
 )
 from flexai.checkpoints.models import CheckpointStatus
+from flexai.checkpoints.service.change_requests import DeleteRequest, UndeleteRequest
 from flexai.checkpoints.service.delete import delete, undelete
 from flexai.checkpoints.service.naming import name_checkpoint
+from flexai.checkpoints.service.push_requests import NameRequest
 from flexai.checkpoints.service.recover import recover
-from flexai.checkpoints.service.requests import DeleteRequest, NameRequest, UndeleteRequest
 from tests.support.faults import Fault
 from tests.support.machine import (
     PART,

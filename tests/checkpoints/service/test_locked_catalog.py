@@ -9,9 +9,9 @@ from contextlib import closing
 
 import pytest
 
+from flexai.checkpoints.service.change_requests import DeleteRequest, UndeleteRequest
 from flexai.checkpoints.service.delete import delete, undelete
 from flexai.checkpoints.service.prune import PruneRequest, PruneScope, prune
-from flexai.checkpoints.service.requests import DeleteRequest, UndeleteRequest
 from flexai.checkpoints.service.support.retention import RetentionPolicy
 from flexai.checkpoints.storage.retry import telling_of_retries
 from tests.support.machine import Machine

@@ -14,7 +14,7 @@ from typing import TypeVar
 import pytest
 
 from flexai.checkpoints.service.push import push
-from flexai.checkpoints.service.requests import PushRequest
+from flexai.checkpoints.service.push_requests import PushRequest
 from flexai.checkpoints.service.support.manifest_writer import write_manifest
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.settings import load_settings

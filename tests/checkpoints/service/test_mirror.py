@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 
 from flexai.checkpoints.errors import CheckpointError, NotFoundError, StorageUnavailableError, UsageError
+from flexai.checkpoints.service.change_requests import DeleteRequest
 from flexai.checkpoints.service.delete import delete
 from flexai.checkpoints.service.mirror import MirrorReport, mirror
 from flexai.checkpoints.service.recover import recover
-from flexai.checkpoints.service.requests import DeleteRequest
 from flexai.checkpoints.service.store_requests import MirrorRequest
 from tests.support.faults import Call, injected
 from tests.support.machine import PART, Machine, lose_catalog
@@ -135,7 +135,7 @@ def test_a_recovered_catalog_knows_of_the_mirror(pushed: Machine) -> None:
     mirrored(pushed)
     found = lose_catalog(pushed)
     recover(found.system)
-    (record,) = found.system.catalog.exports.of(found.checkpoint("llama-1").id)
+    (record,) = found.system.catalog.checkpoints.list_exports(found.checkpoint("llama-1").id)
     assert (record.storage_provider, record.destination_path) == ("lab", "bucket/mirror/llama-1")
     assert names(mirrored(found))[1] == list(NAMES)
 

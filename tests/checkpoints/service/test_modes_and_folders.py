@@ -14,8 +14,9 @@ from flexai.checkpoints.models import Node, TrainingFacts
 from flexai.checkpoints.service.capture import capture
 from flexai.checkpoints.service.inspect import inspect_checkpoint
 from flexai.checkpoints.service.naming import name_checkpoint
+from flexai.checkpoints.service.push_requests import NameRequest
 from flexai.checkpoints.service.recover import recover
-from flexai.checkpoints.service.requests import FetchRequest, NameRequest
+from flexai.checkpoints.service.requests import FetchRequest
 from flexai.checkpoints.service.support.export_manifest import EXPORT_MANIFEST
 from flexai.checkpoints.service.support.manifest_reader import checkpoint_in
 from flexai.checkpoints.service.support.parts import NodePart, combine

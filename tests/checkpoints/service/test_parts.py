@@ -13,11 +13,12 @@ from flexai.checkpoints.errors import ConflictError, NotFoundError
 from flexai.checkpoints.models import Checkpoint, CheckpointStatus, JobStatus, Node, TrainingFacts
 from flexai.checkpoints.names import parse_name
 from flexai.checkpoints.service.capture import capture
+from flexai.checkpoints.service.change_requests import DeleteRequest, ProtectRequest, UndeleteRequest
 from flexai.checkpoints.service.delete import delete, protect, undelete
 from flexai.checkpoints.service.naming import name_checkpoint
 from flexai.checkpoints.service.prune import PruneRequest, PruneScope, prune
+from flexai.checkpoints.service.push_requests import NameRequest
 from flexai.checkpoints.service.recover import recover
-from flexai.checkpoints.service.requests import DeleteRequest, NameRequest, ProtectRequest, UndeleteRequest
 from flexai.checkpoints.service.support.job_input import captured_available
 from flexai.checkpoints.service.support.parts import NodePart, combine
 from flexai.checkpoints.service.support.retention import RetentionPolicy

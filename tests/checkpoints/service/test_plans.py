@@ -17,10 +17,11 @@ from flexai.checkpoints.catalog import sqlite as sqlite_module
 from flexai.checkpoints.catalog.catalog import Catalog
 from flexai.checkpoints.catalog.database import Transaction
 from flexai.checkpoints.catalog.sqlite import SqliteTransaction
+from flexai.checkpoints.service.change_requests import DeleteRequest, ProtectRequest, UndeleteRequest
 from flexai.checkpoints.service.delete import delete, protect, undelete
 from flexai.checkpoints.service.inspect import inspect_checkpoint, inspect_training
 from flexai.checkpoints.service.preview import preview_delete, preview_fetch
-from flexai.checkpoints.service.requests import DeleteRequest, FetchRequest, ProtectRequest, UndeleteRequest
+from flexai.checkpoints.service.requests import FetchRequest
 from flexai.checkpoints.service.store_requests import VerifyRequest
 from flexai.checkpoints.service.verify import verify
 from tests.servers.postgresql import PostgreSQL

@@ -23,6 +23,7 @@ from flexai.checkpoints.errors import (
     UsageError,
 )
 from flexai.checkpoints.models import now
+from flexai.checkpoints.service.change_requests import DeleteRequest, ProtectRequest, UndeleteRequest
 from flexai.checkpoints.service.delete import delete, protect, undelete
 from flexai.checkpoints.service.preview import (
     preview_delete,
@@ -33,15 +34,8 @@ from flexai.checkpoints.service.preview import (
     preview_push,
 )
 from flexai.checkpoints.service.push import push
-from flexai.checkpoints.service.requests import (
-    DeleteRequest,
-    ExportRequest,
-    FetchRequest,
-    NameRequest,
-    ProtectRequest,
-    PushRequest,
-    UndeleteRequest,
-)
+from flexai.checkpoints.service.push_requests import NameRequest, PushRequest
+from flexai.checkpoints.service.requests import ExportRequest, FetchRequest
 from flexai.checkpoints.service.store_requests import GarbageRequest
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.transfer.steps import Action, Preview

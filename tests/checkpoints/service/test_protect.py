@@ -10,11 +10,12 @@ from flexai.checkpoints.catalog.catalog import Catalog
 from flexai.checkpoints.documents import checkpoint_list_document
 from flexai.checkpoints.errors import ConflictError, NotFoundError, StorageUnavailableError
 from flexai.checkpoints.models import JobStatus
+from flexai.checkpoints.service.change_requests import DeleteRequest, ProtectRequest, UndeleteRequest
 from flexai.checkpoints.service.delete import delete, protect, undelete
 from flexai.checkpoints.service.inspect import inspect_checkpoint
 from flexai.checkpoints.service.naming import name_checkpoint
+from flexai.checkpoints.service.push_requests import NameRequest
 from flexai.checkpoints.service.recover import recover
-from flexai.checkpoints.service.requests import DeleteRequest, NameRequest, ProtectRequest, UndeleteRequest
 from flexai.checkpoints.service.training import delete_job, run_training
 from flexai.checkpoints.service.training_requests import DeleteJobRequest, TrainingRequest
 from tests.support.machine import Machine, lose_catalog

@@ -26,10 +26,11 @@ from flexai.checkpoints.models import (
     to_text,
 )
 from flexai.checkpoints.names import parse_name, parse_reference
+from flexai.checkpoints.service.change_requests import DeleteRequest, ProtectRequest, UndeleteRequest
 from flexai.checkpoints.service.delete import delete, protect, undelete
 from flexai.checkpoints.service.naming import name_checkpoint
 from flexai.checkpoints.service.prune import PruneReport, PruneRequest, PruneScope, plan_prune, prune, prune_document
-from flexai.checkpoints.service.requests import DeleteRequest, NameRequest, ProtectRequest, UndeleteRequest
+from flexai.checkpoints.service.push_requests import NameRequest
 from flexai.checkpoints.service.support.retention import RetentionPolicy, Rule
 from flexai.checkpoints.service.training import delete_job
 from flexai.checkpoints.service.training_requests import DeleteJobRequest

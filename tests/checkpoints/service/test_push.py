@@ -29,10 +29,11 @@ from flexai.checkpoints.errors import (
 from flexai.checkpoints.manifest import Manifest
 from flexai.checkpoints.models import CheckpointKind, CheckpointStatus
 from flexai.checkpoints.names import NIL_ID, new_id, parse_name
+from flexai.checkpoints.service.change_requests import DeleteRequest
 from flexai.checkpoints.service.delete import delete
 from flexai.checkpoints.service.naming import name_checkpoint
 from flexai.checkpoints.service.push import push
-from flexai.checkpoints.service.requests import DeleteRequest, NameRequest, PushRequest
+from flexai.checkpoints.service.push_requests import NameRequest, PushRequest
 from flexai.checkpoints.service.support.export_manifest import EXPORT_MANIFEST
 from flexai.checkpoints.transfer.digest import digest_blocks, digest_parts, parts_of
 from flexai.checkpoints.transfer.sources import LocalSource
@@ -746,7 +747,8 @@ from flexai.checkpoints.settings import load_settings
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.service.push import push
 from flexai.checkpoints.service.fetch import fetch
-from flexai.checkpoints.service.requests import FetchRequest, PushRequest
+from flexai.checkpoints.service.push_requests import PushRequest
+from flexai.checkpoints.service.requests import FetchRequest
 
 root, warm = Path(sys.argv[1]), Path(sys.argv[2])
 with System.open(load_settings(home=root / "home", concurrency=2, part_size="4MiB", pack_size="1MiB")) as system:

@@ -11,7 +11,7 @@ from flexai.checkpoints.errors import AccessDeniedError, IntegrityError, Storage
 from flexai.checkpoints.models import Checkpoint, CheckpointStatus
 from flexai.checkpoints.names import Id, new_id
 from flexai.checkpoints.service.push import push
-from flexai.checkpoints.service.requests import PushRequest
+from flexai.checkpoints.service.push_requests import PushRequest
 from flexai.checkpoints.storage.connection import RemotePath
 from flexai.checkpoints.storage.hub.repo_paths import parse_hub_path
 from flexai.checkpoints.storage.hub.repository import HubStorage

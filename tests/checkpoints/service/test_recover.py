@@ -17,11 +17,12 @@ from flexai.checkpoints.errors import IntegrityError, NotFoundError, StorageErro
 from flexai.checkpoints.models import CheckpointStatus, TrainingFacts
 from flexai.checkpoints.names import new_id, parse_reference
 from flexai.checkpoints.owner import Owner
+from flexai.checkpoints.service.change_requests import DeleteRequest, ProtectRequest, UndeleteRequest
 from flexai.checkpoints.service.delete import delete, protect, undelete
 from flexai.checkpoints.service.inspect import inspect_checkpoint
 from flexai.checkpoints.service.naming import name_checkpoint
+from flexai.checkpoints.service.push_requests import NameRequest
 from flexai.checkpoints.service.recover import RecoverReport, recover
-from flexai.checkpoints.service.requests import DeleteRequest, NameRequest, ProtectRequest, UndeleteRequest
 from flexai.checkpoints.service.store_owner import take_over
 from flexai.checkpoints.service.store_requests import VerifyRequest
 from flexai.checkpoints.service.verify import verify

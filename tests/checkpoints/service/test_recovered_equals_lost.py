@@ -19,10 +19,11 @@ from flexai.checkpoints.catalog.changes import write_due
 from flexai.checkpoints.errors import CheckpointError, ConflictError, StorageUnavailableError
 from flexai.checkpoints.models import CheckpointStatus, JobStatus, TrainingFacts, now
 from flexai.checkpoints.names import parse_name, parse_reference
+from flexai.checkpoints.service.change_requests import DeleteRequest, ProtectRequest, UndeleteRequest
 from flexai.checkpoints.service.delete import delete, protect, undelete
 from flexai.checkpoints.service.naming import name_checkpoint
+from flexai.checkpoints.service.push_requests import NameRequest
 from flexai.checkpoints.service.recover import recover
-from flexai.checkpoints.service.requests import DeleteRequest, NameRequest, ProtectRequest, UndeleteRequest
 from tests.support.faults import Fault
 from tests.support.jobs import begin_job, capture_files
 from tests.support.machine import (

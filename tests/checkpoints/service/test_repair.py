@@ -10,10 +10,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from flexai.checkpoints.errors import ConflictError, IntegrityError
+from flexai.checkpoints.service.change_requests import DeleteRequest, UndeleteRequest
 from flexai.checkpoints.service.delete import delete, undelete
 from flexai.checkpoints.service.recover import recover
 from flexai.checkpoints.service.repair import RepairReport, repair
-from flexai.checkpoints.service.requests import DeleteRequest, UndeleteRequest
 from flexai.checkpoints.service.store_requests import VerifyRequest
 from flexai.checkpoints.service.verify import verify
 from tests.support.faults import Fault

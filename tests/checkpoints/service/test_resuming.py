@@ -10,10 +10,12 @@ import pytest
 
 from flexai.checkpoints.errors import ConflictError, UsageError
 from flexai.checkpoints.models import JobStatus, TrainingFacts, TrainingJob
+from flexai.checkpoints.service.change_requests import DeleteRequest
 from flexai.checkpoints.service.delete import delete
 from flexai.checkpoints.service.fetch import fetch
 from flexai.checkpoints.service.naming import name_checkpoint
-from flexai.checkpoints.service.requests import DeleteRequest, FetchRequest, NameRequest
+from flexai.checkpoints.service.push_requests import NameRequest
+from flexai.checkpoints.service.requests import FetchRequest
 from flexai.checkpoints.service.training import inspect_job, job_log
 from flexai.checkpoints.service.training_requests import TrainingRequest
 from tests.checkpoints.training.trainers import lightning_file, trainer_files

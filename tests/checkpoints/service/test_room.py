@@ -11,7 +11,8 @@ import pytest
 from flexai.checkpoints.documents import human_size
 from flexai.checkpoints.errors import StorageFullError
 from flexai.checkpoints.service.preview import preview_fetch, preview_push
-from flexai.checkpoints.service.requests import FetchRequest, PushRequest
+from flexai.checkpoints.service.push_requests import PushRequest
+from flexai.checkpoints.service.requests import FetchRequest
 from flexai.checkpoints.storage.files import free_space
 from flexai.checkpoints.storage.local import LocalStorage
 from flexai.checkpoints.storage.protocol import HasRoom

@@ -15,7 +15,8 @@ from flexai.checkpoints.errors import AccessDeniedError, CheckpointError
 from flexai.checkpoints.service import store_owner
 from flexai.checkpoints.service.fetch import fetch
 from flexai.checkpoints.service.push import push
-from flexai.checkpoints.service.requests import FetchRequest, PushRequest
+from flexai.checkpoints.service.push_requests import PushRequest
+from flexai.checkpoints.service.requests import FetchRequest
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.settings import Settings, load_settings
 from flexai.checkpoints.storage.managed import ManagedStore

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from flexai.checkpoints.errors import UsageError
+from flexai.checkpoints.service.change_requests import DeleteRequest
 from flexai.checkpoints.service.delete import delete
-from flexai.checkpoints.service.requests import DeleteRequest
 from flexai.checkpoints.service.scrub import scrub
 from flexai.checkpoints.service.store_requests import ScrubRequest, VerifyRequest
 from flexai.checkpoints.service.verify import Damage, verify

@@ -16,7 +16,8 @@ from flexai.blocks import GCSStorageProvider
 from flexai.checkpoints.errors import AccessDeniedError
 from flexai.checkpoints.service.fetch import fetch
 from flexai.checkpoints.service.push import push
-from flexai.checkpoints.service.requests import FetchRequest, PushRequest
+from flexai.checkpoints.service.push_requests import PushRequest
+from flexai.checkpoints.service.requests import FetchRequest
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.settings import load_settings
 from flexai.checkpoints.storage.connection import StorageConnection

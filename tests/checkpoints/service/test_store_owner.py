@@ -13,10 +13,10 @@ import pytest
 
 from flexai.checkpoints.errors import CheckpointError, ConflictError, StorageError
 from flexai.checkpoints.models import now
+from flexai.checkpoints.service.change_requests import DeleteRequest, ProtectRequest
 from flexai.checkpoints.service.delete import delete, protect
 from flexai.checkpoints.service.recover import recover
 from flexai.checkpoints.service.repair import repair
-from flexai.checkpoints.service.requests import DeleteRequest, ProtectRequest
 from flexai.checkpoints.service.store_owner import STORE_LEASE, check_before_training, check_not_lost, take_over
 from flexai.checkpoints.service.store_requests import VerifyRequest
 from flexai.checkpoints.service.system import System

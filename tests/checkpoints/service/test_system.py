@@ -11,7 +11,7 @@ import pytest
 from flexai.checkpoints.errors import NotFoundError, SettingsError
 from flexai.checkpoints.names import NIL_ID, Id
 from flexai.checkpoints.service.push import push
-from flexai.checkpoints.service.requests import PushRequest
+from flexai.checkpoints.service.push_requests import PushRequest
 from flexai.checkpoints.service.system import System, store_opener
 from flexai.checkpoints.settings import load_settings
 from flexai.checkpoints.storage.connection import RemotePath, split_bucket

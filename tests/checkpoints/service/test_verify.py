@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from flexai.checkpoints.errors import ConflictError, IntegrityError, NotFoundError, StorageUnavailableError
+from flexai.checkpoints.service.change_requests import DeleteRequest
 from flexai.checkpoints.service.delete import delete
-from flexai.checkpoints.service.requests import DeleteRequest
 from flexai.checkpoints.service.store_requests import VerifyRequest
 from flexai.checkpoints.service.verify import VerifyReport, verify
 from tests.support.faults import Fault

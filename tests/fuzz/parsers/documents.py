@@ -267,7 +267,7 @@ def _(data: bytes) -> object:
     rows = checkpoints.list_pushed()
     shown: list[object] = [checkpoint_list_document(rows), [age(from_text(row.created_at), now()) for row in rows]]
     for one in overview(system).checkpoints:
-        shown.append(checkpoint_document(one, checkpoints.list_files(one.id), system.catalog.exports.of(one.id)))
+        shown.append(checkpoint_document(one, checkpoints.list_files(one.id), checkpoints.list_exports(one.id)))
     json.dumps(shown, allow_nan=False, ensure_ascii=False).encode()
     return report.recovered, report.problems
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 from collections.abc import Callable, Iterable, Iterator, Set
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from flexai.checkpoints import settings
+from flexai.checkpoints import setting_sources
 from flexai.checkpoints.catalog.database import MIGRATION_LOCK, Database, Look, batches
 from flexai.checkpoints.errors import SettingsError, UsageError
 from flexai.checkpoints.models import now
@@ -19,16 +18,16 @@ from flexai.checkpoints.names import Id
 
 if TYPE_CHECKING:
     from flexai.checkpoints.catalog.blobs import Blobs
+    from flexai.checkpoints.catalog.checkpoint_queries import CheckpointQueries
     from flexai.checkpoints.catalog.checkpoints import Checkpoints
     from flexai.checkpoints.catalog.exports import Exports
     from flexai.checkpoints.catalog.gc_queries import Garbage
+    from flexai.checkpoints.catalog.job_queries import JobQueries
     from flexai.checkpoints.catalog.jobs import Jobs
     from flexai.checkpoints.catalog.parts import Parts
     from flexai.checkpoints.catalog.postgresql import PostgresqlDatabase
     from flexai.checkpoints.catalog.soundness import Soundness
     from flexai.checkpoints.storage.patience import Patience
-
-_SQLITE = re.compile(r"sqlite(?:\+\w+)?:///([^?]+)(\?.*)?", re.DOTALL)
 
 _HINT = "use sqlite:////path/to/catalog.db or postgresql://user:password@host/database"
 
@@ -63,7 +62,7 @@ class Catalog:
         Nothing is made or changed: where no catalog is yet, it is empty. One of an older form is migrated first, as
         ``open`` does. ``patience`` is that of ``open``. Raises what ``open`` raises.
         """
-        url = settings.database_url() if url is None else url
+        url = setting_sources.database_url() if url is None else url
         found = _look_at(url, patience)
         if found is None:
             open_database(url, patience=patience).close()
@@ -75,6 +74,13 @@ class Catalog:
     def is_empty(self) -> bool:
         """Whether a look at the catalog has found none."""
         return isinstance(self.database, Look) and self.database.is_empty
+
+    @cached_property
+    def checkpoint_queries(self) -> CheckpointQueries:
+        """What can be asked about the checkpoints; commands that only show them do not import what changes them."""
+        from flexai.checkpoints.catalog.checkpoint_queries import CheckpointQueries
+
+        return CheckpointQueries(self.database)
 
     @cached_property
     def checkpoints(self) -> Checkpoints:
@@ -96,6 +102,13 @@ class Catalog:
         from flexai.checkpoints.catalog.parts import Parts
 
         return Parts(self.database)
+
+    @cached_property
+    def job_queries(self) -> JobQueries:
+        """What can be asked about the training jobs, without what changes them as well."""
+        from flexai.checkpoints.catalog.job_queries import JobQueries
+
+        return JobQueries(self.database)
 
     @cached_property
     def jobs(self) -> Jobs:
@@ -211,8 +224,9 @@ def move_aside(url: str) -> Path | None:
 
 def sqlite_file(url: str) -> Path | None:
     """The SQLite file that a URL means, its path as it is written; None for any other."""
-    found = _SQLITE.fullmatch(url)
-    return None if found is None or found[1] == ":memory:" else Path(found[1])
+    scheme, _, rest = url.partition(":///")
+    path = rest.partition("?")[0]
+    return Path(path) if scheme.partition("+")[0] == "sqlite" and path not in {"", ":memory:"} else None
 
 
 def _look_at(url: str, patience: Patience | None) -> Look | None:
@@ -225,8 +239,7 @@ def _look_at(url: str, patience: Patience | None) -> Look | None:
 
 def _sqlite_options(url: str) -> dict[str, object]:
     """The options that follow the path in the URL of a file, which mean what SQLAlchemy says they mean."""
-    found = _SQLITE.fullmatch(url)
-    if found is None or found[2] is None:
+    if "?" not in url:
         return {}
     from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
     from sqlalchemy.engine import make_url

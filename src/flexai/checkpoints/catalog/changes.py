@@ -16,12 +16,11 @@ from datetime import timedelta
 from types import MappingProxyType
 from typing import Any, Literal, Protocol, TypeAlias
 
-from flexai.checkpoints.catalog.checkpoint_rows import CHECKPOINT, checkpoint_of
+from flexai.checkpoints.catalog.checkpoint_rows import CHECKPOINT, checkpoint_of, export_of
 from flexai.checkpoints.catalog.database import Database, Record, Transaction, batches
 from flexai.checkpoints.errors import ConflictError, StorageFullError
 from flexai.checkpoints.models import (
     Actor,
-    ExportRecord,
     HistoryEntry,
     canonical_json,
     from_text,
@@ -261,8 +260,8 @@ def _states(transaction: Transaction, kind: Kind, ids: Sequence[str]) -> dict[st
             for row in rows:
                 found[row["id"]] = plain(checkpoint_of(row)) | {"exports": exports.get(row["id"], [])}
         else:
-            # Not at the head: jobs enter what they do through this module.
-            from flexai.checkpoints.catalog.jobs import read_jobs
+            # Not at the head: pushes do not wait for it.
+            from flexai.checkpoints.catalog.job_queries import read_jobs
 
             for row, job in read_jobs(transaction, batch):
                 found[job.id] = plain(job) | {"is_deleted": row["name_key"] is None}
@@ -273,8 +272,7 @@ def _exports(transaction: Transaction, ids: Sequence[str]) -> dict[str, list[Sta
     found: dict[str, list[State]] = {}
     query = "SELECT * FROM exports WHERE checkpoint_id IN :ids ORDER BY exported_at, id"
     for row in transaction.records(query, ids=list(ids)):
-        values = {"exported_at": from_text(row["exported_at"]), "is_part": bool(row["is_part"])}
-        record = ExportRecord(**row | values)
+        record = export_of(row)
         state = plain(record)
         if not record.is_part:
             del state["is_part"]  # the version before reads no record with it

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from heapq import nsmallest
 from operator import itemgetter
 from typing import Any
 
@@ -15,6 +14,7 @@ from flexai.checkpoints.catalog.checkpoint_rows import (
     PUSHED,
     UNFINISHED,
     checkpoint_of,
+    export_of,
     listed_of,
     pushed_of,
 )
@@ -23,7 +23,7 @@ from flexai.checkpoints.catalog.leases import is_held
 from flexai.checkpoints.catalog.meaning import HERE, means, meant, nothing_like, spelled_out
 from flexai.checkpoints.contents import CLAIMED, RECOVERED
 from flexai.checkpoints.errors import NotFoundError
-from flexai.checkpoints.models import Checkpoint, ListedCheckpoint, ListedFile
+from flexai.checkpoints.models import Checkpoint, ExportRecord, ListedCheckpoint, ListedFile
 from flexai.checkpoints.names import Reference, title_of
 
 
@@ -118,28 +118,22 @@ class CheckpointQueries:
         """
         with self._database.reading() as transaction:
             rows = transaction.rows(query, id=checkpoint_id)
-        if first is not None:
-            rows = nsmallest(first, rows, key=itemgetter(0))
-        # Not ORDER BY: PostgreSQL orders texts by its locale.
-        return sorted(
-            # Nearly all have no checksums, and parsing that would take longer than all the rest.
-            (
-                ListedFile(
-                    path,
-                    size,
-                    digest,
-                    {} if checksums == "{}" else json.loads(checksums),
-                    None,
-                    (),
-                    bool(mode),
-                    bool(bad),
-                )
-                if digest is None or origin != RECOVERED
-                else ListedFile(path, size, None, {CLAIMED: digest}, is_executable=bool(mode), is_damaged=bool(bad))
-                for path, size, digest, checksums, origin, mode, bad in rows
-            ),
-            key=itemgetter(0),
-        )
+        # Nearly all have no checksums, and parsing that would take longer than all the rest.
+        return [
+            ListedFile(
+                path, size, digest, {} if checksums == "{}" else json.loads(checksums), None, (), bool(mode), bool(bad)
+            )
+            if digest is None or origin != RECOVERED
+            else ListedFile(path, size, None, {CLAIMED: digest}, is_executable=bool(mode), is_damaged=bool(bad))
+            # Not ORDER BY: PostgreSQL orders texts by its locale.
+            for path, size, digest, checksums, origin, mode, bad in sorted(rows, key=itemgetter(0))[:first]
+        ]
+
+    def list_exports(self, checkpoint_id: str) -> list[ExportRecord]:
+        """Where a checkpoint was exported, oldest first."""
+        query = "SELECT * FROM exports WHERE checkpoint_id = :id ORDER BY exported_at"
+        with self._database.reading() as transaction:
+            return [export_of(row) for row in transaction.records(query, id=checkpoint_id)]
 
     def cut_off(self, job_id: str) -> list[Checkpoint]:
         """The captures of a job that were under way when their runner died."""

@@ -13,6 +13,7 @@ from flexai.checkpoints.models import (
     Checkpoint,
     CheckpointKind,
     CheckpointStatus,
+    ExportRecord,
     ListedCheckpoint,
     Source,
     TrainingFacts,
@@ -126,6 +127,12 @@ def checkpoint_of(row: Record) -> Checkpoint:
         deleted_at=None if row["deleted_at"] is None else from_text(row["deleted_at"]),
         **{name: row[name] for name in _SAME},
     )
+
+
+def export_of(row: Record) -> ExportRecord:
+    """The export that a row of its table describes."""
+    values = {"exported_at": from_text(row["exported_at"]), "is_part": bool(row["is_part"])}
+    return ExportRecord(**row | values)
 
 
 def _parsed(text: str) -> Any:

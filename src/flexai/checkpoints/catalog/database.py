@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, TypeAlias, Ty
 
 from flexai.checkpoints.errors import BrokenOffError
 from flexai.checkpoints.models import Actor
-from flexai.checkpoints.storage.patience import Patience
 
 if TYPE_CHECKING:
     from flexai.checkpoints.catalog.changes import Records
+    from flexai.checkpoints.storage.patience import Patience
 
 Row: TypeAlias = Sequence[Any]
 Record: TypeAlias = dict[str, Any]
@@ -292,7 +292,6 @@ class Look(Database):
     ) -> None:
         """``errors`` says the database's errors in our words around each question, ``close`` ends the transaction."""
         self.is_postgresql = transaction.is_postgresql
-        self.patience = Patience(0)
         self._transaction = transaction
         self._errors = errors
         self._close = close

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from flexai.checkpoints.catalog.changes import changing
 from flexai.checkpoints.catalog.database import MIGRATION_LOCK, Database, Transaction, batches, begun_again
 from flexai.checkpoints.errors import NotFoundError
-from flexai.checkpoints.models import ExportRecord, from_text, to_text
+from flexai.checkpoints.models import ExportRecord, to_text
 
 _EXPORT_LOCK = MIGRATION_LOCK + 3
 """PostgreSQL advisory lock held while an export is recorded: of two to one place the later one stays."""
@@ -57,24 +57,6 @@ class Exports:
             others |= missed
         if there is None:
             raise NotFoundError(f"checkpoint {record.checkpoint_id} is gone for good")
-
-    def of(self, checkpoint_id: str) -> list[ExportRecord]:
-        """Where a checkpoint was exported, oldest first."""
-        query = "SELECT * FROM exports WHERE checkpoint_id = :id ORDER BY exported_at"
-        with self._database.reading() as transaction:
-            rows = transaction.records(query, id=checkpoint_id)
-        return [
-            ExportRecord(
-                id=row["id"],
-                checkpoint_id=row["checkpoint_id"],
-                storage_provider=row["storage_provider"],
-                destination_path=row["destination_path"],
-                manifest_digest=row["manifest_digest"],
-                exported_at=from_text(row["exported_at"]),
-                is_part=bool(row["is_part"]),
-            )
-            for row in rows
-        ]
 
     def size_at(self, storage_provider: str, destination_path: str) -> tuple[int, int]:
         """Bytes, and number of files, of the largest checkpoints that were exported to a place; zeros for none."""

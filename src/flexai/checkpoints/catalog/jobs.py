@@ -1,51 +1,37 @@
 """Training jobs in the catalog: names, attempts, and who runs them.
 
 Like checkpoints: every change is one conditional statement or one transaction, and what may not happen is refused by
-a constraint of the database. A job that says it is running while its runner is gone is shown as ``interrupted``, the
-same to every reader, whether or not the catalog says so yet.
+a constraint of the database.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flexai.checkpoints.catalog import job_nodes
 from flexai.checkpoints.catalog.changes import changing, set_due
-from flexai.checkpoints.catalog.database import ConstraintError, Database, Record, Transaction, begun_again
+from flexai.checkpoints.catalog.database import ConstraintError, Record, Transaction, begun_again
 from flexai.checkpoints.catalog.identity import organisation
-from flexai.checkpoints.catalog.job_nodes import RUNNER_GONE as RUNNER_GONE
-from flexai.checkpoints.catalog.job_nodes import RUNNING, is_run, with_nodes
+from flexai.checkpoints.catalog.job_nodes import RUNNING
+from flexai.checkpoints.catalog.job_queries import JobQueries, job_of, read_job
 from flexai.checkpoints.catalog.leases import HELD, NO_LEASE, Lease, lease_end, update_held
-from flexai.checkpoints.catalog.meaning import NO_JOB, no_such_job, spelled_out_job
 from flexai.checkpoints.errors import ConflictError, JobExistsError, NotFoundError
 from flexai.checkpoints.models import JobStatus, Node, TrainingJob, from_text, now, to_text
 from flexai.checkpoints.names import (
     Id,
     Name,
     Reference,
-    begins_id,
     in_unicode,
-    is_uuid,
     name_key,
     new_id,
     parse_id,
-    parse_name,
 )
 
 if TYPE_CHECKING:
     from flexai.checkpoints.owner import Owner
-
-JOB = """
-    SELECT j.*, i.name AS input_checkpoint_name, (
-        SELECT COUNT(*) FROM checkpoints c
-        WHERE c.job_id = j.id AND c.deleted_at IS NULL AND c.status = 'available'
-    ) AS checkpoint_count
-    FROM jobs j LEFT JOIN checkpoints i ON i.id = j.input_checkpoint_id
-"""
-"""Jobs ``j`` with all that ``job_of`` reads, but for ``with_nodes``; a WHERE can follow."""
 
 
 class BegunJob(NamedTuple):
@@ -61,19 +47,9 @@ Layout = Callable[[Id, int], tuple[str, str]]
 """Where an attempt of a job keeps its output and its log: two paths from the job's id and the attempt's number."""
 
 
-def parse_job_reference(text: str) -> Reference:
-    """Read a training job's NAME or UUID; InvalidNameError for a text that can be neither."""
-    if is_uuid(text):
-        return Reference(text=text, id=parse_id(text))
-    return Reference(text=text if begins_id(text) else parse_name(text, what="training job"), id=None)
-
-
 @begun_again
-class Jobs:
+class Jobs(JobQueries):
     """The training jobs of a catalog."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
 
     def begin(
         self,
@@ -191,7 +167,7 @@ class Jobs:
             lost_as_well = "UPDATE jobs SET lost = lost + :lost, updated_at = :time WHERE id = :id"
             transaction.change(lost_as_well, lost=lost, time=time, id=job_id)
             if not update_held(transaction, "jobs", job_id, lease, new | NO_LEASE):
-                row = _read(transaction, "j.id = :id", id=job_id)
+                row = read_job(transaction, "j.id = :id", id=job_id)
                 if row is None or not job_nodes.finish_node(transaction, row, lease, new):
                     raise _lost(job_id)
                 is_alone = False
@@ -203,7 +179,7 @@ class Jobs:
     def correct(self, job: TrainingJob, ended: TrainingJob) -> TrainingJob:
         """Record how a job that no process runs really ended; one that has changed since it was read stays as it is."""
         with self._database.reading() as transaction:
-            row = _read(transaction, "j.id = :id AND j.attempt = :attempt", id=job.id, attempt=job.attempt)
+            row = read_job(transaction, "j.id = :id AND j.attempt = :attempt", id=job.id, attempt=job.attempt)
         if row is not None and job_of(row).status is job.status:
             new = {
                 "status": ended.status,
@@ -215,7 +191,7 @@ class Jobs:
                 **NO_LEASE,
             }
             with self._changing("end", job.id) as transaction:
-                _update_as_read(transaction, row, new)
+                _update_asread_job(transaction, row, new)
         return self.get_by_id(job.id)
 
     def correct_node(self, job: TrainingJob, node: int, ended: TrainingJob) -> TrainingJob:
@@ -224,7 +200,7 @@ class Jobs:
         end |= {"ended_at": to_text(ended.ended_at or now())}
         with self._changing("end", job.id) as transaction:
             transaction.update("jobs", {"updated_at": to_text(now())}, "id = :id", id=job.id)
-            row = _read(transaction, "j.id = :id AND j.attempt = :attempt", id=job.id, attempt=job.attempt)
+            row = read_job(transaction, "j.id = :id AND j.attempt = :attempt", id=job.id, attempt=job.attempt)
             if row is not None and "node_rows" in row and job_nodes.correct_node(transaction, row, node, end):
                 transaction.change("UPDATE jobs SET lost = lost + :lost WHERE id = :id", lost=ended.lost, id=job.id)
         return self.get_by_id(job.id)
@@ -242,48 +218,8 @@ class Jobs:
                 values = {"status": job.status, "reason": job.reason, "ended_at": to_text(now()), **NO_LEASE}
             with self._changing("stop", row["id"]) as transaction:
                 # Where it ended, or was taken over, in this very moment there is nothing left to ask.
-                _update_as_read(transaction, row, {"updated_at": to_text(now()), **values})
+                _update_asread_job(transaction, row, {"updated_at": to_text(now()), **values})
         return self.get_by_id(row["id"])
-
-    def get(self, reference: Reference) -> TrainingJob:
-        """The job that a reference means; NotFoundError where there is none, or only a deleted one."""
-        return job_of(self._row(reference))
-
-    def find(self, name: Name) -> TrainingJob | None:
-        """The job of a name, if there is one."""
-        row = self._find("j.name_key = :key", key=name_key(name))
-        return None if row is None else job_of(row)
-
-    def get_by_id(self, job_id: str) -> TrainingJob:
-        """The job of an id, deleted or not."""
-        row = self._find("j.id = :id", id=job_id)
-        if row is None:
-            raise NotFoundError(f"there is no training job {job_id}", hint=NO_JOB)
-        return job_of(row)
-
-    def list(self) -> list[TrainingJob]:
-        """The jobs that are not deleted, oldest first."""
-        query = f"{JOB} WHERE j.name_key IS NOT NULL ORDER BY j.created_at, j.id"
-        with self._database.reading() as transaction:
-            return [job_of(row) for row in with_nodes(transaction, transaction.records(query))]
-
-    def running_in(self, output_dir: str) -> Sequence[TrainingJob]:
-        """The running jobs that have an output directory."""
-        query = f"""
-            {JOB} WHERE j.name_key IS NOT NULL AND (j.output_dir = :output_dir OR EXISTS (
-                SELECT 1 FROM job_nodes n
-                WHERE n.job_id = j.id AND n.attempt = j.attempt AND n.output_dir = :output_dir
-            ))
-        """
-        with self._database.reading() as transaction:
-            rows = with_nodes(transaction, transaction.records(query, output_dir=output_dir))
-        found = [job_of(row) for row in rows]
-        return [job for job in found if not job.status.is_final]
-
-    def names(self) -> Sequence[str]:
-        """The names of the jobs that are not deleted."""
-        with self._database.reading() as transaction:
-            return transaction.column("SELECT name FROM jobs WHERE name_key IS NOT NULL")
 
     def delete(self, reference: Reference) -> TrainingJob:
         """Free the name of a job that has ended; its record goes when no checkpoint names it any more.
@@ -298,7 +234,7 @@ class Jobs:
             )
         new = {"name_key": None, "status": job.status, "reason": job.reason, "updated_at": to_text(now()), **NO_LEASE}
         with self._changing("delete", row["id"]) as transaction:
-            if not _update_as_read(transaction, row, new):
+            if not _update_asread_job(transaction, row, new):
                 raise ConflictError(f"training job {job.name!r} was started again or deleted meanwhile")
         self.forget_deleted()
         return job
@@ -312,23 +248,6 @@ class Jobs:
 
     def _changing(self, action: str, job_id: str) -> contextlib.AbstractContextManager[Transaction]:
         return changing(self._database, action, [job_id], kind="job", record="later")
-
-    def _row(self, reference: Reference) -> Record:
-        if reference.id:
-            row = self._find("j.name_key IS NOT NULL AND j.id = :id", id=reference.id)
-        else:
-            row = self._find("j.name_key = :key", key=name_key(reference.text))
-        if row is not None:
-            return row
-        with self._database.reading() as transaction:
-            whole = spelled_out_job(transaction, reference)
-            if whole is None:
-                raise no_such_job(transaction, reference)
-        return self._row(whole)
-
-    def _find(self, where: str, **values: Any) -> Record | None:
-        with self._database.reading() as transaction:
-            return _read(transaction, where, **values)
 
 
 def _lost(job_id: str) -> ConflictError:
@@ -350,7 +269,7 @@ def _begin_next(
 
     Returns the job's id, and whether that node has been in the attempt before.
     """
-    row = _read(transaction, "j.name_key = :key", key=name_key(name))
+    row = read_job(transaction, "j.name_key = :key", key=name_key(name))
     busy = ConflictError(f"training job {name!r} is being started or deleted by another process")
     if row is None:
         raise busy  # deleted between the two statements
@@ -376,27 +295,14 @@ def _begin_next(
     attempt = previous.attempt + 1
     places = _places(layout, previous.id, attempt)
     new = {**values, "attempt": attempt, **places}
-    if not _update_as_read(transaction, row, new):
+    if not _update_asread_job(transaction, row, new):
         raise busy
     if node is not None:
         job_nodes.enter_node(transaction, row | new | {"node_rows": ()}, node, lease, places)
     return previous.id, False
 
 
-def read_jobs(transaction: Transaction, ids: Sequence[str]) -> Iterator[tuple[Record, TrainingJob]]:
-    """The jobs of ids, deleted ones included, with their rows, which are locked."""
-    if lock := transaction.locking("FOR UPDATE"):
-        transaction.rows(f"SELECT id FROM jobs WHERE id IN :ids ORDER BY id {lock}", ids=list(ids))
-    for row in with_nodes(transaction, transaction.records(f"{JOB} WHERE j.id IN :ids", ids=list(ids))):
-        yield row, job_of(row)
-
-
-def _read(transaction: Transaction, where: str, **values: Any) -> Record | None:
-    row = transaction.record(f"{JOB} WHERE {where}", **values)
-    return None if row is None else with_nodes(transaction, [row])[0]
-
-
-def _update_as_read(transaction: Transaction, row: Record, new: Mapping[str, Any]) -> int:
+def _update_asread_job(transaction: Transaction, row: Record, new: Mapping[str, Any]) -> int:
     """Set columns of a job that is still what the row showed; 0 where another process has changed it since."""
     read = {name: row[name] for name in ("id", "name_key", "status", "attempt", "claim_token")}
     return transaction.update_as_read("jobs", new, read)
@@ -427,38 +333,3 @@ def _attempt_values(
 def _places(layout: Layout, job_id: Id, attempt: int) -> Mapping[str, str]:
     output_dir, log_path = layout(job_id, attempt)
     return {"output_dir": output_dir, "log_path": log_path}
-
-
-def job_of(row: Record) -> TrainingJob:
-    """The job that a row describes, read as ``JOB`` and ``with_nodes`` read it.
-
-    One whose runner is gone was interrupted.
-    """
-    status, reason, exit_code = JobStatus(row["status"]), row["reason"], row["exit_code"]
-    if status in RUNNING and "node_rows" in row:
-        status, reason, exit_code = job_nodes.end_of(row) or (status, reason, exit_code)
-    elif status in RUNNING and not is_run(row):
-        status, reason = JobStatus.INTERRUPTED, RUNNER_GONE
-    return TrainingJob(
-        id=row["id"],
-        creator_user_id=row["creator_user_id"],
-        owner_org_id=row["owner_org_id"],
-        status=status,
-        reason=reason,
-        command=tuple(json.loads(row["command"])),
-        env_names=tuple(json.loads(row["env_names"])),
-        input_checkpoint_id=row["input_checkpoint_id"],
-        input_checkpoint_name=row["input_checkpoint_name"] or "",
-        checkpoint_count=row["checkpoint_count"],
-        exit_code=exit_code,
-        node_count=row["nodes"],
-        nodes=tuple(map(job_nodes.node_of, row.get("node_rows", ()))),
-        created_at=from_text(row["created_at"]),
-        started_at=from_text(row["started_at"]),
-        ended_at=None if row["ended_at"] is None else from_text(row["ended_at"]),
-        updated_at=from_text(row["updated_at"]),
-        **{
-            name: row[name]
-            for name in ("name", "attempt", "output_dir", "log_path", "host", "code_commit", "lost", "creator")
-        },
-    )

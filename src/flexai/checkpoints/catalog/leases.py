@@ -21,7 +21,6 @@ from typing import Any, NamedTuple
 from flexai.checkpoints.catalog.database import Transaction
 from flexai.checkpoints.errors import StorageError
 from flexai.checkpoints.models import from_text, now, to_text
-from flexai.checkpoints.storage.patience import without_waiting
 
 _HAS_PROC = sys.platform == "linux"
 """Whether the system tells of its processes in files; elsewhere psutil asks it, which Linux does without."""
@@ -202,6 +201,8 @@ class LeaseKeeper:
         self._thread.join()
 
     def _run(self) -> None:
+        from flexai.checkpoints.storage.patience import without_waiting
+
         pause = RENEWAL
         while not self._stop.wait(pause.total_seconds()):
             pause = RENEWAL

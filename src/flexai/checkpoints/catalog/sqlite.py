@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
 from flexai.checkpoints.catalog.database import (
@@ -29,9 +29,9 @@ from flexai.checkpoints.errors import (
     StorageFullError,
     StorageUnavailableError,
 )
-from flexai.checkpoints.private_folders import is_shared, make_private_file, make_private_folder, make_shared_file
-from flexai.checkpoints.settings import home_path
-from flexai.checkpoints.storage.patience import Patience
+
+if TYPE_CHECKING:
+    from flexai.checkpoints.storage.patience import Patience
 
 T = TypeVar("T")
 
@@ -71,7 +71,7 @@ class SqliteDatabase(Database):
     is_postgresql = False
 
     def __init__(self, path: Path, options: Mapping[str, Any], patience: Patience | None = None) -> None:
-        self.patience = patience or Patience(BUSY_TIMEOUT_SECONDS)
+        self.patience = patience or _usual_patience()
         self._path = path
         self._options = options
         self._idle: list[sqlite3.Connection] = []
@@ -209,7 +209,7 @@ def look_at_sqlite(
     with sqlite_errors(path):
         asked = options or {"database": _address(path), "uri": True}
         try:
-            return _lasting(patience or Patience(BUSY_TIMEOUT_SECONDS), path, lambda: _look(path, asked))
+            return _lasting(patience, path, lambda: _look(path, asked))
         except sqlite3.OperationalError as error:
             if options or not _is_in_closed_folder(path, error):
                 raise
@@ -253,7 +253,14 @@ def _connect(options: Mapping[str, Any]) -> sqlite3.Connection:
     return connection
 
 
-def _lasting(patience: Patience, path: Path, act: Callable[[], T]) -> T:
+def _usual_patience() -> Patience:
+    """How long a file that is locked is waited for where nothing else is said."""
+    from flexai.checkpoints.storage.patience import Patience
+
+    return Patience(BUSY_TIMEOUT_SECONDS)
+
+
+def _lasting(patience: Patience | None, path: Path, act: Callable[[], T]) -> T:
     """Do what has no effect where the file is locked, again and again while that is so and the patience lasts."""
     failures = 0
     while True:
@@ -263,9 +270,11 @@ def _lasting(patience: Patience, path: Path, act: Callable[[], T]) -> T:
             if error.sqlite_errorcode & 0xFF not in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
                 raise
             failures += 1
+            patience = patience or _usual_patience()
             patience.wait(StorageUnavailableError(f"the catalog {path} cannot be used: {error}"), failures)
         else:
-            patience.succeeded()
+            if patience is not None:
+                patience.succeeded()
             return done
 
 
@@ -299,6 +308,10 @@ def _is_damaged(error: sqlite3.Error) -> bool:
 
 
 def _make_file(path: Path) -> None:
+    # Not at the head: to look at a catalog takes none of them.
+    from flexai.checkpoints.private_folders import is_shared, make_private_file, make_private_folder, make_shared_file
+    from flexai.checkpoints.setting_sources import home_path
+
     try:
         # SQLite would make it as the umask says, but never for the group to write to.
         if path.parent.is_dir() and is_shared(path.parent.absolute(), home=home_path()):

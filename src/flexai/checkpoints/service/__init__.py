@@ -25,7 +25,9 @@ Beside them are what they need of their surroundings, and ``support``, which hol
     system             the catalog, the store and the settings that every operation works with
     store_owner        which catalog the store belongs to
     looking            the catalog as it is, to be read without the rest
-    requests           what can be asked for, one value for each operation
+    requests           what can be asked for, one value for each operation: here of fetches and exports
+    push_requests      the same of pushes
+    change_requests    the same of deleting, undeleting and protecting
     store_requests     the same of operations on the whole store
     training_requests  the same of operations on training jobs
     results            what the operations return

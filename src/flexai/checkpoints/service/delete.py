@@ -7,7 +7,7 @@ from collections.abc import Callable
 from flexai.checkpoints.catalog.database import Record, Transaction
 from flexai.checkpoints.models import Checkpoint
 from flexai.checkpoints.names import parse_name, parse_reference, title_of
-from flexai.checkpoints.service.requests import DeleteRequest, ProtectRequest, UndeleteRequest
+from flexai.checkpoints.service.change_requests import DeleteRequest, ProtectRequest, UndeleteRequest
 from flexai.checkpoints.service.system import System
 
 

@@ -16,7 +16,7 @@ from flexai.checkpoints.models import (
     ListedCheckpoint,
     ListedFile,
 )
-from flexai.checkpoints.names import parse_reference
+from flexai.checkpoints.names import parse_job_reference, parse_reference
 
 if TYPE_CHECKING:
     from flexai.checkpoints.catalog.history import HistoryFilter
@@ -29,8 +29,9 @@ def look_up(catalog: Catalog, reference: str) -> tuple[Checkpoint, list[ListedFi
 
     Raises InvalidNameError for a text that can be none of them, NotFoundError where there is none.
     """
-    checkpoint = catalog.checkpoints.get(parse_reference(reference))
-    return checkpoint, catalog.checkpoints.list_files(checkpoint.id), catalog.exports.of(checkpoint.id)
+    queries = catalog.checkpoint_queries
+    checkpoint = queries.get(parse_reference(reference))
+    return checkpoint, queries.list_files(checkpoint.id), queries.list_exports(checkpoint.id)
 
 
 def inspect_checkpoint(catalog: Catalog, reference: str) -> Document:
@@ -53,7 +54,7 @@ def look_up_history(catalog: Catalog, wanted: HistoryFilter, reference: str = ""
         meant = parse_reference(reference)
         of = HistoryFilter(ids=(meant.id,)) if meant.id else HistoryFilter(title=meant.text)
         try:
-            there = catalog.checkpoints.get(meant)
+            there = catalog.checkpoint_queries.get(meant)
             # Of a captured one that is meant by its job's UUID the title has the job's name.
             is_by_id = meant.id or there.id.startswith(reference.lower())
             of = HistoryFilter(ids=(there.id,), title="" if is_by_id else there.title)
@@ -70,9 +71,7 @@ def captured_rows(catalog: Catalog, reference: str) -> tuple[list[ListedCheckpoi
 
     The first are those that are available, and those of which parts are there. Raises what ``look_up`` raises.
     """
-    from flexai.checkpoints.catalog.jobs import parse_job_reference
-
-    found = catalog.checkpoints.list_captured(catalog.jobs.get(parse_job_reference(reference)).id)
+    found = catalog.checkpoint_queries.list_captured(catalog.job_queries.get(parse_job_reference(reference)).id)
     kept = (CheckpointStatus.AVAILABLE, CheckpointStatus.INCOMPLETE)
     return [row for row in found if row.status in kept], [row for row in found if row.status == CheckpointStatus.FAILED]
 
@@ -111,7 +110,6 @@ def tensors_of(checkpoint: Checkpoint, *, connect: Connect) -> FoundTensors:
 
 def inspect_training(catalog: Catalog, reference: str) -> Document:
     """What ``training inspect`` shows of a NAME or UUID; raises what ``inspect_checkpoint`` raises."""
-    from flexai.checkpoints.catalog.jobs import parse_job_reference
     from flexai.checkpoints.training.job_files import as_it_ended
 
-    return job_document(as_it_ended(catalog.jobs.get(parse_job_reference(reference))))
+    return job_document(as_it_ended(catalog.job_queries.get(parse_job_reference(reference))))

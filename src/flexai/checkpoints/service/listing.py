@@ -10,10 +10,9 @@ from operator import attrgetter
 from typing import Any
 
 from flexai.checkpoints.catalog.catalog import Catalog
-from flexai.checkpoints.catalog.jobs import parse_job_reference
-from flexai.checkpoints.choosing import check_is_told, check_metric, metric_for, ranked
 from flexai.checkpoints.errors import UsageError
 from flexai.checkpoints.models import CheckpointStatus, ListedCheckpoint, to_text
+from flexai.checkpoints.names import parse_job_reference
 
 KINDS = ("pushed", "captured", "all")
 ORDERS: dict[str, tuple[Callable[[ListedCheckpoint], Any], bool]] = {
@@ -53,6 +52,8 @@ class ListRequest:
         if self.limit < 0:
             raise UsageError(f"a list cannot have {self.limit} checkpoints", hint="0 means all")
         if self.sort and self.sort not in ORDERS:
+            from flexai.checkpoints.choosing import check_metric
+
             check_metric(self.sort)
 
     @property
@@ -77,6 +78,8 @@ def list_checkpoints(catalog: Catalog, request: ListRequest) -> list[ListedCheck
     if order is not None:
         found.sort(key=order[0], reverse=order[1])
     else:
+        from flexai.checkpoints.choosing import check_is_told, metric_for, ranked
+
         check_is_told(request.sort, found)
         first = ranked(found, metric_for(request.sort, found), lambda row: row)
         ids = {row.id for row in first}
@@ -85,13 +88,13 @@ def list_checkpoints(catalog: Catalog, request: ListRequest) -> list[ListedCheck
 
 
 def _candidates(catalog: Catalog, request: ListRequest) -> list[ListedCheckpoint]:
-    job_id = str(catalog.jobs.get(parse_job_reference(request.job)).id) if request.job else ""
+    job_id = str(catalog.job_queries.get(parse_job_reference(request.job)).id) if request.job else ""
     kind = request.only_kind
     if request.deleted:
-        return [row for row in catalog.checkpoints.list_deleted(job_id=job_id) if kind in {"", row.kind}]
+        return [row for row in catalog.checkpoint_queries.list_deleted(job_id=job_id) if kind in {"", row.kind}]
     if kind == "pushed" and not job_id and request.sort in {"", *ORDERS}:
-        return catalog.checkpoints.list_pushed()  # which reads less of each
-    return catalog.checkpoints.list_all(kind=kind, job_id=job_id)
+        return catalog.checkpoint_queries.list_pushed()  # which reads less of each
+    return catalog.checkpoint_queries.list_all(kind=kind, job_id=job_id)
 
 
 def _is_wanted(row: ListedCheckpoint, request: ListRequest) -> bool:

@@ -295,7 +295,7 @@ def _is_there(place: RemotePath, checkpoint: Checkpoint) -> bool:
 def _record(system: System, checkpoint: Checkpoint, storage_provider: str, path: str) -> None:
     """See to it that the catalog knows of an export, which a recovered one does not."""
     assert checkpoint.manifest_digest is not None
-    known = system.catalog.exports.of(checkpoint.id)
+    known = system.catalog.checkpoints.list_exports(checkpoint.id)
     there = [one for one in known if (one.storage_provider, one.destination_path) == (storage_provider, path)]
     if any(not one.is_part for one in there):
         return

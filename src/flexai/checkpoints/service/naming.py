@@ -12,7 +12,7 @@ from flexai.checkpoints.names import parse_name
 from flexai.checkpoints.paths import first_of
 from flexai.checkpoints.progress import Progress
 from flexai.checkpoints.service.push import taken
-from flexai.checkpoints.service.requests import NameRequest
+from flexai.checkpoints.service.push_requests import NameRequest
 from flexai.checkpoints.service.support import commit
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.transfer.upload import find_there

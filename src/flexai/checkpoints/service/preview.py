@@ -17,12 +17,14 @@ from flexai.checkpoints.errors import AlreadyExistsError, CheckpointError, NameT
 from flexai.checkpoints.models import Checkpoint, now
 from flexai.checkpoints.names import Name, parse_name, parse_reference
 from flexai.checkpoints.progress import Progress
+from flexai.checkpoints.service.change_requests import DeleteRequest
 from flexai.checkpoints.service.export import choose, find_export, open_place
 from flexai.checkpoints.service.fetch import extra_at, look_for, may_be_cleared
 from flexai.checkpoints.service.gc import look_for_garbage
 from flexai.checkpoints.service.push import find, is_of_others, open_source, scan, taken
+from flexai.checkpoints.service.push_requests import NameRequest, PushRequest
 from flexai.checkpoints.service.recover import find_arrived
-from flexai.checkpoints.service.requests import DeleteRequest, ExportRequest, FetchRequest, NameRequest, PushRequest
+from flexai.checkpoints.service.requests import ExportRequest, FetchRequest
 from flexai.checkpoints.service.store_owner import check_own
 from flexai.checkpoints.service.store_requests import GarbageRequest
 from flexai.checkpoints.service.support.export_manifest import EXPORT_MANIFEST

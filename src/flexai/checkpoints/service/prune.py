@@ -14,7 +14,6 @@ from typing import Any, Self, TypeAlias
 
 from flexai.checkpoints.catalog.checkpoint_rows import standing
 from flexai.checkpoints.catalog.database import Record, Transaction, batches
-from flexai.checkpoints.catalog.jobs import parse_job_reference
 from flexai.checkpoints.catalog.retention_queries import (
     Candidates,
     check_some_stay,
@@ -26,7 +25,7 @@ from flexai.checkpoints.choosing import latest
 from flexai.checkpoints.documents import Document, finite, flexai_size, human_size
 from flexai.checkpoints.errors import CheckpointError, ConflictError, NotFoundError
 from flexai.checkpoints.models import Checkpoint, CheckpointKind, CheckpointStatus, from_text, now
-from flexai.checkpoints.names import name_key, parse_reference, title_of
+from flexai.checkpoints.names import name_key, parse_job_reference, parse_reference, title_of
 from flexai.checkpoints.owner import Owner
 from flexai.checkpoints.progress import Progress
 from flexai.checkpoints.service.support.retention import (

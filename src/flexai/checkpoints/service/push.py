@@ -15,7 +15,7 @@ from flexai.checkpoints.names import in_unicode, parse_name
 from flexai.checkpoints.paths import CheckpointPath, first_of, parse_path
 from flexai.checkpoints.patterns import Patterns, looks_secret
 from flexai.checkpoints.progress import Progress
-from flexai.checkpoints.service.requests import PushRequest
+from flexai.checkpoints.service.push_requests import PushRequest
 from flexai.checkpoints.service.store_owner import write_due_records
 from flexai.checkpoints.service.support import commit
 from flexai.checkpoints.service.system import System

@@ -180,7 +180,7 @@ class _Repairs:
         raise IntegrityError("; ".join(problems) or "no checkpoint that has it was exported")
 
     def _exports_of(self, checkpoint_id: str) -> Iterator[ExportRecord]:
-        records = self._system.catalog.exports.of(checkpoint_id)
+        records = self._system.catalog.checkpoints.list_exports(checkpoint_id)
         yield from sorted(records, key=lambda record: record.exported_at, reverse=True)
 
     def _bring(self, content: StoredContent, checkpoint_id: str, path: str, record: ExportRecord) -> StoredContent:

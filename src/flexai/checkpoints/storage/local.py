@@ -11,7 +11,6 @@ import errno
 import fcntl
 import os
 import re
-import shutil
 import stat
 import struct
 import sys
@@ -431,6 +430,8 @@ def storage_error(error: OSError, path: Path) -> CheckpointError:
 
 
 def _free_bytes(path: Path) -> str:
+    import shutil
+
     for parent in path.parents:
         with contextlib.suppress(OSError):
             return f"{shutil.disk_usage(parent).free:,} bytes free"

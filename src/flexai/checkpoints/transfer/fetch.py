@@ -7,7 +7,6 @@ name. What an interrupted fetch left is adopted: its parts are digested where th
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import fcntl
 import os
@@ -525,7 +524,11 @@ def _no_folder(path: Path | str) -> DestinationExistsError:
 def _sync_files(tree: Beneath, paths: Sequence[str]) -> None:
     """Make small files durable: many by one request for the file system they lie on where there is one (Linux)."""
     # That request also waits for what others have written there, so it has to be worth it.
-    syncfs = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None) if len(paths) > _FEW else None
+    syncfs = None
+    if len(paths) > _FEW:
+        import ctypes
+
+        syncfs = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
     for path in paths[:1] if syncfs else paths:
         folder, name = tree.at(path)
         descriptor = folder.open(name, os.O_RDONLY)

@@ -5,9 +5,9 @@ Until its first reading the provider's own checksum is all that is known of it, 
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Protocol
 
 from blake3 import blake3
@@ -46,11 +46,15 @@ class _Crc32c:
         return f"{self._value:08x}"
 
 
+def _hasher(name: str) -> Hasher:
+    import hashlib  # few contents have one of these, and none that came from this machine
+
+    return hashlib.new(name, usedforsecurity=False)
+
+
 HASHERS: Mapping[str, Callable[[], Hasher]] = {
     "crc32c": _Crc32c,
-    "sha256": hashlib.sha256,
-    "sha1": lambda: hashlib.sha1(usedforsecurity=False),
-    "md5": lambda: hashlib.md5(usedforsecurity=False),
+    **{name: partial(_hasher, name) for name in ("sha256", "sha1", "md5")},
 }
 """The checksums that are compared here, the cheapest first: one of them is enough."""
 

@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from flexai.checkpoints.documents import identity
-from flexai.checkpoints.service.requests import DeleteRequest
+from flexai.checkpoints.service.change_requests import DeleteRequest
 from flexai.cli import terminal
 from flexai.cli.commands import command
 from flexai.cli.dry_run import dry_run_option, show_plan

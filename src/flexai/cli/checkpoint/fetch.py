@@ -15,21 +15,19 @@ from flexai.cli import terminal
 from flexai.cli.commands import command
 from flexai.cli.completion import complete_directory
 from flexai.cli.dry_run import dry_run_option, show_plan
-from flexai.cli.parameters import (
+from flexai.cli.parameters import checkpoint_argument, insisting, track_option
+from flexai.cli.tracking import run_operation
+from flexai.cli.transfer_options import (
     bwlimit_option,
-    checkpoint_argument,
     delete_extra_option,
     exclude_option,
     force_delete_option,
     in_flags,
     include_option,
-    insisting,
     only_option,
     progress_option,
-    track_option,
     transfer_json_option,
 )
-from flexai.cli.tracking import run_operation
 
 if TYPE_CHECKING:
     from flexai.checkpoints.documents import Document

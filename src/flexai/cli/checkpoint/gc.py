@@ -12,8 +12,9 @@ from flexai.checkpoints.service.store_requests import GarbageRequest
 from flexai.cli import terminal
 from flexai.cli.commands import command
 from flexai.cli.dry_run import dry_run_option, show_plan
-from flexai.cli.parameters import progress_option, read_duration, track_option, transfer_json_option
+from flexai.cli.parameters import read_duration, track_option
 from flexai.cli.tracking import run_operation
+from flexai.cli.transfer_options import progress_option, transfer_json_option
 
 if TYPE_CHECKING:
     from flexai.checkpoints.documents import Document

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from flexai.checkpoints.service.requests import ProtectRequest
+from flexai.checkpoints.service.change_requests import ProtectRequest
 from flexai.cli import terminal
 from flexai.cli.commands import command
 from flexai.cli.completion import complete_checkpoint

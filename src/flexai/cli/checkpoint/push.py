@@ -12,20 +12,14 @@ import click
 from flexai.checkpoints.documents import human_size, identity
 from flexai.checkpoints.errors import NotFoundError, RequestError, StorageError
 from flexai.checkpoints.names import parse_reference
-from flexai.checkpoints.service.requests import AnyPushRequest, NameRequest, PushRequest
+from flexai.checkpoints.service.push_requests import AnyPushRequest, NameRequest, PushRequest
 from flexai.cli import terminal
 from flexai.cli.commands import command
 from flexai.cli.completion import complete_checkpoint, complete_file
 from flexai.cli.dry_run import dry_run_option, show_plan
-from flexai.cli.parameters import (
-    bwlimit_option,
-    exclude_option,
-    in_flags,
-    progress_option,
-    track_option,
-    transfer_json_option,
-)
+from flexai.cli.parameters import track_option
 from flexai.cli.tracking import run_operation
+from flexai.cli.transfer_options import bwlimit_option, exclude_option, in_flags, progress_option, transfer_json_option
 
 if TYPE_CHECKING:
     from flexai.checkpoints.documents import Document

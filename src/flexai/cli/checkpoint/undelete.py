@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flexai.checkpoints.documents import undelete_document
-from flexai.checkpoints.service.requests import UndeleteRequest
+from flexai.checkpoints.service.change_requests import UndeleteRequest
 from flexai.cli import terminal
 from flexai.cli.commands import command
 from flexai.cli.parameters import json_option, track_option

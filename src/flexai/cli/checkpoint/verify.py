@@ -13,8 +13,9 @@ from flexai.checkpoints.service.store_requests import VerifyRequest
 from flexai.cli import terminal
 from flexai.cli.commands import command
 from flexai.cli.completion import complete_checkpoint
-from flexai.cli.parameters import progress_option, track_option, transfer_json_option
+from flexai.cli.parameters import track_option
 from flexai.cli.tracking import run_operation
+from flexai.cli.transfer_options import progress_option, transfer_json_option
 
 if TYPE_CHECKING:
     from flexai.checkpoints.documents import Document

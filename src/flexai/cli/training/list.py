@@ -24,7 +24,7 @@ def list_jobs(as_json: bool) -> None:
     from flexai.cli.looking import look
 
     with look() as catalog:
-        jobs = [as_it_ended(job) for job in catalog.jobs.list()]
+        jobs = [as_it_ended(job) for job in catalog.job_queries.list()]
     if as_json:
         terminal.write_document(job_list_document(jobs), as_json=True)
         return

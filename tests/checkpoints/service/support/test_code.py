@@ -14,7 +14,8 @@ from flexai.checkpoints.service.fetch import fetch
 from flexai.checkpoints.service.naming import name_checkpoint
 from flexai.checkpoints.service.preview import preview_fetch, preview_name, preview_push
 from flexai.checkpoints.service.push import push
-from flexai.checkpoints.service.requests import AnyPushRequest, FetchRequest, NameRequest, PushRequest
+from flexai.checkpoints.service.push_requests import AnyPushRequest, NameRequest, PushRequest
+from flexai.checkpoints.service.requests import FetchRequest
 from flexai.checkpoints.service.support import code
 from flexai.checkpoints.service.support.code import code_of, stored_files
 from flexai.checkpoints.storage.protocol import BLOCK_SIZE

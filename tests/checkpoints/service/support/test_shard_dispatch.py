@@ -29,11 +29,12 @@ from flexai.checkpoints.errors import (
 )
 from flexai.checkpoints.models import CheckpointStatus
 from flexai.checkpoints.progress import Progress
+from flexai.checkpoints.service.change_requests import DeleteRequest
 from flexai.checkpoints.service.delete import delete
 from flexai.checkpoints.service.fetch import is_large
 from flexai.checkpoints.service.mirror import MirrorReport, mirror, run_mirror_shard
 from flexai.checkpoints.service.mirror import is_large as is_large_mirror
-from flexai.checkpoints.service.requests import DeleteRequest, FetchRequest
+from flexai.checkpoints.service.requests import FetchRequest
 from flexai.checkpoints.service.store_requests import MirrorRequest
 from flexai.checkpoints.service.support.shard_work import (
     ExportedShard,

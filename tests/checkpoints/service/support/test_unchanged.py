@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from flexai.checkpoints.errors import SourceError, StorageUnavailableError
-from flexai.checkpoints.service.requests import PushRequest
+from flexai.checkpoints.service.push_requests import PushRequest
 from flexai.checkpoints.service.support.unchanged import find_unchanged
 from flexai.checkpoints.transfer.sources import LocalSource
 from tests.support.machine import Machine

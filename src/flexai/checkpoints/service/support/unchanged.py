@@ -5,7 +5,7 @@ from __future__ import annotations
 from flexai.checkpoints.errors import NotFoundError
 from flexai.checkpoints.models import Checkpoint, CheckpointStatus
 from flexai.checkpoints.names import parse_reference
-from flexai.checkpoints.service.requests import PushRequest
+from flexai.checkpoints.service.push_requests import PushRequest
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.transfer.scan import scan_local
 
