@@ -33,7 +33,7 @@ WIDTH = 100
 
 def cli_page() -> str:
     """Every command: usage, help, options."""
-    from flexai.cli import cli
+    from flexai.cli.root import cli
 
     intro = _wrapped("What a command exits with is on the page of [errors and exit codes](errors.md).")
     return _page("The `flexai` command", intro, *_command_sections(cli, _context(cli, "flexai", None)))

@@ -157,7 +157,7 @@ def _work(order: dict[str, Any]) -> None:
 def _run(arguments: list[str]) -> None:
     if (operation := _OPERATIONS.get(arguments[0])) is None:
         sys.argv = ["flexai", *arguments]
-        from flexai.cli.root import main as program
+        from flexai.cli import main as program
 
         program()
         return

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from flexai.cli import cli
+from flexai.cli.root import cli
 from tests.cli.program import Done, Program
 from tests.servers.prefect import prefect_server
 

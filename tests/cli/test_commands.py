@@ -8,9 +8,9 @@ from collections.abc import Iterator
 import click
 import pytest
 
-from flexai.cli import cli
 from flexai.cli.commands import Command, LazyGroup
 from flexai.cli.help import TOPICS
+from flexai.cli.root import cli
 from tests.cli.conftest import Run
 from tests.cli.program import Program
 

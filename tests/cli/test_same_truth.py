@@ -238,7 +238,7 @@ WRITE = [
 _AS_USER = """
 import json, os, sys
 from click.testing import CliRunner
-from flexai.cli import cli
+from flexai.cli.root import cli
 
 def run(home, commands):
     os.environ["FLEXAI_HOME"] = home

@@ -53,7 +53,7 @@ SHOWING = [
 
 _RUN = """
 import sys
-from flexai.cli import cli
+from flexai.cli.root import cli
 for arguments in {commands!r}:
     try:
         cli.main(arguments)
@@ -221,8 +221,10 @@ def test_the_program_looks_for_no_garbage_among_its_modules_neither_while_it_sta
         "atexit.register(lambda: print(gc.get_threshold()[0], gc.get_freeze_count() > 0))\n"
         "sys.argv = ['flexai', '--version']\n"
         "from flexai.cli import main\n"
+        "print('before', 'click' in sys.modules)\n"
         "main()"
     )
+    assert printed.splitlines()[0] == "before False"
     assert printed.splitlines()[-1] == "100000 True"
 
 

@@ -22,8 +22,8 @@ from uuid import uuid4
 import click
 import pytest
 
-from flexai.cli import cli
 from flexai.cli.commands import LazyGroup
+from flexai.cli.root import cli
 from tests.cli.program import PROGRAM, Program
 from tests.docs.test_pages import ROOT, pages
 from tests.servers.fixtures import S3Server

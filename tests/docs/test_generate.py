@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from flexai.cli import cli
+from flexai.cli.root import cli
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -12,7 +12,7 @@ import click
 import jsonschema
 import pytest
 
-from flexai.cli import cli
+from flexai.cli.root import cli
 from tests.checkpoints.training.trainers import program as trainer
 from tests.cli.program import Done, Program
 

@@ -18,8 +18,8 @@ from moto.server import ThreadedMotoServer
 
 from flexai.checkpoints.catalog.grants import DATABASE_ROLES, grants_sql
 from flexai.checkpoints.storage import managed
-from flexai.cli import cli
 from flexai.cli.commands import LazyGroup
+from flexai.cli.root import cli
 from tests.cli.conftest import Run, flexai, program
 from tests.cli.program import Program
 from tests.docs.test_pages import ROOT

@@ -20,7 +20,7 @@ from tests.cli.program import Done
 _SERVE = """
 import json, os, sys
 from click.testing import CliRunner
-from flexai.cli import cli
+from flexai.cli.root import cli
 
 def call(work):
     os.setgroups(work["groups"])
@@ -75,7 +75,7 @@ class Calls:
         load = f"""
 import os
 from click.testing import CliRunner
-from flexai.cli import cli
+from flexai.cli.root import cli
 for arguments in {[list(one) for one in warm]!r}:
     CliRunner().invoke(cli, arguments)
 """

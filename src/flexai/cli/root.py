@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
-import gc
 import os
 import signal
 import sys
@@ -19,8 +17,6 @@ from flexai.cli.commands import ARGUMENTS, LazyGroup
 
 PROGRAM = "flexai"
 COMPLETE_VARIABLE = "_FLEXAI_COMPLETE"
-_GARBAGE_THRESHOLD = 100_000
-"""Objects that are made before garbage is looked for."""
 
 
 class Program(LazyGroup):
@@ -99,11 +95,8 @@ def cli() -> None:
 cli.params += terminal.verbosity_options()
 
 
-def main() -> None:
-    """Run ``flexai`` as a program: a signal interrupts it once, a second one ends it at once."""
-    # Modules stay for good: looking among them for garbage, last of all at the end, took a third of a short command.
-    gc.set_threshold(_GARBAGE_THRESHOLD)
-    atexit.register(gc.freeze)
+def run() -> None:
+    """What ``flexai.cli.main`` does."""
     _open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         # A name that the terminal's encoding lacks is no reason to fail.

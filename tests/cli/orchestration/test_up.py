@@ -111,7 +111,7 @@ def _a_second_time_nothing_is_started(prefect: Prefect) -> None:
     assert "the worker runs already" in again.err
     assert "deploying" not in again.err
     loaded = prefect.program.python(
-        "import sys\nfrom flexai.cli import cli\n"
+        "import sys\nfrom flexai.cli.root import cli\n"
         "for name in ('up', 'status'):\n    cli.main([name], standalone_mode=False)\nprint(*sys.modules)"
     )
     assert {"prefect", "fastapi", "sqlalchemy"} & set(loaded.splitlines()[-1].split()) == set()
