@@ -69,14 +69,14 @@ def _random() -> float:
 class RetryPolicy(NamedTuple):
     """How often and after which waits something is tried again.
 
-    The wait is drawn evenly from zero to a limit that doubles with each failure ("full jitter":
+    The wait is drawn evenly from zero to a limit that grows fourfold with each failure ("full jitter":
     https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/), so that many clients of a service that
-    says "slow down" do not come back all at once.
+    says "slow down" do not come back all at once. Most failures are of one request alone: the second try comes soon.
     """
 
     attempts: int = 8
     """Tries in all, the first included."""
-    base_delay: float = 0.5
+    base_delay: float = 0.1
     """Seconds: the limit of the first wait."""
     max_delay: float = 20.0
     """Seconds: no wait of our own is longer."""
@@ -88,8 +88,8 @@ class RetryPolicy(NamedTuple):
 
     def delay(self, failures: int, error: StorageUnavailableError) -> float:
         """Seconds to wait after so many failures, the last one being ``error``."""
-        # Beyond 2 ** 32 the limit is reached whatever the base; a float overflows at 2 ** 1024.
-        limit = min(self.max_delay, self.base_delay * float(2 ** min(failures - 1, 32)))
+        # Beyond 4 ** 16 the limit is reached whatever the base; a float overflows at 2 ** 1024.
+        limit = min(self.max_delay, self.base_delay * float(4 ** min(failures - 1, 16)))
         return max(self.random() * limit, min(error.retry_after, self.max_retry_after))
 
 

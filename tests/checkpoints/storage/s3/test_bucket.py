@@ -124,7 +124,7 @@ def _is(method: str, text: str = "") -> Callable[[Request], bool]:
 def test_a_passing_failure_is_tried_again_with_the_whole_body(bench: Bench, status: int, code: str) -> None:
     bench.proxy.add("answer", strikes=_is("PUT"), times=2, status=status, body=_error(code))
     bench.put()
-    assert bench.waits == [0.5, 1.0]
+    assert bench.waits == [0.1, 0.4]
     assert [len(request.body) for request in bench.proxy.seen("PUT")][-1] == len(CONTENT)
     assert bench.read() == CONTENT
 
@@ -226,7 +226,7 @@ def test_a_conflict_between_two_conditions_is_tried_again(strict_bench: Bench) -
     # https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-writes.html#conditional-error-response
     strict_bench.proxy.add("answer", strikes=_is("PUT"), status=409, body=_error("ConditionalRequestConflict"))
     strict_bench.storage(capabilities=CONDITIONS).put(strict_bench.key(), BytesBody(b"content"), only_new=True)
-    assert strict_bench.waits == [0.5]
+    assert strict_bench.waits == [0.1]
 
 
 def test_a_condition_that_a_service_refuses_to_know_is_left_out(strict_bench: Bench) -> None:
@@ -255,7 +255,7 @@ def test_an_error_that_comes_with_a_good_status_is_one(bench: Bench) -> None:
     bench.proxy.add("answer", strikes=_is("PUT"), status=200, body=_error("InternalError"))
     storage = bench.plain
     assert storage.copy(storage, bench.key(), bench.key("copy")).size == len(CONTENT)
-    assert bench.waits == [0.5]
+    assert bench.waits == [0.1]
 
 
 def test_an_answer_that_makes_no_sense_is_asked_for_again(bench: Bench) -> None:
@@ -431,7 +431,7 @@ def test_a_part_that_stalls_on_its_way_is_sent_again_alone(bench: Bench, after: 
     first, stalled, again = Watched.taken
     assert (first, again) == (LONG, LONG)
     assert (stalled == LONG) == bool(after)
-    assert bench.waits == [0.5]
+    assert bench.waits == [0.1]
     assert storage.complete_upload(bench.key(), upload_id, receipts).size == 2 * LONG
 
 
