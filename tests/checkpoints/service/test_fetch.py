@@ -4,6 +4,7 @@ import fcntl
 import os
 import stat
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -23,7 +24,9 @@ from flexai.checkpoints.errors import (
 )
 from flexai.checkpoints.service import fetch as fetching
 from flexai.checkpoints.service.requests import FetchRequest
+from flexai.checkpoints.storage import files
 from flexai.checkpoints.storage.checks import PARTIAL_SUFFIX
+from flexai.checkpoints.storage.protocol import Block
 from flexai.checkpoints.transfer.partial_files import partial_path
 from tests.hostile.paths import HOSTILE_PATHS
 from tests.hostile.swaps import swap, swapping
@@ -89,6 +92,31 @@ def test_a_checkpoint_is_fetched_by_its_uuid_and_by_its_name_in_any_case(pushed:
 def test_the_number_of_threads_changes_nothing(pushed: Machine, out: Path, concurrency: int) -> None:
     pushed.again(concurrency=concurrency).fetch("llama")
     assert read_tree(out) == SOURCE
+
+
+def test_the_parts_of_one_file_are_written_one_at_a_time(
+    machine: Machine, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writing: set[int] = set()
+    together: set[int] = set()
+    writes: set[int] = set()
+    write_block = files.write_block
+
+    def write(descriptor: int, position: int, block: Block, *, keep_hole: bool) -> None:
+        if descriptor in writing:
+            together.add(position)
+        writing.add(descriptor)
+        writes.add(position)
+        time.sleep(0.002)  # in which another thread would begin
+        write_block(descriptor, position, block, keep_hole=keep_hole)
+        writing.discard(descriptor)
+
+    tree = {"model.safetensors": noise(20 * PART, "model")}
+    machine.push("llama", machine.write("run", tree))
+    monkeypatch.setattr(files, "write_block", write)
+    machine.again(concurrency=4).fetch("llama")
+    assert read_tree(out) == tree
+    assert (len(writes), together) == (20, set())
 
 
 def test_missing_folders_are_made(pushed: Machine) -> None:

@@ -7,6 +7,7 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from flexai.checkpoints.private_folders import make_private_folder
@@ -82,14 +83,25 @@ def _next_data(descriptor: int, position: int, end: int) -> tuple[int, int]:
     return begins, min(os.lseek(descriptor, begins, os.SEEK_HOLE), end)
 
 
-def write_blocks(descriptor: int, start: int, blocks: Iterator[Block], *, keep_holes: bool) -> int:
+def write_blocks(
+    descriptor: int,
+    start: int,
+    blocks: Iterator[Block],
+    *,
+    keep_holes: bool,
+    turn: AbstractContextManager[object] | None = None,
+) -> int:
     """Write blocks from ``start`` on and return how many bytes that was.
 
-    With ``keep_holes`` nothing is written for a hole: the caller knows that the file reads as zeros there.
+    With ``keep_holes`` nothing is written for a hole: the caller knows that the file reads as zeros there. Of many
+    threads that write to one file, each takes its ``turn``: the kernel lets one write at a time, and the others would
+    wait for it on the processor.
     """
     position = start
+    turn = turn or contextlib.nullcontext()
     for block in blocks:
-        write_block(descriptor, position, block, keep_hole=keep_holes)
+        with turn:
+            write_block(descriptor, position, block, keep_hole=keep_holes)
         position += len(block)
     return position - start
 

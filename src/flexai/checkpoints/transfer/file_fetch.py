@@ -30,6 +30,7 @@ class FileFetch:
         self._file = file
         self._partials = partials
         self._lock = threading.Lock()
+        self._turn = threading.Lock()
         self._left = 0
         self._tries = 0
         self._temporary = ""
@@ -69,7 +70,7 @@ class FileFetch:
         else:
             stored = StoredBody(self._fetch.store, content.blob_id, content.start + part.offset, part.size)
             body = DigestingBody(CountedBody(stored, crew=self._fetch.crew, progress=self._fetch.progress))
-            write_blocks(self._descriptor, part.offset, body.blocks(), keep_holes=fresh)
+            write_blocks(self._descriptor, part.offset, body.blocks(), keep_holes=fresh, turn=self._turn)
             if self._first:
                 self._first.take(part, body.digest)
             elif body.digest != content.part_digest(part.number):
