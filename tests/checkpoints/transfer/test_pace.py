@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flexai.checkpoints.transfer.pace import FIRST_WIDTH, Bandwidth, Width
+from flexai.checkpoints.transfer.pace import FIRST_LOOK, FIRST_WIDTH, LOOK, Bandwidth, Width
 
 
 @dataclass
@@ -56,6 +56,19 @@ def test_where_the_network_is_waited_for_all_run_within_a_tenth_of_a_second() ->
     assert machine.run(20) == 32
 
 
+def test_the_first_look_comes_before_the_others() -> None:
+    clock, processor = Clock(), Clock()
+    width = Width(32, clock, processor, cores=2)
+    for passed, looks in ((FIRST_LOOK / 2, False), (FIRST_LOOK, True), (FIRST_LOOK + LOOK / 2, False)):
+        clock.now, before = passed, width.now
+        processor.now = 0.07 * 2 * passed
+        width.look()
+        assert (width.now > before) is looks
+    clock.now += LOOK
+    width.look()
+    assert width.now == 32
+
+
 def test_where_the_processor_is_used_no_more_run() -> None:
     machine = Machine.of(32, lambda tasks: 1e9 * tasks, work=1e-9)
     assert machine.run(20) == FIRST_WIDTH
@@ -89,25 +102,69 @@ def test_a_limit_of_our_own_is_no_reason_for_more_tasks() -> None:
         assert machine.run(0.05) == FIRST_WIDTH
 
 
+def refuse(width: Width, times: int) -> None:
+    """Tell it of refusals with nothing that ends well in between."""
+    for _ in range(times):
+        width.refused()
+
+
 def test_a_provider_that_is_overloaded_halves_it_and_it_recovers() -> None:
     machine = Machine.of(32, lambda tasks: 1e6 * tasks)
     machine.run(2)
-    machine.width.slow_down()
+    refuse(machine.width, 8)
     assert machine.width.now == 16
-    machine.width.slow_down()
+    refuse(machine.width, 24)
     assert machine.width.now == 16, "tasks that are told so together are told once"
     machine.clock.now += 0.3
-    machine.width.slow_down()
+    refuse(machine.width, 4)
     assert machine.width.now == 8
     assert machine.run(20) == 32
+
+
+def outcomes(width: Width, clock: Clock, count: int, every: int) -> int:
+    """Have tasks end, each ``every``-th of them after a refusal; returns how many run then at the least."""
+    least = width.now
+    for number in range(count):
+        clock.now += 0.01
+        if number % every == 0:
+            width.refused()
+        width.ended()
+        least = min(least, width.now)
+    return least
+
+
+@pytest.mark.parametrize("most", [2, 4, 8, 32])
+def test_a_refusal_now_and_then_changes_nothing(most: int) -> None:
+    machine = Machine.of(most, lambda tasks: 1e6 * tasks)
+    machine.run(0.1)
+    # As many as the provider refuses by chance: 5 percent, and in the worst case some of them together.
+    for _ in range(20):
+        refuse(machine.width, 1)
+        assert outcomes(machine.width, machine.clock, 40, every=20) == most
+
+
+@pytest.mark.parametrize("most", [4, 8, 32])
+def test_a_good_share_of_refusals_halves_it(most: int) -> None:
+    machine = Machine.of(most, lambda tasks: 1e6 * tasks)
+    machine.run(0.1)
+    assert outcomes(machine.width, machine.clock, 100, every=3) <= most / 2
+
+
+def test_of_many_tasks_more_are_refused_by_chance() -> None:
+    machine = Machine.of(32, lambda tasks: 1e6 * tasks)
+    machine.run(0.1)
+    refuse(machine.width, 7)
+    assert machine.width.now == 32
+    refuse(machine.width, 1)
+    assert machine.width.now == 16
 
 
 @pytest.mark.parametrize(("most", "left"), [(1, 1), (2, 2), (32, 2)])
 def test_two_tasks_are_left_of_however_many_refusals(most: int, left: int) -> None:
     machine = Machine.of(most, lambda tasks: 1e6 * tasks)
-    for _ in range(10):
+    for _ in range(30):
         machine.clock.now += 0.3
-        machine.width.slow_down()
+        machine.width.refused()
     assert machine.width.now == left
 
 
@@ -131,7 +188,7 @@ def test_it_is_never_less_than_one_nor_more_than_allowed(
         clock.now += passed
         processor.now += worked
         if event is None:
-            width.slow_down()
+            width.refused()
         else:
             width.moved(event)
             width.look()

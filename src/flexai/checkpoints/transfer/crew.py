@@ -13,7 +13,7 @@ from flexai.checkpoints.errors import StorageUnavailableError
 from flexai.checkpoints.progress import Progress
 from flexai.checkpoints.storage.protocol import Block, Body
 from flexai.checkpoints.storage.retry import wait_after
-from flexai.checkpoints.transfer.pace import LOOK, Bandwidth, Width
+from flexai.checkpoints.transfer.pace import Bandwidth, Width
 
 Task = Callable[[], None]
 
@@ -80,12 +80,12 @@ class Crew:
                 self._limited -= 1
 
     def wait_after(self, error: StorageUnavailableError, seconds: float) -> None:
-        """Wait after a passing failure, with fewer threads at work from now on; StoppedError as ``check``.
+        """Wait after a passing failure, of which many let fewer threads work from now on; StoppedError as ``check``.
 
         Another thread works meanwhile: a part that has to wait holds up no other.
         """
         with self._lock:
-            self._width.slow_down()
+            self._width.refused()
             self._paused += 1
             self._added.notify()
         try:
@@ -104,7 +104,7 @@ class Crew:
                 looked_up = time.monotonic()
                 while not self._stopped and (self._tasks or self._busy):
                     # A signal that comes just before the wait would not be seen until it ends.
-                    has_ended = self._ended.wait(LOOK)
+                    has_ended = self._ended.wait(self._width.pause)
                     self._look()
                     if has_ended or time.monotonic() - looked_up >= _LOOK_UP:
                         looked_up = time.monotonic()
@@ -171,6 +171,9 @@ class Crew:
                     self._error = self._error or error
                     self._stopped = True
                     self._waiting.notify_all()
+            else:
+                with self._lock:
+                    self._width.ended()
             finally:
                 with self._lock:
                     self._busy -= 1

@@ -18,6 +18,8 @@ longer. Where it is, the others follow with the first look.
 """
 LOOK = 0.05
 """Seconds between two looks at the width."""
+FIRST_LOOK = 0.02
+"""Seconds before the first one: in fewer a near service would hardly have answered."""
 _WORKING = 0.75
 """The share of the processor's time at which more tasks are given up on: what is left is the others' on a machine."""
 _FULL = 0.95
@@ -28,6 +30,12 @@ _GAIN = 1.1
 """How much more."""
 _PATIENCE = 5.0
 """Seconds between a step that gained nothing and the next try."""
+_BURST = 3
+"""Refusals in a row, at least, that say that a provider is overloaded."""
+_BURST_SHARE = 4
+"""Of so many tasks at a time one has to be refused: of many, some are by chance."""
+_FORGIVEN = 1 / 8
+"""Refusals that are made up for by a task that ends well: more than one of nine has to be refused."""
 _LEAST = 2
 """Tasks at a time that an overloaded provider is left with."""
 _CALM = 0.5
@@ -39,7 +47,9 @@ class Width:
 
     What tells is the processor time of this process by the time that passed: connections cost little, and what
     digests and copies for them takes cores. A step that moves no more than before is taken back, for a thin line is
-    not helped by many connections. A provider that says "slow down" halves the width, as TCP does (RFC 5681).
+    not helped by many connections. A provider that says "slow down" to a good part of the requests halves the width, as
+    TCP does (RFC 5681). One that refuses a few by chance does not: what ends well makes up for them, as in the retry
+    quota of AWS's SDKs (https://docs.aws.amazon.com/sdkref/latest/guide/feature-retry-behavior.html).
     """
 
     def __init__(
@@ -59,6 +69,8 @@ class Width:
         """What an overloaded provider leaves."""
         self._calm_at = 0.0
         """When the ceiling rises again."""
+        self._refusals = 0.0
+        """Those that were not made up for."""
         self._tries_at = 0.0
         """When a step up may be tried again."""
         self._before = self.now
@@ -68,6 +80,8 @@ class Width:
         self._is_unproven = False
         self._moved = 0
         self._is_held = False
+        self.pause = FIRST_LOOK
+        """Seconds from one look to the next."""
         self._began = self._since = clock()
         self._worked = processor()
 
@@ -80,10 +94,11 @@ class Width:
         self._is_held = True
 
     def look(self) -> None:
-        """Look whether more tasks would help, or fewer; does nothing within ``LOOK`` of the last time."""
+        """Look whether more tasks would help, or fewer; does nothing within ``pause`` of the last time."""
         now, elapsed = self._clock(), self._clock() - self._began
-        if elapsed < LOOK:
+        if elapsed < self.pause:
             return
+        self.pause = LOOK
         worked = self._processor()
         share = (worked - self._worked) / elapsed / self._cores
         is_held, self._is_held = self._is_held, False
@@ -102,14 +117,23 @@ class Width:
             # As many more as the processor has time for, by what those take that run now.
             self._step_up(now, int(self.now * _WORKING / max(share, _WORKING / self.most)))
 
-    def slow_down(self) -> None:
-        """Halve the width: the provider is overloaded. Tasks that are told so together are told once.
+    def ended(self) -> None:
+        """Count a task that ended well."""
+        self._refusals = max(0.0, self._refusals - _FORGIVEN)
 
-        Two are left, as of TCP's segments (RFC 5681, equation 4): each that is refused waits by itself.
+    def refused(self) -> None:
+        """Count a refusal, and halve the width where there are many: the provider is overloaded.
+
+        Tasks that are told so together are told once. Two are left, as of TCP's segments (RFC 5681, equation 4): each
+        that is refused waits by itself.
         """
         now = self._clock()
         if now < self._calm_at - _CALM / 2:
             return
+        self._refusals += 1
+        if self._refusals < max(_BURST, self.now / _BURST_SHARE):
+            return
+        self._refusals = 0.0
         self.now = self._ceiling = max(min(self.now, _LEAST), self.now // 2)
         self._is_unproven = False
         self._calm_at = now + _CALM
