@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from flexai.checkpoints.models import TrainingFacts
+from flexai.checkpoints.patterns import LONGEST_IGNORE_FILE
 from flexai.checkpoints.training.completeness.by_time import Watch
 from flexai.checkpoints.training.completeness.candidates import Found
 from flexai.checkpoints.training.managed_capture import CaptureReport, OutputCapture, salvage
@@ -120,6 +121,25 @@ def test_the_output_directorys_own_ignore_file_and_the_defaults_name_what_is_lef
     assert (report.rest, report.uncaptured) == ((), ())
     expected = {".git/", "code/__pycache__/", "runs/"} | {"checkpoint-5/scheduler.pt"} & set(report.left_out)
     assert set(report.left_out) == expected
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda path: path.symlink_to(path.parent / "rules"), "is no file, so what it names is captured"),
+        (lambda path: path.write_bytes(b"#" * LONGEST_IGNORE_FILE + b"\n*.pt"), "is longer than 64 KiB: lines behind"),
+    ],
+)
+def test_an_ignore_file_that_is_not_gone_by_is_told_of_once(
+    stage: Stage, make: Callable[[Path], object], said: str
+) -> None:
+    save(stage.output, {"rules": b"*.pt"})
+    make(stage.output / ".flexaiignore")
+    save(stage.output / "checkpoint-5", trainer_files(5))
+    stage.captured()
+    assert stage.stored["checkpoint-5"] == trainer_files(5)
+    (note,) = [note for note in stage.notes if ".flexaiignore" in note]
+    assert said in note
 
 
 def test_an_ignore_file_takes_a_default_back(stage: Stage) -> None:

@@ -96,6 +96,8 @@ class Excluded:
         self._lock = threading.Lock()
         self.version = 0
         """Another one whenever the patterns have changed."""
+        self.flaw = ""
+        """Why what the ignore file names is taken all the same; empty where it is not."""
         if output is not None:
             self._by_folder = of_folder(b"")
             self.refresh()
@@ -108,7 +110,7 @@ class Excluded:
             stamp = self._look()
             if stamp == self._stamp:
                 return
-            own = b"" if stamp is None else Beneath(self._output).peek(IGNORE_FILE, LONGEST_IGNORE_FILE + 1)
+            own = b"" if stamp is None else self._read(self._output)
             self._stamp, self._by_folder, self._known = stamp, of_folder(own), {}
             self.version += 1
 
@@ -142,7 +144,24 @@ class Excluded:
             if error.errno in GONE:
                 return None
             return self._stamp  # a file system that fails for a moment
-        return Stamp.of(status) if stat.S_ISREG(status.st_mode) else None
+        if stat.S_ISREG(status.st_mode):
+            return Stamp.of(status)
+        self.flaw = f"{IGNORE_FILE} is no file, so what it names is captured"
+        return None
+
+    def _read(self, output: Path) -> bytes:
+        self.flaw = ""
+        try:
+            content = Beneath(output).start_of(IGNORE_FILE, LONGEST_IGNORE_FILE + 1)
+        except OSError as error:
+            if error.errno not in GONE:
+                self.flaw = f"{IGNORE_FILE} cannot be read ({error.strerror}), so what it names is captured"
+            return b""
+        if len(content) > LONGEST_IGNORE_FILE:
+            self.flaw = (
+                f"{IGNORE_FILE} is longer than {LONGEST_IGNORE_FILE // 1024} KiB: lines behind that do not count"
+            )
+        return content
 
 
 class OutputTree:

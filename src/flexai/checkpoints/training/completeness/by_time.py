@@ -257,8 +257,8 @@ class Watch:
         return known[1][:size]
 
     def _tell_notes(self) -> None:
-        for path, why in self._units.notes.items():
-            sentence = note_of(path, why)
+        sentences = [note_of(path, why) for path, why in self._units.notes.items()]
+        for sentence in filter(None, (*sentences, self._excluded.flaw)):
             if sentence not in self._told:
                 self._told.add(sentence)
                 self._note(sentence)
