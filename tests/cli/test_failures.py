@@ -195,6 +195,18 @@ def test_a_terminal_that_lacks_a_character_is_no_failure(program: Program) -> No
     assert (done.code, "Traceback" in done.err) == (2, False)
 
 
+def test_names_are_told_where_python_would_read_them_as_ascii(program: Program) -> None:
+    program.file("gr\u00f6\u00dfe/\u00fc.bin")
+    ascii_alone = {"LC_ALL": "C", "PYTHONUTF8": "0"}
+    pushed = program.run("checkpoint", "push", "base", "-f", "gr\u00f6\u00dfe", env=ascii_alone)
+    assert pushed.code == 0, pushed.err
+    fetched = program.run("checkpoint", "fetch", "base", "-d", "\u00e4", env=ascii_alone)
+    assert fetched.code == 0, fetched.err
+    assert (program.cwd / "\u00e4" / "\u00fc.bin").exists()
+    printed = program.run("training", "run", "job-1", "--", "printenv", "PYTHONUTF8", env=ascii_alone)
+    assert printed.out == "0\n"  # the trainer's own choice stays
+
+
 def test_colours_do_not_reach_a_pipe(program: Program) -> None:
     assert "\x1b" not in program.run("checkpoint", "inspect", "unknown", env={"TERM": "xterm"}).err
 
@@ -252,6 +264,30 @@ def test_a_signal_ends_a_command_with_how_to_go_on(program: Program, number: sig
         "error: interrupted",
         "hint: the same command again goes on where it stopped: flexai checkpoint push my-name -f 'a file.bin'",
     ]
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_a_signal_before_and_after_the_work_shows_no_traceback(program: Program, moment: str) -> None:
+    waits = "print('here', flush=True); time.sleep(60)"
+    code = {
+        "before": f"class Slow:\n    def find_spec(self, name, *_):\n        if name == 'click':\n            {waits}\n"
+        "sys.meta_path.insert(0, Slow())\n",
+        "after": f"def wait():\n    {waits}\natexit.register(wait)\n",
+    }[moment]
+    start = "from flexai.cli import main\nsys.argv = ['flexai', '--version']\nmain()\n"
+    process = subprocess.Popen(
+        [sys.executable, "-c", f"import atexit, sys, time\n{code}{start}"],
+        env=program.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    while process.stdout.readline() != "here\n":
+        pass
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate()
+    assert (process.returncode, stderr) == (-signal.SIGINT, "")
 
 
 def test_an_ignored_signal_stays_ignored(program: Program) -> None:

@@ -105,6 +105,8 @@ def run() -> None:
     try:
         cli.main(prog_name=PROGRAM)
     except SystemExit as leaving:
+        # All is done and said: from here on a signal ends the process, and shows nothing.
+        _handle_signals(signal.SIG_DFL)
         failures.leave(leaving.code)
         raise
 
@@ -129,7 +131,7 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _handle_signals(handler: Callable[[int, FrameType | None], None]) -> None:
+def _handle_signals(handler: Callable[[int, FrameType | None], None] | signal.Handlers) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         # What is ignored stays ignored: that is how shells protect what runs in the background.
         if signal.getsignal(number) is not signal.SIG_IGN:
