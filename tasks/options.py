@@ -18,6 +18,7 @@ from prefect.logging import get_logger, get_run_logger
 from prefect.runtime import flow_run
 from prefect.tasks import exponential_backoff
 
+from flexai.checkpoints.arguments import taken
 from flexai.checkpoints.errors import CheckpointError, StorageFullError, StorageUnavailableError
 from flexai.checkpoints.names import printable
 from flexai.checkpoints.progress import Progress
@@ -154,7 +155,8 @@ D = TypeVar("D")
 def takes(request: Callable[P, R]) -> Callable[[Callable[[R], D]], Callable[P, D]]:
     """Give a function of a request the request's fields for its parameters, and their documentation.
 
-    What makes no sense together is refused before the function runs, and logged with what helps.
+    What makes no sense together, and what is of another type, is refused before the function runs, and logged with
+    what helps.
     """
     hints = get_type_hints(request)
     signature = inspect.signature(request)
@@ -165,7 +167,10 @@ def takes(request: Callable[P, R]) -> Callable[[Callable[[R], D]], Callable[P, D
         @functools.wraps(run)
         def call(*args: P.args, **kwargs: P.kwargs) -> D:
             with telling(run_logger()):
-                made = request(*args, **kwargs)
+                given = signature.bind(*args, **kwargs)
+                for name, value in given.arguments.items():
+                    given.arguments[name] = taken(name, value, hints[name])
+                made = request(*given.args, **given.kwargs)
             return run(made)
 
         returned = get_type_hints(run)["return"]

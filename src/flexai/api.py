@@ -19,6 +19,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, TypeAlias
 
+from flexai.checkpoints.arguments import checked
 from flexai.checkpoints.errors import RequestError, UsageError
 from flexai.checkpoints.names import printable
 from flexai.checkpoints.progress import CalledProgress, Progress, StageProgress
@@ -69,6 +70,7 @@ _WORDS = {"storage_provider": "from_provider", "source_path": "from_provider"}
 """What fields of a request are called here."""
 
 
+@checked
 def push(
     name: str,
     files: str | os.PathLike[str] | Iterable[str | os.PathLike[str]] = (),
@@ -152,6 +154,7 @@ def push(
         return _details(push_to_store(system, request, progress=shown).id)
 
 
+@checked
 def fetch(
     reference: str,
     destination: str | os.PathLike[str] = ".",
@@ -225,6 +228,7 @@ def fetch(
         return fetch_from_store(system, request, progress=shown)
 
 
+@checked
 def export(
     reference: str,
     storage_provider: str,
@@ -286,6 +290,7 @@ def export(
         return export_to_provider(system, request, progress=shown)
 
 
+@checked
 def inspect(reference: str, *, executable: bool = False, tensors: bool = False) -> CheckpointDetails:
     """Look up everything that is known of a checkpoint, and of its files.
 
@@ -311,6 +316,7 @@ def inspect(reference: str, *, executable: bool = False, tensors: bool = False) 
     return _details(reference, executable=executable, tensors=tensors)
 
 
+@checked
 def diff(before: str, after: str, *, tensors: bool = False, values: bool = False) -> "DiffReport":
     """Compare two checkpoints: their files, and where it is asked for the tensors in them.
 
@@ -343,6 +349,7 @@ def diff(before: str, after: str, *, tensors: bool = False, values: bool = False
     return compare(System.open(connect=_connect, read_only=True), request)
 
 
+@checked
 def list_checkpoints(
     patterns: str | Iterable[str] = (),
     *,
@@ -391,6 +398,7 @@ def list_checkpoints(
         return [CheckpointSummary.of(row) for row in listing.list_checkpoints(catalog, request)]
 
 
+@checked
 def checkpoints(job: str) -> list[CheckpointSummary]:
     """List the checkpoints that a training job wrote, in the order of their capture; also while it runs.
 
@@ -416,6 +424,7 @@ def checkpoints(job: str) -> list[CheckpointSummary]:
     return [CheckpointSummary.of(row) for row in rows]
 
 
+@checked
 def delete(reference: str, *, force: bool = False) -> DeletedCheckpoint:
     """Delete a checkpoint: its name is free at once, its bytes go with the first gc after the grace period.
 
@@ -442,6 +451,7 @@ def delete(reference: str, *, force: bool = False) -> DeletedCheckpoint:
     return DeletedCheckpoint(name=deleted.name, id=deleted.id, job=deleted.job_name)
 
 
+@checked
 def undelete(reference: str, new_name: str = "") -> RestoredCheckpoint:
     """Bring back a deleted checkpoint, as long as gc has not taken its bytes.
 
@@ -468,6 +478,7 @@ def undelete(reference: str, new_name: str = "") -> RestoredCheckpoint:
     return RestoredCheckpoint(name=back.name, id=back.id, job=back.job_name, title=back.title, status=back.status)
 
 
+@checked
 def protect(references: str | Iterable[str], *, force: bool = False) -> list[ProtectedCheckpoint]:
     """Keep checkpoints from being deleted, by users and by retention rules; all that are named, or none.
 
@@ -490,6 +501,7 @@ def protect(references: str | Iterable[str], *, force: bool = False) -> list[Pro
     return _protect(ProtectRequest(_texts(references), force=force))
 
 
+@checked
 def unprotect(references: str | Iterable[str], *, force: bool = False) -> list[ProtectedCheckpoint]:
     """Let protected checkpoints be deleted again; all that are named, or none. Deletes nothing by itself.
 
@@ -512,6 +524,7 @@ def unprotect(references: str | Iterable[str], *, force: bool = False) -> list[P
     return _protect(ProtectRequest(_texts(references), protected=False, force=force))
 
 
+@checked
 def verify(
     references: str | Iterable[str] = (), *, repair: bool = False, progress: OnProgress | None = None
 ) -> "VerifyReport":

@@ -33,6 +33,7 @@ from typing import IO, Any, Literal
 
 from flexai import trackers
 from flexai.checkpoints import errors
+from flexai.checkpoints.arguments import taken
 from flexai.checkpoints.errors import CheckpointError, JobFailedError, UsageError
 from flexai.checkpoints.models import Node
 from flexai.checkpoints.names import parse_name
@@ -46,7 +47,7 @@ from flexai.checkpoints.service.training_requests import (
 )
 from flexai.checkpoints.training.launchers import this_node
 from flexai.checkpoints.training.output_dir import place_beside
-from flexai.checkpoints.training.reports import ReportOutcome, Reports, ReportWriter, checked_metrics
+from flexai.checkpoints.training.reports import ReportOutcome, Reports, ReportWriter, checked_metrics, checked_step
 
 __all__ = ["Run"]
 
@@ -112,6 +113,9 @@ class Run:
         most_waiting: int = MOST_WAITING,
         exclude: str | Iterable[str] = (),
     ) -> None:
+        _taken("name", name, str)
+        _taken("output_dir", output_dir, str | os.PathLike)
+        _taken("exclude", exclude, str | Iterable[str])
         self.name: str = parse_name(name, what="training job name")
         """The training job's name; below ``flexai training run`` that of its job."""
         request = CaptureJobRequest(name, "watched", exclude=[exclude] if isinstance(exclude, str) else list(exclude))
@@ -143,7 +147,7 @@ class Run:
     def _begin(self, output: Path, reports: Path, on_full: str, most_waiting: int) -> None:
         if on_full not in {"wait", "skip"}:
             raise UsageError(f"on_full is {on_full!r}", hint="it is 'wait' or 'skip'")
-        if most_waiting < 1:
+        if _taken("most_waiting", most_waiting, int) < 1:
             raise UsageError(f"most_waiting is {most_waiting}", hint="at least 1 save has to wait for its storing")
         self.output_dir = output
         """The directory below which the training saves."""
@@ -182,23 +186,44 @@ class Run:
 
         Args:
             path: What was saved. A link means what it leads to.
-            step: The training's step.
-            metrics: What was measured at that step, by name. A value that is not finite is left out.
+            step: The training's step. One that is no whole number, or that no database holds, is left out, with a
+                warning.
+            metrics: What was measured at that step, by name. A value that is not finite is left out; so is what is no
+                number, with a warning.
         """
         with self._lock:
             try:
                 if self._is_closed:
                     raise UsageError("the run is closed")
+                _taken("path", path, str | os.PathLike)
                 self._look()
                 self._make_room()
-                place = self._writer.write(
-                    path, step=None if step is None else int(step), metrics=checked_metrics(metrics or {})
-                )
+                number, told = self._told(str(path), step, metrics)
+                place = self._writer.write(path, step=number, metrics=told)
             except (CheckpointError, OSError, ValueError, TypeError) as error:
-                self._fail(f"{os.fspath(path)!r} was not captured: {error}")
+                self._fail(f"{str(path)!r} was not captured: {error}")
                 return
-            if step is not None:
-                self._saved[int(step)] = place
+            if number is not None:
+                self._saved[number] = place
+
+    def _told(self, path: str, step: Any, metrics: Any) -> tuple[int | None, dict[str, float]]:
+        """What a save's step and metrics are; one that cannot be told is left out, with a warning: the save counts."""
+        number, told = None, {}
+        try:
+            number = None if step is None else checked_step(step)
+        except Exception as error:  # noqa: BLE001 - whatever the trainer's own type raises must not end the training
+            self._warn(f"the step of {path!r} is left out: {error}")
+        try:
+            found = dict(metrics or {})
+        except Exception as error:  # noqa: BLE001 - as above
+            found = {}
+            self._warn(f"the metrics of {path!r} are left out: {error}")
+        for name, value in found.items():
+            try:
+                told |= checked_metrics({name: value})
+            except Exception as error:  # noqa: BLE001 - as above
+                self._warn(f"a metric of {path!r} is left out, {name!r}: {error}")
+        return number, told
 
     def wait(self, timeout: float | None = HOUR, *, check: bool = False) -> bool:
         """Wait until all that this process has reported is stored, or has failed; an hour at most.
@@ -361,7 +386,10 @@ class Run:
 
     def _fail(self, message: str) -> None:
         self._failures.append(message)
-        warnings.warn(f"training job {self.name!r}: {message}", RuntimeWarning, stacklevel=3)
+        self._warn(message)
+
+    def _warn(self, message: str) -> None:
+        warnings.warn(f"training job {self.name!r}: {message}", RuntimeWarning, stacklevel=4)
 
     def _is_alone(self) -> bool:
         """Whether the process is gone that would store what this one has reported."""
@@ -463,8 +491,16 @@ def _this_rank() -> tuple[int, int]:
 
 
 def _until(timeout: float | None) -> float:
-    """When so many seconds are over, on the monotonic clock."""
-    return math.inf if timeout is None else time.monotonic() + timeout
+    """When so many seconds are over, on the monotonic clock. Raises UsageError for what is no number."""
+    if _taken("timeout", timeout, float | None) is None:
+        return math.inf
+    if math.isnan(timeout):
+        raise UsageError("timeout is no number", hint="give seconds, or None to wait without end")
+    return time.monotonic() + timeout
+
+
+def _taken(name: str, value: Any, kind: Any) -> Any:
+    return taken(name, value, kind, hint="help(flexai.training.Run) tells what it takes")
 
 
 def _left(deadline: float) -> float | None:

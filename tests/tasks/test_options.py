@@ -122,3 +122,10 @@ def test_what_is_tried_again_is_logged_and_told_to_the_watcher(caplog: pytest.Lo
         for _ in range(2):
             attempts.failed(StorageUnavailableError("away"))
     assert told == caplog.messages == ["away; trying again (3 of 8)"]
+
+
+def test_arguments_of_other_types_are_refused_before_the_operation_runs() -> None:
+    with pytest.raises(errors.UsageError, match="files takes several, not 'folder'"):
+        tasks.push_checkpoint.fn("base", files="folder")  # type: ignore[arg-type]
+    with pytest.raises(errors.UsageError, match="force takes True or False, not 'no'"):
+        tasks.delete_checkpoint.fn("base", force="no")  # type: ignore[arg-type]

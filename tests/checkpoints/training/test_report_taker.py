@@ -372,6 +372,8 @@ def test_a_report_that_cannot_be_read_is_left_and_said_and_holds_up_nothing(stag
     assert [name for name, _ in stage.stored] == ["run-5"]
     assert any("cannot be read" in note for note in stage.notes)
     assert len(stage.reports.names()) == 1
+    assert ["cannot be read" in outcome.error for outcome in stage.writer.outcomes()] == [True, False]
+    assert not stage.writer.waiting()  # its trainer would wait for ever
 
 
 def test_a_dropped_report_is_passed_over(stage: Stage) -> None:

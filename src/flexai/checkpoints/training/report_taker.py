@@ -154,8 +154,9 @@ class ReportTaker:
             try:
                 report = self._reports.read(name)
             except ValueError as error:
-                self._note(f"a report in {self._reports.folder} cannot be read, so it is left there: {error}")
-                self._told.add(name)
+                why = f"a report in {self._reports.folder} cannot be read, so it is left there: {error}"
+                self._note(why)
+                self._tell(ReportOutcome(name, name, None, "", why))
                 continue
             if report is not None:
                 self._enter(report)
@@ -331,7 +332,7 @@ class ReportTaker:
             self._fail(save, "it was written over before it could be stored", is_lost=True)
         else:
             for report in save.reports:
-                self._tell(report, found.error)
+                self._tell_of(report, found.error)
             if found.fate is Fate.REFUSED and found.is_still_in(first.output):
                 for report in save.reports:
                     self._reports.remove(report.name)
@@ -345,11 +346,14 @@ class ReportTaker:
             self._settle_one(report, why)
 
     def _settle_one(self, report: Report, error: str) -> None:
-        self._tell(report, error)
+        self._tell_of(report, error)
         self._reports.remove(report.name)
 
-    def _tell(self, report: Report, error: str) -> None:
-        self._told.add(report.name)
+    def _tell_of(self, report: Report, error: str) -> None:
         checkpoint = "" if error else self._identify(report.path)
+        self._tell(ReportOutcome(report.name, report.path, report.step, checkpoint, error))
+
+    def _tell(self, outcome: ReportOutcome) -> None:
+        self._told.add(outcome.report)
         with suppress(OSError):  # the trainer may be gone, and its folder with it
-            self._reports.tell(ReportOutcome(report.name, report.path, report.step, checkpoint, error))
+            self._reports.tell(outcome)

@@ -29,6 +29,7 @@ import json
 import math
 import os
 import posixpath
+import reprlib
 import shutil
 import stat
 import time
@@ -36,6 +37,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import SupportsInt
 
 from flexai.checkpoints.choosing import losses_of
 from flexai.checkpoints.errors import SourceError
@@ -50,6 +52,8 @@ _REPORT, _FILES = "report.json", "files"
 _EXPECTED, _ENDING, _OUTCOMES = "expected", "ending", "outcomes"
 _COPIED_BYTES = 4 * 1024 * 1024
 """Copied by the trainer itself: a few milliseconds."""
+_DATABASE_BITS = 64
+"""A whole number of a database takes fewer than this, without its sign."""
 _TEXT_BYTES = 4096
 _TEXTS = (DEEPSPEED_LATEST, MEGATRON_LATEST, TENSORFLOW_LATEST)
 _FICLONE = 0x40049409
@@ -366,6 +370,14 @@ class ReportWriter:
                     if stat.S_ISREG(status.st_mode) and status.st_size <= _TEXT_BYTES:
                         found[posixpath.join(place, text)] = Stamp.of(status)
         return found, empty, left_out
+
+
+def checked_step(step: SupportsInt) -> int:
+    """A step as a whole number that databases hold. Raises ValueError for another one."""
+    number = int(step)
+    if number.bit_length() >= _DATABASE_BITS:
+        raise ValueError(f"{reprlib.repr(number)} is no step")
+    return number
 
 
 def checked_metrics(metrics: Mapping[str, float]) -> dict[str, float]:
