@@ -12,7 +12,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -465,6 +464,7 @@ def test_a_path_that_is_none_is_a_warning(machine: Machine, out: Path, path: Any
 def test_a_run_refuses_arguments_of_other_types_in_words(out: Path) -> None:
     takes: list[tuple[dict[str, Any], str]] = [
         ({"name": 5}, "name takes a text, not 5"),
+        ({"output_dir": ""}, "output_dir is empty"),
         ({"output_dir": None}, "output_dir takes a text or a path, not None"),
         ({"most_waiting": "8"}, "most_waiting takes a whole number, not '8'"),
         ({"exclude": [1]}, "each of exclude takes a text, not 1"),
@@ -481,7 +481,7 @@ def test_a_timeout_that_is_no_number_is_refused(machine: Machine, out: Path) -> 
         for call in (here.wait, here.resume_path):
             for timeout in ("60", float("nan"), True):
                 with pytest.raises(UsageError, match="timeout"):
-                    call(timeout=timeout)
+                    call(timeout=timeout)  # type: ignore[arg-type]
 
 
 def test_what_is_saved_after_the_end_is_a_warning_and_leaves_nothing(machine: Machine, out: Path) -> None:

@@ -89,8 +89,8 @@ class Run:
             and patterns are a RuntimeWarning.
 
     Raises:
-        UsageError: InvalidNameError for the name; a bound of less than 1, an ``on_full`` that is none, or an empty
-            pattern.
+        UsageError: InvalidNameError for the name; a directory without a name, a bound of less than 1, an ``on_full``
+            that is none, an empty pattern, or an argument of another type.
         OSError: The folder for the reports cannot be made.
 
     Example:
@@ -115,7 +115,9 @@ class Run:
     ) -> None:
         _taken("name", name, str)
         _taken("output_dir", output_dir, str | os.PathLike)
-        _taken("exclude", exclude, str | Iterable[str])
+        exclude = _taken("exclude", exclude, str | Iterable[str])
+        if not os.fspath(output_dir):
+            raise UsageError("output_dir is empty", hint="name a directory; '.' is the working directory")
         self.name: str = parse_name(name, what="training job name")
         """The training job's name; below ``flexai training run`` that of its job."""
         request = CaptureJobRequest(name, "watched", exclude=[exclude] if isinstance(exclude, str) else list(exclude))
@@ -208,7 +210,8 @@ class Run:
 
     def _told(self, path: str, step: Any, metrics: Any) -> tuple[int | None, dict[str, float]]:
         """What a save's step and metrics are; one that cannot be told is left out, with a warning: the save counts."""
-        number, told = None, {}
+        number: int | None = None
+        told: dict[str, float] = {}
         try:
             number = None if step is None else checked_step(step)
         except Exception as error:  # noqa: BLE001 - whatever the trainer's own type raises must not end the training
@@ -492,7 +495,8 @@ def _this_rank() -> tuple[int, int]:
 
 def _until(timeout: float | None) -> float:
     """When so many seconds are over, on the monotonic clock. Raises UsageError for what is no number."""
-    if _taken("timeout", timeout, float | None) is None:
+    _taken("timeout", timeout, float | None)
+    if timeout is None:
         return math.inf
     if math.isnan(timeout):
         raise UsageError("timeout is no number", hint="give seconds, or None to wait without end")

@@ -46,5 +46,5 @@ def test_numbers_of_numpy_paths_and_several_of_any_kind_are_taken(
     (tmp_path / "b.bin").write_bytes(b"b")
     flexai.push("base", (path for path in sorted(tmp_path.glob("*.bin"))), exclude={"b.*"})
     assert [file.path for file in flexai.inspect("base").files] == ["a.bin"]
-    found = flexai.list_checkpoints(since=datetime(2020, 1, 1), limit=numpy.int64(1))  # noqa: DTZ001 - local time does
+    found = flexai.list_checkpoints(since=datetime(2020, 1, 1), limit=numpy.int64(1))
     assert [one.name for one in found] == ["base"]

@@ -1,15 +1,18 @@
 from __future__ import annotations
 
+import errno
 import json
+import os
 import stat
 import subprocess
 import sys
+import tempfile
 import uuid
 from pathlib import Path
 
 import pytest
 
-from flexai.checkpoints.errors import SettingsError
+from flexai.checkpoints.errors import SettingsError, StorageFullError
 from flexai.checkpoints.names import new_id, parse_id
 from flexai.checkpoints.owner import IDENTITY_FILE, Owner, load_owner, login, parse_owner
 from flexai.checkpoints.service.system import System
@@ -114,6 +117,15 @@ def test_a_home_that_cannot_be_made_is_an_error_that_names_it(tmp_path: Path) ->
     (tmp_path / "file").write_text("")
     with pytest.raises(SettingsError, match="file"):
         load_owner(tmp_path / "file" / "home")
+
+
+def test_a_disk_without_room_for_the_identity_is_called_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(tempfile, "mkstemp", full)
+    with pytest.raises(StorageFullError, match=IDENTITY_FILE):
+        load_owner(tmp_path)
 
 
 def test_a_machine_whose_setting_names_the_owner_makes_no_other_one(

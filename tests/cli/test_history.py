@@ -71,6 +71,12 @@ def test_the_history_is_narrowed_by_user_time_and_number(shared: Run) -> None:
     assert shared("", "history", "--limit", "2", "--by", "alice", "--json").hint == ""
 
 
+def test_a_year_is_not_taken_for_seconds(flexai: Run) -> None:
+    done = flexai("history", "--since", "2020")
+    assert (done.code, done.error) == (2, "--since '2020' is no time")
+    assert "24h" in done.hint
+
+
 @pytest.mark.parametrize("wrong", [("--since", "yesterday"), ("--limit", "0"), ("--limit", "-1"), ("--limit", "x")])
 def test_a_wrong_filter_is_wrong_usage(flexai: Run, wrong: tuple[str, str]) -> None:
     assert flexai("history", *wrong).code == 2

@@ -126,6 +126,6 @@ def test_what_is_tried_again_is_logged_and_told_to_the_watcher(caplog: pytest.Lo
 
 def test_arguments_of_other_types_are_refused_before_the_operation_runs() -> None:
     with pytest.raises(errors.UsageError, match="files takes several, not 'folder'"):
-        tasks.push_checkpoint.fn("base", files="folder")  # type: ignore[arg-type]
+        tasks.push_checkpoint.fn("base", files="folder")
     with pytest.raises(errors.UsageError, match="force takes True or False, not 'no'"):
         tasks.delete_checkpoint.fn("base", force="no")  # type: ignore[arg-type]

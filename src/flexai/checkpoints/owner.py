@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from flexai.checkpoints.errors import NotYoursError, SettingsError
+from flexai.checkpoints.errors import NotYoursError, SettingsError, StorageFullError
 from flexai.checkpoints.foreign_json import parse_json
 from flexai.checkpoints.names import Id, new_id, parse_id
 from flexai.checkpoints.private_folders import make_private_folder
@@ -95,12 +96,14 @@ def load_owner(home: Path) -> Owner:
     """Read the identity in the home folder, making it first where there is none.
 
     Two processes that make it at the same time agree on one. Raises SettingsError for a file that is damaged, or that
-    cannot be read or made.
+    cannot be read or made, and StorageFullError where there is no room for it.
     """
     path = home / IDENTITY_FILE
     try:
         content = _read_or_create(path)
     except OSError as error:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            raise StorageFullError(f"no space is left for {path}") from error
         raise SettingsError(f"{error.filename or path} cannot be read or made: {error.strerror}") from error
     try:
         document = parse_json(content)

@@ -103,14 +103,13 @@ def read_duration(option: str, text: str) -> timedelta:
     return duration
 
 
-def read_time(option: str, text: str) -> datetime:
+def read_time(option: str, text: str, *, hint: str = "") -> datetime:
     """Read an option's ``2026-01-31`` or ``2026-01-31T12:00``, in UTC unless it says more; UsageError for the rest."""
     try:
         found = datetime.fromisoformat(text)
     except ValueError:
-        raise UsageError(
-            f"{option} {text!r} is no time", hint="write 2026-01-31, 2026-01-31T12:00 or 2026-01-31T12:00+01:00"
-        ) from None
+        written = "write 2026-01-31, 2026-01-31T12:00 or 2026-01-31T12:00+01:00"
+        raise UsageError(f"{option} {text!r} is no time", hint=hint or written) from None
     return found if found.tzinfo else found.replace(tzinfo=UTC)
 
 
@@ -121,5 +120,7 @@ def read_since(_ctx: click.Context, option: click.Parameter, text: str) -> datet
     from flexai.checkpoints.models import now
     from flexai.checkpoints.settings import parse_duration
 
-    ago = parse_duration(text)
-    return now() - ago if isinstance(ago, timedelta) else read_time(option.opts[0], text)
+    # A plain number would be seconds: who writes 2026 means the year.
+    if not text.isdecimal() and isinstance(ago := parse_duration(text), timedelta):
+        return now() - ago
+    return read_time(option.opts[0], text, hint="write 2026-01-31, 2026-01-31T12:00, or 90m, 24h, 7d for the last ones")

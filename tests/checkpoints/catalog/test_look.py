@@ -19,7 +19,9 @@ from flexai.checkpoints.catalog.database import HEAD_REVISION
 from flexai.checkpoints.catalog.job_nodes import RUNNER_GONE
 from flexai.checkpoints.catalog.jobs import BegunJob
 from flexai.checkpoints.catalog.leases import Lease
+from flexai.checkpoints.catalog.sqlite import sqlite_errors
 from flexai.checkpoints.errors import (
+    AccessDeniedError,
     InvalidNameError,
     NotFoundError,
     SettingsError,
@@ -467,3 +469,16 @@ def test_a_catalog_that_cannot_be_opened_is_an_error_that_names_it(tmp_path: Pat
     path.mkdir()
     with pytest.raises(StorageUnavailableError, match=r"catalog\.db"), Catalog.look(f"sqlite:///{path}"):
         pass
+
+
+def test_a_catalog_in_a_folder_that_cannot_be_written_to_is_refused_in_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error = sqlite3.OperationalError("unable to open database file")
+    error.sqlite_errorcode = sqlite3.SQLITE_CANTOPEN
+    monkeypatch.setattr("flexai.checkpoints.catalog.sqlite.os.access", lambda *_: False)
+    with (
+        pytest.raises(AccessDeniedError, match="in a folder that cannot be written to"),
+        sqlite_errors(tmp_path / "db"),
+    ):
+        raise error

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -170,3 +171,13 @@ def test_an_object_that_was_replaced_has_changed(remote: ObjectSource, path: Pat
         list(remote.blocks(0, 10))
     with pytest.raises(SourceChangedError, match=r"model\.bin changed"):
         remote.check()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the files that say less than they hold are those of /proc")
+def test_a_file_that_holds_more_than_its_size_tells_is_refused(tmp_path: Path) -> None:
+    place = Path("/proc/version")
+    with pytest.raises(SourceError, match="has content, and a size of 0 bytes"):
+        LocalSource.of(parse_path("version"), place, place.lstat()).open()
+    empty = tmp_path / "empty"
+    empty.touch()
+    LocalSource.of(parse_path("empty"), empty, empty.lstat()).open().close()

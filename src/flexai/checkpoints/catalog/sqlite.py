@@ -291,6 +291,11 @@ def sqlite_errors(path: Path) -> Iterator[None]:
             raise AccessDeniedError(f"the catalog {path} refused: {error}", hint=NO_RIGHT) from error
         if code == sqlite3.SQLITE_FULL:
             raise StorageFullError(f"the catalog {path} cannot be used: {error}") from error
+        if code == sqlite3.SQLITE_CANTOPEN and path.parent.is_dir() and not os.access(path.parent, os.W_OK):
+            # SQLite makes files beside it while it writes.
+            raise AccessDeniedError(
+                f"the catalog {path} is in a folder that cannot be written to", hint=NO_RIGHT
+            ) from error
         is_damaged = _is_damaged(error)
         passing = isinstance(error, sqlite3.OperationalError) and not is_damaged
         kind = StorageUnavailableError if passing else StorageError

@@ -160,7 +160,7 @@ class LocalSource:
             return 0
 
     def open(self) -> OpenLocalSource:
-        """Open the file and check that it is still the one that was scanned."""
+        """Open the file and check that it is still the one that was scanned, and as large as it says."""
         try:
             folder, name = self.tree.at(self.inside)
             descriptor = folder.open(name, os.O_RDONLY)
@@ -179,7 +179,9 @@ class LocalSource:
         opened = OpenLocalSource(self, descriptor)
         try:
             opened.check()
-        except SourceChangedError:
+            if not self.size:
+                opened.check_empty()
+        except (SourceChangedError, SourceError):
             opened.close()
             raise
         return opened
@@ -234,6 +236,15 @@ class OpenLocalSource:
         """Raise SourceChangedError where the file has been written to since it was scanned."""
         if _identity(os.fstat(self.descriptor)) != self.source.identity:
             raise SourceChangedError(f"source {self.source.place} changed while it was read")
+
+    def check_empty(self) -> None:
+        """Raise SourceError where the file has content for all that its size tells, as those below ``/proc`` do."""
+        with contextlib.suppress(OSError):  # it cannot be read: then there is nothing to be lost
+            if os.pread(self.descriptor, 1, 0):
+                raise SourceError(
+                    f"source {self.source.place} has content, and a size of 0 bytes",
+                    hint="the system makes it when it is read: copy it to a file, and push that",
+                )
 
     def close(self) -> None:
         """Close the file."""
