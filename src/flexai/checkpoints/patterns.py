@@ -74,7 +74,9 @@ class _Pattern:
         rest = text.removeprefix("!")
         self.for_folders = rest.endswith("/")
         rest = rest.rstrip("/")
-        parts = [_compiled(name) for name in _names_of(rest)]
+        found = [_compiled(name) for name in _names_of(rest)]
+        # Two ``**`` that follow each other are one.
+        parts = [one for at, one in enumerate(found) if one is not None or at == 0 or found[at - 1] is not None]
         is_name = "/" not in rest and len(parts) == 1 and parts[0] is not None
         self._name = parts[0] if is_name else None
         self._parts = parts
