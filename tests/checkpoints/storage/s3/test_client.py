@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore.loaders import JSONFileLoader
 
 from flexai.checkpoints.errors import AccessDeniedError, StorageUnavailableError
 from flexai.checkpoints.storage.protocol import BytesBody
@@ -178,3 +179,33 @@ def test_a_client_is_made_without_a_look_at_every_service_of_aws(monkeypatch: py
     client._data_loader.cache_clear()
     assert S3Service(endpoint_url="http://127.0.0.1:9", anonymous=True).client.meta.service_model.service_name == "s3"
     assert len(looked) < 20
+
+
+@pytest.mark.parametrize(
+    ("options", "looks"),
+    [
+        ({"endpoint_url": "http://127.0.0.1:9", "anonymous": True}, False),
+        ({"endpoint_url": "http://127.0.0.1:9", "credentials": S3Credentials("key", "secret")}, False),
+        # Who gives the keys of a role is at AWS.
+        ({"endpoint_url": "http://127.0.0.1:9"}, True),
+        ({"region": "eu-west-1", "credentials": S3Credentials("key", "secret")}, True),
+    ],
+    ids=["open", "keys", "role", "aws"],
+)
+def test_the_regions_of_aws_are_read_only_where_an_address_of_it_may_be_looked_up(
+    monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], looks: bool
+) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    read = []
+    real = JSONFileLoader.load_file
+
+    def noting(self: JSONFileLoader, path: str) -> Any:
+        read.append(Path(path).name)
+        return real(self, path)
+
+    monkeypatch.setattr(JSONFileLoader, "load_file", noting)
+    client._data_loader.cache_clear()
+    made = S3Service(**options).client
+    assert ("endpoints" in read) is looks
+    assert made.meta.region_name == options.get("region", "us-east-1")

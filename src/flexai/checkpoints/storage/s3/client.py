@@ -164,6 +164,11 @@ class S3Service:
         pays = ":requester" if self._requester_pays else ""
         return f"s3:{self.endpoint_url or AWS_NAME}:{self._identity_of_credentials()}{pays}"
 
+    @property
+    def _asks_aws(self) -> bool:
+        """Whether an address of AWS may be looked up: of S3, or of who gives the keys of a role."""
+        return not self.endpoint_url or (self._credentials is None and not self._anonymous)
+
     def _identity_of_credentials(self) -> str:
         if self._anonymous:
             return "anonymous"
@@ -270,7 +275,7 @@ class S3Service:
         with readable(self.name):
             try:
                 core = new_session(self._profile, is_ambient=self._is_ambient)
-                core.register_component("data_loader", _data_loader())
+                core.register_component("data_loader", _data_loader(asks_aws=self._asks_aws))
                 if self._credentials is not None:
                     core.register_component("credential_provider", _AskedProvider(self._credentials))
                 client = create(
@@ -348,11 +353,18 @@ class _AskedProvider:
 
 
 @functools.cache
-def _data_loader() -> Any:
+def _data_loader(*, asks_aws: bool) -> Any:
     """The SDK's description of S3, parsed once: that is most of what making a client costs."""
     from botocore.loaders import Loader
 
     class QuickLoader(Loader):
+        def load_data_with_path(self, name: str) -> tuple[Any, str]:
+            # A megabyte about the regions of all services of AWS, two fifths of all that making a client takes.
+            if name == "endpoints" and not asks_aws:
+                return {"version": 3, "partitions": []}, ""
+            found: tuple[Any, str] = super().load_data_with_path(name)
+            return found
+
         def list_available_services(self, type_name: str) -> list[str]:
             # It is asked whether there is an S3. The SDK looks into the folder of every service of AWS for that, a
             # quarter of all that making a client takes.
