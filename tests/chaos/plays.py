@@ -142,6 +142,9 @@ def play_export(stage: Stage, chance: random.Random, rounds: int) -> None:
             ended = stage.run_and_kill(chance, *export)
             found = provider.tree(prefix)
             manifest = json.loads(found.pop(EXPORT_MANIFEST, b'{"complete": false}'))
+            if stage.bucket is not None:
+                # SeaweedFS makes an empty object where a client dies before the first byte of its body.
+                found = {path: content for path, content in found.items() if content or not files[path]}
             assert found.items() <= files.items()
             assert not manifest["complete"] or found == files, "a torn export never says that it is whole"
             with stage.look() as machine:

@@ -457,6 +457,30 @@ def test_a_rerun_sends_only_what_had_not_arrived(pushed: Machine, place: Path) -
     assert pushed.buckets.tree("bucket/place") == SOURCE
 
 
+def test_an_empty_object_of_an_export_that_was_cut_off_is_replaced(pushed: Machine, place: Path) -> None:
+    pushed.buckets.storage.before_call = _fail_at("put", 3)
+    with pytest.raises(StorageUnavailableError):
+        pushed.export("llama")
+    pushed.buckets.storage.reset()
+    missing = sorted(SOURCE.keys() - pushed.buckets.tree("bucket/place").keys())
+    pushed.write("buckets/bucket/place", dict.fromkeys((missing[0], LARGE), b""))
+    report = pushed.export("llama")
+    assert report.exported_files == len(missing) + 1
+    assert pushed.buckets.tree("bucket/place") == SOURCE
+
+
+@pytest.mark.parametrize("was_exported", [True, False])
+def test_an_empty_object_that_no_cut_off_export_can_have_left_is_in_the_way(
+    pushed: Machine, place: Path, was_exported: bool
+) -> None:
+    if was_exported:
+        pushed.export("llama")
+    pushed.write("buckets/bucket/place", {LARGE: b""})
+    with pytest.raises(DestinationExistsError, match="other content"):
+        pushed.export("llama")
+    assert (place / LARGE).read_bytes() == b""
+
+
 def test_uploads_that_a_dead_export_left_are_given_up(pushed: Machine) -> None:
     bucket = LocalStorage(pushed.buckets.root / "bucket")
     for path in (LARGE, "config.json", EXPORT_MANIFEST):

@@ -45,6 +45,9 @@ class ExportSurvey:
     same: dict[str, ObjectInfo] = field(default_factory=dict)
     """The objects that have the right content, by path in the checkpoint."""
     missing: list[StoredFile] = field(default_factory=list)
+    cut_off: set[str] = field(default_factory=set)
+    """Those of the missing ones, by path, in whose place is an empty object of an export that was not completed: some
+    services make one where a client dies before the first byte."""
     others: list[StoredFile] = field(default_factory=list)
     """Files in whose place other content is."""
     extra: list[Extra] = field(default_factory=list)
@@ -102,7 +105,7 @@ def export_files(
     done = Exported(skipped=found.same, replaced=[file.path for file in found.others])
     if found.missing or found.others or earlier_etags is None:
         before_writing()
-        new_paths = frozenset(file.path for file in found.missing) if not overwrite else frozenset()
+        new_paths = {file.path for file in found.missing} - found.cut_off if not overwrite else frozenset[str]()
         done.exported |= exporter.export(found.missing + found.others, new_paths)
     return done
 
@@ -143,6 +146,9 @@ def survey(
         info = existing.get(place.prefix + file.path)
         if info is None:
             found.missing.append(file)
+        elif not info.size and file.content.size and found.is_ours and earlier_etags is None:
+            found.missing.append(file)
+            found.cut_off.add(file.path)
         elif info.size != file.content.size:
             found.others.append(file)
         elif info.etag == (earlier_etags or {}).get(file.path):

@@ -31,7 +31,7 @@ from flexai.checkpoints.errors import (
     UnsupportedError,
 )
 from flexai.checkpoints.storage.capabilities import Capabilities
-from flexai.checkpoints.storage.protocol import BLOCK_SIZE, ZERO_BLOCK, Block, BytesBody, PartReceipt
+from flexai.checkpoints.storage.protocol import BLOCK_SIZE, ZERO_BLOCK, Block, BytesBody, JoinedBody, PartReceipt
 from flexai.checkpoints.storage.retry import RetryPolicy
 from flexai.checkpoints.storage.s3.bucket import MIN_PART_SIZE, S3Storage
 from flexai.checkpoints.storage.s3.client import S3Credentials, S3Service
@@ -369,6 +369,16 @@ def test_a_body_is_sent_without_being_hashed_or_summed(bench: Bench) -> None:
     assert put.headers["content-length"] == str(len(CONTENT))
     unasked = [name for name in put.headers if "checksum" in name or name in {"content-md5", "x-amz-trailer"}]
     assert unasked == []
+
+
+def test_a_small_body_does_not_wait_for_leave(bench: Bench) -> None:
+    """SeaweedFS makes an empty object of headers whose client dies before the first byte of the body."""
+    bench.plain.put(bench.key(), JoinedBody([b"con", b"tent"]))
+    bench.put("large")
+    small, large = bench.proxy.seen("PUT")
+    assert small.body == b"content"
+    assert "expect" not in small.headers
+    assert large.headers["expect"] == "100-continue"
 
 
 def test_every_request_goes_to_the_endpoint_with_its_signature_in_a_header(

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from flexai.checkpoints.errors import StorageError
-from flexai.checkpoints.storage.http import JUST_RENEWED, readable, unavailable
+from flexai.checkpoints.storage.http import JUST_RENEWED, SEND_SIZE, BodyReader, readable, unavailable
 from flexai.checkpoints.storage.s3.checksums import announce_trailer
 from flexai.checkpoints.storage.s3.error_mapping import translate
 from flexai.checkpoints.storage.wire import guard_pools, judge_peer
@@ -297,6 +297,10 @@ class S3Service:
             params["headers"]["x-amz-request-payer"] = "requester"
         if model.name in _WRITES:
             params["headers"].update(self._write_headers)
+        body = params.get("body")
+        if model.name == "PutObject" and isinstance(body, BodyReader) and len(body) <= SEND_SIZE:
+            # To wait for leave costs a round trip. And SeaweedFS takes it for an empty object where a client dies then.
+            params["headers"].pop("Expect", None)
 
     def _config(self) -> Any:
         import botocore
