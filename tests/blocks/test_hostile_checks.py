@@ -47,3 +47,12 @@ def test_a_check_tells_of_a_service_that_answers_with_anything(kind: str, name: 
     assert reach.detail
     if kind == "s3" and name.startswith("b'<"):
         assert reach.outcome is ProbeOutcome.FAILED
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_check_of_every_ability_tells_of_a_service_that_answers_with_a_page(kind: str) -> None:
+    with serve(lambda *_: document(b"<html><body>Log in, please</body></html>")) as server:
+        path = "org/model" if kind == "hub" else "bucket/prefix"
+        outcomes = {probe.name: probe.outcome for probe in _provider(kind, server.url).check(path)}
+    assert ProbeOutcome.FAILED in outcomes.values()
+    assert "put" in outcomes

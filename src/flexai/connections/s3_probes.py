@@ -132,7 +132,8 @@ def _conditional_get(storage: ObjectStorage, prefix: str) -> str:
 def _part_copy(storage: ObjectStorage, prefix: str) -> str:
     raw = _Raw(storage, prefix)
     raw.call("put_object", "source", Body=PROBE)
-    upload_id = raw.call("create_multipart_upload", "part-copy")["UploadId"]
+    with readable(raw.service.name):
+        upload_id = raw.call("create_multipart_upload", "part-copy")["UploadId"]
     try:
         part = raw.call(
             "upload_part_copy",
