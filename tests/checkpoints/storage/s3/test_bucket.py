@@ -381,6 +381,24 @@ def test_a_small_body_does_not_wait_for_leave(bench: Bench) -> None:
     assert large.headers["expect"] == "100-continue"
 
 
+def test_a_small_body_goes_together_with_its_head(bench: Bench) -> None:
+    seen: list[bytes] = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            connection, _ = server.accept()
+            with connection:
+                seen.append(connection.recv(65536))
+                connection.sendall(b'HTTP/1.1 200 OK\r\nContent-Length: 0\r\nETag: "a"\r\nConnection: close\r\n\r\n')
+
+        with ThreadPoolExecutor(1) as pool:
+            answered = pool.submit(answer)
+            storage = bench.storage(endpoint_url=f"http://127.0.0.1:{server.getsockname()[1]}")
+            assert storage.put("file", JoinedBody([b"con", b"tent"])).size == 7
+            answered.result()
+    assert seen[0].endswith(b"\r\n\r\ncon") or seen[0].endswith(b"\r\n\r\ncontent")
+
+
 def test_every_request_goes_to_the_endpoint_with_its_signature_in_a_header(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
