@@ -8,6 +8,7 @@ from flexai.checkpoints.documents import Document
 from flexai.flows.flow_options import OPTIONS, rename_run, run_task
 from flexai.flows.forms import ProtectForm
 from flexai.tasks import protect_checkpoints
+from flexai.tasks.run_names import protecting
 
 
 @flow(
@@ -28,7 +29,5 @@ def protect(request: ProtectForm) -> Document:
     Raises:
         CheckpointError: NotFoundError where one is not there, ConflictError for one that is not available.
     """
-    first, *others = request.checkpoints
-    more = f" and {len(others)} more" if others else ""
-    rename_run(f"{'protect' if request.protected else 'unprotect'} {first}{more}")
+    rename_run(protecting(request.checkpoints, protected=request.protected))
     return run_task(protect_checkpoints, request.request())

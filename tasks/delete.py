@@ -10,7 +10,7 @@ from flexai.checkpoints.service.delete import undelete as undelete_in_catalog
 from flexai.tasks.change_reports import Reporter
 from flexai.tasks.direct import task
 from flexai.tasks.options import QUICK, TAGS, open_system, run_logger, takes, telling
-from flexai.tasks.run_names import sized
+from flexai.tasks.run_names import PROTECTING, sized
 
 
 @task(
@@ -66,7 +66,7 @@ def undelete_checkpoint(request: UndeleteRequest) -> Document:
     name="protect-checkpoints",
     description="Keep checkpoints from being deleted, or let them be deleted again.",
     tags=TAGS | {"protect"},
-    task_run_name="protect checkpoints",
+    task_run_name=PROTECTING,
     **QUICK,
 )
 @takes(ProtectRequest)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 from prefect.tasks import TaskRunNameCallbackWithParameters
@@ -35,7 +35,30 @@ def sized(
     """A task's run name of its parameters and ``{size}``, by default that of the parameter ``reference``."""
 
     def name(parameters: dict[str, Any]) -> str:
-        return template.format(**parameters, size=size(parameters))
+        try:
+            told = size(parameters)
+        except (AttributeError, TypeError):  # an argument of another type: for the task to say
+            told = ""
+        return template.format(**parameters, size=told)
 
     # The protocol's static method is Prefect's own look at the signature.
     return cast(TaskRunNameCallbackWithParameters, name)
+
+
+def protecting(references: Sequence[str], *, protected: bool) -> str:
+    """What a run is called that protects checkpoints, or takes that back."""
+    first, *others = references or ("nothing",)
+    more = f" and {len(others)} more" if others else ""
+    return f"{'protect' if protected else 'unprotect'} {first}{more}"
+
+
+def _protecting(parameters: dict[str, Any]) -> str:
+    given = parameters["references"]
+    # What is no list is for the task to refuse.
+    return protecting(
+        given if isinstance(given, list | tuple) else [str(given)], protected=bool(parameters["protected"])
+    )
+
+
+PROTECTING = cast(TaskRunNameCallbackWithParameters, _protecting)
+"""The name of a task run that protects checkpoints."""

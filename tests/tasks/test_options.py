@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import pytest
 from prefect import Task
@@ -129,3 +130,15 @@ def test_arguments_of_other_types_are_refused_before_the_operation_runs() -> Non
         tasks.push_checkpoint.fn("base", files="folder")
     with pytest.raises(errors.UsageError, match="force takes True or False, not 'no'"):
         tasks.delete_checkpoint.fn("base", force="no")  # type: ignore[arg-type]
+
+
+def test_runs_are_named_for_what_is_protected_and_whatever_is_given() -> None:
+    name: Any = tasks.protect_checkpoints.task_run_name
+    assert name(parameters={"references": ["base"], "protected": True}) == "protect base"
+    assert name(parameters={"references": ("base", "a", "b"), "protected": False}) == "unprotect base and 2 more"
+    assert name(parameters={"references": [], "protected": True}) == "protect nothing"
+    assert name(parameters={"references": 5, "protected": True}) == "protect 5"
+    name = tasks.delete_checkpoint.task_run_name
+    assert name(parameters={"reference": 5, "force": False}) == "delete 5"
+    name = tasks.push_checkpoint.task_run_name
+    assert name(parameters={"name": "base", "files": 5}) == "push base"

@@ -52,3 +52,13 @@ def test_deleted_checkpoints_are_listed_apart(flexai: Run, program: Program) -> 
     table = flexai("checkpoint", "list", "--deleted").out
     assert row["id"] in table
     assert "DELETED AT" in table
+
+
+def test_a_loss_that_none_tells_is_an_order_and_a_column_as_any_other(flexai: Run, program: Program) -> None:
+    program.file("a.bin")
+    flexai("checkpoint", "push", "my-name", "-f", "a.bin")
+    done = flexai("checkpoint", "list", "--sort", "eval-loss")
+    assert done.code == 0, done.err
+    assert re.findall(r"EVAL-LOSS|my-name \| +- ", done.out)[0] == "EVAL-LOSS"
+    wrong = flexai("checkpoint", "list", "--columns", "name,bogus")
+    assert (wrong.code, wrong.error) == (2, "there is no column 'bogus'")
