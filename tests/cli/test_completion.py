@@ -92,3 +92,11 @@ def test_an_unknown_shell_is_refused(flexai: Run) -> None:
     done = flexai("completion", "tcsh")
     assert done.code == 2
     assert "'bash', 'zsh', 'fish'" in done.error
+
+
+@pytest.mark.parametrize(
+    "variables", [{}, {"COMP_WORDS": "flexai ", "COMP_CWORD": "one"}, {"_FLEXAI_COMPLETE": "junk"}]
+)
+def test_a_completion_that_fails_shows_nothing(program: Program, variables: dict[str, str]) -> None:
+    done = program.run(env={"_FLEXAI_COMPLETE": "bash_complete"} | variables)
+    assert (done.code, done.out, done.err) == (1, "", "")

@@ -34,7 +34,10 @@ class Program(LazyGroup):
         """Run the program and exit with its code."""
         with terminal.guarded():
             if COMPLETE_VARIABLE in os.environ:
-                return super().main(args, PROGRAM, COMPLETE_VARIABLE, standalone_mode, **extra)
+                try:
+                    return super().main(args, PROGRAM, COMPLETE_VARIABLE, standalone_mode, **extra)
+                except (Exception, KeyboardInterrupt):  # noqa: BLE001 - nothing is shown in the midst of what is typed
+                    sys.exit(failures.FAILED)
             arguments = list(sys.argv[1:] if args is None else args)
             terminal.verbosity.reset()
             try:
