@@ -272,9 +272,21 @@ def _(data: bytes) -> object:
     return report.recovered, report.problems
 
 
-@PARSERS.add("store-id", lambda: [b'{"format":1,"id":"00000000-0000-0000-0000-000000000009"}'])
+def _store_documents() -> list[bytes]:
+    plain_one = {"format": 1, "id": f"{9:032x}"}
+    catalog = {"id": f"{7:032x}", "place": "lab:/home/ada/catalog.db", "number": 3, "changes": 20}
+    return [
+        canonical_json(plain_one),
+        canonical_json(plain_one | {"catalog": catalog | {"renewed_at": "2025-01-01T00:00:00.000000Z"}}),
+    ]
+
+
+@PARSERS.add("store-id", _store_documents, b'"number":', b'"changes":1e308', b'"renewed_at":', b'"place":')
 def _(data: bytes) -> object:
+    """Reads which store it is, and whose, and says that as errors do."""
+    from flexai.checkpoints.service.store_owner import described
     from flexai.checkpoints.storage.managed import ManagedStore
 
     storage: Any = _Bucket(data)
-    return ManagedStore(storage).read_id()
+    store_id, catalog = ManagedStore(storage).read()
+    return store_id, catalog and described(catalog)
