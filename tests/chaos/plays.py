@@ -31,6 +31,16 @@ def size_of(files: Tree) -> int:
     return sum(map(len, files.values()))
 
 
+def _check_all_are_of(files: Tree, found: Tree) -> None:
+    """What was found is some of the files, each as it is."""
+    wrong = {
+        path: f"{len(content)} bytes of {len(files.get(path, b''))}, {content[:20]!r}"
+        for path, content in found.items()
+        if files.get(path) != content
+    }
+    assert not wrong, wrong
+
+
 def push_of(name: str, folder: Path) -> tuple[str, ...]:
     """The command that pushes a folder."""
     return ("checkpoint", "push", name, "-f", str(folder))
@@ -118,7 +128,8 @@ def play_fetch(stage: Stage, chance: random.Random, rounds: int) -> None:
         for _ in range(KILLS):
             ended = stage.run_and_kill(chance, *fetch)
             found = {path: text for path, text in read_tree(out).items() if not path.endswith(PARTIAL_SUFFIX)}
-            assert found.items() <= files.items(), "nothing half-written has its final name"
+            # Nothing half-written has its final name.
+            _check_all_are_of(files, found)
             kills += ended.was_killed
         stage.succeed(*fetch)
         assert read_tree(out) == files, "and no unfinished file is left"
@@ -145,7 +156,7 @@ def play_export(stage: Stage, chance: random.Random, rounds: int) -> None:
             if stage.bucket is not None:
                 # SeaweedFS makes an empty object where a client dies before the first byte of its body.
                 found = {path: content for path, content in found.items() if content or not files[path]}
-            assert found.items() <= files.items()
+            _check_all_are_of(files, found)
             assert not manifest["complete"] or found == files, "a torn export never says that it is whole"
             with stage.look() as machine:
                 recorded = machine.system.catalog.checkpoints.list_exports(str(machine.checkpoint("llama").id))
@@ -208,7 +219,8 @@ def _check_sound_or_refused(stage: Stage, name: str, files: Tree) -> None:
     ended = stage.run("checkpoint", "fetch", name, "-d", str(out))
     assert ended.code in {0, 6}, ended.text
     found = {path: text for path, text in read_tree(out).items() if not path.endswith(PARTIAL_SUFFIX)}
-    assert found == files if ended.code == 0 else found.items() <= files.items(), ended.text
+    _check_all_are_of(files, found)
+    assert found == files or ended.code, ended.text
     shutil.rmtree(out)
 
 
