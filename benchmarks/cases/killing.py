@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from benchmarks.bench import Bench
 from benchmarks.cases.training import FROM_SOURCE, frameworks, has
@@ -59,6 +60,8 @@ def lost(bench: Bench) -> None:
                     figures[f"{how}: told first"] = play.tell(max(2, int(_NOTICES * bench.scale)))
                 except FailedError as error:
                     wrong[how] = [str(error)]
+                finally:
+                    play.close()
     result = Result("training-lost", "saves lost in kills at random instants", {}, skipped=skipped, wrong=wrong)
     result.figures = figures
     for row, told in figures.items():
@@ -67,6 +70,40 @@ def lost(bench: Bench) -> None:
                 result.bars.append(Bar(f"{column}, {row}", told[column], 0))
     result.notes.append("a save counts from the moment at which its framework has completed it, reported or not")
     bench.results.append(result)
+
+
+class _Forked:
+    """A training that was forked by a process which had imported its framework; as ``subprocess.Popen``."""
+
+    returncode: int | None = None
+
+    def __init__(self, parent: subprocess.Popen[str]) -> None:
+        self._parent = parent
+        self.pid = self._ask("")
+
+    def _ask(self, line: str) -> int:
+        assert self._parent.stdin and self._parent.stdout
+        print(line, file=self._parent.stdin, flush=True)
+        return int(self._parent.stdout.readline())
+
+    def poll(self) -> int | None:
+        """How it ended; None where it runs."""
+        if self.returncode is None and not _runs(self.pid):
+            self.wait()
+        return self.returncode
+
+    def wait(self) -> int:
+        """Wait for its end; returns how it ended."""
+        if self.returncode is None:
+            self.returncode = self._ask(str(self.pid))
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        """Send it a signal."""
+        os.kill(self.pid, number)
+
+
+_Training = _Forked | subprocess.Popen[str]
 
 
 @dataclass
@@ -83,6 +120,13 @@ class _Play:
         self._own = Own(self.folder / "home")
         self._output, self._truth = self.folder / "out", self.folder / "truth"
         self._failed_starts = 0
+        # The framework is imported once, where the training is not the runner's to start.
+        self._forking = None if self.is_below else self._popen("fork", stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+    def close(self) -> None:
+        """Let what forks trainings end."""
+        if self._forking:
+            self._forking.communicate()
 
     def kill(self, times: int) -> dict[str, float]:
         """Kill trainings, and count what was completed and is not there in the end. FailedError where one fails."""
@@ -114,7 +158,18 @@ class _Play:
         for file in self.folder.glob("truth*"):
             file.unlink()
 
-    def _start(self) -> subprocess.Popen[bytes]:
+    def _popen(self, *how: str, **options: Any) -> subprocess.Popen[str]:
+        """Start a program of trainings, whose words go to a file of their own."""
+        *python, framework = self.program
+        training = [*python, *how, framework, str(self._output), str(self._truth)]
+        if self.is_below:
+            job = [flexai(), "training", "run", _JOB, "--checkpoint", "latest", "--output-dir", str(self._output)]
+            training = [*job, "--no-track", "--", *training]
+        environment = os.environ | self._own.environment | FROM_SOURCE
+        with (self.folder / "output").open("ab") as said:
+            return subprocess.Popen(training, env=environment, text=True, **{"stdout": said, "stderr": said} | options)
+
+    def _start(self) -> _Training:
         """Start a training, again where it fails as it starts, and wait until it has saved."""
         for _ in range(_STARTS):
             if process := self._try_to_start():
@@ -123,20 +178,9 @@ class _Play:
             time.sleep(_PAUSE)
         raise FailedError(f"{_STARTS} trainings in a row failed as they started: {self._said()}")
 
-    def _try_to_start(self) -> subprocess.Popen[bytes] | None:
-        training = [*self.program, str(self._output), str(self._truth)]
-        if self.is_below:
-            job = [flexai(), "training", "run", _JOB, "--checkpoint", "latest", "--output-dir", str(self._output)]
-            training = [*job, "--no-track", "--", *training]
+    def _try_to_start(self) -> _Training | None:
         before = len(self._lines("saved "))
-        with (self.folder / "output").open("ab") as output:
-            process = subprocess.Popen(
-                training,
-                env=os.environ | self._own.environment | FROM_SOURCE,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-            )
+        process = _Forked(self._forking) if self._forking else self._popen(stdin=subprocess.DEVNULL)
         while len(self._lines("saved ")) == before:
             if process.poll() is not None:
                 return None
@@ -169,7 +213,7 @@ class _Play:
             raise FailedError(f"the last training ended with {process.returncode}: {self._said()}")
         return {int(step) for step in self._lines("saved ")}
 
-    def _wait(self, process: subprocess.Popen[bytes]) -> None:
+    def _wait(self, process: _Training) -> None:
         """Wait for a training's end, and for that of the helper that stores what it has left."""
         process.wait()
         while any(_is_helper(pid, self._output) for pid in _processes()):
@@ -199,6 +243,11 @@ def _children(process: int) -> Iterator[int]:
     with suppress(OSError):
         for thread in Path(f"/proc/{process}/task").iterdir():
             yield from map(int, (thread / "children").read_text().split())
+
+
+def _runs(process: int) -> bool:
+    """Whether a process has not ended, where its parent has not asked how."""
+    return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
 
 
 def _processes() -> list[int]:

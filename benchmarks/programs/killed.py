@@ -1,5 +1,8 @@
 """A training that saves all the time and is killed: ``killed.py FRAMEWORK FOLDER TRUTH``.
 
+With ``fork`` before that it is a process that has imported the framework, which takes seconds. It forks a training for
+each line that it reads, and writes the training's process; for a line with a process it writes how that one ended.
+
 It writes ``saved N`` to TRUTH once its framework has completed the save of step N, before flexai hears of it, and goes
 on from what flexai gives it. At SIGTERM it saves what it has, writes ``left at N`` and ends; where TRUTH with ``.end``
 behind it is there, it ends after its next save.
@@ -7,6 +10,7 @@ behind it is there, it ends after its next save.
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import signal
@@ -197,10 +201,36 @@ FRAMEWORKS: dict[str, Callable[[Path, Truth], None]] = {
 }
 
 
+MODULES = {
+    "numpy": ("numpy",),
+    "torch": ("torch",),
+    "transformers": ("torch", "transformers", "transformers.trainer", "transformers.models.llama"),
+    "lightning": ("lightning", "lightning.pytorch.demos.boring_classes"),
+}
+"""What each takes long to import."""
+
+
 def main(framework: str, folder: Path, truth: Path) -> None:
     """Train."""
     FRAMEWORKS[framework](folder, Truth(truth))
 
 
+def fork(framework: str, folder: Path, truth: Path) -> None:
+    """Fork a training for each empty line, and wait for the one that another line names."""
+    for module in MODULES[framework]:
+        importlib.import_module(module)
+    for line in sys.stdin:
+        if line.strip():
+            _, status = os.waitpid(int(line), 0)
+            print(os.waitstatus_to_exitcode(status), flush=True)
+        elif training := os.fork():
+            print(training, flush=True)
+        else:
+            os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+            main(framework, folder, truth)
+            return
+
+
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]))
+    is_forking = sys.argv[1] == "fork"
+    (fork if is_forking else main)(sys.argv[-3], Path(sys.argv[-2]), Path(sys.argv[-1]))
