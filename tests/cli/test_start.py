@@ -228,6 +228,17 @@ def test_the_program_looks_for_no_garbage_among_its_modules_neither_while_it_sta
     assert printed.splitlines()[-1] == "100000 True"
 
 
+def test_what_was_imported_is_set_aside_before_a_command_runs(program: Program) -> None:
+    printed = program.python(
+        "import gc, sys, types\n"
+        "root = sys.modules['flexai.cli.root'] = types.ModuleType('flexai.cli.root')\n"
+        "root.run = lambda: print(gc.get_freeze_count() > 1000)\n"
+        "from flexai.cli import main\n"
+        "main()"
+    )
+    assert printed.splitlines() == ["True"]
+
+
 def test_help_of_a_group_imports_none_of_its_commands(program: Program) -> None:
     loaded = _modules(program, ["checkpoint", "--help"])
     assert "flexai.cli.checkpoint" in loaded

@@ -24,4 +24,6 @@ def main() -> None:
     # Not at the head: this is most of what a short command imports.
     from flexai.cli.root import run
 
+    # What came with them is young otherwise, and each look goes through it: a tenth of a push of one small file.
+    gc.freeze()
     run()
