@@ -22,8 +22,7 @@ import click
 import yaml
 
 from flexai.checkpoints.errors import CheckpointError
-from flexai.checkpoints.setting_sources import CONFIG_FILE, DEFAULT_HOME, ENVIRONMENT_PREFIX
-from flexai.checkpoints.settings import RULES, TextRule
+from flexai.checkpoints.settings import CONFIG_FILE, DEFAULT_HOME, ENVIRONMENT_PREFIX, RULES, TextRule
 
 REFERENCE = Path(__file__).resolve().parent / "reference"
 MADE = "<!-- Made by `make docs` from the program itself: change the program, not this page. -->"

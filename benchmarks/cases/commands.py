@@ -20,8 +20,7 @@ from flexai.checkpoints.catalog.catalog import Catalog
 from flexai.checkpoints.names import parse_job_reference
 from flexai.checkpoints.service.inspect import inspect_checkpoint
 from flexai.checkpoints.service.system import System
-from flexai.checkpoints.setting_sources import default_database_url
-from flexai.checkpoints.settings import load_settings
+from flexai.checkpoints.settings import default_database_url, load_settings
 
 _HELP, _COMMAND, _QUERY = 0.15, 0.4, 0.02
 """Seconds."""

@@ -13,7 +13,7 @@ from benchmarks.own import Own
 from benchmarks.results import Bar, Result, Spread
 from benchmarks.servers import S3Server, sink
 from benchmarks.sources import empty, write_file, write_small
-from flexai.checkpoints.setting_sources import default_database_url
+from flexai.checkpoints.settings import default_database_url
 
 _FILES = (1_000, 10_000, 100_000)
 _CHECKPOINTS = (1_000, 10_000, 100_000)

@@ -18,8 +18,7 @@ import pytest
 import flexai
 from flexai import errors
 from flexai.checkpoints.models import ListedCheckpoint
-from flexai.checkpoints.setting_sources import DATABASE_FILE
-from flexai.checkpoints.settings import load_settings
+from flexai.checkpoints.settings import DATABASE_FILE, load_settings
 from tests.checkpoints.training.trainers import program as trainer
 from tests.cli.conftest import Run
 from tests.cli.program import Program

@@ -10,8 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flexai.checkpoints.errors import SettingsError
-from flexai.checkpoints.setting_sources import database_url, home_path, read_raw_settings
-from flexai.checkpoints.settings import RULES, load_settings, overriding, parse_duration, parse_size, write_duration
+from flexai.checkpoints.settings import (
+    RULES,
+    database_url,
+    home_path,
+    load_settings,
+    overriding,
+    parse_duration,
+    parse_size,
+    read_raw_settings,
+    write_duration,
+)
 
 
 @pytest.fixture(autouse=True)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from flexai.checkpoints.catalog.catalog import Catalog
-from flexai.checkpoints.setting_sources import DATABASE_FILE
+from flexai.checkpoints.settings import DATABASE_FILE
 from tests.cli.conftest import Run
 from tests.cli.program import Done, Program
 from tests.servers.postgresql import PostgreSQL, find_programs

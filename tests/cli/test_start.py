@@ -83,7 +83,7 @@ def test_a_command_that_only_shows_something_imports_nothing_heavy(program: Prog
 
 OF_CHANGES = {
     *(f"flexai.checkpoints.catalog.{name}" for name in ("changes", "checkpoints", "exports", "identity", "jobs")),
-    *("flexai.checkpoints.settings", "flexai.checkpoints.storage.retry", "flexai.checkpoints.private_folders"),
+    *("flexai.checkpoints.storage.retry", "flexai.checkpoints.private_folders"),
     *("shutil", "textwrap", "tempfile", "logging", "contextvars", "bisect", "heapq"),
 }
 """What only commands need that change, move or draw for a terminal."""

@@ -17,8 +17,7 @@ from typing import Any, NamedTuple
 import pytest
 import yaml
 
-from flexai.checkpoints.setting_sources import ENVIRONMENT_PREFIX
-from flexai.checkpoints.settings import RULES
+from flexai.checkpoints.settings import ENVIRONMENT_PREFIX, RULES
 from flexai.cli.parameters import read_duration
 from flexai.cli.training.run import run
 from tests.servers.local import LocalServer

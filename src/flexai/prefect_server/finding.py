@@ -13,8 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from flexai.checkpoints.setting_sources import home_path
-from flexai.checkpoints.settings import WITHHELD_VARIABLE, hide_secrets
+from flexai.checkpoints.settings import WITHHELD_VARIABLE, hide_secrets, home_path
 
 UP = "flexai up"
 """The origin of the API of a server that this program has started."""

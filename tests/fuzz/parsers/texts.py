@@ -176,8 +176,7 @@ def _home() -> Path:
     b"inf",
 )
 def _(data: bytes) -> object:
-    from flexai.checkpoints.setting_sources import CONFIG_FILE
-    from flexai.checkpoints.settings import load_settings
+    from flexai.checkpoints.settings import CONFIG_FILE, load_settings
 
     (_home() / CONFIG_FILE).write_bytes(data)
     with mock.patch.dict("os.environ", {"FLEXAI_HOME": str(_home())}):

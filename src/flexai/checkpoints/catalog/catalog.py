@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from flexai.checkpoints import setting_sources
+from flexai.checkpoints import settings
 from flexai.checkpoints.catalog.database import MIGRATION_LOCK, Database, Look, batches
 from flexai.checkpoints.errors import SettingsError, UsageError
 from flexai.checkpoints.models import now
@@ -62,7 +62,7 @@ class Catalog:
         Nothing is made or changed: where no catalog is yet, it is empty. One of an older form is migrated first, as
         ``open`` does. ``patience`` is that of ``open``. Raises what ``open`` raises.
         """
-        url = setting_sources.database_url() if url is None else url
+        url = settings.database_url() if url is None else url
         found = _look_at(url, patience)
         if found is None:
             open_database(url, patience=patience).close()

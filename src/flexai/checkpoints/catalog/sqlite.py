@@ -315,7 +315,7 @@ def _is_damaged(error: sqlite3.Error) -> bool:
 def _make_file(path: Path) -> None:
     # Not at the head: to look at a catalog takes none of them.
     from flexai.checkpoints.private_folders import is_shared, make_private_file, make_private_folder, make_shared_file
-    from flexai.checkpoints.setting_sources import home_path
+    from flexai.checkpoints.settings import home_path
 
     try:
         # SQLite would make it as the umask says, but never for the group to write to.

@@ -24,7 +24,7 @@ def backup(file: Path) -> None:
     flexai catalog backup /backups/catalog.db
     """
     from flexai.checkpoints.catalog.backup import back_up
-    from flexai.checkpoints.setting_sources import database_url
+    from flexai.checkpoints.settings import database_url
 
     size = back_up(database_url(), file)
     terminal.say(f"copied the catalog to {file} ({human_size(size)})")

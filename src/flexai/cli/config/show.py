@@ -26,7 +26,7 @@ def show(as_json: bool) -> None:
     flexai config show --json
     """
     from flexai.checkpoints.owner import login
-    from flexai.checkpoints.setting_sources import home_path
+    from flexai.checkpoints.settings import home_path
     from flexai.prefect_server.finding import find_api
     from flexai.prefect_server.home import open_places
 
@@ -58,8 +58,7 @@ def show(as_json: bool) -> None:
 def _settings(as_json: bool) -> tuple[SettingsError | None, dict[str, dict[str, Any]]]:
     """Every setting; where one cannot be used, what was written stands for what is in force."""
     from flexai.checkpoints.owner import find_owner
-    from flexai.checkpoints.setting_sources import read_raw_settings
-    from flexai.checkpoints.settings import RULES, load_settings
+    from flexai.checkpoints.settings import RULES, load_settings, read_raw_settings
 
     raw = read_raw_settings()
     values: dict[str, object] = {name: entry.value for name, entry in raw.items()}

@@ -35,7 +35,7 @@ def down(grace: float) -> None:
     \b
     flexai down
     """
-    from flexai.checkpoints.setting_sources import home_path
+    from flexai.checkpoints.settings import home_path
     from flexai.prefect_server.credential import forget_login_page
     from flexai.prefect_server.processes import forget, recall
 

@@ -33,7 +33,7 @@ def status(as_json: bool) -> None:
     flexai status
     flexai status --json
     """
-    from flexai.checkpoints.setting_sources import home_path
+    from flexai.checkpoints.settings import home_path
     from flexai.prefect_server.finding import find_api
     from flexai.prefect_server.processes import recall
 

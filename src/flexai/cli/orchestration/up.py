@@ -53,8 +53,7 @@ def up(port: int | None, pool: str, opens: bool, no_auth: bool) -> None:
     flexai up --open
     flexai up --port 4300
     """
-    from flexai.checkpoints.setting_sources import home_path
-    from flexai.checkpoints.settings import load_settings
+    from flexai.checkpoints.settings import home_path, load_settings
 
     load_settings()  # what is wrong with them is better said now than in the worker's log
     home = home_path()
