@@ -122,3 +122,12 @@ def test_the_owner_is_shown_so_that_another_machine_can_be_told_it(program: Prog
     assert "FLEXAI_OWNER" in refused.hint
     done = program.run("training", "run", "my-run", "--", "true", env=elsewhere | {"FLEXAI_OWNER": owner})
     assert done.code == 0, done.err
+
+
+def test_a_setting_that_there_is_not_is_shown_and_named(flexai: Run, program: Program) -> None:
+    program.home.mkdir(mode=0o700)
+    (program.home / "config.toml").write_text("unknown = 1\n")
+    done = flexai("config", "show")
+    assert done.code == 2
+    assert "unknown" in done.error
+    assert "unknown" in done.out

@@ -90,6 +90,6 @@ def _shown(name: str, value: object, as_json: bool) -> str | int:
 
     if as_json and isinstance(value, int):
         return value
-    if isinstance(value, int | timedelta):
+    if isinstance(value, int | timedelta) and name in RULES:
         return RULES[name].write(value)
     return hide_secrets(str(value))
