@@ -9,6 +9,7 @@ peak of memory in MiB, how often the server was asked, and which error came of i
 from __future__ import annotations
 
 import contextlib
+import gc
 import gzip
 import itertools
 import json
@@ -32,6 +33,7 @@ from flexai.checkpoints.storage.retry import RetryPolicy
 from flexai.checkpoints.storage.s3.bucket import S3Storage
 from flexai.checkpoints.storage.s3.client import S3Credentials, S3Service
 from flexai.checkpoints.transfer.scan import scan_remote
+from tests.support.memory import give_memory_back
 
 KINDS = ("s3", "gcs", "hub")
 ATTEMPTS = 2
@@ -402,6 +404,9 @@ def attack(kind: str, name: str) -> Result:
 
 
 def _forget_peak() -> None:
+    """Begin anew, without what the attack before this one has left behind in this process."""
+    gc.collect()
+    give_memory_back()
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text(
             "5"
