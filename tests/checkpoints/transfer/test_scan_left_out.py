@@ -94,6 +94,7 @@ def test_an_ignore_file_that_is_no_file_is_refused_and_not_waited_for(tmp_path: 
             os.mkfifo(path)
         if kind == "FIFO that is written to":
             stack.callback(os.close, os.open(path, os.O_RDWR | os.O_NONBLOCK))
+        gc.collect()
         opened = len(os.listdir("/proc/self/fd"))
         with pytest.raises(SourceError, match=r"\.flexaiignore cannot be read: it is no file"):
             scanned(str(tmp_path))

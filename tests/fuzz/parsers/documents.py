@@ -1,4 +1,4 @@
-"""Documents that a store or a bucket holds: of ours once, and of whoever can write there."""
+"""Documents that a store or a bucket holds: written by us once, and by whatever program may write there."""
 
 from __future__ import annotations
 
