@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
 import io
 import json
@@ -200,6 +201,7 @@ class _Stores:
     """A home whose catalog was lost, and made anew now and then, so that it stays small."""
 
     def __init__(self) -> None:
+        atexit.register(self.clear)
         self._uses = 0
         self._folder: Path | None = None
         self._system: Any = None
@@ -209,9 +211,7 @@ class _Stores:
         from flexai.checkpoints.settings import load_settings
 
         if self._uses % 20 == 0:
-            if self._folder is not None:
-                self._system.close()
-                shutil.rmtree(self._folder)
+            self.clear()
             self._folder = Path(tempfile.mkdtemp(prefix="flexai-fuzz-", dir=fast_folder()))
             with mock.patch.dict("os.environ", {"FLEXAI_HOME": str(self._folder)}):
                 self._system = System.open(load_settings())
@@ -221,6 +221,12 @@ class _Stores:
             blob.write_bytes(bytes(1000))
         self._uses += 1
         return self._system
+
+    def clear(self) -> None:
+        if self._folder is not None:
+            self._system.close()
+            shutil.rmtree(self._folder)
+            self._folder = None
 
     def write_manifest(self, checkpoint_id: str, data: bytes) -> Path:
         assert self._folder is not None
