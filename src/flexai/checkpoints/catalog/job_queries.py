@@ -100,6 +100,7 @@ def read_jobs(transaction: Transaction, ids: Sequence[str]) -> Iterator[tuple[Re
 
 
 def read_job(transaction: Transaction, where: str, **values: Any) -> Record | None:
+    """The row of the job ``j`` that a condition holds for, read as ``job_of`` needs it; None where there is none."""
     row = transaction.record(f"{JOB} WHERE {where}", **values)
     return None if row is None else with_nodes(transaction, [row])[0]
 

@@ -191,7 +191,7 @@ class Jobs(JobQueries):
                 **NO_LEASE,
             }
             with self._changing("end", job.id) as transaction:
-                _update_asread_job(transaction, row, new)
+                _update_as_read(transaction, row, new)
         return self.get_by_id(job.id)
 
     def correct_node(self, job: TrainingJob, node: int, ended: TrainingJob) -> TrainingJob:
@@ -218,7 +218,7 @@ class Jobs(JobQueries):
                 values = {"status": job.status, "reason": job.reason, "ended_at": to_text(now()), **NO_LEASE}
             with self._changing("stop", row["id"]) as transaction:
                 # Where it ended, or was taken over, in this very moment there is nothing left to ask.
-                _update_asread_job(transaction, row, {"updated_at": to_text(now()), **values})
+                _update_as_read(transaction, row, {"updated_at": to_text(now()), **values})
         return self.get_by_id(row["id"])
 
     def delete(self, reference: Reference) -> TrainingJob:
@@ -234,7 +234,7 @@ class Jobs(JobQueries):
             )
         new = {"name_key": None, "status": job.status, "reason": job.reason, "updated_at": to_text(now()), **NO_LEASE}
         with self._changing("delete", row["id"]) as transaction:
-            if not _update_asread_job(transaction, row, new):
+            if not _update_as_read(transaction, row, new):
                 raise ConflictError(f"training job {job.name!r} was started again or deleted meanwhile")
         self.forget_deleted()
         return job
@@ -295,14 +295,14 @@ def _begin_next(
     attempt = previous.attempt + 1
     places = _places(layout, previous.id, attempt)
     new = {**values, "attempt": attempt, **places}
-    if not _update_asread_job(transaction, row, new):
+    if not _update_as_read(transaction, row, new):
         raise busy
     if node is not None:
         job_nodes.enter_node(transaction, row | new | {"node_rows": ()}, node, lease, places)
     return previous.id, False
 
 
-def _update_asread_job(transaction: Transaction, row: Record, new: Mapping[str, Any]) -> int:
+def _update_as_read(transaction: Transaction, row: Record, new: Mapping[str, Any]) -> int:
     """Set columns of a job that is still what the row showed; 0 where another process has changed it since."""
     read = {name: row[name] for name in ("id", "name_key", "status", "attempt", "claim_token")}
     return transaction.update_as_read("jobs", new, read)
