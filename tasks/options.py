@@ -18,7 +18,7 @@ from prefect.logging import get_logger, get_run_logger
 from prefect.runtime import flow_run
 from prefect.tasks import exponential_backoff
 
-from flexai.checkpoints.arguments import taken
+from flexai.checkpoints.arguments import bound
 from flexai.checkpoints.errors import CheckpointError, StorageFullError, StorageUnavailableError
 from flexai.checkpoints.names import printable
 from flexai.checkpoints.progress import Progress
@@ -159,24 +159,23 @@ def takes(request: Callable[P, R]) -> Callable[[Callable[[R], D]], Callable[P, D
     what helps.
     """
     hints = get_type_hints(request)
-    signature = inspect.signature(request)
-    parameters = [one.replace(annotation=hints[one.name]) for one in signature.parameters.values()]
+    written = inspect.signature(request)
+    parameters = [one.replace(annotation=hints[one.name]) for one in written.parameters.values()]
+    signature = written.replace(parameters=parameters)
     documentation = inspect.getdoc(request) or ""
 
     def decorate(run: Callable[[R], D]) -> Callable[P, D]:
         @functools.wraps(run)
         def call(*args: P.args, **kwargs: P.kwargs) -> D:
             with telling(run_logger()):
-                given = signature.bind(*args, **kwargs)
-                for name, value in given.arguments.items():
-                    given.arguments[name] = taken(name, value, hints[name])
+                given = bound(signature, args, kwargs)
                 made = request(*given.args, **given.kwargs)
             return run(made)
 
         returned = get_type_hints(run)["return"]
         # Prefect, cloudpickle and readers of the signature see the fields, and not the request.
         del call.__wrapped__
-        call.__signature__ = signature.replace(parameters=parameters, return_annotation=returned)  # type: ignore[attr-defined]
+        call.__signature__ = signature.replace(return_annotation=returned)  # type: ignore[attr-defined]
         call.__annotations__ = {one.name: one.annotation for one in parameters} | {"return": returned}
         call.__doc__ = _with_arguments(inspect.getdoc(run) or "", documentation)
         return call

@@ -44,12 +44,23 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        given = signature.bind(*args, **kwargs)
-        for name, value in given.arguments.items():
-            given.arguments[name] = taken(name, value, signature.parameters[name].annotation, hint=hint)
+        given = bound(signature, args, kwargs, hint=hint)
         return function(*given.args, **given.kwargs)
 
     return call
+
+
+def bound(
+    signature: inspect.Signature, args: Sequence[Any], kwargs: Mapping[str, Any], *, hint: str = ""
+) -> inspect.BoundArguments:
+    """The arguments of a call, each as ``taken`` gives it: the signature's annotations are types.
+
+    Raises UsageError for one of another type, and TypeError as a call does.
+    """
+    given = signature.bind(*args, **kwargs)
+    for name, value in given.arguments.items():
+        given.arguments[name] = taken(name, value, signature.parameters[name].annotation, hint=hint)
+    return given
 
 
 def taken(name: str, value: Any, kind: Any, *, hint: str = "") -> Any:
