@@ -144,14 +144,17 @@ def metric_of_all(checkpoints: Iterable[Told]) -> Metric:
     return metric_for("", checkpoints) or TRAIN_LOSS
 
 
-def check_is_told(text: str, checkpoints: Iterable[Told]) -> None:
-    """Raise UsageError, which lists what there is, for a metric that none of the checkpoints tells.
-
-    A loss is known also where it is not told.
-    """
-    every = list(checkpoints)
+def is_known(text: str, checkpoints: Iterable[Told]) -> bool:
+    """Whether a metric is a loss, which is known also where none tells it, or one that some checkpoint tells."""
     name, _ = _name_and_direction(text)
-    if text and _dashed(name) not in _LOSSES and _known_name(name, every) is None:
+    return _dashed(name) in _LOSSES or _known_name(name, list(checkpoints)) is not None
+
+
+def check_is_told(text: str, checkpoints: Iterable[Told]) -> None:
+    """Raise UsageError, which lists what there is, for a metric that is not known."""
+    every = list(checkpoints)
+    if text and not is_known(text, every):
+        name, _ = _name_and_direction(text)
         raise UsageError(f"no checkpoint tells its {name!r}", hint=_what_there_is(every))
 
 

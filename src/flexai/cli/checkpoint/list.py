@@ -133,14 +133,10 @@ def _columns() -> dict[str, Column[ListedCheckpoint]]:
 
 
 def _metric(name: str, rows: Sequence[ListedCheckpoint]) -> Column[ListedCheckpoint]:
-    from flexai.checkpoints.choosing import check_is_told, metric_for
+    from flexai.checkpoints.choosing import is_known, metric_for
     from flexai.cli.tables import Column, number
 
+    if rows and not is_known(name, rows):
+        raise UsageError(f"there is no column {name!r}", hint=f"there is {', '.join(_columns())}, and metrics")
     metric = metric_for(name, rows)
-    if metric is None and rows:
-        try:
-            check_is_told(name, rows)  # a loss is a metric where none tells it, too
-        except UsageError:
-            hint = f"there is {', '.join(_columns())}, and metrics"
-            raise UsageError(f"there is no column {name!r}", hint=hint) from None
     return Column(name.upper(), lambda row: number(metric and metric.of(row)), rank=1, right=True)
