@@ -84,7 +84,9 @@ class _Forked:
     def _ask(self, line: str) -> int:
         assert self._parent.stdin and self._parent.stdout
         print(line, file=self._parent.stdin, flush=True)
-        return int(self._parent.stdout.readline())
+        if not (answer := self._parent.stdout.readline()):
+            raise FailedError("what forks trainings has ended")
+        return int(answer)
 
     def poll(self) -> int | None:
         """How it ended; None where it runs."""
