@@ -206,9 +206,11 @@ _OPCODES = (
 )
 
 
-@PARSERS.add_several(
-    "pickle", lambda: [make() for make in HOSTILE.values()], *_OPCODES, b"PK\3\4", b"\x1f\x8b", allowed=()
-)
+def _pickles() -> list[bytes]:
+    return [*(make() for make in HOSTILE.values()), torch_save(), *_dcp_metadata()]
+
+
+@PARSERS.add_several("pickle", _pickles, *_OPCODES, b"PK\3\4", b"\x1f\x8b", allowed=())
 def _(data: bytes) -> Sequence[Reading]:
     from flexai.checkpoints.training.formats.executable import find_code
     from flexai.checkpoints.training.formats.pickled_file import PickledFile

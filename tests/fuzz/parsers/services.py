@@ -111,6 +111,7 @@ def _s3_listings() -> list[bytes]:
     return [
         answer(_S3_LIST.replace(b"true", b"false")),
         answer(_S3_LIST),
+        answer(_S3_UPLOADS.replace(b"true", b"false")),
         answer(_S3_UPLOADS),
         answer(_S3_ERROR, status="404 Not Found"),
     ]
