@@ -81,7 +81,7 @@ docs: $(INSTALLED) ## Write docs/reference from the program itself, and draw the
 site: $(INSTALLED) ## Build a site from docs: build/site/index.html
 	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict $(ARGS)
 
-chaos: $(INSTALLED) ## Kill the program at ROUNDS=200 random instants per scenario, look for damage
+chaos: $(INSTALLED) ## Kill the program in ROUNDS=200 rounds per scenario, up to three times in each, look for damage
 	FLEXAI_CHAOS_ROUNDS=$(ROUNDS) FLEXAI_CHAOS_HISTORIES=$(HISTORIES) $(RUN) -m pytest -o faulthandler_timeout=0 tests/chaos \
 	  tests/flows/test_at_once.py tests/checkpoints/service/test_recovered_equals_lost.py $(ARGS)
 

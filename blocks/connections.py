@@ -86,18 +86,22 @@ def list_connections() -> list[SavedConnection]:
     return with_api(read_all)
 
 
-def delete_connection(name: str) -> None:
-    """Delete a connection; what was pushed from it stays. Raises NotFoundError where there is none."""
+def delete_connection(name: str) -> Id:
+    """Delete a connection, and return its id; what was pushed from it stays.
+
+    Raises NotFoundError where there is none.
+    """
     name = parse_connection_name(name)
 
-    async def delete(client: PrefectClient) -> None:
+    async def delete(client: PrefectClient) -> Id:
         _, document = await _find_one(client, name)
         # ObjectNotFound: another process has just done it.
         with contextlib.suppress(ObjectNotFound):
             await client.delete_block_document(document.id)
         await concurrency_limits.delete_limit(client, name)
+        return parse_id(document.id)
 
-    with_api(delete)
+    return with_api(delete)
 
 
 def check_connection(name: str, path: str = "") -> list[Probe]:

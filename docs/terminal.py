@@ -5,6 +5,7 @@ python docs/terminal.py            write docs/images/terminal.svg
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import subprocess
@@ -36,7 +37,7 @@ def commands() -> list[str]:
 
 def record() -> str:
     """The SVG of a real run, in a folder of its own."""
-    console = Console(record=True, width=WIDTH, file=Path(os.devnull).open("w"), force_terminal=True)  # noqa: SIM115
+    console = Console(record=True, width=WIDTH, file=io.StringIO(), force_terminal=True)
     typed_at = []
     rows = 0
     with tempfile.TemporaryDirectory() as folder:

@@ -6,7 +6,7 @@ import contextvars
 import functools
 import inspect
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal, ParamSpec, TypeAlias, TypeVar, get_type_hints
@@ -22,9 +22,8 @@ from flexai.checkpoints.arguments import bound
 from flexai.checkpoints.errors import CheckpointError, StorageFullError, StorageUnavailableError
 from flexai.checkpoints.names import printable
 from flexai.checkpoints.progress import Progress
-from flexai.checkpoints.service.repair import RepairReport
 from flexai.checkpoints.service.system import System
-from flexai.checkpoints.service.verify import Damage
+from flexai.checkpoints.service.verify import VerifyReport
 from flexai.checkpoints.storage.connection import StorageConnection
 from flexai.checkpoints.storage.retry import telling_of_retries
 
@@ -108,7 +107,7 @@ class Watcher:
     progress: Progress = field(default_factory=Progress)
     on_output: Callable[[Literal["stdout", "stderr"], bytes], None] = ignore
     """Is handed what a training command prints."""
-    on_damage: Callable[[Sequence[Damage], RepairReport], None] = ignore
+    on_verified: Callable[[VerifyReport], None] = ignore
     """Is handed what a verification found, and what was repaired of it."""
 
 

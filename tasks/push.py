@@ -18,6 +18,7 @@ from flexai.checkpoints.service.push import push as push_to_store
 from flexai.checkpoints.service.push_requests import AnyPushRequest, NameRequest, PushRequest
 from flexai.checkpoints.service.support.shard_work import ShardRunner
 from flexai.checkpoints.service.system import System
+from flexai.checkpoints.settings import load_settings
 from flexai.tasks import artifacts
 from flexai.tasks.change_reports import Reporter
 from flexai.tasks.direct import task
@@ -43,7 +44,7 @@ def find_to_push(request: PushRequest) -> FilesToPush | None:
     if not request.files:
         return None
     try:
-        found = find(request)
+        found = find(request, load_settings())
     except CheckpointError:
         return None  # for the push to say
     _found.set((request, found))

@@ -27,7 +27,7 @@ def scrub_store(request: ScrubRequest) -> Document:
     """Scrub the store; damage that cannot be repaired fails the task, after it is all logged.
 
     Returns:
-        ``checkedContents``, ``checkedBytes``, ``damagedContents``, ``repairedContents`` and ``roundComplete``.
+        What ``flexai checkpoint verify --json`` prints, and ``roundComplete``.
 
     Raises:
         CheckpointError: IntegrityError for damage that is left, UsageError for a budget of nothing.

@@ -17,7 +17,7 @@ from prefect.exceptions import TerminationSignal
 from prefect.utilities import engine
 from prefect.utilities.engine import is_prefect_sigterm_handler_installed
 
-from flexai.checkpoints.documents import Document, captured_list_document, job_document
+from flexai.checkpoints.documents import Document, captured_list_document, deleted_job_document, job_document
 from flexai.checkpoints.errors import InterruptedByUserError, JobFailedError, StorageUnavailableError
 from flexai.checkpoints.models import Checkpoint, CheckpointStatus, JobStatus, TrainingJob, now
 from flexai.checkpoints.names import parse_name
@@ -279,4 +279,4 @@ def delete_training_job(request: DeleteJobRequest) -> Document:
         job = delete_job(system, request, on_deleted=tell, progress=RunProgress(logger))
         reporter.catalog()
     logger.info("deleted training job %r and %d checkpoints", job.name, len(gone))
-    return {"name": job.name, "id": job.id, "deletedCheckpoints": len(gone)}
+    return deleted_job_document(job, len(gone))

@@ -32,7 +32,7 @@ def verify_checkpoints(request: VerifyRequest) -> Document:
     """Verify checkpoints, or the whole store where none is named; damage fails the task, after it is all logged.
 
     Returns:
-        ``checkedContents``, ``checkedBytes``, ``damagedContents`` and ``repairedContents``.
+        What ``flexai checkpoint verify --json`` prints.
 
     Raises:
         CheckpointError: IntegrityError for damaged content, NotFoundError for a checkpoint that is not there.
@@ -48,7 +48,7 @@ def verify_checkpoints(request: VerifyRequest) -> Document:
         report = verify_store(system, request, on_damage=tell, progress=progress)
     with telling(logger):
         log_repair(report.repair, logger)
-        current_watcher().on_damage(report.damaged, report.repair)
+        current_watcher().on_verified(report)
         report.raise_if_damaged()
     logger.info(
         "verified %d contents, %s: %d damaged, %d repaired",

@@ -66,7 +66,9 @@ def pytest_configure(config: pytest.Config) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     # The workers of a run share the servers of the process that started them.
     if not hasattr(config, "workerinput"):
-        config.stash[_LEASE] = Lease.begin()
+        config.stash[_LEASE] = lease = Lease.begin()
+        # Nor does a connection of the user who runs them count, where this process is asked and not a server.
+        os.environ["PREFECT_HOME"] = str(lease.directory / "prefect-home")
 
 
 @pytest.hookimpl(wrapper=True)

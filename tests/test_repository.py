@@ -8,6 +8,7 @@ import os
 import re
 import runpy
 import subprocess
+import sys
 import tokenize
 import tomllib
 from collections import Counter
@@ -46,6 +47,22 @@ def files() -> list[Path]:
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT, text=True
     )
     return [path for name in sorted(set(listed.split("\0"))) if name and os.path.lexists(path := ROOT / name)]
+
+
+def test_a_group_of_tests_is_run_by_one_process(tmp_path: Path) -> None:
+    """Else tests that would hinder each other, or share what takes long to set up, are spread over all."""
+    (tmp_path / "test_group.py").write_text(
+        "import os, pytest\n"
+        "@pytest.mark.xdist_group('one')\n"
+        "@pytest.mark.parametrize('number', range(4))\n"
+        "def test_where(number):\n"
+        "    print(f'in process {os.getpid()}')\n"
+    )
+    command = [sys.executable, "-m", "pytest", "-n", "2", "--dist", "loadgroup", "-rP", "-c", os.devnull, "--rootdir"]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    said = subprocess.check_output([*command, tmp_path, tmp_path], cwd=tmp_path, env=environment, text=True)
+    processes = re.findall(r"in process (\d+)", said)
+    assert (len(processes), len(set(processes))) == (4, 1)
 
 
 @pytest.fixture(scope="module")

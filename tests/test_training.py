@@ -14,6 +14,7 @@ import sys
 import textwrap
 import warnings
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -285,6 +286,22 @@ def test_a_second_training_of_a_job_that_runs_is_refused(machine: Machine, out: 
     assert steps(machine) == [1]
 
 
+def test_a_run_of_another_job_with_the_same_output_directory_is_refused_until_the_first_one_ends(
+    machine: Machine, out: Path
+) -> None:
+    with Run("run", out) as here:
+        with pytest.raises(ConflictError, match="'run' is running with the output directory"):
+            Run("other", out)
+        save(out / "run-1", unknown_files(1))
+        here.saved(out / "run-1", step=1)
+        assert here.wait(check=True)
+    with Run("other", out) as other:
+        save(out / "run-2", unknown_files(2))
+        other.saved(out / "run-2", step=2)
+        assert other.wait(check=True)
+    assert steps(machine) == [1]
+
+
 @pytest.fixture
 def held_up(machine: Machine, out: Path) -> Iterator[Callable[..., Run]]:
     """Makes runs whose helper stands still."""
@@ -330,6 +347,20 @@ def test_a_wait_ends_after_its_time(out: Path, held_up: Callable[..., Run]) -> N
     save(out / "run-1", unknown_files(1))
     here.saved(out / "run-1", step=1)
     assert here.wait(timeout=0.05) is False
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+def test_a_forked_process_ends_though_a_thread_was_saving_when_it_was_forked(held_up: Callable[..., Run]) -> None:
+    here = held_up()
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(here._lock.acquire).result()
+        child = os.fork()
+        if not child:
+            signal.alarm(60)
+            here.close()  # as at the end of its interpreter
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+        thread.submit(here._lock.release).result()
 
 
 @pytest.mark.filterwarnings("ignore:.*goes on with it:RuntimeWarning")

@@ -36,6 +36,7 @@ from flexai.checkpoints.service.results import (
     RestoredCheckpoint,
 )
 from flexai.checkpoints.service.system import System
+from flexai.checkpoints.settings import hide_secrets
 from flexai.checkpoints.storage.retry import telling_of_retries
 
 if TYPE_CHECKING:
@@ -624,5 +625,7 @@ def _texts(given: str | Iterable[str]) -> tuple[str, ...]:
 def _split_provider(place: str) -> tuple[str, str]:
     connection, separator, path = place.partition(":")
     if place and (not (connection and separator and path) or path.startswith("/")):
-        raise UsageError(f"from_provider {place!r} is no place at a provider", hint="write CONNECTION:BUCKET/PATH")
+        raise UsageError(
+            f"from_provider {hide_secrets(place)!r} is no place at a provider", hint="write CONNECTION:BUCKET/PATH"
+        )
     return connection, path

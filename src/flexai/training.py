@@ -35,9 +35,9 @@ from flexai import trackers
 from flexai.checkpoints import errors
 from flexai.checkpoints.arguments import taken
 from flexai.checkpoints.errors import CheckpointError, JobFailedError, UsageError
+from flexai.checkpoints.local_paths import absolute
 from flexai.checkpoints.models import Node
 from flexai.checkpoints.names import parse_name
-from flexai.checkpoints.paths import absolute
 from flexai.checkpoints.service.training_requests import (
     INPUT_UNIT_VARIABLE,
     JOB_VARIABLE,
@@ -91,6 +91,7 @@ class Run:
     Raises:
         UsageError: InvalidNameError for the name; a directory without a name, a bound of less than 1, an ``on_full``
             that is none, an empty pattern, or an argument of another type.
+        ConflictError: A run of another job is at work with that output directory.
         OSError: The folder for the reports cannot be made.
 
     Example:
@@ -128,7 +129,11 @@ class Run:
             self._node = this_node(None, None, os.environ)
         self._begin(output, place_beside(output, "reports", self._node), on_full, most_waiting)
         if self._rank == 0 and not self._is_below_runner:
-            self._writer.expect()
+            try:
+                self._writer.expect()
+            except BaseException:
+                self._writer.close()
+                raise
             (self._reports / _INPUT).unlink(missing_ok=True)
             self._start_helper()
             atexit.register(self._close_at_exit)
@@ -161,7 +166,7 @@ class Run:
         self._on_full = on_full
         self._most_waiting = most_waiting
         self._rank, self._ranks = _this_rank()
-        self._writer = ReportWriter(reports, output, rank=self._rank, ranks=self._ranks)
+        self._writer = ReportWriter(reports, output, job=self.name, rank=self._rank, ranks=self._ranks)
         self._lock = threading.RLock()  # a signal's handler may save while its thread does
         self._pid = os.getpid()
         self._began = time.time()
@@ -305,8 +310,10 @@ class Run:
         if status not in {"succeeded", "failed", "stopped"}:
             raise UsageError(f"{status!r} is no way in which a training ends", hint="succeeded, failed or stopped")
         deadline = _until(timeout)
+        if os.getpid() != self._pid:
+            return  # a forked process; a thread that it has not may hold the lock for ever
         with self._lock:
-            if self._is_closed or os.getpid() != self._pid:
+            if self._is_closed:
                 return
             self._look()
             self._is_closed = True

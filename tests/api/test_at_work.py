@@ -16,6 +16,7 @@ import pytest
 import flexai
 from flexai.checkpoints.progress import CalledProgress
 from tests.cli.program import Program
+from tests.support.fixtures import work_in_a_deleted_directory
 
 SIZE = 3_000_000
 SLOW = {"FLEXAI_BANDWIDTH_LIMIT": "1MB", "FLEXAI_PART_SIZE": "1MiB"}
@@ -140,6 +141,17 @@ def test_asyncio_does_other_work_meanwhile(files: Path) -> None:
         return await asyncio.gather(*(asyncio.to_thread(flexai.push, name, "out") for name in names))
 
     assert [pushed.name for pushed in asyncio.run(both())] == ["one-model", "two-model"]
+
+
+def test_below_a_working_directory_that_was_deleted_paths_from_the_root_are_found(
+    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work_in_a_deleted_directory(tmp_path, monkeypatch)
+    flexai.push("my-model", files=files)
+    assert flexai.fetch("my-model", tmp_path / "restored").fetched_files == 1
+    for call in (lambda: flexai.fetch("my-model"), lambda: flexai.push("other", files="out")):
+        with pytest.raises(flexai.errors.UsageError, match="the working directory has been deleted"):
+            call()
 
 
 def test_no_operation_touches_signals_the_directory_or_the_environment(files: Path) -> None:

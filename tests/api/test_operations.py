@@ -208,7 +208,7 @@ def test_damage_is_an_error_that_names_each_file(
         api.verify(repair=True)
     assert [one.users for one in unrepaired.value.damaged] == [damage.users]
     done = flexai("checkpoint", "verify", "--json")
-    assert (done.code, done.out) == (6, "")
+    assert (done.code, json.loads(done.out)["damagedContents"]) == (6, 1)
     assert f"my-model: weights.bin: {damage.problem}" in done.err
 
 
@@ -237,6 +237,7 @@ def test_a_push_of_the_same_is_no_error_where_that_is_said(pushed: flexai.Checkp
         ({"from_provider": "share:"}, "from_provider 'share:' is no place at a provider"),
         ({"from_provider": ":bucket/x"}, "from_provider ':bucket/x' is no place at a provider"),
         ({"from_provider": "s3://bucket/x"}, "from_provider 's3://bucket/x' is no place at a provider"),
+        ({"from_provider": "s3://key:5ecret@bucket/x"}, r"from_provider 's3://key:\*\*\*@bucket/x' is no place"),
     ],
 )
 def test_what_makes_no_sense_together_is_refused_in_the_words_of_python(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 import uuid
 from collections.abc import Iterator
@@ -308,6 +309,10 @@ def test_a_gcp_block_may_name_a_file_of_this_machine(tokens: TokenServer, tmp_pa
     name = save(GcpCredentials(service_account_file=file))
     with pytest.raises(SettingsError, match="is not here"):
         read_service_account(SavedCredentials(name, (GCP,), read_blocks))
+    os.mkfifo(file)
+    with pytest.raises(SettingsError, match="is not here"):
+        read_service_account(SavedCredentials(name, (GCP,), read_blocks))
+    file.unlink()
     file.write_text(json.dumps(service_account_key(tokens.token_uri)))
     info, _ = read_service_account(SavedCredentials(name, (GCP,), read_blocks))
     assert info is not None

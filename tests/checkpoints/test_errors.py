@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import flexai
 from flexai.checkpoints import errors
-from flexai.checkpoints.errors import AlreadyExistsError, CheckpointError, NameTakenError
+from flexai.checkpoints.errors import AlreadyExistsError, CheckpointError, NameTakenError, RequestError
 from tests.checkpoints.samples import checkpoint
 
 CLASSES = [
@@ -119,3 +119,14 @@ def test_every_error_of_the_tree_stands_in_the_one_file() -> None:
         if kind.__module__.startswith("flexai.") and kind.__module__ != CheckpointError.__module__:
             elsewhere.append(kind)
     assert elsewhere == []
+
+
+def test_a_hint_of_options_that_make_no_sense_together_names_them_as_its_caller_does() -> None:
+    error = RequestError("{} needs {}", "source_path", "storage_provider", hint="give {files}, or {source_path}")
+    assert error.hint == "give files, or source_path"
+    copy = pickle.loads(pickle.dumps(error))  # noqa: S301 - its own pickle
+    for one in (error, copy):
+        flags = one.worded(lambda field: f"--{field.replace('_', '-')}")
+        assert flags.message == "--source-path needs --storage-provider"
+        assert flags.hint == "give --files, or --source-path"
+        assert one.worded(str, hint="another").hint == "another"

@@ -21,6 +21,7 @@ from flexai.checkpoints.names import (
     parse_id,
     parse_name,
     parse_reference,
+    some,
     title_of,
 )
 
@@ -256,3 +257,19 @@ def test_of_many_names_few_are_compared_with_a_text(monkeypatch: pytest.MonkeyPa
         did_you_mean(slip, [f"run-{number:06}-final" for number in range(20_000)]) == "did you mean 'run-007777-final'?"
     )
     assert compared[0] <= 1000
+
+
+@pytest.mark.parametrize(
+    ("texts", "most", "between", "sentence"),
+    [
+        ([], 3, ", ", ""),
+        (["a"], 1, ", ", "a"),
+        (["a", "b", "c"], 3, ", ", "a, b, c"),
+        (["a", "b", "c"], 2, ", ", "a, b and 1 more"),
+        (["a", "b", "c"], 1, "; ", "a; and 2 more"),
+    ],
+)
+def test_of_many_the_first_are_told_and_how_many_more_there_are(
+    texts: list[str], most: int, between: str, sentence: str
+) -> None:
+    assert some(texts, most, between=between) == sentence

@@ -170,3 +170,9 @@ def test_an_owner_that_is_none_is_refused(text: str, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("FLEXAI_OWNER", text.replace("ID", new_id()))
     with pytest.raises(SettingsError, match="FLEXAI_OWNER"):
         load_settings()
+
+
+def test_an_identity_that_is_a_fifo_is_an_error_and_keeps_no_command_waiting(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / IDENTITY_FILE)
+    with pytest.raises(SettingsError, match="cannot be read or made: it is no file"):
+        load_owner(tmp_path)

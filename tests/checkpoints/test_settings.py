@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import os
+import pwd
 import traceback
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
@@ -377,4 +379,39 @@ def test_an_override_that_cannot_be_is_refused_without_the_name_of_another_sourc
         overriding(concurrency=0),
         pytest.raises(SettingsError, match=r"^setting 'concurrency': at least 1 is needed$"),
     ):
+        load_settings()
+
+
+def test_an_empty_home_counts_as_one_that_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FLEXAI_HOME")
+    monkeypatch.setenv("HOME", "")
+    assert home_path() == Path(pwd.getpwuid(os.getuid()).pw_dir) / ".flexai"
+    monkeypatch.setenv("FLEXAI_STORE", "~/kept")
+    assert load_settings().effective_store == str(Path(pwd.getpwuid(os.getuid()).pw_dir) / "kept")
+
+
+@pytest.mark.parametrize("user_home", ["", None])
+def test_a_user_whom_the_system_does_not_know_is_told_to_set_the_home_folder(
+    user_home: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unknown(_: int) -> object:
+        raise KeyError("getpwuid(): uid not found")
+
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    monkeypatch.delenv("FLEXAI_HOME")
+    monkeypatch.delenv("HOME", raising=False)
+    if user_home is not None:
+        monkeypatch.setenv("HOME", user_home)
+    with pytest.raises(SettingsError, match=r"home folder ~/\.flexai cannot be found") as caught:
+        load_settings()
+    assert "FLEXAI_HOME" in caught.value.hint
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_a_configuration_file_that_is_no_file_is_an_error_and_keeps_no_command_waiting(
+    make: Callable[[Path], None], home: Path
+) -> None:
+    home.mkdir(parents=True, exist_ok=True)
+    make(home / "config.toml")
+    with pytest.raises(SettingsError, match=r"config\.toml is no file"):
         load_settings()

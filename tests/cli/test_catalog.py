@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from flexai.checkpoints.catalog.catalog import Catalog
+from flexai.checkpoints.documents import flexai_size
 from flexai.checkpoints.settings import DATABASE_FILE
 from tests.cli.conftest import Run
 from tests.cli.program import Done, Program
@@ -92,6 +93,17 @@ def test_a_backup_is_the_catalog_as_it_was(flexai: Run, program: Program, tmp_pa
     assert flexai("checkpoint", "list", "--json").json() == before
     assert flexai("checkpoint", "recover").code == 0
     assert flexai("checkpoint", "list", "--json").json() == []
+
+
+def test_a_program_is_told_where_the_backup_is_and_how_large(flexai: Run, program: Program, tmp_path: Path) -> None:
+    program.file("a.bin")
+    flexai("checkpoint", "push", "llama", "-f", "a.bin")
+    copy = tmp_path / "copy.db"
+    done = flexai("catalog", "backup", str(copy), "--json")
+    size = copy.stat().st_size
+    assert (done.code, done.json()) == (0, {"file": str(copy), "size": flexai_size(size), "sizeBytes": size})
+    again = flexai("catalog", "backup", str(copy), "--json")
+    assert (again.code, again.out) == (4, "")
 
 
 def test_a_backup_of_a_database_is_restored_by_its_own_program(

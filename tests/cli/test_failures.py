@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -17,6 +18,8 @@ import pytest
 from flexai.checkpoints import errors
 from flexai.checkpoints.errors import CheckpointError, JobExistsError, NameTakenError
 from flexai.cli import failures, terminal
+from flexai.cli.commands import Command
+from flexai.cli.root import cli
 from tests.cli.conftest import Run
 from tests.cli.program import PROGRAM, Program
 from tests.servers.keeper import free_ports
@@ -317,3 +320,89 @@ def test_a_second_signal_ends_it_at_once(program: Program) -> None:
         time.sleep(60)"""
     code, stderr = _interrupted(program, work, signal.SIGINT, signal.SIGTERM)
     assert (code, stderr) == (130, "")
+
+
+IN_FLAGS = {
+    "training run abc --exclude / -- true": ("a pattern of --exclude names nothing", "name files or folders"),
+    "training capture abc --exclude x": (
+        "--exclude needs --watch: what an attempt has left is stored as it was begun",
+        "name the directory to capture",
+    ),
+    "training capture abc --watch . --exclude /": ("a pattern of --exclude names nothing", "name files or folders"),
+    "checkpoint fetch abc:x --delete-extra": (
+        "--delete-extra and NAME|UUID cannot be used together",
+        "fetch all of the checkpoint, or delete the rest by hand",
+    ),
+    "checkpoint fetch abc --force": ("--force needs --delete-extra", "nothing else has to be insisted on"),
+    "checkpoint push abc . --exclude /": ("a pattern of --exclude names nothing", "name files or folders"),
+    "checkpoint push abc --no-default-excludes --from-checkpoint other": (
+        "--no-default-excludes and --from-checkpoint cannot be used together",
+        "flexai checkpoint push abc --file SOURCE",
+    ),
+    "storage create abc --provider s3 --anonymous --requester-pays": (
+        "connection: who pays for requests has to say who it is: --requester-pays needs credentials",
+        "flexai storage create abc --provider s3",
+    ),
+    "storage create abc --provider gcs --anonymous --user-project my-project": (
+        "connection: who pays for requests has to say who it is: --user-project needs credentials",
+        "flexai storage create abc --provider gcs",
+    ),
+}
+
+
+@pytest.mark.parametrize("typed", IN_FLAGS)
+def test_an_option_is_called_by_its_flag_in_errors_and_hints_of_the_command_line(flexai: Run, typed: str) -> None:
+    done = flexai(*typed.split())
+    error, hint = IN_FLAGS[typed]
+    assert (done.code, done.error) == (2, error)
+    assert done.hint.startswith(hint)
+
+
+@pytest.mark.parametrize(
+    ("typed", "flag"),
+    [
+        ("checkpoint list --owner ''", "--owner"),
+        ("checkpoint list --since=", "--since"),
+        ("checkpoint list --job ''", "--job"),
+        ("checkpoint list --columns ''", "--columns"),
+        ("checkpoint undelete abc --name ''", "--name"),
+        ("checkpoint push abc a.bin --storage-provider ''", "--storage-provider"),
+        ("checkpoint push abc -f a.bin -f ''", "--file"),
+        ("checkpoint push abc a.bin --bwlimit ''", "--bwlimit"),
+        ("checkpoint prune --keep-last 1 --keep-within ''", "--keep-within"),
+        ("checkpoint gc --grace-period ''", "--grace-period"),
+        ("checkpoint fetch abc -d ''", "--destination"),
+        ("training run abc --checkpoint '' -- true", "--checkpoint"),
+        ("training run abc --grace '' -- true", "--grace"),
+        ("training capture abc --watch ''", "--watch"),
+        ("storage create abc --provider s3 --secret-from ''", "--secret-from"),
+        ("storage create abc --provider s3 --region ''", "--region"),
+        ("history --by ''", "--by"),
+        ("deploy --pool ''", "--pool"),
+    ],
+)
+def test_an_option_that_is_given_an_empty_text_is_wrong_and_not_left_out(flexai: Run, typed: str, flag: str) -> None:
+    done = flexai(*shlex.split(typed))
+    assert (done.code, done.error, done.hint) == (2, f"{flag} is empty", f"give a value, or leave {flag} out")
+
+
+def _commands(group: click.Group) -> Iterator[click.Command]:
+    for name in group.list_commands(ctx := click.Context(group)):
+        found = group.get_command(ctx, name)
+        if isinstance(found, click.Group):
+            yield from _commands(found)
+        elif found is not None:
+            yield found
+
+
+def test_every_command_looks_for_empty_options() -> None:
+    """The look is one of our own class of commands."""
+    assert all(isinstance(one, Command) for one in _commands(cli))
+
+
+def test_an_empty_argument_of_a_training_command_is_its_own_matter(program: Program, flexai: Run) -> None:
+    done = flexai(
+        "training", "run", "abc", "--", sys.executable, "-c", "import sys; sys.exit(sys.argv[1:] != [''])", ""
+    )
+    assert done.code == 0
+    assert flexai("checkpoint", "list", "--owner", "", "--help").code == 0

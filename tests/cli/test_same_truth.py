@@ -136,6 +136,7 @@ OF_A_DEAD_JOB: list[Case] = [
     (["training", "inspect", "dead-job"], 0, "status: interrupted\n"),
     (["training", "inspect", "dead-job", "--json"], 0, RUNNER_GONE),
     (["training", "checkpoints", "dead-job"], 0, f"checkpoint 'checkpoint-5' was not captured: {CUT_OFF}"),
+    (["checkpoint", "list", "--job", "dead-job", "--status", "failed", "--json"], 0, CUT_OFF),
     (["training", "logs", "dead-job"], 0, "step 1\n"),
     (["training", "logs", "dead-job", "--follow"], 0, "step 1\n"),
     (["training", "stop", "dead-job"], 0, "training job 'dead-job' is interrupted"),

@@ -58,3 +58,11 @@ def test_numbers_agree_with_their_nouns() -> None:
     assert terminal.count(1, "file") == "1 file"
     assert terminal.count(0, "file") == "0 files"
     assert terminal.count(2, "abandoned push", "abandoned pushes") == "2 abandoned pushes"
+
+
+def test_of_many_lines_some_are_said_and_the_others_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    terminal.say_each([str(number) for number in range(terminal.MOST_LINES)])
+    assert capsys.readouterr().err.splitlines() == [str(number) for number in range(terminal.MOST_LINES)]
+    terminal.say_each(["x"] * (terminal.MOST_LINES + 3), terminal.warn, rest="which a file has")
+    said = capsys.readouterr().err.splitlines()
+    assert said == ["warning: x"] * terminal.MOST_LINES + ["warning: … and 3 more, which a file has"]

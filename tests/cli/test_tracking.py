@@ -199,6 +199,10 @@ def test_a_tracked_verification_names_all_damage_until_a_push_has_healed_it(
     damaged = program.run("checkpoint", "verify", env=tracked)
     assert (damaged.code, damaged.out, damaged.error) == (6, problem, f"stored content is damaged: a.bin of {name}")
 
+    told = program.run("checkpoint", "verify", "--json", env=tracked)
+    assert (told.code, told.error) == (6, damaged.error)
+    assert [one["files"] for one in told.json()["damaged"]] == [[{"checkpoint": name, "path": "a.bin"}]]
+
     unrepaired = program.run("checkpoint", "verify", "--repair", env=tracked)
     assert (unrepaired.code, unrepaired.out) == (6, problem)
     assert unrepaired.error == f"stored content is damaged and could not be repaired: a.bin of {name}"
@@ -234,8 +238,11 @@ def test_a_training_job_is_deleted_with_an_event_for_each_of_its_checkpoints(
     captured = [row["id"] for row in program.run("training", "checkpoints", name, "--json").json()]
     assert len(captured) == 2
 
-    done = program.run("training", "delete", name, env=tracked)
-    assert (done.code, done.out, done.err) == (0, "", f"deleted training job '{name}'\n")
+    job_id = program.run("training", "inspect", name, "--json").json()["metadata"]["id"]
+
+    done = program.run("training", "delete", name, "--json", env=tracked)
+    assert (done.code, done.json()) == (0, {"name": name, "id": job_id, "deletedCheckpoints": 2})
+    assert f"deleted training job '{name}'\n" in done.err
     assert program.run("training", "inspect", name).code == 3
     assert _states(prefect_server, f"delete training job {name}") == ["COMPLETED"]
     assert [_operations(prefect_server, checkpoint_id, 1) for checkpoint_id in captured] == [["delete"], ["delete"]]

@@ -120,7 +120,13 @@ KINDS: dict[str, Kind] = {
         is_slow=True,
     ),
     "rclone": Kind(
-        Traits(holds_file_and_folder=False, takes_folders_for_objects=True, replaces_parts=False, heeds_only_new=False),
+        Traits(
+            holds_file_and_folder=False,
+            takes_folders_for_objects=True,
+            replaces_parts=False,
+            heeds_only_new=False,
+            keeps_what_comes_to_an_emptied_folder=False,
+        ),
         _s3_at("rclone"),
     ),
     "moto": Kind(

@@ -59,6 +59,8 @@ class Traits:
     """Whether it says when an upload began. moto says the same of all."""
     tells_times: bool = True
     """Whether it says when an object was stored."""
+    keeps_what_comes_to_an_emptied_folder: bool = True
+    """Whether what is stored while its folder's last object is deleted stays. rclone removes the folder with it."""
     refuses: Mapping[str, type[CheckpointError]] = field(default_factory=dict)
     """The methods that it has not got, and what they raise. The suite's writing tests leave such a store out, and those
     that are marked with ``reads`` find in it what it was given beforehand."""

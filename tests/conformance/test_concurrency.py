@@ -80,9 +80,12 @@ def test_storing_and_deleting_in_one_folder_do_not_hinder_each_other(store: Stor
             assert store.read(name) == b"x"
             store.delete(name)
 
+    staying = [] if store.traits.keeps_what_comes_to_an_emptied_folder else [f"a/b/{number}/0" for number in range(3)]
+    for name in staying:
+        store.put(name, b"x")
     with ThreadPoolExecutor(THREADS) as threads:
         list(threads.map(churn, range(THREADS)))
-    assert store.names() == []
+    assert store.names() == staying
 
 
 def test_starting_and_aborting_uploads_in_one_folder_do_not_hinder_each_other(store: Store) -> None:

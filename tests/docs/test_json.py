@@ -82,14 +82,28 @@ LINES = (
     "training inspect my-run",
     "training checkpoints my-run",
     "training files my-run",
+    "training capture my-run",
+    "training stop my-run",
+    "training delete my-run",
     "history",
     "checkpoint history one",
+    "config show",
+    "catalog backup copy.db",
+    "catalog compact",
+    "checkpoint recover",
+    "store adopt",
+)
+OF_A_SERVER = (
+    "deploy",
+    "status",
+    # Without one each of these would start Prefect in its own process.
+    "storage create another --provider local --root share",
     "storage list",
     "storage inspect share",
-    "config show",
-    "catalog compact",
+    "storage check share",
+    "storage check share bucket",
+    "storage delete another",
 )
-OF_A_SERVER = ("deploy", "status")
 
 
 @pytest.mark.slow
@@ -125,6 +139,24 @@ def test_a_status_without_a_server_is_as_its_schema_says(program: Program) -> No
     document = program.run("status", "--json").json()
     jsonschema.validate(document, SCHEMAS["status"])
     assert not document["server"]["answers"]
+
+
+def test_what_is_not_as_it_should_be_is_as_its_schema_says(program: Program) -> None:
+    program.file("one/a.bin")
+    _succeeds(program, "checkpoint push one -f one")
+    for blob in (program.home / "store/blobs").rglob("*"):
+        if blob.is_file():
+            blob.chmod(0o600)
+            blob.write_bytes(b"damaged")
+    verified = program.run("checkpoint", "verify", "--repair", "--json")
+    jsonschema.validate(verified.json(), SCHEMAS["checkpoint verify"])
+    assert (verified.code, len(verified.json()["damaged"]), len(verified.json()["unrepaired"])) == (6, 1, 1)
+    for path in [*program.home.glob("catalog.db*"), *(program.home / "store/blobs").rglob("*")]:
+        if path.is_file():
+            path.unlink()
+    recovered = program.run("checkpoint", "recover", "--json")
+    jsonschema.validate(recovered.json(), SCHEMAS["checkpoint recover"])
+    assert (recovered.code, len(recovered.json()["problems"])) == (6, 1)
 
 
 def test_a_plan_that_ends_in_a_conflict_is_as_its_schema_says(program: Program) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from unittest import mock
 
 _LENGTH = re.compile(rb"\r\nContent-Length: ([0-9]+)", re.IGNORECASE)
-NOTHING = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"
+NOTHING = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 
 class AnsweringServer:
@@ -65,6 +65,10 @@ def _is_missing(request: bytes) -> bool:
 
 
 def answer(body: bytes, *headers: str, status: str = "200 OK", length: int | None = None) -> bytes:
-    """A whole answer with its length."""
-    lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(body) if length is None else length}", *headers, "", ""]
+    """A whole answer with its length.
+
+    It says that the server hangs up, as it does: a client that learns this too late loses its next request.
+    """
+    lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(body) if length is None else length}", "Connection: close"]
+    lines += [*headers, "", ""]
     return "\r\n".join(lines).encode() + body

@@ -126,11 +126,14 @@ def test_it_says_where_it_was_found(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     assert found == PrefectAPI("http://here/api", origin="environment PREFECT_API_URL")
 
 
-@pytest.mark.parametrize("content", [b"not toml [", b"\xff\xfe", b"api = 3", b"[api]\nurl = 3"])
+@pytest.mark.parametrize("content", [b"not toml [", b"\xff\xfe", b"api = 3", b"[api]\nurl = 3", None])
 def test_a_file_that_prefect_could_not_read_either_is_no_api(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: bytes
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: bytes | None
 ) -> None:
     monkeypatch.chdir(tmp_path)
     for name in ("prefect.toml", "pyproject.toml", "profiles.toml"):
-        (tmp_path / name).write_bytes(content)
+        if content is None:
+            os.mkfifo(tmp_path / name)
+        else:
+            (tmp_path / name).write_bytes(content)
     assert find_api({"PREFECT_HOME": str(tmp_path), "FLEXAI_HOME": str(tmp_path)}) is None

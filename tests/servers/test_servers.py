@@ -14,6 +14,7 @@ import pytest
 import requests
 
 from .fixtures import GCSServer, S3Server
+from .lease import Lease
 from .local import LocalServer
 
 
@@ -78,3 +79,9 @@ def test_a_server_of_this_process_ends_with_the_connections_that_its_clients_lea
         server.server_close()
         served[0].join(30)
         assert not served[0].is_alive()
+
+
+def test_prefect_in_this_process_keeps_what_it_knows_in_the_folder_of_the_run(lease: Lease) -> None:
+    from prefect.settings import PREFECT_HOME
+
+    assert PREFECT_HOME.value().is_relative_to(lease.directory)

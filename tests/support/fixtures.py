@@ -35,6 +35,13 @@ def no_settings_of_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     monkeypatch.setenv("FLEXAI_HOME", str(tmp_path / "no-home"))
 
 
+def work_in_a_deleted_directory(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make a folder the working directory and delete it, as another process may."""
+    (folder / "gone").mkdir()
+    monkeypatch.chdir(folder / "gone")
+    (folder / "gone").rmdir()
+
+
 @pytest.fixture(scope="session")
 def home_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home folder with an empty catalog and store, to be copied."""

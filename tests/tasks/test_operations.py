@@ -21,7 +21,15 @@ from flexai.tasks import (
 from tests.servers.prefect import PrefectServer
 from tests.tasks.conftest import as_json
 
-SOUND = {"checkedContents": 2, "checkedBytes": 16406, "damagedContents": 0, "repairedContents": 0}
+SOUND = {
+    "checkedContents": 2,
+    "checkedBytes": 16406,
+    "damagedContents": 0,
+    "repairedContents": 0,
+    "damaged": [],
+    "repaired": [],
+    "unrepaired": [],
+}
 
 
 @pytest.fixture

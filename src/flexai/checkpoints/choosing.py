@@ -14,7 +14,7 @@ from itertools import takewhile
 from typing import NamedTuple, Protocol, TypeVar
 
 from flexai.checkpoints.errors import UsageError
-from flexai.checkpoints.names import is_metric_name
+from flexai.checkpoints.names import is_metric_name, some
 
 T = TypeVar("T")
 
@@ -203,8 +203,7 @@ def _is_told(metric: Metric, every: Iterable[Told]) -> bool:
 
 def _what_there_is(every: Sequence[Told]) -> str:
     names = metric_names(every)
-    shown = ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
-    return f"there is {shown}" if names else "they tell no metric"
+    return f"there is {some(names, 20)}" if names else "they tell no metric"
 
 
 def in_order(checkpoints: Iterable[T], step: Callable[[T], int | None]) -> list[T]:

@@ -319,6 +319,11 @@ def _node_document(node: JobNode) -> Document:
     }
 
 
+def deleted_job_document(job: TrainingJob, checkpoints: int) -> Document:
+    """Which training job was deleted, and how many checkpoints went with it."""
+    return {"name": job.name, "id": job.id, "deletedCheckpoints": checkpoints}
+
+
 def lost_versions(count: int) -> str:
     """Say how many versions of checkpoints are lost: whole once, and not kept."""
     return "1 version of a checkpoint is lost" if count == 1 else f"{count} versions of checkpoints are lost"

@@ -100,20 +100,29 @@ class SettingsError(UsageError):
 class RequestError(UsageError):
     """Options that make no sense together, named as the fields of the request are that holds them.
 
-    Each ``{}`` of the message stands for a field. ``worded`` says the same in the words of the caller's own options.
+    Each ``{}`` of the message stands for a field, and each ``{field}`` of the hint for the one of that name. ``worded``
+    says the same in the words of the caller's own options.
     """
 
     def __init__(self, template: str, *fields: str, hint: str | None = None) -> None:
-        super().__init__(template.format(*fields) if fields else template, hint=hint)
+        super().__init__(template.format(*fields) if fields else template)
         self.template = template
         self.fields = fields
+        self.hint_template = self.hint if hint is None else hint
+        self.hint = self._worded_hint(str)
 
-    def worded(self, word: Callable[[str], str], *, hint: str) -> UsageError:
-        """The error with ``word`` of each field in its place, and another hint."""
-        return UsageError(self.template.format(*map(word, self.fields)) if self.fields else self.template, hint=hint)
+    def worded(self, word: Callable[[str], str], *, hint: str | None = None) -> UsageError:
+        """The error with ``word`` of each field in its place; also in its hint, where no other one is given."""
+        message = self.template.format(*map(word, self.fields)) if self.fields else self.template
+        return UsageError(message, hint=self._worded_hint(word) if hint is None else hint)
+
+    def _worded_hint(self, word: Callable[[str], str]) -> str:
+        import re
+
+        return re.sub(r"{(\w+)}", lambda field: word(field[1]), self.hint_template)
 
     def __reduce__(self) -> tuple[object, ...]:
-        return (_rebuild_request_error, (self.template, self.fields, self.hint))
+        return (_rebuild_request_error, (self.template, self.fields, self.hint_template))
 
 
 def _rebuild_request_error(template: str, fields: tuple[str, ...], hint: str) -> RequestError:
@@ -188,13 +197,6 @@ class ExtraFilesError(ConflictError):
     def __init__(self, message: str, *, hint: str | None = None, paths: Sequence[str] = ()) -> None:
         super().__init__(message, hint=hint)
         self.paths = tuple(paths)
-
-    @classmethod
-    def of(cls, where: str, paths: Sequence[str]) -> ExtraFilesError:
-        """The error about the paths that would be deleted from a place."""
-        shown = ", ".join(map(repr, paths[:3])) + (f" and {len(paths) - 3} more" if len(paths) > 3 else "")
-        message = f"in {where} this would be deleted, which is no part of the checkpoint: {shown}"
-        return cls(message, paths=paths)
 
     def __reduce__(self) -> tuple[object, ...]:
         return (_rebuild_extra_files_error, (self.message, self.hint, self.paths))

@@ -10,7 +10,7 @@ so ``JOB/PATH`` is a captured checkpoint wherever a checkpoint's name is taken.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple, NewType
 
 from flexai.checkpoints.errors import InvalidNameError
@@ -249,3 +249,9 @@ def is_captured_name(name: str) -> bool:
 def count(number: int, noun: str, plural: str = "") -> str:
     """``1 file``, ``2 files``."""
     return f"{number} {noun if number == 1 else plural or noun + 's'}"
+
+
+def some(texts: Sequence[str], most: int = 3, *, between: str = ", ") -> str:
+    """The first of what may be many, in a sentence: ``a, b, c and 5 more``; with ``"; "``, ``a; b; c; and 5 more``."""
+    left_out = len(texts) - most
+    return between.join(texts[:most]) + (f"{between.strip(', ')} and {left_out} more" if left_out > 0 else "")

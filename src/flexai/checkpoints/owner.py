@@ -11,6 +11,7 @@ from pathlib import Path
 
 from flexai.checkpoints.errors import NotYoursError, SettingsError, StorageFullError
 from flexai.checkpoints.foreign_json import parse_json
+from flexai.checkpoints.local_paths import is_no_file
 from flexai.checkpoints.names import Id, new_id, parse_id
 from flexai.checkpoints.private_folders import make_private_folder
 
@@ -116,6 +117,8 @@ def load_owner(home: Path) -> Owner:
 
 
 def _read_or_create(path: Path) -> bytes:
+    if is_no_file(path):
+        raise OSError(errno.EINVAL, "it is no file", str(path))
     try:
         return path.read_bytes()
     except FileNotFoundError:

@@ -10,14 +10,13 @@ Windows' reserved names and characters: https://learn.microsoft.com/windows/win3
 
 from __future__ import annotations
 
-import os
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from typing import NewType
 
 from flexai.checkpoints.errors import UnsafePathError
+from flexai.checkpoints.names import some
 
 CheckpointPath = NewType("CheckpointPath", str)
 """A relative, normalised path with ``/`` between its parts."""
@@ -72,14 +71,6 @@ def parse_path(text: str) -> CheckpointPath:
     for part in text.split("/"):
         _check_part(part, refuse)
     return CheckpointPath(text)
-
-
-def absolute(path: str | os.PathLike[str]) -> Path:
-    """A path of this machine from its root, with ``~`` for the home directory; links in it stay as they are.
-
-    Raises RuntimeError for a user without a home directory.
-    """
-    return Path(os.path.abspath(Path(path).expanduser()))  # noqa: PTH100 - ``Path.absolute`` keeps ``..``
 
 
 def is_path(text: str) -> bool:
@@ -173,4 +164,4 @@ def only_empty(folders: Iterable[CheckpointPath], paths: Iterable[str]) -> tuple
 
 def first_of(paths: Sequence[str]) -> str:
     """Paths in a sentence: the first one, and how many more there are."""
-    return f"{paths[0]!r} and {len(paths) - 1} more" if len(paths) > 1 else repr(paths[0])
+    return some([repr(path) for path in paths], 1)

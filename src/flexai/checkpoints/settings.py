@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 from flexai.checkpoints.errors import SettingsError
+from flexai.checkpoints.local_paths import expanded, from_root
 from flexai.checkpoints.names import in_unicode
 
 ENVIRONMENT_PREFIX = "FLEXAI_"
@@ -366,7 +367,7 @@ class Settings(NamedTuple):
     def effective_store(self) -> str:
         """The managed store: a directory, or a bucket and prefix, by URL or in a connection."""
         if self.store.startswith("~"):
-            return str(Path(self.store).expanduser())
+            return str(expanded(Path(self.store)))
         return self.store or str(self.home / STORE_FOLDER)
 
     @property
@@ -458,7 +459,7 @@ def read_raw_settings(environment: Mapping[str, str] | None = None) -> dict[str,
     environment = os.environ if environment is None else environment
     found: dict[str, RawSetting] = {}
     config = config_path(environment)
-    if config.is_file():
+    if config.exists():
         for name, value in _read_toml(config).items():
             if name == "home":
                 raise SettingsError(
@@ -481,7 +482,7 @@ def home_path(environment: Mapping[str, str] | None = None) -> Path:
     environment = os.environ if environment is None else environment
     written = environment.get("FLEXAI_HOME") or DEFAULT_HOME
     try:
-        path = Path(written).expanduser().absolute()
+        path = from_root(written)
     except RuntimeError as error:
         raise SettingsError(
             f"the home folder {written} cannot be found", hint="set FLEXAI_HOME to a directory"
@@ -513,6 +514,8 @@ def default_database_url(home: Path) -> str:
 def _read_toml(path: Path) -> dict[str, object]:
     import tomllib
 
+    if not path.is_file():
+        raise SettingsError(f"{path} is no file", hint=f"remove {path}, or write the settings to a file of that name")
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from flexai.checkpoints.errors import NotFoundError
-from flexai.checkpoints.names import did_you_mean
+from flexai.checkpoints.names import did_you_mean, some
 from flexai.checkpoints.patterns import Patterns
 from flexai.checkpoints.roles import ROLES, role_of_path
 
@@ -87,5 +87,4 @@ def _having(paths: Sequence[str]) -> str:
     """What there is, from the top: folders with their last letter ``/``, at most as many as can be read at a glance."""
     tops = list(dict.fromkeys(path[: path.index("/") + 1] if "/" in path else path for path in paths))
     shown = paths if len(paths) <= _LISTED else tops
-    more = f" and {len(shown) - _LISTED} more" if len(shown) > _LISTED else ""
-    return f"it has {', '.join(shown[:_LISTED])}{more}"
+    return f"it has {some(shown, _LISTED)}"

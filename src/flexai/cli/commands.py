@@ -14,7 +14,13 @@ from typing import Any
 
 import click
 
-from flexai.checkpoints.errors import CheckpointError, InterruptedByUserError, StorageUnavailableError, UsageError
+from flexai.checkpoints.errors import (
+    CheckpointError,
+    InterruptedByUserError,
+    RequestError,
+    StorageUnavailableError,
+    UsageError,
+)
 from flexai.cli import terminal
 
 ARGUMENTS = "flexai.arguments"
@@ -173,6 +179,24 @@ class Command(click.Command):
         )
         formatter.write(wrapper.fill(f"{prefix}{self.form(ctx)}") + "\n")
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read what was typed. Raises UsageError for an option that is given an empty text.
+
+        That is nearly always a variable of a script that is not set, and would count as the option left out.
+        """
+        typed = list(args)
+        rest = super().parse_args(ctx, args)
+        if ctx.resilient_parsing:
+            return rest
+        # As it was typed: callbacks have made something else of it by now.
+        values = self.make_parser(ctx).parse_args(typed)[0]
+        for param in self.params:
+            value = values.get(str(param.name))
+            if isinstance(param, click.Option) and (value == "" or (isinstance(value, list) and "" in value)):
+                flag = max(param.opts, key=len)
+                raise UsageError(f"{flag} is empty", hint=f"give a value, or leave {flag} out")
+        return rest
+
     def form(self, ctx: click.Context) -> str:
         """The whole command as it is typed, in one line."""
         return f"{ctx.command_path} {self.usage}".rstrip()
@@ -188,6 +212,10 @@ class Command(click.Command):
         except BrokenPipeError as error:
             # Not our own output, which says so itself: a BrokenPipeError that leaves a command would be taken for it.
             raise StorageUnavailableError("a connection was closed by its other end") from error
+        except RequestError as error:
+            worded = in_flags(error, ctx)
+            worded.hint = filled_in(worded.hint, ctx)
+            raise worded from None
         except CheckpointError as error:
             error.hint = filled_in(error.hint, ctx)
             raise
@@ -202,6 +230,20 @@ class Command(click.Command):
 
         typed = shlex.join(["flexai", *ctx.find_root().meta.get(ARGUMENTS, ())])
         return f"the same command again goes on where it stopped: {typed}"
+
+
+def in_flags(error: RequestError, ctx: click.Context, *, hint: str | None = None) -> UsageError:
+    """The error in the words of the command that is running: its flags in the place of the request's fields."""
+    params = {param.name: param for param in ctx.command.params}
+
+    def flag(field: str) -> str:
+        param = params.get(field)
+        if param is None or isinstance(param, click.Argument):
+            return str(param.metavar) if param else field
+        is_off = param.secondary_opts and ctx.params.get(field) is False
+        return max(param.secondary_opts if is_off else param.opts, key=len)
+
+    return error.worded(flag, hint=hint)
 
 
 def command(name: str, *, usage: str = "", resumable: bool = False) -> Callable[[Callable[..., Any]], Command]:

@@ -62,7 +62,7 @@ def _table(preview: Preview) -> str:
         Column("WHY", lambda one: one.why, rank=1, is_text=True),
     )
     left_out = len(preview.steps) - len(steps)
-    return f"{shown}\n  … and {left_out} more, which --json shows" if left_out else shown
+    return f"{shown}\n  {terminal.and_more(left_out)}" if left_out else shown
 
 
 def _most_important(preview: Preview) -> list[Step]:

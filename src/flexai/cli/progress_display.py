@@ -36,7 +36,6 @@ A person's thoughts do not wander in that time (Nielsen, Usability Engineering, 
 of rich.
 """
 _RATE_WINDOW = 10.0
-_MAX_NOTES = 20
 
 
 def event_of(stage: StageProgress, kind: str) -> dict[str, Any]:
@@ -149,8 +148,8 @@ class ShownProgress(CountingProgress):
             self._tell({"event": "note", "message": message})
             return
         self._notes += 1
-        if self._notes > _MAX_NOTES and not terminal.verbosity.verbose:
-            if self._notes == _MAX_NOTES + 1:
+        if self._notes > terminal.MOST_LINES and not terminal.verbosity.verbose:
+            if self._notes == terminal.MOST_LINES + 1:
                 self._print("more of these are left out: --verbose shows them")
             return
         self._print(message)

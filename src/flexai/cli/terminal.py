@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TextIO, cast
 
@@ -18,6 +18,8 @@ from flexai.checkpoints.names import count as count
 from flexai.checkpoints.names import printable
 
 AUTO = "auto"
+MOST_LINES = 20
+"""How many things of one kind have a line of their own; the others are counted."""
 
 
 class Verbosity:
@@ -171,6 +173,22 @@ def hint(text: str) -> None:
 def warn(text: str) -> None:
     """Say what is not as it should be."""
     say(text, label="warning", colour="yellow")
+
+
+def say_each(texts: Sequence[str], tell: Callable[[str], None] = say, *, rest: str = "which --json shows") -> None:
+    """Say each of what may be many in a line of its own; of all after ``MOST_LINES`` only how many there are.
+
+    ``rest`` says where those are.
+    """
+    for text in texts[:MOST_LINES]:
+        tell(text)
+    if (left_out := len(texts) - MOST_LINES) > 0:
+        tell(and_more(left_out, rest))
+
+
+def and_more(number: int, rest: str = "which --json shows") -> str:
+    """What stands in the place of what is left out: ``… and 5 more, which --json shows``."""
+    return f"… and {number} more, {rest}"
 
 
 def detail(text: str) -> None:

@@ -12,7 +12,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from flexai.checkpoints.errors import AccessDeniedError, CheckpointError, StorageUnavailableError, UsageError
+from flexai.checkpoints.errors import (
+    AccessDeniedError,
+    CheckpointError,
+    ConflictError,
+    StorageUnavailableError,
+    UsageError,
+)
 from flexai.cli import failures, terminal
 from flexai.prefect_server.finding import NO_TELEMETRY, PrefectAPI, api_variables, find_api
 
@@ -71,20 +77,22 @@ def run_operation(
     done_before: Callable[[System], Document | None] = lambda _: None,
     only_notes: bool = False,
     on_output: Callable[..., None] | None = None,
-    on_damage: Callable[..., None] | None = None,
+    on_verified: Callable[..., None] | None = None,
 ) -> Document:
     """Run what a request asks for, as a task run where the user or a configured API wants that; returns its document.
 
     With ``read_only`` a run here writes nothing, and ``done_before`` may find that there is nothing left to do, before
     more code is loaded.
-    Progress is shown here in either case; with ``only_notes`` nothing but its remarks. ``on_output`` and ``on_damage``
-    are those of ``flexai.tasks.options.Watcher``, for a task run.
+    Progress is shown here in either case; with ``only_notes`` nothing but its remarks. ``on_output`` and
+    ``on_verified`` are those of ``flexai.tasks.options.Watcher``, for a task run.
 
     Raises what the operation raises, and StorageUnavailableError where the API does not answer.
     """
     api = tracking_api(track)
     if api is not None:
-        return _run_tracked(api, task_name, request, only_notes=only_notes, on_output=on_output, on_damage=on_damage)
+        return _run_tracked(
+            api, task_name, request, only_notes=only_notes, on_output=on_output, on_verified=on_verified
+        )
     from flexai.checkpoints.service.system import System
     from flexai.checkpoints.storage.retry import telling_of_retries
     from flexai.cli.looking import tell_places
@@ -106,7 +114,7 @@ def _run_tracked(
     *,
     only_notes: bool,
     on_output: Callable[..., None] | None,
-    on_damage: Callable[..., None] | None,
+    on_verified: Callable[..., None] | None,
 ) -> Document:
     terminal.detail(f"running as a task run of the Prefect API {api.shown} (from {api.origin})")
     prepare_prefect(api)
@@ -116,7 +124,7 @@ def _run_tracked(
     from flexai.tasks.options import Watcher, ignore, watched_by
 
     with _api_errors(api), shown_progress() as progress:
-        watcher = Watcher(Notes() if only_notes else progress, on_output or ignore, on_damage or ignore)
+        watcher = Watcher(Notes() if only_notes else progress, on_output or ignore, on_verified or ignore)
         task = getattr(tasks, task_name).with_options(on_running=[_tell_where])
         task.fn = _cancellable(task.fn)
         with watched_by(watcher), _told(api):
@@ -227,6 +235,24 @@ def list_connections(purpose: str) -> list[SavedConnection]:
         return blocks.list_connections()
 
     return read_saved(purpose, saved.list_connections, by_prefect)
+
+
+def saved_connection(name: str) -> SavedConnection:
+    """The saved connection of a name, also one that cannot be used. Raises NotFoundError and ConflictError."""
+    every = list_connections("to read the connection")
+    found = [connection for connection in every if connection.name == name]
+    if not found:
+        from flexai.connections.saved import not_there
+
+        raise not_there(name, [connection.name for connection in every])
+    if len(found) > 1:
+        # Prefect keeps a name for each kind of block; ours is one for all.
+        kinds = " and ".join(repr(connection.provider) for connection in found)
+        raise ConflictError(
+            f"connection {name!r} is there more than once, as {kinds}",
+            hint="flexai storage list --json shows them all; delete all but one in Prefect's UI",
+        )
+    return found[0]
 
 
 def read_saved(purpose: str, read: Callable[[BlockDocuments], T], by_prefect: Callable[[], T]) -> T:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import click
 
-from flexai.checkpoints.errors import RequestError, UsageError
 from flexai.checkpoints.roles import ROLES
 from flexai.cli import terminal
 from flexai.cli.parameters import read_size
@@ -81,9 +80,3 @@ bwlimit_option = click.option(
     callback=_limit_bandwidth,
     help="Move at most so many bytes a second (100MiB).",
 )
-
-
-def in_flags(error: RequestError, *, hint: str) -> UsageError:
-    """The error in the words of the command that is running: its flags in the place of the request's fields."""
-    flags = {one.name: max(one.opts, key=len) for one in click.get_current_context().command.params}
-    return error.worded(lambda field: flags[field], hint=hint)

@@ -29,6 +29,7 @@ from flexai.checkpoints.errors import (
     UsageError,
 )
 from flexai.checkpoints.foreign_json import parse_json
+from flexai.checkpoints.local_paths import expanded
 from flexai.checkpoints.storage.endpoints import check_address, check_endpoint
 from flexai.checkpoints.storage.http import readable
 
@@ -353,7 +354,10 @@ def read_service_account(saved: SavedCredentials) -> tuple[Mapping[str, Any] | N
         if isinstance(info, str) and info:
             return parse_service_account(info), project
         if not info and place:
-            return parse_service_account(Path(str(place)).expanduser().read_text(encoding="utf-8")), project
+            file = expanded(Path(str(place)))
+            if not file.is_file():
+                raise FileNotFoundError(file)  # a FIFO would keep us waiting
+            return parse_service_account(file.read_text(encoding="utf-8")), project
         return (check_service_account(info) if info else None), project
     except OSError as error:
         raise SettingsError(f"the key file of credentials block {saved.reference!r} is not here: {place}") from error

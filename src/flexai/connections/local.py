@@ -10,6 +10,7 @@ from typing import ClassVar
 from pydantic import Field, field_validator
 
 from flexai.checkpoints.errors import AccessDeniedError, NotFoundError
+from flexai.checkpoints.local_paths import expanded
 from flexai.checkpoints.names import count
 from flexai.checkpoints.storage.checks import check_key
 from flexai.checkpoints.storage.connection import RemotePath, split_bucket
@@ -45,7 +46,7 @@ class LocalConnection(ProviderConnection):
             value = os.fspath(value)
         if not isinstance(value, str) or not value:
             return value
-        path = Path(value).expanduser()
+        path = expanded(Path(value))
         if not path.is_absolute() or "\0" in value:
             raise ValueError("the root directory must be an absolute path")
         return os.path.normpath(path)

@@ -185,6 +185,8 @@ def _read_dotenv() -> dict[str, str]:
 def _read_toml(path: Path, *tables: str) -> Mapping[str, Any]:
     """A table of a TOML file; empty where there is none, or none that can be read: Prefect itself says why."""
     try:
+        if not path.is_file():  # a FIFO would keep us waiting
+            return {}
         text = path.read_text(encoding="utf-8")
         import tomllib  # nearly always there is none
 

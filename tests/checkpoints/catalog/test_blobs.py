@@ -374,7 +374,7 @@ def test_an_unfinished_blob_that_no_checkpoint_needs_is_told_with_its_upload(cat
     blobs.record_part(blob_id, _part(1))
     catalog.checkpoints.fail(checkpoint_id, lease, "stopped")
     catalog.garbage(STORE_ID).give_up_abandoned(before=LATER)
-    assert blobs.unneeded() == [(blob_id, 3000, "upload-1")]
+    assert blobs.unneeded() == [(blob_id, PART_SIZE, "upload-1")]
     assert collect(catalog) == [blob_id]
     assert blobs.unfinished(checkpoint_id) == {}
 

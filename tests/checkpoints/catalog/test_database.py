@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 import sqlite3
 import stat
 import subprocess
@@ -9,8 +10,9 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,13 +27,19 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, text
 
 from flexai.checkpoints.catalog import migrations, sqlite
+from flexai.checkpoints.catalog.backup import back_up
 from flexai.checkpoints.catalog.catalog import Catalog, open_database
 from flexai.checkpoints.catalog.checkpoint_rows import row_of
-from flexai.checkpoints.catalog.database import HEAD_REVISION, ConstraintError, Transaction, begun_again
+from flexai.checkpoints.catalog.database import (
+    HEAD_REVISION,
+    ConstraintError,
+    Transaction,
+    begun_again,
+    each_begun_again,
+)
 from flexai.checkpoints.catalog.tables import metadata
 from flexai.checkpoints.errors import (
     BrokenOffError,
-    CheckpointError,
     SettingsError,
     StorageError,
     StorageFullError,
@@ -221,6 +229,33 @@ def test_a_new_sqlite_file_that_stays_locked_is_an_error(tmp_path: Path, monkeyp
     with pytest.raises(StorageUnavailableError, match="database is locked"):
         Catalog.open(f"sqlite:///{tmp_path}/catalog.db")
     other.close()
+
+
+def test_a_process_that_was_forked_while_its_parent_used_an_sqlite_file_is_refused_it(tmp_path: Path) -> None:
+    script = f"""
+import os
+from pathlib import Path
+from flexai.checkpoints.catalog.sqlite import SqliteDatabase
+from flexai.checkpoints.errors import StorageError
+
+def opens(path):
+    if (child := os.fork()):
+        return not os.waitpid(child, 0)[1]
+    try:
+        SqliteDatabase.open(path)
+    except StorageError as error:
+        os._exit(1 if "was forked" in error.message else 2)
+    os._exit(0)
+
+used, other = Path({str(tmp_path)!r}, "used.db"), Path({str(tmp_path)!r}, "other.db")
+database = SqliteDatabase.open(used)
+with database.writing():
+    found = [opens(used), opens(other)]
+database.close()
+print(*found, opens(used))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "True", "True"]
 
 
 def test_a_disk_without_room_for_the_catalog_is_told_of_as_such(tmp_path: Path) -> None:
@@ -544,10 +579,21 @@ def test_a_catalog_below_a_file_is_an_error_that_names_it(tmp_path: Path) -> Non
         Catalog.open(f"sqlite:///{tmp_path}/file/catalog.db")
 
 
-def test_a_catalog_that_is_a_folder_is_an_error_that_names_it(tmp_path: Path) -> None:
-    (tmp_path / "catalog.db").mkdir()
-    with pytest.raises(CheckpointError, match=r"catalog\.db"):
-        Catalog.open(f"sqlite:///{tmp_path}/catalog.db")
+def _make_socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(os.path.relpath(path))  # the address of a socket is short
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, _make_socket])
+def test_a_catalog_that_is_no_file_is_a_wrong_setting_and_keeps_no_command_waiting(
+    make: Callable[[Path], None], tmp_path: Path
+) -> None:
+    make(tmp_path / "catalog.db")
+    url = f"sqlite:///{tmp_path}/catalog.db"
+    for use in (Catalog.open, Catalog.look, partial(back_up, target=tmp_path / "copy.db")):
+        with pytest.raises(SettingsError, match=r"catalog\.db is no file") as caught:
+            use(url)
+        assert "database_url" in caught.value.hint
 
 
 @pytest.mark.parametrize("folder", ["100%", "a%20b", "with space", "plus+and#mark"])
@@ -557,17 +603,22 @@ def test_an_sqlite_catalog_lies_where_its_path_says(tmp_path: Path, folder: str)
     assert path.is_file()
 
 
-def test_a_method_whose_transaction_was_broken_off_begins_again_and_not_for_ever() -> None:
-    @begun_again
+def test_what_was_broken_off_begins_again_and_not_for_ever() -> None:
+    calls = 0
+
+    def succeed_after(failures: int) -> int:
+        nonlocal calls
+        calls += 1
+        if calls <= failures:
+            raise BrokenOffError("the catalog was changed meanwhile")
+        return calls
+
+    @each_begun_again
     class Counted:
-        calls = 0
+        def method(self, failures: int) -> int:
+            return succeed_after(failures)
 
-        def succeed_after(self, failures: int) -> int:
-            self.calls += 1
-            if self.calls <= failures:
-                raise BrokenOffError("the catalog was changed meanwhile")
-            return self.calls
-
-    assert Counted().succeed_after(3) == 4
+    assert Counted().method(3) == 4
+    assert begun_again(succeed_after)(7) == 8
     with pytest.raises(BrokenOffError):
-        Counted().succeed_after(1000)
+        Counted().method(1000)

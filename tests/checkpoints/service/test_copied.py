@@ -408,6 +408,6 @@ def _broken_off(machine: Machine) -> bool:
 def test_a_recovered_catalog_knows_such_content_again(copied: Machine) -> None:
     with lose_catalog(copied) as again:
         again.storage.inner = Checksummed(again.store_folder)
-        assert recover(again.system).recovered == ["llama"]
+        assert list(recover(again.system).recovered.values()) == ["llama"]
         assert _unread(again) == LARGE
         assert again.fetched("llama") == SOURCE

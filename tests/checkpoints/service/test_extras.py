@@ -9,7 +9,13 @@ from typing import Any
 
 import pytest
 
-from flexai.checkpoints.errors import AccessDeniedError, DestinationExistsError, ExtraFilesError, RequestError
+from flexai.checkpoints.errors import (
+    AccessDeniedError,
+    DestinationExistsError,
+    ExtraFilesError,
+    RequestError,
+    UsageError,
+)
 from flexai.checkpoints.service.preview import preview_export, preview_fetch
 from flexai.checkpoints.service.requests import ExportRequest, FetchRequest
 from flexai.checkpoints.storage.checks import PARTIAL_SUFFIX
@@ -114,9 +120,12 @@ def test_a_folder_that_flexai_or_its_user_lives_in_is_never_cleared(
     folder.mkdir(exist_ok=True)
     (folder / "mine").write_text("x")
     for target in (folder, folder.parent):
-        pushed.fetch("new", os.path.relpath(target, pushed.root))
-        with pytest.raises(DestinationExistsError):
-            pushed.fetch("new", os.path.relpath(target, pushed.root), **DELETE)
+        place = os.path.relpath(target, pushed.root)
+        is_own = target in (pushed.settings.home, pushed.store_folder)
+        if not is_own:
+            pushed.fetch("new", place)
+        with pytest.raises(UsageError if is_own else DestinationExistsError):
+            pushed.fetch("new", place, **DELETE)
     assert (folder / "mine").read_text() == "x"
 
 

@@ -227,6 +227,30 @@ def test_progress_counts_what_goes(machine: Machine, source: Path) -> None:
     assert (progress.moved, progress.files, progress.ended) == (report.freed_bytes, report.blobs, 1)
 
 
+def test_of_an_upload_that_was_broken_off_only_what_had_arrived_is_freed(machine: Machine) -> None:
+    """Such a blob is announced with all of its bytes."""
+    machine.storage.down_from = 4
+    with pytest.raises(StorageUnavailableError):
+        machine.push("broken", machine.write("broken", {"half.bin": noise(5 * PART + 7, "half")}))
+    again = machine.again()
+    (blob,) = again.system.blobs.unfinished(again.checkpoint("broken").id).values()
+    assert 0 < len(blob.parts) < 5
+    planned = again.planned_garbage()
+    report = again.collect()
+    assert report == planned
+    assert (report.blobs, report.freed_bytes) == (1, len(blob.parts) * blob.part_size)
+
+
+def test_the_last_part_of_an_upload_is_freed_with_the_bytes_that_it_has(machine: Machine) -> None:
+    machine.storage.faults = {6: Fault.BEFORE}
+    with pytest.raises(StorageUnavailableError):
+        machine.push("broken", machine.write("broken", {"all.bin": noise(3 * PART + 7, "all")}))
+    again = machine.again()
+    (blob,) = again.system.blobs.unfinished(again.checkpoint("broken").id).values()
+    assert len(blob.parts) * blob.part_size > blob.size
+    assert again.collect().freed_bytes == blob.size
+
+
 def test_an_interrupted_push_is_given_up_after_the_grace_period(machine: Machine, source: Path) -> None:
     machine.storage.down_from = 6
     with pytest.raises(StorageUnavailableError):

@@ -110,6 +110,15 @@ def test_a_folder_of_no_known_layout_that_was_whole_once_is_stored_later(new_mac
     assert contents(machine) == [("odd", unknown_files(3))]
 
 
+def test_what_is_stored_later_is_not_called_torn_and_removed(machine: Machine) -> None:
+    with refusing_store(machine):
+        run(machine, "save(output() / 'odd', unknown_files(3))")
+    progress = Notes()
+    assert capture_left(machine.system, CaptureJobRequest("run"), progress=progress).stored == 1
+    assert contents(machine) == [("odd", unknown_files(3))]
+    assert [one for one in progress.messages if "not captured" in one or "removed" in one] == []
+
+
 def test_a_job_that_runs_is_captured_by_its_runner_alone(machine: Machine) -> None:
     def look(_stream: str, data: bytes) -> None:
         if b"ready" in data:

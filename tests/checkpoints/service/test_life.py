@@ -194,7 +194,7 @@ class Life(RuleBasedStateMachine):
         self._find_finished()
         self.machine = lose_catalog(self.machine)
         report = recover(self.machine.system)
-        assert sorted(report.recovered) == sorted(self.available)
+        assert sorted(report.recovered.values()) == sorted(self.available)
         assert report.problems == {}
         self.unfinished.clear()
 

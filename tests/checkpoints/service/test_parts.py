@@ -198,7 +198,7 @@ def test_a_lost_catalog_knows_again_what_was_available(machine: Machine) -> None
     found = whole(machine)
     bring(machine, begin(machine, rank=1), 0, SHARDS[0], name="step-10")
     again = lose_catalog(machine)
-    assert recover(again.system).recovered == ["run/step-5"]
+    assert list(recover(again.system).recovered.values()) == ["run/step-5"]
     assert again.fetched(found.id) == SHARDS[0] | SHARDS[1]
     assert listed(again) == [("step-5", "available", "0-1")]
 

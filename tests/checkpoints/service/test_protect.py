@@ -106,7 +106,7 @@ def test_a_catalog_that_is_rebuilt_from_the_store_knows_what_was_protected(machi
     machine.push("llama", source)
     protect(machine.system, ProtectRequest(["llama"]))
     with lose_catalog(machine) as rebuilt:
-        assert recover(rebuilt.system).recovered == ["llama"]
+        assert list(recover(rebuilt.system).recovered.values()) == ["llama"]
         assert rebuilt.checkpoint("llama").is_protected
 
 

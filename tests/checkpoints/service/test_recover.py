@@ -30,7 +30,16 @@ from tests.hostile.paths import HOSTILE_PATHS
 from tests.support.faults import READ_FAULTS, Fault
 from tests.support.fixtures import NewMachine
 from tests.support.jobs import begin_job, capture_files
-from tests.support.machine import PART, Machine, beginning_anew, check_all, check_nothing_is_torn, lose_catalog
+from tests.support.machine import (
+    PART,
+    Machine,
+    beginning_anew,
+    check_all,
+    check_nothing_is_torn,
+    copy_of_catalog,
+    lose_catalog,
+    restored,
+)
 from tests.support.progress import Counter
 from tests.support.trees import Tree, noise, read_tree
 
@@ -63,7 +72,7 @@ def test_a_lost_catalog_is_rebuilt_from_the_store(pushed: Machine) -> None:
         machine.fetch("llama")
     report = recover(machine.system)
     assert report == RecoverReport(recovered=report.recovered, known=0, problems={})
-    assert sorted(report.recovered) == ["copy", "llama", "mistral"]
+    assert sorted(report.recovered.values()) == ["copy", "llama", "mistral"]
     for name, known in before.items():
         found = machine.checkpoint(name)
         assert found == replace(known, updated_at=found.updated_at)
@@ -93,7 +102,7 @@ def test_a_captured_checkpoint_comes_back_with_its_job_and_facts(machine: Machin
         capture_files(machine, job, "", {"final.bin": b"x"}, node="1"),
     ]
     machine = lose_catalog(machine)
-    assert sorted(recover(machine.system).recovered) == ["train/.", "train/checkpoint-5"]
+    assert sorted(recover(machine.system).recovered.values()) == ["train/.", "train/checkpoint-5"]
     for one in captured:
         found = machine.system.catalog.checkpoints.get_by_id(one.id)
         assert found == replace(one, updated_at=found.updated_at)
@@ -115,14 +124,14 @@ def test_a_manifest_with_the_number_of_another_checkpoint_is_left_out_and_named(
     machine.push("llama", machine.write("run", SOURCE))
     machine = lose_catalog(machine)
     report = recover(machine.system)
-    assert len(report.recovered) == 2 and "llama" in report.recovered
+    assert len(report.recovered) == 2 and "llama" in report.recovered.values()
     (problem,) = report.problems.values()
     assert "contradicts" in problem
 
 
 def test_what_the_catalog_knows_stays_as_it_is(pushed: Machine) -> None:
     before = pushed.checkpoint("llama")
-    assert recover(pushed.system) == RecoverReport(recovered=[], known=1, problems={})
+    assert recover(pushed.system) == RecoverReport(recovered={}, known=1, problems={})
     assert pushed.checkpoint("llama") == before
 
 
@@ -137,7 +146,7 @@ def test_what_is_made_after_a_recovery_belongs_to_the_organisation_of_what_came_
 def test_a_second_run_has_nothing_to_do(pushed: Machine) -> None:
     machine = lose_catalog(pushed)
     recover(machine.system)
-    assert recover(machine.system) == RecoverReport(recovered=[], known=1, problems={})
+    assert recover(machine.system) == RecoverReport(recovered={}, known=1, problems={})
 
 
 def test_a_name_that_is_taken_by_now_stays_with_its_holder(pushed: Machine) -> None:
@@ -145,7 +154,7 @@ def test_a_name_that_is_taken_by_now_stays_with_its_holder(pushed: Machine) -> N
     machine = lose_catalog(pushed)
     take_over(machine.system)
     holder = machine.push("LLAMA", machine.write("other", {"new.bin": b"x"}))
-    assert recover(machine.system).recovered == ["llama"]
+    assert list(recover(machine.system).recovered.values()) == ["llama"]
     assert machine.system.catalog.checkpoints.get(parse_reference("llama")).id == holder.id
     assert machine.fetched(str(lost.id)) == SOURCE
 
@@ -153,7 +162,7 @@ def test_a_name_that_is_taken_by_now_stays_with_its_holder(pushed: Machine) -> N
 def test_a_deleted_checkpoint_is_recovered_as_deleted_and_can_come_back(pushed: Machine) -> None:
     delete(pushed.system, DeleteRequest("llama"))
     machine = lose_catalog(pushed)
-    assert recover(machine.system).recovered == ["llama"]
+    assert list(recover(machine.system).recovered.values()) == ["llama"]
     assert [one.status for one in machine.checkpoints()] == [CheckpointStatus.DELETING]
     undelete(machine.system, UndeleteRequest("llama"))
     check_all(machine, ["llama"], SOURCE)
@@ -190,7 +199,7 @@ def test_a_checkpoint_whose_content_is_not_all_there_is_left_out_and_named(
     harm(pushed.blob_of("llama", path))
     machine = lose_catalog(pushed)
     report = recover(machine.system)
-    assert report.recovered == ["sound"]
+    assert list(report.recovered.values()) == ["sound"]
     assert set(report.problems) == {str(torn.id)}
     assert "is not in the store" in report.problems[str(torn.id)]
     assert [one.name for one in machine.checkpoints()] == ["sound"]
@@ -301,7 +310,7 @@ def test_a_manifest_that_is_damaged_is_left_out_and_named(pushed: Machine, spoil
     manifest.write_bytes(spoil(manifest.read_bytes()))
     machine = lose_catalog(pushed)
     report = recover(machine.system)
-    assert report.recovered == ["sound"]
+    assert list(report.recovered.values()) == ["sound"]
     assert set(report.problems) == {manifest.stem}
     assert [one.name for one in machine.checkpoints()] == ["sound"]
     machine.fetched("sound")
@@ -323,7 +332,7 @@ def test_a_manifest_that_lies_about_a_digest_never_gives_its_bytes_to_an_honest_
     # What is to be stolen or lost is not in the store: only its digest is known.
     _manifest_path(machine, "honest").unlink()
     machine = lose_catalog(machine)
-    assert recover(machine.system).recovered == ["forged"]
+    assert list(recover(machine.system).recovered.values()) == ["forged"]
     (listed,) = machine.system.catalog.checkpoints.list_files(machine.checkpoint("forged").id)
     assert listed.digest is None
     assert listed.checksums == {CLAIMED: document["manifest"]["files"][0]["digest"]}
@@ -360,7 +369,7 @@ def test_a_manifest_that_lies_about_content_of_another_checkpoint_does_not_spoil
         ],
     )
     machine = lose_catalog(pushed)
-    assert set(recover(machine.system).recovered) == {"llama", "second", "others"}
+    assert set(recover(machine.system).recovered.values()) == {"llama", "second", "others"}
     assert machine.fetched(sound) == SOURCE
     with pytest.raises(IntegrityError):
         machine.fetched(forged)
@@ -481,7 +490,7 @@ def test_a_checkpoint_whose_record_is_damaged_is_recovered_as_its_manifest_says_
     record.write_bytes(spoil(record.read_bytes()))
     machine = lose_catalog(pushed)
     report = recover(machine.system)
-    assert (report.recovered, set(report.problems)) == (["llama"], {checkpoint_id})
+    assert (list(report.recovered.values()), set(report.problems)) == (["llama"], {checkpoint_id})
     assert machine.fetched("llama") == SOURCE
     assert report.mended == ["the record of llama"]
     assert recover(machine.system) == RecoverReport(known=1)
@@ -495,7 +504,7 @@ def test_a_job_whose_record_is_damaged_is_named(machine: Machine, spoil: Callabl
     record.write_bytes(spoil(record.read_bytes()))
     machine = lose_catalog(machine)
     report = recover(machine.system)
-    assert (report.recovered, set(report.problems)) == (["train/checkpoint-5"], {job.id})
+    assert (list(report.recovered.values()), set(report.problems)) == (["train/checkpoint-5"], {job.id})
     assert machine.system.catalog.jobs.get_by_id(job.id).name == "train"
     assert report.mended == ["the record of train"]
     assert recover(machine.system) == RecoverReport(known=1)
@@ -544,7 +553,7 @@ def test_files_that_are_no_manifests_are_passed_over(pushed: Machine) -> None:
     pushed.write("home/store/manifests", {"notes.txt": b"mine", "deep/x.json": b"{}", "README.json": b"{}"})
     machine = lose_catalog(pushed)
     report = recover(machine.system)
-    assert report.recovered == ["llama"]
+    assert list(report.recovered.values()) == ["llama"]
     assert set(report.problems) <= {"README"}
 
 
@@ -601,3 +610,18 @@ def test_recovered_checkpoints_are_available(pushed: Machine) -> None:
     machine = lose_catalog(pushed)
     recover(machine.system)
     assert [one.status for one in machine.checkpoints()] == [CheckpointStatus.AVAILABLE]
+
+
+def test_a_checkpoint_that_was_collected_since_the_backup_can_be_taken_off_the_list(machine: Machine) -> None:
+    source = machine.write("run", SOURCE)
+    machine.push("gone", source)
+    backup = copy_of_catalog(machine)
+    delete(machine.system, DeleteRequest("gone"))
+    machine.collect()
+    old = restored(machine, backup)
+    report = recover(old.system)
+    assert ["is not in the store" in problem for problem in report.problems.values()] == [True]
+    delete(old.system, DeleteRequest("gone"))
+    old.collect()
+    assert recover(old.system).problems == {}
+    assert old.checkpoints() == []

@@ -307,7 +307,7 @@ def test_a_change_that_was_cut_off_before_the_catalogs_word_is_made_again(machin
     assert [call.name for call in machine.storage.calls] == ["get", "put"]
     assert len(_records(machine)) == 2
     machine = machine.again()
-    assert recover(machine.system).recovered == []
+    assert recover(machine.system).recovered == {}
     delete(machine.system, DeleteRequest("llama"))
     with lose_catalog(machine) as recovered:
         recover(recovered.system)

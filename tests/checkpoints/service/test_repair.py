@@ -274,7 +274,7 @@ def test_a_catalog_from_before_a_repair_finds_what_was_repaired(
     machine = machine.again()
     recover(machine.system, aside=aside)
     check_all(machine, ["llama", "mistral"], SOURCE)
-    assert recover(machine.system).recovered == []
+    assert recover(machine.system).recovered == {}
     machine.collect()
     check_all(machine, ["llama", "mistral"], SOURCE)
 

@@ -88,8 +88,8 @@ def test_a_machine_whose_clock_is_a_year_ahead_takes_no_store_over(
 def test_recover_takes_a_store_over_and_says_from_whom(first: Machine, second: Machine) -> None:
     _release(first)
     report = recover(second.system)
-    assert str(first.settings.home) in report.taken_from
-    assert report.recovered == ["llama"]
+    assert report.taken_from is not None and str(first.settings.home) in report.taken_from.place
+    assert list(report.recovered.values()) == ["llama"]
     second.push("mistral", second.write("run", SOURCE))
     with first.again() as former:
         for attempt in (
@@ -224,7 +224,7 @@ def test_a_store_that_has_lost_its_name_gets_it_back_from_the_catalog_that_knows
     with first.again() as machine:
         machine.push("phi-3", machine.root / "run")
         assert machine.fetched("phi-3") == SOURCE
-        assert recover(machine.system).recovered == []
+        assert recover(machine.system).recovered == {}
 
 
 def _use_it(machine: Machine, use: Callable[[Machine], object]) -> None:
@@ -313,7 +313,7 @@ def test_an_older_copy_of_a_catalog_does_not_give_a_store_its_name_back(first: M
             assert system.own_store_id
         system.close()
     with System.open(first.settings) as system:
-        assert recover(system).recovered == ["mistral"]
+        assert list(recover(system).recovered.values()) == ["mistral"]
         assert system.store_id == store_id
 
 

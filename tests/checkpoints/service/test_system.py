@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-from flexai.checkpoints.errors import NotFoundError, SettingsError
+from flexai.blocks import S3StorageProvider
+from flexai.checkpoints.errors import CheckpointError, NotFoundError, SettingsError
 from flexai.checkpoints.names import NIL_ID, Id
 from flexai.checkpoints.service.push import push
 from flexai.checkpoints.service.push_requests import PushRequest
-from flexai.checkpoints.service.system import System, store_opener
+from flexai.checkpoints.service.system import Connect, System, store_opener
 from flexai.checkpoints.settings import load_settings
 from flexai.checkpoints.storage.connection import RemotePath, split_bucket
 from flexai.checkpoints.storage.gcs.bucket import GCSStorage
@@ -110,6 +111,24 @@ def test_what_is_no_store_is_refused_in_words(place: str) -> None:
     with pytest.raises(SettingsError) as refused:
         store_opener(place, lambda name: Share(Path(name)))
     assert refused.value.hint.startswith("set FLEXAI_STORE to")
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "s3://me:5ecret@bucket//x",
+        "s3://:5ecret@",
+        "https://me:5ecret@host/x",
+        "my-conn:5ecret@bucket//x",
+        "my-conn:5ecret@bucket/x",
+    ],
+)
+@pytest.mark.parametrize("connect", [None, lambda name: S3StorageProvider(anonymous=True)])
+def test_a_refused_store_shows_no_password(place: str, connect: Connect | None) -> None:
+    """``my-conn:5ecret@bucket`` may be USER:PASSWORD@BUCKET, whatever connections there are."""
+    with pytest.raises(CheckpointError) as refused:
+        store_opener(place, connect)()
+    assert "5ecret" not in f"{refused.value} {refused.value.hint}"
 
 
 def test_without_connections_a_connections_store_is_refused_before_anything_is_made(tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ from tests.checkpoints.training.trainers import (
     weights,
 )
 from tests.support.faults import Call
-from tests.support.fixtures import NewMachine
+from tests.support.fixtures import NewMachine, work_in_a_deleted_directory
 from tests.support.machine import Machine, check_nothing_is_torn, lose_catalog
 from tests.support.tables import tables_of
 from tests.support.training import (
@@ -104,6 +104,14 @@ def test_a_command_that_writes_nothing_is_a_job_like_any_other(machine: Machine)
     assert (job.status, captured(machine), left_of(machine, job)) == (JobStatus.SUCCEEDED, [], {"log.txt"})
 
 
+def test_a_command_runs_though_the_working_directory_was_deleted(
+    machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work_in_a_deleted_directory(tmp_path, monkeypatch)
+    job = run_training(machine.system, TrainingRequest("run", ["true"]))
+    assert (job.status, job.code_commit) == (JobStatus.SUCCEEDED, "")
+
+
 def test_checkpoints_are_in_the_catalog_while_the_command_runs(machine: Machine, tmp_path: Path) -> None:
     seen: list[tuple[str, JobStatus]] = []
 
@@ -128,6 +136,12 @@ wait_for(Path({str(tmp_path / "seen")!r}))
 def test_output_passes_through_to_our_own_streams(machine: Machine, capfd: pytest.CaptureFixture[str]) -> None:
     run_training(machine.system, TrainingRequest("run", ["sh", "-c", "echo to out; echo to err >&2"]))
     assert capfd.readouterr() == ("to out\n", "to err\n")
+
+
+def test_what_the_command_left_running_is_said_to_have_been_ended(machine: Machine) -> None:
+    notes = Notes()
+    run(machine, "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])", progress=notes)
+    assert any("still ran when the command had ended" in message for message in notes.messages)
 
 
 def test_a_job_that_has_succeeded_goes_on_from_its_latest_checkpoint(machine: Machine) -> None:

@@ -1,4 +1,7 @@
-"""Each field of each answer of S3, GCS and the Hub, left out or of another kind: an error in words, or a default."""
+"""Each field of each answer of S3, GCS and the Hub, left out, of another kind or there twice.
+
+That is an error in words, or a default.
+"""
 
 from __future__ import annotations
 
@@ -53,13 +56,14 @@ class Answer:
         return "\r\n".join(lines).encode() + content.encode()
 
     def variants(self) -> Iterator[tuple[str, Answer]]:
-        """The same with one field left out or of another kind, and what is different."""
+        """The same with one field left out, of another kind or there twice, and what is different."""
         if isinstance(self.body, str):
             for match in re.finditer(r"(?=(<(\w+)>.*?</\2>))", self.body):
                 before, after = self.body[: match.start(1)], self.body[match.end(1) :]
                 for text in (None, *_OTHER_TEXTS, *(_DATES if match[2] in _MOMENTS else ())):
                     new = "" if text is None else f"<{match[2]}>{text}</{match[2]}>"
                     yield f"{match[2]} as {text!r:.20}", self._with(before + new + after)
+                yield f"{match[2]} twice", self._with(before + match[1] * 2 + after)
         else:
             for what, document in _changed(self.body):
                 yield what, self._with(document)
@@ -314,7 +318,7 @@ def server() -> AnsweringServer:
 
 
 @pytest.mark.parametrize("name", ASKED)
-def test_a_field_that_is_missing_or_of_another_kind_is_no_internal_error(
+def test_a_field_that_is_missing_of_another_kind_or_there_twice_is_no_internal_error(
     name: str, server: AnsweringServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"{server.url}/keys")
@@ -334,6 +338,12 @@ def test_a_field_that_is_missing_or_of_another_kind_is_no_internal_error(
             except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
                 failed.append(f"{what} in answer {position + 1}: {error!r}")
     assert failed == []
+
+
+def test_an_object_that_s3_knows_several_checksums_of_is_listed(server: AnsweringServer) -> None:
+    algorithms = "".join(f"<ChecksumAlgorithm>{name}</ChecksumAlgorithm>" for name in ("CRC32C", "SHA256"))
+    server.prepare([Answer(_LISTED.replace("<Size>", f"{algorithms}<Size>").replace("true", "false")).sent()])
+    assert [(info.key, info.size) for info in _s3(server.url).list("")] == [("a/b", 5)]
 
 
 def test_the_size_of_an_object_that_gcs_does_not_tell_is_nothing(server: AnsweringServer) -> None:

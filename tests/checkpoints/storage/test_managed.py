@@ -6,7 +6,7 @@ import contextlib
 import json
 import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from flexai.checkpoints.storage.managed import ManagedStore
 from flexai.checkpoints.storage.protocol import Body, BytesBody, ObjectInfo
 from flexai.checkpoints.storage.s3.bucket import S3Storage
 from flexai.checkpoints.storage.s3.client import S3Credentials, S3Service
+from tests.hostile.services import document, open_storage, page, serve
 from tests.servers.fixtures import S3Server
 
 MACHINES = 8
@@ -197,3 +198,48 @@ def test_a_damaged_manifest_says_which(store: ManagedStore, tmp_path: Path, cont
 def test_its_location_is_where_it_lies(store: ManagedStore, tmp_path: Path) -> None:
     prefix = store.blob_key(BLOB).partition("blobs/")[0]
     assert store.location == f"{tmp_path / 'root'}/{prefix}".rstrip("/")
+
+
+LOGIN_PAGES = {
+    "HTML": b"<!DOCTYPE html>\n<html><head><title>Log in</title></head><body>Welcome</body></html>",
+    "XHTML": b"<html><body><p>Log in</p></body></html>",
+    "JSON": b'{"message": "log in first"}',
+    "text": b"log in first",
+}
+
+
+@pytest.mark.parametrize("content", LOGIN_PAGES.values(), ids=LOGIN_PAGES)
+@pytest.mark.parametrize("kind", ["s3", "gcs"])
+def test_a_page_of_what_is_no_object_storage_is_not_told_as_a_damaged_store(kind: str, content: bytes) -> None:
+    with serve(lambda _method, _path: document(content, "Content-Type: text/html")) as server:
+        store = ManagedStore(open_storage(kind, server.url), prefix="p/")
+        with pytest.raises(StorageError, match=f"what answers at {server.url}/bucket/p is no managed store") as raised:
+            store.read_id()
+    assert raised.value.hint.startswith("check the endpoint")
+
+
+@contextlib.contextmanager
+def _s3_that_gives(content: bytes, listing: Callable[[], Iterator[bytes]]) -> Iterator[ManagedStore]:
+    """A store in a service of S3 that gives the same for each object, and a listing."""
+    with serve(lambda _method, path: listing() if "list-type" in path else document(content)) as server:
+        yield ManagedStore(open_storage("s3", server.url), prefix="p/")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [(LOGIN_PAGES["HTML"], "is no managed store"), (b"{", r"store\.json is damaged")]
+)
+def test_a_page_where_listing_is_not_allowed_is_known_by_its_markup(content: bytes, message: str) -> None:
+    denied = b"<Error><Code>AccessDenied</Code></Error>"
+    with (
+        _s3_that_gives(content, lambda: document(denied, status="403 Forbidden")) as store,
+        pytest.raises(StorageError, match=message),
+    ):
+        store.read_id()
+
+
+def test_a_damaged_description_that_the_bucket_lists_is_told_as_one() -> None:
+    with (
+        _s3_that_gives(b"{", lambda: page("s3", ["p/store.json"])) as store,
+        pytest.raises(StorageError, match=r"store\.json is damaged"),
+    ):
+        store.read_id()

@@ -284,6 +284,21 @@ def test_pinned_checkpoints_of_a_dead_runner_are_stored_though_the_trainer_had_d
     assert not stage.pins.folder.exists()
 
 
+@pytest.mark.parametrize("has_written_on", [False, True])
+def test_what_a_dead_runner_had_copied_is_stored_where_the_trainer_has_written_over_it_and_only_there(
+    stage: Stage, has_written_on: bool
+) -> None:
+    stage.save(".", {"epoch=5-step=5.pt": archive(5), "last.pt": archive(5)})
+    copied = stage.pins.new_set()
+    copied.refresh(Beneath(stage.output), {"last.pt": Stamp.of((stage.output / "last.pt").lstat())})
+    assert copied.own("last.pt", copied.stamp("last.pt"))
+    if has_written_on:
+        stage.save(".", {"epoch=6-step=6.pt": archive(6), "last.pt": archive(6)})
+    salvage(stage.output, stage.pins, store=stage.store, note=stage.notes.append)
+    there = sorted((path.name for path in stage.output.iterdir()), key=lambda name: name == "last.pt")
+    assert [name for name, _ in stage.stored] == ["last.pt"] * has_written_on + there
+
+
 def test_pins_of_a_dead_runner_are_kept_while_the_store_is_away(stage: Stage) -> None:
     def away(found: Found) -> None:
         raise IntegrityError("broken")
@@ -309,6 +324,24 @@ def test_a_trainer_that_renames_its_files_is_captured_like_any_other(stage: Stag
     save_by_rename(stage.output / "checkpoint-5", trainer_files(5), pause=0.05)
     stage.capture.finish(is_clean=True)
     assert stage.stored == [("checkpoint-5", trainer_files(5))]
+
+
+@pytest.mark.parametrize("remove", [shutil.rmtree, lambda folder: folder.rename(f"{folder}.old")])
+def test_an_output_directory_that_is_removed_and_made_again_is_watched_again(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, remove: Callable[[Path], object]
+) -> None:
+    # Only notices, or what takes their place, tell of it.
+    monkeypatch.setattr("flexai.checkpoints.training.managed_capture._UNNOTICED_SECONDS", 3600)
+    stage.capture.start()
+    for step in (5, 10, 15):
+        stage.save(f"checkpoint-{step}", trainer_files(step))
+        stage.wait_for(step // 5)
+        remove(stage.output)
+        time.sleep(0.2)  # long enough for a look that finds nothing there
+        shutil.rmtree(f"{stage.output}.old", ignore_errors=True)
+        stage.output.mkdir()
+    stage.capture.finish(is_clean=True)
+    assert stage.stored == [(f"checkpoint-{step}", trainer_files(step)) for step in (5, 10, 15)]
 
 
 def test_each_version_of_a_file_that_is_written_over_is_stored(stage: Stage) -> None:

@@ -232,6 +232,7 @@ def test_a_copy_takes_the_pins_place_and_does_not_change_with_its_original(pinne
     stamp = pinned.stamp("model.bin")
     owned = pinned.own("model.bin", stamp)
     assert owned == pinned.stamp("model.bin") != stamp
+    assert owned.is_copy_of(stamp)
     (source / "model.bin").write_bytes(b"rewritten")
     assert pinned.local_path("model.bin").read_bytes() == b"model"
     assert pinned.holds(["model.bin"])

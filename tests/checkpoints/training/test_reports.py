@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import threading
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flexai.checkpoints.errors import SourceError
+from flexai.checkpoints.errors import ConflictError, SourceError
 from flexai.checkpoints.models import MOST_METRICS, TrainingFacts
 from flexai.checkpoints.training.output_dir import Stamp
 from flexai.checkpoints.training.reports import Report, ReportOutcome, Reports, ReportWriter, checked_metrics
@@ -206,3 +210,59 @@ def test_metrics_are_taken_as_numbers_and_what_is_not_finite_is_left_out() -> No
     assert found == {"loss": 0.5, "steps": 3.0}
     with pytest.raises(ValueError, match="is no name of a metric"):
         checked_metrics({"": 1.0})
+
+
+def test_a_trainer_of_another_job_is_refused_only_while_the_first_one_of_it_is_at_work(
+    tmp_path: Path, output: Path
+) -> None:
+    def of(job: str, rank: int = 0) -> ReportWriter:
+        return ReportWriter(tmp_path / "reports", output, job=job, rank=rank, ranks=2)
+
+    first, other = of("first"), of("other")
+    first.expect()
+    of("first").expect()  # as where a notebook's cell runs again
+    with pytest.raises(ConflictError, match="'first' is running with the output directory"):
+        other.expect()
+    first.close()
+    # What the first one has left, and other ranks of the second one, do not count.
+    of("other", rank=1)
+    other.expect()
+    with pytest.raises(ConflictError, match="'other' is running"):
+        of("first").expect()
+
+
+def test_a_rank_that_starts_while_the_first_one_has_not_said_its_job_yet_waits_for_it(
+    tmp_path: Path, output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = (ReportWriter(tmp_path / "reports", output, job="run", rank=rank, ranks=2) for rank in (0, 1))
+    write, waits = Path.write_text, threading.Event()
+    errors: list[Exception] = []
+
+    def flock(file: Any, how: int) -> None:
+        if how == fcntl.LOCK_SH:
+            waits.set()
+        fcntl.flock(file, how)
+
+    def start() -> None:
+        try:
+            second.expect()
+        except ConflictError as error:
+            errors.append(error)
+        waits.set()
+
+    rank = threading.Thread(target=start)
+
+    def write_late(place: Path, *arguments: Any) -> int:
+        rank.start()
+        assert waits.wait(30)
+        return write(place, *arguments)
+
+    (tmp_path / "reports" / "expected").write_text("another job, long ago")
+    monkeypatch.setattr(
+        "flexai.checkpoints.training.reports.fcntl", SimpleNamespace(**(vars(fcntl) | {"flock": flock}))
+    )
+    monkeypatch.setattr(Path, "write_text", write_late)
+    first.expect()
+    rank.join(30)
+    assert not rank.is_alive()
+    assert errors == []

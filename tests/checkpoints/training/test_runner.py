@@ -263,6 +263,7 @@ def test_a_trainer_whose_shell_dies_of_the_stop_saves_to_its_end(run: Run) -> No
     wait_for(run.folder / "ready")
     command.stop(signal.SIGTERM)
     assert command.wait(lambda: False) == Ended(143, "SIGTERM")
+    assert not command.was_outlived
     assert (run.folder / "saved").read_text() == "whole"
 
 
@@ -270,6 +271,7 @@ def test_what_the_command_leaves_behind_is_told_to_end_and_may_save(run: Run) ->
     ready = shlex.quote(str(run.folder / "ready"))
     command = run.start(["sh", "-c", f"{_saves_slowly(run.folder)} & while ! [ -e {ready} ]; do sleep 0.1; done"])
     assert command.wait(lambda: False) == Ended(0, "")
+    assert command.was_outlived
     assert not command.was_stopped
     assert (run.folder / "saved").read_text() == "whole"
 

@@ -109,6 +109,13 @@ def test_a_folder_that_is_not_there_is_no_error(tmp_path: Path) -> None:
     assert _recalled(cache, source) == ""
 
 
+def test_a_fifo_in_its_place_is_as_good_as_none_and_keeps_no_push_waiting(cache: StatCache, tmp_path: Path) -> None:
+    source = _source(tmp_path / "a")
+    os.mkfifo(tmp_path / "cache.db")
+    _remember(cache, source)
+    assert _recalled(cache, source) == ""
+
+
 def test_a_name_in_any_encoding_is_remembered(cache: StatCache, tmp_path: Path) -> None:
     source = _source(tmp_path / os.fsdecode(b"caf\xe9"))
     _remember(cache, source)

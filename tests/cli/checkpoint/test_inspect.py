@@ -6,6 +6,7 @@ import re
 import pytest
 import yaml
 
+from flexai.cli import terminal
 from tests.cli.conftest import Run
 from tests.cli.program import Program
 
@@ -115,6 +116,19 @@ def test_what_the_files_run_is_told_where_it_is_asked_for(flexai: Run, program: 
     assert max(map(len, shown.err.splitlines())) <= 80
     refused = flexai("checkpoint", "fetch", "model", "-d", "out", "--refuse-executable")
     assert (refused.code, "weights.pkl runs posix.system" in refused.error) == (1, True)
+
+
+def test_of_many_files_whose_tensors_cannot_be_told_some_are_named(flexai: Run, program: Program) -> None:
+    for number in range(terminal.MOST_LINES + 2):
+        program.file(f"m/{number}.safetensors", b"torn")
+    program.file("empty/a.txt")
+    for name in ("m", "empty"):
+        assert flexai("checkpoint", "push", f"llama-{name}", "-f", name).code == 0
+    for words in (["inspect", "llama-m", "--tensors"], ["diff", "llama-empty", "llama-m", "--tensors"]):
+        shown = flexai("checkpoint", *words)
+        assert shown.code == 0
+        assert shown.err.count("cannot be told") == terminal.MOST_LINES
+        assert "warning: … and 2 more, which --json shows\n" in shown.err
 
 
 def test_the_tensors_are_listed_with_what_they_weigh(flexai: Run, program: Program) -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import uuid
+from datetime import datetime
 
 import pytest
 
+from flexai.checkpoints.service.repair import Repair, RepairReport
+from flexai.cli import terminal
 from tests.cli.conftest import Run
 from tests.cli.program import Program
 
@@ -21,6 +24,13 @@ def _damage(program: Program) -> None:
         if blob.is_file():
             blob.chmod(0o600)
             blob.write_bytes(b"y" * blob.stat().st_size)
+
+
+def _lose(program: Program, *, blobs: bool = False) -> None:
+    """The catalog is gone, and with it, where that is said, all that the store has of content."""
+    for path in [*program.home.glob("catalog.db*"), *((program.home / "store/blobs").rglob("*") if blobs else ())]:
+        if path.is_file():
+            path.unlink()
 
 
 def test_delete_says_how_to_bring_it_back(flexai: Run, program: Program) -> None:
@@ -106,11 +116,48 @@ def test_verify_names_damaged_files_and_who_needs_them(flexai: Run, program: Pro
     assert "a.bin of my-name" in done.error
 
 
+def test_verify_prints_all_damage_for_programs_and_says_some_of_it(flexai: Run, program: Program) -> None:
+    for number in range(terminal.MOST_LINES):
+        assert flexai("checkpoint", "push", f"copy-{number}", "--from-checkpoint", "my-name").code == 0
+    _damage(program)
+    plain = flexai("checkpoint", "verify")
+    assert len(plain.out.splitlines()) == terminal.MOST_LINES + 1
+    done = flexai("checkpoint", "verify", "--json", "--progress", "none")
+    assert (done.code, done.error) == (6, plain.error)
+    document = done.json()
+    assert document["damagedContents"] == 1
+    (damaged,) = document["damaged"]
+    assert [f"{one['checkpoint']}: {one['path']}: {damaged['problem']}" for one in damaged["files"]] == (
+        plain.out.splitlines()
+    )
+    said = done.err.splitlines()
+    assert said[: terminal.MOST_LINES] == plain.out.splitlines()[: terminal.MOST_LINES]
+    assert said[terminal.MOST_LINES] == "… and 1 more, which --json shows"
+
+
+def test_verify_prints_what_was_repaired_for_programs(
+    flexai: Run, program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    users = tuple((f"copy-{number}", "a.bin") for number in range(terminal.MOST_LINES + 1))
+    repaired = Repair("blob", 1, users, source="share:bucket/place")
+    monkeypatch.setattr("flexai.checkpoints.service.verify.repair", lambda *_, **__: RepairReport(repaired=(repaired,)))
+    done = flexai("checkpoint", "verify", "--repair", "--json", "--progress", "none")
+    assert (done.code, done.json()["repairedContents"]) == (0, 1)
+    (shown,) = done.json()["repaired"]
+    assert (shown["source"], len(shown["files"])) == ("share:bucket/place", terminal.MOST_LINES + 1)
+    assert done.err.count("repaired from share:bucket/place") == terminal.MOST_LINES
+    assert "… and 1 more, which --json shows\n" in done.err
+
+
 def test_verify_says_what_it_could_not_repair_and_a_push_of_the_same_heals_it(flexai: Run, program: Program) -> None:
     _damage(program)
     done = flexai("checkpoint", "verify", "--repair")
     assert done.code == 6
     assert "could not be repaired: a.bin of my-name" in done.err
+    told = flexai("checkpoint", "verify", "--repair", "--json", "--progress", "none")
+    (unrepaired,) = told.json()["unrepaired"]
+    assert (told.code, unrepaired["files"]) == (6, [{"checkpoint": "my-name", "path": "a.bin"}])
+    assert "no checkpoint that has it was exported" in unrepaired["problem"]
     assert "no checkpoint that has it was exported" in done.hint
     pushed = flexai("checkpoint", "push", "again", "-f", "a.bin")
     assert pushed.code == 0
@@ -124,8 +171,7 @@ def test_verify_of_an_unknown_checkpoint_is_not_found(flexai: Run) -> None:
 
 def test_recover_rebuilds_a_lost_catalog(flexai: Run, program: Program) -> None:
     before = flexai("checkpoint", "inspect", "my-name", "--json").json()
-    for path in program.home.glob("catalog.db*"):
-        path.unlink()
+    _lose(program)
     done = flexai("checkpoint", "recover")
     assert (done.code, done.out) == (0, "recovered my-name\n")
     after = flexai("checkpoint", "inspect", "my-name", "--json").json()
@@ -138,8 +184,7 @@ def test_recover_rebuilds_a_lost_catalog(flexai: Run, program: Program) -> None:
 
 
 def test_recover_reads_a_manifest_that_is_too_large_where_it_is_told_to(flexai: Run, program: Program) -> None:
-    for path in program.home.glob("catalog.db*"):
-        path.unlink()
+    _lose(program)
     done = flexai("checkpoint", "recover", "--max-manifest-size", "100")
     assert (done.code, done.out) == (6, "")
     assert "it is longer than 100 bytes" in done.err
@@ -150,9 +195,55 @@ def test_recover_reads_a_manifest_that_is_too_large_where_it_is_told_to(flexai: 
 
 def test_recover_names_what_it_cannot_bring_back(flexai: Run, program: Program) -> None:
     checkpoint_id = flexai("checkpoint", "inspect", "my-name", "--json").json()["metadata"]["id"]
-    for path in [*program.home.glob("catalog.db*"), *(program.home / "store/blobs").rglob("*")]:
-        if path.is_file():
-            path.unlink()
+    _lose(program, blobs=True)
     done = flexai("checkpoint", "recover")
     assert done.code == 6
     assert f"warning: {checkpoint_id}: the content of 'a.bin' is not in the store" in done.err
+
+
+def test_recover_prints_what_came_back_for_programs(flexai: Run, program: Program) -> None:
+    checkpoint_id = flexai("checkpoint", "inspect", "my-name", "--json").json()["metadata"]["id"]
+    _lose(program)
+    done = flexai("checkpoint", "recover", "--json", "--progress", "none")
+    assert (done.code, done.err) == (0, "recovered 1 checkpoint; 0 known already\n")
+    assert done.json() == {
+        "store": str(program.home / "store"),
+        "takenFrom": None,
+        "recoveredCheckpoints": [{"id": checkpoint_id, "title": "my-name"}],
+        "recoveredJobs": [],
+        "knownCheckpoints": 0,
+        "writtenAnew": [],
+        "problems": [],
+    }
+    again = flexai("checkpoint", "recover", "--json", "--progress", "none").json()
+    assert (again["recoveredCheckpoints"], again["knownCheckpoints"]) == ([], 1)
+
+
+def test_recover_says_for_programs_whose_store_it_has_taken(
+    flexai: Run, program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FLEXAI_DATABASE_URL", f"sqlite:///{program.home / 'other.db'}")
+    done = flexai("checkpoint", "recover", "--force", "--json", "--progress", "none")
+    former = done.json()["takenFrom"]
+    assert former["place"].endswith(str(program.home / "catalog.db"))
+    assert datetime.fromisoformat(former["usedAt"]).tzinfo is not None
+    assert former["place"] in done.err
+
+
+def test_of_very_many_checkpoints_that_are_lost_some_are_named_and_all_of_them_in_json(
+    flexai: Run, program: Program
+) -> None:
+    for number in range(terminal.MOST_LINES + 2):
+        assert flexai("checkpoint", "push", f"copy-{number}", "--from-checkpoint", "my-name").code == 0
+    _lose(program, blobs=True)
+    done = flexai("checkpoint", "recover")
+    warnings = [line for line in done.err.splitlines() if line.startswith("warning: ")]
+    assert len(warnings) == terminal.MOST_LINES + 1
+    assert warnings[-1] == "warning: … and 3 more, which --json shows"
+    assert done.error == f"{terminal.MOST_LINES + 3} checkpoints or jobs could not be recovered as they were"
+    told = flexai("checkpoint", "recover", "--json", "--progress", "none")
+    assert (told.code, told.error) == (6, done.error)
+    problems = told.json()["problems"]
+    assert len(problems) == terminal.MOST_LINES + 3
+    assert {one["problem"] for one in problems} == {"the content of 'a.bin' is not in the store"}
+    assert told.err.count("warning: ") == terminal.MOST_LINES + 1

@@ -17,6 +17,9 @@ import pytest
 import requests
 import yaml
 
+from flexai.cli.orchestration.deploy_steps import POOL
+from flexai.cli.orchestration.last_deployed import deployed
+from flexai.prefect_server.finding import UP, PrefectAPI
 from flexai.prefect_server.processes import recall
 from tests.cli.conftest import Run
 from tests.cli.program import PROGRAM, Program
@@ -126,25 +129,34 @@ def _a_second_time_nothing_is_started(prefect: Prefect) -> None:
 
 
 def _what_is_gone_or_another_is_deployed_again(prefect: Prefect) -> None:
-    deployment = prefect.ask("/deployments/name/export-checkpoint/Export to a provider")
     server = PrefectServer(prefect.url, credential=prefect.program.credential)
-    server.patch(f"/deployments/{deployment['id']}", {"description": "mine"})
-    assert "deploying" in prefect.program.run("up").err
-    assert prefect.ask(f"/deployments/{deployment['id']}")["description"] == deployment["description"]
-    prefect.delete(f"/deployments/{deployment['id']}")
-    assert "deploying" in prefect.program.run("up").err
-    assert prefect.ask("/deployments/name/export-checkpoint/Export to a provider")["id"] != deployment["id"]
+
+    def is_deployed() -> bool:
+        """Whether another ``flexai up`` would deploy nothing: each that does takes half a minute."""
+        return deployed(prefect.program.home, PrefectAPI(prefect.url, UP, prefect.program.credential), POOL) is not None
+
+    deployment = prefect.ask("/deployments/name/export-checkpoint/Export to a provider")
+    place = f"/deployments/{deployment['id']}"
+    # What a user switches is no reason to deploy.
+    prefect.ask(f"{place}/pause_deployment", {})
+    assert is_deployed()
+    prefect.ask(f"{place}/resume_deployment", {})
+    server.patch(place, {"description": "mine"})
+    assert not is_deployed()
+    server.patch(place, {"description": deployment["description"]})
+    assert is_deployed()
     (automation, *_) = yaml.safe_load(AUTOMATIONS.read_text(encoding="utf-8"))["automations"]
     by_name = {"automations": {"name": {"any_": [automation["name"]]}}}
     (made,) = prefect.ask("/automations/filter", by_name)
     prefect.delete(f"/automations/{made['id']}")
+    assert not is_deployed()
+    prefect.delete(place)
+    assert not is_deployed()
     assert "deploying" in prefect.program.run("up").err
+    again = prefect.ask("/deployments/name/export-checkpoint/Export to a provider")
+    assert (again["id"] != deployment["id"], again["description"]) == (True, deployment["description"])
     assert len(prefect.ask("/automations/filter", by_name)) == 1
-    # What a user switches is no reason to deploy.
-    paused = prefect.ask("/deployments/name/export-checkpoint/Export to a provider")["id"]
-    prefect.ask(f"/deployments/{paused}/pause_deployment", {})
-    assert "deploying" not in prefect.program.run("up").err
-    prefect.ask(f"/deployments/{paused}/resume_deployment", {})
+    assert is_deployed()
 
 
 def _commands_find_it_and_are_tracked(prefect: Prefect) -> None:

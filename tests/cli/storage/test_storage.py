@@ -35,7 +35,8 @@ def test_a_connection_is_created_shown_checked_and_deleted(program: Program, sav
 
     again = program.run("storage", "create", name, "--provider", "local", "--root", "share", env=saved)
     assert again.code == 4
-    replaced = program.run("storage", "create", name, "--provider", "local", "--root", ".", "--overwrite", env=saved)
+    options = ("--provider", "local", "--root", ".", "--overwrite", "--json")
+    replaced = program.run("storage", "create", name, *options, env=saved)
     assert replaced.code == 0, replaced.err
 
     listed = program.run("storage", "list", env=saved)
@@ -43,6 +44,7 @@ def test_a_connection_is_created_shown_checked_and_deleted(program: Program, sav
     assert [cell.strip() for cell in row.split("|")] == [name, "local", str(program.cwd)]
     documents = program.run("storage", "list", "--json", env=saved).json()
     (document,) = [entry for entry in documents if entry["metadata"]["name"] == name]
+    assert replaced.json() == document
 
     inspected = program.run("storage", "inspect", name, env=saved)
     assert yaml.safe_load(inspected.out) == document
@@ -55,7 +57,13 @@ def test_a_connection_is_created_shown_checked_and_deleted(program: Program, sav
     assert after["status"]["capabilities"]["put"] == "passed"
     assert set(after["status"]["capabilities"].values()) == {"passed", "absent"}
 
-    assert program.run("storage", "delete", name, env=saved).code == 0
+    probed = program.run("storage", "check", name, "bucket", "--json", env=saved)
+    assert (probed.code, probed.json()["storageProvider"], probed.json()["path"]) == (0, name, "bucket")
+    outcomes = {probe["name"]: probe["outcome"] for probe in probed.json()["probes"]}
+    assert outcomes == after["status"]["capabilities"]
+
+    deleted = program.run("storage", "delete", name, "--json", env=saved)
+    assert (deleted.code, deleted.json()) == (0, {"name": name, "id": document["metadata"]["id"]})
     for verb in ("inspect", "check", "delete"):
         gone = program.run("storage", verb, name, env=saved)
         assert (gone.code, gone.error) == (3, f"there is no storage provider connection '{name}'")
@@ -81,16 +89,21 @@ def test_a_check_that_fails_is_a_failure(program: Program, saved: dict[str, str]
     assert done.code == 1
     assert done.error == f"connection '{name}' failed 1 probe: reach"
     assert "is not there" in done.out
+    told = program.run("storage", "check", name, "--json", env=saved)
+    assert (told.code, told.error) == (1, done.error)
+    (probe,) = told.json()["probes"]
+    assert (probe["name"], probe["outcome"], probe["denied"]) == ("reach", "failed", False)
 
 
 @pytest.mark.slow
 def test_an_embedded_api_keeps_connections_too(program: Program) -> None:
     (program.cwd / "share").mkdir()
-    created = program.run("storage", "create", "my-share", "--provider", "local", "--root", "share")
+    created = program.run("storage", "create", "my-share", "--provider", "local", "--root", "share", "--json")
     assert created.code == 0, created.err
     assert created.err.splitlines()[0] == "starting an embedded Prefect API to save the connection…"
     (document,) = program.run("storage", "list", "--json").json()
     assert document["metadata"]["name"] == "my-share"
+    assert created.json() == document
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from flexai.checkpoints.catalog.catalog import Catalog
+from flexai.checkpoints.models import ListedCheckpoint
+from flexai.checkpoints.service import inspect
+from flexai.cli import terminal
+from tests.cli.conftest import Run
 from tests.cli.program import Program
 
 # Writes a whole checkpoint of the Transformers kind, and one in the output directory itself.
@@ -34,6 +39,9 @@ print("token", os.environ.get("TOKEN"))
 print("input", sorted(os.listdir(os.environ["FLEXAI_INPUT_CHECKPOINT_DIR"]))
       if "FLEXAI_INPUT_CHECKPOINT_DIR" in os.environ else None)
 """
+
+
+_TWO = ("first", "second")
 
 
 def _train(program: Program, name: str, *flags: str) -> None:
@@ -133,13 +141,16 @@ def test_a_running_job_is_followed_and_stopped(program: Program) -> None:
     assert logs.stdout.readline() == "started\n"
     refused = program.run("training", "delete", "my-run")
     assert (refused.code, refused.hint) == (4, "stop it first: flexai training stop my-run")
-    stopped = program.run("training", "stop", "my-run")
-    assert (stopped.code, stopped.out) == (0, "")
+    stopped = program.run("training", "stop", "my-run", "--json")
+    assert (stopped.code, stopped.json()["runtime"]["status"]) == (0, "stop in progress")
+    assert stopped.err == "training job 'my-run' is stop in progress\n"
     assert job.wait() == 128 + signal.SIGTERM
     assert logs.wait() == 0
     for process in (job, logs):
         process.communicate()
-    assert program.run("training", "inspect", "my-run", "--json").json()["runtime"]["status"] == "stopped"
+    document = program.run("training", "inspect", "my-run", "--json").json()
+    assert document["runtime"]["status"] == "stopped"
+    assert program.run("training", "stop", "my-run", "--json").json() == document
 
 
 def test_ctrl_c_ends_the_command_and_then_the_program(program: Program) -> None:
@@ -154,12 +165,15 @@ def test_ctrl_c_ends_the_command_and_then_the_program(program: Program) -> None:
 
 
 def test_a_job_is_deleted_with_its_checkpoints_unless_they_are_kept(program: Program) -> None:
-    _train(program, "first")
-    _train(program, "second")
+    for name in _TWO:
+        _train(program, name)
     first = program.run("training", "checkpoints", "first", "--json").json()
     second = program.run("training", "checkpoints", "second", "--json").json()
-    assert program.run("training", "delete", "first").code == 0
-    assert program.run("training", "delete", "second", "--keep-checkpoints").code == 0
+    ids = {name: program.run("training", "inspect", name, "--json").json()["metadata"]["id"] for name in _TWO}
+    deleted = program.run("training", "delete", "first", "--json")
+    assert (deleted.code, deleted.json()) == (0, {"name": "first", "id": ids["first"], "deletedCheckpoints": 2})
+    deleted = program.run("training", "delete", "second", "--keep-checkpoints", "--json")
+    assert (deleted.code, deleted.json()) == (0, {"name": "second", "id": ids["second"], "deletedCheckpoints": 0})
     assert program.run("checkpoint", "inspect", first[0]["id"]).code == 3
     assert program.run("checkpoint", "inspect", second[0]["id"]).code == 0
     gone = program.run("training", "inspect", "first")
@@ -295,3 +309,23 @@ state = {"global_step": 5, "log_history": [{"step": 5, "val_loss": 0.25}], "metr
     head, _, line = program.run("training", "checkpoints", "my-run").out.splitlines()
     shown = dict(zip(*([cell.strip() for cell in row.split("|")] for row in (head, line)), strict=True))
     assert (shown["EVAL LOSS"], shown["BEST"]) == ("0.25", "best")
+
+
+def test_of_many_checkpoints_that_were_not_captured_some_are_named(
+    program: Program, flexai: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _train(program, "my-run")
+    find = inspect.captured_rows
+
+    def none_was_captured(catalog: Catalog, reference: str) -> tuple[list[ListedCheckpoint], list[ListedCheckpoint]]:
+        row = find(catalog, reference)[0][0]._replace(status="failed", reason="the disk was full")
+        return [], [row] * (terminal.MOST_LINES + 5)
+
+    monkeypatch.setattr(inspect, "captured_rows", none_was_captured)
+    done = flexai("training", "checkpoints", "my-run")
+    warnings = [line for line in done.err.splitlines() if line.startswith("warning: ")]
+    assert len(warnings) == terminal.MOST_LINES + 1
+    assert warnings[0] == "warning: checkpoint 'checkpoint-5' was not captured: the disk was full"
+    elsewhere = "flexai checkpoint list --job my-run --status failed --json"
+    assert warnings[-1] == f"warning: … and 5 more, which {elsewhere} shows"
+    assert flexai(*elsewhere.split()[1:]).json() == []

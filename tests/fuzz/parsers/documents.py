@@ -19,6 +19,7 @@ from flexai.checkpoints.errors import CheckpointError
 from flexai.checkpoints.manifest import Manifest
 from flexai.checkpoints.models import Checkpoint, CheckpointKind, HistoryEntry, canonical_json, plain
 from flexai.checkpoints.names import new_id
+from flexai.checkpoints.storage.protocol import ObjectInfo
 from tests.checkpoints.samples import checkpoint, file_entry, manifest
 from tests.fuzz.parsers.table import Table
 from tests.support.machine import fast_folder
@@ -94,7 +95,7 @@ def _export_manifests() -> list[bytes]:
 
 
 class _Bucket:
-    """A bucket each of whose objects holds the input; it answers reads alone."""
+    """A bucket each of whose objects holds the input; it answers what is asked of one object alone."""
 
     location = "memory"
     service_identity = ""
@@ -104,6 +105,9 @@ class _Bucket:
 
     def get(self, key: str, *, start: int = 0, length: int | None = None, etag: str = "") -> Iterator[memoryview]:
         yield memoryview(self.data)[start : None if length is None else start + length]
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        yield ObjectInfo(prefix, len(self.data), "")
 
 
 @PARSERS.add("store-manifest", _stored_manifests, *_KEYS, mend=_mended)
@@ -275,7 +279,7 @@ def _(data: bytes) -> object:
     for one in overview(system).checkpoints:
         shown.append(checkpoint_document(one, checkpoints.list_files(one.id), checkpoints.list_exports(one.id)))
     json.dumps(shown, allow_nan=False, ensure_ascii=False).encode()
-    return report.recovered, report.problems
+    return list(report.recovered.values()), report.problems
 
 
 def _store_documents() -> list[bytes]:

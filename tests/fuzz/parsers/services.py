@@ -122,7 +122,7 @@ def _s3_answers() -> list[bytes]:
         answer(b"hello", _ETAG, "x-amz-checksum-crc32c: mnG7TA==", "x-amz-checksum-type: FULL_OBJECT"),
         answer(b"ello", 'ETag: "abc"', "Content-Range: bytes 1-4/5", status="206 Partial Content"),
         answer(_S3_ERROR, "Retry-After: 3", status="503 Slow Down"),
-        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
     ]
 
 

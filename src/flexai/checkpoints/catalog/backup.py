@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 from flexai.checkpoints.catalog.catalog import sqlite_file
-from flexai.checkpoints.catalog.sqlite import sqlite_errors
+from flexai.checkpoints.catalog.sqlite import check_is_file, sqlite_errors
 from flexai.checkpoints.errors import AlreadyExistsError, NotFoundError, StorageError, UsageError
 from flexai.checkpoints.settings import hide_secrets
 from flexai.checkpoints.storage.files import sync_directory
@@ -22,10 +22,13 @@ def back_up(url: str, target: Path) -> int:
 
     The copy of a file is one, and is checked; that of a database is an archive for ``pg_restore``. It gets its name
     when it is whole and durable. Raises NotFoundError where no catalog is there yet, or no folder for the copy,
-    AlreadyExistsError for a file that is there, UsageError where ``pg_dump`` is missing, StorageError for a catalog
-    that is damaged or cannot be read, or a place that cannot be written to.
+    AlreadyExistsError for a file that is there, SettingsError for a catalog that is no file, UsageError where
+    ``pg_dump`` is missing, StorageError for a catalog that is damaged or cannot be read, or a place that cannot be
+    written to.
     """
     path = sqlite_file(url)
+    if path is not None:
+        check_is_file(path)
     if path is not None and not path.is_file():
         raise NotFoundError(f"there is no catalog {path} yet", hint="flexai config show prints where it is set")
     if not target.parent.is_dir():

@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from flexai.checkpoints.catalog.database import BATCH, ConstraintError, Database, Transaction, batches, begun_again
+from flexai.checkpoints.catalog.database import BATCH, ConstraintError, Database, Transaction, batches, each_begun_again
 from flexai.checkpoints.contents import (
     RECOVERED,
     ArrivedPart,
@@ -37,10 +37,18 @@ SOUND = "t.is_damaged = FALSE"
 IDENTIFIED = f"{SOUND} AND t.digest IS NOT NULL AND (t.origin IS NULL OR t.origin <> '{RECOVERED}')"
 """Whose digests this catalog's own processes took from its bytes: only these say what a file's content is."""
 
+ARRIVED_BYTES = """
+    CASE WHEN blobs.writer_id IS NULL THEN blobs.size ELSE (
+        SELECT CASE WHEN COUNT(*) * blobs.part_size > blobs.size THEN blobs.size ELSE COUNT(*) * blobs.part_size END
+        FROM blob_parts p WHERE p.blob_id = blobs.id
+    ) END
+"""
+"""The bytes of a blob that the store has: of one that is being written, those of the parts that have arrived."""
+
 _NOT_REFERENCED = "NOT EXISTS (SELECT 1 FROM blob_references r WHERE r.blob_id = blobs.id)"
 
 
-@begun_again
+@each_begun_again
 class Blobs:
     """The blobs of one managed store."""
 
@@ -291,8 +299,8 @@ class Blobs:
             last = rows[-1][0]
 
     def unneeded(self) -> list[tuple[str, int, str]]:
-        """Blobs that no checkpoint needs, or that gc did not finish deleting: (id, bytes, upload id)."""
-        query = f"SELECT id, size, upload_id FROM blobs WHERE store_id = :store_id AND {_NOT_REFERENCED}"
+        """Blobs that no checkpoint needs, or that gc did not finish deleting: (id, bytes that arrived, upload id)."""
+        query = f"SELECT id, {ARRIVED_BYTES}, upload_id FROM blobs WHERE store_id = :store_id AND {_NOT_REFERENCED}"
         with self._database.reading() as transaction:
             rows = transaction.rows(query, store_id=self.store_id)
         return [(blob_id, size, upload_id or "") for blob_id, size, upload_id in rows]

@@ -17,7 +17,7 @@ from types import MappingProxyType
 from typing import Any, Literal, Protocol, TypeAlias
 
 from flexai.checkpoints.catalog.checkpoint_rows import CHECKPOINT, checkpoint_of, export_of
-from flexai.checkpoints.catalog.database import Database, Record, Transaction, batches
+from flexai.checkpoints.catalog.database import Database, Record, Transaction, batches, begun_again
 from flexai.checkpoints.errors import ConflictError, StorageFullError
 from flexai.checkpoints.models import (
     Actor,
@@ -154,6 +154,7 @@ def _row(
     }
 
 
+@begun_again
 def write_due(database: Database) -> int:
     """Write the records that are due, but for those that another process is about to write; returns how many.
 
@@ -242,6 +243,14 @@ def set_due(transaction: Transaction, kind: Kind, ids: Sequence[str], *, since: 
             f"INSERT INTO records_due (id, kind, since) VALUES (:id, :kind, :since) ON CONFLICT (id) DO {known}",
             batch,
         )
+
+
+@begun_again
+def note_due(database: Database, due: Mapping[Kind, Collection[str]]) -> None:
+    """Note that the records of things are to be written anew, whatever is noted of them."""
+    with database.writing() as transaction:
+        for kind, ids in due.items():
+            set_due(transaction, kind, sorted(ids), since="")
 
 
 def _no_longer_due(transaction: Transaction, ids: Sequence[str]) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from flexai.checkpoints.catalog.changes import changing
 from flexai.checkpoints.catalog.checkpoint_queries import CheckpointQueries
 from flexai.checkpoints.catalog.checkpoint_rows import CHECKPOINT, checkpoint_of, facts_columns, row_of
-from flexai.checkpoints.catalog.database import ConstraintError, Record, Transaction, batches, begun_again
+from flexai.checkpoints.catalog.database import ConstraintError, Record, Transaction, batches, each_begun_again
 from flexai.checkpoints.catalog.identity import organisation
 from flexai.checkpoints.catalog.leases import NO_LEASE, Lease, lease_end, update_held
 from flexai.checkpoints.catalog.meaning import is_of_job, not_found
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 _AGAIN = "run the same command again"
 
 
-@begun_again
+@each_begun_again
 class Checkpoints(CheckpointQueries):
     """The checkpoints of a catalog."""
 

@@ -14,7 +14,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, ParamSpec, Self, TypeAlias, TypeVar
 
 from flexai.checkpoints.errors import BrokenOffError
 from flexai.checkpoints.models import Actor
@@ -40,6 +40,8 @@ NO_RIGHT = "flexai config show prints which catalog it is; docs/team.md tells wh
 BATCH = 500
 """Values in one statement: databases limit them (SQLite: 32,766)."""
 
+P = ParamSpec("P")
+R = TypeVar("R")
 T = TypeVar("T")
 
 
@@ -51,25 +53,24 @@ _TIMES = 5
 """That a method is begun again: other processes change what it reads each time."""
 
 
-def begun_again(kind: type[T]) -> type[T]:
-    """Have the public methods of a class begin again where a transaction of theirs was broken off.
+def begun_again(call: Callable[P, R]) -> Callable[P, R]:
+    """Have a function begin again where its transaction, which does all or nothing, was broken off."""
 
-    Each does in one transaction what must not be done in half.
-    """
+    @functools.wraps(call)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        for _ in range(_TIMES):
+            with contextlib.suppress(BrokenOffError):
+                return call(*args, **kwargs)
+        return call(*args, **kwargs)
 
-    def lasting(method: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(method)
-        def run(*arguments: Any, **named: Any) -> Any:
-            for _ in range(_TIMES):
-                with contextlib.suppress(BrokenOffError):
-                    return method(*arguments, **named)
-            return method(*arguments, **named)
+    return run
 
-        return run
 
+def each_begun_again(kind: type[T]) -> type[T]:
+    """Have each public method of a class begin again, as ``begun_again``."""
     for name, method in list(vars(kind).items()):
         if inspect.isfunction(method) and not name.startswith("_") and not inspect.isgeneratorfunction(method):
-            setattr(kind, name, lasting(method))
+            setattr(kind, name, begun_again(method))
     return kind
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from flexai.checkpoints.catalog.changes import changing
-from flexai.checkpoints.catalog.database import MIGRATION_LOCK, Database, Transaction, batches, begun_again
+from flexai.checkpoints.catalog.database import MIGRATION_LOCK, Database, Transaction, batches, each_begun_again
 from flexai.checkpoints.errors import NotFoundError
 from flexai.checkpoints.models import ExportRecord, to_text
 
@@ -15,7 +15,7 @@ _PLACE = "RTRIM(TRIM(e.destination_path), '/')"
 """Where an export ``e`` is, as ``_place`` writes it."""
 
 
-@begun_again
+@each_begun_again
 class Exports:
     """The exports of a catalog's checkpoints."""
 

@@ -6,10 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import datetime
 
+from flexai.checkpoints.catalog.blobs import ARRIVED_BYTES
 from flexai.checkpoints.catalog.changes import note
 from flexai.checkpoints.catalog.checkpoint_rows import CHECKPOINT, checkpoint_of
 from flexai.checkpoints.catalog.checkpoints import update_as_read
-from flexai.checkpoints.catalog.database import Database, Record, batches, begun_again
+from flexai.checkpoints.catalog.database import Database, Record, batches, each_begun_again
 from flexai.checkpoints.catalog.leases import NO_LEASE, is_held
 from flexai.checkpoints.models import CheckpointStatus, to_text
 
@@ -44,7 +45,7 @@ class PurgePlan:
     part_ids: Set[str]
     """Parts of them, which go with them."""
     uses: Mapping[str, tuple[int, Set[str]]]
-    """Every blob of the store: its bytes, and the checkpoints that refer to it."""
+    """Every blob of the store: its bytes that arrived, and the checkpoints that refer to it."""
 
     @property
     def garbage(self) -> dict[str, int]:
@@ -63,7 +64,7 @@ class PurgePlan:
         return len(self.garbage)
 
 
-@begun_again
+@each_begun_again
 class Garbage:
     """What no checkpoint of one managed store needs any more."""
 
@@ -113,9 +114,9 @@ class Garbage:
 
     def plan(self, *, before: datetime, keep: Set[str] = frozenset()) -> PurgePlan:
         """What ``purge_deleted`` and ``give_up_abandoned`` would give up, but for ``keep``, and who needs the blobs."""
-        query = """
-            SELECT b.id, b.size, r.checkpoint_id
-            FROM blobs b LEFT JOIN blob_references r ON r.blob_id = b.id WHERE b.store_id = :store_id
+        query = f"""
+            SELECT blobs.id, {ARRIVED_BYTES}, r.checkpoint_id
+            FROM blobs LEFT JOIN blob_references r ON r.blob_id = blobs.id WHERE blobs.store_id = :store_id
         """
         sizes: dict[str, int] = {}
         users: dict[str, set[str]] = {}

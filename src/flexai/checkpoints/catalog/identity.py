@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from flexai.checkpoints.catalog.database import Database, Transaction
+from flexai.checkpoints.catalog.database import Database, Transaction, begun_again
 from flexai.checkpoints.models import now, to_text
 from flexai.checkpoints.names import Id, new_id, parse_id
 
 
+@begun_again
 def identity_of(database: Database) -> Id:
     """The catalog's own id, which its managed store knows it by; made where there is none, or empty in a look at it."""
     with database.reading() as transaction:

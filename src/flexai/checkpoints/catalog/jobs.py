@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flexai.checkpoints.catalog import job_nodes
 from flexai.checkpoints.catalog.changes import changing, set_due
-from flexai.checkpoints.catalog.database import ConstraintError, Record, Transaction, begun_again
+from flexai.checkpoints.catalog.database import ConstraintError, Record, Transaction, each_begun_again
 from flexai.checkpoints.catalog.identity import organisation
 from flexai.checkpoints.catalog.job_nodes import RUNNING
 from flexai.checkpoints.catalog.job_queries import JobQueries, job_of, read_job
@@ -47,7 +47,7 @@ Layout = Callable[[Id, int], tuple[str, str]]
 """Where an attempt of a job keeps its output and its log: two paths from the job's id and the attempt's number."""
 
 
-@begun_again
+@each_begun_again
 class Jobs(JobQueries):
     """The training jobs of a catalog."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from flexai.checkpoints.catalog.database import Transaction
 from flexai.checkpoints.errors import NotFoundError, UsageError
-from flexai.checkpoints.names import Reference, begins_id, did_you_mean, is_uuid, name_key, parse_id, title_of
+from flexai.checkpoints.names import Reference, begins_id, did_you_mean, is_uuid, name_key, parse_id, some, title_of
 
 HERE = "c.deleted_at IS NULL AND c.part_of IS NULL"
 """The condition of checkpoints that are there."""
@@ -89,10 +89,9 @@ def _beginning(transaction: Transaction, text: str, query: str) -> dict[str, str
 def _only(text: str, found: dict[str, str], what: str) -> str | None:
     if len(found) > 1:
         told = [f"{one} ({title})" for one, title in found.items()]
-        more = f" and {len(told) - _MOST_TOLD} more" if len(told) > _MOST_TOLD else ""
         raise UsageError(
             f"the UUIDs of {len(found)} {what}s begin with {text!r}",
-            hint=f"write more digits of one of: {', '.join(told[:_MOST_TOLD])}{more}",
+            hint=f"write more digits of one of: {some(told, _MOST_TOLD)}",
         )
     return next(iter(found), None)
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from flexai.checkpoints.catalog.changes import changing
 from flexai.checkpoints.catalog.checkpoint_rows import CHECKPOINT, checkpoint_of, facts_columns, row_of
 from flexai.checkpoints.catalog.checkpoints import described, enter_files, lost
-from flexai.checkpoints.catalog.database import Database, Record, Transaction, begun_again
+from flexai.checkpoints.catalog.database import Database, Record, Transaction, each_begun_again
 from flexai.checkpoints.catalog.job_nodes import ranges
 from flexai.checkpoints.catalog.leases import NO_LEASE, Lease, update_held
 from flexai.checkpoints.models import Checkpoint, CheckpointStatus, ManifestSummary, TrainingFacts, now, to_text
@@ -33,7 +33,7 @@ _GROUPS = f"""
 _PARTS_OF = "SELECT id FROM checkpoints WHERE part_of = :id AND parts = 0 AND deleted_at IS NULL"
 
 
-@begun_again
+@each_begun_again
 class Parts:
     """The parts of a catalog's checkpoints."""
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeAlias
 from flexai.checkpoints.catalog.blobs import values_of
 from flexai.checkpoints.catalog.changes import STORING, Kind, set_due, told_more
 from flexai.checkpoints.catalog.checkpoint_rows import row_of
-from flexai.checkpoints.catalog.database import MIGRATION_LOCK, Database, Record, Transaction, batches
+from flexai.checkpoints.catalog.database import MIGRATION_LOCK, Database, Record, Transaction, batches, begun_again
 from flexai.checkpoints.catalog.identity import organisation
 from flexai.checkpoints.catalog.leases import NO_LEASE, is_held
 from flexai.checkpoints.catalog.soundness import release
@@ -73,6 +73,7 @@ def described_of(database: Database, store_id: str) -> Described:
         return Described(manifests, {"checkpoint": records, "job": set(transaction.column(jobs, store_id=store_id))})
 
 
+@begun_again
 def enter_recovered(database: Database, found: Sequence[FoundCheckpoint], blob_sizes: Mapping[str, int]) -> list[bool]:
     """Enter checkpoints with their files, contents and blobs, all of them or none; says which are news to the catalog.
 
@@ -221,6 +222,7 @@ def _move(
     return True
 
 
+@begun_again
 def enter_recovered_job(
     database: Database, job: TrainingJob, history: Sequence[HistoryEntry], *, deleted: bool
 ) -> bool:

@@ -18,7 +18,7 @@ from flexai.checkpoints.catalog.blobs import (
 )
 from flexai.checkpoints.catalog.changes import note, set_due
 from flexai.checkpoints.catalog.checkpoint_rows import CHECKPOINT, checkpoint_of
-from flexai.checkpoints.catalog.database import MIGRATION_LOCK, Database, Transaction, batches, begun_again
+from flexai.checkpoints.catalog.database import MIGRATION_LOCK, Database, Transaction, batches, each_begun_again
 from flexai.checkpoints.contents import NewContent, StoredContent
 from flexai.checkpoints.models import now, to_text
 
@@ -43,7 +43,7 @@ class Verification:
     """The oldest of the last verifications, ISO 8601; empty where there was none."""
 
 
-@begun_again
+@each_begun_again
 class Soundness:
     """What is known of the soundness of one managed store's contents."""
 

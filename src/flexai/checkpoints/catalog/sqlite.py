@@ -7,6 +7,7 @@ import os
 import sqlite3
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -29,6 +30,7 @@ from flexai.checkpoints.errors import (
     StorageFullError,
     StorageUnavailableError,
 )
+from flexai.checkpoints.local_paths import is_no_file
 
 if TYPE_CHECKING:
     from flexai.checkpoints.storage.patience import Patience
@@ -45,6 +47,7 @@ REBUILD = (
     " the store knows"
 )
 """What to do about a file that is no catalog."""
+_WHERE_SET = "flexai config show prints where the setting database_url is set"
 
 
 class SqliteTransaction(Transaction):
@@ -150,7 +153,7 @@ class SqliteDatabase(Database):
         """A new connection; its holder begins and ends the transactions."""
         options: dict[str, Any] = {"timeout": _TURN_SECONDS, "database": self._path, **self._options}
         options |= {"check_same_thread": False, "isolation_level": None}
-        connection = _connect(options)
+        connection = _connect(self._path, options)
         try:
             _use_write_ahead_log(connection)
             connection.execute("PRAGMA foreign_keys=ON")
@@ -202,8 +205,9 @@ def look_at_sqlite(
 ) -> Look | None:
     """Look at a file as it is; None where its tables must be migrated first. One that is not there is empty.
 
-    ``options`` are those of ``sqlite3.connect``. Raises what ``SqliteDatabase.open`` raises but for SettingsError.
+    ``options`` are those of ``sqlite3.connect``. Raises what ``SqliteDatabase.open`` raises.
     """
+    check_is_file(path)
     if not path.exists():
         return Look(EmptyTransaction())
     with sqlite_errors(path):
@@ -219,7 +223,9 @@ def look_at_sqlite(
 def _look(path: Path, options: Mapping[str, Any]) -> Look | None:
     usual = {"timeout": _TURN_SECONDS, "check_same_thread": False}
     with contextlib.ExitStack() as stack:
-        connection = stack.enter_context(contextlib.closing(_connect({**usual, **options, "isolation_level": None})))
+        connection = stack.enter_context(
+            contextlib.closing(_connect(path, {**usual, **options, "isolation_level": None}))
+        )
         connection.execute("PRAGMA query_only=ON")
         connection.execute("BEGIN")
         transaction = SqliteTransaction(connection)
@@ -248,9 +254,38 @@ def _is_in_closed_folder(path: Path, error: sqlite3.OperationalError) -> bool:
     )
 
 
-def _connect(options: Mapping[str, Any]) -> sqlite3.Connection:
-    connection: sqlite3.Connection = sqlite3.connect(**options)
+class _Connection(sqlite3.Connection):
+    path: Path
+
+    def close(self) -> None:
+        """Close it, which a process that is forked from now on need not know of."""
+        super().close()
+        _open.discard(self)
+
+
+_open: weakref.WeakSet[_Connection] = weakref.WeakSet()
+_inherited: list[_Connection] = []
+"""Those that were open in the process that this one was forked from: never used, and never closed."""
+
+
+def _connect(path: Path, options: Mapping[str, Any]) -> sqlite3.Connection:
+    """Raises StorageError in a process that was forked while its parent used the file.
+
+    SQLite keeps in memory which locks the process holds, and a forked one holds none of them: it would write where
+    others do (https://www.sqlite.org/howtocorrupt.html, 2.6).
+    """
+    if any(os.path.realpath(path) == os.path.realpath(one.path) for one in _inherited):
+        raise StorageError(
+            f"the catalog {path} cannot be used: this process was forked while its parent used it",
+            hint="fork while no call is on its way, or start processes with multiprocessing's 'spawn' or 'forkserver'",
+        )
+    connection = sqlite3.connect(**options, factory=_Connection)
+    connection.path = path
+    _open.add(connection)
     return connection
+
+
+os.register_at_fork(after_in_child=lambda: _inherited.extend(_open))
 
 
 def _usual_patience() -> Patience:
@@ -312,6 +347,12 @@ def _is_damaged(error: sqlite3.Error) -> bool:
     return code is not None and code & 0xFF in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 
+def check_is_file(path: Path) -> None:
+    """Raise SettingsError for what is there and is no file: to SQLite a folder looks like a file that is away."""
+    if is_no_file(path):
+        raise SettingsError(f"the catalog {path} is no file", hint=_WHERE_SET)
+
+
 def _make_file(path: Path) -> None:
     # Not at the head: to look at a catalog takes none of them.
     from flexai.checkpoints.private_folders import is_shared, make_private_file, make_private_folder, make_shared_file
@@ -324,11 +365,9 @@ def _make_file(path: Path) -> None:
         else:
             make_private_folder(path.parent)
             make_private_file(path)
+        check_is_file(path)
     except OSError as error:
-        raise SettingsError(
-            f"the catalog {path} cannot be made: {error.strerror}",
-            hint="flexai config show prints where the setting database_url is set",
-        ) from error
+        raise SettingsError(f"the catalog {path} cannot be made: {error.strerror}", hint=_WHERE_SET) from error
 
 
 def _use_write_ahead_log(connection: sqlite3.Connection) -> None:

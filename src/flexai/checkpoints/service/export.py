@@ -139,7 +139,7 @@ def export(
 
     Raises NotFoundError for a checkpoint that is not there, or has no file that is asked for, ConflictError for one
     that is not available, DestinationExistsError for other content in the way (unless ``overwrite``), and what
-    ``system.connect`` and the provider raise.
+    ``system.open_place`` and the provider raise.
 
     What else lies there is noted, or deleted once all is there (with ``delete_extra``): ExtraFilesError where the
     caller does not insist, DestinationExistsError where no checkpoint was exported to before; both before anything is
@@ -245,7 +245,7 @@ def _same_place(system: System, record: ExportRecord, place: RemotePath) -> list
     for name in system.catalog.exports.providers_at(record.destination_path) - {record.storage_provider}:
         # One that is gone, or that may not look, tells nothing; what it says it led to stays.
         with contextlib.suppress(CheckpointError):
-            other = system.connect(name).open(record.destination_path)
+            other = system.open_place(name, record.destination_path)
             if (other.storage.location, other.key) == (place.storage.location, place.key):
                 found.append(name)
     return found
@@ -260,7 +260,7 @@ def open_place(
             f"checkpoint {checkpoint.title!r} holds a file {EXPORT_MANIFEST!r}, the name of an export's own manifest",
             hint="push the checkpoint without that file",
         )
-    place = system.connect(request.storage_provider).open(request.destination_path)
+    place = system.open_place(request.storage_provider, request.destination_path)
     if not place.key:
         raise UsageError(
             f"{request.destination_path!r} names a bucket without a folder",

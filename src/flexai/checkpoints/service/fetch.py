@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass
@@ -12,7 +11,10 @@ from typing import TYPE_CHECKING
 from flexai.checkpoints.contents import StoredFile, is_unverified
 from flexai.checkpoints.documents import Document, identity
 from flexai.checkpoints.errors import IntegrityError, InvalidNameError, NotFoundError
+from flexai.checkpoints.local_paths import expanded, working_directory
 from flexai.checkpoints.models import Checkpoint
+from flexai.checkpoints.names import some
+from flexai.checkpoints.own_folders import OwnFolders, first_within
 from flexai.checkpoints.paths import first_of
 from flexai.checkpoints.patterns import exactly
 from flexai.checkpoints.progress import Progress
@@ -85,9 +87,8 @@ def fetch(
     Raises NotFoundError for a checkpoint that is not there, ConflictError for one that is not available (but with
     ``node``), DestinationExistsError for other content in the way (unless ``overwrite``), ExecutableContentError for
     files that run code when they are loaded (with ``refuse_executable``; else a checkpoint from a provider has a note).
-    Raises IntegrityError for stored content that is damaged, once all
-    else has come, and for content that nothing is known of to compare it with (with ``require_digests``; else it has a
-    note).
+    Raises IntegrityError for stored content that is damaged, once all else has come, and for content that nothing is
+    known of to compare it with (with ``require_digests``; else it has a note), and what ``destination_of`` raises.
 
     A part that is asked for is fetched as the whole is, and the directory then counts as one that no checkpoint was
     fetched to. Raises NotFoundError for a pattern or a role that names none of its files.
@@ -96,7 +97,7 @@ def fetch(
     not insist, DestinationExistsError where no checkpoint was fetched to before; both before anything is written.
     """
     progress = progress or Progress()
-    root = root_of(Path(request.destination))
+    root = destination_of(system, request)
     system.read_ahead()
     found_extra: list[Extra] = []
     checkpoint, all_files, wanted = look_for(system, request)
@@ -149,7 +150,7 @@ def fetch(
     if request.delete_extra:
         with storage_errors(root):
             remove_extra(root, found_extra, checkpoint.folders)
-    elif is_known or root != Path.cwd():
+    elif is_known or root != working_directory():
         # What lies in the directory that the caller works in is known there.
         tell_extra(found_extra, str(root), checkpoint.title, progress, may_be_removed=is_known)
     if not (private or wanted.left_files):
@@ -180,6 +181,16 @@ def fetch(
     )
 
 
+def destination_of(system: System, request: FetchRequest) -> Path:
+    """The directory that a fetch is to, absolute.
+
+    Raises UsageError for what can be none, for the home folder and for one in the managed store.
+    """
+    root = root_of(Path(request.destination))
+    OwnFolders.of(system.settings).check("the destination", root, may_hold=True)
+    return root
+
+
 def is_large(system: System, request: FetchRequest, shard_size: int) -> bool:
     """Whether a fetch is worth more than one shard, by what is asked for; raises what ``look_for`` raises."""
     _, files, wanted = look_for(system, request)
@@ -191,8 +202,7 @@ def _damage(done: Fetched, root: Path) -> IntegrityError:
     first = next(iter(done.damaged.values()))
     what, names = first.message, [repr(path) for path in sorted(done.damaged)]
     if len(names) > 1:
-        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-        what = f"the stored content of {len(names)} files is damaged: {', '.join(names[:_NAMED])}{more}"
+        what = f"the stored content of {len(names)} files is damaged: {some(names, _NAMED)}"
     sound = len(done.fetched) + len(done.kept)
     return IntegrityError(f"{what}; what is sound is in {root}" if sound else what)
 
@@ -253,11 +263,7 @@ def extra_at(checkpoint: Checkpoint, files: Sequence[StoredFile], root: Path) ->
 def may_be_cleared(system: System, root: Path) -> bool:
     """Whether a checkpoint was fetched to a folder before, and it holds nothing that flexai or its user lives in."""
     settings = system.settings
-    store = settings.effective_store
-    homes = [settings.home, settings.jobs_path, *([] if "://" in store else [Path(store)])]
+    homes = [settings.home, settings.jobs_path, Path(settings.effective_store)]
     with suppress(RuntimeError):  # a user without one
-        homes.append(Path.home())
-    real = Path(os.path.realpath(root))
-    if any(Path(os.path.realpath(home)).is_relative_to(real) for home in homes):
-        return False
-    return system.stat_cache.was_fetched(root)
+        homes.append(expanded(Path("~")))
+    return first_within(root, homes) is None and system.stat_cache.was_fetched(root)

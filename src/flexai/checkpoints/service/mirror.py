@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 
 from flexai.checkpoints.errors import CheckpointError, NotFoundError, StorageUnavailableError
 from flexai.checkpoints.models import Checkpoint, CheckpointKind, CheckpointStatus, ExportRecord, now
-from flexai.checkpoints.names import name_key, new_id
+from flexai.checkpoints.names import name_key, new_id, some
 from flexai.checkpoints.progress import CountingProgress, Progress
 from flexai.checkpoints.service.export import ExportReport, export
 from flexai.checkpoints.service.requests import ExportRequest
@@ -57,7 +57,7 @@ class MirrorReport:
         if not self.failed:
             return
         names = list(self.failed)
-        shown = ", ".join(repr(name) for name in names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+        shown = some([repr(name) for name in names], 5)
         total = len(self.failed) + len(self.copied) + len(self.skipped)
         passing = all(isinstance(error, StorageUnavailableError) for error in self.failed.values())
         kind = StorageUnavailableError if passing else CheckpointError
@@ -132,8 +132,7 @@ class _Mirror:
         self._request = request
         self._on_copied = on_copied
         self._progress = progress
-        self._connection = system.connect(request.storage_provider)
-        self._root = self._connection.open(request.destination_path)
+        self._root = system.open_place(request.storage_provider, request.destination_path)
 
     def bring(self, checkpoint: Checkpoint) -> None:
         """Copy a checkpoint that is not there."""
@@ -199,7 +198,7 @@ class _Mirror:
         if self._request.overwrite or not _is_there(place, checkpoint):
             return False
         path = self._path(checkpoint)
-        _record(self._system, checkpoint, self._connection.connection_name, path)
+        _record(self._system, checkpoint, self._system.connect(self._request.storage_provider).connection_name, path)
         self.report.skipped.append(Mirrored(checkpoint, path))
         return True
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 
 from flexai.checkpoints.catalog.gc_queries import Purgeable
 from flexai.checkpoints.contents import StoredFile
@@ -19,7 +18,7 @@ from flexai.checkpoints.names import Name, parse_name, parse_reference
 from flexai.checkpoints.progress import Progress
 from flexai.checkpoints.service.change_requests import DeleteRequest
 from flexai.checkpoints.service.export import choose, find_export, open_place
-from flexai.checkpoints.service.fetch import extra_at, look_for, may_be_cleared
+from flexai.checkpoints.service.fetch import destination_of, extra_at, look_for, may_be_cleared
 from flexai.checkpoints.service.gc import look_for_garbage
 from flexai.checkpoints.service.push import find, is_of_others, open_source, scan, taken
 from flexai.checkpoints.service.push_requests import NameRequest, PushRequest
@@ -63,7 +62,7 @@ def preview_push(system: System, request: PushRequest, *, progress: Progress | N
     """
     place = open_source(system, request)
     provider = _HERE if place is None else _wire(place.storage)
-    found = None if place else find(request)
+    found = None if place else find(request, system.settings)
     if found is not None:
         found.tell(progress or Progress())
     sources, _ = scan(system, request, place, found)
@@ -164,6 +163,7 @@ def _held(system: System, sources: Sequence[FileSource], unfinished: Checkpoint 
 def preview_fetch(system: System, request: FetchRequest, *, progress: Progress | None = None) -> Preview:
     """What a fetch would do; what is at the destination is compared. Raises what a fetch raises before it writes."""
     progress = progress or Progress()
+    root = destination_of(system, request)
     checkpoint, all_files, wanted = look_for(system, request)
     files = [file for file in all_files if file.path in wanted.paths]
     if request.refuse_executable or checkpoint.source.storage_provider:
@@ -175,7 +175,7 @@ def preview_fetch(system: System, request: FetchRequest, *, progress: Progress |
     try:
         there = fetch.survey(
             files,
-            Path(request.destination),
+            root,
             folders=wanted.folders,
             store=system.store,
             record=system.blobs.learn,

@@ -12,6 +12,7 @@ from flexai.checkpoints.contents import StoredContent
 from flexai.checkpoints.errors import AlreadyExistsError, IntegrityError, NameTakenError, SourceError
 from flexai.checkpoints.models import Checkpoint, CheckpointStatus, Source
 from flexai.checkpoints.names import in_unicode, parse_name
+from flexai.checkpoints.own_folders import OwnFolders
 from flexai.checkpoints.paths import CheckpointPath, first_of, parse_path
 from flexai.checkpoints.patterns import Patterns, looks_secret
 from flexai.checkpoints.progress import Progress
@@ -19,6 +20,7 @@ from flexai.checkpoints.service.push_requests import PushRequest
 from flexai.checkpoints.service.store_owner import write_due_records
 from flexai.checkpoints.service.support import commit
 from flexai.checkpoints.service.system import System
+from flexai.checkpoints.settings import Settings
 from flexai.checkpoints.storage.connection import RemotePath
 from flexai.checkpoints.transfer.scan import scan_local, scan_remote, split_spec
 from flexai.checkpoints.transfer.shard_plan import weight
@@ -39,11 +41,15 @@ class FilesToPush(NamedTuple):
     """When the look began: nanoseconds of the clock."""
     left_out: Sequence[str] = ()
     """What a folder leaves out by itself: files and folders."""
+    own: str = ""
+    """What to say of folders in which flexai keeps its own; empty where there is none among them."""
 
     def tell(self, progress: Progress) -> None:
         """Say in a line each what was left out, and which files look like secrets."""
         if self.left_out:
             progress.note(f"{first_of(self.left_out)} left out, as .flexaiignore or the defaults say")
+        if self.own:
+            progress.note(self.own)
         secret = [source.path for source in self.sources if looks_secret(source.path)]
         if secret:
             verb = "looks like a secret" if len(secret) == 1 else "look like secrets"
@@ -72,14 +78,14 @@ def push(
 
     Raises SourceError or UnsafePathError for what cannot be pushed, SourceChangedError for a source that changes
     meanwhile, AlreadyExistsError for a name that is available (but with ``if_not_exists`` for one with the same
-    content), ConflictError for one that another process or owner is pushing, and what ``system.connect`` and a store
+    content), ConflictError for one that another process or owner is pushing, and what ``system.open_place`` and a store
     raise.
     """
     progress = progress or Progress()
     system.read_ahead()
     place = open_source(system, request)
     if place is None:
-        found = found or find(request)
+        found = found or find(request, system.settings)
     scanned_ns = found.at_ns if found else 0
     if found:
         found.tell(progress)
@@ -168,13 +174,14 @@ def is_of_others(place: RemotePath | None, sources: Sequence[FileSource]) -> boo
 def open_source(system: System, request: PushRequest) -> RemotePath | None:
     """Where a provider has what is to be pushed; None for files of this machine.
 
-    Raises what ``system.connect`` and the connection raise.
+    Raises what ``system.open_place`` raises.
     """
-    return system.connect(request.storage_provider).open(request.source_path) if request.storage_provider else None
+    return system.open_place(request.storage_provider, request.source_path) if request.storage_provider else None
 
 
-def find(request: PushRequest) -> FilesToPush:
+def find(request: PushRequest, settings: Settings) -> FilesToPush:
     """Look for the local files that a push is of; raises SourceError or UnsafePathError."""
+    own = OwnFolders.of(settings)
     at_ns = time.time_ns()
     folders: list[CheckpointPath] = []
     left_out: list[str] = []
@@ -185,8 +192,9 @@ def find(request: PushRequest) -> FilesToPush:
         default_excludes=request.default_excludes,
         folders=folders,
         left_out=left_out,
+        own=own,
     )
-    return FilesToPush(sources, folders, at_ns, left_out)
+    return FilesToPush(sources, folders, at_ns, left_out, own.told())
 
 
 def scan(
@@ -195,7 +203,7 @@ def scan(
     """What a push is of, files and empty folders; local files have their digests where these are remembered."""
     if place is not None:
         return _scan_export(system, request, place) or (_scan_place(request, place), ())
-    found = found or find(request)
+    found = found or find(request, system.settings)
     return found.sources if request.rehash else system.stat_cache.recall(found.sources), found.folders
 
 
@@ -210,7 +218,7 @@ def is_large(system: System, request: PushRequest, shard_size: int, found: Files
     """
     sizes: Iterable[int]
     if (place := open_source(system, request)) is None:
-        sizes = (one.size for one in (found or find(request)).sources)
+        sizes = (one.size for one in (found or find(request, system.settings)).sources)
     else:
         sizes = (info.size for info in place.storage.list(place.key))
     total = 0

@@ -9,7 +9,7 @@ from flexai.checkpoints.errors import RequestError
 from flexai.checkpoints.names import parse_name, parse_reference
 from flexai.checkpoints.service.requests import check_patterns, keep_tuples
 
-_SOURCES = "give one of: files; storage_provider and source_path; from_checkpoint"
+_SOURCES = "give one of: {files}; {storage_provider} and {source_path}; {from_checkpoint}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +119,7 @@ def _check_push(request: _PushFields, from_checkpoint: str = "") -> None:
     of_files += [] if request.default_excludes else ["default_excludes"]
     if of_files and not request.files:
         raise RequestError(
-            "{} and {} cannot be used together", of_files[0], given[0][-1], hint=f"{of_files[0]} is for files"
+            "{} and {} cannot be used together", of_files[0], given[0][-1], hint=f"{{{of_files[0]}}} is for {{files}}"
         )
     if request.exclude and from_checkpoint:
         raise RequestError(

@@ -8,16 +8,17 @@ from functools import partial
 from typing import Any, TypeVar
 
 from flexai.checkpoints.catalog.catalog import move_aside
-from flexai.checkpoints.catalog.changes import Kind, set_due, write_due
+from flexai.checkpoints.catalog.changes import Kind, note_due, write_due
 from flexai.checkpoints.catalog.database import ConstraintError, batches
 from flexai.checkpoints.catalog.recovery import FoundCheckpoint, described_of, enter_recovered, enter_recovered_job
+from flexai.checkpoints.documents import Document
 from flexai.checkpoints.errors import CheckpointError, IntegrityError, NotFoundError
 from flexai.checkpoints.foreign_json import MAX_DOCUMENT
 from flexai.checkpoints.models import CheckpointStatus
 from flexai.checkpoints.names import is_uuid
 from flexai.checkpoints.paths import first_of
 from flexai.checkpoints.progress import Progress
-from flexai.checkpoints.service.store_owner import check_may_take, described, note_use, place_of, take_over
+from flexai.checkpoints.service.store_owner import catalog_document, check_may_take, note_use, place_of, take_over
 from flexai.checkpoints.service.support.manifest_reader import manifest_of, read_manifest_document
 from flexai.checkpoints.service.support.manifest_writer import write_manifest
 from flexai.checkpoints.service.support.record_reader import (
@@ -28,6 +29,7 @@ from flexai.checkpoints.service.support.record_reader import (
 )
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.storage.at_once import at_once
+from flexai.checkpoints.storage.managed import StoreCatalog
 
 T = TypeVar("T")
 
@@ -41,10 +43,10 @@ _BATCH = 100
 class RecoverReport:
     """What was found in the store."""
 
-    recovered: list[str] = field(default_factory=list)
-    """Titles of checkpoints that the catalog knows again, or knows more of."""
-    jobs: list[str] = field(default_factory=list)
-    """Names of training jobs of which the same is true."""
+    recovered: dict[str, str] = field(default_factory=dict)
+    """Titles of checkpoints that the catalog knows again, or knows more of, by their ids."""
+    jobs: dict[str, str] = field(default_factory=dict)
+    """Names of training jobs of which the same is true, by their ids."""
     known: int = 0
     problems: dict[str, str] = field(default_factory=dict)
     """Why a checkpoint, or a job, could not be recovered as it was, by its id."""
@@ -52,8 +54,19 @@ class RecoverReport:
     """The documents in the store that were lost or damaged, and were written anew from what the catalog knows."""
     damaged_records: dict[str, str] = field(default_factory=dict)
     """What is wrong with the record of a checkpoint, by its id; of one that the catalog knew nothing is lost by it."""
-    taken_from: str = ""
-    """The catalog at another place that the store belonged to, for people; empty where it belonged to none."""
+    taken_from: StoreCatalog | None = None
+    """The catalog at another place that the store belonged to; None where it belonged to none."""
+
+    def to_dict(self) -> Document:
+        """What ``checkpoint recover --json`` prints, but for the store."""
+        return {
+            "takenFrom": catalog_document(self.taken_from),
+            "recoveredCheckpoints": [{"id": one, "title": title} for one, title in self.recovered.items()],
+            "recoveredJobs": [{"id": one, "name": name} for one, name in self.jobs.items()],
+            "knownCheckpoints": self.known,
+            "writtenAnew": list(self.mended),
+            "problems": [{"id": one, "problem": problem} for one, problem in self.problems.items()],
+        }
 
 
 def recover(
@@ -86,7 +99,7 @@ def recover(
     former = take_over(system, force=force)
     # One that was at this very place is lost.
     if former is not None and former.place != place_of(system):
-        report.taken_from = described(former)
+        report.taken_from = former
     store = system.store
     sizes = {blob_id: info.size for blob_id, info in store.list_blobs()}
     ids = list(store.list_manifests())
@@ -99,7 +112,7 @@ def recover(
                 if job.id != name:
                     report.problems[name] = f"the record under this id describes job {job.id}"
                 elif enter_recovered_job(system.catalog.database, job, history, deleted=is_deleted):
-                    report.jobs.append(job.name)
+                    report.jobs[job.id] = job.name
         read = partial(_found, system, sizes=sizes, changed=changed, limit=max_manifest_size, report=report)
         for found in _read_all(ids, read, report, progress):
             _enter(system, [one for _, one in found], sizes, report)
@@ -136,9 +149,7 @@ def _mend(
     due: dict[Kind, Set[str]] = {kind: ids - records[kind] for kind, ids in should_be.records.items()}
     due["checkpoint"] |= report.damaged_records.keys() & should_be.manifests
     due["job"] |= should_be.records["job"] & report.problems.keys()
-    with database.writing() as transaction:
-        for kind, ids in due.items():
-            set_due(transaction, kind, sorted(ids), since="")
+    note_due(database, due)
     write_due(database)
     titles = system.catalog.checkpoints.names_of(sorted(due["checkpoint"]))
     titles |= {job_id: system.catalog.jobs.get_by_id(job_id).name for job_id in due["job"]}
@@ -155,8 +166,7 @@ def finish_pushes(system: System, checkpoint_ids: Collection[str]) -> dict[str, 
     for one in found:
         report = RecoverReport()
         _enter(system, [one], sizes, report)
-        for title in report.recovered:
-            finished[one.checkpoint.id] = title
+        finished |= report.recovered
     return finished
 
 
@@ -259,7 +269,7 @@ def _enter(system: System, found: Sequence[FoundCheckpoint], sizes: dict[str, in
         return
     for one, is_news in zip(found, news, strict=True):
         if is_news:
-            report.recovered.append(one.checkpoint.title)
+            report.recovered[one.checkpoint.id] = one.checkpoint.title
             if (flaw := report.damaged_records.get(one.checkpoint.id)) is not None:
                 report.problems[one.checkpoint.id] = f"{flaw}; it is recovered as its manifest says"
         else:

@@ -25,6 +25,7 @@ from flexai.checkpoints.errors import (
 )
 from flexai.checkpoints.manifest import FileEntry
 from flexai.checkpoints.models import ExportRecord, canonical_json, now
+from flexai.checkpoints.names import some
 from flexai.checkpoints.paths import parse_path
 from flexai.checkpoints.progress import Progress
 from flexai.checkpoints.service.store_owner import look_again, note_use
@@ -129,8 +130,7 @@ def _report(done: Sequence[Repair]) -> RepairReport:
 
 def _users_of(repairs: Sequence[Repair]) -> str:
     """The files that need damaged contents, in a sentence."""
-    names = sorted({f"{path} of {checkpoint}" for one in repairs for checkpoint, path in one.users})
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    return some(sorted({f"{path} of {checkpoint}" for one in repairs for checkpoint, path in one.users}))
 
 
 class _Repairs:
@@ -211,7 +211,7 @@ class _Repairs:
     def _open(self, record: ExportRecord) -> tuple[RemotePath, Mapping[str, FileEntry]]:
         key = (record.storage_provider, record.destination_path)
         if key not in self._places:
-            place = self._system.connect(record.storage_provider).open(record.destination_path)
+            place = self._system.open_place(record.storage_provider, record.destination_path)
             found = read_export_manifest(place, limit=self._limit(record.checkpoint_id))
             if found is None:
                 raise NotFoundError("there is no export any more")

@@ -34,6 +34,7 @@ from flexai.checkpoints.storage.retry import tell_of_retries
 
 if TYPE_CHECKING:
     from flexai.checkpoints.catalog.changes import Kind
+    from flexai.checkpoints.documents import Document
     from flexai.checkpoints.service.system import System
 
 RENEWAL = timedelta(minutes=5)
@@ -270,6 +271,11 @@ def _is_in_use(system: System, catalog: StoreCatalog) -> bool:
 def described(catalog: StoreCatalog) -> str:
     """A catalog, for people: where it is, and when it used the store last."""
     return f"at {catalog.place}, which used it last at {catalog.renewed_at[:16].replace('T', ' ')} UTC"
+
+
+def catalog_document(catalog: StoreCatalog | None) -> Document | None:
+    """The catalog that a store was taken from, for programs; None where it was taken from none."""
+    return catalog and {"id": catalog.id, "place": catalog.place, "usedAt": catalog.renewed_at}
 
 
 def place_of(system: System) -> str:

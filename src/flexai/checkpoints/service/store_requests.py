@@ -38,7 +38,10 @@ class MirrorRequest:
         object.__setattr__(self, "checkpoints", tuple(self.checkpoints))
         if self.checkpoints and self.job:
             raise RequestError(
-                "{} and {} cannot be used together", "checkpoints", "job", hint="give one of: names; checkpoints; job"
+                "{} and {} cannot be used together",
+                "checkpoints",
+                "job",
+                hint="give one of: {names}; {checkpoints}; {job}",
             )
 
 

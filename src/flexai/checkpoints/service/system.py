@@ -24,10 +24,11 @@ from flexai.checkpoints.errors import (
 )
 from flexai.checkpoints.models import Actor, Checkpoint, CheckpointStatus
 from flexai.checkpoints.names import parse_reference
+from flexai.checkpoints.own_folders import OwnFolders
 from flexai.checkpoints.owner import Owner, find_owner, load_owner, new_owner, owner_of
 from flexai.checkpoints.settings import Settings, hide_secrets, load_settings
 from flexai.checkpoints.storage.at_once import Beside
-from flexai.checkpoints.storage.connection import StorageConnection, check_bucket, split_bucket
+from flexai.checkpoints.storage.connection import RemotePath, StorageConnection, check_bucket, split_bucket
 from flexai.checkpoints.storage.local import LocalStorage
 from flexai.checkpoints.storage.managed import ManagedStore, StoreCatalog
 from flexai.checkpoints.storage.patience import Patience
@@ -109,6 +110,17 @@ class System:
         catalog.database.actor = Actor(self.owner.name, os.uname().nodename, self.flow_run_id)
         catalog.database.records = StoreRecords(self)
         return catalog
+
+    def open_place(self, connection: str, path: str) -> RemotePath:
+        """Open ``BUCKET/PREFIX`` of a connection.
+
+        Raises UsageError for a directory in which flexai keeps what is its own, or that holds such a one, and what
+        ``connect`` and the connection raise.
+        """
+        place = self.connect(connection).open(path)
+        if isinstance(place.storage, LocalStorage):
+            OwnFolders.of(self.settings).check("the place", place.storage.root / place.key, may_hold=False)
+        return place
 
     def look(self) -> Catalog:
         """The catalog as it is at this moment, to read it and to be closed by the caller; see ``Catalog.look``.
@@ -321,9 +333,10 @@ def store_opener(place: str, connect: Connect | None = None, *, shared: bool = F
         name, path = found.groups()
         _split(place, path)
         if connect is None:
+            shown = hide_secrets(place)
             raise SettingsError(
-                f"the store {place!r} lies in the bucket of a connection, and connections are not known here",
-                hint=f"set FLEXAI_STORE to s3://{path} or gs://{path} here; for a directory of that name to ./{place}",
+                f"the store {shown!r} lies in the bucket of a connection, and connections are not known here",
+                hint=f"set FLEXAI_STORE to s3://BUCKET or gs://BUCKET here; for a directory of that name to ./{shown}",
             )
         return lambda: _connected_store(connect(name), path)
     return lambda: ManagedStore(LocalStorage(Path(place), private=not shared, same_group=shared))
@@ -339,7 +352,9 @@ def _split(place: str, path: str) -> tuple[str, str]:
     try:
         return split_bucket(path)
     except UsageError:
-        raise SettingsError(f"the store {place!r} has no bucket, or a path that is none", hint=_FORMS) from None
+        raise SettingsError(
+            f"the store {hide_secrets(place)!r} has no bucket, or a path that is none", hint=_FORMS
+        ) from None
 
 
 def _ambient_bucket(scheme: str, bucket: str) -> ObjectStorage:

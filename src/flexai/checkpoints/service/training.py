@@ -15,9 +15,9 @@ from flexai.checkpoints.catalog.jobs import BegunJob
 from flexai.checkpoints.catalog.leases import LeaseKeeper
 from flexai.checkpoints.documents import Document
 from flexai.checkpoints.errors import CheckpointError, ConflictError, NotFoundError
+from flexai.checkpoints.local_paths import absolute
 from flexai.checkpoints.models import Checkpoint, JobStatus, TrainingJob
 from flexai.checkpoints.names import parse_job_reference, parse_name, parse_reference
-from flexai.checkpoints.paths import absolute
 from flexai.checkpoints.progress import Progress
 from flexai.checkpoints.service.store_owner import check_before_training, write_due_records
 from flexai.checkpoints.service.support.job_captures import OnCaptured

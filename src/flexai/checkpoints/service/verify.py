@@ -11,9 +11,9 @@ from typing import TypeAlias
 from flexai.checkpoints.contents import StoredContent, StoredFile
 from flexai.checkpoints.documents import Document
 from flexai.checkpoints.errors import CheckpointError, IntegrityError, SourceChangedError
-from flexai.checkpoints.names import count
+from flexai.checkpoints.names import count, some
 from flexai.checkpoints.progress import Progress
-from flexai.checkpoints.service.repair import RepairReport, repair
+from flexai.checkpoints.service.repair import Repair, RepairReport, repair
 from flexai.checkpoints.service.store_requests import VerifyRequest
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.storage.protocol import Block
@@ -55,9 +55,8 @@ class VerifyReport:
         self.repair.raise_if_unrepaired()
         if self.damaged and not self.repairs:
             names = sorted({f"{path} of {checkpoint}" for damage in self.damaged for checkpoint, path in damage.users})
-            shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
             raise IntegrityError(
-                f"stored content is damaged: {shown}",
+                f"stored content is damaged: {some(names)}",
                 hint=_HEALED_BY,
                 damaged=self.damaged,
             )
@@ -69,7 +68,16 @@ class VerifyReport:
             "checkedBytes": self.checked_bytes,
             "damagedContents": len(self.damaged),
             "repairedContents": len(self.repair.repaired),
+            "damaged": [_document(one) | {"problem": one.problem} for one in self.damaged],
+            "repaired": [_document(one) | {"source": one.source} for one in self.repair.repaired],
+            "unrepaired": [_document(one) | {"problem": one.problem} for one in self.repair.unrepaired],
         }
+
+
+def _document(content: Damage | Repair) -> Document:
+    """Which content it is, and the files that need it."""
+    files = [{"checkpoint": checkpoint, "path": path} for checkpoint, path in content.users]
+    return {"blobID": content.blob_id, "files": files}
 
 
 def verify(

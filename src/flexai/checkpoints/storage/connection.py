@@ -63,7 +63,8 @@ def split_bucket(path: str) -> tuple[str, str]:
     parts = key.rstrip("/").split("/") if key.rstrip("/") else []
     if not bucket or bucket in {".", ".."} or any(part in {"", ".", ".."} for part in parts):
         raise UsageError(
-            f"{path!r} is no path on a storage provider", hint="write BUCKET/PREFIX, for instance my-bucket/checkpoints"
+            f"{_without_secrets(path)!r} is no path on a storage provider",
+            hint="write BUCKET/PREFIX, for instance my-bucket/checkpoints",
         )
     return bucket, "/".join(parts)
 
@@ -72,7 +73,14 @@ def check_bucket(name: str) -> str:
     """Return the name of a bucket in an object store; UsageError for what no provider takes for one."""
     if not _BUCKET.fullmatch(name) or ".." in name:
         raise UsageError(
-            f"{hide_secrets(name)!r} is no bucket's name",
+            f"{_without_secrets(name)!r} is no bucket's name",
             hint="write BUCKET/PREFIX, for instance my-bucket/checkpoints",
         )
     return name
+
+
+def _without_secrets(path: str) -> str:
+    """A path that cannot be used, as people may see it: ``5ecret@host`` of ``USER:5ecret@host``, whose first part was
+    taken for a connection's name, shows no more than a URL does.
+    """
+    return re.sub(r"^[^/]*@", "***@", hide_secrets(path))

@@ -32,6 +32,7 @@ from flexai.checkpoints.errors import (
     StorageFullError,
     UnsafePathError,
 )
+from flexai.checkpoints.local_paths import from_root
 from flexai.checkpoints.storage.at_once import at_once
 from flexai.checkpoints.storage.beneath import Beneath, Folder
 from flexai.checkpoints.storage.checks import PARTIAL_SUFFIX as PARTIAL_SUFFIX
@@ -70,7 +71,7 @@ class LocalStorage:
         With ``same_group`` they belong to the root's group, with the rights that the umask leaves it.
         ``within`` is a directory above the root from which on no link is followed; without it the root may be one.
         """
-        self.root = root.expanduser().absolute()
+        self.root = from_root(root)
         self._tree = Beneath(within or self.root)
         base = self.root.relative_to(self._tree.root).as_posix()
         self._base = "" if base == "." else f"{base}/"

@@ -26,6 +26,8 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from flexai.checkpoints.errors import (
+    AccessDeniedError,
+    CheckpointError,
     DestinationExistsError,
     IntegrityError,
     NotFoundError,
@@ -35,6 +37,7 @@ from flexai.checkpoints.errors import (
 )
 from flexai.checkpoints.foreign_json import MAX_DOCUMENT, parse_json, read_bounded
 from flexai.checkpoints.storage.at_once import at_once
+from flexai.checkpoints.storage.patience import Patience
 from flexai.checkpoints.storage.protocol import (
     Block,
     Body,
@@ -114,11 +117,31 @@ class ManagedStore:
         try:
             yield
         except (ValueError, KeyError, TypeError, AttributeError) as error:
+            if not self._lists(key, isinstance(error, json.JSONDecodeError) and error.doc.lstrip().startswith("<")):
+                raise StorageError(
+                    f"what answers at {self.location} is no managed store: it gives a {key} that is none,"
+                    " and lists none",
+                    hint="check the endpoint: the login page of a network, a console or a proxy may answer there",
+                ) from error
             raise StorageError(
                 f"{self.location}/{key} is damaged: {error}",
                 hint="move it away: a catalog that knows what the store holds makes it anew;"
                 " flexai checkpoint recover --move-aside makes it and the catalog anew",
             ) from error
+
+    def _lists(self, key: str, is_markup: bool) -> bool:
+        """Whether the storage lists an object that it has just given; where it lets no caller list, by what was given.
+
+        What is no object storage gives the same page for whatever it is asked for.
+        """
+        wanted = self._prefix + key
+        try:
+            with Patience(0).spent():  # no try after the first one: the error is clear in any case
+                return any(info.key == wanted for info in self.storage.list(wanted))
+        except AccessDeniedError:
+            return not is_markup
+        except CheckpointError:
+            return False
 
     def give_to(self, store_id: str, catalog: StoreCatalog) -> StoreCatalog | None:
         """Let the store belong to a catalog; returns the other one that has taken it with the same number, if one has.

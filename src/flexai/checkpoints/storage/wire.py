@@ -71,7 +71,7 @@ class _Lines:
     def readline(self, size: int | None = -1) -> bytes:
         self._count += 1
         most = size if size is not None and 0 <= size <= _MAX_LINE else _MAX_LINE + 1
-        line: bytes = super().readline(most)  # type: ignore[misc]
+        line: bytes = super().readline(most)  # type: ignore[misc]  # of what this is mixed into
         if self._count > _MAX_LINES or len(line) > _MAX_LINE:
             raise StorageError("a server answered with endless headers", hint="check the connection's endpoint")
         return line

@@ -31,6 +31,7 @@ from flexai.checkpoints.catalog.leases import process_start, this_host
 from flexai.checkpoints.foreign_json import parse_json
 from flexai.checkpoints.models import JobStatus, Node, TrainingJob, now
 from flexai.checkpoints.names import Id
+from flexai.checkpoints.own_folders import OwnFolders
 from flexai.checkpoints.private_folders import make_private_file, make_private_folder
 from flexai.checkpoints.training.launchers import NODE_SUFFIX, folder_suffix
 from flexai.checkpoints.training.output_dir import Excluded, place_beside
@@ -106,9 +107,9 @@ class AttemptPlaces:
         folder = job_folder(jobs_path, job_id) / f"{_ATTEMPT}{attempt}{folder_suffix(node)}"
         return cls(folder, output or folder / "output", is_users_output=output is not None, node=node, exclude=exclude)
 
-    def excluded(self) -> Excluded:
-        """What of the output is not captured."""
-        return Excluded(self.output, self.exclude)
+    def excluded(self, own: OwnFolders) -> Excluded:
+        """What of the output is not captured, the folders in which flexai keeps its own among it."""
+        return Excluded(self.output, self.exclude, own if self.is_users_output else None)
 
     @property
     def log(self) -> Path:

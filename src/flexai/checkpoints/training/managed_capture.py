@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,6 +25,7 @@ from flexai.checkpoints.training.preemption import Preemption
 from flexai.checkpoints.training.report_taker import ReportTaker
 from flexai.checkpoints.training.reports import Reports
 from flexai.checkpoints.training.storing import Announce, Note, Store, Storing
+from flexai.checkpoints.training.units import ROOT
 
 _ROUNDS_AFTER_END = 3
 _UNNOTICED_SECONDS = 5.0
@@ -213,7 +214,12 @@ class OutputCapture:
             looked_at_all = begun if notices.is_all_changed else looked_at_all
             self._look(notices)
             used = time.thread_time() - before
-            pause = min(self._watch.pause(time.monotonic()), _BLIND_SECONDS if self._notices is None else math.inf)
+            pause = min(self._watch.pause(time.monotonic()), _BLIND_SECONDS if self._is_blind else math.inf)
+
+    @property
+    def _is_blind(self) -> bool:
+        """Whether nothing tells of changes: the system has no notices, or the trainer has removed the directory."""
+        return self._notices is None or not self._notices.has(ROOT)
 
     def _know(self, found: Found) -> None:
         self._reported.put(found)
@@ -236,11 +242,13 @@ class OutputCapture:
         """Wait until something is noticed, for at most ``pause`` seconds, and at least for ``rest``."""
         if self._stop.wait(rest):
             return Notices()
-        if self._notices is None:
+        if self._is_blind:
             self._stop.wait(max(0.0, pause - rest))
-            return Notices(is_all_changed=True)
-        self._notices.wait(min(pause, _UNNOTICED_SECONDS) - rest)
-        return self._notices.read()
+        elif self._notices is not None:
+            self._notices.wait(min(pause, _UNNOTICED_SECONDS) - rest)
+        notices = Notices() if self._notices is None else self._notices.read()
+        notices.is_all_changed |= self._is_blind
+        return notices
 
 
 def salvage(
@@ -253,16 +261,20 @@ def salvage(
     identify: Callable[[str], str] = lambda _name: "",
     judge: JudgeFolder = completeness,
     excluded: Excluded | None = None,
+    stored: Iterable[Found] = (),
 ) -> CaptureReport:
     """Capture what a runner that died has left, in its output directory, among its pins and among the reports.
 
     Only what ``judge`` calls whole: the command may have been killed in the middle of a save. No process writes there
-    any more. ``excluded`` says what is not captured.
+    any more. ``excluded`` says what is not captured, ``stored`` what is stored already.
     """
     excluded = excluded or Excluded(output)
     storing = Storing(store, note)
     storing.hurry()
     watch = Watch(output, pins, quiet_period=math.inf, take=storing.add, note=note, judge=judge, excluded=excluded)
+    for found in stored:
+        watch.know(found)
+        storing.stored |= found.originals
     taker = None
     try:
         if reports is not None:

@@ -22,10 +22,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 _CLOSE_WRITE, _OPEN, _MOVED_FROM, _MOVED_TO, _CREATE, _DELETE = 0x08, 0x20, 0x40, 0x80, 0x100, 0x200
-_OVERFLOW, _IGNORED, _IS_FOLDER = 0x4000, 0x8000, 0x40000000
+_MOVE_SELF, _OVERFLOW, _IGNORED, _IS_FOLDER = 0x800, 0x4000, 0x8000, 0x40000000
 _ONLY_FOLDERS, _FOLLOW_NO_LINK = 0x01000000, 0x02000000
 # That a file is opened tells nothing, but without it the kernel makes one notice of two closings in a row.
-_WANTED = _CLOSE_WRITE | _OPEN | _MOVED_FROM | _MOVED_TO | _CREATE | _DELETE | _ONLY_FOLDERS | _FOLLOW_NO_LINK
+_WANTED = _CLOSE_WRITE | _OPEN | _MOVED_FROM | _MOVED_TO | _CREATE | _DELETE | _MOVE_SELF
+_WANTED |= _ONLY_FOLDERS | _FOLLOW_NO_LINK
 _EVENT = struct.Struct("iIII")
 _BUFFER = 256 * 1024
 
@@ -131,6 +132,11 @@ class FolderWatch:
                 continue
             if mask & _OPEN:
                 continue
+            if mask & _MOVE_SELF:
+                if not place:  # what is made at its path next is another folder
+                    found.is_all_changed = True
+                    self._forget_below("")
+                continue
             found.places.add(place)
             path = f"{place}/{name}" if place else name
             if mask & (_CLOSE_WRITE | _MOVED_TO) and not mask & _IS_FOLDER:
@@ -145,7 +151,7 @@ class FolderWatch:
                     self._forget_below(path)
 
     def _forget_below(self, place: str) -> None:
-        for one in [known for known in self._numbers if known == place or known.startswith(f"{place}/")]:
+        for one in [known for known in self._numbers if not place or known == place or known.startswith(f"{place}/")]:
             self.forget(one)
 
     @staticmethod

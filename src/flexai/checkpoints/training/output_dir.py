@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from flexai.checkpoints.models import Node
+from flexai.checkpoints.own_folders import OwnFolders
 from flexai.checkpoints.patterns import IGNORE_FILE, LONGEST_IGNORE_FILE, Patterns, of_folder
 from flexai.checkpoints.storage.beneath import GONE, Beneath, Folder
 from flexai.checkpoints.training.launchers import folder_suffix
@@ -58,6 +59,10 @@ class Stamp:
         """All of it, as the transfer compares it."""
         return self.device, self.inode, self.size, self.written
 
+    def is_copy_of(self, other: Stamp) -> bool:
+        """Whether it may be the same content in another file: copies keep the time of writing."""
+        return (self.size, self.written) == (other.size, other.written)
+
     @property
     def file(self) -> tuple[int, int]:
         """The file itself, whatever its names and its content."""
@@ -86,9 +91,13 @@ class Excluded:
     Used from any thread.
     """
 
-    def __init__(self, output: Path | None = None, patterns: Iterable[str] = ()) -> None:
-        """``patterns`` are a user's; without an output directory nothing is excluded but by them."""
+    def __init__(self, output: Path | None = None, patterns: Iterable[str] = (), own: OwnFolders | None = None) -> None:
+        """``patterns`` are a user's; without an output directory nothing is excluded but by them.
+
+        The folders of ``own`` are not even listed.
+        """
         self._output = output
+        self.own = own or OwnFolders()
         self._by_user = Patterns(patterns)
         self._by_folder = Patterns(())
         self._known: dict[tuple[str, bool], bool] = {}
@@ -177,7 +186,8 @@ class OutputTree:
     ) -> None:
         """``root`` is where in the tree it lies; ``before`` is called with each folder before it is listed.
 
-        What is ``excluded`` is listed as well: whether a checkpoint is whole depends on all of its files.
+        What is ``excluded`` is listed as well, but for what flexai keeps: whether a checkpoint is whole depends on all
+        of its files.
         """
         self.excluded = excluded or Excluded()
         """What is not taken of it."""
@@ -193,13 +203,16 @@ class OutputTree:
         read is as it was. Raises OSError where the output directory itself cannot be read; one that is not there
         (yet, or for a moment) is empty.
         """
+        own = self.excluded.own
+        if own.look():
+            places = None  # the store was made in it just now, say
         before = set(self.folders) if places is None else set()
         pending = [""] if places is None else sorted(places)
         changed: set[str] = set()
         seen: set[str] = set()
         while pending:
             place = pending.pop()
-            if place in seen or place.count("/") >= MAX_DEPTH:
+            if place in seen or place.count("/") >= MAX_DEPTH or own.hold(place):
                 continue
             seen.add(place)
             self._before(place)
@@ -269,7 +282,11 @@ class OutputTree:
             if not place and name.startswith(_OURS):
                 continue
             with suppress(FileNotFoundError):  # removed while we looked
-                _enter(found, folder, name)
+                status = folder.status(name)
+                if stat.S_ISDIR(status.st_mode) and self.excluded.own.have(status):
+                    self.excluded.own.met[_join(place, name)] = None
+                else:
+                    _enter(found, folder, name, status)
         return found
 
     def _forget(self, place: str) -> set[str]:
@@ -279,8 +296,7 @@ class OutputTree:
         return gone
 
 
-def _enter(listing: Listing, folder: Folder, name: str) -> None:
-    status = folder.status(name)
+def _enter(listing: Listing, folder: Folder, name: str, status: os.stat_result) -> None:
     if stat.S_ISREG(status.st_mode):
         listing.files[name] = Stamp.of(status)
     elif stat.S_ISDIR(status.st_mode):

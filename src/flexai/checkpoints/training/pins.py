@@ -125,8 +125,8 @@ class PinSet:
     def own(self, path: str, stamp: Stamp) -> Stamp | None:
         """Hold a copy of a file's content (a clone where the file system can), which no trainer can change.
 
-        Returns the copy's stamp; None where the file is no longer what ``stamp`` says, or is being written. Raises
-        OSError.
+        The copy has its original's time of writing. Returns the copy's stamp; None where the file is no longer what
+        ``stamp`` says, or is being written. Raises OSError.
         """
         tree, place = self._found(path)
         folder, name = tree.at(place)
@@ -143,6 +143,7 @@ class PinSet:
             def copy(descriptor: int) -> None:
                 _copy(number, descriptor, stamp.size)
                 os.fchmod(descriptor, mode | stat.S_IRUSR | stat.S_IWUSR)
+                os.utime(descriptor, ns=(stamp.written, stamp.written))
 
             # Judged before the copy has its name: the trainer may write on as soon as it has.
             if not self._replace(path, copy, is_sound=is_the_same):

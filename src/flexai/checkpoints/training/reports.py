@@ -5,15 +5,15 @@
     REPORTS/NAME/report.json    what was saved: path, step, metrics, and by which of how many ranks
     REPORTS/NAME/files/…        its files, by their paths below the output directory
     REPORTS/.NAME/              one that is being made or removed
-    REPORTS/expected            there once the trainer has said that it will report what it saves
+    REPORTS/expected            there once the trainer has said that it will report what it saves; its job's name
     REPORTS/ending              there while what a training has reported is stored, after its end
     REPORTS/outcomes            a line of JSON for each report: what became of it
 
 A report is complete when its folder gets its name, and is removed when it is stored, so that it outlives the trainer
 and the process that captures. Each trainer holds a lock on the folder, so that none removes it under another one's
-hands: a training may begin again while the helper of the one before still stores. While a report is being stored, that
-process holds a lock on its ``report.json``; a report
-without one may be dropped by the trainer that wrote it.
+hands: a training may begin again while the helper of the one before still stores. The first of a job's holds one on
+``expected`` as well. While a report is being stored, that process holds a lock on its ``report.json``; a report without
+one may be dropped by the trainer that wrote it.
 
 Its files are links, which cost nothing. What the trainer may write over next (a name that tells no number) is cloned
 where the file system can, and copied where it is small; else it is linked, and the process that captures copies it.
@@ -40,7 +40,7 @@ from pathlib import Path
 from typing import SupportsInt
 
 from flexai.checkpoints.choosing import losses_of
-from flexai.checkpoints.errors import SourceError
+from flexai.checkpoints.errors import ConflictError, SourceError
 from flexai.checkpoints.foreign_json import parse_json
 from flexai.checkpoints.models import MOST_METRICS, TrainingFacts
 from flexai.checkpoints.names import is_metric_name
@@ -227,9 +227,10 @@ class Reports:
 class ReportWriter:
     """One rank's reports. Used by one thread at a time."""
 
-    def __init__(self, folder: Path, output: Path, *, rank: int = 0, ranks: int = 1) -> None:
+    def __init__(self, folder: Path, output: Path, *, job: str = "", rank: int = 0, ranks: int = 1) -> None:
         """Raises OSError where the folder cannot be made."""
-        self._lock = _used(folder)
+        self._locks = [_used(folder)]
+        self._job = job
         self.folder = folder
         self._reports = Reports(folder)
         self._output = Path(os.path.realpath(output))
@@ -241,12 +242,34 @@ class ReportWriter:
 
     def close(self) -> None:
         """Let the folder be removed."""
-        fcntl.flock(self._lock, fcntl.LOCK_UN)  # a forked process may have it open too
-        os.close(self._lock)
+        for lock in self._locks:
+            fcntl.flock(lock, fcntl.LOCK_UN)  # a forked process may have it open too
+            os.close(lock)
 
     def expect(self) -> None:
-        """Say that what is saved will be reported. Raises OSError."""
-        (self.folder / _EXPECTED).touch()
+        """Say that what is saved will be reported. Raises ConflictError where another job's trainer does, and OSError.
+
+        What both save would be captured for one of the jobs, whichever takes it first.
+        """
+        place = self.folder / _EXPECTED
+        descriptor = os.open(place, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            with os.fdopen(descriptor, encoding="utf-8", errors="replace") as file:
+                fcntl.flock(file, fcntl.LOCK_SH)  # until the first one has written
+                other = file.read()
+            if self._job and other not in {"", self._job}:
+                raise ConflictError(
+                    f"training job {other!r} is running with the output directory {self._output}",
+                    hint="name another directory for each job, or close the run of the other one first",
+                ) from None
+        else:
+            self._locks.append(descriptor)
+            try:
+                place.write_text(self._job, "utf-8")
+            finally:
+                fcntl.flock(descriptor, fcntl.LOCK_SH)
 
     def write(self, saved: str | os.PathLike[str], *, step: int | None, metrics: Mapping[str, float]) -> str:
         """Report what was saved, and return its path below the output directory.

@@ -126,6 +126,8 @@ class TrainingCommand:
         """
         self.was_stopped = False
         """Whether it was told to end before it ended."""
+        self.was_outlived = False
+        """Whether what it had started had to be told to end after it."""
         self._grace = grace
         self._is_told = False
         """Whether it was told to end by a signal that asks for that."""
@@ -231,6 +233,7 @@ class TrainingCommand:
         is_alone = not self._is_told and self._wait_for_rest(time.monotonic() + _LINGER_SECONDS)
         if not is_alone:
             if not self._is_told:
+                self.was_outlived = True
                 self.stop()
             # What the command has started may go on saving: a shell that a stop ends at once had a trainer.
             self._wait_for_rest(self._kill_at + _LINGER_SECONDS)

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from flexai.checkpoints.contents import StoredContent, StoredFile
 from flexai.checkpoints.errors import CheckpointError, DestinationExistsError, UnsupportedError
+from flexai.checkpoints.names import some
 from flexai.checkpoints.progress import Progress
 from flexai.checkpoints.settings import Limits
 from flexai.checkpoints.storage.checks import MAX_BESIDE, few_enough
@@ -57,9 +58,8 @@ class ExportSurvey:
 
     def in_the_way(self) -> DestinationExistsError:
         """The error that says so."""
-        first = min(self.place.prefix + file.path for file in self.others)
-        more = f" and {len(self.others) - 1} more" if len(self.others) > 1 else ""
-        return DestinationExistsError(f"other content is already at {self.place.storage.location}/{first}{more}")
+        others = some(sorted(self.place.prefix + file.path for file in self.others), 1)
+        return DestinationExistsError(f"other content is already at {self.place.storage.location}/{others}")
 
 
 class Exporter(Protocol):

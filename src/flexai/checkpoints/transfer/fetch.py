@@ -27,6 +27,8 @@ from flexai.checkpoints.errors import (
     UnsafePathError,
     UsageError,
 )
+from flexai.checkpoints.local_paths import from_root
+from flexai.checkpoints.names import some
 from flexai.checkpoints.paths import check_path_set, parse_path
 from flexai.checkpoints.progress import Progress
 from flexai.checkpoints.settings import Limits
@@ -43,7 +45,7 @@ from flexai.checkpoints.storage.managed import ManagedStore
 from flexai.checkpoints.storage.protocol import Block
 from flexai.checkpoints.transfer.crew import CountedBody, Crew
 from flexai.checkpoints.transfer.digest import digest_blocks, parts_of
-from flexai.checkpoints.transfer.file_fetch import TRIES, FileFetch
+from flexai.checkpoints.transfer.file_fetch import TRIES, CutFile, FileFetch, PartsFetch
 from flexai.checkpoints.transfer.first_reading import FirstReading, check_checksum, learn
 from flexai.checkpoints.transfer.journal import RecordDigests
 from flexai.checkpoints.transfer.pack_plan import Stretch, plan_stretches
@@ -90,9 +92,8 @@ class FetchSurvey:
 
     def in_the_way(self) -> DestinationExistsError:
         """The error that says so."""
-        first = min(str(self.root / file.path) for file in self.others)
-        more = f" and {len(self.others) - 1} more" if len(self.others) > 1 else ""
-        return DestinationExistsError(f"other content is already at {first}{more}")
+        others = some(sorted(str(self.root / file.path) for file in self.others), 1)
+        return DestinationExistsError(f"other content is already at {others}")
 
 
 class Fetcher(Protocol):
@@ -105,8 +106,10 @@ class Fetcher(Protocol):
     def compare(self, files: Sequence[StoredFile], root: Path, witness: str) -> Fetched:
         """Read what is at the destination, and tell which files are there and in which place other content is."""
 
-    def fetch(self, files: Sequence[StoredFile], root: Path, witness: str) -> Fetched:
-        """Fetch files, as ``fetch_files`` does."""
+    def fetch(
+        self, files: Sequence[StoredFile], root: Path, witness: str, begin: Callable[[StoredFile], CutFile]
+    ) -> Fetched:
+        """Fetch files, as ``fetch_files`` does; ``begin`` begins one whose parts different processes bring."""
 
 
 def fetch_files(
@@ -167,6 +170,36 @@ def compare_files(
     return transfer.done
 
 
+def fetch_parts(
+    file: StoredFile,
+    numbers: range,
+    place: str,
+    destination: Path,
+    *,
+    store: ManagedStore,
+    limits: Limits,
+    progress: Progress,
+    witness: str,
+) -> Fetched:
+    """Bring some parts of a large file, by their numbers (from 1), to where another process has made it (``CutFile``).
+
+    ``place`` is below the directory. Where that file, or ``witness``, does not lie in it, nothing is told of it.
+    """
+    root = _checked_root([file], destination, ())
+    transfer = Fetch(root, store, lambda _: None, limits, progress, witness=witness)
+    parts = PartsFetch(transfer, file, place, numbers)
+    with storage_errors(root), contextlib.closing(parts):
+        try:
+            if transfer.is_here():
+                transfer.crew.add(parts.begin)
+                transfer.crew.run()
+        except FileNotFoundError:
+            pass  # a later fetch goes on with it, and this one's process finds what is left
+    if parts.have_arrived:
+        transfer.done.fetched.append(file.path)
+    return transfer.done
+
+
 def survey(
     files: Sequence[StoredFile],
     destination: Path,
@@ -213,9 +246,9 @@ def lack_of_room(found: FetchSurvey) -> StorageFullError | None:
 
 
 def root_of(destination: Path) -> Path:
-    """Where a fetch's destination is, absolute; UsageError for what can be no path."""
+    """Where a fetch's destination is, absolute; UsageError for what can be no path, or begins nowhere."""
     try:
-        root = destination.expanduser().absolute()
+        root = from_root(destination)
         if ".." in root.parts:
             # While a folder before it is missing, nothing would be found at the destination; once it is made, all is.
             root = Path(os.path.realpath(root))
@@ -292,7 +325,7 @@ class Fetch:
         for folder in folders:
             self.tree.make(folder, private=self.private)
         if self.fetcher is not None and missing:
-            done = self._by_others(self.fetcher.fetch, missing)
+            done = self._by_others(partial(self.fetcher.fetch, begin=partial(CutFile, self)), missing)
             self.done.add(done)
             missing = done.left_of(missing)
         self._bring(files, missing)
@@ -412,10 +445,14 @@ class Fetch:
         finally:
             os.close(descriptor)
 
-    def publish(self, temporary: str, file: StoredFile) -> None:
+    def give_name(self, temporary: str, file: StoredFile) -> None:
         """Give a durable, verified file its name."""
         folder, name = self.tree.at(file.path)
         os.replace(os.path.basename(temporary), name, src_dir_fd=folder.number, dst_dir_fd=folder.number)
+
+    def publish(self, temporary: str, file: StoredFile) -> None:
+        """Give a durable, verified file its name, and tell that it is done."""
+        self.give_name(temporary, file)
         self.done.fetched.append(file.path)
         self.progress.advance(files=1)
 

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from flexai.checkpoints.errors import SourceError, UnsafePathError
-from flexai.checkpoints.paths import CheckpointPath, absolute, check_path_set, join_path, only_empty, parse_path
+from flexai.checkpoints.local_paths import absolute, expanded
+from flexai.checkpoints.own_folders import ELSEWHERE, OwnFolders
+from flexai.checkpoints.paths import CheckpointPath, check_path_set, join_path, only_empty, parse_path
 from flexai.checkpoints.patterns import DEFAULT_EXCLUDES, IGNORE_FILE, LONGEST_IGNORE_FILE, Patterns, of_folder
 from flexai.checkpoints.storage.beneath import GONE, KEPT_OPEN, Beneath, Folder
 from flexai.checkpoints.storage.checks import PARTIAL_SUFFIX, few_enough
@@ -33,15 +35,18 @@ def scan_local(
     default_excludes: bool = True,
     folders: list[CheckpointPath] | None = None,
     left_out: list[str] | None = None,
+    own: OwnFolders | None = None,
 ) -> list[LocalSource]:
     """Find the files that ``SOURCE[=DESTINATION]`` texts mean, in order of their paths in the checkpoint.
 
     A folder's content goes below its destination, or to the checkpoint's root; a file without a destination keeps
     its name. What a pattern of ``exclude`` names is left out (see ``patterns``), and of a folder also what its
     ``.flexaiignore`` names and, with ``default_excludes``, ``DEFAULT_EXCLUDES``: ``left_out`` is given their paths.
-    ``folders`` is given the paths of the empty folders. Raises SourceError for a source that is missing, a link, no
-    file or folder, empty, or one of two for one path, and UnsafePathError for a path that a checkpoint cannot hold.
+    ``folders`` is given the paths of the empty folders. The folders of ``own`` are left out, and noted there. Raises
+    SourceError for a source that is missing, a link, no file or folder, empty, one of two for one path, or a part of
+    what flexai keeps, and UnsafePathError for a path that a checkpoint cannot hold.
     """
+    own = own or OwnFolders()
     found: list[LocalSource] = []
     empty: list[CheckpointPath] = []
     excluded = Patterns(exclude)
@@ -51,6 +56,9 @@ def scan_local(
         text, destination = split_spec(spec)
         root = _source_path(text)
         status = _status(root, follow_symlinks=follow_symlinks)
+        real = root.resolve() if follow_symlinks else root
+        if refused := own.refused("source", root, real if stat.S_ISDIR(status.st_mode) else real.parent):
+            raise SourceError(refused, hint=ELSEWHERE)
         if stat.S_ISDIR(status.st_mode):
             prefix = parse_path(destination.rstrip("/")) if destination.strip("/") else ""
             before = len(found)
@@ -60,16 +68,15 @@ def scan_local(
                 if follow_symlinks
                 else _SourceFolder(root, Beneath(root.parent, keep=keep), ())
             )
-            rules = _Excluded(excluded, place.ignored(defaults, follow_symlinks=follow_symlinks), prefix, behind)
+            rules = _Excluded(excluded, place.ignored(defaults, follow_symlinks=follow_symlinks), prefix, behind, own)
             found.extend(_scan_folder(root, prefix, empty, place, follow_symlinks=follow_symlinks, excluded=rules))
             if len(found) == before:
-                raise SourceError(f"source folder {root} holds no file{_that_is_left([*exclude, *behind])}")
+                raise SourceError(f"source folder {root} holds no file{_that_is_left([*exclude, *behind, *own.met])}")
         else:
             name = destination or root.name
             path = join_path(name + root.name if name.endswith("/") else name)
             if excluded.name(path):
                 continue
-            real = root.resolve() if follow_symlinks else root
             found.append(LocalSource.of(path, root, status, tree=Beneath(real.parent), inside=real.name))
     if not found:
         why = "all is excluded" if specs else "no source was given"
@@ -156,7 +163,7 @@ def split_spec(spec: str) -> tuple[str, str]:
 
 def _exists(text: str) -> bool:
     try:
-        return bool(text) and os.path.lexists(Path(text).expanduser())
+        return bool(text) and os.path.lexists(expanded(Path(text)))
     except RuntimeError:
         return False  # `~` of a user that the system does not know
 
@@ -258,6 +265,7 @@ class _Excluded(NamedTuple):
     by_folder: Patterns
     prefix: str
     left_out: list[str]
+    own: OwnFolders
 
     def name(self, path: str, *, is_folder: bool) -> bool:
         """Whether a path in the checkpoint is left out; what the folder itself leaves out is noted."""
@@ -292,6 +300,9 @@ def _scan_folder(
         local_path = path
         try:
             folder = opened()
+            if excluded.own.have(os.fstat(folder.number)):
+                excluded.own.met[base] = None
+                continue
             # What an interrupted fetch left is no file of the user's.
             entries = [entry for entry in folder.entries() if not entry[0].endswith(PARTIAL_SUFFIX)]
             if base and not entries:
@@ -306,7 +317,11 @@ def _scan_folder(
                 if not is_folder:
                     status = folder.status(name)
                     if stat.S_ISLNK(status.st_mode):
-                        inside = place.inside(_follow(Path(local_path), place, follow_symlinks=follow_symlinks))
+                        target = _follow(Path(local_path), place, follow_symlinks=follow_symlinks)
+                        if excluded.own.around(target.parent):
+                            excluded.own.met[text] = None
+                            continue
+                        inside = place.inside(target)
                         folder_of_it, its_name = tree.at(inside)
                         status = folder_of_it.status(its_name)
                         enter = partial(tree.folder, inside)

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from flexai.checkpoints.local_paths import is_no_file
 from flexai.checkpoints.private_folders import make_private_file
 from flexai.checkpoints.transfer.sources import LocalSource
 
@@ -97,6 +98,8 @@ class StatCache:
         if not self._read_only:
             with contextlib.suppress(OSError):  # SQLite would make it as the umask says, and says what is wrong
                 make_private_file(self._path)
+        if is_no_file(self._path):
+            raise sqlite3.OperationalError("it is no file")
         place = f"{self._path.absolute().as_uri()}?mode={'ro' if self._read_only else 'rwc'}"
         with contextlib.closing(sqlite3.connect(place, uri=True, timeout=_WAIT_SECONDS)) as connection:
             if connection.execute("PRAGMA user_version").fetchone() != (_FORMAT,):

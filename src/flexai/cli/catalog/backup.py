@@ -6,14 +6,16 @@ from pathlib import Path
 
 import click
 
-from flexai.checkpoints.documents import human_size
+from flexai.checkpoints.documents import flexai_size, human_size
 from flexai.cli import terminal
 from flexai.cli.commands import command
+from flexai.cli.parameters import json_option
 
 
-@command("backup", usage="FILE")
+@command("backup", usage="FILE [--json]")
 @click.argument("file", metavar="FILE", type=click.Path(path_type=Path))
-def backup(file: Path) -> None:
+@json_option
+def backup(file: Path, as_json: bool) -> None:
     """Copy the catalog to a file, also while it is in use.
 
     The copy is the catalog as it is at one moment, and gets its name last. That of an SQLite catalog is one as
@@ -28,3 +30,5 @@ def backup(file: Path) -> None:
 
     size = back_up(database_url(), file)
     terminal.say(f"copied the catalog to {file} ({human_size(size)})")
+    if as_json:
+        terminal.write_document({"file": str(file), "size": flexai_size(size), "sizeBytes": size}, as_json=True)

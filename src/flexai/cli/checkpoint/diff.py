@@ -68,8 +68,8 @@ def diff(before: str, after: str, tensors: bool, values: bool, as_json: bool) ->
         terminal.say(f"tensors: {_counted(one.change for one in found.tensors)}")
     if values and (left := sum(map(_is_open, found.tensors or ()))):
         terminal.say(f"the values of {terminal.count(left, 'tensor')} could not be compared where they lie")
-    for one in found.untold:
-        terminal.warn(f"the tensors of {one.path!r} cannot be told ({one.checkpoint}): {one.reason}")
+    untold = [f"the tensors of {one.path!r} cannot be told ({one.checkpoint}): {one.reason}" for one in found.untold]
+    terminal.say_each(untold, terminal.warn)
 
 
 def _is_open(tensor: TensorChange) -> bool:

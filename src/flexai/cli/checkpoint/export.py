@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flexai.checkpoints.documents import human_size
-from flexai.checkpoints.errors import RequestError
 from flexai.checkpoints.service.requests import ExportRequest
 from flexai.cli import terminal
 from flexai.cli.commands import command
@@ -21,7 +20,6 @@ from flexai.cli.transfer_options import (
     delete_extra_option,
     exclude_option,
     force_delete_option,
-    in_flags,
     include_option,
     only_option,
     progress_option,
@@ -77,10 +75,7 @@ def export(dry_run: bool, track: bool | None, as_json: bool, **options: Any) -> 
     flexai checkpoint export mistral-500-checkpoint --only weights --only config \\
       --storage-provider aws-storage-conn-eu --destination-path my-bucket/weights/mistral-500/
     """
-    try:
-        request = ExportRequest(**options)
-    except RequestError as error:
-        raise in_flags(error, hint=error.hint) from None
+    request = ExportRequest(**options)
     if dry_run:
         show_plan(track, partial(_plan, request), as_json=as_json)
         return

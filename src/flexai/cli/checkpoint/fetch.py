@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flexai.checkpoints.documents import human_size
-from flexai.checkpoints.errors import RequestError
 from flexai.checkpoints.service.requests import FetchRequest
 from flexai.cli import terminal
 from flexai.cli.commands import command
@@ -22,7 +21,6 @@ from flexai.cli.transfer_options import (
     delete_extra_option,
     exclude_option,
     force_delete_option,
-    in_flags,
     include_option,
     only_option,
     progress_option,
@@ -92,10 +90,7 @@ def fetch(dry_run: bool, track: bool | None, as_json: bool, **options: Any) -> N
     flexai checkpoint fetch mistral-500-checkpoint --include '*.safetensors' --exclude 'optimizer*' -d restored
     flexai checkpoint fetch 90c8f215-e131-4f9c-936c-12fe1fe9a6f1 -d restored --overwrite
     """
-    try:
-        request = FetchRequest(**options)
-    except RequestError as error:
-        raise in_flags(error, hint=error.hint) from None
+    request = FetchRequest(**options)
     if dry_run:
         show_plan(track, partial(_plan, request), as_json=as_json)
         return

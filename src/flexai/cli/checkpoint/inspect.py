@@ -95,8 +95,7 @@ def _show_tensors(rows: Sequence[tuple[str, TensorInfo]], untold: Mapping[str, s
         )
     size = human_size(sum(one.size or 0 for _, one in rows))
     terminal.say(f"{terminal.count(len(rows), 'tensor')}, {size}")
-    for path, why in untold.items():
-        terminal.warn(f"the tensors of {path!r} cannot be told: {why}")
+    terminal.say_each([f"the tensors of {path!r} cannot be told: {why}" for path, why in untold.items()], terminal.warn)
 
 
 def _say_what_runs(files: Sequence[ListedFile]) -> None:

@@ -14,12 +14,12 @@ from flexai.checkpoints.errors import NotFoundError, RequestError, StorageError
 from flexai.checkpoints.names import parse_reference
 from flexai.checkpoints.service.push_requests import AnyPushRequest, NameRequest, PushRequest
 from flexai.cli import terminal
-from flexai.cli.commands import command
+from flexai.cli.commands import command, in_flags
 from flexai.cli.completion import complete_checkpoint, complete_file
 from flexai.cli.dry_run import dry_run_option, show_plan
 from flexai.cli.parameters import track_option
 from flexai.cli.tracking import run_operation
-from flexai.cli.transfer_options import bwlimit_option, exclude_option, in_flags, progress_option, transfer_json_option
+from flexai.cli.transfer_options import bwlimit_option, exclude_option, progress_option, transfer_json_option
 
 if TYPE_CHECKING:
     from flexai.checkpoints.documents import Document
@@ -117,7 +117,7 @@ def push(
     try:
         request = AnyPushRequest(files=(*sources, *files), **options).request()
     except RequestError as error:
-        raise in_flags(error, hint=_hint(error, **options)) from None
+        raise in_flags(error, click.get_current_context(), hint=_hint(error, **options)) from None
     if dry_run:
         show_plan(track, partial(_plan, request), as_json=as_json)
         return
@@ -126,8 +126,8 @@ def push(
     _report(done["metadata"], as_json)
 
 
-def _hint(error: RequestError, *, name: str, source_path: str, **_: object) -> str:
-    """The form of the command to use instead."""
+def _hint(error: RequestError, *, name: str, source_path: str, **_: object) -> str | None:
+    """The form of the command to use instead; None where that is not what is wrong."""
     match error.fields:
         case ("source_path", "storage_provider") if os.path.lexists(source_path):
             return shlex.join(["flexai", "checkpoint", "push", name, "--file", source_path])
@@ -135,6 +135,8 @@ def _hint(error: RequestError, *, name: str, source_path: str, **_: object) -> s
             return _FROM_PROVIDER
         case (("follow_symlinks" | "rehash" | "default_excludes"), _):
             return _FROM_FILES
+        case ("exclude",):
+            return None
         case _:
             return _FORMS
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
+from flexai.checkpoints.local_paths import from_root
 from flexai.prefect_server.finding import NO_TELEMETRY, UP, PrefectAPI, api_variables
 from flexai.prefect_server.processes import Background, start, wait_until
 from flexai.prefect_server.ui import shown_ui
@@ -29,7 +30,7 @@ def worker_name() -> str:
 def start_worker(home: Path, api: PrefectAPI, pool: str, environment: Mapping[str, str]) -> Background:
     """Start a worker in this working directory, in which its runs work as well; it need not be ready yet."""
     command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool, "--name", worker_name()]
-    cwd = Path.cwd()
+    cwd = from_root(".")
     path = environment.get("PATH", os.defpath)
     return start(
         home,

@@ -8,13 +8,15 @@ from flexai.checkpoints.errors import AccessDeniedError, CheckpointError
 from flexai.checkpoints.names import parse_name
 from flexai.cli import terminal
 from flexai.cli.commands import command
+from flexai.cli.parameters import json_option
 from flexai.cli.tracking import open_api
 
 
-@command("check", usage="NAME [BUCKET[/PREFIX]]")
+@command("check", usage="NAME [BUCKET[/PREFIX]] [--json]")
 @click.argument("name", metavar="NAME")
 @click.argument("path", metavar="[BUCKET[/PREFIX]]", default="")
-def check(name: str, path: str) -> None:
+@json_option
+def check(name: str, path: str, as_json: bool) -> None:
     """Try out what a connection may do.
 
     Without a bucket only whether the provider answers. With one, each ability of the store is tried on small
@@ -26,20 +28,29 @@ def check(name: str, path: str) -> None:
     flexai storage check models-share
     flexai storage check models-share checkpoints
     flexai storage check hf-storage Qwen/Qwen2.5-7B
+    flexai storage check models-share checkpoints --json
     """
     parse_name(name, what="connection name")
     open_api("to read the connection")
     from flexai import blocks
-    from flexai.cli.tables import Column, table
 
     probes = blocks.check_connection(name, path)
-    shown = table(
-        probes,
-        Column("PROBE", lambda one: one.name),
-        Column("OUTCOME", lambda one: one.outcome.value),
-        Column("DETAIL", lambda one: one.detail, is_text=True),
-    )
-    terminal.write(shown)
+    if as_json:
+        rows = [
+            {"name": one.name, "outcome": one.outcome.value, "detail": one.detail, "denied": one.denied}
+            for one in probes
+        ]
+        terminal.write_document({"storageProvider": name, "path": path, "probes": rows}, as_json=True)
+    else:
+        from flexai.cli.tables import Column, table
+
+        shown = table(
+            probes,
+            Column("PROBE", lambda one: one.name),
+            Column("OUTCOME", lambda one: one.outcome.value),
+            Column("DETAIL", lambda one: one.detail, is_text=True),
+        )
+        terminal.write(shown)
     failed = [probe for probe in probes if probe.outcome is blocks.ProbeOutcome.FAILED]
     if failed:
         kind = AccessDeniedError if any(probe.denied for probe in failed) else CheckpointError

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 from flexai.checkpoints.errors import UsageError
+from flexai.checkpoints.local_paths import from_root
 from flexai.checkpoints.storage.kinds import KINDS, ConnectionOption, SecretOption
 from flexai.cli.completion import complete_directory, complete_file
 from flexai.cli.storage.secrets import ASK, read_secret
@@ -55,6 +56,11 @@ def flag_of(provider: str, field: str) -> str:
     return option.flag if option else field or "connection"
 
 
+def in_options(provider: str, text: str) -> str:
+    """A sentence of a connection with options in the place of its fields."""
+    return re.sub(r"\b[a-z]+(_[a-z]+)+\b", lambda field: flag_of(provider, field[0]), text)
+
+
 def read_fields(name: str, provider: str, given: Mapping[str, str | bool]) -> dict[str, Any]:
     """The connection's fields, of the command's parameters that were given a value.
 
@@ -71,7 +77,7 @@ def read_fields(name: str, provider: str, given: Mapping[str, str | bool]) -> di
         elif option.parameter in given:
             value = given[option.parameter]
             # The connection is used in other working directories, too.
-            fields[field] = str(Path(str(value)).expanduser().absolute()) if option.path else value
+            fields[field] = str(from_root(str(value))) if option.path else value
     return fields
 
 

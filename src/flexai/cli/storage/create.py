@@ -9,8 +9,9 @@ from flexai.checkpoints.names import parse_name
 from flexai.checkpoints.storage.kinds import KINDS
 from flexai.cli import terminal
 from flexai.cli.commands import command
-from flexai.cli.storage.connection_options import connection_options, flag_of, read_fields, usage_of
-from flexai.cli.tracking import open_api
+from flexai.cli.parameters import json_option
+from flexai.cli.storage.connection_options import connection_options, flag_of, in_options, read_fields, usage_of
+from flexai.cli.tracking import open_api, saved_connection
 
 
 @command("create", usage="NAME --provider PROVIDER [OPTIONS]")
@@ -24,14 +25,21 @@ from flexai.cli.tracking import open_api
     help="Task runs that move bytes through it at a time, over all machines; 16 by default.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace the connection of that name.")
+@json_option
 def create(
-    name: str, provider: str, overwrite: bool, max_transfers: int | None, **parameters: str | bool | None
+    name: str,
+    provider: str,
+    overwrite: bool,
+    max_transfers: int | None,
+    as_json: bool,
+    **parameters: str | bool | None,
 ) -> None:
     """Save a connection to a storage provider.
 
     Secrets are never given as a flag's value. A SOURCE is env:VARIABLE, file:PATH, or - for standard input;
     without one the secret is asked for, without echo. Without any credentials s3 and gcs use those that their
-    SDKs find wherever the connection is used: environment, profile, role of the machine.
+    SDKs find wherever the connection is used: environment, profile, role of the machine. With --json it is what
+    storage inspect prints.
 
     \b
     flexai storage create aws-storage-conn-eu --provider s3 --region eu-west-1
@@ -58,8 +66,10 @@ def create(
         first = error.errors(include_input=False, include_url=False)[0]
         flag = flag_of(provider, str(first["loc"][0]) if first["loc"] else "")
         raise UsageError(
-            f"{flag}: {first['msg'].removeprefix('Value error, ')}", hint=usage_of(name, provider)
+            f"{flag}: {in_options(provider, first['msg'].removeprefix('Value error, '))}", hint=usage_of(name, provider)
         ) from None
     blocks.save_connection(block, name, overwrite=overwrite, max_transfers=max_transfers)
     terminal.say(f"saved connection {name!r} ({provider}: {block.location})")
     terminal.hint(f"flexai storage check {name} {KINDS[provider].place} tries out what it may do")
+    if as_json:
+        terminal.write_document(saved_connection(name).document(), as_json=True)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import os
+import stat
 import sys
 from pathlib import Path
 
 import click
 
 from flexai.checkpoints.errors import UsageError
+from flexai.checkpoints.local_paths import expanded
 
 ASK = "ask"
 """Stands for a flag that is given without a source."""
@@ -33,7 +36,7 @@ def read_secret(flag: str, source: str, what: str, *, one_word: bool = True) -> 
             raise UsageError(f"{flag}: there is no environment variable {place}", hint=f"export {place}=…")
         text = os.environ[place]
     elif separator and kind == "file" and place:
-        text = _decode(_read_file(flag, Path(place).expanduser()), source, what)
+        text = _decode(_read_file(flag, expanded(Path(place))), source, what)
     else:
         raise UsageError(
             f"{flag} names where the {what} is, never the {what} itself",
@@ -59,8 +62,13 @@ def _read_standard_input() -> bytes:
 
 def _read_file(flag: str, path: Path) -> bytes:
     try:
-        with path.open("rb") as file:
-            return file.read(_MAX_BYTES + 1)
+        # A FIFO may have no writer to wait for. That of a shell's <(…) is there, and may not have written yet.
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb", buffering=0) as file:
+            begin = file.read(_MAX_BYTES + 1)
+            if begin == b"" and stat.S_ISFIFO(os.fstat(file.fileno()).st_mode):
+                raise UsageError(f"{flag}: {path} is a FIFO to which no process writes", hint="name a file")
+            os.set_blocking(file.fileno(), True)
+            return (begin or b"") + io.BufferedReader(file).read(_MAX_BYTES + 1)
     except OSError as error:
         raise UsageError(f"{flag}: {path} cannot be read: {error.strerror}", hint="check the path") from None
 

@@ -13,11 +13,19 @@ from flexai.checkpoints.service.training_requests import CaptureJobRequest
 from flexai.cli import terminal
 from flexai.cli.commands import command
 from flexai.cli.completion import complete_directory
-from flexai.cli.parameters import capture_exclude_option, job_argument, node_options, read_node, track_option
+from flexai.cli.parameters import (
+    capture_exclude_option,
+    job_argument,
+    json_option,
+    node_options,
+    read_node,
+    track_option,
+)
 from flexai.cli.tracking import run_operation
 
 if TYPE_CHECKING:
     from flexai.checkpoints.documents import Document
+    from flexai.checkpoints.models import Checkpoint
     from flexai.checkpoints.progress import Progress
     from flexai.checkpoints.service.system import System
 
@@ -35,7 +43,16 @@ if TYPE_CHECKING:
 @capture_exclude_option
 @node_options
 @track_option
-def capture(track: bool | None, *, trainer: bool, node_rank: int | None, nodes: int | None, **options: Any) -> None:
+@json_option
+def capture(
+    track: bool | None,
+    *,
+    as_json: bool,
+    trainer: bool,
+    node_rank: int | None,
+    nodes: int | None,
+    **options: Any,
+) -> None:
     """Store what a training job's attempts have left on this machine, or capture a directory.
 
     A checkpoint is left where it could not be stored: the disk was full, the store or the catalog was away until
@@ -47,6 +64,7 @@ def capture(track: bool | None, *, trainer: bool, node_rank: int | None, nodes: 
 
     \b
     flexai training capture my-run
+    flexai training capture my-run --json
     flexai training capture my-notebook --watch ./checkpoints
     """
     node = read_node(node_rank, nodes) if options["watch"] else {}
@@ -58,15 +76,18 @@ def capture(track: bool | None, *, trainer: bool, node_rank: int | None, nodes: 
         run_operation(False, "capture_training_job", request, partial(_follow, request), only_notes=True)
         return
     if request.watch:
-        run_operation(track, "capture_training_job", request, partial(_watch, request), only_notes=True)
+        done = run_operation(track, "capture_training_job", request, partial(_watch, request), only_notes=True)
         terminal.say(f"training job {request.reference!r} is no longer watched")
         terminal.hint(f"flexai training checkpoints {request.reference} lists what was captured")
+        if as_json:
+            terminal.write_document(done, as_json=True)
         return
     done = run_operation(track, "capture_training_job", request, partial(_capture, request), only_notes=True)
     stored = "1 checkpoint" if done["stored"] == 1 else f"{done['stored']} checkpoints"
     terminal.say(f"stored {stored} of training job {done['name']!r}")
-    for sentence in done["left"]:
-        terminal.warn(sentence)
+    if as_json:
+        terminal.write_document(done, as_json=True)
+    terminal.say_each(done["left"], terminal.warn)
     if done["left"]:
         terminal.hint("the same command tries again")
         raise click.exceptions.Exit(1)
@@ -74,10 +95,16 @@ def capture(track: bool | None, *, trainer: bool, node_rank: int | None, nodes: 
 
 
 def _watch(request: CaptureJobRequest, system: System, progress: Progress) -> Document:
-    from flexai.checkpoints.documents import job_document
-    from flexai.checkpoints.service.training import watch_directory
+    from flexai.checkpoints.service.training import Captured, captured_document, watch_directory
 
-    return job_document(watch_directory(system, request, progress=progress))
+    stored = 0
+
+    def tell(_: Checkpoint) -> None:
+        nonlocal stored
+        stored += 1
+
+    job = watch_directory(system, request, on_captured=tell, progress=progress)
+    return captured_document(Captured(job, stored, ()))
 
 
 def _follow(request: CaptureJobRequest, system: System, progress: Progress) -> Document:

@@ -6,12 +6,11 @@ from collections.abc import Sequence
 
 from flexai.checkpoints.documents import captured_list_document, short_size
 from flexai.checkpoints.models import CheckpointStatus, ListedCheckpoint
-from flexai.checkpoints.names import ROOT_TITLE, printable
+from flexai.checkpoints.names import ROOT_TITLE, printable, some
 from flexai.cli import terminal
 from flexai.cli.commands import command
 from flexai.cli.parameters import job_argument, json_option
 
-_MOST_POINTERS = 3
 _RESUMABLE = {True: "true", False: "false", None: "unknown"}
 
 
@@ -41,11 +40,16 @@ def checkpoints(reference: str, as_json: bool) -> None:
         terminal.write_document(captured_list_document(rows), as_json=True)
     else:
         terminal.write(_table(rows))
-    for row in failed:
-        terminal.warn(f"checkpoint {row.name or ROOT_TITLE!r} was not captured: {row.reason}")
-    for row in rows:
-        if row.status == "incomplete":
-            terminal.warn(f"checkpoint {row.name or ROOT_TITLE!r} is incomplete: {row.reason}")
+    _warn_of(failed, "was not captured", reference)
+    _warn_of([row for row in rows if row.status == CheckpointStatus.INCOMPLETE], "is incomplete", reference)
+
+
+def _warn_of(rows: Sequence[ListedCheckpoint], outcome: str, job: str) -> None:
+    if rows:
+        # Of those that failed, this command's own document says nothing.
+        elsewhere = f"which flexai checkpoint list --job {job} --status {rows[0].status} --json shows"
+        sentences = [f"checkpoint {row.name or ROOT_TITLE!r} {outcome}: {row.reason}" for row in rows]
+        terminal.say_each(sentences, terminal.warn, rest=elsewhere)
 
 
 def _table(rows: Sequence[ListedCheckpoint]) -> str:
@@ -86,5 +90,4 @@ def _table(rows: Sequence[ListedCheckpoint]) -> str:
 
 
 def _pointers(pointers: Sequence[str]) -> str:
-    shown = ", ".join(printable(one, keep="") for one in pointers[:_MOST_POINTERS])
-    return shown + (f" and {len(pointers) - _MOST_POINTERS} more" if len(pointers) > _MOST_POINTERS else "") or "-"
+    return some([printable(one, keep="") for one in pointers]) or "-"

@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from flexai.checkpoints.documents import deleted_job_document
 from flexai.checkpoints.service.training_requests import DeleteJobRequest
 from flexai.cli import terminal
 from flexai.cli.commands import command
-from flexai.cli.parameters import force_option, insisting, job_argument, track_option
+from flexai.cli.parameters import force_option, insisting, job_argument, json_option, track_option
 from flexai.cli.tracking import run_operation
 
 if TYPE_CHECKING:
     from flexai.checkpoints.documents import Document
+    from flexai.checkpoints.models import Checkpoint
     from flexai.checkpoints.progress import Progress
     from flexai.checkpoints.service.system import System
 
@@ -30,7 +32,8 @@ if TYPE_CHECKING:
 )
 @force_option
 @track_option
-def delete(track: bool | None, **options: Any) -> None:
+@json_option
+def delete(track: bool | None, as_json: bool, **options: Any) -> None:
     """Delete a training job that has ended.
 
     With its log and the checkpoints that it wrote. Its name is free at once; the checkpoints can be brought
@@ -51,9 +54,13 @@ def delete(track: bool | None, **options: Any) -> None:
     done = insisting(run, force=request.force, question="delete it?")
     kept = ", but not its checkpoints" if request.keep_checkpoints else ""
     terminal.say(f"deleted training job {done['name']!r}{kept}")
+    if as_json:
+        terminal.write_document(done, as_json=True)
 
 
 def _delete(request: DeleteJobRequest, system: System, progress: Progress) -> Document:
     from flexai.checkpoints.service.training import delete_job
 
-    return {"name": delete_job(system, request, progress=progress).name}
+    gone: list[Checkpoint] = []
+    job = delete_job(system, request, on_deleted=gone.append, progress=progress)
+    return deleted_job_document(job, len(gone))

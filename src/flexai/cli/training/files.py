@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
 from flexai.checkpoints.documents import human_size
+from flexai.checkpoints.local_paths import from_root
 from flexai.cli import terminal
 from flexai.cli.commands import command
 from flexai.cli.completion import complete_directory
@@ -43,7 +42,7 @@ def files(reference: str, destination: str, overwrite: bool, as_json: bool) -> N
         job = inspect_job(system, reference)
         found = list_rest(system, job.id)
         if destination:
-            written = fetch_rest(system, job.id, found, Path(destination).expanduser(), overwrite=overwrite)
+            written = fetch_rest(system, job.id, found, from_root(destination), overwrite=overwrite)
     if as_json:
         rows = [{"archive": one.archive, "path": one.path, "sizeBytes": one.size} for one in found]
         terminal.write_document(rows, as_json=True)

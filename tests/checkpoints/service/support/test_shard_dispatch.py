@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import pytest
 from sqlalchemy import select
 
-from flexai.checkpoints.catalog.tables import blobs
+from flexai.checkpoints.catalog.tables import blobs, contents
 from flexai.checkpoints.errors import (
     CheckpointError,
     ConflictError,
@@ -51,6 +51,8 @@ from flexai.checkpoints.service.support.shard_work import (
     run_push_shard,
 )
 from flexai.checkpoints.storage.checks import PARTIAL_SUFFIX
+from flexai.checkpoints.storage.managed import ManagedStore
+from flexai.checkpoints.storage.protocol import Block
 from flexai.checkpoints.transfer.fetch import WITNESS
 from flexai.checkpoints.transfer.scan import scan_local
 from tests.hostile.swaps import swap
@@ -311,9 +313,11 @@ def test_a_fetch_in_shards_brings_the_same_files(machine: Machine, threads: int)
     assert os.access(out / "huge.safetensors", os.X_OK)
     assert (report.fetched_files, report.kept_files, report.moved_bytes) == (len(SOURCE), 0, SIZE)
     assert (counter.moved, counter.files) == (SIZE, len(SOURCE))
-    paths = [path for shard in shards.fetches() for path in shard.paths]
-    assert sorted(paths) == sorted(SOURCE), "a file has two shards, or none"
-    assert len(shards.fetches()) >= 3
+    whole = [path for shard in shards.fetches() for path in shard.paths if not shard.place]
+    assert sorted(whole) == sorted(SOURCE.keys() - {"huge.safetensors"}), "a file has two shards, or none"
+    numbers = [number for shard in shards.fetches() if shard.place for number in range(*shard.numbers)]
+    assert sorted(numbers) == list(range(1, 11)), "a part has two shards, or none"
+    assert len(shards.fetches()) >= 6
     assert shards.fetches(compares=True) == []
 
 
@@ -337,8 +341,9 @@ def test_a_fetch_whose_shard_fails_says_so_and_the_next_moves_only_the_rest(mach
     machine.push("llama", machine.write("run", SOURCE))
     with pytest.raises(StorageUnavailableError):
         machine.fetch("llama", runner=Shards(machine, at=fail))
-    arrived = read_tree(machine.root / "out")
-    assert arrived
+    there = read_tree(machine.root / "out")
+    arrived = {path: content for path, content in there.items() if not path.endswith(PARTIAL_SUFFIX)}
+    assert there
     assert all(SOURCE[path] == content for path, content in arrived.items())
     report = machine.fetch("llama", runner=Shards(machine))
     assert (report.kept_files, report.fetched_files) == (len(arrived), len(SOURCE) - len(arrived))
@@ -363,8 +368,60 @@ def test_a_shard_of_a_fetch_that_runs_twice_moves_nothing_twice(machine: Machine
     machine.push("llama", machine.write("run", SOURCE))
     shards, counter = Shards(machine, tries=2), Counter()
     report = machine.fetch("llama", runner=shards, progress=counter)
-    assert (report.kept_files, counter.moved, counter.skipped) == (len(SOURCE), 0, SIZE)
+    # Of the file that was cut the parts were there, and not yet the file.
+    assert (report.kept_files, report.fetched_files) == (len(SOURCE) - 1, 1)
+    assert (counter.moved, counter.skipped, counter.files) == (0, SIZE, len(SOURCE))
     assert read_tree(machine.root / "out") == SOURCE
+
+
+def test_the_parts_that_arrived_before_a_shard_failed_do_not_move_again(machine: Machine) -> None:
+    def fail(number: int) -> None:
+        if number == 3:
+            raise StorageUnavailableError("the worker lost its network")
+
+    machine.push("llama", machine.write("run", {"huge.safetensors": SOURCE["huge.safetensors"]}))
+    with pytest.raises(StorageUnavailableError):
+        machine.fetch("llama", runner=Shards(machine, shard_size=PART, at=fail))
+    (left,) = read_tree(machine.root / "out")
+    assert left.endswith(PARTIAL_SUFFIX)
+    counter = Counter()
+    machine.fetch("llama", runner=Shards(machine, shard_size=PART), progress=counter)
+    assert (counter.skipped, counter.moved) == (2 * PART, 7 * PART + 17)
+    assert read_tree(machine.root / "out") == {"huge.safetensors": SOURCE["huge.safetensors"]}
+
+
+def test_a_shard_whose_file_got_its_name_meanwhile_writes_nothing_more_into_it(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where the process that gave out the shard is dead, and a later fetch has completed the file."""
+    machine.push("llama", machine.write("run", {"huge.safetensors": SOURCE["huge.safetensors"]}))
+    out, owners = machine.root / "out", b"?" * (9 * PART + 17)
+    read_blob = ManagedStore.read_blob
+    is_taken = False
+
+    def take(store: ManagedStore, blob_id: str, *, start: int, length: int) -> Iterator[Block]:
+        nonlocal is_taken
+        for block in read_blob(store, blob_id, start=start, length=length):
+            if start == 5 * PART and not is_taken:
+                (partial,) = out.glob(f".huge*{PARTIAL_SUFFIX}")
+                partial.rename(out / "taken").write_bytes(owners)
+                is_taken = True
+            yield block
+
+    monkeypatch.setattr(ManagedStore, "read_blob", take)
+    machine.fetch("llama", runner=Shards(machine, shard_size=5 * PART))
+    assert read_tree(out) == {"huge.safetensors": SOURCE["huge.safetensors"], "taken": owners}
+
+
+def test_a_file_whose_digest_is_not_known_is_fetched_by_one_shard(machine: Machine) -> None:
+    write_tree(machine.buckets.root / "bucket" / "from", SOURCE)
+    machine.push_from("llama", "bucket/from")
+    with tables_of(machine.system.catalog.database) as connection:
+        connection.execute(contents.update().values(digest=None, part_digests=b""))
+    shards = Shards(machine)
+    machine.fetch("llama", runner=shards)
+    assert len(shards.fetches()) >= 3
+    assert not any(shard.place for shard in shards.fetches())
 
 
 def test_damage_that_a_shard_finds_is_told_and_all_else_is_fetched(machine: Machine) -> None:

@@ -363,6 +363,15 @@ def test_a_trainer_folder_without_its_state_is_left_to_time(tmp_path: Path) -> N
     assert judge(write(tmp_path / "final", files)).outcome is Outcome.WHOLE
 
 
+@pytest.mark.parametrize("name", ["config.json", "adapter_config.json"])
+def test_a_trainer_that_died_before_its_weights_were_written_has_left_no_checkpoint(tmp_path: Path, name: str) -> None:
+    files: dict[str, Content] = {name: CONFIG, "generation_config.json": {}, "README.md": b"A model."}
+    folder = write(tmp_path / "checkpoint-500", files)
+    assert judge(folder, "exp/checkpoint-500").outcome is Outcome.PARTIAL
+    write(folder, {"weights.of-its-own": b"\x01"})
+    assert judge(folder, "exp/checkpoint-500").outcome is Outcome.UNKNOWN
+
+
 def test_a_folder_of_another_program_may_be_named_as_trainer_names_its_own(tmp_path: Path) -> None:
     assert judge(write(tmp_path / "checkpoint-500", {"ckpt.pt": torch_save})).rule == "zip"
 

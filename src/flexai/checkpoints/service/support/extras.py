@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from flexai.checkpoints.errors import DestinationExistsError, ExtraFilesError
+from flexai.checkpoints.names import some
 from flexai.checkpoints.paths import first_of
 from flexai.checkpoints.progress import Progress
 from flexai.checkpoints.service.requests import ExportRequest, FetchRequest
@@ -37,7 +38,11 @@ def check_extra(
     if (error := refusal(extra, where, may_be_removed=may_be_removed)) is not None:
         raise error
     if not request.force:
-        raise ExtraFilesError.of(where, [one.path for one in extra])
+        paths = [one.path for one in extra]
+        raise ExtraFilesError(
+            f"in {where} this would be deleted, which is no part of the checkpoint: {some(list(map(repr, paths)))}",
+            paths=paths,
+        )
 
 
 def tell_extra(extra: Sequence[Extra], where: str, title: str, progress: Progress, *, may_be_removed: bool) -> None:

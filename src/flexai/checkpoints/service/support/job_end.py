@@ -8,6 +8,7 @@ from pathlib import Path
 from flexai.checkpoints.documents import lost_versions
 from flexai.checkpoints.errors import CheckpointError
 from flexai.checkpoints.models import Checkpoint, JobStatus
+from flexai.checkpoints.names import some
 from flexai.checkpoints.service.support.leftovers import NOT_STORED
 from flexai.checkpoints.storage.files import read_blocks
 from flexai.checkpoints.storage.protocol import Block
@@ -20,7 +21,6 @@ MAX_STORED_LOG = 256 * 1024**2
 MAX_LAST_LOG = 1024**2
 """The same where this machine goes away."""
 _MAX_REASONS = 5
-_MAX_NAMED = 3
 
 
 def outcome(
@@ -54,9 +54,8 @@ def what_is_durable(by: str, latest: Checkpoint | None, report: CaptureReport, h
     sentences = [f"preempted by {by}: {stored}"]
     if report.postponed:
         newest = report.postponed[::-1]
-        names = [_called(found.name, _step_of(found)) for found in newest[:_MAX_NAMED]]
-        more = f" and {len(newest) - _MAX_NAMED} more" if len(newest) > _MAX_NAMED else ""
-        sentences.append(f"not stored: {', '.join(names)}{more} (pins kept on {host})")
+        names = [_called(found.name, _step_of(found)) for found in newest]
+        sentences.append(f"not stored: {some(names)} (pins kept on {host})")
     return sentences
 
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from flexai.checkpoints.choosing import Choice, best, check_is_told, in_order, metric_for, ranked
 from flexai.checkpoints.errors import ConflictError, NotFoundError
 from flexai.checkpoints.models import Checkpoint, CheckpointKind, CheckpointStatus
-from flexai.checkpoints.names import Id
+from flexai.checkpoints.names import Id, some
 from flexai.checkpoints.paths import is_path
 from flexai.checkpoints.progress import Progress
 from flexai.checkpoints.service.fetch import fetch
@@ -112,10 +112,8 @@ def shown(checkpoint: Checkpoint) -> str:
 
 
 def _listed(checkpoints: Iterable[Checkpoint], flaws: Mapping[Id, str]) -> str:
-    every = [one for one in checkpoints if one.id in flaws]
-    named = [f"{shown(one)}: {flaws[one.id].rstrip('.')}" for one in every[:_MOST_NAMED]]
-    left_out = len(every) - _MOST_NAMED
-    return "; ".join(named) + (f"; and {left_out} more" if left_out > 0 else "")
+    named = [f"{shown(one)}: {flaws[one.id].rstrip('.')}" for one in checkpoints if one.id in flaws]
+    return some(named, _MOST_NAMED, between="; ")
 
 
 class InputLayout(NamedTuple):

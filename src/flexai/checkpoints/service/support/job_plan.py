@@ -10,9 +10,10 @@ from pathlib import Path
 from flexai.checkpoints.catalog.jobs import BegunJob
 from flexai.checkpoints.choosing import Choice
 from flexai.checkpoints.errors import ConflictError, NotFoundError, UsageError
+from flexai.checkpoints.local_paths import absolute
 from flexai.checkpoints.models import Node
 from flexai.checkpoints.names import Id, Name, in_unicode, parse_name
-from flexai.checkpoints.paths import absolute
+from flexai.checkpoints.own_folders import OwnFolders
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.service.training_requests import CaptureJobRequest, TrainingRequest
 from flexai.checkpoints.training.code_commit import find_code_commit
@@ -117,7 +118,7 @@ class JobPlan:
             command=self.command,
             env_names=tuple(self.env),
             layout=layout,
-            code_commit=find_code_commit(Path.cwd()),
+            code_commit=find_code_commit(Path()),
             # More epochs, say: the command begins where the job had ended.
             goes_on=Choice.read(self.checkpoint) is not None or (self.writer is not None and self.writer.reports),
             node=self.node,
@@ -135,6 +136,7 @@ def _check_output(system: System, name: Name | None, output_dir: str, *, joins: 
             f"the output directory {str(path)!r} has a byte in its name that is no UTF-8",
             hint="name a directory whose path is UTF-8 throughout",
         )
+    OwnFolders.of(system.settings).check("the output directory", path, may_hold=True)
     for other in system.catalog.jobs.running_in(str(path)):
         if other.name == joins:
             return path

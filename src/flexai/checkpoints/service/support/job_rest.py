@@ -23,7 +23,8 @@ from flexai.checkpoints.errors import (
     SourceChangedError,
     UnsafePathError,
 )
-from flexai.checkpoints.names import Id
+from flexai.checkpoints.names import Id, some
+from flexai.checkpoints.own_folders import OwnFolders
 from flexai.checkpoints.paths import is_path, parse_path
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.storage.beneath import Beneath
@@ -89,7 +90,7 @@ def store_rest(
         room -= status.st_size
         members.append(_Member(path, status.st_size, int(status.st_mtime)))
     if left_out:
-        shown = ", ".join(map(repr, left_out[:3])) + (f" and {len(left_out) - 3} more" if len(left_out) > 3 else "")
+        shown = some([repr(path) for path in left_out])
         # A folder of ours goes with the attempt, and with it a checkpoint whose name no other file system could hold.
         fate = "" if places.is_users_output else f"; kept in {places.set_aside(left_out)}"
         tell(f"not stored with the job, which takes {human_size(MAX_REST)} beside its checkpoints: {shown}{fate}")
@@ -110,9 +111,10 @@ def fetch_rest(
     """Bring files of a job below a directory, and return how many had to be written.
 
     Raises DestinationExistsError where other content is in the place of one, unless ``overwrite``; then nothing was
-    written. UnsafePathError for a link in the way.
+    written. UnsafePathError for a link in the way, UsageError for the home folder and for one in the managed store.
     """
     target = LocalStorage(destination)
+    OwnFolders.of(system.settings).check("the destination", target.root, may_hold=True)
     wanted = [file for file in files if not _is_there(system.store, job_id, file, target, overwrite=overwrite)]
     for file in wanted:
         target.put(file.place, _Content(partial(system.store.read_files, job_id, file.archive, file.start), file.size))

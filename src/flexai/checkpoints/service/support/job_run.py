@@ -20,6 +20,7 @@ from flexai.checkpoints.errors import (
 )
 from flexai.checkpoints.models import Checkpoint, JobStatus, TrainingFacts, TrainingJob, now
 from flexai.checkpoints.names import Id
+from flexai.checkpoints.own_folders import OwnFolders
 from flexai.checkpoints.progress import Progress
 from flexai.checkpoints.service.store_owner import write_due_records
 from flexai.checkpoints.service.support.job_captures import JobCaptures, OnCaptured
@@ -109,7 +110,7 @@ class Attempt:
             request.node,
             exclude=request.exclude,
         )
-        self._excluded = self._places.excluded()
+        self._excluded = self._places.excluded(OwnFolders.of(system.settings))
         self._log: JobLog | None = None
         self._ended: Ended | None = None
         self._remarks: list[str] = []
@@ -253,6 +254,11 @@ class Attempt:
             except BaseException:
                 command.kill()
                 raise
+            if command.was_outlived:
+                self._tell(
+                    "what the command had started still ran when the command had ended, and was told to end as well:"
+                    " a save of it may be missing"
+                )
             return command.was_stopped, watching.finish(is_clean=self._ended.exit_code == 0)
         except BaseException:
             watching.abandon()
@@ -318,7 +324,7 @@ class Attempt:
     # After the command.
 
     def _tell_left(self, report: CaptureReport) -> None:
-        tell_left_out(report, self._places, self._tell)
+        tell_left_out(report, self._places, self._excluded.own, self._tell)
         self._lost = len(report.lost)
         if self._lost:
             self._tell(lost_versions(self._lost))

@@ -9,14 +9,14 @@ already is not stored again.
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 from flexai.checkpoints.errors import CheckpointError, SourceError, UsageError
 from flexai.checkpoints.models import JobStatus, TrainingFacts, TrainingJob
-from flexai.checkpoints.names import count
+from flexai.checkpoints.own_folders import OwnFolders
 from flexai.checkpoints.paths import first_of
 from flexai.checkpoints.service.support.job_captures import JobCaptures, OnCaptured
 from flexai.checkpoints.service.support.job_rest import store_rest
@@ -43,7 +43,7 @@ from flexai.checkpoints.training.job_files import (
     nodes_as_they_ended,
 )
 from flexai.checkpoints.training.managed_capture import CaptureReport, salvage
-from flexai.checkpoints.training.output_dir import OutputTree
+from flexai.checkpoints.training.output_dir import Excluded, OutputTree
 from flexai.checkpoints.training.pins import Pins
 from flexai.checkpoints.training.reports import Reports
 from flexai.checkpoints.training.storing import Store
@@ -63,8 +63,10 @@ class Taken:
     """What could not be stored yet, and why: a sentence for each."""
 
 
-def tell_left_out(report: CaptureReport, places: AttemptPlaces, tell: Callable[[str], None]) -> None:
-    """Say what of an attempt's output is not captured because it is excluded."""
+def tell_left_out(report: CaptureReport, places: AttemptPlaces, own: OwnFolders, tell: Callable[[str], None]) -> None:
+    """Say what of an attempt's output is not captured because it is excluded, or flexai's own."""
+    if own.met:
+        tell(own.told())
     if report.left_out:
         fate = "" if places.is_users_output else "; it goes with the output directory, which is the job's own"
         tell(f"{first_of(report.left_out)} left out, as --exclude, .flexaiignore or the defaults say{fate}")
@@ -133,7 +135,7 @@ def _take(
     on_captured: OnCaptured,
     in_use: Path | None,
 ) -> None:
-    excluded = left.places.excluded()
+    excluded = left.places.excluded(OwnFolders.of(system.settings))
     captures = JobCaptures(
         system,
         job,
@@ -156,7 +158,7 @@ def _take(
         return captures.store(found, facts)
 
     places = left.places
-    failures = _store_found(left, store, tell)
+    stored, failures = _store_found(left, store, tell, excluded)
     if failures:
         taken.stored += captures.count
         taken.left += failures
@@ -171,6 +173,7 @@ def _take(
         identify=captures.id_of,
         judge=completeness if places.node is None else judge_part,
         excluded=excluded,
+        stored=stored,
     )
     if left.host:
         LoggedMetrics(system, job.id, places.output, since=left.started_at, excluded=excluded).add()
@@ -181,24 +184,25 @@ def _take(
         places.clean(keep_output=True, keep_reports=places.reports == in_use)
         return
     captures.remove_left()
-    tell_left_out(report, places, tell)
+    tell_left_out(report, places, excluded.own, tell)
     captures.tell_secrets(report.rest)
     store_rest(system, job.id, places, report.rest, tell=tell)
     if not places.is_users_output:
-        _set_aside(left, report, captures, tell)
+        _set_aside(left, report, captures, tell, excluded)
     places.clean(keep_output=False, keep_reports=places.reports == in_use)
     places.unmark()
 
 
-def _store_found(left: LeftAttempt, store: Store, tell: Callable[[str], None]) -> list[str]:
-    """Store what the attempt's own capture found whole, whatever its format; returns what failed.
+def _store_found(
+    left: LeftAttempt, store: Store, tell: Callable[[str], None], excluded: Excluded
+) -> tuple[list[Found], list[str]]:
+    """Store what the attempt's own capture found whole, whatever its format; returns that, and what failed.
 
     That is what it has left pinned and, where the command succeeded, what it left in the output and no rule faults.
     """
     if left.end is None or not left.end.is_swept:
-        return []
+        return [], []
     pins = Pins(left.places.pins, tell)
-    excluded = left.places.excluded()
     founds = [found for pin_set in pins.leftovers() for found in found_in(pin_set.adopt(excluded), pin_set)]
     held = pins.new_set()
     if left.end.exit_code == 0:
@@ -208,40 +212,49 @@ def _store_found(left: LeftAttempt, store: Store, tell: Callable[[str], None]) -
         held.refresh(beneath, dict(tree.files()))
         of_output = list(found_in(tree, held))
         founds += [found for found in of_output if completeness(found.as_written).outcome is Outcome.UNKNOWN]
-    failures = []
+    stored, failures = [], []
     for found in founds:
         try:
             store(found, found.facts())
+            stored.append(found)
         except UsageError as error:
             tell(f"{found.title} cannot be captured: {error.message}")
         except CheckpointError as error:
             failures.append(f"{found.title} could not be stored: {error.message}")
     held.release()
-    return failures
+    return stored, failures
 
 
-def _set_aside(left: LeftAttempt, report: CaptureReport, captures: JobCaptures, tell: Callable[[str], None]) -> None:
+def _set_aside(
+    left: LeftAttempt,
+    report: CaptureReport,
+    captures: JobCaptures,
+    tell: Callable[[str], None],
+    excluded: Excluded,
+) -> None:
     """Keep what no rule knows and no capture took; what a rule calls torn goes with the output.
 
     So does what is left of a checkpoint that was captured, and whose deletion was cut off.
     """
     if not report.uncaptured:
         return
-    unknown, torn = _sorted_out(left.places, report.uncaptured, captures)
+    unknown, torn = _sorted_out(left.places, report.uncaptured, captures, excluded)
     if left.places.node is not None:
         # What is missing in it may be on another machine.
         unknown, torn = [*unknown, *torn], []
     if torn:
-        tell(f"{left.name} left {_some(torn)}, which is no whole checkpoint, so it is removed")
+        tell(f"{left.name} left {first_of(torn)}, which is no whole checkpoint, so it is removed")
     if unknown:
         place = left.places.set_aside(unknown)
-        tell(f"{left.name} left {_some(unknown)}, of which no rule knows whether it is whole: it is kept in {place}")
+        tell(f"{left.name} left {first_of(unknown)}, of which no rule knows whether it is whole: it is kept in {place}")
 
 
-def _sorted_out(places: AttemptPlaces, paths: Iterable[str], captures: JobCaptures) -> tuple[list[str], list[str]]:
+def _sorted_out(
+    places: AttemptPlaces, paths: Iterable[str], captures: JobCaptures, excluded: Excluded
+) -> tuple[list[str], list[str]]:
     """Which files may be of use, and which belong to what is torn, or has a temporary name."""
     beneath = Beneath(places.output)
-    tree = OutputTree(beneath, excluded=places.excluded())
+    tree = OutputTree(beneath, excluded=excluded)
     tree.refresh()
     torn: set[str] = set()
     for unit in find_units(tree, lambda _path, _size: b"").units.values():
@@ -262,8 +275,3 @@ def _is_torn(folder: CheckpointFolder) -> bool:
     verdict, survey = completeness(folder), Survey(folder)
     is_known = bool(verdict.rule) and not survey.unknown and not survey.unjudged
     return verdict.outcome is Outcome.PARTIAL or (verdict.outcome is Outcome.UNKNOWN and is_known)
-
-
-def _some(paths: Sequence[str]) -> str:
-    first = repr(paths[0])
-    return first if len(paths) == 1 else f"{first} and {count(len(paths) - 1, 'more file')}"

@@ -25,7 +25,7 @@ from flexai.checkpoints.choosing import (
     metric_of_all,
     ranked,
 )
-from flexai.checkpoints.errors import UsageError
+from flexai.checkpoints.errors import RequestError, UsageError
 from flexai.checkpoints.models import UNKNOWN_TIME, CheckpointStatus
 from flexai.checkpoints.settings import write_duration
 
@@ -143,10 +143,10 @@ class RetentionPolicy:
         for name in ("keep_last", "keep_best", "keep_every_steps", "keep_every", "keep_within"):
             value = getattr(self, name)
             if value < type(value)(0):
-                raise UsageError(f"{name} is negative", hint=RULES_HINT)
+                raise RequestError("{} is negative", name, hint=RULES_HINT)
         check_metric(self.metric)
         if self.keep_since is not None and self.keep_since.tzinfo is None:
-            raise UsageError("keep_since has no time zone", hint="write 2026-01-31T00:00:00Z")
+            raise RequestError("{} has no time zone", "keep_since", hint="write 2026-01-31T00:00:00Z")
         if not self.has_rule:
             raise UsageError("no rule says what to keep", hint=RULES_HINT)
 

@@ -1,13 +1,13 @@
 """Cuts a large push, fetch or export into shards, has a runner run them, and puts their results together.
 
 The process that does so holds the lease, and it alone commits or writes the manifest. A fetch has neither: each shard
-gives its files their names.
+gives its whole files their names, and this process does so for those that were cut.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 
 from flexai.checkpoints.catalog.leases import Lease
@@ -32,6 +32,7 @@ from flexai.checkpoints.transfer.dedup import can_be_copied, find_known, is_one_
 from flexai.checkpoints.transfer.digest import Part, digest_blocks, join_parts, parts_of
 from flexai.checkpoints.transfer.export import aborted_on_error, complete
 from flexai.checkpoints.transfer.fetch import Fetched
+from flexai.checkpoints.transfer.file_fetch import CutFile
 from flexai.checkpoints.transfer.file_upload import begin_blob
 from flexai.checkpoints.transfer.shard_plan import Bundle, Cut, cut, one_shard, shard_target
 from flexai.checkpoints.transfer.sources import FileSource, LocalSource
@@ -299,7 +300,7 @@ class ShardedExporter:
 
 
 class ShardedFetcher:
-    """Fetches in shards, each of which has whole files: no two processes write to one."""
+    """Fetches in shards."""
 
     def __init__(
         self,
@@ -320,39 +321,62 @@ class ShardedFetcher:
         """Read what is at the destination, where that is worth more than one shard."""
         if not shard_target([file.content.size for file in files], self._runner.shard_size):
             return Fetched()
-        return self._run(files, root, witness, compares=True)
+        return self._run(files, root, witness)
 
-    def fetch(self, files: Sequence[StoredFile], root: Path, witness: str) -> Fetched:
-        """Fetch files."""
-        return self._run(files, root, witness, compares=False)
+    def fetch(
+        self, files: Sequence[StoredFile], root: Path, witness: str, begin: Callable[[StoredFile], CutFile]
+    ) -> Fetched:
+        """Fetch files; one that is larger than a shard is begun here, and gets its name when all parts are there."""
+        return self._run(files, root, witness, begin)
 
-    def _run(self, files: Sequence[StoredFile], root: Path, witness: str, *, compares: bool) -> Fetched:
+    def _run(
+        self,
+        files: Sequence[StoredFile],
+        root: Path,
+        witness: str,
+        begin: Callable[[StoredFile], CutFile] | None = None,
+    ) -> Fetched:
+        """Compare files, or fetch them where it is said how one is begun."""
+        by_path = {file.path: file for file in sorted(files, key=lambda file: file.path)}
         sizes = [file.content.size for file in files]
-        bundles = [Bundle((file.path,), file.content.size) for file in sorted(files, key=lambda file: file.path)]
+        # Parts whose digests are not known are compared with a checksum of the whole.
+        bundles = [
+            Bundle((path,), file.content.size, file.content.part_size if begin and file.content.digest else 0)
+            for path, file in by_path.items()
+        ]
         cuts = cut(bundles, shard_target(sizes, self._runner.shard_size) or one_shard(sizes))
         title = self._checkpoint.title
-        shards = [
-            FetchShard(
-                label=f"{title} {number} of {len(cuts)}",
-                size=one.size,
-                checkpoint_id=self._checkpoint.id,
-                store_id=self._system.store_id,
-                destination=str(root),
-                witness=witness,
-                paths=one.paths,
-                compares=compares,
-                overwrite=self._request.overwrite,
-            )
-            for number, one in enumerate(cuts, start=1)
-        ]
         all_done = Fetched()
-        for done in self._runner.fetch(shards):
-            self._progress.advance(moved=done.moved, skipped=done.skipped, files=len(done.fetched) + len(done.kept))
-            all_done.add(Fetched(list(done.fetched), list(done.kept), list(done.others), dict(done.damaged)))
-        left = len(all_done.left_of(files))
-        if left:
+        with contextlib.ExitStack() as stack:
+            begun: dict[str, CutFile] = {}
+            for path in dict.fromkeys(one.paths[0] for one in cuts if one.numbers):
+                assert begin is not None
+                begun[path] = stack.enter_context(contextlib.closing(begin(by_path[path])))
+            shards = [
+                FetchShard(
+                    label=f"{title} {number} of {len(cuts)}",
+                    size=one.size,
+                    checkpoint_id=self._checkpoint.id,
+                    store_id=self._system.store_id,
+                    destination=str(root),
+                    witness=witness,
+                    paths=one.paths,
+                    compares=begin is None,
+                    overwrite=self._request.overwrite,
+                    place=begun[one.paths[0]].place if one.numbers else "",
+                    numbers=(one.numbers.start, one.numbers.stop) if one.numbers else (0, 0),
+                )
+                for number, one in enumerate(cuts, start=1)
+            ]
+            for done in self._runner.fetch(shards):
+                fetched = [
+                    path for path in done.fetched if not done.part_count or begun[path].count_in(done.part_count)
+                ]
+                self._progress.advance(moved=done.moved, skipped=done.skipped, files=len(fetched) + len(done.kept))
+                all_done.add(Fetched(fetched, list(done.kept), list(done.others), dict(done.damaged)))
+        if unseen := len(all_done.left_of(files)):
             self._progress.note(
-                f"{count(left, 'file')} of {title} came to machines where {root} is another directory: this process"
-                f" {'compares' if compares else 'fetches'} them"
+                f"{count(unseen, 'file')} of {title} came to machines where {root} is another"
+                f" directory: this process {'fetches' if begin else 'compares'} them"
             )
         return all_done

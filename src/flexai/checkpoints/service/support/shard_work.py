@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from flexai.checkpoints.catalog.shard_journal import ShardJournal
 from flexai.checkpoints.contents import StoredFile
@@ -25,7 +24,7 @@ from flexai.checkpoints.storage.beneath import Beneath
 from flexai.checkpoints.storage.connection import RemotePath
 from flexai.checkpoints.storage.protocol import ObjectInfo
 from flexai.checkpoints.transfer.export import DirectExporter
-from flexai.checkpoints.transfer.fetch import Fetched, compare_files, fetch_files
+from flexai.checkpoints.transfer.fetch import compare_files, fetch_files, fetch_parts
 from flexai.checkpoints.transfer.sources import FileSource, LocalSource, ObjectSource
 from flexai.checkpoints.transfer.upload import upload, upload_parts
 
@@ -177,7 +176,7 @@ class ExportedShard:
 
 @dataclass(frozen=True, slots=True)
 class FetchShard:
-    """Some files of a fetch to compare or to fetch."""
+    """Some files of a fetch to compare or to fetch, or some parts of one."""
 
     label: str
     size: int
@@ -192,6 +191,10 @@ class FetchShard:
     compares: bool = False
     """Whether the files are only compared with what is there."""
     overwrite: bool = False
+    place: str = ""
+    """Where, below the directory, the one file's parts go; empty for whole files."""
+    numbers: tuple[int, int] = (0, 0)
+    """The first of the parts, and the one after the last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +202,8 @@ class FetchedShard:
     """What a shard of a fetch did; it tells of no file where the destination is not on its machine."""
 
     fetched: tuple[str, ...] = ()
+    part_count: int = 0
+    """How many parts of the one file that was fetched it brought; 0 for whole files."""
     kept: tuple[str, ...] = ()
     others: tuple[str, ...] = ()
     """Of the files that were compared, those in whose place other content is."""
@@ -259,7 +264,7 @@ def run_push_shard(system: System, shard: PushShard, *, progress: Progress) -> P
         system.catalog.database, shard.store_id, checkpoint_id=shard.checkpoint_id, token=shard.claim_token
     )
     journal.check()
-    place = system.connect(shard.storage_provider).open(shard.source_path) if shard.storage_provider else None
+    place = system.open_place(shard.storage_provider, shard.source_path) if shard.storage_provider else None
     sources = [file.open(place) for file in shard.files]
     counted = CountingProgress(progress)
     progress.begin(f"push {shard.label}", total_bytes=shard.size, total_files=0 if shard.blob_id else len(sources))
@@ -303,7 +308,7 @@ def run_export_shard(system: System, shard: ExportShard, *, progress: Progress) 
     files = _files_of(system, shard)
     counted = CountingProgress(progress)
     exporter = DirectExporter(
-        system.connect(shard.storage_provider).open(shard.destination_path),
+        system.open_place(shard.storage_provider, shard.destination_path),
         store=system.store,
         record=system.blobs.learn,
         limits=system.settings.limits,
@@ -330,7 +335,9 @@ def run_export_shard(system: System, shard: ExportShard, *, progress: Progress) 
 
 
 def run_fetch_shard(system: System, shard: FetchShard, *, progress: Progress) -> FetchedShard:
-    """Compare or fetch the files of a shard; nothing where the destination is another directory on this machine.
+    """Compare or fetch the files, or the parts, of a shard.
+
+    It does nothing where the destination is another directory on this machine.
 
     Raises NotFoundError where the checkpoint is gone, SettingsError where this machine uses another store, and what a
     fetch raises.
@@ -338,22 +345,23 @@ def run_fetch_shard(system: System, shard: FetchShard, *, progress: Progress) ->
     check_store(system, shard.store_id)
     files = _files_of(system, shard)
     counted = CountingProgress(progress)
+    destination, store, limits, witness = Path(shard.destination), system.store, system.settings.limits, shard.witness
+    common: dict[str, Any] = {"store": store, "limits": limits, "progress": counted, "witness": witness}
     verb = "compare" if shard.compares else "fetch"
-    work = partial(
-        compare_files if shard.compares else partial(fetch_files, overwrite=shard.overwrite),
-        store=system.store,
-        record=system.learning(files),
-        limits=system.settings.limits,
-        progress=counted,
-        witness=shard.witness,
-    )
-    progress.begin(f"{verb} {shard.label}", total_bytes=shard.size, total_files=len(files))
+    progress.begin(f"{verb} {shard.label}", total_bytes=shard.size, total_files=0 if shard.place else len(files))
     try:
-        done: Fetched = work(files, Path(shard.destination))
+        if shard.place:
+            done = fetch_parts(files[0], range(*shard.numbers), shard.place, destination, **common)
+        elif shard.compares:
+            done = compare_files(files, destination, record=system.learning(files), **common)
+        else:
+            record = system.learning(files)
+            done = fetch_files(files, destination, record=record, overwrite=shard.overwrite, **common)
     finally:
         progress.end()
     return FetchedShard(
         fetched=tuple(done.fetched),
+        part_count=len(range(*shard.numbers)),
         kept=tuple(done.kept),
         others=tuple(done.others),
         damaged=done.damaged,

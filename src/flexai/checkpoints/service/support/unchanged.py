@@ -5,6 +5,7 @@ from __future__ import annotations
 from flexai.checkpoints.errors import NotFoundError
 from flexai.checkpoints.models import Checkpoint, CheckpointStatus
 from flexai.checkpoints.names import parse_reference
+from flexai.checkpoints.own_folders import OwnFolders
 from flexai.checkpoints.service.push_requests import PushRequest
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.transfer.scan import scan_local
@@ -33,6 +34,7 @@ def find_unchanged(system: System, request: PushRequest) -> Checkpoint | None:
         follow_symlinks=request.follow_symlinks,
         exclude=request.exclude,
         default_excludes=request.default_excludes,
+        own=OwnFolders.of(system.settings),
     )
     sources = system.stat_cache.recall(found_here)
     # A file that was never read has no digest, and neither has a source that is not remembered.

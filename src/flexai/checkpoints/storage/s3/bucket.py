@@ -395,6 +395,7 @@ class S3Storage:
             parameters["Key"] = key
         try:
             answer: dict[str, Any] = getattr(client, operation)(Bucket=self.bucket, **parameters)
+            _check_texts(answer)
         except sdk_errors() as error:
             if self._has_expired(error):
                 raise unavailable(f"{self.service.name} did not accept the session token any more") from error
@@ -483,6 +484,19 @@ class S3Storage:
         if code in {"InternalError", "SlowDown", "ServiceUnavailable"}:
             return unavailable(f"{self.service.name} is not available ({code})")
         return StorageError(f"{place} cannot be deleted at {self.service.name} ({code}: {item.get('Message', '')})")
+
+
+def _check_texts(answer: Mapping[str, Any]) -> None:
+    """Raise TypeError where a text is there twice: the SDK passes on the elements of the XML."""
+    for value in answer.values():
+        if isinstance(value, dict):
+            _check_texts(value)
+        elif isinstance(value, list):
+            for item in value:
+                if isinstance(item, dict):
+                    _check_texts(item)
+                elif not isinstance(item, str):
+                    raise TypeError("a text is there twice")
 
 
 def _headers(answer: Mapping[str, Any]) -> Mapping[str, str]:

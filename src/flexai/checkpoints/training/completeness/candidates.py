@@ -122,9 +122,9 @@ class Found:
         return True
 
     def is_still_in(self, output: Path) -> bool:
-        """Whether the output directory still has all of it."""
+        """Whether the output directory still has all of it, be it that what is pinned of it is a copy."""
         try:
-            return all(Stamp.of((output / path).lstat()) == stamp for path, stamp in self.originals.items())
+            return all(Stamp.of((output / path).lstat()).is_copy_of(stamp) for path, stamp in self.originals.items())
         except (FileNotFoundError, NotADirectoryError):
             return False
 

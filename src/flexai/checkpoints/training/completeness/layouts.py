@@ -109,6 +109,8 @@ def _transformers(survey: Survey) -> Completeness | None:
         if any(_TRAINER_STATES.fullmatch(path) for path in root):
             return _torn("transformers", reason)
         if any(_TRAINER_WEIGHTS.fullmatch(path) for path in root):
+            if len(survey.of(FileRole.DOCUMENT, FileRole.HARMLESS)) == len(survey.files):
+                return _torn("transformers", reason)  # documents alone are written before the weights
             # So far a program of one's own, which saves a model under such a name, looks the same.
             return Completeness(Outcome.UNKNOWN, "transformers", reason)
     if "training_args.bin" in survey.files and has_weights(survey):

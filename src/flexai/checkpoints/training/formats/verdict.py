@@ -5,6 +5,8 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
+from flexai.checkpoints.names import some
+
 
 class Outcome(enum.StrEnum):
     """Whether a file or a folder is all there."""
@@ -47,6 +49,4 @@ def shown(text: str, limit: int = 120) -> str:
 
 def sentence(reasons: list[str], most: int = 3) -> str:
     """The first `most` reasons as one line, with the number of those left out."""
-    line = "; ".join(reasons[:most])
-    left_out = len(reasons) - most
-    return f"{line}; and {left_out} more" if left_out > 0 else line
+    return some(reasons, most, between="; ")
