@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import uuid
@@ -11,7 +10,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 from prefect.client.schemas.objects import ConcurrencyLimitConfig
 from prefect.types.entrypoint import EntrypointType
@@ -30,6 +28,7 @@ from tests.flows.test_sharding import SIZE, SOURCE, fetched, put_source, s3_conn
 from tests.servers.fixtures import S3Server
 from tests.servers.postgresql import PostgreSQL
 from tests.servers.prefect import PrefectServer
+from tests.support.machines import lose_machine
 from tests.support.trees import write_tree
 from tests.support.waiting import until
 
@@ -74,39 +73,23 @@ def pool(prefect_api: PrefectServer) -> str:
     return name
 
 
-class Worker:
-    """A process worker, as another machine has it."""
-
-    def __init__(self, pool: str, name: str, folder: Path, **environment: str) -> None:
-        command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool, "--name", name]
-        everything = os.environ | {"PREFECT_WORKER_QUERY_SECONDS": "1", "FLEXAI_QUIET_PERIOD": "0"} | environment
-        with (folder / f"{name}.log").open("wb") as log:
-            self._process = subprocess.Popen(command, cwd=folder, env=everything, stdout=log, stderr=subprocess.STDOUT)
-
-    def kill(self) -> None:
-        """End it and all that it has started, without warning."""
-        worker = psutil.Process(self._process.pid)
-        family = [worker, *worker.children(recursive=True)]
-        for process in family:
-            process.send_signal(signal.SIGSTOP)
-        for process in family:
-            process.kill()
-        self._process.wait()
-
-
 @pytest.fixture
-def start_worker(pool: str, tmp_path: Path) -> Iterator[Callable[..., Worker]]:
-    """Starts workers, and ends them with the test."""
-    workers: list[Worker] = []
+def start_worker(pool: str, tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
+    """Starts process workers, as other machines have them, and ends them with the test."""
+    workers: list[subprocess.Popen[bytes]] = []
 
-    def start(name: str, **environment: str) -> Worker:
-        workers.append(Worker(pool, name, tmp_path, **environment))
+    def start(name: str, **environment: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool, "--name", name]
+        own = {"PREFECT_WORKER_QUERY_SECONDS": "1", "FLEXAI_QUIET_PERIOD": "0"} | environment
+        with (tmp_path / f"{name}.log").open("wb") as log:
+            workers.append(
+                subprocess.Popen(command, cwd=tmp_path, env=os.environ | own, stdout=log, stderr=subprocess.STDOUT)
+            )
         return workers[-1]
 
     yield start
     for worker in workers:
-        if worker._process.poll() is None:
-            worker.kill()
+        lose_machine(worker)
 
 
 def _age_leases(server: PrefectServer, runs: list[str]) -> None:
@@ -123,7 +106,7 @@ def test_a_worker_is_killed_in_the_middle_of_everything_and_another_one_finishes
     pool: str,
     postgresql: PostgreSQL,
     seaweedfs: S3Server,
-    start_worker: Callable[..., Worker],
+    start_worker: Callable[..., subprocess.Popen[bytes]],
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
@@ -193,7 +176,7 @@ def test_a_worker_is_killed_in_the_middle_of_everything_and_another_one_finishes
     one = start_worker("one", FLEXAI_BANDWIDTH_LIMIT=str(500_000))
     first = run_all()
     until(lambda: is_amid_push() and is_amid_export() and is_amid_training(), lambda: "the middle of everything")
-    one.kill()
+    lose_machine(one)
     _age_leases(prefect_api, first)
     with System.open(connect=load_connection) as system:
         pushed = system.catalog.checkpoints.get(parse_reference(f"pushed-{pool}"))

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import uuid
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from flexai.flows.train_push_export import train_push_export
 from tests.checkpoints.training.trainers import program
 from tests.flows.test_workers import pool, worker
 from tests.servers.prefect import PrefectServer
+from tests.support.machines import lose_machine
 from tests.support.waiting import until
 
 __all__ = ["pool"]
@@ -139,20 +139,6 @@ def fleet(prefect_api: PrefectServer, tmp_path: Path, monkeypatch: pytest.Monkey
     yield made
     for process in made.processes:
         lose_machine(process)
-
-
-def lose_machine(process: subprocess.Popen[bytes]) -> None:
-    """Kill a process with all that it has started, as a machine does that is switched off."""
-    try:
-        children = psutil.Process(process.pid).children(recursive=True)
-    except psutil.NoSuchProcess:
-        children = []
-    process.kill()
-    for one in children:
-        with suppress(psutil.NoSuchProcess):
-            one.kill()
-    process.wait()
-    psutil.wait_procs(children)
 
 
 def test_a_run_whose_machine_gets_notice_is_scheduled_again_and_goes_on_elsewhere_from_the_last_save(

@@ -6,10 +6,12 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+
+import psutil
 
 from flexai.checkpoints.catalog.catalog import Catalog
 from flexai.checkpoints.errors import NotFoundError
@@ -149,6 +151,21 @@ def kill(process: subprocess.Popen[str]) -> None:
     except ProcessLookupError:
         return
     process.communicate()
+
+
+def lose_machine(process: subprocess.Popen[bytes]) -> None:
+    """Kill a process with all that it has started, whatever its group, as a machine does that is switched off."""
+    family = [psutil.Process(process.pid)] if process.poll() is None else []
+    # Held still first, so that none starts another one meanwhile; each may end by itself at any moment.
+    for one in family:
+        with suppress(psutil.NoSuchProcess):
+            one.suspend()
+            family += one.children()
+    for one in family:
+        with suppress(psutil.NoSuchProcess):
+            one.kill()
+    process.wait()
+    psutil.wait_procs(family)
 
 
 @contextmanager
