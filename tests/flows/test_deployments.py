@@ -10,15 +10,19 @@ import shutil
 import subprocess
 import sys
 import uuid
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from prefect import Flow
+from prefect.client.orchestration import PrefectClient
 
 import flexai
 import flexai.flows
+from flexai.cli.orchestration.deploy_steps import fields_of, put_deployment, read_document
+from flexai.prefect_client import with_api
 from flexai.tasks import list_checkpoints
 from tests.servers.prefect import PrefectServer
 
@@ -104,6 +108,36 @@ def test_its_parameters_fit_the_flow_and_a_schedule_needs_no_more(deployment: di
         flow.validate_parameters(given)
 
 
+def without_own(value: Any) -> Any:
+    """What the API has of a deployment but its ids, its names and its times."""
+    if isinstance(value, dict):
+        own = {"id", "name", "created", "updated", "deployment_id", "concurrency_limit_id"}
+        return {key: without_own(one) for key, one in value.items() if key not in own}
+    return [without_own(one) for one in value] if isinstance(value, list) else value
+
+
+async def put_both(client: PrefectClient, *, title: str, wanted: dict[str, Any], schedules: list[Any]) -> None:
+    """Deploy over what there is, and beside it."""
+    known = {title: await client.read_deployment_by_name(title)}
+    await put_deployment(client, title, wanted, schedules, known)
+    await put_deployment(client, f"{title}, anew", wanted, schedules, {})
+
+
+def assert_flexai_deploys_the_same(server: PrefectServer) -> None:
+    """Compare what ``prefect deploy`` has made of the file with what is made without it, anew and over that."""
+    document = read_document()
+    for entry in document["deployments"]:
+        flow = flow_of(entry)
+        wanted = fields_of(flow, entry) | {"work_pool_name": "flexai-local", "pull_steps": document["pull"]}
+        title = f"{flow.name}/{entry['name']}"
+        made = server.get(f"/deployments/name/{title}")
+
+        with_api(partial(put_both, title=title, wanted=wanted, schedules=entry.get("schedules", ())))
+        for one in (title, f"{title}, anew"):
+            assert without_own(server.get(f"/deployments/name/{one}")) == without_own(made)
+        server.delete(f"/deployments/{server.get(f'/deployments/name/{title}, anew')['id']}")
+
+
 @pytest.mark.slow
 def test_a_clone_is_deployed_and_a_worker_anywhere_else_runs_it(
     prefect_api: PrefectServer, home: Path, clone: Path, tmp_path: Path
@@ -120,6 +154,7 @@ def test_a_clone_is_deployed_and_a_worker_anywhere_else_runs_it(
     assert str(tmp_path) not in json.dumps(deployment["pull_steps"])
     assert deployment["description"]
     assert deployment["parameter_openapi_schema"]["properties"].keys() == {"training", "push", "export"}
+    assert_flexai_deploys_the_same(prefect_api)
 
     elsewhere = tmp_path / "elsewhere"
     clone.rename(elsewhere)

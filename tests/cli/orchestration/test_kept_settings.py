@@ -8,11 +8,13 @@ from typing import Any
 import pytest
 from prefect.client.orchestration import PrefectClient
 
-from flexai.cli.orchestration.kept_settings import has_settings, keep_settings, known_as, old_title, take_over
+from flexai.cli.orchestration.deploy_steps import put_deployment
+from flexai.cli.orchestration.kept_settings import known_as, old_title, take_over
 from flexai.prefect_client import with_api
 from tests.servers.prefect import PrefectServer
 
 SCHEMA = {"type": "object", "properties": {"notify": {"type": "string"}}}
+FIELDS = {"tags": ["flexai"], "parameters": {}, "concurrency_limit": 8}
 HOURLY = {"interval": 3600, "anchor_date": "2026-01-01T00:00:00Z", "timezone": "UTC"}
 
 
@@ -42,9 +44,11 @@ class Deployments:
 
         async def carry(client: PrefectClient) -> bool:
             before, now = [await client.read_deployment(uuid.UUID(one)) for one in (old, new)]
-            if has_settings(before):
-                await keep_settings(client, before, now)
-            return await take_over(client, before, now)
+            flow = (await client.read_flow(now.flow_id)).name
+            titles = [f"{flow}/{one.name}" for one in (now, before)]
+            wanted = FIELDS | {"parameter_openapi_schema": now.parameter_openapi_schema}
+            await put_deployment(client, titles[0], wanted, (), dict(zip(titles, (now, before), strict=True)))
+            return await take_over(client, before, await client.read_deployment(now.id))
 
         return with_api(carry)
 

@@ -132,7 +132,7 @@ def _what_is_gone_or_another_is_deployed_again(prefect: Prefect) -> None:
     server = PrefectServer(prefect.url, credential=prefect.program.credential)
 
     def is_deployed() -> bool:
-        """Whether another ``flexai up`` would deploy nothing: each that does takes half a minute."""
+        """Whether another ``flexai up`` would deploy nothing."""
         return deployed(prefect.program.home, PrefectAPI(prefect.url, UP, prefect.program.credential), POOL) is not None
 
     deployment = prefect.ask("/deployments/name/export-checkpoint/Export to a provider")

@@ -30,11 +30,11 @@ def deploy(pool: str, as_json: bool) -> None:
     flexai deploy
     flexai deploy --pool kubernetes-pool
     """
-    api = required_api("flexai deploy")
+    required_api("flexai deploy")
     from flexai.cli.orchestration.automations import create_automations
     from flexai.cli.orchestration.deploy_steps import deploy as deploy_flows
 
-    done = deploy_flows(api.url, pool)
+    done = deploy_flows(pool)
     automations = create_automations()
     if as_json:
         terminal.write_document(document_of(done, automations), as_json=True)

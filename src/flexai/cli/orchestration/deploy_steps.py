@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import as_file, files
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flexai.checkpoints.errors import CheckpointError, ConflictError, NotFoundError
+from flexai.checkpoints.errors import CheckpointError, NotFoundError
 from flexai.cli.orchestration.kept_settings import (
     has_settings,
-    keep_settings,
     known_as,
     old_title,
     take_over,
+    with_settings,
 )
 
 if TYPE_CHECKING:
@@ -28,7 +23,6 @@ POOL = "flexai-local"
 """The work pool that ``prefect.yaml`` names."""
 
 _FILE = "prefect.yaml"
-_LAST_LINES = 15
 
 
 @dataclass
@@ -44,12 +38,12 @@ class Deployed:
     """Deployments of old names that stay until their runs have ended, as ``FLOW/NAME``."""
 
 
-def deploy(url: str, pool: str = POOL, *, pool_ready: bool = False) -> Deployed:
+def deploy(pool: str = POOL, *, pool_ready: bool = False) -> Deployed:
     """Deploy every flow of this installation to the API in force.
 
     What a user has set on a deployment that is there already stays, whatever the file says, and so do its schedules,
-    on or off. A deployment that an earlier version has made under another name is taken over. Raises ConflictError
-    where ``prefect deploy`` refuses, and what the API raises.
+    on or off. A deployment that an earlier version has made under another name is taken over. Raises what the API
+    raises.
     """
     from flexai.prefect_client import with_api
     from flexai.prefect_server.finding import find_api
@@ -57,31 +51,33 @@ def deploy(url: str, pool: str = POOL, *, pool_ready: bool = False) -> Deployed:
     from flexai.prefect_server.ui import catalog_page
 
     document = read_document()
-    titles = [_title(entry) for entry in document["deployments"]]
-    wanted = {*titles, *map(old_title, titles)}
+    flows = [_flow_of(entry) for entry in document["deployments"]]
+    entries = {
+        f"{flow.name}/{entry['name']}": (flow, entry)
+        for flow, entry in zip(flows, document["deployments"], strict=True)
+    }
     found = Deployed(pool, *(("", False) if pool_ready else create_pool(pool)), register_blocks())
-    existing = with_api(lambda client: _read_deployments(client, wanted))
-    before = {title: known_as(title, existing) for title in titles}
     page = catalog_page(PrefectREST(api), create=True) if (api := find_api()) is not None else ""
-    for title, entry in zip(titles, document["deployments"], strict=True):
-        entry.setdefault("work_pool", {})["name"] = pool
-        # Nothing in the menu of Prefect's UI leads there.
-        entry["description"] += f"\n\n[Catalog: all checkpoints]({page})" if page else ""
-        _keep_schedules(entry, [schedule for known in before[title].values() for schedule in known.schedules])
-    _run_prefect_deploy(document, url)
 
-    async def carry_over(client: PrefectClient) -> dict[str, Any]:
-        now = await _read_deployments(client, titles)
-        for title in titles:
+    async def deploy_all(client: PrefectClient) -> None:
+        existing = await _read_deployments(client, {*entries, *map(old_title, entries)})
+        before = {title: known_as(title, existing) for title in entries}
+        for title, (flow, entry) in entries.items():
+            wanted = fields_of(flow, entry) | {"work_pool_name": pool, "pull_steps": document["pull"]}
+            # Nothing in the menu of Prefect's UI leads there.
+            wanted["description"] += f"\n\n[Catalog: all checkpoints]({page})" if page else ""
+            await put_deployment(client, title, wanted, entry.get("schedules", ()), before[title])
+        now = await _read_deployments(client, entries)
+        for title, deployment in now.items():
             for name, known in before[title].items():
-                if title in now and has_settings(known):
-                    await keep_settings(client, known, now[title])
-                if title in now and name != title and not await take_over(client, known, now[title]):
+                if name != title and not await take_over(client, known, deployment):
                     found.replaced.append(name)
-        return await _read_deployments(client, titles)
+        now = await _read_deployments(client, entries)
+        found.deployments = [
+            _describe(title, now[title], is_new=not before[title]) for title in entries if title in now
+        ]
 
-    now = with_api(carry_over)
-    found.deployments = [_describe(title, now[title], is_new=not before[title]) for title in titles if title in now]
+    with_api(deploy_all)
     return found
 
 
@@ -147,42 +143,71 @@ def register_blocks() -> list[str]:
     return with_api(register)
 
 
-def _keep_schedules(entry: dict[str, Any], existing: Sequence[Any]) -> None:
-    """Leave out the schedules that there are, so that deploying changes nothing about them.
+def fields_of(flow: Any, entry: Mapping[str, Any]) -> dict[str, Any]:
+    """What the file says of a deployment, as Prefect's API takes it; its schedules are made apart."""
+    from prefect.utilities.callables import parameter_schema
 
-    One that the user has made in the UI may have no slug; then Prefect would replace all by those it is sent.
-    """
-    slugs = {schedule.slug for schedule in existing}
-    if slugs:
-        entry["schedules"] = (
-            []
-            if None in slugs or "" in slugs
-            else [schedule for schedule in entry.get("schedules", ()) if schedule["slug"] not in slugs]
-        )
-
-
-def _run_prefect_deploy(document: Mapping[str, Any], url: str) -> None:
-    """Deploy as ``prefect deploy --all`` does, since what it makes of the file is its own affair."""
-    import yaml
-
-    environment = os.environ | {
-        "PREFECT_API_URL": url,
-        "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false",
-        "NO_COLOR": "1",
-        "COLUMNS": "200",
+    limit = entry["concurrency_limit"]
+    return {
+        "version": entry["version"],
+        "description": entry["description"],
+        "tags": entry["tags"],
+        "entrypoint": entry["entrypoint"],
+        "parameters": entry.get("parameters", {}),
+        "parameter_openapi_schema": parameter_schema(flow).model_dump(exclude_unset=True),
+        "enforce_parameter_schema": True,
+        "concurrency_limit": limit["limit"],
+        "concurrency_options": {"collision_strategy": limit["collision_strategy"]},
     }
-    with tempfile.TemporaryDirectory(prefix="flexai-deploy-") as folder:
-        path = Path(folder) / _FILE
-        path.write_text(yaml.safe_dump(document, sort_keys=False, allow_unicode=True), encoding="utf-8")
-        command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(path)]
-        done = subprocess.run(
-            command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
-        )
-    if done.returncode != 0:
-        said = (done.stdout + done.stderr).rstrip().splitlines()[-_LAST_LINES:]
-        raise ConflictError(
-            "prefect deploy failed; the end of what it said:\n" + "\n".join(f"  {line}" for line in said)
-        )
+
+
+async def put_deployment(
+    client: PrefectClient,
+    title: str,
+    wanted: Mapping[str, Any],
+    schedules: Sequence[Mapping[str, Any]],
+    before: Mapping[str, Any],
+) -> None:
+    """Make a deployment, ``FLOW/NAME``, or bring the one that is there up to date.
+
+    ``before`` has what there was of it, by its names: what its user has set there stays, and of ``schedules`` only
+    those are made whose slugs it lacks. It is done without ``prefect deploy``, which takes some requests more for each,
+    and by which a future Prefect removes the schedules that a file does not name.
+    """
+    import httpx
+    from prefect.client.schemas.actions import DeploymentScheduleCreate, DeploymentUpdate
+
+    flow, _, name = title.partition("/")
+    slugs = {schedule.slug for known in before.values() for schedule in known.schedules}
+    missing = [
+        DeploymentScheduleCreate.model_validate(_schedule_of(schedule))
+        for schedule in schedules
+        if schedule["slug"] not in slugs
+    ]
+    kept = dict(wanted)
+    for known in filter(has_settings, before.values()):
+        kept = with_settings(kept, known)
+    if title not in before:
+        flow_id = await client.create_flow_from_name(flow)
+        made = await client.create_deployment(flow_id, name, schedules=missing, **wanted)
+        if kept == wanted:
+            return
+    else:
+        made = before[title].id
+        if missing:
+            await client.create_deployment_schedules(made, missing)
+    try:
+        await client.update_deployment(made, DeploymentUpdate(**kept))
+    except httpx.HTTPStatusError as error:
+        # What its user had set fits the flow no more.
+        if error.response.status_code != httpx.codes.CONFLICT or kept["parameters"] == wanted["parameters"]:
+            raise
+        await client.update_deployment(made, DeploymentUpdate(**kept | {"parameters": wanted["parameters"]}))
+
+
+def _schedule_of(entry: Mapping[str, Any]) -> dict[str, Any]:
+    about = {name: entry[name] for name in ("slug", "active", "parameters") if name in entry}
+    return about | {"schedule": {name: value for name, value in entry.items() if name not in about}}
 
 
 async def _read_deployments(client: PrefectClient, titles: Collection[str]) -> dict[str, Any]:
@@ -221,13 +246,11 @@ def _describe(title: str, deployment: Any, *, is_new: bool) -> dict[str, Any]:
     }
 
 
-def _title(entry: Mapping[str, Any]) -> str:
-    """``FLOW/NAME``, as Prefect calls a deployment."""
+def _flow_of(entry: Mapping[str, Any]) -> Any:
     from importlib import import_module
 
     module, _, attribute = str(entry["entrypoint"]).rpartition(".")
     try:
-        flow = getattr(import_module(module), attribute)
+        return getattr(import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         raise CheckpointError(f"{entry['entrypoint']} is no flow of this installation: {error}") from error
-    return f"{flow.name}/{entry['name']}"

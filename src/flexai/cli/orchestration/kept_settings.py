@@ -42,34 +42,21 @@ def has_settings(deployment: Any) -> bool:
     return REPLACED not in deployment.tags
 
 
-async def keep_settings(client: PrefectClient, before: Any, now: Any) -> None:
-    """Give a deployment what its user had set: parameters, tags, job variables, the limit, and whether it is paused.
+def with_settings(wanted: Mapping[str, Any], before: Any) -> dict[str, Any]:
+    """The fields of a deployment with what its user had set: parameters, tags, job variables, the limit, and pausing.
 
     Parameters that the flow does not take any more are left out.
     """
-    import httpx
-    from prefect.client.schemas.actions import DeploymentUpdate
-
-    taken = (now.parameter_openapi_schema or {}).get("properties", {})
-    kept = {name: value for name, value in before.parameters.items() if name in taken}
+    taken = wanted["parameter_openapi_schema"].get("properties", {})
     limit = before.global_concurrency_limit
-    wanted = {
-        "parameters": {**now.parameters, **kept},
-        "tags": [*now.tags, *(tag for tag in before.tags if tag not in now.tags)],
-        "job_variables": {**(now.job_variables or {}), **(before.job_variables or {})},
+    return {
+        **wanted,
+        "parameters": wanted["parameters"] | {name: one for name, one in before.parameters.items() if name in taken},
+        "tags": [*wanted["tags"], *(tag for tag in before.tags if tag not in wanted["tags"])],
+        "job_variables": dict(before.job_variables or {}),
         "paused": before.paused,
+        "concurrency_limit": limit.limit if limit else None,
     }
-    changed = {name: value for name, value in wanted.items() if value != getattr(now, name)}
-    if (limit and limit.limit) != (now.global_concurrency_limit and now.global_concurrency_limit.limit):
-        changed["concurrency_limit"] = limit.limit if limit else None
-    if not changed:
-        return
-    try:
-        await client.update_deployment(now.id, DeploymentUpdate(**changed))
-    except httpx.HTTPStatusError as error:
-        if error.response.status_code != httpx.codes.CONFLICT or not changed.pop("parameters", None):
-            raise
-        await client.update_deployment(now.id, DeploymentUpdate(**changed))
 
 
 async def take_over(client: PrefectClient, old: Any, new: Any) -> bool:

@@ -1,4 +1,4 @@
-"""What was deployed last. Deploying again, which takes most of a minute, is left out where nothing has changed since.
+"""What was deployed last. Deploying again, and Prefect's import, are left out where nothing has changed since.
 
 That is so where the installation is the same, file by file, and the API has all that was deployed as it was left: the
 work pool, the kinds of connections, the deployments with the schedules of then, and every automation that can be made.

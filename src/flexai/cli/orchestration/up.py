@@ -104,7 +104,7 @@ def _deploy(home: Path, api: PrefectAPI, pool: str, environment: Mapping[str, st
     pool_type, _ = create_pool(pool)
     worker = _worker(home, api, pool, pool_type, environment)
     terminal.say("deploying the flows…")
-    done = deploy(api.url, pool, pool_ready=True)
+    done = deploy(pool, pool_ready=True)
     for automation in create_automations():
         if automation["problem"]:
             terminal.detail(f"automation {automation['name']!r} is not there: {automation['problem']}")
