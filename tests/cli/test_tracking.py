@@ -7,8 +7,8 @@ import logging
 import os
 import signal
 import socket
-import time
 import uuid
+from typing import Any
 from unittest.mock import patch
 
 import pytest
@@ -19,6 +19,7 @@ from tests.checkpoints.training.trainers import program as trainer
 from tests.cli.conftest import Run
 from tests.cli.program import Program
 from tests.servers.prefect import PrefectServer
+from tests.support.waiting import until
 
 
 @pytest.fixture
@@ -35,24 +36,28 @@ def name() -> str:
 
 def _states(server: PrefectServer, task_run: str, count: int = 1) -> list[str]:
     """The final states of the task runs of a name; the server records them a while after they ended."""
-    deadline = time.monotonic() + 60
-    while True:
+    known: list[str] = []
+
+    def are_ended() -> bool:
         found = server.post("/task_runs/filter", {"task_runs": {"name": {"any_": [task_run]}}})
-        states = sorted(run["state_type"] for run in found)
-        ended = [state for state in states if state in {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}]
-        if len(ended) >= count or time.monotonic() > deadline:
-            return states
-        time.sleep(0.2)
+        known[:] = sorted(run["state_type"] for run in found)
+        return sum(state in {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"} for state in known) >= count
+
+    until(are_ended, lambda: f"the end of {task_run!r}: {known}", pause=0.2)
+    return known
 
 
 def _operations(server: PrefectServer, checkpoint_id: str, count: int) -> list[str]:
     """What events say was done to a checkpoint, in that order, once there are so many."""
     wanted = {"filter": {"resource": {"id": [f"flexai.checkpoint.{checkpoint_id}"]}}}
-    deadline = time.monotonic() + 60
-    while len(found := server.post("/events/filter", wanted)["events"]) < count:
-        assert time.monotonic() < deadline, found
-        time.sleep(0.2)
-    return [event["payload"]["operation"] for event in sorted(found, key=lambda event: str(event["occurred"]))]
+    known: list[dict[str, Any]] = []
+
+    def are_there() -> bool:
+        known[:] = server.post("/events/filter", wanted)["events"]
+        return len(known) >= count
+
+    until(are_there, lambda: f"{count} events: {known}", pause=0.2)
+    return [event["payload"]["operation"] for event in sorted(known, key=lambda event: str(event["occurred"]))]
 
 
 def test_push_fetch_and_a_failure_are_task_runs(

@@ -23,6 +23,7 @@ from flexai.flows.push import push
 from flexai.tasks import verify_checkpoints
 from tests.servers.prefect import PrefectServer
 from tests.support.trees import noise, write_tree
+from tests.support.waiting import PATIENCE
 
 pytestmark = pytest.mark.slow
 
@@ -89,4 +90,4 @@ def of_the_users_own(seconds: float) -> None:
 
 
 def test_a_flow_of_the_users_own_is_ended_as_prefect_does(prefect_api: PrefectServer) -> None:
-    assert run_and_take_its_place_away(prefect_api, of_the_users_own, {"seconds": 30.0}) == "CRASHED"
+    assert run_and_take_its_place_away(prefect_api, of_the_users_own, {"seconds": PATIENCE}) == "CRASHED"

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -25,6 +24,7 @@ from flexai.prefect_server.processes import (
     stop,
     wait_until,
 )
+from tests.support.waiting import until
 
 STUBBORN = """
 import signal, subprocess, sys, time
@@ -84,10 +84,7 @@ def test_a_process_that_does_not_listen_is_killed_with_its_children(tmp_path: Pa
     child = int(log.read_text().split()[1])
     assert children(process.pid) == [child]
     assert stop(process, grace=0.2) is False
-    deadline = time.monotonic() + 30
-    while _is_there(child) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not _is_there(child)
+    until(lambda: not _is_there(child), "the child's end")
 
 
 def test_what_a_process_has_started_is_ended_and_it_starts_nothing_in_its_place(

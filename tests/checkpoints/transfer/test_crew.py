@@ -4,7 +4,6 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
 from functools import partial
 
 import pytest
@@ -18,13 +17,7 @@ from flexai.checkpoints.storage.retry import RetryPolicy, retrying, telling_of_r
 from flexai.checkpoints.transfer.crew import CountedBody, Crew, StoppedError, give_way
 from flexai.checkpoints.transfer.pace import FIRST_WIDTH
 from tests.support.progress import Counter
-
-
-def _wait_until(reached: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not reached():
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
+from tests.support.waiting import until
 
 
 @pytest.mark.parametrize("size", [1, 4])
@@ -133,7 +126,7 @@ def test_of_two_errors_the_first_one_counts() -> None:
 
     def fail_later() -> None:
         first_is_over.wait(30)
-        _wait_until(lambda: crew._stopped)
+        until(lambda: crew._stopped)
         raise ValueError("second")
 
     crew.add(fail_later)

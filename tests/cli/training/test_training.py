@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import signal
 import sys
-import time
 import uuid
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from flexai.checkpoints.service import inspect
 from flexai.cli import terminal
 from tests.cli.conftest import Run
 from tests.cli.program import Program
+from tests.support.waiting import until
 
 # Writes a whole checkpoint of the Transformers kind, and one in the output directory itself.
 TRAIN = """
@@ -255,9 +255,7 @@ def test_a_job_whose_runner_was_killed_shows_as_interrupted(program: Program) ->
     document = program.run("training", "inspect", "my-run", "--json").json()
     assert document["runtime"]["status"] == "interrupted"
     assert json.dumps(document)
-    deadline = time.monotonic() + 60
-    while program.run("training", "delete", "my-run").code and time.monotonic() < deadline:
-        time.sleep(0.5)
+    until(lambda: program.run("training", "delete", "my-run").code == 0, "the end of its command")
     assert program.run("training", "list", "--json").json() == []
 
 
