@@ -102,12 +102,13 @@ def main(
                     CASES[name](bench)
                 except (PeerMissingError, FailedError) as error:
                     console.print(f"\n{name} is left out: {error}")
-                for result in bench.results[done:]:
-                    print_result(result, console)
-                # Written after every case: hours of racing are not lost to a mistake in the last one.
-                document["results"] = merge(known, [result.to_document() | run for result in bench.results])
-                if output:
-                    output.write_text(json.dumps(document, indent=1) + "\n")
+                finally:
+                    for result in bench.results[done:]:
+                        print_result(result, console)
+                    # After every case, and where one is interrupted: hours of racing are not lost to the last one.
+                    document["results"] = merge(known, [result.to_document() | run for result in bench.results])
+                    if output:
+                        output.write_text(json.dumps(document, indent=1) + "\n")
     if write_docs:
         write(document)
 

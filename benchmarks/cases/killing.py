@@ -41,35 +41,33 @@ _NEEDS = {
 def lost(bench: Bench) -> None:
     """Completed saves lost in 200 random kills of trainer, helper and runner, and steps lost where TERM comes first."""
     chance = random.Random(_SEED)
-    figures: dict[str, dict[str, float]] = {}
-    skipped: dict[str, str] = {}
-    wrong: dict[str, list[str]] = {}
     for framework, needed in _NEEDS.items():
         if not bench.wants(framework):
             continue
+        # One result for each, so that a run of some frameworks leaves in a file what another one has counted.
+        result = Result(f"training-lost-{framework}", f"{framework}: saves lost in kills at random instants", {})
+        result.notes.append("a save counts from the moment at which its framework has completed it, reported or not")
+        bench.results.append(result)
         python = frameworks() if needed else sys.executable
         if needed and not has(python, "flexai.training", *needed):
-            skipped[framework] = f"FLEXAI_TEST_FRAMEWORKS names no environment with {needed[0]} and what flexai needs"
+            why = f"FLEXAI_TEST_FRAMEWORKS names no environment with {needed[0]} and what flexai needs"
+            result.skipped = {framework: why}
             continue
         for is_below in (False, True):
-            how = f"{framework}, {'below training run' if is_below else 'by itself'}"
+            how = "below training run" if is_below else "by itself"
             with bench.disk_folder() as folder:
                 play = _Play(folder, [python, str(PROGRAMS / "killed.py"), framework], is_below, chance)
                 try:
-                    figures[f"{how}: killed"] = play.kill(max(3, int(_KILLS * bench.scale)))
-                    figures[f"{how}: told first"] = play.tell(max(2, int(_NOTICES * bench.scale)))
+                    result.figures[f"{how}: killed"] = play.kill(max(3, int(_KILLS * bench.scale)))
+                    result.figures[f"{how}: told first"] = play.tell(max(2, int(_NOTICES * bench.scale)))
                 except FailedError as error:
-                    wrong[how] = [str(error)]
+                    result.wrong[how] = [str(error)]
                 finally:
                     play.close()
-    result = Result("training-lost", "saves lost in kills at random instants", {}, skipped=skipped, wrong=wrong)
-    result.figures = figures
-    for row, told in figures.items():
-        for column in ("saves lost", "steps lost"):
-            if column in told:
-                result.bars.append(Bar(f"{column}, {row}", told[column], 0))
-    result.notes.append("a save counts from the moment at which its framework has completed it, reported or not")
-    bench.results.append(result)
+        for row, told in result.figures.items():
+            for column in ("saves lost", "steps lost"):
+                if column in told:
+                    result.bars.append(Bar(f"{column}, {row}", told[column], 0))
 
 
 class _Forked:
