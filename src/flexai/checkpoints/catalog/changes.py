@@ -76,34 +76,49 @@ def changing(
     because a manifest says all (``none``).
     """
     records = database.records if record == "first" else None
-    if records is not None:
-        records.check()
-        told = records.histories(kind, ids)
-        with database.writing() as transaction:
-            more, cut_off = told_more(transaction, told)
-            if newer := records.sound(kind, more):
-                raise ConflictError(
-                    f"the store knows a later change of {told[newer[0]][-1].title!r} than this catalog,"
-                    " which is an older copy of another one",
-                    hint="flexai checkpoint recover brings it up to what the store knows",
-                )
-            if cut_off:
-                # Only when that change began says that it has not happened, and this one's beginning replaces that.
-                records.write(_documents(transaction, kind, _states(transaction, kind, cut_off)))
-            set_due(transaction, kind, ids, since=to_text(now()))
-    with database.writing() as transaction:
-        before = _states(transaction, kind, ids)
-        yield transaction
-        after = _enter(transaction, database.actor, action, kind, before)
+    while True:
         if records is not None:
-            try:
-                records.write(_documents(transaction, kind, after))
-            except StorageFullError:
-                set_due(transaction, kind, ids, since="")  # to delete is what makes room
-            else:
-                _no_longer_due(transaction, list(ids))
-        elif record == "later":
-            set_due(transaction, kind, ids)
+            _begin(database, records, kind, ids)
+        with database.writing() as transaction:
+            before = _states(transaction, kind, ids)
+            if records is not None and not _have_begun(transaction, ids):
+                continue  # another process has changed one since, and taken away the note that it shared with this one
+            yield transaction
+            after = _enter(transaction, database.actor, action, kind, before)
+            if records is not None:
+                try:
+                    records.write(_documents(transaction, kind, after))
+                except StorageFullError:
+                    set_due(transaction, kind, ids, since="")  # to delete is what makes room
+                else:
+                    _no_longer_due(transaction, list(ids))
+            elif record == "later":
+                set_due(transaction, kind, ids)
+        return
+
+
+def _begin(database: Database, records: Records, kind: Kind, ids: Sequence[str]) -> None:
+    """Note that a change of these things begins; raises ConflictError where the store knows more of one."""
+    records.check()
+    told = records.histories(kind, ids)
+    with database.writing() as transaction:
+        more, cut_off = told_more(transaction, told)
+        if newer := records.sound(kind, more):
+            raise ConflictError(
+                f"the store knows a later change of {told[newer[0]][-1].title!r} than this catalog,"
+                " which is an older copy of another one",
+                hint="flexai checkpoint recover brings it up to what the store knows",
+            )
+        if cut_off:
+            # Only when that change began says that it has not happened, and this one's beginning replaces that.
+            records.write(_documents(transaction, kind, _states(transaction, kind, cut_off)))
+        set_due(transaction, kind, ids, since=to_text(now()))
+
+
+def _have_begun(transaction: Transaction, ids: Sequence[str]) -> bool:
+    """Whether it is noted of all of these things that a change of them has begun."""
+    query = "SELECT id FROM records_due WHERE id IN :ids AND since <> ''"
+    return {one for batch in batches(ids) for one in transaction.column(query, ids=batch)} == set(ids)
 
 
 def _enter(
@@ -191,23 +206,24 @@ def told_more(
     transaction: Transaction, told: Mapping[str, Sequence[HistoryEntry]]
 ) -> tuple[Sequence[str], Sequence[str]]:
     """The ids of those things of which the store tells more changes than the catalog knows; and of those others of
-    which it tells one more that a process began and was cut off from before the catalog's word. That has not happened.
+    which it tells one more that a process began and was cut off from before the catalog's word. That has not happened,
+    or has not yet: who locks the thing's row waits for a process that is amid it.
     """
     known: dict[str, set[tuple[str, str]]] = {}
     began: dict[str, str] = {}
     for batch in batches(told):
+        # Before the history: a change that another process completes between the two is then seen as begun.
+        began |= dict(map(tuple, transaction.rows("SELECT id, since FROM records_due WHERE id IN :ids", ids=batch)))
         query = "SELECT subject_id, at, action FROM history WHERE subject_id IN :ids"
         for subject_id, at, action in transaction.rows(query, ids=batch):
             known.setdefault(subject_id, set()).add((at, action))
-        began |= dict(map(tuple, transaction.rows("SELECT id, since FROM records_due WHERE id IN :ids", ids=batch)))
     newer, cut_off = [], []
     for subject_id, history in told.items():
         more = [one.at for one in history if (to_text(one.at), one.action) not in known.get(subject_id, ())]
-        if since := began.get(subject_id):
-            start = from_text(since)
-            if len(more) == 1 and start <= more[0] <= start + _STALE:
-                cut_off.append(subject_id)
-                continue
+        # That of one process may have come before the other's note, which has replaced its own.
+        if (since := began.get(subject_id)) and len(more) == 1 and more[0] <= from_text(since) + _STALE:
+            cut_off.append(subject_id)
+            continue
         if more:
             newer.append(subject_id)
     return newer, cut_off
