@@ -445,20 +445,25 @@ typedef struct {
     size_t aws_left;
 } connection;
 
-// Counts bytes that have passed; false where the connection has broken off with them.
-static bool passed(connection *c, size_t size) {
-    if (!c->counted) return true;
-    pace(&c->free_at, size);
-    if (!c->until_loss) return true;
+// Counts bytes that have passed; true where the connection has broken off with them.
+static bool is_lost(connection *c, size_t size) {
+    if (!c->counted || !c->until_loss) return false;
     if (size < c->until_loss) {
         c->until_loss -= size;
-        return true;
+        return false;
     }
     atomic_fetch_add(&lost, 1);
     c->close = true;
     struct linger at_once = {1, 0};
     setsockopt(c->socket, SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once);
-    return false;
+    return true;
+}
+
+// Has bytes that were received take their time; -1 where the connection has broken off with them.
+static ssize_t arrived(connection *c, ssize_t size) {
+    if (size <= 0 || !c->counted) return size;
+    pace(&c->free_at, (size_t)size);
+    return is_lost(c, (size_t)size) ? -1 : size;
 }
 
 static ssize_t receive(connection *c, char *to, size_t length) {
@@ -466,13 +471,13 @@ static ssize_t receive(connection *c, char *to, size_t length) {
 #ifdef TLS
     if (c->tls) {
         got = SSL_read(c->tls, to, (int)(length < BLOCK ? length : BLOCK));
-        return got > 0 && !passed(c, (size_t)got) ? -1 : got;
+        return arrived(c, got);
     }
 #endif
     bool paced = is_paced();
     do got = recv(c->socket, to, paced && length > PACED ? PACED : length, 0);
     while (got < 0 && errno == EINTR);
-    return got > 0 && !passed(c, (size_t)got) ? -1 : got;
+    return arrived(c, got);
 }
 
 static void count_received(const connection *c, size_t size) {
@@ -494,11 +499,13 @@ static ssize_t send_some(connection *c, struct iovec *parts, size_t count) {
 
 static bool send_all(connection *c, struct iovec *parts, size_t count) {
     while (count) {
+        // Before they are sent: a client that has the last ones waits for nothing more.
+        if (c->counted) pace(&c->free_at, parts->iov_len < PACED ? parts->iov_len : PACED);
         ssize_t sent = send_some(c, parts, count);
         if (sent < 0 && errno == EINTR) continue;
         if (sent < 0 || (!sent && parts->iov_len)) return false;
         if (c->counted) atomic_fetch_add_explicit(&bytes_out, (unsigned long)sent, memory_order_relaxed);
-        if (sent && !passed(c, (size_t)sent)) return false;
+        if (is_lost(c, (size_t)sent)) return false;
         while (count && (size_t)sent >= parts->iov_len) {
             sent -= (ssize_t)parts->iov_len;
             parts++;
@@ -1224,8 +1231,10 @@ static bool refuse(connection *c, bool waits) {
 
 static bool answer_all(connection *c) {
     char value[256];
-    bool ours = !strncmp(c->target, "/-/", 3);
+    bool ours = !strncmp(c->target, "/-/", 3), was_counted = c->counted;
     c->counted = !ours;
+    // What came with the head of a connection's first request, before it was known whose that is.
+    if (!ours && !was_counted) pace(&c->free_at, c->end);
     c->until_loss = 0;
     if (!ours) {
         count_received(c, c->begin);
@@ -1255,7 +1264,7 @@ static bool answer_all(connection *c) {
     while (read_body(c, waste, sizeof waste) > 0) continue;
     while (read_http(c, waste, sizeof waste) > 0) continue;
     if (!ours) note_time(false);
-    return !c->until_loss || passed(c, c->until_loss);
+    return !is_lost(c, c->until_loss);
 }
 
 #ifdef TLS

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from http.client import HTTPConnection
 from itertools import pairwise
 from pathlib import Path
@@ -493,6 +495,24 @@ def test_rates_and_distances_change_no_byte(program: Path) -> None:
         assert read(s3, "k") == content(3 * MIB)
         # A request that is answered may not have ended when the next one comes.
         assert sink.stats()["most_requests"] in {1, 2}
+
+
+def test_what_many_new_connections_bring_and_take_at_once_takes_the_time_of_the_line(program: Path) -> None:
+    with connected(program, "--total-rate", "10e6") as (sink, _):
+        place = urlsplit(sink.url).netloc
+
+        def ask(method: str, number: int) -> None:
+            client = HTTPConnection(place, timeout=60)
+            client.request(method, f"/{BUCKET}/{number}", bytes(65536) if method == "PUT" else None)
+            client.getresponse().read()
+            client.close()
+
+        for method in ("PUT", "GET"):
+            began = time.monotonic()
+            with ThreadPoolExecutor(32) as threads:
+                list(threads.map(partial(ask, method), range(32)))
+            # No line has brought them sooner, and how much later is the machine's affair.
+            assert time.monotonic() - began >= 32 * 65536 / 10e6
 
 
 def test_it_speaks_tls(tmp_path: Path) -> None:
