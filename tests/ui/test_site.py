@@ -9,7 +9,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, Route, expect
+from playwright.sync_api import Browser, BrowserContext, Page, Request, Route, expect
 
 from tests.docs.conftest import site
 
@@ -41,11 +41,16 @@ class Visit:
         self.page: Page = context.new_page()
         self.page.on("console", lambda told: self._note(told.text) if told.type in {"error", "warning"} else None)
         self.page.on("pageerror", lambda error: self._note(str(error)))
-        self.page.on("requestfailed", lambda request: self._note(f"not loaded: {request.url}"))
+        self.page.on("requestfailed", self._note_failure)
         self.page.on("response", lambda answer: self._note(answer.url) if answer.status >= 400 else None)
 
     def _note(self, text: str) -> None:
         self.wrong.append(f"{self.page.url}: {text}")
+
+    def _note_failure(self, request: Request) -> None:
+        # What is still on its way when the next page is opened is given up: the picture of the tab comes last.
+        if request.failure != "net::ERR_ABORTED":
+            self._note(f"not loaded: {request.url}: {request.failure}")
 
     def _only_here(self, route: Route) -> None:
         if route.request.url.startswith(("file:", "http://127.0.0.1:", "data:", "blob:")):
