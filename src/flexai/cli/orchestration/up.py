@@ -160,7 +160,7 @@ def _server(home: Path, port: int | None, environment: Mapping[str, str], *, has
     listener = listen(port)
     prepare_prefect(None)
     terminal.say(
-        f"starting a Prefect {SERVER} on port {listener.getsockname()[1]} (the first time this takes half a minute)…"
+        f"starting a Prefect {SERVER} on port {listener.getsockname()[1]} (the first time this takes some seconds)…"
     )
     credential = make_credential(home) if has_password else ""
     if not credential:
