@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from flexai.checkpoints.storage.beneath import Beneath
+from flexai.checkpoints.storage.beneath import Beneath, Folder
 from flexai.checkpoints.training.formats.folder import CheckpointFolder
 from flexai.checkpoints.training.output_dir import OutputTree, Stamp
 from flexai.checkpoints.training.pins import Pins, PinSet
@@ -129,6 +129,27 @@ def test_folders_that_are_swapped_for_links_while_they_are_pinned_lead_nowhere(
             pin_set.release()
     assert "nested/optimizer.bin" in found
     assert read_tree(outside) == before
+
+
+def test_a_link_that_becomes_a_folder_while_it_is_looked_at_is_found_by_the_next_look(
+    source: Path, outside: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    aside = swap(source / "nested", outside)
+    status = Folder.status
+
+    def then_swap_back(folder: Folder, name: str) -> os.stat_result:
+        found = status(folder, name)
+        if name == "nested" and stat.S_ISLNK(found.st_mode):
+            (source / "nested").unlink()
+            aside.rename(source / "nested")
+        return found
+
+    monkeypatch.setattr(Folder, "status", then_swap_back)
+    tree = OutputTree(Beneath(source))
+    tree.refresh()
+    assert list(dict(tree.files())) == ["model.bin"]
+    tree.refresh()
+    assert sorted(dict(tree.files())) == ["model.bin", "nested/optimizer.bin"]
 
 
 def test_a_file_that_is_replaced_is_pinned_anew(pinned: PinSet, source: Path) -> None:

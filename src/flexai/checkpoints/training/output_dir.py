@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import posixpath
 import stat
@@ -302,7 +303,12 @@ def _enter(listing: Listing, folder: Folder, name: str, status: os.stat_result) 
     elif stat.S_ISDIR(status.st_mode):
         listing.folders.add(name)
     elif stat.S_ISLNK(status.st_mode):
-        listing.links[name] = os.readlink(name, dir_fd=folder.number)
+        try:
+            listing.links[name] = os.readlink(name, dir_fd=folder.number)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            # Something else has taken its place, which the next look finds.
     else:
         listing.special.add(name)
 
