@@ -149,7 +149,11 @@ class _LastingTransaction(PostgresqlTransaction):
         return PostgresqlTransaction.execute(self, _OWN_NUMBER_AND_CHECKPOINT if tells_checkpoints else _OWN_NUMBER, {})
 
     def _was_committed(self, number: int, checkpoint: str | None) -> bool:
-        """Whether the transaction of a number was committed; the server's last ``checkpoint`` was that, if known."""
+        """Whether the transaction of a number was committed; the server's last ``checkpoint`` was that, if known.
+
+        After a crash that forgot the commit, and one restart more before this is asked, another transaction that got
+        the same number is taken for it: the server tells of its last checkpoint alone.
+        """
         while True:
             with self._database.reading() as other:
                 try:

@@ -8,13 +8,7 @@ from importlib.resources import as_file, files
 from typing import TYPE_CHECKING, Any
 
 from flexai.checkpoints.errors import CheckpointError, NotFoundError
-from flexai.cli.orchestration.kept_settings import (
-    has_settings,
-    known_as,
-    old_title,
-    take_over,
-    with_settings,
-)
+from flexai.cli.orchestration.kept_settings import has_settings, known_as, old_title, take_over, with_settings
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
@@ -51,10 +45,8 @@ def deploy(pool: str = POOL, *, pool_ready: bool = False) -> Deployed:
     from flexai.prefect_server.ui import catalog_page
 
     document = read_document()
-    flows = [_flow_of(entry) for entry in document["deployments"]]
     entries = {
-        f"{flow.name}/{entry['name']}": (flow, entry)
-        for flow, entry in zip(flows, document["deployments"], strict=True)
+        f"{flow.name}/{entry['name']}": (flow, entry) for entry in document["deployments"] for flow in [_flow_of(entry)]
     }
     found = Deployed(pool, *(("", False) if pool_ready else create_pool(pool)), register_blocks())
     page = catalog_page(PrefectREST(api), create=True) if (api := find_api()) is not None else ""
