@@ -2,7 +2,8 @@
 // with each byte, so that what a race measures is the client.
 //
 //   sink PORT        listens on 127.0.0.1 (0: a free port) and prints "listening on PORT"
-//        --first-byte-ms N         waits so long before each answer, and before it accepts a connection (twice with TLS)
+//        --first-byte-ms N         waits so long before each answer and each leave to send a body, and before it accepts
+//                                  a connection (twice with TLS)
 //        --connection-rate N       moves N bytes a second at most on each connection
 //        --total-rate N            moves N bytes a second at most, over all connections together
 //        --loss-of-connections P   breaks off P percent of the requests, with their connections
@@ -1257,7 +1258,10 @@ static bool answer_all(connection *c) {
     // In the middle of what comes, or of what goes where that is much, or else after the answer.
     if (!ours && drawn_for(loss)) c->until_loss = c->left ? c->left / 2 + 1 : 1 + atomic_load(&drawn) * 65537 % (4 * BLOCK);
     bool is_busy = !ours && drawn_for(busy);
-    if (!is_busy && waits && !send_text(c, "HTTP/1.1 100 Continue\r\n\r\n", 25)) return false;
+    if (!is_busy && waits) {
+        wait_for_distance();
+        if (!send_text(c, "HTTP/1.1 100 Continue\r\n\r\n", 25)) return false;
+    }
     if (!(is_busy ? refuse(c, waits) : answer(c))) return false;
     // What is left of the body must not be taken for the next request.
     char waste[4096];

@@ -20,9 +20,7 @@ from tests.servers.postgresql import PostgreSQL, running_or_skipped
 pytestmark = pytest.mark.slow
 
 FIRST_SECONDS = 5.0 if ROUNDS >= 100 else 1.0
-UP_SECONDS = 5.0 if ROUNDS >= 100 else 3.0
-"""Within which each process asks what became of a commit whose answer it lost. After a crash that forgot the commit,
-and a restart more, the server would tell of another transaction, which got the same number."""
+UP_SECONDS = 5.0 if ROUNDS >= 100 else 1.0
 DOWN_SECONDS = 1.0 if ROUNDS >= 100 else 0.3
 
 

@@ -211,6 +211,8 @@ def test_no_command_on_a_bucket_that_a_url_names_imports_prefect(program: Progra
     assert "botocore" in loaded
     # Of the SDK its core alone: boto3's transfer manager takes a twentieth of a second to import.
     assert loaded & {"prefect", "fastapi", "alembic", "google.cloud", "google.auth", "boto3", "s3transfer"} == set()
+    # Nor what only other clients of HTTP take.
+    assert loaded & {"http.cookiejar", "requests"} == set()
 
 
 def test_the_program_looks_for_no_garbage_among_its_modules_neither_while_it_starts_nor_at_its_end(

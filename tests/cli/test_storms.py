@@ -108,11 +108,12 @@ def test_a_gigabyte_of_shards_arrives_whole_through_storms_both_ways(
     assert len(stormy.requests) == parts + again
     assert shards * size <= stormy.received <= shards * size + again * PART + DOCUMENTS
 
-    stormy.reset(forecast(SEED + 1, each=4, calm=30).get)
+    # Parts that come fast come several by one request, so that fewer may pass in peace.
+    stormy.reset(forecast(SEED + 1, each=4, calm=4).get)
     fetched = program.run("checkpoint", "fetch", "llama", "-d", str(folder / "out"), "--no-track")
     assert fetched.code == 0, fetched.err
     assert stormy.struck == Counter(plan.values())
-    assert len(stormy.requests) == parts + again
+    assert again < len(stormy.requests) <= parts + again
     # An answer that is cut goes on where it stopped.
     assert shards * size <= stormy.delivered <= shards * size + DOCUMENTS
     assert digests(folder / "out") == written

@@ -126,6 +126,7 @@ KINDS: dict[str, Kind] = {
             replaces_parts=False,
             heeds_only_new=False,
             keeps_what_comes_to_an_emptied_folder=False,
+            lists_once=False,
         ),
         _s3_at("rclone"),
     ),

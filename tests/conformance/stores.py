@@ -61,6 +61,8 @@ class Traits:
     """Whether it says when an object was stored."""
     keeps_what_comes_to_an_emptied_folder: bool = True
     """Whether what is stored while its folder's last object is deleted stays. rclone removes the folder with it."""
+    lists_once: bool = True
+    """Whether an object that several store at once is listed once. On a busy machine rclone lists it twice at times."""
     refuses: Mapping[str, type[CheckpointError]] = field(default_factory=dict)
     """The methods that it has not got, and what they raise. The suite's writing tests leave such a store out, and those
     that are marked with ``reads`` find in it what it was given beforehand."""
@@ -174,7 +176,8 @@ class Upload:
 
     def complete(self, receipts: Iterable[PartReceipt], *, only_new: bool = False) -> ObjectInfo:
         """Make the object of its parts."""
-        return self.store.storage.complete_upload(self.key, self.upload_id, receipts, only_new=only_new)
+        made = self.store.storage.complete_upload(self.key, self.upload_id, receipts, only_new=only_new)
+        return made or self.store.storage.head(self.key)
 
     def abort(self) -> None:
         """Give it up."""

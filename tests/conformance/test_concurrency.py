@@ -36,7 +36,9 @@ def test_when_many_threads_store_one_object_one_of_them_wins_whole(store: Store)
     with ThreadPoolExecutor(THREADS) as threads:
         list(threads.map(put, contents))
     assert store.read("file") in contents
-    assert store.names() == ["file"]
+    names = store.names()
+    assert set(names) == {"file"}
+    assert len(names) == 1 or not store.traits.lists_once
     assert list(store.storage.list_uploads(store.key(""))) == []
 
 

@@ -146,7 +146,7 @@ class FaultyStorage:
 
     def complete_upload(
         self, key: str, upload_id: str, receipts: Iterable[PartReceipt], *, only_new: bool = False
-    ) -> ObjectInfo:
+    ) -> ObjectInfo | None:
         return self._do(
             Call("complete_upload", key),
             lambda: self.inner.complete_upload(key, upload_id, receipts, only_new=only_new),

@@ -77,8 +77,10 @@ def new_machine(home_template: Path, fast_path: Path, request: pytest.FixtureReq
                 name = server.create_database(template=request.getfixturevalue("postgresql_catalog"))
                 stack.callback(server.drop_database, name)
                 changes = {"database_url": server.url(name), **changes}
-                # The template's store belongs to the template's catalog.
+                # The template's store belongs to the template's catalog. As that one, this is there before a test.
                 (root / "home" / "store" / "store.json").unlink()
+                with Machine.start(root, **changes):
+                    pass
             return stack.enter_context(Machine.start(root, **changes))
 
         yield make

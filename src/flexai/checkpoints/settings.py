@@ -294,7 +294,8 @@ class Settings(NamedTuple):
             default=16 * 1024**2,
             least=64 * 1024,
             most=1024**3,
-            description="Bytes of a pack, and of memory for each one in the making",
+            description="Bytes of a pack, and of memory for each one in the making; less, down to 4 MiB, in a store"
+            " that is not on this machine, where all small files are fewer than 32 such packs",
         ),
     ]
     shard_size: Annotated[

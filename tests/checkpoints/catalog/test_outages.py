@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -42,6 +45,11 @@ def catalog(server: PostgreSQL) -> Iterator[Catalog]:
 def _due(catalog: Catalog) -> list[str]:
     with catalog.database.reading() as transaction:
         return sorted(transaction.column("SELECT id FROM records_due"))
+
+
+def _commits(catalog: Catalog) -> int:
+    with catalog.database.reading() as transaction:
+        return int(transaction.value("SELECT COUNT(*) FROM commits"))
 
 
 def _note(transaction: Transaction, *ids: str) -> None:
@@ -142,6 +150,67 @@ def test_a_commit_whose_answer_is_lost_is_done_once(
         monkeypatch.setattr(sqlalchemy.Connection, "commit", lose)
     assert lost
     assert _due(catalog) == ["a"]
+    assert _commits(catalog) == 1
+
+
+def test_a_transaction_that_changes_nothing_enters_no_commit(catalog: Catalog) -> None:
+    with catalog.database.writing() as transaction:
+        assert transaction.column("SELECT id FROM records_due") == []
+        assert transaction.change("DELETE FROM records_due") == 0
+    assert _commits(catalog) == 0
+
+
+_HOLD_COMMITS = """
+    CREATE FUNCTION hold() RETURNS trigger LANGUAGE plpgsql AS
+        'BEGIN PERFORM pg_advisory_xact_lock_shared(1); RETURN NULL; END';
+    CREATE CONSTRAINT TRIGGER hold AFTER INSERT ON records_due DEFERRABLE INITIALLY DEFERRED
+        FOR EACH ROW EXECUTE FUNCTION hold()
+"""
+"""Has each commit of a row of records_due wait while another connection has the lock."""
+
+
+@pytest.mark.parametrize("is_made", [True, False])
+def test_a_commit_that_the_server_is_still_at_when_it_is_asked_is_done_once(
+    server: PostgreSQL, monkeypatch: pytest.MonkeyPatch, is_made: bool
+) -> None:
+    commit: Callable[[sqlalchemy.Connection], None] = sqlalchemy.Connection.commit
+    database = server.create_database()
+    sockets = list[int]()
+
+    def note_and_commit(connection: sqlalchemy.Connection) -> None:
+        assert connection.connection.driver_connection is not None
+        sockets.append(connection.connection.driver_connection.fileno())
+        commit(connection)
+
+    def waiting_for(what: str) -> int:
+        """The process of the server that waits for a lock of that kind, once there is one."""
+        query = f"SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND wait_event = '{what}'"
+        while not (found := server.execute(query)):
+            time.sleep(0.01)
+        return int(found[0][0])
+
+    def cut(lock: psycopg.Connection) -> None:
+        pid = waiting_for("advisory")
+        with socket.socket(fileno=os.dup(sockets[0])) as cut_off:
+            cut_off.shutdown(socket.SHUT_RDWR)
+        waiting_for("transactionid")
+        if not is_made:
+            server.execute(f"SELECT pg_terminate_backend({pid})")
+        lock.close()
+
+    with Catalog.open(server.url(database), patience=Patience(600)) as catalog:
+        server.execute(_HOLD_COMMITS, database=database)
+        lock = psycopg.connect(server.url(database))
+        lock.execute("SELECT pg_advisory_lock(1)")
+        cutter = threading.Thread(target=cut, args=[lock])
+        cutter.start()
+        with catalog.database.writing() as transaction:
+            _note(transaction, "a")
+            monkeypatch.setattr(sqlalchemy.Connection, "commit", note_and_commit)
+        cutter.join()
+        assert len(sockets) == 2 - is_made
+        assert _due(catalog) == ["a"]
+        assert _commits(catalog) == 1
 
 
 def test_what_may_not_wait_and_what_has_no_patience_fail_at_once(server: PostgreSQL, catalog: Catalog) -> None:
@@ -189,9 +258,9 @@ def test_a_file_that_is_locked_is_waited_for_and_that_is_said_once(tmp_path: Pat
     assert said == [f"the catalog {path} cannot be used: database is locked; waiting for it"]
 
 
-@pytest.mark.parametrize("number_is_given_anew", [False, True])
+@pytest.mark.parametrize("another_commits", [False, True])
 def test_a_commit_before_which_the_server_crashes_is_done_once(
-    server: PostgreSQL, catalog: Catalog, monkeypatch: pytest.MonkeyPatch, number_is_given_anew: bool
+    server: PostgreSQL, catalog: Catalog, monkeypatch: pytest.MonkeyPatch, another_commits: bool
 ) -> None:
     commit: Callable[[sqlalchemy.Connection], None] = sqlalchemy.Connection.commit
     crashes = iter([True])
@@ -200,13 +269,15 @@ def test_a_commit_before_which_the_server_crashes_is_done_once(
         if next(crashes, False):
             server.stop(as_crash=True)
             server.start()
-            if number_is_given_anew:
+            if another_commits:  # under the same number, which the server then remembers
                 with catalog.database.writing() as other:
                     _note(other, "b")
+                server.stop(as_crash=False)
+                server.start()
         commit(connection)
 
     with catalog.database.writing() as transaction:
         # The server forgets the number of a transaction of which it has kept nothing.
         _note(transaction, "a")
         monkeypatch.setattr(sqlalchemy.Connection, "commit", crash)
-    assert _due(catalog) == ["a", "b"][: 1 + number_is_given_anew]
+    assert _due(catalog) == ["a", "b"][: 1 + another_commits]

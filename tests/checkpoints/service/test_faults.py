@@ -17,6 +17,7 @@ from flexai.checkpoints.errors import (
 )
 from flexai.checkpoints.models import CheckpointStatus, ExportRecord
 from flexai.checkpoints.storage.checks import PARTIAL_SUFFIX
+from flexai.checkpoints.transfer import file_fetch
 from tests.support.faults import READ_FAULTS, WRITE_FAULTS, Call, Fault, FaultyCatalog, is_injected
 from tests.support.fixtures import NewMachine
 from tests.support.machine import PART, Machine, check_all, check_nothing_is_torn
@@ -165,8 +166,12 @@ def _at(provider: Path | None, machine: Machine) -> Machine:
     return machine
 
 
+@pytest.mark.parametrize("several", [False, True], ids=["part by part", "several parts by one request"])
 @pytest.mark.parametrize("fault", READ_FAULTS)
-def test_a_fetch_survives_the_failure_of_any_call(pushed: Machine, fault: Fault) -> None:
+def test_a_fetch_survives_the_failure_of_any_call(
+    pushed: Machine, monkeypatch: pytest.MonkeyPatch, fault: Fault, several: bool
+) -> None:
+    monkeypatch.setattr(file_fetch, "REQUEST_SECONDS", 3600.0 if several else 0.0)
     for number in count(1):
         out = pushed.root / f"out-{number}"
         pushed.storage.reset()
@@ -183,7 +188,7 @@ def test_a_fetch_survives_the_failure_of_any_call(pushed: Machine, fault: Fault)
             kept = sum(map(len, published.values()))
             assert pushed.storage.delivered <= SIZE - kept
         assert read_tree(out) == SOURCE
-    assert number > 7
+    assert number > (5 if several else 7)
 
 
 @pytest.mark.parametrize("fault", WRITE_FAULTS)

@@ -27,6 +27,7 @@ from flexai.checkpoints.service.requests import FetchRequest
 from flexai.checkpoints.storage import files
 from flexai.checkpoints.storage.checks import PARTIAL_SUFFIX
 from flexai.checkpoints.storage.protocol import Block
+from flexai.checkpoints.transfer import file_fetch
 from flexai.checkpoints.transfer.partial_files import partial_path
 from tests.hostile.paths import HOSTILE_PATHS
 from tests.hostile.swaps import swap, swapping
@@ -46,14 +47,24 @@ SOURCE: Tree = {
 }
 SIZE = sum(map(len, SOURCE.values()))
 LARGE = "model/a.safetensors"
+LONG = "long.safetensors"
 
 
 @pytest.fixture
-def pushed(machine: Machine) -> Machine:
-    """A machine with a checkpoint in its store, and nothing counted yet."""
+def pushed(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> Machine:
+    """A machine with a checkpoint in its store, and nothing counted yet; a fetch asks for each part by itself."""
+    monkeypatch.setattr(file_fetch, "REQUEST_SECONDS", 0.0)
     machine.push("llama", machine.write("run", SOURCE))
     machine.storage.reset()
     return machine
+
+
+@pytest.fixture
+def long(machine: Machine) -> Iterator[Machine]:
+    """A machine with a checkpoint of one file of 40 parts, and two threads."""
+    machine.push("llama", machine.write("run", {LONG: noise(40 * PART, "long")}))
+    with machine.again(concurrency=2) as again:
+        yield again
 
 
 @pytest.fixture
@@ -166,6 +177,8 @@ def test_a_checkpoint_that_is_not_there_is_named(machine: Machine, out: Path) ->
 
 def test_a_checkpoint_in_another_store_is_not_there(pushed: Machine, out: Path) -> None:
     elsewhere = pushed.again(store=str(pushed.root / "other-store"))
+    # Of one that is far the first bytes are asked for before that is known.
+    elsewhere.system.store.storage = elsewhere.storage.inner
     with pytest.raises(NotFoundError, match="lies in another store") as caught:
         elsewhere.fetch("llama")
     assert "FLEXAI_STORE" in caught.value.hint
@@ -363,6 +376,91 @@ def test_a_tilde_means_the_home_directory(pushed: Machine, out: Path, monkeypatc
     monkeypatch.setenv("HOME", str(pushed.root))
     fetching.fetch(pushed.system, FetchRequest("llama", "~/out"))
     assert read_tree(out) == SOURCE
+
+
+# Parts that one request brings.
+
+
+def _requested(machine: Machine) -> list[int]:
+    """How many parts each request has asked for."""
+    return [call.size // PART for call in machine.storage.named("get") if call.size >= PART]
+
+
+def test_parts_that_take_a_moment_come_several_by_one_request(long: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(file_fetch, "REQUEST_SECONDS", 3600.0)
+    progress = Counter()
+    long.fetch("llama", progress=progress)
+    assert read_tree(long.root / "out") == read_tree(long.root / "run")
+    requested = _requested(long)
+    assert sum(requested) == 40
+    assert requested[0] == 1, "how long one takes is not known before"
+    assert len(requested) <= 20
+    assert max(requested) <= 10, "each of two threads finds as much again"
+    assert progress.moved == 40 * PART
+
+
+def test_parts_that_take_their_time_come_one_by_one(long: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(file_fetch, "REQUEST_SECONDS", 0.0)
+    long.fetch("llama")
+    assert _requested(long) == [1] * 40
+
+
+def test_of_several_parts_only_those_that_are_missing_move(long: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(file_fetch, "REQUEST_SECONDS", 3600.0)
+    long.storage.down_from = 4
+    with pytest.raises(StorageUnavailableError):
+        long.fetch("llama")
+    arrived = sum(_requested(long)[:3])
+    assert 3 < arrived < 40
+    long.storage.reset()
+    progress = Counter()
+    long.fetch("llama", progress=progress)
+    assert progress.skipped + progress.moved == 40 * PART
+    assert 0 < progress.skipped <= arrived * PART
+    assert sum(_requested(long)) * PART == progress.moved
+    assert read_tree(long.root / "out") == read_tree(long.root / "run")
+
+
+@pytest.mark.parametrize("number", [0, 7, 39])
+def test_a_damaged_part_among_several_keeps_its_file_from_its_name(
+    long: Machine, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    monkeypatch.setattr(file_fetch, "REQUEST_SECONDS", 3600.0)
+    blob = long.blob_of("llama", LONG)
+    flip_byte(blob, number * PART)
+    with pytest.raises(IntegrityError, match=LONG):
+        long.fetch("llama")
+    assert not (long.root / "out" / LONG).exists()
+    flip_byte(blob, number * PART)
+    long.fetch("llama")
+    assert read_tree(long.root / "out") == read_tree(long.root / "run")
+
+
+def test_a_damaged_file_leaves_the_other_one_to_all_threads(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(file_fetch, "REQUEST_SECONDS", 3600.0)
+    files = {"damaged.bin": noise(200 * PART, "damaged"), LONG: noise(40 * PART, "long")}
+    machine.push("llama", machine.write("run", files))
+    flip_byte(machine.blob_of("llama", "damaged.bin"), 5)
+    with machine.again(concurrency=2) as again:
+        with pytest.raises(IntegrityError, match="damaged"):
+            again.fetch("llama")
+        blob = machine.blob_of("llama", LONG).name
+        requested = [call.size // PART for call in again.storage.named("get") if call.key.endswith(blob)]
+    assert (machine.root / "out" / LONG).read_bytes() == files[LONG]
+    assert sum(requested) == 40
+    assert len(requested) > 2
+
+
+def test_damaged_files_keep_nothing_of_the_store_open(machine: Machine) -> None:
+    files = {f"{number}.bin": noise(2 * PART, number) for number in range(20)}
+    machine.push("llama", machine.write("run", files))
+    for path in files:
+        flip_byte(machine.blob_of("llama", path), 5)
+    with pytest.raises(IntegrityError) as caught:
+        machine.fetch("llama")
+    opened = [os.path.realpath(f"/proc/self/fd/{number}") for number in os.listdir("/proc/self/fd")]
+    assert [path for path in opened if path.startswith(f"{machine.store_folder}/blobs")] == []
+    assert caught.value.exit_code == 6
 
 
 # A fetch that breaks off, and the next one that continues it.

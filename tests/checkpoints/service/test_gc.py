@@ -22,7 +22,7 @@ from flexai.checkpoints.errors import (
     StorageError,
     StorageUnavailableError,
 )
-from flexai.checkpoints.models import CheckpointStatus, now
+from flexai.checkpoints.models import CheckpointStatus, now, to_text
 from flexai.checkpoints.service.change_requests import DeleteRequest, UndeleteRequest
 from flexai.checkpoints.service.delete import delete, undelete
 from flexai.checkpoints.service.gc import GarbageReport
@@ -44,6 +44,7 @@ from tests.support.trees import noise, read_tree
 
 SIZE = sum(map(len, SOURCE.values()))
 DAY = timedelta(days=1)
+A_MINUTE = timedelta(minutes=1)
 
 
 @pytest.fixture
@@ -145,6 +146,15 @@ def test_a_deleted_job_is_forgotten_when_gc_takes_the_last_checkpoint_that_it_wr
     with pytest.raises(NotFoundError):
         machine.system.catalog.jobs.get_by_id(job.id)
     check_nothing_is_left_over(machine)
+
+
+def test_a_commit_that_no_process_will_ask_for_any_more_is_forgotten(machine: Machine) -> None:
+    ages = {"old": DAY + A_MINUTE, "young": DAY - A_MINUTE}
+    with machine.system.catalog.database.writing() as transaction:
+        transaction.insert("commits", *({"id": one, "at": to_text(now() - age)} for one, age in ages.items()))
+    machine.collect()
+    with machine.system.catalog.database.reading() as transaction:
+        assert ages.keys() & set(transaction.column("SELECT id FROM commits")) == {"young"}
 
 
 def test_blobs_that_another_checkpoint_needs_stay(machine: Machine, source: Path) -> None:

@@ -1,19 +1,24 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from flexai.checkpoints.errors import (
     AccessDeniedError,
     CheckpointError,
+    IntegrityError,
     SourceError,
     StorageFullError,
 )
 from flexai.checkpoints.models import CheckpointKind, CheckpointStatus
 from flexai.checkpoints.names import NIL_ID, parse_reference
+from flexai.checkpoints.storage.protocol import ObjectInfo
 from flexai.checkpoints.transfer.digest import digest_blocks, digest_parts, parts_of
 from tests.checkpoints.service.pushes import SIZE, SOURCE, Reads, moved
 from tests.support.faults import Call
@@ -255,6 +260,25 @@ def test_a_push_that_is_refused_leaves_its_name_behind_only_where_something_has_
     assert machine.checkpoint("llama").status is CheckpointStatus.FAILED, "the next push goes on with what has arrived"
 
 
+def test_a_file_that_is_put_together_holds_up_no_part_of_another(machine: Machine) -> None:
+    source = machine.write("two", {"a.bin": noise(2 * PART, "a"), "b.bin": noise(2 * PART, "b")})
+    begun = threading.Event()
+    completed = 0
+
+    def wait(_number: int, call: Call) -> None:
+        nonlocal completed
+        if call.name == "complete_upload":
+            completed += 1
+            assert completed > 1 or begun.wait(30)
+        elif call.name == "put_part" and len({one.key for one in machine.storage.named("put_part")}) == 2:
+            begun.set()
+
+    machine.storage.before_call = wait
+    machine.push("llama", source)
+    machine.fetch("llama")
+    assert read_tree(machine.root / "out") == read_tree(source)
+
+
 def test_a_file_of_one_part_arrives_by_one_request(machine: Machine) -> None:
     machine.push("first", machine.write("other", {"a": b"a"}))
     with machine.again() as again:
@@ -275,6 +299,29 @@ def test_few_requests_come_before_the_first_byte_and_after_the_last(machine: Mac
     with machine.again() as again:
         again.fetch("llama")
         assert [call.name for call in again.storage.calls] == ["get"] * 4
+
+
+@pytest.mark.parametrize("says_it", [True, False], ids=["and says so", "and says nothing"])
+def test_a_store_that_makes_less_of_parts_than_was_sent_gets_no_checkpoint(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, says_it: bool
+) -> None:
+    source = machine.write("run", {"model.bin": noise(3 * PART, "model")})
+    complete = machine.storage.complete_upload
+
+    def lose(key: str, *arguments: Any) -> ObjectInfo | None:
+        complete(key, *arguments)
+        os.truncate(machine.store_folder / key, 2 * PART)
+        return machine.storage.head(key) if says_it else None
+
+    monkeypatch.setattr(machine.storage, "complete_upload", lose)
+    with pytest.raises(IntegrityError, match=f"has {2 * PART} bytes, where {3 * PART} bytes were sent"):
+        machine.push("llama", source)
+    assert machine.checkpoint("llama").status is CheckpointStatus.FAILED
+    with pytest.raises(IntegrityError, match="bytes were sent"):
+        machine.push("other", source)
+    monkeypatch.undo()
+    machine.push("llama", source)
+    assert machine.fetched("llama") == {"model.bin": noise(3 * PART, "model")}
 
 
 def test_nothing_is_left_over_after_all_that(machine: Machine, source: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from flexai.checkpoints.errors import AccessDeniedError, CheckpointError
+from flexai.checkpoints.errors import AccessDeniedError, CheckpointError, NotFoundError
 from flexai.checkpoints.service import store_owner
 from flexai.checkpoints.service.fetch import fetch
 from flexai.checkpoints.service.push import push
@@ -20,6 +20,8 @@ from flexai.checkpoints.service.requests import FetchRequest
 from flexai.checkpoints.service.system import System
 from flexai.checkpoints.settings import Settings, load_settings
 from flexai.checkpoints.storage.managed import ManagedStore
+from flexai.checkpoints.storage.s3.bucket import S3Storage
+from flexai.checkpoints.transfer.crew import give_way
 from flexai.checkpoints.transfer.scan import scan_local
 from flexai.checkpoints.transfer.upload import Upload
 from tests.servers.fixtures import GCSServer, S3Server
@@ -92,17 +94,20 @@ def around(requests: list[Request]) -> tuple[list[Request], list[Request]]:
     return requests[: moving[0]], requests[moving[-1] + 1 :]
 
 
-def test_two_requests_go_before_the_first_byte_of_a_large_file_and_three_after_its_last(
-    far: tuple[FaultProxy, Settings], tmp_path: Path
+def test_two_requests_go_before_the_first_byte_of_a_large_file_and_two_after_its_last(
+    far: tuple[FaultProxy, Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     proxy, settings = far
+    described = threading.Event()
+    monkeypatch.setattr(S3Storage, "head", wait_for(described, S3Storage.head))
+    monkeypatch.setattr(ManagedStore, "write_manifest", telling(described, ManagedStore.write_manifest))
     run_push(settings, "large", write_tree(tmp_path / "large", LARGE))
     before, after = around(proxy.requests)
     assert [(one.method, one.path.rpartition("/")[2]) for one in before[:1]] == [("GET", "store.json")]
     assert [(one.method, one.query) for one in before[1:]] == [("POST", "uploads")]
-    # The object is made of its parts, asked for its size, which no answer says before, and described.
-    assert [one.method for one in after] == ["POST", "HEAD", "PUT"]
-    assert "/manifests/" in after[-1].path
+    # The object is made of its parts; then it is described, and asked for its size beside that.
+    assert after[0].method == "POST"
+    assert sorted((one.method, "/manifests/" in one.path) for one in after[1:]) == [("HEAD", False), ("PUT", True)]
 
 
 def test_one_request_goes_before_the_first_byte_of_small_files_and_one_after_their_last(
@@ -117,17 +122,35 @@ def test_one_request_goes_before_the_first_byte_of_small_files_and_one_after_the
 
 
 @pytest.mark.parametrize("tree", [LARGE, SMALL], ids=["large", "small"])
-def test_one_request_goes_before_the_first_byte_of_a_fetch_and_none_after_its_last(
-    far: tuple[FaultProxy, Settings], tree: Tree, tmp_path: Path
+def test_no_request_goes_before_the_first_byte_of_a_fetch_and_none_after_its_last(
+    far: tuple[FaultProxy, Settings], tree: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     proxy, settings = far
     run_push(settings, "llama", write_tree(tmp_path / "run", tree))
     proxy.requests.clear()
+    moves = threading.Event()
+    monkeypatch.setattr(ManagedStore, "read", wait_for(moves, ManagedStore.read))
+    monkeypatch.setattr(ManagedStore, "read_blob", telling(moves, ManagedStore.read_blob))
     run_fetch(settings, "llama", tmp_path / "out")
-    before, after = around(proxy.requests)
-    assert [one.path.rpartition("/")[2] for one in before] == ["store.json"]
-    assert after == []
+    assert [one.path.rpartition("/")[2] for one in proxy.requests if not moves_content(one)] == ["store.json"]
     assert read_tree(tmp_path / "out") == tree
+
+
+@pytest.mark.parametrize("tree", [LARGE, SMALL], ids=["large", "small"])
+def test_a_fetch_from_another_far_store_says_so_brings_no_content_and_takes_none_for_damaged(
+    far: tuple[FaultProxy, Settings], tree: Tree, tmp_path: Path
+) -> None:
+    _, settings = far
+    run_push(settings, "llama", write_tree(tmp_path / "run", tree))
+    other = settings._replace(store=f"{settings.store}-other")
+    run_push(other, "second", write_tree(tmp_path / "second", {"b.txt": b"b"}))
+    with pytest.raises(NotFoundError, match="lies in another store"):
+        run_fetch(other, "llama", tmp_path / "out")
+    assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    run_fetch(settings, "llama", tmp_path / "out")
+    assert read_tree(tmp_path / "out") == tree
+    with System.open(settings) as system:
+        assert system.soundness.damaged() == []
 
 
 def test_two_requests_go_before_the_first_byte_of_a_large_file_to_google_cloud_storage(
@@ -143,17 +166,41 @@ def test_two_requests_go_before_the_first_byte_of_a_large_file_to_google_cloud_s
 
 
 @pytest.mark.parametrize("tree", [LARGE, SMALL], ids=["large", "small"])
-def test_one_request_goes_before_the_first_byte_of_a_fetch_from_google_cloud_storage(
+def test_a_fetch_that_is_interrupted_before_a_far_store_answers_waits_for_nothing_and_leaves_nothing(
+    far: tuple[FaultProxy, Settings], tree: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, settings = far
+    run_push(settings, "llama", write_tree(tmp_path / "run", tree))
+    answers = threading.Event()
+    monkeypatch.setattr(ManagedStore, "read", wait_for(answers, ManagedStore.read))
+    monkeypatch.setattr(ManagedStore, "read_blob", wait_for(answers, ManagedStore.read_blob))
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    token = give_way.set(interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run_fetch(settings, "llama", tmp_path / "out")
+        left = [thread for thread in threading.enumerate() if thread.name.startswith("transfer-")]
+        assert left
+    finally:
+        give_way.reset(token)
+        answers.set()
+    for thread in left:
+        thread.join()
+    assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize("tree", [LARGE, SMALL], ids=["large", "small"])
+def test_a_fetch_from_google_cloud_storage_asks_for_nothing_but_its_bytes_and_what_names_the_store(
     far_gcs: tuple[FaultProxy, Settings], tree: Tree, tmp_path: Path
 ) -> None:
     proxy, settings = far_gcs
     run_push(settings, "llama", write_tree(tmp_path / "run", tree))
     proxy.requests.clear()
     run_fetch(settings, "llama", tmp_path / "out")
-    assert [("store.json" in one.path, "blobs" in one.path) for one in proxy.requests[:2]] == [
-        (True, False),
-        (False, True),
-    ]
+    assert len([one for one in proxy.requests if "blobs" not in one.path]) == 1
 
 
 def wait_for(event: threading.Event, answer: Callable[..., Any]) -> Callable[..., Any]:

@@ -63,3 +63,33 @@ def test_a_question_that_is_needed_no_more_is_not_asked_again() -> None:
     beside.give_up()
     with pytest.raises(StorageUnavailableError, match="away"):
         beside.answer()
+
+
+def test_who_waits_for_an_answer_can_give_up_waiting() -> None:
+    goes_on = threading.Event()
+    beside = Beside(lambda: goes_on.wait(60))
+    looks: list[bool] = []
+
+    def look_up() -> None:
+        looks.append(goes_on.is_set())
+        if len(looks) == 2:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        beside.answer(look_up)
+    assert looks == [False, False]
+    goes_on.set()
+    assert beside.answer(look_up) is True
+
+
+def test_a_question_has_an_answer_only_once_it_is_answered() -> None:
+    goes_on = threading.Event()
+    beside = Beside(lambda: goes_on.wait(60))
+    told = [beside.has_answer]
+    goes_on.set()
+    assert beside.answer() is True
+    assert [*told, beside.has_answer] == [False, True]
+    refused = Beside(lambda: int("x"))
+    with pytest.raises(ValueError, match="invalid literal"):
+        refused.answer()
+    assert not refused.has_answer

@@ -627,6 +627,28 @@ def test_a_signal_that_comes_while_the_command_starts_reaches_it_afterwards(run:
     assert ended == Ended(130, "SIGINT")
 
 
+def test_a_signal_for_the_command_that_comes_before_its_start_is_over_reaches_it(run: Run) -> None:
+    def start() -> TrainingCommand:
+        handled = f"import signal; signal.signal(signal.SIGUSR1, lambda *_: sys.exit(7)); {READY}; time.sleep(600)"
+        started = run.start_ready(handled)
+        os.kill(os.getpid(), signal.SIGUSR1)
+        return started
+
+    with SignalRelay() as relay:
+        ended = relay.start(start).wait(lambda: False)
+    assert ended == Ended(7, "")
+
+
+def test_a_signal_that_the_command_does_not_handle_yet_when_it_starts_ends_nothing(run: Run) -> None:
+    def start() -> TrainingCommand:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        return run.start_ready(READY)
+
+    with SignalRelay() as relay:
+        ended = relay.start(start).wait(lambda: False)
+    assert ended == Ended(0, "")
+
+
 def test_a_signal_before_the_command_is_an_interruption() -> None:
     with SignalRelay(), pytest.raises(InterruptedByUserError, match="SIGTERM before the command"):
         os.kill(os.getpid(), signal.SIGTERM)

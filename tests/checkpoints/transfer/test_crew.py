@@ -76,6 +76,63 @@ def test_as_many_tasks_run_at_a_time_as_the_crew_has_threads() -> None:
     crew.run()
 
 
+def test_while_a_task_waits_aside_another_one_takes_its_place() -> None:
+    crew = Crew(1)
+    others = threading.Semaphore(0)
+
+    def wait() -> None:
+        with crew.aside():
+            for _ in range(3):
+                assert others.acquire(timeout=30)
+
+    crew.add(wait)
+    for _ in range(3):
+        crew.add(others.release)
+    crew.run()
+
+
+def test_no_more_threads_work_while_one_that_waits_aside_waits_for_a_passing_failure() -> None:
+    crew = Crew(1)
+    lock, at_work, most = threading.Lock(), 0, 0
+    left = threading.Semaphore(0)
+
+    def refused() -> None:
+        with crew.aside():
+            crew.wait_after(StorageUnavailableError("slow down"), 0.01)
+            assert left.acquire(timeout=30)
+
+    def work() -> None:
+        nonlocal at_work, most
+        with lock:
+            at_work += 1
+            most = max(most, at_work)
+        time.sleep(0.005)
+        with lock:
+            at_work -= 1
+        left.release()
+
+    crew.add(refused)
+    for _ in range(10):
+        crew.add(work)
+    crew.run()
+    assert most == 1
+
+
+def test_no_more_threads_than_may_work_wait_aside_in_the_place_of_others() -> None:
+    crew = Crew(2)
+    names: set[str] = set()
+
+    def wait() -> None:
+        names.add(threading.current_thread().name)
+        with crew.aside():
+            time.sleep(0.005)
+
+    for _ in range(50):
+        crew.add(wait)
+    crew.run()
+    assert len(names) <= 4
+
+
 def test_tasks_that_one_task_adds_are_shared_out_while_it_still_runs() -> None:
     # Many times, because it depends on the order in which the threads begin to wait.
     for _ in range(50):

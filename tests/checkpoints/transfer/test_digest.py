@@ -13,9 +13,12 @@ from flexai.checkpoints.storage.protocol import Block
 from flexai.checkpoints.transfer.digest import (
     MAX_PARTS,
     DigestingBody,
+    Part,
     digest_blocks,
+    digest_each,
     digest_parts,
     part_size_for,
+    parts_from,
     parts_of,
     spread_part_size,
 )
@@ -79,6 +82,41 @@ def test_a_file_s_digest_comes_from_ranges_read_apart(content: bytes, part_size:
             blake3(content[start : start + part_size]).digest() for start in range(0, len(content), part_size)
         )
         assert whole == blake3(joined).digest()
+
+
+@given(st.binary(max_size=200), st.integers(1, 60), st.lists(st.integers(0, 70)), st.integers(0, 3))
+def test_parts_that_pass_one_after_the_other_are_digested_one_by_one(
+    content: bytes, part_size: int, cuts: list[int], first: int
+) -> None:
+    parts = list(itertools.islice(parts_of(len(content), part_size), first, None))
+    start = first * part_size
+    stops = [*itertools.accumulate(cuts, initial=start), len(content)]
+    blocks = [memoryview(content)[cut:stop] for cut, stop in itertools.pairwise(stops) if cut < stop]
+    digests: list[tuple[Part, bytes]] = []
+    passed = b""
+    for piece in digest_each(parts, blocks, lambda part, digest: digests.append((part, digest))):
+        passed += piece
+        ended = [part.number for part in parts if part.size > 0 and part.offset + part.size <= start + len(passed)]
+        assert [part.number for part, _ in digests if part.size] == ended
+    assert passed == content[start:]
+    assert digests == [(one, digest_blocks([memoryview(content)[one.offset :][: one.size]])) for one in parts]
+
+
+@given(st.integers(1, 100), st.integers(1, 30), st.integers(0, 99))
+def test_a_part_that_comes_too_short_is_not_told_of_and_what_is_too_much_passes(
+    size: int, part_size: int, count: int
+) -> None:
+    content = bytes(range(200))[:count]
+    digests: list[int] = []
+    pieces = digest_each(parts_of(size, part_size), [memoryview(content)], lambda part, _: digests.append(part.number))
+    assert b"".join(pieces) == content
+    assert digests == [one.number for one in parts_of(size, part_size) if one.offset + one.size <= count]
+
+
+@given(st.integers(0, 5), st.integers(0, 500), st.integers(1, 70))
+def test_parts_go_on_where_others_ended(first: int, size: int, part_size: int) -> None:
+    expected = [part for part in parts_of(size, part_size) if part.size][first:]
+    assert list(parts_from(first * part_size, size, part_size)) == expected
 
 
 @given(st.integers(0, 5000), st.integers(1, 700))

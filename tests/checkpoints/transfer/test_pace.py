@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flexai.checkpoints.transfer.pace import FIRST_LOOK, FIRST_WIDTH, LOOK, Bandwidth, Width
+from flexai.checkpoints.transfer.pace import FIRST_LOOK, FIRST_LOOKS, FIRST_WIDTH, LOOK, Bandwidth, Width
 
 
 @dataclass
@@ -56,15 +56,32 @@ def test_where_the_network_is_waited_for_all_run_within_a_tenth_of_a_second() ->
     assert machine.run(20) == 32
 
 
-def test_the_first_look_comes_before_the_others() -> None:
+def test_a_look_before_its_time_does_nothing() -> None:
+    clock = Clock()
+    width = Width(32, clock, Clock(), cores=2)
+    for passed, tasks in ((FIRST_LOOK / 2, FIRST_WIDTH), (FIRST_LOOK, 32)):
+        clock.now = passed
+        width.look()
+        assert width.now == tasks
+
+
+def test_looks_are_close_together_in_the_beginning() -> None:
+    clock = Clock()
+    width = Width(32, clock, Clock(), cores=2)
+    while clock.now < 3 * FIRST_LOOKS:
+        assert width.pause == (FIRST_LOOK if clock.now < FIRST_LOOKS else LOOK)
+        clock.now += width.pause
+        width.look()
+
+
+def test_a_network_that_the_beginning_hides_is_found_with_the_next_look() -> None:
     clock, processor = Clock(), Clock()
     width = Width(32, clock, processor, cores=2)
-    for passed, looks in ((FIRST_LOOK / 2, False), (FIRST_LOOK, True), (FIRST_LOOK + LOOK / 2, False)):
-        clock.now, before = passed, width.now
-        processor.now = 0.07 * 2 * passed
-        width.look()
-        assert (width.now > before) is looks
-    clock.now += LOOK
+    clock.now = FIRST_LOOK
+    processor.now = 2 * FIRST_LOOK  # buffers that take the first bytes at once
+    width.look()
+    assert width.now == FIRST_WIDTH
+    clock.now += FIRST_LOOK
     width.look()
     assert width.now == 32
 

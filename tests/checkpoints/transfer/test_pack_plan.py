@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from functools import cached_property
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from flexai.checkpoints.contents import StoredContent, StoredFile
 from flexai.checkpoints.transfer.pack_plan import (
     MAX_FILES_IN_PACK,
+    PackQueue,
     UploadPlan,
     chain_twins,
     plan_stretches,
@@ -17,6 +20,7 @@ from flexai.checkpoints.transfer.pack_plan import (
 from flexai.checkpoints.transfer.sources import FileSource
 from tests.support.sources import planned_sources
 
+MIB = 1024**2
 _SIZES = st.lists(st.integers(0, 300), max_size=40)
 
 
@@ -59,6 +63,49 @@ def test_the_largest_files_begin_first(sizes: list[int]) -> None:
 def test_a_pack_has_only_so_many_files() -> None:
     plan = plan_upload(planned_sources([0] * (2 * MAX_FILES_IN_PACK + 1)), pack_threshold=1, pack_size=100)
     assert [len(pack) for pack in plan.packs] == [MAX_FILES_IN_PACK, MAX_FILES_IN_PACK, 1]
+
+
+@pytest.mark.parametrize(
+    ("count", "is_remote", "packs", "pack_size"),
+    [(2000, False, 8, 16), (2000, True, 32, 4), (100, True, 2, 4), (10_000, True, 40, 16)],
+)
+def test_packs_for_a_far_store_are_smaller_until_each_connection_has_one(
+    count: int, is_remote: bool, packs: int, pack_size: int
+) -> None:
+    sources = planned_sources([64 * 1024] * count)
+    plan = plan_upload(sources, pack_threshold=4 * MIB, pack_size=16 * MIB, is_remote=is_remote)
+    assert (len(plan.packs), plan.pack_size) == (packs, pack_size * MIB)
+
+
+def test_packs_for_a_far_store_are_no_smaller_than_a_file_that_goes_into_one() -> None:
+    plan = plan_upload(planned_sources([7 * MIB] * 4), pack_threshold=8 * MIB, pack_size=16 * MIB, is_remote=True)
+    assert [len(pack) for pack in plan.packs] == [1, 1, 1, 1]
+    assert plan.pack_size == 8 * MIB
+
+
+@given(_SIZES, st.lists(st.integers(0, 400), min_size=1))
+def test_packs_are_taken_in_order_each_file_once_and_joined_up_to_what_is_asked_for(
+    sizes: list[int], asked: list[int]
+) -> None:
+    plan = plan_upload(planned_sources(sizes), pack_threshold=1000, pack_size=100)
+    queue = PackQueue(plan.packs)
+    left = [list(pack) for pack in plan.packs]
+    for most in itertools.cycle(asked):
+        taken = queue.take(most)
+        joined = left[:1]
+        while len(joined) < len(left) and sum(one.size for pack in left[: len(joined) + 1] for one in pack) <= most:
+            joined = left[: len(joined) + 1]
+        assert taken == [source for pack in joined for source in pack]
+        del left[: len(joined)]
+        if not taken:
+            break
+    assert left == []
+
+
+def test_packs_that_are_joined_have_only_so_many_files() -> None:
+    plan = plan_upload(planned_sources([0] * (MAX_FILES_IN_PACK + 1)), pack_threshold=1, pack_size=100)
+    queue = PackQueue(plan.packs)
+    assert [len(queue.take(1000)) for _ in range(3)] == [MAX_FILES_IN_PACK, 1, 0]
 
 
 def test_nothing_to_store_is_an_empty_plan() -> None:

@@ -27,7 +27,7 @@ Row: TypeAlias = Sequence[Any]
 Record: TypeAlias = dict[str, Any]
 """A row by the names of its columns."""
 
-HEAD_REVISION = "0006"
+HEAD_REVISION = "0007"
 """The newest migration; a test compares it with the folder of migrations."""
 
 MIGRATION_LOCK = 0x666C6578

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from flexai.checkpoints.catalog.blobs import ARRIVED_BYTES
 from flexai.checkpoints.catalog.changes import note
@@ -12,7 +12,7 @@ from flexai.checkpoints.catalog.checkpoint_rows import CHECKPOINT, checkpoint_of
 from flexai.checkpoints.catalog.checkpoints import update_as_read
 from flexai.checkpoints.catalog.database import Database, Record, batches, each_begun_again
 from flexai.checkpoints.catalog.leases import NO_LEASE, is_held
-from flexai.checkpoints.models import CheckpointStatus, to_text
+from flexai.checkpoints.models import CheckpointStatus, now, to_text
 
 _PURGEABLE = "store_id = :store_id AND status = 'deleting' AND deleted_at <= :before"
 
@@ -23,6 +23,9 @@ _UNFINISHED = """
     )
 """
 """Those that were given up before are left out, and so are parts, which go with their checkpoints."""
+
+_COMMITS_KEPT = timedelta(days=1)
+"""Longer than a process waits for its server to ask whether its commit was made (the setting ``patience``)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +146,11 @@ class Garbage:
                 titles = {row["id"]: checkpoint_of(row).title for row in rows if row["part_of"] is None}
                 note(transaction, self._database.actor, "purge", "checkpoint", titles)
                 transaction.change("DELETE FROM checkpoints WHERE id IN :ids", ids=[row["id"] for row in rows])
+
+    def forget_commits(self) -> None:
+        """Remove the rows of commits that no process will ask for any more; in SQLite there are none."""
+        with self._database.writing() as transaction:
+            transaction.change("DELETE FROM commits WHERE at < :before", before=to_text(now() - _COMMITS_KEPT))
 
     def abandoned(self, *, before: datetime) -> set[str]:
         """The pushes and captures that no process has worked on since a time, by their ids."""

@@ -36,8 +36,8 @@ def grants_sql() -> str:
         for table in metadata.sorted_tables
         if (column := table.autoincrement_column) is not None
     ]
-    added_to = {"history"}
-    freed = {"blobs", "contents"}
+    added_to = {"commits", "history"}
+    freed = {"blobs", "commits", "contents"}
     changed = [name for name in tables if name not in added_to | freed | {"identity"}]
     statements = [
         f"REVOKE ALL ON {_names([*tables, _REVISION])} FROM {', '.join(DATABASE_ROLES)};",

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, TypeVar
@@ -33,7 +33,7 @@ from flexai.checkpoints.errors import (
     StorageError,
     StorageUnavailableError,
 )
-from flexai.checkpoints.models import follow_clock
+from flexai.checkpoints.models import follow_clock, now, to_text
 from flexai.checkpoints.settings import hide_secrets
 from flexai.checkpoints.storage.patience import Patience
 
@@ -68,26 +68,8 @@ _parsed = lru_cache(maxsize=200)(text)
 
 _MOST_ROWS_KEPT = 20_000
 """Rows that a transaction has asked for or brought, up to which it can go on after its connection was lost."""
-_OWN_NUMBER = "SELECT txid_current_if_assigned(), NULL"
-_OWN_NUMBER_AND_CHECKPOINT = "SELECT txid_current_if_assigned(), checkpoint_lsn::text FROM pg_control_checkpoint()"
-_NOW_AND_WHETHER_CHECKPOINTS_ARE_TOLD = """
-    SELECT clock_timestamp(),
-        COALESCE(has_function_privilege(to_regprocedure('pg_control_checkpoint()'), 'EXECUTE'), false)
-"""
-"""Some providers' servers have no such function."""
-_TELLS_CHECKPOINTS = "flexai_tells_checkpoints"
-_OUTCOME = "SELECT txid_status(:number)"
-_IS_FORGOTTEN = """
-    SELECT checkpoint_lsn::text <> :checkpoint
-        AND split_part(next_xid, ':', 1)::bigint * 4294967296 + split_part(next_xid, ':', 2)::bigint <= :number
-    FROM pg_control_checkpoint()
-"""
-"""Whether the server has made a checkpoint since that does not know the number: it had crashed, and gives it anew.
-
-A checkpoint is made at the end of a recovery (https://www.postgresql.org/docs/current/wal-configuration.html).
-"""
-_NOT_GIVEN = "22023"
-"""What is said of a number that no transaction has been given yet."""
+_ENTER_COMMIT = "INSERT INTO commits (id, at) SELECT :id, :at WHERE txid_current_if_assigned() IS NOT NULL"
+"""A transaction that has changed nothing has no number, and enters nothing."""
 _WRONG_ADDRESS = re.compile("resolve|translate host|password|authentication|does not exist|pg_hba|certificate", re.I)
 
 
@@ -130,8 +112,8 @@ class _LastingTransaction(PostgresqlTransaction):
     def commit(self) -> None:
         """Commit. Where the answer is lost, the server is asked what became of it."""
         while True:
-            ((number, checkpoint),) = self._last(self._own_number).rows
-            if number is None:
+            token = self._last(self._enter_commit)
+            if token is None:
                 return  # nothing was changed
             try:
                 self._connection.commit()
@@ -139,34 +121,29 @@ class _LastingTransaction(PostgresqlTransaction):
                 self.close()
                 if not _is_passing(error):
                     raise
-                if self._was_committed(number, checkpoint):
+                if self._was_committed(token):
                     return
             else:
                 return
 
-    def _own_number(self) -> QueryResult:
-        tells_checkpoints = self._connection.info[_TELLS_CHECKPOINTS]
-        return PostgresqlTransaction.execute(self, _OWN_NUMBER_AND_CHECKPOINT if tells_checkpoints else _OWN_NUMBER, {})
+    def _enter_commit(self) -> str | None:
+        """Enter the commit that comes next under a new token; None where there is nothing to commit.
 
-    def _was_committed(self, number: int, checkpoint: str | None) -> bool:
-        """Whether the transaction of a number was committed; the server's last ``checkpoint`` was that, if known.
-
-        After a crash that forgot the commit, and one restart more before this is asked, another transaction that got
-        the same number is taken for it: the server tells of its last checkpoint alone.
+        Each attempt has its own: the server may still hold the transaction of the one before, whose connection was cut,
+        and the same token would wait for that.
         """
-        while True:
-            with self._database.reading() as other:
-                try:
-                    outcome = other.value(_OUTCOME, number=number)
-                except DBAPIError as error:
-                    if getattr(error.orig, "sqlstate", None) != _NOT_GIVEN:
-                        raise
-                    return False  # the server has crashed before it kept anything of the transaction
-                if outcome == "committed":
-                    return checkpoint is None or not other.value(_IS_FORGOTTEN, number=number, checkpoint=checkpoint)
-            if outcome != "in progress":
-                return False
-            time.sleep(0.01)
+        token = os.urandom(16).hex()
+        entered = PostgresqlTransaction.execute(self, _ENTER_COMMIT, {"id": token, "at": to_text(now())})
+        return token if entered.changed else None
+
+    def _was_committed(self, token: str) -> bool:
+        """Whether the commit of a token was made.
+
+        The token is entered once more, and that is undone. The server lets it in where the commit was not made, and
+        waits before that for a transaction that it still holds.
+        """
+        with self._database.reading() as other:
+            return not other.insert("commits", {"id": token, "at": ""}, otherwise="ON CONFLICT DO NOTHING")
 
     def close(self) -> None:
         """Give the connection back, and undo what was not committed."""
@@ -359,6 +336,6 @@ def _engine(url: URL) -> Engine:
 def _ask_server(connection: Any, record: Any) -> None:
     """Take the server's time for the present: leases and grace periods of all machines go by one clock."""
     with connection.cursor() as cursor:
-        now, record.info[_TELLS_CHECKPOINTS] = cursor.execute(_NOW_AND_WHETHER_CHECKPOINTS_ARE_TOLD).fetchone()
-    follow_clock(now)
+        (present,) = cursor.execute("SELECT clock_timestamp()").fetchone()
+    follow_clock(present)
     connection.rollback()

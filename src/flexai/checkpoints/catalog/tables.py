@@ -312,3 +312,11 @@ Table(
     Column("kind", String(16), nullable=False),
     Column("since", _TIME, nullable=False),
 )
+
+# Commits on a server, each under a token of its own: where the answer to one is lost, its row tells that it was made.
+Table(
+    "commits",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("at", _TIME, nullable=False),
+)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,8 @@ from flexai.checkpoints.progress import Progress
 from flexai.checkpoints.service.requests import FetchRequest, split_file
 from flexai.checkpoints.service.support.extras import check_extra, tell_extra
 from flexai.checkpoints.service.system import System
+from flexai.checkpoints.storage.at_once import Beside
+from flexai.checkpoints.storage.local import LocalStorage
 from flexai.checkpoints.transfer.extra import Extra, find_extra, remove_extra
 from flexai.checkpoints.transfer.fetch import WITNESS, Fetched, Fetcher, fetch_files, root_of, storage_errors
 from flexai.checkpoints.transfer.shard_plan import shard_target
@@ -101,6 +104,10 @@ def fetch(
     system.read_ahead()
     found_extra: list[Extra] = []
     checkpoint, all_files, wanted = look_for(system, request)
+    # Of a store that is far the first bytes are asked for beside this, and none is written before.
+    store_check = Beside(partial(system.check_store, checkpoint))
+    if isinstance(system.store.storage, LocalStorage) or request.refuse_executable or runner is not None:
+        store_check.answer()
     files = [file for file in all_files if file.path in wanted.paths]
     unverified = [file.path for file in files if is_unverified(file.content.digest, file.content.checksums)]
     unknown = f"neither a digest nor a checksum is known of {first_of(unverified)}" if unverified else ""
@@ -138,8 +145,10 @@ def fetch(
             progress=progress,
             private=private,
             fetcher=fetcher,
+            store_check=store_check,
         )
     finally:
+        store_check.give_up()
         progress.end()
     if done.damaged:
         from flexai.checkpoints.service.verify import remember_damage
@@ -192,8 +201,12 @@ def destination_of(system: System, request: FetchRequest) -> Path:
 
 
 def is_large(system: System, request: FetchRequest, shard_size: int) -> bool:
-    """Whether a fetch is worth more than one shard, by what is asked for; raises what ``look_for`` raises."""
-    _, files, wanted = look_for(system, request)
+    """Whether a fetch is worth more than one shard, by what is asked for.
+
+    Raises what ``look_for`` and ``System.check_store`` raise.
+    """
+    checkpoint, files, wanted = look_for(system, request)
+    system.check_store(checkpoint)
     return bool(shard_target([file.content.size for file in files if file.path in wanted.paths], shard_size))
 
 
@@ -230,17 +243,17 @@ class PartToFetch:
 
 
 def look_for(system: System, request: FetchRequest) -> tuple[Checkpoint, list[StoredFile], PartToFetch]:
-    """The checkpoint that a fetch is of, all of its files, and which of them are meant.
+    """The checkpoint that a fetch is of, all of its files, and which of them are meant, by the catalog's word alone.
 
-    Raises what ``System.available_files`` and ``Wanted.of`` raise.
+    Raises what ``System.catalogued_files`` and ``Wanted.of`` raise.
     """
     reference, path = split_file(request.reference)
     found = None
     if path and "/" in reference:
         # What a job captured may have such a path itself.
         with suppress(NotFoundError, InvalidNameError):
-            found, path = system.available_files(request.reference, request.node), ""
-    checkpoint, files = found or system.available_files(reference, request.node)
+            found, path = system.catalogued_files(request.reference, request.node), ""
+    checkpoint, files = found or system.catalogued_files(reference, request.node)
     include = (*request.include, exactly(path)) if path else tuple(request.include)
     wanted = Wanted(include, tuple(request.exclude), tuple(request.only))
     paths = wanted.of([file.path for file in files], checkpoint.title)

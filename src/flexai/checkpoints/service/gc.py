@@ -128,6 +128,7 @@ def collect_garbage(system: System, request: GarbageRequest, *, progress: Progre
         progress.end()
     garbage.forget(purged)
     system.catalog.jobs.forget_deleted()
+    garbage.forget_commits()
     _compact(system)
     write_due_records(system)
     unreferenced = find_unreferenced(system)

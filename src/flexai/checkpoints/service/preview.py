@@ -165,6 +165,7 @@ def preview_fetch(system: System, request: FetchRequest, *, progress: Progress |
     progress = progress or Progress()
     root = destination_of(system, request)
     checkpoint, all_files, wanted = look_for(system, request)
+    system.check_store(checkpoint)
     files = [file for file in all_files if file.path in wanted.paths]
     if request.refuse_executable or checkpoint.source.storage_provider:
         _look_for_code(system, request, checkpoint.title, files, progress)

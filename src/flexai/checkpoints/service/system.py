@@ -224,7 +224,8 @@ class System:
         ConflictError where it is not available.
         """
         checkpoint = self.catalog.checkpoints.get(parse_reference(reference))
-        self._check_available(checkpoint)
+        _check_available(checkpoint)
+        self.check_store(checkpoint)
         return checkpoint
 
     def available_files(self, reference: str, node: int | None = None) -> tuple[Checkpoint, list[StoredFile]]:
@@ -233,12 +234,18 @@ class System:
         With ``node`` it is what that machine has brought of it, available or not; NotFoundError where it has brought
         nothing.
         """
+        checkpoint, files = self.catalogued_files(reference, node)
+        self.check_store(checkpoint)
+        return checkpoint, files
+
+    def catalogued_files(self, reference: str, node: int | None = None) -> tuple[Checkpoint, list[StoredFile]]:
+        """The same by the catalog's word alone: who reads the bytes calls ``check_store`` beside that."""
         with self.look() as catalog:
             checkpoint = catalog.checkpoints.get(parse_reference(reference))
             if node is not None:
-                checkpoint = self._part(catalog, checkpoint, node)
+                checkpoint = _part(catalog, checkpoint, node)
             else:
-                self._check_available(checkpoint)
+                _check_available(checkpoint)
             files = catalog.blobs(checkpoint.store_id).files_of(checkpoint.id)
             if checkpoint.status is CheckpointStatus.AVAILABLE and len(files) != checkpoint.file_count:
                 raise _taken(checkpoint)  # where the look had to begin again
@@ -263,26 +270,8 @@ class System:
             raise _taken(checkpoint)
         return files
 
-    def _part(self, catalog: Catalog, checkpoint: Checkpoint, node: int) -> Checkpoint:
-        if not checkpoint.parts and checkpoint.node == str(node):
-            self._check_available(checkpoint)
-            return checkpoint
-        for part in catalog.parts.of(checkpoint.id):
-            if part.node == str(node):
-                self._check_store(part)
-                return replace(part, job_id=checkpoint.job_id, job_name=checkpoint.job_name)
-        raise NotFoundError(
-            f"node {node} has brought no part of checkpoint {checkpoint.title!r}",
-            hint=f"nodes {checkpoint.nodes or checkpoint.node} have; without --node all files are fetched",
-        )
-
-    def _check_available(self, checkpoint: Checkpoint) -> None:
-        if checkpoint.status is not CheckpointStatus.AVAILABLE:
-            why = f": {checkpoint.reason}" if checkpoint.reason else ""
-            raise ConflictError(f"checkpoint {checkpoint.title!r} is {checkpoint.status}, not available{why}")
-        self._check_store(checkpoint)
-
-    def _check_store(self, checkpoint: Checkpoint) -> None:
+    def check_store(self, checkpoint: Checkpoint) -> None:
+        """Raise NotFoundError where a checkpoint's bytes lie in another store than the one in force."""
         if checkpoint.store_id != self.store_id:
             raise NotFoundError(
                 f"checkpoint {checkpoint.title!r} lies in another store than {self.store.location}",
@@ -304,6 +293,25 @@ class System:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _check_available(checkpoint: Checkpoint) -> None:
+    if checkpoint.status is not CheckpointStatus.AVAILABLE:
+        why = f": {checkpoint.reason}" if checkpoint.reason else ""
+        raise ConflictError(f"checkpoint {checkpoint.title!r} is {checkpoint.status}, not available{why}")
+
+
+def _part(catalog: Catalog, checkpoint: Checkpoint, node: int) -> Checkpoint:
+    if not checkpoint.parts and checkpoint.node == str(node):
+        _check_available(checkpoint)
+        return checkpoint
+    for part in catalog.parts.of(checkpoint.id):
+        if part.node == str(node):
+            return replace(part, job_id=checkpoint.job_id, job_name=checkpoint.job_name)
+    raise NotFoundError(
+        f"node {node} has brought no part of checkpoint {checkpoint.title!r}",
+        hint=f"nodes {checkpoint.nodes or checkpoint.node} have; without --node all files are fetched",
+    )
 
 
 def _taken(checkpoint: Checkpoint) -> NotFoundError:

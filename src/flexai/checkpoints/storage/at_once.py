@@ -14,6 +14,8 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 _THREADS = 16
+_LOOK_UP = 0.1
+"""Seconds after which a wait looks up."""
 
 
 def at_once(ask: Callable[[T], R], values: Iterable[T]) -> list[R]:
@@ -50,13 +52,21 @@ class Beside(Generic[R]):
         if self._given_up.wait(seconds):
             raise error
 
+    @property
+    def has_answer(self) -> bool:
+        """Whether there is an answer by now; one that ended in an error has none."""
+        return bool(self._answers)
+
     def check(self) -> None:
         """Raise what the question raised, if it has done so by now; waits for nothing."""
         if self._error is not None:
             raise self._error
 
-    def answer(self) -> R:
-        """Wait for the answer; raises what the question raised."""
+    def answer(self, look_up: Callable[[], None] | None = None) -> R:
+        """Wait for the answer; raises what the question raised, and what ``look_up`` does, called now and then."""
+        while look_up is not None and self._thread.is_alive():
+            self._thread.join(_LOOK_UP)
+            look_up()
         self._thread.join()
         self.check()
         return self._answers[0]

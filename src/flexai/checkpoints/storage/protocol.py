@@ -151,11 +151,12 @@ class ObjectStorage(Protocol):
 
     def complete_upload(
         self, key: str, upload_id: str, receipts: Iterable[PartReceipt], *, only_new: bool = False
-    ) -> ObjectInfo:
+    ) -> ObjectInfo | None:
         """Make the object of its parts visible under its key, all at once; ``only_new`` as with ``put``.
 
-        Receipts come in any order; StorageError where one is missing in between. The caller compares the size with
-        what it sent. Completed twice, it describes the object again or raises NotFoundError.
+        Receipts come in any order; StorageError where one is missing in between. Returns what was made, or None where
+        the service does not say that: ``head`` does, and the caller compares the size with what it sent. Completed
+        twice, it describes the object again or raises NotFoundError.
         """
 
     def abort_upload(self, key: str, upload_id: str) -> None:

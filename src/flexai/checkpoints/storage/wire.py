@@ -20,13 +20,16 @@ All but the last of them hold for urllib3's pools, which requests and botocore u
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import functools
 import io
 import os
+import ssl
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from http.cookiejar import DefaultCookiePolicy
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from flexai.checkpoints.errors import StorageError
@@ -46,8 +49,6 @@ MAX_ANSWER = 32 * 1024**2
 """Bytes of an answer that is read as a whole: a page of a listing, an error. The Hub's description of a repository of
 100,000 files has 10 MB, a page of S3's or GCS's at most 4."""
 
-_TOGETHER = 0.1
-"""Seconds within which records of TLS are read together."""
 _MAX_LINE = 64 * 1024
 _MAX_LINES = 1000
 _MAX_SERVERS = 256
@@ -110,16 +111,40 @@ class _Metered(_Lines, io.RawIOBase):
         super().close()
 
 
-def _read_records(tls: Any, buffer: Any) -> int:
-    """Fill a buffer that is for content alone; of any other, which may reach beyond an answer's end, what is there.
+class _Readers:
+    """Threads that read records of TLS at a time: each record takes Python's lock, for which more of them only wait."""
 
-    A record of 16 KiB by itself comes through four functions of Python's. What comes slowly is judged in between.
+    def __init__(self) -> None:
+        self.renew()
+
+    def renew(self) -> None:
+        """Begin anew in a forked process, whose parent's threads may be reading."""
+        self.turns = threading.Semaphore(max(2, os.cpu_count() or 1))
+
+
+_readers = _Readers()
+os.register_at_fork(after_in_child=_readers.renew)
+
+
+def _read_records(tls: Any, buffer: Any) -> int:
+    """Fill a buffer that is for content alone with what has come; of any other, which may reach beyond an answer's
+    end, read a record.
+
+    A record of 16 KiB by itself comes through four functions of Python's. What has not come is waited for by itself:
+    who waits keeps no other thread from reading.
     """
-    room, until = memoryview(buffer), time.monotonic() + _TOGETHER
+    room = memoryview(buffer)
     count = last = int(tls.read(len(room), room))
-    while last and count < len(room) > io.DEFAULT_BUFFER_SIZE and time.monotonic() < until:
-        last = tls.read(len(room) - count, room[count:])
-        count += last
+    if last and count < len(room) > io.DEFAULT_BUFFER_SIZE:
+        seconds = tls.gettimeout()
+        tls.settimeout(0)
+        try:
+            with _readers.turns, contextlib.suppress(ssl.SSLWantReadError, ssl.SSLWantWriteError):
+                while last and count < len(room):
+                    last = tls.read(len(room) - count, room[count:])
+                    count += last
+        finally:
+            tls.settimeout(seconds)
     return count
 
 
@@ -173,9 +198,13 @@ class _GuardedConnection(_Connection):
         A client can die between two calls, and SeaweedFS takes a head without a body for an empty object.
         """
         self._holds, self._head = body is not None and not (headers or {}).get("Expect"), b""
-        super().request(method, url, body, headers, **options)
-        if self._head:
-            self.send(b"")
+        try:
+            super().request(method, url, body, headers, **options)
+            if self._head:
+                self.send(b"")
+        except ssl.SSLEOFError as error:
+            # What TLS makes of a pipe that is broken, after which urllib3 looks for an answer all the same.
+            raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE)) from error
 
     def send(self, data: Any) -> None:
         """Send bytes, but for a head that is to wait for its body."""
@@ -263,6 +292,8 @@ def guard_session(
     requests reads the body of a redirect that it does not follow, too. ``ca_bundle`` is a file of trusted authorities,
     else the one that the environment names.
     """
+    from http.cookiejar import DefaultCookiePolicy
+
     from requests.adapters import HTTPAdapter
     from requests.utils import get_environ_proxies
 

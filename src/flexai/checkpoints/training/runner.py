@@ -192,17 +192,18 @@ class TrainingCommand:
         self._kill_at = deadline
         self.was_stopped = self.was_stopped or not self._ended.is_set()
 
-    def pass_on(self, number: int) -> None:
-        """Send a signal to those processes of the command that handle it, or to the command where none does.
+    def pass_on(self, number: int, *, unhandled: bool = True) -> None:
+        """Send a signal to those processes of the command that handle it; where none does, to the command itself.
 
-        Not to the group: most of these signals end a process that does not expect them. A shell that waits for the
-        trainer would die, and with it the training; workers that inherited the trainer's handler would save as well.
+        With ``unhandled`` being False it is sent to no other, for most of these signals end a process that does not
+        expect them. Never to the group: a shell that waits for the trainer would die, and with it the training; workers
+        that inherited the trainer's handler would save as well.
         SIGCONT alone is for all, as it wakes those that were held. Called by signal handlers: takes no lock.
         """
         if number == signal.SIGCONT:
             self._signal(number)
         elif not self._is_reaped:
-            for pid in handlers_of(self.pid, number) or [self.pid]:
+            for pid in handlers_of(self.pid, number) or [self.pid] * unhandled:
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.kill(pid, number)
 
@@ -357,8 +358,8 @@ class Stoppable(Protocol):
     def stop(self, number: int = signal.SIGTERM) -> None:
         """Have it end."""
 
-    def pass_on(self, number: int) -> None:
-        """Let it have a signal that stops nothing."""
+    def pass_on(self, number: int, *, unhandled: bool = True) -> None:
+        """Let it have a signal that stops nothing, ``unhandled`` also where nothing of it handles that."""
 
     def end_by(self, deadline: float) -> None:
         """Wait for its end until a time of the monotonic clock, and no longer."""
@@ -389,7 +390,7 @@ class OtherWriter:
         """End the waiting. Called by signal handlers: takes no lock."""
         self.is_over = True
 
-    def pass_on(self, _number: int) -> None:
+    def pass_on(self, _number: int, *, unhandled: bool = True) -> None:
         """Nothing: the signal was meant for this process."""
 
     def end_by(self, _deadline: float) -> None:
@@ -429,8 +430,8 @@ class SignalRelay:
         self._notices = {signal.SIGTERM, notice}
         self._command: Stoppable | None = None
         self._is_starting = False
-        self._passed: int | None = None
-        """A notice that came while the command was starting."""
+        self._passed: list[int] = []
+        """Those that asked for no end while the command was starting."""
         self._previous: dict[int, Any] = {}
 
     def start(self, make: Callable[[], S]) -> S:
@@ -442,8 +443,11 @@ class SignalRelay:
             self._is_starting = False
         if self.received:
             made.stop(self.received[-1])
-        elif self._passed is not None:
-            made.pass_on(self._passed)
+        else:
+            # The command may have run, and handled them, before it was known here; or it may handle none yet, which is
+            # as before it begins.
+            for number in self._passed:
+                made.pass_on(number, unhandled=number in self._notices)
         self._set_deadline()
         return made
 
@@ -470,9 +474,9 @@ class SignalRelay:
         if self._command is not None:
             self._command.pass_on(number)
             self._set_deadline()
-        # Before the command begins there is nothing that could handle it, and at its end nothing more to be said.
-        elif is_notice and self._is_starting:
-            self._passed = number
+        elif self._is_starting:
+            self._passed.append(number)
+        # Before the command begins there is nothing that could handle it.
         elif is_notice:
             raise InterruptedByUserError(f"preempted by {signal_name(number)} before the command began")
 

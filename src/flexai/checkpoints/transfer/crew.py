@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import threading
 import time
@@ -13,7 +14,7 @@ from flexai.checkpoints.errors import StorageUnavailableError
 from flexai.checkpoints.progress import Progress
 from flexai.checkpoints.storage.protocol import Block, Body
 from flexai.checkpoints.storage.retry import wait_after
-from flexai.checkpoints.transfer.pace import Bandwidth, Width
+from flexai.checkpoints.transfer.pace import FIRST_WIDTH, Bandwidth, Width
 
 Task = Callable[[], None]
 
@@ -35,7 +36,7 @@ class Crew:
     """
 
     def __init__(self, size: int, *, bandwidth: int = 0) -> None:
-        """``size`` threads at most, at least 1, which move at most ``bandwidth`` bytes a second; 0 for no limit."""
+        """``size`` threads work at a time at most, at least 1; ``bandwidth`` bytes a second at most, 0 for no limit."""
         self._width = Width(size)
         self._bandwidth = Bandwidth(bandwidth)
         self._tasks: deque[Task] = deque()
@@ -46,8 +47,10 @@ class Crew:
         self._waiting = threading.Condition(self._lock)
         self._threads: list[threading.Thread] = []
         self._busy = 0
-        self._paused = 0
-        """How many of the busy ones wait before they try again."""
+        self._aside: set[int] = set()
+        """Those of the busy ones that wait, and move no bytes meanwhile."""
+        self._replaced = 0
+        """How many of these others are started for."""
         self._limited = 0
         """How many of the busy ones wait since bytes moved too fast."""
         self._stopped = False
@@ -61,6 +64,21 @@ class Crew:
             self._added.notify()
             if self._threads:
                 self._start_threads()
+
+    @property
+    def has_more(self) -> bool:
+        """Whether tasks wait for a thread."""
+        return bool(self._tasks)
+
+    @property
+    def width(self) -> int:
+        """How many threads may work at a time now."""
+        return self._width.now
+
+    @property
+    def is_wide(self) -> bool:
+        """Whether a network is what the work waits for: many more threads work than in the beginning."""
+        return self._width.now > 2 * FIRST_WIDTH
 
     def check(self) -> None:
         """Raise StoppedError where the work is being given up."""
@@ -86,16 +104,43 @@ class Crew:
         """
         with self._lock:
             self._width.refused()
-            self._paused += 1
+        with self._set_aside():
+            self._pause(seconds)
+
+    @contextlib.contextmanager
+    def aside(self) -> Iterator[None]:
+        """Have another thread work in the place of this one, which waits in the block and moves no bytes."""
+        with self._set_aside():
+            try:
+                with self._lock:
+                    self._replaced += 1
+                    self._start_threads()
+                yield
+            finally:
+                with self._lock:
+                    self._replaced -= 1
+
+    @contextlib.contextmanager
+    def _set_aside(self) -> Iterator[None]:
+        """Let a thread that is there already work in the place of this one."""
+        me = threading.get_ident()
+        with self._lock:
+            is_outer = me not in self._aside
+            self._aside.add(me)
             self._added.notify()
         try:
-            self._pause(seconds)
+            yield
         finally:
-            with self._lock:
-                self._paused -= 1
+            if is_outer:
+                with self._lock:
+                    self._aside.discard(me)
 
-    def run(self) -> None:
-        """Work until no task is left; raises the first error, after every thread has ended."""
+    def run(self, *, may_leave: Callable[[], bool] = lambda: False) -> None:
+        """Work until no task is left; raises the first error, after every thread has ended.
+
+        A thread that waits for a network ends no sooner than that answers. ``may_leave`` tells whether threads may be
+        left behind: each of them does nothing any more but ``check``.
+        """
         try:
             with self._lock:
                 # Who is told of what happens is part of it.
@@ -115,10 +160,15 @@ class Crew:
                 self._added.notify_all()
                 self._waiting.notify_all()
             for thread in self._threads:
-                if thread.ident is not None:
-                    thread.join()
+                while thread.ident is not None and thread.is_alive() and not may_leave():
+                    thread.join(_LOOK_UP)
         if self._error is not None:
             raise self._error
+
+    @property
+    def _working(self) -> int:
+        """How many threads are busy and do not wait; the lock is held."""
+        return self._busy - len(self._aside)
 
     def _pause(self, seconds: float) -> None:
         if seconds > 0:
@@ -137,9 +187,11 @@ class Crew:
             self._start_threads()
 
     def _start_threads(self) -> None:
-        """Let as many threads work as the width says; the lock is held."""
+        """Let as many threads work as the width says, in the place of as many at most; the lock is held."""
+        most = self._width.now + min(self._replaced, self._width.now)
         # One that has not worked yet takes the next task, and threads cost memory each.
-        while len(self._threads) < min(self._width.now, self._busy + len(self._tasks)) and not self._stopped:
+        wanted = min(most, self._busy + len(self._tasks))
+        while len(self._threads) < wanted and not self._stopped:
             name = f"transfer-{len(self._threads)}"
             thread = threading.Thread(target=self._context.copy().run, args=(self._work,), name=name, daemon=True)
             self._threads.append(thread)
@@ -156,7 +208,7 @@ class Crew:
         wait_after.set(wait)
         while True:
             with self._lock:
-                while not (self._stopped or (self._tasks and self._busy - self._paused < self._width.now)):
+                while not (self._stopped or (self._tasks and self._working < self._width.now)):
                     self._added.wait()
                 if self._stopped:
                     return

@@ -7,7 +7,7 @@ where it stopped verifies too. BLAKE3: https://github.com/BLAKE3-team/BLAKE3-spe
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -32,12 +32,12 @@ def part_size_for(size: int, *, part_size: int = DEFAULT_PART_SIZE, max_parts: i
     return part_size
 
 
-def spread_part_size(size: int, part_size: int) -> int:
+def spread_part_size(size: int, part_size: int, *, least: int = _LEAST_SPREAD) -> int:
     """The bytes of a part of a new file: ``part_size``, halved until a network's connections all have some of it.
 
-    It follows the file's size alone, so that equal files have equal parts.
+    It follows the file's size alone, so that equal files have equal parts, and is not made less than ``least``.
     """
-    while size < part_size * _SPREAD and part_size // 2 >= _LEAST_SPREAD:
+    while size < part_size * _SPREAD and part_size // 2 >= least:
         part_size //= 2
     return part_size
 
@@ -56,11 +56,13 @@ class Part:
 
 def parts_of(size: int, part_size: int) -> Sequence[Part]:
     """Cut a file of ``size`` bytes into parts; an empty file is one empty part."""
-    offsets = range(0, size, part_size) if size else range(1)
-    return [
-        Part(number=number, offset=offset, size=min(part_size, size - offset))
-        for number, offset in enumerate(offsets, start=1)
-    ]
+    return list(parts_from(0, size, part_size)) if size else [Part(number=1, offset=0, size=0)]
+
+
+def parts_from(start: int, size: int, part_size: int) -> Iterator[Part]:
+    """Yield the parts of ``size`` bytes from ``start`` on, where one of them begins."""
+    for number, offset in enumerate(range(start, size, part_size), start=start // part_size + 1):
+        yield Part(number=number, offset=offset, size=min(part_size, size - offset))
 
 
 class PartLimits(Protocol):
@@ -83,6 +85,37 @@ def join_parts(size: int, part_size: int, limits: PartLimits) -> Sequence[Sequen
     parts = parts_of(size, part_size)
     joined = max(-(-limits.min_part_size // part_size), -(-len(parts) // limits.max_parts))
     return [parts[start : start + joined] for start in range(0, len(parts), joined)]
+
+
+def digest_each(
+    parts: Iterable[Part], blocks: Iterable[Block], settle: Callable[[Part, bytes], None]
+) -> Iterator[Block]:
+    """Yield the blocks of parts that follow each other, cut where a part ends; what comes after the last one as it is.
+
+    ``settle`` is told of each part and its digest before the last of it is yielded; not of one that comes too short.
+    """
+    coming = iter(blocks)
+    piece = rest = memoryview(b"")
+    for part in parts:
+        hasher, left = blake3(), part.size
+        while left:
+            if not rest:
+                block = next(coming, None)
+                if block is None:
+                    return
+                rest = block
+            piece, rest = rest[:left], rest[left:]
+            hasher.update(piece)
+            left -= len(piece)
+            if left:
+                yield piece
+        settle(part, hasher.digest())
+        if part.size:
+            yield piece
+    # A body counts its last block when it is asked for another one.
+    if rest:
+        yield rest
+    yield from coming
 
 
 def digest_blocks(blocks: Iterable[Block]) -> bytes:

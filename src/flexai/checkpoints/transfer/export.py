@@ -344,6 +344,7 @@ def complete(
     key = place.prefix + file.path
     try:
         info = place.storage.complete_upload(key, upload_id, receipts.values(), only_new=only_new)
+        info = info or place.storage.head(key)
     except DestinationExistsError:
         info = _find_same(file, place, Crew(1))
         with contextlib.suppress(UnsupportedError):

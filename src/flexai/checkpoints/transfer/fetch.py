@@ -32,6 +32,7 @@ from flexai.checkpoints.names import some
 from flexai.checkpoints.paths import check_path_set, parse_path
 from flexai.checkpoints.progress import Progress
 from flexai.checkpoints.settings import Limits
+from flexai.checkpoints.storage.at_once import Beside
 from flexai.checkpoints.storage.beneath import KEPT_OPEN, Beneath, Folder
 from flexai.checkpoints.storage.checks import PARTIAL_SUFFIX
 from flexai.checkpoints.storage.files import (
@@ -45,7 +46,7 @@ from flexai.checkpoints.storage.managed import ManagedStore
 from flexai.checkpoints.storage.protocol import Block
 from flexai.checkpoints.transfer.crew import CountedBody, Crew
 from flexai.checkpoints.transfer.digest import digest_blocks, parts_of
-from flexai.checkpoints.transfer.file_fetch import TRIES, CutFile, FileFetch, PartsFetch
+from flexai.checkpoints.transfer.file_fetch import TRIES, CutFile, FileFetch, PartsFetch, PartShares
 from flexai.checkpoints.transfer.first_reading import FirstReading, check_checksum, learn
 from flexai.checkpoints.transfer.journal import RecordDigests
 from flexai.checkpoints.transfer.pack_plan import Stretch, plan_stretches
@@ -125,20 +126,32 @@ def fetch_files(
     private: bool = False,
     fetcher: Fetcher | None = None,
     witness: str = "",
+    store_check: Beside[None] | None = None,
 ) -> Fetched:
     """Fetch files into a directory, which is made where it is missing; ``private`` files are their owner's alone.
 
     ``folders`` are the paths of empty folders, which are made there. A file that its mode lets be executed can be
     executed there by who can read it, any other one by no user, also where it was there already. ``fetcher`` compares
     and fetches the files, as far as it can. Where a ``witness`` is asked for and does not lie in the directory, nothing
-    is done.
+    is done. ``store_check`` is asking whether the store is the right one: what it raises is raised, and no content is
+    written before it has answered.
 
     Stored content that is not what was recorded is told, and all else is fetched. Raises UnsafePathError for a path
     that would leave the directory, DestinationExistsError for other content in the way, both before anything is
     written.
     """
     root = _checked_root(files, destination, folders)
-    transfer = Fetch(root, store, record, limits, progress, private=private, fetcher=fetcher, witness=witness)
+    transfer = Fetch(
+        root,
+        store,
+        record,
+        limits,
+        progress,
+        private=private,
+        fetcher=fetcher,
+        witness=witness,
+        store_check=store_check,
+    )
     with storage_errors(transfer.root):
         if transfer.is_here():
             transfer.run(files, folders, overwrite=overwrite)
@@ -191,6 +204,7 @@ def fetch_parts(
     with storage_errors(root), contextlib.closing(parts):
         try:
             if transfer.is_here():
+                transfer.shares.expect(len(numbers))
                 transfer.crew.add(parts.begin)
                 transfer.crew.run()
         except FileNotFoundError:
@@ -296,6 +310,7 @@ class Fetch:
         private: bool = False,
         fetcher: Fetcher | None = None,
         witness: str = "",
+        store_check: Beside[None] | None = None,
     ) -> None:
         self.root = root
         self.tree = Beneath(root, keep=KEPT_OPEN)
@@ -306,9 +321,11 @@ class Fetch:
         self.private = private
         self.fetcher = fetcher
         self.witness = witness
+        self.store_check = store_check
         self.file_mode = 0o600 if private else 0o666
         self.crew = Crew(limits.concurrency, bandwidth=limits.bandwidth)
         self.done = Fetched()
+        self.shares = PartShares(self.crew)
 
     def run(self, files: Sequence[StoredFile], empty_folders: Sequence[str], *, overwrite: bool) -> None:
         found = self.survey(files, empty_folders)
@@ -329,6 +346,7 @@ class Fetch:
             self.done.add(done)
             missing = done.left_of(missing)
         self._bring(files, missing)
+        self.check_store()
         # As they are found now: what went to a folder that has been taken away since is not at the destination.
         self.tree.forget()
         for folder in folders:
@@ -340,12 +358,24 @@ class Fetch:
         targets = [file.path for file in files] + ([] if self.witness else [WITNESS])
         partials = PartialFiles(self.tree, targets, [file.path for file in large], mode=self.file_mode)
         for file in sorted(large, key=lambda file: -file.content.size):
+            self.shares.expect(len(parts_of(file.content.size, file.content.part_size)))
             self.crew.add(partial(FileFetch(self, file, partials).begin))
         self._add_small(small)
         try:
-            self.crew.run()
+            self.crew.run(may_leave=self._knows_no_store)
         finally:
-            partials.close_all()
+            partials.close_all(keep_new=not self._knows_no_store())
+
+    def check_store(self, look_up: Callable[[], None] | None = None) -> None:
+        """Wait until the store is known to be the right one; raises what says that it is another, or ``look_up``."""
+        if self.store_check is not None:
+            self.store_check.answer(look_up)
+            if look_up is not None:
+                look_up()
+
+    def _knows_no_store(self) -> bool:
+        """Whether no content has been written, and none will be once the crew is stopped."""
+        return self.store_check is not None and not self.store_check.has_answer
 
     def is_here(self) -> bool:
         """Whether the destination is the directory that is meant: no witness is asked for, or it lies there."""
@@ -452,6 +482,7 @@ class Fetch:
 
     def publish(self, temporary: str, file: StoredFile) -> None:
         """Give a durable, verified file its name, and tell that it is done."""
+        self.check_store(self.crew.check)
         self.give_name(temporary, file)
         self.done.fetched.append(file.path)
         self.progress.advance(files=1)
@@ -495,6 +526,7 @@ class Fetch:
         for block in body.blocks():
             room[position : position + len(block)] = block
             position += len(block)
+        self.check_store(self.crew.check)
         return room
 
     def _check_piece(self, file: StoredFile, piece: Block) -> None:

@@ -163,11 +163,11 @@ class FileUpload:
         if not self._is_whole:
             return
         arrived = [self._arrived[part.number] for part in self.parts]
-        storage = self._upload.store.storage
-        info = storage.complete_upload(
-            self._key, self._blob.upload_id, [PartReceipt(part.number, part.receipt) for part in arrived]
-        )
-        check_size(info, self._blob.size, storage)
+        with self._upload.crew.aside():
+            info = self._upload.store.storage.complete_upload(
+                self._key, self._blob.upload_id, [PartReceipt(part.number, part.receipt) for part in arrived]
+            )
+            self._upload.check_blob(self._blob, info)
         content = self._upload.finish(self._source, self._blob, arrived)
         self._upload.keep([self._source.path], content, skipped=False)
         self._upload.add_chain(self._twins)

@@ -10,13 +10,11 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Protocol
 
-from blake3 import blake3
-
 from flexai.checkpoints.contents import CLAIMED, StoredContent
 from flexai.checkpoints.errors import IntegrityError
 from flexai.checkpoints.storage.managed import ManagedStore
 from flexai.checkpoints.storage.protocol import Block
-from flexai.checkpoints.transfer.digest import Part, digest_parts, parts_of
+from flexai.checkpoints.transfer.digest import Part, digest_each, digest_parts, parts_of
 from flexai.checkpoints.transfer.journal import RecordDigests
 from flexai.checkpoints.transfer.stored_body import StoredBody
 
@@ -117,13 +115,10 @@ def learn(
     reading = FirstReading(content)
 
     def blocks() -> Iterable[Block]:
-        for part in parts_of(content.size, content.part_size):
-            hasher = blake3()
-            for block in StoredBody(store, content.blob_id, content.start + part.offset, part.size).blocks():
-                check()
-                hasher.update(block)
-                yield block
-            reading.take(part, hasher.digest())
+        for block in StoredBody(store, content.blob_id, content.start, content.size).blocks():
+            check()
+            yield block
 
-    check_checksum(content, blocks())
+    parts = parts_of(content.size, content.part_size)
+    check_checksum(content, digest_each(parts, blocks(), reading.take))
     return reading.record(record)

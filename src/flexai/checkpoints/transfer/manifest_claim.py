@@ -6,10 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from blake3 import blake3
-
 from flexai.checkpoints.errors import IntegrityError
 from flexai.checkpoints.storage.protocol import Block, Body
+from flexai.checkpoints.transfer.digest import Part, digest_each, parts_from
 from flexai.checkpoints.transfer.sources import FileSource
 
 if TYPE_CHECKING:
@@ -39,26 +38,17 @@ class ClaimedBody:
             yield from self.body.blocks()
             return
         part_size, digests = _parts(claim)
-        number = self.start // part_size
-        hasher, left = blake3(), min(part_size, claim.size - self.start)
-        for block in self.body.blocks():
-            rest = block
-            while len(rest):
-                piece = rest[:left]
-                hasher.update(piece)
-                rest, left = rest[len(piece) :], left - len(piece)
-                if not left:
-                    self._check(hasher.digest(), digests[number])
-                    number += 1
-                    hasher, left = blake3(), min(part_size, claim.size - number * part_size)
-            yield block
+        parts = parts_from(self.start, claim.size, part_size)
 
-    def _check(self, digest: bytes, claim: str) -> None:
-        if digest.hex() != claim:
-            raise IntegrityError(
-                f"{self.source.path!r} does not match the digest in the manifest of its export",
-                hint="run the same command again; if that does not help, export the checkpoint again with --overwrite",
-            )
+        def check(part: Part, digest: bytes) -> None:
+            if digest.hex() != digests[part.number - 1]:
+                raise IntegrityError(
+                    f"{self.source.path!r} does not match the digest in the manifest of its export",
+                    hint="run the same command again; if that does not help, "
+                    "export the checkpoint again with --overwrite",
+                )
+
+        yield from digest_each(parts, self.body.blocks(), check)
 
 
 def joined_part_size(source: FileSource, part_size: int, *, min_part_size: int) -> int:

@@ -19,7 +19,9 @@ longer. Where it is, the others follow with the first look.
 LOOK = 0.05
 """Seconds between two looks at the width."""
 FIRST_LOOK = 0.02
-"""Seconds before the first one: in fewer a near service would hardly have answered."""
+"""Seconds before the first ones: in fewer a near service would hardly have answered."""
+FIRST_LOOKS = 0.2
+"""Seconds in which these come: as long as what begins a transfer may hide that it waits for a network."""
 _WORKING = 0.75
 """The share of the processor's time at which more tasks are given up on: what is left is the others' on a machine."""
 _FULL = 0.95
@@ -83,6 +85,7 @@ class Width:
         self.pause = FIRST_LOOK
         """Seconds from one look to the next."""
         self._began = self._since = clock()
+        self._settled_at = self._began + FIRST_LOOKS
         self._worked = processor()
 
     def moved(self, size: int) -> None:
@@ -98,7 +101,7 @@ class Width:
         now, elapsed = self._clock(), self._clock() - self._began
         if elapsed < self.pause:
             return
-        self.pause = LOOK
+        self.pause = FIRST_LOOK if now < self._settled_at else LOOK
         worked = self._processor()
         share = (worked - self._worked) / elapsed / self._cores
         is_held, self._is_held = self._is_held, False

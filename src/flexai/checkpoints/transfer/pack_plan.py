@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import threading
+from collections import deque
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from flexai.checkpoints.contents import StoredFile
+from flexai.checkpoints.transfer.digest import spread_part_size
 from flexai.checkpoints.transfer.sources import FileSource
 
 S = TypeVar("S", bound=FileSource)
+
+_LEAST_PACK = 4 * 1024**2
+"""Bytes of a pack below which the way to its first byte is most of its time."""
 
 MAX_FILES_IN_PACK = 4096
 """Keeps one transaction of the catalog, and one loss to an interruption, small."""
@@ -23,18 +29,28 @@ class UploadPlan(Generic[S]):
     """Small files, stored many to a blob."""
     whole: tuple[S, ...]
     """Large files, stored as blobs of their own, largest first."""
+    pack_size: int
+    """Bytes of a pack."""
 
 
-def plan_upload(sources: Iterable[S], *, pack_threshold: int, pack_size: int) -> UploadPlan[S]:
-    """Sort files into packs (files below ``pack_threshold``, ``pack_size`` a pack; bytes both) and whole blobs."""
+def plan_upload(sources: Iterable[S], *, pack_threshold: int, pack_size: int, is_remote: bool = False) -> UploadPlan[S]:
+    """Sort files into packs (files below ``pack_threshold``, ``pack_size`` a pack; bytes both) and whole blobs.
+
+    For a store that ``is_remote`` packs are smaller, down to 4 MiB, until a network's connections all have one; where
+    the processor is what is waited for after all, ``PackQueue`` joins them.
+    """
     packs: list[tuple[S, ...]] = []
+    small: list[S] = []
     whole: list[S] = []
+    for source in sources:
+        (whole if source.size >= max(pack_threshold, 1) else small).append(source)
+    if is_remote:
+        pack_size = spread_part_size(
+            sum(source.size for source in small), pack_size, least=max(_LEAST_PACK, pack_threshold)
+        )
     pack: list[S] = []
     room = pack_size
-    for source in sources:
-        if source.size >= pack_threshold and source.size > 0:
-            whole.append(source)
-            continue
+    for source in small:
         if pack and (source.size > room or len(pack) == MAX_FILES_IN_PACK):
             packs.append(tuple(pack))
             pack, room = [], pack_size
@@ -42,7 +58,29 @@ def plan_upload(sources: Iterable[S], *, pack_threshold: int, pack_size: int) ->
         room -= source.size
     if pack:
         packs.append(tuple(pack))
-    return UploadPlan(packs=tuple(packs), whole=tuple(sorted(whole, key=lambda source: (-source.size, source.path))))
+    whole.sort(key=lambda source: (-source.size, source.path))
+    return UploadPlan(packs=tuple(packs), whole=tuple(whole), pack_size=pack_size)
+
+
+class PackQueue(Generic[S]):
+    """Packs of a plan that threads take, each one once."""
+
+    def __init__(self, packs: Iterable[Sequence[S]]) -> None:
+        self._packs = deque(packs)
+        self._lock = threading.Lock()
+
+    def take(self, most: int) -> list[S]:
+        """The next pack, joined with those after it while all have at most ``most`` bytes; empty at the end."""
+        taken: list[S] = []
+        size = 0
+        with self._lock:
+            while self._packs:
+                more = sum(source.size for source in self._packs[0])
+                if taken and (size + more > most or len(taken) + len(self._packs[0]) > MAX_FILES_IN_PACK):
+                    break
+                taken += self._packs.popleft()
+                size += more
+        return taken
 
 
 def chain_twins(sources: Sequence[S], samples: Mapping[str, Hashable]) -> list[list[S]]:

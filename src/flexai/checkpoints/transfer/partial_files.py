@@ -79,7 +79,8 @@ class PartialFiles:
         """``targets`` are the paths that the fetch gives, ``large`` those of files that come part by part."""
         self._tree = tree
         self._mode = mode
-        self._open: set[int] = set()
+        self._open: dict[int, str] = {}
+        """By descriptor, the path of each one that is new; empty for one that was adopted."""
         self._left: dict[str, list[str]] = {}
         targets = set(targets)
         for folder in {os.path.dirname(target) for target in targets}:
@@ -119,20 +120,22 @@ class PartialFiles:
             kept = folder.open(own, os.O_RDWR | os.O_CREAT | os.O_EXCL, self._mode)
             with contextlib.suppress(OSError):
                 fcntl.flock(kept, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        self._open.add(kept)
+        self._open[kept] = "" if adopted else path
         os.ftruncate(kept, file.content.size)
         return path, kept
 
     def close(self, descriptor: int) -> None:
         """Let go of a file that is done."""
-        self._open.discard(descriptor)
+        del self._open[descriptor]
         os.close(descriptor)
 
-    def close_all(self) -> None:
-        """Let go of what is unfinished; it stays for the next fetch."""
-        for descriptor in self._open:
+    def close_all(self, *, keep_new: bool = True) -> None:
+        """Let go of what is unfinished; it stays for the next fetch, but for new ones that are not to be kept."""
+        while self._open:
+            descriptor, path = self._open.popitem()
+            if path and not keep_new:
+                remove(*self._tree.at(path))
             os.close(descriptor)
-        self._open.clear()
 
 
 def remove(folder: Folder, name: str) -> None:

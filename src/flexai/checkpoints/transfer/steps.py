@@ -15,7 +15,7 @@ from flexai.checkpoints.documents import Document, flexai_size, human_size
 from flexai.checkpoints.errors import CheckpointError
 from flexai.checkpoints.names import count
 from flexai.checkpoints.settings import Limits
-from flexai.checkpoints.transfer.digest import join_parts, part_size_for, parts_of
+from flexai.checkpoints.transfer.digest import join_parts, part_size_for, parts_of, spread_part_size
 from flexai.checkpoints.transfer.extra import Extra
 from flexai.checkpoints.transfer.pack_plan import plan_stretches, plan_upload
 from flexai.checkpoints.transfer.sources import FileSource
@@ -162,7 +162,9 @@ def push_steps(
     ``store`` is the managed store's wire, ``provider`` that of where the sources are (this machine's without network).
     """
     missing = [source for source in sources if source.path not in held.known]
-    plan = plan_upload(missing, pack_threshold=limits.pack_threshold, pack_size=limits.pack_size)
+    plan = plan_upload(
+        missing, pack_threshold=limits.pack_threshold, pack_size=limits.pack_size, is_remote=store.is_remote
+    )
     whole = {source.path for source in plan.whole}
     requests = store.requests(len(plan.packs) + 2)  # what the store is, and the manifest
     steps = []
@@ -177,7 +179,9 @@ def push_steps(
             continue
         if source.path in whole:
             part_size = part_size_for(
-                source.size, part_size=max(limits.part_size, store.min_part_size), max_parts=store.max_parts
+                source.size,
+                part_size=max(spread_part_size(source.size, limits.part_size), store.min_part_size),
+                max_parts=store.max_parts,
             )
             requests += store.requests(-(-step.moved_bytes // part_size) + 2)
             requests += provider.requests(-(-step.moved_bytes // part_size) + 1)

@@ -7,14 +7,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from blake3 import blake3
-
 from flexai.checkpoints.contents import StoredContent, StoredFile
 from flexai.checkpoints.errors import IntegrityError, NotFoundError
 from flexai.checkpoints.storage.managed import ManagedStore
 from flexai.checkpoints.storage.protocol import Block
 from flexai.checkpoints.transfer.crew import Crew, StoppedError
-from flexai.checkpoints.transfer.digest import Part, digest_blocks, parts_of
+from flexai.checkpoints.transfer.digest import Part, digest_blocks, digest_each, parts_of
 from flexai.checkpoints.transfer.sources import FileSource
 
 
@@ -42,7 +40,7 @@ class StoredBody:
 
 @dataclass(frozen=True, slots=True)
 class VerifiedBody:
-    """Parts of a stored file, one after the other, each compared with its digest as it passes."""
+    """Parts of a stored file that follow each other, each compared with its digest as it passes."""
 
     store: ManagedStore
     file: StoredFile
@@ -56,13 +54,8 @@ class VerifiedBody:
     def blocks(self) -> Iterator[Block]:
         """Yield the parts; IntegrityError before the end of one that is not what was recorded."""
         content = self.file.content
-        for part in self.parts:
-            hasher = blake3()
-            for block in StoredBody(self.store, content.blob_id, content.start + part.offset, part.size).blocks():
-                hasher.update(block)
-                yield block
-            if hasher.digest() != content.part_digest(part.number):
-                raise damaged(self.file)
+        stored = StoredBody(self.store, content.blob_id, content.start + self.parts[0].offset, self.size)
+        return digest_each(self.parts, stored.blocks(), partial(check_part, self.file))
 
 
 def has_content(data: Block, content: StoredContent) -> bool:
@@ -83,6 +76,12 @@ def holds(content: StoredContent, read: Callable[[Part], Iterable[Block]], check
         if digest_blocks(read(part)) != content.part_digest(part.number):
             return False
     return True
+
+
+def check_part(file: StoredFile, part: Part, digest: bytes) -> None:
+    """Raise IntegrityError for a part of a stored file that has another digest than was recorded."""
+    if digest != file.content.part_digest(part.number):
+        raise damaged(file)
 
 
 def damaged(file: StoredFile) -> IntegrityError:

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import uuid
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import islice
 
 from flexai.checkpoints.contents import CLAIMED, ArrivedPart, NewContent, StoredContent, UnfinishedBlob
 from flexai.checkpoints.documents import human_size
 from flexai.checkpoints.errors import (
+    IntegrityError,
     NotFoundError,
     StorageFullError,
     StorageUnavailableError,
@@ -24,9 +24,10 @@ from flexai.checkpoints.errors import (
 )
 from flexai.checkpoints.progress import Progress
 from flexai.checkpoints.settings import Limits
+from flexai.checkpoints.storage.at_once import Beside
 from flexai.checkpoints.storage.checks import exact_blocks
 from flexai.checkpoints.storage.managed import ManagedStore
-from flexai.checkpoints.storage.protocol import BytesBody, ClonesFiles, HasRoom
+from flexai.checkpoints.storage.protocol import BytesBody, ClonesFiles, HasRoom, ObjectInfo
 from flexai.checkpoints.transfer.crew import CountedBody, Crew
 from flexai.checkpoints.transfer.dedup import can_be_copied, find_known
 from flexai.checkpoints.transfer.digest import (
@@ -40,7 +41,7 @@ from flexai.checkpoints.transfer.digest import (
 from flexai.checkpoints.transfer.file_upload import FileUpload, begin_blob, check_size, is_same_version
 from flexai.checkpoints.transfer.journal import Journal
 from flexai.checkpoints.transfer.manifest_claim import ClaimedBody, joined_part_size
-from flexai.checkpoints.transfer.pack_plan import UploadPlan, chain_twins, plan_upload
+from flexai.checkpoints.transfer.pack_plan import PackQueue, UploadPlan, chain_twins, plan_upload
 from flexai.checkpoints.transfer.sha256_order import WholeSource, open_whole
 from flexai.checkpoints.transfer.sources import (
     FileSource,
@@ -73,20 +74,30 @@ def upload(
     limits: Limits,
     progress: Progress,
     already: AlreadyStored | None = None,
+    then: Callable[[Mapping[str, StoredContent]], None] = lambda _: None,
 ) -> dict[str, StoredContent]:
     """Store every source for a checkpoint; returns each one's content by its path.
 
+    ``then`` is called with these once all has arrived, while the store is asked what it has made of the last of it.
     Raises SourceChangedError or SourceError for a source, StorageFullError where the store has certainly no room for
     all, before anything is stored, and what the store raises.
     """
     transfer = Upload(checkpoint_id, store, journal, limits, progress, already)
     missing = transfer.keep_known([source for source in sources if source.path not in transfer.stored])
     transfer.check_room(missing)
-    transfer.run(plan_upload(missing, pack_threshold=limits.pack_threshold, pack_size=limits.pack_size))
+    is_remote = not isinstance(store.storage, ClonesFiles)
+    transfer.run(
+        plan_upload(missing, pack_threshold=limits.pack_threshold, pack_size=limits.pack_size, is_remote=is_remote)
+    )
     for source in sources:
         if isinstance(source, LocalSource):
             # Once more at the end, so that all files are of one moment.
             source.check()
+    try:
+        then(transfer.stored)
+        transfer.check_last_blobs()
+    finally:
+        transfer.give_up_looks()
     return transfer.stored
 
 
@@ -164,6 +175,7 @@ class Upload:
         self.opened: set[OpenSource] = set()
         self.sizes: dict[str, int] = {}
         """Bytes of the blobs that were looked at, -1 for one that is gone, or that this transfer has stored."""
+        self._looks: list[tuple[UnfinishedBlob, Beside[ObjectInfo]]] = []
 
     def keep_known(self, sources: Sequence[FileSource]) -> list[FileSource]:
         """Keep what the store is known to hold without reading it; returns the rest.
@@ -252,9 +264,9 @@ class Upload:
     def run(self, plan: UploadPlan[FileSource]) -> None:
         for chain in find_twins(plan.whole):
             self.add_chain(chain)
-        packs = iter(plan.packs)
-        for pack in islice(packs, max(1, _PACKS_MEMORY // self.limits.pack_size)):
-            self.crew.add(partial(self._store_packs, pack, packs, bytearray()))
+        packs = PackQueue(plan.packs)
+        for _ in range(min(len(plan.packs), max(1, _PACKS_MEMORY // plan.pack_size))):
+            self.crew.add(partial(self._store_packs, packs, plan.pack_size, bytearray()))
         self.work()
 
     def work(self) -> None:
@@ -283,20 +295,20 @@ class Upload:
 
     # Small files: read whole, looked up by their digests, and what is new stored as one blob.
 
-    def _store_packs(
-        self, pack: Sequence[FileSource], others: Iterator[Sequence[FileSource]], buffer: bytearray
-    ) -> None:
-        """Store a pack, and then one of the others: so only so many are in memory, however many threads there are.
+    def _store_packs(self, packs: PackQueue[FileSource], pack_size: int, buffer: bytearray) -> None:
+        """Store a pack, and then the next one: so only so many are in memory, however many threads there are.
 
         The buffer is used again by each: to get memory anew takes as long as to read a pack into it.
         """
+        # Each pack is work for the processor, where that is what is waited for.
+        pack = packs.take(pack_size if self.crew.is_wide else self.limits.pack_size)
+        if not pack:
+            return
         size = sum(source.size for source in pack)
         if len(buffer) < size:
             buffer = bytearray(size)
         self._store_pack(pack, memoryview(buffer))
-        following = next(others, None)
-        if following is not None:
-            self.crew.add(partial(self._store_packs, following, others, buffer))
+        self.crew.add(partial(self._store_packs, packs, pack_size, buffer), next_up=True)
 
     def _store_pack(self, sources: Sequence[FileSource], buffer: memoryview) -> None:
         end = 0
@@ -534,6 +546,32 @@ class Upload:
             ],
         )
         return content
+
+    def check_blob(self, blob: UnfinishedBlob, info: ObjectInfo | None) -> None:
+        """See that the store has made an object of a blob's size; beside what follows where no other work is left.
+
+        ``info`` is what the store has said. Raises IntegrityError for another size.
+        """
+        ask = partial(self.store.storage.head, self.store.blob_key(blob.id))
+        if info is None and not self.crew.has_more:
+            self._looks.append((blob, Beside(ask)))
+        else:
+            check_size(info or ask(), blob.size, self.store.storage)
+
+    def check_last_blobs(self) -> None:
+        """Wait for what is asked beside; raises as ``check_blob``."""
+        for blob, look in self._looks:
+            info = look.answer()
+            try:
+                check_size(info, blob.size, self.store.storage)
+            except IntegrityError:
+                self.journal.mark_lost(blob.id, size=info.size)
+                raise
+
+    def give_up_looks(self) -> None:
+        """Ask no more."""
+        for _, look in self._looks:
+            look.give_up()
 
     def finish(self, source: FileSource, blob: UnfinishedBlob, arrived: Sequence[ArrivedPart]) -> StoredContent:
         """Record a blob whose bytes are all there as the content of one file."""

@@ -186,17 +186,21 @@ def test_a_client_is_made_without_a_look_at_every_service_of_aws(monkeypatch: py
     [
         ({"endpoint_url": "http://127.0.0.1:9", "anonymous": True}, False),
         ({"endpoint_url": "http://127.0.0.1:9", "credentials": S3Credentials("key", "secret")}, False),
-        # Who gives the keys of a role is at AWS.
-        ({"endpoint_url": "http://127.0.0.1:9"}, True),
+        ({"endpoint_url": "http://127.0.0.1:9"}, False),
+        # Who gives the keys of a role is at AWS, and a profile can name a role.
+        ({"endpoint_url": "http://127.0.0.1:9", "profile": "default"}, True),
         ({"region": "eu-west-1", "credentials": S3Credentials("key", "secret")}, True),
     ],
-    ids=["open", "keys", "role", "aws"],
+    ids=["open", "keys", "keys of the environment", "profile", "aws"],
 )
 def test_the_regions_of_aws_are_read_only_where_an_address_of_it_may_be_looked_up(
-    monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], looks: bool
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, options: dict[str, Any], looks: bool
 ) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    profiles = tmp_path / "credentials"
+    profiles.write_text("[default]\naws_access_key_id = key\naws_secret_access_key = secret\n")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(profiles))
     read = []
     real = JSONFileLoader.load_file
 

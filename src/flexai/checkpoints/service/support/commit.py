@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 from flexai.checkpoints.catalog.leases import Lease, LeaseKeeper
 from flexai.checkpoints.contents import StoredContent, StoredFile
@@ -48,6 +49,16 @@ def store(
         outer()
         system.check_claim()
 
+    files: list[StoredFile] = []
+    make_available: Callable[[], Checkpoint]
+
+    def describe(contents: Mapping[str, StoredContent]) -> None:
+        nonlocal make_available
+        _ = system.own_store_id  # all of it is this catalog's before it is available
+        files[:] = [StoredFile(one.path, contents[one.path], one.is_executable) for one in sources]
+        if enter is None:
+            make_available = _describe(system, checkpoint, lease, files, folders=folders, facts=facts)
+
     token = give_way.set(look_up)
     try:
         # A caller's progress may raise, and this process must be able to try again.
@@ -65,12 +76,11 @@ def store(
                 limits=system.settings.limits,
                 progress=progress,
                 already=run_shards(),
+                then=describe,
             )
-            _ = system.own_store_id  # all of it is this catalog's before it is available
-            files = [StoredFile(one.path, contents[one.path], one.is_executable) for one in sources]
             if enter is not None:
                 return enter(files), contents
-            return commit(system, checkpoint, lease, files, folders=folders, facts=facts), contents
+            return make_available(), contents
     except BaseException as error:
         give_up(system, checkpoint, lease, error)
         raise
@@ -105,9 +115,23 @@ def commit(
     facts: TrainingFacts | None = None,
 ) -> Checkpoint:
     """Write the manifest and make the checkpoint available."""
+    return _describe(system, checkpoint, lease, files, folders=folders, facts=facts)()
+
+
+def _describe(
+    system: System,
+    checkpoint: Checkpoint,
+    lease: Lease,
+    files: Sequence[StoredFile],
+    *,
+    folders: Sequence[str],
+    facts: TrainingFacts | None,
+) -> Callable[[], Checkpoint]:
+    """Write the manifest; returns what makes the checkpoint available."""
     described = replace(checkpoint, facts=facts or checkpoint.facts, folders=tuple(folders), updated_at=now())
     manifest = write_manifest(system.store, described, files)
-    return system.catalog.checkpoints.commit(
+    return partial(
+        system.catalog.checkpoints.commit,
         checkpoint.id,
         lease,
         manifest=manifest,

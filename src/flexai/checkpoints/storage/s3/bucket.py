@@ -8,7 +8,6 @@ import hashlib
 import itertools
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
@@ -231,6 +230,8 @@ class S3Storage:
             part_size *= 2
         # Without checksums: no byte passes here that could be damaged.
         upload_id = self._begin_upload(key)
+        # Only copies of large objects take it.
+        from concurrent.futures import ThreadPoolExecutor
 
         def copy(number: int) -> PartReceipt:
             first = (number - 1) * part_size
@@ -254,7 +255,7 @@ class S3Storage:
         try:
             with ThreadPoolExecutor(_COPY_THREADS) as threads:
                 receipts = list(threads.map(copy, range(1, -(-size // part_size) + 1)))
-            return self.complete_upload(key, upload_id, receipts)
+            return self.complete_upload(key, upload_id, receipts) or self.head(key)
         except BaseException:
             # What went wrong first is what is told; gc finds an upload that is left.
             with contextlib.suppress(CheckpointError):
@@ -299,8 +300,8 @@ class S3Storage:
 
     def complete_upload(
         self, key: str, upload_id: str, receipts: Iterable[PartReceipt], *, only_new: bool = False
-    ) -> ObjectInfo:
-        """Make the object of its parts."""
+    ) -> ObjectInfo | None:
+        """Make the object of its parts; S3's answer says no size."""
         known_as, _ = self._check_upload(key, upload_id)
         ordered = sort_receipts(receipts, f"{self.location}/{key}")
         request = {"UploadId": known_as, "MultipartUpload": {"Parts": [_named_part(receipt) for receipt in ordered]}}
@@ -316,7 +317,7 @@ class S3Storage:
             if info is None:
                 raise
             return info
-        return self.head(key)
+        return None
 
     def _completed_before(self, key: str, receipts: Sequence[PartReceipt]) -> ObjectInfo | None:
         """The object under the key, if it is made of these very parts."""

@@ -12,12 +12,12 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from itertools import islice
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from flexai.checkpoints.errors import StorageError
-from flexai.checkpoints.storage.http import JUST_RENEWED, SEND_SIZE, BodyReader, readable, unavailable
+from flexai.checkpoints.storage.http import JUST_RENEWED, BodyReader, readable, unavailable
 from flexai.checkpoints.storage.s3.checksums import announce_trailer
 from flexai.checkpoints.storage.s3.error_mapping import translate
 from flexai.checkpoints.storage.wire import guard_pools, judge_peer
@@ -167,7 +167,9 @@ class S3Service:
     @property
     def _asks_aws(self) -> bool:
         """Whether an address of AWS may be looked up: of S3, or of who gives the keys of a role."""
-        return not self.endpoint_url or (self._credentials is None and not self._anonymous)
+        # The SDK looks for keys in the environment first, unless it is told a profile.
+        has_keys = not self._profile and bool(os.environ.get("AWS_ACCESS_KEY_ID"))
+        return not (self.endpoint_url and (self._credentials is not None or self._anonymous or has_keys))
 
     def _identity_of_credentials(self) -> str:
         if self._anonymous:
@@ -297,9 +299,10 @@ class S3Service:
             params["headers"]["x-amz-request-payer"] = "requester"
         if model.name in _WRITES:
             params["headers"].update(self._write_headers)
-        body = params.get("body")
-        if model.name == "PutObject" and isinstance(body, BodyReader) and len(body) <= SEND_SIZE:
-            # To wait for leave costs a round trip. And SeaweedFS takes it for an empty object where a client dies then.
+        if isinstance(params.get("body"), BodyReader):
+            # To wait for leave costs a round trip for each part. A service that refuses one says so all the same, and
+            # urllib3 reads that also where the connection is closed amid the body. And SeaweedFS takes a head by itself
+            # for an empty object, where a client dies then.
             params["headers"].pop("Expect", None)
 
     def _config(self) -> Any:
@@ -372,7 +375,9 @@ def _data_loader(*, asks_aws: bool) -> Any:
         def list_available_services(self, type_name: str) -> list[str]:
             # It is asked whether there is an S3. The SDK looks into the folder of every service of AWS for that, a
             # quarter of all that making a client takes.
-            return [path.name for folder in self.search_paths for path in Path(folder).glob("*")]
+            return [
+                name for folder in self.search_paths for _, names, _ in islice(os.walk(folder), 1) for name in names
+            ]
 
     return QuickLoader()
 
