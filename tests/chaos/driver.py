@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from flexai.checkpoints.names import parse_id
+from tests.support.machine import PART
 
 CHANGES = (
     "fdatasync",
@@ -131,6 +132,7 @@ def _work(order: dict[str, Any]) -> None:
         os.environ.clear()
         os.environ.update(order["environment"])
         _count_bytes(order["log"])
+        _read_parts_apart()
         if order["file_limit"] is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (order["file_limit"], order["file_limit"]))
         if order["user"] is not None and os.geteuid() == 0:
@@ -257,6 +259,16 @@ def _count_bytes(log: str) -> None:
         _count_bytes_of(kind, log)
     for kind in (S3Storage, GCSStorage):
         _count_put(kind, log)
+
+
+def _read_parts_apart() -> None:
+    """Have files read in blocks of a part's size: parts that follow each other come by one request.
+
+    A block of the usual size would hold many of the small parts that are used here, so that a kill would lose them.
+    """
+    from flexai.checkpoints.storage import files
+
+    files.BLOCK_SIZE = PART  # type: ignore[attr-defined]
 
 
 def _count_bytes_of(kind: Any, log: str) -> None:

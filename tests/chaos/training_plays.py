@@ -33,6 +33,7 @@ while True:
         file.write(f"{{step}}\\n")
     if end.exists():
         break
+    wait_until_pinned(output())
     time.sleep({pause})
 """
 

@@ -202,6 +202,21 @@ def wait_for(path: Path) -> None:
         time.sleep(0.01)
 
 
+def wait_until_pinned(folder: Path, *, seconds: float = 5.0) -> None:
+    """Wait until a file below a folder has got a second name, or has had one: that changes its time of change.
+
+    A runner that has no turn of the processor meanwhile could not keep what is deleted soon. ``last.ckpt`` and
+    ``latest`` are left out, for they get none, or keep the one of the save before.
+    """
+    paths = [path for path in folder.rglob("*") if path.is_file() and path.name not in {"last.ckpt", "latest"}]
+    changed = {path: path.stat().st_ctime_ns for path in paths}
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if any((now := path.stat()).st_nlink > 1 or now.st_ctime_ns != changed[path] for path in paths):
+            return
+        time.sleep(0.005)
+
+
 def program(text: str) -> list[str]:
     """The command that runs a Python program which can use all of the above."""
     lines = [
