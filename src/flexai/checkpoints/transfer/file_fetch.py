@@ -44,7 +44,8 @@ class PartShares:
 
     def expect(self, parts: int) -> None:
         """Count parts of a file that are to be brought."""
-        self._waiting += parts
+        with self._lock:
+            self._waiting += parts
 
     def take(self, waiting: deque[Part]) -> list[Part]:
         """Take the next parts of a file: as many as take ``REQUEST_SECONDS``, but such that each thread has as many."""

@@ -85,9 +85,13 @@ def upload(
     transfer = Upload(checkpoint_id, store, journal, limits, progress, already)
     missing = transfer.keep_known([source for source in sources if source.path not in transfer.stored])
     transfer.check_room(missing)
-    is_remote = not isinstance(store.storage, ClonesFiles)
     transfer.run(
-        plan_upload(missing, pack_threshold=limits.pack_threshold, pack_size=limits.pack_size, is_remote=is_remote)
+        plan_upload(
+            missing,
+            pack_threshold=limits.pack_threshold,
+            pack_size=limits.pack_size,
+            is_remote=not transfer.can_clone,
+        )
     )
     for source in sources:
         if isinstance(source, LocalSource):

@@ -49,15 +49,16 @@ def store(
         outer()
         system.check_claim()
 
-    files: list[StoredFile] = []
     make_available: Callable[[], Checkpoint]
 
     def describe(contents: Mapping[str, StoredContent]) -> None:
         nonlocal make_available
         _ = system.own_store_id  # all of it is this catalog's before it is available
-        files[:] = [StoredFile(one.path, contents[one.path], one.is_executable) for one in sources]
+        files = [StoredFile(one.path, contents[one.path], one.is_executable) for one in sources]
         if enter is None:
             make_available = _describe(system, checkpoint, lease, files, folders=folders, facts=facts)
+        else:
+            make_available = partial(enter, files)
 
     token = give_way.set(look_up)
     try:
@@ -78,8 +79,6 @@ def store(
                 already=run_shards(),
                 then=describe,
             )
-            if enter is not None:
-                return enter(files), contents
             return make_available(), contents
     except BaseException as error:
         give_up(system, checkpoint, lease, error)
